@@ -1,0 +1,131 @@
+"""Settings: engine, threads, workspace, accuracy, debug level. Environment variables give the first values.
+
+    with preimage.config(engine="gemm", threads=1):
+        ...
+
+A setting holds for the calls made inside the `with` block in this thread (and async task); `config.set(...)` changes
+the whole process. Environment: PREIMAGE_ENGINE, PREIMAGE_THREADS, PREIMAGE_WORKSPACE_BYTES, PREIMAGE_ACCURACY,
+PREIMAGE_DEBUG (0..5: 1 the engine chosen and why; 2 time, GFLOP/s, bytes; 3 the plan; 4 LLVM IR; 5 assembly).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from preimage.errors import OptionError
+
+__all__ = ["Settings", "config", "current", "set_defaults", "thread_count"]
+
+ACCURACIES = ("exact", "fast")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One immutable set of settings.
+
+    engine: "auto" or the name of an engine; threads: 0 means one per CPU of the process's affinity mask;
+    workspace_bytes: how much scratch memory one call may take; accuracy: "exact" (one order of summation) or "fast"
+    (algorithms that sum otherwise may run); debug: 0..5.
+    """
+
+    engine: str = "auto"
+    threads: int = 0
+    workspace_bytes: int = 64 << 20
+    accuracy: str = "exact"
+    debug: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.engine, str) or not self.engine:
+            raise OptionError(f"engine must be a name such as 'auto' or 'gemm', got {self.engine!r}")
+        for name, least in (("threads", 0), ("workspace_bytes", 0), ("debug", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if self.accuracy not in ACCURACIES:
+            raise OptionError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {self.accuracy!r}")
+
+
+_NAMES = tuple(f.name for f in fields(Settings))
+
+
+def _checked_replace(settings: Settings, changes: dict[str, Any]) -> Settings:
+    for name in changes:
+        if name not in _NAMES:
+            raise OptionError(f"no setting is called {name!r}; there are {', '.join(_NAMES)}")
+    return replace(settings, **changes)
+
+
+def _from_environment() -> Settings:
+    changes: dict[str, Any] = {}
+    for name in _NAMES:
+        variable = f"PREIMAGE_{name.upper()}"
+        text = os.environ.get(variable)
+        if not text:
+            continue
+        if name in ("engine", "accuracy"):
+            changes[name] = text
+            continue
+        try:
+            changes[name] = int(text)
+        except ValueError:
+            raise OptionError(f"the environment variable {variable} must be an integer, got {text!r}") from None
+    return Settings(**changes)
+
+
+_defaults = _from_environment()
+_override: ContextVar[Settings | None] = ContextVar("preimage_settings", default=None)
+
+
+def current() -> Settings:
+    """The settings in force for this thread, now."""
+    return _override.get() or _defaults
+
+
+def set_defaults(**changes: Any) -> None:
+    """Change the settings of the whole process (every thread that is not inside a `with config(...)`)."""
+    global _defaults
+    _defaults = _checked_replace(_defaults, changes)
+
+
+def thread_count(settings: Settings | None = None) -> int:
+    """How many threads a call may use: the setting, or one per CPU that this process may run on."""
+    threads = (settings or current()).threads
+    if threads:
+        return threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class config(ContextDecorator):  # noqa: N801 - reads as a word of the library: `with pre.config(...)`
+    """Settings for the calls inside a `with` block (or a decorated function), in this thread only.
+
+    Raises: OptionError for a setting that does not exist or a value that is not allowed, at once.
+    """
+
+    def __init__(self, **changes: Any) -> None:
+        self._changes = changes
+        self._tokens: list[Token[Settings | None]] = []
+        _checked_replace(current(), changes)
+
+    def __enter__(self) -> Settings:
+        settings = _checked_replace(current(), self._changes)
+        self._tokens.append(_override.set(settings))
+        return settings
+
+    def __exit__(self, *_: object) -> None:
+        _override.reset(self._tokens.pop())
+
+    @staticmethod
+    def current() -> Settings:
+        """The settings in force now."""
+        return current()
+
+    @staticmethod
+    def set(**changes: Any) -> None:
+        """Change the settings of the whole process."""
+        set_defaults(**changes)

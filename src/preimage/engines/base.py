@@ -1,0 +1,165 @@
+"""What an engine is: three contractions over arrays whose sizes a ConvGeometry has already checked.
+
+Every engine gets logical (N, C, *spatial) arrays with any strides (channels-last is a transposed view of the same logical
+shape), of one dtype, native and aligned; it never writes to them, never returns a view of them, and gives its result the
+memory order of its first array. Narrow floats (float16, bfloat16) are stored narrow, summed in float32, rounded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.errors import DTypeError, OptionError
+from preimage.geometry import ConvGeometry
+
+__all__ = [
+    "CONTRACTIONS",
+    "PROMISES",
+    "Array",
+    "Engine",
+    "Epilogue",
+    "Plan",
+    "accumulator_dtype",
+    "apply_epilogue",
+    "empty_like_order",
+    "is_channels_last",
+    "supported_dtype",
+]
+
+Array = NDArray[Any]
+DType = np.dtype[Any]
+
+CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
+ACTIVATIONS = (None, "relu", "leaky_relu", "clip")
+
+#: What an engine may promise about its bits: the same result for ...
+PROMISES = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What is done to every element of a contraction's result before it is stored: bias, then residual, then activation.
+
+    bias: one value per channel of the result. residual: an array of the result's shape. activation: None, "relu",
+    "leaky_relu" (with `slope`) or "clip" (to `lo`..`hi`). NaN passes through every activation.
+    """
+
+    bias: Array | None = None
+    residual: Array | None = None
+    activation: str | None = None
+    slope: float = 0.01
+    lo: float = 0.0
+    hi: float = 6.0
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            names = ", ".join(repr(a) for a in ACTIVATIONS)
+            raise OptionError(f"activation must be one of {names}, got {self.activation!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would run for one geometry, as plain data: `details` holds the engine's own figures (tile, blocking, ...).
+
+    work_flop counts 2 per multiply-add; workspace_bytes is scratch memory beside inputs and output; promises are the
+    changes under which the bits stay the same; refused says which algorithms were not taken, and why.
+    """
+
+    engine: str
+    contraction: str
+    algorithm: str
+    geometry: ConvGeometry
+    dtype: str
+    work_flop: int
+    array_bytes: int
+    workspace_bytes: int
+    threads: int
+    promises: tuple[str, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        g = self.geometry
+        lines = [
+            f"{self.contraction} on {self.engine}: {self.algorithm}",
+            f"  input {g.input_shape}  weight {g.weight_shape}  output {g.output_shape}  {self.dtype}",
+            f"  stride {g.stride}  padding {g.padding}  dilation {g.dilation}  groups {g.groups}",
+            f"  work {self.work_flop / 1e6:.3f} Mflop  arrays {self.array_bytes} bytes  workspace {self.workspace_bytes} bytes"
+            f"  threads {self.threads}",
+            f"  same bits for any: {', '.join(self.promises) or 'nothing promised'}",
+        ]
+        lines += [f"  {name}: {value}" for name, value in self.details.items()]
+        lines += [f"  not {name}: {why}" for name, why in self.refused.items()]
+        return "\n".join(lines)
+
+
+class Engine(Protocol):
+    """The three contractions. `unavailable` and `supports` give None, or the reason why not."""
+
+    name: str
+    promises: tuple[str, ...]
+
+    def unavailable(self) -> str | None: ...
+
+    def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None: ...
+
+    def conv(self, geometry: ConvGeometry, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array: ...
+
+    def conv_transpose(self, geometry: ConvGeometry, y: Array, w: Array, epilogue: Epilogue | None = None) -> Array: ...
+
+    def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array: ...
+
+    def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan: ...
+
+
+def supported_dtype(dtype: DType) -> bool:
+    """float16, bfloat16 (ml_dtypes), float32 or float64."""
+    return dtype.name in ("float32", "float64", "float16", "bfloat16")
+
+
+def accumulator_dtype(dtype: DType) -> DType:
+    """The dtype that sums are kept in: float32 for the narrow floats, else the dtype itself."""
+    if not supported_dtype(dtype):
+        raise DTypeError(f"dtype {dtype} is not supported; use float32, float64, float16 or bfloat16")
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def is_channels_last(a: Array) -> bool:
+    """Whether the memory of a logical (N, C, *spatial) array holds channels innermost.
+
+    Axes of size 1 say nothing (their strides may be anything); where nothing is said, the answer is False.
+    """
+    if a.ndim < 3 or a.shape[1] == 1:
+        return False
+    spatial = [abs(s) for s, n in zip(a.strides[2:], a.shape[2:], strict=True) if n > 1]
+    return bool(spatial) and abs(a.strides[1]) < min(spatial)
+
+
+def empty_like_order(shape: tuple[int, ...], like: Array, dtype: DType | None = None) -> Array:
+    """A new array of logical `shape`, channels-last in memory if `like` is, else C order; contents undefined."""
+    dtype = like.dtype if dtype is None else dtype
+    if is_channels_last(like):
+        memory = np.empty((shape[0], *shape[2:], shape[1]), dtype)
+        return np.moveaxis(memory, -1, 1)
+    return np.empty(shape, dtype)
+
+
+def apply_epilogue(result: Array, epilogue: Epilogue | None) -> Array:
+    """Apply an epilogue in place, for engines that do not fuse it; `result` is the engine's own array."""
+    if epilogue is None:
+        return result
+    if epilogue.bias is not None:
+        result += epilogue.bias.astype(result.dtype, copy=False).reshape((-1,) + (1,) * (result.ndim - 2))
+    if epilogue.residual is not None:
+        result += epilogue.residual.astype(result.dtype, copy=False)
+    if epilogue.activation == "relu":
+        np.maximum(result, result.dtype.type(0), out=result)
+    elif epilogue.activation == "leaky_relu":
+        np.multiply(result, result.dtype.type(epilogue.slope), out=result, where=result < 0)
+    elif epilogue.activation == "clip":
+        np.clip(result, result.dtype.type(epilogue.lo), result.dtype.type(epilogue.hi), out=result)
+    return result

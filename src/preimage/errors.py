@@ -1,0 +1,47 @@
+"""The errors of the library: every one is a PreimageError and says what came, what was wanted, what would do.
+
+They also inherit the built-in class that a NumPy user would try to catch.
+"""
+
+__all__ = [
+    "DTypeError",
+    "EngineError",
+    "FileFormatError",
+    "GeometryError",
+    "GraphError",
+    "OptionError",
+    "PreimageError",
+    "ShapeError",
+]
+
+
+class PreimageError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class ShapeError(PreimageError, ValueError):
+    """Array shapes that do not belong together."""
+
+
+class GeometryError(ShapeError):
+    """A convolution geometry that cannot be: the message names the axis, the numbers and the nearest valid value."""
+
+
+class DTypeError(PreimageError, TypeError):
+    """An array or tensor of a type that the operation does not take."""
+
+
+class OptionError(PreimageError, ValueError):
+    """An option whose value is not one of those allowed."""
+
+
+class EngineError(PreimageError, RuntimeError):
+    """An engine asked for by name that cannot run here, or cannot run this."""
+
+
+class GraphError(PreimageError, RuntimeError):
+    """A misuse of the computation DAG: second backward, changed saved array, no path to the leaf."""
+
+
+class FileFormatError(PreimageError, ValueError):
+    """A file that is not what it should be; names the file and the place."""
