@@ -1,0 +1,290 @@
+"""Object code on disk: what was compiled once is loaded by every later process.
+
+A file holds the full key in words (kernel text or spec, CPU and features, versions), the object code, and a SHA-256
+over both. It is written under a temporary name and renamed, so a reader sees a whole file or none, whatever other
+processes do. The checksum finds truncated and corrupt files, the key in words finds foreign ones; both are rebuilt.
+
+The code in these files is executed. So a file is loaded only if it and its folder belong to this user and nobody else
+may write to them. Where that cannot be had (no home, read-only, somebody else's folder), nothing is cached and nothing
+fails: `info()` says why.
+
+Environment: PREIMAGE_CACHE_DIR (a folder, or "off"), PREIMAGE_CACHE_BYTES (limit, default 256 MiB; the files used longest
+ago go first).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import struct
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "CacheInfo",
+    "cache_report",
+    "clear",
+    "folder",
+    "info",
+    "key",
+    "read",
+    "write",
+]
+
+MAGIC = b"preimage-object1"
+SUFFIX = ".obj"
+DEFAULT_LIMIT_BYTES = 256 << 20
+STALE_TEMPORARY_S = 3600.0
+_HEADER = struct.Struct(
+    "<16s32sQQ"
+)  # magic, sha256 of the rest, length of the key, length of the code
+_TRIM_EVERY = 64  # writes between two looks at the folder's size
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """What the disk cache is and holds. `refused` says why nothing is cached, or is None; hits to corrupt: this process."""
+
+    folder: str | None
+    refused: str | None
+    files: int
+    size_bytes: int
+    limit_bytes: int
+    hits: int
+    misses: int
+    writes: int
+    corrupt: int
+
+
+@dataclass(slots=True)
+class _Counts:
+    hits: int = 0
+    misses: int = 0
+    writes: int = 0
+    corrupt: int = 0
+
+
+_counts = _Counts()
+_checked: dict[tuple[str, ...], tuple[Path | None, str | None]] = {}
+
+
+def key(**parts: str) -> str:
+    """All that decides the code, in words: sorted `name=value` lines."""
+    return json.dumps(parts, sort_keys=True)
+
+
+def _limit_bytes() -> int:
+    text = os.environ.get("PREIMAGE_CACHE_BYTES", "")
+    return int(text) if text.isdigit() else DEFAULT_LIMIT_BYTES
+
+
+def _mine(status: os.stat_result) -> bool:
+    """Belongs to this user, and nobody else may write to it."""
+    if not hasattr(os, "geteuid"):
+        return True  # no owners to ask for; the folder lies in the user's profile
+    return status.st_uid == os.geteuid() and not status.st_mode & (
+        stat.S_IWGRP | stat.S_IWOTH
+    )
+
+
+def _place() -> tuple[Path | None, str | None]:
+    named = os.environ.get("PREIMAGE_CACHE_DIR")
+    if named is not None and named.strip().lower() in ("", "off", "none", "0"):
+        return None, "PREIMAGE_CACHE_DIR switches it off"
+    if named is not None:
+        return Path(named), None
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and os.path.isabs(base):
+        return Path(base) / "preimage", None
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        return None, f"no home directory: {error}"
+    return home / ".cache" / "preimage", None
+
+
+def folder() -> tuple[Path | None, str | None]:
+    """The folder in use, or None and the reason; made on first use with mode 0700. Asked once per setting and process."""
+    setting = tuple(
+        os.environ.get(name, "\0")
+        for name in ("PREIMAGE_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
+    )
+    found = _checked.get(setting)
+    if found is None:
+        found = _checked[setting] = _prepare(*_place())
+    return found
+
+
+def _prepare(path: Path | None, reason: str | None) -> tuple[Path | None, str | None]:
+    if path is None:
+        return None, reason
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except OSError as error:
+        return None, f"{path} cannot be made or read: {error.strerror}"
+    if not stat.S_ISDIR(status.st_mode):
+        return None, f"{path} is not a folder"
+    if not _mine(status):
+        return None, f"{path} belongs to another user or others may write to it"
+    return path, None
+
+
+def _path(where: Path, full: str) -> Path:
+    return where / (hashlib.sha256(full.encode()).hexdigest()[:40] + SUFFIX)
+
+
+def read(full: str) -> bytes | None:
+    """The object code stored under a key, or None; a damaged or foreign file is removed and counts as absent."""
+    where, _ = folder()
+    if where is None:
+        return None
+    path = _path(where, full)
+    try:
+        descriptor = os.open(
+            path,
+            os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0),
+        )
+    except OSError:
+        _counts.misses += 1
+        return None
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or not _mine(status):
+                _counts.misses += 1
+                return None
+            data = file.read()
+    except OSError:
+        _counts.misses += 1
+        return None
+    code = _unpack(data, full)
+    if code is None:
+        _counts.corrupt += 1
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+    _counts.hits += 1
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the time of last use, by which files are dropped
+    return code
+
+
+def _unpack(data: bytes, full: str) -> bytes | None:
+    if len(data) < _HEADER.size:
+        return None
+    magic, digest, key_length, code_length = _HEADER.unpack_from(data)
+    body = data[_HEADER.size :]
+    if (
+        magic != MAGIC
+        or key_length + code_length != len(body)
+        or hashlib.sha256(body).digest() != digest
+    ):
+        return None
+    return body[key_length:] if body[:key_length] == full.encode() else None
+
+
+def write(full: str, code: bytes) -> bool:
+    """Store object code under a key, atomically; False where nothing could be stored (which is no error)."""
+    where, _ = folder()
+    if where is None:
+        return False
+    body = full.encode() + code
+    data = (
+        _HEADER.pack(
+            MAGIC, hashlib.sha256(body).digest(), len(full.encode()), len(code)
+        )
+        + body
+    )
+    if len(data) > _limit_bytes():
+        return False
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(
+            prefix="new-", suffix=".tmp", dir=where
+        )  # mode 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, _path(where, full))
+    except OSError:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        return False
+    _counts.writes += 1
+    if _counts.writes % _TRIM_EVERY == 1:
+        trim(where, _limit_bytes())
+    return True
+
+
+def _entries(where: Path) -> list[tuple[float, int, Path]]:
+    """(time of last use, size, path) of the stored files."""
+    entries = []
+    with contextlib.suppress(OSError):
+        for item in os.scandir(where):
+            if item.name.endswith(SUFFIX):
+                with contextlib.suppress(OSError):
+                    status = item.stat(follow_symlinks=False)
+                    entries.append((status.st_mtime, status.st_size, Path(item.path)))
+    return entries
+
+
+def trim(where: Path, limit_bytes: int) -> int:
+    """Remove the files used longest ago until three quarters of the limit are left, if it is passed; returns how many."""
+    entries = sorted(_entries(where))
+    total = sum(size for _, size, _ in entries)
+    removed = 0
+    if total > limit_bytes:
+        for _, size, path in entries:
+            if total <= limit_bytes * 3 // 4:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed += 1
+            total -= size
+    with contextlib.suppress(OSError):  # what a killed process left behind
+        for item in os.scandir(where):
+            if (
+                item.name.endswith(".tmp")
+                and time.time() - item.stat().st_mtime > STALE_TEMPORARY_S
+            ):
+                os.unlink(item.path)
+    return removed
+
+
+def info() -> CacheInfo:
+    """What is stored, where, and how this process fared."""
+    where, refused = folder()
+    entries = _entries(where) if where is not None else []
+    size = sum(size for _, size, _ in entries)
+    return CacheInfo(
+        folder=None if where is None else str(where),
+        refused=refused,
+        files=len(entries),
+        size_bytes=size,
+        limit_bytes=_limit_bytes(),
+        **asdict(_counts),
+    )
+
+
+def clear() -> int:
+    """Remove every stored file; returns how many there were."""
+    where, _ = folder()
+    removed = 0
+    if where is not None:
+        for _, _, path in _entries(where):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def cache_report() -> dict[str, Any]:
+    """`info()` as plain data, for a command that prints it."""
+    return asdict(info())

@@ -1,0 +1,477 @@
+"""LLVM, behind one door: IR text in, machine code with an address out. The only file that imports llvmlite.binding.
+
+    target = llvm.host()                            # what this CPU is, as LLVM names it
+    kernel = llvm.compile_module(text)              # an int: the address of the symbol `kernel`
+    kernel = llvm.compile_cached(spec, make_text)   # the same, without making the text when the disk has the code
+
+A kernel is an address that owns its code: it stays loaded while the `LoadedKernel` object lives, and is unloaded with it.
+Compiled code is kept in memory under its key (least recently used ones go first) and on disk (`cache`).
+
+What keeps the numbers right: no fast-math flag is ever set here, the code generator does not contract a product and a
+sum (fused multiply-adds come from `llvm.fma` in the IR alone), and the passes that run reassociate nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from preimage.engines.jit import cache
+from preimage.errors import EngineError
+
+__all__ = [
+    "LoadedKernel",
+    "Target",
+    "assembly",
+    "compile_cached",
+    "compile_many",
+    "compile_module",
+    "current_target",
+    "forget",
+    "host",
+    "loaded_count",
+    "named_target",
+    "object_code",
+    "optimised_ir",
+    "unavailable",
+    "use_target",
+]
+
+MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geometries than this recompiles from disk
+CODEGEN_LEVEL = 2  # measured: levels 1 and 3 give no faster kernels and level 3 compiles slower (docs/decisions)
+_LOCK = (
+    threading.RLock()
+)  # llvmlite releases the GIL; the code generator is used by one thread at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The machine that code is made for: LLVM's names, and the few figures that a plan needs.
+
+    vector_bytes: width of the widest vector register in bytes; vector_registers: how many there are;
+    l1_bytes, l2_bytes, l3_bytes: data caches of one core (defaults where the system does not tell);
+    runs_here: whether this process may execute the code.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    vector_registers: int
+    runs_here: bool
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+    l3_bytes: int = 8 << 20
+
+    @property
+    def key(self) -> str:
+        """Everything about the target that decides the machine code."""
+        return f"{self.triple}/{self.cpu}/{self.features}"
+
+
+class LoadedKernel(int):
+    """The address of a loaded function; the code is unloaded when the last reference to this object goes."""
+
+    code_bytes: int
+    _tracker: Any
+
+    def __new__(cls, address: int, tracker: Any, code_bytes: int) -> Self:
+        self = super().__new__(cls, address)
+        self._tracker = tracker
+        self.code_bytes = code_bytes
+        return self
+
+
+# --------------------------------------------------------------------------------------------------- llvmlite itself
+
+
+@functools.cache
+def _binding() -> Any:
+    try:
+        from llvmlite import binding
+    except (
+        ImportError
+    ) as error:  # pragma: no cover - llvmlite is a dependency of the package
+        raise EngineError(
+            f"the jit engine needs llvmlite, which cannot be imported: {error}"
+        ) from error
+    if sys.maxsize < 2**32:
+        raise EngineError("the jit engine needs a 64-bit process")
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    binding.initialize_native_asmparser()  # the spin loop of the thread pool has a line of assembly
+    return binding
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why no code can be compiled and run here, or None."""
+    try:
+        target = host()
+    except (EngineError, RuntimeError, OSError) as error:
+        return str(error)
+    if target.vector_bytes == 0:
+        return f"the CPU {target.cpu} ({platform.machine()}) has no fused multiply-add vectors that this engine knows"
+    return None
+
+
+@functools.cache
+def _toolchain() -> str:
+    """Versions of everything between the text and the code."""
+    import llvmlite
+
+    return f"llvmlite {llvmlite.__version__}, llvm {'.'.join(map(str, _binding().llvm_version_info))}"
+
+
+@functools.cache
+def generator_digest() -> str:
+    """A digest of this engine's own source: the version of the text that a kernel spec stands for."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ targets
+
+
+def _cache_sizes() -> dict[str, int]:
+    """Data cache sizes of the first CPU from sysfs, where it can be read."""
+    sizes: dict[str, int] = {}
+    root = Path("/sys/devices/system/cpu/cpu0/cache")
+    try:
+        for index in root.glob("index*"):
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            level = (index / "level").read_text().strip()
+            text = (index / "size").read_text().strip()
+            unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1], 1)
+            sizes[f"l{level}_bytes"] = int(text.rstrip("KMG")) * unit
+    except (OSError, ValueError):
+        return {}
+    return {
+        name: size
+        for name, size in sizes.items()
+        if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0
+    }
+
+
+def _vectors(triple: str, features: frozenset[str]) -> tuple[int, int]:
+    """Bytes and number of the vector registers that have a fused multiply-add; (0, 0) where there is none."""
+    if triple.startswith(("aarch64", "arm64")):
+        return 16, 32
+    if "avx512f" in features and "avx512vl" in features:
+        return 64, 32
+    if "avx2" in features and "fma" in features:
+        return 32, 16
+    return 0, 0
+
+
+@functools.cache
+def host() -> Target:
+    """The CPU that this process runs on."""
+    binding = _binding()
+    binding.check_jit_execution()
+    flags = binding.get_host_cpu_features()
+    have = frozenset(name for name, present in flags.items() if present)
+    triple = binding.get_process_triple()
+    width, registers = _vectors(triple, have)
+    cpu = binding.get_host_cpu_name()
+    return Target(
+        cpu, triple, cpu, flags.flatten(), width, registers, True, **_cache_sizes()
+    )
+
+
+@functools.cache
+def named_target(name: str) -> Target:
+    """ "host", "avx512", "avx2" (x86-64 levels 4 and 3; run here where the CPU has them) or "neon" (object code only)."""
+    if name == "host":
+        return host()
+    here = host()
+    have = frozenset(f[1:] for f in here.features.split(",") if f.startswith("+"))
+    intel = here.triple.startswith("x86_64")
+    if name == "avx512":
+        runs = (
+            intel
+            and {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"} <= have
+        )
+        triple = here.triple if intel else "x86_64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="x86-64-v4", features="", vector_bytes=64,
+                       vector_registers=32, runs_here=runs)  # fmt: skip
+    if name == "avx2":
+        triple = here.triple if intel else "x86_64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="x86-64-v3", features="", vector_bytes=32,
+                       vector_registers=16, runs_here=intel and {"avx2", "fma", "f16c"} <= have)  # fmt: skip
+    if name == "neon":
+        arm = here.triple.startswith(("aarch64", "arm64"))
+        triple = here.triple if arm else "aarch64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="generic", features="+neon", vector_bytes=16,
+                       vector_registers=32, runs_here=arm)  # fmt: skip
+    raise EngineError(
+        f"no target is called {name!r}; there are host, avx512, avx2, neon"
+    )
+
+
+_chosen: Target | None = None
+
+
+def current_target() -> Target:
+    """The target that kernels are compiled for: PREIMAGE_JIT_TARGET (host, avx512, avx2), by default the host."""
+    global _chosen
+    if _chosen is None:
+        target = named_target(os.environ.get("PREIMAGE_JIT_TARGET") or "host")
+        if not target.runs_here:
+            raise EngineError(
+                f"PREIMAGE_JIT_TARGET={target.name}: this CPU ({host().cpu}) cannot run such code"
+            )
+        _chosen = target
+    return _chosen
+
+
+@contextmanager
+def use_target(target: Target | str) -> Iterator[Target]:
+    """Compile for another target inside the block, in the whole process (tests of narrower vectors)."""
+    global _chosen
+    previous = _chosen
+    wanted = named_target(target) if isinstance(target, str) else target
+    if not wanted.runs_here:
+        raise EngineError(
+            f"this CPU ({host().cpu}) cannot run code made for {wanted.name}"
+        )
+    _chosen = wanted
+    try:
+        yield wanted
+    finally:
+        _chosen = previous
+
+
+@functools.cache
+def _machine(target: Target) -> Any:
+    binding = _binding()
+    if not target.triple.startswith(host().triple.split("-")[0]):
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+    made = binding.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu,
+        features=target.features,
+        opt=CODEGEN_LEVEL,
+        reloc="pic",
+        codemodel="small",
+    )
+    made.set_asm_verbosity(False)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------- from text to code
+
+
+def _parse(text: str, target: Target) -> tuple[Any, Any]:
+    """The verified module and the context that owns it: a context of its own, so that all its memory goes with it."""
+    binding = _binding()
+    context = binding.create_context()
+    module = binding.parse_assembly(text, context)
+    module.triple = target.triple
+    module.data_layout = str(_machine(target).target_data)
+    module.verify()
+    return module, context
+
+
+def _optimise(module: Any, machine: Any) -> None:
+    """Clean up after the emitter; the schedules have done the real optimisation: no vectoriser, no unroller, no inliner."""
+    binding = _binding()
+    options = binding.create_pipeline_tuning_options(speed_level=0)
+    builder = binding.create_pass_builder(machine, options)
+    passes = binding.create_new_function_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_instruction_combine_pass()
+    for function in module.functions:
+        if not function.is_declaration:
+            passes.run(function, builder)
+
+
+def object_code(text: str, target: Target | None = None) -> bytes:
+    """The object file that LLVM makes of IR text for a target; nothing is cached or loaded."""
+    target = target or current_target()
+    with _LOCK:
+        machine = _machine(target)
+        module, _context = _parse(text, target)
+        _optimise(module, machine)
+        code: bytes = machine.emit_object(module)
+        return code
+
+
+def optimised_ir(text: str, target: Target | None = None) -> str:
+    """The IR after the passes (PREIMAGE_DEBUG=4)."""
+    target = target or current_target()
+    with _LOCK:
+        module, _context = _parse(text, target)
+        _optimise(module, _machine(target))
+        return str(module)
+
+
+def assembly(text: str, target: Target | None = None) -> str:
+    """The assembly of IR text (PREIMAGE_DEBUG=5)."""
+    target = target or current_target()
+    with _LOCK:
+        machine = _machine(target)
+        module, _context = _parse(text, target)
+        _optimise(module, machine)
+        listing: str = machine.emit_assembly(module)
+        return listing
+
+
+@functools.cache
+def _linker() -> Any:
+    """One LLJIT for the process. It is never disposed of: workers and daemon threads may run its code until the end."""
+    binding = _binding()
+    machine = binding.Target.from_triple(host().triple).create_target_machine(
+        cpu=host().cpu,
+        features=host().features,
+        opt=CODEGEN_LEVEL,
+        reloc="pic",
+        codemodel="small",
+        jit=True,
+    )
+    linker = binding.create_lljit_compiler(machine, use_jit_link=True)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(linker))
+    return linker
+
+
+_serial = 0
+
+
+def load_object(
+    code: bytes, symbols: Sequence[str] = ("kernel",)
+) -> dict[str, LoadedKernel]:
+    """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
+    global _serial
+    with _LOCK:
+        _serial += 1  # LLJIT never lets a library's name be used again
+        builder = (
+            _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
+        )
+        for symbol in symbols:
+            builder.export_symbol(symbol)
+        tracker = builder.link(_linker(), f"preimage.{_serial}")
+        return {
+            symbol: LoadedKernel(tracker[symbol], tracker, len(code))
+            for symbol in symbols
+        }
+
+
+# ------------------------------------------------------------------------------------------------------ kernels, kept
+
+_kernels: OrderedDict[str, Mapping[str, LoadedKernel]] = OrderedDict()
+ctypes.pythonapi.Py_IncRef(
+    ctypes.py_object(_kernels)
+)  # at interpreter exit no code is unloaded under a running thread
+
+
+def compile_module(
+    text: str, key: str = "", target: Target | None = None
+) -> LoadedKernel:
+    """The loaded function `kernel` of a module of IR text: from memory, from disk, or compiled now.
+
+    key is only a readable name: what finds the code is the text itself, the target and the versions of the tool chain.
+    """
+    return compile_many(text, ("kernel",), key, target)["kernel"]
+
+
+def compile_many(
+    text: str, symbols: Sequence[str], key: str = "", target: Target | None = None
+) -> Mapping[str, LoadedKernel]:
+    """As compile_module, for a module with several functions."""
+    target = target or current_target()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    full = cache.key(
+        name=key,
+        text=digest,
+        target=target.key,
+        tools=_toolchain(),
+        level=str(CODEGEN_LEVEL),
+    )
+    return _find(full, target, lambda: text, tuple(symbols))
+
+
+def compile_cached(
+    spec: str, make_text: Callable[[], str], target: Target | None = None
+) -> LoadedKernel:
+    """As compile_module, for text that `make_text()` makes from what `spec` says (and this engine's source) alone.
+
+    A hit makes no text, which is most of the cost of a first call with a full disk cache.
+    """
+    target = target or current_target()
+    full = cache.key(
+        spec=spec,
+        source=generator_digest(),
+        target=target.key,
+        tools=_toolchain(),
+        level=str(CODEGEN_LEVEL),
+    )
+    return _find(full, target, make_text, ("kernel",))["kernel"]
+
+
+def _find(
+    full: str, target: Target, make_text: Callable[[], str], symbols: tuple[str, ...]
+) -> Mapping[str, LoadedKernel]:
+    kernels = _kernels.get(full)
+    if kernels is not None:
+        return kernels
+    if not target.runs_here:
+        raise EngineError(
+            f"code made for {target.name} cannot run on this CPU ({host().cpu}); use object_code()"
+        )
+    with _LOCK:
+        kernels = _kernels.get(full)
+        if kernels is not None:
+            return kernels
+        code = cache.read(full)
+        if code is not None:
+            try:
+                kernels = load_object(code, symbols)
+            except (
+                RuntimeError
+            ):  # passes its checksum and does not link: as good as corrupt
+                code = None
+        if kernels is None:
+            code = object_code(make_text(), target)
+            kernels = load_object(code, symbols)
+            cache.write(full, code)
+        _kernels[full] = kernels
+        while len(_kernels) > MEMORY_KERNELS:
+            _kernels.popitem(last=False)
+        return kernels
+
+
+def loaded_count() -> int:
+    """How many kernels are held in memory."""
+    return len(_kernels)
+
+
+def forget() -> None:
+    """Drop every kernel from memory (those still referred to stay loaded)."""
+    with _LOCK:
+        _kernels.clear()
+
+
+if hasattr(
+    os, "register_at_fork"
+):  # a fork must not catch LLVM in the middle of its work
+    os.register_at_fork(
+        before=_LOCK.acquire,
+        after_in_parent=_LOCK.release,
+        after_in_child=_LOCK.release,
+    )
