@@ -1,0 +1,162 @@
+"""A protobuf message as a Python value: typed by the schema, absent fields read as their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from preimage.errors import FileFormatError
+from preimage.io.caffe.schema import ENUMS, Field, message_fields
+from preimage.io.caffe.wire import float32
+
+__all__ = ["Message"]
+
+_RANGES = {"int32": (-(1 << 31), (1 << 31) - 1), "int64": (-(1 << 63), (1 << 63) - 1), "uint32": (0, (1 << 32) - 1)}
+
+
+class Message:
+    """One message: fields are attributes; `has` tells a field that was set from one that reads as its default.
+
+    Numbers are range-checked as they are set and floats rounded to float32, so that text and binary forms agree. Repeated fields read as
+    lists; long runs of numbers read from a file stay NumPy arrays (`data`, `diff` of a blob). Enums are their numbers; `word` names one.
+    `unknown` holds the bytes of fields that the schema does not know (forks), so that writing keeps them.
+    """
+
+    __slots__ = ("_type", "_values", "unknown")
+
+    def __init__(self, type: str, /, **values: object) -> None:
+        object.__setattr__(self, "_type", type)
+        object.__setattr__(self, "_values", {})
+        object.__setattr__(self, "unknown", b"")
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    @property
+    def type_name(self) -> str:
+        """The message's name in the schema (`type` may be a field)."""
+        return self._type  # type: ignore[no-any-return]
+
+    def field(self, name: str) -> Field:
+        """The schema's row of a field."""
+        try:
+            return message_fields(self._type)[name]
+        except KeyError:
+            raise FileFormatError(f"{self._type} has no field {name!r}") from None
+
+    def has(self, name: str) -> bool:
+        """Whether a field was set (a repeated one: whether it has elements)."""
+        value = self._values.get(name)
+        return value is not None and not (self.field(name).repeated and len(value) == 0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        field = self.field(name)
+        value = self._values.get(name)
+        if value is None:
+            if field.repeated:
+                return self._values.setdefault(name, [])
+            return Message(field.type) if field.kind == "message" else field.default
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "unknown":
+            object.__setattr__(self, name, value)
+            return
+        field = self.field(name)
+        if value is None:
+            self._values.pop(name, None)
+        elif not field.repeated:
+            self._values[name] = checked(field, value)
+        elif isinstance(value, np.ndarray):
+            self._values[name] = value
+        else:
+            self._values[name] = [checked(field, item) for item in value]  # type: ignore[attr-defined]
+
+    def add(self, name: str, value: object = None, **values: object) -> Any:
+        """Append to a repeated field: a number, a word, or a new message of `values`; gives back what was appended."""
+        field = self.field(name)
+        item = Message(field.type, **values) if field.kind == "message" and value is None else checked(field, value)
+        present = self._values.setdefault(name, [])
+        if isinstance(present, np.ndarray):
+            present = self._values[name] = list(present)
+        present.append(item)
+        return item
+
+    def sub(self, name: str) -> Message:
+        """The message of a singular field, made if it is not there."""
+        field = self.field(name)
+        return self._values.setdefault(name, Message(field.type))  # type: ignore[no-any-return]
+
+    def word(self, name: str) -> str:
+        """The word of an enum field's value."""
+        field, number = self.field(name), getattr(self, name)
+        return next((word for word, value in ENUMS[field.type].items() if value == number), str(number))
+
+    def items(self) -> Iterator[tuple[Field, Any]]:
+        """The fields that are set, by number."""
+        present = ((self.field(name), value) for name, value in self._values.items() if self.has(name))
+        yield from sorted(present, key=lambda pair: pair[0].number)
+
+    def copy(self) -> Message:
+        """A deep copy, except of NumPy arrays, which are shared."""
+        out = Message(self._type)
+        out.unknown = self.unknown
+        for name, value in self._values.items():
+            if isinstance(value, Message):
+                value = value.copy()
+            elif isinstance(value, list):
+                value = [item.copy() if isinstance(item, Message) else item for item in value]
+            out._values[name] = value
+        return out
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        mine, theirs = list(self.items()), list(other.items())
+        return (self._type, self.unknown, [f.name for f, _ in mine]) == (
+            other._type,
+            other.unknown,
+            [f.name for f, _ in theirs],
+        ) and all(_same(a, b) for (_, a), (_, b) in zip(mine, theirs, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{self._type} with {', '.join(self._values) or 'nothing set'}>"
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        left, right = np.asarray(a), np.asarray(b)
+        return left.shape == right.shape and bool(np.array_equal(left, right, equal_nan=True))
+    return a == b or (a != a and b != b)
+
+
+def checked(field: Field, value: object) -> object:
+    """The value as the field's type holds it, or FileFormatError."""
+    kind = field.kind
+    if kind == "message":
+        if isinstance(value, Message) and value.type_name == field.type:
+            return value
+    elif kind in _RANGES or kind == "enum":
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+            low, high = _RANGES["int32" if kind == "enum" else kind]
+            if not low <= value <= high:
+                raise FileFormatError(f"{field.name}: {value} is outside {low} .. {high} ({kind})")
+            return int(value)
+        if kind == "enum" and isinstance(value, str) and value in ENUMS[field.type]:
+            return ENUMS[field.type][value]
+    elif kind in ("float", "double"):
+        if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+            return float32(float(value)) if kind == "float" else float(value)
+    elif kind == "bool":
+        if isinstance(value, (bool, np.bool_)):
+            return bool(value)
+    elif kind == "string" and isinstance(value, str):
+        return value
+    elif kind == "bytes" and isinstance(value, bytes):
+        return value
+    raise FileFormatError(f"{field.name}: {value!r} is no {field.type if kind in ('message', 'enum') else kind}")

@@ -1,0 +1,272 @@
+"""An imported network: named values, nodes that compute them with our ops, run in order with each value dropped after its last use.
+
+A Graph is data (nodes, stored arrays, inputs, outputs) and one way to run it. Importers (io.onnx, io.caffe) build it,
+passes (graph_passes) rewrite it, exporters read it. A node names its op by a word of the registry OPS; the function behind
+it takes arrays or Tensors, so that a Graph differentiates as any other composition of ops does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Tensor, is_grad_enabled
+from preimage.errors import GraphError, ShapeError
+from preimage.nn import Module, Parameter
+
+__all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "graph_op"]
+
+Value = Any  # an ndarray or a Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A registered function: `function(*inputs, **attributes)` gives the value, or a tuple of them where `outputs` > 1.
+
+    `stateful`: the function also takes `training`, and its outputs after the first may feed Graph.updates.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    stateful: bool = False
+
+
+OPS: dict[str, Op] = {}
+
+
+def graph_op(name: str, *, stateful: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as the op `name` of graphs: the decorator of every row in graph_ops and in the importers."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        if name in OPS:
+            raise GraphError(f"graph op {name!r} is registered already")
+        OPS[name] = Op(name, function, stateful)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a graph: its name, and its shape with None (or a name) where a size is open."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step: `outputs = op(inputs, **attributes)`. Inputs and outputs are value names; "" is an absent optional input.
+
+    `layer` is the name that the file gives to what the node belongs to: a layer may need several nodes.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    layer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What running one node was like: for `--profile` and `info`."""
+
+    node: Node
+    shapes: tuple[tuple[int, ...], ...]
+    time_ns: int
+    output_bytes: int
+
+
+class Graph(Module):
+    """A network as a DAG of named values.
+
+    parameters are trained (they keep the file's names), buffers are stored state that is not (running statistics),
+    constants belong to the structure. All three are values that nodes may take by name. `updates` maps a buffer to the value that
+    replaces it after a run in training mode.
+
+    Raises: GraphError if a value is made twice, a node takes a value that nothing makes, the nodes form a cycle or an
+    op is not registered (all such nodes in one message).
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        inputs: Sequence[Input],
+        outputs: Sequence[str],
+        parameters: Mapping[str, Any] | None = None,
+        buffers: Mapping[str, Any] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        updates: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.weights = {key: _parameter(value) for key, value in (parameters or {}).items()}
+        self.state: dict[str, Any] = {key: np.asarray(value) for key, value in (buffers or {}).items()}
+        self.constants: dict[str, Any] = {key: np.asarray(value) for key, value in (constants or {}).items()}
+        self.updates = dict(updates or {})
+        self.nodes = _ordered(tuple(nodes), self._given(), self.outputs)
+        self._last = _last_uses(self.nodes)
+
+    def _given(self) -> list[str]:
+        return [*(item.name for item in self.inputs), *self.weights, *self.state, *self.constants]
+
+    def __call__(self, *inputs: Value, **feeds: Value) -> Any:
+        """The outputs (one value, or a tuple) for inputs by position or by name."""
+        if len(inputs) > len(self.inputs):
+            raise ShapeError(f"graph {self.name!r} takes {len(self.inputs)} inputs, got {len(inputs)}")
+        named = {item.name: value for item, value in zip(self.inputs, inputs, strict=False)} | feeds
+        found = self.run(named)
+        values = tuple(found[key] for key in self.outputs)
+        return values[0] if len(values) == 1 else values
+
+    forward = __call__
+
+    def run(
+        self,
+        feeds: Mapping[str, Value],
+        fetch: Sequence[str] | None = None,
+        *,
+        steps: list[Step] | None = None,
+        guard: Callable[[Node, list[Value]], None] | None = None,
+    ) -> dict[str, Value]:
+        """The values named in `fetch` (default: the outputs); every other value is dropped after its last use.
+
+        Recording (grad enabled) uses the parameters as Tensors and gives Tensors; otherwise arrays give arrays. `steps` receives one Step
+        for each node. `guard(node, inputs)` is called before each node and may refuse it by raising.
+        """
+        wanted = set(self.outputs if fetch is None else fetch)
+        values = self._start(feeds)
+        if missing := [key for key in wanted if key not in values and not any(key in n.outputs for n in self.nodes)]:
+            raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
+        kept = {key: values[key] for key in wanted if key in values}
+        wanted |= set(self.updates.values()) if self.training else set()
+        for node, dead in zip(self.nodes, self._last, strict=True):
+            arguments = [values[key] if key else None for key in node.inputs]
+            if guard is not None:
+                guard(node, arguments)
+            start = time.perf_counter_ns() if steps is not None else 0
+            op = OPS[node.op]
+            extra = {"training": self.training} if op.stateful else {}
+            result = op.function(*arguments, **node.attributes, **extra)
+            made = result if isinstance(result, tuple) else (result,)
+            if steps is not None:
+                shapes = tuple(tuple(np.shape(_array(v))) for v in made)
+                size = sum(_array(v).nbytes for v in made)
+                steps.append(Step(node, shapes, time.perf_counter_ns() - start, size))
+            del arguments
+            for key, value in zip(node.outputs, made, strict=False):
+                values[key] = value
+                if key in wanted:
+                    kept[key] = value
+            del made, result
+            for key in dead:
+                values.pop(key, None)
+        if self.training:
+            self.state.update({key: _array(kept[value]) for key, value in self.updates.items()})
+        return kept
+
+    def _start(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        record = is_grad_enabled()
+        values: dict[str, Value] = {key: p if record and p.requires_grad else p.data for key, p in self.weights.items()}
+        values |= self.state | self.constants
+        for item in self.inputs:
+            if item.name not in feeds:
+                raise ShapeError(f"input {item.name!r} of shape {item.shape} was not given")
+            value = feeds[item.name]
+            shape = np.shape(_array(value))
+            fits = len(shape) == len(item.shape) and all(
+                not isinstance(w, int) or w == s for w, s in zip(item.shape, shape, strict=True)
+            )
+            if not fits:
+                raise ShapeError(f"input {item.name!r} has shape {shape}, wanted {item.shape}")
+            values[item.name] = value
+        if unknown := [key for key in feeds if key not in {item.name for item in self.inputs}]:
+            raise ShapeError(f"graph {self.name!r} has no input {unknown[0]!r}; its inputs: {[i.name for i in self.inputs]}")
+        return values
+
+    def replaced(self, **changes: Any) -> Graph:
+        """The same graph with some of its pieces exchanged; parameters that stay are shared, not copied."""
+        pieces: dict[str, Any] = {
+            "nodes": self.nodes,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "parameters": self.weights,
+            "buffers": self.state,
+            "constants": self.constants,
+            "updates": self.updates,
+            "name": self.name,
+        }
+        out = Graph(**(pieces | changes))
+        out.train(self.training)
+        return out
+
+
+def _parameter(value: Any) -> Parameter:
+    return value if isinstance(value, Parameter) else Parameter(np.array(value))
+
+
+def _array(value: Value) -> Any:
+    return value.data if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _ordered(nodes: tuple[Node, ...], given: Sequence[str], outputs: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes in an order in which every value is made before it is used; the given order where it will do."""
+    _check_names(nodes, given, outputs)
+    maker = {key: index for index, node in enumerate(nodes) for key in node.outputs if key}
+    needs = [{maker[key] for key in node.inputs if key in maker} for node in nodes]
+    if all(max(before, default=-1) < index for index, before in enumerate(needs)):
+        return nodes
+    users: list[list[int]] = [[] for _ in nodes]
+    for index, before in enumerate(needs):
+        for other in before:
+            users[other].append(index)
+    ready = [index for index, before in enumerate(needs) if not before]
+    left = [len(before) for before in needs]
+    order: list[int] = []
+    while ready:
+        order.append(index := ready.pop())
+        for user in reversed(users[index]):
+            left[user] -= 1
+            if not left[user]:
+                ready.append(user)
+    if len(order) < len(nodes):
+        stuck = [node.name for node, count in zip(nodes, left, strict=True) if count]
+        raise GraphError(f"the nodes form a cycle: {', '.join(stuck[:8])}{' ...' if len(stuck) > 8 else ''}")
+    return tuple(nodes[index] for index in order)
+
+
+def _check_names(nodes: Sequence[Node], given: Sequence[str], outputs: Sequence[str]) -> None:
+    known: set[str] = set()
+    for key in (*given, *(key for node in nodes for key in node.outputs if key)):
+        if key in known:
+            raise GraphError(f"value {key!r} is made twice")
+        known.add(key)
+    for node in nodes:
+        for key in node.inputs:
+            if key and key not in known:
+                raise GraphError(f"node {node.name!r} ({node.op}) takes {key!r}, which nothing makes")
+    for key in outputs:
+        if key not in known:
+            raise GraphError(f"output {key!r} is made by nothing")
+    if strangers := [f"{node.name!r} ({node.op})" for node in nodes if node.op not in OPS]:
+        raise GraphError(f"{len(strangers)} nodes have an op that is not supported: {', '.join(strangers)}")
+
+
+def _last_uses(nodes: Sequence[Node]) -> tuple[tuple[str, ...], ...]:
+    """For each node, the values that nothing after it takes (its own outputs too, where nobody takes them)."""
+    last: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        last |= dict.fromkeys((key for key in (*node.inputs, *node.outputs) if key), index)
+    dead: list[list[str]] = [[] for _ in nodes]
+    for key, index in last.items():
+        dead[index].append(key)
+    return tuple(map(tuple, dead))
