@@ -49,6 +49,11 @@ _TYPES: dict[str, ir.Type] = {
 _POINTER = ir.PointerType()
 
 
+def _zero(kind: Any) -> Any:
+    """Zero of any type, in one word of IR."""
+    return ir.FormattedConstant(kind, "zeroinitializer")
+
+
 def _shape(element: ir.Type, lanes: int) -> ir.Type:
     return element if lanes == 1 else ir.VectorType(element, lanes)
 
@@ -197,9 +202,9 @@ class Num:
             return self
         b = self.kernel.builder
         vector = ir.VectorType(_TYPES[self.dtype], lanes)
-        first = b.insert_element(ir.Constant(vector, None), self.value, _I32(0))
-        zeros = ir.Constant(ir.VectorType(_I32, lanes), None)
-        return Num(self.kernel, b.shuffle_vector(first, ir.Constant(vector, None), zeros), self.dtype, lanes)
+        first = b.insert_element(_zero(vector), self.value, _I32(0))
+        zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+        return Num(self.kernel, b.shuffle_vector(first, _zero(vector), zeros), self.dtype, lanes)
 
     def shuffle(self, other: Num, lanes: Sequence[int]) -> Num:
         """The lanes picked out of self (0 .. n-1) and other (n .. 2n-1)."""
@@ -302,8 +307,8 @@ class Kernel:
         element = _TYPES[dtype]
         if lanes == 1:
             return Num(self, ir.Constant(element, value), dtype, 1)
-        every = None if value == 0.0 else [value] * lanes  # None: LLVM's zeroinitializer
-        return Num(self, ir.Constant(ir.VectorType(element, lanes), every), dtype, lanes)
+        vector = ir.VectorType(element, lanes)
+        return Num(self, _zero(vector) if value == 0.0 else ir.Constant(vector, [value] * lanes), dtype, lanes)
 
     def zeros(self, dtype: str, lanes: int) -> Num:
         """+0 in every lane."""
@@ -313,9 +318,9 @@ class Kernel:
         """True in the lanes 0 .. count - 1."""
         wide = ir.VectorType(_I64, lanes)
         numbers = ir.Constant(wide, list(range(lanes)))
-        first = self.builder.insert_element(ir.Constant(wide, None), self.int(count).value, _I32(0))
-        zeros = ir.Constant(ir.VectorType(_I32, lanes), None)
-        counts = self.builder.shuffle_vector(first, ir.Constant(wide, None), zeros)
+        first = self.builder.insert_element(_zero(wide), self.int(count).value, _I32(0))
+        zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+        counts = self.builder.shuffle_vector(first, _zero(wide), zeros)
         return Bit(self, self.builder.icmp_signed("<", numbers, counts))
 
     # ---- control flow
@@ -386,7 +391,7 @@ class Kernel:
     def masked_load(self, address: Any, shape: Any, mask: Any, align: int) -> Any:
         name = f"llvm.masked.load.{_vector_name(shape)}.p0"
         signature = ir.FunctionType(shape, [_POINTER, _I32, mask.type, shape])
-        zeros = ir.Constant(shape, None)
+        zeros = _zero(shape)
         return self.builder.call(self._declare(name, signature), [address, _I32(align), mask, zeros])
 
     def masked_store(self, value: Any, address: Any, mask: Any, align: int) -> None:
