@@ -49,9 +49,18 @@ _TYPES: dict[str, ir.Type] = {
 _POINTER = ir.PointerType()
 
 
+class _Zero(ir.Constant):  # type: ignore[misc]
+    """Zero of any type, in one word of IR (llvmlite writes a vector's zeros out one by one)."""
+
+    def _get_reference(self) -> str:
+        return "zeroinitializer"
+
+    def _to_string(self) -> str:
+        return f"{self.type} zeroinitializer"
+
+
 def _zero(kind: Any) -> Any:
-    """Zero of any type, in one word of IR."""
-    return ir.FormattedConstant(kind, "zeroinitializer")
+    return _Zero(kind, None)
 
 
 def _shape(element: ir.Type, lanes: int) -> ir.Type:
@@ -380,11 +389,7 @@ class Kernel:
 
     def intrinsic(self, name: str, *operands: Num) -> Any:
         kind = operands[0].value.type
-        suffix = (
-            kind.intrinsic_name
-            if not isinstance(kind, ir.VectorType)
-            else f"v{kind.count}{kind.element.intrinsic_name}"
-        )
+        suffix = kind.intrinsic_name if not isinstance(kind, ir.VectorType) else f"v{kind.count}{kind.element.intrinsic_name}"
         function = self._declare(f"{name}.{suffix}", ir.FunctionType(kind, [kind] * len(operands)))
         return self.builder.call(function, [operand.value for operand in operands])
 
@@ -401,9 +406,7 @@ class Kernel:
 
     def prefetch(self, where: Ptr) -> None:
         """Ask for a cache line that will be read soon."""
-        function = self._declare(
-            "llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [_POINTER, _I32, _I32, _I32])
-        )
+        function = self._declare("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [_POINTER, _I32, _I32, _I32]))
         self.builder.call(function, [where.value, _I32(0), _I32(3), _I32(1)])
 
     def widen(self, raw: Any, element: str, lanes: int) -> Num:
@@ -452,6 +455,4 @@ def _constant(kind: Any, value: int) -> Any:
 
 def _vector_name(kind: Any) -> str:
     element = kind.element
-    return (
-        f"v{kind.count}{f'i{element.width}' if isinstance(element, ir.IntType) else element.intrinsic_name}"
-    )
+    return f"v{kind.count}{f'i{element.width}' if isinstance(element, ir.IntType) else element.intrinsic_name}"
