@@ -1,8 +1,8 @@
 """The loop, vector and pointer layer in which schedules are written: Python that reads like the loops it emits.
 
-A `Kernel` is one LLVM function `void name(i64* args, i64 task)`. Its values are thin wrappers that carry their builder:
+A `Kernel` is one LLVM function `void kernel(i64* args, i64 task)`. Its values are thin wrappers that carry their builder:
 
-    f = Kernel("axpy")
+    f = Kernel()
     x, y = f.ptr_arg(0, "f32"), f.ptr_arg(1, "f32")     # args[0], args[1] hold addresses
     n, a = f.int_arg(2), f.ptr_arg(3, "f32").splat(16)  # args[2] a size; one scalar broadcast to 16 lanes
     with f.loop(0, n, 16) as i:                         # i.index is an Int; i.carry the values that go round
@@ -76,7 +76,7 @@ class Int:
         self.kernel, self.value = kernel, value
 
     def _binary(self, op: str, other: Int | int, swap: bool = False) -> Int:
-        a, b = self.value, self.kernel.int(other).value
+        a, b = self.value, self.kernel.i64(other).value
         if swap:
             a, b = b, a
         return Int(self.kernel, getattr(self.kernel.builder, op)(a, b))
@@ -109,7 +109,7 @@ class Int:
         return self._binary("and_", other)
 
     def _compare(self, op: str, other: Int | int) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.icmp_signed(op, self.value, self.kernel.int(other).value))
+        return Bit(self.kernel, self.kernel.builder.icmp_signed(op, self.value, self.kernel.i64(other).value))
 
     def __lt__(self, other: Int | int) -> Bit:
         return self._compare("<", other)
@@ -127,12 +127,18 @@ class Int:
         return self._compare("==", other)
 
     def minimum(self, other: Int | int) -> Int:
-        other = self.kernel.int(other)
-        return (self < other).select(self, other)
+        return _least(self, self.kernel.i64(other))
 
     def maximum(self, other: Int | int) -> Int:
-        other = self.kernel.int(other)
-        return (self > other).select(self, other)
+        return _greatest(self, self.kernel.i64(other))
+
+
+def _least(a: Int, b: Int) -> Int:
+    return Int(a.kernel, a.kernel.builder.select((a < b).value, a.value, b.value))
+
+
+def _greatest(a: Int, b: Int) -> Int:
+    return Int(a.kernel, a.kernel.builder.select((a > b).value, a.value, b.value))
 
 
 class Bit:
@@ -237,7 +243,7 @@ class Ptr:
     def at_bytes(self, offset: Int | int) -> Ptr:
         if isinstance(offset, int) and offset == 0:
             return self
-        index = self.kernel.int(offset).value
+        index = self.kernel.i64(offset).value
         return Ptr(self.kernel, self.kernel.builder.gep(self.value, [index], source_etype=_I8), self.element)
 
     def as_type(self, element: str) -> Ptr:
@@ -248,7 +254,7 @@ class Ptr:
         return Int(self.kernel, self.kernel.builder.load(self.value, typ=_I64, align=8))
 
     def store_int(self, value: Int | int) -> None:
-        self.kernel.builder.store(self.kernel.int(value).value, self.value, align=8)
+        self.kernel.builder.store(self.kernel.i64(value).value, self.value, align=8)
 
     def load(self, lanes: int = 1, mask: Bit | None = None) -> Num:
         """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero."""
@@ -285,9 +291,9 @@ class Loop:
 
 
 class Kernel:
-    """One function `void name(i64* args, i64 task)` under construction."""
+    """One function `void kernel(i64* args, i64 task)` under construction."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str = "kernel") -> None:
         self.module = ir.Module(name=name)
         signature = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
         self.function = ir.Function(self.module, signature, name=name)
@@ -309,7 +315,7 @@ class Kernel:
     def pointer(self, address: Int, element: str) -> Ptr:
         return Ptr(self, self.builder.inttoptr(address.value, _POINTER), element)
 
-    def int(self, value: Int | int) -> Int:
+    def i64(self, value: Int | int) -> Int:
         return value if isinstance(value, Int) else Int(self, _I64(value))
 
     def const(self, dtype: str, lanes: int, value: float) -> Num:
@@ -327,7 +333,7 @@ class Kernel:
         """True in the lanes 0 .. count - 1."""
         wide = ir.VectorType(_I64, lanes)
         numbers = ir.Constant(wide, list(range(lanes)))
-        first = self.builder.insert_element(_zero(wide), self.int(count).value, _I32(0))
+        first = self.builder.insert_element(_zero(wide), self.i64(count).value, _I32(0))
         zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
         counts = self.builder.shuffle_vector(first, _zero(wide), zeros)
         return Bit(self, self.builder.icmp_signed("<", numbers, counts))
@@ -340,7 +346,7 @@ class Kernel:
     ) -> Iterator[Loop]:
         """for index in range(start, stop, step), with `carry` going round; once=True promises at least one turn."""
         b, fn = self.builder, self.function
-        first, last = self.int(start), self.int(stop)
+        first, last = self.i64(start), self.i64(stop)
         before = b.block
         body, after = fn.append_basic_block("loop"), fn.append_basic_block("after")
         if once or (isinstance(start, int) and isinstance(stop, int) and start < stop):
