@@ -165,7 +165,9 @@ class ConvGeometry:
                 )
         for name, shape in (("input", self.input_shape), ("output", self.output_shape), ("weight", self.weight_shape)):
             if prod(max(s, 1) for s in shape) > MAX_ELEMENTS:
-                raise GeometryError(f"the {name} would have shape {shape}: more than the {MAX_ELEMENTS} elements that can be indexed")
+                raise GeometryError(
+                    f"the {name} would have shape {shape}: more than the {MAX_ELEMENTS} elements that can be indexed"
+                )
 
     # -- derived sizes ---------------------------------------------------------------------------------------------
 
@@ -273,7 +275,9 @@ class ConvGeometry:
 
         Raises: GeometryError where channels and groups disagree, the kernel does not fit, or a number is not valid.
         """
-        return _from_conv(tuple(input_shape), tuple(weight_shape), _plain(stride), _plain(padding), _plain(dilation), _integer(groups, "groups"))
+        return _from_conv(
+            tuple(input_shape), tuple(weight_shape), _plain(stride), _plain(padding), _plain(dilation), _integer(groups, "groups")
+        )
 
     @classmethod
     def from_conv_transpose(
@@ -361,9 +365,7 @@ def _check_ndim(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _from_conv(
-    input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int
-) -> ConvGeometry:
+def _from_conv(input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvGeometry:
     shape, weight = _shape(input_shape, "input"), _shape(weight_shape, "weight")
     ndim = _check_ndim(shape, weight)
     strides, dilations = per_axis(stride, ndim, "stride"), per_axis(dilation, ndim, "dilation")

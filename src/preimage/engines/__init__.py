@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from preimage import config
 from preimage.engines.base import CONTRACTIONS, Array, Engine, Epilogue, Plan
 from preimage.errors import EngineError, OptionError
 from preimage.geometry import ConvGeometry
+from preimage.settings import current
 
 __all__ = ["Array", "Engine", "Epilogue", "Plan", "choose", "engines", "get", "names", "plan"]
 
@@ -70,7 +70,7 @@ def choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> En
 
     Raises: EngineError with the reason, if the engine asked for by name cannot take this call.
     """
-    settings = config.current()
+    settings = current()
     if settings.engine != "auto":
         engine = get(settings.engine)
         why = engine.supports(geometry, contraction, dtype)

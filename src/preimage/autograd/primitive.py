@@ -1,0 +1,190 @@
+"""Declaring an operation: a forward function on arrays and one vector-Jacobian rule per argument.
+
+    relu = primitive("relu", forward, [lambda g, ans, x: g * step(x)])
+
+`forward(*args, **params)` sees arrays. Rule k is called as rule(g, ans, *args, **params), where g is the cotangent of the
+result; it gives the cotangent of argument k and is written with operations, so that when g is a Tensor (create_graph) the
+gradient itself is recorded, and derivatives of every order follow. Called without Tensors, an operation is just its
+forward function.
+
+What a rule needs is kept. `saves` narrows that: argument numbers, and "ans" for the result; every other argument reaches
+the rules as a Spec (shape and dtype without data), so that an addition keeps nothing alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.autograd.modes import is_grad_enabled
+from preimage.autograd.tensor import Tensor
+from preimage.errors import GraphError
+
+__all__ = ["Node", "Primitive", "Spec", "primitive", "primitives"]
+
+Array = NDArray[Any]
+Rule = Callable[..., Any]
+Rules = Sequence[Rule | None] | Callable[[int], Rule | None]
+
+_table: dict[str, Primitive] = {}
+
+
+class Spec:
+    """Shape and dtype of an argument whose data a rule does not need."""
+
+    __slots__ = ("dtype", "ndim", "shape", "size")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype, self.ndim = shape, dtype, len(shape)
+        self.size = int(np.prod(shape, dtype=object))
+
+
+def _root(array: Array) -> Array:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _fingerprint(array: Array) -> bytes:
+    """Sums of the raw bits over up to 64 stretches: cheap, and any change of a value shows (some reorderings do not)."""
+    flat = np.ravel(array, order="K").view(f"u{array.dtype.itemsize}")
+    if not flat.size:
+        return b""
+    edges = np.arange(0, flat.size, max(1, -(-flat.size // 64)))
+    return np.add.reduceat(flat, edges, dtype=np.uint64).tobytes()
+
+
+class _Saved:
+    """An argument or result kept for the rules, with what is needed to see that it was not changed meanwhile."""
+
+    __slots__ = ("edge", "mark", "value")
+
+    def __init__(self, value: Array, edge: Node | Tensor | None) -> None:
+        self.value, self.edge = value, edge
+        # What an operation of ours made is read-only; anything else can be written to behind our back.
+        self.mark = _fingerprint(value) if _root(value).flags.writeable else None
+
+    def load(self, op: Primitive, create_graph: bool) -> Any:
+        edge = self.edge
+        if (isinstance(edge, Tensor) and edge._data is not self.value) or (
+            self.mark is not None and self.mark != _fingerprint(self.value)
+        ):
+            name = f" {edge.name!r}" if isinstance(edge, Tensor) and edge.name else ""
+            raise GraphError(
+                f"the gradient of {op.name} needs an array{name} of shape {self.value.shape} that was changed in place since the"
+                " forward pass; change a copy, or run the forward pass again"
+            )
+        if not create_graph or edge is None:
+            return self.value
+        return edge if isinstance(edge, Tensor) else Tensor._result(self.value, edge)
+
+
+class Node:
+    """One recorded call: the operation, edges to what it was computed from, and what its rules need."""
+
+    __slots__ = ("__weakref__", "ans", "args", "dtype", "edges", "op", "params", "shape")
+
+    def __init__(self, op: Primitive, args: tuple[Any, ...], params: dict[str, Any], result: Array) -> None:
+        self.op, self.params = op, params
+        self.shape, self.dtype = result.shape, result.dtype
+        self.edges = tuple(_edge(a) for a in args)
+        self.args: tuple[Any, ...] | None = tuple(
+            op._keep(k, a, edge) for k, (a, edge) in enumerate(zip(args, self.edges, strict=True))
+        )
+        self.ans: Array | None = result if op.saves_ans else None
+
+    def cotangents(self, g: Any, wanted: Sequence[bool], create_graph: bool) -> list[Any]:
+        """One cotangent per argument that is wanted; None for the others."""
+        if self.args is None:
+            raise GraphError(
+                f"second backward through {self.op.name}: its saved arrays were freed by the first; pass retain_graph=True to keep them"
+            )
+        args = [a.load(self.op, create_graph) if isinstance(a, _Saved) else a for a in self.args]
+        ans: Any = self.ans
+        if create_graph and ans is not None:
+            ans = Tensor._result(ans, self)
+        results: list[Any] = []
+        for k, want in enumerate(wanted):
+            rule = self.op.rule(k) if want else None
+            if want and rule is None:
+                raise GraphError(f"{self.op.name} has no gradient with respect to argument {k}")
+            results.append(rule(g, ans, *args, **self.params) if rule is not None else None)
+        return results
+
+    def free(self) -> None:
+        """Drop what was kept for the rules; the edges stay."""
+        self.args = self.ans = None
+
+
+def _edge(value: Any) -> Node | Tensor | None:
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return None
+    return value._node if value._node is not None else value
+
+
+class Primitive:
+    """A differentiable operation; call it with arrays or Tensors."""
+
+    __slots__ = ("_rules", "_saves", "forward", "linear", "name", "saves_ans")
+
+    def __init__(
+        self, name: str, forward: Callable[..., Any], rules: Rules, saves: Sequence[int | str] | None, linear: tuple[int, ...]
+    ) -> None:
+        self.name, self.forward, self._rules = name, forward, rules
+        self._saves = None if saves is None else frozenset(s for s in saves if s != "ans")
+        self.saves_ans = saves is None or "ans" in saves
+        self.linear = linear
+
+    def rule(self, k: int) -> Rule | None:
+        if callable(self._rules):
+            return self._rules(k)
+        return self._rules[k] if k < len(self._rules) else None
+
+    def _keep(self, k: int, arg: Any, edge: Node | Tensor | None) -> Any:
+        value = arg._data if isinstance(arg, Tensor) else arg
+        if not isinstance(value, np.ndarray):
+            return value
+        if self._saves is not None and k not in self._saves:
+            return Spec(value.shape, value.dtype)
+        return _Saved(value, edge)
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        arrays = [a._data if isinstance(a, Tensor) else a for a in args]
+        result = self.forward(*arrays, **params)
+        if not any(isinstance(a, Tensor) for a in args):
+            return result
+        result = np.asarray(result)
+        if not (is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
+            return Tensor._result(result, None)
+        root = _root(result)
+        if all(not isinstance(a, np.ndarray) or _root(a) is not root for a in arrays):
+            root.flags.writeable = False
+        result.flags.writeable = False
+        return Tensor._result(result, Node(self, args, params, result))
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+
+def primitive(
+    name: str,
+    forward: Callable[..., Any],
+    rules: Rules,
+    *,
+    saves: Sequence[int | str] | None = None,
+    linear: tuple[int, ...] = (),
+) -> Primitive:
+    """Declare an operation: see this module's text. `linear` names the arguments that the result is linear in (one at a
+    time), which the dot test of the test suite then checks."""
+    if name in _table:
+        raise GraphError(f"an operation called {name!r} is declared already")
+    _table[name] = Primitive(name, forward, rules, saves, linear)
+    return _table[name]
+
+
+def primitives() -> dict[str, Primitive]:
+    """Every declared operation by name."""
+    return dict(_table)

@@ -1,0 +1,201 @@
+"""Tensor: an array that remembers how it was made.
+
+A Tensor that an operation gave holds an edge to the Node that made it; a leaf holds none. Nodes hold edges to nodes and
+leaves, never to the Tensors of results, so the graph has no reference cycle: memory goes when the last name goes.
+
+The methods and operators (`t + 1`, `t.sum()`) are operations; preimage.ops installs them with `install_methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.errors import DTypeError, GraphError, ShapeError
+
+if TYPE_CHECKING:
+    from preimage.autograd.primitive import Node
+
+__all__ = ["Tensor", "array_of", "install_methods", "is_tensor", "method"]
+
+Array = NDArray[Any]
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+_methods: dict[str, Callable[..., Any]] = {}
+
+
+def install_methods(table: Mapping[str, Callable[..., Any]]) -> None:
+    """Give Tensor the methods and operators of `table`: name -> function whose first argument is the Tensor."""
+    for name, function in table.items():
+        _methods[name] = function
+        setattr(Tensor, name, function)
+
+
+def method(name: str) -> Callable[..., Any]:
+    """An installed method; the machine itself needs "add" to sum cotangents."""
+    try:
+        return _methods[name]
+    except KeyError:
+        raise GraphError(f"Tensor has no operation {name!r} yet: import preimage.ops") from None
+
+
+def _float_array(data: Any) -> Array:
+    if isinstance(data, Tensor):
+        data = data.data
+    array = np.asarray(data)
+    if array.dtype == object or array.dtype.name not in FLOATS:
+        if isinstance(data, (float, int)) and not isinstance(data, bool):
+            return np.asarray(data, np.float64)
+        raise DTypeError(
+            f"a Tensor holds float32, float64, float16 or bfloat16, got {array.dtype}; convert with array.astype(np.float32)"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+class Tensor:
+    """An array with a place in a computation DAG.
+
+    `data` is the ndarray (not copied). Operations on Tensors give Tensors; those that depend on a leaf with
+    `requires_grad=True` record how they were made, and `backward()` or `preimage.grad` runs the record in reverse.
+    The result of a recorded operation is read-only: its gradient may need it unchanged.
+
+    Raises: DTypeError for data that is not float.
+    """
+
+    __slots__ = ("__weakref__", "_data", "_node", "_version", "grad", "name", "requires_grad")
+
+    #: NumPy's own operators give way: `array * tensor` calls Tensor.__rmul__.
+    __array_ufunc__ = None
+
+    def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
+        self._data = _float_array(data)
+        self._node: Node | None = None
+        self._version = 0
+        self.requires_grad = bool(requires_grad)
+        self.grad: Tensor | None = None
+        self.name = name
+
+    @classmethod
+    def _result(cls, data: Array, node: Node | None) -> Tensor:
+        tensor = cls.__new__(cls)
+        tensor._data, tensor._node, tensor._version = data, node, 0
+        tensor.requires_grad, tensor.grad, tensor.name = node is not None, None, None
+        return tensor
+
+    # -- the array -------------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Array:
+        """The array itself. Assigning replaces it (same shape and dtype) and marks the Tensor as changed."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.assign(value)
+
+    def assign(self, value: Any) -> None:
+        """Replace the values of a leaf: same shape, dtype kept; earlier records that need the old ones will say so."""
+        if self._node is not None:
+            raise GraphError(f"only a leaf can be assigned to; this Tensor is the result of {self._node.op.name}")
+        array = np.asarray(array_of(value), self._data.dtype)
+        if array.shape != self._data.shape:
+            raise ShapeError(f"cannot assign shape {array.shape} to a Tensor of shape {self._data.shape}")
+        self._data = array
+        self._version += 1
+
+    def numpy(self) -> Array:
+        """The values as an array (not copied; read-only where an operation recorded it)."""
+        return self._data
+
+    def detach(self) -> Tensor:
+        """A leaf with the same data that records nothing."""
+        return Tensor(self._data)
+
+    def item(self) -> float:
+        """The value of a Tensor with one element, as a Python float."""
+        if self._data.size != 1:
+            raise ShapeError(f"item() needs one element, this Tensor has shape {self.shape}")
+        return float(self._data.reshape(()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no operation made it."""
+        return self._node is None
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        made = f", from={self._node.op.name}" if self._node is not None else ", requires_grad=True" if self.requires_grad else ""
+        text = np.array2string(self._data, separator=", ", prefix="Tensor(", threshold=100)
+        return f"Tensor({text}, shape={self.shape}, dtype={self.dtype}{made})"
+
+    # -- the graph -------------------------------------------------------------------------------------------------
+
+    def backward(self, grad_output: Any = None, *, create_graph: bool = False, retain_graph: bool | None = None) -> None:
+        """Add d(self)/d(leaf), contracted with `grad_output`, to `leaf.grad` of every leaf that requires it.
+
+        grad_output may be left out where self has one element (it is 1 then).
+        """
+        from preimage.autograd.backward import backward  # the machine is built on Tensor: import when run
+
+        backward(self, grad_output, create_graph=create_graph, retain_graph=retain_graph)
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.grad = None
+
+    if TYPE_CHECKING:  # installed by preimage.ops
+
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a Tensor."""
+    return isinstance(value, Tensor)
+
+
+def array_of(value: Any) -> Any:
+    """The array inside a Tensor; anything else as it is."""
+    return value._data if isinstance(value, Tensor) else value
