@@ -1,0 +1,42 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they make their own environment in .venv.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN = .venv/bin
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help demo test check format clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
+
+demo: .venv/demo ## learn 64 stencils from a photograph and say where the report is
+	$(BIN)/preimage learn --output demo --overwrite
+
+test: .venv/dev ## the whole test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/dev ## ruff, mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev ## let ruff format the code
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+clean: ## remove the environment and what tools left
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "preimage needs Python 3.11 or newer; none was found (PYTHON=... names one)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e '.[demo]'
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ .venv/demo
