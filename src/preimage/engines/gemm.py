@@ -1,0 +1,218 @@
+"""Caffe's way: im2col, a matrix product by BLAS, col2im; one image at a time. NumPy only.
+
+With W[g] the weights of a group as a matrix (O, I*taps) and C[n, g] the columns (I*taps, positions) of an image:
+
+    conv               Y[n, g] = W[g] C[n, g]                 1x1 kernels need no columns: C is the image
+    conv_transpose     D = W[g]^T Y[n, g],  then col2im adds every entry of D to where im2col would have read it
+    conv_weight_grad   W[g] = sum over n of  Y[n, g] C[n, g]^T
+
+Groups are separate products. The column buffer is bounded by the setting `workspace_bytes`: where the columns of an image
+would be larger, the output is worked off in strips. Channels-last arrays are multiplied in their own order.
+Source: the matrix formulation of Chellapilla, Puri and Simard (2006), as used by Caffe's base convolution layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import (
+    Array,
+    DType,
+    Epilogue,
+    Plan,
+    accumulator_dtype,
+    apply_epilogue,
+    empty_like_order,
+    is_channels_last,
+    supported_dtype,
+)
+from preimage.engines.blas import blas_threads
+from preimage.engines.columns import Columns, blocks, is_pointwise
+from preimage.geometry import ConvGeometry
+from preimage.settings import current, thread_count
+
+__all__ = ["GemmEngine"]
+
+#: Columns are best while they stay in the second-level cache, also where the user allows more.
+CACHE_BYTES = 2 << 20
+
+
+def _positions(g: ConvGeometry, itemsize: int) -> int:
+    """How many output positions one strip holds: within the workspace and the cache, at least one."""
+    row = g.in_channels * prod(g.kernel_size) * itemsize
+    return max(1, min(prod(g.output_size), min(current().workspace_bytes, CACHE_BYTES) // max(row, 1)))
+
+
+def _matrices(a: Array, groups: int, rows: int, dtype: DType) -> Array:
+    """(groups * rows, *space) as a stack of matrices that BLAS takes as they are; copied only where it must be."""
+    m = a.reshape(groups, rows, -1)
+    item, (r, c) = m.itemsize, m.strides[1:]
+    fine = (c == item and r >= item * m.shape[2]) or (r == item and c >= item * rows)
+    return m if fine and m.dtype == dtype else np.array(m, dtype, order="C")
+
+
+class GemmEngine:
+    """The three contractions as matrix products."""
+
+    name = "gemm"
+    promises = ("repeat", "batch")
+
+    def unavailable(self) -> str | None:
+        """It always runs."""
+        return None
+
+    def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
+        """Every geometry; the four float types."""
+        return None if supported_dtype(dtype) else f"dtype {dtype} is not float32, float64, float16 or bfloat16"
+
+    def conv(self, geometry: ConvGeometry, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
+        g, sums, last = geometry, accumulator_dtype(x.dtype), is_channels_last(x)
+        y = empty_like_order(g.output_shape, x)
+        if not y.size:
+            return y
+        weights = _weights(g, w, sums, last)
+        skip = is_pointwise(g)
+        columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
+        boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
+        narrow = None if sums == x.dtype else empty_like_order((1, *g.output_shape[1:]), y, sums)
+        with blas_threads(thread_count(), g.work_flop):
+            for n in range(g.batch):
+                image = y[n] if narrow is None else narrow[0]
+                # (groups, filters, positions) or, channels last, (groups, positions, filters): a view of the result
+                out = _stack(image, g.groups, g.out_channels_per_group, last)
+                if columns is None:
+                    source = _matrices(x[n], g.groups, g.in_channels_per_group, sums)
+                    _product(weights, source.transpose(0, 2, 1) if last else source, out, last)
+                else:
+                    done = 0
+                    for box in boxes:
+                        part = columns.gather(x[n], box)
+                        size = part.shape[1] if last else part.shape[2]
+                        place = slice(done, done + size)
+                        _product(weights, part, out[:, place] if last else out[:, :, place], last)
+                        done += size
+                _finish(y[n : n + 1], narrow, epilogue, n)
+        return y
+
+    def conv_transpose(self, geometry: ConvGeometry, y: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
+        g, sums, last = geometry, accumulator_dtype(y.dtype), is_channels_last(y)
+        x = empty_like_order(g.input_shape, y)
+        if not x.size:
+            return x
+        weights = _weights(g, w, sums, last).transpose(0, 2, 1)
+        skip = is_pointwise(g)
+        columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
+        boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
+        narrow = None if sums == y.dtype else empty_like_order((1, *g.input_shape[1:]), x, sums)
+        with blas_threads(thread_count(), g.work_flop):
+            for n in range(g.batch):
+                image = x[n] if narrow is None else narrow[0]
+                source = _matrices(y[n], g.groups, g.out_channels_per_group, sums) if y.size else None
+                if source is not None and last:
+                    source = source.transpose(0, 2, 1)
+                if source is not None and skip:
+                    _product(weights, source, _stack(image, g.groups, g.in_channels_per_group, last), last)
+                else:
+                    image[...] = 0
+                if source is not None and columns is not None:
+                    done = 0
+                    for box in boxes:
+                        part = columns.matrix(box)
+                        size = part.shape[1] if last else part.shape[2]
+                        place = slice(done, done + size)
+                        _product(weights, source[:, place] if last else source[:, :, place], part, last)
+                        columns.scatter(image, box)
+                        done += size
+                _finish(x[n : n + 1], narrow, epilogue, n)
+        return x
+
+    def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
+        g, sums, last = geometry, accumulator_dtype(x.dtype), is_channels_last(x)
+        rows = g.in_channels_per_group * prod(g.kernel_size)
+        total = np.zeros((g.groups, g.out_channels_per_group, rows), sums)
+        if total.size and y.size:
+            skip = is_pointwise(g)
+            columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
+            boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
+            part = np.empty_like(total)
+            with blas_threads(thread_count(), g.work_flop):
+                for n in range(g.batch):
+                    grad = _matrices(y[n], g.groups, g.out_channels_per_group, sums)
+                    if columns is None:
+                        source = _matrices(x[n], g.groups, g.in_channels_per_group, sums)
+                        np.matmul(grad, source.transpose(0, 2, 1), out=part)
+                        total += part
+                        continue
+                    done = 0
+                    for box in boxes:
+                        patches = columns.gather(x[n], box)
+                        patches = patches if last else patches.transpose(0, 2, 1)
+                        np.matmul(grad[:, :, done : done + patches.shape[1]], patches, out=part)
+                        total += part
+                        done += patches.shape[1]
+        if last:
+            total = total.reshape(g.out_channels, *g.kernel_size, g.in_channels_per_group)
+            total = np.moveaxis(total, -1, 1)
+        return np.ascontiguousarray(total.reshape(g.weight_shape), x.dtype)
+
+    def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
+        g, sums = geometry, accumulator_dtype(dtype)
+        item, skip = sums.itemsize, is_pointwise(geometry)
+        positions = 0 if skip else _positions(g, item)
+        strips = 1 if skip else len(blocks(g.output_size, positions))
+        column_bytes = g.in_channels * prod(g.kernel_size) * positions * item
+        workspace = column_bytes + 2 * item * prod(g.weight_shape)
+        if contraction != "conv_transpose" and not skip:  # the padded part of the image that a strip reads
+            frame = max(
+                (
+                    prod((b - a - 1) * s + e for (a, b), s, e in zip(box, g.stride, g.kernel_extent, strict=True))
+                    for box in blocks(g.output_size, positions)[:1]
+                ),
+                default=0,
+            )
+            workspace += g.in_channels * frame * dtype.itemsize
+        if sums != dtype:  # one image of each side in float32
+            workspace += item * (prod(g.input_shape[1:]) + prod(g.output_shape[1:]))
+        return Plan(
+            self.name, contraction, "matrix product" if skip else "im2col + matrix product", g, dtype.name, g.work_flop,
+            g.array_bytes(dtype.itemsize), workspace, thread_count(), self.promises,
+            {"columns": f"{column_bytes} bytes", "strips an image": strips, "products": g.batch * g.groups * strips,
+             "layout": "channels last" if channels_last else "channels first"},
+        )  # fmt: skip
+
+
+def _weights(g: ConvGeometry, w: Array, dtype: DType, last: bool) -> Array:
+    """The weights as (groups, filters, rows): rows ordered (channel, taps) or, channels last, (taps, channel)."""
+    if last:
+        w = np.moveaxis(w, 1, -1)
+    return np.ascontiguousarray(w, dtype).reshape(g.groups, g.out_channels_per_group, -1)
+
+
+def _stack(image: Array, groups: int, channels: int, last: bool) -> Array:
+    """A contiguous result image as a stack of matrices, a view: (groups, channels, positions), positions first if `last`."""
+    if last:
+        flat = np.moveaxis(image, 0, -1).reshape(-1, groups, channels).transpose(1, 0, 2)
+    else:
+        flat = image.reshape(groups, channels, -1)
+    assert np.may_share_memory(flat, image) or not image.size
+    return flat
+
+
+def _product(weights: Array, source: Array, out: Array, last: bool) -> None:
+    """out = weights @ source, or its transpose where positions come first."""
+    if last:
+        np.matmul(source, weights.transpose(0, 2, 1), out=out)
+    else:
+        np.matmul(weights, source, out=out)
+
+
+def _finish(result: Array, narrow: Array | None, epilogue: Epilogue | None, n: int) -> None:
+    """The epilogue of image n, in the dtype of the sums; then one rounding for narrow results."""
+    if epilogue is not None and epilogue.residual is not None:
+        epilogue = replace(epilogue, residual=epilogue.residual[n : n + 1])
+    apply_epilogue(result if narrow is None else narrow, epilogue)
+    if narrow is not None:
+        result[...] = narrow
