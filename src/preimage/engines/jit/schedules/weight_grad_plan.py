@@ -1,0 +1,196 @@
+"""How the weight gradient of one geometry is computed: which operand gives scalars, the tile, the packing, the tables.
+
+A geometry is, for one group, a matrix of weights  (tap of the other axes) x (tap of the last axis) x I x O.  Three
+readings of it as rows x columns x loop turns are known, and the plan takes the one that wastes fewest lanes:
+
+    "channels"  columns = input channels, rows = output channels, every tap is a loop turn   (needs no transposition)
+    "run"       columns = (last-axis taps, input channels), rows = output channels           (few input channels)
+    "outputs"   columns = output channels, rows = (last-axis taps, input channels)           (stems, RGB heads)
+
+A run needs the taps of a kernel row to be neighbours in memory at every pixel, border included: x is copied with its
+padding along the last axis, unless there is none. So there the padding of the last axis takes part, and that of the
+other axes is left out; in "channels" all of it is left out. Which of the two holds is set by the geometry alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.jit.llvm import Target
+from preimage.engines.jit.schedules.weight_grad import TileSpec
+from preimage.geometry import ConvGeometry
+
+__all__ = ["Reading", "Tables", "read_geometry", "tables", "tap_range"]
+
+BAND_BYTES = 384 << 10  # of both operands in one band: what the second-level cache keeps while all tiles pass
+BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain costs little
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A geometry read as a matrix, and its tile. lanes: width of each vector of the tile; rows: of the tile."""
+
+    kind: str
+    rows: int
+    columns: int
+    tile_rows: int
+    lanes: tuple[int, ...]
+    valid: int
+    run: bool
+
+    @property
+    def tile_columns(self) -> int:
+        return sum(self.lanes[:-1]) + self.valid
+
+    @property
+    def row_tiles(self) -> int:
+        return -(-self.rows // self.tile_rows)
+
+    @property
+    def column_tiles(self) -> int:
+        return -(-self.columns // self.tile_columns)
+
+    @property
+    def waste(self) -> float:
+        """Multiply-adds issued for one that is wanted, with a narrow vector counted by its width."""
+        issued = self.row_tiles * self.tile_rows * self.column_tiles * sum(self.lanes)
+        return issued / (self.rows * self.columns)
+
+
+def _vectors(columns: int, most: int, lanes: int) -> tuple[tuple[int, ...], int]:
+    """Vectors of one tile that cover `columns` in equal steps of at most `most` vectors; the last may be half as wide."""
+    half = lanes // 2
+    if columns <= most * lanes:  # one tile holds them all
+        whole, rest = divmod(columns, lanes)
+        if rest == 0:
+            return (lanes,) * whole, lanes
+        width = half if rest <= half and half >= 4 else lanes
+        return (lanes,) * whole + (width,), rest
+    vectors = -(-columns // lanes)
+    tiles = -(-vectors // most)
+    return (lanes,) * -(-vectors // tiles), lanes
+
+
+def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int) -> Reading:
+    """The tile with the least waste, then the fewest loads: rows * vectors accumulators, and room for the operands."""
+    lanes = target.vector_bytes // element_bytes
+    best: tuple[float, Reading] | None = None
+    for most in (1, 2, 3, 4, 6, 8):
+        shape, valid = _vectors(columns, most, lanes)
+        width = len(shape)
+        room = (target.vector_registers - 1 - width) // width if target.vector_registers > 16 else (15 - width) // width
+        for tile_rows in range(1, min(rows, room, 16) + 1):
+            reading = Reading(kind, rows, columns, tile_rows, shape, valid, run)
+            sums = tile_rows * width
+            latency = max(1.0, 10 / sums)  # too few sums do not hide the latency of a multiply-add
+            loads = (width + 0.5 * tile_rows) / sums  # a vector load costs a slot, a broadcast half of one
+            cost = reading.waste * latency * max(1.0, loads) * (1 + 0.12 * loads)
+            if best is None or cost < best[0] - 1e-9:
+                best = cost, reading
+    assert best is not None
+    return best[1]
+
+
+@lru_cache(maxsize=4096)
+def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target) -> Reading:
+    """The reading with the least cost. It depends on the lanes of the target only through the tile, never in its order."""
+    i, o = geometry.in_channels_per_group, geometry.out_channels_per_group
+    last = geometry.kernel_size[-1] if geometry.ndim else 1
+    if last > 1 and _run_by_geometry(geometry):
+        readings = [
+            _tile("run", o, last * i, True, target, element_bytes),
+            _tile("outputs", last * i, o, True, target, element_bytes),
+        ]
+    else:
+        readings = [
+            _tile("channels", o, i, False, target, element_bytes),
+            _tile("outputs", i, o, False, target, element_bytes),
+        ]
+    return min(readings, key=lambda r: (round(r.waste, 2), r.kind == "outputs"))
+
+
+def _run_by_geometry(geometry: ConvGeometry) -> bool:
+    """Whether padding along the last axis takes part: only where there are few input channels, on any CPU."""
+    if geometry.dilation[-1] != 1 or geometry.groups != 1:
+        return False
+    return geometry.in_channels_per_group < 16 or (
+        geometry.in_channels_per_group % 16 != 0 and geometry.in_channels_per_group < 48
+    )
+
+
+def tap_range(size_in: int, size_out: int, offset: int, stride: int) -> tuple[int, int]:
+    """The output positions p with 0 <= p*stride + offset < size_in, as (first, last + 1)."""
+    first = max(0, -(offset // stride)) if offset < 0 else 0
+    last = min(size_out, (size_in - 1 - offset) // stride + 1) if size_in - 1 >= offset else 0
+    return (first, last) if first < last else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Segments in bytes of the two operands (x, y), for every outer tap and band; see `weight_grad`."""
+
+    segments: Array  # int64 (count, 4): x offset, y offset, first ow, last ow + 1
+    bands: Array  # int64 (outer taps, bands + 1)
+    n_bands: int
+
+
+def tables(
+    geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[int, ...], pixels_per_band: int
+) -> Tables:
+    """Rows of output pixels that each outer tap reaches, cut into bands of about `pixels_per_band` output pixels."""
+    width = geometry.output_size[-1] if geometry.ndim else 1
+    outer_sizes = geometry.output_size[:-1]
+    n_rows = prod(outer_sizes)
+    cuts = _cut(n_rows, width, pixels_per_band)
+    rows = np.array(list(product(*map(range, outer_sizes))), np.int64).reshape(n_rows, len(outer_sizes))
+    y_row = rows @ np.array(y_strides[:-1], np.int64) if outer_sizes else np.zeros(n_rows, np.int64)
+    segments, starts = [], []
+    for taps in product(*map(range, geometry.kernel_size[:-1])):
+        valid = np.ones(n_rows, bool)
+        x_row = np.zeros(n_rows, np.int64)
+        for axis, k in enumerate(taps):
+            position = rows[:, axis] * geometry.stride[axis] - geometry.padding[axis][0] + k * geometry.dilation[axis]
+            valid &= (position >= 0) & (position < geometry.input_size[axis])
+            x_row += position * x_strides[axis]
+        start = []
+        for first_row, last_row, first, last in cuts:
+            start.append(sum(map(len, segments)))
+            chosen = np.flatnonzero(valid[first_row:last_row]) + first_row
+            part = np.empty((len(chosen), 4), np.int64)
+            part[:, 0], part[:, 1], part[:, 2], part[:, 3] = x_row[chosen], y_row[chosen], first, last
+            segments.append(part)
+        start.append(sum(map(len, segments)))
+        starts.append(start)
+    joined = np.concatenate(segments) if segments else np.zeros((0, 4), np.int64)
+    return Tables(np.ascontiguousarray(joined), np.array(starts, np.int64), len(cuts))
+
+
+def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]]:
+    """Bands: (first row, last row + 1, first column, last column + 1); whole rows, or pieces of one row."""
+    if n_rows == 0 or width == 0:
+        return [(0, 0, 0, 0)]
+    if width > pixels:
+        pieces = -(-width // pixels)
+        edges = [width * p // pieces for p in range(pieces + 1)]
+        return [(r, r + 1, a, b) for r in range(n_rows) for a, b in zip(edges, edges[1:], strict=False)]
+    height = max(1, pixels // width)
+    return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
+
+
+def tile_spec(reading: Reading, element: str, single: bool) -> TileSpec:
+    """What code the reading needs."""
+    return TileSpec(
+        element=element,
+        rows=reading.tile_rows,
+        lanes=reading.lanes,
+        valid=reading.valid,
+        ragged_rows=reading.rows % reading.tile_rows != 0,
+        ragged_cols=reading.columns % reading.tile_columns != 0,
+        single=single,
+    )
