@@ -1,0 +1,89 @@
+"""Broadcasting and its adjoint, and the change of dtype: what gradients of pointwise operations come back through.
+
+broadcast_to: x -> y, y[..] = x[..] repeated along new axes and axes of size 1
+sum_to:       y -> x, the sum over just those axes; <broadcast_to(x), y> = <x, sum_to(y)>
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import primitive
+from preimage.engines.base import supported_dtype
+from preimage.errors import DTypeError, ShapeError
+from preimage.ops.operands import Array, narrow, operand, sizes_of, total
+
+__all__ = ["astype", "broadcast_to", "match", "sum_to"]
+
+
+def _sum_to(y: Array, *, shape: tuple[int, ...]) -> Array:
+    extra = y.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        extra + k for k, (a, b) in enumerate(zip(y.shape[extra:], shape, strict=True)) if b == 1 and a != 1
+    )
+    return narrow(total(y, axes, True), y).reshape(shape)
+
+
+_broadcast_to_op = primitive(
+    "broadcast_to",
+    lambda x, shape: np.broadcast_to(x, shape),
+    [lambda g, ans, x, shape: sum_to(g, x.shape)],
+    saves=(),
+    linear=(0,),
+)
+
+_sum_to_op = primitive("sum_to", _sum_to, [lambda g, ans, y, shape: broadcast_to(g, y.shape)], saves=(), linear=(0,))
+
+_astype_op = primitive(
+    "astype",
+    lambda x, dtype: x.astype(dtype),
+    [lambda g, ans, x, dtype: astype(g, x.dtype)],
+    saves=(),
+    linear=(0,),
+)
+
+
+def broadcast_to(x: Any, shape: Any) -> Any:
+    """x repeated along new leading axes and along axes of size 1, to `shape`; a read-only view, no copy.
+
+    Gradient: the sum over the repeated axes.
+    Raises: ShapeError where the shapes do not fit.
+    """
+    x, shape = operand(x, "x"), sizes_of(shape, "broadcast_to")
+    fits = len(shape) >= x.ndim and all(a in (1, b) for a, b in zip(x.shape, shape[len(shape) - x.ndim :], strict=True))
+    if not fits:
+        raise ShapeError(f"broadcast_to: shape {x.shape} cannot be repeated to {shape}; sizes must be equal or 1")
+    return x if x.shape == shape else _broadcast_to_op(x, shape=shape)
+
+
+def sum_to(y: Any, shape: Any) -> Any:
+    """y summed over the axes along which `shape` would be repeated to reach y's: the adjoint of broadcast_to.
+
+    Raises: ShapeError where `shape` does not broadcast to y's.
+    """
+    y, shape = operand(y, "y"), sizes_of(shape, "sum_to")
+    fits = len(shape) <= y.ndim and all(b in (1, a) for a, b in zip(y.shape[y.ndim - len(shape) :], shape, strict=True))
+    if not fits:
+        raise ShapeError(f"sum_to: {shape} does not broadcast to {y.shape}")
+    return y if y.shape == shape else _sum_to_op(y, shape=shape)
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    """x in another float dtype. Gradient: the cotangent in the dtype of x. Raises: DTypeError for anything but floats."""
+    x = operand(x, "x")
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        raise DTypeError(f"astype: {dtype!r} is no dtype") from None
+    if wanted.kind == "O" or not supported_dtype(wanted):
+        raise DTypeError(f"astype: dtype {wanted} is not supported; use float32, float64, float16 or bfloat16")
+    return x if x.dtype == wanted else _astype_op(x, dtype=wanted)
+
+
+def match(g: Any, like: Any) -> Any:
+    """A cotangent brought back to an argument's shape and dtype: summed over what was broadcast."""
+    if g.shape != like.shape:
+        g = sum_to(g, like.shape)
+    return g if g.dtype == like.dtype else astype(g, like.dtype)

@@ -1,0 +1,163 @@
+"""What the operations take: Tensors and float arrays as they are, plain numbers and lists in the dtype of the others."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.autograd import Tensor, array_of
+from preimage.engines.base import accumulator_dtype, supported_dtype
+from preimage.errors import DTypeError, OptionError, ShapeError
+
+__all__ = [
+    "Array",
+    "Axes",
+    "axes_of",
+    "axis_of",
+    "broadcast_shape",
+    "narrow",
+    "operand",
+    "operands",
+    "sizes_of",
+    "total",
+    "widened",
+]
+
+Array = NDArray[Any]
+Axes = int | Sequence[int] | None
+
+
+def _float_array(array: Array, name: str) -> Array:
+    if array.dtype.kind == "O" or not supported_dtype(array.dtype):
+        raise DTypeError(
+            f"{name} has dtype {array.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _ragged(value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ShapeError("a list must be regular: all its rows of one length") from None
+
+
+def operand(value: Any, name: str) -> Any:
+    """One argument: a Tensor as it is, an array checked to be float, a number or list as float64.
+
+    Raises: DTypeError for integers, booleans, complex numbers and objects in an array.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return _float_array(np.asarray(value), name)
+    return _number(value, np.dtype(np.float64), name)
+
+
+def _number(value: Any, dtype: Any, name: str) -> Array:
+    array = _ragged(value)
+    if array.dtype.kind not in "fiub" and not (array.dtype.kind != "O" and supported_dtype(array.dtype)):
+        raise DTypeError(f"{name} must be an array of floats or a number, got {type(value).__name__}")
+    array = np.array(array, dtype)
+    array.flags.writeable = False  # made here: the graph need not watch it for changes
+    return array
+
+
+def operands(name: str, *values: Any) -> tuple[Any, ...]:
+    """The arguments of one operation. Numbers, lists and boolean masks take the dtype of the arrays beside them, so
+    `float32_tensor * 2.0` stays float32; arrays of different float dtypes promote as in NumPy.
+
+    Raises: DTypeError for integers in an array (a silent change of their values would follow).
+    """
+    dtypes = [v.dtype for v in values if isinstance(v, Tensor | np.ndarray) and v.dtype.kind != "b"]
+    if not dtypes:
+        dtypes = [v.dtype for v in values if isinstance(v, np.floating)]
+    ready: list[Any] = []
+    dtype = dtypes[0] if dtypes else np.dtype(np.float64)
+    for other in dtypes[1:]:
+        if other != dtype:
+            dtype = _promoted(name, dtypes)
+            break
+    for value in values:
+        if isinstance(value, Tensor):
+            ready.append(value)
+        elif isinstance(value, np.ndarray) and value.dtype.kind != "b":
+            ready.append(_float_array(value, f"an argument of {name}"))
+        else:
+            ready.append(_number(value, dtype, f"an argument of {name}"))
+    return tuple(ready)
+
+
+def _promoted(name: str, dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    for dtype in dtypes:
+        if dtype.kind == "O" or not supported_dtype(dtype):
+            raise DTypeError(f"an argument of {name} has dtype {dtype}; use float32, float64, float16 or bfloat16")
+    try:
+        return np.dtype(np.result_type(*dtypes))
+    except TypeError:
+        listed = " and ".join(str(d) for d in dtypes)
+        raise DTypeError(f"{name} cannot mix {listed}; convert one of them with .astype") from None
+
+
+def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape under broadcasting. Raises: ShapeError with both shapes."""
+    if all(s == shapes[0] for s in shapes[1:]):
+        return shapes[0]
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        listed = " and ".join(str(s) for s in shapes)
+        raise ShapeError(f"{name}: shapes {listed} do not broadcast; from the last axis, sizes must be equal or 1") from None
+
+
+def axis_of(axis: Any, ndim: int, name: str) -> int:
+    """One axis as 0..ndim-1. Raises: ShapeError where there is no such axis."""
+    try:
+        k = operator.index(axis)
+    except TypeError:
+        raise OptionError(f"{name}: an axis is an integer, got {axis!r}") from None
+    if not -ndim <= k < ndim:
+        raise ShapeError(f"{name}: axis {k} does not exist in {ndim} dimensions")
+    return k % ndim
+
+
+def axes_of(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
+    """The axes that `axis` names (None: all), in rising order. Raises: ShapeError for one that does not exist or comes twice."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = list(axis) if isinstance(axis, Iterable) else [axis]
+    axes = sorted(axis_of(a, ndim, name) for a in given)
+    if len(set(axes)) < len(axes):
+        raise ShapeError(f"{name}: axis given twice in {axis!r}")
+    return tuple(axes)
+
+
+def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
+    """A shape as a tuple of Python ints, from one int or a sequence. Raises: OptionError for anything else."""
+    try:
+        if not isinstance(shape, Iterable):
+            return (operator.index(shape),)
+        return tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise OptionError(f"{name}: sizes are integers, got {shape!r}") from None
+
+
+def widened(array: Array) -> Array:
+    """The array in the dtype that it is computed with: float32 for the narrow floats, else as it is."""
+    return array if array.dtype.itemsize > 2 else array.astype(accumulator_dtype(array.dtype))
+
+
+def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """The sum over the axes in the dtype that sums are kept in."""
+    reduced: Any = np.add.reduce
+    with np.errstate(all="ignore"):
+        return np.asarray(reduced(x, axis=axis, dtype=accumulator_dtype(x.dtype), keepdims=keepdims))
+
+
+def narrow(result: Any, like: Any) -> Array:
+    """A result in the dtype of `like`, as an array (never a NumPy scalar)."""
+    return np.asarray(array_of(result)).astype(like.dtype, copy=False)

@@ -1,0 +1,328 @@
+"""Pointwise arithmetic: each output element depends on one element of each argument; shapes broadcast as in NumPy.
+
+A gradient with respect to an argument that was broadcast is summed over the axes of the broadcast (`match`). The result's
+dtype is the arguments'; narrow floats are computed in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.errors import DTypeError, OptionError
+from preimage.ops.broadcast import match
+from preimage.ops.operands import Array, broadcast_shape, narrow, operand, operands, widened
+
+__all__ = [
+    "abs", "add", "clip", "cos", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "negative",
+    "power", "reciprocal", "rsqrt", "select", "sign", "sin", "sqrt", "square", "subtract", "where",
+]  # fmt: skip
+
+
+def binary(name: str, a: Any, b: Any, op: Primitive) -> Any:
+    """Call a primitive of two broadcasting arguments."""
+    a, b = operands(name, a, b)
+    broadcast_shape(name, a.shape, b.shape)
+    return op(a, b)
+
+
+def unary(ufunc: Callable[..., Any]) -> Callable[..., Array]:
+    """A forward function that computes narrow floats in float32, with NumPy's floating-point warnings off: what IEEE 754
+    gives (infinity, NaN) is the answer."""
+
+    def forward(x: Array, **params: Any) -> Array:
+        with np.errstate(all="ignore"):
+            return narrow(ufunc(widened(x), **params), x)
+
+    return forward
+
+
+def _quiet(ufunc: Callable[..., Any]) -> Callable[..., Array]:
+    def forward(a: Array, b: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(ufunc(a, b))
+
+    return forward
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+_add_op = primitive(
+    "add",
+    _quiet(np.add),
+    [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(g, b)],
+    saves=(),
+)
+
+_subtract_op = primitive(
+    "subtract",
+    _quiet(np.subtract),
+    [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(negative(g), b)],
+    saves=(),
+)
+
+_multiply_op = primitive(
+    "multiply",
+    _quiet(np.multiply),
+    [lambda g, ans, a, b: match(multiply(g, b), a), lambda g, ans, a, b: match(multiply(g, a), b)],
+    saves=(0, 1),
+    linear=(0, 1),
+)
+
+_divide_op = primitive(
+    "divide",
+    _quiet(np.true_divide),
+    [
+        lambda g, ans, a, b: match(divide(g, b), a),
+        lambda g, ans, a, b: match(negative(divide(multiply(g, ans), b)), b),
+    ],
+    saves=("ans", 1),
+    linear=(0,),
+)
+
+_negative_op = primitive("negative", unary(np.negative), [lambda g, ans, x: negative(g)], saves=(), linear=(0,))
+
+
+def add(a: Any, b: Any) -> Any:
+    """a + b, shapes broadcast. Gradient: the cotangent, summed over what was broadcast."""
+    return binary("add", a, b, _add_op)
+
+
+def subtract(a: Any, b: Any) -> Any:
+    """a - b, shapes broadcast."""
+    return binary("subtract", a, b, _subtract_op)
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """a * b element by element, shapes broadcast."""
+    return binary("multiply", a, b, _multiply_op)
+
+
+def divide(a: Any, b: Any) -> Any:
+    """a / b element by element, shapes broadcast; a division by zero gives what IEEE 754 says."""
+    return binary("divide", a, b, _divide_op)
+
+
+def negative(x: Any) -> Any:
+    """-x."""
+    return _negative_op(operand(x, "x"))
+
+
+# -- powers, exponentials, roots ---------------------------------------------------------------------------------------
+
+_exp_op = primitive("exp", unary(np.exp), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
+_expm1_op = primitive("expm1", unary(np.expm1), [lambda g, ans, x: multiply(g, add(ans, 1.0))], saves=("ans",))
+_log_op = primitive("log", unary(np.log), [lambda g, ans, x: divide(g, x)], saves=(0,))
+_log1p_op = primitive("log1p", unary(np.log1p), [lambda g, ans, x: divide(g, add(x, 1.0))], saves=(0,))
+_sqrt_op = primitive("sqrt", unary(np.sqrt), [lambda g, ans, x: divide(multiply(g, 0.5), ans)], saves=("ans",))
+_square_op = primitive("square", unary(np.square), [lambda g, ans, x: multiply(g, multiply(x, 2.0))], saves=(0,))
+_reciprocal_op = primitive(
+    "reciprocal", unary(np.reciprocal), [lambda g, ans, x: negative(multiply(g, square(ans)))], saves=("ans",)
+)
+_rsqrt_op = primitive(
+    "rsqrt",
+    unary(lambda x: 1 / np.sqrt(x)),
+    [lambda g, ans, x: multiply(g, multiply(multiply(ans, square(ans)), -0.5))],
+    saves=("ans",),
+)
+_sin_op = primitive("sin", unary(np.sin), [lambda g, ans, x: multiply(g, cos(x))], saves=(0,))
+_cos_op = primitive("cos", unary(np.cos), [lambda g, ans, x: negative(multiply(g, sin(x)))], saves=(0,))
+
+
+def exp(x: Any) -> Any:
+    """e to the x."""
+    return _exp_op(operand(x, "x"))
+
+
+def expm1(x: Any) -> Any:
+    """exp(x) - 1, exact near zero."""
+    return _expm1_op(operand(x, "x"))
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm: -infinity at 0, NaN below."""
+    return _log_op(operand(x, "x"))
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x), exact near zero."""
+    return _log1p_op(operand(x, "x"))
+
+
+def sqrt(x: Any) -> Any:
+    """The square root. Gradient: g / (2 sqrt(x)), infinite at 0."""
+    return _sqrt_op(operand(x, "x"))
+
+
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x)."""
+    return _rsqrt_op(operand(x, "x"))
+
+
+def square(x: Any) -> Any:
+    """x * x."""
+    return _square_op(operand(x, "x"))
+
+
+def reciprocal(x: Any) -> Any:
+    """1 / x."""
+    return _reciprocal_op(operand(x, "x"))
+
+
+def sin(x: Any) -> Any:
+    """The sine, x in radians."""
+    return _sin_op(operand(x, "x"))
+
+
+def cos(x: Any) -> Any:
+    """The cosine, x in radians."""
+    return _cos_op(operand(x, "x"))
+
+
+def _power_number_rule(g: Any, ans: Any, x: Any, *, exponent: float) -> Any:
+    return multiply(g, multiply(power(x, exponent - 1), exponent)) if exponent else multiply(g, 0.0)
+
+
+_power_number_op = primitive(
+    "power_number",
+    unary(lambda x, exponent: np.power(x, x.dtype.type(exponent))),
+    [_power_number_rule],
+    saves=(0,),
+)
+
+
+def _power_base_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
+    none = array_of(b) == 0
+    return match(multiply(g, where(none, 0.0, multiply(b, power(a, where(none, 1.0, subtract(b, 1.0)))))), a)
+
+
+def _power_exponent_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
+    zero = array_of(a) == 0
+    return match(multiply(g, where(zero & (array_of(b) >= 0), 0.0, multiply(ans, log(where(zero, 1.0, a))))), b)
+
+
+_power_op = primitive("power", _quiet(np.power), [_power_base_rule, _power_exponent_rule], saves=("ans", 0, 1))
+
+
+def power(a: Any, b: Any) -> Any:
+    """a to the b. A plain number b is the usual, cheap case; an array or Tensor b broadcasts and has a gradient.
+
+    Gradient: b a^(b-1) and a^b log(a); both 0 where the power is constant (b = 0; a = 0 with b >= 0).
+    """
+    if not isinstance(b, Tensor | np.ndarray | np.generic | list | tuple):
+        try:
+            exponent = float(b)
+        except (TypeError, ValueError):
+            raise DTypeError(f"power: the exponent must be a number, an array or a Tensor, got {type(b).__name__}") from None
+        a = operand(a, "a")
+        if exponent == 2:
+            return _square_op(a)
+        return a if exponent == 1 else _power_number_op(a, exponent=exponent)
+    return binary("power", a, b, _power_op)
+
+
+# -- choosing: the gradient goes where the value came from -------------------------------------------------------------
+
+
+def _select(a: Array, b: Array, *, condition: Array) -> Array:
+    return np.where(condition, a, b)
+
+
+_select_op = primitive(
+    "select",
+    _select,
+    [
+        lambda g, ans, a, b, condition: match(select(condition, g, 0.0), a),
+        lambda g, ans, a, b, condition: match(select(condition, 0.0, g), b),
+    ],
+    saves=(),
+)
+
+
+def select(condition: Array, a: Any, b: Any) -> Any:
+    """`where` for a boolean array that is known to be one."""
+    a, b = operands("where", a, b)
+    broadcast_shape("where", condition.shape, a.shape, b.shape)
+    return _select_op(a, b, condition=condition)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b; all three broadcast. The condition is a boolean array (constant).
+
+    Raises: DTypeError for a condition that is not boolean.
+    """
+    chosen = np.asarray(array_of(condition))
+    if chosen.dtype != np.bool_:
+        raise DTypeError(f"where: the condition must be boolean, got {chosen.dtype}; compare, e.g. x > 0")
+    # A mask of the caller's may be changed before the gradient needs it.
+    return select(chosen.copy() if isinstance(a, Tensor) or isinstance(b, Tensor) else chosen, a, b)
+
+
+def _extremum_rule(first: bool) -> Callable[..., Any]:
+    """Where both are equal each gets half, as in torch. NaN is the answer of both; the gradient goes to the NaN."""
+
+    def rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
+        x, y, best = array_of(a), array_of(b), array_of(ans)
+        mine, other = (x, y) if first else (y, x)
+        share = np.where((mine == best) | np.isnan(mine), np.where((other == mine) & (x == y), 0.5, 1.0), 0.0)
+        return match(multiply(g, share.astype(best.dtype)), a if first else b)
+
+    return rule
+
+
+_maximum_op = primitive("maximum", _quiet(np.maximum), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1))
+_minimum_op = primitive("minimum", _quiet(np.minimum), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1))
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of a and b, element by element; NaN if either is. Gradient: to the larger, halved where they are equal."""
+    return binary("maximum", a, b, _maximum_op)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of a and b, element by element; NaN if either is. Gradient: to the smaller, halved where they are equal."""
+    return binary("minimum", a, b, _minimum_op)
+
+
+def _inside(x: Array, lo: float | None, hi: float | None) -> Array:
+    inside = np.ones(x.shape, bool) if lo is None else x >= lo
+    return inside if hi is None else inside & (x <= hi)
+
+
+def _clip(x: Array, *, lo: float | None, hi: float | None) -> Array:
+    return x.copy() if lo is None and hi is None else np.asarray(np.clip(x, lo, hi)).astype(x.dtype, copy=False)
+
+
+_clip_op = primitive(
+    "clip",
+    unary(_clip),
+    [lambda g, ans, x, lo, hi: select(_inside(array_of(x), lo, hi), g, 0.0)],
+    saves=(0,),
+)
+
+
+def clip(x: Any, lo: float | None = None, hi: float | None = None) -> Any:
+    """x held between the numbers lo and hi (None: no bound); NaN stays NaN. Gradient: passes for lo <= x <= hi.
+
+    Raises: OptionError where lo > hi.
+    """
+    if lo is not None and hi is not None and lo > hi:
+        raise OptionError(f"clip: lo {lo} is above hi {hi}")
+    return _clip_op(operand(x, "x"), lo=lo, hi=hi)
+
+
+_sign_op = primitive("sign", unary(np.sign), [lambda g, ans, x: multiply(g, 0.0)], saves=())
+_abs_op = primitive("abs", unary(np.abs), [lambda g, ans, x: multiply(g, np.sign(array_of(x)))], saves=(0,))
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1. Gradient: 0."""
+    return _sign_op(operand(x, "x"))
+
+
+def abs(x: Any) -> Any:
+    """The absolute value. Gradient: the sign (0 at 0)."""
+    return _abs_op(operand(x, "x"))

@@ -1,0 +1,261 @@
+"""Reductions over chosen axes, and what is made of them: softmax and its relatives, standardisation.
+
+`axis`: None (all), an int, or several. Sums of narrow floats are kept in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import array_of, primitive
+from preimage.engines.base import accumulator_dtype
+from preimage.errors import OptionError, ShapeError
+from preimage.ops.broadcast import broadcast_to
+from preimage.ops.operands import Array, Axes, axes_of, axis_of, narrow, operand, total, widened
+from preimage.ops.pointwise import add, divide, exp, multiply, rsqrt, square, subtract
+from preimage.ops.shape import concat, getitem, moveaxis, reshape
+
+__all__ = [
+    "log_softmax", "logsumexp", "max", "mean", "min", "prod", "softmax", "standardize", "sum", "var",
+]  # fmt: skip
+
+AxisTuple = tuple[int, ...]
+
+
+def _kept(shape: tuple[int, ...], axis: AxisTuple) -> tuple[int, ...]:
+    """The shape after a reduction with its axes kept as 1."""
+    return tuple(1 if k in axis else n for k, n in enumerate(shape))
+
+
+def _count(shape: tuple[int, ...], axis: AxisTuple) -> int:
+    return int(np.prod([shape[k] for k in axis], dtype=object))
+
+
+def _spread(g: Any, x: Any, axis: AxisTuple) -> Any:
+    """A reduced cotangent (axes kept or not) repeated to the shape of x."""
+    return broadcast_to(reshape(g, _kept(x.shape, axis)), x.shape)
+
+
+# -- sum, mean ---------------------------------------------------------------------------------------------------------
+
+
+def _sum(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
+    return narrow(total(x, axis, keepdims), x)
+
+
+def _mean(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
+    with np.errstate(all="ignore"):
+        return narrow(total(x, axis, keepdims) / accumulator_dtype(x.dtype).type(_count(x.shape, axis)), x)
+
+
+_sum_op = primitive("sum", _sum, [lambda g, ans, x, axis, keepdims: _spread(g, x, axis)], saves=(), linear=(0,))
+
+_mean_op = primitive(
+    "mean",
+    _mean,
+    [lambda g, ans, x, axis, keepdims: _spread(divide(g, float(_count(x.shape, axis))), x, axis)],
+    saves=(),
+    linear=(0,),
+)
+
+
+def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """The sum over the axes; 0 over none. Gradient: the cotangent, repeated."""
+    x = operand(x, "x")
+    return _sum_op(x, axis=axes_of(axis, x.ndim, "sum"), keepdims=bool(keepdims))
+
+
+def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """The mean over the axes; NaN over no elements."""
+    x = operand(x, "x")
+    return _mean_op(x, axis=axes_of(axis, x.ndim, "mean"), keepdims=bool(keepdims))
+
+
+def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Any:
+    """The mean squared distance from the mean; `correction` is taken off the count (1: the unbiased estimate).
+
+    Two passes, so that a large mean costs no digits.
+    """
+    x = operand(x, "x")
+    axes = axes_of(axis, x.ndim, "var")
+    count = _count(x.shape, axes)
+    squares = square(subtract(x, mean(x, axes, keepdims=True)))
+    if not correction:
+        return mean(squares, axes, keepdims)
+    return divide(sum(squares, axes, keepdims), np.maximum(float(count - correction), 0.0))
+
+
+def prod(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """The product over the axes; 1 over none. Multiplied in halves, so its gradient is right at zeros too."""
+    x = operand(x, "x")
+    axes = axes_of(axis, x.ndim, "prod")
+    shape = _kept(x.shape, axes) if keepdims else tuple(n for k, n in enumerate(x.shape) if k not in axes)
+    last = moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+    flat = reshape(last, (*(n for k, n in enumerate(x.shape) if k not in axes), _count(x.shape, axes)))
+    if not flat.shape[-1]:
+        flat = concat([flat, np.ones((*flat.shape[:-1], 1), flat.dtype)], axis=-1)
+    while flat.shape[-1] > 1:
+        half = flat.shape[-1] // 2
+        product = multiply(getitem(flat, (..., slice(half))), getitem(flat, (..., slice(half, 2 * half))))
+        flat = product if flat.shape[-1] == 2 * half else concat([product, getitem(flat, (..., slice(2 * half, None)))], axis=-1)
+    return reshape(flat, shape)
+
+
+# -- extremes ----------------------------------------------------------------------------------------------------------
+
+
+def _extremum_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool) -> Any:
+    """Shared evenly among equal extremes, as torch.amax does; NaNs count as equal."""
+    values = array_of(x)
+    best = array_of(ans).reshape(_kept(x.shape, axis))
+    hit = (values == best) | (np.isnan(values) & np.isnan(best))
+    ties = np.add.reduce(hit, axis=axis, dtype=accumulator_dtype(x.dtype), keepdims=True)
+    return multiply(_spread(g, x, axis), np.divide(hit, ties, dtype=ties.dtype).astype(x.dtype, copy=False))
+
+
+def _extremum(ufunc: np.ufunc) -> Any:
+    def forward(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
+        return narrow(ufunc.reduce(x, axis=axis, keepdims=keepdims), x)
+
+    return forward
+
+
+_max_op = primitive("max", _extremum(np.maximum), [_extremum_rule], saves=("ans", 0))
+_min_op = primitive("min", _extremum(np.minimum), [_extremum_rule], saves=("ans", 0))
+
+
+def _not_empty(x: Any, axis: AxisTuple, name: str) -> None:
+    if not _count(x.shape, axis):
+        raise ShapeError(f"{name}: there is no {name} over no elements: shape {x.shape}, axes {axis}")
+
+
+def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """The largest value over the axes; NaN if any is. Gradient: to the largest, shared evenly where several are equal.
+
+    Raises: ShapeError over no elements.
+    """
+    x = operand(x, "x")
+    axes = axes_of(axis, x.ndim, "max")
+    _not_empty(x, axes, "max")
+    return _max_op(x, axis=axes, keepdims=bool(keepdims))
+
+
+def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """The smallest value over the axes; NaN if any is. Gradient: to the smallest, shared evenly where several are equal.
+
+    Raises: ShapeError over no elements.
+    """
+    x = operand(x, "x")
+    axes = axes_of(axis, x.ndim, "min")
+    _not_empty(x, axes, "min")
+    return _min_op(x, axis=axes, keepdims=bool(keepdims))
+
+
+# -- softmax -----------------------------------------------------------------------------------------------------------
+
+
+def _shift(x: Array, axis: AxisTuple) -> Array:
+    """The maximum that is taken off before exponentials; 0 where it is infinite, so that no infinity meets its like."""
+    top = np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
+    return np.where(np.isinf(top), np.zeros((), top.dtype), top)
+
+
+def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
+    wide = widened(x)
+    with np.errstate(all="ignore"):
+        top = _shift(wide, axis)
+        result = np.log(np.add.reduce(np.exp(wide - top), axis=axis, keepdims=True)) + top
+    shape = result.shape if keepdims else tuple(n for k, n in enumerate(result.shape) if k not in axis)
+    return narrow(result, x).reshape(shape)
+
+
+def _softmax(x: Array, *, axis: int) -> Array:
+    wide = widened(x)
+    with np.errstate(all="ignore"):
+        e = np.exp(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))
+        e /= np.add.reduce(e, axis=axis, keepdims=True)
+    return narrow(e, x)
+
+
+def _log_softmax(x: Array, *, axis: int) -> Array:
+    wide = widened(x)
+    with np.errstate(all="ignore"):
+        low = wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf)
+        low -= np.log(np.add.reduce(np.exp(low), axis=axis, keepdims=True))
+    return narrow(low, x)
+
+
+def _logsumexp_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool) -> Any:
+    kept = _kept(x.shape, axis)
+    return multiply(broadcast_to(reshape(g, kept), x.shape), exp(subtract(x, reshape(ans, kept))))
+
+
+_logsumexp_op = primitive("logsumexp", _logsumexp, [_logsumexp_rule], saves=("ans", 0))
+
+_softmax_op = primitive(
+    "softmax",
+    _softmax,
+    [lambda g, ans, x, axis: multiply(ans, subtract(g, sum(multiply(g, ans), axis, keepdims=True)))],
+    saves=("ans",),
+)
+
+_log_softmax_op = primitive(
+    "log_softmax",
+    _log_softmax,
+    [lambda g, ans, x, axis: subtract(g, multiply(exp(ans), sum(g, axis, keepdims=True)))],
+    saves=("ans",),
+)
+
+
+def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """log(sum(exp(x))) over the axes, without overflow; -infinity over none. Gradient: the softmax."""
+    x = operand(x, "x")
+    return _logsumexp_op(x, axis=axes_of(axis, x.ndim, "logsumexp"), keepdims=bool(keepdims))
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1."""
+    x = operand(x, "x")
+    return _softmax_op(x, axis=axis_of(axis, x.ndim, "softmax"))
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """log(softmax(x)) along one axis, exact where softmax underflows."""
+    x = operand(x, "x")
+    return _log_softmax_op(x, axis=axis_of(axis, x.ndim, "log_softmax"))
+
+
+# -- standardisation: what batch, group, layer and instance normalisation share ----------------------------------------
+
+
+def _standardize(x: Array, *, axis: AxisTuple, eps: float) -> Array:
+    wide = widened(x)
+    count = wide.dtype.type(_count(x.shape, axis))
+    with np.errstate(all="ignore"):
+        centred = wide - np.add.reduce(wide, axis=axis, keepdims=True) / count
+        variance = np.add.reduce(np.square(centred), axis=axis, keepdims=True) / count
+        centred *= 1 / np.sqrt(variance + wide.dtype.type(eps))
+    return narrow(centred, x)
+
+
+def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
+    # s (g - mean(g) - ans mean(g ans)) with s = 1 / sqrt(var(x) + eps)
+    s = rsqrt(add(var(x, axis, keepdims=True), eps))
+    along = multiply(ans, mean(multiply(g, ans), axis, keepdims=True))
+    return multiply(s, subtract(subtract(g, mean(g, axis, keepdims=True)), along))
+
+
+_standardize_op = primitive("standardize", _standardize, [_standardize_rule], saves=("ans", 0))
+
+
+def standardize(x: Any, axis: Axes, eps: float = 1e-5) -> Any:
+    """(x - mean(x)) / sqrt(var(x) + eps) over the axes.
+
+    Raises: OptionError for a negative eps.
+    """
+    x = operand(x, "x")
+    if eps < 0:
+        raise OptionError(f"standardize: eps must not be negative, got {eps}")
+    return _standardize_op(x, axis=axes_of(axis, x.ndim, "standardize"), eps=float(eps))

@@ -1,0 +1,327 @@
+"""Moving elements without changing them: every operation here is linear, and its adjoint puts them back where they were.
+
+getitem(x, key)        takes elements          put(g, shape, key)  adds them up at their places
+concat([x0, x1, ..])   lays side by side       getitem             takes each its part
+reshape, transpose     are permutations        and their own inverses, transposed
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.engines.base import accumulator_dtype
+from preimage.errors import OptionError, ShapeError
+from preimage.ops.operands import Array, axes_of, axis_of, operand, operands, sizes_of
+
+__all__ = [
+    "concat", "expand_dims", "flatten", "flip", "getitem", "moveaxis", "put", "repeat", "reshape", "roll", "split", "squeeze",
+    "stack", "swapaxes", "take", "tile", "transpose",
+]  # fmt: skip
+
+
+# -- the same elements under another shape -----------------------------------------------------------------------------
+
+_reshape_op = primitive(
+    "reshape",
+    lambda x, shape: np.reshape(x, shape),
+    [lambda g, ans, x, shape: reshape(g, x.shape)],
+    saves=(),
+    linear=(0,),
+)
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """The elements in row-major order under another shape; one size may be -1 (what is left). `reshape(x, (2, 3))` or
+    `reshape(x, 2, 3)`.
+
+    Raises: ShapeError where the number of elements differs.
+    """
+    x = operand(x, "x")
+    wanted = sizes_of(shape[0] if len(shape) == 1 else shape, "reshape")
+    known = int(np.prod([n for n in wanted if n != -1], dtype=object))
+    if wanted.count(-1) == 1 and known > 0 and x.size % known == 0:
+        wanted = tuple(x.size // known if n == -1 else n for n in wanted)
+    if any(n < 0 for n in wanted) or int(np.prod(wanted, dtype=object)) != x.size:
+        raise ShapeError(f"reshape: {x.size} elements of shape {x.shape} do not fit {wanted}")
+    return x if x.shape == wanted else _reshape_op(x, shape=wanted)
+
+
+def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Any:
+    """The axes start_axis..end_axis as one."""
+    x = operand(x, "x")
+    if not x.ndim:
+        return reshape(x, (1,))
+    first, last = axis_of(start_axis, x.ndim, "flatten"), axis_of(end_axis, x.ndim, "flatten")
+    if first > last:
+        raise ShapeError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis} in {x.ndim} dimensions")
+    return reshape(x, (*x.shape[:first], int(np.prod(x.shape[first : last + 1], dtype=object)), *x.shape[last + 1 :]))
+
+
+def expand_dims(x: Any, axis: Any) -> Any:
+    """New axes of size 1, at these places of the result."""
+    x = operand(x, "x")
+    ndim = x.ndim + (len(tuple(axis)) if isinstance(axis, Iterable) else 1)
+    axes = axes_of(axis, ndim, "expand_dims")
+    sizes = iter(x.shape)
+    return reshape(x, tuple(1 if k in axes else next(sizes) for k in range(ndim)))
+
+
+def squeeze(x: Any, axis: Any = None) -> Any:
+    """Without these axes, which must have size 1 (None: every axis of size 1).
+
+    Raises: ShapeError for an axis of another size.
+    """
+    x = operand(x, "x")
+    axes = tuple(k for k, n in enumerate(x.shape) if n == 1) if axis is None else axes_of(axis, x.ndim, "squeeze")
+    for k in axes:
+        if x.shape[k] != 1:
+            raise ShapeError(f"squeeze: axis {k} of shape {x.shape} has size {x.shape[k]}, not 1")
+    return reshape(x, tuple(n for k, n in enumerate(x.shape) if k not in axes))
+
+
+_transpose_op = primitive(
+    "transpose",
+    lambda x, axes: np.transpose(x, axes),
+    [lambda g, ans, x, axes: transpose(g, tuple(axes.index(k) for k in range(len(axes))))],
+    saves=(),
+    linear=(0,),
+)
+
+
+def transpose(x: Any, *axes: Any) -> Any:
+    """The axes in another order (none given: reversed). A view.
+
+    Raises: ShapeError where `axes` is not a permutation.
+    """
+    x = operand(x, "x")
+    if not axes or axes == (None,):
+        order = tuple(reversed(range(x.ndim)))
+    else:
+        given = axes[0] if len(axes) == 1 and isinstance(axes[0], Iterable) else axes
+        order = tuple(axis_of(a, x.ndim, "transpose") for a in given)
+    if sorted(order) != list(range(x.ndim)):
+        raise ShapeError(f"transpose: {order} is no order of the {x.ndim} axes of shape {x.shape}")
+    return x if order == tuple(range(x.ndim)) else _transpose_op(x, axes=order)
+
+
+def moveaxis(x: Any, source: Any, destination: Any) -> Any:
+    """Axes moved to other places, the others staying in order."""
+    x = operand(x, "x")
+    origin = [axis_of(a, x.ndim, "moveaxis") for a in (source if isinstance(source, Iterable) else [source])]
+    target = [axis_of(a, x.ndim, "moveaxis") for a in (destination if isinstance(destination, Iterable) else [destination])]
+    if len(origin) != len(target) or len(set(origin)) < len(origin) or len(set(target)) < len(target):
+        raise ShapeError(f"moveaxis: {source!r} to {destination!r} does not pair distinct axes")
+    order = [k for k in range(x.ndim) if k not in origin]
+    for to, k in sorted(zip(target, origin, strict=True)):
+        order.insert(to, k)
+    return transpose(x, order)
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """Two axes exchanged."""
+    x = operand(x, "x")
+    order = list(range(x.ndim))
+    a, b = axis_of(axis1, x.ndim, "swapaxes"), axis_of(axis2, x.ndim, "swapaxes")
+    order[a], order[b] = b, a
+    return transpose(x, order)
+
+
+# -- taking and putting ------------------------------------------------------------------------------------------------
+
+
+def _is_basic(key: Any) -> bool:
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(k is None or k is Ellipsis or isinstance(k, slice | int) for k in parts)
+
+
+def _put(g: Array, *, shape: tuple[int, ...], key: Any) -> Array:
+    if _is_basic(key):
+        out = np.zeros(shape, g.dtype)
+        out[key] = g
+        return out
+    out = np.zeros(shape, accumulator_dtype(g.dtype))
+    np.add.at(out, key, g.astype(out.dtype, copy=False))
+    return out.astype(g.dtype, copy=False)
+
+
+_getitem_op = primitive(
+    "getitem",
+    lambda x, key: np.asarray(x[key]),
+    [lambda g, ans, x, key: _put_op(g, shape=x.shape, key=key)],
+    saves=(),
+    linear=(0,),
+)
+
+_put_op: Primitive = primitive("put", _put, [lambda g, ans, y, shape, key: _getitem_op(g, key=key)], saves=(), linear=(0,))
+
+
+def _key(key: Any) -> Any:
+    """An index that nobody else can change: index arrays copied, Tensors refused by NumPy as floats are."""
+    if isinstance(key, tuple):
+        return tuple(_key(k) for k in key)
+    if isinstance(key, bool | np.bool_):
+        return np.asarray(key)
+    if isinstance(key, int | np.integer):
+        return operator.index(key)
+    if isinstance(key, list | np.ndarray | Tensor):
+        array = np.array(array_of(key))
+        return array if array.size else array.astype(np.intp)
+    return key
+
+
+def getitem(x: Any, key: Any) -> Any:
+    """x[key] with NumPy's indexing: numbers, slices, None, ..., index arrays and boolean masks.
+
+    Gradient: added up at the places that were taken, once per time that they were.
+    Raises: ShapeError for an index outside x, OptionError for what is no index.
+    """
+    x = operand(x, "x")
+    key = _key(key)
+    try:
+        return _getitem_op(x, key=key)
+    except IndexError as error:
+        kinds = np.asarray(key).dtype.kind if isinstance(key, np.ndarray) else "i"
+        raise (ShapeError if kinds in "ib" else OptionError)(f"getitem: {error}; shape {x.shape}") from None
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"getitem: {error}; shape {x.shape}") from None
+
+
+def put(y: Any, shape: Any, key: Any) -> Any:
+    """Zeros of `shape`, with y added at [key]: the adjoint of getitem.
+
+    Raises: ShapeError where y is not of the shape that [key] takes.
+    """
+    y, shape, key = operand(y, "y"), sizes_of(shape, "put"), _key(key)
+    taken = getitem(np.broadcast_to(np.zeros((), y.dtype), shape), key).shape
+    if taken != y.shape:
+        raise ShapeError(f"put: y has shape {y.shape}, but this index of shape {shape} takes {taken}")
+    return _put_op(y, shape=shape, key=key)
+
+
+def take(x: Any, indices: Any, axis: int) -> Any:
+    """The slices of x at these integer indices along one axis."""
+    x = operand(x, "x")
+    key = (slice(None),) * axis_of(axis, x.ndim, "take") + (np.asarray(array_of(indices)),)
+    return getitem(x, key)
+
+
+def flip(x: Any, axis: Any = None) -> Any:
+    """Reversed along the axes (None: all)."""
+    x = operand(x, "x")
+    axes = axes_of(axis, x.ndim, "flip")
+    return getitem(x, tuple(slice(None, None, -1 if k in axes else 1) for k in range(x.ndim)))
+
+
+# -- putting side by side ----------------------------------------------------------------------------------------------
+
+
+def _concat_rule(k: int) -> Callable[..., Any]:
+    def rule(g: Any, ans: Any, *parts: Any, axis: int) -> Any:
+        start = sum(p.shape[axis] for p in parts[:k])
+        return getitem(g, (slice(None),) * axis + (slice(start, start + parts[k].shape[axis]),))
+
+    return rule
+
+
+_concat_op = primitive("concat", lambda *parts, axis: np.concatenate(parts, axis), _concat_rule, saves=())
+
+
+def concat(parts: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays side by side along an axis; all other sizes must agree.
+
+    Raises: ShapeError for none at all, or where the other sizes differ.
+    """
+    if isinstance(parts, Tensor | np.ndarray) or not len(parts):
+        raise ShapeError("concat: give a list of at least one array")
+    ready = operands("concat", *parts)
+    k = axis_of(axis, ready[0].ndim, "concat")
+    for part in ready[1:]:
+        if part.ndim != ready[0].ndim or any(
+            a != b for j, (a, b) in enumerate(zip(part.shape, ready[0].shape, strict=True)) if j != k
+        ):
+            raise ShapeError(f"concat along axis {k}: shapes {ready[0].shape} and {part.shape} differ elsewhere")
+    if len({p.dtype for p in ready}) > 1:
+        raise ShapeError("concat: all parts must have one dtype, got " + ", ".join(sorted({str(p.dtype) for p in ready})))
+    return _concat_op(*ready, axis=k)
+
+
+def stack(parts: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays of one shape along a new axis."""
+    if isinstance(parts, Tensor | np.ndarray) or not len(parts):
+        raise ShapeError("stack: give a list of at least one array")
+    ready = operands("stack", *parts)
+    for part in ready[1:]:
+        if part.shape != ready[0].shape:
+            raise ShapeError(f"stack: shapes {ready[0].shape} and {part.shape} differ")
+    k = axis_of(axis, ready[0].ndim + 1, "stack")
+    return concat([expand_dims(p, k) for p in ready], axis=k)
+
+
+def split(x: Any, sizes: int | Sequence[int], axis: int = 0) -> list[Any]:
+    """Pieces along an axis: of one size (the last may be shorter), or of the sizes listed, which must add up.
+
+    Raises: ShapeError where they do not.
+    """
+    x = operand(x, "x")
+    k = axis_of(axis, x.ndim, "split")
+    length = x.shape[k]
+    if isinstance(sizes, Iterable):
+        lengths = list(sizes_of(sizes, "split"))
+    else:
+        size = sizes_of(sizes, "split")[0]
+        if size < 1:
+            raise OptionError(f"split: the size of a piece must be at least 1, got {size}")
+        lengths = [size] * (length // size) + ([length % size] if length % size else [])
+    if any(n < 0 for n in lengths) or sum(lengths) != length:
+        raise ShapeError(f"split: sizes {lengths} do not add up to {length}, the size of axis {k}")
+    edges = np.cumsum([0, *lengths]).tolist()
+    return [getitem(x, (slice(None),) * k + (slice(a, b),)) for a, b in itertools.pairwise(edges)]
+
+
+def tile(x: Any, repeats: Any) -> Any:
+    """The whole array repeated along its axes, as numpy.tile."""
+    x, counts = operand(x, "x"), sizes_of(repeats, "tile")
+    if any(n < 0 for n in counts):
+        raise OptionError(f"tile: repeats must not be negative, got {counts}")
+    ndim = max(x.ndim, len(counts))
+    counts = (1,) * (ndim - len(counts)) + counts
+    shape = (1,) * (ndim - x.ndim) + x.shape
+    return _repeated(reshape(x, shape), shape, counts, whole=True)
+
+
+def repeat(x: Any, repeats: int, axis: int) -> Any:
+    """Each slice along an axis `repeats` times in a row."""
+    x = operand(x, "x")
+    (count,) = sizes_of(repeats, "repeat")
+    if count < 0:
+        raise OptionError(f"repeat: repeats must not be negative, got {count}")
+    k = axis_of(axis, x.ndim, "repeat")
+    return _repeated(x, x.shape, tuple(count if j == k else 1 for j in range(x.ndim)), whole=False)
+
+
+def _repeated(x: Any, shape: tuple[int, ...], counts: tuple[int, ...], whole: bool) -> Any:
+    """Every axis n as a pair (count, n) or (n, count), the count a broadcast axis of size 1 before."""
+    from preimage.ops.broadcast import broadcast_to
+
+    pairs = [((1, n), (c, n)) if whole else ((n, 1), (n, c)) for n, c in zip(shape, counts, strict=True)]
+    before = [size for pair, _ in pairs for size in pair]
+    after = [size for _, pair in pairs for size in pair]
+    return reshape(broadcast_to(reshape(x, before), after), tuple(n * c for n, c in zip(shape, counts, strict=True)))
+
+
+def roll(x: Any, shift: int, axis: int) -> Any:
+    """Rolled along an axis: what leaves at one end comes in at the other."""
+    x = operand(x, "x")
+    k = axis_of(axis, x.ndim, "roll")
+    (by,) = sizes_of(shift, "roll")
+    n = x.shape[k]
+    if not n or not by % n:
+        return x
+    lead = (slice(None),) * k
+    return concat([getitem(x, (*lead, slice(n - by % n, None))), getitem(x, (*lead, slice(0, n - by % n)))], axis=k)
