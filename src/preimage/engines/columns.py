@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -130,7 +131,8 @@ class Columns:
             frame = np.moveaxis(flat.reshape(*lengths, g.in_channels), -1, 0)
         else:
             frame = flat.reshape(g.in_channels, *lengths)
-        here, there = [slice(None)], [slice(None)]
+        here: list[Any] = [slice(None)]
+        there: list[Any] = [slice(None)]
         for a, n, in_size in zip(starts, lengths, g.input_size, strict=True):
             first = max(a, 0)
             last = max(first, min(a + n, in_size))
@@ -153,7 +155,8 @@ class Columns:
                 if p < q:
                     choices.append((tap, slice(p - a, q - a), slice(p * s + offset, (q - 1) * s + offset + 1, s)))
             axes.append(choices)
-        every = slice(None)
         for choice in product(*axes):
-            cells = target[(every, every, *(c[2] for c in choice))]
-            np.add(cells, source[(every, every, *(c[0] for c in choice), *(c[1] for c in choice))], out=cells)
+            here: list[Any] = [slice(None), slice(None), *(c[0] for c in choice), *(c[1] for c in choice)]
+            there: list[Any] = [slice(None), slice(None), *(c[2] for c in choice)]
+            cells = target[tuple(there)]
+            np.add(cells, source[tuple(here)], out=cells)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,13 @@ from preimage.engines.base import PROMISES, Array, DType, Epilogue, Plan, apply_
 from preimage.geometry import ConvGeometry
 
 __all__ = ["ReferenceEngine"]
+
+Index = tuple[Any, ...]
+
+
+def _key(*parts: Any) -> Index:
+    """An index into an array, written as arguments."""
+    return parts
 
 
 def _sum_dtype(dtype: DType) -> DType:
@@ -36,9 +44,10 @@ def _frame_size(g: ConvGeometry) -> tuple[int, ...]:
     )
 
 
-def _overlap(g: ConvGeometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _overlap(g: ConvGeometry) -> tuple[Index, Index]:
     """Where the frame and the large side are the same cells: slices of the frame, slices of the large side."""
-    in_frame, in_large = [], []
+    in_frame: list[Any] = [...]
+    in_large: list[Any] = [...]
     for (lo, _), length, size in zip(g.padding, _frame_size(g), g.input_size, strict=True):
         first, last = max(0, -lo), min(size, length - lo)
         last = max(first, last)
@@ -47,11 +56,10 @@ def _overlap(g: ConvGeometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     return tuple(in_frame), tuple(in_large)
 
 
-def _positions(g: ConvGeometry, tap: tuple[int, ...]) -> tuple[slice, ...]:
+def _positions(g: ConvGeometry, tap: tuple[int, ...]) -> Index:
     """The cells of the frame that the tap reads, one per output position."""
-    return tuple(
-        slice(k * d, k * d + (out - 1) * s + 1, s) for k, d, out, s in zip(tap, g.dilation, g.output_size, g.stride, strict=True)
-    )
+    steps = zip(tap, g.dilation, g.output_size, g.stride, strict=True)
+    return (..., *(slice(k * d, k * d + (out - 1) * s + 1, s) for k, d, out, s in steps))
 
 
 class ReferenceEngine:
@@ -76,12 +84,12 @@ class ReferenceEngine:
             in_frame, in_large = _overlap(g)
             frame = np.zeros((g.batch, g.groups, channels, *_frame_size(g)), sums)
             grouped = x.reshape(g.batch, g.groups, channels, *g.input_size)
-            frame[(..., *in_frame)] = grouped[(..., *in_large)]
+            frame[in_frame] = grouped[in_large]
             weights = w.astype(sums).reshape(g.groups, filters, channels, *g.kernel_size)
             for tap in product(*map(range, g.kernel_size)):
-                cells = frame[(..., *_positions(g, tap))]
+                cells = frame[_positions(g, tap)]
                 for i in range(channels):
-                    weight = weights[(slice(None), slice(None), i, *tap)].reshape(1, g.groups, filters, *[1] * g.ndim)
+                    weight = weights[_key(slice(None), slice(None), i, *tap)].reshape(1, g.groups, filters, *[1] * g.ndim)
                     y += cells[:, :, i, None] * weight
         return _finish(y.reshape(g.output_shape), x, epilogue)
 
@@ -96,11 +104,11 @@ class ReferenceEngine:
             grouped = y.astype(sums).reshape(g.batch, g.groups, filters, *g.output_size)
             weights = w.astype(sums).reshape(g.groups, filters, channels, *g.kernel_size)
             for tap in product(*map(range, g.kernel_size)):
-                cells = frame[(..., *_positions(g, tap))]
+                cells = frame[_positions(g, tap)]
                 for o in range(filters):
-                    weight = weights[(slice(None), o, slice(None), *tap)].reshape(1, g.groups, channels, *[1] * g.ndim)
+                    weight = weights[_key(slice(None), o, slice(None), *tap)].reshape(1, g.groups, channels, *[1] * g.ndim)
                     cells += grouped[:, :, o, None] * weight
-            x[(..., *in_large)] = frame[(..., *in_frame)]
+            x[in_large] = frame[in_frame]
         return _finish(x.reshape(g.input_shape), y, epilogue)
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
@@ -111,11 +119,11 @@ class ReferenceEngine:
             in_frame, in_large = _overlap(g)
             for image in range(g.batch):
                 frame = np.zeros((g.groups, channels, *_frame_size(g)), sums)
-                frame[(..., *in_frame)] = x[image].reshape(g.groups, channels, *g.input_size)[(..., *in_large)]
+                frame[in_frame] = x[image].reshape(g.groups, channels, *g.input_size)[in_large]
                 grouped = np.array(y[image], sums, order="C").reshape(g.groups, filters, -1)
                 for tap in product(*map(range, g.kernel_size)):
-                    cells = np.array(frame[(..., *_positions(g, tap))], order="C").reshape(g.groups, channels, -1)
-                    w[(slice(None), slice(None), slice(None), *tap)] += np.einsum("gop,gip->goi", grouped, cells)
+                    cells = np.array(frame[_positions(g, tap)], order="C").reshape(g.groups, channels, -1)
+                    w[_key(..., *tap)] += np.einsum("gop,gip->goi", grouped, cells)
         return w.reshape(g.weight_shape).astype(x.dtype, copy=False)
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
