@@ -144,9 +144,7 @@ class _Place:
             top = top.minimum(lowest)
         if spec.ragged_cols:
             rightmost = arg[Arg.COLS] - spec.columns
-            self.columns_owned = (left < rightmost).select(
-                (rightmost - left).minimum(spec.columns), f.i64(spec.columns)
-            )
+            self.columns_owned = (left < rightmost).select((rightmost - left).minimum(spec.columns), f.i64(spec.columns))
             left = left.minimum(rightmost)
         offset = (
             group * arg[Arg.OUT_GROUP]
@@ -234,9 +232,7 @@ def _band(
     return segment.result
 
 
-def _finish(
-    f: Kernel, spec: TileSpec, arg: dict[Arg, Int], place: _Place, n: Int, band: Int, sums: list[Num]
-) -> None:
+def _finish(f: Kernel, spec: TileSpec, arg: dict[Arg, Int], place: _Place, n: Int, band: Int, sums: list[Num]) -> None:
     """The sums to the chain's memory, or after the last band to the total: as they are for image 0, added for the others."""
     masks = place.masks(f, spec, owned=True)
     where = place.total

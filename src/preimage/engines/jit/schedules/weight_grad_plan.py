@@ -140,9 +140,7 @@ class Tables:
     n_bands: int
 
 
-def tables(
-    geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[int, ...], pixels_per_band: int
-) -> Tables:
+def tables(geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[int, ...], pixels_per_band: int) -> Tables:
     """Rows of output pixels that each outer tap reaches, cut into bands of about `pixels_per_band` output pixels."""
     width = geometry.output_size[-1] if geometry.ndim else 1
     outer_sizes = geometry.output_size[:-1]

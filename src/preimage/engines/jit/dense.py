@@ -1,0 +1,169 @@
+"""The recipe of a dense convolution or transposed convolution: pack what must be packed, run the direct schedule, put back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.jit import llvm
+from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.plan import Choice, as_ints, choose_tile, gather_axes, merge_axes
+from preimage.engines.jit.recipe import (
+    Buffer,
+    Recipe,
+    Step,
+    compiled,
+    gather_tables,
+    slab_steps,
+    slots,
+    split_rows,
+    swap_back,
+    weight_step,
+)
+from preimage.engines.jit.schedules.direct import DirectSpec
+from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.jit.schedules.pack import SwapSpec
+from preimage.engines.jit.schedules.tables import Slot
+from preimage.geometry import ConvGeometry
+
+__all__ = ["Request", "dense_recipe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a recipe depends on. Strides are the arrays' own, in bytes; element is f32, f64, f16 or bf16."""
+
+    geometry: ConvGeometry
+    contraction: str
+    element: str
+    in_strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    finish: Finish
+    threads: int
+    every_tap: bool  # taps over the padding take part
+    single: bool  # no zeros from a margin may be multiplied (a transposed convolution whose weights are not finite)
+
+
+def dense_recipe(r: Request) -> Recipe:
+    """Channels across vectors: see `schedules.direct`."""
+    g, forward = r.geometry, r.contraction == "conv"
+    target = llvm.current_target()
+    inner = "f64" if r.element == "f64" else "f32"
+    item, own_item = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    full = target.vector_bytes // item
+    in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
+    run, channels = in_channels // g.groups, out_channels // g.groups
+    axes = gather_axes(g, r.contraction, r.every_tap)
+    recipe = Recipe("direct")
+
+    # The input: as it lies, or as a channels-last slab with margins.
+    in_sizes = [axis.in_size for axis in axes]
+    in_strides = [r.in_strides[0], *r.in_strides[2:]]
+    lasting = r.in_strides[1] == own_item or in_channels == 1
+    margins = [(0, 0)] * len(axes)
+    pixel_axis = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
+    reach = [axis.margins for axis in axes]
+    if r.every_tap:
+        margins = reach
+    elif not r.single:
+        margins[pixel_axis] = reach[pixel_axis]
+    slab = r.element != inner or not lasting or any(m != (0, 0) for m in margins) or any(s % item for s in in_strides)
+    if slab:
+        padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
+        slab_strides = [prod(padded[k + 1 :]) * in_channels * item for k in range(len(axes))]
+        if len(axes) == 1:  # no spatial axis: the batch is the line
+            pass
+        recipe.steps += slab_steps(
+            in_sizes, in_strides, in_channels, r.in_strides[1], r.element, inner, margins, full, slab_strides
+        )
+        recipe.buffers.append(Buffer("slab", prod(padded) * in_channels * item))
+        in_strides = slab_strides
+    origin = sum(lo * s for (lo, _), s in zip(margins, in_strides, strict=True)) if slab else 0
+
+    # The result: in place if channels-last, else through a scratch that is transposed back.
+    straight = r.out_strides[1] == own_item or out_channels == 1
+    out_strides = [r.out_strides[0], *r.out_strides[2:]]
+    out_element, out_item = r.element, own_item
+    if not straight:
+        out_element, out_item = inner, item
+        sizes = [axis.out_size for axis in axes]
+        out_strides = [prod(sizes[k + 1 :]) * out_channels * item for k in range(len(axes))]
+        recipe.buffers.append(Buffer("scratch", prod(sizes) * out_channels * item))
+
+    merged, in_strides, out_strides = merge_axes(axes, in_strides, out_strides)
+    candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
+    if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
+        candidates.append(0)
+    if r.single:
+        choice = Choice(candidates[0], full, 1, 1, 0.0)
+    else:
+        choice = choose_tile(merged, candidates, channels, g.groups, run, item, target.vector_bytes, target.vector_registers)
+    width = choice.lanes * choice.vectors
+    weights, block_bytes, tap_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width)
+    recipe.steps.insert(0, weights)
+    group_blocks = -(-channels // width)
+    recipe.buffers.append(Buffer("packed", g.groups * group_blocks * block_bytes))
+
+    rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes)
+    rows[:, 0] += origin
+    blocks = g.groups * group_blocks
+    rows, bounds, blocks_inside = _share(rows, blocks, r.threads, block_bytes, choice, run * item)
+    pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
+    spec = DirectSpec(
+        inner, out_element, choice.lanes, choice.vectors, choice.pixels, run,
+        pixel // item if choice.axis else 0, channels % width != 0, r.finish if straight else Finish(),
+    )  # fmt: skip
+    step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
+    chunks = len(bounds) - 1
+    values = {
+        Slot.ROWS: rows.ctypes.data, Slot.TILES: tiles.ctypes.data, Slot.LISTS: lists.ctypes.data, Slot.TAPS: taps.ctypes.data,
+        Slot.CHUNK_ROWS: bounds.ctypes.data, Slot.CHUNKS: chunks, Slot.CHUNK_DIV: blocks if blocks_inside else 1,
+        Slot.BLOCKS: blocks, Slot.BLOCK_DIV: 1 if blocks_inside else chunks, Slot.GROUP_BLOCKS: group_blocks,
+        Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels,
+        Slot.OUT_PIXEL_BYTES: step_out, Slot.PIXEL_BYTES: pixel,
+    }  # fmt: skip
+    patches = (
+        (Slot.INPUT, "slab" if slab else "x"), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "out" if straight else "scratch"),
+        (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
+    )  # fmt: skip
+    recipe.steps.append(
+        Step("direct", compiled(spec), tuple(slots(values)), patches, chunks * blocks, (rows, tiles, lists, taps, bounds))
+    )
+    if not straight:
+        sizes = [axis.out_size for axis in axes]
+        true_strides = [r.out_strides[0], *r.out_strides[2:]]
+        recipe.steps.append(swap_back(sizes, true_strides, out_channels, r.out_strides[1], inner, r.element, full, r.finish))
+    recipe.skips_padding = any(reach[k] != (0, 0) for k in range(len(axes))) and not r.every_tap and not r.single
+    recipe.details = _details(choice, rows, tiles, chunks, slab, straight, blocks)
+    return recipe
+
+
+def _share(rows: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int) -> tuple[Any, Any, bool]:
+    """Cut the rows into chunks of one task each; whether all blocks of a chunk come before the next chunk."""
+    tiles = int((rows[:, 4] - rows[:, 3]).sum())
+    wanted = 1 if threads == 1 else max(1, -(-8 * threads // blocks))
+    # A chunk's input should stay in the L2 cache while all blocks of channels pass over it.
+    wanted = max(wanted, tiles * choice.pixels * pixel_bytes // (256 << 10)) if blocks > 1 else wanted
+    wanted = min(wanted, tiles)
+    if len(rows) < wanted:
+        rows = split_rows(rows, -(-wanted // len(rows)))
+    chunks = max(1, min(wanted, len(rows)))
+    bounds = as_ints([len(rows) * c // chunks for c in range(chunks + 1)])
+    weights, inputs = blocks * block_bytes, tiles * choice.pixels * pixel_bytes
+    return rows, bounds, chunks * weights <= blocks * inputs
+
+
+def _details(choice: Choice, rows: Any, tiles: Any, chunks: int, slab: bool, straight: bool, blocks: int) -> dict[str, Any]:
+    return {
+        "tile": f"{choice.pixels} pixels x {choice.vectors} vectors of {choice.lanes} channels",
+        "tasks": f"{chunks} chunks of rows x {blocks} blocks of channels",
+        "input": "copied into a channels-last slab" if slab else "read in place",
+        "result": "stored in place" if straight else "transposed back from a channels-last scratch",
+        "tables": f"{len(rows)} rows, {len(tiles)} tiles",
+    }
+
+
+assert np and SwapSpec

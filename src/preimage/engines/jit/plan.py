@@ -1,0 +1,254 @@
+"""Planning, as pure data: which input positions and taps every output position reads, and which tile covers them best.
+
+conv and conv_transpose are one thing here, a *gather*. Along one axis, output position p = start + t*step of a phase reads
+input position t*in_step + offset[k] for every tap k of the phase, in the order of k:
+
+    conv             one phase: step 1, in_step = stride, offset[k] = k*dilation - lo, all taps
+    conv_transpose   `stride` phases r: p = r + t*stride, in_step 1, and only those taps with
+                     r + lo - k*dilation = stride * offset[k]: no zero between strided values is ever multiplied
+
+Taps outside the input are left out, row by row exactly; along the axis of the tile's pixels a tile takes every tap that
+any of its pixels needs, and reads zeros from a margin for the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.geometry import ConvGeometry
+
+__all__ = ["Axis", "Choice", "Phase", "Tiles", "choose_tile", "gather_axes", "merge_axes", "tile_phase"]
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The positions of one axis that share their taps: see the module's first lines. taps: (number, offset)."""
+
+    start: int
+    step: int
+    count: int
+    in_step: int
+    in_size: int
+    taps: tuple[tuple[int, int], ...]
+    every_tap: bool = False  # taps over the padding take part (weights that are not finite)
+
+    @cached_property
+    def offsets(self) -> Ints:
+        return np.array([offset for _, offset in self.taps], np.int64)
+
+    @cached_property
+    def valid(self) -> tuple[Ints, Ints]:
+        """For every position the range of taps (first, last + 1) whose input lies inside."""
+        n = len(self.taps)
+        if self.every_tap or n == 0:
+            return np.zeros(self.count, np.int64), np.full(self.count, n, np.int64)
+        base = np.arange(self.count, dtype=np.int64) * self.in_step
+        if n == 1 or self.offsets[0] < self.offsets[-1]:
+            return (
+                np.searchsorted(self.offsets, -base, "left"),
+                np.searchsorted(self.offsets, self.in_size - base, "left"),
+            )
+        up = self.offsets[::-1]
+        first = n - np.searchsorted(up, self.in_size - base, "left")
+        return first, n - np.searchsorted(up, -base, "left")
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """How far its taps reach before and behind the input."""
+        if not self.count or not self.taps:
+            return 0, 0
+        last = (self.count - 1) * self.in_step
+        return max(0, -int(self.offsets.min())), max(0, int(self.offsets.max()) + last - self.in_size + 1)
+
+    @property
+    def tap_total(self) -> int:
+        """Taps of all positions together."""
+        first, last = self.valid
+        return int((last - first).sum())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the gather: spatial, or the batch (one tap)."""
+
+    in_size: int
+    out_size: int
+    phases: tuple[Phase, ...]
+    kernel: int = 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether output position p reads input position p alone."""
+        only = self.phases[0]
+        return (
+            self.kernel == 1
+            and len(self.phases) == 1
+            and only.taps == ((0, 0),)
+            and only.in_step == only.step == 1
+            and (self.in_size == self.out_size)
+        )
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        reach = [phase.margins for phase in self.phases]
+        return max((lo for lo, _ in reach), default=0), max((hi for _, hi in reach), default=0)
+
+
+def gather_axes(g: ConvGeometry, contraction: str, every_tap: bool = False) -> list[Axis]:
+    """The batch axis and the spatial axes of conv (x -> y) or conv_transpose (y -> x)."""
+    axes = [Axis(g.batch, g.batch, (Phase(0, 1, g.batch, 1, g.batch, ((0, 0),)),))]
+    for axis in range(g.ndim):
+        kernel, stride, dilation = g.kernel_size[axis], g.stride[axis], g.dilation[axis]
+        lo, large, small = g.padding[axis][0], g.input_size[axis], g.output_size[axis]
+        if contraction == "conv":
+            taps = tuple((k, k * dilation - lo) for k in range(kernel))
+            axes.append(Axis(large, small, (Phase(0, 1, small, stride, large, taps, every_tap),), kernel))
+            continue
+        phases = []
+        for r in range(min(stride, large)):
+            taps = tuple((k, (r + lo - k * dilation) // stride) for k in range(kernel) if (r + lo - k * dilation) % stride == 0)
+            phases.append(Phase(r, stride, -(-(large - r) // stride), 1, small, taps))
+        axes.append(Axis(small, large, tuple(phases), kernel))
+    return axes
+
+
+def merge_axes(axes: list[Axis], in_strides: list[int], out_strides: list[int]) -> tuple[list[Axis], list[int], list[int]]:
+    """Neighbouring plain axes that lie contiguously in both arrays, as one (1x1 layers become one long row)."""
+    out: list[Axis] = []
+    ins: list[int] = []
+    outs: list[int] = []
+    for axis, a, b in zip(axes, in_strides, out_strides, strict=True):
+        if out and out[-1].plain and axis.plain and ins[-1] == a * axis.in_size and outs[-1] == b * axis.out_size:
+            size = out[-1].in_size * axis.in_size
+            out[-1] = Axis(size, size, (Phase(0, 1, size, 1, size, ((0, 0),)),))
+            ins[-1], outs[-1] = a, b
+        else:
+            out.append(axis)
+            ins.append(a)
+            outs.append(b)
+    return out, ins, outs
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A cover of one phase by windows of `pixels` positions: their starts, and the taps of each (first, last + 1)."""
+
+    pixels: int
+    starts: Ints
+    first: Ints
+    last: Ints
+
+    @property
+    def tap_total(self) -> int:
+        return int((self.last - self.first).sum())
+
+
+def _uniform(count: int, pixels: int) -> Ints:
+    """Starts of windows in equal steps; the last one ends at the end, over what the one before it covers."""
+    return np.minimum(np.arange(0, count, pixels, dtype=np.int64), count - pixels)
+
+
+def _by_runs(phase: Phase, pixels: int) -> Ints:
+    """Starts that stay inside runs of equal taps where they can (dilated layers: a third of the taps falls away)."""
+    first, last = phase.valid
+    breaks = [0, *(np.flatnonzero((np.diff(first) != 0) | (np.diff(last) != 0)) + 1).tolist(), phase.count]
+    starts, covered, run = [], 0, 0
+    while covered < phase.count:
+        while breaks[run + 1] <= covered:
+            run += 1
+        end = breaks[run + 1]
+        start = end - pixels if end - covered < pixels and end - pixels >= breaks[run] else covered
+        start = min(start, phase.count - pixels)
+        starts.append(start)
+        covered = start + pixels
+    return as_ints(starts)
+
+
+def tile_phase(phase: Phase, pixels: int) -> Tiles:
+    """The cheaper of two covers: equal steps, or windows that follow the runs of equal taps."""
+    first, last = phase.valid
+    best: Tiles | None = None
+    plans = [_uniform(phase.count, pixels)]
+    runs = int(np.count_nonzero((np.diff(first) != 0) | (np.diff(last) != 0))) + 1
+    if 1 < runs <= 16:
+        plans.append(_by_runs(phase, pixels))
+    for at in plans:
+        end = at + pixels - 1
+        lo, hi = np.minimum(first[at], first[end]), np.maximum(last[at], last[end])
+        tiles = Tiles(pixels, at, lo, np.maximum(lo, hi))
+        if best is None or tiles.tap_total < best.tap_total:
+            best = tiles
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tile that was chosen: `cost` in cycles by the model; axis: number of the axis that its pixels run along."""
+
+    axis: int
+    lanes: int
+    vectors: int
+    pixels: int
+    cost: float
+
+
+MAX_PIXELS = 28
+TILE_OVERHEAD = 60.0  # cycles to begin and end a tile: tables, epilogue
+L1_SHARE = 24 << 10
+
+
+def _step_cost(lanes: int, vectors: int, pixels: int, vector_bytes: int, item: int, block_bytes: int) -> float:
+    """Cycles of one turn of the innermost loop: multiply-adds, loads, latency of the chains, weights from the L2 cache."""
+    width = lanes * item / 64.0  # of a cycle's worth of fused multiply-adds
+    multiply = vectors * pixels * width
+    loads = vectors * max(width, 0.5) + 0.5 * pixels
+    stream = vectors * lanes * item / (32.0 if block_bytes > L1_SHARE else 64.0)
+    return max(multiply, loads, stream, 4.0 if vector_bytes == 64 else 4.0) + 0.25
+
+
+def choose_tile(
+    axes: list[Axis], candidates: list[int], channels: int, groups: int, run: int, item: int, vector_bytes: int, registers: int
+) -> Choice:
+    """The tile with the least modelled time over `candidates`, the axes that the pixels may run along."""
+    best: Choice | None = None
+    taps = prod(axis.kernel for axis in axes)
+    for number in candidates:
+        axis = axes[number]
+        outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != number)
+        rows = prod(a.out_size for k, a in enumerate(axes) if k != number)
+        most = min([MAX_PIXELS, *(p.count for p in axis.phases)])
+        for pixels in range(1, most + 1):
+            covers = [tile_phase(p, pixels) for p in axis.phases]
+            tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
+            for lanes, vectors in _shapes(item, vector_bytes):
+                if pixels * vectors + vectors + 1 > registers:
+                    continue
+                blocks = groups * -(-channels // (lanes * vectors))
+                step = _step_cost(lanes, vectors, pixels, vector_bytes, item, taps * run * lanes * vectors * item)
+                cost = blocks * (outer_taps * tap_total * run * step + rows * count * (TILE_OVERHEAD + 2.0 * pixels * vectors))
+                if best is None or cost < best.cost * 0.999:
+                    best = Choice(number, lanes, vectors, pixels, cost)
+    assert best is not None
+    return best
+
+
+def _shapes(item: int, vector_bytes: int) -> list[tuple[int, int]]:
+    """(lanes, vectors) worth trying: full vectors, and half ones where the CPU has the widest (21 channels, 8 phases)."""
+    full = vector_bytes // item
+    shapes = [(full, v) for v in (1, 2, 3, 4)]
+    if vector_bytes == 64:
+        shapes += [(full // 2, v) for v in (1, 2, 3, 5)]
+    return shapes
+
+
+def as_ints(rows: Any) -> Ints:
+    return np.ascontiguousarray(np.array(rows, dtype=np.int64))

@@ -1,0 +1,314 @@
+"""A recipe: the kernels that one call runs one after another, with their tables and argument vectors filled in.
+
+A recipe is made once for a geometry, memory order and epilogue, and kept. A call copies each step's template, writes the
+addresses of its own arrays into it, and launches: nothing in a recipe changes, so threads may share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.jit import llvm, threads
+from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.plan import Axis, Choice, Ints, Phase, Tiles, as_ints, tile_phase
+from preimage.engines.jit.schedules import pack
+from preimage.engines.jit.schedules.tables import Slot
+
+__all__ = ["Buffer", "Recipe", "Step", "gather_tables", "slab_steps", "swap_back", "weight_step"]
+
+ALIGN = 64
+LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel launch: `patches` are (slot, name of the array whose address goes there)."""
+
+    name: str
+    kernel: llvm.LoadedKernel
+    template: tuple[int, ...]
+    patches: tuple[tuple[int, str], ...]
+    tasks: int
+    tables: tuple[Any, ...] = ()  # kept alive here; their addresses are in the template
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Scratch memory of a call."""
+
+    name: str
+    size: int
+
+
+@dataclass
+class Recipe:
+    """Steps, scratch and what to say about them in a Plan."""
+
+    algorithm: str
+    steps: list[Step] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    skips_padding: bool = False  # the result relies on finite weights
+
+    @property
+    def workspace_bytes(self) -> int:
+        return sum(-(-b.size // ALIGN) * ALIGN for b in self.buffers) + ALIGN
+
+    def run(self, addresses: dict[str, int], n_threads: int, first: int = 0, last: int | None = None) -> None:
+        """Launch the steps with the addresses of this call's arrays."""
+        for step in self.steps[first:last]:
+            values = list(step.template)
+            for slot, name in step.patches:
+                values[slot] = addresses[name]
+            threads.launch(step.kernel, threads.pack_args(*values), step.tasks, n_threads)
+
+
+def _address(a: Any) -> int:
+    return int(a.ctypes.data)
+
+
+# --------------------------------------------------------------------------------------------------------- the gather
+
+
+def _classes(phase: Phase) -> tuple[Ints, list[tuple[int, int]]]:
+    """For every position the number of its tap range, and the ranges."""
+    first, last = phase.valid
+    wide = len(phase.taps) + 1
+    codes, number = np.unique(first * wide + last, return_inverse=True)
+    return number.astype(np.int64), [(int(c) // wide, int(c) % wide) for c in codes]
+
+
+def gather_tables(
+    axes: list[Axis], choice: Choice, in_strides: list[int], out_strides: list[int], tap_bytes: int
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Rows, tiles, lists and taps (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
+
+    Strides are in bytes, along each axis; the addresses of INPUT and OUTPUT are those of position 0 everywhere.
+    """
+    outer = [k for k in range(len(axes)) if k != choice.axis]
+    weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
+    covers: list[tuple[Phase, Tiles, list[tuple[int, int]], int, int]] = []
+    tiles: list[Ints] = []
+    count = 0
+    for phase in axes[choice.axis].phases:
+        if not phase.count:
+            continue
+        cover = tile_phase(phase, choice.pixels)
+        wide = len(phase.taps) + 1
+        codes, number = np.unique(cover.first * wide + cover.last, return_inverse=True)
+        at_in = cover.starts * (phase.in_step * in_strides[choice.axis])
+        at_out = (phase.start + cover.starts * phase.step) * out_strides[choice.axis]
+        tiles.append(np.stack([at_in, at_out, number], axis=1).astype(np.int64))
+        covers.append((phase, cover, [(int(c) // wide, int(c) % wide) for c in codes], count, count + len(cover.starts)))
+        count += len(cover.starts)
+    rows: list[Ints] = []
+    lists: list[tuple[int, int]] = []
+    taps: list[Ints] = []
+    tap_count = 0
+    for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
+        classed = [_classes(p) for p in phases]
+        for phase, _cover, ranges, begin, end in covers:
+            at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+            for k, p, (cls, choices) in zip(outer, phases, classed, strict=True):
+                t = np.arange(p.count, dtype=np.int64)
+                at_in = (at_in[:, None] + t * (p.in_step * in_strides[k])).ravel()
+                at_out = (at_out[:, None] + (p.start + t * p.step) * out_strides[k]).ravel()
+                number = (number[:, None] * len(choices) + cls).ravel()
+            block = np.empty((len(at_in), 5), np.int64)
+            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(ranges)
+            block[:, 3], block[:, 4] = begin, end
+            rows.append(block)
+            for picked in product(*(choices for _, choices in classed)):
+                for lo, hi in ranges:
+                    where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
+                    where[choice.axis] = (phase, (lo, hi))
+                    entry = np.zeros((1, 2), np.int64)
+                    for k in range(len(axes)):
+                        p, (a, b) = where[k]
+                        numbers = np.array([n for n, _ in p.taps[a:b]], np.int64)
+                        part = np.stack([p.offsets[a:b] * in_strides[k], numbers * weights[k] * tap_bytes], axis=1)
+                        entry = (entry[:, None, :] + part[None]).reshape(-1, 2)
+                    lists.append((tap_count, tap_count + len(entry)))
+                    taps.append(entry)
+                    tap_count += len(entry)
+    all_tiles = np.concatenate(tiles) if tiles else np.zeros((0, 3), np.int64)
+    return np.concatenate(rows), all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+
+
+def split_rows(rows: Ints, pieces: int) -> Ints:
+    """Every row cut into up to `pieces` rows of fewer tiles, so that one long row can be shared."""
+    if pieces <= 1:
+        return rows
+    out = []
+    for piece in range(pieces):
+        part = rows.copy()
+        count = rows[:, 4] - rows[:, 3]
+        part[:, 3] = rows[:, 3] + count * piece // pieces
+        part[:, 4] = rows[:, 3] + count * (piece + 1) // pieces
+        out.append(part)
+    cut = np.stack(out, axis=1).reshape(-1, 5)
+    return np.ascontiguousarray(cut[cut[:, 4] > cut[:, 3]])
+
+
+# ---------------------------------------------------------------------------------------------------------- the moves
+
+
+def _lines_step(
+    name: str, kernel: llvm.LoadedKernel, lines: Ints, patches: tuple[tuple[int, str], ...], strides: tuple[int, int] = (0, 0)
+) -> Step:
+    total = len(lines)
+    elements = int(np.maximum(lines[:, 2], 1).sum() if strides == (0, 0) else (lines[:, 2] * lines[:, 3]).sum())
+    tasks = max(1, min(total, elements // LINE_ELEMENTS))
+    per_task = -(-total // tasks)
+    template = [0] * len(pack.Move)
+    slots = dict(zip(pack.Move, range(len(pack.Move)), strict=True))
+    template = [0] * (max(pack.Move) + 1)
+    assert slots
+    template[pack.Move.LINES], template[pack.Move.TOTAL], template[pack.Move.PER_TASK] = _address(lines), total, per_task
+    template[pack.Move.SOURCE_STRIDE], template[pack.Move.RESULT_STRIDE] = strides
+    return Step(name, kernel, tuple(template), patches, -(-total // per_task), (lines,))
+
+
+def _positions(sizes: list[int], strides: list[int]) -> Ints:
+    """Offsets of all positions of some axes, row-major."""
+    at = np.zeros(1, np.int64)
+    for size, stride in zip(sizes, strides, strict=True):
+        at = (at[:, None] + np.arange(size, dtype=np.int64) * stride).ravel()
+    return at
+
+
+def _pieces(length: int, piece: int) -> list[tuple[int, int]]:
+    return [(s, min(piece, length - s)) for s in range(0, length, piece)]
+
+
+def slab_steps(
+    sizes: list[int], strides: list[int], channels: int, channel_stride: int, source: str, result: str,
+    margins: list[tuple[int, int]], lanes: int, result_strides: list[int],
+) -> list[Step]:  # fmt: skip
+    """Copy an input (axes: batch and spatial; strides in bytes) into a channels-last slab with margins of zeros.
+
+    Either the channels or the last axis lie contiguously in the source. Result strides are those of the slab.
+    """
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    pixel = channels * out_item
+    last = channel_stride == item or channels == 1
+    padded = any(lo or hi for lo, hi in margins)
+    patches = ((pack.Move.INPUT, "x"), (pack.Move.OUTPUT, "slab"))
+    steps: list[Step] = []
+    zeros: list[tuple[int, ...]] = []
+    outer = list(zip(sizes[:-1], strides[:-1], result_strides[:-1], margins[:-1], strict=True))
+    width, (left, right) = sizes[-1], margins[-1]
+    from_offsets = _positions([s for s, *_ in outer], [a for _, a, *_ in outer])
+    to_offsets = _positions([s for s, *_ in outer], [b for _, _, b, _ in outer]) + sum(m[0] * b for _, _, b, m in outer)
+    if padded:
+        if any(m != (0, 0) for *_, m in outer):  # zero the whole slab's outer margins by zeroing lines first
+            every = _positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
+            inside = set(to_offsets.tolist())
+            zeros += [(pack.NO_SOURCE, at, (left + width + right) * channels, 0, 0) for at in every.tolist() if at not in inside]
+        for at in to_offsets.tolist():
+            if left:
+                zeros.append((pack.NO_SOURCE, at, left * channels, 0, 0))
+            if right:
+                zeros.append((pack.NO_SOURCE, at + (left + width) * pixel, right * channels, 0, 0))
+    if last:
+        assert width <= 1 or strides[-1] == channels * item
+        lines = [
+            (a + s * channels * item, b + (left + s) * pixel, n * channels, 0, 0)
+            for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
+            for s, n in _pieces(width, max(1, LINE_ELEMENTS // channels))
+        ]
+        kernel = compiled(pack.CopySpec(source, result, lanes))
+        steps.append(_lines_step("copy input", kernel, as_ints(lines + zeros), patches))
+        return steps
+    lines = [
+        (a + s * item, b + (left + s) * pixel, channels, n, 0)
+        for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
+        for s, n in _pieces(width, max(64, LINE_ELEMENTS // channels))
+    ]
+    kernel = compiled(pack.SwapSpec(source, result, lanes))
+    steps.append(_lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
+    if zeros:
+        steps.append(_lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
+    return steps
+
+
+def swap_back(
+    sizes: list[int],
+    strides: list[int],
+    channels: int,
+    channel_stride: int,
+    source: str,
+    result: str,
+    lanes: int,
+    finish: pack.Finish,
+) -> Step:
+    """The channels-last scratch result into a channels-first one, with the epilogue."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    inner, flat = sizes[-1], len(sizes) - 1
+    while flat > 1 and strides[flat - 1] == inner * out_item:  # rows that follow each other in the result
+        flat -= 1
+        inner *= sizes[flat]
+    to_offsets = _positions(sizes[:flat], strides[:flat]).tolist()
+    piece, band = max(64, LINE_ELEMENTS // channels), inner * channels * item
+    lines = [
+        (k * band + s * channels * item, at + s * out_item, n, channels, 0)
+        for k, at in enumerate(to_offsets)
+        for s, n in _pieces(inner, piece)
+    ]
+    names = ["bias", "residual", "limits"]
+    patches = ((pack.Move.INPUT, "scratch"), (pack.Move.OUTPUT, "out"), *((pack.Move[n.upper()], n) for n in names))
+    kernel = compiled(pack.SwapSpec(source, result, lanes, finish))
+    return _lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
+
+
+def weight_step(
+    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int
+) -> tuple[Step, int, int]:
+    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step, bytes of a block, bytes of a tap."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    taps = prod(shape[2:])
+    if contraction == "conv":
+        channels, run = shape[0] // groups, shape[1]
+        outer, outer_stride = 1, 0
+        channel_stride = run * taps * item
+        column = np.arange(run * taps, dtype=np.int64)
+        table = (column % taps * run + column // taps) * (width * out_item)
+        straight = False
+    else:
+        channels, run = shape[1], shape[0] // groups
+        outer, outer_stride = run, channels * taps * item
+        channel_stride = taps * item
+        table = np.arange(taps, dtype=np.int64) * (run * width * out_item)
+        straight = taps == 1
+    blocks = -(-channels // width)
+    block_bytes = taps * run * width * out_item
+    s, values = pack.WeightSlot, [0] * len(pack.WeightSlot)
+    values[s.GROUP_BLOCKS], values[s.GROUP_CHANNELS] = blocks, channels
+    values[s.GROUP_STRIDE] = shape[0] // groups * shape[1] * taps * item
+    values[s.CHANNEL_STRIDE], values[s.OUTER], values[s.OUTER_STRIDE] = channel_stride, outer, outer_stride
+    values[s.OUTER_RESULT], values[s.COLUMNS], values[s.TABLE] = width * out_item, len(table), _address(table)
+    values[s.BLOCK_BYTES] = block_bytes
+    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    kernel = compiled(pack.WeightSpec(source, result, lanes, width, straight))
+    return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes, run * width * out_item
+
+
+def compiled(spec: Any) -> llvm.LoadedKernel:
+    """The kernel of a spec, compiled or from the cache."""
+    from preimage.engines.jit.schedules import BUILDERS
+
+    return llvm.compile_cached(repr(spec), lambda: BUILDERS[type(spec).__name__](spec))
+
+
+def slots(values: dict[Slot, int]) -> list[int]:
+    """The argument vector of a gather kernel."""
+    out = [0] * len(Slot)
+    for slot, value in values.items():
+        out[slot] = value
+    return out

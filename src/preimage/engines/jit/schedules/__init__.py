@@ -1,0 +1,18 @@
+"""The schedules: each file holds a spec (what its code depends on) and the function that writes its kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from preimage.engines.jit.schedules import direct, pack
+
+__all__ = ["BUILDERS"]
+
+#: The name of a spec's class -> the function that makes its IR text.
+BUILDERS: dict[str, Callable[[Any], str]] = {
+    "CopySpec": pack.build_copy,
+    "DirectSpec": direct.build,
+    "SwapSpec": pack.build_swap,
+    "WeightSpec": pack.build_weight,
+}

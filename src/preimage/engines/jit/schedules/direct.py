@@ -1,0 +1,129 @@
+"""Direct convolution with vectors across output channels: the schedule of every dense layer, forward and transposed.
+
+One tile is `pixels` output pixels by `vectors` vectors of output channels, all kept in registers while the whole chain of
+one sum runs through them:
+
+    for row in this task's rows                      # a row: one line of output pixels (any image, any outer position)
+        for tile in the row's tiles                  # `pixels` neighbouring output pixels
+            sum[p][v] = +0
+            for tap in the taps that reach this tile # row-major; offsets come from a table
+                for i in channels of the group
+                    sum[p][v] = fma(input[p, tap, i], weight[tap, i, v], sum[p][v])
+            output[p, v] = epilogue(sum[p][v])
+
+Conv and conv_transpose differ in the tables alone (see `plan`): a row of a transposed convolution belongs to one stride
+phase and lists only the taps that hit it, so no zero is multiplied. All sizes are arguments; the code depends on the tile,
+the number of channels, the pixel stride and the epilogue. Tiles may overlap: the same sums are then written twice.
+Weights lie packed as [block of channels][tap][i][vectors * lanes].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.schedules.epilogue import Finish, finish
+from preimage.engines.jit.schedules.tables import ROW_WORDS, TILE_WORDS, Slot
+
+__all__ = ["DirectSpec", "build"]
+
+UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop
+
+
+@dataclass(frozen=True, slots=True)
+class DirectSpec:
+    """What the code of one direct kernel depends on.
+
+    element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap;
+    pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
+    channels is not full.
+    """
+
+    element: str
+    out: str
+    lanes: int
+    vectors: int
+    pixels: int
+    run: int
+    pixel_stride: int
+    ragged: bool
+    finish: Finish
+
+
+def build(spec: DirectSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    lanes = spec.lanes
+    arg = {slot: f.int_arg(slot) for slot in Slot}
+    x, w = f.ptr_arg(Slot.INPUT, spec.element), f.ptr_arg(Slot.WEIGHT, spec.element)
+    rows, tiles = f.ptr_arg(Slot.ROWS, "i64"), f.ptr_arg(Slot.TILES, "i64")
+    lists, taps = f.ptr_arg(Slot.LISTS, "i64"), f.ptr_arg(Slot.TAPS, "i64")
+
+    # Which block of output channels, and which rows.
+    block = f.task // arg[Slot.BLOCK_DIV] % arg[Slot.BLOCKS]
+    chunk = f.task // arg[Slot.CHUNK_DIV] % arg[Slot.CHUNKS]
+    group, block_in_group = block // arg[Slot.GROUP_BLOCKS], block % arg[Slot.GROUP_BLOCKS]
+    first = block_in_group * (spec.vectors * lanes)  # first output channel, inside the group
+    w_block = w.at_bytes(block * arg[Slot.BLOCK_BYTES])
+    x_group = x.at_bytes(group * arg[Slot.GROUP_INPUT_BYTES])
+    channel = group * arg[Slot.GROUP_CHANNELS] + first
+    left = arg[Slot.GROUP_CHANNELS] - first
+    bounds = f.ptr_arg(Slot.CHUNK_ROWS, "i64").at(chunk)
+
+    with f.loop(bounds.load_int(), bounds.at(1).load_int()) as row:
+        line = rows.at(row.index * ROW_WORDS)
+        x_row, out_row = x_group.at_bytes(line.load_int()), line.at(1).load_int()
+        row_lists = lists.at(line.at(2).load_int() * 2)
+        with f.loop(line.at(3).load_int(), line.at(4).load_int()) as tile:
+            entry = tiles.at(tile.index * TILE_WORDS)
+            here = row_lists.at(entry.at(2).load_int() * 2)
+            x_tile = x_row.at_bytes(entry.load_int())
+            out_tile = out_row + entry.at(1).load_int() + channel * ELEMENT_BYTES[spec.out]
+            sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
+            with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
+                offsets = taps.at(tap.index * 2)
+                x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
+                tap.carry = _run(f, spec, x_tap, w_tap, tap.carry)
+            _store(f, spec, tap.result, out_tile, channel, left)
+    return f.ir()
+
+
+def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num]) -> list[Num]:
+    """The channels under one tap: an unrolled loop, and what is left over after it."""
+    pixel = [
+        x.at(p * spec.pixel_stride) if spec.pixel_stride else x.at_bytes(f.int_arg(Slot.PIXEL_BYTES) * p)
+        for p in range(spec.pixels)
+    ]
+
+    def step(i: Int | int, sums: list[Num]) -> list[Num]:
+        weight = [w.at((i * spec.vectors + v) * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
+        out = []
+        for p in range(spec.pixels):
+            value = pixel[p].at(i).splat(spec.lanes)
+            out += [value.fma(weight[v], sums[p * spec.vectors + v]) for v in range(spec.vectors)]
+        return out
+
+    unroll = min(spec.run, max(1, UNROLL_PRODUCTS // (spec.pixels * spec.vectors)))
+    whole = spec.run // unroll * unroll
+    if whole > unroll:
+        with f.loop(0, whole, unroll, carry=sums) as i:
+            for u in range(unroll):
+                i.carry = step(i.index + u, i.carry)
+        sums = i.result
+    else:
+        whole = 0
+    for i_left in range(whole, spec.run):
+        sums = step(i_left, sums)
+    return sums
+
+
+def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int) -> None:
+    """The tile's sums to memory; of the last block of channels only those lanes that exist."""
+    lanes, pixel_bytes = spec.lanes, f.int_arg(Slot.OUT_PIXEL_BYTES)
+    masks: list[Bit | None] = [None] * spec.vectors
+    if spec.ragged:
+        masks = [f.lane_mask(lanes, left - v * lanes) for v in range(spec.vectors)]
+    for p in range(spec.pixels):
+        for v in range(spec.vectors):
+            at = out_tile + pixel_bytes * p + v * lanes * ELEMENT_BYTES[spec.out]
+            finish(f, spec.finish, sums[p * spec.vectors + v], spec.out, at, channel + v * lanes, masks[v])
