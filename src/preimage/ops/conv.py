@@ -13,12 +13,13 @@ written with the operations themselves, so derivatives of every order come from 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from preimage import engines
 from preimage.autograd import array_of, primitive
+from preimage.engines import choose
 from preimage.engines.base import Array, Epilogue, accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
@@ -63,26 +64,26 @@ def _epilogue(bias: Array | None, channels: int) -> Epilogue | None:
 
 
 def _conv(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
-    engine = engines.choose(geometry, "conv", x.dtype)
+    engine = choose(geometry, "conv", x.dtype)
     y = engine.conv(geometry, _channels_first(x, layout), w, _epilogue(b, geometry.out_channels))
     return _channels_last(y, layout)
 
 
 def _conv_transpose(y: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
-    engine = engines.choose(geometry, "conv_transpose", y.dtype)
+    engine = choose(geometry, "conv_transpose", y.dtype)
     x = engine.conv_transpose(geometry, _channels_first(y, layout), w, _epilogue(b, geometry.in_channels))
     return _channels_last(x, layout)
 
 
 def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str) -> Array:
-    engine = engines.choose(geometry, "conv_weight_grad", x.dtype)
+    engine = choose(geometry, "conv_weight_grad", x.dtype)
     return engine.conv_weight_grad(geometry, _channels_first(x, layout), _channels_first(y, layout))
 
 
 def _sum_over_space(g: Array, *, layout: str) -> Array:
     """Sum over batch and space in one order for any layout: pixels of an image, then images."""
     g = _channels_first(g, layout)
-    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], -1)
+    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be told on an empty batch
     per_image = np.add.reduce(flat, axis=2, dtype=accumulator_dtype(g.dtype))
     return np.add.reduce(per_image, axis=0).astype(g.dtype, copy=False)
 
