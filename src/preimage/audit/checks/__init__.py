@@ -1,0 +1,29 @@
+"""The checks by name, in the order in which they run. A check is one file and one row here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from preimage.audit.checks.base import Check
+
+__all__ = ["Check", "make", "names"]
+
+_ROWS = {
+    "exact": "preimage.audit.checks.exact:Exact",
+    "rounding": "preimage.audit.checks.rounding:Rounding",
+    "identities": "preimage.audit.checks.identities:Identities",
+    "bits": "preimage.audit.checks.bits:Bits",
+    "repeat": "preimage.audit.checks.bits:Repeat",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of the checks."""
+    return tuple(_ROWS)
+
+
+def make(name: str) -> Check:
+    """The check of that name."""
+    module, _, kind = _ROWS[name].partition(":")
+    check: Check = getattr(import_module(module), kind)()
+    return check

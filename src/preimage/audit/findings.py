@@ -1,0 +1,185 @@
+"""What an audit finds and measures, as plain data that can cross processes and be written as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BINS", "SEVERITIES", "Failure", "Finding", "Report", "SubjectReport", "Tally", "Trial"]
+
+#: Worst first.
+SEVERITIES = ("out-of-bounds access", "crash", "wrong value", "wrong bits", "missing error", "imprecise")
+
+#: Edges of the histogram of rounding errors, in units of the a-priori bound: powers of two up to 1, and beyond.
+BINS = (0.0, *(2.0**k for k in range(-16, 2)), float("inf"))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing that a check asks of a subject: everything but the case and the seed of its data."""
+
+    check: str
+    result: str
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    bias: bool = False
+    extra: tuple[Any, ...] = ()
+
+
+@dataclass
+class Failure:
+    """A trial that went wrong, with the arrays that show it."""
+
+    severity: str
+    message: str
+    got: NDArray[Any] | None = None
+    want: NDArray[Any] | None = None
+    wrong: NDArray[np.bool_] | None = None
+    #: Expression over `got` that the reproducer prints beside `want`, where a plain comparison is not the point.
+    script: str | None = None
+
+
+@dataclass
+class Finding:
+    """A failure of a subject, brought down to the smallest case that still shows it."""
+
+    subject: str
+    check: str
+    severity: str
+    result: str
+    dtype: str
+    layout: str
+    message: str
+    case: dict[str, Any]
+    seed: int
+    smallest: dict[str, Any] | None = None
+    smallest_message: str = ""
+    reproducer: str = ""
+    repeatable: str = ""
+    wrong_shape: tuple[int, ...] = ()
+    wrong_at: list[int] = field(default_factory=list)
+    count: int = 1
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Findings alike in this are one finding seen `count` times."""
+        kind = self.message[:24] if self.severity == "crash" else ""
+        return (self.subject, self.check, self.severity, self.result, self.dtype, kind)
+
+
+@dataclass
+class Tally:
+    """What was run and measured, for one subject: adds up over processes."""
+
+    runs: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    #: (dtype, result) -> counts in BINS.
+    rounding: dict[str, list[int]] = field(default_factory=dict)
+    #: (dtype, result) -> (units, where).
+    worst: dict[str, tuple[float, str]] = field(default_factory=dict)
+    #: promise -> [results compared, results that differ, elements compared, elements that differ].
+    bits: dict[str, list[int]] = field(default_factory=dict)
+    #: Results that are not exact on integers, with an error below the rounding bound (Winograd, FFT): result -> [count, worst].
+    inexact: dict[str, list[float]] = field(default_factory=dict)
+    #: Where a subject lets padding take part (0 * inf = NaN) and where it leaves it out: "takes part" / "left out" -> count.
+    conventions: Counter[str] = field(default_factory=Counter)
+
+    def add_bits(self, promise: str, elements: int, differing: int) -> None:
+        row = self.bits.setdefault(promise, [0, 0, 0, 0])
+        row[0] += 1
+        row[1] += differing > 0
+        row[2] += elements
+        row[3] += differing
+
+    def add_rounding(self, key: str, units: NDArray[Any], where: str) -> None:
+        row = self.rounding.setdefault(key, [0] * (len(BINS) - 1))
+        for i, n in enumerate(np.histogram(units, BINS)[0]):
+            row[i] += int(n)
+        top = float(units.max(initial=0.0))
+        if top > self.worst.get(key, (-1.0, ""))[0]:
+            self.worst[key] = (top, where)
+
+    def add_inexact(self, key: str, units: float) -> None:
+        row = self.inexact.setdefault(key, [0.0, 0.0])
+        row[0] += 1
+        row[1] = max(row[1], units)
+
+    def merge(self, other: Tally) -> None:
+        self.runs.update(other.runs)
+        self.failed.update(other.failed)
+        self.refused.update(other.refused)
+        self.conventions.update(other.conventions)
+        for key, row in other.rounding.items():
+            mine = self.rounding.setdefault(key, [0] * len(row))
+            mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
+        for key, value in other.worst.items():
+            self.worst[key] = max(self.worst.get(key, value), value)
+        for key, row in other.bits.items():
+            mine = self.bits.setdefault(key, [0, 0, 0, 0])
+            mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
+        for key, (count, top) in other.inexact.items():
+            have = self.inexact.setdefault(key, [0.0, 0.0])
+            have[:] = [have[0] + count, max(have[1], top)]
+
+
+@dataclass
+class SubjectReport:
+    """One subject's part of a report. `absent` says why it was not run; then the rest is empty."""
+
+    name: str
+    absent: str | None = None
+    promises: tuple[str, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    def add(self, finding: Finding) -> Finding | None:
+        """Count a finding; returns it if it is the first of its kind, None if it only raised a count."""
+        for known in self.findings:
+            if known.key == finding.key:
+                known.count += finding.count
+                if finding.reproducer and not known.reproducer:
+                    finding.count = known.count
+                    self.findings[self.findings.index(known)] = finding
+                return None
+        self.findings.append(finding)
+        return finding
+
+
+@dataclass
+class Report:
+    """The result of an audit: subjects, what ran, what was found."""
+
+    subjects: list[SubjectReport]
+    cases: int
+    seed: int
+    checks: tuple[str, ...]
+    seconds: float = 0.0
+    left_out: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether no subject failed."""
+        return all(s.ok for s in self.subjects)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, worst severity first."""
+        return sorted((f for s in self.subjects for f in s.findings), key=lambda f: SEVERITIES.index(f.severity))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for json.dump."""
+        data = asdict(self)
+        data["ok"] = self.ok
+        data["bins"] = [b if b != float("inf") else None for b in BINS]
+        return data

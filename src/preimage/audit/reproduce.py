@@ -1,0 +1,60 @@
+"""A failure as a few lines of Python for the failing library alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preimage.audit.checks.base import operands_names
+from preimage.audit.shrink import Shrunk
+from preimage.audit.subjects.base import Array, Subject, literal
+
+__all__ = ["reproducer"]
+
+_MOST = 200
+
+_LAYOUTS = {
+    "channels_last": "np.moveaxis(np.ascontiguousarray(np.moveaxis({0}, 1, -1)), -1, 1)",
+    "fortran": "np.asfortranarray({0})",
+    "strided": "np.repeat({0}, 2, axis=-1)[..., ::2]",
+    "reversed": "{0}[(slice(None, None, -1),) * {1}].copy()[(slice(None, None, -1),) * {1}]",
+    "inner": "np.pad({0}, 1)[(slice(1, -1),) * {1}]",
+    "offset": "np.concatenate([np.zeros(1, {2}), {0}.ravel()])[1:].reshape({3})",
+}
+
+
+def _expression(a: Array, dtype: str, layout: str) -> str:
+    if a.size > _MOST:
+        return f"... # an array of shape {a.shape}, too large to print"
+    text = literal(np.asarray(a), dtype)
+    return _LAYOUTS.get(layout, "{0}").format(text, a.ndim, f"np.{dtype}", a.shape)
+
+
+def reproducer(subject: Subject, shrunk: Shrunk) -> str:
+    """The script: operands, the call, what it gives and what the definition gives."""
+    trial, ops, failure = shrunk.trial, shrunk.operands, shrunk.failure
+    if failure.script is not None:
+        return failure.script
+    result = trial.result
+    dtype = trial.dtype
+    arrays = {"conv": (ops.x, ops.w), "conv_transpose": (ops.y, ops.w), "conv_weight_grad": (ops.x, ops.y), "bias_grad": (ops.y,)}
+    lines = []
+    names = operands_names(result)
+    for name, a in zip(names, arrays[result], strict=True):
+        lines.append(f"{name} = {_expression(a, dtype, trial.layout)}")
+    bias = None
+    if trial.bias:
+        bias = "b"
+        lines.append(f"b = {_expression(ops.bias(result), dtype, 'contiguous')}")
+    script = subject.script(ops.case, result, {n: n for n in names}, bias)
+    body = script.split("\n")
+    imports = [line for line in body if line.startswith(("import ", "from "))]
+    if dtype == "bfloat16":
+        imports.append("import ml_dtypes")
+        lines = [line.replace("np.bfloat16", "ml_dtypes.bfloat16") for line in lines]
+    text = [*imports, *lines, *(line for line in body if line not in imports), "print(np.asarray(got))"]
+    if failure.want is not None and failure.want.size <= _MOST:
+        text.append(f"# wanted: {np.array2string(failure.want.reshape(-1), separator=', ', threshold=_MOST)} (flat)")
+        text.append(f"# got:    {np.array2string(np.asarray(failure.got).reshape(-1), separator=', ', threshold=_MOST)} (flat)")
+    else:
+        text.append(f"# {failure.message}")
+    return "\n".join(text)

@@ -1,0 +1,64 @@
+"""The subjects by name. A subject is one file and one row here; foreign libraries are imported when their subject is made.
+
+A name may also be "module:attribute": an object with the three contractions, or a class or function that gives one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from preimage.audit.subjects.base import Subject
+from preimage.audit.subjects.engine import EngineSubject, ObjectSubject
+from preimage.engines import names as engine_names
+from preimage.errors import OptionError
+
+__all__ = ["EngineSubject", "ObjectSubject", "Subject", "make", "names"]
+
+_FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+}
+
+
+def names() -> tuple[str, ...]:
+    """Our engines, preferred first, then the adapters."""
+    return (*engine_names(), *_FOREIGN)
+
+
+def make(what: Any) -> Subject:
+    """The subject of a name, of "module:attribute", or around an object with the three contractions.
+
+    Raises: OptionError for an unknown name, or an object that has none of the contractions.
+    """
+    if isinstance(what, Subject):
+        return what
+    if not isinstance(what, str):
+        return _around(what, None)
+    if what in engine_names():
+        return EngineSubject(what)
+    if what in _FOREIGN:
+        row, options = _FOREIGN[what]
+        module, _, kind = row.partition(":")
+        subject: Subject = getattr(import_module(module), kind)(what, **options)
+        return subject
+    module, colon, attribute = what.partition(":")
+    if not colon:
+        raise OptionError(f"no subject is called {what!r}; there are {', '.join(names())}, and module:attribute for your own")
+    try:
+        target = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"{what!r} cannot be imported: {error}") from error
+    if isinstance(target, type) or not _contractions(target):
+        target = target()
+    return _around(target, what)
+
+
+def _contractions(target: Any) -> list[str]:
+    return [r for r in ("conv", "conv_transpose", "conv_weight_grad") if callable(getattr(target, r, None))]
+
+
+def _around(target: Any, spec: str | None) -> Subject:
+    if isinstance(target, Subject):
+        return target
+    if not _contractions(target):
+        raise OptionError(f"{target!r} has none of conv, conv_transpose, conv_weight_grad")
+    return ObjectSubject(target, spec)

@@ -1,0 +1,213 @@
+"""Our own engines, and anyone's object that has the three contractions.
+
+`EngineSubject` calls an engine of the registry as `preimage.ops` does, and the public functions for what stands above an
+engine: gradients by automatic differentiation, derivatives of second order, refused calls. `ObjectSubject` takes any object
+
+    conv(geometry, x, w) -> y      conv_transpose(geometry, y, w) -> x      conv_weight_grad(geometry, x, y) -> w
+
+where geometry is a preimage.ConvGeometry; one that lacks a contraction is audited on the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from preimage.audit.case import Case
+from preimage.audit.data import dtype_of
+from preimage.audit.generate import Invalid
+from preimage.audit.subjects.base import Array, Refused, Subject, Variant
+from preimage.engines import get
+from preimage.errors import PreimageError
+
+__all__ = ["EngineSubject", "ObjectSubject"]
+
+
+class ObjectSubject(Subject):
+    """An object with the three contractions. It may also have, each with the meaning of the attribute of Subject:
+    name, promises, dtypes, padding_takes_part, rounds_once, any_strides, must_be_exact, supports(geometry, contraction, dtype).
+    """
+
+    def __init__(self, target: Any, spec: str | None = None) -> None:
+        self.target = target
+        self._spec = spec
+        self.name = getattr(target, "name", None) or type(target).__name__
+        self.promises = frozenset(getattr(target, "promises", ()))
+        for attribute in ("dtypes", "padding_takes_part", "rounds_once", "any_strides", "must_be_exact"):
+            if hasattr(target, attribute):
+                setattr(self, attribute, getattr(target, attribute))
+        self._takes_bias = {r: _has_parameter(getattr(target, r, None), "bias") for r in ("conv", "conv_transpose")}
+
+    @property
+    def spec(self) -> str | None:
+        return self._spec
+
+    def refuses(self, case: Case, result: str, dtype: str) -> str | None:
+        if result == "bias_grad" and not hasattr(self.target, "bias_grad"):
+            return "has no bias_grad"
+        if not hasattr(self.target, result):
+            return f"has no {result}"
+        supports = getattr(self.target, "supports", None)
+        return supports(case.geometry(), result, dtype_of(dtype)) if supports is not None and result != "bias_grad" else None
+
+    def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
+        method = getattr(self.target, result)
+        if bias is None:
+            return np.asarray(method(case.geometry(), *operands))
+        if not self._takes_bias.get(result):
+            raise Refused("takes no bias")
+        return np.asarray(method(case.geometry(), *operands, bias=bias))
+
+    def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
+        kind = type(self.target)
+        call = ", ".join(operands.values()) + (f", bias={bias}" if bias else "")
+        return "\n".join(
+            [
+                "import numpy as np",
+                "from preimage import ConvGeometry",
+                f"from {kind.__module__} import {kind.__qualname__}",
+                f"geometry = {_geometry_text(case)}",
+                f"got = {kind.__qualname__}().{result}(geometry, {call})",
+            ]
+        )
+
+
+def _has_parameter(function: Any, name: str) -> bool:
+    if function is None:
+        return False
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _geometry_text(case: Case) -> str:
+    return (
+        f"ConvGeometry(batch={case.batch}, in_channels={case.in_channels}, out_channels={case.out_channels}, groups={case.groups},"
+        f" input_size={case.input_size}, output_size={case.output_size}, kernel_size={case.kernel_size}, stride={case.stride},"
+        f" padding={case.padding}, dilation={case.dilation})"
+    )
+
+
+class EngineSubject(Subject):
+    """An engine of the registry, by name."""
+
+    padding_takes_part = True
+    rounds_once = True
+    any_strides = True
+    must_be_exact = True
+    takes_invalid = True
+    takes_epilogue = True
+    dtypes = ("float32", "float64", "float16", "bfloat16")
+    differentiates = frozenset({"gradients", "double_backward"})
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.errors = (PreimageError,)
+        self._reason: str | None = None
+        try:
+            self.engine = get(name)
+            self.promises = frozenset(self.engine.promises)
+        except PreimageError as error:
+            self._reason = str(error)
+        try:
+            import ml_dtypes  # noqa: F401
+        except ImportError:
+            self.dtypes = self.dtypes[:3]
+
+    @property
+    def spec(self) -> str:
+        return self.name
+
+    def unavailable(self) -> str | None:
+        return self._reason
+
+    def refuses(self, case: Case, result: str, dtype: str) -> str | None:
+        if result == "bias_grad":
+            return None
+        return self.engine.supports(case.geometry(), result, dtype_of(dtype))
+
+    def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
+        if result == "bias_grad":
+            from preimage.ops.conv import sum_over_space
+
+            return np.asarray(sum_over_space(operands[0], layout="channels_first"))
+        if result == "conv_weight_grad":
+            return self.engine.conv_weight_grad(case.geometry(), *operands)
+        return self.run_epilogue(case, result, *operands, **({} if bias is None else {"bias": bias}))
+
+    def run_epilogue(self, case: Case, result: str, *operands: Array, **epilogue: Any) -> Array:
+        from preimage.engines.base import Epilogue
+
+        given = Epilogue(**epilogue) if epilogue else None
+        return getattr(self.engine, result)(case.geometry(), *operands, given)  # type: ignore[no-any-return]
+
+    def variants(self, promise: str) -> list[Variant]:
+        from preimage.settings import config
+
+        if promise == "threads":
+            return [(f"threads={n}", lambda n=n: config(threads=n)) for n in (1, 2, 3)]  # type: ignore[misc]
+        own: list[Variant] = []
+        if promise == "tiling":
+            own = [(f"workspace_bytes={n}", lambda n=n: config(workspace_bytes=n)) for n in (0, 1 << 14)]  # type: ignore[misc]
+        more = getattr(self.engine, "audit_variants", None)  # an engine may offer schedules of its own to be compared
+        return own + (list(more(promise)) if more is not None else [])
+
+    def _layer(self, case: Case, x: Any, w: Any, b: Any) -> Any:
+        import preimage as pre
+
+        return pre.conv(x, w, b, stride=case.stride, padding=case.padding, dilation=case.dilation, groups=case.groups)
+
+    def gradients(self, case: Case, x: Array, w: Array, b: Array, gy: Array) -> tuple[Array, Array, Array, Array]:
+        import preimage as pre
+
+        if not case.is_conv:
+            raise Refused("no convolution gives these sizes")
+        with pre.config(engine=self.name):
+            leaves = [pre.Tensor(a, requires_grad=True) for a in (x, w, b)]
+            y = self._layer(case, *leaves)
+            y.backward(gy)
+            return (y.numpy(), *(np.asarray(leaf.grad.data) for leaf in leaves))  # type: ignore[return-value]
+
+    def double_backward(self, case: Case, x: Array, w: Array, gy: Array, vx: Array, vw: Array) -> tuple[Array, Array, Array]:
+        import preimage as pre
+
+        if not case.is_conv:
+            raise Refused("no convolution gives these sizes")
+        with pre.config(engine=self.name):
+            tx, tw, tg = (pre.Tensor(a, requires_grad=True) for a in (x, w, gy))
+            y = self._layer(case, tx, tw, None)
+            gx, gw = pre.grad(y, [tx, tw], grad_output=tg, create_graph=True)
+            found = pre.grad((gx * vx).sum() + (gw * vw).sum(), [tx, tw, tg])
+            return tuple(np.asarray(f.data) for f in found)  # type: ignore[return-value]
+
+    def call_invalid(self, call: Invalid) -> Any:
+        import preimage as pre
+
+        rng = np.random.default_rng(0)
+        x = (rng.random(call.input_shape) * 9).astype(call.dtype)
+        w = (rng.random(call.weight_shape) * 9).astype(call.weight_dtype)
+        b = None if call.bias_shape is None else np.ones(call.bias_shape, call.dtype)
+        function = pre.conv if call.op == "conv" else pre.conv_transpose
+        with pre.config(engine=self.name):
+            return function(x, w, b, **call.arguments)
+
+    def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
+        lines = ["import numpy as np", "import preimage as pre"]
+        common = f"stride={case.stride}, padding={case.padding}, dilation={case.dilation}, groups={case.groups}"
+        given = ", ".join(operands.values()) + (f", {bias}" if bias else "")
+        if result == "conv_transpose":
+            call = f"pre.conv_transpose({given}, {common}, output_size={case.input_size})"
+        elif result == "conv_weight_grad":
+            call = f"pre.conv_weight_grad({given}, kernel_size={case.kernel_size}, {common})"
+        elif result == "conv" and case.is_conv:
+            call = f"pre.conv({given}, {common})"
+        elif result == "conv":
+            lines.append("from preimage.engines import get")
+            lines.append(f"geometry = {_geometry_text(case).replace('ConvGeometry', 'pre.ConvGeometry')}")
+            call = f"get({self.name!r}).conv(geometry, {given})"
+        else:
+            return "\n".join([*lines, f"got = {given}.sum(axis={(0, *range(2, case.ndim + 2))})"])
+        return "\n".join([*lines, f"with pre.config(engine={self.name!r}):", f"    got = {call}"])
