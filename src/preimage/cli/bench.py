@@ -1,0 +1,108 @@
+"""`preimage bench`: engines and peers on layers, side by side; a table, losing rows first, and JSON or HTML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["bench"]
+
+_Many = list[str] | None
+
+
+def bench(
+    layers: Annotated[_Many, typer.Argument(help="Names or patterns of suite layers; none: the whole tier.")] = None,
+    suite: Annotated[Path | None, typer.Option(help="A suite file (JSON) instead of the one of the package.")] = None,
+    tier: Annotated[str, typer.Option(help="core, heavy or all.")] = "core",
+    given: Annotated[str | None, typer.Option("--input", help="One geometry instead: input shape, e.g. 1,64,56,56.")] = None,
+    weight: Annotated[str | None, typer.Option(help="Its weight shape, e.g. 64,64,3,3.")] = None,
+    transpose: Annotated[bool, typer.Option(help="It is a deconvolution (weight: C_in, C_out/groups, ...).")] = False,
+    stride: Annotated[str, typer.Option()] = "1",
+    padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
+    dilation: Annotated[str, typer.Option()] = "1",
+    output_padding: Annotated[str, typer.Option()] = "0",
+    groups: Annotated[int, typer.Option()] = 1,
+    engines: Annotated[str, typer.Option(help="Comma-separated contestants: engines, torch, onnxruntime, jax.")] = "jit,torch",
+    passes: Annotated[str, typer.Option("--passes", help="forward, grad_input, grad_weight, grad_bias; or all.")] = "all",
+    dtype: Annotated[str, typer.Option(help="Comma-separated: float32, float64, float16, bfloat16.")] = "float32",
+    layout: Annotated[str, typer.Option(help="channels_last, channels_first, or both.")] = "both",
+    threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "1",
+    quick: Annotated[bool, typer.Option(help="Three rounds, short turns: for a look.")] = False,
+    direct: Annotated[bool, typer.Option(help="Call the engines' methods, not the public operations.")] = False,
+    check: Annotated[bool, typer.Option(help="Check every answer before its clock runs.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all times there.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with a roofline plot there.")] = None,
+    worst: Annotated[int, typer.Option(help="Show only so many rows, the worst; 0: all.")] = 0,
+) -> None:
+    """Time layers on this library's engines and on installed peers, interleaved, answers checked first."""
+    from rich.console import Console
+
+    from preimage.bench import Protocol, run_bench
+    from preimage.bench.suite import PASSES, builtin_suite, layer_from_sizes, load_suite, select
+    from preimage.errors import PreimageError
+    from preimage.report.bench import print_run, write_html
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=190)
+    try:
+        if given or weight:
+            if not (given and weight):
+                raise typer.BadParameter("one geometry needs both --input and --weight")
+            options: dict[str, Any] = {"stride": _numbers(stride), "padding": _padding(padding), "dilation": _numbers(dilation)}
+            if transpose:
+                options["output_padding"] = _numbers(output_padding)
+            options["groups"] = groups
+            chosen: Any = (layer_from_sizes(_sizes(given), _sizes(weight), transpose=transpose, **options),)
+        else:
+            chosen = select(load_suite(suite) if suite else builtin_suite(), layers or (), tier)
+        asked = PASSES[:3] if passes == "all" else tuple(passes.split(","))
+        for what in asked:
+            if what not in PASSES:
+                raise typer.BadParameter(f"no pass is called {what!r}; there are {', '.join(PASSES)} and all")
+        names = tuple(engines.split(","))
+        with console.status("measuring the machine") as status:
+            run = run_bench(
+                chosen,
+                names,
+                passes=asked,
+                dtypes=tuple(dtype.split(",")),
+                threads=tuple(int(n) for n in threads.split(",")),
+                layouts=("channels_last", "channels_first") if layout == "both" else (layout,),
+                protocol=Protocol.quick() if quick else Protocol(),
+                direct=direct,
+                check=check,
+                progress=lambda rows, done, total: status.update(f"{done}/{total}  {rows[0].layer} {rows[0].what}"),
+            )
+    except PreimageError as error:
+        console.print(f"[red]{error}[/red]", highlight=False)
+        raise typer.Exit(2) from error
+    if json_file:
+        run.save(json_file)
+    if html_file:
+        write_html(run, html_file)
+    print_run(run, console, worst=worst)
+    if any(row.error.startswith(("wrong answer", "AssertionError")) for row in run.rows):
+        raise typer.Exit(1)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(v) for v in text.replace("x", ",").split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of integers") from None
+
+
+def _numbers(text: str) -> Any:
+    values = _sizes(text)
+    return values[0] if len(values) == 1 else values
+
+
+def _padding(text: str) -> Any:
+    if text in ("same", "valid", "same_lower"):
+        return text
+    if ":" in text:
+        return tuple(tuple(int(v) for v in pair.split(":")) for pair in text.split(","))
+    return _numbers(text)
