@@ -1,0 +1,222 @@
+"""Reading a Caffe net into a Graph, and writing one back.
+
+Weights go to layers by name; binaries may hold more layers than the description (Split, training layers). A caffemodel alone is a
+whole net too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import array_of
+from preimage.errors import FileFormatError, ShapeError
+from preimage.io.caffe.assemble import Assembly, Limits, assemble
+from preimage.io.caffe.binary import decode, encode
+from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
+from preimage.io.caffe.fillers import fill
+from preimage.io.caffe.message import Message
+from preimage.io.caffe.text import format_text, parse_text
+from preimage.io.caffe.upgrade import upgraded
+from preimage.io.graph import Graph
+
+__all__ = ["CaffeGraph", "load", "read_net", "save", "write_net"]
+
+_MAX_FILE = (1 << 31) - 1
+_TEXT_ENDINGS = (".prototxt", ".pbtxt", ".txt")
+Source = str | PathLike[str] | Message
+
+
+def read_net(source: Source) -> Message:
+    """The NetParameter of a `.prototxt` (text) or `.caffemodel` (binary) file, in today's form.
+
+    Raises: FileFormatError with the file's name and the line or byte.
+    """
+    if isinstance(source, Message):
+        return upgraded(source)
+    path = Path(source)
+    try:
+        if path.stat().st_size > _MAX_FILE:
+            raise FileFormatError(f"{path} is larger than 2 GiB, more than a protobuf message can be")
+        data = path.read_bytes()
+    except OSError as problem:
+        raise FileFormatError(f"{path} cannot be read: {problem.strerror}") from None
+    try:
+        if path.suffix.lower() in _TEXT_ENDINGS:
+            return upgraded(parse_text("NetParameter", data.decode("utf-8-sig"), str(path)))
+        return upgraded(decode("NetParameter", data))
+    except UnicodeDecodeError as problem:
+        raise FileFormatError(f"{path} is no UTF-8 text (byte {problem.start})") from None
+    except FileFormatError as problem:
+        raise FileFormatError(str(problem) if str(problem).startswith(str(path)) else f"{path}: {problem}") from None
+
+
+class CaffeGraph(Graph):
+    """A Caffe net as a Graph: parameters `layer.weight`, `layer.bias`..., values named like blobs.
+
+    Where a blob is changed in place, its name means the last version (the first, for a blob that is fed); see `assembly.blobs`.
+    New input sizes are checked layer by layer, against the stored weights and the limits, before anything runs.
+    """
+
+    def __init__(self, assembly: Assembly, arrays: Mapping[str, Any], limits: Limits, state: Mapping[str, Any]) -> None:
+        trained = {name for name, declared in assembly.parameters.items() if declared.trained}
+        super().__init__(
+            assembly.nodes,
+            assembly.inputs,
+            assembly.outputs,
+            parameters={name: array for name, array in arrays.items() if name in trained},
+            buffers={name: array for name, array in arrays.items() if name not in trained},
+            constants=assembly.constants,
+            updates=assembly.updates,
+            name=assembly.net.name,
+        )
+        self.assembly, self.limits, self._state_rules = assembly, limits, dict(state)
+        self.missing: list[str] = []
+        self.train(assembly.phase == "TRAIN")
+
+    def resized(self, input_shapes: Mapping[str, tuple[int, ...]]) -> Assembly:
+        """The assembly for other input sizes. Raises ShapeError where a layer's weights do not fit them."""
+        known = {item.name: self.assembly.shapes[item.name] for item in self.assembly.inputs}
+        fresh = assemble(self.assembly.net, **self._state_rules, input_shapes=known | dict(input_shapes), limits=self.limits)
+        for name, declared in fresh.parameters.items():
+            if declared.shape != self.assembly.parameters[name].shape:
+                raise ShapeError(
+                    f"layer {declared.layer!r}: its blob {name!r} has shape {self.assembly.parameters[name].shape}, "
+                    f"these inputs need {declared.shape}"
+                )
+        return fresh
+
+    def run(self, feeds: Mapping[str, Any], fetch: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
+        """As Graph.run."""
+        shapes = {name: tuple(np.shape(array_of(value))) for name, value in feeds.items()}
+        known = self.assembly.shapes
+        if any(name in known and known[name] != shape for name, shape in shapes.items()):
+            self.assembly = self.resized({name: shape for name, shape in shapes.items() if name in known})
+        return super().run(feeds, fetch, **options)
+
+    def array(self, name: str) -> Any:
+        """The stored array of a parameter or buffer."""
+        return self.weights[name].data if name in self.weights else self.state[name]
+
+    def put(self, name: str, array: Any) -> None:
+        """Exchange the stored array of a parameter or buffer."""
+        if name in self.weights:
+            self.weights[name].data = array
+        else:
+            self.state[name] = array
+
+    def copy_weights(self, source: Source) -> list[str]:
+        """Take the blobs of layers of the same names; gives the names of layers that have blobs here and none there.
+
+        Raises: FileFormatError where a layer has another number of blobs, ShapeError where shapes differ.
+        """
+        net = read_net(source)
+        found: dict[str, Message] = {layer.name: layer for layer in net.layer if layer.name in self.assembly.layer_blobs}
+        fresh: dict[str, Any] = {}
+        for name, layer in found.items():
+            values = self.assembly.layer_blobs[name]
+            if not values or not layer.has("blobs"):
+                continue
+            if len(values) != len(layer.blobs):
+                raise FileFormatError(f"layer {name!r} has {len(values)} blobs, the weights file has {len(layer.blobs)} for it")
+            for value, blob in zip(values, layer.blobs, strict=True):
+                fresh[value] = _stored(blob, self.assembly.parameters[value].shape, name)
+        for value, array in fresh.items():
+            self.put(value, array)
+        self.missing = [name for name, values in self.assembly.layer_blobs.items() if values and name not in found]
+        return self.missing
+
+    def to_message(self, *, diffs: Mapping[str, Any] | None = None) -> Message:
+        """The net with its present weights, as a NetParameter."""
+        net = Message("NetParameter")
+        if self.assembly.net.has("name"):
+            net.name = self.assembly.net.name
+        for layer in self.assembly.layers:
+            kept = layer.copy()
+            names = self.assembly.layer_blobs[layer.name]
+            kept.blobs = [blob_of_array(self.array(name), (diffs or {}).get(name)) for name in names]
+            net.add("layer", kept)
+        return net
+
+
+def _stored(blob: Message, wanted: tuple[int, ...], layer: str) -> Any:
+    stated = blob_shape(blob)
+    if not fits(stated, wanted):
+        raise ShapeError(f"layer {layer!r}: the file's blob has shape {stated}, the net needs {wanted}")
+    with np.errstate(over="ignore"):
+        return array_of_blob(blob).astype(np.float32).reshape(wanted)
+
+
+def load(
+    model: Source,
+    weights: Source | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+) -> CaffeGraph:
+    """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
+
+    Layers are chosen by phase ("TEST" or "TRAIN"), level and stages. Blobs that no file gives start from their fillers (`seed`);
+    layers with blobs that the weights file does not know are listed in `missing`. `input_shapes` replaces sizes in the file.
+
+    Raises: FileFormatError for a file that is not what it should be (with line or byte, and layer), ShapeError for sizes that
+    do not fit or are beyond `limits`.
+    """
+    if phase.upper() not in ("TEST", "TRAIN"):
+        raise FileFormatError(f"phase must be 'TEST' or 'TRAIN', got {phase!r}")
+    net, limits = read_net(model), limits or Limits()
+    folder = None if isinstance(model, Message) else str(Path(model).parent)
+    rules = {"phase": phase.upper(), "level": level, "stages": tuple(stages), "folder": folder}
+    assembly = assemble(net, **rules, input_shapes=input_shapes, limits=limits)  # type: ignore[arg-type]
+    known = {layer.name for layer in assembly.layers if layer.has("blobs")}
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, declared in assembly.parameters.items():
+        given = declared.layer in known
+        arrays[name] = np.zeros(declared.shape, np.float32) if given else fill(declared.filler, declared.shape, rng)
+    assembly.net, assembly.layers = _without_blobs(net), [_bare(layer) for layer in assembly.layers]
+    graph = CaffeGraph(assembly, arrays, limits, rules)
+    if known:
+        graph.copy_weights(net)
+    if weights is not None:
+        graph.copy_weights(weights)
+    return graph
+
+
+def _without_blobs(net: Message) -> Message:
+    """The description alone: the arrays live in the graph."""
+    bare = Message("NetParameter")
+    for field, value in net.items():
+        setattr(bare, field.name, [_bare(layer) for layer in value] if field.name == "layer" else value)
+    return bare
+
+
+def _bare(layer: Message) -> Message:
+    if not layer.has("blobs"):
+        return layer
+    out = Message("LayerParameter")
+    for field, value in layer.items():
+        if field.name != "blobs":
+            setattr(out, field.name, value)
+    return out
+
+
+def save(graph: CaffeGraph, path: str | PathLike[str]) -> None:
+    """Write the net with its present weights as a `.caffemodel`."""
+    Path(path).write_bytes(encode(graph.to_message()))
+
+
+def write_net(net: Message, path: str | PathLike[str]) -> None:
+    """Write a NetParameter: text for a `.prototxt`, else binary."""
+    if Path(path).suffix.lower() in _TEXT_ENDINGS:
+        Path(path).write_text(format_text(net), encoding="utf-8")
+    else:
+        Path(path).write_bytes(encode(net))

@@ -1,0 +1,187 @@
+"""ONNX model -> Graph: constants apart from parameters apart from running statistics, every unsupported node named at once.
+
+A stored array is a parameter (trainable, under the file's name) where it is float and stands where a layer has its
+weights; the running statistics of BatchNormalization are buffers; everything else (shapes, indices, bounds) is a constant.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.errors import FileFormatError, GraphError
+from preimage.io.graph import OPS, Graph, Input, Node
+from preimage.io.onnx import contractions, pointwise, reductions, shapes  # noqa: F401 - they register the ops
+from preimage.io.onnx.model import OnnxModel, OnnxNode, read_model
+
+__all__ = ["load", "supported_ops", "to_graph"]
+
+#: Where an op's stored inputs are weights to train, by position (None: any position).
+_WEIGHTS: dict[str, tuple[int, ...] | None] = {
+    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "BatchNormalization": (1, 2), "PRelu": (1,),
+    "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "LayerNormalization": (1, 2), "RMSNormalization": (1,),
+    "Add": None, "Sub": None, "Mul": None, "Div": None,
+}  # fmt: skip
+_BUFFERS = {"BatchNormalization": (3, 4)}
+#: Ops whose meaning depends on the opset beyond what their attributes say.
+_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample"}
+_RENAMED = {("Pad", "value"): "constant"}
+_IGNORED = {("BatchNormalization", "is_test"), ("Dropout", "is_test"), ("MaxPool", "storage_order")}
+
+
+def supported_ops() -> tuple[str, ...]:
+    """The ONNX operators that an imported model may use."""
+    return tuple(sorted(name.removeprefix("onnx.") for name in OPS if name.startswith("onnx."))) + ("Constant",)
+
+
+def load(source: Any, *, input_shapes: Mapping[str, Sequence[int | str | None]] | None = None, open_sizes: bool = False) -> Graph:
+    """The network of an ONNX file (a path, bytes, or a ModelProto) as a Graph: a Module to run, train, inspect and save.
+
+    input_shapes replaces what the file says of its inputs' shapes; open_sizes opens all their sizes, for files that fix
+    a size which the network itself does not need.
+
+    Raises: FileFormatError for a damaged file, and one that lists every node whose op is not supported, before anything runs.
+    """
+    return to_graph(read_model(source), input_shapes=input_shapes, open_sizes=open_sizes)
+
+
+def to_graph(
+    model: OnnxModel, *, input_shapes: Mapping[str, Sequence[int | str | None]] | None = None, open_sizes: bool = False
+) -> Graph:
+    """The Graph of a model that was read."""
+    problems: list[str] = []
+    nodes: list[Node] = []
+    stored = dict(model.initializers)
+    made_here: set[str] = set()  # Constant nodes: their arrays are stored values too
+    for node in model.nodes:
+        if node.op == "Constant":
+            if len(node.outputs) != 1 or node.outputs[0] in stored:
+                problems.append(f"{node.name!r} (Constant: its value is made twice)")
+                continue
+            value = _constant(node)
+            if value is None:
+                problems.append(f"{node.name!r} (Constant without a supported value)")
+            else:
+                stored[node.outputs[0]] = value
+                made_here.add(node.outputs[0])
+        else:
+            built = _node(node, model.opset)
+            if isinstance(built, str):
+                problems.append(f"{node.name!r} ({built})")
+            else:
+                nodes.append(built)
+    if problems:
+        raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
+    parameters, buffers, constants = _sort_stored(stored, nodes, made_here, {v.name for v in model.outputs})
+    inputs = _inputs(model, nodes, input_shapes, open_sizes)
+    try:
+        return Graph(nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name)
+    except GraphError as error:
+        raise FileFormatError(f"the model's graph is not sound: {error}") from error
+
+
+def _constant(node: OnnxNode) -> np.ndarray | None:
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if key in node.attributes:
+            return np.array(node.attributes[key], dtype)
+    value = node.attributes.get("value")
+    return value if isinstance(value, np.ndarray) else None
+
+
+def _node(node: OnnxNode, opset: int) -> Node | str:
+    """The graph's node, or what is wrong with it."""
+    op = OPS.get(f"onnx.{node.op}")
+    if op is None:
+        return node.op
+    attributes: dict[str, Any] = {}
+    for key, value in node.attributes.items():
+        if value is NotImplemented:
+            return f"{node.op}: attribute {key!r} holds a graph"
+        attributes[_RENAMED.get((node.op, key), key)] = value
+    inputs = list(node.inputs)
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    outputs = list(node.outputs)
+    while outputs and not outputs[-1]:
+        outputs.pop()
+    if not outputs:
+        return f"{node.op}: no output"
+    if node.op == "Resize" and opset < 11:  # scales was the second input, and the mode the oldest one
+        inputs.insert(1, "")
+        attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    signature = inspect.signature(op.function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if node.op in _NEED_OPSET:
+        attributes["opset"] = opset
+    if "outputs" in signature.parameters:
+        attributes["outputs"] = len(outputs)
+    elif len(outputs) > 1 and node.op not in ("TopK",):
+        return f"{node.op} with {len(outputs)} outputs"
+    known = {name for name, p in signature.parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    for key in list(attributes):
+        if key not in known and not takes_any:
+            if (node.op, key) not in _IGNORED:
+                return f"{node.op}: attribute {key!r}"
+            del attributes[key]
+    try:
+        signature.bind(*inputs, **attributes)
+    except TypeError as error:
+        return f"{node.op}: {error}"
+    return Node(node.name, op.name, tuple(inputs), tuple(outputs), attributes, layer=node.name)
+
+
+def _sort_stored(
+    stored: dict[str, np.ndarray], nodes: Sequence[Node], made_here: set[str], outputs: set[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Stored arrays as parameters, buffers and constants."""
+    weights: set[str] = set()
+    statistics: set[str] = set()
+    other: set[str] = set(outputs)
+    for node in nodes:
+        name = node.op.removeprefix("onnx.")
+        wanted, running = _WEIGHTS.get(name, ()), _BUFFERS.get(name, ())
+        for position, key in enumerate(node.inputs):
+            if position in running:
+                statistics.add(key)
+            elif wanted is None or position in wanted:
+                weights.add(key)
+            else:
+                other.add(key)
+    parameters, buffers, constants = {}, {}, {}
+    for key, value in stored.items():
+        is_float = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+        if key in statistics and key not in weights:
+            buffers[key] = value
+        elif key in weights and key not in other and is_float and value.ndim and not (key in made_here and value.size == 1):
+            parameters[key] = value
+        else:
+            constants[key] = value
+    return parameters, buffers, constants
+
+
+def _inputs(
+    model: OnnxModel, nodes: Sequence[Node], input_shapes: Mapping[str, Sequence[int | str | None]] | None, open_sizes: bool
+) -> list[Input]:
+    used = {key for node in nodes for key in node.inputs} | {v.name for v in model.outputs}
+    result = []
+    shapes_given = dict(input_shapes or {})
+    for value in model.inputs:
+        if value.name not in used and len(model.inputs) > 1:
+            continue  # files of old exporters list inputs that nothing takes
+        if not value.dtype:
+            raise FileFormatError(f"input {value.name!r} is no tensor of a supported type")
+        shape: Any = shapes_given.pop(value.name, value.shape)
+        if shape is not None and open_sizes:
+            shape = (None,) * len(shape)
+        result.append(Input(value.name, None if shape is None else tuple(shape), value.dtype))
+    if shapes_given:
+        raise FileFormatError(f"the model has no input {next(iter(shapes_given))!r}; its inputs: {[v.name for v in result]}")
+    return result

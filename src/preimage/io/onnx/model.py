@@ -1,0 +1,263 @@
+"""Reading an ONNX file into plain data, with every doubt settled before anything runs.
+
+The package `onnx` parses the protobuf; what it gives is not trusted: sizes are checked against the bytes that are there,
+external data only from the model's own folder, graph attributes and unknown types are refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preimage.errors import FileFormatError
+
+__all__ = ["OnnxModel", "OnnxNode", "OnnxValue", "require_onnx", "read_model"]
+
+#: protobuf itself reads no larger message.
+MAX_FILE_BYTES = 2**31 - 1
+OPSETS = range(7, 27)
+
+_DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
+#: TensorProto field that holds the values of each type when raw_data does not.
+_FIELDS = {
+    "float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint64": "uint64_data", "uint32": "uint64_data",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxNode:
+    """One node: attributes as Python values (tensors as arrays)."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxValue:
+    """A graph input or output: shape entries are integers, or a name (or None) where the size is open."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """A model as plain data."""
+
+    name: str
+    opset: int
+    nodes: tuple[OnnxNode, ...]
+    inputs: tuple[OnnxValue, ...]
+    outputs: tuple[OnnxValue, ...]
+    initializers: dict[str, np.ndarray]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def require_onnx() -> Any:
+    """The package onnx.
+
+    Raises: FileFormatError that names the extra to install where it is missing.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise FileFormatError("ONNX files need the package onnx: pip install 'preimage[onnx]'") from error
+    return onnx
+
+
+def dtype_of(code: int, where: str) -> np.dtype[Any]:
+    """The NumPy dtype of a TensorProto data type.
+
+    Raises: FileFormatError for strings, complex numbers, 8-bit and 4-bit floats.
+    """
+    name = _DTYPES.get(code)
+    if name is None:
+        raise FileFormatError(
+            f"{where} has the ONNX data type {code}, which is not supported; there are {', '.join(_DTYPES.values())}"
+        )
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise FileFormatError(
+                f"{where} is bfloat16: that needs the package ml_dtypes: pip install 'preimage[bfloat16]'"
+            ) from error
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def _external_bytes(tensor: Any, folder: Path | None, where: str, count: int) -> bytes:
+    """The bytes of a tensor that lies in a file beside the model.
+
+    Raises: FileFormatError for a place outside the model's folder, a link, a missing or too short file.
+    """
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise FileFormatError(f"{where} has external data ({location!r}), but the model was not read from a folder")
+    pure = Path(location)
+    if not location or "\0" in location or pure.is_absolute() or pure.drive or ".." in pure.parts or "\\" in location:
+        raise FileFormatError(f"{where} has its data at {location!r}: only files in the model's own folder are read")
+    path = folder / pure
+    inside = os.path.realpath(path)
+    if os.path.commonpath([inside, os.path.realpath(folder)]) != os.path.realpath(folder) or not os.path.isfile(inside):
+        raise FileFormatError(f"{where} has its data at {location!r}: no such file in the model's own folder")
+    try:
+        offset, length = int(entries.get("offset", "0") or 0), int(entries.get("length", "0") or 0)
+    except ValueError:
+        raise FileFormatError(f"{where}: external data offset or length is no number") from None
+    length = length or count
+    if offset < 0 or length != count or offset + length > os.path.getsize(inside):
+        raise FileFormatError(f"{where}: external data {location!r} holds no {count} bytes at {offset}")
+    with open(inside, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def to_array(tensor: Any, folder: Path | None = None, where: str = "a tensor") -> np.ndarray:
+    """A TensorProto as an array of its own.
+
+    Raises: FileFormatError where the data do not fill the shape.
+    """
+    where = f"{where} {tensor.name!r}" if tensor.name else where
+    dtype = dtype_of(tensor.data_type, where)
+    shape = tuple(int(d) for d in tensor.dims)
+    if any(d < 0 for d in shape) or len(shape) > 32:
+        raise FileFormatError(f"{where} has the shape {shape}")
+    if tensor.HasField("segment"):
+        raise FileFormatError(f"{where} is stored in segments, which is not supported")
+    count = prod(shape)
+    size = count * dtype.itemsize
+    if tensor.data_location == 1 or tensor.external_data:
+        if size > MAX_FILE_BYTES * 16:
+            raise FileFormatError(f"{where} of shape {shape} is too large")
+        raw = _external_bytes(tensor, folder, where, size)
+    elif tensor.HasField("raw_data"):
+        raw = tensor.raw_data
+    else:
+        return _typed_data(tensor, dtype, shape, count, where)
+    if len(raw) != size:
+        raise FileFormatError(f"{where} of shape {shape} and {dtype} needs {size} bytes, the file has {len(raw)}")
+    return np.frombuffer(raw, dtype.newbyteorder("<") if dtype.name != "bfloat16" else dtype).reshape(shape).astype(dtype)
+
+
+def _typed_data(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int, where: str) -> np.ndarray:
+    values = getattr(tensor, _FIELDS.get(dtype.name, "int32_data"))
+    if len(values) != count:
+        raise FileFormatError(f"{where} of shape {shape} needs {count} values, the file has {len(values)}")
+    if dtype.name in ("float16", "bfloat16"):  # stored as the bits, in 32-bit integers
+        return (np.array(values, np.int64) & 0xFFFF).astype(np.uint16).view(dtype).reshape(shape)
+    return np.array(values).astype(dtype).reshape(shape)
+
+
+def _attribute(attribute: Any, folder: Path | None, where: str) -> Any:
+    kind = attribute.type
+    where = f"{where}, attribute {attribute.name!r}"
+    if attribute.ref_attr_name:
+        raise FileFormatError(f"{where} refers to a function's attribute, which is not supported outside functions")
+    if kind == 1:
+        return float(attribute.f)
+    if kind == 2:
+        return int(attribute.i)
+    if kind == 3:
+        return attribute.s.decode("utf-8", "replace")
+    if kind == 4:
+        return to_array(attribute.t, folder, where)
+    if kind == 6:
+        return [float(v) for v in attribute.floats]
+    if kind == 7:
+        return [int(v) for v in attribute.ints]
+    if kind == 8:
+        return [v.decode("utf-8", "replace") for v in attribute.strings]
+    return NotImplemented  # a graph, a type, a sparse tensor: the op that has one is refused with all the others
+
+
+def _value(info: Any) -> OnnxValue:
+    tensor = info.type.tensor_type
+    if not info.type.HasField("tensor_type") or not tensor.elem_type:
+        return OnnxValue(info.name, "", None)
+    dtype = _DTYPES.get(tensor.elem_type, "")
+    if not tensor.HasField("shape"):
+        return OnnxValue(info.name, dtype, None)
+    if len(tensor.shape.dim) > 32:
+        raise FileFormatError(f"input {info.name!r} has {len(tensor.shape.dim)} axes")
+    shape: list[int | str | None] = []
+    for dim in tensor.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            shape.append(int(dim.dim_value))
+        else:
+            shape.append(dim.dim_param or None)
+    return OnnxValue(info.name, dtype, tuple(shape))
+
+
+def read_model(source: Any) -> OnnxModel:
+    """An ONNX model from a path, its bytes, or a ModelProto, as plain data.
+
+    Raises: FileFormatError for what is no ONNX model, an opset outside 7 to 26, or damaged tensors.
+    """
+    onnx = require_onnx()
+    folder: Path | None = None
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            raise FileFormatError(f"there is no file {str(path)!r}")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise FileFormatError(f"{str(path)!r} has {path.stat().st_size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
+        folder, source = path.resolve().parent, path.read_bytes()
+        label = str(path)
+    else:
+        label = "the model"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        proto = onnx.ModelProto()
+        try:
+            proto.ParseFromString(bytes(source))
+        except Exception as error:  # protobuf's DecodeError, of the package's own making
+            raise FileFormatError(f"{label} is no ONNX model: {type(error).__name__}") from error
+    else:
+        proto = source
+    return _plain(proto, folder, label)
+
+
+def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise FileFormatError(f"{label} is no ONNX model: it holds no graph and no opset")
+    opset = 0
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            opset = int(entry.version)
+    if opset not in OPSETS:
+        raise FileFormatError(f"{label} uses opset {opset}; supported are {OPSETS.start} to {OPSETS.stop - 1}")
+    if proto.functions:
+        names = ", ".join(f.name for f in list(proto.functions)[:8])
+        raise FileFormatError(f"{label} defines functions of its own ({names}), which is not supported")
+    graph = proto.graph
+    if graph.sparse_initializer:
+        raise FileFormatError(f"{label} holds sparse initializers, which is not supported")
+    initializers: dict[str, np.ndarray] = {}
+    for tensor in graph.initializer:
+        if tensor.name in initializers:
+            raise FileFormatError(f"{label} holds two initializers called {tensor.name!r}")
+        initializers[tensor.name] = to_array(tensor, folder, "initializer")
+    nodes = []
+    for position, node in enumerate(graph.node):
+        name = node.name or f"{node.op_type}_{position}"
+        op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        attributes = {a.name: _attribute(a, folder, f"node {name!r} ({op})") for a in node.attribute}
+        nodes.append(OnnxNode(name, op, tuple(node.input), tuple(node.output), attributes))
+    inputs = tuple(_value(v) for v in graph.input if v.name not in initializers)
+    return OnnxModel(
+        graph.name, opset, tuple(nodes), inputs, tuple(_value(v) for v in graph.output), initializers,
+        {p.key: p.value for p in proto.metadata_props},
+    )  # fmt: skip

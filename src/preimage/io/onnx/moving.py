@@ -1,0 +1,48 @@
+"""Data movement for arrays of any type (shapes and masks are integers in ONNX) and for Tensors, one name each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.autograd import Tensor
+
+__all__ = ["recorded", "reshape", "take", "tile", "transpose", "typed", "where"]
+
+
+def recorded(*values: Any) -> bool:
+    """Whether one of the values is a Tensor."""
+    return any(isinstance(v, Tensor) for v in values)
+
+
+def reshape(x: Any, shape: Sequence[int]) -> Any:
+    """x in another shape; arrays become a copy only where they must."""
+    return ops.reshape(x, tuple(shape)) if isinstance(x, Tensor) else np.reshape(x, tuple(shape))
+
+
+def transpose(x: Any, order: Sequence[int]) -> Any:
+    """x with its axes in another order."""
+    return ops.transpose(x, tuple(order)) if isinstance(x, Tensor) else np.transpose(x, tuple(order))
+
+
+def tile(x: Any, times: Sequence[int]) -> Any:
+    """x several times along every axis."""
+    return ops.tile(x, tuple(times)) if isinstance(x, Tensor) else np.tile(x, tuple(times))
+
+
+def take(x: Any, index: np.ndarray, axis: int) -> Any:
+    """x at `index` along one axis."""
+    return ops.take(x, index, axis) if isinstance(x, Tensor) else np.take(x, index, axis)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b."""
+    return ops.where(condition, a, b) if recorded(a, b) else np.where(condition, a, b)
+
+
+def typed(result: Any, like: Any) -> Any:
+    """The dtype of `like`: a Python scalar may have widened a narrow array."""
+    return result if isinstance(result, Tensor) or result.dtype == like.dtype else result.astype(like.dtype)
