@@ -176,8 +176,8 @@ def _max_unpool(
         local.min() < 0 or local.max() >= np.prod(plain, dtype=np.int64) or any(a > b for a, b in zip(plain, sizes, strict=True))
     ):
         raise FileFormatError("MaxUnpool: an index lies outside its image")
-    if sizes != plain:  # same positions counted in the larger image, as the flat index counts
-        local = index - (np.arange(n * c) * int(np.prod(plain, dtype=np.int64))).reshape((n, c) + (1,) * ndim)
+    if sizes != plain:  # the same positions, counted in the larger image
+        local = np.ravel_multi_index(np.unravel_index(local, plain), sizes)
     return ops.max_unpool(x, local, output_size=tuple(sizes))
 
 
@@ -228,16 +228,14 @@ def _coordinates(size: int, out: int, scale: float, mode: str, roi: tuple[float,
     if mode == "pytorch_half_pixel":
         return (p + 0.5) / scale - 0.5 if out > 1 else np.zeros(out)
     if mode == "align_corners":
-        return p * (size - 1) / (out - 1) if out > 1 else np.zeros(out)
+        return p * (size - 1) / (size * scale - 1) if size * scale != 1 else np.zeros(out)
     if mode == "asymmetric":
         return p / scale
     if mode == "tf_crop_and_resize":
         start, end = roi
-        return (
-            start * (size - 1) + p * (end - start) * (size - 1) / (out - 1)
-            if out > 1
-            else np.full(out, 0.5 * (start + end) * (size - 1))
-        )
+        if size * scale == 1:
+            return np.full(out, 0.5 * (start + end) * (size - 1))
+        return start * (size - 1) + p * (end - start) * (size - 1) / (size * scale - 1)
     raise FileFormatError(f"Resize: coordinate_transformation_mode {mode!r}")
 
 
@@ -264,10 +262,9 @@ def _taps(
     index = first[:, None] + np.arange(2 * width)
     distance = (index - at[:, None]) / stretch
     weights = np.maximum(0, 1 - np.abs(distance)) if mode == "linear" else _cubic(distance, options["cubic"])
-    if options["exclude_outside"] or (options["antialias"]):
-        weights = (
-            np.where((index >= 0) & (index < size), weights, 0) if options["exclude_outside"] or options["antialias"] else weights
-        )
+    if options["exclude_outside"]:
+        weights = np.where((index >= 0) & (index < size), weights, 0)
+    if options["exclude_outside"] or options["antialias"]:
         total = weights.sum(1, keepdims=True)
         weights = weights / np.where(total == 0, 1, total)
     return np.clip(index, 0, size - 1), weights, outside

@@ -17,12 +17,12 @@ import numpy as np
 from preimage.errors import FileFormatError, OptionError
 from preimage.geometry import normalise_padding, per_axis
 from preimage.io.graph import Graph, Node
-from preimage.io.onnx.model import _DTYPES, require_onnx
+from preimage.io.onnx.model import CODES, require_onnx
 
 __all__ = ["OPSET", "from_graph", "save"]
 
 OPSET = 21
-_CODES = {name: code for code, name in _DTYPES.items()}
+_CODES = {name: code for code, name in CODES.items()}
 #: Attributes of older forms that are inputs today: op -> (attribute, input position, dtype).
 _AS_INPUT: dict[str, tuple[tuple[str, int, str], ...]] = {
     "Clip": (("min", 1, "same"), ("max", 2, "same")),

@@ -15,7 +15,7 @@ import numpy as np
 from preimage.errors import FileFormatError, GraphError
 from preimage.io.graph import OPS, Graph, Input, Node
 from preimage.io.onnx import contractions, pointwise, reductions, shapes  # noqa: F401 - they register the ops
-from preimage.io.onnx.model import OnnxModel, OnnxNode, read_model
+from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model
 
 __all__ = ["load", "supported_ops", "to_graph"]
 
@@ -27,9 +27,10 @@ _WEIGHTS: dict[str, tuple[int, ...] | None] = {
 }  # fmt: skip
 _BUFFERS = {"BatchNormalization": (3, 4)}
 #: Ops whose meaning depends on the opset beyond what their attributes say.
-_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample"}
+_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu"}
+_OLD_BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater"}
 _RENAMED = {("Pad", "value"): "constant"}
-_IGNORED = {("BatchNormalization", "is_test"), ("Dropout", "is_test"), ("MaxPool", "storage_order")}
+_IGNORED = {("BatchNormalization", "is_test"), ("Dropout", "is_test"), ("BatchNormalization", "consumed_inputs"), ("MaxPool", "storage_order")}
 
 
 def supported_ops() -> tuple[str, ...]:
@@ -119,6 +120,10 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
         attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     signature = inspect.signature(op.function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if opset < 7 and node.op in _OLD_BROADCAST and attributes.pop("broadcast", 0) and "axis" in attributes:
+        return Node(node.name, "onnx.OldBroadcast", tuple(inputs), tuple(outputs), {"op": node.op, "axis": attributes["axis"]}, node.name)
+    if node.op in ("Cast", "EyeLike") and (code := attributes.get("to", attributes.get("dtype"))) is not None and code not in CODES:
+        return f"{node.op} to the ONNX data type {code}"
     if node.op in _NEED_OPSET:
         attributes["opset"] = opset
     if "outputs" in signature.parameters:

@@ -20,9 +20,10 @@ __all__ = ["OnnxModel", "OnnxNode", "OnnxValue", "require_onnx", "read_model"]
 
 #: protobuf itself reads no larger message.
 MAX_FILE_BYTES = 2**31 - 1
-OPSETS = range(7, 27)
+#: Opset 6 differs from 7 in the broadcasting attributes only, which are read too.
+OPSETS = range(6, 29)
 
-_DTYPES = {
+CODES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
@@ -82,10 +83,10 @@ def dtype_of(code: int, where: str) -> np.dtype[Any]:
 
     Raises: FileFormatError for strings, complex numbers, 8-bit and 4-bit floats.
     """
-    name = _DTYPES.get(code)
+    name = CODES.get(code)
     if name is None:
         raise FileFormatError(
-            f"{where} has the ONNX data type {code}, which is not supported; there are {', '.join(_DTYPES.values())}"
+            f"{where} has the ONNX data type {code}, which is not supported; there are {', '.join(CODES.values())}"
         )
     if name == "bfloat16":
         try:
@@ -188,7 +189,7 @@ def _value(info: Any) -> OnnxValue:
     tensor = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not tensor.elem_type:
         return OnnxValue(info.name, "", None)
-    dtype = _DTYPES.get(tensor.elem_type, "")
+    dtype = CODES.get(tensor.elem_type, "")
     if not tensor.HasField("shape"):
         return OnnxValue(info.name, dtype, None)
     if len(tensor.shape.dim) > 32:
@@ -205,7 +206,7 @@ def _value(info: Any) -> OnnxValue:
 def read_model(source: Any) -> OnnxModel:
     """An ONNX model from a path, its bytes, or a ModelProto, as plain data.
 
-    Raises: FileFormatError for what is no ONNX model, an opset outside 7 to 26, or damaged tensors.
+    Raises: FileFormatError for what is no ONNX model, an opset outside 6 to 28, or damaged tensors.
     """
     onnx = require_onnx()
     folder: Path | None = None

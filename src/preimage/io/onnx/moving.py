@@ -10,12 +10,17 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor
 
-__all__ = ["recorded", "reshape", "take", "tile", "transpose", "typed", "where"]
+__all__ = ["is_float", "recorded", "reshape", "take", "tile", "transpose", "typed", "where"]
 
 
 def recorded(*values: Any) -> bool:
     """Whether one of the values is a Tensor."""
     return any(isinstance(v, Tensor) for v in values)
+
+
+def is_float(x: Any) -> bool:
+    """Whether x is a Tensor or an array of one of our float types."""
+    return isinstance(x, Tensor) or x.dtype.kind == "f" or x.dtype.name == "bfloat16"
 
 
 def reshape(x: Any, shape: Sequence[int]) -> Any:

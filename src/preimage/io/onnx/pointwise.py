@@ -11,9 +11,9 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError
-from preimage.io.graph import graph_op
+from preimage.io.graph import OPS, graph_op
 from preimage.io.onnx.model import dtype_of
-from preimage.io.onnx.moving import recorded, typed, where
+from preimage.io.onnx.moving import is_float, recorded, reshape, typed, where
 
 __all__: list[str] = []
 
@@ -149,7 +149,7 @@ def _identity(x: Any) -> Any:
 
 @graph_op("onnx.Relu")
 def _relu(x: Any) -> Any:
-    return ops.relu(x) if recorded(x) or x.dtype.kind == "f" else np.maximum(x, 0).astype(x.dtype)
+    return ops.relu(x) if is_float(x) else np.maximum(x, 0).astype(x.dtype)
 
 
 @graph_op("onnx.LeakyRelu")
@@ -215,7 +215,9 @@ def _shrink(x: Any, lambd: float = 0.5, bias: float = 0.0) -> Any:
 
 
 @graph_op("onnx.PRelu")
-def _prelu(x: Any, slope: Any) -> Any:
+def _prelu(x: Any, slope: Any, *, opset: int = 7) -> Any:
+    if opset < 7 and slope.ndim == 1:  # one slope per channel
+        slope = reshape(slope, (-1,) + (1,) * (x.ndim - 2))
     zero = _zero_like(x)
     if recorded(x, slope):
         return ops.maximum(x, zero) + slope * ops.minimum(x, zero)
@@ -238,11 +240,15 @@ def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None
 
 
 @graph_op("onnx.Dropout")
-def _dropout(x: Any, ratio: Any = None, training_mode: Any = None, *, outputs: int = 1, seed: int = 0, **_: Any) -> Any:
-    if training_mode is not None and np.any(training_mode) and (ratio is None or np.any(ratio)):
-        raise FileFormatError("Dropout in training mode is random; it is not run")
-    mask = np.ones(np.shape(x), bool)
-    return (x, mask) if outputs > 1 else x
+def _dropout(x: Any, ratio_input: Any = None, training_mode: Any = None, *, outputs: int = 1, seed: int = 0, ratio: float = 0.5) -> Any:
+    if training_mode is None or not np.any(training_mode):
+        return (x, np.ones(np.shape(x), bool)) if outputs > 1 else x
+    share = ratio if ratio_input is None else float(np.asarray(ratio_input).reshape(-1)[0])
+    if not 0 <= share < 1:
+        raise FileFormatError(f"Dropout: ratio {share}")
+    mask = np.random.RandomState(seed).uniform(0, 1, np.shape(x)) >= share  # noqa: NPY002 - the operator's own definition
+    y = typed(x * typed(mask * np.asarray(1 / (1 - share), x.dtype), x), x)
+    return (y, mask) if outputs > 1 else y
 
 
 def _cast(x: Any, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
@@ -269,3 +275,12 @@ def _cast_like(x: Any, target: Any, saturate: int = 1, round_mode: str = "up") -
     if isinstance(x, Tensor):
         return ops.astype(x, target.dtype)
     return x.astype(target.dtype)
+
+
+@graph_op("onnx.OldBroadcast")
+def _old_broadcast(a: Any, b: Any, *, op: str, axis: int) -> Any:
+    """An arithmetic op of opset 6 with broadcast=1: the axes of b lie at `axis` of a."""
+    behind = a.ndim - b.ndim - (axis % a.ndim)
+    if behind < 0:
+        raise FileFormatError(f"{op}: {b.shape} does not lie at axis {axis} of {a.shape}")
+    return OPS[f"onnx.{op}"].function(a, reshape(b, (*b.shape, *(1,) * behind)))

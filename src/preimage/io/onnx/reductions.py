@@ -10,7 +10,7 @@ from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
-from preimage.io.onnx.moving import recorded, reshape, tile, transpose, typed, where
+from preimage.io.onnx.moving import is_float, recorded, reshape, tile, transpose, typed, where
 from preimage.io.onnx.shapes import ints
 
 __all__: list[str] = []
@@ -31,12 +31,12 @@ def _count(x: Any, axes: tuple[int, ...]) -> int:
 
 def _sum(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
     return (
-        ops.sum(x, axes, keepdims=keep) if recorded(x) or x.dtype.kind == "f" else np.sum(x, axes, keepdims=keep, dtype=x.dtype)
+        ops.sum(x, axes, keepdims=keep) if is_float(x) else np.sum(x, axes, keepdims=keep, dtype=x.dtype)
     )
 
 
 def _mean(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
-    if recorded(x) or x.dtype.kind == "f":
+    if is_float(x):
         return ops.mean(x, axes, keepdims=keep)
     count = _count(x, axes)
     return np.asarray(np.sum(x, axes, keepdims=keep, dtype=np.int64) // max(count, 1)).astype(x.dtype)
@@ -152,7 +152,7 @@ for _name in ("Softmax", "LogSoftmax", "Hardmax"):
 def _matmul(a: Any, b: Any) -> Any:
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
         raise FileFormatError(f"MatMul: shapes {a.shape} and {b.shape} do not belong together")
-    return ops.matmul(a, b) if recorded(a, b) or a.dtype.kind == "f" else np.matmul(a, b)
+    return ops.matmul(a, b) if is_float(a) else np.matmul(a, b)
 
 
 @graph_op("onnx.Gemm")
@@ -170,8 +170,9 @@ def _gemm(a: Any, b: Any, c: Any = None, *, alpha: float = 1.0, beta: float = 1.
 def _einsum(*values: Any, equation: str) -> Any:
     if recorded(*values):
         raise FileFormatError("Einsum has no gradient: run it under no_grad")
+    wide = [v.astype(np.float32) if v.dtype.itemsize == 2 and is_float(v) else v for v in values]
     try:
-        return np.einsum(equation, *values)
+        return typed(np.asarray(np.einsum(equation, *wide)), values[0])
     except ValueError as error:
         raise FileFormatError(f"Einsum {equation!r} of shapes {[v.shape for v in values]}: {error}") from None
 
