@@ -21,7 +21,7 @@ learning" (2016), with unequal padding; "same" as in the ONNX operator Conv (aut
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 from operator import index
@@ -71,7 +71,7 @@ def per_axis(value: PerAxis, ndim: int, name: str, least: int = 1) -> tuple[int,
     Raises: GeometryError for another count, a value below `least`, or something that is no integer.
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1):
+        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) != 0:
             value = tuple(value)
         else:
             value = (_integer(value, name),) * ndim
@@ -144,8 +144,12 @@ class ConvGeometry:
     stride: tuple[int, ...]
     padding: _Pairs
     dilation: tuple[int, ...]
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
+        # a geometry is looked up at every call: its hash is worked out once
+        sizes = (self.input_size, self.output_size, self.kernel_size, self.stride, self.padding, self.dilation)
+        object.__setattr__(self, "_hash", hash((self.batch, self.in_channels, self.out_channels, self.groups, *sizes)))
         ndim = len(self.kernel_size)
         for name in ("input_size", "output_size", "stride", "padding", "dilation"):
             if len(getattr(self, name)) != ndim:
@@ -160,14 +164,17 @@ class ConvGeometry:
                 small = conv_size(self.input_size[axis], *self.padding[axis], self.kernel_extent[axis], self.stride[axis])
                 raise GeometryError(
                     f"axis {axis}: input size {self.input_size[axis]} and output size {self.output_size[axis]} do not belong"
-                    f" together (kernel extent {self.kernel_extent[axis]}, stride {self.stride[axis]}, padding {self.padding[axis]});"
-                    f" the convolution gives {max(small, 0)}"
+                    f" together (kernel extent {self.kernel_extent[axis]}, stride {self.stride[axis]},"
+                    f" padding {self.padding[axis]}); the convolution gives {max(small, 0)}"
                 )
         for name, shape in (("input", self.input_shape), ("output", self.output_shape), ("weight", self.weight_shape)):
             if prod(max(s, 1) for s in shape) > MAX_ELEMENTS:
                 raise GeometryError(
                     f"the {name} would have shape {shape}: more than the {MAX_ELEMENTS} elements that can be indexed"
                 )
+
+    def __hash__(self) -> int:
+        return self._hash
 
     # -- derived sizes ---------------------------------------------------------------------------------------------
 
@@ -316,7 +323,8 @@ class ConvGeometry:
     ) -> ConvGeometry:
         """The geometry between two shapes, (N, C_in, *large) and (N, C_out, *small), as conv_weight_grad needs it."""
         return _from_sizes(
-            tuple(input_shape), tuple(output_shape), _plain(kernel_size), _plain(stride), _plain(padding), _plain(dilation), _integer(groups, "groups")
+            tuple(input_shape), tuple(output_shape), _plain(kernel_size), _plain(stride), _plain(padding), _plain(dilation),
+            _integer(groups, "groups"),
         )  # fmt: skip
 
 
@@ -341,7 +349,7 @@ def _plain(value: Any) -> Any:
     """`value` as something hashable without changing what it says: lists and arrays become tuples of exact integers."""
     if type(value) is int or isinstance(value, str):
         return value
-    if hasattr(value, "__iter__") and getattr(value, "ndim", 1):
+    if hasattr(value, "__iter__") and getattr(value, "ndim", 1) != 0:
         return tuple(_plain(v) for v in value)
     return _integer(value, "a size")
 
@@ -406,7 +414,8 @@ def _from_conv_transpose(
     _check_groups(groups, weight[1] * groups, shape[1])
     if weight[0] != shape[1]:
         raise GeometryError(
-            f"the input has {shape[1]} channels, but weight shape {weight} (in_channels, out_channels // groups, *kernel) wants {weight[0]}"
+            f"the input has {shape[1]} channels, but weight shape {weight}"
+            f" (in_channels, out_channels // groups, *kernel) wants {weight[0]}"
         )
     extra = per_axis(output_padding, ndim, "output_padding", least=0)
     wanted = None if output_size is None else per_axis(output_size, ndim, "output_size", least=0)
@@ -429,10 +438,10 @@ def _from_conv_transpose(
             too_much = conv_transpose_size(size, 0, 0, extent, s, extra[axis]) - target
             lo, hi = split_same(max(too_much, 0), pads)
         least = conv_transpose_size(size, lo, hi, extent, s)
-        if isinstance(pads, str) and pads != "valid":
-            result = target
+        if wanted is not None:
+            result = wanted[axis]
         else:
-            result = least + extra[axis] if wanted is None else wanted[axis]
+            result = target if isinstance(pads, str) and pads != "valid" else least + extra[axis]
         if wanted is not None and not max(least, 0) <= result < least + slack:
             raise GeometryError(
                 f"output_size along axis {axis} is {result}; an input of {size} gives {max(least, 0)} to {least + slack - 1}"

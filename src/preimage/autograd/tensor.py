@@ -52,7 +52,9 @@ def _float_array(data: Any) -> Array:
         raise DTypeError(
             f"a Tensor holds float32, float64, float16 or bfloat16, got {array.dtype}; convert with array.astype(np.float32)"
         )
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.aligned else array.copy()
 
 
 class Tensor:
@@ -100,7 +102,7 @@ class Tensor:
         """Replace the values of a leaf: same shape, dtype kept; earlier records that need the old ones will say so."""
         if self._node is not None:
             raise GraphError(f"only a leaf can be assigned to; this Tensor is the result of {self._node.op.name}")
-        array = np.asarray(array_of(value), self._data.dtype)
+        array = np.require(array_of(value), self._data.dtype, "A")
         if array.shape != self._data.shape:
             raise ShapeError(f"cannot assign shape {array.shape} to a Tensor of shape {self._data.shape}")
         self._data = array

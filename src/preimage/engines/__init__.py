@@ -2,23 +2,25 @@
 
 One row of `_ROWS` adds an engine: its name and the module that holds its class. Modules are imported on first use.
 `choose` takes the engine asked for by name, or else raises with the reason; "auto" takes the first row that is available
-and supports the call, and `PREIMAGE_DEBUG=1` says which and why.
+and supports the call. `run` is the one door from the operations to an engine: it remembers the choice for a geometry, and with
+PREIMAGE_DEBUG it says on stderr 1 the engine and why, 2 time, GFLOP/s and bytes, 3 the plan.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import CONTRACTIONS, Array, Engine, Epilogue, Plan
+from preimage.engines.base import CONTRACTIONS, Array, Engine, Epilogue, Plan, is_channels_last
 from preimage.errors import EngineError, OptionError
 from preimage.geometry import ConvGeometry
-from preimage.settings import current
+from preimage.settings import Settings, current
 
-__all__ = ["Array", "Engine", "Epilogue", "Plan", "choose", "engines", "get", "names", "plan"]
+__all__ = ["Array", "Engine", "Epilogue", "Plan", "choose", "engines", "get", "names", "plan", "run"]
 
 # In order of preference for "auto": name -> "module:class".
 _ROWS = {
@@ -65,30 +67,88 @@ def engines() -> dict[str, str]:
     return {name: found if isinstance(found := _load(name), str) else "available" for name in _ROWS}
 
 
-def choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> Engine:
-    """The engine for one call, by the setting `engine`.
-
-    Raises: EngineError with the reason, if the engine asked for by name cannot take this call.
-    """
-    settings = current()
+def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], settings: Settings) -> tuple[Engine, str]:
+    """The engine for one call, and why it is this one."""
     if settings.engine != "auto":
         engine = get(settings.engine)
         why = engine.supports(geometry, contraction, dtype)
         if why is not None:
             raise EngineError(f"engine {settings.engine!r} cannot take this {contraction}: {why}")
-        return engine
-    reasons = []
+        return engine, "asked for by name"
+    reasons: list[str] = []
     for name in _ROWS:
         found = _load(name)
         reason = found if isinstance(found, str) else found.supports(geometry, contraction, dtype)
         if reason is None:
             assert not isinstance(found, str)
-            if settings.debug:
-                why = f" ({'; '.join(reasons)})" if reasons else ""
-                print(f"preimage: {contraction} runs on {name}{why}", file=sys.stderr)
-            return found
+            return found, "; ".join(reasons) or "first choice"
         reasons.append(f"{name}: {reason}")
     raise EngineError(f"no engine can take this {contraction}: {'; '.join(reasons)}")
+
+
+def choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> Engine:
+    """The engine for one call, by the setting `engine`.
+
+    Raises: EngineError with the reason, if the engine asked for by name cannot take this call.
+    """
+    return _choose(geometry, contraction, dtype, current())[0]
+
+
+_Choices = dict[tuple[ConvGeometry, str, Any], Engine]
+#: The choices made under one set of settings, and the settings: one tuple, so that threads see both or neither.
+_remembered: tuple[Settings | None, _Choices] = (None, {})
+_MOST_CHOICES = 4096
+
+
+def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
+    """One contraction on the engine that the settings choose; a and b are checked arrays in the contraction's order."""
+    global _remembered
+    settings = current()
+    if settings.debug:
+        return _run_aloud(contraction, geometry, a, b, epilogue, settings)
+    under, choices = _remembered
+    if under is not settings:
+        choices = {}
+        _remembered = (settings, choices)
+    key = (geometry, contraction, a.dtype)
+    engine = choices.get(key)
+    if engine is None:
+        engine = _choose(geometry, contraction, a.dtype, settings)[0]
+        if len(choices) >= _MOST_CHOICES:
+            choices.clear()
+        choices[key] = engine
+    return _call(engine, contraction, geometry, a, b, epilogue)
+
+
+def _call(
+    engine: Engine, contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None
+) -> Array:  # fmt: skip
+    if contraction == "conv":
+        return engine.conv(geometry, a, b, epilogue)
+    if contraction == "conv_transpose":
+        return engine.conv_transpose(geometry, a, b, epilogue)
+    return engine.conv_weight_grad(geometry, a, b)
+
+
+def _run_aloud(
+    contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None, settings: Settings
+) -> Array:
+    """`run` with the lines of PREIMAGE_DEBUG: the figures are those of `plan`, and the time of this call."""
+    engine, why = _choose(geometry, contraction, a.dtype, settings)
+    print(f"preimage: {contraction} runs on {engine.name} ({why})", file=sys.stderr)
+    start = time.perf_counter_ns()
+    result = _call(engine, contraction, geometry, a, b, epilogue)
+    time_ns = max(1, time.perf_counter_ns() - start)
+    if settings.debug >= 2:
+        moved = geometry.array_bytes(a.dtype.itemsize)
+        print(
+            f"preimage:   {time_ns / 1e6:.3f} ms  {geometry.work_flop / time_ns:.2f} GFLOP/s  {moved} bytes"
+            f"  {moved / time_ns:.2f} GB/s",
+            file=sys.stderr,
+        )
+    if settings.debug >= 3:
+        print(f"preimage: {engine.plan(geometry, contraction, a.dtype, is_channels_last(a))}", file=sys.stderr)
+    return result
 
 
 def plan(

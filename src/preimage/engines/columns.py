@@ -69,11 +69,13 @@ def _tap_ranges(g: ConvGeometry) -> tuple[tuple[tuple[int, int, int], ...], ...]
 class Columns:
     """The columns of the blocks of one call: one buffer, used again for every block and image."""
 
-    def __init__(self, g: ConvGeometry, dtype: DType, channels_last: bool, positions: int) -> None:
+    def __init__(
+        self, g: ConvGeometry, dtype: DType, channels_last: bool, positions: int = 0, buffer: Array | None = None
+    ) -> None:
         self.g, self.dtype, self.channels_last = g, dtype, channels_last
         self.taps = prod(g.kernel_size)
         self.rows = g.in_channels_per_group * self.taps
-        self._buffer = np.empty(g.groups * self.rows * positions, dtype)
+        self._buffer = np.empty(g.groups * self.rows * positions, dtype) if buffer is None else buffer
         self._margin: Array | None = None
 
     def matrix(self, block: Block) -> Array:

@@ -1,174 +1,105 @@
-"""The three contractions of <y, x * w>, each linear in both arguments, and their gradients: the other two.
+"""The public contractions: arguments checked, margins made, the epilogue fused where nothing records.
 
-With the trilinear form T(x, w, y) = sum over n, o, i, oh.., kh.. of  x[n, i, oh*s - lo + kh*d] w[o, i, kh] y[n, o, oh]:
-
-    conv(x, w)             = dT/dy      d conv / dx,             contracted with g:  conv_transpose(g, w)
-                                        d conv / dw:                                 conv_weight_grad(x, g)
-    conv_transpose(y, w)   = dT/dx      / dy:  conv(g, w)          / dw:  conv_weight_grad(g, y)
-    conv_weight_grad(x, y) = dT/dw      / dx:  conv_transpose(y, g)  / dy:  conv(x, g)
-
-The bias is added over batch and space; its gradient is the sum over batch and space, which is the adjoint. All rules are
-written with the operations themselves, so derivatives of every order come from these five and nothing else.
+Padding modes other than zeros are a `pad` before the contraction, or the adjoint `fold_margin` after the transposed one, so
+conv_transpose is the exact adjoint of conv in every mode. The contractions themselves, and their gradients, are in
+preimage.ops.contraction.
 """
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
-import numpy as np
-
-from preimage.autograd import array_of, primitive
-from preimage.engines import choose
-from preimage.engines.base import Array, Epilogue, accumulator_dtype, supported_dtype
+from preimage.autograd import Tensor, is_grad_enabled
+from preimage.engines.base import Epilogue
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
-
-__all__ = ["conv", "conv_transpose", "conv_weight_grad"]
-
-
-# -- from arrays to an engine ------------------------------------------------------------------------------------------
-
-
-def _ready(array: Any, name: str) -> Array:
-    """The array as engines take it: float, native byte order, aligned; copied only where it must be."""
-    a = np.asarray(array)
-    if not supported_dtype(a.dtype):
-        raise DTypeError(f"{name} has dtype {a.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)")
-    if not a.dtype.isnative:
-        a = a.astype(a.dtype.newbyteorder("="))
-    return a if a.flags.aligned else a.copy()
-
-
-def _one_dtype(**arrays: Array | None) -> None:
-    given = {name: a.dtype for name, a in arrays.items() if a is not None}
-    if len(set(given.values())) > 1:
-        listed = ", ".join(f"{name} {dtype}" for name, dtype in given.items())
-        raise DTypeError(f"all arrays must have one dtype, got {listed}")
-
-
-def _channels_first(a: Array, layout: str) -> Array:
-    return np.moveaxis(a, -1, 1) if layout == "channels_last" else a
-
-
-def _channels_last(a: Array, layout: str) -> Array:
-    return np.moveaxis(a, 1, -1) if layout == "channels_last" else a
-
-
-def _epilogue(bias: Array | None, channels: int) -> Epilogue | None:
-    if bias is None:
-        return None
-    if bias.shape != (channels,):
-        raise ShapeError(f"bias has shape {bias.shape}, wanted ({channels},): one value per channel of the result")
-    return Epilogue(bias=bias)
-
-
-def _conv(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
-    engine = choose(geometry, "conv", x.dtype)
-    y = engine.conv(geometry, _channels_first(x, layout), w, _epilogue(b, geometry.out_channels))
-    return _channels_last(y, layout)
-
-
-def _conv_transpose(y: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
-    engine = choose(geometry, "conv_transpose", y.dtype)
-    x = engine.conv_transpose(geometry, _channels_first(y, layout), w, _epilogue(b, geometry.in_channels))
-    return _channels_last(x, layout)
-
-
-def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str) -> Array:
-    engine = choose(geometry, "conv_weight_grad", x.dtype)
-    return engine.conv_weight_grad(geometry, _channels_first(x, layout), _channels_first(y, layout))
-
-
-def _sum_over_space(g: Array, *, layout: str) -> Array:
-    """Sum over batch and space in one order for any layout: pixels of an image, then images."""
-    g = _channels_first(g, layout)
-    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be told on an empty batch
-    per_image = np.add.reduce(flat, axis=2, dtype=accumulator_dtype(g.dtype))
-    return np.add.reduce(per_image, axis=0).astype(g.dtype, copy=False)
-
-
-def _spread_over_space(b: Array, *, shape: tuple[int, ...], layout: str) -> Array:
-    axis = len(shape) - 1 if layout == "channels_last" else 1
-    return np.broadcast_to(b.reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape).copy()
-
-
-# -- the operations ----------------------------------------------------------------------------------------------------
-
-
-def _bias_rule(g: Any, ans: Any, *args: Any, geometry: ConvGeometry, layout: str) -> Any:
-    return sum_over_space(g, layout=layout)
-
-
-sum_over_space = primitive(
-    "sum_over_space",
-    _sum_over_space,
-    [lambda g, ans, a, layout: spread_over_space(g, shape=a.shape, layout=layout)],
-    saves=(),
-    linear=(0,),
+from preimage.ops.activation import leaky_relu, relu
+from preimage.ops.contraction import (
+    check_bias,
+    conv_op,
+    conv_transpose_op,
+    conv_weight_grad_op,
+    fused,
+    logical_shape,
+    margin_free,
+    one_dtype,
+    operand,
+    plain,
+    records,
+    sum_over_space,
 )
+from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
+from preimage.ops.pointwise import add, clip
 
-spread_over_space = primitive(
-    "spread_over_space",
-    _spread_over_space,
-    [lambda g, ans, b, shape, layout: sum_over_space(g, layout=layout)],
-    saves=(),
-    linear=(0,),
-)
-
-_conv_op = primitive(
-    "conv",
-    _conv,
-    [
-        lambda g, ans, x, w, b, **kw: _conv_transpose_op(g, w, None, **kw),
-        lambda g, ans, x, w, b, **kw: _conv_weight_grad_op(x, g, **kw),
-        _bias_rule,
-    ],
-    saves=(0, 1),
-    linear=(0, 1),
-)
-
-_conv_transpose_op = primitive(
-    "conv_transpose",
-    _conv_transpose,
-    [
-        lambda g, ans, y, w, b, **kw: _conv_op(g, w, None, **kw),
-        lambda g, ans, y, w, b, **kw: _conv_weight_grad_op(g, y, **kw),
-        _bias_rule,
-    ],
-    saves=(0, 1),
-    linear=(0, 1),
-)
-
-_conv_weight_grad_op = primitive(
-    "conv_weight_grad",
-    _conv_weight_grad,
-    [
-        lambda g, ans, x, y, **kw: _conv_transpose_op(y, g, None, **kw),
-        lambda g, ans, x, y, **kw: _conv_op(x, g, None, **kw),
-    ],
-    saves=(0, 1),
-    linear=(0, 1),
-)
+__all__ = ["conv", "conv_transpose", "conv_weight_grad", "sum_over_space"]
 
 
-# -- the public functions ----------------------------------------------------------------------------------------------
+def _activate(result: Any, residual: Any, epilogue: Epilogue) -> Any:
+    """The epilogue after the bias, as operations that record."""
+    if residual is not None:
+        result = add(result, residual)
+    if epilogue.activation == "relu":
+        return relu(result)
+    if epilogue.activation == "leaky_relu":
+        return leaky_relu(result, epilogue.slope)
+    return clip(result, epilogue.lo, epilogue.hi) if epilogue.activation == "clip" else result
 
 
-def _check_layout(layout: str) -> None:
-    if layout not in ("channels_first", "channels_last"):
-        raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
+def _bounds(limits: Any) -> tuple[float, float]:
+    try:
+        lo, hi = (float(v) for v in limits)
+    except (TypeError, ValueError):
+        raise OptionError(f"clip_range must be a pair of numbers (lo, hi), got {limits!r}") from None
+    if not lo <= hi:
+        raise OptionError(f"clip_range ({lo}, {hi}) is empty: lo must not be above hi")
+    return lo, hi
 
 
-def _logical_shape(a: Array, layout: str) -> tuple[int, ...]:
-    return (a.shape[0], a.shape[-1], *a.shape[1:-1]) if layout == "channels_last" and a.ndim >= 2 else a.shape
+def _residual(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    value = operand(value, "residual")
+    if value.shape != shape:
+        raise ShapeError(f"residual has shape {value.shape}, wanted that of the result, {shape}")
+    if value.dtype != dtype:
+        raise DTypeError(f"all arrays must have one dtype, got residual {value.dtype}, the others {dtype}")
+    return value
 
 
-def _operand(value: Any, name: str) -> Any:
-    """The argument as an operation takes it: a Tensor as it is where its array is fine, else an engine-ready array."""
-    array = array_of(value)
-    ready = _ready(array, name)
-    return value if ready is array else ready
+def _laid_out(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    return shape if layout == "channels_first" else (shape[0], *shape[2:], shape[1])
+
+
+def _pairs(geometry: ConvGeometry, layout: str) -> tuple[tuple[int, int], ...]:
+    """The padding of the geometry for every axis of an activation array."""
+    none = (0, 0)
+    return (none, *geometry.padding, none) if layout == "channels_last" else (none, none, *geometry.padding)
+
+
+def _with_epilogue(
+    contraction: str, a: Any, w: Any, b: Any, geometry: ConvGeometry, layout: str, mode: str,
+    residual: Any, activation: str | None, slope: float, clip_range: tuple[float, float],
+) -> Any:  # fmt: skip
+    """A contraction and what follows it: in the engine where nothing records, else operation by operation."""
+    transposed = contraction == "conv_transpose"
+    op = conv_transpose_op if transposed else conv_op
+    pairs = _pairs(geometry, layout)
+    margin = mode != "zeros" and any(lo or hi for lo, hi in geometry.padding)
+    shape = geometry.input_shape if transposed else geometry.output_shape
+    if residual is not None:
+        residual = _residual(residual, _laid_out(shape, layout), a.dtype)
+    lo, hi = _bounds(clip_range)
+    epilogue = Epilogue(activation=activation, slope=float(slope), lo=lo, hi=hi)
+    if margin and not transposed:
+        a, geometry = pad_pairs(a, pairs, mode), margin_free(geometry)
+    if margin and transposed:
+        result = fold_pairs(op(a, w, None, geometry=margin_free(geometry), layout=layout), pairs, mode)
+        if b is not None:
+            result = add(result, b if layout == "channels_last" else b.reshape(-1, *[1] * geometry.ndim))
+        return _activate(result, residual, epilogue)
+    if is_grad_enabled() and records(a, w, b, residual):
+        return _activate(op(a, w, b, geometry=geometry, layout=layout), residual, epilogue)
+    whole = Epilogue(plain(b), plain(residual), activation, float(slope), lo, hi)
+    result = fused(contraction, plain(a), plain(w), whole, geometry, layout)
+    return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, residual)) else result
 
 
 def conv(
@@ -182,15 +113,49 @@ def conv(
     groups: int = 1,
     padding_mode: str = "zeros",
     layout: str = "channels_first",
+    residual: Any = None,
+    activation: str | None = None,
+    slope: float = 0.01,
+    clip_range: tuple[float, float] = (0.0, 6.0),
 ) -> Any:
-    """Convolution: the degree of match of every patch of x with each of the stencils w."""
-    _check_layout(layout)
-    x, w, b = _operand(x, "x"), _operand(w, "w"), None if b is None else _operand(b, "b")
-    _one_dtype(x=x, w=w, b=b)
+    """Convolution: the degree of match of every patch of x with each of the stencils w, linear in x and in w.
+
+    Shapes: x (N, C_in, *spatial), or (N, *spatial, C_in) with layout="channels_last"; any number of spatial axes, none
+        included. w (C_out, C_in // groups, *kernel). b (C_out,). The result (N, C_out, *out) in the layout and memory order
+        of x, out = floor((in + lo + hi - dilation*(kernel - 1) - 1) / stride) + 1.
+    Definition: y[n, g*O + o, oh..] = b[g*O + o] + sum over kh.., i of
+        x[n, g*I + i, oh*stride - lo + kh*dilation] * w[g*O + o, i, kh..], where x beyond its border is what padding_mode says:
+        "zeros", "reflect", "replicate" or "circular". `padding` is an integer, one per axis, (lo, hi) pairs, "same" or "valid".
+        The epilogue follows in this order: bias, `residual` (of the result's shape), `activation`: "relu", "leaky_relu" (with
+        `slope`) or "clip" (to `clip_range`). Without gradients it is done inside the engine; 16-bit floats, which are summed
+        in float32, are then rounded once at its end, else after every operation.
+    Gradient: x: conv_transpose(g, w); w: conv_weight_grad(x, g); b: the sum of g over batch and space; of every order.
+    Cost: 2 * N * C_out * prod(out) * C_in // groups * prod(kernel) flop.
+    Raises: GeometryError (a ShapeError) for sizes that cannot be, ShapeError for arrays that do not belong together,
+        DTypeError for mixed or non-float dtypes, OptionError for an unknown option.
+    Source: the convolution layer of PyTorch, ONNX and Caffe (a cross-correlation: the stencil is not flipped).
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> step = np.array([[[0.0, 0.0, 1.0, 1.0]]])
+        >>> pre.conv(step, np.array([[[-1.0, 1.0]]])).tolist()
+        [[[0.0, 1.0, 0.0]]]
+    """
+    x, w = operand(x, "x"), operand(w, "w")
+    if b is not None:
+        b = operand(b, "b")
+    if x.dtype is not w.dtype or b is not None:
+        one_dtype(x=x, w=w, b=b)
     geometry = ConvGeometry.from_conv(
-        _logical_shape(x, layout), w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
+        logical_shape(x, layout, "x", w.shape, "w"), w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    return _conv_op(x, w, b, geometry=geometry, layout=layout)
+    check_bias(b, geometry.out_channels)
+    if residual is None and activation is None and padding_mode == "zeros":
+        return conv_op(x, w, b, geometry=geometry, layout=layout)
+    check_mode(padding_mode)
+    return _with_epilogue(
+        "conv", x, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range
+    )  # fmt: skip
 
 
 def conv_transpose(
@@ -206,16 +171,46 @@ def conv_transpose(
     groups: int = 1,
     padding_mode: str = "zeros",
     layout: str = "channels_first",
+    residual: Any = None,
+    activation: str | None = None,
+    slope: float = 0.01,
+    clip_range: tuple[float, float] = (0.0, 6.0),
 ) -> Any:
-    """Transposed convolution: every activation of y blown up by its stencil, and the pieces added up."""
-    _check_layout(layout)
-    y, w, b = _operand(y, "y"), _operand(w, "w"), None if b is None else _operand(b, "b")
-    _one_dtype(y=y, w=w, b=b)
+    """Transposed convolution: every activation of y blown up by its stencil, and the pieces added up; the adjoint of conv.
+
+    Shapes: y (N, C_in, *spatial) in either layout, w (C_in, C_out // groups, *kernel): the array of the convolution whose
+        adjoint this is, not flipped. b (C_out,). The result (N, C_out, *large), large = (small - 1)*stride +
+        dilation*(kernel - 1) + 1 - lo - hi + output_padding; `output_size` says the large size itself.
+    Definition: x[n, g*I + i, ih..] = b[g*I + i] + sum over oh.., kh.., o with oh*stride - lo + kh*dilation = ih of
+        y[n, g*O + o, oh..] * w[g*O + o, i, kh..]. What falls into the padding is cropped (zeros) or folded back to the cells
+        that the margin was copied from (reflect, replicate, circular): <conv(x, w), y> = <x, conv_transpose(y, w)> in every
+        mode. Bias, `residual` and `activation` as in conv.
+    Gradient: y: conv(g, w); w: conv_weight_grad(g, y); b: the sum of g over batch and space; of every order.
+    Cost: the flop of the convolution; no zero between strided values is ever multiplied.
+    Raises: as conv; GeometryError for an output_padding of at least max(stride, dilation), or an output_size out of reach.
+    Source: the deconvolution layer of Caffe, ConvTranspose of PyTorch and ONNX.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> pre.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2).tolist()
+        [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
+    """
+    y, w = operand(y, "y"), operand(w, "w")
+    if b is not None:
+        b = operand(b, "b")
+    if y.dtype is not w.dtype or b is not None:
+        one_dtype(y=y, w=w, b=b)
     geometry = ConvGeometry.from_conv_transpose(
-        _logical_shape(y, layout), w.shape, stride=stride, padding=padding, output_padding=output_padding,
+        logical_shape(y, layout, "y", w.shape, "w"), w.shape, stride=stride, padding=padding, output_padding=output_padding,
         output_size=output_size, dilation=dilation, groups=groups,
     )  # fmt: skip
-    return _conv_transpose_op(y, w, b, geometry=geometry, layout=layout)
+    check_bias(b, geometry.in_channels)
+    if residual is None and activation is None and padding_mode == "zeros":
+        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout)
+    check_mode(padding_mode)
+    return _with_epilogue(
+        "conv_transpose", y, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range
+    )  # fmt: skip
 
 
 def conv_weight_grad(
@@ -230,12 +225,29 @@ def conv_weight_grad(
     padding_mode: str = "zeros",
     layout: str = "channels_first",
 ) -> Any:
-    """The third contraction: how much of y lies where x does, for every offset in the kernel."""
-    _check_layout(layout)
-    x, y = _operand(x, "x"), _operand(y, "y")
-    _one_dtype(x=x, y=y)
+    """The third contraction: how much of y lies where x does, for every offset in the kernel; linear in x and in y.
+
+    Shapes: x (N, C_in, *large), y (N, C_out, *small) as conv would give it; the result (C_out, C_in // groups, *kernel).
+    Definition: w[g*O + o, i, kh..] = sum over n, oh.. of x[n, g*I + i, oh*stride - lo + kh*dilation] * y[n, g*O + o, oh..],
+        with x beyond its border as padding_mode says. So <conv(x, w), y> = <w, conv_weight_grad(x, y)>.
+    Gradient: x: conv_transpose(y, g); y: conv(x, g).
+    Cost: the flop of the convolution.
+    Raises: as conv; GeometryError where the two sizes do not belong together.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> x, y = np.array([[[1.0, 2.0, 3.0]]]), np.array([[[1.0, 10.0]]])
+        >>> pre.conv_weight_grad(x, y, kernel_size=2).tolist()
+        [[[21.0, 32.0]]]
+    """
+    x, y = operand(x, "x"), operand(y, "y")
+    if x.dtype is not y.dtype:
+        one_dtype(x=x, y=y)
     geometry = ConvGeometry.from_sizes(
-        _logical_shape(x, layout), _logical_shape(y, layout), kernel_size,
+        logical_shape(x, layout, "x", y.shape, "y"), logical_shape(y, layout, "y", None, ""), kernel_size,
         stride=stride, padding=padding, dilation=dilation, groups=groups,
     )  # fmt: skip
-    return _conv_weight_grad_op(x, y, geometry=geometry, layout=layout)
+    if padding_mode != "zeros":
+        check_mode(padding_mode)
+        x, geometry = pad_pairs(x, _pairs(geometry, layout), padding_mode), margin_free(geometry)
+    return conv_weight_grad_op(x, y, geometry=geometry, layout=layout)

@@ -1,0 +1,222 @@
+"""The three contractions as operations of the DAG, and what leads from arrays to an engine.
+
+With the trilinear form T(x, w, y) = sum over n, o, i, oh.., kh.. of  x[n, i, oh*s - lo + kh*d] w[o, i, kh] y[n, o, oh]:
+
+    conv(x, w)             = dT/dy      d conv / dx,             contracted with g:  conv_transpose(g, w)
+                                        d conv / dw:                                 conv_weight_grad(x, g)
+    conv_transpose(y, w)   = dT/dx      / dy:  conv(g, w)          / dw:  conv_weight_grad(g, y)
+    conv_weight_grad(x, y) = dT/dw      / dx:  conv_transpose(y, g)  / dy:  conv(x, g)
+
+The bias is added over batch and space; its gradient is the sum over batch and space, which is the adjoint. All rules are
+written with the operations themselves, so derivatives of every order come from these five and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.engines import run
+from preimage.engines.base import Array, Epilogue, accumulator_dtype, supported_dtype
+from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.geometry import ConvGeometry
+
+__all__ = [
+    "conv_op",
+    "conv_transpose_op",
+    "conv_weight_grad_op",
+    "fused",
+    "logical_shape",
+    "margin_free",
+    "one_dtype",
+    "operand",
+    "spread_over_space",
+    "sum_over_space",
+]
+
+LAYOUTS = ("channels_first", "channels_last")
+_PLAIN = frozenset((np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)))
+
+
+# -- from arrays to an engine ------------------------------------------------------------------------------------------
+
+
+def operand(value: Any, name: str) -> Any:
+    """The argument as engines take it: a Tensor as it is, an array made native and aligned; copied only where it must be.
+
+    Raises: DTypeError for anything but the four float types.
+    """
+    if isinstance(value, Tensor):
+        return value  # its array was made native and aligned when the Tensor was
+    if type(value) is np.ndarray and value.dtype in _PLAIN and value.flags.aligned:
+        return value
+    try:
+        a = np.asarray(value)
+    except ValueError:
+        raise ShapeError(f"{name} is no regular array: all rows of one length are wanted") from None
+    if a.dtype.kind == "O" or not supported_dtype(a.dtype):
+        raise DTypeError(f"{name} has dtype {a.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)")
+    if not a.dtype.isnative:
+        a = a.astype(a.dtype.newbyteorder("="))
+    return a if a.flags.aligned else a.copy()
+
+
+def one_dtype(**arrays: Any) -> None:
+    """Raises: DTypeError unless all that are not None have one dtype."""
+    given = {name: a.dtype for name, a in arrays.items() if a is not None}
+    if len(set(given.values())) > 1:
+        listed = ", ".join(f"{name} {dtype}" for name, dtype in given.items())
+        raise DTypeError(f"all arrays must have one dtype, got {listed}; convert with .astype")
+
+
+def logical_shape(a: Any, layout: str, name: str, like: Any, like_name: str) -> tuple[int, ...]:
+    """The shape in the order (N, C, *spatial).
+
+    Raises: OptionError for another layout; ShapeError where an axis is missing beside `like`, the weights.
+    """
+    if layout not in LAYOUTS:
+        raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
+    shape: tuple[int, ...] = a.shape
+    if like is not None and len(shape) != len(like):
+        if len(shape) == len(like) - 1:
+            raise ShapeError(
+                f"{name} has shape {shape}, one axis less than {like_name} {tuple(like)}: the batch axis is missing;"
+                f" {name}[None] adds it"
+            )
+        raise ShapeError(
+            f"{name} has shape {shape}: {len(shape)} axes; {like_name} {tuple(like)} wants {len(like)} (batch, channels,"
+            f" {len(like) - 2} spatial)"
+        )
+    if layout == "channels_last" and len(shape) > 2:
+        return (shape[0], shape[-1], *shape[1:-1])
+    return shape
+
+
+def _channels_first(a: Array, layout: str) -> Array:
+    return np.moveaxis(a, -1, 1) if layout == "channels_last" else a
+
+
+def _as_laid_out(a: Array, layout: str) -> Array:
+    return np.moveaxis(a, 1, -1) if layout == "channels_last" else a
+
+
+def check_bias(bias: Any, channels: int) -> None:
+    """Raises: ShapeError unless there is one value per channel of the result."""
+    if bias is not None and bias.shape != (channels,):
+        raise ShapeError(f"bias has shape {bias.shape}, wanted ({channels},): one value per channel of the result")
+
+
+@lru_cache(maxsize=1024)
+def margin_free(geometry: ConvGeometry) -> ConvGeometry:
+    """The same convolution over a large side that has its margin already: no padding."""
+    size = tuple(n + lo + hi for n, (lo, hi) in zip(geometry.input_size, geometry.padding, strict=True))
+    return replace(geometry, input_size=size, padding=((0, 0),) * geometry.ndim)
+
+
+# -- the operations ----------------------------------------------------------------------------------------------------
+
+
+def _conv(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
+    return fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, layout)
+
+
+def _conv_transpose(y: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
+    return fused("conv_transpose", y, w, None if b is None else Epilogue(bias=b), geometry, layout)
+
+
+def fused(contraction: str, a: Array, w: Array, epilogue: Epilogue | None, geometry: ConvGeometry, layout: str) -> Array:
+    """One contraction with its epilogue inside the engine; nothing is recorded."""
+    if layout == "channels_first":
+        return run(contraction, geometry, a, w, epilogue)
+    if epilogue is not None and epilogue.residual is not None:
+        epilogue = replace(epilogue, residual=_channels_first(epilogue.residual, layout))
+    return _as_laid_out(run(contraction, geometry, _channels_first(a, layout), w, epilogue), layout)
+
+
+def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str) -> Array:
+    return run("conv_weight_grad", geometry, _channels_first(x, layout), _channels_first(y, layout), None)
+
+
+def _sum_over_space(g: Array, *, layout: str) -> Array:
+    """Sum over batch and space in one order for any layout: pixels of an image, then images."""
+    g = _channels_first(g, layout)
+    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be told on an empty batch
+    with np.errstate(all="ignore"):
+        per_image = np.add.reduce(flat, axis=2, dtype=accumulator_dtype(g.dtype))
+        return np.asarray(np.add.reduce(per_image, axis=0)).astype(g.dtype, copy=False)
+
+
+def _spread_over_space(b: Array, *, shape: tuple[int, ...], layout: str) -> Array:
+    axis = len(shape) - 1 if layout == "channels_last" else 1
+    return np.broadcast_to(b.reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape).copy()
+
+
+def _bias_rule(g: Any, ans: Any, *args: Any, geometry: ConvGeometry, layout: str) -> Any:
+    return sum_over_space(g, layout=layout)
+
+
+sum_over_space: Primitive = primitive(
+    "sum_over_space",
+    _sum_over_space,
+    [lambda g, ans, a, layout: spread_over_space(g, shape=a.shape, layout=layout)],
+    saves=(),
+    linear=(0,),
+)
+
+spread_over_space: Primitive = primitive(
+    "spread_over_space",
+    _spread_over_space,
+    [lambda g, ans, b, shape, layout: sum_over_space(g, layout=layout)],
+    saves=(),
+    linear=(0,),
+)
+
+conv_op: Primitive = primitive(
+    "conv",
+    _conv,
+    [
+        lambda g, ans, x, w, b, **kw: conv_transpose_op(g, w, None, **kw),
+        lambda g, ans, x, w, b, **kw: conv_weight_grad_op(x, g, **kw),
+        _bias_rule,
+    ],
+    saves=(0, 1),
+    linear=(0, 1),
+)
+
+conv_transpose_op: Primitive = primitive(
+    "conv_transpose",
+    _conv_transpose,
+    [
+        lambda g, ans, y, w, b, **kw: conv_op(g, w, None, **kw),
+        lambda g, ans, y, w, b, **kw: conv_weight_grad_op(g, y, **kw),
+        _bias_rule,
+    ],
+    saves=(0, 1),
+    linear=(0, 1),
+)
+
+conv_weight_grad_op: Primitive = primitive(
+    "conv_weight_grad",
+    _conv_weight_grad,
+    [
+        lambda g, ans, x, y, **kw: conv_transpose_op(y, g, None, **kw),
+        lambda g, ans, x, y, **kw: conv_op(x, g, None, **kw),
+    ],
+    saves=(0, 1),
+    linear=(0, 1),
+)
+
+
+def records(*values: Any) -> bool:
+    """Whether one of the values is a Tensor that a gradient can be asked for."""
+    return any(isinstance(v, Tensor) and v.requires_grad for v in values)
+
+
+def plain(value: Any) -> Any:
+    """The array inside a Tensor."""
+    return array_of(value)
