@@ -148,43 +148,62 @@ class Graph(Module):
         if missing := [key for key in wanted if key not in values and not any(key in n.outputs for n in self.nodes)]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
         kept = {key: values[key] for key in wanted if key in values}
-        wanted |= set(self.updates.values()) if self.training else set()
+        fresh: dict[str, Value] = {}
+        renewed = {value: key for key, value in self.updates.items()} if self.training else {}
         for node, dead in zip(self.nodes, self._last, strict=True):
-            arguments = [values[key] if key else None for key in node.inputs]
-            if guard is not None:
-                guard(node, arguments)
-            start = time.perf_counter_ns() if steps is not None else 0
-            op = OPS[node.op]
-            extra = {"training": self.training} if op.stateful else {}
-            try:
-                result = op.function(*arguments, **node.attributes, **extra)
-            except PreimageError as error:
-                error.add_note(f"in node {node.name!r} ({node.op})")
-                raise
-            except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
-                shapes = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
-                raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {shapes}: {error}") from error
-            made = result if isinstance(result, tuple) else (result,)
-            if steps is not None:
-                shapes = tuple(tuple(np.shape(_array(v))) for v in made)
-                size = sum(_array(v).nbytes for v in made)
-                steps.append(Step(node, shapes, time.perf_counter_ns() - start, size))
-            del arguments
-            for key, value in zip(node.outputs, made, strict=False):
-                values[key] = value
+            made = self._step(node, values, steps, guard)
+            for key, value in made.items():
                 if key in wanted:
                     kept[key] = value
-            del made, result
+                if key in renewed:
+                    fresh[renewed[key]] = value
+            values |= made
+            del made
             for key in dead:
                 values.pop(key, None)
-        if self.training:
-            self.state.update({key: _array(kept[value]) for key, value in self.updates.items()})
+        self._renew(fresh)
         return kept
 
-    def _start(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    def run_nodes(self, nodes: Sequence[Node], values: Mapping[str, Value]) -> dict[str, Value]:
+        """Run some of the nodes on given values; gives every value that they make."""
+        known, made = self._stored() | dict(values), {}
+        for node in nodes:
+            fresh = self._step(node, known, None, None)
+            known |= fresh
+            made |= fresh
+        if self.training:
+            self._renew({key: made[value] for key, value in self.updates.items() if value in made})
+        return made
+
+    def _step(
+        self, node: Node, values: Mapping[str, Value], steps: list[Step] | None, guard: Callable[[Node, list[Value]], None] | None
+    ) -> dict[str, Value]:
+        """One node: its outputs by name."""
+        arguments = [values[key] if key else None for key in node.inputs]
+        if guard is not None:
+            guard(node, arguments)
+        start = time.perf_counter_ns() if steps is not None else 0
+        op = OPS[node.op]
+        extra = {"training": self.training} if op.stateful else {}
+        result = op.function(*arguments, **node.attributes, **extra)
+        made = result if isinstance(result, tuple) else (result,)
+        if steps is not None:
+            elapsed = time.perf_counter_ns() - start
+            shapes = tuple(tuple(np.shape(_array(v))) for v in made)
+            steps.append(Step(node, shapes, elapsed, sum(_array(v).nbytes for v in made)))
+        return {key: value for key, value in zip(node.outputs, made, strict=False) if key}
+
+    def _renew(self, fresh: Mapping[str, Value]) -> None:
+        for key, value in fresh.items():
+            np.copyto(self.state[key], _array(value))
+
+    def _stored(self) -> dict[str, Value]:
         record = is_grad_enabled()
         values: dict[str, Value] = {key: p if record and p.requires_grad else p.data for key, p in self.weights.items()}
-        values |= self.state | self.constants
+        return values | self.state | self.constants
+
+    def _start(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        values = self._stored()
         for item in self.inputs:
             if item.name not in feeds:
                 raise ShapeError(f"input {item.name!r} of shape {item.shape} was not given")

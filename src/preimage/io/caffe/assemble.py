@@ -63,6 +63,7 @@ class Assembly:
     layer_blobs: dict[str, list[str]] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     blobs: dict[str, str] = field(default_factory=dict)  # blob name -> value of its last version
+    blob_of: dict[str, str] = field(default_factory=dict)  # value -> blob name, for every version
     constants: dict[str, Any] = field(default_factory=dict)
     updates: dict[str, str] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
@@ -260,6 +261,7 @@ def assemble(
             layer = _renamed(layer, assembly.layer_tops)
         bottoms = [versions.read(layer, blob) for blob in layer.bottom]
         tops = [versions.write(layer, blob, position) for blob in layer.top]
+        assembly.blob_of |= dict(zip(tops, layer.top, strict=True))
         given = {blob: tuple(shape) for blob, shape in (input_shapes or {}).items() if blob in layer.top}
         context = Context(assembly, layer, bottoms, tops, given)
         assembly.layer_bottoms[layer.name], assembly.layer_tops[layer.name] = list(layer.bottom), list(layer.top)

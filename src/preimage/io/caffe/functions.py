@@ -254,3 +254,10 @@ def l2_normalize(x: Value, scale: Value, *, across_spatial: bool, eps: float) ->
     if len(_shape(scale)) == 1:
         scale = ops.reshape(scale, (-1, *(1,) * (len(_shape(x)) - 2)))
     return ops.multiply(ops.divide(x, norm), scale)
+
+
+@graph_op("max_pool_with_mask")
+def max_pool_with_mask(x: Value, **window: Any) -> tuple[Value, Any]:
+    """The maximum over windows, and its flat position in the plane as a float."""
+    pooled, switches = ops.max_pool(x, return_switches=True, **window)
+    return pooled, np.asarray(constant(switches)).astype(np.float32)

@@ -61,6 +61,7 @@ MESSAGES: dict[str, str] = {
     "BlobShape": "dim:1 l*",
     "BlobProto": "num:1 i, channels:2 i, height:3 i, width:4 i, data:5 f*, diff:6 f*, shape:7 BlobShape, double_data:8 d*, double_diff:9 d*",
     "BlobProtoVector": "blobs:1 BlobProto*",
+    "Datum": "channels:1 i, height:2 i, width:3 i, data:4 y, label:5 i, float_data:6 f*, encoded:7 b",
     "FillerParameter": "type:1 s=constant, value:2 f, min:3 f, max:4 f=1, mean:5 f, std:6 f=1, sparse:7 i=-1, variance_norm:8 VarianceNorm",
     "NetParameter": """name:1 s, layers:2 V1LayerParameter*, input:3 s*, input_dim:4 i*, force_backward:5 b, state:6 NetState, debug_info:7 b,
         input_shape:8 BlobShape*, layer:100 LayerParameter*""",

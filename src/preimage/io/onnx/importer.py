@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError, GraphError
+from preimage.io import graph_ops  # noqa: F401 - our own words
 from preimage.io.graph import OPS, Graph, Input, Node
 from preimage.io.onnx import contractions, pointwise, reductions, shapes  # noqa: F401 - they register the ops
+from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model
 
 __all__ = ["load", "supported_ops", "to_graph"]
@@ -30,7 +32,12 @@ _BUFFERS = {"BatchNormalization": (3, 4)}
 _NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu"}
 _OLD_BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater"}
 _RENAMED = {("Pad", "value"): "constant"}
-_IGNORED = {("BatchNormalization", "is_test"), ("Dropout", "is_test"), ("BatchNormalization", "consumed_inputs"), ("MaxPool", "storage_order")}
+_IGNORED = {
+    ("BatchNormalization", "is_test"),
+    ("Dropout", "is_test"),
+    ("BatchNormalization", "consumed_inputs"),
+    ("MaxPool", "storage_order"),
+}
 
 
 def supported_ops() -> tuple[str, ...]:
@@ -78,6 +85,8 @@ def to_graph(
         raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
     parameters, buffers, constants = _sort_stored(stored, nodes, made_here, {v.name for v in model.outputs})
     inputs = _inputs(model, nodes, input_shapes, open_sizes)
+    floats = {i.name for i in inputs if i.dtype in ("float16", "float32", "float64", "bfloat16")}
+    nodes = in_our_words(nodes, stored, floats)
     try:
         return Graph(nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name)
     except GraphError as error:
@@ -121,8 +130,14 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     signature = inspect.signature(op.function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if opset < 7 and node.op in _OLD_BROADCAST and attributes.pop("broadcast", 0) and "axis" in attributes:
-        return Node(node.name, "onnx.OldBroadcast", tuple(inputs), tuple(outputs), {"op": node.op, "axis": attributes["axis"]}, node.name)
-    if node.op in ("Cast", "EyeLike") and (code := attributes.get("to", attributes.get("dtype"))) is not None and code not in CODES:
+        return Node(
+            node.name, "onnx.OldBroadcast", tuple(inputs), tuple(outputs), {"op": node.op, "axis": attributes["axis"]}, node.name
+        )
+    if (
+        node.op in ("Cast", "EyeLike")
+        and (code := attributes.get("to", attributes.get("dtype"))) is not None
+        and code not in CODES
+    ):
         return f"{node.op} to the ONNX data type {code}"
     if node.op in _NEED_OPSET:
         attributes["opset"] = opset

@@ -240,7 +240,9 @@ def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None
 
 
 @graph_op("onnx.Dropout")
-def _dropout(x: Any, ratio_input: Any = None, training_mode: Any = None, *, outputs: int = 1, seed: int = 0, ratio: float = 0.5) -> Any:
+def _dropout(
+    x: Any, ratio_input: Any = None, training_mode: Any = None, *, outputs: int = 1, seed: int = 0, ratio: float = 0.5
+) -> Any:
     if training_mode is None or not np.any(training_mode):
         return (x, np.ones(np.shape(x), bool)) if outputs > 1 else x
     share = ratio if ratio_input is None else float(np.asarray(ratio_input).reshape(-1)[0])

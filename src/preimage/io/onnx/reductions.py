@@ -30,9 +30,7 @@ def _count(x: Any, axes: tuple[int, ...]) -> int:
 
 
 def _sum(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
-    return (
-        ops.sum(x, axes, keepdims=keep) if is_float(x) else np.sum(x, axes, keepdims=keep, dtype=x.dtype)
-    )
+    return ops.sum(x, axes, keepdims=keep) if is_float(x) else np.sum(x, axes, keepdims=keep, dtype=x.dtype)
 
 
 def _mean(x: Any, axes: tuple[int, ...], keep: bool) -> Any:

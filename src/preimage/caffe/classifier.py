@@ -1,0 +1,52 @@
+"""Classifier: images in, class probabilities out, as pycaffe's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from preimage.caffe import io
+from preimage.caffe.net import Net
+from preimage.caffe.state import TEST
+
+__all__ = ["Classifier"]
+
+
+class Classifier(Net):
+    """A net for image classification with its preprocessing: image_dims (height, width), mean, input_scale, raw_scale, channel_swap."""
+
+    def __init__(
+        self,
+        model_file: str | PathLike[str],
+        pretrained_file: str | PathLike[str],
+        image_dims: Sequence[int] | None = None,
+        mean: Any = None,
+        input_scale: float | None = None,
+        raw_scale: float | None = None,
+        channel_swap: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(model_file, pretrained_file, TEST)
+        name = self.inputs[0]
+        self.transformer = io.Transformer({name: self.blobs[name].data.shape})
+        self.transformer.set_transpose(name, (2, 0, 1))
+        for setting, value in (("mean", mean), ("input_scale", input_scale), ("raw_scale", raw_scale), ("channel_swap", channel_swap)):
+            if value is not None:
+                getattr(self.transformer, f"set_{setting}")(name, value)
+        self.crop_dims = np.array(self.blobs[name].data.shape[2:])
+        self.image_dims = np.array(image_dims) if image_dims else self.crop_dims
+
+    def predict(self, inputs: Sequence[Any], oversample: bool = True) -> Any:
+        """(images, classes) probabilities of (H, W, K) images; oversample averages ten crops of each, else the centre is taken."""
+        images = np.stack([io.resize_image(image, tuple(self.image_dims)) for image in inputs]).astype(np.float32)
+        if oversample:
+            crops = io.oversample(images, self.crop_dims)
+        else:
+            begin = (self.image_dims // 2) - self.crop_dims // 2
+            crops = images[:, begin[0] : begin[0] + self.crop_dims[0], begin[1] : begin[1] + self.crop_dims[1]]
+        name = self.inputs[0]
+        ready = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
+        scores = self.forward_all(**{name: ready})[self.outputs[0]]
+        return scores.reshape(len(inputs), 10, -1).mean(axis=1) if oversample else scores

@@ -1,0 +1,269 @@
+"""Net: a network with its blobs, as pycaffe shows it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+import preimage.io.caffe as files
+from preimage.autograd import Tensor, array_of, enable_grad, grad, no_grad
+from preimage.caffe.blob import Blob
+from preimage.caffe.state import TEST, TRAIN, next_seed
+from preimage.errors import OptionError, ShapeError
+from preimage.io.caffe.assemble import Assembly
+
+__all__ = ["Layer", "Net"]
+
+Path = str | PathLike[str]
+
+
+class Layer:
+    """One layer: its type and blobs."""
+
+    def __init__(self, type_name: str, blobs: list[Blob]) -> None:
+        self.type, self.blobs = type_name, blobs
+
+
+class Net:
+    """`Net("deploy.prototxt", "net.caffemodel", caffe.TEST)`, or without weights `Net("deploy.prototxt", caffe.TEST)`.
+
+    Fill `net.blobs["data"].data`, call `forward()`, read `net.blobs[...]`. `backward()` starts from the diffs of the outputs (losses
+    have their loss_weight there) and leaves the gradient in every blob's diff; those of parameters add up until clear_param_diffs().
+    """
+
+    def __init__(self, network_file: Path | files.Message, *arguments: Any, **options: Any) -> None:
+        weights, phase = _arguments(arguments, options)
+        self._graph = files.load(
+            network_file,
+            weights,
+            phase="TRAIN" if phase == TRAIN else "TEST",
+            level=options.get("level", 0),
+            stages=options.get("stages") or (),
+            input_shapes=options.get("input_shapes"),
+            seed=next_seed(),
+        )
+        assembly = self._graph.assembly
+        self._first = _first_versions(assembly)
+        self.blobs: OrderedDict[str, Blob] = OrderedDict(
+            (blob, Blob(assembly.shapes[value])) for blob, value in assembly.blobs.items()
+        )
+        stored = {name: Blob(p.shape, lambda name=name: self._graph.array(name)) for name, p in assembly.parameters.items()}
+        self._stored = stored
+        self.params: OrderedDict[str, list[Blob]] = OrderedDict(
+            (layer, [stored[name] for name in names]) for layer, names in assembly.layer_blobs.items() if names
+        )
+        self._layer_names = list(assembly.layer_tops)
+        self._order = {name: position for position, name in enumerate(self._layer_names)}
+        self.layers = [Layer(layer.type, self.params.get(layer.name, [])) for layer in assembly.layers]
+        self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
+        self.top_names = OrderedDict(assembly.layer_tops)
+        self.bottom_names = OrderedDict(assembly.layer_bottoms)
+        self.inputs = [assembly.blob_of[item.name] for item in assembly.inputs]
+        self.outputs = [assembly.blob_of[value] for value in assembly.outputs]
+        self.blob_loss_weights = OrderedDict((blob, assembly.loss_weights.get(value, 0.0)) for blob, value in assembly.blobs.items())
+        self._recorded: dict[str, Any] = {}
+        self._record = phase == TRAIN
+        self._set_loss_diffs()
+
+    # -- sizes ---------------------------------------------------------------------------------------------------------
+
+    def _set_loss_diffs(self) -> None:
+        for blob, weight in self.blob_loss_weights.items():
+            if weight:
+                self.blobs[blob].diff[...] = weight
+
+    def reshape(self) -> None:
+        """Bring all blobs to the sizes that the input blobs now have."""
+        shapes = {name: self.blobs[name].shape for name in self.inputs}
+        if all(self._graph.assembly.shapes[name] == shape for name, shape in shapes.items()):
+            return
+        assembly = self._graph.assembly = self._graph.resized(shapes)
+        for blob, value in assembly.blobs.items():
+            self.blobs[blob].reshape(*assembly.shapes[value])
+        self._set_loss_diffs()
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any
+    ) -> dict[str, Any]:
+        """Run the layers `start` .. `end` (inclusive). Gives the outputs (or the tops of `end`) and the `blobs` asked for."""
+        if inputs:
+            if set(inputs) != set(self.inputs):
+                raise OptionError(f"inputs {sorted(inputs)} given, the net's are {self.inputs}")
+            for name, value in inputs.items():
+                if np.shape(value) != self.blobs[name].shape:
+                    raise ShapeError(f"input {name!r} has shape {np.shape(value)}, the blob has {self.blobs[name].shape}; reshape it")
+                self.blobs[name].data[...] = value
+        first, last = self._span(start, end)
+        self.reshape()
+        self._run(first, last)
+        wanted = self.outputs if end is None else self.top_names[end]
+        return {name: self.blobs[name].data for name in dict.fromkeys([*wanted, *(blobs or [])])}
+
+    def _span(self, start: str | None, end: str | None) -> tuple[int, int]:
+        for name in (start, end):
+            if name is not None and name not in self._order:
+                raise OptionError(f"there is no layer {name!r}; layers: {', '.join(self._layer_names[:20])} ...")
+        return self._order[start] if start else 0, self._order[end] if end else len(self._layer_names) - 1
+
+    def _run(self, first: int, last: int) -> None:
+        """Run the nodes of layers first .. last on the blobs' present data, and hand the results to the blobs."""
+        nodes = [node for node in self._graph.nodes if first <= self._order[node.layer] <= last]
+        made = {value for node in nodes for value in node.outputs}
+        needed = [value for node in nodes for value in node.inputs if value and value not in made]
+        blob_of = self._graph.assembly.blob_of
+        feeds = {value: self.blobs[blob_of[value]].data.copy() for value in dict.fromkeys(needed) if value in blob_of}
+        with enable_grad() if self._record else no_grad():
+            if self._record:
+                feeds = {value: Tensor(array, requires_grad=True) for value, array in feeds.items()}
+            values = feeds | self._graph.run_nodes(nodes, feeds)
+        self._recorded = values if self._record else {}
+        for blob, value in self._graph.assembly.blobs.items():
+            if value in made:
+                self.blobs[blob].receive(array_of(values[value]))
+
+    # -- backward ------------------------------------------------------------------------------------------------------
+
+    def backward(
+        self, diffs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **tops: Any
+    ) -> dict[str, Any]:
+        """Run the layers `start` .. `end` backwards. Gives the diffs of the inputs (or the bottoms of `end`) and of `diffs`."""
+        if tops:
+            if set(tops) != set(self.outputs):
+                raise OptionError(f"diffs of {sorted(tops)} given, the net's outputs are {self.outputs}")
+            for name, value in tops.items():
+                self.blobs[name].diff[...] = value
+        last, first = self._span(end, start)
+        self._recall(first)
+        self._sweep(first, last)
+        wanted = self.inputs if end is None else self.bottom_names[end]
+        return {name: self.blobs[name].diff for name in dict.fromkeys([*wanted, *(diffs or [])])}
+
+    def _recall(self, first: int) -> None:
+        """Record a pass, where the last one was not recorded: from now on every pass is."""
+        if not self._record or not self._recorded:
+            self._record = True
+            self._run(0, first)
+
+    def _sweep(self, first: int, last: int) -> None:
+        assembly, recorded = self._graph.assembly, self._recorded
+        seeds: dict[str, Any] = {}
+        ends = assembly.blobs.items() if first == len(self._layer_names) - 1 else ()
+        for blob, value in ends:
+            if value in assembly.outputs:
+                seeds[value] = self.blobs[blob].diff
+        for blob in self.top_names[self._layer_names[first]]:
+            seeds[assembly.blobs[blob]] = self.blobs[blob].diff
+        for value, weight in assembly.loss_weights.items():
+            seeds.setdefault(value, np.full(assembly.shapes[value], weight, np.float32))
+        outputs = [v for v in seeds if isinstance(recorded.get(v), Tensor) and recorded[v].requires_grad and seeds[v].any()]
+        blobs = {blob: value for blob, value in self._first.items() if isinstance(recorded.get(value), Tensor)}
+        blobs = {b: v for b, v in blobs.items() if recorded[v].requires_grad and b not in self._untouched(first, last, outputs)}
+        trained = self._graph.weights
+        targets = [recorded[value] for value in blobs.values()] + list(trained.values())
+        found: list[Any] = [None] * len(targets)
+        if outputs:
+            found = grad(
+                [recorded[v] for v in outputs], targets, [seeds[v] for v in outputs], retain_graph=True, allow_unused=True
+            )
+        arrays = [None if g is None else array_of(g) for g in found]
+        for blob, array in zip(blobs, arrays, strict=False):
+            self.blobs[blob].receive_diff(array)
+        within = {name for layer in self._layer_names[last : first + 1] for name in assembly.layer_blobs[layer]}
+        for name, array in zip(trained, arrays[len(blobs) :], strict=True):
+            if name in within:
+                self._stored[name].receive_diff(array, add=True)
+
+    def _untouched(self, first: int, last: int, outputs: Sequence[str]) -> set[str]:
+        """Blobs whose diff a partial backward leaves alone: those of layers outside first .. last, and the seeds themselves."""
+        inside = {blob for layer in self._layer_names[last : first + 1] for blob in self.bottom_names[layer]}
+        kept = set(self.blobs) - inside
+        return kept | {blob for blob, value in self._graph.assembly.blobs.items() if value in outputs and self._first[blob] == value}
+
+    def clear_param_diffs(self) -> None:
+        """Set the diffs of all parameters to zero."""
+        for blob in self._stored.values():
+            blob.receive_diff(None)
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def forward_all(self, blobs: Sequence[str] | None = None, **inputs: Any) -> dict[str, Any]:
+        """Run any number of inputs, in batches of the input blob's size; the last batch is padded and cut."""
+        names = list(dict.fromkeys([*self.outputs, *(blobs or [])]))
+        collected: dict[str, list[Any]] = {name: [] for name in names}
+        for batch in self._batches(inputs):
+            for name, value in self.forward(blobs=blobs, **batch).items():
+                collected[name].extend(np.array(value))
+        count = len(next(iter(inputs.values())))
+        return {name: np.asarray(rows[:count]) for name, rows in collected.items()}
+
+    def forward_backward_all(
+        self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **arrays: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Forward and backward in batches; keywords are inputs and diffs of outputs."""
+        values: dict[str, list[Any]] = {name: [] for name in dict.fromkeys([*self.outputs, *(blobs or [])])}
+        slopes: dict[str, list[Any]] = {name: [] for name in dict.fromkeys([*self.inputs, *(diffs or [])])}
+        fed = {name: value for name, value in arrays.items() if name in self.inputs}
+        seeded = {name: value for name, value in arrays.items() if name in self.outputs}
+        tops = self._batches(seeded) if seeded else iter(())
+        for batch in self._batches(fed):
+            for name, value in self.forward(blobs=blobs, **batch).items():
+                values[name].extend(np.array(value))
+            for name, value in self.backward(diffs=diffs, **next(tops, {})).items():
+                slopes[name].extend(np.array(value))
+        count = len(next(iter(fed.values())))
+        return ({k: np.asarray(v[:count]) for k, v in values.items()}, {k: np.asarray(v[:count]) for k, v in slopes.items()})
+
+    def _batches(self, arrays: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        size = self.blobs[self.inputs[0]].shape[0]
+        count = len(next(iter(arrays.values())))
+        for begin in range(0, count, size):
+            batch = {name: np.asarray(value[begin : begin + size]) for name, value in arrays.items()}
+            short = size - len(next(iter(batch.values())))
+            if short:
+                batch = {k: np.concatenate([v, np.zeros((short, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
+            yield batch
+
+    # -- weights -------------------------------------------------------------------------------------------------------
+
+    def copy_from(self, trained_file: Path) -> None:
+        """Take weights from a caffemodel, by layer name."""
+        self._graph.copy_weights(trained_file)
+
+    def share_with(self, other: Net) -> None:
+        """Use the other net's arrays for layers of the same name."""
+        for layer, names in self._graph.assembly.layer_blobs.items():
+            for mine, theirs in zip(names, other._graph.assembly.layer_blobs.get(layer, ()), strict=False):
+                self._graph.put(mine, other._graph.array(theirs))
+
+    def save(self, filename: Path) -> None:
+        """Write the net with its weights as a caffemodel."""
+        files.save(self._graph, filename)
+
+
+def _arguments(arguments: Sequence[Any], options: Mapping[str, Any]) -> tuple[Any, int]:
+    """pycaffe's three ways: (file, phase), (file, weights, phase), (file, phase, weights=...)."""
+    weights, phase = options.get("weights"), options.get("phase", TEST)
+    for argument in arguments:
+        if isinstance(argument, int):
+            phase = argument
+        elif argument is not None:
+            weights = argument
+    if phase not in (TRAIN, TEST) or len(arguments) > 2:
+        raise OptionError(f"Net takes a file, weights and a phase (caffe.TRAIN or caffe.TEST), got {arguments}")
+    if unknown := set(options) - {"weights", "phase", "level", "stages", "input_shapes"}:
+        raise OptionError(f"Net does not know {sorted(unknown)}")
+    return weights, phase
+
+
+def _first_versions(assembly: Assembly) -> dict[str, str]:
+    """For each blob the value it holds first: in-place layers leave the gradient of that one in its diff."""
+    first: dict[str, str] = {}
+    for value, blob in assembly.blob_of.items():
+        first.setdefault(blob, value)
+    return first

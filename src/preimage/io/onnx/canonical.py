@@ -1,0 +1,138 @@
+"""ONNX nodes in our own words, wherever they say the same: what passes and reports then see is one vocabulary.
+
+Our words take floats only, ONNX's arithmetic any type; so the words are used where a value is known to be float: it comes
+from a float input, parameter or constant by operators that keep the type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from preimage.io.graph import Node
+from preimage.io.onnx.contractions import pairs_of
+
+__all__ = ["in_our_words"]
+
+_POINTWISE = {
+    "Abs": "abs", "Add": "add", "Div": "div", "Exp": "exp", "Log": "log", "Mul": "mul", "Relu": "relu", "Sigmoid": "sigmoid",
+    "Softplus": "softplus", "Sqrt": "sqrt", "Sub": "sub", "Tanh": "tanh", "Identity": "identity",
+    "GlobalAveragePool": "global_avg_pool", "GlobalMaxPool": "global_max_pool",
+}  # fmt: skip
+#: Operators that keep the type of their first input.
+_KEEP = {
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather", "Expand", "Tile", "Pad",
+    "DepthToSpace", "SpaceToDepth", "Resize", "Upsample", "MaxPool", "AveragePool", "LpPool", "Conv", "ConvTranspose", "MatMul", "Gemm",
+    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN", "Softmax", "LogSoftmax", "Clip",
+    "PRelu", "LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "HardSwish", "Erf", "Neg", "Reciprocal", "Pow", "Max", "Min", "Sum", "Mean",
+    "Softsign", "Dropout", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "Mish", "Swish", "Cos", "Sin", *_POINTWISE,
+}  # fmt: skip
+
+
+def in_our_words(nodes: Sequence[Node], stored: Mapping[str, np.ndarray], floats: set[str]) -> list[Node]:
+    """The nodes, in order, with ONNX's operators replaced by our words where the values are known to be float."""
+    floats = floats | {k for k, v in stored.items() if v.dtype.kind == "f" or v.dtype.name == "bfloat16"}
+    result = []
+    for node in nodes:
+        op = node.op.removeprefix("onnx.")
+        given = [key for key in node.inputs if key]
+        if op in _KEEP and given and given[0] in floats:
+            floats.update(node.outputs)
+            if op in _POINTWISE and all(key in floats for key in given):
+                node = replace(node, op=_POINTWISE[op])
+            elif op in _REWRITE:
+                node = _REWRITE[op](node, stored) or node
+        result.append(node)
+    return result
+
+
+def _window(node: Node, ndim: int) -> dict[str, Any] | None:
+    a = node.attributes
+    if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pads = a.get("pads") if a.get("auto_pad", "NOTSET") == "NOTSET" else None
+    if any(len(a.get(k) or [0] * ndim) != ndim for k in ("strides", "dilations")) or len(pads or [0] * 2 * ndim) != 2 * ndim:
+        return None
+    return {
+        "stride": tuple(a.get("strides") or (1,) * ndim),
+        "padding": tuple(pairs_of(pads, ndim, node.op)),
+        "dilation": tuple(a.get("dilations") or (1,) * ndim),
+    }
+
+
+def _conv(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    weight = stored.get(node.inputs[1])
+    kernel = node.attributes.get("kernel_shape")
+    if weight is None or weight.ndim < 2 or (kernel is not None and tuple(kernel) != weight.shape[2:]):
+        return None
+    window = _window(node, weight.ndim - 2)
+    if window is None:
+        return None
+    return replace(node, op="conv", attributes=window | {"groups": int(node.attributes.get("group", 1))})
+
+
+def _conv_transpose(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    plain = _conv(node, stored)
+    extra = node.attributes.get("output_padding")
+    if plain is None or node.attributes.get("output_shape") is not None:
+        return None
+    if extra and len(extra) != stored[node.inputs[1]].ndim - 2:
+        return None
+    return replace(
+        plain, op="conv_transpose", attributes=dict(plain.attributes) | ({"output_padding": tuple(extra)} if extra else {})
+    )
+
+
+def _max_pool(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    kernel = tuple(node.attributes["kernel_shape"])
+    window = _window(node, len(kernel))
+    if window is None or len(node.outputs) > 1:
+        return None
+    return replace(
+        node, op="max_pool", attributes=window | {"kernel_size": kernel, "ceil_mode": bool(node.attributes.get("ceil_mode", 0))}
+    )
+
+
+def _avg_pool(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    plain = _max_pool(node, stored)
+    if plain is None:
+        return None
+    counted = bool(node.attributes.get("count_include_pad", 0))
+    return replace(plain, op="avg_pool", attributes=dict(plain.attributes) | {"count_include_pad": counted})
+
+
+def _batch_norm(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    if node.attributes.get("training_mode") or len(node.outputs) > 1 or any(key not in stored for key in node.inputs[1:]):
+        return None
+    return replace(node, op="batch_norm", attributes={"eps": float(node.attributes.get("epsilon", 1e-5))})
+
+
+def _leaky_relu(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    return replace(node, op="leaky_relu", attributes={"slope": float(node.attributes.get("alpha", 0.01))})
+
+
+def _clip(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    bounds: list[float | None] = []
+    for position, key in ((1, "min"), (2, "max")):
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        if name and (name not in stored or stored[name].size != 1):
+            return None
+        value = stored[name].reshape(()).item() if name else node.attributes.get(key)
+        bounds.append(None if value is None else float(value))
+    if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
+        return None
+    return replace(node, op="clip", inputs=node.inputs[:1], attributes={"lo": bounds[0], "hi": bounds[1]})
+
+
+_REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MaxPool": _max_pool,
+    "AveragePool": _avg_pool,
+    "BatchNormalization": _batch_norm,
+    "LeakyRelu": _leaky_relu,
+    "Clip": _clip,
+}
