@@ -185,7 +185,14 @@ class Graph(Module):
         start = time.perf_counter_ns() if steps is not None else 0
         op = OPS[node.op]
         extra = {"training": self.training} if op.stateful else {}
-        result = op.function(*arguments, **node.attributes, **extra)
+        try:
+            result = op.function(*arguments, **node.attributes, **extra)
+        except PreimageError as error:
+            error.add_note(f"in node {node.name!r} ({node.op})")
+            raise
+        except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
+            shapes = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
+            raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {shapes}: {error}") from error
         made = result if isinstance(result, tuple) else (result,)
         if steps is not None:
             elapsed = time.perf_counter_ns() - start
