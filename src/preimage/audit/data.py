@@ -8,7 +8,7 @@ a = 1 is too much (long sums, narrow dtypes) entries are set to zero until the r
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def _thin(case: Case, rng: np.random.Generator, bound: int, x: Array, w: Array, 
         for o in range(case.out_channels):
             _keep(rng, w[o].reshape(-1), bound)
     if "conv_transpose" in results:
-        grouped = w.reshape(case.groups, case.group_out, case.group_in, -1)
+        grouped = w.reshape(case.groups, case.group_out, case.group_in, prod(case.kernel_size))
         for g in range(case.groups):
             for i in range(case.group_in):
                 column = grouped[g, :, i].reshape(-1).copy()

@@ -14,7 +14,7 @@ import numpy as np
 
 from preimage.audit.case import Case
 
-__all__ = ["Invalid", "case_at", "cases", "invalid"]
+__all__ = ["Invalid", "case_at", "cases", "invalid", "invalid_at"]
 
 #: Multiply-adds above which a drawn case is drawn again: the audit lives on many small cases.
 MAX_MACS = 120_000
@@ -90,8 +90,12 @@ def _draw(rng: np.random.Generator, label: str) -> Case | None:
     kernel = _unequal(rng, ndim, lambda: 1 if rng.random() < 0.15 else int(rng.integers(1, most + 1)))
     if ndim and rng.random() < 0.12:
         kernel = (1,) * ndim
-    stride = _unequal(rng, ndim, lambda: 1 if rng.random() < 0.4 else int(rng.integers(1, 5)))
-    dilation = _unequal(rng, ndim, lambda: 1 if rng.random() < 0.55 else int(rng.integers(1, 4)))
+    plain = rng.random()  # the common layers are the ones with the most special paths: keep a share of them
+    stride = (1,) * ndim if plain < 0.3 else _unequal(rng, ndim, lambda: 1 if rng.random() < 0.4 else int(rng.integers(1, 5)))
+    dilation = (1,) * ndim if plain > 0.6 or plain < 0.15 else _unequal(rng, ndim, lambda: int(rng.integers(1, 4)))
+    if 0.15 < plain < 0.2 or 0.7 < plain < 0.8:  # square kernels and equal strides, as nearly all layers have
+        kernel = (_pick(rng, (1, 2, 3, 3, 4, 5)),) * ndim if ndim < 3 else (_pick(rng, (1, 2, 3)),) * ndim
+        stride = (_pick(rng, (1, 2, 2, 3)),) * ndim
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
 
     def pad(axis: int) -> int:
@@ -203,8 +207,12 @@ class Invalid:
 def invalid(count: int, seed: int = 0) -> Iterator[Invalid]:
     """`count` invalid calls, each made from a valid one by one change."""
     for i in range(count):
-        rng = np.random.default_rng((seed, i, 0xBAD))
-        yield _invalid(rng, i)
+        yield invalid_at(i, seed)
+
+
+def invalid_at(i: int, seed: int = 0) -> Invalid:
+    """Invalid call number i of a seed's sequence."""
+    return _invalid(np.random.default_rng((seed, i, 0xBAD)), i)
 
 
 def _invalid(rng: np.random.Generator, i: int) -> Invalid:

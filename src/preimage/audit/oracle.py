@@ -62,17 +62,20 @@ def _taps(case: Case) -> Any:
     return product(*(range(k) for k in case.kernel_size))
 
 
-def contract(case: Case, result: str, first: Array, second: Array | None = None) -> Array:
-    """One of RESULTS in the dtype of its operands: (x, w), (y, w), (x, y), or (y,) for the bias gradient."""
+def contract(case: Case, result: str, first: Array, second: Array | None = None, *, inside: bool = False) -> Array:
+    """One of RESULTS in the dtype of its operands: (x, w), (y, w), (x, y), or (y,) for the bias gradient.
+
+    inside: leave out the taps that lie on the padding, which changes something only where NaN or infinity would meet it.
+    """
     if result == "bias_grad":
         return np.asarray(first.sum(axis=(0, *range(2, first.ndim)), dtype=first.dtype))
     assert second is not None
     with np.errstate(all="ignore"):
         if result == "conv":
-            return _conv(case, first, second)
+            return _conv(case, first, second, inside)
         if result == "conv_transpose":
             return _conv_transpose(case, first, second)
-        return _conv_weight_grad(case, first, second)
+        return _conv_weight_grad(case, first, second, inside)
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -80,7 +83,17 @@ def _product(a: Array, b: Array) -> Array:
     return np.matmul(a, b) if a.dtype.kind == "i" else np.einsum("...ij,...jk->...ik", a, b)
 
 
-def _conv(case: Case, x: Array, w: Array) -> Array:
+def _lies_inside(case: Case, k: tuple[int, ...]) -> Array:
+    """For each position of the small side, flattened: whether tap k lies on x and not on its padding."""
+    whole = np.ones((), bool)
+    rows = zip(k, case.output_size, case.input_size, case.stride, case.padding, case.dilation, strict=True)
+    for t, m, size, s, (lo, _), d in rows:
+        place = np.arange(m) * s - lo + t * d
+        whole = whole[..., None] & ((place >= 0) & (place < size))
+    return whole.reshape(-1)
+
+
+def _conv(case: Case, x: Array, w: Array, inside: bool) -> Array:
     n, g = case.batch, case.groups
     points = int(np.prod(case.output_size, dtype=np.int64))
     wide = padded(case, x)
@@ -88,7 +101,11 @@ def _conv(case: Case, x: Array, w: Array) -> Array:
     y = np.zeros((n, g, case.group_out, points), x.dtype)
     for k in _taps(case):
         seen = _tap(case, wide, k).reshape(n, g, case.group_in, points)
-        y += _product(weights[(..., *k)], seen)
+        if inside:
+            here = _lies_inside(case, k)
+            y[..., here] += _product(weights[(..., *k)], seen[..., here])
+        else:
+            y += _product(weights[(..., *k)], seen)
     return y.reshape(case.y_shape)
 
 
@@ -111,7 +128,7 @@ def _conv_transpose(case: Case, y: Array, w: Array) -> Array:
     return x
 
 
-def _conv_weight_grad(case: Case, x: Array, y: Array) -> Array:
+def _conv_weight_grad(case: Case, x: Array, y: Array, inside: bool) -> Array:
     n, g = case.batch, case.groups
     points = int(np.prod(case.output_size, dtype=np.int64))
     wide = padded(case, x)
@@ -120,7 +137,8 @@ def _conv_weight_grad(case: Case, x: Array, y: Array) -> Array:
     for k in _taps(case):
         seen = _tap(case, wide, k).reshape(n, g, case.group_in, points)
         seen = np.moveaxis(seen, 0, -2).reshape(g, case.group_in, n * points)
-        w[(..., *k)] = _product(small, np.swapaxes(seen, -1, -2))
+        here = np.tile(_lies_inside(case, k), n) if inside else slice(None)
+        w[(..., *k)] = _product(small[..., here], np.swapaxes(seen[..., here], -1, -2))
     return w.reshape(case.w_shape)
 
 

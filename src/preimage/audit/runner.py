@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -250,7 +251,11 @@ def _worker(
                 place[:] = [i, s, c, t]
                 return True
 
-            audit_case(case, i, subjects, reports, made, seed, note=note, shrink_seconds=shrink_seconds, known=known)
+            try:
+                audit_case(case, i, subjects, reports, made, seed, note=note, shrink_seconds=shrink_seconds, known=known)
+            except Exception:  # subjects are called guarded: this is a defect of the audit
+                conn.send(f"case {case}\n{traceback.format_exc()}")
+                return
             conn.send((i, reports))
         conn.send(None)
 
@@ -369,6 +374,8 @@ def run_in_workers(
                     else:
                         pool.stop(conn)
                     continue
+                if isinstance(message, str):
+                    raise RuntimeError(f"the audit itself failed at {message}")
                 index, found = message
                 done += 1
                 pool.workers[conn][2].append(index)

@@ -14,6 +14,9 @@ _ROWS = {
     "identities": "preimage.audit.checks.identities:Identities",
     "bits": "preimage.audit.checks.bits:Bits",
     "repeat": "preimage.audit.checks.bits:Repeat",
+    "hard": "preimage.audit.checks.hard:Hard",
+    "errors": "preimage.audit.checks.errors:Errors",
+    "memory": "preimage.audit.checks.memory:Memory",
 }
 
 

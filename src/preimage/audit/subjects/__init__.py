@@ -15,7 +15,18 @@ from preimage.errors import OptionError
 
 __all__ = ["EngineSubject", "ObjectSubject", "Subject", "make", "names"]
 
+_PACKAGE = "preimage.audit.subjects"
 _FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "torch": (f"{_PACKAGE}.torch:TorchSubject", {}),
+    "torch-channels-last": (f"{_PACKAGE}.torch:TorchSubject", {"layout": "channels_last"}),
+    "torch-deconv": (f"{_PACKAGE}.torch:TorchSubject", {"way": "deconv"}),
+    "torch-deconv-channels-last": (f"{_PACKAGE}.torch:TorchSubject", {"layout": "channels_last", "way": "deconv"}),
+    "onnxruntime": (f"{_PACKAGE}.onnxruntime:OnnxruntimeSubject", {}),
+    "jax": (f"{_PACKAGE}.jax:JaxSubject", {}),
+    "tensorflow": (f"{_PACKAGE}.tensorflow:TensorflowSubject", {}),
+    "opencv": (f"{_PACKAGE}.opencv:OpencvSubject", {}),
+    "scipy": (f"{_PACKAGE}.scipy:ScipySubject", {}),
+    "scipy-fft": (f"{_PACKAGE}.scipy:ScipySubject", {"method": "fft"}),
 }
 
 

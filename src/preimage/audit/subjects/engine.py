@@ -179,7 +179,7 @@ class EngineSubject(Subject):
         with pre.config(engine=self.name):
             tx, tw, tg = (pre.Tensor(a, requires_grad=True) for a in (x, w, gy))
             y = self._layer(case, tx, tw, None)
-            gx, gw = pre.grad(y, [tx, tw], grad_output=tg, create_graph=True)
+            gx, gw = pre.grad(y, [tx, tw], tg, create_graph=True)
             found = pre.grad((gx * vx).sum() + (gw * vw).sum(), [tx, tw, tg])
             return tuple(np.asarray(f.data) for f in found)  # type: ignore[return-value]
 

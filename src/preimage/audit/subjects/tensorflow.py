@@ -1,0 +1,84 @@
+"""TensorFlow on the CPU: tf.nn.convolution in channels-last, which its CPU kernels want; gradients by tf.GradientTape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage.audit.case import Case
+from preimage.audit.subjects.base import Array, Refused, Subject
+
+__all__ = ["TensorflowSubject"]
+
+
+class TensorflowSubject(Subject):
+    """tf.nn.convolution over an explicitly padded input; the two gradients by the tape."""
+
+    dtypes = ("float32", "float64")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._reason: str | None = None
+        try:
+            import tensorflow
+        except ImportError as error:
+            self._reason = f"not installed ({error})"
+        else:
+            self.tf = tensorflow
+
+    @property
+    def spec(self) -> str:
+        return self.name
+
+    def unavailable(self) -> str | None:
+        return self._reason
+
+    def refuses(self, case: Case, result: str, dtype: str) -> str | None:
+        del dtype
+        if not 1 <= case.ndim <= 3:
+            return "tensorflow has 1 to 3 spatial axes"
+        if result == "bias_grad":
+            return "asked of the library, not of its convolution"
+        if not case.is_conv:
+            return "no convolution gives these sizes"
+        if any(s > 1 for s in case.stride) and any(d > 1 for d in case.dilation):
+            return "tf.nn.convolution takes strides or dilations, not both"
+        if 0 in (*case.x_shape, *case.y_shape):
+            return "empty arrays are not asked"
+        if case.groups > 1 and case.ndim != 2:
+            return "grouped convolutions have two axes"
+        if len(set(case.stride)) > 1 and case.groups > 1:
+            return "grouped convolutions have equal strides"
+        return None
+
+    def _layer(self, case: Case) -> Any:
+        tf = self.tf
+        high = [(max(0, lo), max(0, hi)) for lo, hi in case.padding]
+        cut = [(max(0, -lo), max(0, -hi)) for lo, hi in case.padding]
+
+        def layer(x: Any, w: Any) -> Any:
+            x = x[(slice(None), *(slice(a, n - b) for (a, b), n in zip(cut, case.input_size, strict=True)), slice(None))]
+            x = tf.pad(x, [(0, 0), *high, (0, 0)])
+            return tf.nn.convolution(x, w, strides=list(case.stride), padding="VALID", dilations=list(case.dilation))
+
+        return layer
+
+    def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
+        if bias is not None:
+            raise Refused("the bias is another operation")
+        tf, dtype = self.tf, operands[0].dtype
+        last = lambda a: tf.constant(np.ascontiguousarray(np.moveaxis(a, 1, -1)))  # noqa: E731
+        taps = lambda w: tf.constant(np.ascontiguousarray(np.moveaxis(w, (0, 1), (-1, -2))))  # noqa: E731
+        layer = self._layer(case)
+        if result == "conv":
+            return np.moveaxis(layer(last(operands[0]), taps(operands[1])).numpy(), -1, 1)
+        with tf.GradientTape() as tape:
+            if result == "conv_transpose":
+                leaf = tf.Variable(last(np.zeros(case.x_shape, dtype)))
+                y = layer(leaf, taps(operands[1]))
+            else:
+                leaf = tf.Variable(taps(np.zeros(case.w_shape, dtype)))
+                y = layer(last(operands[0]), leaf)
+        grad = tape.gradient(y, leaf, last(operands[0] if result == "conv_transpose" else operands[1])).numpy()
+        return np.moveaxis(grad, -1, 1) if result == "conv_transpose" else np.moveaxis(grad, (-1, -2), (0, 1))
