@@ -48,7 +48,7 @@ def _positions(g: ConvGeometry, itemsize: int) -> int:
 
 def _matrices(a: Array, groups: int, rows: int, dtype: DType) -> Array:
     """(groups * rows, *space) as a stack of matrices that BLAS takes as they are; copied only where it must be."""
-    m = a.reshape(groups, rows, -1)
+    m = a.reshape(groups, rows, prod(a.shape[1:]))
     item, (r, c) = m.itemsize, m.strides[1:]
     fine = (c == item and r >= item * m.shape[2]) or (r == item and c >= item * rows)
     return m if fine and m.dtype == dtype else np.array(m, dtype, order="C")
@@ -188,15 +188,15 @@ def _weights(g: ConvGeometry, w: Array, dtype: DType, last: bool) -> Array:
     """The weights as (groups, filters, rows): rows ordered (channel, taps) or, channels last, (taps, channel)."""
     if last:
         w = np.moveaxis(w, 1, -1)
-    return np.ascontiguousarray(w, dtype).reshape(g.groups, g.out_channels_per_group, -1)
+    return np.ascontiguousarray(w, dtype).reshape(g.groups, g.out_channels_per_group, prod(w.shape[1:]))
 
 
 def _stack(image: Array, groups: int, channels: int, last: bool) -> Array:
     """A contiguous result image as a stack of matrices, a view: (groups, channels, positions), positions first if `last`."""
     if last:
-        flat = np.moveaxis(image, 0, -1).reshape(-1, groups, channels).transpose(1, 0, 2)
+        flat = np.moveaxis(image, 0, -1).reshape(prod(image.shape[1:]), groups, channels).transpose(1, 0, 2)
     else:
-        flat = image.reshape(groups, channels, -1)
+        flat = image.reshape(groups, channels, prod(image.shape[1:]))
     assert np.may_share_memory(flat, image) or not image.size
     return flat
 
