@@ -59,7 +59,7 @@ install_methods(
             (reduce, "sum mean max min prod var logsumexp softmax log_softmax"),
             (shape, "reshape transpose moveaxis swapaxes flatten squeeze expand_dims"),
             (broadcast, "astype broadcast_to"),
-            (activation, "relu"),
+            (activation, "relu sigmoid tanh"),
             (linear, "matmul"),
         )
         for name in names.split()

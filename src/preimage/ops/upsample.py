@@ -1,0 +1,235 @@
+"""Up-sampling and any other resizing of the spatial axes: nearest, linear, and the pixel shuffle.
+
+Every output position is a blend of two input positions along each axis,
+
+    y[o] = (1 - t[o]) x[low[o]] + t[o] x[high[o]],      nearest: t = 0
+
+which is linear in x, separable over the axes, and whose adjoint adds every y[o] back to the two with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Primitive, primitive
+from preimage.engines.base import is_channels_last
+from preimage.errors import OptionError, ShapeError
+from preimage.ops.operands import Array, narrow, operand, sizes_of, widened
+from preimage.ops.shape import reshape, transpose
+from preimage.ops.windows import per_axis
+
+__all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
+
+MODES = ("nearest", "nearest-exact", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """How one axis is resized: mode and alignment; `step` is input positions per output position."""
+
+    size: int
+    outputs: int
+    mode: str
+    align_corners: bool
+    step: float
+
+    def weights(self) -> tuple[Array, Array, Array]:
+        """low, high and t of every output."""
+        o = np.arange(self.outputs, dtype=np.float64)
+        last = self.size - 1
+        if self.mode == "linear":
+            position = o * self.step if self.align_corners else np.maximum((o + 0.5) * self.step - 0.5, 0.0)
+            low = np.minimum(position.astype(np.int64), last)
+            return low, np.minimum(low + 1, last), np.where(low == last, 0.0, position - low)
+        position = (o + 0.5) * self.step if self.mode == "nearest-exact" else o * self.step
+        low = np.minimum(np.floor(position).astype(np.int64), last)
+        return low, low, np.zeros(self.outputs)
+
+
+Run = tuple[slice, slice, slice]
+
+
+def _slice(first: int, step: int, count: int) -> slice:
+    return slice(first, first + step * (count - 1) + 1, step)
+
+
+def _runs(low: Array, high: Array, period: int) -> list[Run]:
+    """The outputs in stretches of every period-th one whose inputs advance evenly: (outputs, their lows, their highs)."""
+    runs: list[Run] = []
+    for phase in range(min(period, low.size)):
+        a, b = low[phase::period], high[phase::period]
+        pace = np.diff(a)
+        start = 0
+        while start < a.size:
+            end = start + 1
+            if end < a.size and pace[start] > 0 and b[end] - b[start] == pace[start]:
+                even = (pace[start:] == pace[start]) & (np.diff(b)[start:] == pace[start])
+                end = start + 1 + (even.size if even.all() else int(np.argmin(even)))
+            count = end - start
+            step = int(pace[start]) if count > 1 else 1
+            outputs = _slice(phase + start * period, period, count)
+            runs.append((outputs, _slice(int(a[start]), step, count), _slice(int(b[start]), step, count)))
+            start = end
+    return runs
+
+
+@lru_cache(maxsize=256)
+def _plan(axis: Resize) -> tuple[Array, list[Run]]:
+    """The weights t, and the runs for the period that needs the fewest: a factor p / q repeats after p outputs."""
+    low, high, t = axis.weights()
+    return t, min((_runs(low, high, period) for period in range(1, min(16, low.size) + 1)), key=len)
+
+
+def _in_memory(x: Array) -> tuple[Array, int]:
+    """The array with its axes as they lie in memory, and where the spatial ones start: channels-last stays so."""
+    return (np.moveaxis(x, 1, -1), 1) if is_channels_last(x) else (x, 2)
+
+
+def _column(t: Array, like: Array, axis: int) -> Array:
+    return t.astype(like.dtype).reshape((-1,) + (1,) * (like.ndim - axis - 1))
+
+
+def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
+    value, start = _in_memory(widened(x))
+    for k, axis in enumerate(axes, start):
+        t, runs = _plan(axis)
+        lead = (slice(None),) * k
+        out = np.empty((*value.shape[:k], axis.outputs, *value.shape[k + 1 :]), value.dtype)
+        for to, low, high in runs:
+            if t[to].any():
+                weight = _column(t[to], value, k)
+                np.multiply(value[(*lead, low)], 1 - weight, out=out[(*lead, to)])
+                out[(*lead, to)] += value[(*lead, high)] * weight
+            else:
+                out[(*lead, to)] = value[(*lead, low)]
+        value = out
+    return narrow(value if start == 2 else np.moveaxis(value, -1, 1), x)
+
+
+def _resize_back(y: Array, *, axes: tuple[Resize, ...]) -> Array:
+    value, start = _in_memory(widened(y))
+    for k, axis in reversed(list(enumerate(axes, start))):
+        t, runs = _plan(axis)
+        lead = (slice(None),) * k
+        out = np.zeros((*value.shape[:k], axis.size, *value.shape[k + 1 :]), value.dtype)
+        for to, low, high in runs:
+            part = value[(*lead, to)]
+            if t[to].any():
+                weight = _column(t[to], value, k)
+                out[(*lead, low)] += part * (1 - weight)
+                out[(*lead, high)] += part * weight
+            else:
+                out[(*lead, low)] += part
+        value = out
+    return narrow(value if start == 2 else np.moveaxis(value, -1, 1), y)
+
+
+_resize_op = primitive("upsample", _resize, [lambda g, ans, x, axes: _resize_back_op(g, axes=axes)], saves=(), linear=(0,))
+_resize_back_op: Primitive = primitive(
+    "upsample_back", _resize_back, [lambda g, ans, y, axes: _resize_op(g, axes=axes)], saves=(), linear=(0,)
+)
+
+
+def _factors(scale_factor: Any, ndim: int) -> tuple[float, ...]:
+    values = tuple(scale_factor) if isinstance(scale_factor, Iterable) else (scale_factor,) * ndim
+    try:
+        factors = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        raise OptionError(f"upsample: scale_factor must be a number or {ndim} of them, got {scale_factor!r}") from None
+    if len(factors) != ndim or any(not (0 < f < math.inf) for f in factors):
+        raise OptionError(f"upsample: scale_factor must be a positive number or {ndim} of them, got {scale_factor!r}")
+    return factors
+
+
+def upsample(
+    x: Any,
+    *,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+    recompute_scale_factor: bool = False,
+) -> Any:
+    """x (N, C, *spatial) resized to `size`, or by `scale_factor` (the sizes rounded down).
+
+    mode "nearest" takes the input at floor(o / scale); "nearest-exact" the one whose pixel centre is nearest; "linear" blends
+    the two neighbours along each axis (bilinear in two dimensions, trilinear in three). align_corners=True maps first and
+    last elements on each other, False pixel areas (half-pixel centres). With scale_factor the factor itself is used for the
+    positions, as in PyTorch, unless recompute_scale_factor.
+
+    Gradient: the exact adjoint.
+    Raises: OptionError for an unknown mode or both or neither of size and scale_factor; ShapeError for an empty axis.
+    """
+    x = operand(x, "x")
+    if x.ndim < 3:
+        raise ShapeError(f"upsample: wanted (N, C, *spatial), got shape {x.shape}")
+    ndim = x.ndim - 2
+    if mode not in MODES:
+        raise OptionError(f"upsample: mode must be one of {', '.join(repr(m) for m in MODES)}, got {mode!r}")
+    if align_corners and mode != "linear":
+        raise OptionError("upsample: align_corners is an option of mode 'linear'")
+    if (size is None) == (scale_factor is None):
+        raise OptionError("upsample: give either size or scale_factor")
+    factors: tuple[float | None, ...] = (None,) * ndim
+    if size is not None:
+        sizes = per_axis(size, ndim, "size", 1)
+    else:
+        factors = _factors(scale_factor, ndim)
+        sizes = tuple(math.floor(n * f) for n, f in zip(x.shape[2:], factors, strict=True) if f is not None)
+        if recompute_scale_factor:
+            factors = (None,) * ndim
+    axes = []
+    for k, (n, m, factor) in enumerate(zip(x.shape[2:], sizes, factors, strict=True)):
+        if n < 1 or m < 1:
+            raise ShapeError(f"upsample: spatial axis {k} of size {n} cannot be resized to {m}")
+        step = n / m if factor is None else 1 / factor
+        if align_corners:
+            step = (n - 1) / (m - 1) if m > 1 else 0.0
+        axes.append(Resize(n, m, mode, bool(align_corners), step))
+    return _resize_op(x, axes=tuple(axes))
+
+
+# -- pixel shuffle -----------------------------------------------------------------------------------------------------
+
+
+def pixel_shuffle(x: Any, factor: Any) -> Any:
+    """Channels dealt out over space: (N, C * prod(factor), *spatial) -> (N, C, *(spatial * factor)) (Shi et al. 2016).
+
+    Raises: ShapeError where the channels do not divide.
+    """
+    x = operand(x, "x")
+    ndim = x.ndim - 2
+    if ndim < 1:
+        raise ShapeError(f"pixel_shuffle: wanted (N, C, *spatial), got shape {x.shape}")
+    factors = per_axis(factor, ndim, "factor", 1)
+    n, channels, *spatial = x.shape
+    if channels % math.prod(factors):
+        raise ShapeError(f"pixel_shuffle: {channels} channels do not divide by {math.prod(factors)} (factor {factor!r})")
+    apart = reshape(x, (n, channels // math.prod(factors), *factors, *spatial))
+    pairs = [a for k in range(ndim) for a in (2 + ndim + k, 2 + k)]
+    return reshape(transpose(apart, (0, 1, *pairs)), (n, apart.shape[1], *(s * f for s, f in zip(spatial, factors, strict=True))))
+
+
+def pixel_unshuffle(x: Any, factor: Any) -> Any:
+    """Space gathered into channels, the inverse of pixel_shuffle: (N, C, *spatial) -> (N, C * prod(factor), *(spatial / factor)).
+
+    Raises: ShapeError where the sizes do not divide.
+    """
+    x = operand(x, "x")
+    ndim = x.ndim - 2
+    if ndim < 1:
+        raise ShapeError(f"pixel_unshuffle: wanted (N, C, *spatial), got shape {x.shape}")
+    factors = per_axis(factor, ndim, "factor", 1)
+    n, channels, *spatial = x.shape
+    if any(s % f for s, f in zip(spatial, factors, strict=True)):
+        raise ShapeError(f"pixel_unshuffle: spatial sizes {tuple(spatial)} do not divide by {factors}")
+    small = sizes_of([s // f for s, f in zip(spatial, factors, strict=True)], "pixel_unshuffle")
+    apart = reshape(x, (n, channels, *(a for pair in zip(small, factors, strict=True) for a in pair)))
+    order = (0, 1, *(3 + 2 * k for k in range(ndim)), *(2 + 2 * k for k in range(ndim)))
+    return reshape(transpose(apart, order), (n, channels * math.prod(factors), *small))
