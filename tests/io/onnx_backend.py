@@ -1,6 +1,6 @@
 """The test cases that come inside the package onnx, run on our importer: what ran, what passed, what is out of scope and why.
 
-    python tests/io/onnx_backend.py            # the counts by op, as docs/onnx.md shows them
+python tests/io/onnx_backend.py            # the counts by op, as docs/onnx.md shows them
 """
 
 from __future__ import annotations

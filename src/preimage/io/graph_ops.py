@@ -165,9 +165,7 @@ def lrn(x: Value, *, size: int, alpha: float, beta: float, k: float = 1.0) -> Va
     total = None
     for shift in range(max(-before, 1 - channels), min(size - 1 - before, channels - 1) + 1):
         part = square[:, max(shift, 0) : channels + min(shift, 0)]
-        edges = [(0, 0)] * len(_shape(x))
-        edges[1] = (max(-shift, 0), max(shift, 0))
-        part = ops.pad(part, edges) if shift else part
+        part = ops.pad(part, [(max(-shift, 0), max(shift, 0))], axes=(1,)) if shift else part
         total = part if total is None else ops.add(total, part)
     if total is None:
         return x

@@ -114,6 +114,17 @@ def _leaky_relu(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     return replace(node, op="leaky_relu", attributes={"slope": float(node.attributes.get("alpha", 0.01))})
 
 
+def _lrn(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    a = node.attributes
+    names = {
+        "size": int(a["size"]),
+        "alpha": float(a.get("alpha", 1e-4)),
+        "beta": float(a.get("beta", 0.75)),
+        "k": float(a.get("bias", 1.0)),
+    }
+    return replace(node, op="lrn", attributes=names) if names["size"] > 0 else None
+
+
 def _clip(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     bounds: list[float | None] = []
     for position, key in ((1, "min"), (2, "max")):
@@ -135,4 +146,5 @@ _REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
     "BatchNormalization": _batch_norm,
     "LeakyRelu": _leaky_relu,
     "Clip": _clip,
+    "LRN": _lrn,
 }

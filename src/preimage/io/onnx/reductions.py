@@ -9,6 +9,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError
+from preimage.io import graph_ops
 from preimage.io.graph import graph_op
 from preimage.io.onnx.moving import is_float, recorded, reshape, tile, transpose, typed, where
 from preimage.io.onnx.shapes import ints
@@ -274,15 +275,4 @@ def _lp_norm(x: Any, axis: int = -1, p: int = 2) -> Any:
 def _lrn(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Any:
     if size < 1 or x.ndim < 2:
         raise FileFormatError(f"LRN: size {size} of shape {x.shape}")
-    channels, before = x.shape[1], (size - 1) // 2
-    square = x * x
-    total = None
-    for shift in range(-before, size - before):  # the window over neighbouring channels, a shifted slice each
-        a, b = max(0, -shift), min(channels, channels - shift)
-        if a >= b:
-            continue
-        pads = [(0, 0)] * x.ndim
-        pads[1] = (a, channels - b)
-        part = ops.pad(square[:, a + shift : b + shift], pads)
-        total = part if total is None else total + part
-    return typed(x / ops.power(total * (alpha / size) + bias, beta), x)
+    return graph_ops.lrn(x, size=size, alpha=alpha, beta=beta, k=bias)

@@ -402,12 +402,10 @@ def _pad(x: Any, pads: Any = None, value: Any = None, axes: Any = None, *, mode:
     checked_size(sizes, "Pad")
     fill = constant if value is None else np.asarray(_data(value)).reshape(-1)[0].item() if np.size(_data(value)) else 0
     if recorded(x):
+        everywhere = range(x.ndim)
         if mode == "constant":
-            padded = ops.pad(x, pairs)
-            if not fill:
-                return padded
-            return padded + (1.0 - ops.pad(np.ones(x.shape, x.dtype), pairs)) * np.asarray(fill, x.dtype)
-        return ops.pad(x, pairs, mode=_MODES[mode])
+            return ops.pad(x, pairs, value=float(fill), axes=everywhere)
+        return ops.pad(x, pairs, mode=_MODES[mode], axes=everywhere)
     keep = x[tuple(slice(max(-a, 0), n + min(b, 0)) for n, (a, b) in zip(x.shape, pairs, strict=True))]
     grow = [(max(a, 0), max(b, 0)) for a, b in pairs]
     if mode == "constant":
