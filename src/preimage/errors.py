@@ -4,6 +4,7 @@ They also inherit the built-in class that a NumPy user would try to catch.
 """
 
 __all__ = [
+    "CheckError",
     "DTypeError",
     "EngineError",
     "FileFormatError",
@@ -41,6 +42,10 @@ class EngineError(PreimageError, RuntimeError):
 
 class GraphError(PreimageError, RuntimeError):
     """A misuse of the computation DAG: second backward, changed saved array, no path to the leaf."""
+
+
+class CheckError(PreimageError, AssertionError):
+    """A check of gradients or adjoints that found a difference; says where, how large, and what was allowed."""
 
 
 class FileFormatError(PreimageError, ValueError):

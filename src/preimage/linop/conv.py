@@ -1,0 +1,74 @@
+"""Convolution with fixed stencils as a linear operator on the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import array_of
+from preimage.errors import ShapeError
+from preimage.geometry import ConvGeometry, Padding, PerAxis
+from preimage.linop.operator import Operator
+from preimage.ops import conv, conv_transpose
+
+__all__ = ["Conv"]
+
+
+class Conv(Operator):
+    """x -> conv(x, w) for arrays of one size; its adjoint is y -> conv_transpose(y, w), to rounding, in every option.
+
+    Shapes: w (C_out, C_in // groups, *kernel); `input_size` is spatial. x (batch, C_in, *input_size), y (batch, C_out, *out);
+        with layout="channels_last" the channels come last in both. Flat vectors are taken, and given back, flat.
+    Definition: as preimage.conv, without bias; `padding_mode` any of zeros, reflect, replicate, circular.
+    Raises: as preimage.conv, at once; ShapeError for an input of another shape.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> from preimage.linop import Conv
+        >>> A = Conv(np.array([[[1.0, -1.0]]]), input_size=(4,), padding=((0, 1),), padding_mode="circular")
+        >>> (A @ np.array([1.0, 2.0, 4.0, 8.0])).tolist()
+        [-1.0, -2.0, -4.0, 7.0]
+        >>> A.to_matrix().sum(axis=0).tolist()
+        [0.0, 0.0, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        w: Any,
+        *,
+        input_size: int | Sequence[int],
+        batch: int = 1,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
+        dilation: PerAxis = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        layout: str = "channels_first",
+    ) -> None:
+        self.w = w if hasattr(w, "shape") else np.asarray(w)
+        size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,) * (len(self.w.shape) - 2)
+        if len(self.w.shape) < 2 or len(size) != len(self.w.shape) - 2:
+            raise ShapeError(f"w has shape {self.w.shape}, input_size {size}: wanted one size per spatial axis of w")
+        channels = self.w.shape[1] * groups if isinstance(groups, int) else 0
+        self.geometry = ConvGeometry.from_conv(
+            (batch, channels, *size), self.w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+        g = self.geometry
+        self._options: dict[str, Any] = {
+            "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": groups,
+            "padding_mode": padding_mode, "layout": layout,
+        }  # fmt: skip
+        self.dtype = array_of(self.w).dtype
+        last = layout == "channels_last"
+        self.input_shape = (batch, *size, channels) if last else g.input_shape
+        self.output_shape = (batch, *g.output_size, g.out_channels) if last else g.output_shape
+        # one call on nothing: every option and the dtype are checked now, not at first use
+        conv(np.zeros((0, *self.input_shape[1:]), self.dtype), self.w, **self._options)
+
+    def _forward(self, x: Any) -> Any:
+        return conv(x, self.w, **self._options)
+
+    def _adjoint(self, y: Any) -> Any:
+        return conv_transpose(y, self.w, output_size=self.geometry.input_size, **self._options)

@@ -1,0 +1,199 @@
+"""The checks that a user of the library runs on functions and operators of their own: gradients and adjoints.
+
+    check_grads     <c, f(x + h v)> differentiated numerically along random v  ==  <gradient of <c, f>, v>
+    check_adjoint   <A x, y> == <x, A^T y>  for random x and y
+
+Cotangents and directions are random: a check with ones would let a flipped or swapped gradient pass. Tolerances are relative
+and follow the dtype. The test suite proves that both fail on wrong gradients (tests/test_the_checks.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.autograd import Tensor, array_of, grad
+from preimage.errors import CheckError, OptionError, ShapeError
+
+__all__ = ["check_adjoint", "check_grads"]
+
+#: Relative tolerances: (first derivatives, second derivatives, adjoint) by the size of the dtype in bytes.
+_TOLERANCES = {8: (1e-7, 1e-5, 1e-12), 4: (2e-3, 2e-2, 1e-5), 2: (1e-1, 3e-1, 2e-2)}
+
+
+def _tolerance(dtype: Any, which: int) -> float:
+    return _TOLERANCES[min(8, max(2, np.dtype(dtype).itemsize))][which]
+
+
+def _wide(value: Any) -> NDArray[np.float64]:
+    return np.asarray(np.asarray(array_of(value)), np.float64)
+
+
+def _random_like(rng: np.random.Generator, a: Any) -> NDArray[Any]:
+    return np.asarray(rng.standard_normal(a.shape)).astype(a.dtype)
+
+
+def _contracted(f: Callable[..., Any], args: Sequence[Any], cotangents: Sequence[Any]) -> float:
+    outputs = f(*args)
+    outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    return float(sum(np.sum(_wide(o) * _wide(c)) for o, c in zip(outputs, cotangents, strict=True)))
+
+
+def _slope(value: Callable[[float], float], h: float) -> float:
+    """The derivative at 0 by differences of fourth order."""
+    return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+
+
+def _check_first(
+    f: Callable[..., Any], args: list[Any], which: Sequence[int], rng: np.random.Generator, trials: int, rtol: float, what: str
+) -> None:
+    tensors = [Tensor(a, requires_grad=k in which) if k in which else a for k, a in enumerate(args)]
+    outputs = f(*tensors)
+    several = isinstance(outputs, (tuple, list))
+    outs = list(outputs) if several else [outputs]
+    cotangents = [_random_like(rng, o) for o in outs]
+    recorded = [(o, c) for o, c in zip(outs, cotangents, strict=True) if isinstance(o, Tensor) and o.requires_grad]
+    leaves = [tensors[k] for k in which]
+    if not recorded:
+        raise CheckError(f"{what}: the function recorded nothing: no result depends on arguments {tuple(which)} as a Tensor")
+    grads = grad([o for o, _ in recorded], leaves, [c for _, c in recorded], allow_unused=True, retain_graph=True)
+    for k, g in zip(which, grads, strict=True):
+        a = args[k]
+        if g is not None and (g.shape != a.shape or g.dtype != a.dtype):
+            raise CheckError(f"{what}: the gradient of argument {k} has {g.shape} {g.dtype}, the argument {a.shape} {a.dtype}")
+        if not a.size:
+            continue
+        h = float(np.finfo(np.float16 if a.dtype.itemsize == 2 else a.dtype).eps) ** 0.2
+        for _ in range(trials):
+            v = rng.standard_normal(a.shape)
+            v *= max(1.0, float(np.sqrt(np.mean(_wide(a) ** 2)))) / (np.sqrt(np.sum(v * v)) or 1.0)
+
+            def value(step: float, k: int = k, a: Any = a, v: Any = v) -> float:
+                moved = list(args)
+                moved[k] = (_wide(a) + step * v).astype(a.dtype)
+                return _contracted(f, moved, cotangents)
+
+            numeric = _slope(value, h)
+            analytic = 0.0 if g is None else float(np.sum(_wide(g) * v))
+            size = max(abs(numeric), abs(analytic), 0.0 if g is None else float(np.sqrt(np.sum(_wide(g) ** 2) * np.mean(v * v))))
+            if not abs(numeric - analytic) <= rtol * size + np.finfo(np.float64).tiny:
+                raise CheckError(
+                    f"{what}: along a random direction of argument {k} (shape {a.shape}, {a.dtype}) the gradient says"
+                    f" {analytic:.9g}, differences say {numeric:.9g}; off by {abs(numeric - analytic) / (size or 1):.2e} relative,"
+                    f" allowed {rtol:.1e}"
+                )
+
+
+def check_grads(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    order: int = 2,
+    argnums: Sequence[int] | None = None,
+    rtol: float | None = None,
+    trials: int = 3,
+    seed: int = 0,
+) -> None:
+    """Compare the gradients of f, in reverse mode, with differences of its values; with order=2 second derivatives too.
+
+    Shapes: `args` are float arrays or Tensors of any shape; f(*args) gives a Tensor, or several. `argnums` narrows the arguments
+        that are checked.
+    Definition: for random c and v, d/dh <c, f(x + h v)> at h = 0 by differences of fourth order, against <gradient, v>. The
+        second order is the same check on the function x -> gradient of <c, f>(x).
+    Cost: 4 calls of f per argument and trial, and one reverse sweep; about four times that for order=2.
+    Raises: CheckError (also an AssertionError) that names the argument and both numbers; OptionError for another order.
+
+    Use float64: the tolerance (relative, `rtol`) is 1e-7 there, and 2e-3 in float32. Keep data away from kinks.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> from preimage.ops.checks import check_grads
+        >>> check_grads(lambda x, w: pre.conv(x, w, stride=2), [np.random.rand(2, 3, 7), np.random.rand(4, 3, 2)])
+    """
+    if order not in (1, 2):
+        raise OptionError(f"order must be 1 or 2, got {order!r}")
+    arrays = [Tensor(a).data if not isinstance(a, Tensor) else a.data for a in args]
+    which = tuple(range(len(arrays))) if argnums is None else tuple(argnums)
+    rng = np.random.default_rng(seed)
+    narrowest = min((arrays[k].dtype for k in which), key=lambda d: d.itemsize)
+    _check_first(f, arrays, which, rng, trials, _tolerance(narrowest, 0) if rtol is None else rtol, "first derivative")
+    if order == 1:
+        return
+    probe = f(*arrays)
+    probe = probe if isinstance(probe, (tuple, list)) else [probe]
+    cotangents = [_random_like(rng, np.asarray(array_of(o))) for o in probe]
+
+    def gradients(*values: Any) -> list[Any]:
+        leaves = [v if isinstance(v, Tensor) else Tensor(v, requires_grad=k in which) for k, v in enumerate(values)]
+        outs = f(*leaves)
+        outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
+        found = grad(outs, [leaves[k] for k in which], cotangents, create_graph=True, allow_unused=True)
+        return [Tensor(np.zeros_like(leaves[k].data)) if g is None else g for k, g in zip(which, found, strict=True)]
+
+    depends = any(g.requires_grad for g in gradients(*[Tensor(a, requires_grad=k in which) for k, a in enumerate(arrays)]))
+    if depends:  # else f is linear, and its second derivative is 0, which differences would have shown in the first
+        _check_first(
+            gradients, arrays, which, rng, trials, _tolerance(narrowest, 1) if rtol is None else rtol, "second derivative"
+        )
+
+
+def _pair(A: Any, x: Any, rng: np.random.Generator) -> tuple[Callable[[Any], Any], Callable[[Any], Any], Any]:
+    """(forward, adjoint, x) of an operator, a matrix, a scipy LinearOperator, or a linear function of one argument."""
+    if hasattr(A, "input_shape") and hasattr(A, "T"):
+        if x is None:
+            x = rng.standard_normal(A.input_shape).astype(A.dtype)
+        return (lambda v: A @ v), (lambda v: A.T @ v), x
+    if hasattr(A, "shape") and hasattr(A, "dot"):
+        if x is None:
+            x = rng.standard_normal(A.shape[1]).astype(A.dtype)
+        if hasattr(A, "rmatvec"):
+            return A.matvec, A.rmatvec, x
+        return A.dot, A.T.dot, x
+    if not callable(A):
+        raise OptionError(f"check_adjoint takes an operator, a matrix or a linear function, got {type(A).__name__}")
+    if x is None:
+        raise OptionError("check_adjoint of a function needs x, an array of the shape and dtype that it takes")
+    x = _random_like(rng, np.asarray(array_of(x)))
+
+    def adjoint(y: Any) -> Any:
+        leaf = Tensor(x, requires_grad=True)
+        return grad(A(leaf), leaf, y).data
+
+    return A, adjoint, x
+
+
+def check_adjoint(A: Any, x: Any = None, *, rtol: float | None = None, trials: int = 3, seed: int = 0) -> None:
+    """The dot test: <A x, y> == <x, A^T y> for random x and y.
+
+    Shapes: A is an operator of preimage.linop (or any object with input_shape, dtype, @ and T), a matrix, a scipy
+        LinearOperator, or a linear function; for a function, `x` says the shape and dtype, and its gradient is the adjoint.
+    Definition: |<A x, y> - <x, A^T y>| <= rtol * max(|A x| |y|, |x| |A^T y|), with Euclidean norms.
+    Cost: one A x and one A^T y a trial.
+    Raises: CheckError (also an AssertionError) with both numbers; ShapeError where A^T y has not the shape of x.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> from preimage.ops.checks import check_adjoint
+        >>> check_adjoint(lambda x: pre.ops.pad(x, 2, mode="reflect"), np.zeros((1, 1, 5, 6)))
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(trials):
+        forward, adjoint, v = _pair(A, x, rng)
+        Av = forward(v)
+        y = _random_like(rng, np.asarray(array_of(Av)))
+        back = adjoint(y)
+        wide_x, wide_y, wide_Ax, wide_back = _wide(v), _wide(y), _wide(Av), _wide(back)
+        if wide_back.shape != wide_x.shape:
+            raise ShapeError(f"check_adjoint: A^T y has shape {wide_back.shape}, x has {wide_x.shape}")
+        left, right = float(np.sum(wide_Ax * wide_y)), float(np.sum(wide_x * wide_back))
+        norm = np.linalg.norm
+        size = float(max(norm(wide_Ax) * norm(wide_y), norm(wide_x) * norm(wide_back)))
+        allowed = _tolerance(v.dtype, 2) if rtol is None else rtol
+        if not abs(left - right) <= allowed * size:
+            raise CheckError(
+                f"not adjoint: <A x, y> = {left:.12g}, <x, A^T y> = {right:.12g}; off by {abs(left - right) / (size or 1):.2e}"
+                f" relative, allowed {allowed:.1e}"
+            )
