@@ -6,13 +6,14 @@ its importer. Sizes are never frozen: a word whose result depends on sizes reads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from preimage import ops
 from preimage.autograd import array_of
+from preimage.geometry import ConvGeometry
 from preimage.io.graph import graph_op
 
 __all__: list[str] = []
@@ -28,15 +29,42 @@ def _shape(x: Value) -> tuple[int, ...]:
 
 
 @graph_op("conv")
-def conv(x: Value, w: Value, b: Value = None, **attributes: Any) -> Value:
-    """Convolution: preimage.conv with its keywords."""
-    return ops.conv(x, w, b, **attributes)
+def conv(x: Value, w: Value, b: Value = None, residual: Value = None, **attributes: Any) -> Value:
+    """Convolution: preimage.conv with its keywords. A residual of another shape is added by broadcasting."""
+    if residual is None:
+        return ops.conv(x, w, b, **attributes)
+    shape = ConvGeometry.from_conv(_shape(x), _shape(w), **_geometry(attributes)).output_shape
+    return _with_residual(ops.conv, x, w, b, residual, shape, attributes)
 
 
 @graph_op("conv_transpose")
-def conv_transpose(y: Value, w: Value, b: Value = None, **attributes: Any) -> Value:
-    """Transposed convolution: preimage.conv_transpose with its keywords."""
-    return ops.conv_transpose(y, w, b, **attributes)
+def conv_transpose(y: Value, w: Value, b: Value = None, residual: Value = None, **attributes: Any) -> Value:
+    """Transposed convolution: preimage.conv_transpose with its keywords. A residual as in conv."""
+    if residual is None:
+        return ops.conv_transpose(y, w, b, **attributes)
+    shape = ConvGeometry.from_conv_transpose(_shape(y), _shape(w), **_geometry(attributes)).input_shape
+    return _with_residual(ops.conv_transpose, y, w, b, residual, shape, attributes)
+
+
+_EPILOGUE = ("activation", "slope", "clip_range")
+
+
+def _geometry(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if key not in _EPILOGUE}
+
+
+def _with_residual(
+    op: Callable[..., Value], x: Value, w: Value, b: Value, residual: Value, shape: tuple[int, ...], attributes: Mapping[str, Any]
+) -> Value:
+    if _shape(residual) == shape and array_of(residual).dtype == array_of(x).dtype:
+        return op(x, w, b, residual=residual, **attributes)
+    total = ops.add(op(x, w, b, **_geometry(attributes)), residual)
+    activation = attributes.get("activation")
+    if activation == "relu":
+        return ops.relu(total)
+    if activation == "leaky_relu":
+        return ops.leaky_relu(total, attributes["slope"])
+    return ops.clip(total, *attributes["clip_range"]) if activation == "clip" else total
 
 
 @graph_op("linear")
