@@ -121,7 +121,7 @@ class Operator:
             self.shape, matvec=lambda v: applied(self, v), rmatvec=lambda v: applied(self.T, v), dtype=self.dtype
         )
 
-    def norm(self, *, iterations: int = 100, rtol: float = 1e-6, seed: int = 0) -> float:
+    def norm(self, *, iterations: int = 300, rtol: float = 1e-8, seed: int = 0) -> float:
         """The largest singular value, by power iteration on A^T A: a lower bound that rises to it.
 
         It stops when an iteration changes it by less than `rtol`, relative.

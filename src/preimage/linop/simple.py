@@ -52,7 +52,8 @@ class Pad(Operator):
         dtype: Any = np.float64,
     ) -> None:  # fmt: skip
         self.input_shape, self.dtype = tuple(input_shape), np.dtype(dtype)
-        self._padding, self._options = padding, {"mode": mode, "axes": axes}
+        self._padding = padding
+        self._options: dict[str, Any] = {"mode": mode, "axes": axes}
         # a view of one element is enough to learn the shape of the result and to check the arguments
         self.output_shape = tuple(
             pad(np.broadcast_to(np.zeros((), self.dtype), self.input_shape), padding, **self._options).shape

@@ -82,8 +82,8 @@ def _check_first(
             if not abs(numeric - analytic) <= rtol * size + np.finfo(np.float64).tiny:
                 raise CheckError(
                     f"{what}: along a random direction of argument {k} (shape {a.shape}, {a.dtype}) the gradient says"
-                    f" {analytic:.9g}, differences say {numeric:.9g}; off by {abs(numeric - analytic) / (size or 1):.2e} relative,"
-                    f" allowed {rtol:.1e}"
+                    f" {analytic:.9g}, differences say {numeric:.9g}; off by {abs(numeric - analytic) / (size or 1):.2e}"
+                    f" relative, allowed {rtol:.1e}"
                 )
 
 
