@@ -16,6 +16,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, is_grad_enabled
 from preimage.errors import GraphError, PreimageError, ShapeError
+from preimage.io import limits
 from preimage.nn import Module, Parameter
 
 __all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "graph_op"]
@@ -136,12 +137,12 @@ class Graph(Module):
         fetch: Sequence[str] | None = None,
         *,
         steps: list[Step] | None = None,
-        guard: Callable[[Node, list[Value]], None] | None = None,
     ) -> dict[str, Value]:
         """The values named in `fetch` (default: the outputs); every other value is dropped after its last use.
 
         Recording (grad enabled) uses the parameters as Tensors and gives Tensors; otherwise arrays give arrays. `steps` receives one Step
-        for each node. `guard(node, inputs)` is called before each node and may refuse it by raising.
+        for each node. A node whose
+        result would be larger than io.limits allows is refused.
         """
         wanted = set(self.outputs if fetch is None else fetch)
         values = self._start(feeds)
@@ -151,7 +152,7 @@ class Graph(Module):
         fresh: dict[str, Value] = {}
         renewed = {value: key for key, value in self.updates.items()} if self.training else {}
         for node, dead in zip(self.nodes, self._last, strict=True):
-            made = self._step(node, values, steps, guard)
+            made = self._step(node, values, steps)
             for key, value in made.items():
                 if key in wanted:
                     kept[key] = value
@@ -175,13 +176,10 @@ class Graph(Module):
             self._renew({key: made[value] for key, value in self.updates.items() if value in made})
         return made
 
-    def _step(
-        self, node: Node, values: Mapping[str, Value], steps: list[Step] | None, guard: Callable[[Node, list[Value]], None] | None
-    ) -> dict[str, Value]:
+    def _step(self, node: Node, values: Mapping[str, Value], steps: list[Step] | None) -> dict[str, Value]:
         """One node: its outputs by name."""
         arguments = [values[key] if key else None for key in node.inputs]
-        if guard is not None:
-            guard(node, arguments)
+        limits.check(node.op, arguments, node.attributes, f"node {node.name!r} ({node.op})")
         start = time.perf_counter_ns() if steps is not None else 0
         op = OPS[node.op]
         extra = {"training": self.training} if op.stateful else {}

@@ -11,8 +11,9 @@ from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
+from preimage.io.limits import checked_size
 from preimage.io.onnx.moving import recorded, take, where
-from preimage.io.onnx.shapes import checked_size, ints
+from preimage.io.onnx.shapes import ints
 
 __all__ = ["pairs_of"]
 

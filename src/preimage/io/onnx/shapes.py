@@ -1,6 +1,6 @@
 """ONNX's operators that move data: reshaping, slicing, gathering, padding, counting. One path for arrays and Tensors.
 
-Results whose size a model's data decide are checked against LIMIT before they are allocated.
+Results whose size a model's data decide are checked against the limits of io.limits before they are allocated.
 """
 
 from __future__ import annotations
@@ -14,25 +14,10 @@ from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
+from preimage.io.limits import checked_size
 from preimage.io.onnx.moving import recorded, reshape, take, tile, transpose, where
 
-__all__ = ["LIMIT", "checked_size", "ints"]
-
-#: Elements that one value made from sizes in the data (Expand, Range, Tile, ...) may have.
-LIMIT = {"elements": 2**31}
-
-
-def checked_size(shape: Any, what: str) -> tuple[int, ...]:
-    """`shape` as integers, refused where it is negative or too large.
-
-    Raises: FileFormatError.
-    """
-    sizes = tuple(int(v) for v in shape)
-    if any(v < 0 for v in sizes) or len(sizes) > 32:
-        raise FileFormatError(f"{what}: impossible shape {sizes}")
-    if prod(sizes) > LIMIT["elements"]:
-        raise FileFormatError(f"{what}: a result of shape {sizes} is larger than the limit of {LIMIT['elements']} elements")
-    return sizes
+__all__ = ["ints"]
 
 
 def ints(value: Any, what: str) -> list[int]:
