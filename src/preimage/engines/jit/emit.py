@@ -126,6 +126,10 @@ class Int:
     def equals(self, other: Int | int) -> Bit:
         return self._compare("==", other)
 
+    def below(self, other: Int | int) -> Bit:
+        """0 <= self < other, in one comparison without sign."""
+        return Bit(self.kernel, self.kernel.builder.icmp_unsigned("<", self.value, self.kernel.i64(other).value))
+
     def minimum(self, other: Int | int) -> Int:
         return _least(self, self.kernel.i64(other))
 
@@ -159,6 +163,11 @@ class Bit:
 
     def __and__(self, other: Bit) -> Bit:
         return Bit(self.kernel, self.kernel.builder.and_(self.value, other.value))
+
+    def but_not(self, other: Bit) -> Bit:
+        """Self and not other."""
+        b = self.kernel.builder
+        return Bit(self.kernel, b.and_(self.value, b.not_(other.value)))
 
     def __or__(self, other: Bit) -> Bit:
         return Bit(self.kernel, self.kernel.builder.or_(self.value, other.value))
@@ -245,6 +254,10 @@ class Ptr:
             return self
         index = self.kernel.i64(offset).value
         return Ptr(self.kernel, self.kernel.builder.gep(self.value, [index], source_etype=_I8), self.element)
+
+    def address(self) -> Int:
+        """The address as a number."""
+        return Int(self.kernel, self.kernel.builder.ptrtoint(self.value, _I64))
 
     def as_type(self, element: str) -> Ptr:
         return Ptr(self.kernel, self.value, element)

@@ -11,6 +11,7 @@ import numpy as np
 from preimage.engines.base import Array, DType, Epilogue, Plan, apply_epilogue, empty_like_order, supported_dtype
 from preimage.engines.jit import llvm
 from preimage.engines.jit.dense import Request, dense_recipe
+from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.recipe import ALIGN, Recipe
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
@@ -76,6 +77,11 @@ class JitEngine:
             geometry, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish, thread_count(), False, False
         )
         recipe = self._recipe(request)
+        if recipe.bias_repeat > 1 and finish.bias:
+            assert epilogue is not None and epilogue.bias is not None
+            bias = np.tile(epilogue.bias.astype(out.dtype), recipe.bias_repeat)
+            addresses["bias"] = bias.ctypes.data
+            keep.append(bias)
         flag = np.zeros(1, np.int64)
         addresses.update(x=x.ctypes.data, w=w.ctypes.data, out=out.ctypes.data, flag=flag.ctypes.data)
         self._run(recipe, addresses, request.threads)
@@ -98,7 +104,7 @@ class JitEngine:
     def _recipe(self, request: Request) -> Recipe:
         recipe = self._recipes.get(request)
         if recipe is None:
-            recipe = dense_recipe(request)
+            recipe = depthwise_recipe(request) if is_depthwise(request) else dense_recipe(request)
             with self._lock:
                 self._recipes[request] = recipe
                 while len(self._recipes) > RECIPES:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import direct, pack
+from preimage.engines.jit.schedules import depthwise, direct, pack
 
 __all__ = ["BUILDERS"]
 
 #: The name of a spec's class -> the function that makes its IR text.
 BUILDERS: dict[str, Callable[[Any], str]] = {
     "CopySpec": pack.build_copy,
+    "DepthwiseSpec": depthwise.build,
     "DirectSpec": direct.build,
+    "GatherWeightSpec": pack.build_gather_weight,
     "SwapSpec": pack.build_swap,
     "WeightSpec": pack.build_weight,
 }

@@ -1,0 +1,245 @@
+"""The recipe of a depthwise convolution or transposed convolution: see `schedules.depthwise`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.jit import llvm
+from preimage.engines.jit.dense import Request
+from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps, swap_back, weight_step
+from preimage.engines.jit.schedules.depthwise import Arg, DepthwiseSpec
+from preimage.engines.jit.schedules.epilogue import Finish
+
+__all__ = ["depthwise_recipe", "is_depthwise"]
+
+MAX_UNROLLED = 64  # taps of the last axis that stand in the code; of longer kernels every tap is a turn of a loop
+
+
+def is_depthwise(r: Request) -> bool:
+    """Whether the depthwise schedule takes a request: one channel a group on both sides, and padding that may be left out."""
+    g = r.geometry
+    return g.groups > 1 and g.groups == g.in_channels == g.out_channels and g.ndim > 0 and not (r.every_tap or r.single)
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Phases of the pixel axis that share a kernel: the columns of their taps, and the taps from one to the next."""
+
+    columns: tuple[int, ...]
+    tap_stride: int
+
+
+def _pattern(phase: Phase) -> _Pattern:
+    low = min((offset for _, offset in phase.taps), default=0)
+    numbers = [number for number, _ in phase.taps]
+    stride = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    return _Pattern(tuple(offset - low for _, offset in phase.taps), stride)
+
+
+def _pixel_axis(axes: list[Axis]) -> int:
+    """The last axis that is more than one position without taps."""
+    return max([k for k in range(1, len(axes)) if axes[k].kernel > 1 or axes[k].out_size > 1], default=len(axes) - 1)
+
+
+def depthwise_recipe(r: Request) -> Recipe:
+    """Channels-last in place; channels-first through channels-last scratch."""
+    g = r.geometry
+    target = llvm.current_target()
+    inner = "f64" if r.element == "f64" else "f32"
+    item, own = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    channels = g.in_channels
+    full = target.vector_bytes // item
+    lanes = min(full, 1 << (channels - 1).bit_length())
+    axes = gather_axes(g, r.contraction)
+    recipe = Recipe("depthwise")
+
+    in_sizes, out_sizes = [axis.in_size for axis in axes], [axis.out_size for axis in axes]
+    in_strides, out_strides = [r.in_strides[0], *r.in_strides[2:]], [r.out_strides[0], *r.out_strides[2:]]
+    read, written, element = "x", "out", r.element
+    if r.in_strides[1] != own:
+        read, element = "slab", inner
+        slab_strides = [prod(in_sizes[k + 1 :]) * channels * item for k in range(len(axes))]
+        recipe.steps += slab_steps(
+            in_sizes, in_strides, channels, r.in_strides[1], r.element, inner, [(0, 0)] * len(axes), full, slab_strides
+        )
+        recipe.buffers.append(Buffer("slab", prod(in_sizes) * channels * item))
+        in_strides = slab_strides
+    straight = r.out_strides[1] == own
+    if not straight:
+        written = "scratch"
+        out_strides = [prod(out_sizes[k + 1 :]) * channels * item for k in range(len(axes))]
+        recipe.buffers.append(Buffer("scratch", prod(out_sizes) * channels * item))
+    recipe.steps += _steps(recipe, r, axes, element, lanes, in_strides, out_strides, read, written, straight)
+    if not straight:
+        true_strides = [r.out_strides[0], *r.out_strides[2:]]
+        recipe.steps.append(swap_back(out_sizes, true_strides, channels, r.out_strides[1], inner, r.element, full, r.finish))
+    recipe.skips_padding = any(axis.margins != (0, 0) for axis in axes)
+    recipe.details["input"] = "read in place" if read == "x" else "transposed to channels-last"
+    recipe.details["result"] = "stored in place" if straight else "transposed back from a channels-last scratch"
+    return recipe
+
+
+def _steps(
+    recipe: Recipe, r: Request, axes: list[Axis], element: str, lanes: int, in_strides: list[int], out_strides: list[int],
+    read: str, written: str, straight: bool,
+) -> list[Step]:  # fmt: skip
+    """Packing the weights, and one launch for every pattern of taps along the pixel axis."""
+    g = r.geometry
+    inner = "f64" if r.element == "f64" else "f32"
+    channels, at = g.in_channels, _pixel_axis(axes)
+    pixel_axis = axes[at]
+    outer = [k for k in range(len(axes)) if k != at]
+    groups: dict[_Pattern, list[Phase]] = {}
+    for phase in pixel_axis.phases:
+        if phase.count:
+            groups.setdefault(_pattern(phase), []).append(phase)
+    vectors = 2 if channels > lanes and all(len(p.columns) <= 9 for p in groups) else 1
+    width = vectors * lanes
+    weights, block_bytes, tap_bytes = weight_step("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
+    blocks = -(-channels // width)
+    recipe.buffers.append(Buffer("packed", blocks * block_bytes))
+    zeros = np.zeros(16, np.float64)
+    steps = [weights]
+    tiles_of = []
+    for pattern, phases in groups.items():
+        unrolled = len(pattern.columns) <= MAX_UNROLLED
+        columns = pattern.columns if unrolled else (0,)
+        pixels = _pixels(pattern, phases, vectors)
+        tiles = _tiles(pixel_axis, phases, pixels, columns, out_strides[at], tap_bytes)
+        rows, taps = _rows(axes, outer, in_strides, out_strides, tap_bytes)
+        if not unrolled:
+            rows, taps = _spread(rows, taps, pattern, in_strides[at], tap_bytes)
+        rows[:, 4], rows[:, 5] = 0, len(tiles)
+        rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r.threads)
+        spec = DepthwiseSpec(
+            element, r.element if straight else inner, inner, lanes, vectors, pixels, columns, phases[0].in_step, pattern.tap_stride, in_strides[at],
+            channels % width != 0, bool(tiles[:, 3].any()), r.finish if straight else Finish(),
+        )  # fmt: skip
+        values = [0] * len(Arg)
+        tables = {Arg.ROWS: rows, Arg.TILES: tiles, Arg.TAPS: taps, Arg.CHUNK_ROWS: bounds, Arg.ZEROS: zeros}
+        for slot, table in tables.items():
+            values[slot] = int(table.ctypes.data)
+        values[Arg.BLOCKS], values[Arg.BLOCK_BYTES], values[Arg.CHANNELS] = blocks, block_bytes, channels
+        values[Arg.COLUMNS], values[Arg.OUT_PIXEL_BYTES] = pixel_axis.in_size, phases[0].step * out_strides[at]
+        patches = (
+            (Arg.INPUT, read), (Arg.WEIGHT, "packed"), (Arg.OUTPUT, written),
+            (Arg.BIAS, "bias"), (Arg.RESIDUAL, "residual"), (Arg.LIMITS, "limits"),
+        )  # fmt: skip
+        steps.append(Step("depthwise", compiled(spec), tuple(values), patches, len(bounds) - 1, tuple(tables.values())))
+        tiles_of.append(f"{pixels} pixels x {vectors} vectors of {lanes} channels, {len(pattern.columns)} taps a row")
+    recipe.details["tile"] = "; ".join(tiles_of)
+    recipe.details["tasks"] = ", ".join(str(step.tasks) for step in steps[1:])
+    return steps
+
+
+def _pixels(pattern: _Pattern, phases: list[Phase], vectors: int) -> int:
+    """Pixels of a tile: as many as registers hold with their window of columns, and as fit the phases with little overlap."""
+    most = max(1, min([(14 if len(pattern.columns) > 1 else 16) // vectors, *(p.count for p in phases)]))
+    if len(pattern.columns) > 16:
+        most = min(most, 12)
+
+    def cost(pixels: int) -> float:
+        return sum(-(-p.count // pixels) for p in phases) * (pixels + 1.5)
+
+    return min(range(most, max(0, most // 2), -1), key=cost)
+
+
+def _tiles(axis: Axis, phases: list[Phase], pixels: int, columns: tuple[int, ...], out_stride: int, tap_bytes: int) -> Ints:
+    """First column, output offset, weight offset and edge flag of every tile of these phases."""
+    parts = []
+    for phase in phases:
+        starts = np.minimum(np.arange(0, phase.count, pixels, dtype=np.int64), phase.count - pixels)
+        low = min((offset for _, offset in phase.taps), default=0)
+        number = phase.taps[0][0] if phase.taps else 0
+        part = np.empty((len(starts), TILE), np.int64)
+        part[:, 0] = starts * phase.in_step + low
+        part[:, 1] = (phase.start + starts * phase.step) * out_stride
+        part[:, 2] = number * tap_bytes
+        reach = (pixels - 1) * phase.in_step + (max((offset for _, offset in phase.taps), default=0) - low if phase.taps else 0)
+        part[:, 3] = (part[:, 0] < 0) | (part[:, 0] + reach >= axis.in_size)
+        if not phase.taps:
+            part[:, 0] = part[:, 3] = 0
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+TILE = 4
+
+
+def _rows(axes: list[Axis], outer: list[int], in_strides: list[int], out_strides: list[int], tap_bytes: int) -> tuple[Ints, Ints]:
+    """Every position of the outer axes, and the outer taps that reach it, row-major."""
+    weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]
+    rows: list[Ints] = []
+    taps: list[Ints] = []
+    known: dict[Any, tuple[int, int]] = {}
+    count = 0
+    for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
+        picks = []
+        for k, phase in zip(outer, phases, strict=True):
+            first, last = phase.valid
+            t = np.arange(phase.count, dtype=np.int64)
+            wide = len(phase.taps) + 1
+            picks.append(
+                ((t * phase.in_step) * in_strides[k], (phase.start + t * phase.step) * out_strides[k], first * wide + last)
+            )
+        grids = np.meshgrid(*(np.arange(p.count) for p in phases), indexing="ij")
+        index = [grid.ravel() for grid in grids]
+        block = np.zeros((len(index[0]), 6), np.int64)
+        code = np.zeros(len(block), np.int64)
+        for (at_in, at_out, codes), i, phase in zip(picks, index, phases, strict=True):
+            block[:, 0] += at_in[i]
+            block[:, 1] += at_out[i]
+            code = code * (len(phase.taps) + 1) ** 2 + codes[i]
+        for value in np.unique(code):
+            chosen = np.flatnonzero(code == value)
+            ranges = []
+            for (_, _, codes), i, phase in zip(picks, index, phases, strict=True):
+                first, last = divmod(int(codes[i[chosen[0]]]), len(phase.taps) + 1)
+                ranges.append(phase.taps[first:last])
+            key = (tuple(ranges), outer and tuple(outer))
+            if key not in known:
+                entry = np.zeros((1, 3), np.int64)
+                for k, part in zip(outer, ranges, strict=True):
+                    numbers = np.array(part, np.int64).reshape(-1, 2)
+                    more = np.stack(
+                        [numbers[:, 1] * in_strides[k], numbers[:, 0] * weights[k] * tap_bytes, 0 * numbers[:, 0]], axis=1
+                    )
+                    entry = (entry[:, None, :] + more[None]).reshape(-1, 3)
+                taps.append(entry)
+                known[key] = (count, count + len(entry))
+                count += len(entry)
+            block[chosen, 2], block[chosen, 3] = known[key]
+        rows.append(block)
+    return np.concatenate(rows), np.ascontiguousarray(np.concatenate(taps))
+
+
+def _spread(rows: Ints, taps: Ints, pattern: _Pattern, in_stride: int, tap_bytes: int) -> tuple[Ints, Ints]:
+    """The taps of the last axis as turns of the outer loop."""
+    inner = np.array([[c * in_stride, k * pattern.tap_stride * tap_bytes, c] for k, c in enumerate(pattern.columns)], np.int64)
+    rows[:, 2:4] *= len(inner)
+    return rows, np.ascontiguousarray((taps[:, None, :] + inner[None]).reshape(-1, 3))
+
+
+def _share(rows: Ints, row_work: int, threads: int) -> tuple[Ints, Ints]:
+    """Rows in order, cut into tasks of about equal work; long rows are cut into pieces first."""
+    rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    total = row_work * len(rows)
+    wanted = 1 if threads == 1 else max(1, min(8 * threads, total // 20_000))
+    pieces = min(int(rows[0, 5]), -(-wanted // len(rows)))
+    if pieces > 1:
+        count = rows[:, 5].copy()
+        parts = []
+        for piece in range(pieces):
+            part = rows.copy()
+            part[:, 4], part[:, 5] = count * piece // pieces, count * (piece + 1) // pieces
+            parts.append(part)
+        rows = np.stack(parts, axis=1).reshape(-1, 6)
+    tasks = max(1, min(wanted, len(rows)))
+    return np.ascontiguousarray(rows), as_ints([len(rows) * k // tasks for k in range(tasks + 1)])
