@@ -10,12 +10,13 @@ import numpy as np
 
 from preimage.engines.jit import llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
-from preimage.engines.jit.plan import Choice, as_ints, choose_tile, gather_axes, merge_axes
+from preimage.engines.jit.plan import Axis, Choice, Folded, as_ints, choose_tile, fold_phases, gather_axes, merge_axes
 from preimage.engines.jit.recipe import (
     Buffer,
     Recipe,
     Step,
     compiled,
+    folded_weight_step,
     gather_tables,
     slab_steps,
     slots,
@@ -25,11 +26,14 @@ from preimage.engines.jit.recipe import (
 )
 from preimage.engines.jit.schedules.direct import DirectSpec
 from preimage.engines.jit.schedules.epilogue import Finish
-from preimage.engines.jit.schedules.pack import SwapSpec
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.geometry import ConvGeometry
 
 __all__ = ["Request", "dense_recipe"]
+
+BAND_BYTES = 256 << 10  # of input, held in the L2 cache
+PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
+GATHER_CYCLES = 4.0  # one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,35 +90,37 @@ def dense_recipe(r: Request) -> Recipe:
     # The result: in place if channels-last, else through a scratch that is transposed back.
     straight = r.out_strides[1] == own_item or out_channels == 1
     out_strides = [r.out_strides[0], *r.out_strides[2:]]
-    out_element, out_item = r.element, own_item
+    out_element = r.element
     if not straight:
-        out_element, out_item = inner, item
+        out_element = inner
         sizes = [axis.out_size for axis in axes]
         out_strides = [prod(sizes[k + 1 :]) * out_channels * item for k in range(len(axes))]
         recipe.buffers.append(Buffer("scratch", prod(sizes) * out_channels * item))
 
-    merged, in_strides, out_strides = merge_axes(axes, in_strides, out_strides)
-    candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
-    if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
-        candidates.append(0)
-    if r.single:
-        choice = Choice(candidates[0], full, 1, 1, 0.0)
-    else:
-        choice = choose_tile(merged, candidates, channels, g.groups, run, item, target.vector_bytes, target.vector_registers)
+    options = _options(r, axes, in_strides, out_strides, channels, run, item)
+    best = min(options, key=lambda option: option.cost)
+    merged, choice, folded, channels = best.axes, best.choice, best.folded, best.channels
+    in_strides, out_strides = best.in_strides, best.out_strides
     width = choice.lanes * choice.vectors
-    weights, block_bytes, tap_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width)
+    if folded is None:
+        weights, block_bytes, tap_bytes = weight_step(
+            r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width
+        )
+    else:
+        weights, block_bytes, tap_bytes = folded_weight_step(g.weight_shape, folded, r.element, inner, width)
+        recipe.bias_repeat = folded.stride
     recipe.steps.insert(0, weights)
     group_blocks = -(-channels // width)
     recipe.buffers.append(Buffer("packed", g.groups * group_blocks * block_bytes))
 
-    rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes)
+    rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes, folded, out_channels)
     rows[:, 0] += origin
     blocks = g.groups * group_blocks
-    rows, bounds, blocks_inside = _share(rows, blocks, r.threads, block_bytes, choice, run * item)
+    rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item)
     pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
     spec = DirectSpec(
         inner, out_element, choice.lanes, choice.vectors, choice.pixels, run,
-        pixel // item if choice.axis else 0, channels % width != 0, r.finish if straight else Finish(),
+        pixel // item if choice.axis else 0, channels % width != 0, folded is not None, r.finish if straight else Finish(),
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
     chunks = len(bounds) - 1
@@ -141,18 +147,69 @@ def dense_recipe(r: Request) -> Recipe:
     return recipe
 
 
-def _share(rows: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int) -> tuple[Any, Any, bool]:
-    """Cut the rows into chunks of one task each; whether all blocks of a chunk come before the next chunk."""
-    tiles = int((rows[:, 4] - rows[:, 3]).sum())
-    wanted = 1 if threads == 1 else max(1, -(-8 * threads // blocks))
-    # A chunk's input should stay in the L2 cache while all blocks of channels pass over it.
-    wanted = max(wanted, tiles * choice.pixels * pixel_bytes // (256 << 10)) if blocks > 1 else wanted
-    wanted = min(wanted, tiles)
-    if len(rows) < wanted:
-        rows = split_rows(rows, -(-wanted // len(rows)))
-    chunks = max(1, min(wanted, len(rows)))
-    bounds = as_ints([len(rows) * c // chunks for c in range(chunks + 1)])
-    weights, inputs = blocks * block_bytes, tiles * choice.pixels * pixel_bytes
+@dataclass(frozen=True, slots=True)
+class _Option:
+    axes: list[Axis]
+    in_strides: list[int]
+    out_strides: list[int]
+    choice: Choice
+    channels: int  # of a group, phases included
+    folded: Folded | None
+    cost: float
+
+
+def _options(
+    r: Request, axes: list[Axis], in_strides: list[int], out_strides: list[int], channels: int, run: int, item: int
+) -> list[_Option]:
+    """The ways to lay out the work, with modelled costs: phases apart, and the last axis' phases folded into channels."""
+    target, g = llvm.current_target(), r.geometry
+    elements = prod(g.weight_shape)
+    merged, a, b = merge_axes(axes, in_strides, out_strides)
+    candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
+    if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
+        candidates.append(0)
+    if r.single:
+        choice = Choice(candidates[0], target.vector_bytes // item, 1, 1, 0.0)
+        return [_Option(merged, a, b, choice, channels, None, 0.0)]
+    shape = (run, item, target.vector_bytes, target.vector_registers)
+    choice = choose_tile(merged, candidates, channels, g.groups, *shape)
+    out = [_Option(merged, a, b, choice, channels, None, choice.cost + PACK_CYCLES * elements)]
+    contiguous = out_strides[-1] == channels * ELEMENT_BYTES[r.element if r.out_strides[1] == ELEMENT_BYTES[r.element] else "f32"]
+    if r.contraction == "conv_transpose" and g.groups == 1 and g.ndim and contiguous and (folded := fold_phases(g)):
+        phased = [*axes[:-1], folded.axis]
+        if folded.axis.phases[0].count > 1:
+            wide = channels * folded.stride
+            choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape)
+            cost = choice.cost + GATHER_CYCLES * elements
+            out.append(_Option(phased, in_strides, out_strides, choice, wide, folded, cost))
+    return out
+
+
+def _share(
+    rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int
+) -> tuple[Any, Any, bool]:
+    """Cut the rows into chunks, one task each for every block of channels; whether all blocks of a chunk come together.
+
+    A chunk's input should stay in the L2 cache while all its phases and blocks of channels pass over it, so rows are
+    sorted by where their input lies, in bands.
+    """
+    count = int((rows[:, 4] - rows[:, 3]).sum())
+    longest = int((rows[:, 4] - rows[:, 3]).max())
+    per_row = max(1, BAND_BYTES // (choice.pixels * pixel_bytes))
+    wanted = 1 if threads == 1 else min(count, -(-8 * threads // blocks))
+    pieces = max(-(-longest // per_row), -(-wanted // len(rows)))
+    rows = split_rows(rows, pieces)
+    at = rows[:, 0] + tiles[rows[:, 3], 0]
+    lowest = int(at.min())
+    bands = (at - lowest) // BAND_BYTES
+    order = np.argsort(bands, kind="stable")
+    rows, bands = np.ascontiguousarray(rows[order]), bands[order]
+    edges = [0, *(np.flatnonzero(np.diff(bands)) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
+    if len(edges) - 1 < wanted:
+        edges = sorted({*edges, *(len(rows) * c // wanted for c in range(wanted + 1))})
+    bounds = as_ints(edges)
+    chunks = len(edges) - 1
+    weights, inputs = blocks * block_bytes, count * choice.pixels * pixel_bytes
     return rows, bounds, chunks * weights <= blocks * inputs
 
 
@@ -164,6 +221,3 @@ def _details(choice: Choice, rows: Any, tiles: Any, chunks: int, slab: bool, str
         "result": "stored in place" if straight else "transposed back from a channels-last scratch",
         "tables": f"{len(rows)} rows, {len(tiles)} tiles",
     }
-
-
-assert np and SwapSpec

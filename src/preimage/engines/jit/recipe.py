@@ -15,11 +15,23 @@ import numpy as np
 
 from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.emit import ELEMENT_BYTES
-from preimage.engines.jit.plan import Axis, Choice, Ints, Phase, Tiles, as_ints, tile_phase
+from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
 from preimage.engines.jit.schedules import pack
 from preimage.engines.jit.schedules.tables import Slot
 
-__all__ = ["Buffer", "Recipe", "Step", "gather_tables", "slab_steps", "swap_back", "weight_step"]
+__all__ = [
+    "Buffer",
+    "Recipe",
+    "Step",
+    "compiled",
+    "folded_weight_step",
+    "gather_tables",
+    "slab_steps",
+    "slots",
+    "split_rows",
+    "swap_back",
+    "weight_step",
+]
 
 ALIGN = 64
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
@@ -54,6 +66,7 @@ class Recipe:
     buffers: list[Buffer] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    bias_repeat: int = 1  # how often the bias is wanted, one after another (folded phases)
     skips_padding: bool = False  # the result relies on finite weights
 
     @property
@@ -85,7 +98,13 @@ def _classes(phase: Phase) -> tuple[Ints, list[tuple[int, int]]]:
 
 
 def gather_tables(
-    axes: list[Axis], choice: Choice, in_strides: list[int], out_strides: list[int], tap_bytes: int
+    axes: list[Axis],
+    choice: Choice,
+    in_strides: list[int],
+    out_strides: list[int],
+    tap_bytes: int,
+    folded: Folded | None = None,
+    channels: int = 0,
 ) -> tuple[Ints, Ints, Ints, Ints]:
     """Rows, tiles, lists and taps (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
 
@@ -104,7 +123,11 @@ def gather_tables(
         codes, number = np.unique(cover.first * wide + cover.last, return_inverse=True)
         at_in = cover.starts * (phase.in_step * in_strides[choice.axis])
         at_out = (phase.start + cover.starts * phase.step) * out_strides[choice.axis]
-        tiles.append(np.stack([at_in, at_out, number], axis=1).astype(np.int64))
+        cut, end = np.zeros_like(at_in), np.full_like(at_in, 1 << 40)
+        if folded is not None:
+            cut[cover.starts == 0] = folded.first_cut * channels
+            end[cover.starts + cover.pixels == phase.count] = folded.last_end * channels
+        tiles.append(np.stack([at_in, at_out, number, cut, end], axis=1).astype(np.int64))
         covers.append((phase, cover, [(int(c) // wide, int(c) % wide) for c in codes], count, count + len(cover.starts)))
         count += len(cover.starts)
     rows: list[Ints] = []
@@ -128,16 +151,19 @@ def gather_tables(
                 for lo, hi in ranges:
                     where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
                     where[choice.axis] = (phase, (lo, hi))
-                    entry = np.zeros((1, 2), np.int64)
+                    entry = np.zeros((1, 3), np.int64)
                     for k in range(len(axes)):
                         p, (a, b) = where[k]
                         numbers = np.array([n for n, _ in p.taps[a:b]], np.int64)
-                        part = np.stack([p.offsets[a:b] * in_strides[k], numbers * weights[k] * tap_bytes], axis=1)
-                        entry = (entry[:, None, :] + part[None]).reshape(-1, 2)
+                        having = np.zeros_like(numbers)
+                        if folded is not None and k == len(axes) - 1:
+                            having = np.array(folded.phases_of_tap, np.int64)[numbers] * channels
+                        part = np.stack([p.offsets[a:b] * in_strides[k], numbers * weights[k] * tap_bytes, having], axis=1)
+                        entry = (entry[:, None, :] + part[None]).reshape(-1, 3)
                     lists.append((tap_count, tap_count + len(entry)))
                     taps.append(entry)
                     tap_count += len(entry)
-    all_tiles = np.concatenate(tiles) if tiles else np.zeros((0, 3), np.int64)
+    all_tiles = np.concatenate(tiles) if tiles else np.zeros((0, 5), np.int64)
     return np.concatenate(rows), all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
 
 
@@ -231,7 +257,7 @@ def slab_steps(
         for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
         for s, n in _pieces(width, max(64, LINE_ELEMENTS // channels))
     ]
-    kernel = compiled(pack.SwapSpec(source, result, lanes))
+    kernel = compiled(pack.SwapSpec(source, result, lanes, pack.Finish()))
     steps.append(_lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
     if zeros:
         steps.append(_lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
@@ -297,6 +323,29 @@ def weight_step(
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
     kernel = compiled(pack.WeightSpec(source, result, lanes, width, straight))
     return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes, run * width * out_item
+
+
+def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int, int]:
+    """As weight_step for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    run, channels, kernel = shape[0], shape[1], shape[-1]
+    lines, taps = prod(shape[2:-1]), folded.axis.kernel
+    blocks = -(-channels * folded.stride // width)
+    lane = np.arange(blocks * width)
+    q, o = lane // channels, lane % channels
+    k = q + np.arange(taps)[:, None] * folded.stride  # (tap j, lane)
+    exists = (k < kernel) & (q < folded.stride)
+    place = (o * lines * kernel + k) * item  # of line 0
+    table = place[None] + (np.arange(lines) * kernel * item)[:, None, None]
+    table = np.where(exists[None], table, -1).reshape(lines * taps, blocks, width)
+    table = np.ascontiguousarray(table.transpose(1, 0, 2).astype(np.int64))  # (block, tap, lane)
+    s, values = pack.WeightSlot, [0] * len(pack.WeightSlot)
+    values[s.OUTER], values[s.OUTER_STRIDE], values[s.TABLE] = run, channels * lines * kernel * item, _address(table)
+    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    kernel_code = compiled(pack.GatherWeightSpec(source, result, width))
+    tap_bytes = run * width * out_item
+    step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
+    return step, lines * taps * tap_bytes, tap_bytes
 
 
 def compiled(spec: Any) -> llvm.LoadedKernel:

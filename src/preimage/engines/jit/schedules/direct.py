@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.schedules.epilogue import Finish, finish
-from preimage.engines.jit.schedules.tables import ROW_WORDS, TILE_WORDS, Slot
+from preimage.engines.jit.schedules.tables import ROW_WORDS, TAP_WORDS, TILE_WORDS, Slot
 
 __all__ = ["DirectSpec", "build"]
 
@@ -36,7 +36,8 @@ class DirectSpec:
 
     element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap;
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
-    channels is not full.
+    channels is not full; folded: the channels are those of several stride phases (`plan.Folded`): some taps exist in the
+    first ones only, and the first and the last pixel of a row are stored in part.
     """
 
     element: str
@@ -47,6 +48,7 @@ class DirectSpec:
     run: int
     pixel_stride: int
     ragged: bool
+    folded: bool
     finish: Finish
 
 
@@ -81,14 +83,21 @@ def build(spec: DirectSpec) -> str:
             out_tile = out_row + entry.at(1).load_int() + channel * ELEMENT_BYTES[spec.out]
             sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
             with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
-                offsets = taps.at(tap.index * 2)
+                offsets = taps.at(tap.index * TAP_WORDS)
                 x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
-                tap.carry = _run(f, spec, x_tap, w_tap, tap.carry)
-            _store(f, spec, tap.result, out_tile, channel, left)
+                having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.folded else None
+                tap.carry = _run(f, spec, x_tap, w_tap, tap.carry, having)
+            cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
+            _store(f, spec, tap.result, out_tile, channel, left, cut, end)
     return f.ir()
 
 
-def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num]) -> list[Num]:
+def _masks(f: Kernel, spec: DirectSpec, count: Int) -> list[Bit]:
+    """For each vector of a block, the lanes below `count`."""
+    return [f.lane_mask(spec.lanes, count - v * spec.lanes) for v in range(spec.vectors)]
+
+
+def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num], having: list[Bit] | None) -> list[Num]:
     """The channels under one tap: an unrolled loop, and what is left over after it."""
     pixel = [
         x.at(p * spec.pixel_stride) if spec.pixel_stride else x.at_bytes(f.int_arg(Slot.PIXEL_BYTES) * p)
@@ -100,7 +109,10 @@ def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num]) -> list[N
         out = []
         for p in range(spec.pixels):
             value = pixel[p].at(i).splat(spec.lanes)
-            out += [value.fma(weight[v], sums[p * spec.vectors + v]) for v in range(spec.vectors)]
+            for v in range(spec.vectors):
+                before = sums[p * spec.vectors + v]
+                after = value.fma(weight[v], before)
+                out.append(after if having is None else having[v].select(after, before))
         return out
 
     unroll = min(spec.run, max(1, UNROLL_PRODUCTS // (spec.pixels * spec.vectors)))
@@ -117,13 +129,17 @@ def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num]) -> list[N
     return sums
 
 
-def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int) -> None:
+def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int, cut: Int, end: Int) -> None:
     """The tile's sums to memory; of the last block of channels only those lanes that exist."""
     lanes, pixel_bytes = spec.lanes, f.int_arg(Slot.OUT_PIXEL_BYTES)
-    masks: list[Bit | None] = [None] * spec.vectors
-    if spec.ragged:
-        masks = [f.lane_mask(lanes, left - v * lanes) for v in range(spec.vectors)]
+    inside: list[Bit] | None = _masks(f, spec, left) if spec.ragged else None
     for p in range(spec.pixels):
+        masks = inside
+        if spec.folded and p in (0, spec.pixels - 1):
+            masks = _masks(f, spec, left.minimum(end) if p == spec.pixels - 1 else left)
+            if p == 0:
+                masks = [m.but_not(c) for m, c in zip(masks, _masks(f, spec, cut), strict=True)]
         for v in range(spec.vectors):
             at = out_tile + pixel_bytes * p + v * lanes * ELEMENT_BYTES[spec.out]
-            finish(f, spec.finish, sums[p * spec.vectors + v], spec.out, at, channel + v * lanes, masks[v])
+            mask = masks[v] if masks is not None else None
+            finish(f, spec.finish, sums[p * spec.vectors + v], spec.out, at, channel + v * lanes, mask)

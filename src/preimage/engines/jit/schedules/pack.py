@@ -66,7 +66,7 @@ class SwapSpec:
     source: str
     result: str
     lanes: int
-    finish: Finish = Finish()
+    finish: Finish
 
 
 def build_copy(spec: CopySpec) -> str:
@@ -219,6 +219,39 @@ def build_weight(spec: WeightSpec) -> str:
     for lane in range(1, lanes):
         total = total + seen.lane(lane)
     with f.when(total.is_nan()):
+        f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
+    return f.ir()
+
+
+@dataclass(frozen=True, slots=True)
+class GatherWeightSpec:
+    """Weights in any order: element by element, from a table of source offsets (folded phases: few channels)."""
+
+    source: str
+    result: str
+    width: int
+
+
+def build_gather_weight(spec: GatherWeightSpec) -> str:
+    """COLUMNS rows of `width` source offsets (-1: zero), each repeated for OUTER input channels; one task a row."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in WeightSlot}
+    source, result = f.ptr_arg(WeightSlot.SOURCE, spec.source), f.ptr_arg(WeightSlot.RESULT, spec.result)
+    table = f.ptr_arg(WeightSlot.TABLE, "i64").at(f.task * spec.width)
+    to = result.at(f.task * arg[WeightSlot.OUTER] * spec.width)
+    zero = f.zeros(spec.result, 1)
+    with f.loop(0, spec.width, carry=[zero]) as lane:
+        offset = table.at(lane.index).load_int()
+        with f.when(offset < 0), f.loop(0, arg[WeightSlot.OUTER]) as i:
+            to.at(i.index * spec.width + lane.index).store(zero)
+        # A place without a weight reads none: its loop has no turns.
+        turns = (offset >= 0).select(arg[WeightSlot.OUTER], f.i64(0))
+        with f.loop(0, turns, carry=lane.carry) as i:
+            value = source.at_bytes(offset + i.index * arg[WeightSlot.OUTER_STRIDE]).load()
+            to.at(i.index * spec.width + lane.index).store(value)
+            i.carry = [value.fma(zero, i.carry[0])]
+        lane.carry = i.result
+    with f.when(lane.result[0].is_nan()):
         f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
     return f.ir()
 

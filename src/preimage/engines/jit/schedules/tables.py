@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["ROW_WORDS", "TILE_WORDS", "Slot"]
+__all__ = ["ROW_WORDS", "TILE_WORDS", "TAP_WORDS", "Slot"]
 
 
 class Slot(IntEnum):
@@ -17,9 +17,9 @@ class Slot(IntEnum):
     RESIDUAL = 4
     LIMITS = 5  # address of the activation's two numbers
     ROWS = 6  # input offset, output offset, number of the row's first tap list, first tile, last tile + 1
-    TILES = 7  # input offset, output offset, number of the tap list after the row's first
+    TILES = 7  # input offset, output offset, number of the tap list after the row's first, lanes cut, lanes end
     LISTS = 8  # first tap, last tap + 1
-    TAPS = 9  # input offset, weight offset
+    TAPS = 9  # input offset, weight offset, channels that have the tap
     CHUNK_ROWS = 10  # first row of every chunk, and the end
     CHUNKS = 11
     CHUNK_DIV = 12  # chunk = task / CHUNK_DIV % CHUNKS
@@ -36,4 +36,5 @@ class Slot(IntEnum):
 
 
 ROW_WORDS = 5
-TILE_WORDS = 3
+TILE_WORDS = 5
+TAP_WORDS = 3
