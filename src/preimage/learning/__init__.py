@@ -1,0 +1,12 @@
+"""Learning from pictures: convolutional dictionaries.
+
+slow, detail = split_slow(picture)            # (C, H, W)
+coded = learn([detail], Options(stencils=64, size=11, sparsity=0.05))
+rebuilt = slow + coded.painted[0]
+"""
+
+from preimage.learning.dictionary import Coded, Options, Progress, encode, first_stencils, learn
+from preimage.learning.model import Model
+from preimage.learning.split import fill_in, split_slow
+
+__all__ = ["Coded", "Model", "Options", "Progress", "encode", "fill_in", "first_stencils", "learn", "split_slow"]
