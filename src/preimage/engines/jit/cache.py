@@ -41,9 +41,7 @@ MAGIC = b"preimage-object1"
 SUFFIX = ".obj"
 DEFAULT_LIMIT_BYTES = 256 << 20
 STALE_TEMPORARY_S = 3600.0
-_HEADER = struct.Struct(
-    "<16s32sQQ"
-)  # magic, sha256 of the rest, length of the key, length of the code
+_HEADER = struct.Struct("<16s32sQQ")  # magic, sha256 of the rest, length of the key, length of the code
 _TRIM_EVERY = 64  # writes between two looks at the folder's size
 
 
@@ -88,9 +86,7 @@ def _mine(status: os.stat_result) -> bool:
     """Belongs to this user, and nobody else may write to it."""
     if not hasattr(os, "geteuid"):
         return True  # no owners to ask for; the folder lies in the user's profile
-    return status.st_uid == os.geteuid() and not status.st_mode & (
-        stat.S_IWGRP | stat.S_IWOTH
-    )
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _place() -> tuple[Path | None, str | None]:
@@ -111,10 +107,7 @@ def _place() -> tuple[Path | None, str | None]:
 
 def folder() -> tuple[Path | None, str | None]:
     """The folder in use, or None and the reason; made on first use with mode 0700. Asked once per setting and process."""
-    setting = tuple(
-        os.environ.get(name, "\0")
-        for name in ("PREIMAGE_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
-    )
+    setting = tuple(os.environ.get(name, "\0") for name in ("PREIMAGE_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
     found = _checked.get(setting)
     if found is None:
         found = _checked[setting] = _prepare(*_place())
@@ -181,11 +174,7 @@ def _unpack(data: bytes, full: str) -> bytes | None:
         return None
     magic, digest, key_length, code_length = _HEADER.unpack_from(data)
     body = data[_HEADER.size :]
-    if (
-        magic != MAGIC
-        or key_length + code_length != len(body)
-        or hashlib.sha256(body).digest() != digest
-    ):
+    if magic != MAGIC or key_length + code_length != len(body) or hashlib.sha256(body).digest() != digest:
         return None
     return body[key_length:] if body[:key_length] == full.encode() else None
 
@@ -196,19 +185,12 @@ def write(full: str, code: bytes) -> bool:
     if where is None:
         return False
     body = full.encode() + code
-    data = (
-        _HEADER.pack(
-            MAGIC, hashlib.sha256(body).digest(), len(full.encode()), len(code)
-        )
-        + body
-    )
+    data = _HEADER.pack(MAGIC, hashlib.sha256(body).digest(), len(full.encode()), len(code)) + body
     if len(data) > _limit_bytes():
         return False
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix="new-", suffix=".tmp", dir=where
-        )  # mode 0600
+        descriptor, temporary = tempfile.mkstemp(prefix="new-", suffix=".tmp", dir=where)  # mode 0600
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.replace(temporary, _path(where, full))
@@ -250,10 +232,7 @@ def trim(where: Path, limit_bytes: int) -> int:
             total -= size
     with contextlib.suppress(OSError):  # what a killed process left behind
         for item in os.scandir(where):
-            if (
-                item.name.endswith(".tmp")
-                and time.time() - item.stat().st_mtime > STALE_TEMPORARY_S
-            ):
+            if item.name.endswith(".tmp") and time.time() - item.stat().st_mtime > STALE_TEMPORARY_S:
                 os.unlink(item.path)
     return removed
 

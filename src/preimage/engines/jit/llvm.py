@@ -50,9 +50,7 @@ __all__ = [
 
 MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geometries than this recompiles from disk
 CODEGEN_LEVEL = 2  # measured: levels 1 and 3 give no faster kernels and level 3 compiles slower (docs/decisions)
-_LOCK = (
-    threading.RLock()
-)  # llvmlite releases the GIL; the code generator is used by one thread at a time
+_LOCK = threading.RLock()  # llvmlite releases the GIL; the code generator is used by one thread at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +99,8 @@ class LoadedKernel(int):
 def _binding() -> Any:
     try:
         from llvmlite import binding
-    except (
-        ImportError
-    ) as error:  # pragma: no cover - llvmlite is a dependency of the package
-        raise EngineError(
-            f"the jit engine needs llvmlite, which cannot be imported: {error}"
-        ) from error
+    except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
+        raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
     if sys.maxsize < 2**32:
         raise EngineError("the jit engine needs a 64-bit process")
     binding.initialize_native_target()
@@ -161,11 +155,7 @@ def _cache_sizes() -> dict[str, int]:
             sizes[f"l{level}_bytes"] = int(text.rstrip("KMG")) * unit
     except (OSError, ValueError):
         return {}
-    return {
-        name: size
-        for name, size in sizes.items()
-        if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0
-    }
+    return {name: size for name, size in sizes.items() if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0}
 
 
 def _vectors(triple: str, features: frozenset[str]) -> tuple[int, int]:
@@ -189,9 +179,7 @@ def host() -> Target:
     triple = binding.get_process_triple()
     width, registers = _vectors(triple, have)
     cpu = binding.get_host_cpu_name()
-    return Target(
-        cpu, triple, cpu, flags.flatten(), width, registers, True, **_cache_sizes()
-    )
+    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **_cache_sizes())
 
 
 @functools.cache
@@ -203,10 +191,7 @@ def named_target(name: str) -> Target:
     have = frozenset(f[1:] for f in here.features.split(",") if f.startswith("+"))
     intel = here.triple.startswith("x86_64")
     if name == "avx512":
-        runs = (
-            intel
-            and {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"} <= have
-        )
+        runs = intel and {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"} <= have
         triple = here.triple if intel else "x86_64-unknown-linux-gnu"
         return replace(here, name=name, triple=triple, cpu="x86-64-v4", features="", vector_bytes=64,
                        vector_registers=32, runs_here=runs)  # fmt: skip
@@ -219,9 +204,7 @@ def named_target(name: str) -> Target:
         triple = here.triple if arm else "aarch64-unknown-linux-gnu"
         return replace(here, name=name, triple=triple, cpu="generic", features="+neon", vector_bytes=16,
                        vector_registers=32, runs_here=arm)  # fmt: skip
-    raise EngineError(
-        f"no target is called {name!r}; there are host, avx512, avx2, neon"
-    )
+    raise EngineError(f"no target is called {name!r}; there are host, avx512, avx2, neon")
 
 
 _chosen: Target | None = None
@@ -233,9 +216,7 @@ def current_target() -> Target:
     if _chosen is None:
         target = named_target(os.environ.get("PREIMAGE_JIT_TARGET") or "host")
         if not target.runs_here:
-            raise EngineError(
-                f"PREIMAGE_JIT_TARGET={target.name}: this CPU ({host().cpu}) cannot run such code"
-            )
+            raise EngineError(f"PREIMAGE_JIT_TARGET={target.name}: this CPU ({host().cpu}) cannot run such code")
         _chosen = target
     return _chosen
 
@@ -247,9 +228,7 @@ def use_target(target: Target | str) -> Iterator[Target]:
     previous = _chosen
     wanted = named_target(target) if isinstance(target, str) else target
     if not wanted.runs_here:
-        raise EngineError(
-            f"this CPU ({host().cpu}) cannot run code made for {wanted.name}"
-        )
+        raise EngineError(f"this CPU ({host().cpu}) cannot run code made for {wanted.name}")
     _chosen = wanted
     try:
         yield wanted
@@ -353,36 +332,25 @@ def _linker() -> Any:
 _serial = 0
 
 
-def load_object(
-    code: bytes, symbols: Sequence[str] = ("kernel",)
-) -> dict[str, LoadedKernel]:
+def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, LoadedKernel]:
     """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
     global _serial
     with _LOCK:
         _serial += 1  # LLJIT never lets a library's name be used again
-        builder = (
-            _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
-        )
+        builder = _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
         for symbol in symbols:
             builder.export_symbol(symbol)
         tracker = builder.link(_linker(), f"preimage.{_serial}")
-        return {
-            symbol: LoadedKernel(tracker[symbol], tracker, len(code))
-            for symbol in symbols
-        }
+        return {symbol: LoadedKernel(tracker[symbol], tracker, len(code)) for symbol in symbols}
 
 
 # ------------------------------------------------------------------------------------------------------ kernels, kept
 
 _kernels: OrderedDict[str, Mapping[str, LoadedKernel]] = OrderedDict()
-ctypes.pythonapi.Py_IncRef(
-    ctypes.py_object(_kernels)
-)  # at interpreter exit no code is unloaded under a running thread
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kernels))  # at interpreter exit no code is unloaded under a running thread
 
 
-def compile_module(
-    text: str, key: str = "", target: Target | None = None
-) -> LoadedKernel:
+def compile_module(text: str, key: str = "", target: Target | None = None) -> LoadedKernel:
     """The loaded function `kernel` of a module of IR text: from memory, from disk, or compiled now.
 
     key is only a readable name: what finds the code is the text itself, the target and the versions of the tool chain.
@@ -390,9 +358,7 @@ def compile_module(
     return compile_many(text, ("kernel",), key, target)["kernel"]
 
 
-def compile_many(
-    text: str, symbols: Sequence[str], key: str = "", target: Target | None = None
-) -> Mapping[str, LoadedKernel]:
+def compile_many(text: str, symbols: Sequence[str], key: str = "", target: Target | None = None) -> Mapping[str, LoadedKernel]:
     """As compile_module, for a module with several functions."""
     target = target or current_target()
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -406,9 +372,7 @@ def compile_many(
     return _find(full, target, lambda: text, tuple(symbols))
 
 
-def compile_cached(
-    spec: str, make_text: Callable[[], str], target: Target | None = None
-) -> LoadedKernel:
+def compile_cached(spec: str, make_text: Callable[[], str], target: Target | None = None) -> LoadedKernel:
     """As compile_module, for text that `make_text()` makes from what `spec` says (and this engine's source) alone.
 
     A hit makes no text, which is most of the cost of a first call with a full disk cache.
@@ -424,16 +388,12 @@ def compile_cached(
     return _find(full, target, make_text, ("kernel",))["kernel"]
 
 
-def _find(
-    full: str, target: Target, make_text: Callable[[], str], symbols: tuple[str, ...]
-) -> Mapping[str, LoadedKernel]:
+def _find(full: str, target: Target, make_text: Callable[[], str], symbols: tuple[str, ...]) -> Mapping[str, LoadedKernel]:
     kernels = _kernels.get(full)
     if kernels is not None:
         return kernels
     if not target.runs_here:
-        raise EngineError(
-            f"code made for {target.name} cannot run on this CPU ({host().cpu}); use object_code()"
-        )
+        raise EngineError(f"code made for {target.name} cannot run on this CPU ({host().cpu}); use object_code()")
     with _LOCK:
         kernels = _kernels.get(full)
         if kernels is not None:
@@ -442,9 +402,7 @@ def _find(
         if code is not None:
             try:
                 kernels = load_object(code, symbols)
-            except (
-                RuntimeError
-            ):  # passes its checksum and does not link: as good as corrupt
+            except RuntimeError:  # passes its checksum and does not link: as good as corrupt
                 code = None
         if kernels is None:
             code = object_code(make_text(), target)
@@ -467,9 +425,7 @@ def forget() -> None:
         _kernels.clear()
 
 
-if hasattr(
-    os, "register_at_fork"
-):  # a fork must not catch LLVM in the middle of its work
+if hasattr(os, "register_at_fork"):  # a fork must not catch LLVM in the middle of its work
     os.register_at_fork(
         before=_LOCK.acquire,
         after_in_parent=_LOCK.release,

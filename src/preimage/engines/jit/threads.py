@@ -357,9 +357,7 @@ class _SignalsBlocked:
         self._old: set[int] | None = None
         if hasattr(signal, "pthread_sigmask"):
             keep = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
-            self._old = set(
-                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - keep)
-            )
+            self._old = set(signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - keep))
 
     def __exit__(self, *_: object) -> None:
         if self._old is not None:
@@ -420,9 +418,7 @@ def launch(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
         pool = _ready_pool(workers)
     if pool._code.run(pool.address, kernel, args, n_tasks, workers):
         pool = _ready_pool(workers, broken=pool)
-        if pool._code.run(
-            pool.address, kernel, args, n_tasks, workers
-        ):  # pragma: no cover - would need a fork in between
+        if pool._code.run(pool.address, kernel, args, n_tasks, workers):  # pragma: no cover - would need a fork in between
             pool._code.run_alone(kernel, args, n_tasks)
 
 
