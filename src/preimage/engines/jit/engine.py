@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import Array, DType, Epilogue, Plan, apply_epilogue, empty_like_order, supported_dtype
-from preimage.engines.jit import llvm
+from preimage.engines.jit import llvm, weight_grad
 from preimage.engines.jit.dense import Request, dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.recipe import ALIGN, Recipe
@@ -52,8 +52,6 @@ class JitEngine:
     def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
         if not supported_dtype(dtype):
             return f"dtype {dtype} is not one of float32, float64, float16, bfloat16"
-        if contraction == "conv_weight_grad":
-            return "its weight gradient is not written yet"
         return None
 
     def conv(self, geometry: ConvGeometry, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
@@ -112,17 +110,20 @@ class JitEngine:
         return recipe
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
-        raise NotImplementedError
+        return weight_grad.conv_weight_grad(geometry, x, y, thread_count(), self._run)
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
-        forward = contraction == "conv"
-        shapes = (geometry.input_shape, geometry.output_shape)
-        x, out = (_strides(s, dtype.itemsize, channels_last) for s in (shapes if forward else shapes[::-1]))
-        request = Request(geometry, contraction, ELEMENTS[dtype.name], x, out, Finish(), thread_count(), False, False)
-        recipe = self._recipe(request)
+        forward, threads = contraction == "conv", thread_count()
+        element, item = ELEMENTS[dtype.name], dtype.itemsize
+        if contraction == "conv_weight_grad":
+            recipe = weight_grad.recipe_for_shapes(geometry, element, item, channels_last, threads)
+        else:
+            shapes = (geometry.input_shape, geometry.output_shape)
+            x, out = (_strides(s, item, channels_last) for s in (shapes if forward else shapes[::-1]))
+            recipe = self._recipe(Request(geometry, contraction, element, x, out, Finish(), threads, False, False))
         return Plan(
-            self.name, contraction, recipe.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(dtype.itemsize),
-            recipe.workspace_bytes, request.threads, self.promises, recipe.details, recipe.refused,
+            self.name, contraction, recipe.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
+            recipe.workspace_bytes, threads, self.promises, recipe.details, recipe.refused,
         )  # fmt: skip
 
 

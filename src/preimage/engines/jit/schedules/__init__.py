@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import depthwise, direct, pack
+from preimage.engines.jit.schedules import depthwise, direct, pack, weight_grad
 
 __all__ = ["BUILDERS"]
 
@@ -16,5 +16,6 @@ BUILDERS: dict[str, Callable[[Any], str]] = {
     "DirectSpec": direct.build,
     "GatherWeightSpec": pack.build_gather_weight,
     "SwapSpec": pack.build_swap,
+    "TileSpec": weight_grad.build,
     "WeightSpec": pack.build_weight,
 }

@@ -188,13 +188,13 @@ def _start(f: Kernel, spec: TileSpec, place: _Place, band: Int) -> list[Num]:
     zeros = [f.zeros(spec.element, lanes) for _ in range(spec.rows) for lanes in spec.lanes]
     if spec.single:
         return zeros
-    fresh = band < 1
     masks = place.masks(f, spec, owned=False)
-    sums = []
-    for number, cell in enumerate(_cells(spec, place.chain, place.out_row)):
-        v = number % len(spec.lanes)
-        sums.append(fresh.select(zeros[number], cell.load(spec.lanes[v], masks[v])))
-    return sums
+    with f.loop(0, band.minimum(1), carry=zeros) as later:  # one turn, or none in the first band
+        later.carry = [
+            cell.load(spec.lanes[number % len(spec.lanes)], masks[number % len(spec.lanes)])
+            for number, cell in enumerate(_cells(spec, place.chain, place.out_row))
+        ]
+    return later.result
 
 
 def _band(
@@ -239,12 +239,13 @@ def _finish(f: Kernel, spec: TileSpec, arg: dict[Arg, Int], place: _Place, n: In
     reads = place.masks(f, spec, owned=False)
     if not spec.single:
         ended = band.equals(arg[Arg.N_BANDS] - 1)
-        added = ended & (n > 0)
-        totals = _cells(spec, place.total, place.out_row)
-        sums = [
-            added.select(total.load(s.lanes, reads[number % len(spec.lanes)]) + s, s)
-            for number, (total, s) in enumerate(zip(totals, sums, strict=True))
-        ]
+        again = ended.select(n.minimum(1), f.i64(0))
+        with f.loop(0, again, carry=sums) as more:  # one turn at the end of every image but the first
+            more.carry = [
+                total.load(s.lanes, reads[number % len(spec.lanes)]) + s
+                for number, (total, s) in enumerate(zip(_cells(spec, place.total, place.out_row), more.carry, strict=True))
+            ]
+        sums = more.result
         base = ended.select(arg[Arg.TOTAL], arg[Arg.CHAIN])
         where = f.pointer(base, spec.element).at_bytes(place.offset)
     cells = _cells(spec, where, place.out_row)

@@ -14,9 +14,10 @@ other axes is left out; in "channels" all of it is left out. Which of the two ho
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 import numpy as np
@@ -26,10 +27,12 @@ from preimage.engines.jit.llvm import Target
 from preimage.engines.jit.schedules.weight_grad import TileSpec
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Reading", "Tables", "read_geometry", "tables", "tap_range"]
+__all__ = ["Reading", "Tables", "band_pixels", "read_geometry", "tables", "tap_range", "tile_spec"]
 
-BAND_BYTES = 384 << 10  # of both operands in one band: what the second-level cache keeps while all tiles pass
-BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain costs little
+BAND_BYTES = (
+    int(os.environ.get("BB", 384)) << 10
+)  # of both operands in one band: what the second-level cache keeps while all tiles pass
+BAND_PIXELS = int(os.environ.get("BP", 256))  # and no fewer pixels than this, so that taking up a chain costs little
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element
             if best is None or cost < best[0] - 1e-9:
                 best = cost, reading
     assert best is not None
+    if os.environ.get("TILE"):
+        tr, tv = map(int, os.environ["TILE"].split("x"))
+        if columns >= tv * lanes:
+            return Reading(kind, rows, columns, min(tr, rows), (lanes,) * tv, lanes, run)
     return best[1]
 
 
@@ -112,7 +119,7 @@ def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target) ->
             _tile("channels", o, i, False, target, element_bytes),
             _tile("outputs", i, o, False, target, element_bytes),
         ]
-    return min(readings, key=lambda r: (round(r.waste, 2), r.kind == "outputs"))
+    return min(readings, key=lambda r: r.waste * (1.06 if r.kind == "outputs" else 1.0))
 
 
 def _run_by_geometry(geometry: ConvGeometry) -> bool:
@@ -129,6 +136,12 @@ def tap_range(size_in: int, size_out: int, offset: int, stride: int) -> tuple[in
     first = max(0, -(offset // stride)) if offset < 0 else 0
     last = min(size_out, (size_in - 1 - offset) // stride + 1) if size_in - 1 >= offset else 0
     return (first, last) if first < last else (0, 0)
+
+
+def band_pixels(geometry: ConvGeometry, size: int) -> int:
+    """Output pixels of one band: a multiple of nothing, only what the cache suggests."""
+    pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    return max(BAND_PIXELS, BAND_BYTES // pixel_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +189,7 @@ def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]
     if width > pixels:
         pieces = -(-width // pixels)
         edges = [width * p // pieces for p in range(pieces + 1)]
-        return [(r, r + 1, a, b) for r in range(n_rows) for a, b in zip(edges, edges[1:], strict=False)]
+        return [(r, r + 1, a, b) for r in range(n_rows) for a, b in pairwise(edges)]
     height = max(1, pixels // width)
     return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
 

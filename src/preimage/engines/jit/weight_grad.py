@@ -1,0 +1,304 @@
+"""The recipe of a weight gradient: copy what must be copied, run the tile over all pixels, put the result in its order.
+
+Padding that is left out (see `weight_grad_plan`) changes no bit while y is finite: a skipped term is 0 * y = +-0, added to
+a sum. Where y holds an infinity or a NaN, 0 * y is NaN and must be seen. So where positions were left out and a sum is not
+finite because y is not, all is done again on a copy of x with its padding written out (`every_position`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import Array, empty_like_order
+from preimage.engines.jit import llvm
+from preimage.engines.jit import weight_grad_plan as planning
+from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.plan import Ints, as_ints
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps
+from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.jit.schedules.pack import Move, SwapSpec
+from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
+from preimage.geometry import ConvGeometry
+
+__all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
+
+TASKS_PER_THREAD = 3  # more even out unequal cores, fewer read the operands less often
+ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradRequest:
+    """All that the recipe depends on. Strides in bytes; element: f32, f64, f16 or bf16."""
+
+    geometry: ConvGeometry
+    element: str
+    x_strides: tuple[int, ...]
+    y_strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    threads: int
+    target: llvm.Target
+
+
+def conv_weight_grad(
+    geometry: ConvGeometry, x: Array, y: Array, n_threads: int, run: Callable[[Recipe, dict[str, int], int], None]
+) -> Array:
+    """grad_w; `run` gives a recipe its scratch memory and launches it."""
+    result = empty_like_order(geometry.weight_shape, x)
+    if result.size == 0 or y.size == 0 or x.size == 0:
+        result[...] = 0
+        return result
+    _fill(geometry, x, y, result, n_threads, run)
+    if leaves_out(geometry) and not np.isfinite(result).all() and not np.isfinite(y).all():
+        wide, whole = every_position(geometry, x)
+        _fill(wide, whole, y, result, n_threads, run)
+    return result
+
+
+def recipe_for_shapes(geometry: ConvGeometry, element: str, item: int, channels_last: bool, n_threads: int) -> Recipe:
+    """The recipe for arrays that lie densely in C order or channels-last (for a Plan)."""
+    geometry = _spatial(geometry)
+    shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
+    x, y, out = (_dense_strides(shape, item, channels_last) for shape in shapes)
+    return weight_grad_recipe(WeightGradRequest(geometry, element, x, y, out, n_threads, llvm.current_target()))
+
+
+def _dense_strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
+    if channels_last:
+        memory = (shape[0], *shape[2:], shape[1])
+        steps = [item * prod(memory[k + 1 :]) for k in range(len(memory))]
+        return (steps[0], item, *steps[1:-1])
+    return tuple(item * prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+def _spatial(geometry: ConvGeometry) -> ConvGeometry:
+    """The geometry itself, or for one without spatial axes one pixel on an axis of length one."""
+    if geometry.ndim:
+        return geometry
+    one = (1,)
+    return replace(geometry, input_size=one, output_size=one, kernel_size=one, stride=one, dilation=one, padding=((0, 0),))
+
+
+def _fill(
+    geometry: ConvGeometry, x: Array, y: Array, result: Array, n_threads: int,
+    run: Callable[[Recipe, dict[str, int], int], None],
+) -> None:  # fmt: skip
+    if geometry.ndim == 0:
+        x, y, result = x[..., None], y[..., None], result[..., None]
+    geometry = _spatial(geometry)
+    x, y = _readable(x), _readable(y)
+    request = WeightGradRequest(
+        geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, n_threads, llvm.current_target()
+    )
+    addresses = {"x": x.ctypes.data, "y": y.ctypes.data, "out": result.ctypes.data}
+    run(weight_grad_recipe(request), addresses, n_threads)
+
+
+def _readable(a: Array) -> Array:
+    """The array itself if its channels, or its last axis, lie contiguously; else a copy in C order."""
+    item = a.itemsize
+    if any(s % item for s in a.strides):
+        return np.ascontiguousarray(a)
+    if a.strides[1] == item or a.shape[1] == 1:
+        pixel = a.shape[1] * item
+        return a if a.shape[-1] == 1 or a.strides[-1] == pixel else np.ascontiguousarray(a)
+    return a if a.strides[-1] == item else np.ascontiguousarray(a)
+
+
+@lru_cache(maxsize=1024)
+def leaves_out(geometry: ConvGeometry) -> bool:
+    """Whether some tap meets padding."""
+    return any(_pads(geometry, axis) for axis in range(geometry.ndim))
+
+
+def _pads(geometry: ConvGeometry, axis: int) -> bool:
+    lo, reach = geometry.padding[axis][0], (geometry.output_size[axis] - 1) * geometry.stride[axis]
+    return lo != 0 or reach + geometry.kernel_extent[axis] > geometry.input_size[axis]
+
+
+def every_position(geometry: ConvGeometry, x: Array) -> tuple[ConvGeometry, Array]:
+    """The same sums without padding: x with all of its padding written out."""
+    sizes = tuple(
+        (out - 1) * stride + extent
+        for out, stride, extent in zip(geometry.output_size, geometry.stride, geometry.kernel_extent, strict=True)
+    )
+    whole = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    into, take = [slice(None)] * 2, [slice(None)] * 2
+    for axis, size in enumerate(sizes):
+        lo = geometry.padding[axis][0]
+        first = max(0, -lo)
+        last = max(first, min(x.shape[2 + axis], size - lo))
+        into.append(slice(first + lo, last + lo))
+        take.append(slice(first, last))
+    whole[tuple(into)] = x[tuple(take)]
+    return replace(geometry, input_size=sizes, padding=((0, 0),) * geometry.ndim), whole
+
+
+# ---------------------------------------------------------------------------------------------------------- the recipe
+
+
+@dataclass(frozen=True)
+class _Side:
+    """An operand as the kernel reads it: array or slab, logical byte strides, columns before column 0 in the slab."""
+
+    name: str
+    strides: tuple[int, ...]
+    first: int = 0
+
+
+@lru_cache(maxsize=512)
+def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
+    g = r.geometry
+    inner = "f64" if r.element == "f64" else "f32"
+    size = ELEMENT_BYTES[inner]
+    reading = planning.read_geometry(g, size, r.target)
+    recipe = Recipe(f"weight gradient, {reading.kind} as columns")
+    y = _side(recipe, r, "y", (g.batch, g.out_channels, *g.output_size), r.y_strides, g.out_channels // g.groups)
+    lo, hi = 0, 0
+    if reading.run:  # the columns that the kernel's rows touch: padding written out, columns never read cut off
+        lo = g.padding[-1][0]
+        hi = (g.output_size[-1] - 1) * g.stride[-1] + g.kernel_size[-1] - lo - g.input_size[-1]
+    x = _side(
+        recipe, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, g.in_channels // g.groups,
+        (lo, max(hi, 0)) if reading.run else None,
+    )  # fmt: skip
+    _main_step(recipe, r, reading, x, y, inner)
+    recipe.skips_padding = leaves_out(g)
+    return recipe
+
+
+def _side(
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], per_group: int,
+    margin: tuple[int, int] | None = None,
+) -> _Side:  # fmt: skip
+    """The operand in place if its channels are neighbours (and its pixels, for a run without padding); else a slab."""
+    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
+    size = ELEMENT_BYTES[inner]
+    channels = shape[1]
+    in_place = own == size and (strides[1] == own or per_group == 1)
+    if margin is not None:
+        in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
+    if in_place:
+        return _Side(name, strides)
+    lo, hi = margin or (0, 0)
+    cut = max(0, -lo)  # a negative padding: columns that are never read
+    lo = max(0, lo)
+    padded = [shape[0], *shape[2:-1], shape[-1] - cut + lo + hi]
+    slab = [prod(padded[k + 1 :]) * channels * size for k in range(len(padded))]
+    sizes = [shape[0], *shape[2:-1], shape[-1] - cut]
+    margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
+    lanes = r.target.vector_bytes // size
+    steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
+    for step in steps:
+        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in step.patches)
+        recipe.steps.append(replace(step, name=f"{step.name} {name}", patches=patches))
+    recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
+    return _Side(f"{name} slab", (slab[0], size, *slab[1:]), lo - cut)
+
+
+def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, x: _Side, y: _Side, inner: str) -> None:
+    g, size = r.geometry, ELEMENT_BYTES[inner]
+    groups, batch = g.groups, g.batch
+    i, o = g.in_channels_per_group, g.out_channels_per_group
+    n_outer, last = prod(g.kernel_size[:-1]), g.kernel_size[-1]
+    stride, dilation, lo = g.stride[-1], g.dilation[-1], g.padding[-1][0]
+    x_is_vector = reading.kind != "outputs"
+    pixels = planning.band_pixels(g, size)
+    table = planning.tables(g, x.strides[2:], y.strides[2:], pixels)
+    segments = np.ascontiguousarray(table.segments if not x_is_vector else table.segments[:, [1, 0, 2, 3]])
+
+    weights = prod(g.weight_shape)
+    if x_is_vector:  # [o][tap][i]
+        row_bytes, tap_bytes, outer_bytes = n_outer * last * i * size, i * size, last * i * size
+    else:  # [group][tap][i][o]
+        row_bytes, tap_bytes, outer_bytes = o * size, i * o * size, last * i * o * size
+    n_taps = 1 if reading.run else last
+    taps = np.zeros((n_taps, KW_WORDS), np.int64)
+    for k in range(n_taps):
+        offset = k * dilation - lo
+        taps[k, 1 if x_is_vector else 0] = (offset + x.first) * x.strides[-1]
+        taps[k, 2] = k * tap_bytes
+        whole = (0, g.output_size[-1])
+        taps[k, 3:] = whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, stride)
+
+    tiles = n_taps * n_outer * reading.row_tiles * reading.column_tiles * groups
+    wanted = min(tiles, 1 if r.threads == 1 else TASKS_PER_THREAD * r.threads)
+    per_task = -(-tiles // wanted)
+    per_turn = 1 if table.n_bands > 1 else max(1, min(batch, pixels // max(1, prod(g.output_size))))
+    has_chain = batch > 1 and table.n_bands > 1
+    as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's
+    direct = x_is_vector and as_is and inner == r.element
+
+    x_step, y_step = x.strides[-1] * stride, y.strides[-1]
+    x_group, y_group = i * x.strides[1], o * y.strides[1]
+    if x_is_vector:
+        vector, scalar = (x_step, x.strides[0], x_group), (y_step, y.strides[0], y_group)
+    else:
+        vector, scalar = (y_step, y.strides[0], y_group), (x_step, x.strides[0], x_group)
+    values = dict.fromkeys(Arg, 0) | {
+        Arg.SEGMENTS: segments.ctypes.data, Arg.BANDS: table.bands.ctypes.data, Arg.TAPS: taps.ctypes.data,
+        Arg.IMAGES: batch, Arg.IMAGES_PER_TURN: per_turn, Arg.TURNS: -(-batch // per_turn), Arg.N_BANDS: table.n_bands,
+        Arg.TILES: tiles, Arg.TILES_PER_TASK: per_task, Arg.N_TAPS: n_taps, Arg.N_OUTER: n_outer,
+        Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
+        Arg.ROW_STEP: reading.tile_rows * size, Arg.ROW_LAST: (reading.rows - reading.tile_rows) * size,
+        Arg.COL_STEP: reading.tile_columns * size, Arg.COL_LAST: (reading.columns - reading.tile_columns) * size,
+        Arg.SCALAR_PIXEL: scalar[0], Arg.SCALAR_IMAGE: scalar[1], Arg.SCALAR_GROUP: scalar[2],
+        Arg.VECTOR_PIXEL: vector[0], Arg.VECTOR_IMAGE: vector[1], Arg.VECTOR_GROUP: vector[2],
+        Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes, Arg.OUT_GROUP: weights // groups * size,
+    }  # fmt: skip
+    sums = "out" if direct else "sums"
+    if not direct:
+        recipe.buffers.append(Buffer("sums", weights * size))
+    if has_chain:
+        recipe.buffers.append(Buffer("chain", weights * size))
+    spec = planning.tile_spec(reading, inner, batch == 1 and table.n_bands == 1)
+    patches = (
+        (Arg.SCALARS, (y if x_is_vector else x).name), (Arg.VECTORS, (x if x_is_vector else y).name),
+        (Arg.TOTAL, sums), (Arg.CHAIN, "chain" if has_chain else sums),
+    )  # fmt: skip
+    template = tuple(int(v) for v in values.values())
+    recipe.steps.append(
+        Step("weight gradient", compiled(spec), template, patches, -(-tiles // per_task), (segments, table.bands, taps))
+    )
+    if not direct:
+        recipe.steps.append(_order_step(r, x_is_vector, inner))
+    recipe.details = {
+        "reading": f"{reading.rows} rows x {reading.columns} columns ({reading.kind}), "
+        f"{1 if reading.run else last} x {n_outer} taps, {groups} groups",
+        "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
+        "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time",
+        "x": "in place" if x.name == "x" else "copied, channels innermost",
+        "y": "in place" if y.name == "y" else "copied, channels innermost",
+        "result": "stored in place" if direct else "reordered from the order of the sums",
+    }
+
+
+def _order_step(r: WeightGradRequest, x_is_vector: bool, inner: str) -> Step:
+    """The sums ([o][tap][i], or [group][tap][i][o]) to the result's order and element type."""
+    g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    i, o, taps = g.in_channels_per_group, g.out_channels_per_group, prod(g.kernel_size)
+    last_order = r.out_strides[1] == own or i == 1  # the result is [o][tap][i]
+    if x_is_vector:  # for each o: [tap][i] -> [i][tap], or a copy
+        rows, columns = (taps, i) if not last_order else (taps * i, 1)
+        lines = [(c * taps * i * size, c * taps * i * own, rows, columns, 0) for c in range(g.out_channels)]
+        strides = (columns * size, taps * own)
+    elif last_order:  # for each group: [(tap, i)][o] -> [o][(tap, i)]
+        lines = [(q * taps * i * o * size, q * o * taps * i * own, taps * i, o, 0) for q in range(g.groups)]
+        strides = (o * size, taps * i * own)
+    else:  # for each group and i: [tap][o] -> [o][tap], at i
+        lines = [
+            ((q * taps * i + c) * o * size, (q * o * i + c) * taps * own, taps, o, 0) for q in range(g.groups) for c in range(i)
+        ]
+        strides = (i * o * size, i * taps * own)
+    table: Ints = as_ints(lines)
+    values = [0] * (max(Move) + 1)
+    per_task = max(1, -(-len(lines) // (1 if r.threads == 1 else 4 * r.threads)))
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
+    values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = strides
+    kernel = compiled(SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish()))
+    patches = ((Move.INPUT, "sums"), (Move.OUTPUT, "out"))
+    return Step("order result", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,))
