@@ -110,17 +110,26 @@ class Graph(Module):
         super().__init__()
         self.name = name
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        self.weights = {key: _parameter(value) for key, value in (parameters or {}).items()}
-        self.state: dict[str, Any] = {key: np.asarray(value) for key, value in (buffers or {}).items()}
         self.constants: dict[str, Any] = {key: np.asarray(value) for key, value in (constants or {}).items()}
         self.updates = dict(updates or {})
-        self.nodes = _ordered(tuple(nodes), self._given(), self.outputs)
+        given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
+        self.nodes = _ordered(tuple(nodes), given, self.outputs)
         self._last = _last_uses(self.nodes)
+        # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
+        self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
+        self._buffers.update({key: np.asarray(value) for key, value in (buffers or {}).items()})
 
-    def _given(self) -> list[str]:
-        return [*(item.name for item in self.inputs), *self.weights, *self.state, *self.constants]
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return self._parameters
 
-    def __call__(self, *inputs: Value, **feeds: Value) -> Any:
+    @property
+    def state(self) -> dict[str, Any]:
+        """The buffers by name."""
+        return self._buffers
+
+    def forward(self, *inputs: Value, **feeds: Value) -> Any:
         """The outputs (one value, or a tuple) for inputs by position or by name."""
         if len(inputs) > len(self.inputs):
             raise ShapeError(f"graph {self.name!r} takes {len(self.inputs)} inputs, got {len(inputs)}")
@@ -128,8 +137,6 @@ class Graph(Module):
         found = self.run(named)
         values = tuple(found[key] for key in self.outputs)
         return values[0] if len(values) == 1 else values
-
-    forward = __call__
 
     def run(
         self,

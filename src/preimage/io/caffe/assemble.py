@@ -86,7 +86,9 @@ class Assembly:
             scratch = max((sizes.get(key, 0) for key in (*node.inputs, *node.outputs)), default=0)
             alive += made
             peak = max(peak, alive + scratch)
-            alive -= sum(sizes.get(key, 0) for key in {*node.inputs, *node.outputs} if last[key] == index and key not in self.outputs)
+            alive -= sum(
+                sizes.get(key, 0) for key in {*node.inputs, *node.outputs} if last[key] == index and key not in self.outputs
+            )
         return peak + sum(4 * prod(p.shape) for p in self.parameters.values())
 
 
@@ -143,7 +145,9 @@ class Context:
             if other.share == parameter.share:
                 same = prod(other.shape) == prod(parameter.shape) if permissive else other.shape == parameter.shape
                 if not same:
-                    self.fail(f"shares {parameter.share!r} with layer {other.layer!r}, but {parameter.shape} is not {other.shape}")
+                    self.fail(
+                        f"shares {parameter.share!r} with layer {other.layer!r}, but {parameter.shape} is not {other.shape}"
+                    )
                 return other.value
         return None
 

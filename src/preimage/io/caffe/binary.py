@@ -68,7 +68,11 @@ def _decode(type_name: str, data: memoryview, start: int, end: int, depth: int, 
             else:
                 values[field.name] = item
         elif field.repeated and kind == wire.BYTES and field.kind not in ("string", "bytes"):
-            _extend(values, field, _packed(field, data, value, stop, offset, budget))
+            part = _packed(field, data, value, stop, offset, budget)
+            if field.kind in _ARRAYS:
+                _extend(values, field, part)
+            else:
+                values.setdefault(field.name, []).extend(part)
         elif field.repeated and field.kind in _ARRAYS:
             _expect(field, kind, _KINDS[field.kind], offset)
             run, resume = _run(field, data, offset, value, stop, end)
@@ -91,16 +95,11 @@ class _Parts(list[Any]):
     """Pieces of one repeated number field, joined once at the end: extending an array piece by piece is quadratic."""
 
     def joined(self) -> Any:
-        if isinstance(self[0], np.ndarray):
-            return self[0] if len(self) == 1 else np.concatenate(self)
-        return [item for part in self for item in part]
+        return self[0] if len(self) == 1 else np.concatenate(self)
 
 
 def _extend(values: dict[str, Any], field: Field, part: Any) -> None:
-    parts = values.setdefault(field.name, _Parts())
-    if not isinstance(parts, _Parts):  # unpacked numbers came first
-        parts = values[field.name] = _Parts([parts])
-    parts.append(part)
+    values.setdefault(field.name, _Parts()).append(part)
 
 
 def _expect(field: Field, kind: int, wanted: int, offset: int) -> None:

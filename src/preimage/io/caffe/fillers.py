@@ -56,7 +56,11 @@ def fill(filler: Message, shape: tuple[int, ...], rng: np.random.Generator) -> N
         return values * _sparse_mask(filler.sparse, shape, rng) if filler.sparse >= 0 else values
     if kind == "positive_unitball":
         values = rng.random(shape, np.float32)
-        return values / np.sum(values, axis=tuple(range(1, len(shape))), keepdims=True) if len(shape) > 1 else values / np.sum(values)
+        return (
+            values / np.sum(values, axis=tuple(range(1, len(shape))), keepdims=True)
+            if len(shape) > 1
+            else values / np.sum(values)
+        )
     if kind == "xavier":
         bound = sqrt(3 / _fan(filler, shape))
         return _single(rng.uniform(-bound, bound, shape))

@@ -123,7 +123,10 @@ _log_floor = primitive(
 
 # The distance as a root whose slope is 1 / 2(d + 1e-4), as Caffe has it: equal vectors have a direction of 0, not NaN.
 _distance = primitive(
-    "caffe_distance", lambda x: np.sqrt(x), [lambda g, ans, x: ops.divide(g, ops.multiply(ops.add(ans, 1e-4), 2.0))], saves=("ans",)
+    "caffe_distance",
+    lambda x: np.sqrt(x),
+    [lambda g, ans, x: ops.divide(g, ops.multiply(ops.add(ans, 1e-4), 2.0))],
+    saves=("ans",),
 )
 
 

@@ -66,18 +66,14 @@ class Window:
 
     def small(self, context: Context, large: Shape) -> Shape:
         """The convolution's output size."""
-        sizes = tuple(
-            (n + 2 * p - e) // s + 1 for n, p, e, s in zip(large, self.pad, self.extent, self.stride, strict=True)
-        )
+        sizes = tuple((n + 2 * p - e) // s + 1 for n, p, e, s in zip(large, self.pad, self.extent, self.stride, strict=True))
         if any(size < 1 for size in sizes):
             context.fail(f"a kernel of extent {self.extent} with pad {self.pad} does not fit into {large}")
         return sizes
 
     def large(self, context: Context, small: Shape) -> Shape:
         """The deconvolution's output size: no output_padding in Caffe."""
-        sizes = tuple(
-            s * (n - 1) + e - 2 * p for n, p, e, s in zip(small, self.pad, self.extent, self.stride, strict=True)
-        )
+        sizes = tuple(s * (n - 1) + e - 2 * p for n, p, e, s in zip(small, self.pad, self.extent, self.stride, strict=True))
         if any(size < 1 for size in sizes):
             context.fail(f"pad {self.pad} leaves nothing of the result: {sizes}")
         return sizes
@@ -165,9 +161,7 @@ def _inner_product(context: Context) -> None:
     bias = context.blob("bias", (out,), parameter.bias_filler) if parameter.bias_term else ""
     rows = context.bottoms[0]
     if axis != len(size) - 1:
-        rows = context.emit(
-            "flatten", [rows], [context.inner("rows")], axis=axis, end_axis=-1, shape=(*size[:axis], width)
-        )
+        rows = context.emit("flatten", [rows], [context.inner("rows")], axis=axis, end_axis=-1, shape=(*size[:axis], width))
     context.emit("linear", [rows, weight, bias], transposed=bool(parameter.transpose))
     context.top((*size[:axis], out))
     context.flop = 2 * width * out * prod(size[:axis])
@@ -222,9 +216,7 @@ def _pooling(context: Context) -> None:
     if any(p >= k for p, k in zip(pad, kernel, strict=True)):
         context.fail(f"pad {pad} must be smaller than the kernel {kernel}")
     ceil = parameter.word("round_mode") == "CEIL"
-    result = tuple(
-        pooled_size(n, k, s, p, any(pad), ceil) for n, k, s, p in zip(size[2:], kernel, stride, pad, strict=True)
-    )
+    result = tuple(pooled_size(n, k, s, p, any(pad), ceil) for n, k, s, p in zip(size[2:], kernel, stride, pad, strict=True))
     if any(n + 2 * p < k for n, k, p in zip(size[2:], kernel, pad, strict=True)) or min(result) < 1:
         context.fail(f"a window of {kernel} with pad {pad} does not fit into {size[2:]}")
     if any((count - 1) * s >= n + p for count, s, n, p in zip(result, stride, size[2:], pad, strict=True)):

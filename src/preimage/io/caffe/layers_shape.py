@@ -224,7 +224,10 @@ def _new(layer: Message, side: str) -> int:
 @layer_type("Data", "ImageData", "HDF5Data", "WindowData", "AnnotatedData")
 def _stored_data(context: Context) -> None:
     """A database or a list of files: becomes inputs, with the shape that the file tells (batch, channels, crop) or the caller gives."""
-    layer, name = context.layer, {"HDF5Data": "hdf5_data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
+    layer, name = (
+        context.layer,
+        {"HDF5Data": "hdf5_data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"},
+    )
     parameter, transform = getattr(layer, name.get(layer.type, "data_param")), layer.transform_param
     height = transform.crop_h or transform.crop_size or _new(layer, "height")
     width = transform.crop_w or transform.crop_size or _new(layer, "width")
