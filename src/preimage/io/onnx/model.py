@@ -185,6 +185,11 @@ def _attribute(attribute: Any, folder: Path | None, where: str) -> Any:
     return NotImplemented  # a graph, a type, a sparse tensor: the op that has one is refused with all the others
 
 
+def _text(value: Any) -> str:
+    """A protobuf string; damaged ones come as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def _value(info: Any) -> OnnxValue:
     tensor = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not tensor.elem_type:
@@ -253,10 +258,11 @@ def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
         initializers[tensor.name] = to_array(tensor, folder, "initializer")
     nodes = []
     for position, node in enumerate(graph.node):
-        name = node.name or f"{node.op_type}_{position}"
-        op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-        attributes = {a.name: _attribute(a, folder, f"node {name!r} ({op})") for a in node.attribute}
-        nodes.append(OnnxNode(name, op, tuple(node.input), tuple(node.output), attributes))
+        kind, domain = _text(node.op_type), _text(node.domain)
+        name = _text(node.name) or f"{kind}_{position}"
+        op = kind if domain in ("", "ai.onnx") else f"{domain}::{kind}"
+        attributes = {_text(a.name): _attribute(a, folder, f"node {name!r} ({op})") for a in node.attribute}
+        nodes.append(OnnxNode(name, op, tuple(map(_text, node.input)), tuple(map(_text, node.output)), attributes))
     inputs = tuple(_value(v) for v in graph.input if v.name not in initializers)
     return OnnxModel(
         graph.name, opset, tuple(nodes), inputs, tuple(_value(v) for v in graph.output), initializers,

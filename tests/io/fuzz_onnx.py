@@ -1,0 +1,282 @@
+"""Mutated ONNX models: each must give an error of ours or a result, within 5 seconds and 1 GiB; never a crash or foreign error.
+
+    python tests/io/fuzz_onnx.py --count 20000        # the long run; prints counts and every offender's seed
+    python tests/io/fuzz_onnx.py --seed 1234 --count 1 --verbose
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import resource
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from preimage import PreimageError, no_grad
+from preimage.io import limits
+from preimage.io import onnx as onnx_io
+
+SECONDS, MEMORY = 5, 2**30
+_HUGE = [-1, -(2**63), 2**63 - 1, 2**31, 2**40, 10**9, 0, 1, 2, 65536, 2**20]
+
+
+def base_models() -> list[bytes]:
+    """Small models that between them use most of what a convolutional net does."""
+    rng = np.random.default_rng(0)
+
+    def model(nodes, inputs, outputs, stored, opset=17):
+        graph = helper.make_graph(
+            nodes, "fuzz",
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in inputs.items()],
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, None) for k in outputs],
+            [numpy_helper.from_array(v, k) for k, v in stored.items()],
+        )  # fmt: skip
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        proto.ir_version = 8
+        return proto.SerializeToString()
+
+    f32 = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
+    node = helper.make_node
+    net = model(
+        [
+            node("Conv", ["x", "w1", "b1"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+            node("BatchNormalization", ["a", "s", "t", "m", "v"], ["b"]),
+            node("Relu", ["b"], ["c"]),
+            node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("ConvTranspose", ["d", "w2"], ["e"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("Resize", ["e", "", "scales"], ["f"], mode="linear"),
+            node("Concat", ["f", "f"], ["g"], axis=1),
+            node("AveragePool", ["g"], ["h"], kernel_shape=[3, 3], ceil_mode=1),
+            node("Pad", ["h", "pads"], ["i"], mode="reflect"),
+            node("GlobalAveragePool", ["i"], ["j"]),
+            node("Flatten", ["j"], ["k"]),
+            node("Gemm", ["k", "w3", "b3"], ["l"], transB=1),
+            node("Softmax", ["l"], ["y"]),
+        ],
+        {"x": [1, 3, 16, 12]}, ["y"],
+        {"w1": f32(4, 3, 3, 3), "b1": f32(4), "s": f32(4), "t": f32(4), "m": f32(4), "v": np.abs(f32(4)) + 1, "w2": f32(4, 2, 2, 2),
+         "scales": np.array([1, 1, 2, 2], np.float32), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "w3": f32(5, 4), "b3": f32(5)},
+    )  # fmt: skip
+    shapes = model(
+        [
+            node("Shape", ["x"], ["s"]),
+            node("Gather", ["s", "zero"], ["n"]),
+            node("Unsqueeze", ["n", "axes"], ["n1"]),
+            node("Concat", ["n1", "tail"], ["target"], axis=0),
+            node("Reshape", ["x", "target"], ["r"]),
+            node("Transpose", ["r"], ["t"], perm=[0, 2, 1]),
+            node("Slice", ["t", "starts", "ends", "ax", "steps"], ["u"]),
+            node("ReduceMean", ["u"], ["v"], axes=[1], keepdims=1),
+            node("Expand", ["v", "big"], ["w"]),
+            node("Range", ["zero", "limit", "one"], ["ri"]),
+            node("ConstantOfShape", ["tail"], ["cs"]),
+            node("Tile", ["w", "times"], ["z"]),
+            node("Split", ["z"], ["p", "q"], axis=2),
+            node("Add", ["p", "q"], ["y"]),
+        ],
+        {"x": [2, 3, 4, 4]}, ["y", "ri", "cs"],
+        {"zero": np.array(0), "one": np.array(1), "limit": np.array(7), "axes": np.array([0]), "tail": np.array([6, 8]),
+         "starts": np.array([1]), "ends": np.array([7]), "ax": np.array([1]), "steps": np.array([2]), "big": np.array([2, 3, 6]),
+         "times": np.array([1, 2, 1])}, opset=14,
+    )  # fmt: skip
+    audio = model(
+        [
+            node("ConvTranspose", ["x", "w"], ["a"], kernel_shape=[4], strides=[2], pads=[1, 1]),
+            node("LeakyRelu", ["a"], ["b"], alpha=0.1),
+            node("Conv", ["b", "w2"], ["c"], kernel_shape=[3], dilations=[3], pads=[3, 3], group=2),
+            node("Tanh", ["c"], ["y"]),
+        ],
+        {"x": [1, 4, 10]}, ["y"], {"w": f32(4, 6, 4), "w2": f32(6, 3, 3)}, opset=11,
+    )  # fmt: skip
+    return [net, shapes, audio]
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Damage: bytes or structure."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        raw = bytearray(data)
+        for _ in range(rng.choice([1, 1, 2, 5, 20])):
+            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        return bytes(raw)
+    if kind == 1:
+        cut = rng.randrange(len(data))
+        return data[:cut] if rng.random() < 0.6 else data[:cut] + data[cut + rng.randrange(1, 40) :]
+    model = onnx.ModelProto()
+    model.ParseFromString(data)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        _structure(model.graph, rng)
+    return model.SerializeToString()
+
+
+def _structure(graph, rng: random.Random) -> None:
+    node = rng.choice(graph.node)
+    what = rng.randrange(14)
+    if what == 0 and node.attribute:
+        a = rng.choice(node.attribute)
+        if a.ints:
+            a.ints[rng.randrange(len(a.ints))] = rng.choice(_HUGE)
+        elif a.type == 2:
+            a.i = rng.choice(_HUGE)
+        else:
+            a.f = rng.choice([float("nan"), float("inf"), -1.0, 1e38])
+    elif what == 1:
+        tensor = rng.choice(graph.initializer)
+        if tensor.dims:
+            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(_HUGE)
+    elif what == 2:
+        tensor = rng.choice(graph.initializer)
+        try:
+            value = numpy_helper.to_array(tensor).copy()
+        except Exception:  # damaged already by an earlier step
+            return
+        if value.size:
+            flat = value.reshape(-1)
+            flat[rng.randrange(value.size)] = rng.choice(_HUGE) if value.dtype.kind == "i" else rng.choice([np.nan, np.inf, -1e38])
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    elif what == 3:
+        node.input[rng.randrange(len(node.input))] = rng.choice([*node.output, *rng.choice(graph.node).output, "", "nothing"])
+    elif what == 4:
+        node.output[0] = rng.choice([rng.choice(graph.node).output[0], "x", ""])
+    elif what == 5:
+        node.op_type = rng.choice([n.op_type for n in graph.node] + ["If", "Nope", "Loop", "Einsum"])
+    elif what == 6:
+        del node.attribute[:]
+    elif what == 7:
+        rng.choice(graph.initializer).data_type = rng.randrange(0, 30)
+    elif what == 8:
+        tensor = rng.choice(graph.initializer)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", rng.choice(["../../etc/passwd", "/etc/passwd", "weights.bin", "a\0b", ".", "", "C:\\x"])),
+                           ("offset", rng.choice(["0", "-5", "x", "999999999999"])), ("length", rng.choice(["8", "-1", "", "1e9"]))):  # fmt: skip
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+    elif what == 9:
+        dims = graph.input[0].type.tensor_type.shape.dim
+        if dims:
+            dims[rng.randrange(len(dims))].dim_value = rng.choice([0, 1, 5, 33, -3, 2**40])
+    elif what == 10:
+        graph.node.add().CopyFrom(node)
+    elif what == 11:
+        graph.initializer.add().CopyFrom(rng.choice(graph.initializer))
+    elif what == 12:
+        order = list(graph.node)
+        rng.shuffle(order)
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
+        del graph.node[:]
+        graph.node.extend(copies)
+    elif what == 13 and node.attribute:
+        a = rng.choice(node.attribute)
+        a.name = rng.choice(["pads", "axis", "to", "junk", "kernel_shape", "opset", "outputs", "x", "self"])
+
+
+def attempt(data: bytes) -> str:
+    """What one model gives: "refused" (an error of ours) or "ran"; anything else is raised."""
+    try:
+        net = onnx_io.load(data)
+        rng = np.random.default_rng(0)
+        feeds = {}
+        for item in net.inputs:
+            shape = tuple(d if isinstance(d, int) and 0 <= d < 64 else 2 for d in item.shape or ())
+            feeds[item.name] = rng.random(shape).astype(item.dtype if item.dtype != "bfloat16" else "float32")
+        with no_grad():
+            net.run(feeds)
+    except PreimageError:
+        return "refused"
+    return "ran"
+
+
+def _too_long(*_):
+    raise TimeoutError
+
+
+def _child(seeds, pipe) -> None:
+    bases = base_models()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    signal.signal(signal.SIGALRM, _too_long)
+    np.seterr(all="ignore")
+    with limits.limits(elements=2**26, flop=2**33):
+        for seed in seeds:
+            rng = random.Random(seed)
+            data = mutate(bases[seed % len(bases)], rng)
+            pipe.send((seed, "started"))
+            signal.alarm(SECONDS)
+            try:
+                outcome = attempt(data)
+            except TimeoutError:
+                outcome = "too slow"
+            except BaseException as error:
+                outcome = f"foreign {type(error).__name__}: {str(error)[:200]}"
+            signal.alarm(0)
+            pipe.send((seed, outcome))
+    pipe.send((None, "done"))
+
+
+def fuzz(first: int, count: int) -> tuple[Counter, list[tuple[int, str]]]:
+    """Counts of outcomes, and the offenders by seed."""
+    counts: Counter = Counter()
+    offenders: list[tuple[int, str]] = []
+    context = multiprocessing.get_context("fork")
+    at = first
+    while at < first + count:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(range(at, first + count), theirs))
+        child.start()
+        theirs.close()
+        last = at
+        try:
+            while True:
+                if not ours.poll(SECONDS * 4):
+                    raise EOFError
+                seed, outcome = ours.recv()
+                if seed is None:
+                    at = first + count
+                    break
+                last = seed
+                if outcome != "started":
+                    at = seed + 1
+                    counts[outcome.split(":")[0]] += 1
+                    if outcome not in ("ran", "refused"):
+                        offenders.append((seed, outcome))
+        except EOFError:
+            child.kill()
+            child.join()
+            offenders.append((last, f"crash or hang (exit {child.exitcode})"))
+            counts["crash or hang"] += 1
+            at = last + 1
+        child.join()
+    return counts, offenders
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    if options.verbose:
+        data = mutate(base_models()[options.seed % 3], random.Random(options.seed))
+        with tempfile.NamedTemporaryFile("wb", suffix=".onnx", delete=False) as file:
+            file.write(data)
+        print("written to", file.name)
+        print(attempt(data))
+        return 0
+    start = time.perf_counter()
+    counts, offenders = fuzz(options.seed, options.count)
+    print(dict(counts), f"in {time.perf_counter() - start:.0f} s")
+    for seed, why in offenders[:50]:
+        print("offender: seed", seed, why)
+    return 1 if offenders else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
