@@ -10,7 +10,7 @@ import numpy as np
 
 from preimage.engines.jit import llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
-from preimage.engines.jit.plan import Axis, Choice, Folded, as_ints, choose_tile, fold_phases, gather_axes, merge_axes
+from preimage.engines.jit.plan import Axis, Choice, Folded, as_ints, choose_tile, fold_phases, gather_axes, join_taps, merge_axes
 from preimage.engines.jit.recipe import (
     Buffer,
     Recipe,
@@ -32,6 +32,7 @@ from preimage.geometry import ConvGeometry
 __all__ = ["Request", "dense_recipe"]
 
 BAND_BYTES = 256 << 10  # of input, held in the L2 cache
+FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
 GATHER_CYCLES = 4.0  # one by one
 
@@ -61,7 +62,11 @@ def dense_recipe(r: Request) -> Recipe:
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
     axes = gather_axes(g, r.contraction, r.every_tap)
-    recipe = Recipe("direct")
+    recipe, joined = Recipe("direct"), False
+    if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
+        # The taps of a line and their few channels lie side by side: one longer run.
+        axes[-1], run, joined = join_taps(g), run * g.kernel_size[-1], True
+        recipe.algorithm = "direct, taps of a line joined"
 
     # The input: as it lies, or as a channels-last slab with margins.
     in_sizes = [axis.in_size for axis in axes]
@@ -74,6 +79,8 @@ def dense_recipe(r: Request) -> Recipe:
         margins = reach
     elif not r.single:
         margins[pixel_axis] = reach[pixel_axis]
+    if joined:
+        margins[-1] = reach[-1]
     slab = r.element != inner or not lasting or any(m != (0, 0) for m in margins) or any(s % item for s in in_strides)
     if slab:
         padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
@@ -103,13 +110,12 @@ def dense_recipe(r: Request) -> Recipe:
     in_strides, out_strides = best.in_strides, best.out_strides
     width = choice.lanes * choice.vectors
     if folded is None:
-        weights, block_bytes, tap_bytes = weight_step(
-            r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width
-        )
+        weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width)
     else:
-        weights, block_bytes, tap_bytes = folded_weight_step(g.weight_shape, folded, r.element, inner, width)
+        weights, block_bytes = folded_weight_step(g.weight_shape, folded, r.element, inner, width)
         recipe.bias_repeat = folded.stride
     recipe.steps.insert(0, weights)
+    tap_bytes = run * width * item
     group_blocks = -(-channels // width)
     recipe.buffers.append(Buffer("packed", g.groups * group_blocks * block_bytes))
 
@@ -120,7 +126,8 @@ def dense_recipe(r: Request) -> Recipe:
     pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
     spec = DirectSpec(
         inner, out_element, choice.lanes, choice.vectors, choice.pixels, run,
-        pixel // item if choice.axis else 0, channels % width != 0, folded is not None, r.finish if straight else Finish(),
+        pixel // item if choice.axis else 0, channels % width != 0,
+        folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, r.finish if straight else Finish(),
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
     chunks = len(bounds) - 1

@@ -23,7 +23,19 @@ from numpy.typing import NDArray
 
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Axis", "Choice", "Folded", "Phase", "Tiles", "choose_tile", "fold_phases", "gather_axes", "merge_axes", "tile_phase"]
+__all__ = [
+    "Axis",
+    "Choice",
+    "Folded",
+    "Phase",
+    "Tiles",
+    "choose_tile",
+    "fold_phases",
+    "gather_axes",
+    "join_taps",
+    "merge_axes",
+    "tile_phase",
+]
 
 Ints = NDArray[np.int64]
 
@@ -39,6 +51,7 @@ class Phase:
     in_size: int
     taps: tuple[tuple[int, int], ...]
     every_tap: bool = False  # taps over the padding take part (weights that are not finite)
+    reach: int = 0  # positions behind a tap's own that it reads as well (joined taps)
 
     @cached_property
     def offsets(self) -> Ints:
@@ -66,7 +79,7 @@ class Phase:
         if not self.count or not self.taps:
             return 0, 0
         last = (self.count - 1) * self.in_step
-        return max(0, -int(self.offsets.min())), max(0, int(self.offsets.max()) + last - self.in_size + 1)
+        return max(0, -int(self.offsets.min())), max(0, int(self.offsets.max()) + self.reach + last - self.in_size + 1)
 
     @property
     def tap_total(self) -> int:
@@ -92,6 +105,7 @@ class Axis:
             self.kernel == 1
             and len(self.phases) == 1
             and only.taps == ((0, 0),)
+            and only.reach == 0
             and only.in_step == only.step == 1
             and (self.in_size == self.out_size)
         )
@@ -118,6 +132,16 @@ def gather_axes(g: ConvGeometry, contraction: str, every_tap: bool = False) -> l
             phases.append(Phase(r, stride, -(-(large - r) // stride), 1, small, taps))
         axes.append(Axis(small, large, tuple(phases), kernel))
     return axes
+
+
+def join_taps(g: ConvGeometry) -> Axis:
+    """The last axis of a conv with its taps joined to the channels: every position reads one run that starts at its tap 0.
+
+    In a channels-last input the taps of a line (without dilation) and their channels are one run of numbers.
+    """
+    kernel, lo = g.kernel_size[-1], g.padding[-1][0]
+    phase = Phase(0, 1, g.output_size[-1], g.stride[-1], g.input_size[-1], ((0, -lo),), every_tap=True, reach=kernel - 1)
+    return Axis(g.input_size[-1], g.output_size[-1], (phase,), 1)
 
 
 @dataclass(frozen=True)

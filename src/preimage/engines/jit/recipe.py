@@ -295,8 +295,8 @@ def swap_back(
 
 def weight_step(
     contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int
-) -> tuple[Step, int, int]:
-    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step, bytes of a block, bytes of a tap."""
+) -> tuple[Step, int]:
+    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     taps = prod(shape[2:])
     if contraction == "conv":
@@ -322,10 +322,10 @@ def weight_step(
     values[s.BLOCK_BYTES] = block_bytes
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
     kernel = compiled(pack.WeightSpec(source, result, lanes, width, straight))
-    return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes, run * width * out_item
+    return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
 
 
-def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int, int]:
+def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
     """As weight_step for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     run, channels, kernel = shape[0], shape[1], shape[-1]
@@ -345,7 +345,7 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
     kernel_code = compiled(pack.GatherWeightSpec(source, result, width))
     tap_bytes = run * width * out_item
     step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
-    return step, lines * taps * tap_bytes, tap_bytes
+    return step, lines * taps * tap_bytes
 
 
 def compiled(spec: Any) -> llvm.LoadedKernel:

@@ -36,8 +36,8 @@ class DirectSpec:
 
     element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap;
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
-    channels is not full; folded: the channels are those of several stride phases (`plan.Folded`): some taps exist in the
-    first ones only, and the first and the last pixel of a row are stored in part.
+    channels is not full; folded: the channels are those of several stride phases (`plan.Folded`), and the
+    first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only.
     """
 
     element: str
@@ -49,6 +49,7 @@ class DirectSpec:
     pixel_stride: int
     ragged: bool
     folded: bool
+    partial: bool
     finish: Finish
 
 
@@ -85,7 +86,7 @@ def build(spec: DirectSpec) -> str:
             with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
                 offsets = taps.at(tap.index * TAP_WORDS)
                 x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
-                having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.folded else None
+                having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.partial else None
                 tap.carry = _run(f, spec, x_tap, w_tap, tap.carry, having)
             cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
             _store(f, spec, tap.result, out_tile, channel, left, cut, end)
