@@ -258,7 +258,7 @@ def _taps(
         return np.clip(index, 0, size - 1).astype(np.int64)[:, None], np.ones((out, 1)), outside
     reach = 1 if mode == "linear" else 2
     stretch = max(1.0, 1 / scale) if options["antialias"] else 1.0  # a wider filter when shrinking
-    width = int(ceil(reach * stretch))
+    width = ceil(reach * stretch)
     first = np.floor(at).astype(np.int64) - width + 1
     index = first[:, None] + np.arange(2 * width)
     distance = (index - at[:, None]) / stretch
@@ -338,7 +338,7 @@ def _scales_and_sizes(x: Any, which: list[int], scales: Any, sizes: Any, policy:
         if policy != "stretch":
             ratio = min(ratios) if policy == "not_larger" else max(ratios)
             ratios = [ratio] * len(which)
-            wanted = [int(floor(ratio * x.shape[a] + 0.5)) for a in which]
+            wanted = [floor(ratio * x.shape[a] + 0.5) for a in which]
         for a, v, r in zip(which, wanted, ratios, strict=True):
             factor[a], target[a] = r, v
         return factor, target

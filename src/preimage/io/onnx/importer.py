@@ -15,7 +15,7 @@ import numpy as np
 from preimage.errors import FileFormatError, GraphError
 from preimage.io import graph_ops  # noqa: F401 - our own words
 from preimage.io.graph import OPS, Graph, Input, Node
-from preimage.io.onnx import contractions, pointwise, reductions, shapes  # noqa: F401 - they register the ops
+from preimage.io.onnx import contractions, indexing, pointwise, reductions, shapes  # noqa: F401 - they register the ops
 from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model
 
@@ -42,7 +42,7 @@ _IGNORED = {
 
 def supported_ops() -> tuple[str, ...]:
     """The ONNX operators that an imported model may use."""
-    return tuple(sorted(name.removeprefix("onnx.") for name in OPS if name.startswith("onnx."))) + ("Constant",)
+    return ("Constant", *sorted(name.removeprefix("onnx.") for name in OPS if name.startswith("onnx.")))
 
 
 def load(source: Any, *, input_shapes: Mapping[str, Sequence[int | str | None]] | None = None, open_sizes: bool = False) -> Graph:

@@ -16,7 +16,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError
 
-__all__ = ["OnnxModel", "OnnxNode", "OnnxValue", "require_onnx", "read_model"]
+__all__ = ["OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
 
 #: protobuf itself reads no larger message.
 MAX_FILE_BYTES = 2**31 - 1

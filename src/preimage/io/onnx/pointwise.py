@@ -225,7 +225,7 @@ def _prelu(x: Any, slope: Any, *, opset: int = 7) -> Any:
 
 
 @graph_op("onnx.Clip")
-def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002
+def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None, max: float | None = None) -> Any:
     low = min if low is None else (low.data if isinstance(low, Tensor) else low)
     high = max if high is None else (high.data if isinstance(high, Tensor) else high)
     if np.size(low) != 1 or np.size(high) != 1:
@@ -248,7 +248,7 @@ def _dropout(
     share = ratio if ratio_input is None else float(np.asarray(ratio_input).reshape(-1)[0])
     if not 0 <= share < 1:
         raise FileFormatError(f"Dropout: ratio {share}")
-    mask = np.random.RandomState(seed).uniform(0, 1, np.shape(x)) >= share  # noqa: NPY002 - the operator's own definition
+    mask = np.random.RandomState(seed).uniform(0, 1, np.shape(x)) >= share
     y = typed(x * typed(mask * np.asarray(1 / (1 - share), x.dtype), x), x)
     return (y, mask) if outputs > 1 else y
 

@@ -46,14 +46,12 @@ def _extreme(name: str, sign: int) -> Any:
         if recorded(x):
             return getattr(ops, name)(x, axes, keepdims=keep)
         if _count(x, axes) == 0:  # the neutral element
-            kind = np.finfo if x.dtype.kind == "f" else np.iinfo
-            limit = (
-                (False if sign > 0 else True)
-                if x.dtype.kind == "b"
-                else -sign * np.inf
-                if x.dtype.kind == "f"
-                else (kind(x.dtype).min if sign > 0 else kind(x.dtype).max)
-            )
+            if x.dtype.kind == "b":
+                limit: Any = sign < 0
+            elif x.dtype.kind == "f":
+                limit = -sign * np.inf
+            else:
+                limit = np.iinfo(x.dtype).min if sign > 0 else np.iinfo(x.dtype).max
             return np.full(np.sum(np.zeros(x.shape), axes, keepdims=keep).shape, limit, x.dtype)
         return (np.max if sign > 0 else np.min)(x, axis=axes, keepdims=keep)
 
@@ -262,10 +260,7 @@ def _mvn(x: Any, axes: list[int] | None = None) -> Any:
 
 @graph_op("onnx.LpNormalization")
 def _lp_norm(x: Any, axis: int = -1, p: int = 2) -> Any:
-    if p == 1:
-        length = ops.sum(ops.abs(x), axis, keepdims=True)
-    else:
-        length = ops.sqrt(ops.sum(x * x, axis, keepdims=True))
+    length = ops.sum(ops.abs(x), axis, keepdims=True) if p == 1 else ops.sqrt(ops.sum(x * x, axis, keepdims=True))
     data = length.data if isinstance(length, Tensor) else length
     safe = where(data == 0, np.ones((), x.dtype), length)
     return typed(x / safe, x)

@@ -5,6 +5,7 @@ Results whose size a model's data decide are checked against the limits of io.li
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil, prod
 from typing import Any
 
@@ -15,9 +16,9 @@ from preimage.autograd import Tensor
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
-from preimage.io.onnx.moving import recorded, reshape, take, tile, transpose, where
+from preimage.io.onnx.moving import recorded, reshape, tile, transpose, where
 
-__all__ = ["ints"]
+__all__ = ["axis_of", "data_of", "ints"]
 
 
 def ints(value: Any, what: str) -> list[int]:
@@ -26,16 +27,16 @@ def ints(value: Any, what: str) -> list[int]:
     Raises: FileFormatError for anything else.
     """
     array = np.asarray(value.data if isinstance(value, Tensor) else value)
-    if array.ndim > 1 or array.dtype.kind not in "iu" and array.size:
+    if array.ndim > 1 or (array.dtype.kind not in "iu" and array.size):
         raise FileFormatError(f"{what}: wanted a list of integers, got {array.dtype} of shape {array.shape}")
     return [int(v) for v in array.reshape(-1)]
 
 
-def _data(x: Any) -> Any:
+def data_of(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
 
 
-def _axis(axis: int, ndim: int, what: str) -> int:
+def axis_of(axis: int, ndim: int, what: str) -> int:
     if not -ndim <= axis < ndim:
         raise FileFormatError(f"{what}: axis {axis} of a value with {ndim} axes")
     return axis % ndim
@@ -43,12 +44,12 @@ def _axis(axis: int, ndim: int, what: str) -> int:
 
 @graph_op("onnx.Shape")
 def _shape(x: Any, start: int = 0, end: int | None = None) -> np.ndarray:
-    return np.array(np.shape(_data(x))[start:end], np.int64)
+    return np.array(np.shape(data_of(x))[start:end], np.int64)
 
 
 @graph_op("onnx.Size")
 def _size(x: Any) -> np.ndarray:
-    return np.array(prod(np.shape(_data(x))), np.int64)
+    return np.array(prod(np.shape(data_of(x))), np.int64)
 
 
 @graph_op("onnx.Reshape")
@@ -91,7 +92,7 @@ def _squeeze(x: Any, axes: Any = None) -> Any:
     which = (
         [k for k, v in enumerate(x.shape) if v == 1]
         if axes is None
-        else [_axis(a, x.ndim, "Squeeze") for a in ints(axes, "Squeeze")]
+        else [axis_of(a, x.ndim, "Squeeze") for a in ints(axes, "Squeeze")]
     )
     if any(x.shape[k] != 1 for k in which):
         raise FileFormatError(f"Squeeze: axes {which} of shape {x.shape} are not all 1")
@@ -101,17 +102,17 @@ def _squeeze(x: Any, axes: Any = None) -> Any:
 @graph_op("onnx.Unsqueeze")
 def _unsqueeze(x: Any, axes: Any = None) -> Any:
     given = ints(axes, "Unsqueeze")
-    total = np.ndim(_data(x)) + len(given)
-    which = {_axis(a, total, "Unsqueeze") for a in given}
+    total = np.ndim(data_of(x)) + len(given)
+    which = {axis_of(a, total, "Unsqueeze") for a in given}
     if len(which) != len(given) or total > 32:
         raise FileFormatError(f"Unsqueeze: axes {given} are not distinct")
-    sizes = iter(np.shape(_data(x)))
+    sizes = iter(np.shape(data_of(x)))
     return reshape(x, tuple(1 if k in which else next(sizes) for k in range(total)))
 
 
 @graph_op("onnx.Concat")
 def _concat(*values: Any, axis: int) -> Any:
-    axis = _axis(axis, values[0].ndim, "Concat")
+    axis = axis_of(axis, values[0].ndim, "Concat")
     first = values[0].shape
     for v in values[1:]:
         if v.ndim != len(first) or any(a != b for k, (a, b) in enumerate(zip(v.shape, first, strict=True)) if k != axis):
@@ -121,7 +122,7 @@ def _concat(*values: Any, axis: int) -> Any:
 
 @graph_op("onnx.Split")
 def _split(x: Any, split: Any = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1) -> Any:
-    axis = _axis(axis, x.ndim, "Split")
+    axis = axis_of(axis, x.ndim, "Split")
     size = x.shape[axis]
     if split is not None:
         parts = ints(split, "Split")
@@ -136,7 +137,7 @@ def _split(x: Any, split: Any = None, *, axis: int = 0, num_outputs: int | None 
     edges = np.concatenate([[0], np.cumsum(parts)]).astype(int).tolist()
     cut = [slice(None)] * x.ndim
     results = []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         cut[axis] = slice(a, b)
         results.append(x[tuple(cut)])
     return tuple(results) if outputs > 1 else results[0]
@@ -151,7 +152,7 @@ def _slice(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) 
         raise FileFormatError(f"Slice: starts {first}, ends {last}, axes {which}, steps {stride} do not belong together")
     cut: list[slice] = [slice(None)] * x.ndim
     for a, b, axis, step in zip(first, last, which, stride, strict=True):
-        k = _axis(axis, x.ndim, "Slice")
+        k = axis_of(axis, x.ndim, "Slice")
         size = x.shape[k]
         a, b = (v + size if v < 0 else v for v in (a, b))
         if step > 0:
@@ -164,92 +165,11 @@ def _slice(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) 
     return x[tuple(cut)]
 
 
-def _valid(indices: Any, size: int, what: str) -> np.ndarray:
-    index = np.asarray(_data(indices))
-    if index.dtype.kind not in "iu":
-        raise FileFormatError(f"{what}: indices are {index.dtype}")
-    if index.size and (index.min() < -size or index.max() >= size):
-        raise FileFormatError(f"{what}: an index from {index.min()} to {index.max()} into an axis of {size}")
-    return np.where(index < 0, index + size, index)
-
-
-@graph_op("onnx.Gather")
-def _gather(x: Any, indices: Any, axis: int = 0) -> Any:
-    axis = _axis(axis, x.ndim, "Gather")
-    index = _valid(indices, x.shape[axis], "Gather")
-    checked_size((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]), "Gather")
-    return take(x, index, axis)
-
-
-@graph_op("onnx.GatherElements")
-def _gather_elements(x: Any, indices: Any, axis: int = 0) -> Any:
-    axis = _axis(axis, x.ndim, "GatherElements")
-    index = _valid(indices, x.shape[axis], "GatherElements")
-    if index.ndim != x.ndim or any(a > b for k, (a, b) in enumerate(zip(index.shape, x.shape, strict=True)) if k != axis):
-        raise FileFormatError(f"GatherElements: indices of shape {index.shape} into {x.shape}")
-    where = [np.arange(n).reshape([-1 if j == k else 1 for j in range(x.ndim)]) for k, n in enumerate(index.shape)]
-    where[axis] = index
-    return x[tuple(where)]
-
-
-@graph_op("onnx.GatherND")
-def _gather_nd(x: Any, indices: Any, batch_dims: int = 0) -> Any:
-    index = np.asarray(_data(indices))
-    if index.ndim < 1 or not 0 <= batch_dims < min(x.ndim, index.ndim) or batch_dims + index.shape[-1] > x.ndim:
-        raise FileFormatError(f"GatherND: indices of shape {index.shape} into {x.shape} with batch_dims {batch_dims}")
-    if index.shape[:batch_dims] != x.shape[:batch_dims]:
-        raise FileFormatError(f"GatherND: batch axes of {index.shape} and {x.shape} differ")
-    batch = [
-        np.arange(n).reshape([-1 if j == k else 1 for j in range(index.ndim - 1)]) for k, n in enumerate(index.shape[:batch_dims])
-    ]
-    rest = [_valid(index[..., k], x.shape[batch_dims + k], "GatherND") for k in range(index.shape[-1])]
-    return x[(*batch, *rest)]
-
-
-_REDUCE = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
-
-
-def _scatter(x: Any, where: tuple[Any, ...], updates: Any, reduction: str, what: str) -> Any:
-    if recorded(x, updates):
-        raise PreimageError(f"{what} has no gradient: run it under no_grad")
-    result = x.copy()
-    if reduction == "none":
-        result[where] = updates
-    elif reduction in _REDUCE:
-        _REDUCE[reduction].at(result, where, updates)
-    else:
-        raise FileFormatError(f"{what}: reduction {reduction!r}")
-    return result
-
-
-@graph_op("onnx.ScatterND")
-def _scatter_nd(x: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
-    index = np.asarray(_data(indices))
-    if index.ndim < 1 or index.shape[-1] > x.ndim or updates.shape != index.shape[:-1] + x.shape[index.shape[-1] :]:
-        raise FileFormatError(f"ScatterND: indices {index.shape}, updates {updates.shape} into {x.shape}")
-    where = tuple(_valid(index[..., k], x.shape[k], "ScatterND") for k in range(index.shape[-1]))
-    return _scatter(x, where, updates, reduction, "ScatterND")
-
-
-@graph_op("onnx.ScatterElements")
-def _scatter_elements(x: Any, indices: Any, updates: Any, axis: int = 0, reduction: str = "none") -> Any:
-    axis = _axis(axis, x.ndim, "ScatterElements")
-    index = _valid(indices, x.shape[axis], "ScatterElements")
-    if index.shape != updates.shape or index.ndim != x.ndim:
-        raise FileFormatError(f"ScatterElements: indices {index.shape}, updates {updates.shape} into {x.shape}")
-    where: list[Any] = [np.arange(n).reshape([-1 if j == k else 1 for j in range(x.ndim)]) for k, n in enumerate(index.shape)]
-    where[axis] = index
-    return _scatter(x, tuple(np.broadcast_arrays(*where)), updates, reduction, "ScatterElements")
-
-
-graph_op("onnx.Scatter")(_scatter_elements)
-
-
 @graph_op("onnx.Expand")
 def _expand(x: Any, shape: Any) -> Any:
     wanted = checked_size(ints(shape, "Expand"), "Expand")
     try:
-        full = np.broadcast_shapes(np.shape(_data(x)), wanted)
+        full = np.broadcast_shapes(np.shape(data_of(x)), wanted)
     except ValueError:
         raise FileFormatError(f"Expand: {x.shape} does not broadcast with {wanted}") from None
     checked_size(full, "Expand")
@@ -275,7 +195,7 @@ def _constant_of_shape(shape: Any, value: Any = None) -> np.ndarray:
 
 @graph_op("onnx.Range")
 def _range(start: Any, limit: Any, delta: Any) -> np.ndarray:
-    a, b, d = (np.asarray(_data(v)).reshape(-1) for v in (start, limit, delta))
+    a, b, d = (np.asarray(data_of(v)).reshape(-1) for v in (start, limit, delta))
     if not a.size == b.size == d.size == 1 or d[0] == 0:
         raise FileFormatError("Range: start, limit and delta must be single values, delta not 0")
     count = max(ceil((b[0].item() - a[0].item()) / d[0].item()), 0)
@@ -285,7 +205,7 @@ def _range(start: Any, limit: Any, delta: Any) -> np.ndarray:
 
 @graph_op("onnx.NonZero")
 def _nonzero(x: Any) -> np.ndarray:
-    return np.array(np.nonzero(np.atleast_1d(_data(x))), np.int64).reshape(max(np.ndim(_data(x)), 1), -1)
+    return np.array(np.nonzero(np.atleast_1d(data_of(x))), np.int64).reshape(max(np.ndim(data_of(x)), 1), -1)
 
 
 @graph_op("onnx.Trilu")
@@ -301,15 +221,15 @@ def _trilu(x: Any, k: Any = None, *, upper: int = 1) -> Any:
 def _eye_like(x: Any, dtype: int | None = None, k: int = 0) -> np.ndarray:
     from preimage.io.onnx.model import dtype_of
 
-    if np.ndim(_data(x)) != 2:
+    if np.ndim(data_of(x)) != 2:
         raise FileFormatError(f"EyeLike needs 2 axes, got shape {x.shape}")
     return np.eye(*x.shape, k=k, dtype=x.dtype if dtype is None else dtype_of(dtype, "EyeLike"))
 
 
 @graph_op("onnx.OneHot")
 def _one_hot(indices: Any, depth: Any, values: Any, axis: int = -1) -> np.ndarray:
-    index, count = np.asarray(_data(indices)), int(np.asarray(depth).reshape(-1)[0])
-    axis = _axis(axis, index.ndim + 1, "OneHot")
+    index, count = np.asarray(data_of(indices)), int(np.asarray(depth).reshape(-1)[0])
+    axis = axis_of(axis, index.ndim + 1, "OneHot")
     checked_size((*index.shape, count), "OneHot")
     index = index.astype(np.int64)
     index = np.where(index < 0, index + count, index)
@@ -319,8 +239,8 @@ def _one_hot(indices: Any, depth: Any, values: Any, axis: int = -1) -> np.ndarra
 
 def _arg(name: str, function: Any) -> None:
     def call(x: Any, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> np.ndarray:
-        data = _data(x)
-        axis = _axis(axis, data.ndim, name)
+        data = data_of(x)
+        axis = axis_of(axis, data.ndim, name)
         if data.shape[axis] == 0:
             raise FileFormatError(f"{name} over an empty axis")
         if select_last_index:
@@ -337,9 +257,9 @@ _arg("ArgMin", np.argmin)
 
 
 @graph_op("onnx.TopK")
-def _top_k(x: Any, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:  # noqa: A002
-    data, count = _data(x), int(np.asarray(k).reshape(-1)[0])
-    axis = _axis(axis, data.ndim, "TopK")
+def _top_k(x: Any, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
+    data, count = data_of(x), int(np.asarray(k).reshape(-1)[0])
+    axis = axis_of(axis, data.ndim, "TopK")
     if not 0 <= count <= data.shape[axis]:
         raise FileFormatError(f"TopK: {count} of {data.shape[axis]}")
     order = np.argsort(
@@ -353,7 +273,7 @@ def _top_k(x: Any, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) ->
 def _cum_sum(x: Any, axis: Any, exclusive: int = 0, reverse: int = 0) -> Any:
     if recorded(x):
         raise PreimageError("CumSum has no gradient: run it under no_grad")
-    k = _axis(int(np.asarray(axis).reshape(())), x.ndim, "CumSum")
+    k = axis_of(int(np.asarray(axis).reshape(())), x.ndim, "CumSum")
     data = np.flip(x, k) if reverse else x
     total = np.cumsum(data, k, dtype=x.dtype)
     total = total - data if exclusive else total
@@ -362,9 +282,9 @@ def _cum_sum(x: Any, axis: Any, exclusive: int = 0, reverse: int = 0) -> Any:
 
 @graph_op("onnx.Compress")
 def _compress(x: Any, condition: Any, axis: int | None = None) -> Any:
-    flags = np.asarray(_data(condition)).astype(bool).reshape(-1)
+    flags = np.asarray(data_of(condition)).astype(bool).reshape(-1)
     data = reshape(x, (-1,)) if axis is None else x
-    k = 0 if axis is None else _axis(axis, x.ndim, "Compress")
+    k = 0 if axis is None else axis_of(axis, x.ndim, "Compress")
     if flags.size > data.shape[k]:
         raise FileFormatError(f"Compress: {flags.size} flags for an axis of {data.shape[k]}")
     return data[(slice(None),) * k + (np.flatnonzero(flags),)]
@@ -376,7 +296,7 @@ _MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap"
 @graph_op("onnx.Pad")
 def _pad(x: Any, pads: Any = None, value: Any = None, axes: Any = None, *, mode: str = "constant", constant: float = 0.0) -> Any:
     amounts = ints(pads, "Pad")
-    which = list(range(x.ndim)) if axes is None else [_axis(a, x.ndim, "Pad") for a in ints(axes, "Pad")]
+    which = list(range(x.ndim)) if axes is None else [axis_of(a, x.ndim, "Pad") for a in ints(axes, "Pad")]
     if len(amounts) != 2 * len(which) or mode not in _MODES:
         raise FileFormatError(f"Pad: {len(amounts)} amounts for {len(which)} axes, mode {mode!r}")
     pairs = [(0, 0)] * x.ndim
@@ -385,7 +305,7 @@ def _pad(x: Any, pads: Any = None, value: Any = None, axes: Any = None, *, mode:
     sizes = [n + a + b for n, (a, b) in zip(x.shape, pairs, strict=True)]
     checked_size([max(abs(s), abs(a), abs(b)) for s, (a, b) in zip(sizes, pairs, strict=True)], "Pad")
     checked_size(sizes, "Pad")
-    fill = constant if value is None else np.asarray(_data(value)).reshape(-1)[0].item() if np.size(_data(value)) else 0
+    fill = constant if value is None else np.asarray(data_of(value)).reshape(-1)[0].item() if np.size(data_of(value)) else 0
     if recorded(x):
         everywhere = range(x.ndim)
         if mode == "constant":
@@ -427,7 +347,7 @@ def _space_to_depth(x: Any, blocksize: int, mode: str = "DCR") -> Any:
 @graph_op("onnx.CenterCropPad")
 def _center_crop_pad(x: Any, shape: Any, axes: list[int] | None = None) -> Any:
     wanted = checked_size(ints(shape, "CenterCropPad"), "CenterCropPad")
-    which = list(range(x.ndim)) if axes is None else [_axis(a, x.ndim, "CenterCropPad") for a in axes]
+    which = list(range(x.ndim)) if axes is None else [axis_of(a, x.ndim, "CenterCropPad") for a in axes]
     if len(wanted) != len(which):
         raise FileFormatError(f"CenterCropPad: {len(wanted)} sizes for {len(which)} axes")
     amounts = [0] * (2 * x.ndim)

@@ -1,0 +1,274 @@
+"""How each of our own words is written as ONNX operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.errors import FileFormatError
+from preimage.geometry import normalise_padding, per_axis
+from preimage.io.graph import Node
+from preimage.io.onnx.model import require_onnx
+
+__all__ = ["WORDS", "Writer", "word"]
+
+
+class Writer:
+    """Collects the nodes and constants of the model that is being written."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.onnx = require_onnx()
+        self.dtype = dtype
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._count = 0
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """The name of a new constant."""
+        self._count += 1
+        name = f"preimage_constant_{self._count}"
+        self.constants[name] = np.array(value, self.dtype if dtype is None else dtype)
+        return name
+
+    def value(self) -> str:
+        """A new name for a value on the way."""
+        self._count += 1
+        return f"preimage_value_{self._count}"
+
+    def add(self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any) -> None:
+        """One ONNX node; attributes that are None are left out."""
+        kept = {k: v for k, v in attributes.items() if v is not None}
+        self.nodes.append(self.onnx.helper.make_node(op, list(inputs), list(outputs), name=name, **kept))
+
+
+Word = Callable[[Writer, Node], None]
+WORDS: dict[str, Word] = {}
+
+
+def word(*names: str) -> Callable[[Word], Word]:
+    """Register how our words are written: the decorator of each function below (and of io.caffe's own words)."""
+
+    def register(function: Word) -> Word:
+        for name in names:
+            WORDS[name] = function
+        return function
+
+    return register
+
+
+_SAME_WORDS = {
+    "abs": "Abs", "add": "Add", "div": "Div", "exp": "Exp", "log": "Log", "maximum": "Max", "minimum": "Min", "mul": "Mul",
+    "relu": "Relu", "sigmoid": "Sigmoid", "softplus": "Softplus", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+    "identity": "Identity", "matmul": "MatMul", "global_avg_pool": "GlobalAveragePool", "global_max_pool": "GlobalMaxPool",
+}  # fmt: skip
+
+
+@word(*_SAME_WORDS)
+def _same(writer: Writer, node: Node) -> None:
+    writer.add(_SAME_WORDS[node.op], node.inputs, node.outputs, node.name)
+
+
+def _activation(writer: Writer, node: Node, value: str) -> None:
+    """The fused residual and activation of a contraction, as nodes of their own, ending in the node's output."""
+    attributes = node.attributes
+    kind = attributes.get("activation")
+    if kind is None:
+        writer.add("Identity", [value], node.outputs)
+    elif kind == "relu":
+        writer.add("Relu", [value], node.outputs)
+    elif kind == "leaky_relu":
+        writer.add("LeakyRelu", [value], node.outputs, alpha=float(attributes.get("slope", 0.01)))
+    else:
+        low, high = attributes.get("clip", (0.0, 6.0))
+        writer.add("Clip", [value, writer.constant(low), writer.constant(high)], node.outputs)
+
+
+def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    return [lo for lo, _ in pairs] + [hi for _, hi in pairs]
+
+
+@word("conv", "conv_transpose")
+def _contraction(writer: Writer, node: Node) -> None:
+    attributes = dict(node.attributes)
+    weight = writer.shapes.get(node.inputs[1])
+    if weight is None:
+        raise FileFormatError(f"node {node.name!r}: the weight of a {node.op} must be stored in the graph to be exported")
+    ndim = len(weight) - 2
+    out: dict[str, Any] = {
+        "kernel_shape": list(weight[2:]),
+        "strides": list(per_axis(attributes.get("stride", 1), ndim, "stride")),
+        "dilations": list(per_axis(attributes.get("dilation", 1), ndim, "dilation")),
+        "group": int(attributes.get("groups", 1)),
+    }
+    source = node.inputs[0]
+    padding = normalise_padding(attributes.get("padding", 0), ndim)
+    mode = attributes.get("padding_mode", "zeros")
+    if isinstance(padding, str):
+        out["auto_pad"] = {"same": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}[padding]
+    elif mode != "zeros" or any(v < 0 for pair in padding for v in pair):
+        if node.op != "conv":
+            raise FileFormatError(f"node {node.name!r}: ONNX has no transposed convolution with padding {padding}, mode {mode!r}")
+        source = writer.value()
+        pads = [0, 0, *(lo for lo, _ in padding), 0, 0, *(hi for _, hi in padding)]
+        onnx_mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+        writer.add("Pad", [node.inputs[0], writer.constant(pads, np.int64)], [source], mode=onnx_mode)
+    else:
+        out["pads"] = _flat(padding)
+    if node.op == "conv_transpose":
+        if attributes.get("output_size") is not None:
+            out["output_shape"] = list(per_axis(attributes["output_size"], ndim, "output_size", 0))
+        elif attributes.get("output_padding"):
+            out["output_padding"] = list(per_axis(attributes["output_padding"], ndim, "output_padding", 0))
+    inputs = [source, *node.inputs[1:3]]
+    residual = node.inputs[3] if len(node.inputs) > 3 else ""
+    fused = residual or attributes.get("activation")
+    result = writer.value() if fused else node.outputs[0]
+    writer.add("Conv" if node.op == "conv" else "ConvTranspose", [*inputs], [result], node.name, **out)
+    if residual:
+        total = writer.value()
+        writer.add("Add", [result, residual], [total])
+        result = total
+    if fused:
+        _activation(writer, node, result)
+
+
+@word("linear")
+def _linear(writer: Writer, node: Node) -> None:
+    transposed = node.attributes.get("transposed", False)
+    weight = node.inputs[1]
+    if not transposed:
+        weight = writer.value()
+        writer.add("Transpose", [node.inputs[1]], [weight], perm=[1, 0])
+    bias = node.inputs[2] if len(node.inputs) > 2 else ""
+    product = writer.value() if bias else node.outputs[0]
+    writer.add("MatMul", [node.inputs[0], weight], [product], node.name)
+    if bias:
+        writer.add("Add", [product, bias], node.outputs)
+
+
+@word("max_pool", "avg_pool")
+def _pool(writer: Writer, node: Node) -> None:
+    attributes = dict(node.attributes)
+    kernel = attributes["kernel_size"]
+    kernel = [kernel] if isinstance(kernel, int) else list(kernel)
+    ndim = len(kernel)
+    stride = attributes.get("stride")
+    padding = normalise_padding(attributes.get("padding", 0), ndim)
+    if isinstance(padding, str):
+        raise FileFormatError(f"node {node.name!r}: pooling with padding {padding!r} has no size to export")
+    out: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": kernel if stride is None else list(per_axis(stride, ndim, "stride")),
+        "pads": _flat(padding),
+        "ceil_mode": int(bool(attributes.get("ceil_mode", False))),
+        "dilations": list(per_axis(attributes.get("dilation", 1), ndim, "dilation")),
+    }
+    if node.op == "avg_pool":
+        out["count_include_pad"] = int(bool(attributes.get("count_include_pad", True)))
+    writer.add("MaxPool" if node.op == "max_pool" else "AveragePool", node.inputs, node.outputs, node.name, **out)
+
+
+@word("leaky_relu")
+def _leaky_relu(writer: Writer, node: Node) -> None:
+    writer.add("LeakyRelu", node.inputs, node.outputs, node.name, alpha=float(node.attributes.get("slope", 0.01)))
+
+
+@word("elu")
+def _elu(writer: Writer, node: Node) -> None:
+    writer.add("Elu", node.inputs, node.outputs, node.name, alpha=float(node.attributes.get("alpha", 1.0)))
+
+
+@word("clip")
+def _clip(writer: Writer, node: Node) -> None:
+    bounds = ["" if node.attributes.get(k) is None else writer.constant(node.attributes[k]) for k in ("lo", "hi")]
+    writer.add("Clip", [node.inputs[0], *bounds], node.outputs, node.name)
+
+
+@word("prelu")
+def _prelu(writer: Writer, node: Node) -> None:
+    # Our slope is per channel; ONNX broadcasts from the last axis, so it gets axes of 1 behind.
+    shape = writer.shapes.get(node.inputs[1], ())
+    slope = node.inputs[1]
+    if len(shape) == 1 and shape[0] != 1:
+        slope = writer.value()
+        writer.add("Unsqueeze", [node.inputs[1], writer.constant([1, 2], np.int64)], [slope])
+    writer.add("PRelu", [node.inputs[0], slope], node.outputs, node.name)
+
+
+@word("swish")
+def _swish(writer: Writer, node: Node) -> None:
+    scaled, gate = writer.value(), writer.value()
+    writer.add("Mul", [node.inputs[0], writer.constant(node.attributes.get("beta", 1.0))], [scaled])
+    writer.add("Sigmoid", [scaled], [gate])
+    writer.add("Mul", [node.inputs[0], gate], node.outputs, node.name)
+
+
+@word("batch_norm")
+def _batch_norm(writer: Writer, node: Node) -> None:
+    channels = writer.shapes[node.inputs[3]]
+    scale = node.inputs[1] or writer.constant(np.ones(channels))
+    bias = node.inputs[2] or writer.constant(np.zeros(channels))
+    writer.add(
+        "BatchNormalization",
+        [node.inputs[0], scale, bias, *node.inputs[3:5]],
+        node.outputs,
+        node.name,
+        epsilon=float(node.attributes["eps"]),
+    )
+
+
+@word("lrn")
+def _lrn(writer: Writer, node: Node) -> None:
+    a = node.attributes
+    writer.add(
+        "LRN",
+        node.inputs,
+        node.outputs,
+        node.name,
+        size=int(a["size"]),
+        alpha=float(a["alpha"]),
+        beta=float(a["beta"]),
+        bias=float(a.get("k", 1.0)),
+    )
+
+
+@word("softmax")
+def _softmax(writer: Writer, node: Node) -> None:
+    writer.add("Softmax", node.inputs, node.outputs, node.name, axis=int(node.attributes.get("axis", -1)))
+
+
+@word("reshape")
+def _reshape(writer: Writer, node: Node) -> None:
+    target = [int(v) for v in node.attributes["target"]]
+    writer.add("Reshape", [node.inputs[0], writer.constant(target, np.int64)], node.outputs, node.name)
+
+
+@word("flatten")
+def _flatten(writer: Writer, node: Node) -> None:
+    axis, end = int(node.attributes["axis"]), int(node.attributes.get("end_axis", -1))
+    if axis == 1 and end == -1:
+        writer.add("Flatten", node.inputs, node.outputs, node.name, axis=1)
+        return
+    if end != -1 or axis < 0:
+        raise FileFormatError(f"node {node.name!r}: a flatten of axes {axis} to {end} is not exported")
+    writer.add("Reshape", [node.inputs[0], writer.constant([0] * axis + [-1], np.int64)], node.outputs, node.name)
+
+
+@word("transpose")
+def _transpose(writer: Writer, node: Node) -> None:
+    writer.add("Transpose", node.inputs, node.outputs, node.name, perm=[int(a) for a in node.attributes["axes"]])
+
+
+@word("concat")
+def _concat(writer: Writer, node: Node) -> None:
+    writer.add("Concat", node.inputs, node.outputs, node.name, axis=int(node.attributes["axis"]))
+
+
+@word("slice_axis")
+def _slice_axis(writer: Writer, node: Node) -> None:
+    start, stop = node.attributes.get("start"), node.attributes.get("stop")
+    bounds = [0 if start is None else start, np.iinfo(np.int64).max if stop is None else stop, node.attributes["axis"]]
+    writer.add("Slice", [node.inputs[0], *(writer.constant([v], np.int64) for v in bounds)], node.outputs, node.name)
