@@ -7,6 +7,24 @@ rebuilt = slow + coded.painted[0]
 
 from preimage.learning.dictionary import Coded, Options, Progress, encode, first_stencils, learn
 from preimage.learning.model import Model
+from preimage.learning.painting import Frame, Painting, activation_map, order_of_use, paint_by_numbers, psnr, shares
 from preimage.learning.split import fill_in, split_slow
 
-__all__ = ["Coded", "Model", "Options", "Progress", "encode", "fill_in", "first_stencils", "learn", "split_slow"]
+__all__ = [
+    "Coded",
+    "Frame",
+    "Model",
+    "Options",
+    "Painting",
+    "Progress",
+    "activation_map",
+    "encode",
+    "fill_in",
+    "first_stencils",
+    "learn",
+    "order_of_use",
+    "paint_by_numbers",
+    "psnr",
+    "shares",
+    "split_slow",
+]

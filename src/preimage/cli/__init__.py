@@ -1,0 +1,116 @@
+"""The command `preimage`: one table of commands; each lies in a module of this folder and is imported when it is called.
+
+To add a command: write `cli/NAME.py` with a function whose parameters typer can read (or a `typer.Typer` for a command with
+sub-commands), and add a row here. `preimage --help` imports none of them. A package that is missing becomes a message that
+names the extra to install; an error of the library becomes one line, not a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+class Command(NamedTuple):
+    """A row of the table: where the function lies, and its line in `preimage --help`."""
+
+    place: str
+    help: str
+
+
+COMMANDS = {
+    "learn": Command("preimage.cli.learn:learn", "Learn stencils from pictures, and rebuild the pictures with them."),
+    "rebuild": Command(
+        "preimage.cli.rebuild:rebuild", "Rebuild a picture with learned stencils: fill in masked pixels, denoise."
+    ),
+    "explain": Command("preimage.cli.explain:explain", "The sizes, the plan and the mechanics of one layer."),
+    "bench": Command("preimage.cli.bench:bench", "Time layers on this library's engines and on installed peers."),
+}
+
+#: Which extra brings a package that a command may need.
+_EXTRAS = {
+    "typer": "cli",
+    "rich": "cli",
+    "PIL": "cli",
+    "matplotlib": "cli",
+    "safetensors": "cli",
+    "skimage": "demo",
+    "onnx": "onnx",
+    "scipy": "scipy",
+    "ml_dtypes": "bfloat16",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits the process with 0, 1 (it failed), 2 (wrong usage or input) or 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from preimage.errors import PreimageError
+
+    try:
+        app = _app(arguments)
+        app(args=arguments, prog_name="preimage")
+    except ModuleNotFoundError as error:
+        _fail(_missing(error))
+    except PreimageError as error:
+        _fail(f"error: {error}")
+    except BrokenPipeError:  # the reader of our output went away (`preimage ... | head`): not worth a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _app(arguments: Sequence[str]) -> Any:
+    """The typer application: the command that is called, the others by their line of help alone."""
+    import typer
+
+    app = typer.Typer(
+        help="Convolution and transposed convolution that you can check.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(invoke_without_command=True)
+    def top(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+        if version:
+            from preimage import __version__
+
+            print(f"preimage {__version__}")
+            raise typer.Exit
+
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for name, row in COMMANDS.items():
+        command = _load(row.place) if name == called else _named
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, help=row.help)
+        else:
+            app.command(name, short_help=row.help)(command)
+    return app
+
+
+def _named() -> None:
+    """Stands in the list of commands for one that is not called."""
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package)
+    if extra is None:
+        raise error
+    return f"error: this needs the package {package!r}, which is not installed: pip install 'preimage[{extra}]'"
+
+
+def _fail(message: str) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(2)

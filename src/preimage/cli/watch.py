@@ -1,0 +1,58 @@
+"""A run as it is seen on the terminal: a bar with objective, PSNR, non-zeros per pixel and time left; Ctrl-C ends it cleanly."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from preimage.learning import Progress as Step
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """`with Watch(console, title, steps) as watch: learn(..., progress=watch)`.
+
+    The first Ctrl-C lets the step in hand come to its end and then stops; a second one breaks off.
+    """
+
+    def __init__(self, console: Console, title: str, steps: int) -> None:
+        self.console, self.title, self.steps, self.stopped = console, title, steps, False
+        self._handler: Any = None
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(compact=True), console=console, expand=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task(title, total=steps, values="")
+
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self._bar.stop()
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def __call__(self, step: Step) -> bool:
+        values = f"objective {step.objective:.4g}  {step.psnr:.2f} dB  {step.nonzeros_per_pixel:.3f} nz/px"
+        self._bar.update(self._task, completed=step.step, values=values)
+        if not self.console.is_terminal and (step.step in (1, step.steps) or step.step % max(1, step.steps // 10) == 0):
+            left = step.seconds / step.step * (step.steps - step.step)
+            self.console.print(f"{self.title} {step.step}/{step.steps}  {values}  {step.seconds:.0f} s, {left:.0f} s left")
+        return self.stopped
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+        self._bar.update(self._task, description=f"{self.title}: stopping")

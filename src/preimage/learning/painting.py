@@ -1,0 +1,105 @@
+"""What a run shows: which stencils do most, where they stand, and the picture as it is painted stencil by stencil."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.learning.dictionary import Coded
+
+__all__ = ["Frame", "Painting", "activation_map", "order_of_use", "paint_by_numbers", "psnr", "shares"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The picture (C, H, W) after so many stencils, and its PSNR in dB."""
+
+    count: int
+    picture: Array
+    psnr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """One picture's story: its name, the original, its slow part, the rebuilt picture, the frames of the painting, and for the
+    strongest stencils the activations where they stand in the picture (index, (H, W), signed)."""
+
+    name: str
+    original: Array
+    slow: Array
+    rebuilt: Array
+    psnr: float
+    nonzeros_per_pixel: float
+    frames: list[Frame]
+    maps: list[tuple[int, Array]]
+
+
+def psnr(picture: Array, other: Array, known: Array | None = None) -> float:
+    """Peak signal to noise ratio in dB for values 0..1; where `known` is given, of its pixels alone."""
+    square = np.square(np.subtract(picture, other, dtype=np.float64))
+    mean = float(square.mean() if known is None else square[..., known].mean())
+    return float(-10.0 * np.log10(max(mean, 1e-20)))
+
+
+def shares(coded: Coded) -> Array:
+    """Each stencil's share of all activation, sum |z_k| / sum |z|: (K,)."""
+    absolute = sum(np.abs(z).sum(axis=(1, 2), dtype=np.float64) for z in coded.activations)
+    result: Array = np.asarray(absolute) / max(float(np.sum(absolute)), 1e-30)
+    return result
+
+
+def order_of_use(coded: Coded) -> Array:
+    """The stencils' numbers, the most used first."""
+    result: Array = np.argsort(-shares(coded), kind="stable")
+    return result
+
+
+def activation_map(coded: Coded, picture: int, stencil: int) -> Array:
+    """The activations of one stencil (H, W), each at the picture's pixel under the middle of the stencil; 0 elsewhere."""
+    model = coded.options.model()
+    z = coded.activations[picture][stencil]
+    height, width = coded.painted[picture].shape[-2:]
+    middle = (model.size - 1) // 2 - (model.size - 1 if model.border == "full" else 0)
+    result = np.zeros((height, width), np.float32)
+    rows, columns = np.nonzero(z)
+    down, across = rows * model.stride + middle, columns * model.stride + middle
+    inside = (down >= 0) & (down < height) & (across >= 0) & (across < width)
+    result[down[inside], across[inside]] = z[rows[inside], columns[inside]]
+    return result
+
+
+def paint_by_numbers(
+    coded: Coded, picture: int, name: str, original: Array, slow: Array, *, counts: list[int] | None = None, maps: int = 8
+) -> Painting:
+    """Paint one picture again, the most used stencils first, onto its slow part.
+
+    Cost: one painting, in as many pieces as there are frames.
+    """
+    model, z = coded.options.model(), coded.activations[picture]
+    order = order_of_use(coded)
+    height, width = original.shape[-2:]
+    counts = counts if counts is not None else _counts(len(order))
+    frames = [Frame(0, slow, psnr(original, slow))]
+    canvas, done = slow.astype(np.float32), 0
+    for count in counts:
+        chosen = order[done:count]
+        canvas = canvas + model.paint(
+            np.ascontiguousarray(z[chosen]), np.ascontiguousarray(coded.stencils[chosen]), height, width
+        )
+        done = count
+        frames.append(Frame(count, canvas, psnr(original, canvas)))
+    rebuilt = slow + coded.painted[picture]
+    strongest = [(int(k), activation_map(coded, picture, int(k))) for k in order[:maps]]
+    nonzeros = np.count_nonzero(z) / (height * width)
+    return Painting(name, original, slow, rebuilt, psnr(original, rebuilt), nonzeros, frames, strongest)
+
+
+def _counts(stencils: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, ... and all of them: about twelve frames."""
+    steps = [n for p in range(20) for n in (2**p, 3 * 2 ** (p - 1)) if isinstance(n, int) and n < stencils]
+    return sorted({*steps, stencils})
