@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,20 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dump."""
-        data = asdict(self)
+        data: dict[str, Any] = _plain(self)
         data["ok"] = self.ok
-        data["bins"] = [b if b != float("inf") else None for b in BINS]
+        data["bins"] = _plain(BINS)
         return data
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, numbers that JSON lacks as text."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    return value

@@ -23,13 +23,14 @@ import numpy as np
 from preimage.audit.case import Case
 from preimage.audit.checks import make as make_check
 from preimage.audit.checks.base import Check, Operands
+from preimage.audit.files import expected_invalid
 from preimage.audit.findings import Failure, Finding, Report, SubjectReport, Tally, Trial
 from preimage.audit.reproduce import reproducer
 from preimage.audit.shrink import Shrunk, shrink
 from preimage.audit.subjects import make as make_subject
 from preimage.audit.subjects.base import Subject
 
-__all__ = ["Forked", "audit_case", "run_here", "run_in_workers"]
+__all__ = ["Forked", "audit_case", "pick_jobs", "refuse_expected", "run_here", "run_in_workers"]
 
 Progress = Callable[[int, int, int], None]
 _CHUNK = 8
@@ -164,7 +165,7 @@ def record(
         finding.wrong_shape = tuple(failure.wrong.shape)
         finding.wrong_at = [int(i) for i in np.flatnonzero(failure.wrong)[:_PICTURE]]
     first = report.add(finding)
-    if first is not None and finding.key not in known and sum(k[0] == subject.name for k in known) < _SHRUNK:
+    if first is not None and shrink_seconds > 0 and finding.key not in known and sum(k[0] == subject.name for k in known) < _SHRUNK:
         known.add(finding.key)
         complete(first, shrink(check, subject, trial, case, data_seed, failure, seconds=shrink_seconds), subject, failure)
 
@@ -431,3 +432,20 @@ def pick_jobs(jobs: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def refuse_expected(subjects: Sequence[Subject], report: Report, rows: Sequence[dict[str, Any]]) -> None:
+    """The cases of files that expect an error: every subject that takes invalid calls must refuse them."""
+    check = Forked(make_check("errors"))
+    calls = [(row, call) for row in rows if (call := expected_invalid(row)) is not None]
+    report.left_out += [f"{row['label']}: {row['expect_error']} (not said by its numbers)" for row in rows if expected_invalid(row) is None]
+    nowhere = Case(1, 1, 1, 1, (), (), (), (), (), ())
+    for subject in subjects:
+        if subject.unavailable() is not None or not subject.takes_invalid:
+            continue
+        part = next(r for r in report.subjects if r.name == subject.name)
+        for row, call in calls:
+            trial = Trial("errors", call.op, subject.dtypes[0], extra=(call,))
+            failure = check.attempt(subject, trial, check.draw(nowhere, trial, 0), part.tally)
+            if failure is not None:
+                part.tally.failed["errors"] += 1
+                failure.message = f"{row['label']}: {failure.message}"
+                record(part, check, subject, trial, nowhere, 0, failure, 0.0, set())

@@ -146,9 +146,10 @@ def compare(got: Array, want: Array, what: str) -> Failure | None:
     )
 
 
-def gamma(terms: int, dtype: str) -> float:
+def gamma(terms: int, dtype: str, *, sums_narrow: bool = False) -> float:
     """n*u / (1 - n*u): the a-priori bound of a sum of n products in units of sum |x||w| (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2002, section 3.1). Narrow floats are summed in float32.
+    Numerical Algorithms, 2002, section 3.1). Narrow floats are summed in float32, unless sums_narrow.
     """
-    n = max(terms, 1) * EPSILON["float64" if dtype == "float64" else "float32"]
+    u = EPSILON[dtype] if dtype == "float64" or sums_narrow else EPSILON["float32"]
+    n = max(terms, 1) * u
     return n / (1 - n) if n < 1 else float("inf")

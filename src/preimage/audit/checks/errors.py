@@ -10,7 +10,7 @@ import numpy as np
 from preimage.audit.case import Case
 from preimage.audit.checks.base import Check, Operands
 from preimage.audit.findings import Failure, Tally, Trial
-from preimage.audit.generate import invalid_at
+from preimage.audit.generate import Invalid, invalid_at
 from preimage.audit.subjects.base import Refused, Subject
 
 __all__ = ["Errors"]
@@ -27,13 +27,16 @@ class Errors(Check):
             number = int(rng.integers(1 << 20))
             yield Trial(self.name, invalid_at(number).op, subject.dtypes[0], extra=(number,))
 
+    def data_key(self, trial: Trial) -> Any:
+        return None
+
     def draw(self, case: Case, trial: Trial, seed: int) -> Operands:
         del trial, seed
         none = np.zeros(0)
         return Operands(case, none, none, none, none, none)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
-        call = invalid_at(int(trial.extra[0]))
+        call = trial.extra[0] if isinstance(trial.extra[0], Invalid) else invalid_at(int(trial.extra[0]))
         try:
             got: Any = subject.call_invalid(call)
         except Refused as reason:
