@@ -22,6 +22,7 @@ from preimage.engines.jit.recipe import (
     slots,
     split_rows,
     swap_back,
+    sweep_step,
     weight_step,
 )
 from preimage.engines.jit.schedules.direct import DirectSpec
@@ -33,6 +34,7 @@ __all__ = ["Request", "dense_recipe"]
 
 BAND_BYTES = 256 << 10  # of input, held in the L2 cache
 FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
+SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
 GATHER_CYCLES = 4.0  # one by one
 
@@ -50,12 +52,14 @@ class Request:
     threads: int
     every_tap: bool  # taps over the padding take part
     single: bool  # no zeros from a margin may be multiplied (a transposed convolution whose weights are not finite)
+    prepared: bool  # the weights come packed
+    target: llvm.Target
 
 
 def dense_recipe(r: Request) -> Recipe:
     """Channels across vectors: see `schedules.direct`."""
     g, forward = r.geometry, r.contraction == "conv"
-    target = llvm.current_target()
+    target = r.target
     inner = "f64" if r.element == "f64" else "f32"
     item, own_item = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
     full = target.vector_bytes // item
@@ -114,10 +118,10 @@ def dense_recipe(r: Request) -> Recipe:
     else:
         weights, block_bytes = folded_weight_step(g.weight_shape, folded, r.element, inner, width)
         recipe.bias_repeat = folded.stride
-    recipe.steps.insert(0, weights)
     tap_bytes = run * width * item
     group_blocks = -(-channels // width)
-    recipe.buffers.append(Buffer("packed", g.groups * group_blocks * block_bytes))
+    recipe.packing, recipe.packed_bytes = weights, g.groups * group_blocks * block_bytes
+    recipe.packed_key = (r.contraction, r.element, choice.lanes, choice.vectors, folded is not None)
 
     rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes, folded, out_channels)
     rows[:, 0] += origin
@@ -142,9 +146,8 @@ def dense_recipe(r: Request) -> Recipe:
         (Slot.INPUT, "slab" if slab else "x"), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "out" if straight else "scratch"),
         (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
     )  # fmt: skip
-    recipe.steps.append(
-        Step("direct", compiled(spec), tuple(slots(values)), patches, chunks * blocks, (rows, tiles, lists, taps, bounds))
-    )
+    multiply = Step("direct", compiled(spec), tuple(slots(values)), patches, chunks * blocks, (rows, tiles, lists, taps, bounds))
+    _add_weights(recipe, r, multiply, blocks, block_bytes, chunks, blocks_inside, folded is not None)
     if not straight:
         sizes = [axis.out_size for axis in axes]
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
@@ -152,6 +155,25 @@ def dense_recipe(r: Request) -> Recipe:
     recipe.skips_padding = any(reach[k] != (0, 0) for k in range(len(axes))) and not r.every_tap and not r.single
     recipe.details = _details(choice, rows, tiles, chunks, slab, straight, blocks)
     return recipe
+
+
+def _add_weights(
+    recipe: Recipe, r: Request, multiply: Step, blocks: int, block_bytes: int, chunks: int, blocks_inside: bool, folded: bool
+) -> None:  # fmt: skip
+    """Where the packing of the weights goes: nowhere, before everything, or block by block into the multiplication."""
+    if r.prepared:
+        recipe.steps.append(multiply)
+        return
+    assert recipe.packing is not None
+    shared = r.threads == 1 or blocks % r.threads == 0 or blocks >= 4 * r.threads
+    if folded or blocks_inside or not shared or recipe.packed_bytes < SWEEP_BYTES:
+        recipe.steps.insert(0, recipe.packing)
+        recipe.steps.append(multiply)
+        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
+        return
+    in_place = r.threads == 1
+    recipe.steps.append(sweep_step(recipe.packing, multiply, chunks, in_place))
+    recipe.buffers.append(Buffer("packed", block_bytes if in_place else recipe.packed_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +191,7 @@ def _options(
     r: Request, axes: list[Axis], in_strides: list[int], out_strides: list[int], channels: int, run: int, item: int
 ) -> list[_Option]:
     """The ways to lay out the work, with modelled costs: phases apart, and the last axis' phases folded into channels."""
-    target, g = llvm.current_target(), r.geometry
+    target, g = r.target, r.geometry
     elements = prod(g.weight_shape)
     merged, a, b = merge_axes(axes, in_strides, out_strides)
     candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.jit import llvm
 from preimage.engines.jit.dense import Request
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
@@ -51,7 +50,7 @@ def _pixel_axis(axes: list[Axis]) -> int:
 def depthwise_recipe(r: Request) -> Recipe:
     """Channels-last in place; channels-first through channels-last scratch."""
     g = r.geometry
-    target = llvm.current_target()
+    target = r.target
     inner = "f64" if r.element == "f64" else "f32"
     item, own = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
     channels = g.in_channels
@@ -100,13 +99,17 @@ def _steps(
     for phase in pixel_axis.phases:
         if phase.count:
             groups.setdefault(_pattern(phase), []).append(phase)
-    vectors = 2 if channels > lanes and all(len(p.columns) <= 9 for p in groups) else 1
+    vectors = _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
-    weights, block_bytes, tap_bytes = weight_step("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
+    weights, block_bytes = weight_step("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
+    tap_bytes = width * ELEMENT_BYTES[inner]
     blocks = -(-channels // width)
-    recipe.buffers.append(Buffer("packed", blocks * block_bytes))
+    recipe.packing, recipe.packed_bytes = weights, blocks * block_bytes
+    recipe.packed_key = ("depthwise", r.element, lanes, vectors)
+    if not r.prepared:
+        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
     zeros = np.zeros(16, np.float64)
-    steps = [weights]
+    steps = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
         unrolled = len(pattern.columns) <= MAX_UNROLLED
@@ -139,11 +142,26 @@ def _steps(
     return steps
 
 
+def _vectors(channels: int, lanes: int, axis: Axis) -> int:
+    """Vectors of a block: more where that leaves no lane empty and a pixel's columns are used once or twice only.
+
+    Measured: neighbouring vectors are read from the caches better than pixels far apart, and a tile of many pixels loads
+    less; 3 taps with stride 1 want 2 vectors, with stride 2 they want 4, 5 taps and more want 1.
+    """
+    if channels <= 2 * lanes:
+        return -(-channels // lanes)
+    taps, step = max(len(p.taps) for p in axis.phases), axis.phases[0].in_step
+    if taps <= 3:
+        for vectors in (4, 2) if step > 1 else (2,):
+            if channels % (vectors * lanes) == 0:
+                return vectors
+    return 1
+
+
 def _pixels(pattern: _Pattern, phases: list[Phase], vectors: int) -> int:
     """Pixels of a tile: as many as registers hold with their window of columns, and as fit the phases with little overlap."""
-    most = max(1, min([(14 if len(pattern.columns) > 1 else 16) // vectors, *(p.count for p in phases)]))
-    if len(pattern.columns) > 16:
-        most = min(most, 12)
+    most = (14 if len(pattern.columns) <= 3 else 8) // vectors
+    most = max(1, min([most, *(p.count for p in phases)]))
 
     def cost(pixels: int) -> float:
         return sum(-(-p.count // pixels) for p in phases) * (pixels + 1.5)

@@ -67,6 +67,16 @@ def _shape(element: ir.Type, lanes: int) -> ir.Type:
     return element if lanes == 1 else ir.VectorType(element, lanes)
 
 
+class _Callee:
+    """An address that is called: what llvmlite's call instruction asks of its callee (opaque pointers have no signature)."""
+
+    def __init__(self, pointer: Any, signature: Any) -> None:
+        self.pointer, self.function_type, self.type = pointer, signature, pointer.type
+
+    def get_reference(self) -> str:
+        return str(self.pointer.get_reference())
+
+
 class Int:
     """A 64-bit integer value."""
 
@@ -317,6 +327,11 @@ class Kernel:
 
     # ---- arguments and constants
 
+    @property
+    def arguments(self) -> Ptr:
+        """The argument vector."""
+        return Ptr(self, self.function.args[0], "i64")
+
     def int_arg(self, slot: Int | int) -> Int:
         """args[slot] as an integer."""
         return Ptr(self, self.function.args[0], "i64").at(slot).load_int()
@@ -403,6 +418,12 @@ class Kernel:
         yield
         b.branch(after)
         b.position_at_end(after)
+
+    def call(self, code: Int, arguments: Ptr, task: Int) -> None:
+        """Run another kernel, given by its address."""
+        signature = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
+        callee = _Callee(self.builder.inttoptr(code.value, _POINTER), signature)
+        self.builder.call(callee, [arguments.value, task.value])
 
     # ---- what LLVM offers as intrinsics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from preimage.engines.base import Array, DType, Epilogue, Plan, apply_epilogue, 
 from preimage.engines.jit import llvm, weight_grad
 from preimage.engines.jit.dense import Request, dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
+from preimage.engines.jit.prepared import PreparedWeight
 from preimage.engines.jit.recipe import ALIGN, Recipe
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
@@ -21,18 +23,48 @@ __all__ = ["JitEngine"]
 
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 RECIPES = 2048  # kept at most; the least recently used go first
+SMALL_MACS = 500_000  # less work than this is not worth handing out
+Weight = Array | PreparedWeight
+_NO_EPILOGUE = {"bias": 0, "residual": 0, "limits": 0}
 
 
 class _Scratch(threading.local):
-    """One thread's workspace, kept between calls."""
+    """One thread's workspace, kept between calls. Its first bytes are the word in which packing says "not finite"."""
 
     memory: Any = None
+    address = 0
+    size = 0
+    flag: Any = None
 
     def take(self, size: int) -> int:
-        if self.memory is None or len(self.memory) < size:
-            self.memory = np.empty(size, np.uint8)
-        address = int(self.memory.ctypes.data)
-        return -(-address // ALIGN) * ALIGN
+        if size + ALIGN > self.size:
+            self.memory = np.empty(size + 2 * ALIGN, np.uint8)
+            start = -self.memory.ctypes.data % ALIGN
+            self.address, self.size = self.memory.ctypes.data + start, size + ALIGN
+            self.flag = self.memory[start : start + 8].view(np.int64)
+        self.flag[0] = 0
+        return self.address
+
+
+class _Ready:
+    """What a call needs once its recipe is known: the shape of the result in memory, and where the scratch lies."""
+
+    __slots__ = ("axes", "buffers", "dtype", "geometry", "recipe", "request", "shape", "size", "threads")
+
+    def __init__(self, request: Request, recipe: Recipe, out: Array, n_threads: int) -> None:
+        self.request, self.recipe, self.geometry, self.threads = request, recipe, request.geometry, n_threads
+        self.dtype, self.size = out.dtype, recipe.workspace_bytes
+        last = not out.flags.c_contiguous
+        self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
+        self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
+        at, self.buffers = ALIGN, {}
+        for buffer in recipe.buffers:
+            self.buffers[buffer.name] = at
+            at += -(-buffer.size // ALIGN) * ALIGN
+
+    def empty(self) -> Array:
+        memory = np.empty(self.shape, self.dtype)
+        return memory if self.axes is None else memory.transpose(self.axes)
 
 
 class JitEngine:
@@ -44,6 +76,7 @@ class JitEngine:
     def __init__(self) -> None:
         self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
         self._lock = threading.Lock()
+        self._ready: dict[tuple[Any, ...], _Ready] = {}
         self._scratch = _Scratch()
 
     def unavailable(self) -> str | None:
@@ -54,46 +87,95 @@ class JitEngine:
             return f"dtype {dtype} is not one of float32, float64, float16, bfloat16"
         return None
 
-    def conv(self, geometry: ConvGeometry, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
-        return self._gather(geometry, "conv", geometry.output_shape, x, w, epilogue)
+    def conv(self, geometry: ConvGeometry, x: Array, w: Weight, epilogue: Epilogue | None = None) -> Array:
+        return self._gather(geometry, "conv", x, w, epilogue)
 
-    def conv_transpose(self, geometry: ConvGeometry, y: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
-        return self._gather(geometry, "conv_transpose", geometry.input_shape, y, w, epilogue)
+    def conv_transpose(self, geometry: ConvGeometry, y: Array, w: Weight, epilogue: Epilogue | None = None) -> Array:
+        return self._gather(geometry, "conv_transpose", y, w, epilogue)
 
-    def _gather(
-        self, geometry: ConvGeometry, contraction: str, shape: tuple[int, ...], x: Array, w: Array, epilogue: Epilogue | None
-    ) -> Array:
+    def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
+        threads = thread_count()
+        target = llvm.current_target()
+        prepared = type(w) is PreparedWeight
+        if epilogue is None:
+            key = (id(geometry), contraction, x.strides, x.dtype.num, threads, prepared, id(target))
+            ready = self._ready.get(key)
+            if ready is not None and ready.geometry is geometry:
+                return self._run_ready(ready, ready.empty(), x, w, _NO_EPILOGUE)
+        shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
         out = empty_like_order(shape, x)
         if out.size == 0:
             return out
-        if x.size == 0 or w.size == 0:
+        if x.size == 0 or w.shape[0] * w.shape[1] == 0:
             out[...] = 0
             return apply_epilogue(out, epilogue)
-        x, w = _readable(x), np.ascontiguousarray(w)
+        x = _readable(x)
         finish, addresses, keep = _finish(out, epilogue)
         request = Request(
-            geometry, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish, thread_count(), False, False
-        )
+            geometry, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
+            threads if geometry.inside_macs > SMALL_MACS else 1, False, False, prepared, target,
+        )  # fmt: skip
         recipe = self._recipe(request)
+        ready = _Ready(request, recipe, out, request.threads)
+        if epilogue is None and x.strides == key[2]:
+            self._keep(key, ready)
         if recipe.bias_repeat > 1 and finish.bias:
-            assert epilogue is not None and epilogue.bias is not None
+            assert epilogue is not None
+            assert epilogue.bias is not None
             bias = np.tile(epilogue.bias.astype(out.dtype), recipe.bias_repeat)
             addresses["bias"] = bias.ctypes.data
             keep.append(bias)
-        flag = np.zeros(1, np.int64)
-        addresses.update(x=x.ctypes.data, w=w.ctypes.data, out=out.ctypes.data, flag=flag.ctypes.data)
-        self._run(recipe, addresses, request.threads)
-        if flag[0] and recipe.skips_padding:  # weights that are not finite: taps over the padding count
-            forward = contraction == "conv"
-            exact = Request(
-                geometry, contraction, request.element, x.strides, out.strides, finish, request.threads, forward, not forward
-            )
-            self._run(self._recipe(exact), addresses, request.threads)
+        out = self._run_ready(ready, out, x, w, addresses)
         del keep
         return out
 
+    def _run_ready(self, ready: _Ready, out: Array, x: Array, w: Weight, extra: dict[str, int]) -> Array:
+        """Run a recipe on arrays of the strides that it was made for."""
+        recipe, scratch = ready.recipe, self._scratch
+        base = scratch.take(ready.size + ALIGN)
+        addresses = {name: base + at for name, at in ready.buffers.items()}
+        addresses["x"] = x.__array_interface__["data"][0]
+        addresses["out"] = out.__array_interface__["data"][0]
+        addresses.update(extra)
+        finite = True
+        if type(w) is PreparedWeight:
+            packed, finite = self._packed(w, recipe, base)
+            addresses["packed"] = packed
+        else:
+            assert not isinstance(w, PreparedWeight)
+            if not w.flags.c_contiguous:
+                w = np.ascontiguousarray(w)
+            addresses["w"] = w.__array_interface__["data"][0]
+            addresses["flag"] = base
+        recipe.run(addresses, ready.threads)
+        if recipe.skips_padding and (not finite or scratch.flag[0]):
+            self._run_exactly(ready.request, out, x, w, extra)
+        return out
+
+    def _run_exactly(self, request: Request, out: Array, x: Array, w: Weight, extra: dict[str, int]) -> None:
+        """Again, for weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
+        forward = request.contraction == "conv"
+        exact = replace(request, every_tap=forward, single=not forward)
+        recipe = self._recipe(exact)
+        if recipe.bias_repeat != 1 or request.geometry != exact.geometry:
+            raise AssertionError("an exact recipe has no folded phases")
+        self._run_ready(_Ready(exact, recipe, out, exact.threads), out, x, w, extra)
+
+    def _packed(self, w: PreparedWeight, recipe: Recipe, flag: int) -> tuple[int, bool]:
+        found = w.find(recipe.packed_key)
+        if found is None:
+            assert recipe.packing is not None
+            memory = np.empty(recipe.packed_bytes + ALIGN, np.uint8)
+            start = -memory.ctypes.data % ALIGN
+            memory = memory[start : start + recipe.packed_bytes]
+            once = Recipe("packing", [recipe.packing])
+            once.run({"w": w.array.ctypes.data, "packed": memory.ctypes.data, "flag": flag}, 1)
+            found = (memory, not self._scratch.flag[0])
+            w.keep(recipe.packed_key, *found)
+        return found[0].ctypes.data, found[1]
+
     def _run(self, recipe: Recipe, addresses: dict[str, int], n_threads: int) -> None:
-        at = self._scratch.take(recipe.workspace_bytes)
+        at = self._scratch.take(recipe.workspace_bytes + ALIGN) + ALIGN
         for buffer in recipe.buffers:
             addresses[buffer.name] = at
             at += -(-buffer.size // ALIGN) * ALIGN
@@ -103,11 +185,20 @@ class JitEngine:
         recipe = self._recipes.get(request)
         if recipe is None:
             recipe = depthwise_recipe(request) if is_depthwise(request) else dense_recipe(request)
-            with self._lock:
-                self._recipes[request] = recipe
-                while len(self._recipes) > RECIPES:
-                    self._recipes.popitem(last=False)
+            self._keep_recipe(request, recipe)
         return recipe
+
+    def _keep_recipe(self, request: Request, recipe: Recipe) -> None:
+        with self._lock:
+            self._recipes[request] = recipe
+            while len(self._recipes) > RECIPES:
+                self._recipes.popitem(last=False)
+
+    def _keep(self, key: tuple[Any, ...], ready: _Ready) -> None:
+        with self._lock:
+            if len(self._ready) >= RECIPES:
+                self._ready.clear()
+            self._ready[key] = ready
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         return weight_grad.conv_weight_grad(geometry, x, y, thread_count(), self._run)
@@ -120,7 +211,9 @@ class JitEngine:
         else:
             shapes = (geometry.input_shape, geometry.output_shape)
             x, out = (_strides(s, item, channels_last) for s in (shapes if forward else shapes[::-1]))
-            recipe = self._recipe(Request(geometry, contraction, element, x, out, Finish(), threads, False, False))
+            recipe = self._recipe(
+                Request(geometry, contraction, element, x, out, Finish(), threads, False, False, False, llvm.current_target())
+            )
         return Plan(
             self.name, contraction, recipe.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
             recipe.workspace_bytes, threads, self.promises, recipe.details, recipe.refused,

@@ -7,6 +7,7 @@ addresses of its own arrays into it, and launches: nothing in a recipe changes, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
@@ -17,7 +18,9 @@ from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
 from preimage.engines.jit.schedules import pack
+from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
+from preimage.errors import EngineError
 
 __all__ = [
     "Buffer",
@@ -30,6 +33,7 @@ __all__ = [
     "slots",
     "split_rows",
     "swap_back",
+    "sweep_step",
     "weight_step",
 ]
 
@@ -68,18 +72,67 @@ class Recipe:
     refused: dict[str, str] = field(default_factory=dict)
     bias_repeat: int = 1  # how often the bias is wanted, one after another (folded phases)
     skips_padding: bool = False  # the result relies on finite weights
+    packing: Step | None = None  # packs the weights once (`PreparedWeight`); packed_bytes is the size of the result
+    packed_bytes: int = 0
+    packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
 
     @property
     def workspace_bytes(self) -> int:
         return sum(-(-b.size // ALIGN) * ALIGN for b in self.buffers) + ALIGN
 
-    def run(self, addresses: dict[str, int], n_threads: int, first: int = 0, last: int | None = None) -> None:
+    @cached_property
+    def program(self) -> tuple[llvm.LoadedKernel, tuple[str, ...], bytes]:
+        """All steps as one kernel call: the kernel, the names of the addresses it begins with, and the rest of its words."""
+        names = tuple(dict.fromkeys(name for step in self.steps for _, name in step.patches))
+        if len(names) > HEAD:
+            raise EngineError(f"a recipe may use {HEAD} arrays, this one uses {len(names)}")
+        patches: list[int] = []
+        steps: list[int] = []
+        sections: list[int] = []
+        count = sum(len(step.patches) for step in self.steps)
+        begin = HEAD + 2 + 2 * count + 3 * len(self.steps)
+        for step in self.steps:
+            at = begin + len(sections)
+            for slot, name in step.patches:
+                patches += [names.index(name), at + slot]
+            steps += [int(step.kernel), at, step.tasks]
+            sections += step.template
+        rest = threads.pack_args(count, len(self.steps), *patches, *steps, *sections)
+        return compiled(ProgramSpec()), names, rest
+
+    def run(self, addresses: dict[str, int], n_threads: int) -> None:
         """Launch the steps with the addresses of this call's arrays."""
-        for step in self.steps[first:last]:
+        if n_threads <= 1:
+            kernel, names, rest = self.program
+            head = [addresses[name] for name in names]
+            threads.launch(kernel, threads.pack_args(*head, *_PADDING[len(head) :]) + rest, 1, 1)
+            return
+        for step in self.steps:
             values = list(step.template)
             for slot, name in step.patches:
                 values[slot] = addresses[name]
             threads.launch(step.kernel, threads.pack_args(*values), step.tasks, n_threads)
+
+
+_PADDING = (0,) * HEAD
+
+
+def sweep_step(pack_step: Step, multiply: Step, chunks: int, in_place: bool) -> Step:
+    """Packing and multiplying block by block; in_place: every block is packed to the same memory (one thread)."""
+    first = list(pack_step.template)
+    second = list(multiply.template)
+    if in_place:
+        first[pack.WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0
+    words = [0] * len(Sweep)
+    at = len(words)
+    words[Sweep.PACK], words[Sweep.PACK_WORDS] = int(pack_step.kernel), at
+    words[Sweep.MULTIPLY], words[Sweep.MULTIPLY_WORDS] = int(multiply.kernel), at + len(first)
+    words[Sweep.CHUNKS] = chunks
+    patches = [(at + slot, name) for slot, name in pack_step.patches]
+    patches += [(at + len(first) + slot, name) for slot, name in multiply.patches]
+    kept = (*pack_step.tables, *multiply.tables, pack_step.kernel, multiply.kernel)
+    code = compiled(SweepSpec())
+    return Step("pack weights and multiply", code, (*words, *first, *second), tuple(patches), pack_step.tasks, kept)
 
 
 def _address(a: Any) -> int:

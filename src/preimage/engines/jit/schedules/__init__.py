@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import depthwise, direct, pack, weight_grad
+from preimage.engines.jit.schedules import depthwise, direct, pack, sequence, weight_grad
 
 __all__ = ["BUILDERS"]
 
@@ -15,6 +15,8 @@ BUILDERS: dict[str, Callable[[Any], str]] = {
     "DepthwiseSpec": depthwise.build,
     "DirectSpec": direct.build,
     "GatherWeightSpec": pack.build_gather_weight,
+    "ProgramSpec": sequence.build_program,
+    "SweepSpec": sequence.build_sweep,
     "SwapSpec": pack.build_swap,
     "TileSpec": weight_grad.build,
     "WeightSpec": pack.build_weight,
