@@ -1,0 +1,129 @@
+"""The truth for the tests: the three contractions from the definition, tap by tap, by index lists. It imports nothing of ours.
+
+Integers (or float64) in, integers (or float64) out. Every tap says by index arithmetic which output positions it has, and
+np.ix_ picks them: no strides, no slices, no padding, no frame, unlike every engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One convolution, large side -> small side, as plain numbers; `lo` is the padding before the first element."""
+
+    groups: int
+    large: tuple[int, ...]
+    small: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    lo: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def sizes_of(geometry) -> Sizes:
+    """The numbers of a ConvGeometry, read field by field."""
+    return Sizes(
+        geometry.groups, geometry.input_size, geometry.output_size, geometry.kernel_size, geometry.stride,
+        tuple(pair[0] for pair in geometry.padding), geometry.dilation,
+    )  # fmt: skip
+
+
+def _taps(s: Sizes):
+    """(tap, index lists into the small side, index lists into the large side) of every tap that meets the input."""
+    per_axis = []
+    for n, m, k, step, lo, d in zip(s.large, s.small, s.kernel, s.stride, s.lo, s.dilation, strict=True):
+        entries = []
+        for tap in range(k):
+            pairs = [(p, p * step - lo + tap * d) for p in range(m) if 0 <= p * step - lo + tap * d < n]
+            entries.append((tap, [p for p, _ in pairs], [q for _, q in pairs]))
+        per_axis.append(entries)
+    for combination in product(*per_axis):
+        if all(small for _, small, _ in combination):
+            yield tuple(c[0] for c in combination), [c[1] for c in combination], [c[2] for c in combination]
+
+
+def _pick(a, indices):
+    picked = a
+    for axis, index in enumerate(indices):
+        picked = np.take(picked, index, axis=2 + axis)
+    return picked
+
+
+def _grouped(a, groups):
+    return a.reshape(a.shape[0], groups, a.shape[1] // groups, prod(a.shape[2:]))
+
+
+def conv(x, w, s: Sizes):
+    """y[n, o, oh..]."""
+    x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
+    y = np.zeros((x.shape[0], w.shape[0], *s.small))
+    weights = w.reshape(s.groups, w.shape[0] // s.groups, *w.shape[1:])
+    for tap, small, large in _taps(s):
+        part = np.matmul(weights[(slice(None),) * 3 + tap], _grouped(_pick(x, large), s.groups))
+        y[(slice(None), slice(None), *np.ix_(*small))] += part.reshape(x.shape[0], w.shape[0], *map(len, small))
+    return y
+
+
+def conv_transpose(y, w, s: Sizes):
+    """x[n, i, ih..]."""
+    y, w = np.asarray(y, np.float64), np.asarray(w, np.float64)
+    channels = w.shape[1] * s.groups
+    x = np.zeros((y.shape[0], channels, *s.large))
+    weights = w.reshape(s.groups, w.shape[0] // s.groups, *w.shape[1:])
+    for tap, small, large in _taps(s):
+        matrix = weights[(slice(None),) * 3 + tap].transpose(0, 2, 1)
+        part = np.matmul(matrix, _grouped(_pick(y, small), s.groups))
+        x[(slice(None), slice(None), *np.ix_(*large))] += part.reshape(y.shape[0], channels, *map(len, large))
+    return x
+
+
+def conv_weight_grad(x, y, s: Sizes):
+    """w[o, i, kh..]."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    w = np.zeros((y.shape[1], x.shape[1] // s.groups, *s.kernel))
+    for tap, small, large in _taps(s):
+        left, right = _grouped(_pick(y, small), s.groups), _grouped(_pick(x, large), s.groups)
+        part = np.matmul(left, right.transpose(0, 1, 3, 2)).sum(axis=0)
+        w[(slice(None), slice(None), *tap)] = part.reshape(w.shape[:2])
+    return w
+
+
+def bias_grad(g):
+    """b[o], the sum over batch and space."""
+    g = np.asarray(g, np.float64)
+    return np.array([g[:, o].sum() for o in range(g.shape[1])])
+
+
+def margin(n, lo, hi, mode):
+    """The source cell of every cell of a padded axis, one by one (None: zero)."""
+    sources = []
+    for p in range(-lo, n + hi):
+        if 0 <= p < n:
+            sources.append(p)
+        elif mode == "zeros":
+            sources.append(None)
+        elif mode == "replicate":
+            sources.append(0 if p < 0 else n - 1)
+        elif mode == "circular":
+            sources.append(p % n)
+        else:
+            while not 0 <= p < n:
+                p = 0 if n == 1 else -p if p < 0 else 2 * (n - 1) - p
+            sources.append(p)
+    return sources
+
+
+def pad(x, pairs, mode):
+    """x with a margin along its spatial axes (pairs for axes 2, 3, ...), cell by cell along every axis."""
+    for axis, (lo, hi) in enumerate(pairs):
+        sources = margin(x.shape[2 + axis], lo, hi, mode)
+        cells = [np.zeros_like(np.take(x, [0], axis=2 + axis)) if q is None else np.take(x, [q], axis=2 + axis) for q in sources]
+        empty = np.take(x, [], axis=2 + axis)
+        x = np.concatenate([empty, *cells], axis=2 + axis)
+    return x
