@@ -53,10 +53,10 @@ def graph_op(name: str, *, stateful: bool = False) -> Callable[[Callable[..., An
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of a graph: its name, and its shape with None (or a name) where a size is open."""
+    """An input of a graph: its name, and its shape with None (or a name) where a size is open; None for any shape."""
 
     name: str
-    shape: tuple[int | str | None, ...]
+    shape: tuple[int | str | None, ...] | None
     dtype: str = "float32"
 
 
@@ -221,8 +221,9 @@ class Graph(Module):
                 raise ShapeError(f"input {item.name!r} of shape {item.shape} was not given")
             value = feeds[item.name]
             shape = np.shape(_array(value))
-            fits = len(shape) == len(item.shape) and all(
-                not isinstance(w, int) or w == s for w, s in zip(item.shape, shape, strict=True)
+            fits = item.shape is None or (
+                len(shape) == len(item.shape)
+                and all(not isinstance(w, int) or w == s for w, s in zip(item.shape, shape, strict=True))
             )
             if not fits:
                 raise ShapeError(f"input {item.name!r} has shape {shape}, wanted {item.shape}")
@@ -230,6 +231,12 @@ class Graph(Module):
         if unknown := [key for key in feeds if key not in {item.name for item in self.inputs}]:
             raise ShapeError(f"graph {self.name!r} has no input {unknown[0]!r}; its inputs: {[i.name for i in self.inputs]}")
         return values
+
+    def astype(self, dtype: Any) -> Graph:
+        """All parameters, float buffers and float constants in another float dtype."""
+        super().astype(dtype)
+        self.constants = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in self.constants.items()}
+        return self
 
     def replaced(self, **changes: Any) -> Graph:
         """The same graph with some of its pieces exchanged; parameters that stay are shared, not copied."""

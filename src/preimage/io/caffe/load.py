@@ -107,7 +107,7 @@ class CaffeGraph(Graph):
         if name in self.weights:
             self.weights[name].data = array
         else:
-            self.state[name] = array
+            self.state[name] = np.asarray(array, self.state[name].dtype).reshape(self.state[name].shape)
 
     def copy_weights(self, source: Source) -> list[str]:
         """Take the blobs of layers of the same names; gives the names of layers that have blobs here and none there.

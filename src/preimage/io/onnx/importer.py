@@ -17,7 +17,7 @@ from preimage.io import graph_ops  # noqa: F401 - our own words
 from preimage.io.graph import OPS, Graph, Input, Node
 from preimage.io.onnx import contractions, indexing, pointwise, reductions, shapes  # noqa: F401 - they register the ops
 from preimage.io.onnx.canonical import in_our_words
-from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model
+from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model, require_onnx
 
 __all__ = ["load", "supported_ops", "to_graph"]
 
@@ -115,6 +115,8 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     for key, value in node.attributes.items():
         if value is NotImplemented:
             return f"{node.op}: attribute {key!r} holds a graph"
+        if not _right_kind(node.op, opset, key, value):
+            return f"{node.op}: attribute {key!r} is {value!r}"
         attributes[_RENAMED.get((node.op, key), key)] = value
     inputs = list(node.inputs)
     while inputs and not inputs[-1]:
@@ -156,6 +158,18 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     except TypeError as error:
         return f"{node.op}: {error}"
     return Node(node.name, op.name, tuple(inputs), tuple(outputs), attributes, layer=node.name)
+
+
+def _right_kind(op: str, opset: int, key: str, value: Any) -> bool:
+    """Whether an attribute has the type that ONNX's own definition of the operator gives it."""
+    defs = require_onnx().defs
+    try:
+        wanted = int(defs.get_schema(op, opset).attributes[key].type)
+    except (defs.SchemaError, KeyError):
+        return True  # an attribute of an older form; the function's own signature decides
+    if isinstance(value, list):
+        return wanted in (6, 7, 8) and (not value or {float: 6, int: 7, str: 8}[type(value[0])] == wanted)
+    return {float: 1, int: 2, str: 3, np.ndarray: 4}.get(type(value)) == wanted
 
 
 def _sort_stored(
