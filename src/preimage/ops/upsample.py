@@ -20,9 +20,9 @@ import numpy as np
 from preimage.autograd import Primitive, primitive
 from preimage.engines.base import is_channels_last
 from preimage.errors import OptionError, ShapeError
+from preimage.geometry import per_axis
 from preimage.ops.operands import Array, narrow, operand, sizes_of, widened
 from preimage.ops.shape import reshape, transpose
-from preimage.ops.windows import per_axis
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
 
@@ -178,7 +178,7 @@ def upsample(
         raise OptionError("upsample: give either size or scale_factor")
     factors: tuple[float | None, ...] = (None,) * ndim
     if size is not None:
-        sizes = per_axis(size, ndim, "size", 1)
+        sizes = per_axis(size, ndim, "size")
     else:
         factors = _factors(scale_factor, ndim)
         sizes = tuple(math.floor(n * f) for n, f in zip(x.shape[2:], factors, strict=True) if f is not None)
@@ -207,7 +207,7 @@ def pixel_shuffle(x: Any, factor: Any) -> Any:
     ndim = x.ndim - 2
     if ndim < 1:
         raise ShapeError(f"pixel_shuffle: wanted (N, C, *spatial), got shape {x.shape}")
-    factors = per_axis(factor, ndim, "factor", 1)
+    factors = per_axis(factor, ndim, "factor")
     n, channels, *spatial = x.shape
     if channels % math.prod(factors):
         raise ShapeError(f"pixel_shuffle: {channels} channels do not divide by {math.prod(factors)} (factor {factor!r})")
@@ -225,7 +225,7 @@ def pixel_unshuffle(x: Any, factor: Any) -> Any:
     ndim = x.ndim - 2
     if ndim < 1:
         raise ShapeError(f"pixel_unshuffle: wanted (N, C, *spatial), got shape {x.shape}")
-    factors = per_axis(factor, ndim, "factor", 1)
+    factors = per_axis(factor, ndim, "factor")
     n, channels, *spatial = x.shape
     if any(s % f for s, f in zip(spatial, factors, strict=True)):
         raise ShapeError(f"pixel_unshuffle: spatial sizes {tuple(spatial)} do not divide by {factors}")

@@ -8,14 +8,14 @@ over taps of whole-array operations, and nothing is padded or copied.
 from __future__ import annotations
 
 import itertools
-import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from preimage.errors import GeometryError, OptionError
+from preimage.errors import GeometryError
+from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
 
-__all__ = ["Axis", "Windows", "per_axis", "taps", "windows_of"]
+__all__ = ["Axis", "Windows", "taps", "windows_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +50,16 @@ class Axis:
 Windows = tuple[Axis, ...]
 
 
-def per_axis(value: Any, ndim: int, name: str, least: int) -> tuple[int, ...]:
-    """One int per spatial axis from an int or a sequence of them. Raises: OptionError."""
-    values = tuple(value) if isinstance(value, Iterable) else (value,) * ndim
-    try:
-        sizes = tuple(operator.index(v) for v in values)
-    except TypeError:
-        raise OptionError(f"{name} must be an int or {ndim} of them, got {value!r}") from None
-    if len(sizes) != ndim or any(isinstance(v, bool) for v in values):
-        raise OptionError(f"{name} must be an int or {ndim} of them, got {value!r}")
-    if any(v < least for v in sizes):
-        raise OptionError(f"{name} must be at least {least}, got {value!r}")
-    return sizes
-
-
-def _pairs(padding: Any, ndim: int) -> list[tuple[int, int]]:
-    if isinstance(padding, Iterable):
-        listed = list(padding)
-        if len(listed) == ndim and all(isinstance(p, Iterable) for p in listed):
-            return [(lo, hi) for lo, hi in (per_axis(p, 2, "a padding pair", 0) for p in listed)]
-        return [(p, p) for p in per_axis(listed, ndim, "padding", 0)]
-    return [(p, p) for p in per_axis(padding, ndim, "padding", 0)]
+def _pads_of_word(
+    word: str, size: tuple[int, ...], kernels: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    """ "valid": none; "same": as much as gives ceil(size / stride) windows."""
+    if word == "valid":
+        return ((0, 0),) * len(size)
+    totals = (
+        max(0, (-(-n // s) - 1) * s + extent_of(k, d) - n) for n, k, s, d in zip(size, kernels, strides, dilations, strict=True)
+    )
+    return tuple(split_same(total, word) for total in totals)
 
 
 def windows_of(
@@ -84,21 +73,22 @@ def windows_of(
     Raises: GeometryError where no window fits, or padding is so large that a window could lie in it altogether.
     """
     ndim = len(size)
-    kernels = per_axis(kernel_size, ndim, "kernel_size", 1)
-    strides = kernels if stride is None else per_axis(stride, ndim, "stride", 1)
-    dilations = per_axis(dilation, ndim, "dilation", 1)
+    kernels = per_axis(kernel_size, ndim, "kernel_size")
+    strides = kernels if stride is None else per_axis(stride, ndim, "stride")
+    dilations = per_axis(dilation, ndim, "dilation")
+    pads = normalise_padding(padding, ndim)
+    if isinstance(pads, str):
+        pads = _pads_of_word(pads, size, kernels, strides, dilations)
     axes = []
-    for k, (n, kernel, step, (lo, hi), dil) in enumerate(
-        zip(size, kernels, strides, _pairs(padding, ndim), dilations, strict=True)
-    ):
-        extent = dil * (kernel - 1) + 1
-        if lo >= extent or hi >= extent:
+    for k, (n, kernel, step, (lo, hi), dil) in enumerate(zip(size, kernels, strides, pads, dilations, strict=True)):
+        extent = extent_of(kernel, dil)
+        if not (0 <= lo < extent and 0 <= hi < extent):
             raise GeometryError(
-                f"{name}: padding {(lo, hi)} of spatial axis {k} must be smaller than the window's extent {extent};"
-                f" at most {extent - 1}"
+                f"{name}: padding {(lo, hi)} of spatial axis {k} must lie in 0..{extent - 1}: smaller than the window's"
+                f" extent {extent}"
             )
-        room = n + lo + hi - extent
-        outputs = (-(-room // step) if ceil_mode else room // step) + 1
+        # rounding up is rounding down with stride - 1 more room
+        outputs = conv_size(n, lo, hi + (step - 1 if ceil_mode else 0), extent, step)
         if outputs < 1:
             raise GeometryError(
                 f"{name}: the window's extent {extent} is larger than spatial axis {k}, {n} + padding {lo} + {hi};"

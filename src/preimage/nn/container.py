@@ -1,0 +1,204 @@
+"""Modules made of modules, and the small ones that only move or multiply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.autograd import is_grad_enabled
+from preimage.errors import OptionError
+from preimage.nn import init
+from preimage.nn.activation import _Activation
+from preimage.nn.conv import _Convolution, is_recording
+from preimage.nn.module import Module, Parameter
+
+__all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
+
+
+class Sequential(Module):
+    """Modules one after the other: `Sequential(a, b)` or `Sequential({"first": a, "second": b})`.
+
+    In evaluation, where nothing is recorded, a convolution and the ReLU, LeakyReLU, ReLU6 or Hardtanh after it run as one
+    call (the engine's epilogue); the values are the same.
+    """
+
+    def __init__(self, *modules: Any) -> None:
+        super().__init__()
+        named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else None
+        for name, module in named.items() if named is not None else ((str(k), m) for k, m in enumerate(modules)):
+            if not isinstance(module, Module):
+                raise OptionError(f"Sequential takes Modules, got {type(module).__name__}")
+            self.add_module(name, module)
+
+    def forward(self, x: Any) -> Any:
+        layers = list(self.children())
+        k = 0
+        while k < len(layers):
+            layer, after = layers[k], layers[k + 1] if k + 1 < len(layers) else None
+            options = self._fusible(layer, after, x)
+            x = layer(x) if options is None else layer(x, **options)
+            k += 1 if options is None else 2
+        return x
+
+    def _fusible(self, layer: Module, after: Module | None, x: Any) -> dict[str, Any] | None:
+        if not isinstance(layer, _Convolution) or not isinstance(after, _Activation) or layer.training or after.training:
+            return None
+        if layer._hooks or after._hooks or (is_grad_enabled() and is_recording(layer, x)):
+            return None
+        return after.epilogue()
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if isinstance(key, str):
+            return self._modules[key]
+        if isinstance(key, slice):
+            return Sequential(dict(list(self.named_children())[key]))
+        return list(self.children())[key]
+
+    def append(self, module: Module) -> Sequential:
+        """One more at the end."""
+        self.add_module(str(len(self)), module)
+        return self
+
+
+class ModuleList(Module):
+    """A list whose modules are registered under their numbers."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> ModuleList:
+        """One more at the end."""
+        if not isinstance(module, Module):
+            raise OptionError(f"ModuleList takes Modules, got {type(module).__name__}")
+        self.add_module(str(len(self)), module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, key: int | slice) -> Any:
+        held = list(self.children())[key]
+        return ModuleList(held) if isinstance(key, slice) else held
+
+
+class ModuleDict(Module):
+    """A dict whose modules are registered under their keys."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        super().__init__()
+        for name, module in (modules or {}).items():
+            self[name] = module
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        if not isinstance(module, Module):
+            raise OptionError(f"ModuleDict takes Modules, got {type(module).__name__}")
+        self._modules.pop(name, None)
+        self.add_module(name, module)
+
+    def __getitem__(self, name: str) -> Module:
+        found = self._modules[name]
+        assert found is not None
+        return found
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def items(self) -> Iterator[tuple[str, Module]]:
+        """Keys and modules."""
+        return self.named_children()
+
+
+class Linear(Module):
+    """x @ weight.T + bias on the last axis: weight (out_features, in_features)."""
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32, rng: Any = None
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_features", in_features), ("out_features", out_features)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise OptionError(f"{name} must be an integer of at least 0, got {value!r}")
+        self.in_features, self.out_features = int(in_features), int(out_features)
+        generator = init.generator(rng)
+        bound = 1 / math.sqrt(max(1, in_features))
+        self.weight = Parameter(init.uniform((out_features, in_features), -bound, bound, rng=generator).astype(dtype))
+        start = Parameter(init.uniform((out_features,), -bound, bound, rng=generator).astype(dtype)) if bias else None
+        self.register_parameter("bias", start)
+
+    def forward(self, x: Any) -> Any:
+        return ops.linear(x, self.weight, self.bias)
+
+    @property
+    def position_flop(self) -> int:
+        """Flop per row: 2 per multiply-add."""
+        return 2 * self.weight.size
+
+    def work_flop(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+        """Flop of one run, from the shapes of its input and output."""
+        return math.prod(input_shape[:-1]) * self.position_flop
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class Flatten(Module):
+    """The axes start_dim..end_dim as one."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        super().__init__()
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, x: Any) -> Any:
+        return ops.flatten(x, self.start_dim, self.end_dim)
+
+    def extra_repr(self) -> str:
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """One axis as several, of these sizes (one may be -1)."""
+
+    def __init__(self, dim: int, unflattened_size: Iterable[int]) -> None:
+        super().__init__()
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+
+    def forward(self, x: Any) -> Any:
+        shape = x.shape
+        k = self.dim % len(shape)
+        known = math.prod(n for n in self.unflattened_size if n != -1)
+        sizes = tuple(shape[k] // max(1, known) if n == -1 else n for n in self.unflattened_size)
+        return ops.reshape(x, (*shape[:k], *sizes, *shape[k + 1 :]))
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
+
+
+class Identity(Module):
+    """x."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def forward(self, x: Any) -> Any:
+        return x

@@ -1,0 +1,236 @@
+"""Convolution and deconvolution layers, with PyTorch's arguments, weight names and shapes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.autograd import Tensor, array_of
+from preimage.errors import OptionError, ShapeError
+from preimage.geometry import normalise_padding, per_axis
+from preimage.nn import init
+from preimage.nn.module import Module, Parameter
+
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+
+MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class _Convolution(Module):
+    """What a convolution and its transpose share: options, weight and bias.
+
+    stride, dilation, kernel_size: an int or one per axis; padding: an int, one per axis, (lo, hi) pairs, "same" or "valid";
+    padding_mode: zeros, reflect, replicate or circular; layout: "channels_first" or "channels_last" (of the activations).
+    rng: a numpy Generator or seed for the start of the weights.
+
+    Raises: OptionError for channels that do not divide by groups; GeometryError for sizes that are none.
+    """
+
+    ndim: int
+    transposed: bool
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        *,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        layout: str = "channels_first",
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("in_channels", in_channels, 0), ("out_channels", out_channels, 0), ("groups", groups, 1)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if in_channels % groups or out_channels % groups:
+            raise OptionError(f"groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+        if padding_mode not in MODES:
+            raise OptionError(f"padding_mode must be one of {', '.join(repr(m) for m in MODES)}, got {padding_mode!r}")
+        if layout not in ("channels_first", "channels_last"):
+            raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
+        self.in_channels, self.out_channels, self.groups = int(in_channels), int(out_channels), int(groups)
+        self.kernel_size = per_axis(kernel_size, self.ndim, "kernel_size")
+        self.stride = per_axis(stride, self.ndim, "stride")
+        self.dilation = per_axis(dilation, self.ndim, "dilation")
+        self.output_padding = per_axis(output_padding, self.ndim, "output_padding", 0)
+        self.padding = normalise_padding(padding, self.ndim)
+        self.padding_mode, self.layout = padding_mode, layout
+        first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        shape = (first, second // groups, *self.kernel_size)
+        generator = init.generator(rng)
+        # PyTorch's start: uniform within 1 / sqrt(fan_in), weights and bias
+        bound = 1 / math.sqrt(max(1, init.fans(shape)[0]))
+        self.weight = Parameter(init.uniform(shape, -bound, bound, rng=generator).astype(dtype))
+        start = Parameter(init.uniform((out_channels,), -bound, bound, rng=generator).astype(dtype)) if bias else None
+        self.register_parameter("bias", start)
+
+    def _options(self) -> dict[str, Any]:
+        names = ("stride", "padding", "dilation", "groups", "padding_mode", "layout")
+        return {name: getattr(self, name) for name in names}
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        """The layer's result; an input without a batch axis gives one without."""
+        shape = np.shape(array_of(x))
+        if len(shape) == self.ndim + 1:
+            return self._run(ops.reshape(x, (1, *shape)), **options)[0]
+        if len(shape) != self.ndim + 2:
+            raise ShapeError(f"{type(self).__name__}: wanted (N, C, {self.ndim} spatial axes), got shape {shape}")
+        channels = shape[-1] if self.layout == "channels_last" else shape[1]
+        if channels != self.in_channels:
+            raise ShapeError(
+                f"{type(self).__name__}: the input has {channels} channels, wanted {self.in_channels}; shape {shape}"
+            )
+        return self._run(x, **options)
+
+    def _run(self, x: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    @property
+    def position_flop(self) -> int:
+        """Flop per position of the small side: 2 per multiply-add."""
+        return 2 * self.weight.size
+
+    def work_flop(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+        """Flop of one run, from the shapes of its input and output."""
+        small = input_shape if self.transposed else output_shape
+        spatial = small[-1 - self.ndim : -1] if self.layout == "channels_last" else small[-self.ndim :]
+        batch = small[0] if len(small) == self.ndim + 2 else 1
+        return batch * math.prod(spatial) * self.position_flop
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        pads = self.padding
+        if isinstance(pads, str):
+            parts.append(f"padding={pads!r}")
+        elif any(pad != (0, 0) for pad in pads):
+            parts.append(f"padding={tuple(lo for lo, _ in pads) if all(lo == hi for lo, hi in pads) else pads}")
+        if any(self.output_padding):
+            parts.append(f"output_padding={self.output_padding}")
+        if any(d != 1 for d in self.dilation):
+            parts.append(f"dilation={self.dilation}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode!r}")
+        return ", ".join(parts)
+
+
+class _Conv(_Convolution):
+    transposed = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        layout: str = "channels_first",
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias, dilation=dilation,
+            padding_mode=padding_mode, layout=layout, dtype=dtype, rng=rng,
+        )  # fmt: skip
+
+    def _run(self, x: Any, **epilogue: Any) -> Any:
+        return ops.conv(x, self.weight, self.bias, **self._options(), **epilogue)
+
+
+class _ConvTranspose(_Convolution):
+    transposed = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        *,
+        layout: str = "channels_first",
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding=output_padding, groups=groups, bias=bias,
+            dilation=dilation, padding_mode=padding_mode, layout=layout, dtype=dtype, rng=rng,
+        )  # fmt: skip
+
+    def forward(self, x: Any, output_size: Any = None, **epilogue: Any) -> Any:
+        """The layer's result. output_size says the spatial sizes (or the whole shape) instead of output_padding."""
+        if output_size is None:
+            return super().forward(x, output_padding=self.output_padding, **epilogue)
+        sizes = tuple(output_size) if hasattr(output_size, "__iter__") else (output_size,) * self.ndim
+        if len(sizes) > self.ndim:  # PyTorch takes the shape with its channels, and its batch, too
+            whole = self.layout == "channels_last"
+            sizes = sizes[-1 - self.ndim : -1] if whole else sizes[-self.ndim :]
+        return super().forward(x, output_size=sizes, **epilogue)
+
+    def _run(self, x: Any, **options: Any) -> Any:
+        return ops.conv_transpose(x, self.weight, self.bias, **self._options(), **options)
+
+
+class Conv1d(_Conv):
+    """The convolution of (N, C, L) with out_channels stencils; see ops.conv."""
+
+    ndim = 1
+
+
+class Conv2d(_Conv):
+    """The convolution of (N, C, H, W) with out_channels stencils; see ops.conv."""
+
+    ndim = 2
+
+
+class Conv3d(_Conv):
+    """The convolution of (N, C, D, H, W) with out_channels stencils; see ops.conv."""
+
+    ndim = 3
+
+
+class ConvTranspose1d(_ConvTranspose):
+    """The transposed convolution of (N, C, L): every activation blown up by its stencil; see ops.conv_transpose."""
+
+    ndim = 1
+
+
+class ConvTranspose2d(_ConvTranspose):
+    """The transposed convolution of (N, C, H, W): every activation blown up by its stencil; see ops.conv_transpose."""
+
+    ndim = 2
+
+
+class ConvTranspose3d(_ConvTranspose):
+    """The transposed convolution of (N, C, D, H, W): every activation blown up by its stencil; see ops.conv_transpose."""
+
+    ndim = 3
+
+
+def is_recording(layer: Module, x: Any) -> bool:
+    """Whether a call of this layer on x would be recorded, were recording on."""
+    return (isinstance(x, Tensor) and x.requires_grad) or any(p.requires_grad for p in layer.parameters())

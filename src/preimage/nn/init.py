@@ -1,0 +1,207 @@
+"""How weights start. Each initialiser gives an array of a shape; with `_` behind its name it sets a Parameter.
+
+    init.kaiming_normal((64, 3, 7, 7), rng=0)          an array
+    init.kaiming_normal_(layer.weight, rng=0)          sets the layer's weight
+
+`rng` is a numpy Generator, a seed, or None for the library's own generator, which starts from seed 0 in every process:
+the same program gives the same network (`manual_seed` starts it elsewhere).
+
+Weights are (out, in / groups, *kernel); fan_in = in / groups * prod(kernel), fan_out = out * prod(kernel), as in PyTorch, also
+for the transpose, whose first axis is its input channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.autograd import Tensor
+from preimage.errors import OptionError, ShapeError
+
+__all__ = [
+    "bilinear", "bilinear_", "constant", "constant_", "dirac", "dirac_", "fans", "gain", "generator", "icnr", "icnr_",
+    "kaiming_normal", "kaiming_normal_", "kaiming_uniform", "kaiming_uniform_", "manual_seed", "normal", "normal_", "orthogonal",
+    "orthogonal_", "uniform", "uniform_", "xavier_normal", "xavier_normal_", "xavier_uniform", "xavier_uniform_",
+]  # fmt: skip
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Rng = np.random.Generator | int | None
+
+_own = np.random.default_rng(0)
+
+
+def manual_seed(seed: int) -> None:
+    """Start the library's own generator from a seed."""
+    global _own
+    _own = np.random.default_rng(seed)
+
+
+def generator(rng: Rng = None) -> np.random.Generator:
+    """A Generator from a Generator, a seed, or None (the library's own)."""
+    if rng is None:
+        return _own
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
+        raise OptionError(f"rng must be a numpy Generator, a seed or None, got {type(rng).__name__}")
+    return np.random.default_rng(int(rng))
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight shape. Raises: ShapeError for less than two axes."""
+    if len(shape) < 2:
+        raise ShapeError(f"fan in and out need a weight of at least two axes, got shape {shape}")
+    taps = math.prod(shape[2:])
+    return shape[1] * taps, shape[0] * taps
+
+
+def gain(nonlinearity: str, slope: float = 0.01) -> float:
+    """The factor that keeps the variance through an activation. Raises: OptionError for one that is not known."""
+    gains = {
+        "linear": 1.0, "conv": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2.0),
+        "leaky_relu": math.sqrt(2.0 / (1 + slope * slope)), "selu": 0.75,
+    }  # fmt: skip
+    if nonlinearity not in gains:
+        raise OptionError(f"gain: nonlinearity must be one of {', '.join(gains)}, got {nonlinearity!r}")
+    return gains[nonlinearity]
+
+
+def _fan(shape: Shape, mode: str) -> int:
+    if mode not in ("fan_in", "fan_out"):
+        raise OptionError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    return max(1, fans(shape)[mode == "fan_out"])
+
+
+def constant(shape: Shape, value: float = 0.0) -> Array:
+    """One value everywhere."""
+    return np.full(shape, value, np.float64)
+
+
+def uniform(shape: Shape, lo: float = 0.0, hi: float = 1.0, *, rng: Rng = None) -> Array:
+    """Uniform between lo and hi."""
+    return generator(rng).uniform(lo, hi, shape)
+
+
+def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, *, rng: Rng = None) -> Array:
+    """Normal with this mean and standard deviation."""
+    return generator(rng).normal(mean, std, shape)
+
+
+def kaiming_uniform(
+    shape: Shape, *, slope: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", rng: Rng = None
+) -> Array:
+    """Uniform within gain * sqrt(3 / fan) (He et al. 2015)."""
+    bound = gain(nonlinearity, slope) * math.sqrt(3.0 / _fan(shape, mode))
+    return uniform(shape, -bound, bound, rng=rng)
+
+
+def kaiming_normal(
+    shape: Shape, *, slope: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", rng: Rng = None
+) -> Array:
+    """Normal with standard deviation gain / sqrt(fan) (He et al. 2015)."""
+    return normal(shape, 0.0, gain(nonlinearity, slope) / math.sqrt(_fan(shape, mode)), rng=rng)
+
+
+def xavier_uniform(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
+    """Uniform within scale * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    bound = scale * math.sqrt(6.0 / max(1, sum(fans(shape))))
+    return uniform(shape, -bound, bound, rng=rng)
+
+
+def xavier_normal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
+    """Normal with standard deviation scale * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    return normal(shape, 0.0, scale * math.sqrt(2.0 / max(1, sum(fans(shape)))), rng=rng)
+
+
+def orthogonal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
+    """Rows (or columns, whichever are fewer) of the weight as a matrix orthonormal, times scale (Saxe et al. 2014)."""
+    if len(shape) < 2:
+        raise ShapeError(f"orthogonal needs a weight of at least two axes, got shape {shape}")
+    rows, columns = shape[0], math.prod(shape[1:])
+    tall = generator(rng).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform over orthogonal matrices
+    return np.ascontiguousarray(q.T if rows < columns else q).reshape(shape) * scale
+
+
+def dirac(shape: Shape, *, groups: int = 1) -> Array:
+    """The weight that passes its input on: 1 at the kernel's centre, from channel k of each group to channel k."""
+    if len(shape) < 3 or shape[0] % groups:
+        raise ShapeError(f"dirac needs (out, in / groups, *kernel) with out divisible by groups {groups}, got shape {shape}")
+    weight = np.zeros(shape)
+    per_group = shape[0] // groups
+    for g in range(groups):
+        for k in range(min(per_group, shape[1])):
+            weight[(g * per_group + k, k, *(n // 2 for n in shape[2:]))] = 1.0
+    return weight
+
+
+def _hat(kernel: int) -> Array:
+    """1 - |x / f - c| with f = ceil(kernel / 2), c = (kernel - 1) / (2 f) (Caffe's BilinearFiller, along one axis)."""
+    f = -(-kernel // 2)
+    return 1.0 - np.abs(np.arange(kernel) / f - (kernel - 1) / (2.0 * f))
+
+
+def bilinear(shape: Shape, *, pairs: str = "diagonal") -> Array:
+    """The stencil of linear interpolation, for a deconvolution that up-samples (kernel 2s - s % 2, stride s), in any dimension.
+
+    pairs="diagonal": each channel to itself, as FCN fills a dense weight, and as a depthwise weight (C, 1, *kernel) needs;
+    "all": the same in every (in, out) pair, as Caffe's BilinearFiller does.
+
+    Raises: ShapeError where "diagonal" has no diagonal to fill.
+    """
+    if len(shape) < 3:
+        raise ShapeError(f"bilinear needs (in, out / groups, *kernel), got shape {shape}")
+    stencil: Any = np.ones(())
+    for kernel in shape[2:]:
+        stencil = np.multiply.outer(stencil, _hat(kernel))
+    weight = np.zeros(shape)
+    if pairs == "all" or (pairs == "diagonal" and shape[1] == 1):
+        weight[...] = stencil
+    elif pairs == "diagonal":
+        if shape[0] != shape[1]:
+            raise ShapeError(f"bilinear: a diagonal needs as many channels in as out, got shape {shape}; or pairs='all'")
+        weight[np.arange(shape[0]), np.arange(shape[0])] = stencil
+    else:
+        raise OptionError(f"bilinear: pairs must be 'diagonal' or 'all', got {pairs!r}")
+    return weight
+
+
+def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_normal, rng: Rng = None) -> Array:
+    """A weight whose pixel shuffle by `factor` starts as nearest up-sampling: all channels that are dealt to one pixel's
+    block are equal (Aitken et al. 2017).
+
+    Raises: ShapeError where the output channels do not divide.
+    """
+    block = factor ** (len(shape) - 2)
+    if len(shape) < 3 or shape[0] % block:
+        raise ShapeError(f"icnr: {shape[0]} output channels do not divide by {factor} to the number of spatial axes")
+    return np.repeat(base((shape[0] // block, *shape[1:]), rng=rng), block, axis=0)
+
+
+def _setter(initialiser: Callable[..., Array]) -> Callable[..., Tensor]:
+    def set_(parameter: Tensor, *args: Any, **options: Any) -> Tensor:
+        parameter.assign(initialiser(parameter.shape, *args, **options).astype(parameter.dtype))
+        return parameter
+
+    set_.__name__ = initialiser.__name__ + "_"
+    set_.__doc__ = f"Set a parameter with `{initialiser.__name__}`; gives the parameter."
+    return set_
+
+
+bilinear_ = _setter(bilinear)
+constant_ = _setter(constant)
+dirac_ = _setter(dirac)
+icnr_ = _setter(icnr)
+kaiming_normal_ = _setter(kaiming_normal)
+kaiming_uniform_ = _setter(kaiming_uniform)
+normal_ = _setter(normal)
+orthogonal_ = _setter(orthogonal)
+uniform_ = _setter(uniform)
+xavier_normal_ = _setter(xavier_normal)
+xavier_uniform_ = _setter(xavier_uniform)

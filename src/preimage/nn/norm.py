@@ -1,0 +1,274 @@
+"""Normalisation layers and dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.autograd import array_of
+from preimage.engines.base import accumulator_dtype
+from preimage.errors import OptionError, ShapeError
+from preimage.nn import init
+from preimage.nn.module import Module, Parameter
+
+__all__ = [
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "GroupNorm", "InstanceNorm1d",
+    "InstanceNorm2d", "InstanceNorm3d", "LayerNorm",
+]  # fmt: skip
+
+
+def _per_channel(values: Any, ndim: int) -> Any:
+    return ops.reshape(values, (1, values.shape[0], *([1] * (ndim - 2))))
+
+
+def _affine(x: Any, weight: Any, bias: Any) -> Any:
+    if weight is not None:
+        x = ops.multiply(x, _per_channel(weight, x.ndim))
+    return x if bias is None else ops.add(x, _per_channel(bias, x.ndim))
+
+
+class _Norm(Module):
+    """Weight and bias per channel, if `affine`."""
+
+    def __init__(self, channels: int, eps: float, affine: bool, dtype: Any) -> None:
+        super().__init__()
+        self.eps, self.affine = eps, affine
+        self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if affine else None)
+
+
+class _BatchNorm(_Norm):
+    """(x - mean) / sqrt(var + eps) * weight + bias, mean and variance of each channel over batch and space.
+
+    In training those are the batch's, and the running ones move towards them by `momentum` (None: the plain average over all
+    batches; the running variance is the unbiased one); in evaluation the running ones are used.
+
+    Raises: ShapeError for other axes or channels, and in training for a single value per channel.
+    """
+
+    ndims: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__(num_features, eps, affine, dtype)
+        self.num_features, self.momentum, self.track_running_stats = num_features, momentum, track_running_stats
+        self.register_buffer("running_mean", np.zeros(num_features, dtype) if track_running_stats else None)
+        self.register_buffer("running_var", np.ones(num_features, dtype) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track_running_stats else None)
+
+    def forward(self, x: Any) -> Any:
+        shape = np.shape(array_of(x))
+        if len(shape) not in self.ndims or shape[1] != self.num_features:
+            wanted = " or ".join(str(n) for n in self.ndims)
+            raise ShapeError(f"{type(self).__name__}: wanted {wanted} axes and {self.num_features} channels, got shape {shape}")
+        if not self.training and self.track_running_stats:
+            mean, var = self.running_mean, self.running_var
+            wide = accumulator_dtype(var.dtype)
+            scale: Any = (1 / np.sqrt(var.astype(wide) + wide.type(self.eps))).astype(var.dtype)
+            if self.weight is not None:
+                scale = ops.multiply(self.weight, scale)
+            shift = ops.negative(ops.multiply(scale, mean))
+            if self.bias is not None:
+                shift = ops.add(shift, self.bias)
+            return _affine(x, scale, shift)
+        axes = (0, *range(2, len(shape)))
+        if self.training:
+            count = math.prod(shape[k] for k in axes)
+            if count <= 1:
+                raise ShapeError(f"{type(self).__name__}: training needs more than one value per channel, got shape {shape}")
+            if self.track_running_stats:
+                self._track(array_of(x), axes, count)
+        return _affine(ops.standardize(x, axes, self.eps), self.weight, self.bias)
+
+    def _track(self, x: Any, axes: tuple[int, ...], count: int) -> None:
+        seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
+        self._buffers["num_batches_tracked"] = np.asarray(seen)
+        rate = 1.0 / float(seen) if self.momentum is None else self.momentum
+        for name, batch in (("running_mean", ops.mean(x, axes)), ("running_var", ops.var(x, axes) * (count / (count - 1)))):
+            old = getattr(self, name)
+            setattr(self, name, ((1 - rate) * old + rate * np.asarray(batch)).astype(old.dtype))
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine},"
+            f" track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of (N, C) or (N, C, L)."""
+
+    ndims = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of (N, C, H, W)."""
+
+    ndims = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch normalisation of (N, C, D, H, W)."""
+
+    ndims = (5,)
+
+
+class GroupNorm(_Norm):
+    """Each image standardised over each of num_groups groups of channels and all space (Wu and He 2018).
+
+    Raises: OptionError where the groups do not divide the channels; ShapeError for other channels.
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = np.float32
+    ) -> None:
+        if num_groups < 1 or num_channels % num_groups:
+            raise OptionError(f"GroupNorm: num_groups {num_groups} must divide num_channels {num_channels}")
+        super().__init__(num_channels, eps, affine, dtype)
+        self.num_groups, self.num_channels = num_groups, num_channels
+
+    def forward(self, x: Any) -> Any:
+        shape = np.shape(array_of(x))
+        if len(shape) < 2 or shape[1] != self.num_channels:
+            raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
+        grouped = ops.reshape(x, (shape[0], self.num_groups, math.prod(shape[1:]) // self.num_groups))
+        return _affine(ops.reshape(ops.standardize(grouped, -1, self.eps), shape), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class _InstanceNorm(_Norm):
+    """Each channel of each image standardised over space (Ulyanov et al. 2016)."""
+
+    ndim: int
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, dtype: Any = np.float32) -> None:
+        super().__init__(num_features, eps, affine, dtype)
+        self.num_features = num_features
+
+    def forward(self, x: Any) -> Any:
+        shape = np.shape(array_of(x))
+        if len(shape) != self.ndim + 2 or shape[1] != self.num_features:
+            raise ShapeError(
+                f"{type(self).__name__}: wanted (N, {self.num_features}, {self.ndim} spatial axes), got shape {shape}"
+            )
+        return _affine(ops.standardize(x, tuple(range(2, len(shape))), self.eps), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Instance normalisation of (N, C, L)."""
+
+    ndim = 1
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Instance normalisation of (N, C, H, W)."""
+
+    ndim = 2
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Instance normalisation of (N, C, D, H, W)."""
+
+    ndim = 3
+
+
+class LayerNorm(Module):
+    """Standardised over the last axes, of shape normalized_shape (Ba et al. 2016).
+
+    Raises: ShapeError where the last axes have another shape.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        self.normalized_shape = tuple(int(n) for n in sizes)
+        self.eps, self.elementwise_affine = eps, elementwise_affine
+        shape = self.normalized_shape
+        self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if elementwise_affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(shape, dtype)) if elementwise_affine and bias else None)
+
+    def forward(self, x: Any) -> Any:
+        shape, last = np.shape(array_of(x)), self.normalized_shape
+        if shape[len(shape) - len(last) :] != last:
+            raise ShapeError(f"LayerNorm: wanted last axes {last}, got shape {shape}")
+        y = ops.standardize(x, tuple(range(len(shape) - len(last), len(shape))), self.eps)
+        if self.weight is not None:
+            y = ops.multiply(y, self.weight)
+        return y if self.bias is None else ops.add(y, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class Dropout(Module):
+    """In training every element is 0 with probability p, the others times 1 / (1 - p); in evaluation nothing happens.
+
+    rng: a numpy Generator or seed of its own. Raises: OptionError for a p outside 0..1.
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Any = None) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise OptionError(f"{type(self).__name__}: p must lie in 0..1, got {p}")
+        self.p = p
+        self._rng = None if rng is None else init.generator(rng)
+
+    def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def forward(self, x: Any) -> Any:
+        if not self.training or not self.p:
+            return x
+        array = array_of(x)
+        kept = init.generator(self._rng).random(self._mask_shape(array.shape)) >= self.p
+        scale = 0.0 if self.p == 1 else 1 / (1 - self.p)
+        mask = np.where(kept, scale, 0.0).astype(array.dtype)
+        mask.flags.writeable = False  # nobody else holds it: the graph need not watch it
+        return ops.multiply(x, mask)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class _ChannelDropout(Dropout):
+    """Whole channels are dropped."""
+
+    def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:2], *([1] * (len(shape) - 2)))
+
+
+class Dropout1d(_ChannelDropout):
+    """Dropout of whole channels of (N, C, L)."""
+
+
+class Dropout2d(_ChannelDropout):
+    """Dropout of whole channels of (N, C, H, W)."""
+
+
+class Dropout3d(_ChannelDropout):
+    """Dropout of whole channels of (N, C, D, H, W)."""

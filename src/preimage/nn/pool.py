@@ -1,0 +1,281 @@
+"""Pooling, unpooling and resizing layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.autograd import array_of
+from preimage.errors import OptionError, ShapeError
+from preimage.geometry import per_axis
+from preimage.nn.module import Module
+
+__all__ = [
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
+    "AvgPool1d", "AvgPool2d", "AvgPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d",
+    "PixelShuffle", "PixelUnshuffle", "Upsample",
+]  # fmt: skip
+
+
+class _Spatial(Module):
+    """A layer over (N, C, *spatial) with a fixed number of spatial axes."""
+
+    ndim: int
+
+    def _check(self, x: Any) -> tuple[int, ...]:
+        shape: tuple[int, ...] = np.shape(array_of(x))
+        if len(shape) != self.ndim + 2:
+            raise ShapeError(f"{type(self).__name__}: wanted (N, C, {self.ndim} spatial axes), got shape {shape}")
+        return shape
+
+
+class _MaxPool(_Spatial):
+    """The maximum over every window; with return_indices also where it was, for the unpooling layer."""
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        self.return_indices, self.ceil_mode = return_indices, ceil_mode
+
+    def forward(self, x: Any) -> Any:
+        self._check(x)
+        return ops.max_pool(
+            x, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
+            return_switches=self.return_indices,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        stride = self.kernel_size if self.stride is None else self.stride
+        return (
+            f"kernel_size={self.kernel_size}, stride={stride}, padding={self.padding}, dilation={self.dilation},"
+            f" ceil_mode={self.ceil_mode}"
+        )
+
+
+class _AvgPool(_Spatial):
+    """The mean over every window."""
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.ceil_mode, self.count_include_pad, self.divisor_override = ceil_mode, count_include_pad, divisor_override
+
+    def forward(self, x: Any) -> Any:
+        self._check(x)
+        return ops.avg_pool(
+            x, self.kernel_size, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad, divisor_override=self.divisor_override,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        stride = self.kernel_size if self.stride is None else self.stride
+        return f"kernel_size={self.kernel_size}, stride={stride}, padding={self.padding}, ceil_mode={self.ceil_mode}"
+
+
+class _MaxUnpool(_Spatial):
+    """Every value put back where its maximum was, zeros elsewhere; overlap as in ops.max_unpool."""
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, overlap: str = "last") -> None:
+        super().__init__()
+        self.kernel_size = per_axis(kernel_size, self.ndim, "kernel_size")
+        self.stride = self.kernel_size if stride is None else per_axis(stride, self.ndim, "stride")
+        self.padding, self.overlap = per_axis(padding, self.ndim, "padding", 0), overlap
+
+    def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:
+        """indices: what max pooling recorded; output_size: the pooled array's spatial sizes, or its whole shape."""
+        shape = self._check(x)
+        if output_size is None:
+            sizes = zip(shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+            output_size = tuple((n - 1) * s - 2 * p + k for n, k, s, p in sizes)
+        return ops.max_unpool(x, indices, tuple(output_size)[-self.ndim :], overlap=self.overlap)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _Adaptive(_Spatial):
+    """Pooling with windows chosen so that the output has output_size (None for an axis: as it is)."""
+
+    _pool: Any
+
+    def __init__(self, output_size: Any) -> None:
+        super().__init__()
+        self.output_size = output_size
+
+    def forward(self, x: Any) -> Any:
+        self._check(x)
+        return type(self)._pool(x, self.output_size)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+class MaxPool1d(_MaxPool):
+    """Max pooling of (N, C, L)."""
+
+    ndim = 1
+
+
+class MaxPool2d(_MaxPool):
+    """Max pooling of (N, C, H, W)."""
+
+    ndim = 2
+
+
+class MaxPool3d(_MaxPool):
+    """Max pooling of (N, C, D, H, W)."""
+
+    ndim = 3
+
+
+class AvgPool1d(_AvgPool):
+    """Average pooling of (N, C, L)."""
+
+    ndim = 1
+
+
+class AvgPool2d(_AvgPool):
+    """Average pooling of (N, C, H, W)."""
+
+    ndim = 2
+
+
+class AvgPool3d(_AvgPool):
+    """Average pooling of (N, C, D, H, W)."""
+
+    ndim = 3
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Max unpooling to (N, C, L)."""
+
+    ndim = 1
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Max unpooling to (N, C, H, W)."""
+
+    ndim = 2
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Max unpooling to (N, C, D, H, W)."""
+
+    ndim = 3
+
+
+class AdaptiveAvgPool1d(_Adaptive):
+    """Average pooling of (N, C, L) to a size."""
+
+    ndim, _pool = 1, staticmethod(ops.adaptive_avg_pool)
+
+
+class AdaptiveAvgPool2d(_Adaptive):
+    """Average pooling of (N, C, H, W) to a size; 1 is global pooling."""
+
+    ndim, _pool = 2, staticmethod(ops.adaptive_avg_pool)
+
+
+class AdaptiveAvgPool3d(_Adaptive):
+    """Average pooling of (N, C, D, H, W) to a size."""
+
+    ndim, _pool = 3, staticmethod(ops.adaptive_avg_pool)
+
+
+class AdaptiveMaxPool1d(_Adaptive):
+    """Max pooling of (N, C, L) to a size."""
+
+    ndim, _pool = 1, staticmethod(ops.adaptive_max_pool)
+
+
+class AdaptiveMaxPool2d(_Adaptive):
+    """Max pooling of (N, C, H, W) to a size; 1 is global pooling."""
+
+    ndim, _pool = 2, staticmethod(ops.adaptive_max_pool)
+
+
+class AdaptiveMaxPool3d(_Adaptive):
+    """Max pooling of (N, C, D, H, W) to a size."""
+
+    ndim, _pool = 3, staticmethod(ops.adaptive_max_pool)
+
+
+class Upsample(Module):
+    """Resizing of the spatial axes: mode "nearest", "nearest-exact" or "linear" ("bilinear", "trilinear" are its names in two
+    and three dimensions).
+
+    Raises: OptionError for another mode, or one that does not fit the input's dimensions.
+    """
+
+    def __init__(
+        self,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool = False,
+    ) -> None:
+        super().__init__()
+        if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
+            raise OptionError(f"Upsample: mode must be nearest, nearest-exact, linear, bilinear or trilinear, got {mode!r}")
+        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        self.align_corners, self.recompute_scale_factor = align_corners, recompute_scale_factor
+
+    def forward(self, x: Any) -> Any:
+        wanted = {"bilinear": 2, "trilinear": 3}.get(self.mode)
+        if wanted is not None and np.ndim(array_of(x)) != wanted + 2:
+            raise OptionError(f"Upsample: mode {self.mode!r} is for {wanted} spatial axes, got shape {np.shape(array_of(x))}")
+        return ops.upsample(
+            x, size=self.size, scale_factor=self.scale_factor, mode="linear" if "linear" in self.mode else self.mode,
+            align_corners=bool(self.align_corners), recompute_scale_factor=self.recompute_scale_factor,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        how = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
+        return f"{how}, mode={self.mode!r}"
+
+
+class PixelShuffle(Module):
+    """Channels dealt out over space."""
+
+    def __init__(self, upscale_factor: Any) -> None:
+        super().__init__()
+        self.upscale_factor = upscale_factor
+
+    def forward(self, x: Any) -> Any:
+        return ops.pixel_shuffle(x, self.upscale_factor)
+
+    def extra_repr(self) -> str:
+        return f"upscale_factor={self.upscale_factor}"
+
+
+class PixelUnshuffle(Module):
+    """Space gathered into channels."""
+
+    def __init__(self, downscale_factor: Any) -> None:
+        super().__init__()
+        self.downscale_factor = downscale_factor
+
+    def forward(self, x: Any) -> Any:
+        return ops.pixel_unshuffle(x, self.downscale_factor)
+
+    def extra_repr(self) -> str:
+        return f"downscale_factor={self.downscale_factor}"
