@@ -8,7 +8,7 @@ rebuilt = slow + coded.painted[0]
 from preimage.learning.dictionary import Coded, Options, Progress, encode, first_stencils, learn
 from preimage.learning.model import Model
 from preimage.learning.painting import Frame, Painting, activation_map, order_of_use, paint_by_numbers, psnr, shares
-from preimage.learning.split import fill_in, split_slow
+from preimage.learning.split import fill_in, noise_level, split_slow
 
 __all__ = [
     "Coded",
@@ -22,6 +22,7 @@ __all__ = [
     "fill_in",
     "first_stencils",
     "learn",
+    "noise_level",
     "order_of_use",
     "paint_by_numbers",
     "psnr",

@@ -218,7 +218,7 @@ class _Descent:
 
     def _push(self) -> float:
         inertia = (1.0 + np.sqrt(1.0 + 4.0 * self.inertia**2)) / 2.0
-        push, self.inertia = (self.inertia - 1.0) / inertia, float(inertia)
+        push, self.inertia = float((self.inertia - 1.0) / inertia), float(inertia)
         return push
 
     def _gradients(self, push: float) -> tuple[list[Array], list[Array]]:

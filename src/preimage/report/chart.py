@@ -16,11 +16,11 @@ def line_chart(
     x_label: str,
     y_label: str,
     log: bool = False,
-    width: int = 640,
-    height: int = 300,
+    width: int = 420,
+    height: int = 260,
 ) -> str:
     """Lines (name, values, CSS colour) over x; a log axis where asked for."""
-    left, right, top, bottom = 62, 18, 16, 44
+    left, right, top, bottom = 54, 14, 14, 44
     values = [v for _, ys, _ in lines for v in ys]
     low, high = min(values), max(values)
     if log and low > 0:

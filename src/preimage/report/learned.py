@@ -39,7 +39,7 @@ class LearnedReport:
     tiles: list[tuple[str, str]]
     given: dict[str, Array] = field(default_factory=dict)
     given_word: str = ""
-    learned: bool = True
+    truth_known: bool = True
 
 
 def render_learned(report: LearnedReport) -> str:
@@ -66,29 +66,31 @@ def render_learned(report: LearnedReport) -> str:
 
 def _beside(p: Painting, report: LearnedReport) -> str:
     original, rebuilt = rgb(p.original), rgb(p.rebuilt)
-    cells = []
-    if p.name in report.given:
-        cells.append(figure(image(rgb(report.given[p.name]), report.given_word), escape(report.given_word)))
-    else:
-        cells.append(figure(image(original, "the original"), "The original."))
-    text = f"Rebuilt: {p.psnr:.2f} dB, {p.nonzeros_per_pixel:.3f} activations per pixel."
-    cells.append(figure(image(rebuilt, "rebuilt from stencils"), text))
-    first, word = (rgb(report.given[p.name]), report.given_word) if p.name in report.given else (original, "original")
-    compare = (
-        f'<div class="compare">{image(rebuilt, "rebuilt")}<div class="top">{image(first, word)}</div>'
-        '<input type="range" min="0" max="100" value="50" aria-label="slide between the two"><div class="bar"></div></div>'
-    )
-    cells.append(figure(compare, f"Slide: {escape(word)} on the left, rebuilt on the right."))
-    if p.name not in report.given:
-        cells.append(
-            figure(
-                image(difference(p.original, p.rebuilt), "difference", "JPEG"), "What is missing, 8 times as strong, around grey."
-            )
-        )
+    given = report.given.get(p.name)
+    first, word = (original, "the original") if given is None else (rgb(given), report.given_word)
+    against = "" if report.truth_known else " against the picture given"
+    cells = [
+        figure(image(first, word), f"{escape(word[:1].upper() + word[1:])}."),
+        figure(
+            image(rebuilt, "rebuilt from stencils"),
+            f"Rebuilt: {p.psnr:.2f} dB{against}, {p.nonzeros_per_pixel:.3f} activations per pixel.",
+        ),
+        figure(_compare(first, word, rebuilt), f"Slide: {escape(word)} on the left, rebuilt on the right."),
+    ]
+    if report.truth_known:
+        missing = image(difference(p.original, p.rebuilt), "difference", "JPEG")
+        cells.append(figure(missing, "Original minus rebuilt, 8 times as strong, around grey."))
     height, width = p.original.shape[-2:]
     kind = "colour" if len(p.original) == 3 else "grey"
     lead = f"{width} x {height} pixels, {kind}. The rebuilt picture is its slowly varying part plus every activation times its stencil."
-    return section(p.name, lead, f'<div class="row">{"".join(cells)}</div>')
+    return section(p.name, lead, f'<div class="pairs">{"".join(cells)}</div>')
+
+
+def _compare(first: Array, word: str, rebuilt: Array) -> str:
+    return (
+        f'<div class="compare">{image(rebuilt, "rebuilt")}<div class="top">{image(first, word)}</div>'
+        '<input type="range" min="0" max="100" value="50" aria-label="slide between the two"><div class="bar"></div></div>'
+    )
 
 
 def _stencils(report: LearnedReport) -> str:
@@ -182,9 +184,9 @@ def write_pngs(report: LearnedReport, folder: Path) -> list[str]:
         stem = "" if len(report.paintings) == 1 else f"{_unique(p.name, names)}-"
         write(f"{stem}original.png", rgb(p.original))
         write(f"{stem}rebuilt.png", rgb(p.rebuilt))
-        if p.name not in report.given:
+        if report.truth_known:
             write(f"{stem}difference.png", difference(p.original, p.rebuilt))
-        else:
+        if p.name in report.given:
             write(f"{stem}given.png", rgb(report.given[p.name]))
         write(f"{stem}painted.png", sheet([rgb(f.picture) for f in p.frames], columns=4))
         write(f"{stem}activations.png", sheet([glow(a, p.slow) for _, a in p.maps], columns=4))

@@ -37,7 +37,7 @@ def figure(content: str, caption: str) -> str:
 
 def tiles(values: Sequence[tuple[str, str]]) -> str:
     """Large numbers with a word under each."""
-    inner = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for value, label in values)
+    inner = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for label, value in values)
     return f'<div class="tiles">{inner}</div>'
 
 
