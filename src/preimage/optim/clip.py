@@ -1,0 +1,57 @@
+"""Gradient clipping: holding gradients to a norm or a range before a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Tensor
+from preimage.engines.base import accumulator_dtype
+from preimage.errors import OptionError
+
+__all__ = ["clip_grad_norm", "clip_grad_value"]
+
+
+def _with_gradients(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
+    listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    return [p for p in listed if p.grad is not None]
+
+
+def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_type: float = 2.0) -> float:
+    """Scale all gradients together so that their norm, over all elements of all of them, is at most max_norm; gives the norm
+    before.
+
+    norm_type: p of the p-norm, math.inf for the largest absolute value.
+    Raises: OptionError for a max_norm or norm_type that is not positive.
+    """
+    if not max_norm > 0 or not norm_type > 0:
+        raise OptionError(f"clip_grad_norm: max_norm and norm_type must be positive, got {max_norm} and {norm_type}")
+    held = _with_gradients(parameters)
+    sizes = [np.abs(_gradient(p).astype(np.float64)) for p in held]
+    if math.isinf(norm_type):
+        total = max((float(a.max()) for a in sizes if a.size), default=0.0)
+    else:
+        total = math.fsum(float(np.sum(a**norm_type)) for a in sizes) ** (1 / norm_type)
+    scale = max_norm / (total + 1e-6)  # PyTorch's guard against a norm of 0
+    if scale < 1:
+        for p in held:
+            g = _gradient(p)
+            p.grad = Tensor((g.astype(accumulator_dtype(g.dtype)) * scale).astype(g.dtype))
+    return total
+
+
+def clip_grad_value(parameters: Iterable[Tensor] | Tensor, clip_value: float) -> None:
+    """Hold every element of every gradient to -clip_value..clip_value. Raises: OptionError for a negative one."""
+    if not clip_value >= 0:
+        raise OptionError(f"clip_grad_value: clip_value must be at least 0, got {clip_value}")
+    for p in _with_gradients(parameters):
+        g = _gradient(p)
+        p.grad = Tensor(np.clip(g, g.dtype.type(-clip_value), g.dtype.type(clip_value)))
+
+
+def _gradient(parameter: Tensor) -> Any:
+    assert parameter.grad is not None
+    return parameter.grad.data

@@ -1,0 +1,148 @@
+"""Learning-rate schedules: a rate as a function of the number of steps taken, Caffe's policies among them.
+
+    schedule = optim.poly(opt, max_iter=1000, power=0.9)
+    ... opt.step(); schedule.step()
+
+The formulas with i, the steps taken so far (Caffe's iteration), and the rate at the start:
+
+    fixed       base                              inv       base * (1 + gamma * i) ** -power
+    step        base * gamma ** floor(i / size)   poly      base * (1 - i / max_iter) ** power
+    multistep   base * gamma ** (stepvalues <= i) sigmoid   base / (1 + exp(-gamma * (i - stepsize)))
+    exp         base * gamma ** i                 cosine    low + (base - low) * (1 + cos(pi i / max_iter)) / 2
+
+Source: the comment on lr_policy in Caffe's caffe.proto, SGDSolver::GetLearningRate.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from preimage.errors import OptionError
+from preimage.optim.optimizer import Optimizer
+
+__all__ = ["Schedule", "cosine", "exp", "fixed", "from_caffe", "inv", "multistep", "poly", "sigmoid", "step"]
+
+
+class Schedule:
+    """Sets each group's rate to its rate at the start times factor(i), i counting the calls of `step`.
+
+    warmup: over that many steps the rate first rises evenly to its value.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], warmup: int = 0) -> None:
+        if warmup < 0:
+            raise OptionError(f"warmup must be at least 0 steps, got {warmup}")
+        self.optimizer, self.factor, self.warmup = optimizer, factor, warmup
+        self.base = [float(g["lr"]) for g in optimizer.groups]
+        self.count = 0
+        self._set()
+
+    def _set(self) -> None:
+        rise = min(1.0, (self.count + 1) / (self.warmup + 1))
+        for group, base in zip(self.optimizer.groups, self.base, strict=True):
+            group["lr"] = base * self.factor(self.count) * rise
+
+    def step(self) -> None:
+        """One step of the optimiser was taken."""
+        self.count += 1
+        self._set()
+
+    @property
+    def lr(self) -> float:
+        """The rate of the first group now."""
+        return self.optimizer.lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+        return {"count": self.count, "base": list(self.base)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. Raises: OptionError for another number of groups."""
+        if len(state["base"]) != len(self.base):
+            raise OptionError(f"the schedule's state is of {len(state['base'])} groups, wanted {len(self.base)}")
+        self.count, self.base = int(state["count"]), [float(b) for b in state["base"]]
+        self._set()
+
+
+def fixed(optimizer: Optimizer, *, warmup: int = 0) -> Schedule:
+    """The rate as it is."""
+    return Schedule(optimizer, lambda i: 1.0, warmup)
+
+
+def step(optimizer: Optimizer, *, stepsize: int, gamma: float = 0.1, warmup: int = 0) -> Schedule:
+    """Times gamma after every stepsize steps."""
+    if stepsize < 1:
+        raise OptionError(f"step: stepsize must be at least 1, got {stepsize}")
+    return Schedule(optimizer, lambda i: float(gamma ** (i // stepsize)), warmup)
+
+
+def multistep(optimizer: Optimizer, *, stepvalues: Sequence[int], gamma: float = 0.1, warmup: int = 0) -> Schedule:
+    """Times gamma at each of these steps."""
+    values = list(stepvalues)
+    if values != sorted(values):
+        raise OptionError(f"multistep: stepvalues must rise, got {values}")
+    return Schedule(optimizer, lambda i: float(gamma ** bisect_right(values, i)), warmup)
+
+
+def exp(optimizer: Optimizer, *, gamma: float, warmup: int = 0) -> Schedule:
+    """Times gamma at every step."""
+    return Schedule(optimizer, lambda i: float(gamma**i), warmup)
+
+
+def inv(optimizer: Optimizer, *, gamma: float, power: float, warmup: int = 0) -> Schedule:
+    """Falling like an inverse power."""
+    return Schedule(optimizer, lambda i: float((1 + gamma * i) ** -power), warmup)
+
+
+def poly(optimizer: Optimizer, *, max_iter: int, power: float = 1.0, warmup: int = 0) -> Schedule:
+    """Falling to 0 at max_iter, and staying there."""
+    if max_iter < 1:
+        raise OptionError(f"poly: max_iter must be at least 1, got {max_iter}")
+    return Schedule(optimizer, lambda i: float(max(0.0, 1 - i / max_iter) ** power), warmup)
+
+
+def sigmoid(optimizer: Optimizer, *, gamma: float, stepsize: float, warmup: int = 0) -> Schedule:
+    """A smooth step at `stepsize`: down for a negative gamma."""
+
+    def factor(i: int) -> float:
+        x = gamma * (i - stepsize)
+        e = math.exp(-abs(x))
+        return 1 / (1 + e) if x >= 0 else e / (1 + e)
+
+    return Schedule(optimizer, factor, warmup)
+
+
+def cosine(optimizer: Optimizer, *, max_iter: int, low: float = 0.0, warmup: int = 0) -> Schedule:
+    """Half a cosine from the rate to `low` (a fraction of it) at max_iter, and staying there."""
+    if max_iter < 1:
+        raise OptionError(f"cosine: max_iter must be at least 1, got {max_iter}")
+    return Schedule(optimizer, lambda i: low + (1 - low) * (1 + math.cos(math.pi * min(i, max_iter) / max_iter)) / 2, warmup)
+
+
+_NEEDS: dict[str, tuple[Callable[..., Schedule], dict[str, str]]] = {
+    "fixed": (fixed, {}),
+    "step": (step, {"stepsize": "stepsize", "gamma": "gamma"}),
+    "multistep": (multistep, {"stepvalues": "stepvalue", "gamma": "gamma"}),
+    "exp": (exp, {"gamma": "gamma"}),
+    "inv": (inv, {"gamma": "gamma", "power": "power"}),
+    "poly": (poly, {"max_iter": "max_iter", "power": "power"}),
+    "sigmoid": (sigmoid, {"gamma": "gamma", "stepsize": "stepsize"}),
+}
+
+
+def from_caffe(optimizer: Optimizer, solver: Mapping[str, Any]) -> Schedule:
+    """The schedule that a Caffe solver names: lr_policy and the fields that it needs, as a mapping.
+
+    Raises: OptionError for a policy that does not exist, or a field that is missing.
+    """
+    policy = solver.get("lr_policy", "fixed")
+    if policy not in _NEEDS:
+        raise OptionError(f"lr_policy must be one of {', '.join(_NEEDS)}, got {policy!r}")
+    build, fields = _NEEDS[policy]
+    missing = [field for field in fields.values() if field not in solver]
+    if missing:
+        raise OptionError(f"lr_policy {policy!r} needs {', '.join(missing)}")
+    return build(optimizer, **{name: solver[field] for name, field in fields.items()})
