@@ -29,6 +29,7 @@ def net_text(layer: str, *shapes: tuple[int, ...], tops: int = 1) -> str:
 def build(layer: str, *shapes: tuple[int, ...], tops: int = 1, phase: str = "TEST", seed: int = 0) -> Any:
     """The graph of such a net, with float64 weights drawn at random, so that results can be compared closely."""
     graph = caffe.load(caffe.parse_text("NetParameter", net_text(layer, *shapes, tops=tops)), phase=phase, seed=seed, limits=Limits())
+    graph.astype(np.float64)
     rng = np.random.default_rng(seed + 1)
     for name in graph.weights:
         graph.put(name, rng.standard_normal(graph.array(name).shape))

@@ -140,7 +140,7 @@ def _structure(graph, rng: random.Random) -> None:
             return
         if value.size:
             flat = value.reshape(-1)
-            flat[rng.randrange(value.size)] = rng.choice(_HUGE) if value.dtype.kind == "i" else rng.choice([np.nan, np.inf, -1e38])
+            flat[rng.randrange(value.size)] = rng.choice(_HUGE) if value.dtype == np.int64 else rng.choice([0, 1, -1])
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     elif what == 3:
         node.input[rng.randrange(len(node.input))] = rng.choice([*node.output, *rng.choice(graph.node).output, "", "nothing"])

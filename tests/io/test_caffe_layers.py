@@ -111,7 +111,8 @@ def test_sobel_in_one_step_and_in_two() -> None:
         ("num_output: 3 kernel_size: 2 kernel_size: 2 kernel_size: 2", "3 numbers for 2 spatial axes"),
         ("num_output: 3 kernel_size: 9", "does not fit into"),
         ("num_output: 3 kernel_size: 2 axis: 7", "axis 7 does not exist"),
-        ("num_output: 4294967295 kernel_size: 2", "more than 2147483647 elements"),
+        ("num_output: 4294967295 kernel_size: 2", "4294967295 is no size"),
+        ("num_output: 999999999 kernel_size: 2", "more than 2147483647 elements"),
     ],
 )
 def test_impossible_convolutions_name_the_layer(text: str, problem: str) -> None:
@@ -208,8 +209,9 @@ def test_lrn_across_channels(size: int) -> None:
     x = RNG.standard_normal((2, 4, 2, 3))
     wanted = np.empty_like(x)
     for c in range(4):
+        alpha, beta = float(np.float32(0.7)), float(np.float32(0.6))
         near = x[:, max(c - size // 2, 0) : c + size // 2 + 1]
-        wanted[:, c] = x[:, c] / (1.5 + np.float32(0.7) / size * (near**2).sum(1)) ** np.float32(0.6)
+        wanted[:, c] = x[:, c] / (1.5 + alpha / size * (near**2).sum(1)) ** beta
     close(run(graph, x), wanted)
     check_gradients(graph, [x], [0])
 
