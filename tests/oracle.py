@@ -34,13 +34,19 @@ def sizes_of(geometry) -> Sizes:
     )  # fmt: skip
 
 
-def _taps(s: Sizes):
-    """(tap, index lists into the small side, index lists into the large side) of every tap that meets the input."""
+def _taps(s: Sizes, small_only=None, large_only=None, taps_only=None):
+    """(tap, index lists into the small side, index lists into the large side) of every tap that meets the input.
+
+    The last three narrow the positions, or the taps, that are looked at: one list per axis.
+    """
     per_axis = []
-    for n, m, k, step, lo, d in zip(s.large, s.small, s.kernel, s.stride, s.lo, s.dilation, strict=True):
+    for axis, (n, m, k, step, lo, d) in enumerate(zip(s.large, s.small, s.kernel, s.stride, s.lo, s.dilation, strict=True)):
+        wanted = None if large_only is None else set(large_only[axis])
         entries = []
-        for tap in range(k):
-            pairs = [(p, p * step - lo + tap * d) for p in range(m) if 0 <= p * step - lo + tap * d < n]
+        for tap in range(k) if taps_only is None else taps_only[axis]:
+            positions = range(m) if small_only is None else small_only[axis]
+            pairs = [(p, p * step - lo + tap * d) for p in positions if 0 <= p * step - lo + tap * d < n]
+            pairs = [(p, q) for p, q in pairs if wanted is None or q in wanted]
             entries.append((tap, [p for p, _ in pairs], [q for _, q in pairs]))
         per_axis.append(entries)
     for combination in product(*per_axis):
@@ -49,48 +55,61 @@ def _taps(s: Sizes):
 
 
 def _pick(a, indices):
-    picked = a
+    picked = a  # converted after picking: what is not looked at costs nothing
     for axis, index in enumerate(indices):
         picked = np.take(picked, index, axis=2 + axis)
-    return picked
+    return np.asarray(picked, np.float64)
 
 
 def _grouped(a, groups):
     return a.reshape(a.shape[0], groups, a.shape[1] // groups, prod(a.shape[2:]))
 
 
-def conv(x, w, s: Sizes):
-    """y[n, o, oh..]."""
-    x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
-    y = np.zeros((x.shape[0], w.shape[0], *s.small))
+def _size(size, only):
+    return size if only is None else tuple(map(len, only))
+
+
+def _places(only, indices):
+    """Where the indices lie among the positions that are wanted."""
+    if only is None:
+        return indices
+    return [[positions.index(p) for p in index] for positions, index in zip(only, indices, strict=True)]
+
+
+def conv(x, w, s: Sizes, only=None):
+    """y[n, o, oh..]; `only` names the output positions wanted, one list per axis."""
+    w = np.asarray(w, np.float64)
+    y = np.zeros((x.shape[0], w.shape[0], *_size(s.small, only)))
     weights = w.reshape(s.groups, w.shape[0] // s.groups, *w.shape[1:])
-    for tap, small, large in _taps(s):
+    for tap, small, large in _taps(s, small_only=only):
         part = np.matmul(weights[(slice(None),) * 3 + tap], _grouped(_pick(x, large), s.groups))
-        y[(slice(None), slice(None), *np.ix_(*small))] += part.reshape(x.shape[0], w.shape[0], *map(len, small))
+        here = _places(only, small)
+        y[(slice(None), slice(None), *np.ix_(*here))] += part.reshape(x.shape[0], w.shape[0], *map(len, small))
     return y
 
 
-def conv_transpose(y, w, s: Sizes):
-    """x[n, i, ih..]."""
-    y, w = np.asarray(y, np.float64), np.asarray(w, np.float64)
+def conv_transpose(y, w, s: Sizes, only=None):
+    """x[n, i, ih..]; `only` names the positions of x wanted, one list per axis."""
+    w = np.asarray(w, np.float64)
     channels = w.shape[1] * s.groups
-    x = np.zeros((y.shape[0], channels, *s.large))
+    x = np.zeros((y.shape[0], channels, *_size(s.large, only)))
     weights = w.reshape(s.groups, w.shape[0] // s.groups, *w.shape[1:])
-    for tap, small, large in _taps(s):
+    for tap, small, large in _taps(s, large_only=only):
         matrix = weights[(slice(None),) * 3 + tap].transpose(0, 2, 1)
         part = np.matmul(matrix, _grouped(_pick(y, small), s.groups))
-        x[(slice(None), slice(None), *np.ix_(*large))] += part.reshape(y.shape[0], channels, *map(len, large))
+        here = _places(only, large)
+        x[(slice(None), slice(None), *np.ix_(*here))] += part.reshape(y.shape[0], channels, *map(len, large))
     return x
 
 
-def conv_weight_grad(x, y, s: Sizes):
-    """w[o, i, kh..]."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    w = np.zeros((y.shape[1], x.shape[1] // s.groups, *s.kernel))
-    for tap, small, large in _taps(s):
+def conv_weight_grad(x, y, s: Sizes, only=None):
+    """w[o, i, kh..]; `only` names the taps wanted, one list per axis."""
+    w = np.zeros((y.shape[1], x.shape[1] // s.groups, *_size(s.kernel, only)))
+    for tap, small, large in _taps(s, taps_only=only):
         left, right = _grouped(_pick(y, small), s.groups), _grouped(_pick(x, large), s.groups)
         part = np.matmul(left, right.transpose(0, 1, 3, 2)).sum(axis=0)
-        w[(slice(None), slice(None), *tap)] = part.reshape(w.shape[:2])
+        here = tap if only is None else tuple(positions.index(t) for t, positions in zip(tap, only, strict=True))
+        w[(slice(None), slice(None), *here)] = part.reshape(w.shape[:2])
     return w
 
 

@@ -23,12 +23,15 @@ CHUNKS = 8
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 #: Multiply-adds beyond which the loops of `reference` would take seconds: there the other engines are compared alone.
 SLOW_MACS = 30_000_000
-#: Multiply-adds beyond which the engine computes everything, one image, and the oracle a few of the channels.
+#: Multiply-adds beyond which the engine computes everything, one image, and the oracle some elements: borders, middle, a few channels.
 LARGE_MACS = 60_000_000
 
 
-def _few(channels):
-    return sorted({0, channels // 2, channels - 1})
+def _few(size, most=6):
+    """Indices at both ends and in the middle."""
+    if size <= most:
+        return list(range(size))
+    return sorted({*range(most // 3), size // 2 - 1, size // 2, *range(size - most // 3, size)})
 
 
 def expectations(x, w, y, s, large):
@@ -39,12 +42,12 @@ def expectations(x, w, y, s, large):
             "conv_transpose": (..., oracle.conv_transpose(y, w, s)),
             "conv_weight_grad": (..., oracle.conv_weight_grad(x, y, s)),
         }
-    outer, inner = _few(w.shape[0]), _few(w.shape[1])
-    every = slice(None)
+    outer, inner, images = _few(w.shape[0]), _few(w.shape[1]), range(x.shape[0])
+    small, big, taps = [_few(n) for n in s.small], [_few(n) for n in s.large], [_few(k, 3) for k in s.kernel]
     return {
-        "conv": ((every, outer), oracle.conv(x, w[outer], s)),
-        "conv_transpose": ((every, inner), oracle.conv_transpose(y, w[:, inner], s)),
-        "conv_weight_grad": (np.ix_(outer, inner), oracle.conv_weight_grad(x[:, inner], y[:, outer], s)),
+        "conv": (np.ix_(images, outer, *small), oracle.conv(x, w[outer], s, only=small)),
+        "conv_transpose": (np.ix_(images, inner, *big), oracle.conv_transpose(y, w[:, inner], s, only=big)),
+        "conv_weight_grad": (np.ix_(outer, inner, *taps), oracle.conv_weight_grad(x[:, inner], y[:, outer], s, only=taps)),
     }
 
 

@@ -38,12 +38,15 @@ __all__ = ["GemmEngine"]
 
 #: Columns are best while they stay in the second-level cache, also where the user allows more.
 CACHE_BYTES = 2 << 20
+#: Below this many columns a product is bound by memory (weights, or the sum of a weight gradient, are read again each time).
+LEAST_POSITIONS = 256
 
 
 def _positions(g: ConvGeometry, itemsize: int) -> int:
     """How many output positions one strip holds: within the workspace and the cache, at least one."""
-    row = g.in_channels * prod(g.kernel_size) * itemsize
-    return max(1, min(prod(g.output_size), min(current().workspace_bytes, CACHE_BYTES) // max(row, 1)))
+    row = max(1, g.in_channels * prod(g.kernel_size) * itemsize)
+    best = max(CACHE_BYTES // row, LEAST_POSITIONS)
+    return max(1, min(prod(g.output_size), current().workspace_bytes // row, best))
 
 
 def _matrices(a: Array, groups: int, rows: int, dtype: DType) -> Array:
