@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -19,7 +20,8 @@ from preimage.engines.jit import llvm
 from preimage.engines.jit import weight_grad_plan as planning
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps
+from preimage.engines.jit.recipe import LINE_ELEMENTS, Buffer, Recipe, Step, compiled, slab_steps
+from preimage.engines.jit.schedules.blocks import BlockSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
@@ -28,6 +30,7 @@ from preimage.geometry import ConvGeometry
 __all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
 
 TASKS_PER_THREAD = 3  # more even out unequal cores, fewer read the operands less often
+_HOW = {"": "in place", "slab": "copied, channels innermost", "blocks": "copied in blocks of a tile's channels"}
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 
 
@@ -143,10 +146,14 @@ def every_position(geometry: ConvGeometry, x: Array) -> tuple[ConvGeometry, Arra
 
 @dataclass(frozen=True)
 class _Side:
-    """An operand as the kernel reads it: array or slab, logical byte strides, columns before column 0 in the slab."""
+    """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
+    from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy."""
 
     name: str
     strides: tuple[int, ...]
+    group: int
+    step: int
+    last: int
     first: int = 0
 
 
@@ -157,33 +164,48 @@ def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
     size = ELEMENT_BYTES[inner]
     reading = planning.read_geometry(g, size, r.target)
     recipe = Recipe(f"weight gradient, {reading.kind} as columns")
-    y = _side(recipe, r, "y", (g.batch, g.out_channels, *g.output_size), r.y_strides, g.out_channels // g.groups)
-    lo, hi = 0, 0
+    x_is_vector = reading.kind != "outputs"
+    y_width, y_tiles = _share(reading, not x_is_vector)
+    x_width, x_tiles = _share(reading, x_is_vector)
+    y_shape, x_shape = (g.batch, g.out_channels, *g.output_size), (g.batch, g.in_channels, *g.input_size)
+    blocks_x, blocks_y = planning.wants_blocks(g, reading, size, r.x_strides, r.y_strides)
+    y = _side(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y)
+    margin = None
     if reading.run:  # the columns that the kernel's rows touch: padding written out, columns never read cut off
         lo = g.padding[-1][0]
         hi = (g.output_size[-1] - 1) * g.stride[-1] + g.kernel_size[-1] - lo - g.input_size[-1]
-    x = _side(
-        recipe, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, g.in_channels // g.groups,
-        (lo, max(hi, 0)) if reading.run else None,
-    )  # fmt: skip
+        margin = lo, max(hi, 0)
+    x = _side(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x)
     _main_step(recipe, r, reading, x, y, inner)
     recipe.skips_padding = leaves_out(g)
     return recipe
 
 
+def _share(reading: planning.Reading, columns: bool) -> tuple[int, int]:
+    """Width and number of the tiles along one side of the matrix."""
+    if columns:
+        return reading.tile_columns, reading.column_tiles
+    return reading.tile_rows, reading.row_tiles
+
+
 def _side(
-    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], per_group: int,
-    margin: tuple[int, int] | None = None,
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
+    tiles: int, margin: tuple[int, int] | None, blocks: bool,
 ) -> _Side:  # fmt: skip
-    """The operand in place if its channels are neighbours (and its pixels, for a run without padding); else a slab."""
+    """The operand in place if its channels are neighbours (and its pixels, for a run without padding); else a copy."""
     own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
-    channels = shape[1]
+    channels, groups = shape[1], r.geometry.groups
+    per_group = channels // groups
+    row = per_group if margin is None else per_group * r.geometry.kernel_size[-1]
+    step, last = width * size, (row - width) * size
+    if blocks:
+        return _blocked_side(recipe, r, name, shape, strides, width, tiles)
     in_place = own == size and (strides[1] == own or per_group == 1)
     if margin is not None:
         in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
     if in_place:
-        return _Side(name, strides)
+        return _Side(name, strides, per_group * strides[1], step, last)
     lo, hi = margin or (0, 0)
     cut = max(0, -lo)  # a negative padding: columns that are never read
     lo = max(0, lo)
@@ -193,11 +215,56 @@ def _side(
     margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
     lanes = r.target.vector_bytes // size
     steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
-    for step in steps:
-        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in step.patches)
-        recipe.steps.append(replace(step, name=f"{step.name} {name}", patches=patches))
+    for made in steps:
+        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
+        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
     recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
-    return _Side(f"{name} slab", (slab[0], size, *slab[1:]), lo - cut)
+    return _Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo - cut)
+
+
+def _blocked_side(
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+) -> _Side:
+    """A copy in blocks of one tile's channels: [group][tile][image][pixel][width]; the last tile overlaps its neighbour."""
+    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
+    size, lanes = ELEMENT_BYTES[inner], r.target.vector_bytes // ELEMENT_BYTES[inner]
+    groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
+    image = prod(spatial) * width * size
+    block = shape[0] * image
+    flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
+    while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
+        flat -= 1
+    run = prod(spatial[flat:])
+    piece = max(16, LINE_ELEMENTS // width)
+    outer = list(product(*map(range, spatial[:flat])))
+    by_channel = strides[1] != own  # channels-first: transposed on the way
+    lines = []
+    for q, tile, n in product(range(groups), range(tiles), range(shape[0])):
+        channel = q * per_group + min(tile * width, per_group - width)
+        for number, at in enumerate(outer):
+            source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
+            result = (q * tiles + tile) * block + n * image + number * run * width * size
+            for first in range(0, run, piece):
+                count = min(piece, run - first)
+                shape_of = (width, count) if by_channel else (count, 0)
+                lines.append((source + first * strides[-1], result + first * width * size, *shape_of, 0))
+    table: Ints = as_ints(lines)
+    per_task = max(1, -(-len(lines) // (8 * r.threads)))
+    values = [0] * (max(Move) + 1)
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
+    if by_channel:
+        kernel = compiled(SwapSpec(r.element, inner, lanes, Finish()))
+        values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = strides[1], width * size
+    else:
+        kernel = compiled(BlockSpec(r.element, inner, lanes, width))
+        values[Move.SOURCE_STRIDE] = strides[-1]
+    patches = ((Move.INPUT, name), (Move.OUTPUT, f"{name} blocks"))
+    recipe.steps.append(Step(f"block {name}", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
+    recipe.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
+    steps = [width * size]
+    for n in spatial[:0:-1]:
+        steps.append(steps[-1] * n)
+    return _Side(f"{name} blocks", (image, size, *steps[::-1]), tiles * block, block, (tiles - 1) * block)
 
 
 def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, x: _Side, y: _Side, inner: str) -> None:
@@ -207,7 +274,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     n_outer, last = prod(g.kernel_size[:-1]), g.kernel_size[-1]
     stride, dilation, lo = g.stride[-1], g.dilation[-1], g.padding[-1][0]
     x_is_vector = reading.kind != "outputs"
-    pixels = planning.band_pixels(g, size)
+    pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and y.name == "y blocks")
     table = planning.tables(g, x.strides[2:], y.strides[2:], pixels)
     segments = np.ascontiguousarray(table.segments if not x_is_vector else table.segments[:, [1, 0, 2, 3]])
 
@@ -234,20 +301,16 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     direct = x_is_vector and as_is and inner == r.element
 
     x_step, y_step = x.strides[-1] * stride, y.strides[-1]
-    x_group, y_group = i * x.strides[1], o * y.strides[1]
-    if x_is_vector:
-        vector, scalar = (x_step, x.strides[0], x_group), (y_step, y.strides[0], y_group)
-    else:
-        vector, scalar = (y_step, y.strides[0], y_group), (x_step, x.strides[0], x_group)
+    vector, scalar = ((x, x_step), (y, y_step)) if x_is_vector else ((y, y_step), (x, x_step))
     values = dict.fromkeys(Arg, 0) | {
         Arg.SEGMENTS: segments.ctypes.data, Arg.BANDS: table.bands.ctypes.data, Arg.TAPS: taps.ctypes.data,
         Arg.IMAGES: batch, Arg.IMAGES_PER_TURN: per_turn, Arg.TURNS: -(-batch // per_turn), Arg.N_BANDS: table.n_bands,
         Arg.TILES: tiles, Arg.TILES_PER_TASK: per_task, Arg.N_TAPS: n_taps, Arg.N_OUTER: n_outer,
         Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
-        Arg.ROW_STEP: reading.tile_rows * size, Arg.ROW_LAST: (reading.rows - reading.tile_rows) * size,
-        Arg.COL_STEP: reading.tile_columns * size, Arg.COL_LAST: (reading.columns - reading.tile_columns) * size,
-        Arg.SCALAR_PIXEL: scalar[0], Arg.SCALAR_IMAGE: scalar[1], Arg.SCALAR_GROUP: scalar[2],
-        Arg.VECTOR_PIXEL: vector[0], Arg.VECTOR_IMAGE: vector[1], Arg.VECTOR_GROUP: vector[2],
+        Arg.ROW_STEP: scalar[0].step, Arg.ROW_LAST: scalar[0].last, Arg.COL_STEP: vector[0].step,
+        Arg.COL_LAST: vector[0].last, Arg.SCALAR_PIXEL: scalar[1], Arg.SCALAR_IMAGE: scalar[0].strides[0],
+        Arg.SCALAR_GROUP: scalar[0].group, Arg.VECTOR_PIXEL: vector[1], Arg.VECTOR_IMAGE: vector[0].strides[0],
+        Arg.VECTOR_GROUP: vector[0].group,
         Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes, Arg.OUT_GROUP: weights // groups * size,
     }  # fmt: skip
     sums = "out" if direct else "sums"
@@ -257,7 +320,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         recipe.buffers.append(Buffer("chain", weights * size))
     spec = planning.tile_spec(reading, inner, batch == 1 and table.n_bands == 1)
     patches = (
-        (Arg.SCALARS, (y if x_is_vector else x).name), (Arg.VECTORS, (x if x_is_vector else y).name),
+        (Arg.SCALARS, scalar[0].name), (Arg.VECTORS, vector[0].name),
         (Arg.TOTAL, sums), (Arg.CHAIN, "chain" if has_chain else sums),
     )  # fmt: skip
     template = tuple(int(v) for v in values.values())
@@ -271,8 +334,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         f"{1 if reading.run else last} x {n_outer} taps, {groups} groups",
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
         "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time",
-        "x": "in place" if x.name == "x" else "copied, channels innermost",
-        "y": "in place" if y.name == "y" else "copied, channels innermost",
+        **{side: _HOW[s.name[2:]] for side, s in (("x", x), ("y", y))},
         "result": "stored in place" if direct else "reordered from the order of the sums",
     }
 

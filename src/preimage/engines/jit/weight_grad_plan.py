@@ -27,12 +27,16 @@ from preimage.engines.jit.llvm import Target
 from preimage.engines.jit.schedules.weight_grad import TileSpec
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Reading", "Tables", "band_pixels", "read_geometry", "tables", "tap_range", "tile_spec"]
+__all__ = ["Reading", "Tables", "band_pixels", "read_geometry", "tables", "tap_range", "tile_spec", "wants_blocks"]
 
 BAND_BYTES = (
     int(os.environ.get("BB", 384)) << 10
 )  # of both operands in one band: what the second-level cache keeps while all tiles pass
 BAND_PIXELS = int(os.environ.get("BP", 256))  # and no fewer pixels than this, so that taking up a chain costs little
+BLOCK_FAR_BYTES = int(os.environ.get("BF", 1024))
+BLOCK_PRODUCTS = int(os.environ.get("BPR", 256))
+BLOCK_IMAGE_BYTES = int(os.environ.get("BIM", 512)) << 10
+BLOCK_BAND_BYTES = int(os.environ.get("BBB", 512)) << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +142,24 @@ def tap_range(size_in: int, size_out: int, offset: int, stride: int) -> tuple[in
     return (first, last) if first < last else (0, 0)
 
 
-def band_pixels(geometry: ConvGeometry, size: int) -> int:
-    """Output pixels of one band: a multiple of nothing, only what the cache suggests."""
+def wants_blocks(
+    geometry: ConvGeometry, reading: Reading, size: int, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+) -> tuple[bool, bool]:
+    """Whether x and y are worth a copy in blocks: where a pixel's channels are far apart and each is used often."""
+    pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    if reading.run or prod(geometry.output_size) * pixel_bytes < BLOCK_IMAGE_BYTES:
+        return False, False
+    taps = prod(geometry.kernel_size)
+    products = {"x": geometry.out_channels_per_group * taps, "y": geometry.in_channels_per_group * taps}
+    far = {"x": geometry.in_channels * size * geometry.stride[-1], "y": geometry.out_channels * size}
+    x, y = (far[side] >= BLOCK_FAR_BYTES and products[side] >= BLOCK_PRODUCTS for side in "xy")
+    return x, y
+
+
+def band_pixels(geometry: ConvGeometry, reading: Reading, size: int, blocks: bool) -> int:
+    """Output pixels of one band: what the cache suggests."""
+    if blocks:  # one tile's vectors stay in the cache while the scalars stream past
+        return BLOCK_BAND_BYTES // (reading.tile_columns * size)
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
     return max(BAND_PIXELS, BAND_BYTES // pixel_bytes)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import depthwise, direct, pack, sequence, weight_grad
+from preimage.engines.jit.schedules import blocks, depthwise, direct, pack, sequence, weight_grad
 
 __all__ = ["BUILDERS"]
 
 #: The name of a spec's class -> the function that makes its IR text.
 BUILDERS: dict[str, Callable[[Any], str]] = {
+    "BlockSpec": blocks.build,
     "CopySpec": pack.build_copy,
     "DepthwiseSpec": depthwise.build,
     "DirectSpec": direct.build,
