@@ -1,0 +1,115 @@
+"""Size formulas along one axis, and arguments that are given once for all axes made one per axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+from preimage.errors import GeometryError
+
+__all__ = [
+    "MAX_ELEMENTS", "MAX_PARAMETER", "Padding", "Pairs", "PerAxis", "conv_size", "conv_transpose_size", "extent_of", "hashable",
+    "integer", "normalise_padding", "per_axis", "split_same",
+]  # fmt: skip
+
+PerAxis = int | Sequence[int]
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+Pairs = tuple[tuple[int, int], ...]
+
+#: No engine indexes an array of more elements (2**40 float32 are 4 TiB); what is larger is refused, not wrapped.
+MAX_ELEMENTS = 2**40
+#: No parameter of an axis (padding, stride, dilation, kernel) may be larger, so that all sums stay inside 64 bits.
+MAX_PARAMETER = 2**48
+
+
+def extent_of(kernel: int, dilation: int) -> int:
+    """The length that a dilated kernel covers: dilation * (kernel - 1) + 1."""
+    return dilation * (kernel - 1) + 1
+
+
+def conv_size(large: int, lo: int, hi: int, extent: int, stride: int) -> int:
+    """The small size that a convolution gives along one axis; below 1 where the kernel does not fit."""
+    return (large + lo + hi - extent) // stride + 1
+
+
+def conv_transpose_size(small: int, lo: int, hi: int, extent: int, stride: int, output_padding: int = 0) -> int:
+    """The large size that a transposed convolution gives along one axis; may be negative: then it is impossible."""
+    return (small - 1) * stride + extent - lo - hi + output_padding
+
+
+def integer(value: Any, what: str) -> int:
+    if isinstance(value, bool):
+        raise GeometryError(f"{what} must be an integer, got {value!r}")
+    try:
+        return index(value)
+    except TypeError:
+        raise GeometryError(f"{what} must be an integer, got {value!r}") from None
+
+
+def per_axis(value: PerAxis, ndim: int, name: str, least: int = 1) -> tuple[int, ...]:
+    """`value` as one integer an axis: a single integer stands for all.
+
+    Raises: GeometryError for another count, a value below `least`, or something that is no integer.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) != 0:
+            value = tuple(value)
+        else:
+            value = (integer(value, name),) * ndim
+    values = tuple(integer(v, f"{name}[{axis}]") for axis, v in enumerate(value))
+    if len(values) != ndim:
+        raise GeometryError(f"{name} {values} has {len(values)} entries, wanted one integer or one per axis ({ndim})")
+    for axis, v in enumerate(values):
+        if v < least:
+            raise GeometryError(f"{name} along axis {axis} is {v}; the least is {least}")
+        if v > MAX_PARAMETER:
+            raise GeometryError(f"{name} along axis {axis} is {v}; the most is {MAX_PARAMETER}")
+    return values
+
+
+def normalise_padding(padding: Any, ndim: int) -> Pairs | str:
+    """`padding` as one (lo, hi) pair an axis, or one of the words "same", "same_lower", "valid".
+
+    An integer stands for both ends of every axis, an integer per axis for both its ends. Negative padding crops.
+    """
+    if isinstance(padding, str):
+        word = padding.lower()
+        if word not in ("same", "same_upper", "same_lower", "valid"):
+            raise GeometryError(f"padding must be numbers, 'same', 'same_lower' or 'valid', got {padding!r}")
+        return "same" if word == "same_upper" else word
+    if not hasattr(padding, "__iter__"):
+        both = integer(padding, "padding")
+        entries: list[Any] = [both] * ndim
+    else:
+        entries = list(padding)
+    if len(entries) != ndim:
+        hint = f"; one axis takes a pair inside: (({entries[0]}, {entries[1]}),)" if ndim == 1 and len(entries) == 2 else ""
+        raise GeometryError(f"padding {padding!r} has {len(entries)} entries, wanted one per axis ({ndim}){hint}")
+    pairs = []
+    for axis, entry in enumerate(entries):
+        if hasattr(entry, "__iter__") and not isinstance(entry, str):
+            pair = tuple(integer(v, f"padding[{axis}]") for v in entry)
+            if len(pair) != 2:
+                raise GeometryError(f"padding[{axis}] is {entry!r}, wanted an integer or a pair (lo, hi)")
+        else:
+            pair = (integer(entry, f"padding[{axis}]"),) * 2
+        if max(abs(pair[0]), abs(pair[1])) > MAX_PARAMETER:
+            raise GeometryError(f"padding along axis {axis} is {pair}; the most is {MAX_PARAMETER}")
+        pairs.append((pair[0], pair[1]))
+    return tuple(pairs)
+
+
+def split_same(total: int, word: str) -> tuple[int, int]:
+    """Share the padding of "same" between both ends; the odd one goes to the end ("same") or the start ("same_lower")."""
+    half = total // 2
+    return (half, total - half) if word == "same" else (total - half, half)
+
+
+def hashable(value: Any) -> Any:
+    """`value` as something hashable without changing what it says: lists and arrays become tuples of exact integers."""
+    if type(value) is int or isinstance(value, str):
+        return value
+    if hasattr(value, "__iter__") and getattr(value, "ndim", 1) != 0:
+        return tuple(hashable(v) for v in value)
+    return integer(value, "a size")
