@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -61,6 +62,12 @@ class _Zero(ir.Constant):  # type: ignore[misc]
 
 def _zero(kind: Any) -> Any:
     return _Zero(kind, None)
+
+
+@cache
+def _lanes(numbers: tuple[int, ...]) -> Any:
+    """A constant vector of lane numbers; kept, because writing one out is a good part of making a kernel's text."""
+    return ir.Constant(ir.VectorType(_I32, len(numbers)), list(numbers))
 
 
 def _shape(element: ir.Type, lanes: int) -> ir.Type:
@@ -237,12 +244,12 @@ class Num:
         b = self.kernel.builder
         vector = ir.VectorType(_TYPES[self.dtype], lanes)
         first = b.insert_element(_zero(vector), self.value, _I32(0))
-        zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+        zeros = _lanes((0,) * lanes)
         return Num(self.kernel, b.shuffle_vector(first, _zero(vector), zeros), self.dtype, lanes)
 
     def shuffle(self, other: Num, lanes: Sequence[int]) -> Num:
         """The lanes picked out of self (0 .. n-1) and other (n .. 2n-1)."""
-        mask = ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes))
+        mask = _lanes(tuple(lanes))
         value = self.kernel.builder.shuffle_vector(self.value, other.value, mask)
         return Num(self.kernel, value, self.dtype, len(lanes))
 
@@ -362,7 +369,7 @@ class Kernel:
         wide = ir.VectorType(_I64, lanes)
         numbers = ir.Constant(wide, list(range(lanes)))
         first = self.builder.insert_element(_zero(wide), self.i64(count).value, _I32(0))
-        zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+        zeros = _lanes((0,) * lanes)
         counts = self.builder.shuffle_vector(first, _zero(wide), zeros)
         return Bit(self, self.builder.icmp_signed("<", numbers, counts))
 

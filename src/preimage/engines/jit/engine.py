@@ -9,12 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import Array, DType, Epilogue, Plan, apply_epilogue, empty_like_order, supported_dtype
+from preimage.engines.base import (
+    Array,
+    DType,
+    Epilogue,
+    Plan,
+    aligned_empty,
+    apply_epilogue,
+    empty_like_order,
+    supported_dtype,
+)
 from preimage.engines.jit import llvm, weight_grad
 from preimage.engines.jit.dense import Request, dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.prepared import PreparedWeight
-from preimage.engines.jit.recipe import ALIGN, Recipe
+from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
@@ -63,7 +72,7 @@ class _Ready:
             at += -(-buffer.size // ALIGN) * ALIGN
 
     def empty(self) -> Array:
-        memory = np.empty(self.shape, self.dtype)
+        memory = aligned_empty(self.shape, self.dtype)
         return memory if self.axes is None else memory.transpose(self.axes)
 
 
@@ -134,8 +143,8 @@ class JitEngine:
         recipe, scratch = ready.recipe, self._scratch
         base = scratch.take(ready.size + ALIGN)
         addresses = {name: base + at for name, at in ready.buffers.items()}
-        addresses["x"] = x.__array_interface__["data"][0]
-        addresses["out"] = out.__array_interface__["data"][0]
+        addresses["x"] = address_of(x)
+        addresses["out"] = address_of(out)
         addresses.update(extra)
         finite = True
         if type(w) is PreparedWeight:
@@ -145,7 +154,7 @@ class JitEngine:
             assert not isinstance(w, PreparedWeight)
             if not w.flags.c_contiguous:
                 w = np.ascontiguousarray(w)
-            addresses["w"] = w.__array_interface__["data"][0]
+            addresses["w"] = address_of(w)
             addresses["flag"] = base
         recipe.run(addresses, ready.threads)
         if recipe.skips_padding and (not finite or scratch.flag[0]):

@@ -150,7 +150,7 @@ def wants_blocks(
     if reading.run or prod(geometry.output_size) * pixel_bytes < BLOCK_IMAGE_BYTES:
         return False, False
     taps = prod(geometry.kernel_size)
-    products = {"x": geometry.out_channels_per_group * taps, "y": geometry.in_channels_per_group * taps}
+    products = {"x": geometry.out_channels_per_group * taps / prod(geometry.stride), "y": geometry.in_channels_per_group * taps}
     far = {"x": geometry.in_channels * size * geometry.stride[-1], "y": geometry.out_channels * size}
     x, y = (far[side] >= BLOCK_FAR_BYTES and products[side] >= BLOCK_PRODUCTS for side in "xy")
     return x, y

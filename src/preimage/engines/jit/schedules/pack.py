@@ -132,16 +132,11 @@ def build_swap(spec: SwapSpec) -> str:
             corner = start.at_bytes(a.index * stride + b.index * size)
             rows_left, columns_left = rows - a.index, columns - b.index
             at = to + a.index * ELEMENT_BYTES[spec.result] + b.index * out_stride
-            full = (rows_left >= lanes) & (columns_left >= lanes)
-            with f.when(full):
-                for j, value in enumerate(_block(corner, lanes, stride, None, None)):
-                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + b.index + j, None, True)
-            with f.when((rows_left < lanes) | (columns_left < lanes)):
-                block = _block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))
-                mask = f.lane_mask(lanes, rows_left)
-                for j, value in enumerate(block):
-                    with f.when(columns_left > j):
-                        finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + b.index + j, mask, True)
+            block = _block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))
+            mask = f.lane_mask(lanes, rows_left)
+            for j, value in enumerate(block):
+                with f.when(columns_left > j):
+                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + b.index + j, mask, True)
     return f.ir()
 
 
@@ -186,35 +181,32 @@ def build_weight(spec: WeightSpec) -> str:
     table = f.ptr_arg(WeightSlot.TABLE, "i64")
     left = arg[WeightSlot.GROUP_CHANNELS] - first
     zero = f.zeros(spec.result, lanes)
-    seen = zero  # becomes NaN with the first weight that is not finite
-    for start in range(0, spec.width, lanes):
-        keep = None if spec.width - start >= lanes else f.lane_mask(lanes, spec.width - start)
-        rest = (left - start).maximum(1)
+    # `seen` becomes NaN with the first weight that is not finite.
+    with f.loop(0, spec.width, lanes, carry=[zero], once=True) as part:
+        keep = f.lane_mask(lanes, spec.width - part.index) if spec.width % lanes else None
+        rows = (left - part.index).maximum(1)
         # A vector that holds no channel at all repeats the last one: nothing outside the array is read.
-        row = source.at_bytes((left - 1).minimum(start) * stride)
-        with f.loop(0, arg[WeightSlot.OUTER], carry=[seen]) as outer:
-            here = row.at_bytes(outer.index * arg[WeightSlot.OUTER_STRIDE])
-            to = result.at(start).at_bytes(outer.index * arg[WeightSlot.OUTER_RESULT])
+        channel = source.at_bytes((left - 1).minimum(part.index) * stride)
+        with f.loop(0, arg[WeightSlot.OUTER], carry=part.carry) as outer:
+            here = channel.at_bytes(outer.index * arg[WeightSlot.OUTER_STRIDE])
+            to = result.at(part.index).at_bytes(outer.index * arg[WeightSlot.OUTER_RESULT])
             if spec.straight:
-                value = here.load(lanes, f.lane_mask(lanes, rest))
+                value = here.load(lanes, f.lane_mask(lanes, rows))
                 to.store(value, keep)
                 outer.carry = [value.fma(zero, outer.carry[0])]
             else:
-                with f.loop(0, columns // lanes * lanes, lanes, carry=outer.carry) as q:
-                    q.carry = [
-                        _weights(
-                            f, here.at_bytes(q.index * size), table.at(q.index), to, spec, stride, rest, keep, None, q.carry[0]
-                        )
-                    ]
+                with f.loop(0, columns, lanes, carry=outer.carry) as q:
+                    over = columns - q.index
+                    block = _block(here.at_bytes(q.index * size), lanes, stride, rows, f.lane_mask(lanes, over))
+                    seen = q.carry[0]
+                    for j, value in enumerate(block):
+                        with f.when(over > j):
+                            to.at_bytes(table.at(q.index + j).load_int()).store(value, keep)
+                        seen = value.fma(zero, seen)
+                    q.carry = [seen]
                 outer.carry = q.result
-                done = columns // lanes * lanes
-                over = columns - done
-                with f.loop(0, over.minimum(1), carry=outer.carry) as tail:
-                    tail.carry = [
-                        _weights(f, here.at_bytes(done * size), table.at(done), to, spec, stride, rest, keep, over, tail.carry[0])
-                    ]
-                outer.carry = tail.result
-        seen = outer.result[0]
+        part.carry = outer.result
+    seen = part.result[0]
     total = seen.lane(0)
     for lane in range(1, lanes):
         total = total + seen.lane(lane)
@@ -254,29 +246,3 @@ def build_gather_weight(spec: GatherWeightSpec) -> str:
     with f.when(lane.result[0].is_nan()):
         f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
     return f.ir()
-
-
-def _weights(
-    f: Kernel,
-    start: Ptr,
-    table: Ptr,
-    to: Ptr,
-    spec: WeightSpec,
-    stride: Int,
-    rows: Int,
-    keep: Bit | None,
-    over: Int | None,
-    seen: Num,
-) -> Num:
-    """One block of lanes channels x lanes columns to its places; only `over` columns where that is given."""
-    lanes = spec.lanes
-    zero = f.zeros(spec.result, lanes)
-    mask = None if over is None else f.lane_mask(lanes, over)
-    for j, value in enumerate(_block(start, lanes, stride, rows, mask)):
-        if over is None:
-            to.at_bytes(table.at(j).load_int()).store(value, keep)
-        else:
-            with f.when(over > j):
-                to.at_bytes(table.at(j).load_int()).store(value, keep)
-        seen = value.fma(zero, seen)
-    return seen

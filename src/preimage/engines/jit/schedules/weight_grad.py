@@ -122,9 +122,13 @@ class _Place:
 
     def __init__(self, f: Kernel, spec: TileSpec, arg: dict[Arg, Int], tile: Int) -> None:
         size = ELEMENT_BYTES[spec.element]
+        import os
+        if os.environ.get("ORD")=="1":
+            row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
         tap, tile = tile % arg[Arg.N_TAPS], tile // arg[Arg.N_TAPS]
         self.outer, tile = tile % arg[Arg.N_OUTER], tile // arg[Arg.N_OUTER]
-        row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
+        if os.environ.get("ORD")!="1":
+            row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
         col, group = tile % arg[Arg.N_COLS], tile // arg[Arg.N_COLS]
         words = f.ptr_arg(Arg.TAPS, "i64").at(tap * KW_WORDS)
         self.begin, self.end = words.at(3).load_int(), words.at(4).load_int()
