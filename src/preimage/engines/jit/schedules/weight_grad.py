@@ -7,7 +7,7 @@ vectors or to the loop, is the plan's choice (`weight_grad_plan`). The loops of 
 
     for n in images (groups of `images per turn`)
         for band in bands                            # output rows that fit the cache; a chain is put down and taken up
-            for tile in this task's tiles            # tap, rows, columns; taps fastest
+            for tile in this task's tiles            # columns, tap, rows; rows fastest
                 for n in this turn's images
                     sum[r][v] = +0, or the chain so far
                     for segment in the band's segments that this tap reaches    # part of one row of output pixels
@@ -122,13 +122,9 @@ class _Place:
 
     def __init__(self, f: Kernel, spec: TileSpec, arg: dict[Arg, Int], tile: Int) -> None:
         size = ELEMENT_BYTES[spec.element]
-        import os
-        if os.environ.get("ORD")=="1":
-            row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
+        row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
         tap, tile = tile % arg[Arg.N_TAPS], tile // arg[Arg.N_TAPS]
         self.outer, tile = tile % arg[Arg.N_OUTER], tile // arg[Arg.N_OUTER]
-        if os.environ.get("ORD")!="1":
-            row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
         col, group = tile % arg[Arg.N_COLS], tile // arg[Arg.N_COLS]
         words = f.ptr_arg(Arg.TAPS, "i64").at(tap * KW_WORDS)
         self.begin, self.end = words.at(3).load_int(), words.at(4).load_int()
