@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from preimage.bench.suite import Layer
+from preimage.engines.base import aligned_empty
 from preimage.errors import EngineError
 
 __all__ = ["Problem", "ordered", "values"]
@@ -38,10 +39,14 @@ def values(shape: tuple[int, ...], seed: int, dtype: Any = np.float32) -> Array:
 
 
 def ordered(a: Array, layout: str) -> Array:
-    """The same logical array with its memory in the layout: "channels_first" or "channels_last"."""
-    if layout == "channels_first":
-        return np.ascontiguousarray(a)
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+    """A copy with its memory in the layout, "channels_first" or "channels_last", on a cache line, as torch's tensors are
+    and as results of this library are.
+    """
+    last = layout == "channels_last"
+    source = np.moveaxis(a, 1, -1) if last else a
+    memory = aligned_empty(source.shape, a.dtype)
+    memory[...] = source
+    return np.moveaxis(memory, -1, 1) if last else memory
 
 
 @dataclass(eq=False)
