@@ -186,7 +186,11 @@ class Case:
     # -- to others -------------------------------------------------------------------------------------------------
 
     def geometry(self) -> ConvGeometry:
-        """The same numbers as the library's ConvGeometry, whose own formulas are not asked."""
+        """The same numbers as the library's ConvGeometry, whose own formulas are not asked. Made once."""
+        return self._geometry
+
+    @cached_property
+    def _geometry(self) -> ConvGeometry:
         from preimage.geometry import ConvGeometry
 
         return ConvGeometry(

@@ -11,6 +11,7 @@ from preimage.audit.subjects.base import Array, Subject, literal
 __all__ = ["reproducer"]
 
 _MOST = 200
+_SHOWN = 40
 
 _LAYOUTS = {
     "channels_last": "np.moveaxis(np.ascontiguousarray(np.moveaxis({0}, 1, -1)), -1, 1)",
@@ -39,8 +40,9 @@ def reproducer(subject: Subject, shrunk: Shrunk) -> str:
     arrays = {"conv": (ops.x, ops.w), "conv_transpose": (ops.y, ops.w), "conv_weight_grad": (ops.x, ops.y), "bias_grad": (ops.y,)}
     lines = []
     names = operands_names(result)
+    layout = str(trial.extra[1]) if trial.check == "bits" and trial.extra[0] == "layout" else trial.layout
     for name, a in zip(names, arrays[result], strict=True):
-        lines.append(f"{name} = {_expression(a, dtype, trial.layout)}")
+        lines.append(f"{name} = {_expression(a, dtype, layout)}")
     bias = None
     if trial.bias:
         bias = "b"
@@ -52,9 +54,21 @@ def reproducer(subject: Subject, shrunk: Shrunk) -> str:
         imports.append("import ml_dtypes")
         lines = [line.replace("np.bfloat16", "ml_dtypes.bfloat16") for line in lines]
     text = [*imports, *lines, *(line for line in body if line not in imports), "print(np.asarray(got))"]
-    if failure.want is not None and failure.want.size <= _MOST:
-        text.append(f"# wanted: {np.array2string(failure.want.reshape(-1), separator=', ', threshold=_MOST)} (flat)")
-        text.append(f"# got:    {np.array2string(np.asarray(failure.got).reshape(-1), separator=', ', threshold=_MOST)} (flat)")
-    else:
-        text.append(f"# {failure.message}")
+    if trial.check == "bits":
+        text.append("# compare with the same call in other circumstances:")
+    text.append(f"# {failure.message}")
+    text += _values("wanted", failure.want, failure.wrong) + _values("got", failure.got, failure.wrong)
     return "\n".join(text)
+
+
+def _values(name: str, a: Array | None, wrong: Array | None) -> list[str]:
+    """A result as a comment: all of it if it is small, else the elements that are wrong."""
+    if a is None:
+        return []
+    flat = np.asarray(a).reshape(-1)
+    if flat.size <= _SHOWN:
+        return [f"# {name + ':':8}{[v.item() for v in flat]} (flat)"]
+    if wrong is None or wrong.shape != np.asarray(a).shape:
+        return []
+    at = np.flatnonzero(wrong)[:8]
+    return [f"# {name + ':':8}" + ", ".join(f"flat[{i}] = {flat[i].item()}" for i in at)]

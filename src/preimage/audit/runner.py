@@ -6,12 +6,14 @@ finding, a fresh worker goes on behind it, and the crash is shrunk by attempts t
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,11 +58,14 @@ class Forked(Check):
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         read, write = os.pipe()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of BLAS are idle here, and the child ends by _exit
+            pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 os.close(read)
+                faulthandler.disable()  # a death is expected, and reported by the parent
                 counted = Tally()
                 failure = self.check.attempt(subject, trial, ops, counted)
                 with os.fdopen(write, "wb") as pipe:

@@ -63,6 +63,8 @@ class Hard(Check):
             _put(rng, arrays[one], 1, (2.0 ** _LARGEST[dtype],))
             arrays[two] = np.where(arrays[two] < 0, -4.0, 4.0).astype(wide)
         else:
+            for name in (one, two):  # zeros opposite to them: 0 * inf is NaN, and who skips zeros loses it
+                arrays[name][rng.random(arrays[name].shape) < 0.3] = 0
             values = {"nan": (np.nan,), "inf": (np.inf, -np.inf), "mixed": (np.nan, np.inf, -np.inf)}[str(kind)]
             _put(rng, arrays[one if rng.random() < 0.5 else two], int(rng.integers(1, 3)), values)
             if kind == "mixed":

@@ -16,9 +16,9 @@ Array = NDArray[Any]
 class Definition:
     """The three contractions, gathered tap by tap at explicit index arrays. Its `conv` is what docs/audit.md shows."""
 
-    name = "definition"
+    name: str | None = None  # the name of the class
     dtypes = ("float32", "float64")
-    promises = frozenset({"repeat", "batch", "layout", "threads"})
+    promises = frozenset({"repeat", "batch", "threads"})
     any_strides = True
     must_be_exact = True
     padding_takes_part = None

@@ -1,0 +1,310 @@
+"""Our engines through a short audit, and the audit's own parts: oracle, bounds, generator, files, command, report."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from preimage import audit
+from preimage.audit import guard
+from preimage.audit.case import RESULTS, Case
+from preimage.audit.data import PRECISION, integers, lay_out
+from preimage.audit.files import expected_invalid, read_cases
+from preimage.audit.generate import case_at, cases, invalid
+from preimage.audit.oracle import Truth, conv_at, fingerprint, fold
+from preimage.audit.shrink import smaller_cases
+from preimage.audit.subjects.definition import Definition
+from preimage.cli.audit import audit as command
+from preimage.errors import FileFormatError, OptionError, PreimageError
+
+CONTRACTIONS = RESULTS[:3]
+
+
+# -- our engines -------------------------------------------------------------------------------------------------------
+
+
+def test_engine_passes_a_short_audit(engine_name):
+    report = audit.run([engine_name], geometries=60, jobs=2, seed=7)
+    assert report.ok, [(f.severity, f.check, f.message, f.reproducer) for f in report.findings]
+    assert all(report.subjects[0].tally.runs[check] for check in audit.check_names() if check != "repeat")
+
+
+def test_reference_raises_no_false_alarm():
+    report = audit.run(["reference"], geometries=1000, jobs=2, seed=11, checks=["exact", "rounding", "hard"])
+    assert report.ok, [(f.severity, f.check, f.message) for f in report.findings]
+    assert report.subjects[0].tally.runs["exact"] >= 1000 * 8
+
+
+# -- the oracle --------------------------------------------------------------------------------------------------------
+
+
+def _loops(case, result, a, b):
+    """Python integers, one product at a time, straight from the trilinear form."""
+    out = np.zeros(case.result_shape(result), dtype=object)
+    for n, o, i in product(range(case.batch), range(case.out_channels), range(case.group_in)):
+        c = o // case.group_out * case.group_in + i
+        for p in product(*map(range, case.output_size)):
+            for k in product(*map(range, case.kernel_size)):
+                q = tuple(v * s - lo + t * d for v, s, (lo, _), t, d in zip(p, case.stride, case.padding, k, case.dilation, strict=True))
+                if not all(0 <= v < size for v, size in zip(q, case.input_size, strict=True)):
+                    continue
+                if result == "conv":
+                    out[(n, o, *p)] += int(a[(n, c, *q)]) * int(b[(o, i, *k)])
+                elif result == "conv_transpose":
+                    out[(n, c, *q)] += int(a[(n, o, *p)]) * int(b[(o, i, *k)])
+                else:
+                    out[(o, i, *k)] += int(a[(n, c, *q)]) * int(b[(n, o, *p)])
+    return out
+
+
+def test_oracle_equals_python_loops():
+    tried = 0
+    for case in cases(160, seed=5):
+        if case.macs > 2500:
+            continue
+        x, w, y = integers(case, np.random.default_rng(tried), 24)
+        truth = Truth(case, x, w, y)
+        for result in CONTRACTIONS:
+            assert np.array_equal(truth[result], _loops(case, result, *truth.operands(result))), (case, result)
+        tried += 1
+    assert tried > 50
+
+
+def test_fingerprint_agrees_with_the_oracle_and_sees_one_wrong_element():
+    rng = np.random.default_rng(0)
+    for i, case in enumerate(cases(60, seed=3)):
+        x, w, y = integers(case, rng, 24)
+        truth = Truth(case, x, w, y)
+        for result in RESULTS:
+            want = fingerprint(case, result, x, w, y, i)
+            assert np.array_equal(fold(case, result, truth[result], i), want), (case, result)
+            if truth[result].size:
+                wrong = truth[result].copy()
+                wrong.reshape(-1)[rng.integers(wrong.size)] += 1
+                assert not np.array_equal(fold(case, result, wrong, i), want), (case, result)
+
+
+def test_conv_at_is_the_definition():
+    case = case_at(0)
+    x, w, y = integers(case, np.random.default_rng(0), 24)
+    want = Truth(case, x, w, y)["conv"]
+    for where in list(np.ndindex(*case.y_shape))[:20]:
+        assert conv_at(case, x, w, where) == want[where]
+
+
+# -- data and generator ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_integer_sums_stay_exact(dtype):
+    bits = PRECISION[dtype]
+    for i, case in enumerate(cases(80, seed=9)):
+        x, w, y = integers(case, np.random.default_rng(i), bits)
+        sums = Truth(case, *(np.abs(a) for a in (x, w, y)))
+        for result in RESULTS:
+            assert sums[result].max(initial=0) <= 2**bits, (case, result)
+        for a in (x, w, y):
+            assert np.abs(a).max(initial=0) <= 2**bits
+
+
+def test_the_count_of_terms_is_reached_and_not_passed():
+    """`terms` bounds the data: with all operands 1, the largest element is that count (inside the padding, at most)."""
+    for case in cases(80, seed=2):
+        ones = (np.ones(s, np.int64) for s in (case.x_shape, case.w_shape, case.y_shape))
+        truth = Truth(case, *ones)
+        for result in RESULTS:
+            assert truth[result].max(initial=0) <= case.terms[result], (case, result)
+    plain = Case.of_conv(2, 3, 4, 1, (9,), (3,), (1,), ((0, 0),), (2,))
+    truth = Truth(plain, *(np.ones(s, np.int64) for s in (plain.x_shape, plain.w_shape, plain.y_shape)))
+    assert {r: truth[r].max() for r in RESULTS} == plain.terms
+
+
+def test_generator_is_seeded_and_reaches_the_edges():
+    made = list(cases(1000, seed=4))
+    assert made == list(cases(1000, seed=4))
+    assert made[900] == case_at(900, 4)
+    assert made != list(cases(1000, seed=5))
+    edges = {
+        "stride > kernel": lambda c: any(s > k for s, k in zip(c.stride, c.kernel_size, strict=True)),
+        "padding >= kernel": lambda c: any(lo >= k for (lo, _), k in zip(c.padding, c.kernel_size, strict=True)),
+        "unequal padding": lambda c: any(lo != hi for lo, hi in c.padding),
+        "negative padding": lambda c: any(lo < 0 or hi < 0 for lo, hi in c.padding),
+        "remainder": lambda c: any(c.remainder),
+        "no forward convolution": lambda c: not c.is_conv,
+        "dilation with stride": lambda c: any(s > 1 and d > 1 for s, d in zip(c.stride, c.dilation, strict=True)),
+        "1-wide axis": lambda c: 1 in c.input_size,
+        "depthwise with multiplier": lambda c: c.groups > 1 and c.group_in == 1 and c.group_out > 1,
+        "groups": lambda c: c.groups > 1 and c.group_in > 1,
+        "empty": lambda c: 0 in (*c.x_shape, *c.y_shape),
+        "no axis": lambda c: c.ndim == 0,
+        "4 axes": lambda c: c.ndim == 4,
+        "unit stride": lambda c: c.ndim > 1 and set(c.stride) == {1},
+        "unequal strides": lambda c: len(set(c.stride)) > 1,
+    }
+    for name, holds in edges.items():
+        assert sum(map(holds, made)) >= 10, name
+    for case in made:
+        case.geometry()
+
+
+def test_invalid_calls_are_refused_by_the_library():
+    import preimage as pre
+
+    for call in invalid(60):
+        subject = audit.make_subject("reference")
+        with pytest.raises(PreimageError):
+            subject.call_invalid(call)
+    assert issubclass(pre.PreimageError, Exception)
+
+
+def test_smaller_cases_are_smaller_and_sound():
+    for case in cases(40, seed=6):
+        for smaller in smaller_cases(case):
+            smaller.geometry()
+            assert smaller.is_conv or not case.is_conv
+            assert smaller != case
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "reversed", "fortran", "offset", "inner"])
+def test_layouts_hold_the_same_values(layout):
+    a = np.arange(48, dtype=np.float32).reshape(2, 3, 4, 2)
+    assert np.array_equal(lay_out(a, layout), a)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_guarded_memory_holds_and_starts_as_nan():
+    a = np.arange(30, dtype=np.float32).reshape(2, 3, 5)
+    for side in ("end", "start"):
+        assert np.array_equal(guard.placed(a, side), a)
+        with guard.guarded_allocations(side):
+            fresh = np.empty(1000, np.float32)
+            zeros = np.zeros((3, 7))
+            grown = np.concatenate([a, a])
+        assert np.isnan(fresh).all()
+        assert not zeros.any()
+        assert np.array_equal(grown[:2], a)
+    guard.release()
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _file(tmp_path, rows, name="cases.json"):
+    path = tmp_path / name
+    path.write_text(json.dumps({"cases": rows}))
+    return path
+
+
+ROW = {
+    "name": "plain", "kind": "conv", "ndim": 2, "batch": None, "groups": 1, "in_channels": 3, "out_channels": 2, "input": [7, 5],
+    "kernel": [3, 2], "stride": [2, 1], "padding": [[1, 0], [0, 2]], "dilation": [1, 1], "output": [3, 6],
+}  # fmt: skip
+
+
+def test_case_files(tmp_path):
+    deconv = {**ROW, "kind": "deconv", "name": "up", "input": [3, 6], "output": [7, 5], "output_padding": [1, 0]}
+    wrong = {**ROW, "groups": 0, "expect_error": "groups = 0", "output": None}
+    said_elsewhere = {**ROW, "expect_error": "float32 input with float64 weight"}
+    big = {**ROW, "big": True}
+    read = read_cases(_file(tmp_path, [ROW, deconv, wrong, said_elsewhere, big, {**ROW, "batch": 7}]), most_macs=2000)
+    assert [c.batch for c in read.cases] == [2, 2, 3], "a case too large loses images"
+    assert read.cases[0].output_size == (3, 6)
+    assert read.cases[1].input_size == (7, 5)
+    assert read.left_out == ["cases[4] plain: marked big"]
+    calls = [expected_invalid(row) for row in read.expected_errors]
+    assert calls[0] is not None
+    assert calls[0].arguments["groups"] == 0
+    assert calls[1] is None
+    report = audit.run([Definition(), "reference"], geometries=0, files=[_file(tmp_path, [ROW, deconv, wrong])], jobs=0)
+    assert report.ok
+    assert report.cases == 2
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    for path, text in (
+        (tmp_path / "broken.json", "cannot be read as JSON"),
+        (_file(tmp_path, [{"kind": "conv"}], "short.json"), "entry 0: KeyError"),
+        (_file(tmp_path, [{**ROW, "output": [3, 7]}], "says.json"), "its numbers give"),
+        (_file(tmp_path, [{**ROW, "kind": "pool"}], "kind.json"), "wanted 'conv' or 'deconv'"),
+    ):
+        with pytest.raises(FileFormatError, match=text):
+            read_cases(path)
+
+
+# -- subjects, command, report -----------------------------------------------------------------------------------------
+
+
+class OnlyForward:
+    """An engine of one's own: one contraction is enough."""
+
+    name = "mine"
+
+    def conv(self, geometry, x, w):
+        return Definition().conv(geometry, x, w)
+
+
+def test_an_object_of_ones_own():
+    report = audit.run([OnlyForward()], geometries=20, jobs=0, checks=["exact"])
+    assert report.ok
+    assert report.subjects[0].tally.refused["conv_transpose: has no conv_transpose"]
+
+
+@pytest.mark.parametrize("what", ["no-such-library", "no.such.module:thing", 3])
+def test_unknown_subjects(what):
+    with pytest.raises(OptionError):
+        audit.make_subject(what)
+
+
+def test_unknown_checks():
+    with pytest.raises(OptionError, match="no check is called 'fast'"):
+        audit.run(["reference"], geometries=1, checks=["fast"])
+
+
+def test_every_adapter_says_what_it_lacks():
+    for name in audit.subject_names():
+        reason = audit.make_subject(name).unavailable()
+        assert reason is None or "not installed" in reason or "cannot run" in reason
+
+
+def _command(*arguments):
+    app = Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_command_passes_and_writes_reports(tmp_path):
+    files = ["--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html")]
+    done = _command("reference", "preimage.audit.subjects.definition:Definition", "-n", "6", "-j", "0", *files)
+    assert done.exit_code == 0, done.output
+    assert "no findings" in done.output
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["ok"] is True
+    assert data["subjects"][0]["tally"]["runs"]["exact"] == 6 * 8
+    page = (tmp_path / "r.html").read_text()
+    assert "no findings" in page
+    assert "http" not in page, "the page must be self-contained"
+
+
+def test_command_fails_with_status_1_and_pictures(tmp_path):
+    done = _command("defects:FlippedKernel", "-n", "6", "-j", "0", "--checks", "exact", "--html", str(tmp_path / "r.html"))
+    assert done.exit_code == 1
+    assert "wrong value in FlippedKernel" in done.output.replace("definition", "FlippedKernel")
+    assert "got = FlippedKernel().conv(geometry" in done.output
+    page = (tmp_path / "r.html").read_text()
+    assert "<svg" in page
+    assert "fill='#cf222e'" in page
+
+
+def test_command_refuses_what_it_does_not_know():
+    assert _command("nonsense", "-n", "1").exit_code == 2
+    listing = _command("--list")
+    assert listing.exit_code == 0
+    assert "torch-channels-last" in listing.output
