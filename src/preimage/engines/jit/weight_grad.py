@@ -18,6 +18,7 @@ import numpy as np
 from preimage.engines.base import Array, empty_like_order
 from preimage.engines.jit import llvm
 from preimage.engines.jit import weight_grad_plan as planning
+from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthwise_grad
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import LINE_ELEMENTS, Buffer, Recipe, Step, compiled, slab_steps
@@ -160,6 +161,8 @@ class _Side:
 @lru_cache(maxsize=512)
 def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
     g = r.geometry
+    if is_depthwise_grad(g):
+        return depthwise_grad_recipe(r)
     inner = "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
     reading = planning.read_geometry(g, size, r.target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import blocks, depthwise, direct, pack, sequence, weight_grad
+from preimage.engines.jit.schedules import blocks, depthwise, depthwise_grad, direct, pack, sequence, weight_grad
 
 __all__ = ["BUILDERS"]
 
@@ -13,6 +13,7 @@ __all__ = ["BUILDERS"]
 BUILDERS: dict[str, Callable[[Any], str]] = {
     "BlockSpec": blocks.build,
     "CopySpec": pack.build_copy,
+    "DepthwiseGradSpec": depthwise_grad.build,
     "DepthwiseSpec": depthwise.build,
     "DirectSpec": direct.build,
     "GatherWeightSpec": pack.build_gather_weight,
