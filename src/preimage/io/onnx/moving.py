@@ -9,6 +9,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor
+from preimage.engines.base import is_channels_last
 
 __all__ = ["is_float", "recorded", "reshape", "take", "tile", "transpose", "typed", "where"]
 
@@ -39,8 +40,12 @@ def tile(x: Any, times: Sequence[int]) -> Any:
 
 
 def take(x: Any, index: np.ndarray, axis: int) -> Any:
-    """x at `index` along one axis."""
-    return ops.take(x, index, axis) if isinstance(x, Tensor) else np.take(x, index, axis)
+    """x at `index` along one axis; channels stay innermost in memory where they are."""
+    if isinstance(x, Tensor):
+        return ops.take(x, index, axis)
+    if axis > 1 and np.ndim(index) == 1 and is_channels_last(x):
+        return np.moveaxis(np.take(np.moveaxis(x, 1, -1), index, axis - 1), -1, 1)
+    return np.take(x, index, axis)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
