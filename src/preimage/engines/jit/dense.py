@@ -25,7 +25,7 @@ from preimage.engines.jit.recipe import (
     sweep_step,
     weight_step,
 )
-from preimage.engines.jit.schedules.direct import DirectSpec
+from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.geometry import ConvGeometry
@@ -35,6 +35,7 @@ __all__ = ["Request", "dense_recipe"]
 BAND_BYTES = 256 << 10  # of input, held in the L2 cache
 FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
+SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
 GATHER_CYCLES = 4.0  # one by one
 
@@ -98,20 +99,14 @@ def dense_recipe(r: Request) -> Recipe:
         in_strides = slab_strides
     origin = sum(lo * s for (lo, _), s in zip(margins, in_strides, strict=True)) if slab else 0
 
-    # The result: in place if channels-last, else through a scratch that is transposed back.
-    straight = r.out_strides[1] == own_item or out_channels == 1
-    out_strides = [r.out_strides[0], *r.out_strides[2:]]
-    out_element = r.element
-    if not straight:
-        out_element = inner
-        sizes = [axis.out_size for axis in axes]
-        out_strides = [prod(sizes[k + 1 :]) * out_channels * item for k in range(len(axes))]
-        recipe.buffers.append(Buffer("scratch", prod(sizes) * out_channels * item))
-
-    options = _options(r, axes, in_strides, out_strides, channels, run, item)
+    # The result: in place if channels-last; else turned in registers tile by tile, or through a scratch transposed back.
+    options = _options(r, axes, in_strides, channels, run, item)
     best = min(options, key=lambda option: option.cost)
     merged, choice, folded, channels = best.axes, best.choice, best.folded, best.channels
     in_strides, out_strides = best.in_strides, best.out_strides
+    in_scratch = best.store == "scratch"
+    if in_scratch:
+        recipe.buffers.append(Buffer("scratch", prod(axis.out_size for axis in axes) * out_channels * item))
     width = choice.lanes * choice.vectors
     if folded is None:
         weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width)
@@ -121,7 +116,7 @@ def dense_recipe(r: Request) -> Recipe:
     tap_bytes = run * width * item
     group_blocks = -(-channels // width)
     recipe.packing, recipe.packed_bytes = weights, g.groups * group_blocks * block_bytes
-    recipe.packed_key = (r.contraction, r.element, choice.lanes, choice.vectors, folded is not None)
+    recipe.packed_key = (r.contraction, r.element, choice.lanes, choice.vectors, folded is not None, g.groups)
 
     rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes, folded, out_channels)
     rows[:, 0] += origin
@@ -129,9 +124,10 @@ def dense_recipe(r: Request) -> Recipe:
     rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item)
     pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
     spec = DirectSpec(
-        inner, out_element, choice.lanes, choice.vectors, choice.pixels, run,
-        pixel // item if choice.axis else 0, channels % width != 0,
-        folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, r.finish if straight else Finish(),
+        inner, inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels, run,
+        0 if choice.axis == 0 and len(merged) > 1 else pixel // item, channels % width != 0,
+        folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "turned",
+        Finish() if in_scratch else r.finish,
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
     chunks = len(bounds) - 1
@@ -141,19 +137,20 @@ def dense_recipe(r: Request) -> Recipe:
         Slot.BLOCKS: blocks, Slot.BLOCK_DIV: 1 if blocks_inside else chunks, Slot.GROUP_BLOCKS: group_blocks,
         Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels,
         Slot.OUT_PIXEL_BYTES: step_out, Slot.PIXEL_BYTES: pixel,
+        Slot.CHANNEL_BYTES: r.out_strides[1],
     }  # fmt: skip
     patches = (
-        (Slot.INPUT, "slab" if slab else "x"), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "out" if straight else "scratch"),
+        (Slot.INPUT, "slab" if slab else "x"), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "scratch" if in_scratch else "out"),
         (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
     )  # fmt: skip
     multiply = Step("direct", compiled(spec), tuple(slots(values)), patches, chunks * blocks, (rows, tiles, lists, taps, bounds))
     _add_weights(recipe, r, multiply, blocks, block_bytes, chunks, blocks_inside, folded is not None)
-    if not straight:
+    if in_scratch:
         sizes = [axis.out_size for axis in axes]
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
         recipe.steps.append(swap_back(sizes, true_strides, out_channels, r.out_strides[1], inner, r.element, full, r.finish))
     recipe.skips_padding = any(reach[k] != (0, 0) for k in range(len(axes))) and not r.every_tap and not r.single
-    recipe.details = _details(choice, rows, tiles, chunks, slab, straight, blocks)
+    recipe.details = _details(choice, rows, tiles, chunks, slab, best.store, blocks)
     return recipe
 
 
@@ -184,33 +181,56 @@ class _Option:
     choice: Choice
     channels: int  # of a group, phases included
     folded: Folded | None
+    store: str  # "straight", "turned" or "scratch"
     cost: float
 
 
-def _options(
-    r: Request, axes: list[Axis], in_strides: list[int], out_strides: list[int], channels: int, run: int, item: int
-) -> list[_Option]:
-    """The ways to lay out the work, with modelled costs: phases apart, and the last axis' phases folded into channels."""
-    target, g = r.target, r.geometry
-    elements = prod(g.weight_shape)
-    merged, a, b = merge_axes(axes, in_strides, out_strides)
-    candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
-    if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
-        candidates.append(0)
-    if r.single:
-        choice = Choice(candidates[0], target.vector_bytes // item, 1, 1, 0.0)
-        return [_Option(merged, a, b, choice, channels, None, 0.0)]
-    shape = (run, item, target.vector_bytes, target.vector_registers)
-    choice = choose_tile(merged, candidates, channels, g.groups, *shape)
-    out = [_Option(merged, a, b, choice, channels, None, choice.cost + PACK_CYCLES * elements)]
-    contiguous = out_strides[-1] == channels * ELEMENT_BYTES[r.element if r.out_strides[1] == ELEMENT_BYTES[r.element] else "f32"]
-    if r.contraction == "conv_transpose" and g.groups == 1 and g.ndim and contiguous and (folded := fold_phases(g)):
-        phased = [*axes[:-1], folded.axis]
-        if folded.axis.phases[0].count > 1:
-            wide = channels * folded.stride
+STORES = {
+    "straight": "stored in place",
+    "turned": "turned in registers, stored in place",
+    "scratch": "transposed back from a channels-last scratch",
+}
+
+
+def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int, run: int, item: int) -> list[_Option]:
+    """The ways to lay out the work, with modelled costs."""
+    g, own_item = r.geometry, ELEMENT_BYTES[r.element]
+    elements, all_channels = prod(g.weight_shape), channels * g.groups
+    sizes = [axis.out_size for axis in axes]
+    true_strides = [r.out_strides[0], *r.out_strides[2:]]
+    if r.out_strides[1] == own_item or all_channels == 1:
+        stores = [("straight", true_strides, 0.0)]
+    else:
+        scratch = [prod(sizes[k + 1 :]) * all_channels * item for k in range(len(axes))]
+        stores = [("scratch", scratch, SCRATCH_CYCLES * prod(sizes) * all_channels), ("turned", true_strides, 0.0)]
+    shape = (run, item, r.target.vector_bytes, r.target.vector_registers)
+    out: list[_Option] = []
+    for store, out_strides, extra in stores:
+        merged, a, b = merge_axes(axes, in_strides, out_strides)
+        candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
+        if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
+            candidates.append(0)
+        side = turned_side(r.target.vector_bytes, item) if store == "turned" else 1
+        if store == "turned":
+            candidates = [k for k in candidates if len(merged[k].phases) == 1 and b[k] == own_item and merged[k].out_size >= side]
+            if not candidates or r.single:
+                continue
+        if r.single:
+            return [
+                _Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)
+            ]
+        choice = choose_tile(merged, candidates, channels, g.groups, *shape, side)
+        out.append(_Option(merged, a, b, choice, channels, None, store, choice.cost + extra + PACK_CYCLES * elements))
+        last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
+        contiguous = store != "turned" and out_strides[-1] == channels * last_bytes
+        if r.contraction != "conv_transpose" or g.groups != 1 or not g.ndim or not contiguous:
+            continue
+        folded = fold_phases(g)
+        if folded is not None and folded.axis.phases[0].count > 1:
+            wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
             choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape)
-            cost = choice.cost + GATHER_CYCLES * elements
-            out.append(_Option(phased, in_strides, out_strides, choice, wide, folded, cost))
+            cost = choice.cost + extra + GATHER_CYCLES * elements
+            out.append(_Option(phased, in_strides, out_strides, choice, wide, folded, store, cost))
     return out
 
 
@@ -242,11 +262,11 @@ def _share(
     return rows, bounds, chunks * weights <= blocks * inputs
 
 
-def _details(choice: Choice, rows: Any, tiles: Any, chunks: int, slab: bool, straight: bool, blocks: int) -> dict[str, Any]:
+def _details(choice: Choice, rows: Any, tiles: Any, chunks: int, slab: bool, store: str, blocks: int) -> dict[str, Any]:
     return {
         "tile": f"{choice.pixels} pixels x {choice.vectors} vectors of {choice.lanes} channels",
         "tasks": f"{chunks} chunks of rows x {blocks} blocks of channels",
         "input": "copied into a channels-last slab" if slab else "read in place",
-        "result": "stored in place" if straight else "transposed back from a channels-last scratch",
+        "result": STORES[store],
         "tables": f"{len(rows)} rows, {len(tiles)} tiles",
     }

@@ -273,16 +273,27 @@ def _step_cost(lanes: int, vectors: int, pixels: int, item: int) -> float:
 
 
 def choose_tile(
-    axes: list[Axis], candidates: list[int], channels: int, groups: int, run: int, item: int, vector_bytes: int, registers: int
+    axes: list[Axis],
+    candidates: list[int],
+    channels: int,
+    groups: int,
+    run: int,
+    item: int,
+    vector_bytes: int,
+    registers: int,
+    side: int = 1,
 ) -> Choice:
-    """The tile with the least modelled time over `candidates`, the axes that the pixels may run along."""
+    """The tile with the least modelled time over `candidates`, the axes that the pixels may run along.
+
+    side: the number of pixels is a multiple of it (results that are turned in registers).
+    """
     best: Choice | None = None
     for number in candidates:
         axis = axes[number]
         outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != number)
         rows = prod(a.out_size for k, a in enumerate(axes) if k != number)
         most = min([MAX_PIXELS, *(p.count for p in axis.phases)])
-        for pixels in range(1, most + 1):
+        for pixels in range(side, most + 1, side):
             covers = [tile_phase(p, pixels) for p in axis.phases]
             tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
             for lanes, vectors in _shapes(item, vector_bytes):
@@ -291,7 +302,7 @@ def choose_tile(
                 blocks = groups * -(-channels // (lanes * vectors))
                 step = _step_cost(lanes, vectors, pixels, item)
                 held = pixels * vectors  # many stores at once are not hidden behind the next tile
-                overhead = TILE_OVERHEAD + 3.0 * held + 20.0 * max(0, held - 18)
+                overhead = TILE_OVERHEAD + 3.0 * held + 20.0 * max(0, held - 18) + (6.0 * held if side > 1 else 0.0)
                 cost = blocks * (outer_taps * tap_total * run * step + rows * count * overhead)
                 if best is None or cost < best.cost * 0.999:
                     best = Choice(number, lanes, vectors, pixels, cost)

@@ -19,13 +19,15 @@ Weights lie packed as [block of channels][tap][i][vectors * lanes].
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.schedules.epilogue import Finish, finish
+from preimage.engines.jit.schedules.pack import transposed
 from preimage.engines.jit.schedules.tables import ROW_WORDS, TAP_WORDS, TILE_WORDS, Slot
 
-__all__ = ["DirectSpec", "build"]
+__all__ = ["DirectSpec", "build", "turned_side"]
 
 UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop
 
@@ -37,7 +39,8 @@ class DirectSpec:
     element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap;
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
     channels is not full; folded: the channels are those of several stride phases (`plan.Folded`), and the
-    first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only.
+    first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only;
+    turned: the result is channels-first: a tile is transposed in registers before it is stored.
     """
 
     element: str
@@ -50,6 +53,7 @@ class DirectSpec:
     ragged: bool
     folded: bool
     partial: bool
+    turned: bool
     finish: Finish
 
 
@@ -81,15 +85,19 @@ def build(spec: DirectSpec) -> str:
             entry = tiles.at(tile.index * TILE_WORDS)
             here = row_lists.at(entry.at(2).load_int() * 2)
             x_tile = x_row.at_bytes(entry.load_int())
-            out_tile = out_row + entry.at(1).load_int() + channel * ELEMENT_BYTES[spec.out]
+            out_tile = out_row + entry.at(1).load_int()
+            out_tile += channel * (arg[Slot.CHANNEL_BYTES] if spec.turned else ELEMENT_BYTES[spec.out])
             sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
             with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
                 offsets = taps.at(tap.index * TAP_WORDS)
                 x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
                 having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.partial else None
                 tap.carry = _run(f, spec, x_tap, w_tap, tap.carry, having)
-            cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
-            _store(f, spec, tap.result, out_tile, channel, left, cut, end)
+            if spec.turned:
+                _store_turned(f, spec, tap.result, out_tile, channel, left)
+            else:
+                cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
+                _store(f, spec, tap.result, out_tile, channel, left, cut, end)
     return f.ir()
 
 
@@ -144,3 +152,25 @@ def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel:
             at = out_tile + pixel_bytes * p + v * lanes * ELEMENT_BYTES[spec.out]
             mask = masks[v] if masks is not None else None
             finish(f, spec.finish, sums[p * spec.vectors + v], spec.out, at, channel + v * lanes, mask)
+
+
+def turned_side(vector_bytes: int, item: int) -> int:
+    """Pixels (and channels) of the squares in which a tile is turned."""
+    return min(32, vector_bytes) // item
+
+
+def _store_turned(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int) -> None:
+    """The tile's sums to a channels-first result: squares of side x side are transposed, a store writes pixels of a channel."""
+    side = min(turned_side(1 << 20, 8 if spec.element == "f64" else 4), spec.lanes)
+    step = f.int_arg(Slot.CHANNEL_BYTES)
+    for v in range(spec.vectors):
+        for lane in range(0, spec.lanes, side):
+            number = v * spec.lanes + lane
+            for p in range(0, spec.pixels, side):
+                rows = [sums[(p + k) * spec.vectors + v] for k in range(side)]
+                if side < spec.lanes:
+                    rows = [row.shuffle(row, range(lane, lane + side)) for row in rows]
+                for j, value in enumerate(transposed(rows)):
+                    at = out_tile + step * (number + j) + p * ELEMENT_BYTES[spec.out]
+                    with f.when(left > number + j) if spec.ragged else nullcontext():
+                        finish(f, spec.finish, value, spec.out, at, channel + (number + j), None, spread=True)
