@@ -40,6 +40,8 @@ __all__ = ["GemmEngine"]
 CACHE_BYTES = 2 << 20
 #: Below this many columns a product is bound by memory (weights, or the sum of a weight gradient, are read again each time).
 LEAST_POSITIONS = 256
+#: What NumPy itself takes to iterate over strided arrays.
+NUMPY_BYTES = 96 << 10
 
 
 def _positions(g: ConvGeometry, itemsize: int) -> int:
@@ -81,7 +83,7 @@ class GemmEngine:
         columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
         boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
         narrow = None if sums == x.dtype else empty_like_order((1, *g.output_shape[1:]), y, sums)
-        with blas_threads(thread_count(), g.work_flop):
+        with blas_threads(thread_count(), g.work_flop), np.errstate(all="ignore"):
             for n in range(g.batch):
                 image = y[n] if narrow is None else narrow[0]
                 # (groups, filters, positions) or, channels last, (groups, positions, filters): a view of the result
@@ -89,6 +91,7 @@ class GemmEngine:
                 if columns is None:
                     source = _matrices(x[n], g.groups, g.in_channels_per_group, sums)
                     _product(weights, source.transpose(0, 2, 1) if last else source, out, last)
+                    del source
                 else:
                     done = 0
                     for box in boxes:
@@ -110,7 +113,7 @@ class GemmEngine:
         columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
         boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
         narrow = None if sums == y.dtype else empty_like_order((1, *g.input_shape[1:]), x, sums)
-        with blas_threads(thread_count(), g.work_flop):
+        with blas_threads(thread_count(), g.work_flop), np.errstate(all="ignore"):
             for n in range(g.batch):
                 image = x[n] if narrow is None else narrow[0]
                 source = _matrices(y[n], g.groups, g.out_channels_per_group, sums) if y.size else None
@@ -129,6 +132,7 @@ class GemmEngine:
                         _product(weights, source[:, place] if last else source[:, :, place], part, last)
                         columns.scatter(image, box)
                         done += size
+                del source
                 _finish(x[n : n + 1], narrow, epilogue, n)
         return x
 
@@ -141,13 +145,14 @@ class GemmEngine:
             columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
             boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
             part = np.empty_like(total)
-            with blas_threads(thread_count(), g.work_flop):
+            with blas_threads(thread_count(), g.work_flop), np.errstate(all="ignore"):
                 for n in range(g.batch):
                     grad = _matrices(y[n], g.groups, g.out_channels_per_group, sums)
                     if columns is None:
                         source = _matrices(x[n], g.groups, g.in_channels_per_group, sums)
                         np.matmul(grad, source.transpose(0, 2, 1), out=part)
                         total += part
+                        del source, grad
                         continue
                     done = 0
                     for box in boxes:
@@ -156,6 +161,7 @@ class GemmEngine:
                         np.matmul(grad[:, :, done : done + patches.shape[1]], patches, out=part)
                         total += part
                         done += patches.shape[1]
+                    del grad
         if last:
             total = total.reshape(g.out_channels, *g.kernel_size, g.in_channels_per_group)
             total = np.moveaxis(total, -1, 1)
@@ -167,24 +173,31 @@ class GemmEngine:
         positions = 0 if skip else _positions(g, item)
         strips = 1 if skip else len(blocks(g.output_size, positions))
         column_bytes = g.in_channels * prod(g.kernel_size) * positions * item
-        workspace = column_bytes + 2 * item * prod(g.weight_shape)
-        if contraction != "conv_transpose" and not skip:  # the padded part of the image that a strip reads
-            frame = max(
-                (
-                    prod((b - a - 1) * s + e for (a, b), s, e in zip(box, g.stride, g.kernel_extent, strict=True))
-                    for box in blocks(g.output_size, positions)[:1]
-                ),
-                default=0,
-            )
-            workspace += g.in_channels * frame * dtype.itemsize
-        if sums != dtype:  # one image of each side in float32
-            workspace += item * (prod(g.input_shape[1:]) + prod(g.output_shape[1:]))
+        workspace = _workspace_bytes(g, contraction, dtype, positions)
         return Plan(
             self.name, contraction, "matrix product" if skip else "im2col + matrix product", g, dtype.name, g.work_flop,
             g.array_bytes(dtype.itemsize), workspace, thread_count(), self.promises,
             {"columns": f"{column_bytes} bytes", "strips an image": strips, "products": g.batch * g.groups * strips,
              "layout": "channels last" if channels_last else "channels first"},
         )  # fmt: skip
+
+
+def _workspace_bytes(g: ConvGeometry, contraction: str, dtype: DType, positions: int) -> int:
+    """What a call holds at most beside its operands (contiguous, in either layout) and its result."""
+    sums, skip, narrow = accumulator_dtype(dtype), is_pointwise(g), dtype.itemsize == 2
+    weights, large, small = prod(g.weight_shape), prod(g.input_shape[1:]), prod(g.output_shape[1:])
+    elements = g.in_channels * prod(g.kernel_size) * positions  # the columns of a strip
+    elements += weights if contraction != "conv_weight_grad" else 2 * weights  # reordered; or a part and the sum of the gradient
+    if narrow and contraction == "conv":  # one image of what is multiplied or summed, in float32
+        elements += small + (large if skip else 0)
+    elif narrow:
+        elements += small + (large if skip or contraction == "conv_transpose" else 0)
+    margin = 0
+    if contraction != "conv_transpose" and not skip:  # the part of the image that a strip reads, with its margin
+        box = next(iter(blocks(g.output_size, positions)), ())
+        spans = ((b - a - 1) * s + e for (a, b), s, e in zip(box, g.stride, g.kernel_extent, strict=False))
+        margin = g.in_channels * prod(spans) * dtype.itemsize
+    return elements * sums.itemsize + margin + NUMPY_BYTES
 
 
 def _weights(g: ConvGeometry, w: Array, dtype: DType, last: bool) -> Array:

@@ -76,6 +76,7 @@ class ReferenceEngine:
         """It takes everything."""
         return None
 
+    @np.errstate(all="ignore")
     def conv(self, geometry: ConvGeometry, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
         g = geometry
         sums, channels, filters = _sum_dtype(x.dtype), g.in_channels_per_group, g.out_channels_per_group
@@ -93,6 +94,7 @@ class ReferenceEngine:
                     y += cells[:, :, i, None] * weight
         return _finish(y.reshape(g.output_shape), x, epilogue)
 
+    @np.errstate(all="ignore")
     def conv_transpose(self, geometry: ConvGeometry, y: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
         g = geometry
         sums, channels, filters = _sum_dtype(y.dtype), g.in_channels_per_group, g.out_channels_per_group
@@ -111,6 +113,7 @@ class ReferenceEngine:
             x[in_large] = frame[in_frame]
         return _finish(x.reshape(g.input_shape), y, epilogue)
 
+    @np.errstate(all="ignore")
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         g = geometry
         sums, channels, filters = _sum_dtype(x.dtype), g.in_channels_per_group, g.out_channels_per_group
@@ -136,7 +139,8 @@ class ReferenceEngine:
         elif contraction == "conv_transpose":
             workspace = frame + weights + 2 * large + small + sums.itemsize * g.batch * g.in_channels * prod(g.output_size)
         else:
-            workspace = frame + 2 * weights + small + large
+            cells = sums.itemsize * g.in_channels * prod(g.output_size)
+            workspace = frame + 2 * weights + small + large + cells
         promises = PROMISES if contraction != "conv_weight_grad" else tuple(p for p in PROMISES if p != "cpu")
         return Plan(
             self.name, contraction, "loops over taps", g, dtype.name, g.work_flop, g.array_bytes(dtype.itemsize), workspace, 1,
