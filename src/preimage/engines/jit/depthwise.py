@@ -108,7 +108,7 @@ def _steps(
     recipe.packed_key = ("depthwise", r.element, lanes, vectors)
     if not r.prepared:
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
-    zeros = np.zeros(16, np.float64)
+    zeros = np.zeros(width, np.float64)  # as wide as a whole tile of any element type
     steps = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
