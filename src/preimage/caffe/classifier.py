@@ -32,7 +32,12 @@ class Classifier(Net):
         name = self.inputs[0]
         self.transformer = io.Transformer({name: self.blobs[name].data.shape})
         self.transformer.set_transpose(name, (2, 0, 1))
-        for setting, value in (("mean", mean), ("input_scale", input_scale), ("raw_scale", raw_scale), ("channel_swap", channel_swap)):
+        for setting, value in (
+            ("mean", mean),
+            ("input_scale", input_scale),
+            ("raw_scale", raw_scale),
+            ("channel_swap", channel_swap),
+        ):
             if value is not None:
                 getattr(self.transformer, f"set_{setting}")(name, value)
         self.crop_dims = np.array(self.blobs[name].data.shape[2:])

@@ -64,7 +64,9 @@ class Net:
         self.bottom_names = OrderedDict(assembly.layer_bottoms)
         self.inputs = [assembly.blob_of[item.name] for item in assembly.inputs]
         self.outputs = [assembly.blob_of[value] for value in assembly.outputs]
-        self.blob_loss_weights = OrderedDict((blob, assembly.loss_weights.get(value, 0.0)) for blob, value in assembly.blobs.items())
+        self.blob_loss_weights = OrderedDict(
+            (blob, assembly.loss_weights.get(value, 0.0)) for blob, value in assembly.blobs.items()
+        )
         self._recorded: dict[str, Any] = {}
         self._record = phase == TRAIN
         self._set_loss_diffs()
@@ -97,7 +99,9 @@ class Net:
                 raise OptionError(f"inputs {sorted(inputs)} given, the net's are {self.inputs}")
             for name, value in inputs.items():
                 if np.shape(value) != self.blobs[name].shape:
-                    raise ShapeError(f"input {name!r} has shape {np.shape(value)}, the blob has {self.blobs[name].shape}; reshape it")
+                    raise ShapeError(
+                        f"input {name!r} has shape {np.shape(value)}, the blob has {self.blobs[name].shape}; reshape it"
+                    )
                 self.blobs[name].data[...] = value
         first, last = self._span(start, end)
         self.reshape()
@@ -183,7 +187,9 @@ class Net:
         """Blobs whose diff a partial backward leaves alone: those of layers outside first .. last, and the seeds themselves."""
         inside = {blob for layer in self._layer_names[last : first + 1] for blob in self.bottom_names[layer]}
         kept = set(self.blobs) - inside
-        return kept | {blob for blob, value in self._graph.assembly.blobs.items() if value in outputs and self._first[blob] == value}
+        return kept | {
+            blob for blob, value in self._graph.assembly.blobs.items() if value in outputs and self._first[blob] == value
+        }
 
     def clear_param_diffs(self) -> None:
         """Set the diffs of all parameters to zero."""

@@ -1,10 +1,10 @@
 """NetSpec: nets written in Python, as pycaffe's `layers as L, params as P`.
 
-    n = caffe.NetSpec()
-    n.data = L.Input(shape=dict(dim=[1, 3, 64, 64]))
-    n.conv1 = L.Convolution(n.data, num_output=8, kernel_size=3, weight_filler=dict(type="xavier"))
-    n.relu1 = L.ReLU(n.conv1, in_place=True)
-    n.to_proto()
+n = caffe.NetSpec()
+n.data = L.Input(shape=dict(dim=[1, 3, 64, 64]))
+n.conv1 = L.Convolution(n.data, num_output=8, kernel_size=3, weight_filler=dict(type="xavier"))
+n.relu1 = L.ReLU(n.conv1, in_place=True)
+n.to_proto()
 """
 
 from __future__ import annotations
@@ -164,9 +164,7 @@ def _function_of(top: Any) -> _Function:
 
 
 def _written(roots: list[_Function], names: dict[Any, str]) -> Message:
-    from preimage.caffe.proto.caffe_pb2 import NetParameter
-
-    net: Message = NetParameter()
+    net = Message("NetParameter")
     counts: dict[str, int] = {}
     blobs: dict[Top, str] = {}
 

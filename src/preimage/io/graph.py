@@ -176,7 +176,7 @@ class Graph(Module):
         """Run some of the nodes on given values; gives every value that they make."""
         known, made = self._stored() | dict(values), {}
         for node in nodes:
-            fresh = self._step(node, known, None, None)
+            fresh = self._step(node, known, None)
             known |= fresh
             made |= fresh
         if self.training:

@@ -248,4 +248,5 @@ def slice_axis(x: Value, *, axis: int, start: int | None, stop: int | None) -> V
 @graph_op("tile_axis")
 def tile_axis(x: Value, *, axis: int, tiles: int) -> Value:
     """The array `tiles` times along an axis."""
-    return x if tiles == 1 else ops.concat([x] * tiles, axis=axis)
+    ndim = len(_shape(x))
+    return x if tiles == 1 else ops.tile(x, tuple(tiles if k == axis % ndim else 1 for k in range(ndim)))

@@ -112,6 +112,36 @@ class Message:
             out._values[name] = value
         return out
 
+    # -- protobuf's words, for scripts that know them ------------------------------------------------------------------
+
+    def HasField(self, name: str) -> bool:  # noqa: N802
+        """Whether a field was set."""
+        return self.has(name)
+
+    def CopyFrom(self, other: Message) -> None:  # noqa: N802
+        """Replace the contents by a copy of the other's."""
+        fresh = other.copy()
+        object.__setattr__(self, "_values", fresh._values)
+        self.unknown = fresh.unknown
+
+    def ParseFromString(self, data: bytes) -> int:  # noqa: N802
+        """Replace the contents by those of the bytes."""
+        from preimage.io.caffe.binary import decode
+
+        self.CopyFrom(decode(self._type, data))
+        return len(data)
+
+    def SerializeToString(self) -> bytes:  # noqa: N802
+        """The bytes."""
+        from preimage.io.caffe.binary import encode
+
+        return encode(self)
+
+    def __str__(self) -> str:
+        from preimage.io.caffe.text import format_text
+
+        return format_text(self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
             return NotImplemented
@@ -155,8 +185,6 @@ def checked(field: Field, value: object) -> object:
     elif kind == "bool":
         if isinstance(value, (bool, np.bool_)):
             return bool(value)
-    elif kind == "string" and isinstance(value, str):
-        return value
-    elif kind == "bytes" and isinstance(value, bytes):
+    elif (kind == "string" and isinstance(value, str)) or (kind == "bytes" and isinstance(value, bytes)):
         return value
     raise FileFormatError(f"{field.name}: {value!r} is no {field.type if kind in ('message', 'enum') else kind}")
