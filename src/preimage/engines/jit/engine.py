@@ -20,13 +20,14 @@ from preimage.engines.base import (
     supported_dtype,
 )
 from preimage.engines.jit import llvm, weight_grad
+from preimage.engines.jit.bands import halves
 from preimage.engines.jit.dense import Request, dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.prepared import PreparedWeight
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
-from preimage.settings import thread_count
+from preimage.settings import current, thread_count
 
 __all__ = ["JitEngine"]
 
@@ -104,10 +105,11 @@ class JitEngine:
 
     def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         threads = thread_count()
-        target = llvm.current_target()
-        prepared = type(w) is PreparedWeight
         if epilogue is None:
-            key = (id(geometry), contraction, x.strides, x.dtype.num, threads, prepared, id(target))
+            key = (
+                id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(llvm.current_target()),
+                current().workspace_bytes,
+            )  # fmt: skip
             ready = self._ready.get(key)
             if ready is not None and ready.geometry is geometry:
                 return self._run_ready(ready, ready.empty(), x, w, _NO_EPILOGUE)
@@ -119,24 +121,45 @@ class JitEngine:
             out[...] = 0
             return apply_epilogue(out, epilogue)
         x = _readable(x)
+        if epilogue is not None and (residual := epilogue.residual) is not None:
+            if residual.strides != out.strides or residual.dtype != out.dtype:  # read where the result is written
+                same = np.empty_like(out)
+                same[...] = residual
+                epilogue = replace(epilogue, residual=same)
+        ready = self._into(geometry, contraction, x, w, epilogue, out, threads)
+        if ready is not None and epilogue is None and x.strides == key[2]:
+            self._keep(key, ready)
+        return out
+
+    def _into(
+        self, g: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, out: Array, threads: int
+    ) -> _Ready | None:  # fmt: skip
+        """Fill `out`; in bands where the scratch memory would pass the limit. What was made for the call, if it was one."""
         finish, addresses, keep = _finish(out, epilogue)
         request = Request(
-            geometry, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
-            threads if geometry.inside_macs > SMALL_MACS else 1, False, False, prepared, target,
+            g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
+            threads if g.inside_macs > SMALL_MACS else 1, False, False, type(w) is PreparedWeight, llvm.current_target(),
         )  # fmt: skip
         recipe = self._recipe(request)
+        activations = sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed")
+        bands = halves(g, contraction) if activations > current().workspace_bytes else None
+        if bands is not None:
+            for part, read, written in bands:
+                cut = epilogue
+                if epilogue is not None and epilogue.residual is not None:
+                    cut = replace(epilogue, residual=epilogue.residual[written])
+                self._into(part, contraction, x[read], w, cut, out[written], threads)
+            return None
         ready = _Ready(request, recipe, out, request.threads)
-        if epilogue is None and x.strides == key[2]:
-            self._keep(key, ready)
         if recipe.bias_repeat > 1 and finish.bias:
             assert epilogue is not None
             assert epilogue.bias is not None
             bias = np.tile(epilogue.bias.astype(out.dtype), recipe.bias_repeat)
-            addresses["bias"] = bias.ctypes.data
+            addresses["bias"] = address_of(bias)
             keep.append(bias)
-        out = self._run_ready(ready, out, x, w, addresses)
+        self._run_ready(ready, out, x, w, addresses)
         del keep
-        return out
+        return ready
 
     def _run_ready(self, ready: _Ready, out: Array, x: Array, w: Weight, extra: dict[str, int]) -> Array:
         """Run a recipe on arrays of the strides that it was made for."""
@@ -261,12 +284,8 @@ def _finish(out: Array, epilogue: Epilogue | None) -> tuple[Finish, dict[str, in
         addresses["bias"] = bias.ctypes.data
         keep.append(bias)
     if epilogue.residual is not None:
-        residual = epilogue.residual
-        if residual.strides != out.strides or residual.dtype != out.dtype:
-            residual = np.empty_like(out)
-            residual[...] = epilogue.residual
-        addresses["residual"] = residual.ctypes.data
-        keep.append(residual)
+        addresses["residual"] = address_of(epilogue.residual)
+        keep.append(epilogue.residual)
     if epilogue.activation in ("leaky_relu", "clip"):
         pair = (epilogue.slope, 0.0) if epilogue.activation == "leaky_relu" else (epilogue.lo, epilogue.hi)
         limits = np.array(pair, np.float64 if out.dtype == np.float64 else np.float32)
