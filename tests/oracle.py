@@ -142,7 +142,7 @@ def pad(x, pairs, mode):
     """x with a margin along its spatial axes (pairs for axes 2, 3, ...), cell by cell along every axis."""
     for axis, (lo, hi) in enumerate(pairs):
         sources = margin(x.shape[2 + axis], lo, hi, mode)
-        cells = [np.zeros_like(np.take(x, [0], axis=2 + axis)) if q is None else np.take(x, [q], axis=2 + axis) for q in sources]
-        empty = np.take(x, [], axis=2 + axis)
-        x = np.concatenate([empty, *cells], axis=2 + axis)
+        nothing = np.zeros((*x.shape[: 2 + axis], 1, *x.shape[3 + axis :]), x.dtype)
+        cells = [nothing if q is None else np.take(x, [q], axis=2 + axis) for q in sources]
+        x = np.concatenate([np.take(x, [], axis=2 + axis), *cells], axis=2 + axis)
     return x
