@@ -1,0 +1,46 @@
+"""`import preimage` is quick and loads nothing heavy; everything heavy comes on first use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = (
+    "llvmlite",
+    "onnx",
+    "matplotlib",
+    "torch",
+    "scipy",
+    "PIL",
+    "typer",
+    "rich",
+    "safetensors",
+    "skimage",
+    "pytest",
+    "ml_dtypes",
+)
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_loads_nothing_heavy():
+    found = run(f"import preimage, sys; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert found == "[]"
+
+
+def test_the_check_sees_a_heavy_module():
+    assert run(f"import preimage, json, llvmlite, sys; print([m for m in {HEAVY!r} if m in sys.modules])") == "['llvmlite']"
+
+
+def test_import_takes_little_beside_numpy():
+    """The time of importing preimage once NumPy is there: the best of five processes, so that a busy machine does not matter."""
+    code = "import numpy, time; t = time.perf_counter(); import preimage; print(time.perf_counter() - t)"
+    assert min(float(run(code)) for _ in range(5)) < 0.2
+
+
+def test_every_public_name_is_there():
+    import preimage
+
+    assert all(hasattr(preimage, name) for name in preimage.__all__)
