@@ -1,4 +1,10 @@
-"""preimage: convolution and transposed convolution that you can check."""
+"""preimage: convolution and transposed convolution that you can check.
+
+Importing loads NumPy and nothing heavier; the packages below `_LATER` are imported when they are first named.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from preimage.autograd import Tensor, enable_grad, grad, no_grad
 from preimage.engines import engines, plan
@@ -18,9 +24,23 @@ from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_marg
 from preimage.ops.checks import check_adjoint, check_grads
 from preimage.settings import config
 
-from preimage import linop  # isort: skip - built on all of the above
+if TYPE_CHECKING:
+    from preimage import audit, caffe, io, learning, linop, nn, ops, optim
 
 __version__ = "0.1.0"
+
+_LATER = ("audit", "caffe", "io", "learning", "linop", "nn", "optim")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return import_module(f"preimage.{name}")
+    raise AttributeError(f"module 'preimage' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "CheckError",
@@ -34,6 +54,8 @@ __all__ = [
     "PreimageError",
     "ShapeError",
     "Tensor",
+    "audit",
+    "caffe",
     "check_adjoint",
     "check_grads",
     "config",
@@ -45,8 +67,13 @@ __all__ = [
     "fold",
     "fold_margin",
     "grad",
+    "io",
+    "learning",
     "linop",
+    "nn",
     "no_grad",
+    "ops",
+    "optim",
     "pad",
     "plan",
     "unfold",

@@ -1,7 +1,7 @@
 """Mutated ONNX models: each must give an error of ours or a result, within 5 seconds and 1 GiB; never a crash or foreign error.
 
-    python tests/io/fuzz_onnx.py --count 20000        # the long run; prints counts and every offender's seed
-    python tests/io/fuzz_onnx.py --seed 1234 --count 1 --verbose
+python tests/io/fuzz_onnx.py --count 20000        # the long run; prints counts and every offender's seed
+python tests/io/fuzz_onnx.py --seed 1234 --count 1 --verbose
 """
 
 from __future__ import annotations
