@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.jit import llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.few import few_plan, few_recipe
 from preimage.engines.jit.plan import Axis, Choice, Folded, as_ints, choose_tile, fold_phases, gather_axes, join_taps, merge_axes
 from preimage.engines.jit.recipe import (
     Buffer,
@@ -25,10 +25,10 @@ from preimage.engines.jit.recipe import (
     sweep_step,
     weight_step,
 )
+from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.tables import Slot
-from preimage.geometry import ConvGeometry
 
 __all__ = ["Request", "dense_recipe"]
 
@@ -38,23 +38,6 @@ SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, j
 SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
 GATHER_CYCLES = 4.0  # one by one
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """All that a recipe depends on. Strides are the arrays' own, in bytes; element is f32, f64, f16 or bf16."""
-
-    geometry: ConvGeometry
-    contraction: str
-    element: str
-    in_strides: tuple[int, ...]
-    out_strides: tuple[int, ...]
-    finish: Finish
-    threads: int
-    every_tap: bool  # taps over the padding take part
-    single: bool  # no zeros from a margin may be multiplied (a transposed convolution whose weights are not finite)
-    prepared: bool  # the weights come packed
-    target: llvm.Target
 
 
 def dense_recipe(r: Request) -> Recipe:
@@ -67,6 +50,7 @@ def dense_recipe(r: Request) -> Recipe:
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
     axes = gather_axes(g, r.contraction, r.every_tap)
+    few = few_plan(r, axes)
     recipe, joined = Recipe("direct"), False
     if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
         # The taps of a line and their few channels lie side by side: one longer run.
@@ -102,6 +86,8 @@ def dense_recipe(r: Request) -> Recipe:
     # The result: in place if channels-last; else turned in registers tile by tile, or through a scratch transposed back.
     options = _options(r, axes, in_strides, channels, run, item)
     best = min(options, key=lambda option: option.cost)
+    if few is not None and few.cost < best.cost:
+        return few_recipe(r, gather_axes(g, r.contraction, r.every_tap), few)
     merged, choice, folded, channels = best.axes, best.choice, best.folded, best.channels
     in_strides, out_strides = best.in_strides, best.out_strides
     in_scratch = best.store == "scratch"

@@ -373,6 +373,12 @@ class Kernel:
         counts = self.builder.shuffle_vector(first, _zero(wide), zeros)
         return Bit(self, self.builder.icmp_signed("<", numbers, counts))
 
+    def stack(self, element: str, count: int) -> Ptr:
+        """Room for `count` elements that lasts until the kernel returns; take it before any loop."""
+        room = self.builder.alloca(_TYPES[element], size=_I64(count))
+        room.type = _POINTER  # llvmlite would write a typed pointer here, which LLVM no longer reads
+        return Ptr(self, room, element)
+
     # ---- control flow
 
     @contextmanager

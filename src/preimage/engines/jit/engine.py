@@ -21,10 +21,11 @@ from preimage.engines.base import (
 )
 from preimage.engines.jit import llvm, weight_grad
 from preimage.engines.jit.bands import halves
-from preimage.engines.jit.dense import Request, dense_recipe
+from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.prepared import PreparedWeight
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
+from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
 from preimage.settings import current, thread_count

@@ -25,13 +25,18 @@ from preimage.engines.jit.schedules.tables import Slot
 from preimage.errors import EngineError
 
 __all__ = [
+    "LINE_ELEMENTS",
     "Buffer",
     "Recipe",
     "Step",
     "address_of",
+    "block_lanes",
     "compiled",
     "folded_weight_step",
     "gather_tables",
+    "lines_step",
+    "pieces",
+    "positions",
     "slab_steps",
     "slots",
     "split_rows",
@@ -265,7 +270,7 @@ def split_rows(rows: Ints, pieces: int) -> Ints:
 # ---------------------------------------------------------------------------------------------------------- the moves
 
 
-def _lines_step(
+def lines_step(
     name: str, kernel: llvm.LoadedKernel, lines: Ints, patches: tuple[tuple[int, str], ...], strides: tuple[int, int] = (0, 0)
 ) -> Step:
     total = len(lines)
@@ -281,7 +286,7 @@ def _lines_step(
     return Step(name, kernel, tuple(template), patches, -(-total // per_task), (lines,))
 
 
-def _positions(sizes: list[int], strides: list[int]) -> Ints:
+def positions(sizes: list[int], strides: list[int]) -> Ints:
     """Offsets of all positions of some axes, row-major."""
     at = np.zeros(1, np.int64)
     for size, stride in zip(sizes, strides, strict=True):
@@ -289,7 +294,7 @@ def _positions(sizes: list[int], strides: list[int]) -> Ints:
     return at
 
 
-def _pieces(length: int, piece: int) -> list[tuple[int, int]]:
+def pieces(length: int, piece: int) -> list[tuple[int, int]]:
     return [(s, min(piece, length - s)) for s in range(0, length, piece)]
 
 
@@ -310,11 +315,11 @@ def slab_steps(
     zeros: list[tuple[int, ...]] = []
     outer = list(zip(sizes[:-1], strides[:-1], result_strides[:-1], margins[:-1], strict=True))
     width, (left, right) = sizes[-1], margins[-1]
-    from_offsets = _positions([s for s, *_ in outer], [a for _, a, *_ in outer])
-    to_offsets = _positions([s for s, *_ in outer], [b for _, _, b, _ in outer]) + sum(m[0] * b for _, _, b, m in outer)
+    from_offsets = positions([s for s, *_ in outer], [a for _, a, *_ in outer])
+    to_offsets = positions([s for s, *_ in outer], [b for _, _, b, _ in outer]) + sum(m[0] * b for _, _, b, m in outer)
     if padded:
         if any(m != (0, 0) for *_, m in outer):  # zero the whole slab's outer margins by zeroing lines first
-            every = _positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
+            every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
             inside = set(to_offsets.tolist())
             zeros += [(pack.NO_SOURCE, at, (left + width + right) * channels, 0, 0) for at in every.tolist() if at not in inside]
         for at in to_offsets.tolist():
@@ -327,20 +332,20 @@ def slab_steps(
         lines = [
             (a + s * channels * item, b + (left + s) * pixel, n * channels, 0, 0)
             for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-            for s, n in _pieces(width, max(1, LINE_ELEMENTS // channels))
+            for s, n in pieces(width, max(1, LINE_ELEMENTS // channels))
         ]
         kernel = compiled(pack.CopySpec(source, result, lanes))
-        steps.append(_lines_step("copy input", kernel, as_ints(lines + zeros), patches))
+        steps.append(lines_step("copy input", kernel, as_ints(lines + zeros), patches))
         return steps
     lines = [
         (a + s * item, b + (left + s) * pixel, channels, n, 0)
         for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-        for s, n in _pieces(width, max(64, LINE_ELEMENTS // channels))
+        for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
     ]
-    kernel = compiled(pack.SwapSpec(source, result, _block_lanes(lanes, out_item), pack.Finish()))
-    steps.append(_lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
+    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), pack.Finish()))
+    steps.append(lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
     if zeros:
-        steps.append(_lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
+        steps.append(lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
     return steps
 
 
@@ -360,17 +365,17 @@ def swap_back(
     while flat > 1 and strides[flat - 1] == inner * out_item:  # rows that follow each other in the result
         flat -= 1
         inner *= sizes[flat]
-    to_offsets = _positions(sizes[:flat], strides[:flat]).tolist()
+    to_offsets = positions(sizes[:flat], strides[:flat]).tolist()
     piece, band = max(64, LINE_ELEMENTS // channels), inner * channels * item
     lines = [
         (k * band + s * channels * item, at + s * out_item, n, channels, 0)
         for k, at in enumerate(to_offsets)
-        for s, n in _pieces(inner, piece)
+        for s, n in pieces(inner, piece)
     ]
     names = ["bias", "residual", "limits"]
     patches = ((pack.Move.INPUT, "scratch"), (pack.Move.OUTPUT, "out"), *((pack.Move[n.upper()], n) for n in names))
-    kernel = compiled(pack.SwapSpec(source, result, _block_lanes(lanes, out_item), finish))
-    return _lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
+    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), finish))
+    return lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
 
 
 def weight_step(
@@ -401,7 +406,7 @@ def weight_step(
     values[s.OUTER_RESULT], values[s.COLUMNS], values[s.TABLE] = width * out_item, len(table), address_of(table)
     values[s.BLOCK_BYTES] = block_bytes
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel = compiled(pack.WeightSpec(source, result, _block_lanes(lanes, out_item), width, straight))
+    kernel = compiled(pack.WeightSpec(source, result, block_lanes(lanes, out_item), width, straight))
     return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
 
 
@@ -443,6 +448,6 @@ def slots(values: dict[Slot, int]) -> list[int]:
     return out
 
 
-def _block_lanes(lanes: int, item: int) -> int:
+def block_lanes(lanes: int, item: int) -> int:
     """Side of the blocks that are transposed in registers: 32 bytes do as well as 64, and make a third of the code."""
     return min(lanes, 32 // item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import blocks, depthwise, depthwise_grad, direct, pack, sequence, weight_grad
+from preimage.engines.jit.schedules import blocks, depthwise, depthwise_grad, direct, pack, pixels, plane, sequence, weight_grad
 
 __all__ = ["BUILDERS"]
 
@@ -17,9 +17,12 @@ BUILDERS: dict[str, Callable[[Any], str]] = {
     "DepthwiseSpec": depthwise.build,
     "DirectSpec": direct.build,
     "GatherWeightSpec": pack.build_gather_weight,
+    "PixelsSpec": pixels.build,
+    "PlaneSpec": plane.build,
     "ProgramSpec": sequence.build_program,
     "SweepSpec": sequence.build_sweep,
     "SwapSpec": pack.build_swap,
     "TileSpec": weight_grad.build,
+    "WeightCopySpec": plane.build_weights,
     "WeightSpec": pack.build_weight,
 }
