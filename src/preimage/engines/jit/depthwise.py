@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.jit.dense import Request
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
+from preimage.engines.jit.plane import plane_recipe, wants_planes
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps, swap_back, weight_step
+from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.depthwise import Arg, DepthwiseSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 
@@ -48,7 +49,9 @@ def _pixel_axis(axes: list[Axis]) -> int:
 
 
 def depthwise_recipe(r: Request) -> Recipe:
-    """Channels-last in place; channels-first through channels-last scratch."""
+    """Channels-last in place; channels-first plane by plane, or where that costs little through channels-last scratch."""
+    if wants_planes(r):
+        return plane_recipe(r)
     g = r.geometry
     target = r.target
     inner = "f64" if r.element == "f64" else "f32"

@@ -158,7 +158,9 @@ def _tables(
             start = outer[-1]
             at = np.arange(g.output_size[above], dtype=np.int64)
             line = at * g.stride[above] + start * g.dilation[above] - g.padding[above][0]
-            on = np.stack([(line + q * g.dilation[above] >= 0) & (line + q * g.dilation[above] < g.input_size[above]) for q in range(rows)])
+            on = np.stack(
+                [(line + q * g.dilation[above] >= 0) & (line + q * g.dilation[above] < g.input_size[above]) for q in range(rows)]
+            )
             more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0)], axis=1)
             table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 4)
         positions.append(table)
