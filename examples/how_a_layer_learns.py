@@ -148,10 +148,10 @@ def locality(results):
             near.append(np.sum(window**2) / np.sum(rows[oh, ow] ** 2))
     print("   Its weights for output (4, 5), cut out where the stencil lay:")
     print(show(rows[4, 5, 4:7, 5:8]))
+    print(f"   It had to find out for each of the {PLACES * PLACES} places by itself that only 9 of {SIZE * SIZE} pixels matter")
     print(
-        f"   It had to find out for each of the {PLACES * PLACES} places by itself that only 9 of {SIZE * SIZE} pixels matter ({min(near):.2%} or more"
+        f"   ({min(near):.2%} or more of its squared weights lie there), and that they are the same 9 numbers (largest difference {max(kept):.1e})."
     )
-    print(f"   of the squared weights lie there), and that they are the same 9 numbers (largest difference {max(kept):.1e}).")
     print("   A convolution layer is built with both: locality, and shared weights.")
     return {"near": min(near), "off": max(kept)}
 
