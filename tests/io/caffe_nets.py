@@ -28,7 +28,9 @@ def net_text(layer: str, *shapes: tuple[int, ...], tops: int = 1) -> str:
 
 def build(layer: str, *shapes: tuple[int, ...], tops: int = 1, phase: str = "TEST", seed: int = 0) -> Any:
     """The graph of such a net, with float64 weights drawn at random, so that results can be compared closely."""
-    graph = caffe.load(caffe.parse_text("NetParameter", net_text(layer, *shapes, tops=tops)), phase=phase, seed=seed, limits=Limits())
+    graph = caffe.load(
+        caffe.parse_text("NetParameter", net_text(layer, *shapes, tops=tops)), phase=phase, seed=seed, limits=Limits()
+    )
     graph.astype(np.float64)
     rng = np.random.default_rng(seed + 1)
     for name in graph.weights:
@@ -75,7 +77,9 @@ def gradients(graph: Any, inputs: list[Any], cotangent: Any, wanted: list[int], 
 def conv_loops(x: Any, w: Any, b: Any, stride: Any, pad: Any, dilation: Any, group: int) -> Any:
     """Convolution from its definition, over any number of spatial axes."""
     n, _, *space = x.shape
-    outs = [(s + 2 * p - d * (k - 1) - 1) // t + 1 for s, p, d, k, t in zip(space, pad, dilation, w.shape[2:], stride, strict=True)]
+    outs = [
+        (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, p, d, k, t in zip(space, pad, dilation, w.shape[2:], stride, strict=True)
+    ]
     y = np.zeros((n, w.shape[0], *outs))
     per_in, per_out = w.shape[1], w.shape[0] // group
     for image, o in itertools.product(range(n), range(w.shape[0])):
@@ -92,7 +96,9 @@ def conv_loops(x: Any, w: Any, b: Any, stride: Any, pad: Any, dilation: Any, gro
 def deconv_loops(x: Any, w: Any, b: Any, stride: Any, pad: Any, dilation: Any, group: int) -> Any:
     """Deconvolution by adding up stencils: w is (in, out / group, k...)."""
     n, channels, *space = x.shape
-    outs = [t * (s - 1) + d * (k - 1) + 1 - 2 * p for s, p, d, k, t in zip(space, pad, dilation, w.shape[2:], stride, strict=True)]
+    outs = [
+        t * (s - 1) + d * (k - 1) + 1 - 2 * p for s, p, d, k, t in zip(space, pad, dilation, w.shape[2:], stride, strict=True)
+    ]
     per_out, per_in = w.shape[1], channels // group
     y = np.zeros((n, per_out * group, *outs)) + np.asarray(b).reshape(-1, *(1,) * len(outs))
     for image, c in itertools.product(range(n), range(channels)):

@@ -8,14 +8,15 @@ import pytest
 
 import preimage as pre
 from preimage import caffe, ops
-from preimage.caffe import layers as L
-from preimage.caffe import params as P
+from preimage.caffe import layers as L  # noqa: N812 - the name that every script uses
+from preimage.caffe import params as P  # noqa: N812
 from preimage.errors import OptionError, PreimageError, ShapeError
 
 NET = """
 name: "net" force_backward: true
 input: "data" input_dim: 2 input_dim: 3 input_dim: 8 input_dim: 7
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }
 layer { name: "fc" type: "InnerProduct" bottom: "pool" top: "fc" inner_product_param { num_output: 5 weight_filler { type: "gaussian" std: 0.1 } } }
@@ -24,7 +25,7 @@ layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
 RNG = np.random.default_rng(2)
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> str:
     (tmp_path / "net.prototxt").write_text(NET)
     return str(tmp_path / "net.prototxt")
@@ -83,7 +84,10 @@ def test_reshape(path: str) -> None:
 
 
 def test_backward_from_a_loss(path: str) -> None:
-    text = NET.replace('"prob" type: "Softmax" bottom: "fc" top: "prob"', '"loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" loss_weight: 2')
+    text = NET.replace(
+        '"prob" type: "Softmax" bottom: "fc" top: "prob"',
+        '"loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" loss_weight: 2',
+    )
     text = text.replace("layer {", 'layer { name: "l" type: "Input" top: "label" input_param { shape { dim: 2 } } } layer {', 1)
     Path(path).write_text(text)
     net = caffe.Net(path, caffe.TEST)
@@ -192,7 +196,9 @@ def test_wrong_calls_say_what_is_wrong(path: str) -> None:
 
 
 def test_training_nets_record_the_pass_that_they_ran(tmp_path: Path) -> None:
-    text = NET.replace('layer { name: "prob"', 'layer { name: "drop" type: "Dropout" bottom: "fc" top: "fc" } layer { name: "prob"')
+    text = NET.replace(
+        'layer { name: "prob"', 'layer { name: "drop" type: "Dropout" bottom: "fc" top: "fc" } layer { name: "prob"'
+    )
     (tmp_path / "t.prototxt").write_text(text)
     net = caffe.Net(str(tmp_path / "t.prototxt"), caffe.TRAIN)
     net.blobs["data"].data[...] = RNG.standard_normal((2, 3, 8, 7))
@@ -219,7 +225,11 @@ def test_transformer_there_and_back() -> None:
     assert ready[0, 2, 3] == pytest.approx((image[2, 3, 2] * 255 - 104) / 2, rel=1e-5)
     assert np.allclose(transformer.deprocess("data", ready), image, atol=1e-6)
     assert transformer.preprocess("data", RNG.random((16, 12, 3))).shape == (3, 8, 6)
-    for call in (lambda: transformer.set_mean("data", np.zeros(4)), lambda: transformer.set_transpose("data", (0, 1)), lambda: transformer.set_channel_swap("data", (0,))):
+    for call in (
+        lambda: transformer.set_mean("data", np.zeros(4)),
+        lambda: transformer.set_transpose("data", (0, 1)),
+        lambda: transformer.set_channel_swap("data", (0,)),
+    ):
         with pytest.raises(ShapeError):
             call()
     with pytest.raises(OptionError, match="not one of the net's inputs"):
@@ -273,11 +283,13 @@ def test_protos_read_and_write_text() -> None:
 
 def test_net_spec() -> None:
     n = caffe.NetSpec()
-    n.data = L.Input(shape=dict(dim=[1, 3, 8, 8]))
-    n.conv1 = L.Convolution(n.data, num_output=4, kernel_size=3, pad=[1], weight_filler=dict(type="xavier"), param=[dict(lr_mult=1), dict(lr_mult=2)])
+    n.data = L.Input(shape={"dim": [1, 3, 8, 8]})
+    n.conv1 = L.Convolution(
+        n.data, num_output=4, kernel_size=3, pad=[1], weight_filler={"type": "xavier"}, param=[{"lr_mult": 1}, {"lr_mult": 2}]
+    )
     n.relu1 = L.ReLU(n.conv1, in_place=True)
     n.pool1 = L.Pooling(n.relu1, pool=P.Pooling.AVE, kernel_size=2, stride=2)
-    n.a, n.b = L.Slice(n.pool1, ntop=2, slice_param=dict(axis=1))
+    n.a, n.b = L.Slice(n.pool1, ntop=2, slice_param={"axis": 1})
     n.sum = L.Eltwise(n.a, n.b, operation=P.Eltwise.SUM)
     net = n.to_proto()
     assert [(layer.name, list(layer.bottom), list(layer.top)) for layer in net.layer] == [
@@ -287,16 +299,20 @@ def test_net_spec() -> None:
     assert net.layer[3].pooling_param.word("pool") == "AVE"
     assert [spec.lr_mult for spec in net.layer[1].param] == [1, 2]
     assert caffe.Net(net, caffe.TEST).blobs["sum"].shape == (1, 2, 4, 4)
-    assert [layer.name for layer in caffe.to_proto(L.ReLU(L.DummyData(shape=dict(dim=[2])))).layer] == ["DummyData1", "ReLU1"]
+    assert [layer.name for layer in caffe.to_proto(L.ReLU(L.DummyData(shape={"dim": [2]}))).layer] == ["DummyData1", "ReLU1"]
     with pytest.raises(OptionError, match="has no field 'kernel'"):
         L.Pooling(n.data, kernel=2)
 
 
 def test_classifier(path: str, tmp_path: Path) -> None:
-    text = NET.replace("input_dim: 2 input_dim: 3 input_dim: 8 input_dim: 7", "input_dim: 10 input_dim: 3 input_dim: 8 input_dim: 7")
+    text = NET.replace(
+        "input_dim: 2 input_dim: 3 input_dim: 8 input_dim: 7", "input_dim: 10 input_dim: 3 input_dim: 8 input_dim: 7"
+    )
     Path(path).write_text(text)
     caffe.Net(path, caffe.TEST).save(tmp_path / "w.caffemodel")
-    classifier = caffe.Classifier(path, tmp_path / "w.caffemodel", image_dims=(10, 9), mean=np.array([1.0, 2, 3]), raw_scale=255, channel_swap=(2, 1, 0))
+    classifier = caffe.Classifier(
+        path, tmp_path / "w.caffemodel", image_dims=(10, 9), mean=np.array([1.0, 2, 3]), raw_scale=255, channel_swap=(2, 1, 0)
+    )
     images = [RNG.random((20, 30, 3)), RNG.random((10, 9, 3))]
     for oversample in (True, False):
         scores = classifier.predict(images, oversample=oversample)

@@ -31,8 +31,16 @@ def check_gradients(graph: Any, inputs: list[Any], wanted: list[int], out: int =
 CONVS = [
     ("num_output: 4 kernel_size: 3 stride: 2", (2, 3, 6, 4), ((3, 3), (2, 2), (0, 0), (1, 1), 1)),
     ("num_output: 4 kernel_size: 3 dilation: 2", (2, 3, 8, 7), ((3, 3), (1, 1), (0, 0), (2, 2), 1)),
-    ("num_output: 6 kernel_size: 3 kernel_size: 2 pad: 1 pad: 2 stride: 1 stride: 3 group: 2", (2, 4, 5, 7), ((3, 2), (1, 3), (1, 2), (1, 1), 2)),
-    ("num_output: 3 kernel_h: 2 kernel_w: 3 pad_h: 1 pad_w: 0 stride_h: 2 stride_w: 1", (1, 2, 5, 6), ((2, 3), (2, 1), (1, 0), (1, 1), 1)),
+    (
+        "num_output: 6 kernel_size: 3 kernel_size: 2 pad: 1 pad: 2 stride: 1 stride: 3 group: 2",
+        (2, 4, 5, 7),
+        ((3, 2), (1, 3), (1, 2), (1, 1), 2),
+    ),
+    (
+        "num_output: 3 kernel_h: 2 kernel_w: 3 pad_h: 1 pad_w: 0 stride_h: 2 stride_w: 1",
+        (1, 2, 5, 6),
+        ((2, 3), (2, 1), (1, 0), (1, 1), 1),
+    ),
     ("num_output: 2 kernel_size: 3 stride: 2", (2, 3, 5, 6, 4), ((3, 3, 3), (2, 2, 2), (0, 0, 0), (1, 1, 1), 1)),
     ("num_output: 2 kernel_size: 4 pad: 5", (2, 3, 6), ((4,), (1,), (5,), (1,), 1)),
     ("num_output: 3 kernel_size: 1 bias_term: false", (2, 3, 3, 2), ((1, 1), (1, 1), (0, 0), (1, 1), 1)),
@@ -44,7 +52,9 @@ def test_convolution_and_deconvolution(text: str, shape: tuple[int, ...], window
     kernel, stride, pad, dilation, group = window
     x = RNG.standard_normal(shape)
     for kind, oracle in (("Convolution", conv_loops), ("Deconvolution", deconv_loops)):
-        if kind == "Deconvolution" and any(s * (n - 1) + d * (k - 1) + 1 <= 2 * p for n, k, s, p, d in zip(shape[2:], kernel, stride, pad, dilation, strict=True)):
+        if kind == "Deconvolution" and any(
+            s * (n - 1) + d * (k - 1) + 1 <= 2 * p for n, k, s, p, d in zip(shape[2:], kernel, stride, pad, dilation, strict=True)
+        ):
             continue
         graph = build(f'type: "{kind}" convolution_param {{ {text} }}', shape)
         weight = graph.array("t.weight")
@@ -90,11 +100,19 @@ def test_the_deconvolution_of_caffes_own_test() -> None:
 
 def test_sobel_in_one_step_and_in_two() -> None:
     x = RNG.standard_normal((2, 1, 6, 4))
-    whole = build('type: "Convolution" convolution_param { num_output: 1 kernel_size: 3 stride: 2 bias_term: false }', (2, 1, 6, 4))
+    whole = build(
+        'type: "Convolution" convolution_param { num_output: 1 kernel_size: 3 stride: 2 bias_term: false }', (2, 1, 6, 4)
+    )
     whole.put("t.weight", np.outer([1.0, 2, 1], [-1, 0, 1])[None, None])
-    down = build('type: "Convolution" convolution_param { num_output: 1 kernel_h: 3 kernel_w: 1 stride_h: 2 stride_w: 1 bias_term: false }', (2, 1, 6, 4))
+    down = build(
+        'type: "Convolution" convolution_param { num_output: 1 kernel_h: 3 kernel_w: 1 stride_h: 2 stride_w: 1 bias_term: false }',
+        (2, 1, 6, 4),
+    )
     down.put("t.weight", np.array([1.0, 2, 1]).reshape(1, 1, 3, 1))
-    across = build('type: "Convolution" convolution_param { num_output: 1 kernel_h: 1 kernel_w: 3 stride_h: 1 stride_w: 2 bias_term: false }', (2, 1, 2, 4))
+    across = build(
+        'type: "Convolution" convolution_param { num_output: 1 kernel_h: 1 kernel_w: 3 stride_h: 1 stride_w: 2 bias_term: false }',
+        (2, 1, 2, 4),
+    )
     across.put("t.weight", np.array([-1.0, 0, 1]).reshape(1, 1, 1, 3))
     close(run(whole, x), run(across, run(down, x)))
 
@@ -132,7 +150,9 @@ def test_im2col_orders_channels_then_taps() -> None:
     check_gradients(graph, [x], [0])
 
 
-@pytest.mark.parametrize(("text", "axis"), [("num_output: 4", 1), ("num_output: 4 axis: 2", 2), ("num_output: 4 transpose: true bias_term: false", 1)])
+@pytest.mark.parametrize(
+    ("text", "axis"), [("num_output: 4", 1), ("num_output: 4 axis: 2", 2), ("num_output: 4 transpose: true bias_term: false", 1)]
+)
 def test_inner_product(text: str, axis: int) -> None:
     graph = build(f'type: "InnerProduct" inner_product_param {{ {text} }}', (2, 3, 4, 2))
     x = RNG.standard_normal((2, 3, 4, 2))
@@ -148,7 +168,7 @@ def test_embed() -> None:
     index = np.array([[1, 4], [4, 0]])
     close(run(graph, index), graph.array("t.weight")[index] + graph.array("t.bias"))
     check_gradients(graph, [index], [])
-    with pytest.raises(PreimageError, match="label 5 is outside 0 .. 4"):
+    with pytest.raises(PreimageError, match=r"label 5 is outside 0 \.\. 4"):
         run(graph, [[5, 0], [0, 0]])
 
 
@@ -197,9 +217,19 @@ def test_global_pooling_and_the_mask() -> None:
     close(np.take_along_axis(x.reshape(2, 3, -1), mask.reshape(2, 3, -1).astype(int), 2), pooled.reshape(2, 3, -1))
 
 
-@pytest.mark.parametrize("text", ["kernel_size: 2 pad: 2", "kernel_size: 9", "kernel_size: 2 stride: 0", "", "kernel_size: 1 stride: 3", "pool: STOCHASTIC kernel_size: 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kernel_size: 2 pad: 2",
+        "kernel_size: 9",
+        "kernel_size: 2 stride: 0",
+        "",
+        "kernel_size: 1 stride: 3",
+        "pool: STOCHASTIC kernel_size: 2",
+    ],
+)
 def test_impossible_poolings(text: str) -> None:
-    with pytest.raises(PreimageError, match="layer 't' \\(Pooling\\)"):
+    with pytest.raises(PreimageError, match=r"layer 't' \(Pooling\)"):
         build(f'type: "Pooling" pooling_param {{ {text} }}', (1, 1, 5, 5))
 
 
@@ -245,7 +275,9 @@ POINTWISE = {
     'type: "Dropout"': lambda x: x,
     'type: "Split"': lambda x: x,
     'type: "MVN"': lambda x: (x - x.mean((2, 3), keepdims=True)) / (x.std((2, 3), keepdims=True) + 1e-9),
-    'type: "MVN" mvn_param { across_channels: true eps: 0.5 }': lambda x: (x - x.mean((1, 2, 3), keepdims=True)) / (x.std((1, 2, 3), keepdims=True) + 0.5),
+    'type: "MVN" mvn_param { across_channels: true eps: 0.5 }': lambda x: (
+        (x - x.mean((1, 2, 3), keepdims=True)) / (x.std((1, 2, 3), keepdims=True) + 0.5)
+    ),
     'type: "MVN" mvn_param { normalize_variance: false }': lambda x: x - x.mean((2, 3), keepdims=True),
     'type: "Softmax"': lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True),
     'type: "Softmax" softmax_param { axis: -1 }': lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
@@ -273,7 +305,9 @@ def test_prelu(shared: str) -> None:
     slope = graph.array("t.slope").reshape(1, -1, 1, 1)
     close(run(graph, x), np.where(x > 0, x, slope * x))
     check_gradients(graph, [x], [0])
-    fresh = caffe.load(caffe.parse_text("NetParameter", 'layer { name: "i" type: "Input" top: "a" input_param { shape { dim: 1 dim: 2 } } } layer { name: "t" type: "PReLU" bottom: "a" top: "a" }'))
+    text = 'layer { name: "i" type: "Input" top: "a" input_param { shape { dim: 1 dim: 2 } } }'
+    text += 'layer { name: "t" type: "PReLU" bottom: "a" top: "a" }'
+    fresh = caffe.load(caffe.parse_text("NetParameter", text))
     close(fresh.array("t.slope"), [0.25, 0.25])
 
 
@@ -295,7 +329,9 @@ def test_batch_norm_with_stored_statistics() -> None:
     mean, variance, factor = (graph.array(f"t.{name}") for name in ("mean", "variance", "factor"))
     by = (1 / factor).astype(np.float32)
     channels = (1, 3, 1, 1)
-    close(run(graph, x), (x - (mean * by).reshape(channels)) / np.sqrt((variance * by).reshape(channels) + np.float32(0.01)), 1e-6)
+    close(
+        run(graph, x), (x - (mean * by).reshape(channels)) / np.sqrt((variance * by).reshape(channels) + np.float32(0.01)), 1e-6
+    )
     check_gradients(graph, [x], [0])
     graph.put("t.factor", np.zeros(1))
     close(run(graph, x), x / np.sqrt(np.float32(0.01)), 1e-6)
@@ -314,7 +350,10 @@ def test_batch_norm_in_training_uses_the_batch_and_moves_the_sums() -> None:
     check_gradients(graph, [x], [0])
 
 
-@pytest.mark.parametrize(("text", "axes"), [("", (1, 3, 1, 1)), ("axis: 0 num_axes: 2", (2, 3, 1, 1)), ("axis: 2 num_axes: -1", (1, 1, 2, 4)), ("num_axes: 0", ())])
+@pytest.mark.parametrize(
+    ("text", "axes"),
+    [("", (1, 3, 1, 1)), ("axis: 0 num_axes: 2", (2, 3, 1, 1)), ("axis: 2 num_axes: -1", (1, 1, 2, 4)), ("num_axes: 0", ())],
+)
 def test_scale_and_bias_with_blobs(text: str, axes: tuple[int, ...]) -> None:
     x = RNG.standard_normal((2, 3, 2, 4))
     graph = build(f'type: "Scale" scale_param {{ {text} bias_term: true }}', x.shape)

@@ -24,20 +24,35 @@ def test_concat_and_slice() -> None:
         close(run(graph, a, b), np.concatenate([a, b], axis=1))
     check_gradients(graph, [a, b], [0, 1])
     x = RNG.standard_normal((2, 6, 4))
-    for text, points in (("", [2, 4]), ("slice_param { slice_point: 1 slice_point: 2 }", [1, 2]), ("slice_param { slice_dim: 2 slice_point: 1 slice_point: 3 }", None)):
+    for text, points in (
+        ("", [2, 4]),
+        ("slice_param { slice_point: 1 slice_point: 2 }", [1, 2]),
+        ("slice_param { slice_dim: 2 slice_point: 1 slice_point: 3 }", None),
+    ):
         graph = build(f'type: "Slice" {text}', x.shape if points else (2, 6, 4), tops=3)
         wanted = np.split(x, points, axis=1) if points else np.split(x, [1, 3], axis=2)
         for ours, piece in zip(run(graph, x), wanted, strict=True):
             close(ours, piece)
     check_gradients(graph, [x], [0], out=1)
-    for text in ("slice_point: 2 slice_point: 2", "slice_point: 3", "axis: 3", "slice_point: 4 slice_point: 6", "axis: 1 slice_dim: 1"):
-        with pytest.raises(PreimageError, match="layer 't' \\(Slice\\)"):
+    for text in (
+        "slice_point: 2 slice_point: 2",
+        "slice_point: 3",
+        "axis: 3",
+        "slice_point: 4 slice_point: 6",
+        "axis: 1 slice_dim: 1",
+    ):
+        with pytest.raises(PreimageError, match=r"layer 't' \(Slice\)"):
             build(f'type: "Slice" slice_param {{ {text} }}', x.shape, tops=3)
 
 
 @pytest.mark.parametrize(
     ("text", "cut"),
-    [("", np.s_[:, :, :4, :3]), ("offset: 1", np.s_[:, :, 1:5, 1:4]), ("offset: 2 offset: 3", np.s_[:, :, 2:6, 3:6]), ("axis: 3 offset: 2", np.s_[:, :, :, 2:5])],
+    [
+        ("", np.s_[:, :, :4, :3]),
+        ("offset: 1", np.s_[:, :, 1:5, 1:4]),
+        ("offset: 2 offset: 3", np.s_[:, :, 2:6, 3:6]),
+        ("axis: 3 offset: 2", np.s_[:, :, :, 2:5]),
+    ],
 )
 def test_crop(text: str, cut: Any) -> None:
     x, like = RNG.standard_normal((2, 3, 7, 6)), np.zeros((1, 1, 4, 3))
@@ -62,7 +77,9 @@ def test_the_crops_of_fcn() -> None:
     size = 500 + 200 - 2
     sizes = [size := -(-(size - 2) // 2) + 1 for _ in range(5)]
     assert sizes == [349, 175, 88, 44, 22]
-    graph = build('type: "Deconvolution" convolution_param { num_output: 1 kernel_size: 64 stride: 32 bias_term: false }', (1, 1, 16, 16))
+    graph = build(
+        'type: "Deconvolution" convolution_param { num_output: 1 kernel_size: 64 stride: 32 bias_term: false }', (1, 1, 16, 16)
+    )
     assert graph.assembly.shapes["y"] == (1, 1, 544, 544)
     graph = build('type: "Crop" crop_param { axis: 2 offset: 19 }', (1, 1, 544, 544), (1, 3, 500, 500))
     assert graph.assembly.shapes["y"] == (1, 1, 500, 500)
@@ -91,9 +108,20 @@ def test_flatten_and_reshape(layer: str, shape: tuple[int, ...]) -> None:
         assert run(graph, np.concatenate([x, x])).shape[0] in (4, 12)
 
 
-@pytest.mark.parametrize("text", ["shape { dim: -1 dim: -1 }", "shape { dim: 7 }", "shape { dim: -2 }", "shape { dim: 7 dim: -1 }", "axis: 9", "num_axes: 8", "shape { dim: 2 dim: 3 dim: 4 dim: 5 dim: 0 }"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "shape { dim: -1 dim: -1 }",
+        "shape { dim: 7 }",
+        "shape { dim: -2 }",
+        "shape { dim: 7 dim: -1 }",
+        "axis: 9",
+        "num_axes: 8",
+        "shape { dim: 2 dim: 3 dim: 4 dim: 5 dim: 0 }",
+    ],
+)
 def test_impossible_reshapes(text: str) -> None:
-    with pytest.raises(PreimageError, match="layer 't' \\(Reshape\\)"):
+    with pytest.raises(PreimageError, match=r"layer 't' \(Reshape\)"):
         build(f'type: "Reshape" reshape_param {{ {text} }}', (2, 3, 4, 5))
 
 
@@ -105,7 +133,12 @@ def test_permute_tile_and_reduction() -> None:
     graph = build('type: "Tile" tile_param { axis: 2 tiles: 3 }', x.shape)
     close(run(graph, x), np.tile(x, (1, 1, 3, 1)))
     check_gradients(graph, [x], [0])
-    for operation, function in (("SUM", np.sum), ("MEAN", np.mean), ("ASUM", lambda v, axis: np.abs(v).sum(axis)), ("SUMSQ", lambda v, axis: (v**2).sum(axis))):
+    for operation, function in (
+        ("SUM", np.sum),
+        ("MEAN", np.mean),
+        ("ASUM", lambda v, axis: np.abs(v).sum(axis)),
+        ("SUMSQ", lambda v, axis: (v**2).sum(axis)),
+    ):
         graph = build(f'type: "Reduction" reduction_param {{ operation: {operation} axis: -2 coeff: 0.5 }}', x.shape)
         close(run(graph, x), function(x, axis=(2, 3)) / 2)
         check_gradients(graph, [x], [0])
@@ -115,9 +148,14 @@ def test_permute_tile_and_reduction() -> None:
 def test_argmax() -> None:
     x = np.array([[[1.0, 5, 2], [5, 0, 3]], [[7, 7, 1], [0, 2, 9]]])
     close(run(build('type: "ArgMax"', x.shape), x), [[[3]], [[5]]])  # of equals, the higher place
-    close(run(build('type: "ArgMax" argmax_param { top_k: 2 out_max_val: true }', x.shape), x), [[[3, 1], [5, 5]], [[5, 1], [9, 7]]])
+    close(
+        run(build('type: "ArgMax" argmax_param { top_k: 2 out_max_val: true }', x.shape), x), [[[3, 1], [5, 5]], [[5, 1], [9, 7]]]
+    )
     close(run(build('type: "ArgMax" argmax_param { axis: 1 }', x.shape), x), [[[1, 0, 1]], [[0, 0, 1]]])
-    close(run(build('type: "ArgMax" argmax_param { axis: 2 out_max_val: true top_k: 2 }', x.shape), x), [[[5, 2], [5, 3]], [[7, 7], [9, 2]]])
+    close(
+        run(build('type: "ArgMax" argmax_param { axis: 2 out_max_val: true top_k: 2 }', x.shape), x),
+        [[[5, 2], [5, 3]], [[7, 7], [9, 2]]],
+    )
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------
@@ -128,7 +166,14 @@ def log_softmax(x: Any, axis: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("text", "by"), [("", "valid"), ("normalization: FULL", 24), ("normalization: BATCH_SIZE", 2), ("normalization: NONE", 1), ("normalize: false", 2)]
+    ("text", "by"),
+    [
+        ("", "valid"),
+        ("normalization: FULL", 24),
+        ("normalization: BATCH_SIZE", 2),
+        ("normalization: NONE", 1),
+        ("normalize: false", 2),
+    ],
 )
 def test_softmax_loss(text: str, by: Any) -> None:
     graph = build(f'type: "SoftmaxWithLoss" loss_param {{ ignore_label: 255 {text} }}', (2, 5, 3, 4), (2, 3, 4), tops=2)
@@ -142,7 +187,7 @@ def test_softmax_loss(text: str, by: Any) -> None:
     close(loss, total / ((labels != 255).sum() if by == "valid" else by))
     close(prob, np.exp(log_softmax(x, 1)))
     check_gradients(graph, [x, labels], [0])
-    with pytest.raises(PreimageError, match="label 7 is outside 0 .. 4"):
+    with pytest.raises(PreimageError, match=r"label 7 is outside 0 \.\. 4"):
         run(graph, x, np.full((2, 3, 4), 7.0))
 
 
@@ -154,7 +199,8 @@ def test_infogain_loss(tmp_path: Any) -> None:
     check_gradients(graph, [x, labels, gains[None, None]], [0])
     identity = build('type: "InfogainLoss"', x.shape, (3,), (4, 4))
     close(run(identity, x, labels, np.eye(4)), run(build('type: "SoftmaxWithLoss"', x.shape, (3,)), x, labels))
-    text = 'layer { name: "i" type: "Input" top: "x" top: "l" input_param { shape { dim: 3 dim: 4 } shape { dim: 3 } } } layer { name: "t" type: "InfogainLoss" bottom: "x" bottom: "l" top: "y" infogain_loss_param { source: "%s" } }'
+    text = 'layer { name: "i" type: "Input" top: "x" top: "l" input_param { shape { dim: 3 dim: 4 } shape { dim: 3 } } }'
+    text += ' layer { name: "t" type: "InfogainLoss" bottom: "x" bottom: "l" top: "y" infogain_loss_param { source: "%s" } }'
     (tmp_path / "gains.binaryproto").write_bytes(encode(blob_of_array(gains[None, None])))
     (tmp_path / "net.prototxt").write_text(text % "gains.binaryproto")
     graph = caffe.load(tmp_path / "net.prototxt")
@@ -207,7 +253,9 @@ def test_multinomial_logistic_loss() -> None:
 @pytest.mark.parametrize("legacy", ["true", "false"])
 def test_contrastive_loss(legacy: str) -> None:
     a, b, similar = RNG.standard_normal((4, 3)), RNG.standard_normal((4, 3)), np.array([1.0, 0, 0, 1])
-    graph = build(f'type: "ContrastiveLoss" contrastive_loss_param {{ margin: 4 legacy_version: {legacy} }}', a.shape, b.shape, (4,))
+    graph = build(
+        f'type: "ContrastiveLoss" contrastive_loss_param {{ margin: 4 legacy_version: {legacy} }}', a.shape, b.shape, (4,)
+    )
     square = ((a - b) ** 2).sum(1)
     apart = np.maximum(4 - square, 0) if legacy == "true" else np.maximum(4 - np.sqrt(square), 0) ** 2
     close(run(graph, a, b, similar), np.where(similar == 1, square, apart).sum() / 8)
@@ -232,7 +280,12 @@ def test_accuracy() -> None:
 
 
 def test_prior_box() -> None:
-    graph = build('type: "PriorBox" prior_box_param { min_size: 4 max_size: 9 aspect_ratio: 2 clip: true variance: 0.1 variance: 0.2 variance: 0.3 variance: 0.4 }', (1, 2, 2, 3), (1, 3, 20, 30))
+    graph = build(
+        'type: "PriorBox" prior_box_param { min_size: 4 max_size: 9 aspect_ratio: 2 clip: true '
+        "variance: 0.1 variance: 0.2 variance: 0.3 variance: 0.4 }",
+        (1, 2, 2, 3),
+        (1, 3, 20, 30),
+    )
     y = run(graph, np.zeros((1, 2, 2, 3)), np.zeros((1, 3, 20, 30)))
     sizes = [(4, 4), (6, 6), (4 * 2**0.5, 4 / 2**0.5), (4 / 2**0.5, 4 * 2**0.5)]
     wanted = []
@@ -241,7 +294,11 @@ def test_prior_box() -> None:
         wanted += [(cx - w / 2) / 30, (cy - h / 2) / 20, (cx + w / 2) / 30, (cy + h / 2) / 20]
     close(y[0, 0], np.clip(wanted, 0, 1), 1e-6)
     close(y[0, 1], np.tile(np.float32([0.1, 0.2, 0.3, 0.4]), 24), 1e-6)
-    graph = build('type: "PriorBox" prior_box_param { min_size: 4 flip: false aspect_ratio: 1 aspect_ratio: 3 step: 8 offset: 0 img_size: 40 }', (1, 2, 1, 2), (1, 3, 20, 30))
+    graph = build(
+        'type: "PriorBox" prior_box_param { min_size: 4 flip: false aspect_ratio: 1 aspect_ratio: 3 step: 8 offset: 0 img_size: 40 }',
+        (1, 2, 1, 2),
+        (1, 3, 20, 30),
+    )
     y = run(graph, np.zeros((1, 2, 1, 2)), np.zeros((1, 3, 20, 30)))
     assert y.shape == (1, 2, 16)
     close(y[0, 0, 8:12], [(8 - 2) / 40, -2 / 40, 10 / 40, 2 / 40], 1e-6)
@@ -293,12 +350,20 @@ def test_detection_output(shared: bool, eta: float) -> None:
     rng = np.random.default_rng(7)
     count, classes = 40, 3
     corner = rng.random((count, 2)) * 0.7
-    priors = np.stack([np.concatenate([corner, corner + 0.1 + rng.random((count, 2)) * 0.2], 1).reshape(-1), np.tile([0.1, 0.1, 0.2, 0.2], count)])[None]
+    priors = np.stack(
+        [
+            np.concatenate([corner, corner + 0.1 + rng.random((count, 2)) * 0.2], 1).reshape(-1),
+            np.tile([0.1, 0.1, 0.2, 0.2], count),
+        ]
+    )[None]
     places = rng.standard_normal((2, count * 4 * (1 if shared else classes)))
     scores = rng.random((2, count * classes))
-    text = f"num_classes: {classes} share_location: {str(shared).lower()} code_type: CENTER_SIZE keep_top_k: 20 confidence_threshold: 0.3 nms_param {{ nms_threshold: 0.7 top_k: 25 eta: {eta} }}"
+    text = f"num_classes: {classes} share_location: {str(shared).lower()} code_type: CENTER_SIZE keep_top_k: 20 "
+    text += f"confidence_threshold: 0.3 nms_param {{ nms_threshold: 0.7 top_k: 25 eta: {eta} }}"
     graph = build(f'type: "DetectionOutput" detection_output_param {{ {text} }}', places.shape, scores.shape, priors.shape)
-    wanted = detections(places, scores, priors, classes, background=0, shared=shared, threshold=0.3, overlap=0.7, top_k=25, keep=20, eta=eta)
+    wanted = detections(
+        places, scores, priors, classes, background=0, shared=shared, threshold=0.3, overlap=0.7, top_k=25, keep=20, eta=eta
+    )
     assert len(wanted) == 40
     close(run(graph, places, scores, priors)[0, 0], wanted, 1e-4)
     close(run(graph, places, scores * 0, priors), [[[[k, -1, -1, -1, -1, -1, -1] for k in range(2)]]])
@@ -312,35 +377,47 @@ def net(text: str, **options: Any) -> Any:
 
 
 def test_data_layers_become_inputs() -> None:
-    graph = net('layer { name: "d" type: "Data" top: "data" top: "label" transform_param { crop_size: 27 } data_param { batch_size: 5 } }')
+    graph = net(
+        'layer { name: "d" type: "Data" top: "data" top: "label" transform_param { crop_size: 27 } data_param { batch_size: 5 } }'
+    )
     assert graph.assembly.shapes == {"data": (5, 3, 27, 27), "label": (5,)}
-    graph = net('layer { name: "d" type: "MemoryData" top: "data" top: "label" memory_data_param { batch_size: 5 channels: 2 height: 3 width: 4 } }')
+    graph = net(
+        'layer { name: "d" type: "MemoryData" top: "data" top: "label" memory_data_param { batch_size: 5 channels: 2 height: 3 width: 4 } }'
+    )
     assert graph.assembly.shapes == {"data": (5, 2, 3, 4), "label": (5,)}
-    graph = net('layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { batch_size: 2 new_height: 8 new_width: 9 is_color: false } }')
+    graph = net(
+        'layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { batch_size: 2 new_height: 8 new_width: 9 is_color: false } }'
+    )
     assert graph.assembly.shapes["data"] == (2, 1, 8, 9)
     text = 'layer { name: "d" type: "HDF5Data" top: "data" hdf5_data_param { batch_size: 5 source: "x" } }'
-    with pytest.raises(FileFormatError, match="pass input_shapes={'data': ...}"):
+    with pytest.raises(FileFormatError, match=r"pass input_shapes=\{'data': ...\}"):
         net(text)
     assert net(text, input_shapes={"data": (5, 7)}).assembly.shapes == {"data": (5, 7)}
 
 
 def test_dummy_data_and_learned_blobs() -> None:
-    graph = net('layer { name: "d" type: "DummyData" top: "a" top: "b" dummy_data_param { shape { dim: 2 dim: 3 } data_filler { value: 4 } data_filler { type: "uniform" } } }')
+    graph = net(
+        'layer { name: "d" type: "DummyData" top: "a" top: "b" dummy_data_param { '
+        'shape { dim: 2 dim: 3 } data_filler { value: 4 } data_filler { type: "uniform" } } }'
+    )
     a, b = graph.run({}, ["a", "b"]).values()
     close(a, np.full((2, 3), 4.0))
     assert 0 <= b.min() < b.max() <= 1
-    graph = net('layer { name: "p" type: "Parameter" top: "a" parameter_param { shape { dim: 2 } } } layer { name: "s" type: "Silence" bottom: "a" }')
+    graph = net(
+        'layer { name: "p" type: "Parameter" top: "a" parameter_param { shape { dim: 2 } } } layer { name: "s" type: "Silence" bottom: "a" }'
+    )
     assert list(graph.weights) == ["p.weight"]
     assert graph.assembly.outputs == []
 
 
 def test_input_shapes_may_be_replaced() -> None:
-    text = 'layer { name: "d" type: "Input" top: "a" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } } layer { name: "c" type: "Convolution" bottom: "a" top: "c" convolution_param { num_output: 2 kernel_size: 3 } }'
+    text = 'layer { name: "d" type: "Input" top: "a" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }'
+    text += 'layer { name: "c" type: "Convolution" bottom: "a" top: "c" convolution_param { num_output: 2 kernel_size: 3 } }'
     assert net(text, input_shapes={"a": (2, 3, 5, 6)}).assembly.shapes["c"] == (2, 2, 3, 4)
     graph = net(text)
     with pre.no_grad():
         assert graph(np.zeros((4, 3, 5, 6), np.float32)).shape == (4, 2, 3, 4)
-        with pytest.raises(ShapeError, match="layer 'c': its blob 'c.weight' has shape"):
+        with pytest.raises(ShapeError, match=r"layer 'c': its blob 'c.weight' has shape"):
             graph(np.zeros((4, 5, 5, 6), np.float32))
-        with pytest.raises(FileFormatError, match="layer 'c' \\(Convolution\\): a kernel of extent"):
+        with pytest.raises(FileFormatError, match=r"layer 'c' \(Convolution\): a kernel of extent"):
             graph(np.zeros((4, 3, 2, 2), np.float32))

@@ -141,11 +141,12 @@ TINY = {
     "Scale": 'type: "Scale" scale_param { bias_term: true filler { type: "gaussian" } bias_filler { type: "gaussian" } }',
     "MVN": 'type: "MVN"',
     "Softmax": 'type: "Softmax"',
-    "InnerProduct": 'type: "InnerProduct" inner_product_param { num_output: 5 weight_filler { type: "xavier" } bias_filler { type: "gaussian" } }',
+    "InnerProduct": 'type: "InnerProduct" inner_product_param { num_output: 5 FILLERS }',
     "ceil pooling": 'type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }',
     "max pooling": 'type: "Pooling" pooling_param { kernel_size: 3 stride: 2 }',
-    "Deconvolution": 'type: "Deconvolution" convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 group: 2 weight_filler { type: "xavier" } bias_filler { type: "gaussian" } }',
-    "Convolution": 'type: "Convolution" convolution_param { num_output: 6 kernel_h: 3 kernel_w: 2 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 2 dilation: 2 group: 2 weight_filler { type: "xavier" } bias_filler { type: "gaussian" } }',
+    "Deconvolution": 'type: "Deconvolution" convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 group: 2 FILLERS }',
+    "Convolution": 'type: "Convolution" convolution_param { '
+    " num_output: 6 kernel_h: 3 kernel_w: 2 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 2 dilation: 2 group: 2 FILLERS }",
     "Normalize": 'type: "Normalize" norm_param { across_spatial: false channel_shared: false scale_filler { type: "gaussian" } }',
     "Reshape": 'type: "Reshape" reshape_param { shape { dim: 0 dim: -1 dim: 2 } }',
     "Permute": 'type: "Permute" permute_param { order: 0 order: 3 order: 1 order: 2 }',
@@ -160,6 +161,7 @@ TINY = {
 def test_tiny_nets_equal_opencvs(name: str, tmp_path: Path) -> None:
     cv2 = opencv()
     text = f'input: "data" input_dim: 2 input_dim: 4 input_dim: 7 input_dim: 8 layer {{ name: "t" bottom: "data" top: "t" {TINY[name]} }}'
+    text = text.replace("FILLERS", 'weight_filler { type: "xavier" } bias_filler { type: "gaussian" }')
     (tmp_path / "n.prototxt").write_text(text)
     graph = caffe.load(tmp_path / "n.prototxt", seed=3)
     caffe.save(graph, tmp_path / "n.caffemodel")

@@ -81,12 +81,16 @@ def test_the_three_generations_are_one_net() -> None:
 
 
 def test_v1_types_shares_and_transforms() -> None:
-    old = """layers { name: "d" type: DATA top: "data" top: "label" data_param { source: "s" batch_size: 2 scale: 0.5 mean_file: "m" crop_size: 5 mirror: true } }
-    layers { name: "c" type: DECONVOLUTION bottom: "data" top: "c" param: "w" param: "" blob_share_mode: PERMISSIVE convolution_param { num_output: 1 kernel_size: 2 } }
+    old = """layers { name: "d" type: DATA top: "data" top: "label"
+      data_param { source: "s" batch_size: 2 scale: 0.5 mean_file: "m" crop_size: 5 mirror: true } }
+    layers { name: "c" type: DECONVOLUTION bottom: "data" top: "c" param: "w" param: "" blob_share_mode: PERMISSIVE
+      convolution_param { num_output: 1 kernel_size: 2 } }
     layers { name: "l" type: SOFTMAX_LOSS bottom: "c" bottom: "label" top: "l" loss_weight: 3 include { phase: TRAIN } }"""
     layers = upgraded(caffe.parse_text("NetParameter", old)).layer
     assert [layer.type for layer in layers] == ["Data", "Deconvolution", "SoftmaxWithLoss"]
-    assert layers[0].transform_param == caffe.Message("TransformationParameter", scale=0.5, mean_file="m", crop_size=5, mirror=True)
+    assert layers[0].transform_param == caffe.Message(
+        "TransformationParameter", scale=0.5, mean_file="m", crop_size=5, mirror=True
+    )
     assert not layers[0].data_param.has("scale")
     assert (layers[1].param[0].name, layers[1].param[0].word("share_mode")) == ("w", "PERMISSIVE")
     assert (list(layers[2].loss_weight), layers[2].include[0].word("phase")) == ([3.0], "TRAIN")
@@ -99,7 +103,8 @@ def test_v1_types_shares_and_transforms() -> None:
         ('layers { layer { name: "a" type: "sofmax" } }', "unknown V0 type 'sofmax'"),
         ('input: "a" input: "b" input_dim: 1', "four are needed"),
         ('input: "a" input: "b" input: "c" input_shape { dim: 1 } input_shape { dim: 1 }', "3 inputs"),
-        ('layers { layer { name: "p" type: "padding" pad: 1 } bottom: "x" top: "p" } layers { layer { name: "r" type: "relu" } bottom: "p" top: "r" }', "only a conv or pool"),
+        ('layers { layer { name: "p" type: "padding" pad: 1 } bottom: "x" top: "p" } '
+         'layers { layer { name: "r" type: "relu" } bottom: "p" top: "r" }', "only a conv or pool"),
     ],
 )  # fmt: skip
 def test_broken_old_nets(text: str, problem: str) -> None:
@@ -108,7 +113,9 @@ def test_broken_old_nets(text: str, problem: str) -> None:
 
 
 def test_batch_norms_parameters_are_frozen() -> None:
-    layer = upgraded(caffe.parse_text("NetParameter", 'layer { name: "b" type: "BatchNorm" param { } param { } param { lr_mult: 3 } }')).layer[0]
+    layer = upgraded(
+        caffe.parse_text("NetParameter", 'layer { name: "b" type: "BatchNorm" param { } param { } param { lr_mult: 3 } }')
+    ).layer[0]
     assert [(spec.lr_mult, spec.decay_mult) for spec in layer.param] == [(0, 0)] * 3
 
 
@@ -127,7 +134,9 @@ def test_batch_norms_parameters_are_frozen() -> None:
     ],
 )  # fmt: skip
 def test_rules_choose_layers(rule: str, phase: str, level: int, stages: tuple[str, ...], kept: bool) -> None:
-    graph = net(f'{INPUT} layer {{ name: "r" type: "ReLU" bottom: "data" top: "r" {rule} }}', phase=phase, level=level, stages=stages)
+    graph = net(
+        f'{INPUT} layer {{ name: "r" type: "ReLU" bottom: "data" top: "r" {rule} }}', phase=phase, level=level, stages=stages
+    )
     assert ("r" in graph.assembly.shapes) == kept
 
 
@@ -141,7 +150,8 @@ def test_all_unsupported_layers_are_named_before_anything_else() -> None:
     ("layers", "problem"),
     [
         ('layer { name: "r" type: "ReLU" bottom: "nil" top: "r" }', "takes blob 'nil', which no layer before it makes"),
-        ('layer { name: "r" type: "ReLU" bottom: "data" top: "r" } layer { name: "s" type: "ReLU" bottom: "data" top: "r" }', "blob 'r' is made twice"),
+        ('layer { name: "r" type: "ReLU" bottom: "data" top: "r" } '
+         'layer { name: "s" type: "ReLU" bottom: "data" top: "r" }', "blob 'r' is made twice"),
         ('layer { name: "r" type: "ReLU" bottom: "s" top: "r" } layer { name: "s" type: "ReLU" bottom: "r" top: "s" }', "takes blob 's'"),
         ('layer { name: "r" type: "ReLU" bottom: "data" bottom: "data" top: "r" }', "has 2 bottoms, wanted 1"),
         ('layer { name: "r" type: "ReLU" bottom: "data" top: "r" loss_weight: 1 loss_weight: 2 }', "2 loss_weight for 1 tops"),
@@ -155,7 +165,9 @@ def test_broken_nets(layers: str, problem: str) -> None:
 
 def test_in_place_layers_make_new_versions_of_a_blob() -> None:
     text = f'{INPUT} layer {{ name: "c" {CONV} bottom: "data" top: "c" }} layer {{ name: "side" type: "Power" bottom: "c" top: "side" }}'
-    text += ' layer { name: "r" type: "ReLU" bottom: "c" top: "c" } layer { name: "data2" type: "AbsVal" bottom: "data" top: "data" }'
+    text += (
+        ' layer { name: "r" type: "ReLU" bottom: "c" top: "c" } layer { name: "data2" type: "AbsVal" bottom: "data" top: "data" }'
+    )
     graph = net(text)
     with pre.no_grad():
         found = graph.run({"data": X}, ["c", "side", "c@c", "data@data2"])
@@ -167,7 +179,9 @@ def test_in_place_layers_make_new_versions_of_a_blob() -> None:
 
 def test_param_names_share_blobs() -> None:
     shared = CONV.replace('type: "Conv', 'param { name: "w" } param { name: "b" } type: "Conv')
-    graph = net(f'{INPUT} layer {{ name: "a" {shared} bottom: "data" top: "a" }} layer {{ name: "b" {shared} bottom: "a" top: "b" }}')
+    graph = net(
+        f'{INPUT} layer {{ name: "a" {shared} bottom: "data" top: "a" }} layer {{ name: "b" {shared} bottom: "a" top: "b" }}'
+    )
     assert list(graph.weights) == ["a.weight", "a.bias"]
     assert graph.assembly.layer_blobs == {"in": [], "a": ["a.weight", "a.bias"], "b": ["a.weight", "a.bias"]}
     leaf = graph.weights["a.weight"]
@@ -186,7 +200,9 @@ def test_param_names_share_blobs() -> None:
 
 # -- weights -----------------------------------------------------------------------------------------------------------
 
-TWO = f'name: "two" {INPUT} layer {{ name: "a" {CONV} bottom: "data" top: "a" }} layer {{ name: "b" {CONV} bottom: "a" top: "b" }}'
+TWO = (
+    f'name: "two" {INPUT} layer {{ name: "a" {CONV} bottom: "data" top: "a" }} layer {{ name: "b" {CONV} bottom: "a" top: "b" }}'
+)
 
 
 def test_saving_and_loading_changes_no_bit(tmp_path: Path) -> None:
@@ -307,11 +323,12 @@ def test_upsampling_with_the_bilinear_filler_keeps_a_ramp() -> None:
         'layer { name: "i" type: "Input" top: "a" input_param { shape { dim: 100000 dim: 20000 } } }',
         f'{INPUT} layer {{ name: "t" type: "Tile" bottom: "data" top: "t" tile_param {{ tiles: 9999999 }} }}',
         f'{INPUT} layer {{ name: "t" type: "InnerProduct" bottom: "data" top: "t" inner_product_param {{ num_output: 20000000 }} }}',
-        f'{INPUT} layer {{ name: "t" type: "Deconvolution" bottom: "data" top: "t" convolution_param {{ num_output: 1 kernel_size: 1 stride: 9000 }} }}',
+        f'{INPUT} layer {{ name: "t" type: "Deconvolution" bottom: "data" top: "t" '
+        "convolution_param { num_output: 1 kernel_size: 1 stride: 9000 } }",
     ],
 )
 def test_a_net_that_asks_for_too_much_is_refused_before_anything_is_allocated(text: str) -> None:
-    with pytest.raises(PreimageError, match="limit of|elements"):
+    with pytest.raises(PreimageError, match=r"limit of|elements"):
         net(text, limits=caffe.Limits(memory_bytes=1 << 28))
 
 
@@ -344,7 +361,10 @@ def test_mean_files(tmp_path: Path) -> None:
 
 
 def test_a_net_trains() -> None:
-    text = f'{INPUT} layer {{ name: "c" {CONV} bottom: "data" top: "c" }} layer {{ name: "b" type: "BatchNorm" bottom: "c" top: "c" }} layer {{ name: "r" type: "ReLU" bottom: "c" top: "c" }} layer {{ name: "f" type: "InnerProduct" bottom: "c" top: "f" inner_product_param {{ num_output: 2 weight_filler {{ type: "xavier" }} }} }}'
+    text = f'{INPUT} layer {{ name: "c" {CONV} bottom: "data" top: "c" }}'
+    text += ' layer { name: "b" type: "BatchNorm" bottom: "c" top: "c" } layer { name: "r" type: "ReLU" bottom: "c" top: "c" }'
+    text += ' layer { name: "f" type: "InnerProduct" bottom: "c" top: "f" '
+    text += 'inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }'
     graph = net(text, phase="TRAIN")
     goal = np.random.default_rng(1).standard_normal((2, 2)).astype(np.float32)
     losses = []

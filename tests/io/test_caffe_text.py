@@ -56,7 +56,7 @@ def test_forks_spell_the_rounding_of_pooling_as_a_bool() -> None:
         ("layer: [{ } { }]", "',' or ']' was expected"),
         ("}", "a field name of NetParameter was expected, found '}'"),
         ("input_dim: 99999999999", "is outside"),
-        ("layer { name: \"\\377\" }", "UTF-8"),
+        ('layer { name: "\\377" }', "UTF-8"),
     ],
 )
 def test_errors_name_the_line(text: str, problem: str) -> None:
@@ -86,7 +86,7 @@ MESSAGE = st.builds(
             )
         ],
     ),
-    st.text(max_size=20).filter(lambda t: "\ud800" > max(t, default="a") or max(t) > "\udfff"),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
     st.lists(st.text("ab\\\"'\n\t\x00\u00e9", max_size=5), max_size=3),
     st.floats(width=32),
     st.lists(st.integers(0, (1 << 32) - 1), max_size=4),
@@ -97,8 +97,4 @@ MESSAGE = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(MESSAGE)
 def test_what_is_written_reads_back_equal(message: Message) -> None:
-    try:
-        message.name.encode()
-    except UnicodeEncodeError:
-        return
     assert parse_text("NetParameter", format_text(message)) == message

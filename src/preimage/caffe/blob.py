@@ -70,7 +70,8 @@ class Blob:
 
     def reshape(self, *shape: int) -> None:
         """Other sizes; what was in it is lost where the sizes change."""
-        fresh = tuple(int(size) for size in (shape[0] if len(shape) == 1 and np.ndim(shape[0]) else shape))
+        sizes: Any = shape[0] if len(shape) == 1 and np.ndim(shape[0]) else shape
+        fresh = tuple(int(size) for size in sizes)
         if any(size < 0 for size in fresh):
             raise ShapeError(f"a blob cannot have the shape {fresh}")
         if fresh != self._shape:

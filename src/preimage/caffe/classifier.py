@@ -47,11 +47,12 @@ class Classifier(Net):
         """(images, classes) probabilities of (H, W, K) images; oversample averages ten crops of each, else the centre is taken."""
         images = np.stack([io.resize_image(image, tuple(self.image_dims)) for image in inputs]).astype(np.float32)
         if oversample:
-            crops = io.oversample(images, self.crop_dims)
+            crops = io.oversample(list(images), self.crop_dims.tolist())
         else:
             begin = (self.image_dims // 2) - self.crop_dims // 2
             crops = images[:, begin[0] : begin[0] + self.crop_dims[0], begin[1] : begin[1] + self.crop_dims[1]]
         name = self.inputs[0]
         ready = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
-        scores = self.forward_all(**{name: ready})[self.outputs[0]]
+        fed: dict[str, Any] = {name: ready}
+        scores = self.forward_all(**fed)[self.outputs[0]]
         return scores.reshape(len(inputs), 10, -1).mean(axis=1) if oversample else scores

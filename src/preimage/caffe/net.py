@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -51,7 +52,7 @@ class Net:
         self.blobs: OrderedDict[str, Blob] = OrderedDict(
             (blob, Blob(assembly.shapes[value])) for blob, value in assembly.blobs.items()
         )
-        stored = {name: Blob(p.shape, lambda name=name: self._graph.array(name)) for name, p in assembly.parameters.items()}
+        stored = {name: Blob(p.shape, partial(self._graph.array, name)) for name, p in assembly.parameters.items()}
         self._stored = stored
         self.params: OrderedDict[str, list[Blob]] = OrderedDict(
             (layer, [stored[name] for name in names]) for layer, names in assembly.layer_blobs.items() if names
@@ -121,7 +122,9 @@ class Net:
         made = {value for node in nodes for value in node.outputs}
         needed = [value for node in nodes for value in node.inputs if value and value not in made]
         blob_of = self._graph.assembly.blob_of
-        feeds = {value: self.blobs[blob_of[value]].data.copy() for value in dict.fromkeys(needed) if value in blob_of}
+        feeds: dict[str, Any] = {
+            value: self.blobs[blob_of[value]].data.copy() for value in dict.fromkeys(needed) if value in blob_of
+        }
         with enable_grad() if self._record else no_grad():
             if self._record:
                 feeds = {value: Tensor(array, requires_grad=True) for value, array in feeds.items()}

@@ -174,7 +174,8 @@ class Graph(Module):
 
     def run_nodes(self, nodes: Sequence[Node], values: Mapping[str, Value]) -> dict[str, Value]:
         """Run some of the nodes on given values; gives every value that they make."""
-        known, made = self._stored() | dict(values), {}
+        known = self._stored() | dict(values)
+        made: dict[str, Value] = {}
         for node in nodes:
             fresh = self._step(node, known, None)
             known |= fresh
@@ -196,8 +197,8 @@ class Graph(Module):
             error.add_note(f"in node {node.name!r} ({node.op})")
             raise
         except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
-            shapes = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
-            raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {shapes}: {error}") from error
+            given = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
+            raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {given}: {error}") from error
         made = result if isinstance(result, tuple) else (result,)
         if steps is not None:
             elapsed = time.perf_counter_ns() - start

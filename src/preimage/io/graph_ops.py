@@ -102,7 +102,9 @@ def _space(x: Value) -> tuple[int, ...]:
 @graph_op("global_avg_pool")
 def global_avg_pool(x: Value) -> Value:
     """The mean over space, its axes kept as 1."""
-    if isinstance(x, np.ndarray) and x.ndim > 3 and is_channels_last(x):  # row by row: NumPy sums innermost channels far faster so
+    if (
+        isinstance(x, np.ndarray) and x.ndim > 3 and is_channels_last(x)
+    ):  # row by row: NumPy sums innermost channels far faster so
         for axis in range(x.ndim - 1, 1, -1):
             x = ops.mean(x, axis=axis, keepdims=True)
         return x
@@ -117,7 +119,7 @@ def global_max_pool(x: Value) -> Value:
 
 # -- element by element ------------------------------------------------------------------------------------------------
 
-for _name, _function in {
+_PLAIN: dict[str, Callable[..., Any]] = {
     "abs": ops.abs,
     "add": ops.add,
     "div": ops.divide,
@@ -132,7 +134,8 @@ for _name, _function in {
     "sqrt": ops.sqrt,
     "sub": ops.subtract,
     "tanh": ops.tanh,
-}.items():
+}
+for _name, _function in _PLAIN.items():
     graph_op(_name)(_function)
 
 

@@ -227,7 +227,7 @@ def channels_last(graph: Graph) -> Graph:
     names = {
         item.name: f"{item.name}:channels last"
         for item in graph.inputs
-        if len(item.shape) >= 3 and any(node.op in CONTRACTIONS for node in users.get(item.name, ()))
+        if item.shape is not None and len(item.shape) >= 3 and any(node.op in CONTRACTIONS for node in users.get(item.name, ()))
     }
     if not names or any(node.op == "channels_innermost" for node in graph.nodes):
         return graph

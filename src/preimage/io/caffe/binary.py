@@ -78,12 +78,10 @@ def _decode(type_name: str, data: memoryview, start: int, end: int, depth: int, 
             run, resume = _run(field, data, offset, value, stop, end)
             budget.take(len(run) // 64, offset)
             _extend(values, field, run)
+        elif field.repeated:
+            values.setdefault(field.name, []).append(_scalar(field, kind, data, value, stop, offset))
         else:
-            item = _scalar(field, kind, data, value, stop, offset)
-            if field.repeated:
-                values.setdefault(field.name, []).append(item)
-            else:
-                values[field.name] = item
+            values[field.name] = _scalar(field, kind, data, value, stop, offset)
     for name, value in values.items():
         if isinstance(value, _Parts):
             values[name] = value.joined()

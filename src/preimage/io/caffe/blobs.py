@@ -20,7 +20,7 @@ __all__ = ["array_of_blob", "blob_of_array", "blob_shape", "fits", "read_mean", 
 def blob_shape(blob: Message) -> tuple[int, ...]:
     """The shape that a blob states: `shape`, or the four sizes of old files."""
     if any(blob.has(name) for name in ("num", "channels", "height", "width")) and not blob.has("shape"):
-        shape = (blob.num, blob.channels, blob.height, blob.width)
+        shape: tuple[int, ...] = (blob.num, blob.channels, blob.height, blob.width)
     else:
         shape = tuple(int(dim) for dim in blob.shape.dim)
     if len(shape) > 32 or any(size < 0 for size in shape):

@@ -245,8 +245,7 @@ _sqrt = primitive("caffe_sqrt", lambda x: np.sqrt(x), [_flat_at_zero], saves=("a
 def lrn_within(x: Value, *, size: int, alpha: float, beta: float) -> Value:
     """x (1 + alpha m)^-beta, m the mean of x^2 over a size x size window (padding counts)."""
     pad = (size - 1) // 2
-    window = {"kernel_size": (size, size), "stride": (1, 1), "padding": ((pad, pad),) * 2}
-    mean = ops.avg_pool(ops.square(x), count_include_pad=True, **window)
+    mean = ops.avg_pool(ops.square(x), (size, size), stride=(1, 1), padding=((pad, pad),) * 2, count_include_pad=True)
     return ops.multiply(x, ops.power(ops.add(ops.multiply(mean, alpha), 1.0), -beta))
 
 

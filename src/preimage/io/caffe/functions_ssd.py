@@ -16,7 +16,7 @@ from preimage.io.graph import graph_op
 
 __all__: list[str] = []
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]
 
 
 @graph_op("prior_box")
@@ -62,15 +62,16 @@ def prior_box(
 def _decoded(places: Floats, priors: Floats, variance: Floats, code: str, in_target: bool) -> Floats:
     """Boxes from predicted places (N, boxes, 4) and prior boxes (boxes, 4)."""
     shift = places if in_target else places * variance
-    if code == "CORNER":
-        return priors + shift
     size = priors[:, 2:] - priors[:, :2]
-    if code == "CORNER_SIZE":
-        return priors + shift * np.concatenate([size, size], axis=1)
+    if code != "CENTER_SIZE":
+        shift = shift * np.concatenate([size, size], axis=1) if code == "CORNER_SIZE" else shift
+        corners: Floats = priors + shift
+        return corners
     centre = shift[..., :2] * size + (priors[:, :2] + priors[:, 2:]) / 2
     with np.errstate(over="ignore"):
         half = np.exp(shift[..., 2:]) * size / 2
-    return np.concatenate([centre - half, centre + half], axis=-1)
+    boxes: Floats = np.concatenate([centre - half, centre + half], axis=-1)
+    return boxes
 
 
 def _area(boxes: Floats) -> Floats:
@@ -101,7 +102,8 @@ def _shared(boxes: Floats, area: Floats, one: int, others: NDArray[np.intp]) -> 
     side = np.minimum(boxes[one, 2:], boxes[others, 2:]) - np.maximum(boxes[one, :2], boxes[others, :2])
     meet = np.where((side > 0).all(axis=-1), side[:, 0] * side[:, 1], 0)
     union = area[one] + area[others] - meet
-    return np.divide(meet, union, out=np.zeros_like(meet), where=union > 0)
+    share: Floats = np.divide(meet, union, out=np.zeros_like(meet), where=union > 0)
+    return share
 
 
 @graph_op("detection_output")
@@ -122,7 +124,7 @@ def detection_output(
     keep_top_k: int,
 ) -> Floats:
     """Rows (image, label, score, xmin, ymin, xmax, ymax), by image and label; a row of -1 for each image if nothing is found."""
-    prior, variance = np.asarray(constant(priors), np.float32).reshape(2, -1, 4)
+    prior, variance = np.asarray(constant(priors), np.float32)[0].reshape(2, -1, 4)
     batch = constant(scores).shape[0]
     score = np.asarray(constant(scores), np.float32).reshape(batch, len(prior), classes)
     place = np.asarray(constant(places), np.float32).reshape(batch, len(prior), -1, 4)

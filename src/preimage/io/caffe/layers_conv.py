@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from preimage.io.caffe.assemble import Context, Shape, layer_type
 from preimage.io.caffe.message import Message
@@ -78,7 +79,7 @@ class Window:
             context.fail(f"pad {self.pad} leaves nothing of the result: {sizes}")
         return sizes
 
-    def attributes(self) -> dict[str, object]:
+    def attributes(self) -> dict[str, Any]:
         """As our ops take it."""
         pairs = tuple((p, p) for p in self.pad)
         return {"stride": self.stride, "padding": pairs, "dilation": self.dilation}

@@ -1,7 +1,7 @@
 """Rows of losses and measures, and of SSD's box layers.
 
-Source: BVLC/caffe (9b891540), the layer code of the same names: InfogainLoss there holds a softmax, SigmoidCrossEntropyLoss divides by the batch unless
-told otherwise. PriorBox and DetectionOutput: weiliu89/caffe, branch ssd. Read as facts.
+Source: BVLC/caffe (9b891540), the layer code of the same names: InfogainLoss there holds a softmax, SigmoidCrossEntropyLoss
+divides by the batch unless told otherwise. PriorBox and DetectionOutput: weiliu89/caffe, branch ssd. Read as facts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__: list[str] = []
 def _normalization(context: Context, default: str) -> str:
     parameter = context.layer.loss_param
     if parameter.has("normalization"):
-        return parameter.word("normalization")
+        return str(parameter.word("normalization"))
     if parameter.has("normalize"):
         return "VALID" if parameter.normalize else "BATCH_SIZE"
     return default
@@ -215,7 +215,7 @@ def _detection_output(context: Context) -> None:
     parameter, (places, scores, priors) = context.layer.detection_output_param, context.shapes
     if not parameter.has("num_classes") or not 1 <= parameter.num_classes <= 1_000_000:
         context.fail("num_classes is missing")
-    if len(priors) < 3 or priors[1] != 2 or priors[2] % 4:
+    if len(priors) != 3 or priors[0] < 1 or priors[1] != 2 or priors[2] % 4:
         context.fail(f"the priors have shape {priors}, wanted (1, 2, boxes * 4)")
     count, classes = priors[2] // 4, parameter.num_classes
     sets = 1 if parameter.share_location else classes

@@ -6,6 +6,7 @@ Source: BVLC/caffe, the layer code of the same names; Normalize: weiliu89/caffe,
 from __future__ import annotations
 
 from math import log, prod
+from typing import Any
 
 from preimage.io.caffe.assemble import Context, layer_type
 from preimage.io.caffe.message import Message
@@ -13,7 +14,7 @@ from preimage.io.caffe.message import Message
 __all__: list[str] = []
 
 
-def _unary(context: Context, op: str, **attributes: object) -> None:
+def _unary(context: Context, op: str, **attributes: Any) -> None:
     context.need(1)
     context.emit(op, **attributes)
     context.same()

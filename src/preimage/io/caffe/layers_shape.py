@@ -5,6 +5,7 @@ Source: BVLC/caffe, the layer code of the same names; Permute: weiliu89/caffe, b
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 from preimage.io.caffe.assemble import Context, Shape, layer_type
@@ -44,7 +45,7 @@ def _slice(context: Context) -> None:
     elif length % count:
         context.fail(f"{count} tops do not divide axis {axis} of length {length}")
     edges: list[int | None] = [0, *points, None] if points else [k * (length // count) for k in range(count)] + [None]
-    for index, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (start, stop) in enumerate(pairwise(edges)):
         context.emit("slice_axis", outputs=[context.tops[index]], axis=axis, start=start, stop=stop)
         context.top((*size[:axis], (length if stop is None else stop) - (start or 0), *size[axis + 1 :]), index)
 

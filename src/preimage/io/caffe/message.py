@@ -26,6 +26,8 @@ class Message:
 
     __slots__ = ("_type", "_values", "unknown")
 
+    unknown: bytes
+
     def __init__(self, type: str, /, **values: object) -> None:
         object.__setattr__(self, "_type", type)
         object.__setattr__(self, "_values", {})

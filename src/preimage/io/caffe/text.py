@@ -1,8 +1,8 @@
 """Messages from and to protobuf's text format (`.prototxt`); every error says the line.
 
-Read: `name: value`, `name { ... }`, `name: < ... >`, lists in brackets, `,` and `;` between fields, `#` comments, adjacent strings joined, decimal, hex
-and octal integers, floats with a trailing `f`, inf and nan. Refused, as protobuf refuses them: unknown fields, a singular field given
-twice, a value of the wrong type or out of range. Also refused: nesting deeper than 32.
+Read: `name: value`, `name { ... }`, `name: < ... >`, lists in brackets, `,` and `;` between fields, `#` comments, adjacent
+strings joined, decimal, hex and octal integers, floats with a trailing `f`, inf and nan. Refused, as protobuf refuses them:
+unknown fields, a singular field given twice, a value of the wrong type or out of range. Also refused: nesting deeper than 32.
 Source: protobuf.dev, "Text Format Language Specification".
 """
 
