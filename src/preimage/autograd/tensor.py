@@ -153,6 +153,8 @@ class Tensor:
         return bool(self._data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is None:  # as needed: NumPy 1 has no copy=None
+            return np.asarray(self._data, dtype)
         return np.array(self._data, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
