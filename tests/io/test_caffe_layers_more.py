@@ -421,3 +421,36 @@ def test_input_shapes_may_be_replaced() -> None:
             graph(np.zeros((4, 5, 5, 6), np.float32))
         with pytest.raises(FileFormatError, match=r"layer 'c' \(Convolution\): a kernel of extent"):
             graph(np.zeros((4, 3, 2, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes"),
+    [
+        ('type: "MVN" mvn_param { eps: 0.1 }', [(2, 3, 2, 3)]),
+        ('type: "LRN" lrn_param { local_size: 3 alpha: 2 }', [(1, 4, 2, 2)]),
+        ('type: "Normalize"', [(2, 3, 2, 2)]),
+        ('type: "SigmoidCrossEntropyLoss"', [(3, 4), (3, 4)]),
+        ('type: "EuclideanLoss"', [(3, 4), (3, 4)]),
+    ],
+)
+def test_second_derivatives(layer: str, shapes: list[tuple[int, ...]]) -> None:
+    """The slope of a slope along a random direction, recorded and measured."""
+    graph = build(layer, *shapes)
+    inputs = [RNG.random(shape) for shape in shapes]
+    direction = RNG.standard_normal(shapes[0])
+    result = run(graph, *inputs)
+    weight = RNG.standard_normal(np.shape(result))
+
+    def slope(x: Any, record: bool) -> Any:
+        leaf = pre.Tensor(x, requires_grad=True)
+        y = graph(leaf, *inputs[1:])
+        (first,) = pre.grad(y, [leaf], weight, create_graph=record)
+        return leaf, first
+
+    leaf, first = slope(inputs[0], True)
+    (second,) = pre.grad(first, [leaf], direction)
+    step = 1e-5
+    measured = (slope(inputs[0] + step * direction, False)[1].data - slope(inputs[0] - step * direction, False)[1].data) / (
+        2 * step
+    )
+    np.testing.assert_allclose(second.data, measured, rtol=1e-4, atol=1e-6)
