@@ -47,6 +47,9 @@ def run(
     bgr: Annotated[bool, typer.Option(help="Channels as blue, green, red.")] = False,
     png: Annotated[bool, typer.Option(help="Write results as pictures where they are some, else as .npy.")] = False,
     fixed: Annotated[bool, typer.Option(help="Insist on the input sizes that the file says.")] = False,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Run the file's own nodes, without folding and fusing them first.")
+    ] = False,
     profile: Annotated[bool, typer.Option(help="Show the time of every layer of the last run.")] = False,
     threads: Annotated[int, typer.Option(help="Threads; 0: one per CPU.")] = 0,
     engine: Annotated[str, typer.Option(help="The engine for the contractions.")] = "auto",
@@ -59,7 +62,8 @@ def run(
     from preimage.autograd import array_of
     from preimage.io.files import load_model, read_input, write_array
     from preimage.io.graph import Step
-    from preimage.report.models import print_profile, results_table
+    from preimage.io.graph_passes import optimise
+    from preimage.report.models import print_profile, print_results
 
     console = Console()
     graph = load_model(model, weights, open_sizes=not fixed)
@@ -70,6 +74,7 @@ def run(
     declared = graph.inputs[0].shape or ()
     channels = declared[1] if len(declared) > 1 and isinstance(declared[1], int) else _channels(graph)
     wanted = _size(size)
+    graph = graph if as_is else optimise(graph)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, str, np.ndarray]] = []
@@ -77,16 +82,18 @@ def run(
     with config(threads=threads, engine=engine), no_grad():
         for path in track(inputs, "running", console=console, disable=len(inputs) < 2 or not console.is_terminal):
             x = read_input(path, channels=channels, size=wanted, scale=scale, mean=_numbers(mean, "mean"), bgr=bgr)
+            if profile and path == inputs[-1]:  # once before, so that the times are not those of compiling
+                graph.run({graph.inputs[0].name: x})
             steps.clear()
             found = graph.run({graph.inputs[0].name: x}, steps=steps)
             for key in graph.outputs:
                 value = np.asarray(array_of(found[key]))
-                rows.append((str(path), key, value))
+                rows.append((path.name, key, value))
                 if output is not None:
                     name = f"{path.stem}.{''.join(c if c.isalnum() else '_' for c in key)}"
                     picture = png and value.ndim == 4 and value.shape[0] == 1 and value.shape[1] in (1, 3)
                     write_array(value, output / f"{name}.{'png' if picture else 'npy'}")
-    console.print(results_table(rows))
+    print_results(rows, console)
     if output is not None:
         console.print(f"{len(rows)} results written to {output}")
     if profile:

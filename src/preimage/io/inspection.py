@@ -77,9 +77,10 @@ def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = Non
 
 
 def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool = True) -> ModelInfo:
-    """Run a graph once and say what each node made, how long it took and what it cost."""
+    """Run a graph twice and say what each node made, how long it took the second time and what it cost."""
     steps: list[Step] = []
     with no_grad():
+        graph.run(feeds)  # kernels are compiled here
         found = graph.run(feeds, steps=steps)
     shapes = {k: tuple(np.shape(v)) for k, v in feeds.items()}
     dtypes = {k: np.asarray(v).dtype for k, v in feeds.items()}

@@ -12,7 +12,7 @@ from rich.table import Table
 from preimage.io.graph import Step
 from preimage.io.inspection import ModelInfo
 
-__all__ = ["print_info", "print_profile", "results_table"]
+__all__ = ["print_info", "print_profile", "print_results"]
 
 
 def _count(n: float) -> str:
@@ -28,7 +28,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _fitting(console: Console) -> Console:
     """A console wide enough for a table when the output is no terminal."""
-    return console if console.is_terminal else Console(width=150)
+    return console if console.is_terminal else Console(width=150, file=console.file)
 
 
 def print_info(info: ModelInfo, console: Console) -> None:
@@ -70,7 +70,7 @@ def print_profile(steps: Sequence[Step], console: Console) -> None:
     _fitting(console).print(table)
 
 
-def results_table(rows: Sequence[tuple[str, str, np.ndarray]]) -> Table:
+def print_results(rows: Sequence[tuple[str, str, np.ndarray]], console: Console) -> None:
     """One row per input and output: shape, range, mean, and the largest value's place."""
     table = Table(box=None, header_style="bold")
     for name in ("input", "output", "shape", "least", "most", "mean", "largest at"):
@@ -82,4 +82,4 @@ def results_table(rows: Sequence[tuple[str, str, np.ndarray]]) -> Table:
         place: Any = np.unravel_index(int(np.argmax(value)), value.shape)
         numbers = [f"{float(v):.5g}" for v in (value.min(), value.max(), value.mean(dtype=np.float64))]
         table.add_row(source, key, _shape(value.shape), *numbers, ",".join(str(int(p)) for p in place))
-    return table
+    _fitting(console).print(table)
