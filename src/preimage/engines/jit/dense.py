@@ -32,7 +32,7 @@ from preimage.engines.jit.schedules.tables import Slot
 
 __all__ = ["Request", "dense_recipe"]
 
-BAND_BYTES = 256 << 10  # of input, held in the L2 cache
+BAND_BYTES = 512 << 10  # of input and output together, held in the L2 cache
 FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
@@ -107,7 +107,7 @@ def dense_recipe(r: Request) -> Recipe:
     rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes, folded, out_channels)
     rows[:, 0] += origin
     blocks = g.groups * group_blocks
-    rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item)
+    rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item, channels * item)
     pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
     spec = DirectSpec(
         inner, inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels, run,
@@ -221,7 +221,7 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
 
 
 def _share(
-    rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int
+    rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int
 ) -> tuple[Any, Any, bool]:
     """Cut the rows into chunks, one task each for every block of channels; whether all blocks of a chunk come together.
 
@@ -230,13 +230,14 @@ def _share(
     """
     count = int((rows[:, 4] - rows[:, 3]).sum())
     longest = int((rows[:, 4] - rows[:, 3]).max())
-    per_row = max(1, BAND_BYTES // (choice.pixels * pixel_bytes))
+    band = max(16 << 10, BAND_BYTES * pixel_bytes // (pixel_bytes + out_bytes))  # of input; the output has its share too
+    per_row = max(1, band // (choice.pixels * pixel_bytes))
     wanted = 1 if threads == 1 else min(count, -(-8 * threads // blocks))
     pieces = max(-(-longest // per_row), -(-wanted // len(rows)))
     rows = split_rows(rows, pieces)
     at = rows[:, 0] + tiles[rows[:, 3], 0]
     lowest = int(at.min())
-    bands = (at - lowest) // BAND_BYTES
+    bands = (at - lowest) // band
     order = np.argsort(bands, kind="stable")
     rows, bands = np.ascontiguousarray(rows[order]), bands[order]
     edges = [0, *(np.flatnonzero(np.diff(bands)) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]

@@ -65,7 +65,7 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
             if lanes * vectors > shortest:
                 break
             covers = [tile_phase(p, lanes * vectors) for p in phases]
-            step = max(vectors * channels * width, 1.3 * vectors * max(width, 0.5) + 0.5 * channels, 4.0) + 0.5
+            step = max(vectors * width * (channels + 3.0), 4.0) + 0.5  # vectors that straddle cache lines load slowly
             count = sum(len(c.starts) for c in covers)
             cost = outer_taps * sum(c.tap_total for c in covers) * run * step
             cost += rows * count * (100.0 + 3.0 * lanes * vectors * channels)
@@ -74,7 +74,7 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
     if best is None:
         return None
     size = prod(a.in_size for a in axes) * run * g.groups
-    return FewPlan(best.axis, best.lanes, best.vectors, best.cost + 1.0 * size)
+    return FewPlan(best.axis, best.lanes, best.vectors, best.cost + 4.0 * size)
 
 
 def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
