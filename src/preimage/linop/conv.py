@@ -12,6 +12,7 @@ from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
 from preimage.linop.operator import Operator
 from preimage.ops import conv, conv_transpose
+from preimage.ops.contraction import operand
 
 __all__ = ["Conv"]
 
@@ -47,7 +48,7 @@ class Conv(Operator):
         padding_mode: str = "zeros",
         layout: str = "channels_first",
     ) -> None:
-        self.w = w if hasattr(w, "shape") else np.asarray(w)
+        self.w = operand(w, "w")
         size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,) * (len(self.w.shape) - 2)
         if len(self.w.shape) < 2 or len(size) != len(self.w.shape) - 2:
             raise ShapeError(f"w has shape {self.w.shape}, input_size {size}: wanted one size per spatial axis of w")
