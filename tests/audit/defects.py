@@ -17,7 +17,18 @@ from preimage.audit.subjects.definition import Definition
 
 def changed(geometry: Any, **fields: Any) -> Any:
     """A copy of a geometry with other numbers, unchecked: what an engine with wrong index arithmetic would use."""
-    names = ("batch", "in_channels", "out_channels", "groups", "input_size", "output_size", "kernel_size", "stride", "padding", "dilation")
+    names = (
+        "batch",
+        "in_channels",
+        "out_channels",
+        "groups",
+        "input_size",
+        "output_size",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+    )
     made = _Loose()
     for name in names:
         setattr(made, name, fields.get(name, getattr(geometry, name)))
@@ -249,6 +260,7 @@ class Winograd(Definition):
     must_be_exact = False
 
     def conv(self, geometry, x, w, bias=None):
-        y = super().conv(geometry, x, w, bias)
-        many = w[0].size > 4 if len(w) else False
-        return (y * np.float32(1 + 2**-23)).astype(x.dtype) if many and y.dtype == np.float32 else y
+        y = super().conv(geometry, x, w)
+        if len(w) and w[0].size > 4 and y.dtype == np.float32:
+            y *= np.float32(1 + 2**-23)
+        return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))

@@ -50,7 +50,9 @@ def _loops(case, result, a, b):
         c = o // case.group_out * case.group_in + i
         for p in product(*map(range, case.output_size)):
             for k in product(*map(range, case.kernel_size)):
-                q = tuple(v * s - lo + t * d for v, s, (lo, _), t, d in zip(p, case.stride, case.padding, k, case.dilation, strict=True))
+                q = tuple(
+                    v * s - lo + t * d for v, s, (lo, _), t, d in zip(p, case.stride, case.padding, k, case.dilation, strict=True)
+                )
                 if not all(0 <= v < size for v, size in zip(q, case.input_size, strict=True)):
                     continue
                 if result == "conv":

@@ -34,7 +34,9 @@ WANTED = [
 ]
 
 
-@pytest.mark.parametrize(("defect", "check", "severity", "result", "geometries"), WANTED, ids=lambda v: getattr(v, "__name__", None))
+@pytest.mark.parametrize(
+    ("defect", "check", "severity", "result", "geometries"), WANTED, ids=lambda v: getattr(v, "__name__", None)
+)
 def test_a_planted_defect_is_found(defect, check, severity, result, geometries):
     report = audit.run([defect()], geometries=geometries, checks=[check], jobs=0, shrink_seconds=0.3, seed=1)
     found = [f for f in report.findings if f.result == result and f.severity == severity]

@@ -20,10 +20,11 @@ from preimage.audit.checks import names as check_names
 from preimage.audit.files import CaseFile, read_cases
 from preimage.audit.findings import SEVERITIES, Finding, Report
 from preimage.audit.generate import cases
-from preimage.audit.runner import pick_jobs, refuse_expected, run_here, run_in_workers
+from preimage.audit.runner import refuse_expected, run_here
 from preimage.audit.subjects import Subject
 from preimage.audit.subjects import make as make_subject
 from preimage.audit.subjects import names as subject_names
+from preimage.audit.workers import pick_jobs, run_in_workers
 from preimage.errors import OptionError
 
 __all__ = [

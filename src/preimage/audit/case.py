@@ -212,7 +212,7 @@ class Case:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Case:
         """The case that `to_json` wrote, lists for tuples."""
-        values = {
+        values: dict[str, Any] = {
             key: tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in value)
             if isinstance(value, (list, tuple))
             else value

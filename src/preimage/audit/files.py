@@ -56,7 +56,9 @@ def read_cases(path: str | Path, *, most_macs: int | None = None, batch: int | N
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path}: entry {i}: {type(error).__name__}: {error}") from error
         if row.get("output") is not None and tuple(row["output"]) != _result_size(case, row):
-            raise FileFormatError(f"{path}: entry {i}: says output {row['output']}, its numbers give {list(_result_size(case, row))}")
+            raise FileFormatError(
+                f"{path}: entry {i}: says output {row['output']}, its numbers give {list(_result_size(case, row))}"
+            )
         if row.get("big"):
             result.left_out.append(f"{label}: marked big")
             continue
@@ -80,9 +82,7 @@ def _case(row: dict[str, Any], label: str, batch: int | None) -> Case:
     images = int(images) if images is not None and row.get("batch") != 0 else (0 if row.get("batch") == 0 else batch or 2)
     common = (sizes["kernel"], sizes["stride"], pairs, sizes["dilation"])
     if row["kind"] == "conv":
-        return Case.of_conv(
-            images, row["in_channels"], row["out_channels"], row["groups"], sizes["input"], *common, label=label
-        )
+        return Case.of_conv(images, row["in_channels"], row["out_channels"], row["groups"], sizes["input"], *common, label=label)
     if row["kind"] != "deconv":
         raise ValueError(f"kind is {row['kind']!r}, wanted 'conv' or 'deconv'")
     extra = tuple(row.get("output_padding") or (0,) * len(sizes["input"]))
@@ -112,7 +112,13 @@ def expected_invalid(row: dict[str, Any]) -> Invalid | None:
         slack = [max(s, d) for s, d in zip(row["stride"], row["dilation"], strict=True)]
         most = 2**40  # elements: what nothing allocates
         size = max(_case(row, "", None).input_size, default=0)
-        sound = groups > 0 and large % groups == 0 and small % groups == 0 and all(e < s for e, s in zip(extra, slack, strict=True)) and size < most
+        sound = (
+            groups > 0
+            and large % groups == 0
+            and small % groups == 0
+            and all(e < s for e, s in zip(extra, slack, strict=True))
+            and size < most
+        )
     if sound:
         return None
     arguments: dict[str, Any] = {

@@ -15,6 +15,7 @@ import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def placed(a: NDArray[Any], side: str) -> NDArray[Any]:
     """A copy of `a`, in C order or channels-last as `a` is, flush against the page that faults; read-only."""
     order = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
     block = _Block(a.nbytes, side)
-    buffer = (ctypes.c_char * a.nbytes).from_address(block.address)
+    buffer: Any = (ctypes.c_char * a.nbytes).from_address(block.address)
     flat = np.frombuffer(buffer, np.uint8, count=a.nbytes) if a.nbytes else np.empty(0, np.uint8)
     memory = flat.view(a.dtype).reshape([a.shape[axis] for axis in order])
     result = memory.transpose(np.argsort(order)) if a.ndim else memory
@@ -144,7 +145,7 @@ _heaps: dict[str, _Heap] = {}  # handlers live as long as the process: arrays ma
 
 def _numpy_function(index: int, result: Any, *arguments: Any) -> Any:
     """A function of NumPy's C interface by its place in the table, which is part of its ABI."""
-    from numpy._core import _multiarray_umath as umath
+    umath: Any = import_module("numpy._core._multiarray_umath" if np.__version__ >= "2" else "numpy.core._multiarray_umath")
 
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)

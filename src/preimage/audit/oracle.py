@@ -45,8 +45,13 @@ def padded(case: Case, x: Array) -> Array:
         first, last = max(0, lo), min(reach, n + lo)  # x[j] lies at j + lo
         target.append(slice(first, max(first, last)))
         source.append(slice(first - lo, max(first, last) - lo))
-    result[(..., *target)] = x[(..., *source)]
+    result[_cut(target)] = x[_cut(source)]
     return result
+
+
+def _cut(slices: list[slice]) -> Any:
+    """The slices of the spatial axes as an index."""
+    return (..., *slices)
 
 
 def _tap(case: Case, wide: Array, k: tuple[int, ...]) -> Array:
@@ -55,7 +60,8 @@ def _tap(case: Case, wide: Array, k: tuple[int, ...]) -> Array:
     for t, m, s, d in zip(k, case.output_size, case.stride, case.dilation, strict=True):
         first = t * d
         cut.append(slice(first, first + (m - 1) * s + 1 if m else first, s))
-    return wide[(..., *cut)]
+    seen: Array = wide[_cut(cut)]
+    return seen
 
 
 def _taps(case: Case) -> Any:
@@ -80,12 +86,12 @@ def contract(case: Case, result: str, first: Array, second: Array | None = None,
 
 def _product(a: Array, b: Array) -> Array:
     """a @ b over the last two axes, never through BLAS (which `gemm` uses, and which need not let NaN through)."""
-    return np.matmul(a, b) if a.dtype.kind == "i" else np.einsum("...ij,...jk->...ik", a, b)
+    return np.asarray(np.matmul(a, b) if a.dtype.kind == "i" else np.einsum("...ij,...jk->...ik", a, b))
 
 
 def _lies_inside(case: Case, k: tuple[int, ...]) -> Array:
     """For each position of the small side, flattened: whether tap k lies on x and not on its padding."""
-    whole = np.ones((), bool)
+    whole: Array = np.ones((), bool)
     rows = zip(k, case.output_size, case.input_size, case.stride, case.padding, case.dilation, strict=True)
     for t, m, size, s, (lo, _), d in rows:
         place = np.arange(m) * s - lo + t * d
@@ -98,7 +104,7 @@ def _conv(case: Case, x: Array, w: Array, inside: bool) -> Array:
     points = int(np.prod(case.output_size, dtype=np.int64))
     wide = padded(case, x)
     weights = w.reshape(g, case.group_out, case.group_in, *case.kernel_size)
-    y = np.zeros((n, g, case.group_out, points), x.dtype)
+    y: Array = np.zeros((n, g, case.group_out, points), x.dtype)
     for k in _taps(case):
         seen = _tap(case, wide, k).reshape(n, g, case.group_in, points)
         if inside:
@@ -124,7 +130,7 @@ def _conv_transpose(case: Case, y: Array, w: Array) -> Array:
         first, last = max(0, -lo), min(size, reach - lo)
         target.append(slice(first, max(first, last)))
         source.append(slice(first + lo, max(first, last) + lo))
-    x[(..., *target)] = wide[(..., *source)]
+    x[_cut(target)] = wide[_cut(source)]
     return x
 
 
@@ -135,7 +141,7 @@ def _conv_weight_grad(case: Case, x: Array, y: Array, inside: bool) -> Array:
     small = np.moveaxis(y.reshape(n, g, case.group_out, points), 0, 2).reshape(g, case.group_out, n * points)
     w = np.zeros((g, case.group_out, case.group_in, *case.kernel_size), x.dtype)
     for k in _taps(case):
-        seen = _tap(case, wide, k).reshape(n, g, case.group_in, points)
+        seen: Array = _tap(case, wide, k).reshape(n, g, case.group_in, points)
         seen = np.moveaxis(seen, 0, -2).reshape(g, case.group_in, n * points)
         here = np.tile(_lies_inside(case, k), n) if inside else slice(None)
         w[(..., *k)] = _product(small[..., here], np.swapaxes(seen[..., here], -1, -2))
@@ -203,11 +209,11 @@ def fingerprint(case: Case, result: str, x: Array, w: Array, y: Array, seed: int
         # One image, one small channel that sees every large channel: groups fall away.
         folded = np.einsum("go,goi...->gi...", r.o.reshape(g, -1), weights).reshape(1, case.in_channels, *case.kernel_size)
         one = case.with_(batch=1, out_channels=1, groups=1)
-        return contract(one, result, np.tensordot(r.n, x, (0, 0))[None], folded)[0, 0]
+        return np.asarray(contract(one, result, np.tensordot(r.n, x, (0, 0))[None], folded)[0, 0])
     if result == "conv_transpose":
         folded = np.einsum("gi,goi...->go...", r.c.reshape(g, -1), weights).reshape(case.out_channels, 1, *case.kernel_size)
         one = case.with_(batch=1, in_channels=1, groups=1)
-        return contract(one, result, np.tensordot(r.n, y, (0, 0))[None], folded)[0, 0]
+        return np.asarray(contract(one, result, np.tensordot(r.n, y, (0, 0))[None], folded)[0, 0])
     # Each group becomes one large and one small channel; the sum over groups is taken last.
     large = np.einsum("gi,ngi...->ng...", r.c.reshape(g, -1), x.reshape(case.batch, g, case.group_in, *case.input_size))
     small = np.einsum("go,ngo...->ng...", r.o.reshape(g, -1), y.reshape(case.batch, g, case.group_out, *case.output_size))

@@ -1,23 +1,15 @@
-"""Runs checks over cases and subjects, in this process or in workers that may die, and collects one Report.
-
-A worker notes where it is (case, subject, check, trial) in shared memory before each attempt; if it dies, that place is the
-finding, a fresh worker goes on behind it, and the crash is shrunk by attempts that each run in a forked child.
-"""
+"""Runs checks over cases and subjects in this process, and collects one Report; `workers` does so in processes that may die."""
 
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import pickle
+import select
 import signal
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
@@ -29,13 +21,11 @@ from preimage.audit.files import expected_invalid
 from preimage.audit.findings import Failure, Finding, Report, SubjectReport, Tally, Trial
 from preimage.audit.reproduce import reproducer
 from preimage.audit.shrink import Shrunk, shrink
-from preimage.audit.subjects import make as make_subject
 from preimage.audit.subjects.base import Subject
 
-__all__ = ["Forked", "audit_case", "pick_jobs", "refuse_expected", "run_here", "run_in_workers"]
+__all__ = ["Forked", "audit_case", "death", "fresh_reports", "record", "refuse_expected", "run_here", "seed_of", "trials_of"]
 
 Progress = Callable[[int, int, int], None]
-_CHUNK = 8
 _PICTURE = 20_000
 #: Failures of one subject that are shrunk in one process; more of other kinds are reported as they came.
 _SHRUNK = 12
@@ -74,8 +64,6 @@ class Forked(Check):
             finally:
                 os._exit(status)
         os.close(write)
-        import select
-
         with os.fdopen(read, "rb") as pipe:
             if not select.select([pipe], [], [], self.seconds)[0]:
                 os.kill(pid, signal.SIGKILL)
@@ -98,12 +86,12 @@ def death(check: str, trial: Trial, code: int | None) -> Failure:
     return Failure("crash", f"{trial.result} ended the process ({name})")
 
 
-def _seed_of(seed: int, index: int) -> int:
+def seed_of(seed: int, index: int) -> int:
     return seed * 1_000_003 + index
 
 
-def _trials(check: Check, subject: Subject, case: Case, seed: int) -> list[Trial]:
-    return list(check.trials(subject, case, np.random.default_rng((_seed_of(seed, 0), _number(check.name), case.macs))))
+def trials_of(check: Check, subject: Subject, case: Case, seed: int) -> list[Trial]:
+    return list(check.trials(subject, case, np.random.default_rng((seed_of(seed, 0), _number(check.name), case.macs))))
 
 
 def _number(text: str) -> int:
@@ -127,11 +115,11 @@ def audit_case(
     """
     known = set() if known is None else known
     drawn: dict[Any, Operands] = {}
-    data_seed = _seed_of(seed, index)
+    data_seed = seed_of(seed, index)
     for s, subject in enumerate(subjects):
         report = reports[subject.name]
         for c, check in enumerate(checks):
-            for t, trial in enumerate(_trials(check, subject, case, data_seed)):
+            for t, trial in enumerate(trials_of(check, subject, case, data_seed)):
                 if not note(s, c, t):
                     continue
                 key = (check.name, check.data_key(trial))
@@ -170,7 +158,12 @@ def record(
         finding.wrong_shape = tuple(failure.wrong.shape)
         finding.wrong_at = [int(i) for i in np.flatnonzero(failure.wrong)[:_PICTURE]]
     first = report.add(finding)
-    if first is not None and shrink_seconds > 0 and finding.key not in known and sum(k[0] == subject.name for k in known) < _SHRUNK:
+    if (
+        first is not None
+        and shrink_seconds > 0
+        and finding.key not in known
+        and sum(k[0] == subject.name for k in known) < _SHRUNK
+    ):
         known.add(finding.key)
         complete(first, shrink(check, subject, trial, case, data_seed, failure, seconds=shrink_seconds), subject, failure)
 
@@ -190,7 +183,7 @@ def complete(finding: Finding, smallest: Shrunk | None, subject: Subject, failur
         finding.wrong_at = [int(i) for i in np.flatnonzero(smallest.failure.wrong)[:_PICTURE]]
 
 
-def _reports(subjects: Sequence[Subject]) -> dict[str, SubjectReport]:
+def fresh_reports(subjects: Sequence[Subject]) -> dict[str, SubjectReport]:
     return {s.name: SubjectReport(s.name, s.unavailable(), tuple(sorted(s.promises))) for s in subjects}
 
 
@@ -205,7 +198,7 @@ def run_here(
 ) -> Report:
     """The audit in this process; checks that may kill it run each attempt in a forked child."""
     start = time.monotonic()
-    reports = _reports(subjects)
+    reports = fresh_reports(subjects)
     present = [s for s in subjects if reports[s.name].absent is None]
     made = [Forked(check) if check.needs_child else check for check in map(make_check, checks)]
     interrupted = False
@@ -217,231 +210,16 @@ def run_here(
                 progress(i + 1, len(cases), sum(len(r.findings) for r in reports.values()))
     except KeyboardInterrupt:
         interrupted = True
-    return Report(
-        list(reports.values()), len(cases), seed, tuple(checks), time.monotonic() - start, interrupted=interrupted
-    )
-
-
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-
-class _Handed:
-    """A list of subjects that pickles by spec where there is one."""
-
-    def __init__(self, subjects: Sequence[Subject]) -> None:
-        self.subjects: list[Any] = [s.spec or s for s in subjects]
-
-    def made(self) -> list[Subject]:
-        return [make_subject(s) if isinstance(s, str) else s for s in self.subjects]
-
-
-def _worker(
-    conn: Connection, handed: _Handed, checks: Sequence[str], seed: int, place: Any, shrink_seconds: float
-) -> None:
-    """Take (first index, cases, place to go on behind) and send (index, reports) for every case."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _one_thread()
-    subjects, made = handed.made(), [make_check(c) for c in checks]
-    known: set[tuple[str, ...]] = set()
-    while True:
-        task = conn.recv()
-        if task is None:
-            return
-        indices, cases, behind = task
-        for i, case in zip(indices, cases, strict=True):
-            reports = {s.name: SubjectReport(s.name) for s in subjects}
-
-            def note(s: int, c: int, t: int, i: int = i) -> bool:
-                if behind is not None and (i, s, c, t) <= behind:
-                    return False
-                place[:] = [i, s, c, t]
-                return True
-
-            try:
-                audit_case(case, i, subjects, reports, made, seed, note=note, shrink_seconds=shrink_seconds, known=known)
-            except Exception:  # subjects are called guarded: this is a defect of the audit
-                conn.send(f"case {case}\n{traceback.format_exc()}")
-                return
-            conn.send((i, reports))
-        conn.send(None)
-
-
-def _one_thread() -> None:
-    from preimage import settings
-
-    settings.set_defaults(threads=1)
-
-
-@contextmanager
-def _single_threaded_children() -> Any:
-    """BLAS and OpenMP of the children use one thread: the workers are what runs in parallel."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {n: os.environ.get(n) for n in names}
-    os.environ.update({n: before[n] or "1" for n in names})
-    try:
-        yield
-    finally:
-        for n, v in before.items():
-            if v is None:
-                del os.environ[n]
-            else:
-                os.environ[n] = v
-
-
-class _Pool:
-    """Workers, the chunk each is at, and what to do when one dies."""
-
-    def __init__(
-        self, subjects: Sequence[Subject], checks: Sequence[str], seed: int, jobs: int, shrink_seconds: float
-    ) -> None:
-        self.subjects, self.checks, self.seed, self.shrink_seconds = subjects, checks, seed, shrink_seconds
-        try:
-            pickle.dumps(handed := _Handed(subjects))
-            mine = any("__main__" in type(getattr(s, "target", s)).__module__ for s in handed.subjects if not isinstance(s, str))
-        except Exception:
-            mine = True
-        # An object that another process cannot import is handed over by forking.
-        self.context = multiprocessing.get_context("fork" if mine else "spawn")
-        self.workers: dict[Connection, tuple[Any, Any, list[Any]]] = {}
-        self.jobs = jobs
-        self.known: set[tuple[str, ...]] = set()
-
-    def start(self, task: Any) -> Connection:
-        ours, theirs = self.context.Pipe()
-        place = self.context.RawArray("q", [-1, 0, 0, 0])
-        process = self.context.Process(  # type: ignore[attr-defined]
-            target=_worker,
-            args=(theirs, _Handed(self.subjects), self.checks, self.seed, place, self.shrink_seconds),
-            daemon=True,
-        )
-        with _single_threaded_children():
-            process.start()
-        theirs.close()
-        ours.send(task)
-        self.workers[ours] = (process, place, [task])
-        return ours
-
-    def give(self, conn: Connection, task: Any) -> None:
-        self.workers[conn][2][0] = task
-        conn.send(task)
-
-    def stop(self, conn: Connection, *, kill: bool = False) -> int | None:
-        process, _, _ = self.workers.pop(conn)
-        if kill:
-            process.terminate()
-        else:
-            try:
-                conn.send(None)
-            except OSError:
-                pass
-        process.join(10)
-        conn.close()
-        code: int | None = process.exitcode
-        return code
-
-
-def run_in_workers(
-    subjects: Sequence[Subject],
-    cases: Sequence[Case],
-    checks: Sequence[str],
-    seed: int = 0,
-    *,
-    jobs: int = 2,
-    progress: Progress | None = None,
-    shrink_seconds: float = 5.0,
-) -> Report:
-    """The audit in `jobs` processes. A process that dies is a finding, and the audit goes on behind the place."""
-    start = time.monotonic()
-    reports = _reports(subjects)
-    present = [s for s in subjects if reports[s.name].absent is None]
-    made = [make_check(c) for c in checks]
-    pool = _Pool(present, checks, seed, jobs, shrink_seconds)
-    chunks = [list(range(k, min(k + _CHUNK, len(cases)))) for k in range(0, len(cases), _CHUNK)] if present else []
-    waiting = [(c, [cases[i] for i in c], None) for c in reversed(chunks)]
-    done, interrupted = 0, False
-    try:
-        while waiting and len(pool.workers) < jobs:
-            pool.start(waiting.pop())
-        while pool.workers:
-            for conn in wait(list(pool.workers)):
-                assert isinstance(conn, Connection)
-                try:
-                    message = conn.recv()
-                except (EOFError, OSError):
-                    task = _after_death(pool, conn, present, made, reports, seed)
-                    if task is not None:
-                        pool.start(task)
-                    elif waiting:
-                        pool.start(waiting.pop())
-                    continue
-                if message is None:
-                    if waiting:
-                        pool.give(conn, waiting.pop())
-                    else:
-                        pool.stop(conn)
-                    continue
-                if isinstance(message, str):
-                    raise RuntimeError(f"the audit itself failed at {message}")
-                index, found = message
-                done += 1
-                pool.workers[conn][2].append(index)
-                for name, report in found.items():
-                    reports[name].tally.merge(report.tally)
-                    for finding in report.findings:
-                        reports[name].add(finding)
-                if progress is not None:
-                    progress(done, len(cases), sum(len(r.findings) for r in reports.values()))
-    except KeyboardInterrupt:
-        interrupted = True
-        for conn in list(pool.workers):
-            pool.stop(conn, kill=True)
-    return Report(
-        list(reports.values()), len(cases), seed, tuple(checks), time.monotonic() - start, interrupted=interrupted
-    )
-
-
-def _after_death(
-    pool: _Pool,
-    conn: Connection,
-    subjects: Sequence[Subject],
-    checks: Sequence[Check],
-    reports: dict[str, SubjectReport],
-    seed: int,
-) -> Any:
-    """Record why a worker died; the task that goes on behind the place, or None if nothing is left of it."""
-    process, place, (task, *_) = pool.workers[conn]
-    at = tuple(place)
-    process.join(10)
-    code = process.exitcode
-    pool.stop(conn)
-    indices, cases, _ = task
-    if at[0] < 0:
-        raise RuntimeError(f"a worker of the audit could not start (exit status {code})")
-    i, s, c, t = at
-    case = cases[indices.index(i)]
-    subject, check = subjects[s], checks[c]
-    data_seed = _seed_of(seed, i)
-    trial = _trials(check, subject, case, data_seed)[t]
-    failure = death(check.name, trial, code)
-    report = reports[subject.name]
-    report.tally.failed[check.name] += 1
-    record(report, Forked(check), subject, trial, case, data_seed, failure, pool.shrink_seconds * 2, pool.known)
-    left = [k for k in indices if k >= i]
-    return left, [cases[indices.index(k)] for k in left], at
-
-
-def pick_jobs(jobs: int | None) -> int:
-    """The number of workers: as asked, or one per CPU of the affinity mask."""
-    if jobs is not None:
-        return jobs
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Report(list(reports.values()), len(cases), seed, tuple(checks), time.monotonic() - start, interrupted=interrupted)
 
 
 def refuse_expected(subjects: Sequence[Subject], report: Report, rows: Sequence[dict[str, Any]]) -> None:
     """The cases of files that expect an error: every subject that takes invalid calls must refuse them."""
     check = Forked(make_check("errors"))
     calls = [(row, call) for row in rows if (call := expected_invalid(row)) is not None]
-    report.left_out += [f"{row['label']}: {row['expect_error']} (not said by its numbers)" for row in rows if expected_invalid(row) is None]
+    report.left_out += [
+        f"{row['label']}: {row['expect_error']} (not said by its numbers)" for row in rows if expected_invalid(row) is None
+    ]
     nowhere = Case(1, 1, 1, 1, (), (), (), (), (), ())
     for subject in subjects:
         if subject.unavailable() is not None or not subject.takes_invalid:

@@ -234,11 +234,13 @@ def _map(shape: tuple[int, ...], wrong_at: list[int]) -> str:
 def _histograms(subject: SubjectReport) -> Iterator[str]:
     for key, counts in sorted(subject.tally.rounding.items()):
         top, bar = max(max(counts), 1), 10
-        marks = "".join(
-            f"<rect x='{i * bar}' y='{60 - 58 * n / top:.1f}' width='{bar - 1}' height='{58 * n / top:.1f}' fill='{'#cf222e' if BINS[i] >= 1 else '#0969da'}'>"
-            f"<title>{n} from {BINS[i]:g} to {BINS[i + 1]:g}</title></rect>"
-            for i, n in enumerate(counts)
-        )
+        marks = ""
+        for i, n in enumerate(counts):
+            colour, height = "#cf222e" if BINS[i] >= 1 else "#0969da", 58 * n / top
+            marks += (
+                f"<rect x='{i * bar}' y='{60 - height:.1f}' width='{bar - 1}' height='{height:.1f}' fill='{colour}'>"
+                f"<title>{n} from {BINS[i]:g} to {BINS[i + 1]:g}</title></rect>"
+            )
         line = BINS.index(1.0) * bar
         units, where = subject.tally.worst.get(key, (0.0, ""))
         yield (

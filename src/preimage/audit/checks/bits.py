@@ -27,10 +27,8 @@ _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 
 def _same_bits(a: Array, b: Array) -> Array:
     """Where two arrays hold the same bits (any NaN equals any NaN)."""
-    if a.dtype.itemsize == 2:
-        return (a.view(np.uint16) == b.view(np.uint16)) | (np.isnan(a) & np.isnan(b))
-    kind = np.uint32 if a.dtype.itemsize == 4 else np.uint64
-    return (a.view(kind) == b.view(kind)) | (np.isnan(a) & np.isnan(b))
+    kind = np.dtype(f"u{a.dtype.itemsize}")
+    return np.asarray((a.view(kind) == b.view(kind)) | (np.isnan(a) & np.isnan(b)))
 
 
 def _difference(a: Array, b: Array, what: str, result: str) -> Failure | None:
@@ -146,12 +144,12 @@ class Repeat(Check):
         return Bits().draw(case, trial, seed)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
-        contexts = [(None, nullcontext), *subject.variants("threads")]
+        contexts: list[Any] = [(None, nullcontext), *subject.variants("threads")]
         base: Any = None
         for k in range(self.times):
             name, context = contexts[k % len(contexts)]
             try:
-                with context():  # type: ignore[operator]
+                with context():
                     got = call(subject, trial, ops, tally)
             except Refused:
                 continue

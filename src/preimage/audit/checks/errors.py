@@ -46,7 +46,9 @@ class Errors(Check):
             tally.runs[self.name] += 1
             return None
         except Exception as error:
-            message = f"{call.why}: raised {type(error).__name__} ({str(error)[:120]}), wanted {subject.errors[0].__name__}: {call}"
+            message = (
+                f"{call.why}: raised {type(error).__name__} ({str(error)[:120]}), wanted {subject.errors[0].__name__}: {call}"
+            )
             return Failure("missing error", message, script=f"# {call}")
         tally.runs[self.name] += 1
         shape = getattr(got, "shape", None)

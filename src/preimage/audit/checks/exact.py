@@ -48,7 +48,8 @@ class Exact(Check):
         bits = int(trial.extra[0])
         x, w, y = integers(case, rng, bits)
         top = max(amplitude(max(case.terms.values()), bits), 1)
-        return Operands(case, x, w, y, *(rng.integers(-top, top + 1, n) for n in (case.out_channels, case.in_channels)))
+        small, large = (rng.integers(-top, top + 1, n) for n in (case.out_channels, case.in_channels))
+        return Operands(case, x, w, y, small, large)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         got = call(subject, trial, ops, tally)
@@ -80,7 +81,9 @@ def _by_fingerprint(got: Array, trial: Trial, ops: Operands) -> Failure | None:
     sound = np.isfinite(got) & (whole == got) & (np.abs(got) <= 2.0 ** PRECISION[trial.dtype])
     if not sound.all():
         first = tuple(int(i) for i in np.argwhere(~sound)[0])
-        return Failure("wrong value", f"{result}: at {list(first)} got {got[first]}, which no sum of these integers is", got, None, ~sound)
+        return Failure(
+            "wrong value", f"{result}: at {list(first)} got {got[first]}, which no sum of these integers is", got, None, ~sound
+        )
     value = got.astype(np.int64)
     if trial.bias:
         value = value - ops.bias(result).reshape(-1, *[1] * case.ndim)
@@ -90,5 +93,7 @@ def _by_fingerprint(got: Array, trial: Trial, ops: Operands) -> Failure | None:
     if not bad.any():
         return None
     first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
-    message = f"{result}: the fingerprint over batch and channels differs at {int(bad.sum())} of {bad.size} places, first {list(first)}"
+    message = (
+        f"{result}: the fingerprint over batch and channels differs at {int(bad.sum())} of {bad.size} places, first {list(first)}"
+    )
     return Failure("wrong value", message, got, None, np.broadcast_to(bad, got.shape))

@@ -29,6 +29,7 @@ _SCALES = {
     "bfloat16": ((100, -100), (60, 40), (-133, 0), (0, -133), (-60, -70)),
 }
 _KINDS = ("nan", "inf", "mixed", "overflow", "negative zero", "scale", "scale")
+_NAMES = {"conv": ("x", "w"), "conv_transpose": ("y", "w"), "conv_weight_grad": ("x", "y")}
 _LARGEST = {"float32": 127, "float64": 1023, "float16": 15, "bfloat16": 127}
 
 
@@ -53,7 +54,7 @@ class Hard(Check):
         dtype, result = trial.dtype, trial.result
         wide: Any = np.longdouble if dtype == "float64" else np.float64
         arrays = dict(zip("xwy", (a.astype(wide) for a in integers(case, rng, PRECISION[dtype])), strict=True))
-        one, two = {"conv": "xw", "conv_transpose": "yw", "conv_weight_grad": "xy"}[result]
+        one, two = _NAMES[result]
         if kind == "scale":
             arrays[one], arrays[two] = np.ldexp(arrays[one], int(first)), np.ldexp(arrays[two], int(second))
         elif kind == "negative zero":
@@ -72,8 +73,8 @@ class Hard(Check):
                 _put(rng, arrays[two], 1, values)
         none = np.zeros(0)
         with np.errstate(all="ignore"):
-            narrow = (arrays[k].astype(dtype_of(dtype)) for k in "xwy")
-            return Operands(case, *narrow, none, none)
+            x, w, y = (arrays[k].astype(dtype_of(dtype)) for k in "xwy")
+        return Operands(case, x, w, y, none, none)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         with np.errstate(all="ignore"):

@@ -66,7 +66,8 @@ class Identities(Check):
         bits = bits if epilogue or trial.dtype != "float32" else 20
         x, w, y = integers(case, rng, bits)
         top = max(amplitude(max(case.terms.values()), bits), 1)
-        return Operands(case, x, w, y, *(rng.integers(-top, top + 1, n) for n in (case.out_channels, case.in_channels)))
+        small, large = (rng.integers(-top, top + 1, n) for n in (case.out_channels, case.in_channels))
+        return Operands(case, x, w, y, small, large)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         try:
@@ -113,8 +114,12 @@ class Identities(Check):
         more[axis] += 1
         wide = case.with_(input_size=tuple(grown), output_size=tuple(more))
         zeros = np.zeros((*case.x_shape[:-1], case.stride[axis]), ops.x.dtype)
-        moved = Operands(wide, np.concatenate([zeros, ops.x], axis=-1), ops.w, np.zeros(wide.y_shape, np.int64), ops.small_bias, ops.large_bias)
-        return compare(_run(subject, trial, moved, tally, "conv")[..., 1:], _run(subject, trial, ops, tally, "conv"), "moved by the stride")
+        moved = Operands(
+            wide, np.concatenate([zeros, ops.x], axis=-1), ops.w, np.zeros(wide.y_shape, np.int64), ops.small_bias, ops.large_bias
+        )
+        return compare(
+            _run(subject, trial, moved, tally, "conv")[..., 1:], _run(subject, trial, ops, tally, "conv"), "moved by the stride"
+        )
 
     def _batch(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         whole, parts = _run(subject, trial, ops, tally), []
@@ -151,7 +156,11 @@ class Identities(Check):
         x, w = ops.arrays("conv", trial.dtype, "contiguous")
         (gy,) = ops.arrays("bias_grad", trial.dtype, "contiguous")
         found = _guarded(lambda: subject.gradients(case, x, w, bias, gy))
-        want = [ops.truth["conv"] + ops.small_bias.reshape(-1, *[1] * case.ndim), *(ops.truth[r] for r in _CONTRACTIONS[1:]), ops.truth["bias_grad"]]
+        want = [
+            ops.truth["conv"] + ops.small_bias.reshape(-1, *[1] * case.ndim),
+            *(ops.truth[r] for r in _CONTRACTIONS[1:]),
+            ops.truth["bias_grad"],
+        ]
         for name, got, true in zip(("y", "grad_x", "grad_w", "grad_b"), found, want, strict=True):
             if (failure := _checked(got, true, name)) is not None:
                 return failure
@@ -212,6 +221,8 @@ def _run(subject: Subject, trial: Trial, ops: Operands, tally: Tally, result: st
     if got is None or isinstance(got, Failure):
         raise _Stop(got)
     if not subject.must_be_exact:  # an algorithm that is not exact on integers is measured elsewhere
+        if not np.isfinite(got).all():
+            return got
         near = np.rint(got)
         slack = 64 * EPSILON[trial.dtype] * max(ops.case.terms[asked.result], 16)
         if np.all(np.abs(got - near) <= slack * ops.magnitude[asked.result] + 1e-30):

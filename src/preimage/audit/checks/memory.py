@@ -79,5 +79,11 @@ class Memory(Check):
             stale = np.isnan(got)
             if not stale.any():
                 return None
-            return Failure("wrong value", f"{result} over fresh memory: {int(stale.sum())} elements hold what the memory held", got, None, stale)
+            return Failure(
+                "wrong value",
+                f"{result} over fresh memory: {int(stale.sum())} elements hold what the memory held",
+                got,
+                None,
+                stale,
+            )
         return compare(got, want.astype(np.float64).astype(dtype_of(trial.dtype)), f"{result} over fresh memory full of NaN")

@@ -27,7 +27,9 @@ class Definition:
         y = np.zeros(geometry.output_shape, x.dtype)
         for k, large, small in _pairs(geometry):
             for o, channels in enumerate(_channels(geometry)):
-                y[:, o][(slice(None), *small)] += np.einsum("nc...,c->n...", x[:, channels][(..., *large)], w[(o, slice(None), *k)])
+                y[:, o][(slice(None), *small)] += np.einsum(
+                    "nc...,c->n...", x[:, channels][(..., *large)], w[(o, slice(None), *k)]
+                )
         return y if bias is None else y + bias.reshape(-1, *[1] * len(geometry.kernel_size))
 
     def conv_transpose(self, geometry: Any, y: Array, w: Array, bias: Array | None = None) -> Array:

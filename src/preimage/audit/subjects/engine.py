@@ -100,7 +100,7 @@ class EngineSubject(Subject):
     must_be_exact = True
     takes_invalid = True
     takes_epilogue = True
-    dtypes = ("float32", "float64", "float16", "bfloat16")
+    dtypes: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
     differentiates = frozenset({"gradients", "double_backward"})
 
     def __init__(self, name: str) -> None:
@@ -115,7 +115,7 @@ class EngineSubject(Subject):
         try:
             import ml_dtypes  # noqa: F401
         except ImportError:
-            self.dtypes = self.dtypes[:3]
+            self.dtypes = tuple(d for d in self.dtypes if d != "bfloat16")
 
     @property
     def spec(self) -> str:
@@ -166,10 +166,11 @@ class EngineSubject(Subject):
         if not case.is_conv:
             raise Refused("no convolution gives these sizes")
         with pre.config(engine=self.name):
-            leaves = [pre.Tensor(a, requires_grad=True) for a in (x, w, b)]
+            leaves: list[Any] = [pre.Tensor(a, requires_grad=True) for a in (x, w, b)]
             y = self._layer(case, *leaves)
             y.backward(gy)
-            return (y.numpy(), *(np.asarray(leaf.grad.data) for leaf in leaves))  # type: ignore[return-value]
+            gx, gw, gb = (np.asarray(leaf.grad.data) for leaf in leaves)
+            return y.numpy(), gx, gw, gb
 
     def double_backward(self, case: Case, x: Array, w: Array, gy: Array, vx: Array, vw: Array) -> tuple[Array, Array, Array]:
         import preimage as pre

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,11 @@ class JaxSubject(Subject):
         self.name = name
         self._reason: str | None = None
         try:
-            import jax
+            self.jax: Any = import_module("jax")
         except ImportError as error:
             self._reason = f"not installed ({error})"
         else:
-            self.jax = jax
-            jax.config.update("jax_platforms", "cpu")
+            self.jax.config.update("jax_platforms", "cpu")
 
     @property
     def spec(self) -> str:
@@ -104,7 +104,11 @@ class JaxSubject(Subject):
         if result == "conv":
             lines.append(f"got = conv({', '.join(names)})")
         elif result == "conv_transpose":
-            lines.append(f"got = jax.vjp(lambda x: conv(x, {names[1]}), jnp.zeros({case.x_shape}))[1](jnp.asarray({names[0]}))[0]")
+            lines.append(
+                f"got = jax.vjp(lambda x: conv(x, {names[1]}), jnp.zeros({case.x_shape}))[1](jnp.asarray({names[0]}))[0]"
+            )
         else:
-            lines.append(f"got = jax.vjp(lambda w: conv({names[0]}, w), jnp.zeros({case.w_shape}))[1](jnp.asarray({names[1]}))[0]")
+            lines.append(
+                f"got = jax.vjp(lambda w: conv({names[0]}, w), jnp.zeros({case.w_shape}))[1](jnp.asarray({names[1]}))[0]"
+            )
         return "\n".join(lines)

@@ -44,7 +44,9 @@ class OpencvSubject(Subject):
             return "has 1 to 3 spatial axes"
         if result == "conv_transpose" and case.ndim != 2:
             return "its deconvolution has two axes"
-        if result == "conv_transpose" and (max(case.dilation) > 1 or any(r >= s for r, s in zip(case.remainder, case.stride, strict=True))):
+        if result == "conv_transpose" and (
+            max(case.dilation) > 1 or any(r >= s for r, s in zip(case.remainder, case.stride, strict=True))
+        ):
             return "its deconvolution has no dilation"
         return cannot(case, result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,9 @@ class TensorflowSubject(Subject):
         self.name = name
         self._reason: str | None = None
         try:
-            import tensorflow
+            self.tf: Any = import_module("tensorflow")
         except ImportError as error:
             self._reason = f"not installed ({error})"
-        else:
-            self.tf = tensorflow
 
     @property
     def spec(self) -> str:
@@ -68,8 +67,13 @@ class TensorflowSubject(Subject):
         if bias is not None:
             raise Refused("the bias is another operation")
         tf, dtype = self.tf, operands[0].dtype
-        last = lambda a: tf.constant(np.ascontiguousarray(np.moveaxis(a, 1, -1)))  # noqa: E731
-        taps = lambda w: tf.constant(np.ascontiguousarray(np.moveaxis(w, (0, 1), (-1, -2))))  # noqa: E731
+
+        def last(a: Array) -> Any:
+            return tf.constant(np.ascontiguousarray(np.moveaxis(a, 1, -1)))
+
+        def taps(w: Array) -> Any:
+            return tf.constant(np.ascontiguousarray(np.moveaxis(w, (0, 1), (-1, -2))))
+
         layer = self._layer(case)
         if result == "conv":
             return np.moveaxis(layer(last(operands[0]), taps(operands[1])).numpy(), -1, 1)

@@ -111,7 +111,10 @@ class TorchSubject(Subject):
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         dtype = operands[0].dtype
         b = None if bias is None else self._tensor(bias)
-        zeros = lambda shape: self._tensor(np.zeros(shape, dtype), grad=True)  # noqa: E731
+
+        def zeros(shape: tuple[int, ...]) -> Any:
+            return self._tensor(np.zeros(shape, dtype), grad=True)
+
         forward, inner = (self._forward, "conv") if self.way == "conv" else (self._backward, "conv_transpose")
         first, second = (self._tensor(operands[0]), self._tensor(operands[1])) if len(operands) == 2 else (None, None)
         if result == inner:
@@ -159,7 +162,10 @@ class TorchSubject(Subject):
             raise Refused("no such function")
         function = getattr(f, f"{call.op}{ndim}d")
         rng = np.random.default_rng(0)
-        x, w = (self._tensor((rng.random(s) * 9).astype(d)) for s, d in ((call.input_shape, call.dtype), (call.weight_shape, call.weight_dtype)))
+        x, w = (
+            self._tensor((rng.random(s) * 9).astype(d))
+            for s, d in ((call.input_shape, call.dtype), (call.weight_shape, call.weight_dtype))
+        )
         if call.why == "integers":
             raise Refused("integers are defined in torch")
         b = None if call.bias_shape is None else self._tensor(np.ones(call.bias_shape, call.dtype))
@@ -174,12 +180,13 @@ class TorchSubject(Subject):
             lines.append(f"t{name} = torch.from_numpy(np.array({expression})){form}")
         b = f"torch.from_numpy({bias})" if bias else "None"
         way = "conv" if self.way == "conv" and (result != "conv_transpose" or case.is_conv) else "deconv"
-        leaf_shape = {"conv": case.y_shape, "conv_transpose": case.x_shape, "conv_weight_grad": case.w_shape, "bias_grad": (case.out_channels,)}[result]
+        leaf_shape = case.result_shape(result)
         inner = "conv" if way == "conv" else "conv_transpose"
         source, weight = ("tx", "tw") if way == "conv" else ("ty", "tw")
         leaf = result != inner
         if leaf:
-            lines.append(f"leaf = torch.zeros({leaf_shape}, dtype=t{next(iter(operands))}.dtype){form if len(leaf_shape) > 3 else ''}.requires_grad_()")
+            same = f"dtype=t{next(iter(operands))}.dtype"
+            lines.append(f"leaf = torch.zeros({leaf_shape}, {same}){form if len(leaf_shape) > 3 else ''}.requires_grad_()")
             if result == "bias_grad":
                 lines += [f"tx, tw = torch.zeros({case.x_shape}), torch.zeros({case.w_shape})"]
                 b = "leaf"
@@ -192,7 +199,9 @@ class TorchSubject(Subject):
             equal = all(lo == hi for lo, hi in case.padding)
             pads = [v for pair in reversed(case.padding) for v in pair]
             given = source if equal else f"F.pad({source}, {pads})"
-            lines.append(f"out = F.conv{case.ndim}d({given}, {weight}, {b}, padding={tuple(p for p, _ in case.padding) if equal else 0}, {common})")
+            lines.append(
+                f"out = F.conv{case.ndim}d({given}, {weight}, {b}, padding={tuple(p for p, _ in case.padding) if equal else 0}, {common})"
+            )
         else:
             least = tuple(min(pair) for pair in case.padding)
             cut = ", ".join(f"{lo - p}:{lo - p + n}" for (lo, _), p, n in zip(case.padding, least, case.input_size, strict=True))
