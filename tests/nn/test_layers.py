@@ -280,3 +280,45 @@ def test_batch_norm_by_definition():
     layer.eval()
     want = (x - layer.running_mean[:, None]) / np.sqrt(layer.running_var[:, None] + 1e-5) * [[2], [3]] + [[-1], [1]]
     np.testing.assert_allclose(layer(x).data, want, rtol=1e-12)
+
+
+#: Layers that take layout="channels_last", with the input as channels-first.
+LAID_OUT = [
+    (nn.BatchNorm2d, (3,)), (nn.GroupNorm, (3, 3)), (nn.InstanceNorm2d, (3,)), (nn.PReLU, (3,)), (nn.MaxPool2d, (2,)), (nn.AvgPool2d, (2,)),
+    (nn.AdaptiveAvgPool2d, (2,)), (nn.AdaptiveMaxPool2d, (2,)), (nn.Upsample, (None, 2)), (nn.Conv2d, (3, 2, 3)),
+    (nn.ConvTranspose2d, (3, 2, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "args"), LAID_OUT, ids=lambda v: getattr(v, "__name__", ""))
+def test_channels_last(kind, args):
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).astype(np.float32)
+    turned = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    first, last = kind(*args), kind(*args, layout="channels_last")
+    last.load_state_dict(first.state_dict())
+    for mode in (True, False):
+        want, got = first.train(mode)(x), last.train(mode)(turned)
+        np.testing.assert_allclose(np.moveaxis(np.asarray(got), -1, 1), np.asarray(want), rtol=1e-5, atol=1e-6)
+    with pytest.raises(pre.OptionError, match="layout must be"):
+        kind(*args, layout="NHWC")
+
+
+def test_channels_last_pooling_and_back():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 6))
+    turned = np.moveaxis(x, 1, -1)
+    y, where = nn.MaxPool2d(2, return_indices=True)(x)
+    z, there = nn.MaxPool2d(2, return_indices=True, layout="channels_last")(turned)
+    np.testing.assert_array_equal(np.moveaxis(z, -1, 1), y)
+    np.testing.assert_array_equal(np.moveaxis(there, -1, 1), where)
+    unpool = nn.MaxUnpool2d(2, layout="channels_last")
+    want = np.moveaxis(nn.MaxUnpool2d(2)(y, where), 1, -1)
+    for size in (None, (4, 6), (2, 4, 6, 3)):
+        np.testing.assert_array_equal(unpool(z, there, size), want)
+    np.testing.assert_array_equal(ops.max_unpool(z, switches=there, output_size=(4, 6), layout="channels_last"), want)
+    for kind in (nn.PixelShuffle, nn.PixelUnshuffle):
+        image = np.random.default_rng(1).standard_normal((2, 4, 4, 6))
+        want = np.moveaxis(kind(2)(image), 1, -1)
+        np.testing.assert_array_equal(kind(2, layout="channels_last")(np.moveaxis(image, 1, -1)), want)
+    planes = nn.Dropout2d(0.5, rng=0, layout="channels_last")(np.ones((4, 5, 5, 30)))
+    assert (planes == planes[:, :1, :1]).all()
+    assert ops.prelu(np.array([[-1.0, 2.0]]), [0.5], layout="channels_last").tolist() == [[-0.5, 2.0]]

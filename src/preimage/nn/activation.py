@@ -8,6 +8,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.nn.module import Module, Parameter
+from preimage.ops.layout import check_layout
 
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish",
@@ -178,13 +179,15 @@ class LogSoftmax(_Activation):
 class PReLU(Module):
     """x where x > 0, else weight * x with learned weights, one or one per channel."""
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = np.float32, layout: str = "channels_first"
+    ) -> None:
         super().__init__()
-        self.num_parameters = num_parameters
+        self.num_parameters, self.layout = num_parameters, check_layout(layout)
         self.weight = Parameter(np.full(num_parameters, init, dtype))
 
     def forward(self, x: Any) -> Any:
-        return ops.prelu(x, self.weight)
+        return ops.prelu(x, self.weight, layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"num_parameters={self.num_parameters}"

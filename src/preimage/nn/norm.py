@@ -14,6 +14,7 @@ from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.module import Module, Parameter
+from preimage.ops.layout import check_layout
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "GroupNorm", "InstanceNorm1d",
@@ -32,13 +33,21 @@ def _affine(x: Any, weight: Any, bias: Any) -> Any:
 
 
 class _Norm(Module):
-    """Weight and bias per channel, if `affine`."""
+    """Weight and bias per channel, if `affine`; `_run` sees (N, C, *spatial) whatever the layout."""
 
-    def __init__(self, channels: int, eps: float, affine: bool, dtype: Any) -> None:
+    def __init__(self, channels: int, eps: float, affine: bool, dtype: Any, layout: str) -> None:
         super().__init__()
-        self.eps, self.affine = eps, affine
+        self.eps, self.affine, self.layout = eps, affine, check_layout(layout)
         self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if affine else None)
+
+    def forward(self, x: Any) -> Any:
+        if self.layout == "channels_first" or np.ndim(array_of(x)) < 3:
+            return self._run(x)
+        return ops.moveaxis(self._run(ops.moveaxis(x, -1, 1)), 1, -1)
+
+    def _run(self, x: Any) -> Any:
+        raise NotImplementedError
 
 
 class _BatchNorm(_Norm):
@@ -61,14 +70,15 @@ class _BatchNorm(_Norm):
         track_running_stats: bool = True,
         *,
         dtype: Any = np.float32,
+        layout: str = "channels_first",
     ) -> None:
-        super().__init__(num_features, eps, affine, dtype)
+        super().__init__(num_features, eps, affine, dtype, layout)
         self.num_features, self.momentum, self.track_running_stats = num_features, momentum, track_running_stats
         self.register_buffer("running_mean", np.zeros(num_features, dtype) if track_running_stats else None)
         self.register_buffer("running_var", np.ones(num_features, dtype) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track_running_stats else None)
 
-    def forward(self, x: Any) -> Any:
+    def _run(self, x: Any) -> Any:
         shape = np.shape(array_of(x))
         if len(shape) not in self.ndims or shape[1] != self.num_features:
             wanted = " or ".join(str(n) for n in self.ndims)
@@ -132,14 +142,21 @@ class GroupNorm(_Norm):
     """
 
     def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = np.float32
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        dtype: Any = np.float32,
+        layout: str = "channels_first",
     ) -> None:
         if num_groups < 1 or num_channels % num_groups:
             raise OptionError(f"GroupNorm: num_groups {num_groups} must divide num_channels {num_channels}")
-        super().__init__(num_channels, eps, affine, dtype)
+        super().__init__(num_channels, eps, affine, dtype, layout)
         self.num_groups, self.num_channels = num_groups, num_channels
 
-    def forward(self, x: Any) -> Any:
+    def _run(self, x: Any) -> Any:
         shape = np.shape(array_of(x))
         if len(shape) < 2 or shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
@@ -155,11 +172,19 @@ class _InstanceNorm(_Norm):
 
     ndim: int
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, dtype: Any = np.float32) -> None:
-        super().__init__(num_features, eps, affine, dtype)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = False,
+        *,
+        dtype: Any = np.float32,
+        layout: str = "channels_first",
+    ) -> None:
+        super().__init__(num_features, eps, affine, dtype, layout)
         self.num_features = num_features
 
-    def forward(self, x: Any) -> Any:
+    def _run(self, x: Any) -> Any:
         shape = np.shape(array_of(x))
         if len(shape) != self.ndim + 2 or shape[1] != self.num_features:
             raise ShapeError(
@@ -258,8 +283,13 @@ class Dropout(Module):
 class _ChannelDropout(Dropout):
     """Whole channels are dropped."""
 
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Any = None, layout: str = "channels_first") -> None:
+        super().__init__(p, inplace, rng=rng)
+        self.layout = check_layout(layout)
+
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:2], *([1] * (len(shape) - 2)))
+        ones = [1] * (len(shape) - 2)
+        return (shape[0], *ones, shape[-1]) if self.layout == "channels_last" else (*shape[:2], *ones)
 
 
 class Dropout1d(_ChannelDropout):

@@ -11,6 +11,7 @@ from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import per_axis
 from preimage.nn.module import Module
+from preimage.ops.layout import check_layout
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
@@ -20,9 +21,13 @@ __all__ = [
 
 
 class _Spatial(Module):
-    """A layer over (N, C, *spatial) with a fixed number of spatial axes."""
+    """A layer over (N, C, *spatial), or with layout="channels_last" over (N, *spatial, C)."""
 
     ndim: int
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = check_layout(layout)
 
     def _check(self, x: Any) -> tuple[int, ...]:
         shape: tuple[int, ...] = np.shape(array_of(x))
@@ -42,8 +47,10 @@ class _MaxPool(_Spatial):
         dilation: Any = 1,
         return_indices: bool = False,
         ceil_mode: bool = False,
+        *,
+        layout: str = "channels_first",
     ) -> None:
-        super().__init__()
+        super().__init__(layout)
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
 
@@ -51,7 +58,7 @@ class _MaxPool(_Spatial):
         self._check(x)
         return ops.max_pool(
             x, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
-            return_switches=self.return_indices,
+            return_switches=self.return_indices, layout=self.layout,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -73,8 +80,10 @@ class _AvgPool(_Spatial):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: float | None = None,
+        *,
+        layout: str = "channels_first",
     ) -> None:
-        super().__init__()
+        super().__init__(layout)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.ceil_mode, self.count_include_pad, self.divisor_override = ceil_mode, count_include_pad, divisor_override
 
@@ -82,7 +91,7 @@ class _AvgPool(_Spatial):
         self._check(x)
         return ops.avg_pool(
             x, self.kernel_size, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode,
-            count_include_pad=self.count_include_pad, divisor_override=self.divisor_override,
+            count_include_pad=self.count_include_pad, divisor_override=self.divisor_override, layout=self.layout,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -93,8 +102,10 @@ class _AvgPool(_Spatial):
 class _MaxUnpool(_Spatial):
     """Every value put back where its maximum was, zeros elsewhere; overlap as in ops.max_unpool."""
 
-    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, overlap: str = "last") -> None:
-        super().__init__()
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, overlap: str = "last", layout: str = "channels_first"
+    ) -> None:
+        super().__init__(layout)
         self.kernel_size = per_axis(kernel_size, self.ndim, "kernel_size")
         self.stride = self.kernel_size if stride is None else per_axis(stride, self.ndim, "stride")
         self.padding, self.overlap = per_axis(padding, self.ndim, "padding", 0), overlap
@@ -102,10 +113,13 @@ class _MaxUnpool(_Spatial):
     def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:
         """indices: what max pooling recorded; output_size: the pooled array's spatial sizes, or its whole shape."""
         shape = self._check(x)
+        last = self.layout == "channels_last"
         if output_size is None:
-            sizes = zip(shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+            sizes = zip(shape[1:-1] if last else shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
             output_size = tuple((n - 1) * s - 2 * p + k for n, k, s, p in sizes)
-        return ops.max_unpool(x, indices, tuple(output_size)[-self.ndim :], overlap=self.overlap)
+        given = tuple(output_size)
+        size = given[-1 - self.ndim : -1] if last and len(given) > self.ndim else given[-self.ndim :]
+        return ops.max_unpool(x, indices, size, overlap=self.overlap, layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -116,13 +130,13 @@ class _Adaptive(_Spatial):
 
     _pool: Any
 
-    def __init__(self, output_size: Any) -> None:
-        super().__init__()
+    def __init__(self, output_size: Any, *, layout: str = "channels_first") -> None:
+        super().__init__(layout)
         self.output_size = output_size
 
     def forward(self, x: Any) -> Any:
         self._check(x)
-        return type(self)._pool(x, self.output_size)
+        return type(self)._pool(x, self.output_size, layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
@@ -232,11 +246,13 @@ class Upsample(Module):
         mode: str = "nearest",
         align_corners: bool | None = None,
         recompute_scale_factor: bool = False,
+        *,
+        layout: str = "channels_first",
     ) -> None:
         super().__init__()
         if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
             raise OptionError(f"Upsample: mode must be nearest, nearest-exact, linear, bilinear or trilinear, got {mode!r}")
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        self.size, self.scale_factor, self.mode, self.layout = size, scale_factor, mode, check_layout(layout)
         self.align_corners, self.recompute_scale_factor = align_corners, recompute_scale_factor
 
     def forward(self, x: Any) -> Any:
@@ -246,6 +262,7 @@ class Upsample(Module):
         return ops.upsample(
             x, size=self.size, scale_factor=self.scale_factor, mode="linear" if "linear" in self.mode else self.mode,
             align_corners=bool(self.align_corners), recompute_scale_factor=self.recompute_scale_factor,
+            layout=self.layout,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -256,12 +273,12 @@ class Upsample(Module):
 class PixelShuffle(Module):
     """Channels dealt out over space."""
 
-    def __init__(self, upscale_factor: Any) -> None:
+    def __init__(self, upscale_factor: Any, *, layout: str = "channels_first") -> None:
         super().__init__()
-        self.upscale_factor = upscale_factor
+        self.upscale_factor, self.layout = upscale_factor, check_layout(layout)
 
     def forward(self, x: Any) -> Any:
-        return ops.pixel_shuffle(x, self.upscale_factor)
+        return ops.pixel_shuffle(x, self.upscale_factor, layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"upscale_factor={self.upscale_factor}"
@@ -270,12 +287,12 @@ class PixelShuffle(Module):
 class PixelUnshuffle(Module):
     """Space gathered into channels."""
 
-    def __init__(self, downscale_factor: Any) -> None:
+    def __init__(self, downscale_factor: Any, *, layout: str = "channels_first") -> None:
         super().__init__()
-        self.downscale_factor = downscale_factor
+        self.downscale_factor, self.layout = downscale_factor, check_layout(layout)
 
     def forward(self, x: Any) -> Any:
-        return ops.pixel_unshuffle(x, self.downscale_factor)
+        return ops.pixel_unshuffle(x, self.downscale_factor, layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"downscale_factor={self.downscale_factor}"

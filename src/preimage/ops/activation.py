@@ -14,6 +14,7 @@ import numpy as np
 from preimage.autograd import array_of, primitive
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.errorfunction import erf_values, normal_cdf_values
+from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, operand, operands
 from preimage.ops.pointwise import (
     abs,
@@ -47,7 +48,7 @@ _relu_op = primitive(
 
 _leaky_relu_op = primitive(
     "leaky_relu",
-    unary(lambda x, slope: np.where(x > 0, x, x * x.dtype.type(slope))),
+    unary(lambda x, slope: np.maximum(x, x * x.dtype.type(slope)) if 0 < slope <= 1 else np.where(x > 0, x, x * x.dtype.type(slope))),
     [lambda g, ans, x, slope: select(array_of(x) > 0, g, multiply(g, slope))],
     saves=(0,),
 )
@@ -77,8 +78,9 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     return _leaky_relu_op(operand(x, "x"), slope=float(slope))
 
 
+@laid_out
 def prelu(x: Any, weight: Any) -> Any:
-    """x where x > 0, else weight * x, with one weight for all or one per channel (axis 1 of x).
+    """x where x > 0, else weight * x, with one weight for all or one per channel (axis 1 of x, or the last by `layout`).
 
     Raises: ShapeError for another number of weights.
     """

@@ -5,7 +5,8 @@
     sum_pool(x)[o]  = sum over the window of o, zeros in the padding;  its adjoint sum_unpool spreads y[o] over the window
 
 For fixed switches, taking and putting are an adjoint pair, so the gradients of pooling of every order are those two. All are
-separable: the maximum and the sum over a window are those along one axis after the other.
+separable: the maximum and the sum over a window are those along one axis after the other. Every operation here also takes
+layout="channels_last".
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, narrow, operand, sizes_of
 from preimage.ops.pointwise import multiply
 from preimage.ops.reduce import max as max_over
@@ -135,6 +137,7 @@ def _max_pool_rule(g: Any, ans: Any, x: Any, *, windows: Windows) -> Any:
 _max_pool_op = primitive("max_pool", _max_pool, [_max_pool_rule], saves=("ans", 0))
 
 
+@laid_out
 def max_pool(
     x: Any,
     kernel_size: Any,
@@ -172,6 +175,7 @@ def _winners(switches: Array, plane: int) -> Array:
     return np.where(won.reshape(switches.shape), switches, np.int64(-1))
 
 
+@laid_out
 def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last") -> Any:
     """Every value of y put where its maximum was, zeros elsewhere: the approximate inverse of max_pool (Zeiler and Fergus 2014).
 
@@ -240,6 +244,7 @@ _sum_unpool_op: Primitive = primitive(
 )
 
 
+@laid_out
 def sum_pool(
     x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Any:
@@ -257,6 +262,7 @@ def _divisors(windows: Windows, padded: bool, dtype: Any) -> Array:
         return np.asarray(1.0 / counts).astype(dtype)
 
 
+@laid_out
 def avg_pool(
     x: Any,
     kernel_size: Any,
@@ -287,12 +293,14 @@ def avg_pool(
 # -- global and adaptive -----------------------------------------------------------------------------------------------
 
 
+@laid_out
 def global_avg_pool(x: Any) -> Any:
     """The mean over all spatial axes, kept as 1."""
     x = operand(x, "x")
     return mean_over(x, tuple(range(2, 2 + len(_spatial(x, "global_avg_pool")))), keepdims=True)
 
 
+@laid_out
 def global_max_pool(x: Any) -> Any:
     """The maximum over all spatial axes, kept as 1. Gradient: shared evenly where several are equal."""
     x = operand(x, "x")
@@ -317,11 +325,13 @@ def _adaptive(x: Any, output_size: Any, name: str, reduce: Any) -> Any:
     return x
 
 
+@laid_out
 def adaptive_avg_pool(x: Any, output_size: Any) -> Any:
     """The mean over windows chosen so that the output has `output_size` (None for an axis: as it is)."""
     return _adaptive(x, output_size, "adaptive_avg_pool", mean_over)
 
 
+@laid_out
 def adaptive_max_pool(x: Any, output_size: Any) -> Any:
     """The maximum over windows chosen so that the output has `output_size` (None for an axis: as it is)."""
     return _adaptive(x, output_size, "adaptive_max_pool", max_over)

@@ -4,7 +4,8 @@ Every output position is a blend of two input positions along each axis,
 
     y[o] = (1 - t[o]) x[low[o]] + t[o] x[high[o]],      nearest: t = 0
 
-which is linear in x, separable over the axes, and whose adjoint adds every y[o] back to the two with the same weights.
+which is linear in x, separable over the axes, and whose adjoint adds every y[o] back to the two with the same weights. Every
+operation here also takes layout="channels_last".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from preimage.autograd import Primitive, primitive
 from preimage.engines.base import is_channels_last
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import per_axis
+from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, narrow, operand, sizes_of, widened
 from preimage.ops.shape import reshape, transpose
 
@@ -147,6 +149,7 @@ def _factors(scale_factor: Any, ndim: int) -> tuple[float, ...]:
     return factors
 
 
+@laid_out
 def upsample(
     x: Any,
     *,
@@ -198,6 +201,7 @@ def upsample(
 # -- pixel shuffle -----------------------------------------------------------------------------------------------------
 
 
+@laid_out
 def pixel_shuffle(x: Any, factor: Any) -> Any:
     """Channels dealt out over space: (N, C * prod(factor), *spatial) -> (N, C, *(spatial * factor)) (Shi et al. 2016).
 
@@ -216,6 +220,7 @@ def pixel_shuffle(x: Any, factor: Any) -> Any:
     return reshape(transpose(apart, (0, 1, *pairs)), (n, apart.shape[1], *(s * f for s, f in zip(spatial, factors, strict=True))))
 
 
+@laid_out
 def pixel_unshuffle(x: Any, factor: Any) -> Any:
     """Space gathered into channels, the inverse of pixel_shuffle: (N, C, *spatial) -> (N, C * prod(factor), *(spatial / factor)).
 
