@@ -199,7 +199,10 @@ class Graph(Module):
         except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
             given = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
             raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {given}: {error}") from error
-        made = result if isinstance(result, tuple) else (result,)
+        # NumPy gives a number for a result without axes; values are arrays (or Tensors) throughout
+        made = tuple(
+            np.asarray(v) if isinstance(v, np.generic) else v for v in (result if isinstance(result, tuple) else (result,))
+        )
         if steps is not None:
             elapsed = time.perf_counter_ns() - start
             shapes = tuple(tuple(np.shape(_array(v))) for v in made)

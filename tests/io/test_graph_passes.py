@@ -1,0 +1,163 @@
+"""The passes on graphs made by hand: what they change, what they leave, and that the values stay."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage.io.graph import Graph, Input, Node
+from preimage.io.graph_passes import channels_last, drop_identities, fold_affine, fold_constants, fuse_epilogues, optimise
+
+RNG = np.random.default_rng(6)
+X = RNG.standard_normal((2, 4, 6, 5)).astype(np.float32)
+CONV = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)}
+
+
+def node(op: str, inputs: str, output: str, **attributes: Any) -> Node:
+    return Node(output, op, tuple("" if key == "-" else key for key in inputs.split()), (output,), attributes)
+
+
+def array(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def graph(*nodes: Node, outputs: str = "y", **stored: Any) -> Graph:
+    return Graph(nodes, [Input("x", (None, 4, None, None))], outputs.split(), parameters=stored).eval()  # type: ignore[return-value]
+
+
+def ops_of(g: Graph) -> list[str]:
+    return [n.op for n in g.nodes]
+
+
+def same(before: Graph, after: Graph, tolerance: float = 0, engine: str = "gemm") -> None:
+    with pre.no_grad(), pre.config(engine=engine):
+        wanted, found = before(X), after(X)
+    wanted, found = (v if isinstance(v, tuple) else (v,) for v in (wanted, found))
+    for a, b in zip(wanted, found, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * np.abs(a).max()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("op", ["conv", "conv_transpose"])
+def test_batch_norm_scale_and_offset_fold_into_the_weights(op: str, groups: int) -> None:
+    weight = array(6, 4 // groups, 3, 3) if op == "conv" else array(4, 6 // groups, 3, 3)
+    g = graph(
+        node(op, "x w b", "c", groups=groups, **CONV),
+        node("batch_norm", "c s o m v", "n", eps=0.01),
+        node("mul", "n k", "p"),
+        node("sub", "p q", "r"),
+        node("div", "r k", "t"),
+        node("add", "q t", "y"),
+        w=weight, b=array(6), s=array(6), o=array(6), m=array(6), v=np.abs(array(6)), k=np.abs(array(6, 1, 1)) + 1, q=array(1, 6, 1, 1),
+    )  # fmt: skip
+    after = fold_affine(g)
+    assert ops_of(after) == [op]
+    assert not after.weights
+    same(g, after, 1e-5)
+
+
+def test_what_is_no_affine_map_per_channel_stays() -> None:
+    g = graph(node("conv", "x w -", "c", **CONV), node("mul", "c k", "y"), w=array(6, 4, 3, 3), k=array(1, 6, 6, 5))
+    assert ops_of(fold_affine(g)) == ["conv", "mul"]
+    g = graph(node("conv", "x w", "c", **CONV), node("mul", "c c", "y"), w=array(6, 4, 3, 3))
+    assert ops_of(fold_affine(g)) == ["conv", "mul"]
+    g = graph(node("conv", "x w", "c", **CONV), node("sub", "k c", "y"), w=array(6, 4, 3, 3), k=array(6, 1, 1))
+    assert ops_of(fold_affine(g)) == ["conv", "sub"]
+    g = graph(node("conv", "x w", "c", **CONV), node("mul", "c k", "y"), outputs="y c", w=array(6, 4, 3, 3), k=array(6, 1, 1))
+    assert ops_of(fold_affine(g)) == ["conv", "mul"]
+    g = graph(
+        node("conv", "x w", "c", **CONV),
+        node("mul", "c k", "a"),
+        node("abs", "c", "b"),
+        node("add", "a b", "y"),
+        w=array(6, 4, 3, 3),
+        k=array(6, 1, 1),
+    )
+    assert ops_of(fold_affine(g)) == ["conv", "mul", "abs", "add"]
+    g = graph(node("conv", "x w", "c", **CONV), node("div", "c k", "y"), w=array(6, 4, 3, 3), k=np.zeros((6, 1, 1), np.float32))
+    assert ops_of(fold_affine(g)) == ["conv", "div"]
+
+
+@pytest.mark.parametrize(
+    ("op", "options"), [("relu", {}), ("leaky_relu", {"slope": 0.2}), ("clip", {"lo": -0.5, "hi": 0.5}), ("clip", {"lo": 0.1})]
+)
+def test_activations_and_residuals_fuse(op: str, options: dict[str, float]) -> None:
+    g = graph(
+        node("conv", "x w b", "c", **CONV),
+        node("add", "c x", "s"),
+        node(op, "s", "y", **options),
+        w=array(4, 4, 3, 3),
+        b=array(4),
+    )
+    after = fuse_epilogues(g)
+    assert ops_of(after) == ["conv"]
+    assert after.nodes[0].inputs == ("x", "w", "b", "x")
+    same(g, after)
+    g = graph(
+        node("conv_transpose", "x w", "c", **CONV), node(op, "c", "d", **options), node("add", "x d", "y"), w=array(4, 4, 3, 3)
+    )
+    after = fuse_epilogues(g)
+    assert ops_of(after) == ["conv_transpose", "add"]  # the sum comes after the activation here
+    same(g, after)
+
+
+def test_a_residual_that_must_be_broadcast_is_still_right() -> None:
+    g = graph(
+        node("global_avg_pool", "x", "m"),
+        node("conv", "x w", "c", **CONV),
+        node("add", "m c", "s"),
+        node("relu", "s", "y"),
+        w=array(4, 4, 3, 3),
+    )
+    after = fuse_epilogues(g)
+    assert ops_of(after) == ["global_avg_pool", "conv"]
+    same(g, after)
+
+
+def test_two_convolutions_into_one_sum() -> None:
+    g = graph(
+        node("conv", "x w", "c", **CONV),
+        node("conv", "x v", "d", **CONV),
+        node("add", "c d", "s"),
+        node("relu", "s", "y"),
+        w=array(4, 4, 3, 3),
+        v=array(4, 4, 3, 3),
+    )
+    after = fuse_epilogues(g)
+    assert ops_of(after) == ["conv", "conv"]
+    same(g, after)
+
+
+def test_values_that_others_need_are_left() -> None:
+    g = graph(node("conv", "x w", "c", **CONV), node("relu", "c", "r"), node("add", "r c", "y"), w=array(4, 4, 3, 3))
+    assert ops_of(fuse_epilogues(g)) == ["conv", "relu", "add"]
+    g = graph(node("conv", "x w", "c", **CONV), node("relu", "c", "y"), outputs="c y", w=array(4, 4, 3, 3))
+    assert ops_of(fuse_epilogues(g)) == ["conv", "relu"]
+
+
+def test_identities_and_constants() -> None:
+    g = graph(
+        node("identity", "x", "a"),
+        node("abs", "k", "b"),
+        node("mul", "b b", "c"),
+        node("add", "a c", "d"),
+        node("identity", "d", "y"),
+        k=array(4, 1, 1),
+    )
+    after = drop_identities(g)
+    assert ops_of(after) == ["abs", "mul", "add", "identity"]  # an output keeps its name
+    after = fold_constants(after)
+    assert ops_of(after) == ["add", "identity"]
+    same(g, after)
+    assert ops_of(fold_constants(g.train())) == ops_of(g)  # type: ignore[arg-type]
+
+
+def test_channels_last_keeps_the_bits() -> None:
+    g = graph(node("conv", "x w", "c", **CONV), node("relu", "c", "y"), w=array(4, 4, 3, 3))
+    after = channels_last(g)
+    assert ops_of(after) == ["channels_innermost", "conv", "relu"]
+    same(g, after, engine="jit")  # whose bits no memory layout changes
+    assert channels_last(after) is after
+    assert ops_of(optimise(g)) == ["channels_innermost", "conv"]
