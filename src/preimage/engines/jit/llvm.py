@@ -23,11 +23,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from preimage.engines.jit import cache
+from preimage.engines.jit.targets import Target, cache_sizes, vectors
 from preimage.errors import EngineError
 
 __all__ = [
@@ -53,32 +54,6 @@ CODEGEN_LEVEL = 2  # measured: levels 1 and 3 give no faster kernels and level 3
 _LOCK = threading.RLock()  # llvmlite releases the GIL; the code generator is used by one thread at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The machine that code is made for: LLVM's names, and the few figures that a plan needs.
-
-    vector_bytes: width of the widest vector register in bytes; vector_registers: how many there are;
-    l1_bytes, l2_bytes, l3_bytes: data caches of one core (defaults where the system does not tell);
-    runs_here: whether this process may execute the code.
-    """
-
-    name: str
-    triple: str
-    cpu: str
-    features: str
-    vector_bytes: int
-    vector_registers: int
-    runs_here: bool
-    l1_bytes: int = 32 << 10
-    l2_bytes: int = 512 << 10
-    l3_bytes: int = 8 << 20
-
-    @property
-    def key(self) -> str:
-        """Everything about the target that decides the machine code."""
-        return f"{self.triple}/{self.cpu}/{self.features}"
-
-
 class LoadedKernel(int):
     """The address of a loaded function; the code is unloaded when the last reference to this object goes."""
 
@@ -97,15 +72,16 @@ class LoadedKernel(int):
 
 @functools.cache
 def _binding() -> Any:
-    try:
-        from llvmlite import binding
-    except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
-        raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
-    if sys.maxsize < 2**32:
-        raise EngineError("the jit engine needs a 64-bit process")
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    binding.initialize_native_asmparser()  # the spin loop of the thread pool has a line of assembly
+    with _LOCK:  # a child forked in the middle of an import would wait for ever for the module's lock
+        try:
+            from llvmlite import binding
+        except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
+            raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
+        if sys.maxsize < 2**32:
+            raise EngineError("the jit engine needs a 64-bit process")
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        binding.initialize_native_asmparser()  # the spin loop of the thread pool has a line of assembly
     return binding
 
 
@@ -141,34 +117,6 @@ def generator_digest() -> str:
 # ------------------------------------------------------------------------------------------------------------ targets
 
 
-def _cache_sizes() -> dict[str, int]:
-    """Data cache sizes of the first CPU from sysfs, where it can be read."""
-    sizes: dict[str, int] = {}
-    root = Path("/sys/devices/system/cpu/cpu0/cache")
-    try:
-        for index in root.glob("index*"):
-            if (index / "type").read_text().strip() == "Instruction":
-                continue
-            level = (index / "level").read_text().strip()
-            text = (index / "size").read_text().strip()
-            unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1], 1)
-            sizes[f"l{level}_bytes"] = int(text.rstrip("KMG")) * unit
-    except (OSError, ValueError):
-        return {}
-    return {name: size for name, size in sizes.items() if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0}
-
-
-def _vectors(triple: str, features: frozenset[str]) -> tuple[int, int]:
-    """Bytes and number of the vector registers that have a fused multiply-add; (0, 0) where there is none."""
-    if triple.startswith(("aarch64", "arm64")):
-        return 16, 32
-    if "avx512f" in features and "avx512vl" in features:
-        return 64, 32
-    if "avx2" in features and "fma" in features:
-        return 32, 16
-    return 0, 0
-
-
 @functools.cache
 def host() -> Target:
     """The CPU that this process runs on."""
@@ -177,9 +125,9 @@ def host() -> Target:
     flags = binding.get_host_cpu_features()
     have = frozenset(name for name, present in flags.items() if present)
     triple = binding.get_process_triple()
-    width, registers = _vectors(triple, have)
+    width, registers = vectors(triple, have)
     cpu = binding.get_host_cpu_name()
-    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **_cache_sizes())
+    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **cache_sizes())
 
 
 @functools.cache
@@ -425,9 +373,29 @@ def forget() -> None:
         _kernels.clear()
 
 
-if hasattr(os, "register_at_fork"):  # a fork must not catch LLVM in the middle of its work
-    os.register_at_fork(
-        before=_LOCK.acquire,
-        after_in_parent=_LOCK.release,
-        after_in_child=_LOCK.release,
-    )
+# ---------------------------------------------------------------------------------------------------------------- fork
+
+_held_over_fork: list[Any] = []
+
+
+def _before_fork() -> None:
+    """A fork must not catch LLVM in the middle of its work, in any thread: hold our lock and llvmlite's own.
+
+    llvmlite's is taken by every call, also by those that free a module or a kernel when its last reference goes.
+    """
+    _LOCK.acquire()
+    ffi = getattr(sys.modules.get("llvmlite.binding"), "ffi", None)
+    inner = getattr(getattr(ffi, "lib", None), "_lock", None)
+    if inner is not None:
+        inner.__enter__()
+        _held_over_fork.append(inner)
+
+
+def _after_fork() -> None:
+    if _held_over_fork:
+        _held_over_fork.pop().__exit__(None, None, None)
+    _LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

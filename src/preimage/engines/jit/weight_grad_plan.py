@@ -181,7 +181,9 @@ def tables(geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[
     cuts = _cut(n_rows, width, pixels_per_band)
     rows = np.array(list(product(*map(range, outer_sizes))), np.int64).reshape(n_rows, len(outer_sizes))
     y_row = rows @ np.array(y_strides[:-1], np.int64) if outer_sizes else np.zeros(n_rows, np.int64)
-    segments, starts = [], []
+    segments: list[Array] = []
+    starts: list[list[int]] = []
+    count = 0
     for taps in product(*map(range, geometry.kernel_size[:-1])):
         valid = np.ones(n_rows, bool)
         x_row = np.zeros(n_rows, np.int64)
@@ -191,12 +193,13 @@ def tables(geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[
             x_row += position * x_strides[axis]
         start = []
         for first_row, last_row, first, last in cuts:
-            start.append(sum(map(len, segments)))
+            start.append(count)
             chosen = np.flatnonzero(valid[first_row:last_row]) + first_row
             part = np.empty((len(chosen), 4), np.int64)
             part[:, 0], part[:, 1], part[:, 2], part[:, 3] = x_row[chosen], y_row[chosen], first, last
             segments.append(part)
-        start.append(sum(map(len, segments)))
+            count += len(part)
+        start.append(count)
         starts.append(start)
     joined = np.concatenate(segments) if segments else np.zeros((0, 4), np.int64)
     return Tables(np.ascontiguousarray(joined), np.array(starts, np.int64), len(cuts))

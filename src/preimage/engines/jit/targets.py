@@ -1,0 +1,62 @@
+"""What a plan and a compiler need to know about a machine; no LLVM here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Target", "cache_sizes", "vectors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The machine that code is made for: LLVM's names, and the few figures that a plan needs.
+
+    vector_bytes: width of the widest vector register in bytes; vector_registers: how many there are;
+    l1_bytes, l2_bytes, l3_bytes: data caches of one core (defaults where the system does not tell);
+    runs_here: whether this process may execute the code.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    vector_registers: int
+    runs_here: bool
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+    l3_bytes: int = 8 << 20
+
+    @property
+    def key(self) -> str:
+        """Everything about the target that decides the machine code."""
+        return f"{self.triple}/{self.cpu}/{self.features}"
+
+
+def cache_sizes() -> dict[str, int]:
+    """Data cache sizes of the first CPU from sysfs, where it can be read."""
+    sizes: dict[str, int] = {}
+    root = Path("/sys/devices/system/cpu/cpu0/cache")
+    try:
+        for index in root.glob("index*"):
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            level = (index / "level").read_text().strip()
+            text = (index / "size").read_text().strip()
+            unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1], 1)
+            sizes[f"l{level}_bytes"] = int(text.rstrip("KMG")) * unit
+    except (OSError, ValueError):
+        return {}
+    return {name: size for name, size in sizes.items() if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0}
+
+
+def vectors(triple: str, features: frozenset[str]) -> tuple[int, int]:
+    """Bytes and number of the vector registers that have a fused multiply-add; (0, 0) where there is none."""
+    if triple.startswith(("aarch64", "arm64")):
+        return 16, 32
+    if "avx512f" in features and "avx512vl" in features:
+        return 64, 32
+    if "avx2" in features and "fma" in features:
+        return 32, 16
+    return 0, 0

@@ -1,0 +1,270 @@
+"""The thread pool as LLVM IR: what a worker does all its life, and how a job is handed out. See `threads` for the picture."""
+
+from __future__ import annotations
+
+__all__ = ["COND", "MUTEX", "POOL_BYTES", "SPINS", "pool_ir"]
+
+POOL_BYTES = 4096
+
+# Where things lie in the pool's memory, one cache line each for what is written often.
+GATE, JOB, NEXT, SLEEPERS, BUSY = 0, 128, 256, 384, 512
+PID, SPINS, MUTEX, COND = 640, 648, 1024, 1536
+
+
+def _floating_point(triple: str) -> tuple[str, str, str]:
+    """IR that saves the floating-point control word to the job, IR that sets a thread's from the job, declarations."""
+    if triple.startswith("x86_64"):
+        return (
+            "call void @llvm.x86.sse.stmxcsr(ptr %j.fp)",
+            "call void @llvm.x86.sse.ldmxcsr(ptr %j.fp)",
+            "declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)",
+        )
+    return (
+        "%fp.now = call i64 @llvm.aarch64.get.fpcr()\n  store i64 %fp.now, ptr %j.fp",
+        "%fp.new = load i64, ptr %j.fp\n  call void @llvm.aarch64.set.fpcr(i64 %fp.new)",
+        "declare i64 @llvm.aarch64.get.fpcr()\ndeclare void @llvm.aarch64.set.fpcr(i64)",
+    )
+
+
+def _pause(triple: str) -> str:
+    if triple.startswith("x86_64"):
+        return 'call void asm sideeffect "pause", "~{memory},~{dirflag},~{fpsr},~{flags}"()'
+    return 'call void asm sideeffect "isb", "~{memory}"()'
+
+
+def pool_ir(triple: str) -> str:
+    """The pool as LLVM IR, readable top to bottom; `run` is what `launch` calls."""
+    save_fp, load_fp, declare_fp = _floating_point(triple)
+    pause = _pause(triple)
+    addresses = "\n".join(
+        f"  %{name} = getelementptr i8, ptr %pool, i64 {offset}"
+        for name, offset in (
+            ("gate", GATE), ("j.kernel", JOB), ("j.args", JOB + 8), ("j.tasks", JOB + 16), ("j.limit", JOB + 24),
+            ("j.fp", JOB + 32), ("next", NEXT), ("sleepers", SLEEPERS), ("busy", BUSY), ("p.pid", PID),
+            ("p.spins", SPINS), ("mutex", MUTEX), ("cond", COND),
+        )
+    )  # fmt: skip
+    return f"""
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_detach(i64)
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_broadcast(ptr)
+declare i32 @sched_yield()
+declare i32 @getpid()
+{declare_fp}
+
+; every task, one after the other
+define void @run_alone(ptr %kernel, ptr %args, i64 %tasks) {{
+entry:
+  %any = icmp sgt i64 %tasks, 0
+  br i1 %any, label %loop, label %done
+loop:
+  %task = phi i64 [ 0, %entry ], [ %after, %loop ]
+  call void %kernel(ptr %args, i64 %task)
+  %after = add i64 %task, 1
+  %more = icmp slt i64 %after, %tasks
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+
+; tasks from the counter until none is left
+define internal void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks) {{
+entry:
+  br label %loop
+loop:
+  %task = atomicrmw add ptr %next, i64 1 monotonic
+  %mine = icmp slt i64 %task, %tasks
+  br i1 %mine, label %work, label %done
+work:
+  call void %kernel(ptr %args, i64 %task)
+  br label %loop
+done:
+  ret void
+}}
+
+; what a worker does all its life; its argument is a record (pool, its number), 16 bytes
+define internal ptr @worker(ptr %record) {{
+entry:
+  %pool = load ptr, ptr %record
+  %r.index = getelementptr i8, ptr %record, i64 8
+  %index = load i64, ptr %r.index
+{addresses}
+  br label %wait
+wait:  ; last = the job that this worker need not look at again
+  %last = phi i64 [ -1, %entry ], [ %job, %look ], [ %out.job, %leave ]
+  %spins = load atomic i64, ptr %p.spins monotonic, align 8
+  br label %spin
+spin:
+  %s = phi i64 [ 0, %wait ], [ %s.1, %spin.on ]
+  %g = load atomic i64, ptr %gate acquire, align 8
+  %g.job = lshr i64 %g, 32
+  %g.bit = and i64 %g, 1
+  %g.open = icmp ne i64 %g.bit, 0
+  %g.new = icmp ne i64 %g.job, %last
+  %go = and i1 %g.open, %g.new
+  br i1 %go, label %look, label %spin.more
+spin.more:
+  %s.1 = add i64 %s, 1
+  %tired = icmp sgt i64 %s, %spins
+  br i1 %tired, label %park, label %spin.on
+spin.on:
+  {pause}
+  br label %spin
+park:
+  call i32 @pthread_mutex_lock(ptr %mutex)
+  atomicrmw add ptr %sleepers, i64 1 seq_cst
+  br label %asleep
+asleep:
+  %p = load atomic i64, ptr %gate seq_cst, align 8
+  %p.job = lshr i64 %p, 32
+  %p.bit = and i64 %p, 1
+  %p.open = icmp ne i64 %p.bit, 0
+  %p.new = icmp ne i64 %p.job, %last
+  %p.go = and i1 %p.open, %p.new
+  br i1 %p.go, label %awake, label %sleep
+sleep:
+  call i32 @pthread_cond_wait(ptr %cond, ptr %mutex)
+  br label %asleep
+awake:
+  atomicrmw sub ptr %sleepers, i64 1 seq_cst
+  call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %look
+look:  ; try to go in
+  %seen = phi i64 [ %g, %spin ], [ %p, %awake ], [ %now, %again ]
+  %job = lshr i64 %seen, 32
+  %bit = and i64 %seen, 1
+  %open = icmp ne i64 %bit, 0
+  br i1 %open, label %enter, label %wait
+enter:
+  %in = add i64 %seen, 2
+  %swap = cmpxchg ptr %gate, i64 %seen, i64 %in acq_rel acquire
+  %ok = extractvalue {{i64, i1}} %swap, 1
+  %now = extractvalue {{i64, i1}} %swap, 0
+  br i1 %ok, label %inside, label %again
+again:
+  br label %look
+inside:  ; the job cannot end while this worker is counted
+  %limit = load i64, ptr %j.limit
+  %wanted = icmp slt i64 %index, %limit
+  br i1 %wanted, label %work, label %leave
+work:
+  {load_fp}
+  %kernel = load ptr, ptr %j.kernel
+  %args = load ptr, ptr %j.args
+  %tasks = load i64, ptr %j.tasks
+  call void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks)
+  br label %leave
+leave:
+  %out.job = lshr i64 %in, 32
+  atomicrmw sub ptr %gate, i64 2 release
+  br label %wait
+}}
+
+; 0: done; 1: the pool belongs to another process, nothing was run
+define i64 @run(ptr %pool, ptr %kernel, ptr %args, i64 %tasks, i64 %limit) {{
+entry:
+{addresses}
+  %pid = call i32 @getpid()
+  %pid.0 = load i32, ptr %p.pid
+  %here = icmp eq i32 %pid, %pid.0
+  br i1 %here, label %lock, label %foreign
+foreign:
+  ret i64 1
+lock:
+  %try = cmpxchg ptr %busy, i64 0, i64 1 acquire monotonic
+  %mine = extractvalue {{i64, i1}} %try, 1
+  br i1 %mine, label %write, label %alone
+alone:  ; another thread's job is running: more threads would only get in its way
+  call void @run_alone(ptr %kernel, ptr %args, i64 %tasks)
+  ret i64 0
+write:
+  store ptr %kernel, ptr %j.kernel
+  store ptr %args, ptr %j.args
+  store i64 %tasks, ptr %j.tasks
+  store i64 %limit, ptr %j.limit
+  {save_fp}
+  store atomic i64 0, ptr %next monotonic, align 8
+  %old = load atomic i64, ptr %gate monotonic, align 8
+  %old.job = lshr i64 %old, 32
+  %job = add i64 %old.job, 1
+  %job.up = shl i64 %job, 32
+  %opened = or i64 %job.up, 1
+  atomicrmw xchg ptr %gate, i64 %opened seq_cst
+  %asleep = load atomic i64, ptr %sleepers seq_cst, align 8
+  %wake = icmp sgt i64 %asleep, 0
+  br i1 %wake, label %rouse, label %work
+rouse:
+  call i32 @pthread_mutex_lock(ptr %mutex)
+  call i32 @pthread_mutex_unlock(ptr %mutex)
+  call i32 @pthread_cond_broadcast(ptr %cond)
+  br label %work
+work:
+  call void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks)
+  atomicrmw and ptr %gate, i64 -2 acq_rel
+  br label %waiting
+waiting:
+  %w = phi i64 [ 0, %work ], [ %w.1, %still ], [ %w.1, %yield ]
+  %g = load atomic i64, ptr %gate acquire, align 8
+  %g.low = and i64 %g, 4294967295
+  %empty = icmp eq i64 %g.low, 0
+  br i1 %empty, label %finish, label %patience
+patience:
+  %w.1 = add i64 %w, 1
+  %long = icmp sgt i64 %w, 2000
+  br i1 %long, label %yield, label %still
+still:
+  {pause}
+  br label %waiting
+yield:
+  call i32 @sched_yield()
+  br label %waiting
+finish:
+  store atomic i64 0, ptr %busy release, align 8
+  ret i64 0
+}}
+
+define void @init(ptr %pool) {{
+entry:
+{addresses}
+  call i32 @pthread_mutex_init(ptr %mutex, ptr null)
+  call i32 @pthread_cond_init(ptr %cond, ptr null)
+  %pid = call i32 @getpid()
+  store i32 %pid, ptr %p.pid
+  ret void
+}}
+
+; start one worker: 0, or the error of pthread_create
+define i64 @add_worker(ptr %record) {{
+entry:
+  %thread = alloca i64
+  %error = call i32 @pthread_create(ptr %thread, ptr null, ptr @worker, ptr %record)
+  %wide = sext i32 %error to i64
+  %good = icmp eq i32 %error, 0
+  br i1 %good, label %detach, label %done
+detach:
+  %id = load i64, ptr %thread
+  call i32 @pthread_detach(i64 %id)
+  br label %done
+done:
+  ret i64 %wide
+}}
+
+; how long n pauses take, to turn a time into a number of spins
+define void @pauses(i64 %n) {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i.1, %loop ]
+  {pause}
+  %i.1 = add i64 %i, 1
+  %more = icmp slt i64 %i.1, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+"""

@@ -1,0 +1,221 @@
+"""The cache of object code on disk: what it must survive."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+cache = pytest.importorskip("preimage.engines.jit.cache")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    place = tmp_path / "cache"
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(place))
+    return place
+
+
+def only_file(folder):
+    (path,) = folder.glob("*.obj")
+    return path
+
+
+def test_what_was_written_is_read(folder):
+    assert cache.read("key") is None
+    assert cache.write("key", b"code")
+    assert cache.read("key") == b"code"
+    assert cache.read("other key") is None
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(only_file(folder).stat().st_mode) == 0o600
+
+
+def test_every_part_of_the_key_counts():
+    assert cache.key(a="1", b="2") == cache.key(b="2", a="1")
+    assert len({cache.key(a="1", b="2"), cache.key(a="1", b="3"), cache.key(a="1"), cache.key(a="1", c="2")}) == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "extend", "garbage"])
+def test_a_damaged_file_is_dropped(folder, damage):
+    cache.write("key", b"code" * 100)
+    path = only_file(folder)
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-7] ^= 1
+    elif damage == "truncate":
+        data = data[:-1]
+    elif damage == "empty":
+        data = bytearray()
+    elif damage == "extend":
+        data += b"x"
+    else:
+        data = bytearray(os.urandom(len(data)))
+    path.write_bytes(bytes(data))
+    before = cache.info().corrupt
+    assert cache.read("key") is None
+    assert cache.info().corrupt == before + 1
+    assert not path.exists()
+    assert cache.write("key", b"new")
+    assert cache.read("key") == b"new"
+
+
+def test_a_file_of_another_key_is_not_taken(folder):
+    cache.write("one", b"code of one")
+    source = only_file(folder)
+    cache.write("two", b"code of two")
+    target = next(p for p in folder.glob("*.obj") if p != source)
+    os.replace(source, target)  # intact, under the wrong name
+    assert cache.read("two") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners here")
+def test_a_file_that_others_may_write_is_never_loaded(folder):
+    cache.write("key", b"code")
+    path = only_file(folder)
+    path.chmod(0o666)
+    assert cache.read("key") is None
+    path.chmod(0o600)
+    assert cache.read("key") == b"code"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_is_never_loaded(folder):
+    cache.write("key", b"code")
+    os.chown(only_file(folder), 12345, 12345)
+    assert cache.read("key") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners here")
+def test_a_folder_that_others_may_write_is_refused(tmp_path, monkeypatch):
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(place))
+    assert not cache.write("key", b"code")
+    assert cache.read("key") is None
+    assert "others may write" in cache.info().refused
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(folder, tmp_path):
+    cache.write("key", b"code")
+    path = only_file(folder)
+    elsewhere = tmp_path / "elsewhere"
+    os.replace(path, elsewhere)
+    path.symlink_to(elsewhere)
+    assert cache.read("key") is None
+
+
+@pytest.mark.parametrize("home", ["file", "null"])
+def test_no_home_is_no_error(tmp_path, monkeypatch, home):
+    monkeypatch.delenv("PREIMAGE_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the home should be")
+    monkeypatch.setenv("HOME", str(blocked) if home == "file" else "/dev/null")
+    assert cache.read("key") is None
+    assert cache.write("key", b"code") is False
+    report = cache.cache_report()
+    assert report["folder"] is None
+    assert report["refused"]
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_no_error(folder):
+    cache.write("key", b"code")
+    folder.chmod(0o500)
+    assert cache.read("key") == b"code"
+    assert cache.write("other", b"code") is False
+    folder.chmod(0o700)
+
+
+def test_off_means_off(monkeypatch):
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
+    assert not cache.write("key", b"code")
+    assert cache.info().refused == "PREIMAGE_CACHE_DIR switches it off"
+
+
+def test_the_files_used_longest_ago_go_first(folder):
+    for n in range(10):
+        cache.write(f"key {n}", bytes(1000))
+    old = time.time() - 1000
+    for n in range(10):
+        os.utime(folder / os.path.basename(cache._path(folder, f"key {n}")), (old + n, old + n))
+    assert cache.read("key 0") is not None  # used just now
+    size = cache.info().size_bytes
+    assert cache.trim(folder, size) == 0
+    assert cache.trim(folder, size - 1) == 3  # down to three quarters
+    assert cache.read("key 0") is not None
+    assert [n for n in range(1, 10) if cache.read(f"key {n}") is None] == [1, 2, 3]
+
+
+def test_the_limit_is_kept_while_writing(folder, monkeypatch):
+    monkeypatch.setenv("PREIMAGE_CACHE_BYTES", "20000")
+    monkeypatch.setattr(cache, "_TRIM_EVERY", 2)
+    for n in range(100):
+        cache.write(f"key {n}", bytes(1000))
+    assert cache.info().size_bytes < 25000
+    assert not cache.write("large", bytes(30000))
+
+
+def test_what_a_killed_process_left_is_cleared_later(folder):
+    cache.write("key", b"code")
+    left = folder / "new-abc.tmp"
+    left.write_bytes(b"half")
+    cache.trim(folder, 1 << 20)
+    assert left.exists()  # it may still be written
+    os.utime(left, (1, 1))
+    cache.trim(folder, 1 << 20)
+    assert not left.exists()
+
+
+def test_clear_and_report(folder):
+    for n in range(3):
+        cache.write(f"key {n}", b"code")
+    report = cache.cache_report()
+    assert report["files"] == 3
+    assert report["folder"] == str(folder)
+    assert cache.clear() == 3
+    assert cache.info().files == 0
+
+
+def test_many_processes_write_and_read_the_same_keys(folder):
+    code = """
+import os, sys
+from preimage.engines.jit import cache
+wrong = 0
+for turn in range(150):
+    for n in range(4):
+        data = (b"%d" % n) * 5000
+        found = cache.read(f"key {n}")
+        wrong += found is not None and found != data
+        cache.write(f"key {n}", data)
+    if turn % 50 == 49: cache.clear()
+assert not wrong
+assert cache.info().corrupt == 0
+"""
+    runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [run.wait(timeout=60) for run in runs] == [0] * 4
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_code_from_disk_is_used_and_a_corrupt_file_is_rebuilt(folder):
+    llvm = pytest.importorskip("preimage.engines.jit.llvm")
+    if llvm.unavailable():
+        pytest.skip(llvm.unavailable())
+    text = "define void @kernel(ptr %a, i64 %t) {\n  %x = add i64 %t, 987654321\n  ret void\n}"
+    before = cache.info()
+    llvm.compile_module(text)
+    assert cache.info().writes == before.writes + 1
+    llvm.forget()
+    llvm.compile_module(text)
+    assert cache.info().hits == before.hits + 1
+    path = only_file(folder)
+    path.write_bytes(path.read_bytes()[:-10])
+    llvm.forget()
+    llvm.compile_module(text)
+    assert cache.info().corrupt == before.corrupt + 1
+    assert cache.info().writes == before.writes + 2

@@ -1,0 +1,214 @@
+"""The door to LLVM: code runs, keeps its numbers, is cached, is freed; other targets compile."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+llvm = pytest.importorskip("preimage.engines.jit.llvm")
+if llvm.unavailable():
+    pytest.skip(llvm.unavailable(), allow_module_level=True)
+
+from preimage.engines.jit import threads  # noqa: E402
+from preimage.errors import EngineError  # noqa: E402
+
+
+def adds(value: int) -> str:
+    """A kernel that adds `value` to the 64-bit integer at args[0] + 8 * task."""
+    return f"""
+define void @kernel(ptr %args, i64 %task) {{
+  %base = load ptr, ptr %args
+  %at = getelementptr i64, ptr %base, i64 %task
+  %old = load i64, ptr %at
+  %new = add i64 %old, {value}
+  store i64 %new, ptr %at
+  ret void
+}}
+"""
+
+
+def mappings() -> int | None:
+    """How many pieces of memory the process has mapped, where the system tells."""
+    try:
+        with open("/proc/self/maps") as file:
+            return len(file.readlines())
+    except OSError:
+        return None
+
+
+def call(kernel, array, tasks=1):
+    threads.launch(kernel, threads.pack_args(array.ctypes.data), tasks, 1)
+
+
+def test_text_becomes_a_function_that_runs():
+    x = np.zeros(5, np.int64)
+    call(llvm.compile_module(adds(3)), x, 5)
+    assert x.tolist() == [3] * 5
+
+
+def test_the_same_text_is_compiled_once():
+    assert llvm.compile_module(adds(4)) is llvm.compile_module(adds(4))
+
+
+def test_hundreds_of_kernels_live_side_by_side_and_are_freed():
+    x = np.zeros(1, np.int64)
+    code = [llvm.object_code(adds(value)) for value in range(3)]
+    before = mappings()
+    kernels = [llvm.load_object(code[n % 3])["kernel"] for n in range(400)]
+    assert len({int(k) for k in kernels}) == 400
+    for kernel in kernels:
+        call(kernel, x)
+    assert x[0] == sum(n % 3 for n in range(400))
+    if before is not None:
+        during = mappings()
+        del kernel, kernels
+        gc.collect()
+        after = mappings()
+        assert during > before + 200, "the check would not notice"
+        assert after < before + 50
+
+
+def test_a_kernel_dropped_from_memory_stays_loaded_while_it_is_held():
+    kernel = llvm.compile_module(adds(11))
+    llvm.forget()
+    gc.collect()
+    x = np.zeros(1, np.int64)
+    call(kernel, x)
+    assert x[0] == 11
+    assert llvm.compile_module(adds(11)) is not kernel
+
+
+def test_memory_holds_a_bounded_number_of_kernels(monkeypatch):
+    monkeypatch.setattr(llvm, "MEMORY_KERNELS", 5)
+    for value in range(100, 120):
+        llvm.compile_module(adds(value))
+    assert llvm.loaded_count() == 5
+
+
+PRODUCT_AND_SUM = """
+define void @kernel(ptr %args, i64 %task) {
+  %p = load ptr, ptr %args
+  %a = load float, ptr %p
+  %p1 = getelementptr float, ptr %p, i64 1
+  %b = load float, ptr %p1
+  %p2 = getelementptr float, ptr %p, i64 2
+  %c = load float, ptr %p2
+  %ab = fmul float %a, %b
+  %abc = fadd float %ab, %c
+  %fused = call float @llvm.fma.f32(float %a, float %b, float %c)
+  %p3 = getelementptr float, ptr %p, i64 3
+  store float %abc, ptr %p3
+  %p4 = getelementptr float, ptr %p, i64 4
+  store float %fused, ptr %p4
+  ret void
+}
+declare float @llvm.fma.f32(float, float, float)
+"""
+
+
+@pytest.mark.parametrize("name", ["host", "avx512", "avx2"])
+def test_a_product_and_a_sum_are_not_contracted(name):
+    target = llvm.named_target(name)
+    if not target.runs_here:
+        pytest.skip(f"{name} code does not run here")
+    a = np.float32(1 + 2**-12)
+    x = np.array([a, a, -1, 0, 0], np.float32)
+    call(llvm.compile_module(PRODUCT_AND_SUM, target=target), x)
+    exact = float(a) * float(a) - 1  # exact in float64
+    assert x[3] == np.float32(np.float32(a * a) - np.float32(1))
+    assert x[4] == np.float32(exact)
+    assert x[3] != x[4], "the numbers chosen must tell the two apart"
+
+
+def test_denormals_are_kept():
+    x = np.array([2**-100, 2**-40, 0, 0, 0], np.float32)
+    call(llvm.compile_module(PRODUCT_AND_SUM), x)
+    assert x[3] == np.float32(2**-140)
+    assert x[4] == np.float32(2**-140)
+
+
+def test_the_assembly_of_a_narrower_target_has_its_registers():
+    text = """
+define void @kernel(ptr %args, i64 %task) {
+  %v = load <16 x float>, ptr %args, align 4
+  %w = fmul <16 x float> %v, %v
+  store <16 x float> %w, ptr %args, align 4
+  ret void
+}
+"""
+    if not llvm.host().triple.startswith("x86_64"):
+        pytest.skip("names of x86 registers")
+    assert "zmm" in llvm.assembly(text, llvm.named_target("avx512"))
+    narrow = llvm.assembly(text, llvm.named_target("avx2"))
+    assert "ymm" in narrow
+    assert "zmm" not in narrow
+    assert "%v" in llvm.optimised_ir(text)
+
+
+def test_arm_code_is_an_object_file_and_refuses_to_run_here():
+    target = llvm.named_target("neon")
+    code = llvm.object_code(PRODUCT_AND_SUM, target)
+    assert code[:4] == b"\x7fELF"
+    assert int.from_bytes(code[18:20], "little") == 183  # EM_AARCH64
+    if not target.runs_here:
+        with pytest.raises(EngineError, match="cannot run on this CPU"):
+            llvm.compile_module(PRODUCT_AND_SUM, target=target)
+
+
+def test_an_unknown_target_is_named():
+    with pytest.raises(EngineError, match="no target is called 'sse9'"):
+        llvm.named_target("sse9")
+
+
+def test_wrong_text_is_refused_and_nothing_is_kept():
+    count = llvm.loaded_count()
+    with pytest.raises(RuntimeError):
+        llvm.compile_module("define void @kernel(ptr %args, i64 %task) { ret i32 0 }")
+    assert llvm.loaded_count() == count
+
+
+def test_host_description_is_plausible():
+    host = llvm.host()
+    assert host.vector_bytes in (16, 32, 64)
+    assert host.vector_registers in (16, 32)
+    assert 8 << 10 <= host.l1_bytes <= 1 << 20
+    assert host.l1_bytes <= host.l2_bytes <= host.l3_bytes
+
+
+def test_llvmlite_is_not_loaded_with_the_package():
+    code = "import sys, preimage; assert not any(m.startswith('llvmlite') for m in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_fork_in_the_middle_of_compiling_leaves_the_child_able_to_compile():
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork")
+    code = """
+import os, threading, time, warnings
+warnings.simplefilter("ignore")
+from preimage.engines.jit import llvm
+stop = False
+text = "define void @kernel(ptr %a, i64 %t) {\\n  %x = add i64 %t, NUMBER\\n  ret void\\n}"
+def busy():
+    n = 0
+    while not stop:
+        n += 1
+        llvm.object_code(text.replace("NUMBER", str(n)))
+        time.sleep(0.0005)  # a lock is not fair: let the fork have its turn
+worker = threading.Thread(target=busy)
+worker.start()
+for turn in range(8):
+    child = os.fork()
+    if child == 0:
+        llvm.object_code(text.replace("NUMBER", "7777"))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+stop = True
+worker.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,294 @@
+"""The pool of threads: every task once, whoever calls, whatever happens meanwhile.
+
+The long form:  PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_threads.py -k storm     (seconds)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+llvm = pytest.importorskip("preimage.engines.jit.llvm")
+if llvm.unavailable():
+    pytest.skip(llvm.unavailable(), allow_module_level=True)
+
+from preimage.engines.jit import threads  # noqa: E402
+
+STORM_SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "1.5"))
+
+#: counts[task] += 1 after some work, not atomically: a task that ran twice, or at the same time as itself, is seen
+COUNT = """
+define void @kernel(ptr %args, i64 %task) {
+entry:
+  %base = load ptr, ptr %args
+  %p = getelementptr i64, ptr %args, i64 1
+  %work = load i64, ptr %p
+  %at = getelementptr i64, ptr %base, i64 %task
+  %old = load i64, ptr %at
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %next = add i64 %i, 1
+  store volatile i64 %old, ptr %at
+  %more = icmp slt i64 %next, %work
+  br i1 %more, label %loop, label %done
+done:
+  %new = add i64 %old, 1
+  store i64 %new, ptr %at
+  ret void
+}
+"""
+
+
+def count(counts: np.ndarray, n_threads: int, work: int = 1) -> None:
+    args = threads.pack_args(counts.ctypes.data, work)
+    threads.launch(llvm.compile_module(COUNT, "count"), args, len(counts), n_threads)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("tasks", [0, 1, 2, 5, 1000])
+def test_every_task_runs_once(n_threads, tasks):
+    counts = np.zeros(tasks, np.int64)
+    for _ in range(20):
+        count(counts, n_threads)
+    assert (counts == 20).all()
+
+
+def test_the_pool_grows_to_what_is_asked_and_no_further():
+    count(np.zeros(100, np.int64), 4)
+    size = threads.pool_size()
+    assert size >= 3
+    count(np.zeros(100, np.int64), 2)
+    count(np.zeros(2, np.int64), 40)  # two tasks need one worker
+    assert threads.pool_size() == size
+
+
+def test_one_thread_starts_no_worker():
+    code = """
+import numpy as np
+from preimage.engines.jit import llvm, threads
+kernel = llvm.compile_module("define void @kernel(ptr %a, i64 %t) {\\n  ret void\\n}")
+threads.launch(kernel, threads.pack_args(0), 100, 1)
+assert threads.pool_size() == 0
+threads.launch(kernel, threads.pack_args(0), 1, 8)
+assert threads.pool_size() == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_two_threads_really_work_at_the_same_time():
+    """Task 0 waits until task 1 has started: with one thread at a time it would wait for ever (it gives up after a while)."""
+    text = """
+define void @kernel(ptr %args, i64 %task) {
+entry:
+  %base = load ptr, ptr %args
+  %mine = getelementptr i64, ptr %base, i64 %task
+  %other = sub i64 1, %task
+  %theirs = getelementptr i64, ptr %base, i64 %other
+  store atomic i64 1, ptr %mine seq_cst, align 8
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %next = add i64 %i, 1
+  %seen = load atomic i64, ptr %theirs seq_cst, align 8
+  %met = icmp ne i64 %seen, 0
+  %late = icmp sgt i64 %i, 3000000000
+  %stop = or i1 %met, %late
+  br i1 %stop, label %done, label %loop
+done:
+  %r = getelementptr i64, ptr %mine, i64 2
+  store i64 %seen, ptr %r
+  ret void
+}
+"""
+    state = np.zeros(4, np.int64)
+    threads.launch(llvm.compile_module(text, "meet"), threads.pack_args(state.ctypes.data), 2, 2)
+    assert state.tolist() == [1, 1, 1, 1]
+
+
+def test_python_runs_while_a_kernel_does():
+    ticks = []
+    stop = threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    other = threading.Thread(target=tick)
+    other.start()
+    begin = time.perf_counter()
+    count(np.zeros(1, np.int64), 1, work=300_000_000)
+    end = time.perf_counter()
+    stop.set()
+    other.join()
+    assert sum(begin < t < end for t in ticks) > 10
+
+
+def storm(seconds: float, forks: bool) -> None:
+    """Eight Python threads launch jobs of mixed sizes; the main thread forks in between, and the children launch too."""
+    stop, wrong = time.monotonic() + seconds, []
+
+    def caller(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        while time.monotonic() < stop:
+            counts = np.zeros(int(rng.integers(1, 200)), np.int64)
+            turns = int(rng.integers(1, 20))
+            for _ in range(turns):
+                count(counts, int(rng.integers(1, 5)), int(rng.integers(1, 100)))
+            if not (counts == turns).all():
+                wrong.append(counts)
+
+    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(8)]
+    for thread in callers:
+        thread.start()
+    while forks and time.monotonic() < stop:
+        child = os.fork()
+        if child == 0:
+            counts = np.zeros(50, np.int64)
+            for _ in range(5):
+                count(counts, 3)
+            os._exit(0 if (counts == 5).all() and threads.pool_size() == 2 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        time.sleep(0.02)
+    for thread in callers:
+        thread.join()
+    assert not wrong
+
+
+def test_storm_of_python_threads():
+    storm(STORM_SECONDS, forks=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_storm_with_forks():
+    count(np.zeros(10, np.int64), 2)
+    storm(STORM_SECONDS, forks=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_that_python_did_not_fork_builds_its_own_pool():
+    """A fork behind Python's back (from C) is noticed by the process id."""
+    count(np.zeros(10, np.int64), 2)
+    child = os.fork()
+    if child == 0:
+        threads._pool = threads_pool_of_parent
+        counts = np.zeros(64, np.int64)
+        count(counts, 2)
+        os._exit(0 if (counts == 1).all() and threads._pool is not threads_pool_of_parent else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+threads_pool_of_parent = None
+
+
+@pytest.fixture(autouse=True)
+def _remember_the_pool():
+    global threads_pool_of_parent
+    count(np.zeros(10, np.int64), 2)
+    threads_pool_of_parent = threads._pool
+
+
+@pytest.mark.parametrize("how", ["normal", "daemon", "os._exit", "exception", "interrupt"])
+def test_the_interpreter_ends_without_a_hang_or_crash(how):
+    code = f"""
+import os, sys, threading, time
+import numpy as np
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from preimage.engines.jit import llvm, threads
+kernel = llvm.compile_module({COUNT!r}, "count")
+counts = np.zeros(1000, np.int64)
+def work(turns=200):
+    for _ in range(turns):
+        threads.launch(kernel, threads.pack_args(counts.ctypes.data, 50), 1000, 3)
+work()
+how = {how!r}
+if how == "daemon":
+    for _ in range(3): threading.Thread(target=work, args=(10**9,), daemon=True).start()
+    time.sleep(0.05)
+elif how == "os._exit":
+    os._exit(0)
+elif how == "exception":
+    raise SystemExit(0)
+elif how == "interrupt":
+    print("ready", flush=True)
+    try:
+        work(10**9)
+    except KeyboardInterrupt:
+        assert threads.pool_size() == 2
+        counts[:] = 0
+        work(5)
+        assert (counts == 5).all()
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if how == "interrupt":
+        assert run.stdout.readline() == b"ready\n"
+        time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err.decode()
+    assert b"Error" not in err
+
+
+@pytest.mark.skipif(not llvm.host().triple.startswith("x86_64"), reason="reads the x86 control word")
+def test_workers_use_the_callers_rounding_and_denormals():
+    """A worker takes over the floating-point control word, so the thread count changes no bit there either."""
+    text = """
+define void @kernel(ptr %args, i64 %task) {
+  %base = load ptr, ptr %args
+  %at = getelementptr i32, ptr %base, i64 %task
+  call void @llvm.x86.sse.stmxcsr(ptr %at)
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %0 ], [ %next, %loop ]
+  %next = add i64 %i, 1
+  %word = load volatile i32, ptr %at
+  %more = icmp slt i64 %next, 20000
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+declare void @llvm.x86.sse.stmxcsr(ptr)
+"""
+    setter = """
+define void @kernel(ptr %args, i64 %task) {
+  call void @llvm.x86.sse.ldmxcsr(ptr %args)
+  ret void
+}
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+"""
+    words = np.zeros(64, np.int32)
+    kernel, control = llvm.compile_module(text, "read mxcsr"), llvm.compile_module(setter, "set mxcsr")
+    for wanted in (0x1F80, 0x9FC0, 0x1F80):  # default; flush to zero and denormals are zero; default
+        threads.launch(control, threads.pack_args(wanted), 1, 1)
+        for _ in range(20):
+            threads.launch(kernel, threads.pack_args(words.ctypes.data), 64, 3)
+            assert set(words & 0xFFC0) == {wanted & 0xFFC0}
+
+
+def test_hand_off_and_call_are_quick():
+    """Loose bounds that hold on a busy machine; docs/performance.md has the figures measured alone."""
+    kernel = llvm.compile_module("define void @kernel(ptr %a, i64 %t) {\n  ret void\n}", "nothing")
+    args = threads.pack_args(0)
+
+    def best(n_threads: int) -> float:
+        times = []
+        for _ in range(50):
+            begin = time.perf_counter()
+            for _ in range(100):
+                threads.launch(kernel, args, n_threads, n_threads)
+            times.append((time.perf_counter() - begin) / 100)
+        return min(times)
+
+    assert best(1) < 20e-6
+    if len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0, 1]) > 1:
+        assert best(2) < 80e-6
