@@ -4,6 +4,7 @@
     fold_constants    what depends on stored arrays alone is computed once
     fold_affine       a batch normalisation, scale or offset per channel goes into the weights of the contraction before it
     fuse_epilogues    a residual sum and an activation go into the engine's epilogue
+    fuse_pointwise    chains of elementwise nodes run block by block, in the cache
     channels_last     inputs are laid out with channels innermost, which every later array follows
 
 The result is for inference: folded parameters are constants, and their gradients are gone. A rewritten graph gives the same values to
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from preimage.autograd import no_grad
 from preimage.io.graph import OPS, Graph, Node, graph_op
+from preimage.io.graph_pointwise import fuse_pointwise
 
 __all__ = ["PASSES", "channels_last", "drop_identities", "fold_affine", "fold_constants", "fuse_epilogues", "optimise"]
 
@@ -239,4 +241,4 @@ def channels_last(graph: Graph) -> Graph:
     return _pruned(graph, [*first, *rest], graph.constants)
 
 
-PASSES: tuple[Callable[[Graph], Graph], ...] = (drop_identities, fold_constants, fold_affine, fuse_epilogues, channels_last)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (drop_identities, fold_constants, fold_affine, fuse_epilogues, fuse_pointwise, channels_last)

@@ -48,7 +48,9 @@ _relu_op = primitive(
 
 _leaky_relu_op = primitive(
     "leaky_relu",
-    unary(lambda x, slope: np.maximum(x, x * x.dtype.type(slope)) if 0 < slope <= 1 else np.where(x > 0, x, x * x.dtype.type(slope))),
+    unary(
+        lambda x, slope: np.maximum(x, x * x.dtype.type(slope)) if 0 < slope <= 1 else np.where(x > 0, x, x * x.dtype.type(slope))
+    ),
     [lambda g, ans, x, slope: select(array_of(x) > 0, g, multiply(g, slope))],
     saves=(0,),
 )
@@ -302,6 +304,6 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
     Raises: OptionError for another approximation.
     """
-    if approximate not in _GELU:
+    if not isinstance(approximate, str) or approximate not in _GELU:
         raise OptionError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     return _GELU[approximate](operand(x, "x"))

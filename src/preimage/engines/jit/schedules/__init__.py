@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from preimage.engines.jit.schedules import blocks, depthwise, depthwise_grad, direct, pack, pixels, plane, sequence, weight_grad
+from preimage.engines.jit.schedules import (
+    blocks,
+    chain,
+    depthwise,
+    depthwise_grad,
+    direct,
+    pack,
+    pixels,
+    plane,
+    sequence,
+    weight_grad,
+)
 
 __all__ = ["BUILDERS"]
 
 #: The name of a spec's class -> the function that makes its IR text.
 BUILDERS: dict[str, Callable[[Any], str]] = {
     "BlockSpec": blocks.build,
+    "ChainSpec": chain.build,
     "CopySpec": pack.build_copy,
     "DepthwiseGradSpec": depthwise_grad.build,
     "DepthwiseSpec": depthwise.build,
