@@ -78,7 +78,7 @@ def normalise_padding(padding: Any, ndim: int) -> Pairs | str:
         if word not in ("same", "same_upper", "same_lower", "valid"):
             raise GeometryError(f"padding must be numbers, 'same', 'same_lower' or 'valid', got {padding!r}")
         return "same" if word == "same_upper" else word
-    if not hasattr(padding, "__iter__"):
+    if not hasattr(padding, "__iter__") or getattr(padding, "ndim", 1) == 0:
         both = integer(padding, "padding")
         entries: list[Any] = [both] * ndim
     else:
@@ -88,7 +88,7 @@ def normalise_padding(padding: Any, ndim: int) -> Pairs | str:
         raise GeometryError(f"padding {padding!r} has {len(entries)} entries, wanted one per axis ({ndim}){hint}")
     pairs = []
     for axis, entry in enumerate(entries):
-        if hasattr(entry, "__iter__") and not isinstance(entry, str):
+        if hasattr(entry, "__iter__") and not isinstance(entry, str) and getattr(entry, "ndim", 1) != 0:
             pair = tuple(integer(v, f"padding[{axis}]") for v in entry)
             if len(pair) != 2:
                 raise GeometryError(f"padding[{axis}] is {entry!r}, wanted an integer or a pair (lo, hi)")

@@ -52,7 +52,11 @@ def broadcast_to(x: Any, shape: Any) -> Any:
     Raises: ShapeError where the shapes do not fit.
     """
     x, shape = operand(x, "x"), sizes_of(shape, "broadcast_to")
-    fits = len(shape) >= x.ndim and all(a in (1, b) for a, b in zip(x.shape, shape[len(shape) - x.ndim :], strict=True))
+    fits = (
+        len(shape) >= x.ndim
+        and all(n >= 0 for n in shape)
+        and all(a in (1, b) for a, b in zip(x.shape, shape[len(shape) - x.ndim :], strict=True))
+    )
     if not fits:
         raise ShapeError(f"broadcast_to: shape {x.shape} cannot be repeated to {shape}; sizes must be equal or 1")
     return x if x.shape == shape else _broadcast_to_op(x, shape=shape)

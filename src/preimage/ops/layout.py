@@ -22,7 +22,7 @@ LAYOUTS = ("channels_first", "channels_last")
 
 def check_layout(layout: Any) -> str:
     """The layout itself. Raises: OptionError for any other word."""
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
     return str(layout)
 

@@ -14,18 +14,9 @@ from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 
 __all__ = [
-    "Array",
-    "Axes",
-    "axes_of",
-    "axis_of",
-    "broadcast_shape",
-    "narrow",
-    "operand",
-    "operands",
-    "sizes_of",
-    "total",
-    "widened",
-]
+    "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "count_of", "entries", "narrow", "operand", "operands", "parts_of", "regular",
+    "sizes_of", "total", "widened",
+]  # fmt: skip
 
 Array = NDArray[Any]
 Axes = int | Sequence[int] | None
@@ -39,7 +30,8 @@ def _float_array(array: Array, name: str) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _ragged(value: Any) -> Array:
+def regular(value: Any) -> Array:
+    """The value as an array. Raises: ShapeError for a list of rows of different lengths."""
     try:
         return np.asarray(value)
     except ValueError:
@@ -59,7 +51,7 @@ def operand(value: Any, name: str) -> Any:
 
 
 def _number(value: Any, dtype: Any, name: str) -> Array:
-    array = _ragged(value)
+    array = regular(value)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind != "O" and supported_dtype(array.dtype)):
         raise DTypeError(f"{name} must be an array of floats or a number, got {type(value).__name__}")
     array = np.array(array, dtype)
@@ -73,29 +65,24 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
 
     Raises: DTypeError for integers in an array (a silent change of their values would follow).
     """
-    dtypes = [v.dtype for v in values if isinstance(v, Tensor | np.ndarray) and v.dtype.kind != "b"]
+    ready = [
+        _float_array(v, f"an argument of {name}") if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in values
+    ]
+    dtypes = [v.dtype for v in ready if isinstance(v, Tensor | np.ndarray) and v.dtype.kind != "b"]
     if not dtypes:
-        dtypes = [v.dtype for v in values if isinstance(v, np.floating)]
-    ready: list[Any] = []
+        dtypes = [v.dtype for v in ready if isinstance(v, np.floating)]
     dtype = dtypes[0] if dtypes else np.dtype(np.float64)
-    for other in dtypes[1:]:
-        if other != dtype:
-            dtype = _promoted(name, dtypes)
-            break
-    for value in values:
-        if isinstance(value, Tensor):
-            ready.append(value)
-        elif isinstance(value, np.ndarray) and value.dtype.kind != "b":
-            ready.append(_float_array(value, f"an argument of {name}"))
-        else:
-            ready.append(_number(value, dtype, f"an argument of {name}"))
-    return tuple(ready)
+    if any(other != dtype for other in dtypes[1:]):
+        dtype = _promoted(name, dtypes)
+    return tuple(
+        v
+        if isinstance(v, Tensor) or (isinstance(v, np.ndarray) and v.dtype.kind != "b")
+        else _number(v, dtype, f"an argument of {name}")
+        for v in ready
+    )
 
 
 def _promoted(name: str, dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
-    for dtype in dtypes:
-        if dtype.kind == "O" or not supported_dtype(dtype):
-            raise DTypeError(f"an argument of {name} has dtype {dtype}; use float32, float64, float16 or bfloat16")
     try:
         return np.dtype(np.result_type(*dtypes))
     except TypeError:
@@ -114,6 +101,37 @@ def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         raise ShapeError(f"{name}: shapes {listed} do not broadcast; from the last axis, sizes must be equal or 1") from None
 
 
+def entries(value: Any) -> list[Any] | None:
+    """The entries of a sequence; None for a single value (a word is one, and so is an array without axes)."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable | Tensor):
+        return None
+    if isinstance(value, Tensor | np.ndarray):
+        array: Any = array_of(value)
+        return list(array) if array.ndim else None
+    return list(value)
+
+
+def parts_of(parts: Any, name: str) -> tuple[Any, ...]:
+    """The arguments of an operation over a list of arrays. Raises: ShapeError for none, or for what is no list."""
+    listed = None if isinstance(parts, Tensor | np.ndarray) else entries(parts)
+    if not listed:
+        raise ShapeError(f"{name}: give a list of at least one array")
+    return operands(name, *listed)
+
+
+def count_of(value: Any, name: str, least: int) -> int:
+    """One integer of at least `least`. Raises: OptionError for anything else."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise OptionError(f"{name} must be an integer, got {value!r}") from None
+    if count < least:
+        raise OptionError(
+            f"{name} must not be {'negative' if not least else f'less than {least}'}, got {count}; at least {least}"
+        )
+    return count
+
+
 def axis_of(axis: Any, ndim: int, name: str) -> int:
     """One axis as 0..ndim-1. Raises: ShapeError where there is no such axis."""
     try:
@@ -129,7 +147,8 @@ def axes_of(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
     """The axes that `axis` names (None: all), in rising order. Raises: ShapeError for one that does not exist or comes twice."""
     if axis is None:
         return tuple(range(ndim))
-    given = list(axis) if isinstance(axis, Iterable) else [axis]
+    listed = entries(axis)
+    given = [axis] if listed is None else listed
     axes = sorted(axis_of(a, ndim, name) for a in given)
     if len(set(axes)) < len(axes):
         raise ShapeError(f"{name}: axis given twice in {axis!r}")
@@ -138,10 +157,9 @@ def axes_of(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
 
 def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
     """A shape as a tuple of Python ints, from one int or a sequence. Raises: OptionError for anything else."""
+    listed = entries(shape)
     try:
-        if not isinstance(shape, Iterable):
-            return (operator.index(shape),)
-        return tuple(operator.index(n) for n in shape)
+        return tuple(operator.index(n) for n in ([shape] if listed is None else listed))
     except TypeError:
         raise OptionError(f"{name}: sizes are integers, got {shape!r}") from None
 

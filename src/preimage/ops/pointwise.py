@@ -14,7 +14,7 @@ import numpy as np
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match
-from preimage.ops.operands import Array, broadcast_shape, narrow, operand, operands, widened
+from preimage.ops.operands import Array, broadcast_shape, narrow, operand, operands, regular, widened
 
 __all__ = [
     "abs", "add", "clip", "cos", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "negative",
@@ -254,7 +254,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
     Raises: DTypeError for a condition that is not boolean.
     """
-    chosen = np.asarray(array_of(condition))
+    chosen = regular(array_of(condition))
     if chosen.dtype != np.bool_:
         raise DTypeError(f"where: the condition must be boolean, got {chosen.dtype}; compare, e.g. x > 0")
     # A mask of the caller's may be changed before the gradient needs it.

@@ -20,7 +20,7 @@ from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, narrow, operand, sizes_of
+from preimage.ops.operands import Array, count_of, entries, narrow, operand, regular, sizes_of
 from preimage.ops.pointwise import multiply
 from preimage.ops.reduce import max as max_over
 from preimage.ops.reduce import mean as mean_over
@@ -185,7 +185,7 @@ def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last"
 
     Raises: ShapeError for switches of another shape or outside the output.
     """
-    y, size, where = operand(y, "y"), sizes_of(output_size, "max_unpool"), np.asarray(array_of(switches))
+    y, size, where = operand(y, "y"), sizes_of(output_size, "max_unpool"), regular(array_of(switches))
     if where.dtype.kind not in "iu":
         raise DTypeError(f"max_unpool: switches must be integers, got {where.dtype}")
     if len(_spatial(y, "max_unpool")) != len(size) or any(n < 0 for n in size):
@@ -195,7 +195,7 @@ def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last"
     plane = math.prod(size)
     if where.size and (where.max() >= plane or where.min() < -1):
         raise ShapeError(f"max_unpool: switches reach from {where.min()} to {where.max()}; output_size {size} has {plane} places")
-    if overlap not in ("last", "add"):
+    if not isinstance(overlap, str) or overlap not in ("last", "add"):
         raise OptionError(f"max_unpool: overlap must be 'last' or 'add', got {overlap!r}")
     where = where.astype(np.int64)
     return _put_op(y, switches=_winners(where, plane) if overlap == "last" else where, size=size)
@@ -310,11 +310,12 @@ def global_max_pool(x: Any) -> Any:
 def _adaptive(x: Any, output_size: Any, name: str, reduce: Any) -> Any:
     x = operand(x, "x")
     spatial = _spatial(x, name)
-    wanted = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size,) * len(spatial)
+    listed = entries(output_size)
+    wanted = (output_size,) * len(spatial) if listed is None else tuple(listed)
     if len(wanted) != len(spatial):
         raise ShapeError(f"{name}: output_size {output_size!r} does not fit the {len(spatial)} spatial axes of shape {x.shape}")
     for k, (n, m) in enumerate(zip(spatial, wanted, strict=True)):
-        (outputs,) = (n,) if m is None else sizes_of(m, name)
+        outputs = n if m is None else count_of(m, f"{name}: a size", 0)
         if outputs < 1 or n < 1:
             raise ShapeError(f"{name}: cannot make {outputs} windows over spatial axis {k} of size {n}")
         if outputs == n:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
-from preimage.ops.operands import Array, axes_of, axis_of, operand, operands, sizes_of
+from preimage.ops.operands import Array, axes_of, axis_of, count_of, entries, operand, parts_of, regular, sizes_of
 
 __all__ = [
     "concat", "expand_dims", "flatten", "flip", "getitem", "moveaxis", "put", "repeat", "reshape", "roll", "split", "squeeze",
@@ -26,6 +26,12 @@ __all__ = [
 
 
 # -- the same elements under another shape -----------------------------------------------------------------------------
+
+
+def _listed(value: Any) -> list[Any]:
+    held = entries(value)
+    return [value] if held is None else held
+
 
 _reshape_op = primitive(
     "reshape",
@@ -66,7 +72,7 @@ def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Any:
 def expand_dims(x: Any, axis: Any) -> Any:
     """New axes of size 1, at these places of the result."""
     x = operand(x, "x")
-    ndim = x.ndim + (len(tuple(axis)) if isinstance(axis, Iterable) else 1)
+    ndim = x.ndim + len(_listed(axis))
     axes = axes_of(axis, ndim, "expand_dims")
     sizes = iter(x.shape)
     return reshape(x, tuple(1 if k in axes else next(sizes) for k in range(ndim)))
@@ -100,10 +106,10 @@ def transpose(x: Any, *axes: Any) -> Any:
     Raises: ShapeError where `axes` is not a permutation.
     """
     x = operand(x, "x")
-    if not axes or axes == (None,):
+    if not axes or (len(axes) == 1 and axes[0] is None):
         order = tuple(reversed(range(x.ndim)))
     else:
-        given = axes[0] if len(axes) == 1 and isinstance(axes[0], Iterable) else axes
+        given = _listed(axes[0]) if len(axes) == 1 else axes
         order = tuple(axis_of(a, x.ndim, "transpose") for a in given)
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(f"transpose: {order} is no order of the {x.ndim} axes of shape {x.shape}")
@@ -113,8 +119,8 @@ def transpose(x: Any, *axes: Any) -> Any:
 def moveaxis(x: Any, source: Any, destination: Any) -> Any:
     """Axes moved to other places, the others staying in order."""
     x = operand(x, "x")
-    origin = [axis_of(a, x.ndim, "moveaxis") for a in (source if isinstance(source, Iterable) else [source])]
-    target = [axis_of(a, x.ndim, "moveaxis") for a in (destination if isinstance(destination, Iterable) else [destination])]
+    origin = [axis_of(a, x.ndim, "moveaxis") for a in _listed(source)]
+    target = [axis_of(a, x.ndim, "moveaxis") for a in _listed(destination)]
     if len(origin) != len(target) or len(set(origin)) < len(origin) or len(set(target)) < len(target):
         raise ShapeError(f"moveaxis: {source!r} to {destination!r} does not pair distinct axes")
     order = [k for k in range(x.ndim) if k not in origin]
@@ -170,7 +176,7 @@ def _key(key: Any) -> Any:
     if isinstance(key, int | np.integer):
         return operator.index(key)
     if isinstance(key, list | np.ndarray | Tensor):
-        array = np.array(array_of(key))
+        array = np.array(regular(array_of(key)))
         return array if array.size else array.astype(np.intp)
     return key
 
@@ -198,6 +204,8 @@ def put(y: Any, shape: Any, key: Any) -> Any:
     Raises: ShapeError where y is not of the shape that [key] takes.
     """
     y, shape, key = operand(y, "y"), sizes_of(shape, "put"), _key(key)
+    if any(n < 0 for n in shape):
+        raise ShapeError(f"put: a shape has no negative sizes, got {shape}")
     taken = getitem(np.broadcast_to(np.zeros((), y.dtype), shape), key).shape
     if taken != y.shape:
         raise ShapeError(f"put: y has shape {y.shape}, but this index of shape {shape} takes {taken}")
@@ -207,7 +215,7 @@ def put(y: Any, shape: Any, key: Any) -> Any:
 def take(x: Any, indices: Any, axis: int) -> Any:
     """The slices of x at these integer indices along one axis."""
     x = operand(x, "x")
-    key = (slice(None),) * axis_of(axis, x.ndim, "take") + (np.asarray(array_of(indices)),)
+    key = (slice(None),) * axis_of(axis, x.ndim, "take") + (regular(array_of(indices)),)
     return getitem(x, key)
 
 
@@ -237,9 +245,7 @@ def concat(parts: Sequence[Any], axis: int = 0) -> Any:
 
     Raises: ShapeError for none at all, or where the other sizes differ.
     """
-    if isinstance(parts, Tensor | np.ndarray) or not len(parts):
-        raise ShapeError("concat: give a list of at least one array")
-    ready = operands("concat", *parts)
+    ready = parts_of(parts, "concat")
     k = axis_of(axis, ready[0].ndim, "concat")
     for part in ready[1:]:
         if part.ndim != ready[0].ndim or any(
@@ -253,9 +259,7 @@ def concat(parts: Sequence[Any], axis: int = 0) -> Any:
 
 def stack(parts: Sequence[Any], axis: int = 0) -> Any:
     """Arrays of one shape along a new axis."""
-    if isinstance(parts, Tensor | np.ndarray) or not len(parts):
-        raise ShapeError("stack: give a list of at least one array")
-    ready = operands("stack", *parts)
+    ready = parts_of(parts, "stack")
     for part in ready[1:]:
         if part.shape != ready[0].shape:
             raise ShapeError(f"stack: shapes {ready[0].shape} and {part.shape} differ")
@@ -271,12 +275,10 @@ def split(x: Any, sizes: int | Sequence[int], axis: int = 0) -> list[Any]:
     x = operand(x, "x")
     k = axis_of(axis, x.ndim, "split")
     length = x.shape[k]
-    if isinstance(sizes, Iterable):
+    if entries(sizes) is not None:
         lengths = list(sizes_of(sizes, "split"))
     else:
-        size = sizes_of(sizes, "split")[0]
-        if size < 1:
-            raise OptionError(f"split: the size of a piece must be at least 1, got {size}")
+        size = count_of(sizes, "split: the size of a piece", 1)
         lengths = [size] * (length // size) + ([length % size] if length % size else [])
     if any(n < 0 for n in lengths) or sum(lengths) != length:
         raise ShapeError(f"split: sizes {lengths} do not add up to {length}, the size of axis {k}")
@@ -298,9 +300,7 @@ def tile(x: Any, repeats: Any) -> Any:
 def repeat(x: Any, repeats: int, axis: int) -> Any:
     """Each slice along an axis `repeats` times in a row."""
     x = operand(x, "x")
-    (count,) = sizes_of(repeats, "repeat")
-    if count < 0:
-        raise OptionError(f"repeat: repeats must not be negative, got {count}")
+    count = count_of(repeats, "repeat: repeats", 0)
     k = axis_of(axis, x.ndim, "repeat")
     return _repeated(x, x.shape, tuple(count if j == k else 1 for j in range(x.ndim)), whole=False)
 
@@ -319,8 +319,10 @@ def roll(x: Any, shift: int, axis: int) -> Any:
     """Rolled along an axis: what leaves at one end comes in at the other."""
     x = operand(x, "x")
     k = axis_of(axis, x.ndim, "roll")
-    (by,) = sizes_of(shift, "roll")
     n = x.shape[k]
+    if entries(shift) is not None:
+        raise OptionError(f"roll: shift must be an integer, got {shift!r}")
+    (by,) = sizes_of(shift, "roll")
     if not n or not by % n:
         return x
     lead = (slice(None),) * k

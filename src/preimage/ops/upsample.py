@@ -11,7 +11,6 @@ operation here also takes layout="channels_last".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,10 +19,10 @@ import numpy as np
 
 from preimage.autograd import Primitive, primitive
 from preimage.engines.base import is_channels_last
-from preimage.errors import OptionError, ShapeError
+from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, narrow, operand, sizes_of, widened
+from preimage.ops.operands import Array, entries, narrow, operand, sizes_of, widened
 from preimage.ops.shape import reshape, transpose
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
@@ -139,10 +138,11 @@ _resize_back_op: Primitive = primitive(
 
 
 def _factors(scale_factor: Any, ndim: int) -> tuple[float, ...]:
-    values = tuple(scale_factor) if isinstance(scale_factor, Iterable) else (scale_factor,) * ndim
+    listed = entries(scale_factor)
+    values = (scale_factor,) * ndim if listed is None else tuple(listed)
     try:
         factors = tuple(float(v) for v in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, PreimageError):
         raise OptionError(f"upsample: scale_factor must be a number or {ndim} of them, got {scale_factor!r}") from None
     if len(factors) != ndim or any(not (0 < f < math.inf) for f in factors):
         raise OptionError(f"upsample: scale_factor must be a positive number or {ndim} of them, got {scale_factor!r}")
@@ -173,7 +173,7 @@ def upsample(
     if x.ndim < 3:
         raise ShapeError(f"upsample: wanted (N, C, *spatial), got shape {x.shape}")
     ndim = x.ndim - 2
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise OptionError(f"upsample: mode must be one of {', '.join(repr(m) for m in MODES)}, got {mode!r}")
     if align_corners and mode != "linear":
         raise OptionError("upsample: align_corners is an option of mode 'linear'")
