@@ -34,6 +34,7 @@ __all__ = ["Request", "dense_recipe"]
 
 BAND_BYTES = 512 << 10  # of input and output together, held in the L2 cache
 FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
+CROWDED_RUN = 256  # channels from which on the copy is worth its while
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
@@ -70,16 +71,20 @@ def dense_recipe(r: Request) -> Recipe:
         margins[pixel_axis] = reach[pixel_axis]
     if joined:
         margins[-1] = reach[-1]
-    slab = r.element != inner or not lasting or any(m != (0, 0) for m in margins) or any(s % item for s in in_strides)
+    # Neighbouring pixels a multiple of a page apart would all fall on the same few lines of the L1 cache.
+    pitch = in_channels * item
+    apart = in_strides[pixel_axis] * axes[pixel_axis].phases[0].in_step if lasting else pitch
+    crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
+    if crowded and not joined:
+        pitch += 64
+    slab = crowded or r.element != inner or not lasting or any(m != (0, 0) for m in margins) or any(s % item for s in in_strides)
     if slab:
         padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
-        slab_strides = [prod(padded[k + 1 :]) * in_channels * item for k in range(len(axes))]
-        if len(axes) == 1:  # no spatial axis: the batch is the line
-            pass
+        slab_strides = [prod(padded[k + 1 :]) * pitch for k in range(len(axes))]
         recipe.steps += slab_steps(
             in_sizes, in_strides, in_channels, r.in_strides[1], r.element, inner, margins, full, slab_strides
         )
-        recipe.buffers.append(Buffer("slab", prod(padded) * in_channels * item))
+        recipe.buffers.append(Buffer("slab", prod(padded) * pitch))
         in_strides = slab_strides
     origin = sum(lo * s for (lo, _), s in zip(margins, in_strides, strict=True)) if slab else 0
 

@@ -307,7 +307,8 @@ def slab_steps(
     Either the channels or the last axis lie contiguously in the source. Result strides are those of the slab.
     """
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
-    pixel = channels * out_item
+    pixel = result_strides[-1]  # at least the channels; more where neighbouring pixels should fall on different cache sets
+    pitch = pixel // out_item
     last = channel_stride == item or channels == 1
     padded = any(lo or hi for lo, hi in margins)
     patches = ((pack.Move.INPUT, "x"), (pack.Move.OUTPUT, "slab"))
@@ -321,18 +322,18 @@ def slab_steps(
         if any(m != (0, 0) for *_, m in outer):  # zero the whole slab's outer margins by zeroing lines first
             every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
             inside = set(to_offsets.tolist())
-            zeros += [(pack.NO_SOURCE, at, (left + width + right) * channels, 0, 0) for at in every.tolist() if at not in inside]
+            zeros += [(pack.NO_SOURCE, at, (left + width + right) * pitch, 0, 0) for at in every.tolist() if at not in inside]
         for at in to_offsets.tolist():
             if left:
-                zeros.append((pack.NO_SOURCE, at, left * channels, 0, 0))
+                zeros.append((pack.NO_SOURCE, at, left * pitch, 0, 0))
             if right:
-                zeros.append((pack.NO_SOURCE, at + (left + width) * pixel, right * channels, 0, 0))
+                zeros.append((pack.NO_SOURCE, at + (left + width) * pixel, right * pitch, 0, 0))
     if last:
         assert width <= 1 or strides[-1] == channels * item
         lines = [
             (a + s * channels * item, b + (left + s) * pixel, n * channels, 0, 0)
             for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-            for s, n in pieces(width, max(1, LINE_ELEMENTS // channels))
+            for s, n in pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
         ]
         kernel = compiled(pack.CopySpec(source, result, lanes))
         steps.append(lines_step("copy input", kernel, as_ints(lines + zeros), patches))
