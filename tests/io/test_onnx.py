@@ -206,7 +206,7 @@ def test_what_a_module_does_that_graphs_cannot_say_is_named():
         def forward(self, x):
             return pre.ops.sin(x) + pre.ops.cos(x)
 
-    with pytest.raises(pre.FileFormatError, match="2 operations .*sin, cos"):
+    with pytest.raises(pre.FileFormatError, match=r"2 operations .*sin, cos"):
         trace(Odd(), np.zeros((1, 2), np.float32))
 
 

@@ -261,7 +261,7 @@ def _sparsity(sigma: float | None, known: Any, notes: dict[str, str]) -> float:
         return max(PER_NOISE * sigma, 1e-3)
     if known is not None:
         return FILLING
-    return _number(notes, "sparsity", 0.05)
+    return float(_number(notes, "sparsity", 0.05))
 
 
 def _number(notes: dict[str, str], name: str, default: Any) -> Any:

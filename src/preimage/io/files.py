@@ -155,7 +155,7 @@ def read_input(path: str | os.PathLike[str], *, channels: int = 3, size: tuple[i
         raise FileFormatError(f"there is no file {str(path)!r}")
     if source.suffix.lower() == ".npy":
         try:
-            return np.load(source, allow_pickle=False)
+            return np.asarray(np.load(source, allow_pickle=False))
         except (ValueError, EOFError, OSError) as error:
             raise FileFormatError(f"{str(path)!r} is no array file: {error}") from error
     if source.suffix.lower() not in IMAGE_ENDINGS:
@@ -170,9 +170,9 @@ def read_input(path: str | os.PathLike[str], *, channels: int = 3, size: tuple[i
         with Image.open(source) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise FileFormatError(f"{str(path)!r} has {picture.width} x {picture.height} pixels; the most is {MAX_PIXELS}")
-            if picture.mode.startswith("I;16"):
-                picture = Image.fromarray((np.asarray(picture) / 257.0).astype(np.uint8))
-            plain = picture.convert("L" if channels == 1 else "RGB")
+            wide = picture.mode.startswith("I;16")
+            eight = Image.fromarray((np.asarray(picture) / 257.0).astype(np.uint8)) if wide else picture
+            plain = eight.convert("L" if channels == 1 else "RGB")
             if size is not None:
                 plain = plain.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             pixels = np.asarray(plain, np.float32)

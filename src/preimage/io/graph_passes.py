@@ -241,4 +241,11 @@ def channels_last(graph: Graph) -> Graph:
     return _pruned(graph, [*first, *rest], graph.constants)
 
 
-PASSES: tuple[Callable[[Graph], Graph], ...] = (drop_identities, fold_constants, fold_affine, fuse_epilogues, fuse_pointwise, channels_last)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    drop_identities,
+    fold_constants,
+    fold_affine,
+    fuse_epilogues,
+    fuse_pointwise,
+    channels_last,
+)

@@ -60,7 +60,7 @@ def glow(activations: Array, picture: Array) -> Array:
     strength, sign = _spread(strength, np.sign(activations), reach)
     colour = np.where((sign >= 0)[..., None], WARM, COLD)
     mixed = base + strength[..., None] * (colour - base)
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
 
 
 def _spread(strength: Array, sign: Array, reach: int) -> tuple[Array, Array]:

@@ -95,7 +95,8 @@ def dtype_of(code: int, where: str) -> np.dtype[Any]:
             raise FileFormatError(
                 f"{where} is bfloat16: that needs the package ml_dtypes: pip install 'preimage[bfloat16]'"
             ) from error
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 

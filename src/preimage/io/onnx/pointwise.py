@@ -55,8 +55,8 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         if not np.all(b):
             raise FileFormatError("Div: division of integers by zero")
         quotient = np.floor_divide(a, b)
-        return quotient + ((quotient < 0) & (quotient * b != a)).astype(a.dtype)
-    return np.divide(a, b)
+        return np.asarray(quotient + ((quotient < 0) & (quotient * b != a)).astype(a.dtype))
+    return np.asarray(np.divide(a, b))
 
 
 def _power(a: Any, b: Any) -> Any:
@@ -71,15 +71,17 @@ def _power(a: Any, b: Any) -> Any:
 def _mod(a: np.ndarray, b: np.ndarray, fmod: int = 0) -> np.ndarray:
     if a.dtype.kind in "iu" and not np.all(b):
         raise FileFormatError("Mod: division of integers by zero")
-    return np.fmod(a, b) if fmod else np.mod(a, b)
+    return np.asarray(np.fmod(a, b) if fmod else np.mod(a, b))
 
 
-for _name, _numpy, _op in (
+_Rows = tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...]
+_ARITHMETIC: _Rows = (
     ("Add", np.add, ops.add),
     ("Sub", np.subtract, ops.subtract),
     ("Mul", np.multiply, ops.multiply),
     ("Div", _divide, ops.divide),
-):
+)
+for _name, _numpy, _op in _ARITHMETIC:
     _smooth(_name, _numpy, _op)
 graph_op("onnx.Pow")(_power)
 _only_arrays("Mod", _mod)
@@ -108,7 +110,7 @@ _variadic("Min", np.minimum, ops.minimum)
 
 # -- functions of one value --------------------------------------------------------------------------------------------
 
-for _name, _numpy, _op in (
+_FUNCTIONS: _Rows = (
     ("Abs", np.abs, ops.abs),
     ("Neg", np.negative, ops.negative),
     ("Exp", np.exp, ops.exp),
@@ -121,7 +123,8 @@ for _name, _numpy, _op in (
     ("Erf", ops.erf, ops.erf),
     ("Softsign", lambda x: x / (1 + np.abs(x)), lambda x: x / (1.0 + ops.abs(x))),
     ("Mish", lambda x: x * np.tanh(np.logaddexp(0, x)), lambda x: x * ops.tanh(ops.softplus(x))),
-):
+)
+for _name, _numpy, _op in _FUNCTIONS:
     _smooth(_name, _numpy, _op)
 
 for _name, _function in {

@@ -200,7 +200,7 @@ def _range(start: Any, limit: Any, delta: Any) -> np.ndarray:
         raise FileFormatError("Range: start, limit and delta must be single values, delta not 0")
     count = max(ceil((b[0].item() - a[0].item()) / d[0].item()), 0)
     checked_size([count], "Range")
-    return (a[0] + np.arange(count).astype(a.dtype) * d[0]).astype(a.dtype)
+    return np.asarray((a[0] + np.arange(count).astype(a.dtype) * d[0]).astype(a.dtype))
 
 
 @graph_op("onnx.NonZero")
@@ -212,7 +212,7 @@ def _nonzero(x: Any) -> np.ndarray:
 def _trilu(x: Any, k: Any = None, *, upper: int = 1) -> Any:
     if x.ndim < 2:
         raise FileFormatError(f"Trilu needs 2 axes, got shape {x.shape}")
-    mask = np.tri(*x.shape[-2:], k=(int(np.asarray(k).reshape(())) if k is not None else 0) - (1 if upper else 0), dtype=bool)
+    mask: Any = np.tri(x.shape[-2], x.shape[-1], k=(int(np.asarray(k).reshape(())) if k is not None else 0) - (1 if upper else 0), dtype=bool)
     mask = ~mask if upper else mask
     return where(mask, x, np.zeros((), x.dtype))
 
@@ -223,7 +223,7 @@ def _eye_like(x: Any, dtype: int | None = None, k: int = 0) -> np.ndarray:
 
     if np.ndim(data_of(x)) != 2:
         raise FileFormatError(f"EyeLike needs 2 axes, got shape {x.shape}")
-    return np.eye(*x.shape, k=k, dtype=x.dtype if dtype is None else dtype_of(dtype, "EyeLike"))
+    return np.eye(x.shape[0], x.shape[1], k=k, dtype=x.dtype if dtype is None else dtype_of(dtype, "EyeLike"))
 
 
 @graph_op("onnx.OneHot")
@@ -234,7 +234,7 @@ def _one_hot(indices: Any, depth: Any, values: Any, axis: int = -1) -> np.ndarra
     index = index.astype(np.int64)
     index = np.where(index < 0, index + count, index)
     hot = np.expand_dims(index, axis) == np.arange(count).reshape([-1 if k == axis else 1 for k in range(index.ndim + 1)])
-    return np.where(hot, values[1], values[0]).astype(values.dtype)
+    return np.asarray(np.where(hot, values[1], values[0]).astype(values.dtype))
 
 
 def _arg(name: str, function: Any) -> None:
@@ -317,7 +317,8 @@ def _pad(x: Any, pads: Any = None, value: Any = None, axes: Any = None, *, mode:
         return np.pad(keep, grow, constant_values=np.asarray(fill).astype(x.dtype))
     if any((a or b) and n == 0 for n, (a, b) in zip(keep.shape, grow, strict=True)):
         raise FileFormatError(f"Pad: mode {mode!r} of the empty shape {keep.shape}")
-    return np.pad(keep, grow, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])
+    names: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+    return np.pad(keep, grow, mode=names[mode])
 
 
 @graph_op("onnx.DepthToSpace")

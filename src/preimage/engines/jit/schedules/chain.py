@@ -89,11 +89,13 @@ def _step(f: Kernel, spec: ChainSpec, word: str, values: list[Num], numbers: tup
         return x.sqrt()
     if word == "relu":
         zero = f.zeros(spec.element, spec.lanes)
-        return x.is_below(zero).select(zero, x)
+        held: Num = x.is_below(zero).select(zero, x)
+        return held
     if word == "leaky_relu":
         assert numbers[0] is not None
         scaled = x * f.const(spec.element, spec.lanes, numbers[0])
-        return x.is_below(f.zeros(spec.element, spec.lanes)).select(scaled, x)
+        leaked: Num = x.is_below(f.zeros(spec.element, spec.lanes)).select(scaled, x)
+        return leaked
     lo, hi = numbers
     if lo is not None:
         least = f.const(spec.element, spec.lanes, lo)
