@@ -128,8 +128,6 @@ def convert(
     seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
 ) -> None:
     """Convert a model, then run original and result on random input and say the largest difference."""
-    from rich.console import Console
-
     from preimage.io.convert import convert as convert_file
 
     verdict = convert_file(source, target, weights=weights, input_shapes=_shapes(shape), seed=seed)
@@ -137,7 +135,7 @@ def convert(
         said = f"{verdict.compared} {verdict.what} compared: same bits"
     else:
         said = f"{verdict.compared} {verdict.what} compared: largest difference {verdict.largest_difference:.3g} of the output's range"
-    Console().print(f"{target} written. {said}", highlight=False)
+    typer.echo(f"{target} written. {said}")
     if verdict.largest_difference > 1e-3:
         raise typer.Exit(1)
 
