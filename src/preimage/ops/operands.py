@@ -20,6 +20,9 @@ __all__ = [
 
 Array = NDArray[Any]
 Axes = int | Sequence[int] | None
+_PLAIN = frozenset(
+    np.dtype(t) for t in (np.float32, np.float64, np.float16)
+)  # these are native; a foreign byte order is not equal
 
 
 def _float_array(array: Array, name: str) -> Array:
@@ -65,6 +68,11 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
 
     Raises: DTypeError for integers in an array (a silent change of their values would follow).
     """
+    first = values[0]
+    if isinstance(first, Tensor | np.ndarray) and first.dtype in _PLAIN:
+        dtype = first.dtype
+        if all(isinstance(v, Tensor | np.ndarray) and v.dtype is dtype for v in values[1:]):
+            return values
     ready = [
         _float_array(v, f"an argument of {name}") if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in values
     ]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import array_of, primitive
+from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import broadcast_to
 from preimage.ops.operands import Array, Axes, axes_of, axis_of, narrow, operand, total, widened
-from preimage.ops.pointwise import add, divide, exp, multiply, rsqrt, square, subtract
+from preimage.ops.pointwise import divide, exp, multiply, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
 
 __all__ = [
@@ -240,14 +240,32 @@ def _standardize(x: Array, *, axis: AxisTuple, eps: float) -> Array:
     return narrow(centred, x)
 
 
+def _inverse_deviation(x: Array, *, axis: AxisTuple, eps: float) -> Array:
+    wide = widened(x)
+    count = wide.dtype.type(_count(x.shape, axis))
+    with np.errstate(all="ignore"):
+        centred = wide - np.add.reduce(wide, axis=axis, keepdims=True) / count
+        np.square(centred, out=centred)
+        return narrow(1 / np.sqrt(np.add.reduce(centred, axis=axis, keepdims=True) / count + wide.dtype.type(eps)), x)
+
+
+def _inverse_deviation_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
+    # s = (v + eps)^(-1/2), dv/dx = 2 (x - mean) / count:  ds/dx = -s^3 (x - mean) / count = -s^2 standardize(x) / count
+    slope = multiply(square(ans), -1.0 / _count(x.shape, axis))
+    return multiply(multiply(g, slope), _standardize_op(x, axis=axis, eps=eps))
+
+
+_inverse_deviation_op = primitive("inverse_deviation", _inverse_deviation, [_inverse_deviation_rule], saves=("ans", 0))
+
+
 def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
     # s (g - mean(g) - ans mean(g ans)) with s = 1 / sqrt(var(x) + eps)
-    s = rsqrt(add(var(x, axis, keepdims=True), eps))
+    s = _inverse_deviation_op(x, axis=axis, eps=eps)
     along = multiply(ans, mean(multiply(g, ans), axis, keepdims=True))
     return multiply(s, subtract(subtract(g, mean(g, axis, keepdims=True)), along))
 
 
-_standardize_op = primitive("standardize", _standardize, [_standardize_rule], saves=("ans", 0))
+_standardize_op: Primitive = primitive("standardize", _standardize, [_standardize_rule], saves=("ans", 0))
 
 
 def standardize(x: Any, axis: Axes, eps: float = 1e-5) -> Any:
