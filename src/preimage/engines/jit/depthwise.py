@@ -14,7 +14,7 @@ from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
 from preimage.engines.jit.plane import plane_recipe, wants_planes
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps, swap_back, weight_step
 from preimage.engines.jit.request import Request
-from preimage.engines.jit.schedules.depthwise import Arg, DepthwiseSpec
+from preimage.engines.jit.schedules.depthwise import REUSE_STEP, Arg, DepthwiseSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 
 __all__ = ["depthwise_recipe", "is_depthwise"]
@@ -118,15 +118,19 @@ def _steps(
         unrolled = len(pattern.columns) <= MAX_UNROLLED
         columns = pattern.columns if unrolled else (0,)
         pixels = _pixels(pattern, phases, vectors)
+        down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
+        if down:
+            span = r.target.l2_bytes * 3 // 4 // (g.kernel_extent[-2] * in_strides[at])
+            pixels = max(1, min(pixels, (span - max(pattern.columns, default=0)) // phases[0].in_step + 1))
         tiles = _tiles(pixel_axis, phases, pixels, columns, out_strides[at], tap_bytes)
         rows, taps = _rows(axes, outer, in_strides, out_strides, tap_bytes)
         if not unrolled:
             rows, taps = _spread(rows, taps, pattern, in_strides[at], tap_bytes)
         rows[:, 4], rows[:, 5] = 0, len(tiles)
-        rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r.threads)
+        rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r.threads, down)
         spec = DepthwiseSpec(
             element, r.element if straight else inner, inner, lanes, vectors, pixels, columns, phases[0].in_step, pattern.tap_stride, in_strides[at],
-            channels % width != 0, bool(tiles[:, 3].any()), r.finish if straight else Finish(),
+            ("last" if blocks == 1 else "any") if channels % width else "", bool(tiles[:, 3].any()), r.finish if straight else Finish(),
         )  # fmt: skip
         values = [0] * len(Arg)
         tables = {Arg.ROWS: rows, Arg.TILES: tiles, Arg.TAPS: taps, Arg.CHUNK_ROWS: bounds, Arg.ZEROS: zeros}
@@ -163,7 +167,7 @@ def _vectors(channels: int, lanes: int, axis: Axis) -> int:
 
 def _pixels(pattern: _Pattern, phases: list[Phase], vectors: int) -> int:
     """Pixels of a tile: as many as registers hold with their window of columns, and as fit the phases with little overlap."""
-    most = (14 if len(pattern.columns) <= 3 else 8) // vectors
+    most = (14 if len(pattern.columns) <= 3 or phases[0].in_step > REUSE_STEP else 8) // vectors
     most = max(1, min([most, *(p.count for p in phases)]))
 
     def cost(pixels: int) -> float:
@@ -222,8 +226,8 @@ def _rows(axes: list[Axis], outer: list[int], in_strides: list[int], out_strides
             chosen = np.flatnonzero(code == value)
             ranges = []
             for (_, _, codes), i, phase in zip(picks, index, phases, strict=True):
-                first, last = divmod(int(codes[i[chosen[0]]]), len(phase.taps) + 1)
-                ranges.append(phase.taps[first:last])
+                begin, end = divmod(int(codes[i[chosen[0]]]), len(phase.taps) + 1)
+                ranges.append(phase.taps[begin:end])
             key = (tuple(ranges), outer and tuple(outer))
             if key not in known:
                 entry = np.zeros((1, 3), np.int64)
@@ -248,12 +252,22 @@ def _spread(rows: Ints, taps: Ints, pattern: _Pattern, in_stride: int, tap_bytes
     return rows, np.ascontiguousarray((taps[:, None, :] + inner[None]).reshape(-1, 3))
 
 
-def _share(rows: Ints, row_work: int, threads: int) -> tuple[Ints, Ints]:
-    """Rows in order, cut into tasks of about equal work; long rows are cut into pieces first."""
+def _goes_down(r: Request, columns: Axis, lines: Axis, line_bytes: int) -> bool:
+    """Whether tiles should go down the lines, not along them: kernel rows overlap, all lines under the kernel are more than
+    the L2 cache holds, and little is computed with an element once it is there.
+    """
+    g = r.geometry
+    window = g.kernel_extent[-2] * line_bytes
+    overlap = lines.phases[0].in_step < g.kernel_extent[-2] and columns.phases[0].in_step > 1
+    return overlap and window > r.target.l2_bytes // 2 and g.inside_macs < 8 * prod(g.input_shape)
+
+
+def _share(rows: Ints, row_work: int, threads: int, down: bool) -> tuple[Ints, Ints]:
+    """Rows in order, cut into tasks of about equal work; long rows are cut into pieces first; down: tile by tile."""
     rows = rows[np.argsort(rows[:, 1], kind="stable")]
     total = row_work * len(rows)
     wanted = 1 if threads == 1 else max(1, min(8 * threads, total // 20_000))
-    pieces = min(int(rows[0, 5]), -(-wanted // len(rows)))
+    pieces = int(rows[0, 5]) if down else min(int(rows[0, 5]), -(-wanted // len(rows)))
     if pieces > 1:
         count = rows[:, 5].copy()
         parts = []
@@ -261,6 +275,6 @@ def _share(rows: Ints, row_work: int, threads: int) -> tuple[Ints, Ints]:
             part = rows.copy()
             part[:, 4], part[:, 5] = count * piece // pieces, count * (piece + 1) // pieces
             parts.append(part)
-        rows = np.stack(parts, axis=1).reshape(-1, 6)
+        rows = np.concatenate(parts) if down else np.stack(parts, axis=1).reshape(-1, 6)
     tasks = max(1, min(wanted, len(rows)))
     return np.ascontiguousarray(rows), as_ints([len(rows) * k // tasks for k in range(tasks + 1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
@@ -44,7 +44,7 @@ def depthwise_grad_recipe(r: Any) -> Recipe:
     recipe.buffers.append(Buffer("sums", taps * sum_tap))
     zeros = np.zeros(4 * 64, np.float64)
     tiles_said = []
-    for rows, columns in product(sorted(set(n for _, n in parts_h)), sorted(set(n for _, n in parts_w))):
+    for rows, columns in product(sorted({n for _, n in parts_h}), sorted({n for _, n in parts_w})):
         tiles, positions = _tables(g, x_strides, y_strides, [k for k, n in parts_h if n == rows], rows,
                                    [k for k, n in parts_w if n == columns], columns, sum_tap)  # fmt: skip
         units = len(tiles) * blocks
@@ -96,7 +96,7 @@ def _even(total: int, most: int) -> list[tuple[int, int]]:
     """0 .. total - 1 in runs of almost equal length, at most `most`: (first, length)."""
     pieces = -(-total // max(1, most))
     edges = [total * k // pieces for k in range(pieces + 1)]
-    return [(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a, b - a) for a, b in pairwise(edges)]
 
 
 def _split(g: ConvGeometry, lanes: int, most: int, threads: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int]:

@@ -53,6 +53,7 @@ class Arg(IntEnum):
 ROW_WORDS = 6
 TILE_WORDS = 4
 TAP_WORDS = 3
+REUSE_STEP = 2  # with a longer stride a column waits too many taps for its next use to stay in a register
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class DepthwiseSpec:
 
     element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from the lowest;
     step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
-    pixel_bytes: of the input; ragged: the last block of channels is not full.
+    pixel_bytes: of the input; ragged: "" if all blocks of channels are full, "last" if the last vector
+    of the only block is not, "any" else.
     """
 
     element: str
@@ -74,7 +76,7 @@ class DepthwiseSpec:
     step: int
     tap_stride: int
     pixel_bytes: int
-    ragged: bool
+    ragged: str
     edges: bool
     finish: Finish
 
@@ -120,7 +122,12 @@ Masks = list[Bit | None]
 
 
 def _masks(f: Kernel, spec: DepthwiseSpec, left: Int) -> Masks:
-    return [f.lane_mask(spec.lanes, left - v * spec.lanes) if spec.ragged else None for v in range(spec.vectors)]
+    """Which lanes of a block exist; of an only block, the vectors before the last are full."""
+    masks: Masks = []
+    for v in range(spec.vectors):
+        full = not spec.ragged or (spec.ragged == "last" and v < spec.vectors - 1)
+        masks.append(None if full else f.lane_mask(spec.lanes, left - v * spec.lanes))
+    return masks
 
 
 def _chain(
@@ -144,10 +151,11 @@ def _chain(
             weights = [at.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
             for p in range(spec.pixels):
                 column = p * spec.step + first
-                if column not in seen:
-                    seen[column] = load(column)
+                values = seen.get(column) or load(column)
+                if spec.step <= REUSE_STEP:
+                    seen[column] = values
                 for v in range(spec.vectors):
-                    sums[p * spec.vectors + v] = seen[column][v].fma(weights[v], sums[p * spec.vectors + v])
+                    sums[p * spec.vectors + v] = values[v].fma(weights[v], sums[p * spec.vectors + v])
         tap.carry = sums
     return tap.result
 
