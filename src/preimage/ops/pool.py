@@ -150,11 +150,20 @@ def max_pool(
 ) -> Any:
     """The maximum over every window of the spatial axes; NaN if one is in it. The padding never wins.
 
-    x (N, C, *spatial) -> (N, C, *outputs); stride None means the kernel size. With return_switches also an int64 array: the
-    flat position in the plane of every maximum (the first in row-major order), as PyTorch's indices and for max_unpool.
-
+    Shapes: x (N, C, *spatial) -> (N, C, *outputs), outputs = floor or (ceil_mode) ceil((size + lo + hi - extent) / stride) + 1;
+        stride None means the kernel size. With return_switches also an int64 array of the result's shape: the flat position
+        in the plane of every maximum (the first in row-major order), as PyTorch's indices and for max_unpool.
+    Definition: y[n, c, oh..] = max over kh.. of x[n, c, oh*stride - lo + kh*dilation], over those inside x.
     Gradient: to the element that won.
-    Raises: GeometryError where no window fits.
+    Cost: a comparison per axis, tap and output; nothing is padded or copied.
+    Raises: GeometryError where no window fits, or padding reaches the window's extent.
+    Source: the pooling layers of Caffe (which rounds up) and PyTorch (which rounds down).
+
+    Example:
+        >>> import numpy as np
+        >>> from preimage import ops
+        >>> ops.max_pool(np.array([[[1.0, 4.0, 2.0, 3.0]]]), 2, return_switches=True)
+        (array([[[4., 3.]]]), array([[[1, 3]]]))
     """
     x = operand(x, "x")
     windows = windows_of("max_pool", _spatial(x, "max_pool"), kernel_size, stride, padding, dilation, ceil_mode)
@@ -179,11 +188,18 @@ def _winners(switches: Array, plane: int) -> Array:
 def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last") -> Any:
     """Every value of y put where its maximum was, zeros elsewhere: the approximate inverse of max_pool (Zeiler and Fergus 2014).
 
-    y (N, C, *spatial) and switches of the same shape -> (N, C, *output_size). Where windows overlapped, several values may
-    name one place: overlap="last" keeps the last in row-major order, as PyTorch does on one thread; "add" adds them up,
-    which makes it the exact adjoint of max_pool at the x that gave the switches.
+    Shapes: y (N, C, *spatial) and switches of the same shape -> (N, C, *output_size).
+    Definition: x[n, c, p] = y[n, c, o] where switches[n, c, o] = p. Where windows overlapped, several values may name one
+        place: overlap="last" keeps the last in row-major order, as PyTorch does on one thread; "add" adds them up, which
+        makes it the exact adjoint of max_pool at the x that gave the switches.
+    Gradient: the cotangent at the places of those that were kept.
+    Raises: ShapeError for switches of another shape or outside the output; DTypeError for switches that are no integers.
 
-    Raises: ShapeError for switches of another shape or outside the output.
+    Example:
+        >>> import numpy as np
+        >>> from preimage import ops
+        >>> ops.max_unpool(np.array([[[4.0, 3.0]]]), np.array([[[1, 3]]]), 4)
+        array([[[0., 4., 0., 3.]]])
     """
     y, size, where = operand(y, "y"), sizes_of(output_size, "max_unpool"), regular(array_of(switches))
     if where.dtype.kind not in "iu":
@@ -276,10 +292,19 @@ def avg_pool(
 ) -> Any:
     """The mean over every window of the spatial axes.
 
-    The divisor of a window is its number of elements inside the input and the padding (count_include_pad, as Caffe and
-    PyTorch), inside the input alone, or `divisor_override`.
-
+    Shapes: as max_pool.
+    Definition: the sum over the window, zeros in the padding, over its number of elements inside the input and the padding
+        (count_include_pad, as Caffe and PyTorch), inside the input alone, or `divisor_override`.
+    Gradient: the adjoint; the result is linear in x.
     Raises: GeometryError where no window fits; OptionError for a divisor of 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from preimage import ops
+        >>> ops.avg_pool(np.array([[[1.0, 4.0, 2.0, 3.0]]]), 2)
+        array([[[2.5, 2.5]]])
+        >>> ops.avg_pool(np.array([[[6.0, 6.0]]]), 3, stride=1, padding=1)
+        array([[[4., 4.]]])
     """
     x = operand(x, "x")
     windows = windows_of("avg_pool", _spatial(x, "avg_pool"), kernel_size, stride, padding, dilation, ceil_mode)

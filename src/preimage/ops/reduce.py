@@ -216,7 +216,15 @@ def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1."""
+    """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1.
+
+    Gradient: y (g - sum(g y)).
+
+    Example:
+        >>> from preimage import ops
+        >>> ops.softmax([1000.0, 1000.0])
+        array([0.5, 0.5])
+    """
     x = operand(x, "x")
     return _softmax_op(x, axis=axis_of(axis, x.ndim, "softmax"))
 

@@ -186,6 +186,12 @@ def getitem(x: Any, key: Any) -> Any:
 
     Gradient: added up at the places that were taken, once per time that they were.
     Raises: ShapeError for an index outside x, OptionError for what is no index.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> t = pre.Tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True)
+        >>> pre.grad(t[[0, 0, 2]].sum(), t).data
+        array([2., 0., 1.])
     """
     x = operand(x, "x")
     key = _key(key)
@@ -202,6 +208,11 @@ def put(y: Any, shape: Any, key: Any) -> Any:
     """Zeros of `shape`, with y added at [key]: the adjoint of getitem.
 
     Raises: ShapeError where y is not of the shape that [key] takes.
+
+    Example:
+        >>> from preimage import ops
+        >>> ops.put([1.0, 2.0, 4.0], (4,), [1, 1, 3])
+        array([0., 3., 0., 4.])
     """
     y, shape, key = operand(y, "y"), sizes_of(shape, "put"), _key(key)
     if any(n < 0 for n in shape):

@@ -159,15 +159,24 @@ def upsample(
     align_corners: bool = False,
     recompute_scale_factor: bool = False,
 ) -> Any:
-    """x (N, C, *spatial) resized to `size`, or by `scale_factor` (the sizes rounded down).
+    """Resizing of the spatial axes to `size`, or by `scale_factor` (the sizes rounded down): linear in x.
 
-    mode "nearest" takes the input at floor(o / scale); "nearest-exact" the one whose pixel centre is nearest; "linear" blends
-    the two neighbours along each axis (bilinear in two dimensions, trilinear in three). align_corners=True maps first and
-    last elements on each other, False pixel areas (half-pixel centres). With scale_factor the factor itself is used for the
-    positions, as in PyTorch, unless recompute_scale_factor.
-
+    Shapes: x (N, C, *spatial) -> (N, C, *size).
+    Definition: along each axis y[o] is x at the position p(o), in "linear" mode blended from the two neighbours:
+        "nearest" floor(o / scale); "nearest-exact" floor((o + 1/2) / scale), the pixel whose centre is nearest; "linear"
+        (o + 1/2) / scale - 1/2 (half-pixel centres, not below 0), with align_corners o (n - 1) / (m - 1), which maps first
+        and last elements on each other. Linear in two dimensions is bilinear, in three trilinear. With scale_factor the
+        factor itself is the scale, as in PyTorch, unless recompute_scale_factor.
     Gradient: the exact adjoint.
     Raises: OptionError for an unknown mode or both or neither of size and scale_factor; ShapeError for an empty axis.
+
+    Example:
+        >>> import numpy as np
+        >>> from preimage import ops
+        >>> ops.upsample(np.array([[[0.0, 4.0]]]), scale_factor=2)
+        array([[[0., 0., 4., 4.]]])
+        >>> ops.upsample(np.array([[[0.0, 4.0]]]), scale_factor=2, mode="linear")
+        array([[[0., 1., 3., 4.]]])
     """
     x = operand(x, "x")
     if x.ndim < 3:
@@ -206,6 +215,12 @@ def pixel_shuffle(x: Any, factor: Any) -> Any:
     """Channels dealt out over space: (N, C * prod(factor), *spatial) -> (N, C, *(spatial * factor)) (Shi et al. 2016).
 
     Raises: ShapeError where the channels do not divide.
+
+    Example:
+        >>> import numpy as np
+        >>> from preimage import ops
+        >>> ops.pixel_shuffle(np.array([[[1.0, 2.0], [10.0, 20.0]]]), 2)
+        array([[[ 1., 10.,  2., 20.]]])
     """
     x = operand(x, "x")
     ndim = x.ndim - 2
