@@ -7,8 +7,9 @@
     fuse_pointwise    chains of elementwise nodes run block by block, in the cache
     channels_last     inputs are laid out with channels innermost, which every later array follows
 
-The result is for inference: folded parameters are constants, and their gradients are gone. A rewritten graph gives the same values to
-rounding (fold_affine rounds each weight once more), and the other passes the same bits.
+The result is for inference: folded parameters are constants, and their gradients are gone. fold_affine rounds each weight once
+more, so its values are the same to rounding; the other passes keep the bits (channels_last with an engine that promises the same
+bits for any memory layout: jit does, BLAS inside gemm does not).
 """
 
 from __future__ import annotations
