@@ -253,3 +253,12 @@ def test_summary_gives_shapes_and_flop_and_leaves_the_modes():
     assert f"{result.work_flop:,}" in str(result)
     assert "<td>Conv2d</td>" in result._repr_html_()
     assert nn.summary(nn.Linear(3, 2), (4, 3)).rows[0][0] == "(whole)"
+
+
+def test_errors_of_the_graph_name_the_parameter():
+    layer = nn.Linear(2, 2)
+    x = pre.Tensor(np.ones((1, 2), np.float32), requires_grad=True)
+    loss = layer(x).sum()
+    layer.weight.assign(np.zeros((2, 2)))
+    with pytest.raises(pre.GraphError, match="'weight'"):
+        loss.backward()

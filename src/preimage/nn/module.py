@@ -76,6 +76,8 @@ class Module:
                 tables[table].pop(name, None)
         tables.pop(name, None)
         tables[kind][name] = value
+        if isinstance(value, Parameter) and value.name is None:
+            value.name = name  # errors of the graph say which array they mean
 
     def __getattr__(self, name: str) -> Any:
         for table in ("_parameters", "_buffers", "_modules"):
