@@ -57,10 +57,41 @@ def conv_weight_grad(
         result[...] = 0
         return result
     _fill(geometry, x, y, result, n_threads, run)
-    if leaves_out(geometry) and not np.isfinite(result).all() and not np.isfinite(y).all():
+    if leaves_out(geometry) and _reaches_padding(geometry, y, result):
         wide, whole = every_position(geometry, x)
         _fill(wide, whole, y, result, n_threads, run)
     return result
+
+
+def _reaches_padding(geometry: ConvGeometry, y: Array, result: Array) -> bool:
+    """Whether a y that is not finite was left out over padding. The smaller array is looked at first.
+
+    A y that is not finite makes each sum that it takes part in not finite, so finite sums say enough, unless some
+    position of y meets nothing but padding.
+    """
+    if result.size < y.size and not _has_dark_positions(geometry) and _finite(result):
+        return False
+    return not _finite(y)
+
+
+def _finite(a: Array) -> bool:
+    """Whether all elements are finite: those of a finite sum are."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(a.sum())) or bool(np.isfinite(a).all())
+
+
+@lru_cache(maxsize=1024)
+def _has_dark_positions(geometry: ConvGeometry) -> bool:
+    """Whether some output position meets nothing but padding."""
+    for axis in range(geometry.ndim):
+        lit = np.zeros(geometry.output_size[axis], bool)
+        for k in range(geometry.kernel_size[axis]):
+            offset = k * geometry.dilation[axis] - geometry.padding[axis][0]
+            begin, end = planning.tap_range(geometry.input_size[axis], len(lit), offset, geometry.stride[axis])
+            lit[begin:end] = True
+        if not lit.all():
+            return True
+    return False
 
 
 def recipe_for_shapes(geometry: ConvGeometry, element: str, item: int, channels_last: bool, n_threads: int) -> Recipe:
@@ -174,10 +205,10 @@ def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
     blocks_x, blocks_y = planning.wants_blocks(g, reading, size, r.x_strides, r.y_strides)
     y = _side(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y)
     margin = None
-    if reading.run:  # the columns that the kernel's rows touch: padding written out, columns never read cut off
+    if reading.run:  # the columns that the kernel's rows touch: padding written out
         lo = g.padding[-1][0]
         hi = (g.output_size[-1] - 1) * g.stride[-1] + g.kernel_size[-1] - lo - g.input_size[-1]
-        margin = lo, max(hi, 0)
+        margin = max(lo, 0), max(hi, 0)
     x = _side(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x)
     _main_step(recipe, r, reading, x, y, inner)
     recipe.skips_padding = leaves_out(g)
@@ -210,11 +241,9 @@ def _side(
     if in_place:
         return _Side(name, strides, per_group * strides[1], step, last)
     lo, hi = margin or (0, 0)
-    cut = max(0, -lo)  # a negative padding: columns that are never read
-    lo = max(0, lo)
-    padded = [shape[0], *shape[2:-1], shape[-1] - cut + lo + hi]
+    padded = [shape[0], *shape[2:-1], shape[-1] + lo + hi]
     slab = [prod(padded[k + 1 :]) * channels * size for k in range(len(padded))]
-    sizes = [shape[0], *shape[2:-1], shape[-1] - cut]
+    sizes = [shape[0], *shape[2:-1], shape[-1]]
     margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
     lanes = r.target.vector_bytes // size
     steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
@@ -222,7 +251,7 @@ def _side(
         patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
         recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
     recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
-    return _Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo - cut)
+    return _Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo)
 
 
 def _blocked_side(

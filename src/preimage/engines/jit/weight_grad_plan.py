@@ -14,7 +14,6 @@ other axes is left out; in "channels" all of it is left out. Which of the two ho
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
@@ -29,14 +28,15 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["Reading", "Tables", "band_pixels", "read_geometry", "tables", "tap_range", "tile_spec", "wants_blocks"]
 
-BAND_BYTES = (
-    int(os.environ.get("BB", 384)) << 10
-)  # of both operands in one band: what the second-level cache keeps while all tiles pass
-BAND_PIXELS = int(os.environ.get("BP", 256))  # and no fewer pixels than this, so that taking up a chain costs little
-BLOCK_FAR_BYTES = int(os.environ.get("BF", 1024))
-BLOCK_PRODUCTS = int(os.environ.get("BPR", 256))
-BLOCK_IMAGE_BYTES = int(os.environ.get("BIM", 512)) << 10
-BLOCK_BAND_BYTES = int(os.environ.get("BBB", 512)) << 10
+# A band is a stretch of output pixels that all tiles pass over before the next one; sums are put down between bands.
+BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
+BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain costs little
+# An operand is copied in blocks of a tile's channels where its pixels lie far apart, the image does not stay in the cache
+# anyway, and each element is multiplied often enough to pay for the copy.
+BLOCK_FAR_BYTES = 1024
+BLOCK_IMAGE_BYTES = 512 << 10
+BLOCK_PRODUCTS = 256
+BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,6 @@ def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element
             if best is None or cost < best[0] - 1e-9:
                 best = cost, reading
     assert best is not None
-    if os.environ.get("TILE"):
-        tr, tv = map(int, os.environ["TILE"].split("x"))
-        if columns >= tv * lanes:
-            return Reading(kind, rows, columns, min(tr, rows), (lanes,) * tv, lanes, run)
     return best[1]
 
 

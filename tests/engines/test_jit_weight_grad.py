@@ -1,0 +1,283 @@
+"""The generated weight gradient: exact sums, one order of them whatever the schedule, padding as the definition says.
+
+The long form:  PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_weight_grad.py     (seconds of random geometries)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+
+import numpy as np
+import pytest
+from tests import oracle
+
+import preimage as pre
+from preimage.geometry import ConvGeometry
+
+llvm = pytest.importorskip("preimage.engines.jit.llvm")
+if llvm.unavailable():
+    pytest.skip(llvm.unavailable(), allow_module_level=True)
+
+from preimage.engines import get  # noqa: E402
+from preimage.engines.jit import weight_grad, weight_grad_plan  # noqa: E402
+
+SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
+TARGETS = [name for name in ("host", "avx512", "avx2") if llvm.named_target(name).runs_here]
+
+
+def last(a: np.ndarray) -> np.ndarray:
+    """The same array with channels innermost in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+
+
+def gradient(geometry, x, y, threads=1):
+    with pre.config(engine="jit", threads=threads):
+        return get("jit").conv_weight_grad(geometry, x, y)
+
+
+def integers(rng, shape, dtype, low=-2, high=3):
+    return rng.integers(low, high, shape).astype(dtype)
+
+
+#: name: (input shape, weight shape, stride, padding, dilation, groups); every reading, tile and border is in here
+GEOMETRIES = {
+    "dense 3x3": ((2, 64, 13, 11), (40, 64, 3, 3), (1, 1), ((1, 1), (2, 0)), (1, 1), 1),
+    "dense 1x1": ((3, 48, 9, 7), (70, 48, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "1x1 stride 2": ((1, 33, 9, 8), (17, 33, 1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    "stem": ((2, 3, 31, 29), (64, 3, 7, 5), (2, 3), ((3, 3), (2, 2)), (1, 1), 1),
+    "patches": ((1, 3, 32, 32), (96, 3, 16, 16), (16, 16), ((0, 0), (0, 0)), (1, 1), 1),
+    "rgb head": ((2, 3, 20, 18), (64, 3, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "to rgb": ((1, 128, 10, 9), (3, 128, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "one to many": ((2, 1, 200), (130, 1, 10), (5,), ((0, 0),), (1,), 1),
+    "many to one": ((1, 1, 177), (96, 1, 16), (8,), ((0, 0),), (1,), 1),
+    "21 classes": ((1, 21, 40, 40), (21, 21, 16, 16), (8, 8), ((0, 0), (0, 0)), (1, 1), 1),
+    "dilated, few channels": ((2, 5, 23), (9, 5, 4), (1,), ((6, 0),), (3,), 1),
+    "groups": ((2, 24, 9, 8), (36, 8, 3, 2), (2, 1), ((1, 2), (0, 1)), (1, 2), 3),
+    "groups of few": ((2, 6, 9, 8), (12, 3, 3, 2), (1, 1), ((1, 2), (0, 1)), (1, 1), 2),
+    "long line": ((1, 32, 3000), (32, 32, 2), (1,), ((512, 0),), (512,), 1),
+    "volume": ((2, 17, 5, 6, 7), (20, 17, 2, 3, 2), (2, 1, 2), ((1, 0), (1, 1), (0, 1)), (1, 2, 1), 1),
+    "four axes": ((1, 4, 3, 4, 3, 5), (5, 4, 2, 2, 2, 3), (1, 2, 1, 1), ((0, 1), (1, 0), (1, 1), (1, 1)), (1, 1, 1, 1), 1),
+    "padding larger than the kernel": ((2, 16, 4, 4), (16, 16, 2, 2), (1, 1), ((3, 4), (5, 2)), (1, 1), 1),
+    "cropped": ((2, 3, 14, 13), (16, 3, 3, 3), (1, 1), ((0, 0), (-2, -1)), (1, 1), 1),
+    "far channels": ((1, 512, 17, 16), (272, 512, 2, 2), (1, 1), ((1, 0), (0, 1)), (1, 1), 1),
+    "many small images": ((40, 32, 2, 2), (48, 32, 2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "pixels only": ((7, 20), (13, 20), (), (), (), 1),
+}
+
+
+def made(name):
+    shape, weights, stride, padding, dilation, groups = GEOMETRIES[name]
+    return ConvGeometry.from_conv(shape, weights, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_integers_are_summed_exactly(name):
+    geometry, rng = made(name), np.random.default_rng(len(name))
+    for dtype in ("float32", "float64"):
+        x, y = integers(rng, geometry.input_shape, dtype), integers(rng, geometry.output_shape, dtype)
+        wanted = oracle.conv_weight_grad(x, y, oracle.sizes_of(geometry))
+        assert np.abs(wanted).max() > 0
+        for a, b in ((x, y), (last(x), last(y)), (last(x), y), (x[:, ::-1][:, ::-1], y)):
+            got = gradient(geometry, a, b)
+            assert got.dtype == dtype
+            assert got.shape == geometry.weight_shape
+            np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_floats_are_summed_wide_and_rounded_once(name, dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    geometry, rng = made(name), np.random.default_rng(1)
+    x, y = rng.standard_normal(geometry.input_shape).astype(dtype), rng.standard_normal(geometry.output_shape).astype(dtype)
+    wide = gradient(geometry, x.astype(np.float32), y.astype(np.float32))
+    for a, b in ((x, y), (last(x), last(y))):
+        got = gradient(geometry, a, b)
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got.astype(np.float32), wide.astype(dtype).astype(np.float32))
+
+
+def bits(a: np.ndarray) -> bytes:
+    return np.ascontiguousarray(a).tobytes()
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_no_schedule_changes_a_bit(name, monkeypatch):
+    """Threads, memory layout, vector width, tile, bands and blocks: all give the bits of one chain in the agreed order."""
+    geometry, rng = made(name), np.random.default_rng(3)
+    x = rng.standard_normal(geometry.input_shape).astype(np.float32)
+    y = rng.standard_normal(geometry.output_shape).astype(np.float32)
+    wanted = bits(gradient(geometry, x, y))
+    layouts = ((x, y), (last(x), last(y)))
+    for target in TARGETS:
+        with llvm.use_target(target):
+            for threads in (1, 2, 3):
+                for a, b in layouts:
+                    assert bits(gradient(geometry, a, b, threads)) == wanted, (target, threads)
+    for change in ({"BAND_PIXELS": 3, "BAND_BYTES": 0}, {"BLOCK_IMAGE_BYTES": 0, "BLOCK_FAR_BYTES": 0, "BLOCK_PRODUCTS": 0}):
+        with monkeypatch.context() as patch:
+            for key, value in change.items():
+                patch.setattr(weight_grad_plan, key, value)
+            weight_grad.weight_grad_recipe.cache_clear()
+            for a, b in layouts:
+                assert bits(gradient(geometry, a, b, 2)) == wanted, change
+    weight_grad.weight_grad_recipe.cache_clear()
+
+
+def test_the_changes_of_the_schedule_are_real(monkeypatch):
+    """The check above would prove nothing if bands and blocks were not used."""
+    geometry = made("dense 3x3")
+    monkeypatch.setattr(weight_grad_plan, "BAND_PIXELS", 3)
+    monkeypatch.setattr(weight_grad_plan, "BAND_BYTES", 0)
+    weight_grad.weight_grad_recipe.cache_clear()
+    plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
+    assert int(plan.details["bands"].split()[0]) > geometry.output_size[0]
+    for name in ("BLOCK_IMAGE_BYTES", "BLOCK_FAR_BYTES", "BLOCK_PRODUCTS"):
+        monkeypatch.setattr(weight_grad_plan, name, 0)
+    weight_grad.weight_grad_recipe.cache_clear()
+    plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
+    assert "blocks" in plan.details["x"]
+    weight_grad.weight_grad_recipe.cache_clear()
+
+
+def fused(a: float, b: float, c: float) -> float:
+    """a * b + c of float32 numbers, rounded once: exact in Python's integers."""
+    from fractions import Fraction
+
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if exact == 0:
+        return math.copysign(0.0, math.copysign(1, a) * math.copysign(1, b) + math.copysign(1, c))
+    low = np.float32(float(exact))  # float64 first may round twice: take the nearest of the neighbours
+    best = min(
+        (low, np.nextafter(low, np.float32(np.inf)), np.nextafter(low, np.float32(-np.inf))),
+        key=lambda v: (abs(Fraction(float(v)) - exact), int(np.float32(v).view(np.uint32)) & 1),
+    )
+    return float(best)
+
+
+def test_the_order_of_a_sum_is_the_agreed_one():
+    """One chain of fused multiply-adds over (oh, ow) an image, images added in order: computed here with fractions."""
+    rng = np.random.default_rng(5)
+    geometry = ConvGeometry.from_conv((3, 2, 6, 5), (2, 2, 3, 2), stride=(1, 2), padding=((1, 1), (1, 0)))
+    x = rng.standard_normal(geometry.input_shape).astype(np.float32)
+    y = rng.standard_normal(geometry.output_shape).astype(np.float32)
+    got = gradient(geometry, x, y)
+    backwards = 0
+    for index in np.ndindex(*geometry.weight_shape):
+        o, i, kh, kw = index
+        images = []
+        for n in range(3):
+            terms = []
+            for oh, ow in np.ndindex(*geometry.output_size):
+                ih, iw = oh - 1 + kh, 2 * ow - 1 + kw
+                if 0 <= ih < 6 and 0 <= iw < 5:
+                    terms.append((float(x[n, i, ih, iw]), float(y[n, o, oh, ow])))
+            chain, other = 0.0, 0.0
+            for a, b in terms:
+                chain = fused(a, b, chain)
+            for a, b in terms[::-1]:
+                other = fused(a, b, other)
+            backwards += chain != other
+            images.append(np.float32(chain))
+        total = images[0]
+        for image in images[1:]:
+            total = np.float32(total + image)
+        assert total == got[index], index
+    assert backwards > 0, "an order that does not matter proves nothing"
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize(
+    "name", ["dense 3x3", "stem", "rgb head", "to rgb", "groups", "long line", "volume", "padding larger than the kernel"]
+)
+def test_padding_takes_part_where_y_is_not_finite(name, bad):
+    """0 * inf is NaN: as if x had been padded with zeros in memory."""
+    geometry, rng = made(name), np.random.default_rng(7)
+    wide = [(0, 0), (0, 0), *((max(0, lo), max(0, hi)) for lo, hi in geometry.padding)]
+    without = ConvGeometry.from_conv(
+        tuple(n + a + b for n, (a, b) in zip(geometry.input_shape, wide, strict=True)),
+        geometry.weight_shape,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+    )
+    assert without.output_size == geometry.output_size
+    corners = [(0,) * geometry.ndim, tuple(n - 1 for n in geometry.output_size), tuple(n // 2 for n in geometry.output_size)]
+    for corner in corners:
+        x = integers(rng, geometry.input_shape, np.float32)
+        y = integers(rng, geometry.output_shape, np.float32)
+        y[(geometry.batch - 1, 1 % geometry.out_channels, *corner)] = bad
+        with np.errstate(invalid="ignore"):
+            wanted = oracle.conv_weight_grad(np.pad(x, wide), y, oracle.sizes_of(without))
+        assert not np.isfinite(wanted).all()
+        for a, b in ((x, y), (last(x), last(y))):
+            np.testing.assert_array_equal(gradient(geometry, a, b, 2), wanted)
+
+
+def test_infinities_in_x_stay_where_the_definition_sends_them():
+    geometry, rng = made("stem"), np.random.default_rng(9)
+    x, y = integers(rng, geometry.input_shape, np.float32), integers(rng, geometry.output_shape, np.float32, 1, 3)
+    x[1, 2, 0, 0] = np.inf  # at the border: taps that do not reach it stay finite
+    with np.errstate(invalid="ignore"):
+        wanted = oracle.conv_weight_grad(x, y, oracle.sizes_of(geometry))
+    assert np.isfinite(wanted).any()
+    assert not np.isfinite(wanted).all()
+    np.testing.assert_array_equal(gradient(geometry, x, y), wanted)
+    np.testing.assert_array_equal(gradient(geometry, last(x), last(y)), wanted)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5, 5), (2, 4, 5, 5)])
+def test_nothing_to_sum_gives_zeros(shape):
+    geometry = ConvGeometry.from_conv(shape, (3, 4, 2, 2), padding=((4, 0), (0, 0)))
+    x, y = np.ones(geometry.input_shape, np.float32), np.ones(geometry.output_shape, np.float32)
+    wanted = oracle.conv_weight_grad(x, y, oracle.sizes_of(geometry))
+    np.testing.assert_array_equal(gradient(geometry, x, y), wanted)
+
+
+def test_inputs_are_only_read():
+    geometry, rng = made("stem"), np.random.default_rng(11)
+    x, y = integers(rng, geometry.input_shape, np.float32), integers(rng, geometry.output_shape, np.float32)
+    before = bits(x), bits(y)
+    x.flags.writeable = y.flags.writeable = False
+    result = gradient(geometry, x, y)
+    assert (bits(x), bits(y)) == before
+    assert not np.shares_memory(result, x)
+
+
+def test_new_sizes_compile_nothing():
+    rng, loaded = np.random.default_rng(13), []
+    for turn in range(30):
+        size = (int(rng.integers(20, 60)), int(rng.integers(20, 60)))
+        geometry = ConvGeometry.from_conv((2, 16, *size), (32, 16, 3, 3), padding=1)
+        x, y = np.ones(geometry.input_shape, np.float32), np.ones(geometry.output_shape, np.float32)
+        gradient(geometry, last(x), last(y))
+        if turn == 3:
+            loaded.append(llvm.loaded_count())
+    assert llvm.loaded_count() <= loaded[0]
+
+
+def test_random_geometries_exactly():
+    rng, stop, done = np.random.default_rng(int(os.environ.get("PREIMAGE_SEED", "0"))), time.monotonic() + SECONDS, 0
+    while time.monotonic() < stop or done < 5:
+        ndim, groups = int(rng.integers(1, 4)), int(rng.choice([1, 1, 1, 2, 3]))
+        i, o = int(rng.choice([1, 2, 3, 5, 8, 16, 17, 21, 33, 48])), int(rng.choice([1, 2, 3, 4, 12, 16, 24, 37]))
+        kernel, stride = rng.integers(1, 5, ndim).tolist(), rng.integers(1, 4, ndim).tolist()
+        padding = [tuple(pair) for pair in rng.integers(-1, 4, (ndim, 2)).tolist()]
+        shape = (int(rng.integers(1, 4)), i * groups, *rng.integers(4, 12, ndim).tolist())
+        try:
+            geometry = ConvGeometry.from_conv(
+                shape, (o * groups, i, *kernel), stride=stride, padding=padding,
+                dilation=rng.integers(1, 3, ndim).tolist(), groups=groups,
+            )  # fmt: skip
+        except pre.PreimageError:
+            continue
+        x, y = integers(rng, geometry.input_shape, np.float32), integers(rng, geometry.output_shape, np.float32)
+        wanted = oracle.conv_weight_grad(x, y, oracle.sizes_of(geometry))
+        layout = [last, np.asarray][int(rng.integers(2))], [last, np.asarray][int(rng.integers(2))]
+        with llvm.use_target(TARGETS[done % len(TARGETS)]):
+            got = gradient(geometry, layout[0](x), layout[1](y), int(rng.integers(1, 4)))
+        np.testing.assert_array_equal(got, wanted, err_msg=str(geometry))
+        done += 1
