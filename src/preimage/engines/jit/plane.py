@@ -24,7 +24,7 @@ from preimage.engines.jit.schedules.plane import (
 __all__ = ["plane_recipe", "wants_planes"]
 
 BAND_BYTES = 48 << 10  # a band's scratch: it should stay in the nearest caches
-UNROLLED = 420  # multiply-adds in the code of a tile at most; with more, kernel rows become a loop
+UNROLLED = 260  # multiply-adds in the code of a tile at most; with more, kernel rows become a loop
 DENSE = 40  # multiply-adds per element moved from which transposing to channels-last costs little
 _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
