@@ -18,7 +18,6 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> Any:
     from preimage import settings
 
     monkeypatch.setattr(settings, "_defaults", settings.current())
-    yield
 
 
 def run(*arguments: str) -> int:

@@ -29,7 +29,6 @@ def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(settings, "_defaults", settings.current())
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 def run(*arguments: object) -> int:

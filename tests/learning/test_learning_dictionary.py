@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import preimage as pre
 from preimage.errors import OptionError, ShapeError
 from preimage.learning import Options, encode, first_stencils, learn
-from preimage.learning.canvas import PIECE, Canvas, Workers
+from preimage.learning.canvas import Canvas, Workers
 from preimage.learning.model import Model
 
 SMALL = Options(stencils=4, size=5, sparsity=0.05, steps=30)
@@ -44,11 +45,14 @@ def objective(details: list[np.ndarray], coded: Any, sparsity: float) -> float:
 def test_the_step_is_its_formula(rng: np.random.Generator, threads: int, push: float) -> None:
     workers = Workers(threads)
     canvas = Canvas(np.zeros((1, 190, 180), np.float32), Model(4), 3, workers)
-    assert canvas.z[0].size > PIECE, "the pieces must be more than one"
     z, before, gradient = (rng.standard_normal(canvas.z.shape).astype(np.float32) for _ in range(3))
-    canvas.z, canvas.before = z.copy(), before.copy()
+    z[np.abs(z) < 1.5], before[np.abs(before) < 1.5] = 0, 0
+    canvas.start(np.ones_like(z), np.ones_like(z))  # what lay there before must be gone
+    canvas.start(z, before)
     curvature, sparsity = np.array([1.0, 2.0, 5.0]), 0.7
-    sums = canvas.propose(gradient, push, curvature, sparsity)
+    canvas.look(gradient, push, sparsity)
+    canvas.propose(gradient, push, 3 * curvature, sparsity)
+    sums = canvas.propose(gradient, push, curvature, sparsity)  # a step taken back and taken again
     v = z + np.float32(push) * (z - before)
     u = v + gradient / curvature[:, None, None]
     wanted = np.sign(u) * np.maximum(np.abs(u) - sparsity / curvature[:, None, None], 0)
@@ -64,15 +68,16 @@ def test_the_step_is_its_formula(rng: np.random.Generator, threads: int, push: f
     if push:
         np.testing.assert_allclose(sums.turned, ((v - new) * (new - z)).sum(**per_stencil), rtol=1e-3)
     np.testing.assert_array_equal(canvas.z, z)
+    canvas.accept()
+    np.testing.assert_allclose(canvas.z, wanted, atol=1e-5)
+    np.testing.assert_allclose(canvas.point(0.5), wanted + 0.5 * (wanted - z), atol=1e-5)
     workers.close()
 
 
 @pytest.mark.parametrize("border", ["full", "circular"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_reported_objective_is_that_of_the_result(
-    rng: np.random.Generator, border: str, stride: int, channels: int
-) -> None:
+def test_the_reported_objective_is_that_of_the_result(rng: np.random.Generator, border: str, stride: int, channels: int) -> None:
     details = [picture(rng, channels), picture(rng, channels, 17, 30)]
     options = Options(stencils=4, size=5, stride=stride, steps=25, border=border)
     coded = learn(details, options)
@@ -176,7 +181,7 @@ def test_the_sparsity_falls_to_the_value_asked_for(rng: np.random.Generator) -> 
         curve = learn([picture(rng)], Options(stencils=2, size=5, steps=steps)).curve
         assert len(curve) == steps
         falling = [p.sparsity for p in curve]
-        assert all(a >= b for a, b in zip(falling, falling[1:], strict=False))
+        assert all(a >= b for a, b in itertools.pairwise(falling))
         if steps > 2:
             assert falling[-1] == pytest.approx(0.05)
 

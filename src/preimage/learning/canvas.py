@@ -1,11 +1,13 @@
-"""One picture with its activations, and the proximal step on them, worked off in pieces that stay in the cache.
+"""One picture with its activations, and the proximal step on them.
 
-The step from the point v, with the gradient -g, a length 1/L_k for every stencil k and the threshold t:
+The step from the point v = z + push (z - before), with minus the gradient g, a length 1/L_k for every stencil k and the
+sparsity t:
 
     u = v + g / L_k;    z = u - clip(u, -t / L_k, t / L_k)          (soft threshold: the proximal map of t |z|_1)
 
-Dozens of megabytes pass through NumPy here every step, so all that is needed of z (its sums and the test for a restart) is
-taken while a piece is in the cache, and pieces are shared out over threads: NumPy lets go of the interpreter's lock.
+Hardly one activation in a hundred is not zero, and where v is zero the step leaves it so unless |g| > t, whatever L_k is. So
+one pass over g finds the few places that matter, and all else works on those: the arrays are whole (the contractions want
+them so), and beside each lies the list of its places that are not zero. Stencils are shared out over threads.
 """
 
 from __future__ import annotations
@@ -23,8 +25,6 @@ from preimage.learning.model import Model
 __all__ = ["Canvas", "Sums", "Workers"]
 
 Array = NDArray[Any]
-#: Elements of one piece: seven such arrays of float32 fill most of a second-level cache of 1 MiB.
-PIECE = 1 << 15
 
 
 class Workers:
@@ -72,11 +72,21 @@ class Canvas:
         self.model, self.workers = model, workers
         self.height, self.width = self.detail.shape[-2:]
         shape = (count, *model.activation_size(self.height, self.width))
-        self.z, self.before, self.next = (np.zeros(shape, np.float32) for _ in range(3))
+        self._now, self._before, self._next, self._point = (_Sparse(shape) for _ in range(4))
+        self._places: list[Array] = []
         self.painted = np.zeros_like(self.detail)
         self.painted_before = self.painted
         self.painted_next = self.painted
-        self._point: Array | None = None
+
+    @property
+    def z(self) -> Array:
+        """The activations (K, h, w)."""
+        return self._now.values
+
+    @property
+    def next(self) -> Array:
+        """The activations that were proposed last."""
+        return self._next.values
 
     @property
     def pixels(self) -> int:
@@ -97,72 +107,93 @@ class Canvas:
         """What is still missing where the picture is known."""
         return self.masked(self.detail - painted)
 
+    def start(self, z: Array, before: Array) -> None:
+        """Set the activations and those of the step before."""
+        self._now.fill(z)
+        self._before.fill(before)
+
     def point(self, push: float) -> Array:
         """z + push (z - before), as an array."""
         if not push:
             return self.z
-        if self._point is None:
-            self._point = np.empty_like(self.z)
-        point, z, before = (a.reshape(len(a), -1) for a in (self._point, self.z, self.before))
 
         def one(k: int) -> None:
-            for a in range(0, z.shape[1], PIECE):
-                piece = slice(a, a + PIECE)
-                out = point[k, piece]
-                np.subtract(z[k, piece], before[k, piece], out=out)
-                out *= push
-                out += z[k, piece]
+            places = [self._before.places[k], self._now.places[k]]
+            self._point.put(k, places, [self._pushed(k, p, push) for p in places])
 
-        self.workers.each(one, range(len(z)))
-        return self._point
+        self.workers.each(one, range(len(self.z)))
+        return self._point.values
+
+    def _pushed(self, k: int, places: Array, push: float) -> Array:
+        z = self._now.flat[k][places]
+        pushed: Array = z + np.float32(push) * (z - self._before.flat[k][places]) if push else z
+        return pushed
 
     def painted_point(self, push: float) -> Array:
         """What `point` paints, while the stencils stay the same: painting is linear."""
         return self.painted + push * (self.painted - self.painted_before) if push else self.painted
 
+    def look(self, gradient: Array, push: float, sparsity: float) -> None:
+        """Find the places that the next steps can leave other than zero: where |gradient| > sparsity, or z or before are not 0."""
+        flat = gradient.reshape(len(gradient), -1)
+        limit = np.float32(sparsity)
+
+        def one(k: int) -> Array:
+            matters = np.abs(flat[k]) > limit
+            matters[self._now.places[k]] = True
+            if push:
+                matters[self._before.places[k]] = True
+            return np.flatnonzero(matters)
+
+        self._places = self.workers.each(one, range(len(flat)))
+
     def propose(self, gradient: Array, push: float, curvature: Array, sparsity: float) -> Sums:
-        """Take the proximal step into `next`."""
-        flat = [a.reshape(len(a), -1) for a in (self.z, self.before, self.next, gradient)]
-        size = flat[0].shape[1]
+        """Take the proximal step at the places that `look` found, into `next`."""
+        flat = gradient.reshape(len(gradient), -1)
 
         def one(k: int) -> list[float]:
-            z_all, before_all, next_all, gradient_all = (a[k] for a in flat)
-            length = np.float32(1.0 / curvature[k])
+            places = self._places[k]
             threshold = np.float32(sparsity / curvature[k])
-            point, scratch = np.empty((2, min(PIECE, size)), np.float32)
-            moved = turned = absolute = energy = nonzeros = 0.0
-            for a in range(0, size, PIECE):
-                z, before, new, g = (w[a : a + PIECE] for w in (z_all, before_all, next_all, gradient_all))
-                v, s = point[: len(z)], scratch[: len(z)]
-                if push:
-                    np.subtract(z, before, out=v)
-                    v *= push
-                    v += z
-                else:
-                    v[...] = z
-                np.multiply(g, length, out=s)
-                s += v
-                np.clip(s, -threshold, threshold, out=new)
-                np.subtract(s, new, out=new)
-                nonzeros += np.count_nonzero(new)
-                np.abs(new, out=s)
-                absolute += float(s.sum())
-                energy += float(np.dot(new, new))
-                v -= new
-                moved += float(np.dot(v, v))
-                if push:
-                    np.subtract(new, z, out=s)
-                    turned += float(np.dot(v, s))
-            return [moved, turned, absolute, energy, nonzeros]
+            v = self._pushed(k, places, push)
+            new = v + flat[k][places] * np.float32(1.0 / curvature[k])
+            new -= np.clip(new, -threshold, threshold)
+            kept = new != 0
+            self._next.put(k, [places[kept]], [new[kept]])
+            wide, back = new.astype(np.float64), (v - new).astype(np.float64)
+            turned = float(np.dot(back, wide - self._now.flat[k][places])) if push else 0.0
+            return [float(np.dot(back, back)), turned, float(np.abs(wide).sum()), float(np.dot(wide, wide)), float(kept.sum())]
 
-        return Sums.of(self.workers.each(one, range(len(self.z))))
+        return Sums.of(self.workers.each(one, range(len(flat))))
 
     def accept(self) -> None:
         """The proposed activations are the activations now."""
-        self.before, self.z, self.next = self.z, self.next, self.before
+        self._before, self._now, self._next = self._now, self._next, self._before
         self.painted_before, self.painted = self.painted, self.painted_next
 
     def forget(self, k: int) -> None:
         """Take the activations of stencil k away (they must be zero already, so nothing that is painted changes)."""
-        self.z[k] = 0
-        self.before[k] = 0
+        self._now.put(k, [], [])
+        self._before.put(k, [], [])
+
+
+class _Sparse:
+    """A whole array (K, h, w) that is zero but at the listed places of every plane."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.values = np.zeros(shape, np.float32)
+        self.flat = self.values.reshape(shape[0], -1)
+        self.places: list[Array] = [np.zeros(0, np.intp)] * shape[0]
+
+    def put(self, k: int, places: list[Array], values: list[Array]) -> None:
+        """Plane k becomes these values at these places; where two lists share a place, the later one holds."""
+        plane = self.flat[k]
+        plane[self.places[k]] = 0
+        for where, what in zip(places, values, strict=True):
+            plane[where] = what
+        self.places[k] = places[0] if len(places) == 1 else np.concatenate([np.zeros(0, np.intp), *places])
+
+    def fill(self, values: Array) -> None:
+        """Take over a whole array."""
+        for k, plane in enumerate(values.reshape(len(values), -1)):
+            places = np.flatnonzero(plane)
+            self.put(k, [places], [plane[places]])

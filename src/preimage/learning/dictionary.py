@@ -248,6 +248,8 @@ class _Descent:
 
     def _activation_step(self, gradients: list[Array], points: list[Array], push: float, sparsity: float) -> tuple[Sums, float]:
         """A proximal step as long as the curvature that it meets allows; accepted."""
+        for canvas, gradient in zip(self.canvases, gradients, strict=True):
+            canvas.look(gradient, push, sparsity)
         for _ in range(30):
             curvature = self.curvature * self.shape
             met = 0.0
