@@ -289,18 +289,31 @@ def test_nothing_to_do_gives_the_same_tensor_back():
     for op in (lambda x: x.reshape(2, 3), lambda x: x.transpose(0, 1), lambda x: x.astype(np.float64)):
         assert op(t) is t
     assert ops.roll(t, 3, 1) is t
+    assert [p.shape for p in ops.split(t, (0, 3, 0), 1)] == [(2, 0), (2, 3), (2, 0)]
     assert ops.flatten(leaf(2.0)).shape == (1,)
 
 
 @pytest.mark.parametrize(
     ("op", "at", "slope"),
     [
-        (ops.relu, 0.0, 0.0), (lambda x: ops.leaky_relu(x, 0.2), 0.0, 0.2), (lambda x: ops.prelu(x, [0.3]), 0.0, 0.3), (ops.abs, 0.0, 0.0),
-        (lambda x: ops.elu(x, 0.7), 0.0, 0.7), (ops.hardtanh, 1.0, 0.0), (ops.hardtanh, -1.0, 0.0), (ops.relu6, 6.0, 0.0), (ops.relu6, 0.0, 0.0),
-        (ops.hardsigmoid, 3.0, 0.0), (ops.hardsigmoid, -3.0, 0.0), (lambda x: ops.clip(x, -1, 1), 1.0, 1.0), (lambda x: ops.clip(x, -1, 1), -1.0, 1.0),
-        (lambda x: ops.clip(x, -1, 1), 1.5, 0.0), (lambda x: ops.clip(x, -1, 1), -1.5, 0.0), (ops.sign, 2.0, 0.0),
+        (ops.relu, 0.0, 0.0),
+        (lambda x: ops.leaky_relu(x, 0.2), 0.0, 0.2),
+        (lambda x: ops.prelu(x, [0.3]), 0.0, 0.3),
+        (ops.abs, 0.0, 0.0),
+        (lambda x: ops.elu(x, 0.7), 0.0, 0.7),
+        (ops.hardtanh, 1.0, 0.0),
+        (ops.hardtanh, -1.0, 0.0),
+        (ops.relu6, 6.0, 0.0),
+        (ops.relu6, 0.0, 0.0),
+        (ops.hardsigmoid, 3.0, 0.0),
+        (ops.hardsigmoid, -3.0, 0.0),
+        (lambda x: ops.clip(x, -1, 1), 1.0, 1.0),
+        (lambda x: ops.clip(x, -1, 1), -1.0, 1.0),
+        (lambda x: ops.clip(x, -1, 1), 1.5, 0.0),
+        (lambda x: ops.clip(x, -1, 1), -1.5, 0.0),
+        (ops.sign, 2.0, 0.0),
     ],
-)  # fmt: skip
+)
 def test_slopes_at_kinks(op, at, slope):
     x = leaf([at])
     assert pre.grad(op(x).sum(), x).item() == slope
