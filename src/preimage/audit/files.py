@@ -111,7 +111,8 @@ def expected_invalid(row: dict[str, Any]) -> Invalid | None:
         extra = row.get("output_padding") or [0] * row["ndim"]
         slack = [max(s, d) for s, d in zip(row["stride"], row["dilation"], strict=True)]
         most = 2**40  # elements: what nothing allocates
-        size = max(_case(row, "", None).input_size, default=0)
+        made = _case(row, "", None)
+        size = max((*made.input_size, *made.output_size), default=0)
         sound = (
             groups > 0
             and large % groups == 0

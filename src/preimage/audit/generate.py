@@ -18,6 +18,9 @@ __all__ = ["Invalid", "case_at", "cases", "invalid", "invalid_at"]
 
 #: Multiply-adds above which a drawn case is drawn again: the audit lives on many small cases.
 MAX_MACS = 120_000
+#: Every so many cases, one is large enough to be worth handing out to threads.
+LARGE_EVERY = 40
+LARGE_MACS = (600_000, 1_500_000)
 _DIMENSIONS = (0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4)
 #: Channel counts on either side of what vector blocks and their tails hold.
 _BLOCKS = (7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65)
@@ -32,6 +35,14 @@ def cases(count: int, seed: int = 0, start: int = 0) -> Iterator[Case]:
 def case_at(i: int, seed: int = 0) -> Case:
     """Case number i of a seed's sequence."""
     rng = np.random.default_rng((seed, i, 0xCA5E))
+    while i % LARGE_EVERY == LARGE_EVERY - 1:
+        case = _draw(rng, f"random {seed}:{i}", big=True)
+        if (
+            case is not None
+            and LARGE_MACS[0] <= case.macs <= LARGE_MACS[1]
+            and _size(case.x_shape) + _size(case.y_shape) < 200_000
+        ):
+            return case
     while True:
         case = _draw(rng, f"random {seed}:{i}")
         if case is not None and case.macs <= MAX_MACS and sum(map(_size, (case.x_shape, case.y_shape, case.w_shape))) < 60_000:
@@ -82,8 +93,8 @@ def _channels(rng: np.random.Generator) -> tuple[int, int, int]:
     return groups, large, small
 
 
-def _draw(rng: np.random.Generator, label: str) -> Case | None:
-    ndim = _pick(rng, _DIMENSIONS)
+def _draw(rng: np.random.Generator, label: str, *, big: bool = False) -> Case | None:
+    ndim = _pick(rng, _DIMENSIONS[1:] if big else _DIMENSIONS)
     groups, large, small = _channels(rng)
     batch = _pick(rng, (1, 2, 2, 3))
     most = {0: 1, 1: 9, 2: 5, 3: 4}.get(ndim, 3)
@@ -116,6 +127,8 @@ def _draw(rng: np.random.Generator, label: str) -> Case | None:
     def reach(axis: int) -> int:
         if wide and axis == ndim - 1:
             return wide
+        if big:
+            return int(rng.integers(4, {1: 200, 2: 40, 3: 14}.get(ndim, 8)))
         return 1 if rng.random() < 0.12 else int(rng.integers(1, {1: 12, 2: 8, 3: 6}.get(ndim, 4)))
 
     try:

@@ -55,10 +55,12 @@ class Memory(Check):
         plain = ops.arrays(result, trial.dtype, trial.layout)
         arrays = [guard.placed(a, side) for a in plain]
         bias = guard.placed(ops.bias_array(result, trial.dtype), side) if trial.bias else None
+        subject.forget_workspace()
         try:
             with guard.guarded_allocations(side):
                 got = subject.run(case, result, *arrays, bias=bias)
             got = np.array(got)
+            subject.forget_workspace()
         except Refused as reason:
             tally.refused[f"{result}: {reason}"] += 1
             return None

@@ -75,6 +75,9 @@ class Subject:
         del promise
         return []
 
+    def forget_workspace(self) -> None:
+        """Give back memory that is kept between calls, so that the next call takes new memory, which is guarded."""
+
     def gradients(self, case: Case, x: Array, w: Array, b: Array, gy: Array) -> tuple[Array, Array, Array, Array]:
         """y of the case's layer, with its gradients in x, w and b for the cotangent gy, by automatic differentiation."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ where geometry is a preimage.ConvGeometry; one that lacks a contraction is audit
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,18 @@ def _geometry_text(case: Case) -> str:
     )
 
 
+@lru_cache(maxsize=1)
+def _targets() -> list[Variant]:
+    """The narrower vector units that this CPU can run code for, beside its own."""
+    from preimage.engines.jit import llvm
+
+    found: list[Variant] = []
+    for name in ("avx2", "avx512"):
+        if llvm.named_target(name).runs_here:
+            found.append((f"vectors of {name}", lambda name=name: llvm.use_target(name)))  # type: ignore[misc]
+    return found
+
+
 class EngineSubject(Subject):
     """An engine of the registry, by name."""
 
@@ -152,8 +165,15 @@ class EngineSubject(Subject):
         own: list[Variant] = []
         if promise == "tiling":
             own = [(f"workspace_bytes={n}", lambda n=n: config(workspace_bytes=n)) for n in (0, 1 << 14)]  # type: ignore[misc]
+        if promise == "cpu" and self.name == "jit":
+            own = _targets()
         more = getattr(self.engine, "audit_variants", None)  # an engine may offer schedules of its own to be compared
         return own + (list(more(promise)) if more is not None else [])
+
+    def forget_workspace(self) -> None:
+        kept = getattr(self.engine, "_scratch", None)
+        if kept is not None:
+            self.engine._scratch = type(kept)()  # type: ignore[attr-defined]
 
     def _layer(self, case: Case, x: Any, w: Any, b: Any) -> Any:
         import preimage as pre
