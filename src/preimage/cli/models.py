@@ -71,7 +71,7 @@ def run(
         raise OptionError(
             f"{model} takes {len(graph.inputs)} inputs ({', '.join(i.name for i in graph.inputs)}); `run` feeds models with one"
         )
-    declared = graph.inputs[0].shape or ()
+    declared = graph.inputs[0].example or graph.inputs[0].shape or ()
     channels = declared[1] if len(declared) > 1 and isinstance(declared[1], int) else _channels(graph)
     wanted = _size(size)
     graph = graph if as_is else optimise(graph)

@@ -53,11 +53,15 @@ def graph_op(name: str, *, stateful: bool = False) -> Callable[[Callable[..., An
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of a graph: its name, and its shape with None (or a name) where a size is open; None for any shape."""
+    """An input of a graph: its name, and its shape with None (or a name) where a size is open; None for any shape.
+
+    `example`: sizes that the file names without insisting on them, as every Caffe net does.
+    """
 
     name: str
     shape: tuple[int | str | None, ...] | None
     dtype: str = "float32"
+    example: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class Graph(Module):
         given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
         self.nodes = _ordered(tuple(nodes), given, self.outputs)
         self._last = _last_uses(self.nodes)
+        self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
         self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
         self._buffers.update({key: np.asarray(value) for key, value in (buffers or {}).items()})
@@ -187,7 +192,10 @@ class Graph(Module):
     def _step(self, node: Node, values: Mapping[str, Value], steps: list[Step] | None) -> dict[str, Value]:
         """One node: its outputs by name."""
         arguments = [values[key] if key else None for key in node.inputs]
-        limits.check(node.op, arguments, node.attributes, f"node {node.name!r} ({node.op})")
+        mark = (limits.current(), *(getattr(v, "shape", None) for v in arguments))
+        if self._passed.get(node.outputs) != mark:  # the same shapes need no second look
+            limits.check(node.op, arguments, node.attributes, f"node {node.name!r} ({node.op})")
+            self._passed[node.outputs] = mark
         start = time.perf_counter_ns() if steps is not None else 0
         op = OPS[node.op]
         extra = {"training": self.training} if op.stateful else {}

@@ -65,7 +65,7 @@ def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = Non
     for item in graph.inputs:
         shape = given.pop(item.name, None)
         if shape is None:
-            known = item.shape or (None,)
+            known = item.example or item.shape or (None,)
             if any(not isinstance(d, int) for d in known):
                 raise OptionError(f"input {item.name!r} has the open shape {known}: say its sizes, e.g. {item.name}=1,3,224,224")
             shape = [int(d) for d in known if isinstance(d, int)]

@@ -17,7 +17,7 @@ from preimage.autograd import array_of
 from preimage.errors import FileFormatError, PreimageError
 from preimage.geometry import ConvGeometry
 
-__all__ = ["allowed", "check", "checked_size", "limits"]
+__all__ = ["allowed", "check", "checked_size", "current", "limits"]
 
 #: Elements of one value, and flop of one contraction.
 _LIMITS = {"elements": 2**29, "flop": 2**50}
@@ -32,6 +32,11 @@ def limits(*, elements: int | None = None, flop: int | None = None) -> Iterator[
         yield
     finally:
         _LIMITS.update(before)
+
+
+def current() -> tuple[int, int]:
+    """The limits that hold now: elements, flop."""
+    return _LIMITS["elements"], _LIMITS["flop"]
 
 
 def allowed() -> int:

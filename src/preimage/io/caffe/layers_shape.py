@@ -179,7 +179,7 @@ def _feed(context: Context, shapes: list[Shape | None], reason: str = "") -> Non
         if shape is None:
             context.fail(f"the shape of {blob!r} is not in the file{reason}; pass input_shapes={{{blob!r}: ...}}")
         context.top(shape, index)
-        context.assembly.inputs.append(Input(top, (None,) * len(shape)))
+        context.assembly.inputs.append(Input(top, (None,) * len(shape), example=tuple(shape)))
 
 
 @layer_type("Input")
