@@ -95,16 +95,15 @@ def run_bench(
         for what in passes:
             for n in threads:
                 with thread_limit(n):
-                    rows = _cell(problem, what, dtype, n, present, protocol, check and n == threads[0])
+                    rows = _cell(problem, what, dtype, n, present, protocol, check)
                 run.rows += rows
                 done += 1
                 if progress is not None:
                     progress(rows, done, total)
             problem.forget(what)
         for n in threads:
-            if (dtype, n) in probes:
-                with thread_limit(n):
-                    probes[dtype, n].again()
+            with thread_limit(n):
+                probes[dtype, n].again()
     run.probes = [probe.as_data() for probe in probes.values()]
     run.seconds = time.perf_counter() - begin
     return run

@@ -25,7 +25,7 @@ def bench(
     output_padding: Annotated[str, typer.Option()] = "0",
     groups: Annotated[int, typer.Option()] = 1,
     engines: Annotated[str, typer.Option(help="Comma-separated contestants: engines, torch, onnxruntime, jax.")] = "jit,torch",
-    passes: Annotated[str, typer.Option("--passes", help="forward, grad_input, grad_weight, grad_bias; or all.")] = "all",
+    passes: Annotated[str, typer.Option(help="Comma-separated, or all: grad_bias too.")] = "forward,grad_input,grad_weight",
     dtype: Annotated[str, typer.Option(help="Comma-separated: float32, float64, float16, bfloat16.")] = "float32",
     layout: Annotated[str, typer.Option(help="channels_last, channels_first, or both.")] = "both",
     threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "1",
@@ -58,7 +58,7 @@ def bench(
             chosen: Any = (layer_from_sizes(_sizes(given), _sizes(weight), transpose=transpose, **options),)
         else:
             chosen = select(load_suite(suite) if suite else builtin_suite(), layers or (), tier)
-        asked = PASSES[:3] if passes == "all" else tuple(passes.split(","))
+        asked = PASSES if passes == "all" else tuple(passes.split(","))
         for what in asked:
             if what not in PASSES:
                 raise typer.BadParameter(f"no pass is called {what!r}; there are {', '.join(PASSES)} and all")
