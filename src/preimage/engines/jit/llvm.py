@@ -8,7 +8,7 @@ A kernel is an address that owns its code: it stays loaded while the `LoadedKern
 Compiled code is kept in memory under its key (least recently used ones go first) and on disk (`cache`).
 
 What keeps the numbers right: no fast-math flag is ever set here, the code generator does not contract a product and a
-sum (fused multiply-adds come from `llvm.fma` in the IR alone), and the passes that run reassociate nothing.
+sum (fused multiply-adds come from `llvm.fma` in the IR alone), and no optimising pass runs: the schedules are the optimiser.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = [
     "LoadedKernel",
     "Target",
     "assembly",
+    "checked_ir",
     "compile_cached",
     "compile_many",
     "compile_module",
@@ -44,13 +45,12 @@ __all__ = [
     "loaded_count",
     "named_target",
     "object_code",
-    "optimised_ir",
     "unavailable",
     "use_target",
 ]
 
 MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geometries than this recompiles from disk
-CODEGEN_LEVEL = 2  # measured: levels 1 and 3 give no faster kernels and level 3 compiles slower (docs/decisions)
+CODEGEN_LEVEL = 1  # measured: 2 and 3, or passes before, give no faster kernels and compile a third slower
 _LOCK = threading.RLock()  # llvmlite releases the GIL; the code generator is used by one thread at a time
 
 
@@ -215,37 +215,21 @@ def _parse(text: str, target: Target) -> tuple[Any, Any]:
     return module, context
 
 
-def _optimise(module: Any, machine: Any) -> None:
-    """Clean up after the emitter; the schedules have done the real optimisation: no vectoriser, no unroller, no inliner."""
-    binding = _binding()
-    options = binding.create_pipeline_tuning_options(speed_level=0)
-    builder = binding.create_pass_builder(machine, options)
-    passes = binding.create_new_function_pass_manager()
-    passes.add_sroa_pass()
-    passes.add_simplify_cfg_pass()
-    passes.add_instruction_combine_pass()
-    for function in module.functions:
-        if not function.is_declaration:
-            passes.run(function, builder)
-
-
 def object_code(text: str, target: Target | None = None) -> bytes:
     """The object file that LLVM makes of IR text for a target; nothing is cached or loaded."""
     target = target or current_target()
     with _LOCK:
         machine = _machine(target)
         module, _context = _parse(text, target)
-        _optimise(module, machine)
         code: bytes = machine.emit_object(module)
         return code
 
 
-def optimised_ir(text: str, target: Target | None = None) -> str:
-    """The IR after the passes (PREIMAGE_DEBUG=4)."""
+def checked_ir(text: str, target: Target | None = None) -> str:
+    """The IR as LLVM reads it, verified (PREIMAGE_DEBUG=4). No pass runs on it: the code generator takes it as it is."""
     target = target or current_target()
     with _LOCK:
         module, _context = _parse(text, target)
-        _optimise(module, _machine(target))
         return str(module)
 
 
@@ -255,7 +239,6 @@ def assembly(text: str, target: Target | None = None) -> str:
     with _LOCK:
         machine = _machine(target)
         module, _context = _parse(text, target)
-        _optimise(module, machine)
         listing: str = machine.emit_assembly(module)
         return listing
 
