@@ -141,6 +141,20 @@ POOLS = [
         empty=((0, 3, 7, 6),),
     ),
     Row(
+        "adaptive_avg_pool",
+        lambda x: ops.adaptive_avg_pool(x, (2, 3, 2)),
+        normal((1, 2, 3, 4, 5)),
+        lambda x: np.stack(
+            [
+                np.stack([np.stack([x[:, :, d, r, c].mean((2, 3, 4)) for c in _bins(5, 2)], -1) for r in _bins(4, 3)], -2)
+                for d in _bins(3, 2)
+            ],
+            -3,
+        ),
+        linear=(0,),
+        empty=((0, 2, 3, 4, 5),),
+    ),
+    Row(
         "adaptive_max_pool",
         lambda x: ops.adaptive_max_pool(x, (3, 4)),
         distinct(IMAGE),

@@ -271,6 +271,7 @@ def test_a_mask_may_change_after_the_call():
 def test_methods():
     t = leaf(np.arange(6.0).reshape(2, 3) + 1)
     assert t.sum().item() == 21
+    np.testing.assert_array_equal(t.T.data, t.data.T)
     assert t.mean(0).shape == (3,)
     assert t.reshape(3, 2).transpose().flatten().shape == (6,)
     assert t.astype(np.float32).dtype == np.float32

@@ -65,3 +65,5 @@ install_methods(
         for name in names.split()
     }
 )
+
+setattr(Tensor, "T", property(shape.transpose, doc="The axes in reverse order, as a view."))  # noqa: B010 - installed, like the methods
