@@ -12,7 +12,7 @@ from preimage.bench.contestants import EngineContestant
 from preimage.bench.problem import Problem, ordered, values
 from preimage.bench.results import Row
 from preimage.bench.suite import PASSES, select
-from preimage.bench.summary import compare, geomean, headline, roofs
+from preimage.bench.summary import Roofs, compare, geomean, headline
 from preimage.errors import OptionError
 
 LAYER = layer_from_sizes((2, 6, 9, 11), (4, 3, 2, 3), stride=(2, 1), padding=((0, 1), (2, 0)), groups=2)
@@ -157,7 +157,7 @@ def test_geometric_mean():
 def test_the_roof_is_the_slower_of_compute_and_memory():
     run = Run({}, {}, [{"dtype": "float32", "threads": 1, "peak_gflops": 100.0, "peaks": [], "how": "",
                         "memory_gbytes": {"300": 200.0, "1000": 10.0}}])  # fmt: skip
-    limit = roofs(run)(row("jit", "channels_last", [80.0]))
+    limit = Roofs(run)(row("jit", "channels_last", [80.0]))
     assert limit.bound == "memory"
     assert limit.least_ns == 40.0  # 400 bytes at 10 GB/s: they do not fit the smaller working set
     assert limit.reached == 0.5

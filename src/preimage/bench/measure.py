@@ -5,9 +5,9 @@ A cell is one pass of one layer in one dtype on one number of threads. In each c
 1. every contestant is prepared (data in its layout, plans and kernels made) and its answer checked; a wrong answer is
    an error in its row, and it is not timed;
 2. rounds follow. In a round every contestant has one turn, and the order turns with the rounds. A turn is one call that
-   is not timed (its data are in the caches as far as they fit), then as many timed calls as fill `turn_ns`; their mean
-   is the contestant's time of that round. Turns of a round are neighbours in time: their ratios are paired, and a
-   machine that slows down for a while slows down both;
+   is not timed (its data are in the caches as far as they fit; left out for calls of over 10 ms, which no longer
+   notice), then as many timed calls as fill `turn_ns`; their mean is the contestant's time of that round. Turns of a
+   round are neighbours in time: their ratios are paired, and a machine that slows down for a while slows down both;
 3. rounds end after `most_rounds`, or after `least_rounds` once the spread of every paired ratio (half the distance of
    its quartiles, by its median) is below `spread`, or when the cell has used `cell_ns`;
 4. of one peer's layouts the slower is dropped after the first round if it is far behind (`drop`): only the best counts.
@@ -34,6 +34,8 @@ from preimage.bench.results import Row, Run
 from preimage.bench.suite import Layer
 
 __all__ = ["Protocol", "run_bench"]
+
+LONG_NS = 1e7
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,8 @@ def _rounds(turns: list[_Turn], threads: int, protocol: Protocol) -> None:
                 with thread_limit(threads, turn.contestant.name if turn.contestant.ours else None):
                     if threads > 1 and protocol.settle_ns:
                         time.sleep(protocol.settle_ns / 1e9)
-                    turn.estimate = min(turn.estimate, _time(turn.call, 1)) if turn.estimate else _time(turn.call, 1)
+                    if turn.estimate < LONG_NS:
+                        turn.estimate = min(turn.estimate, _time(turn.call, 1))
                     count = max(1, min(1000, round(protocol.turn_ns / max(turn.estimate, 1.0))))
                     turn.row.time_ns.append(_time(turn.call, count))
             if k == 0:

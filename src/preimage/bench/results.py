@@ -76,5 +76,30 @@ class Run:
         rows = [Row(**{**row, "channels": tuple(row["channels"])}) for row in data.pop("rows")]
         return cls(rows=rows, **data)
 
+    @classmethod
+    def load(cls, *paths: str | Path) -> Run:
+        """Runs from files as one: the rows of all, the best probes, the machine of the first."""
+        runs = [cls.from_json(Path(path).read_text()) for path in paths]
+        joined = runs[0]
+        for run in runs[1:]:
+            joined.rows += run.rows
+            joined.seconds += run.seconds
+            joined.absent |= run.absent
+            _join_probes(joined.probes, run.probes)
+        return joined
+
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json())
+
+
+def _join_probes(into: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
+    known = {(p["dtype"], p["threads"]): p for p in into}
+    for probe in more:
+        same = known.get((probe["dtype"], probe["threads"]))
+        if same is None:
+            into.append(probe)
+            continue
+        same["peak_gflops"] = max(same["peak_gflops"], probe["peak_gflops"])
+        same["peaks"] += probe["peaks"]
+        for size, speed in probe["memory_gbytes"].items():
+            same["memory_gbytes"][size] = max(speed, same["memory_gbytes"].get(size, 0.0))

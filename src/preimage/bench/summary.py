@@ -16,7 +16,7 @@ from typing import Any
 
 from preimage.bench.results import Row, Run
 
-__all__ = ["Comparison", "Roof", "cells", "compare", "geomean", "headline", "roofs"]
+__all__ = ["Comparison", "Roof", "Roofs", "cells", "compare", "geomean", "headline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def headline(rows: Sequence[Row], ours: str, peer: str) -> list[dict[str, Any]]:
     return table
 
 
-class roofs:  # noqa: N801 - reads as a function: roofs(run)(row)
+class Roofs:
     """The roofline of every row of a run."""
 
     def __init__(self, run: Run) -> None:
@@ -154,10 +154,21 @@ class roofs:  # noqa: N801 - reads as a function: roofs(run)(row)
         )
 
 
+def transposed_to_conv(run: Run, name: str) -> list[tuple[float, Row]]:
+    """(time of conv_transpose / time of conv, row), greatest first: a deconvolution's own geometry read both ways."""
+    by_key: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for cell in cells(row for row in run.rows if row.kind == "deconv").values():
+        row = best(cell, name)
+        if row is not None:
+            by_key.setdefault((row.layer, row.dtype, row.threads), {})[row.contraction] = row
+    pairs = [(p["conv_transpose"], p["conv"]) for p in by_key.values() if {"conv", "conv_transpose"} <= p.keys()]
+    return sorted(((a.median_ns / b.median_ns, a) for a, b in pairs), key=lambda item: -item[0])
+
+
 def dense_peak_shares(run: Run, name: str) -> list[tuple[float, Row]]:
     """(share of the FMA peak, row), least first: the best layout of `name` in every cell of at least 0.2 GFLOP with at
     least 32 channels a group on both sides."""
-    roof = roofs(run)
+    roof = Roofs(run)
     found = []
     for cell in cells(run.rows).values():
         row = best(cell, name)

@@ -32,60 +32,75 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Three rounds, short turns: for a look.")] = False,
     direct: Annotated[bool, typer.Option(help="Call the engines' methods, not the public operations.")] = False,
     check: Annotated[bool, typer.Option(help="Check every answer before its clock runs.")] = True,
+    load: Annotated[list[Path] | None, typer.Option(help="Measure nothing: show runs that --json wrote, joined.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all times there.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with a roofline plot there.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown there.")] = None,
     worst: Annotated[int, typer.Option(help="Show only so many rows, the worst; 0: all.")] = 0,
 ) -> None:
     """Time layers on this library's engines and on installed peers, interleaved, answers checked first."""
     from rich.console import Console
 
-    from preimage.bench import Protocol, run_bench
-    from preimage.bench.suite import PASSES, builtin_suite, layer_from_sizes, load_suite, select
+    from preimage.bench import Protocol, Run, run_bench
+    from preimage.bench.suite import PASSES
     from preimage.errors import PreimageError
     from preimage.report.bench import print_run, write_html
+    from preimage.report.bench_markdown import write_markdown
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=190)
-    try:
-        if given or weight:
-            if not (given and weight):
-                raise typer.BadParameter("one geometry needs both --input and --weight")
-            options: dict[str, Any] = {"stride": _numbers(stride), "padding": _padding(padding), "dilation": _numbers(dilation)}
-            if transpose:
-                options["output_padding"] = _numbers(output_padding)
-            options["groups"] = groups
-            chosen: Any = (layer_from_sizes(_sizes(given), _sizes(weight), transpose=transpose, **options),)
-        else:
-            chosen = select(load_suite(suite) if suite else builtin_suite(), layers or (), tier)
-        asked = PASSES if passes == "all" else tuple(passes.split(","))
-        for what in asked:
-            if what not in PASSES:
-                raise typer.BadParameter(f"no pass is called {what!r}; there are {', '.join(PASSES)} and all")
-        names = tuple(engines.split(","))
-        with console.status("measuring the machine") as status:
-            run = run_bench(
-                chosen,
-                names,
-                passes=asked,
-                dtypes=tuple(dtype.split(",")),
-                threads=tuple(int(n) for n in threads.split(",")),
-                layouts=("channels_last", "channels_first") if layout == "both" else (layout,),
-                protocol=Protocol.quick() if quick else Protocol(),
-                direct=direct,
-                check=check,
-                progress=lambda rows, done, total: status.update(f"{done}/{total}  {rows[0].layer} {rows[0].what}"),
-            )
-    except PreimageError as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(2) from error
+    if load:
+        run = Run.load(*load)
+    else:
+        try:
+            chosen = _layers(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
+            asked = PASSES if passes == "all" else tuple(passes.split(","))
+            for what in asked:
+                if what not in PASSES:
+                    raise typer.BadParameter(f"no pass is called {what!r}; there are {', '.join(PASSES)} and all")
+            with console.status("measuring the machine") as status:
+                run = run_bench(
+                    chosen,
+                    tuple(engines.split(",")),
+                    passes=asked,
+                    dtypes=tuple(dtype.split(",")),
+                    threads=tuple(int(n) for n in threads.split(",")),
+                    layouts=("channels_last", "channels_first") if layout == "both" else (layout,),
+                    protocol=Protocol.quick() if quick else Protocol(),
+                    direct=direct,
+                    check=check,
+                    progress=lambda rows, done, total: status.update(f"{done}/{total}  {rows[0].layer} {rows[0].what}"),
+                )
+        except PreimageError as error:
+            console.print(f"[red]{error}[/red]", highlight=False)
+            raise typer.Exit(2) from error
     if json_file:
         run.save(json_file)
+    if markdown_file:
+        write_markdown(run, markdown_file)
     if html_file:
         write_html(run, html_file)
     print_run(run, console, worst=worst)
     if any(row.error.startswith(("wrong answer", "AssertionError")) for row in run.rows):
         raise typer.Exit(1)
+
+
+def _layers(
+    names: _Many, suite: Path | None, tier: str, given: str | None, weight: str | None, transpose: bool, groups: int,
+    stride: str, padding: str, dilation: str, output_padding: str,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The one layer given by its shapes, or those of a suite."""
+    from preimage.bench.suite import builtin_suite, layer_from_sizes, load_suite, select
+
+    if not (given or weight):
+        return select(load_suite(suite) if suite else builtin_suite(), names or (), tier)
+    if not (given and weight):
+        raise typer.BadParameter("one geometry needs both --input and --weight")
+    options: dict[str, Any] = {"stride": _numbers(stride), "padding": _padding(padding), "dilation": _numbers(dilation)}
+    if transpose:
+        options["output_padding"] = _numbers(output_padding)
+    return (layer_from_sizes(_sizes(given), _sizes(weight), transpose=transpose, groups=groups, **options),)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

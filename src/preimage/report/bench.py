@@ -10,7 +10,7 @@ from math import isnan, log10
 from pathlib import Path
 
 from preimage.bench.results import Row, Run
-from preimage.bench.summary import best, cells, headline, pair, roofs
+from preimage.bench.summary import Roofs, best, cells, headline, pair
 from preimage.report.bench_table import print_run
 
 __all__ = ["print_run", "roofline_svg", "write_html"]
@@ -45,7 +45,7 @@ def render(run: Run) -> str:
     ]
     for peer in peers:
         parts.append(_headline_html(run, ours, peer))
-    roof = roofs(run)
+    roof = Roofs(run)
     for dtype, threads in sorted({(row.dtype, row.threads) for row in run.rows}):
         parts.append(f"<h2>Roofline: {escape(ours)}, {dtype}, {threads} thread(s)</h2>")
         parts.append(roofline_svg(run, ours, dtype, threads, roof))
@@ -65,7 +65,7 @@ def _headline_html(run: Run, ours: str, peer: str) -> str:
     return "".join(lines) + "</table>"
 
 
-def _rows_html(run: Run, ours: str, peers: list[str], roof: roofs) -> str:
+def _rows_html(run: Run, ours: str, peers: list[str], roof: Roofs) -> str:
     columns = list(dict.fromkeys((row.contestant, row.layout) for row in run.rows))
     heads = "".join(f"<th>{escape(name)}<br>{layout.removeprefix('channels_')}</th>" for name, layout in columns)
     lines: list[tuple[float, str]] = []
@@ -96,7 +96,7 @@ def _speed(row: Row | None) -> str:
     return f"<td title='{row.median_ns / 1e3:.1f} us, {len(row.times)} rounds, {escape(row.checked)}'>{row.gflops:.1f}</td>"
 
 
-def roofline_svg(run: Run, ours: str, dtype: str, threads: int, roof: roofs) -> str:
+def roofline_svg(run: Run, ours: str, dtype: str, threads: int, roof: Roofs) -> str:
     """Attained GFLOP/s (without padded taps) over flop per byte, with the roofs of every probed working set."""
     rows = [best(cell, ours) for key, cell in cells(run.rows).items() if key[2:] == (dtype, threads)]
     points = [(roof(row).intensity, row.inside_flop / row.median_ns, row) for row in rows if row is not None]

@@ -6,7 +6,7 @@ from math import isnan
 from typing import Any
 
 from preimage.bench.results import Row, Run
-from preimage.bench.summary import best, cells, dense_peak_shares, headline, pair, roofs
+from preimage.bench.summary import Roofs, best, cells, dense_peak_shares, headline, pair
 
 __all__ = ["print_run"]
 
@@ -32,7 +32,7 @@ def print_run(run: Run, console: Any, worst: int = 0) -> None:
         console.print(f"not here: {name}: {why}", highlight=False)
     names = list(dict.fromkeys(row.contestant for row in run.rows))
     ours, peers = names[0], names[1:]
-    roof = roofs(run)
+    roof = Roofs(run)
     table = Table(title=f"GFLOP/s; ratio: time of the best {'/'.join(peers) or 'peer'} row / time of the best {ours} row")
     wide = console.width >= 170
     for column in ("layer", *(("sizes",) if wide else ()), "pass", "dtype", "n"):
@@ -46,7 +46,7 @@ def print_run(run: Run, console: Any, worst: int = 0) -> None:
         table.add_row(*_cells_of(cell, columns, ours, peers, roof, wide), style="red" if ratio < 1 else "")
     console.print(table)
     _print_errors(run, ours, console)
-    for peer in peers:
+    for peer in peers if len(run.rows) > len(names) else ():
         _print_headline(run, ours, peer, console)
     shares = dense_peak_shares(run, ours)
     if shares:
@@ -82,7 +82,7 @@ def _ranked(run: Run, ours: str, peers: list[str]) -> list[tuple[float, list[Row
     return ranked
 
 
-def _cells_of(cell: list[Row], columns: list[tuple[str, str]], ours: str, peers: list[str], roof: roofs, wide: bool) -> list[str]:
+def _cells_of(cell: list[Row], columns: list[tuple[str, str]], ours: str, peers: list[str], roof: Roofs, wide: bool) -> list[str]:
     first = cell[0]
     dtype = first.dtype.replace("bfloat", "bf").replace("float", "f")
     texts = [first.layer, *((first.label,) if wide else ()), first.what, dtype, str(first.threads)]
