@@ -326,7 +326,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
 
     tiles = n_taps * n_outer * reading.row_tiles * reading.column_tiles * groups
     wanted = min(tiles, 1 if r.threads == 1 else TASKS_PER_THREAD * r.threads)
-    per_task = -(-tiles // wanted)
+    per_task = max(1, tiles // wanted)
     per_turn = 1 if table.n_bands > 1 else max(1, min(batch, pixels // max(1, prod(g.output_size))))
     has_chain = batch > 1 and table.n_bands > 1
     as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's

@@ -31,11 +31,12 @@ __all__ = ["Reading", "Tables", "band_pixels", "read_geometry", "tables", "tap_r
 # A band is a stretch of output pixels that all tiles pass over before the next one; sums are put down between bands.
 BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
 BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain costs little
-# An operand is copied in blocks of a tile's channels where its pixels lie far apart, the image does not stay in the cache
-# anyway, and each element is multiplied often enough to pay for the copy.
+# An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
+# long bands pay; if the image does not stay in the cache anyway and each element is multiplied often enough.
 BLOCK_FAR_BYTES = 1024
 BLOCK_IMAGE_BYTES = 512 << 10
 BLOCK_PRODUCTS = 256
+BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
 BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
 
@@ -148,7 +149,11 @@ def wants_blocks(
     taps = prod(geometry.kernel_size)
     products = {"x": geometry.out_channels_per_group * taps / prod(geometry.stride), "y": geometry.in_channels_per_group * taps}
     far = {"x": geometry.in_channels * size * geometry.stride[-1], "y": geometry.out_channels * size}
-    x, y = (far[side] >= BLOCK_FAR_BYTES and products[side] >= BLOCK_PRODUCTS for side in "xy")
+    many = prod(geometry.weight_shape) * size >= BLOCK_WEIGHT_BYTES
+    x, y = (
+        products[side] >= BLOCK_PRODUCTS and (far[side] >= BLOCK_FAR_BYTES or (many and products[side] >= 4 * BLOCK_PRODUCTS))
+        for side in "xy"
+    )
     return x, y
 
 
