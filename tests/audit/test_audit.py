@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ CONTRACTIONS = RESULTS[:3]
 
 
 def test_engine_passes_a_short_audit(engine_name):
-    report = audit.run([engine_name], geometries=60, jobs=2, seed=7)
+    report = audit.run([engine_name], geometries=40, jobs=2, seed=7)
     assert report.ok, [(f.severity, f.check, f.message, f.reproducer) for f in report.findings]
     assert all(report.subjects[0].tally.runs[check] for check in audit.check_names() if check != "repeat")
 
@@ -263,6 +265,29 @@ def test_an_object_of_ones_own():
 def test_unknown_subjects(what):
     with pytest.raises(OptionError):
         audit.make_subject(what)
+
+
+def test_the_example_of_the_docs_runs():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "docs/audit.md", "exec"), {"__name__": "docs"})
+
+
+def test_a_reproducer_for_torch_runs_with_torch_alone():
+    torch = pytest.importorskip("torch")
+    subject = audit.make_subject("torch")
+    names = {"conv": ("x", "w"), "conv_transpose": ("y", "w"), "conv_weight_grad": ("x", "y"), "bias_grad": ("y",)}
+    for case in cases(25, seed=8):
+        operands = dict(zip("xwy", integers(case, np.random.default_rng(1), 24), strict=True))
+        for result in RESULTS:
+            if subject.refuses(case, result, "float32") is not None:
+                continue
+            scope = {k: v.astype(np.float32) for k, v in operands.items()}
+            exec(subject.script(case, result, {n: n for n in names[result]}, None), scope)
+            assert np.array_equal(scope["got"], Truth(case, **operands)[result]), (case, result)
+    assert torch
 
 
 def test_unknown_checks():

@@ -173,12 +173,16 @@ class TorchSubject(Subject):
 
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         lines = ["import numpy as np", "import torch", "import torch.nn.functional as F"]
+        lines += ["def as_torch(a):  # torch knows no ml_dtypes"]
+        lines += [
+            "    return torch.from_numpy(np.array(a, np.float32)).bfloat16() if a.dtype.name == 'bfloat16' else torch.from_numpy(np.array(a))"
+        ]
         form = ""
         if self.layout == "channels_last" and case.ndim in (2, 3):
             form = f".to(memory_format=torch.channels_last{'_3d' if case.ndim == 3 else ''})"
         for name, expression in operands.items():
-            lines.append(f"t{name} = torch.from_numpy(np.array({expression})){form}")
-        b = f"torch.from_numpy({bias})" if bias else "None"
+            lines.append(f"t{name} = as_torch({expression}){form}")
+        b = f"as_torch({bias})" if bias else "None"
         way = "conv" if self.way == "conv" and (result != "conv_transpose" or case.is_conv) else "deconv"
         leaf_shape = case.result_shape(result)
         inner = "conv" if way == "conv" else "conv_transpose"
@@ -211,7 +215,8 @@ class TorchSubject(Subject):
             )
         if leaf:
             cotangent = {"conv": "tx", "conv_transpose": "ty", "bias_grad": "ty"}.get(result) or ("ty" if way == "conv" else "tx")
-            lines += [f"out.backward({cotangent})", "got = leaf.grad.numpy()"]
+            lines += [f"out.backward({cotangent})", "got = leaf.grad"]
         else:
-            lines.append("got = out.numpy()")
+            lines.append("got = out")
+        lines.append("got = got.float().numpy() if got.dtype == torch.bfloat16 else got.numpy()")
         return "\n".join(lines)
