@@ -229,6 +229,17 @@ def test_per_axis_and_normalise_padding():
     assert normalise_padding("valid", 3) == "valid"
 
 
+def test_the_largest_parameters_are_taken():
+    """At the limits themselves nothing is refused."""
+    assert conv((1, 1, 4), (1, 1, 3), stride=2**48).output_size == (1,)
+    assert per_axis(2**48, 1, "stride") == (2**48,)
+    assert normalise_padding(((2**48, -(2**48)),), 1) == ((2**48, -(2**48)),)
+    assert conv((1, 1, 2**40), (1, 1, 1)).output_size == (2**40,)
+    for text in ((2**48 + 1, 0), (0, -(2**48) - 1)):
+        with pytest.raises(GeometryError, match="the most is"):
+            normalise_padding((text,), 1)
+
+
 def test_the_remainder_can_exceed_the_stride():
     """output_padding between stride and dilation: a large side that no forward convolution gives."""
     g = transpose((1, 1, 3), (1, 1, 3), dilation=4, output_padding=3)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from preimage.settings import thread_count
+
 __all__ = ["blas_thread_control", "blas_threads"]
 
 _PREFIXES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
@@ -43,10 +45,21 @@ def blas_thread_control() -> Control | None:
     return None
 
 
+def blas_thread_count(threads: int) -> int:
+    """How many threads products run on where the setting is `threads`: 0 means as many as BLAS takes by itself."""
+    if threads:
+        return threads
+    control = blas_thread_control()
+    return control[0]() if control is not None else thread_count()
+
+
 @contextmanager
 def blas_threads(threads: int, work_flop: int) -> Iterator[None]:
-    """Let BLAS use `threads` threads inside the block. The number belongs to the process: the last to set it decides."""
-    control = blas_thread_control() if work_flop >= SMALL_FLOP else None
+    """Let BLAS use `threads` threads inside the block; 0 leaves it as it is (all CPUs, or what the environment says).
+
+    The number belongs to the process: of calls at the same time, the last to set it decides.
+    """
+    control = blas_thread_control() if threads and work_flop >= SMALL_FLOP else None
     before = control[0]() if control is not None else threads
     if control is None or before == threads:
         yield

@@ -29,10 +29,10 @@ from preimage.engines.base import (
     is_channels_last,
     supported_dtype,
 )
-from preimage.engines.blas import blas_threads
+from preimage.engines.blas import blas_thread_count, blas_threads
 from preimage.engines.columns import Columns, blocks, is_pointwise
 from preimage.geometry import ConvGeometry
-from preimage.settings import current, thread_count
+from preimage.settings import current
 
 __all__ = ["GemmEngine"]
 
@@ -83,7 +83,7 @@ class GemmEngine:
         columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
         boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
         narrow = None if sums == x.dtype else empty_like_order((1, *g.output_shape[1:]), y, sums)
-        with blas_threads(thread_count(), g.work_flop), np.errstate(all="ignore"):
+        with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
             for n in range(g.batch):
                 image = y[n] if narrow is None else narrow[0]
                 # (groups, filters, positions) or, channels last, (groups, positions, filters): a view of the result
@@ -113,7 +113,7 @@ class GemmEngine:
         columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
         boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
         narrow = None if sums == y.dtype else empty_like_order((1, *g.input_shape[1:]), x, sums)
-        with blas_threads(thread_count(), g.work_flop), np.errstate(all="ignore"):
+        with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
             for n in range(g.batch):
                 image = x[n] if narrow is None else narrow[0]
                 source = _matrices(y[n], g.groups, g.out_channels_per_group, sums) if y.size else None
@@ -145,7 +145,7 @@ class GemmEngine:
             columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
             boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
             part = np.empty_like(total)
-            with blas_threads(thread_count(), g.work_flop), np.errstate(all="ignore"):
+            with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
                 for n in range(g.batch):
                     grad = _matrices(y[n], g.groups, g.out_channels_per_group, sums)
                     if columns is None:
@@ -176,7 +176,7 @@ class GemmEngine:
         workspace = _workspace_bytes(g, contraction, dtype, positions)
         return Plan(
             self.name, contraction, "matrix product" if skip else "im2col + matrix product", g, dtype.name, g.work_flop,
-            g.array_bytes(dtype.itemsize), workspace, thread_count(), self.promises,
+            g.array_bytes(dtype.itemsize), workspace, blas_thread_count(current().threads), self.promises,
             {"columns": f"{column_bytes} bytes", "strips an image": strips, "products": g.batch * g.groups * strips,
              "layout": "channels last" if channels_last else "channels first"},
         )  # fmt: skip
