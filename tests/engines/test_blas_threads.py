@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def test_the_plan_says_it(control):
 
 
 def test_without_control(monkeypatch):
-    monkeypatch.setattr("preimage.engines.blas.blas_thread_control", lambda: None)
+    monkeypatch.setattr(sys.modules["preimage.engines.blas"], "blas_thread_control", lambda: None)
     assert blas_thread_count(0) >= 1
     with blas_threads(1, SMALL_FLOP):
         pass

@@ -17,7 +17,7 @@ import numpy as np
 
 from preimage.settings import thread_count
 
-__all__ = ["blas_thread_control", "blas_threads"]
+__all__ = ["blas_thread_control", "blas_thread_count", "blas_threads"]
 
 _PREFIXES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
 #: Below this much work BLAS does not share it out anyway, and setting the number would cost more than it gives.
