@@ -5,7 +5,9 @@ The long form:  PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_storm.py   
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import threading
 import time
 
@@ -88,6 +90,7 @@ def test_storm_of_mixed_geometries_with_forks():
     while time.monotonic() < stop:
         child = os.fork()
         if child == 0:
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
             fine = all(right(case, 2) for case in all_cases[children % 3 :: 3])
             os._exit(0 if fine else 1)
         assert finished(child, 60) == 0
@@ -109,6 +112,8 @@ def finished(child: int, seconds: float) -> int:
         if done:
             return status
         time.sleep(0.005)
-    os.kill(child, 9)
+    os.kill(child, signal.SIGUSR1)  # say where
+    time.sleep(0.5)
+    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return -1

@@ -37,6 +37,12 @@ def gradient(geometry, x, y, threads=1):
         return get("jit").conv_weight_grad(geometry, x, y)
 
 
+def forget():
+    """Drop the recipes that were made, so that a changed plan is used."""
+    weight_grad.weight_grad_recipe.cache_clear()
+    getattr(weight_grad, "_ready", {}).clear()
+
+
 def integers(rng, shape, dtype, low=-2, high=3):
     return rng.integers(low, high, shape).astype(dtype)
 
@@ -121,10 +127,10 @@ def test_no_schedule_changes_a_bit(name, monkeypatch):
         with monkeypatch.context() as patch:
             for key, value in change.items():
                 patch.setattr(weight_grad_plan, key, value)
-            weight_grad.weight_grad_recipe.cache_clear()
+            forget()
             for a, b in layouts:
                 assert bits(gradient(geometry, a, b, 2)) == wanted, change
-    weight_grad.weight_grad_recipe.cache_clear()
+    forget()
 
 
 def test_the_changes_of_the_schedule_are_real(monkeypatch):
@@ -132,15 +138,15 @@ def test_the_changes_of_the_schedule_are_real(monkeypatch):
     geometry = made("dense 3x3")
     monkeypatch.setattr(weight_grad_plan, "BAND_PIXELS", 3)
     monkeypatch.setattr(weight_grad_plan, "BAND_BYTES", 0)
-    weight_grad.weight_grad_recipe.cache_clear()
+    forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert int(plan.details["bands"].split()[0]) > geometry.output_size[0]
     for name in ("BLOCK_IMAGE_BYTES", "BLOCK_FAR_BYTES", "BLOCK_PRODUCTS"):
         monkeypatch.setattr(weight_grad_plan, name, 0)
-    weight_grad.weight_grad_recipe.cache_clear()
+    forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert "blocks" in plan.details["x"]
-    weight_grad.weight_grad_recipe.cache_clear()
+    forget()
 
 
 def fused(a: float, b: float, c: float) -> float:

@@ -23,6 +23,7 @@ from preimage.engines.jit import llvm, weight_grad
 from preimage.engines.jit.bands import halves
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
+from preimage.engines.jit.locks import ForkLock
 from preimage.engines.jit.prepared import PreparedWeight
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.request import Request
@@ -86,7 +87,7 @@ class JitEngine:
 
     def __init__(self) -> None:
         self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._ready: dict[tuple[Any, ...], _Ready] = {}
         self._scratch = _Scratch()
 
@@ -269,7 +270,7 @@ def _readable(x: Array) -> Array:
         line = shape[1] * item
         if len(shape) == 2 or shape[-1] == 1 or strides[-1] == line:
             return x
-    elif len(shape) == 2 or strides[-1] == item:
+    elif strides[0 if len(shape) == 2 else -1] == item:
         return x
     return np.ascontiguousarray(x)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.jit.locks import ForkLock
 
 __all__ = ["PreparedWeight"]
 
@@ -25,7 +25,7 @@ class PreparedWeight:
         self.array = np.ascontiguousarray(array)
         self.version = version  # the owner's own mark, such as a count of optimiser steps
         self._packed: dict[Any, tuple[Array, bool]] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -382,7 +382,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         recipe.buffers.append(Buffer("chain", weights * size))
     large = batch * prod(g.output_size) * (g.in_channels * prod(g.stride) + g.out_channels) * size > r.target.l2_bytes
     ahead = tuple(
-        planning.lines_ahead(reading, size, side[1], width) if large else 0
+        planning.lines_ahead(size, side[1], width) if large else 0
         for side, width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
     )
     spec = planning.tile_spec(reading, inner, batch == 1 and table.n_bands == 1, (ahead[0], ahead[1]))

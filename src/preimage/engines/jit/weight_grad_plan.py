@@ -23,10 +23,10 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.jit.llvm import Target
-from preimage.engines.jit.schedules.weight_grad import TileSpec
+from preimage.engines.jit.schedules.weight_grad import LINE_BYTES, TileSpec
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Reading", "Tables", "band_pixels", "read_geometry", "tables", "tap_range", "tile_spec", "wants_blocks"]
+__all__ = ["Reading", "Tables", "band_pixels", "lines_ahead", "read_geometry", "tables", "tap_range", "tile_spec", "wants_blocks"]
 
 # A band is a stretch of output pixels that all tiles pass over before the next one; sums are put down between bands.
 BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
@@ -36,6 +36,8 @@ BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain co
 BLOCK_FAR_BYTES = 1024
 BLOCK_IMAGE_BYTES = 512 << 10
 BLOCK_PRODUCTS = 256
+FAR_PIXEL_BYTES = 1024  # of an operand that is read in place: beyond what the hardware follows
+MOST_LINES_AHEAD = 3
 BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
 BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
@@ -218,7 +220,16 @@ def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]
     return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
 
 
-def tile_spec(reading: Reading, element: str, single: bool) -> TileSpec:
+def lines_ahead(size: int, pixel_bytes: int, width: int) -> int:
+    """Cache lines of one pixel to ask for early, where its neighbour is too far for the hardware to see a pattern.
+
+    None where there would be many of them: then the hardware sees one.
+    """
+    lines = -(-width * size // LINE_BYTES) + 1
+    return lines if pixel_bytes >= FAR_PIXEL_BYTES and lines <= MOST_LINES_AHEAD else 0
+
+
+def tile_spec(reading: Reading, element: str, single: bool, ahead: tuple[int, int]) -> TileSpec:
     """What code the reading needs."""
     return TileSpec(
         element=element,
@@ -228,4 +239,5 @@ def tile_spec(reading: Reading, element: str, single: bool) -> TileSpec:
         ragged_rows=reading.rows % reading.tile_rows != 0,
         ragged_cols=reading.columns % reading.tile_columns != 0,
         single=single,
+        ahead=ahead,
     )

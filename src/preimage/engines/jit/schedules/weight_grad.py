@@ -29,6 +29,8 @@ from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 
 __all__ = ["KW_WORDS", "SEGMENT_WORDS", "Arg", "TileSpec", "build"]
 
+PIXELS_AHEAD = 24
+LINE_BYTES = 64
 SEGMENT_WORDS = 4  # scalar offset, vector offset (bytes, of ow = 0), first ow, last ow + 1
 KW_WORDS = 5  # scalar offset, vector offset, result offset (bytes), first valid ow, last valid ow + 1
 
@@ -77,7 +79,7 @@ class TileSpec:
     element: f32 or f64; rows: scalars a pixel; lanes: width of each vector (a narrower last one wastes fewer lanes);
     valid: lanes of the last vector that exist (its width unless the matrix is narrower than the tile); ragged_rows,
     ragged_cols: the last tile overlaps; single: one image, one band, so that nothing is taken up or added;
-    unroll: pixels in the body of the innermost loop.
+    ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read.
     """
 
     element: str
@@ -87,7 +89,7 @@ class TileSpec:
     ragged_rows: bool
     ragged_cols: bool
     single: bool
-    unroll: int = 1
+    ahead: tuple[int, int] = (0, 0)
 
     @property
     def columns(self) -> int:
@@ -216,6 +218,7 @@ def _band(
                 out.append(one.splat(lanes).fma(values[v], sums[r * len(spec.lanes) + v]))
         return out
 
+    steps_ahead = arg[Arg.SCALAR_PIXEL] * PIXELS_AHEAD, arg[Arg.VECTOR_PIXEL] * PIXELS_AHEAD
     table = f.ptr_arg(Arg.SEGMENTS, "i64")
     with f.loop(segments[0], segments[1], carry=sums) as segment:
         words = table.at(segment.index * SEGMENT_WORDS)
@@ -223,11 +226,12 @@ def _band(
         end = words.at(3).load_int().minimum(place.end)
         s_row, v_row = scalars.at_bytes(words.load_int()), vectors.at_bytes(words.at(1).load_int())
         with f.loop(begin, end, carry=segment.carry) as ow:
-            ow.carry = pixel(
-                s_row.at_bytes(ow.index * arg[Arg.SCALAR_PIXEL]),
-                v_row.at_bytes(ow.index * arg[Arg.VECTOR_PIXEL]),
-                ow.carry,
-            )
+            scalar = s_row.at_bytes(ow.index * arg[Arg.SCALAR_PIXEL])
+            vector = v_row.at_bytes(ow.index * arg[Arg.VECTOR_PIXEL])
+            for operand, step, lines in zip((scalar, vector), steps_ahead, spec.ahead, strict=True):
+                for line in range(lines):
+                    f.prefetch(operand.at_bytes(step + line * LINE_BYTES))
+            ow.carry = pixel(scalar, vector, ow.carry)
         segment.carry = ow.result
     return segment.result
 
