@@ -232,7 +232,7 @@ def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
     y_width, y_tiles = _share(reading, not x_is_vector)
     x_width, x_tiles = _share(reading, x_is_vector)
     y_shape, x_shape = (g.batch, g.out_channels, *g.output_size), (g.batch, g.in_channels, *g.input_size)
-    blocks_x, blocks_y = planning.wants_blocks(g, reading, size, r.x_strides, r.y_strides)
+    blocks_x, blocks_y = planning.wants_blocks(g, reading, size)
     y = _side(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y)
     margin = None
     if reading.run:  # the columns that the kernel's rows touch: padding written out
@@ -381,9 +381,10 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     if has_chain:
         recipe.buffers.append(Buffer("chain", weights * size))
     large = batch * prod(g.output_size) * (g.in_channels * prod(g.stride) + g.out_channels) * size > r.target.l2_bytes
+    often = planning.products(g)
     ahead = tuple(
-        planning.lines_ahead(size, side[1], width) if large else 0
-        for side, width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
+        planning.lines_ahead(size, step, width, often[side.name[0]]) if large else 0
+        for (side, step), width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
     )
     spec = planning.tile_spec(reading, inner, batch == 1 and table.n_bands == 1, (ahead[0], ahead[1]))
     patches = (

@@ -26,7 +26,18 @@ from preimage.engines.jit.llvm import Target
 from preimage.engines.jit.schedules.weight_grad import LINE_BYTES, TileSpec
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Reading", "Tables", "band_pixels", "lines_ahead", "read_geometry", "tables", "tap_range", "tile_spec", "wants_blocks"]
+__all__ = [
+    "Reading",
+    "Tables",
+    "band_pixels",
+    "lines_ahead",
+    "products",
+    "read_geometry",
+    "tables",
+    "tap_range",
+    "tile_spec",
+    "wants_blocks",
+]
 
 # A band is a stretch of output pixels that all tiles pass over before the next one; sums are put down between bands.
 BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
@@ -141,19 +152,25 @@ def tap_range(size_in: int, size_out: int, offset: int, stride: int) -> tuple[in
     return (first, last) if first < last else (0, 0)
 
 
-def wants_blocks(
-    geometry: ConvGeometry, reading: Reading, size: int, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
-) -> tuple[bool, bool]:
+def products(geometry: ConvGeometry) -> dict[str, float]:
+    """How often an element of x, and one of y, is multiplied."""
+    taps = prod(geometry.kernel_size)
+    return {
+        "x": geometry.out_channels_per_group * taps / prod(geometry.stride),
+        "y": geometry.in_channels_per_group * taps,
+    }
+
+
+def wants_blocks(geometry: ConvGeometry, reading: Reading, size: int) -> tuple[bool, bool]:
     """Whether x and y are worth a copy in blocks: where a pixel's channels are far apart and each is used often."""
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
     if reading.run or prod(geometry.output_size) * pixel_bytes < BLOCK_IMAGE_BYTES:
         return False, False
-    taps = prod(geometry.kernel_size)
-    products = {"x": geometry.out_channels_per_group * taps / prod(geometry.stride), "y": geometry.in_channels_per_group * taps}
+    often = products(geometry)
     far = {"x": geometry.in_channels * size * geometry.stride[-1], "y": geometry.out_channels * size}
     many = prod(geometry.weight_shape) * size >= BLOCK_WEIGHT_BYTES
     x, y = (
-        products[side] >= BLOCK_PRODUCTS and (far[side] >= BLOCK_FAR_BYTES or (many and products[side] >= 4 * BLOCK_PRODUCTS))
+        often[side] >= BLOCK_PRODUCTS and (far[side] >= BLOCK_FAR_BYTES or (many and often[side] >= 4 * BLOCK_PRODUCTS))
         for side in "xy"
     )
     return x, y
@@ -220,13 +237,12 @@ def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]
     return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
 
 
-def lines_ahead(size: int, pixel_bytes: int, width: int) -> int:
-    """Cache lines of one pixel to ask for early, where its neighbour is too far for the hardware to see a pattern.
-
-    None where there would be many of them: then the hardware sees one.
-    """
+def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
+    """Cache lines of one pixel to ask for early: of an operand that streams past, its pixels too far apart for the
+    hardware to see a pattern (with many lines a pixel it sees one)."""
     lines = -(-width * size // LINE_BYTES) + 1
-    return lines if pixel_bytes >= FAR_PIXEL_BYTES and lines <= MOST_LINES_AHEAD else 0
+    streams = often < BLOCK_PRODUCTS and pixel_bytes >= FAR_PIXEL_BYTES
+    return lines if streams and lines <= MOST_LINES_AHEAD else 0
 
 
 def tile_spec(reading: Reading, element: str, single: bool, ahead: tuple[int, int]) -> TileSpec:
