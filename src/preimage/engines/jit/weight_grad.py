@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -22,11 +21,11 @@ from preimage.engines.jit import weight_grad_plan as planning
 from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthwise_grad
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
-from preimage.engines.jit.recipe import LINE_ELEMENTS, Buffer, Recipe, Step, address_of, compiled, slab_steps
-from preimage.engines.jit.schedules.blocks import BlockSpec
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
+from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, side_of
 from preimage.geometry import ConvGeometry
 
 __all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
@@ -34,19 +33,6 @@ __all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
 TASKS_PER_THREAD = 3  # more even out unequal cores, fewer read the operands less often
 _HOW = {"": "in place", "slab": "copied, channels innermost", "blocks": "copied in blocks of a tile's channels"}
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
-
-
-@dataclass(frozen=True, slots=True)
-class WeightGradRequest:
-    """All that the recipe depends on. Strides in bytes; element: f32, f64, f16 or bf16."""
-
-    geometry: ConvGeometry
-    element: str
-    x_strides: tuple[int, ...]
-    y_strides: tuple[int, ...]
-    out_strides: tuple[int, ...]
-    threads: int
-    target: llvm.Target
 
 
 def conv_weight_grad(
@@ -206,23 +192,10 @@ def every_position(geometry: ConvGeometry, x: Array) -> tuple[ConvGeometry, Arra
 # ---------------------------------------------------------------------------------------------------------- the recipe
 
 
-@dataclass(frozen=True)
-class _Side:
-    """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
-    from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy."""
-
-    name: str
-    strides: tuple[int, ...]
-    group: int
-    step: int
-    last: int
-    first: int = 0
-
-
 @lru_cache(maxsize=512)
 def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
     g = r.geometry
-    if is_depthwise_grad(g):
+    if is_depthwise_grad(r):
         return depthwise_grad_recipe(r)
     inner = "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
@@ -233,13 +206,13 @@ def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
     x_width, x_tiles = _share(reading, x_is_vector)
     y_shape, x_shape = (g.batch, g.out_channels, *g.output_size), (g.batch, g.in_channels, *g.input_size)
     blocks_x, blocks_y = planning.wants_blocks(g, reading, size)
-    y = _side(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y)
+    y = side_of(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y)
     margin = None
     if reading.run:  # the columns that the kernel's rows touch: padding written out
         lo = g.padding[-1][0]
         hi = (g.output_size[-1] - 1) * g.stride[-1] + g.kernel_size[-1] - lo - g.input_size[-1]
         margin = max(lo, 0), max(hi, 0)
-    x = _side(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x)
+    x = side_of(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x)
     _main_step(recipe, r, reading, x, y, inner)
     recipe.skips_padding = leaves_out(g)
     return recipe
@@ -252,84 +225,7 @@ def _share(reading: planning.Reading, columns: bool) -> tuple[int, int]:
     return reading.tile_rows, reading.row_tiles
 
 
-def _side(
-    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
-    tiles: int, margin: tuple[int, int] | None, blocks: bool,
-) -> _Side:  # fmt: skip
-    """The operand in place if its channels are neighbours (and its pixels, for a run without padding); else a copy."""
-    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
-    size = ELEMENT_BYTES[inner]
-    channels, groups = shape[1], r.geometry.groups
-    per_group = channels // groups
-    row = per_group if margin is None else per_group * r.geometry.kernel_size[-1]
-    step, last = width * size, (row - width) * size
-    if blocks:
-        return _blocked_side(recipe, r, name, shape, strides, width, tiles)
-    in_place = own == size and (strides[1] == own or per_group == 1)
-    if margin is not None:
-        in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
-    if in_place:
-        return _Side(name, strides, per_group * strides[1], step, last)
-    lo, hi = margin or (0, 0)
-    padded = [shape[0], *shape[2:-1], shape[-1] + lo + hi]
-    slab = [prod(padded[k + 1 :]) * channels * size for k in range(len(padded))]
-    sizes = [shape[0], *shape[2:-1], shape[-1]]
-    margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
-    lanes = r.target.vector_bytes // size
-    steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
-    for made in steps:
-        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
-        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
-    recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
-    return _Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo)
-
-
-def _blocked_side(
-    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
-) -> _Side:
-    """A copy in blocks of one tile's channels: [group][tile][image][pixel][width]; the last tile overlaps its neighbour."""
-    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
-    size, lanes = ELEMENT_BYTES[inner], r.target.vector_bytes // ELEMENT_BYTES[inner]
-    groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
-    image = prod(spatial) * width * size
-    block = shape[0] * image
-    flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
-    while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
-        flat -= 1
-    run = prod(spatial[flat:])
-    piece = max(16, LINE_ELEMENTS // width)
-    outer = list(product(*map(range, spatial[:flat])))
-    by_channel = strides[1] != own  # channels-first: transposed on the way
-    lines = []
-    for q, tile, n in product(range(groups), range(tiles), range(shape[0])):
-        channel = q * per_group + min(tile * width, per_group - width)
-        for number, at in enumerate(outer):
-            source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
-            result = (q * tiles + tile) * block + n * image + number * run * width * size
-            for first in range(0, run, piece):
-                count = min(piece, run - first)
-                shape_of = (width, count) if by_channel else (count, 0)
-                lines.append((source + first * strides[-1], result + first * width * size, *shape_of, 0))
-    table: Ints = as_ints(lines)
-    per_task = max(1, -(-len(lines) // (8 * r.threads)))
-    values = [0] * (max(Move) + 1)
-    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
-    if by_channel:
-        kernel = compiled(SwapSpec(r.element, inner, lanes, Finish()))
-        values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = strides[1], width * size
-    else:
-        kernel = compiled(BlockSpec(r.element, inner, lanes, width))
-        values[Move.SOURCE_STRIDE] = strides[-1]
-    patches = ((Move.INPUT, name), (Move.OUTPUT, f"{name} blocks"))
-    recipe.steps.append(Step(f"block {name}", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
-    recipe.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
-    steps = [width * size]
-    for n in spatial[:0:-1]:
-        steps.append(steps[-1] * n)
-    return _Side(f"{name} blocks", (image, size, *steps[::-1]), tiles * block, block, (tiles - 1) * block)
-
-
-def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, x: _Side, y: _Side, inner: str) -> None:
+def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, inner: str) -> None:
     g, size = r.geometry, ELEMENT_BYTES[inner]
     groups, batch = g.groups, g.batch
     i, o = g.in_channels_per_group, g.out_channels_per_group

@@ -1,0 +1,121 @@
+"""The operands of a weight gradient as its kernel reads them: in place, copied with channels innermost, or copied in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+from preimage.engines.jit import llvm
+from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.plan import Ints, as_ints
+from preimage.engines.jit.recipe import LINE_ELEMENTS, Buffer, Recipe, Step, compiled, slab_steps
+from preimage.engines.jit.schedules.blocks import BlockSpec
+from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.jit.schedules.pack import Move, SwapSpec
+from preimage.geometry import ConvGeometry
+
+__all__ = ["Side", "WeightGradRequest", "side_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradRequest:
+    """All that the recipe depends on. Strides in bytes; element: f32, f64, f16 or bf16."""
+
+    geometry: ConvGeometry
+    element: str
+    x_strides: tuple[int, ...]
+    y_strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    threads: int
+    target: llvm.Target
+
+
+@dataclass(frozen=True)
+class Side:
+    """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
+    from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy."""
+
+    name: str
+    strides: tuple[int, ...]
+    group: int
+    step: int
+    last: int
+    first: int = 0
+
+
+def side_of(
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
+    tiles: int, margin: tuple[int, int] | None, blocks: bool,
+) -> Side:  # fmt: skip
+    """The operand in place if its channels are neighbours (and its pixels, for a run without padding); else a copy."""
+    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
+    size = ELEMENT_BYTES[inner]
+    channels, groups = shape[1], r.geometry.groups
+    per_group = channels // groups
+    row = per_group if margin is None else per_group * r.geometry.kernel_size[-1]
+    step, last = width * size, (row - width) * size
+    if blocks:
+        return _blocked(recipe, r, name, shape, strides, width, tiles)
+    in_place = own == size and (strides[1] == own or per_group == 1)
+    if margin is not None:
+        in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
+    if in_place:
+        return Side(name, strides, per_group * strides[1], step, last)
+    lo, hi = margin or (0, 0)
+    padded = [shape[0], *shape[2:-1], shape[-1] + lo + hi]
+    slab = [prod(padded[k + 1 :]) * channels * size for k in range(len(padded))]
+    sizes = [shape[0], *shape[2:-1], shape[-1]]
+    margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
+    lanes = r.target.vector_bytes // size
+    steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
+    for made in steps:
+        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
+        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
+    recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
+    return Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo)
+
+
+def _blocked(
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+) -> Side:
+    """A copy in blocks of one tile's channels: [group][tile][image][pixel][width]; the last tile overlaps its neighbour."""
+    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
+    size, lanes = ELEMENT_BYTES[inner], r.target.vector_bytes // ELEMENT_BYTES[inner]
+    groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
+    image = prod(spatial) * width * size
+    block = shape[0] * image
+    flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
+    while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
+        flat -= 1
+    run = prod(spatial[flat:])
+    piece = max(16, LINE_ELEMENTS // width)
+    outer = list(product(*map(range, spatial[:flat])))
+    by_channel = strides[1] != own  # channels-first: transposed on the way
+    lines = []
+    for q, tile, n in product(range(groups), range(tiles), range(shape[0])):
+        channel = q * per_group + min(tile * width, per_group - width)
+        for number, at in enumerate(outer):
+            source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
+            result = (q * tiles + tile) * block + n * image + number * run * width * size
+            for first in range(0, run, piece):
+                count = min(piece, run - first)
+                shape_of = (width, count) if by_channel else (count, 0)
+                lines.append((source + first * strides[-1], result + first * width * size, *shape_of, 0))
+    table: Ints = as_ints(lines)
+    per_task = max(1, -(-len(lines) // (8 * r.threads)))
+    values = [0] * (max(Move) + 1)
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
+    if by_channel:
+        kernel = compiled(SwapSpec(r.element, inner, lanes, Finish()))
+        values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = strides[1], width * size
+    else:
+        kernel = compiled(BlockSpec(r.element, inner, lanes, width))
+        values[Move.SOURCE_STRIDE] = strides[-1]
+    patches = ((Move.INPUT, name), (Move.OUTPUT, f"{name} blocks"))
+    recipe.steps.append(Step(f"block {name}", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
+    recipe.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
+    steps = [width * size]
+    for n in spatial[:0:-1]:
+        steps.append(steps[-1] * n)
+    return Side(f"{name} blocks", (image, size, *steps[::-1]), tiles * block, block, (tiles - 1) * block)
