@@ -78,6 +78,28 @@ def test_every_layer_equals_opencvs(name: str, shape: tuple[int, ...]) -> None:
 
 
 @needs_models
+def test_opencv_reads_what_we_write_and_finds_the_same_boxes(tmp_path: Path) -> None:
+    """The detector with its threshold lowered, so that suppression has work to do, written by us and read by OpenCV."""
+    cv2 = opencv()
+    net = caffe.read_net(files("detect")[0])
+    net.layer[-1].detection_output_param.confidence_threshold = 1e-4
+    net.layer[-1].detection_output_param.nms_param.nms_threshold = 0.9
+    caffe.write_net(net, tmp_path / "net.prototxt")
+    ours = caffe.load(tmp_path / "net.prototxt", files("detect")[1])
+    caffe.save(ours, tmp_path / "net.caffemodel")
+    theirs = cv2.dnn.readNetFromCaffe(str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
+    x = picture("detect", (1, 1, 384, 384))
+    theirs.setInput(x, "data")
+    wanted = theirs.forward()[0, 0]
+    wanted = wanted[wanted[:, 1] > 0]
+    with pre.no_grad():
+        found = ours(x)[0, 0]
+    assert len(wanted) > 5
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+@needs_models
 @pytest.mark.parametrize("name", ["sr", "detect"])
 def test_round_trips_change_no_bit(name: str, tmp_path: Path) -> None:
     text, weights = files(name)
