@@ -16,9 +16,14 @@ pytestmark = pytest.mark.skipif(JIT.unavailable() is not None, reason=str(JIT.un
 CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 
 
-def geometry(channels, size, kernel, *, batch=1, stride=1, padding=0, dilation=1):
+def geometry(channels, size, kernel, *, batch=1, stride=1, padding=0, dilation=1, multiplier=1):
     return ConvGeometry.from_conv(
-        (batch, channels, *size), (channels, 1, *kernel), stride=stride, padding=padding, dilation=dilation, groups=channels
+        (batch, channels, *size),
+        (channels * multiplier, 1, *kernel),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=channels,
     )
 
 
@@ -46,6 +51,10 @@ CASES = {
     "1-D, one output": geometry(16, (9,), (9,)),
     "3-D": geometry(18, (6, 7, 9), (3, 2, 3), stride=(1, 2, 1), padding=((1, 1), (0, 1), (2, 0))),
     "3-D s2": geometry(34, (5, 8, 8), (3, 3, 3), batch=2, stride=2, padding=1),
+    "multiplier 2": geometry(24, (9, 20), (3, 3), batch=2, padding=1, multiplier=2),
+    "multiplier 3": geometry(7, (9, 12), (3, 2), stride=2, multiplier=3),
+    "multiplier 4": geometry(5, (8, 13), (3, 5), padding=2, stride=(2, 1), multiplier=4),
+    "multiplier 16": geometry(3, (6, 9), (2, 3), multiplier=16),
     "padding beyond the kernel": geometry(16, (5, 6), (2, 2), padding=((3, 4), (5, 3))),
     "cropping": geometry(16, (12, 12), (3, 3), padding=((-2, 1), (1, -3))),
 }
@@ -84,14 +93,16 @@ def by_definition(g, contraction, x, w, y):
             inside = (reads >= 0) & (reads < g.input_size[axis])
             small.append(at[inside])
             large.append(reads[inside])
-        s, b = np.ix_(range(g.batch), range(g.groups), *small), np.ix_(range(g.batch), range(g.groups), *large)
+        m = g.out_channels_per_group
+        s, b = np.ix_(range(g.batch), range(g.out_channels), *small), np.ix_(range(g.batch), range(g.groups), *large)
         weight = w[(slice(None), 0, *tap)].reshape(1, -1, *[1] * g.ndim)
         if contraction == "conv":
-            result[s] += x[b] * weight
+            result[s] += np.repeat(x[b], m, axis=1) * weight
         elif contraction == "conv_transpose":
-            result[b] += y[s] * weight
+            parts = y[s] * weight
+            result[b] += parts.reshape(g.batch, g.groups, m, *parts.shape[2:]).sum(axis=2)
         else:
-            result[(slice(None), 0, *tap)] += (x[b] * y[s]).sum(axis=(0, *range(2, 2 + g.ndim)))
+            result[(slice(None), 0, *tap)] += (np.repeat(x[b], m, axis=1) * y[s]).sum(axis=(0, *range(2, 2 + g.ndim)))
     return result
 
 

@@ -20,9 +20,15 @@ from preimage.geometry import ConvGeometry
 __all__ = ["depthwise_grad_recipe", "is_depthwise_grad"]
 
 
-def is_depthwise_grad(g: ConvGeometry) -> bool:
-    """One channel a group on both sides."""
-    return g.groups > 1 and g.groups == g.in_channels == g.out_channels and g.ndim > 0
+def is_depthwise_grad(r: Any) -> bool:
+    """One input channel a group, and as many output channels as divide a vector (a depthwise multiplier of 1, 2, 4...)."""
+    g: ConvGeometry = r.geometry
+    return g.is_depthwise and g.ndim > 0 and _lanes(r) % g.out_channels_per_group == 0
+
+
+def _lanes(r: Any) -> int:
+    full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
+    return int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
 
 
 def depthwise_grad_recipe(r: Any) -> Recipe:
@@ -31,15 +37,14 @@ def depthwise_grad_recipe(r: Any) -> Recipe:
     inner = "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
     recipe = Recipe("depthwise weight gradient")
-    full = r.target.vector_bytes // size
-    lanes = min(full, 1 << (g.groups - 1).bit_length())
+    lanes = _lanes(r)
     x_name, x_element, x_strides = _side(recipe, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, inner)
     y_name, y_element, y_strides = _side(recipe, r, "y", (g.batch, g.out_channels, *g.output_size), r.y_strides, inner)
 
     taps = prod(g.kernel_size)
     parts_h, parts_w, vectors = _split(g, lanes, 26 if r.target.vector_registers >= 32 else 10, r.threads)
     width = vectors * lanes
-    blocks = -(-g.groups // width)
+    blocks = -(-g.out_channels // width)
     sum_tap = blocks * width * size
     recipe.buffers.append(Buffer("sums", taps * sum_tap))
     zeros = np.zeros(4 * 64, np.float64)
@@ -53,13 +58,13 @@ def depthwise_grad_recipe(r: Any) -> Recipe:
         spec = DepthwiseGradSpec(
             inner, x_element, y_element, lanes, vectors, rows, tuple(k * g.dilation[-1] for k in range(columns)), g.stride[-1],
             _turn(rows * columns * vectors, vectors, r.target.vector_registers), x_strides[-1], y_strides[-1],
-            g.groups % width != 0, g.batch > 1,
+            g.out_channels_per_group, g.out_channels % width != 0, g.batch > 1,
         )  # fmt: skip
         values = dict.fromkeys(Arg, 0) | {
             Arg.TILES: tiles.ctypes.data, Arg.POSITIONS: positions.ctypes.data, Arg.N_TILES: len(tiles), Arg.UNITS: units,
             Arg.UNITS_PER_TASK: per_task, Arg.IMAGES: g.batch, Arg.X_IMAGE: x_strides[0], Arg.Y_IMAGE: y_strides[0],
             Arg.X_ROW: x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, Arg.SUM_ROW: g.kernel_size[-1] * sum_tap,
-            Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.groups, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros.ctypes.data,
+            Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.out_channels, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros.ctypes.data,
         }  # fmt: skip
         patches = ((Arg.X, x_name), (Arg.Y, y_name), (Arg.SUMS, "sums"))
         template = tuple(int(v) for v in values.values())
@@ -107,7 +112,7 @@ def _split(g: ConvGeometry, lanes: int, most: int, threads: int) -> tuple[list[t
     rows = _even(above, max(1, most // longest))
     tall = max(n for _, n in rows)
     vectors = 1
-    needed = -(-g.groups // lanes)
+    needed = -(-g.out_channels // lanes)
     while (
         vectors < 4
         and tall * longest * vectors * 2 <= min(most, 18)
@@ -185,7 +190,7 @@ def _tables(
 def _order(r: Any, inner: str, taps: int, sum_tap: int) -> Step:
     """[tap][channel] to the result's [channel][tap]."""
     g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
-    table: Ints = as_ints([(0, 0, taps, g.groups, 0)])
+    table: Ints = as_ints([(0, 0, taps, g.out_channels, 0)])
     values = [0] * (max(Move) + 1)
     values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), 1, 1
     values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = sum_tap, taps * own

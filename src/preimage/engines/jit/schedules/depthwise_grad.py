@@ -57,7 +57,8 @@ POSITION_WORDS = 4  # x offset of the first row of taps, y offset, first row on 
 @dataclass(frozen=True, slots=True)
 class DepthwiseGradSpec:
     """What the code depends on. columns: input column of every tap of a row, from the first; step: input columns from one
-    output column to the next; pixel bytes are those of x and y; more: there are images after the first.
+    output column to the next; pixel bytes are those of x and y; repeat: output channels of one input channel (a divisor of
+    lanes); more: there are images after the first.
     """
 
     element: str
@@ -71,6 +72,7 @@ class DepthwiseGradSpec:
     turn: int
     x_pixel: int
     y_pixel: int
+    repeat: int
     ragged: bool
     more: bool
 
@@ -86,10 +88,15 @@ def build(spec: DepthwiseGradSpec) -> str:
         channel = unit.index // arg[Arg.N_TILES] * width
         tile = f.ptr_arg(Arg.TILES, "i64").at(unit.index % arg[Arg.N_TILES] * TILE_WORDS)
         left = arg[Arg.CHANNELS] - channel
-        masks = [f.lane_mask(spec.lanes, left - v * spec.lanes) if spec.ragged else None for v in range(spec.vectors)]
-        x = f.ptr_arg(Arg.X, spec.x_element).at(channel).at_bytes(n.index * arg[Arg.X_IMAGE])
+        masks: Masks = [f.lane_mask(spec.lanes, left - v * spec.lanes) if spec.ragged else None for v in range(spec.vectors)]
+        x_channel = channel // spec.repeat if spec.repeat > 1 else channel
+        x = f.ptr_arg(Arg.X, spec.x_element).at(x_channel).at_bytes(n.index * arg[Arg.X_IMAGE])
         y = f.ptr_arg(Arg.Y, spec.y_element).at(channel).at_bytes(n.index * arg[Arg.Y_IMAGE])
-        body = _Body(f, spec, x, y, tile.at(2).load_int(), masks)
+        few = spec.lanes // spec.repeat
+        x_masks = masks
+        if spec.ragged and spec.repeat > 1:
+            x_masks = [f.lane_mask(few, left // spec.repeat - v * few) for v in range(spec.vectors)]
+        body = _Body(f, spec, x, y, tile.at(2).load_int(), masks, x_masks)
         sums = [f.zeros(spec.element, spec.lanes)] * (spec.rows * len(spec.columns) * spec.vectors)
         with f.loop(tile.load_int(), tile.at(1).load_int(), carry=sums) as position:
             entry = f.ptr_arg(Arg.POSITIONS, "i64").at(position.index * POSITION_WORDS)
@@ -98,11 +105,16 @@ def build(spec: DepthwiseGradSpec) -> str:
     return f.ir()
 
 
+Masks = list[Bit | None]
+
+
 class _Body:
     """One line of output pixels past the tile's taps."""
 
-    def __init__(self, f: Kernel, spec: DepthwiseGradSpec, x: Ptr, y: Ptr, column: Int, masks: list[Bit | None]) -> None:
-        self.f, self.spec, self.x, self.y, self.column, self.masks = f, spec, x, y, column, masks
+    def __init__(
+        self, f: Kernel, spec: DepthwiseGradSpec, x: Ptr, y: Ptr, column: Int, masks: Masks, x_masks: Masks
+    ) -> None:  # fmt: skip
+        self.f, self.spec, self.x, self.y, self.column, self.masks, self.x_masks = f, spec, x, y, column, masks, x_masks
 
     def line(self, tile: Ptr, entry: Ptr, sums: list[Num]) -> list[Num]:
         f, spec = self.f, self.spec
@@ -128,6 +140,17 @@ class _Body:
         lanes = self.spec.lanes
         return [at.at(v * lanes).load(lanes, self.masks[v]) for v in range(self.spec.vectors)]
 
+    def _load_x(self, at: Ptr) -> list[Num]:
+        """As _load, of the input channel of every output channel."""
+        spec = self.spec
+        if spec.repeat == 1:
+            return self._load(at)
+        few = spec.lanes // spec.repeat
+        if few == 1:
+            return [at.at(v).splat(spec.lanes) for v in range(spec.vectors)]
+        parts = [at.at(v * few).load(few, self.x_masks[v]) for v in range(spec.vectors)]
+        return [part.shuffle(part, [k // spec.repeat for k in range(spec.lanes)]) for part in parts]
+
     def _inside(self, x: Ptr, y: Ptr, ow: Int, turn: int, sums: list[Num]) -> list[Num]:
         """`turn` pixels whose taps all lie on the input: every column of x is loaded once."""
         spec, sums = self.spec, list(sums)
@@ -141,7 +164,7 @@ class _Body:
                 for t, column in enumerate(spec.columns):
                     uses.setdefault(u * spec.step + column, []).append((u, t))
             for column in sorted(uses):
-                values = self._load(row.at_bytes(column * spec.x_pixel))
+                values = self._load_x(row.at_bytes(column * spec.x_pixel))
                 for u, t in sorted(uses[column]):
                     for v in range(vectors):
                         k = (r * taps + t) * vectors + v
@@ -161,7 +184,7 @@ class _Body:
             line = start + f.int_arg(Arg.X_ROW) * r if r else start
             for t, column in enumerate(spec.columns):
                 at = f.pointer((on_input & inside[t]).select(line + column * spec.x_pixel, zeros), spec.x_element)
-                values = self._load(at)
+                values = self._load_x(at)
                 for v in range(spec.vectors):
                     k = (r * len(spec.columns) + t) * spec.vectors + v
                     sums[k] = values[v].fma(pixel[v], sums[k])
