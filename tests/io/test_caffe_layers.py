@@ -77,6 +77,12 @@ def test_all_axes_before_the_channel_axis_are_batch() -> None:
     close(run(graph, x), wanted.reshape(2, 3, 4, 3, 4))
 
 
+def test_depthwise_convolutions_of_forks_have_a_group_for_each_channel() -> None:
+    graph = build('type: "DepthwiseConvolution" convolution_param { num_output: 3 kernel_size: 2 }', (2, 3, 4, 5))
+    x = RNG.standard_normal((2, 3, 4, 5))
+    close(run(graph, x), conv_loops(x, graph.array("t.weight"), graph.array("t.bias"), (1, 1), (0, 0), (1, 1), 3))
+
+
 def test_several_bottoms_share_the_weights_and_gradients_add_up() -> None:
     layer = 'type: "Convolution" convolution_param { num_output: 2 kernel_size: 2 }'
     graph = build(layer, (1, 2, 3, 3), (2, 2, 4, 3), tops=2)

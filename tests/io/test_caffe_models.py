@@ -136,13 +136,18 @@ def test_passes_keep_the_result(name: str) -> None:
 
 
 @needs_models
-def test_the_same_bits_for_any_batch() -> None:
+def test_the_same_bits_for_any_batch_and_thread_count() -> None:
     graph = caffe.load(*files("sr"))
     x = picture("sr", (3, 1, 24, 31))
     with pre.no_grad(), pre.config(engine="jit"):
         whole = graph(x)
         for k in range(3):
             assert np.array_equal(graph(x[k : k + 1])[0], whole[k])
+        fast = optimise(graph)
+        for threads in (1, 2, 3):
+            with pre.config(engine="jit", threads=threads):
+                assert np.array_equal(graph(x), whole)
+                assert np.array_equal(fast(x), whole)
 
 
 @needs_models

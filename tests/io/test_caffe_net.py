@@ -80,6 +80,20 @@ def test_the_three_generations_are_one_net() -> None:
     assert np.array_equal(run(net(V0, seed=3), X), run(net(V2, seed=3), X))
 
 
+@pytest.mark.parametrize("text", [V0, V1], ids=["V0", "V1"])
+def test_old_binaries_hold_their_weights(text: str, tmp_path: Path) -> None:
+    old = caffe.parse_text("NetParameter", text)
+    weight = np.random.default_rng(4).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    layer = next(each for each in old.layers if "conv1" in (each.name, each.layer.name))
+    layer = layer.layer if layer.has("layer") else layer
+    layer.add("blobs", num=4, channels=3, height=3, width=3, data=weight.reshape(-1))
+    layer.add("blobs", num=1, channels=1, height=1, width=4, data=np.ones(4, np.float32))
+    (tmp_path / "old.caffemodel").write_bytes(encode(old))
+    for graph in (caffe.load(tmp_path / "old.caffemodel"), net(V2, weights=tmp_path / "old.caffemodel")):
+        assert np.array_equal(graph.array("conv1.weight"), weight)
+        assert np.array_equal(graph.array("conv1.bias"), np.ones(4))
+
+
 def test_v1_types_shares_and_transforms() -> None:
     old = """layers { name: "d" type: DATA top: "data" top: "label"
       data_param { source: "s" batch_size: 2 scale: 0.5 mean_file: "m" crop_size: 5 mirror: true } }
