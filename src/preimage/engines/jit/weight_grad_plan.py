@@ -45,7 +45,7 @@ BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain co
 # An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
 # long bands pay; if the image does not stay in the cache anyway and each element is multiplied often enough.
 BLOCK_FAR_BYTES = 1024
-BLOCK_IMAGE_BYTES = 512 << 10
+BLOCK_IMAGE_BYTES = 192 << 10
 BLOCK_PRODUCTS = 256
 FAR_PIXEL_BYTES = 1024  # of an operand that is read in place: beyond what the hardware follows
 MOST_LINES_AHEAD = 3
