@@ -23,9 +23,23 @@ MAX_UNROLLED = 64  # taps of the last axis that stand in the code; of longer ker
 
 
 def is_depthwise(r: Request) -> bool:
-    """Whether the depthwise schedule takes a request: one channel a group on both sides, and padding that may be left out."""
+    """Whether the depthwise schedule takes a request: one input channel a group, and padding that may be left out.
+
+    With a multiplier (several output channels a group) a forward convolution of channels-last arrays whose vectors it divides.
+    """
     g = r.geometry
-    return g.groups > 1 and g.groups == g.in_channels == g.out_channels and g.ndim > 0 and not (r.every_tap or r.single)
+    if not g.is_depthwise or g.ndim == 0 or r.every_tap or r.single:
+        return False
+    if g.out_channels_per_group == 1:
+        return True
+    own = ELEMENT_BYTES[r.element]
+    in_place = r.in_strides[1] == own and r.out_strides[1] == own
+    return r.contraction == "conv" and in_place and _lanes(r) % g.out_channels_per_group == 0
+
+
+def _lanes(r: Request) -> int:
+    full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
+    return int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
 
 
 @dataclass(frozen=True)
@@ -50,15 +64,14 @@ def _pixel_axis(axes: list[Axis]) -> int:
 
 def depthwise_recipe(r: Request) -> Recipe:
     """Channels-last in place; channels-first plane by plane, or where that costs little through channels-last scratch."""
-    if wants_planes(r):
+    if r.geometry.out_channels_per_group == 1 and wants_planes(r):
         return plane_recipe(r)
     g = r.geometry
     target = r.target
     inner = "f64" if r.element == "f64" else "f32"
     item, own = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
-    channels = g.in_channels
-    full = target.vector_bytes // item
-    lanes = min(full, 1 << (channels - 1).bit_length())
+    channels = g.out_channels
+    full, lanes = target.vector_bytes // item, _lanes(r)
     axes = gather_axes(g, r.contraction)
     recipe = Recipe("depthwise")
 
@@ -95,7 +108,7 @@ def _steps(
     """Packing the weights, and one launch for every pattern of taps along the pixel axis."""
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
-    channels, at = g.in_channels, _pixel_axis(axes)
+    channels, at = g.out_channels, _pixel_axis(axes)
     pixel_axis = axes[at]
     outer = [k for k in range(len(axes)) if k != at]
     groups: dict[_Pattern, list[Phase]] = {}
@@ -130,7 +143,8 @@ def _steps(
         rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r.threads, down)
         spec = DepthwiseSpec(
             element, r.element if straight else inner, inner, lanes, vectors, pixels, columns, phases[0].in_step, pattern.tap_stride, in_strides[at],
-            ("last" if blocks == 1 else "any") if channels % width else "", bool(tiles[:, 3].any()), r.finish if straight else Finish(),
+            g.out_channels_per_group, ("last" if blocks == 1 else "any") if channels % width else "",
+            bool(tiles[:, 3].any()), r.finish if straight else Finish(),
         )  # fmt: skip
         values = [0] * len(Arg)
         tables = {Arg.ROWS: rows, Arg.TILES: tiles, Arg.TAPS: taps, Arg.CHUNK_ROWS: bounds, Arg.ZEROS: zeros}

@@ -60,10 +60,10 @@ REUSE_STEP = 2  # with a longer stride a column waits too many taps for its next
 class DepthwiseSpec:
     """What the code of one kernel depends on.
 
-    element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from the lowest;
-    step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
-    pixel_bytes: of the input; ragged: "" if all blocks of channels are full, "last" if the last vector
-    of the only block is not, "any" else.
+    element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from
+    the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
+    pixel_bytes: of the input; repeat: output channels of one input channel (a divisor of lanes); ragged: "" if all blocks
+    of channels are full, "last" if the last vector of the only block is not, "any" else.
     """
 
     element: str
@@ -76,6 +76,7 @@ class DepthwiseSpec:
     step: int
     tap_stride: int
     pixel_bytes: int
+    repeat: int
     ragged: str
     edges: bool
     finish: Finish
@@ -98,7 +99,8 @@ def build(spec: DepthwiseSpec) -> str:
         line = rows.at(row.index * ROW_WORDS)
         channel = block.index * width
         masks = _masks(f, spec, arg[Arg.CHANNELS] - channel)
-        x_row = x.at_bytes(line.load_int() + channel * item)
+        x_channel = channel // spec.repeat if spec.repeat > 1 else channel
+        x_row = x.at_bytes(line.load_int() + x_channel * item)
         w_block = w.at_bytes(block.index * arg[Arg.BLOCK_BYTES])
         out_row = line.at(1).load_int() + channel * ELEMENT_BYTES[spec.out]
         outer = line.at(2).load_int(), line.at(3).load_int()
@@ -124,9 +126,11 @@ Masks = list[Bit | None]
 def _masks(f: Kernel, spec: DepthwiseSpec, left: Int) -> Masks:
     """Which lanes of a block exist; of an only block, the vectors before the last are full."""
     masks: Masks = []
-    for v in range(spec.vectors):
-        full = not spec.ragged or (spec.ragged == "last" and v < spec.vectors - 1)
-        masks.append(None if full else f.lane_mask(spec.lanes, left - v * spec.lanes))
+    for repeat in (1, spec.repeat) if spec.repeat > 1 else (1,):  # of output channels; of the input channels behind them
+        for v in range(spec.vectors):
+            full = not spec.ragged or (spec.ragged == "last" and v < spec.vectors - 1)
+            lanes = spec.lanes // repeat
+            masks.append(None if full else f.lane_mask(lanes, left // repeat - v * lanes if repeat > 1 else left - v * lanes))
     return masks
 
 
@@ -160,14 +164,23 @@ def _chain(
     return tap.result
 
 
+def _pixel(f: Kernel, spec: DepthwiseSpec, at: Ptr, masks: Masks) -> list[Num]:
+    """An input pixel's channels, each as often as output channels are made of it."""
+    if spec.repeat == 1:
+        return [at.at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)]
+    few = spec.lanes // spec.repeat
+    if few == 1:
+        return [at.at(v).splat(spec.lanes) for v in range(spec.vectors)]
+    parts = [at.at(v * few).load(few, masks[spec.vectors + v]) for v in range(spec.vectors)]
+    return [part.shuffle(part, [k // spec.repeat for k in range(spec.lanes)]) for part in parts]
+
+
 def _inside(f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, Int], masks: Masks) -> list[Num]:
     """A tile whose columns all lie in the input."""
 
     def read(entry: Ptr) -> Callable[[int], list[Num]]:
         here = x.at_bytes(entry.load_int())
-        return lambda column: [
-            here.at_bytes(column * spec.pixel_bytes).at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)
-        ]
+        return lambda column: _pixel(f, spec, here.at_bytes(column * spec.pixel_bytes), masks)
 
     return _chain(f, spec, w, outer, masks, read)
 
@@ -184,7 +197,7 @@ def _edge(
         def load(number: int) -> list[Num]:
             inside = (start + number).below(columns)
             at = f.pointer(inside.select(address + number * spec.pixel_bytes, zeros), spec.element)
-            return [at.at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)]
+            return _pixel(f, spec, at, masks)
 
         return load
 
