@@ -13,6 +13,16 @@ from preimage.caffe.blob import Blob
 from preimage.caffe.classifier import Classifier
 from preimage.caffe.net import Net
 from preimage.caffe.net_spec import NetSpec, layers, params, to_proto
+from preimage.caffe.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    get_solver,
+)
 from preimage.caffe.state import TEST, TRAIN, set_random_seed
 from preimage.io.caffe import LAYERS
 
@@ -21,10 +31,18 @@ __version__ = "1.0.0"
 __all__ = [
     "TEST",
     "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
     "Blob",
     "Classifier",
+    "NesterovSolver",
     "Net",
     "NetSpec",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Solver",
+    "get_solver",
     "io",
     "layer_type_list",
     "layers",
