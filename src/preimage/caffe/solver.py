@@ -116,7 +116,7 @@ class Solver:
                 self.snapshot()
         for net in self.test_nets:
             net.share_with(self.net)
-        return loss / max(self.param.iter_size, 1)
+        return float(loss / max(self.param.iter_size, 1))
 
     def solve(self) -> None:
         """All iterations that are left."""
