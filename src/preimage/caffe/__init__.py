@@ -1,7 +1,7 @@
 """pycaffe's face on preimage: `from preimage import caffe` and old scripts run, without Caffe.
 
-`Net`, `Classifier`, the solvers, `io`, `proto.caffe_pb2`, `NetSpec` with `layers` and `params`, `set_mode_cpu`. The differences from Caffe are listed in
-docs/caffe.md. New code is better off with preimage.io.caffe.load, which gives a module that trains.
+`Net`, `Classifier`, the solvers, `io`, `proto.caffe_pb2`, `NetSpec` with `layers` and `params`, `set_mode_cpu`. The differences
+from Caffe are listed in docs/caffe.md. New code is better off with preimage.io.caffe.load, which gives a module that trains.
 """
 
 from __future__ import annotations
