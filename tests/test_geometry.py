@@ -229,6 +229,17 @@ def test_per_axis_and_normalise_padding():
     assert normalise_padding("valid", 3) == "valid"
 
 
+def test_the_class_itself_checks_the_remainder():
+    """One more than the slack, or one less than nothing, is refused where the fields are given directly."""
+    g = conv((1, 1, 10), (1, 1, 3), stride=2)
+    assert replace(g, input_size=(9,)).remainder == (0,)
+    assert replace(g, input_size=(10,)).remainder == (1,)
+    for size in (8, 11):
+        with pytest.raises(GeometryError, match="do not belong together"):
+            replace(g, input_size=(size,))
+    assert "_hash" not in repr(g)
+
+
 def test_the_largest_parameters_are_taken():
     """At the limits themselves nothing is refused."""
     assert conv((1, 1, 4), (1, 1, 3), stride=2**48).output_size == (1,)
