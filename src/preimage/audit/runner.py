@@ -47,6 +47,8 @@ class Forked(Check):
         return self.check.data_key(trial)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
+        if not hasattr(os, "fork"):
+            return self.check.attempt(subject, trial, ops, tally)
         read, write = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # threads of BLAS are idle here, and the child ends by _exit
