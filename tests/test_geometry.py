@@ -229,6 +229,14 @@ def test_per_axis_and_normalise_padding():
     assert normalise_padding("valid", 3) == "valid"
 
 
+def test_groups_of_the_transpose():
+    g = transpose((1, 4, 3), (4, 1, 2), groups=2)
+    assert (g.in_channels, g.out_channels, g.in_channels_per_group) == (2, 4, 1)
+    assert g == conv((1, 2, 4), (4, 1, 2), groups=2)
+    with pytest.raises(GeometryError, match="groups 3 do not divide out_channels 4"):
+        transpose((1, 4, 3), (4, 1, 2), groups=3)
+
+
 def test_the_class_itself_checks_the_remainder():
     """One more than the slack, or one less than nothing, is refused where the fields are given directly."""
     g = conv((1, 1, 10), (1, 1, 3), stride=2)

@@ -219,6 +219,18 @@ def test_the_result_follows_the_arguments():
     assert np.array_equal(lists, pre.conv(x, w))
 
 
+def test_which_arguments_the_results_are_linear_in():
+    """What the dot test of the table goes by."""
+    from preimage.autograd import primitives
+
+    found = {
+        name: primitives()[name].linear
+        for name in ("pad", "fold_margin", "unfold", "fold", "sum_over_space", "spread_over_space")
+    }
+    assert found == dict.fromkeys(found, (0,))
+    assert all(primitives()[name].linear == (0, 1) for name in ("conv", "conv_transpose", "conv_weight_grad"))
+
+
 def test_no_spatial_axis():
     x, w, b = ints(3, 4), ints(5, 4), ints(5)
     assert np.array_equal(pre.conv(x, w, b), x @ w.T + b)

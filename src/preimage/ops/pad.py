@@ -62,9 +62,9 @@ def _memory_order(a: Array) -> tuple[int, ...]:
     return tuple(next(moved) if k in axes else k for k in range(a.ndim))
 
 
-def _same_order(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
+def _same_order(shape: tuple[int, ...], like: Array) -> Array:
     order = _memory_order(like)
-    memory = np.empty([shape[k] for k in order], like.dtype if dtype is None else dtype)
+    memory = np.empty([shape[k] for k in order], like.dtype)
     return memory.transpose(np.argsort(order))
 
 
