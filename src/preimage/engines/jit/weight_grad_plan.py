@@ -47,8 +47,8 @@ BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain co
 BLOCK_FAR_BYTES = 1024
 BLOCK_IMAGE_BYTES = 192 << 10
 BLOCK_PRODUCTS = 256
-FAR_PIXEL_BYTES = 1024  # of an operand that is read in place: beyond what the hardware follows
-MOST_LINES_AHEAD = 3
+FAR_PIXEL_BYTES = 512  # of an operand that is read in place: beyond what the hardware follows
+MOST_LINES_AHEAD = 5
 BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
 BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
