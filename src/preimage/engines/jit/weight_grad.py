@@ -50,6 +50,10 @@ def conv_weight_grad(
         result = empty_like_order(geometry.weight_shape, x)
         if result.size == 0 or y.size == 0 or x.size == 0:
             result[...] = 0
+            if y.size and result.size:  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
+                with np.errstate(invalid="ignore"):
+                    zeros = (y * y.dtype.type(0)).sum(axis=(0, *range(2, y.ndim)))
+                result += zeros.reshape(-1, *[1] * (result.ndim - 1))
             return result
         _fill(geometry, x, y, result, n_threads, run, key)
     if leaves_out(geometry) and _reaches_padding(geometry, y, result):
