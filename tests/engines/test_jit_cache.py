@@ -152,6 +152,15 @@ def test_the_files_used_longest_ago_go_first(folder):
     assert [n for n in range(1, 10) if cache.read(f"key {n}") is None] == [1, 2, 3]
 
 
+def test_the_number_of_files_is_bounded_too(folder, monkeypatch):
+    monkeypatch.setattr(cache, "MOST_FILES", 8)
+    for n in range(8):
+        cache.write(f"key {n}", b"code")
+    assert cache.trim(folder, 1 << 20) == 0
+    cache.write("key 8", b"code")
+    assert cache.trim(folder, 1 << 20) == 3
+
+
 def test_the_limit_is_kept_while_writing(folder, monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_BYTES", "20000")
     monkeypatch.setattr(cache, "_TRIM_EVERY", 2)
@@ -187,13 +196,13 @@ def test_many_processes_write_and_read_the_same_keys(folder):
 import os, sys
 from preimage.engines.jit import cache
 wrong = 0
-for turn in range(150):
+for turn in range(40):
     for n in range(4):
         data = (b"%d" % n) * 5000
         found = cache.read(f"key {n}")
         wrong += found is not None and found != data
         cache.write(f"key {n}", data)
-    if turn % 50 == 49: cache.clear()
+    if turn % 20 == 19: cache.clear()
 assert not wrong
 assert cache.info().corrupt == 0
 """

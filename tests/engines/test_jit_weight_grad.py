@@ -243,6 +243,17 @@ def test_nothing_to_sum_gives_zeros(shape):
     np.testing.assert_array_equal(gradient(geometry, x, y), wanted)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_input_of_size_zero_is_all_padding():
+    geometry = ConvGeometry.from_conv((2, 3, 0), (4, 3, 2), padding=((2, 3),))
+    x, y = np.zeros(geometry.input_shape, np.float32), np.ones(geometry.output_shape, np.float32)
+    assert (gradient(geometry, x, y) == 0).all()
+    y[1, 2, 0] = np.inf
+    got = gradient(geometry, x, y)
+    assert np.isnan(got[2]).all()
+    assert (np.delete(got, 2, axis=0) == 0).all()
+
+
 def test_inputs_are_only_read():
     geometry, rng = made("stem"), np.random.default_rng(11)
     x, y = integers(rng, geometry.input_shape, np.float32), integers(rng, geometry.output_shape, np.float32)

@@ -42,7 +42,8 @@ SUFFIX = ".obj"
 DEFAULT_LIMIT_BYTES = 256 << 20
 STALE_TEMPORARY_S = 3600.0
 _HEADER = struct.Struct("<16s32sQQ")  # magic, sha256 of the rest, length of the key, length of the code
-_TRIM_EVERY = 64  # writes between two looks at the folder's size
+_TRIM_EVERY = 128  # writes between two looks at the folder's size; a process that writes less never looks
+MOST_FILES = 8192  # more are not worth the time of looking at them
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def write(full: str, code: bytes) -> bool:
                 os.unlink(temporary)
         return False
     _counts.writes += 1
-    if _counts.writes % _TRIM_EVERY == 1:
+    if _counts.writes % _TRIM_EVERY == 0:
         trim(where, _limit_bytes())
     return True
 
@@ -218,18 +219,18 @@ def _entries(where: Path) -> list[tuple[float, int, Path]]:
 
 
 def trim(where: Path, limit_bytes: int) -> int:
-    """Remove the files used longest ago until three quarters of the limit are left, if it is passed; returns how many."""
+    """Remove the files used longest ago until three quarters of the limits are left, if one is passed; returns how many."""
     entries = sorted(_entries(where))
-    total = sum(size for _, size, _ in entries)
+    total, count = sum(size for _, size, _ in entries), len(entries)
     removed = 0
-    if total > limit_bytes:
+    if total > limit_bytes or count > MOST_FILES:
         for _, size, path in entries:
-            if total <= limit_bytes * 3 // 4:
+            if total <= limit_bytes * 3 // 4 and count <= MOST_FILES * 3 // 4:
                 break
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed += 1
-            total -= size
+            total, count = total - size, count - 1
     with contextlib.suppress(OSError):  # what a killed process left behind
         for item in os.scandir(where):
             if item.name.endswith(".tmp") and time.time() - item.stat().st_mtime > STALE_TEMPORARY_S:
