@@ -121,13 +121,15 @@ class JitEngine:
             return out
         if x.size == 0 or w.shape[0] * w.shape[1] == 0:
             out[...] = 0
+            if x.size == 0 and contraction == "conv":  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
+                weights = w.array if isinstance(w, PreparedWeight) else w
+                with np.errstate(invalid="ignore"):
+                    zeros = (weights * weights.dtype.type(0)).sum(axis=tuple(range(1, weights.ndim)))
+                out += zeros.reshape(-1, *[1] * geometry.ndim)
             return apply_epilogue(out, epilogue)
         x = _readable(x)
-        if epilogue is not None and (residual := epilogue.residual) is not None:
-            if residual.strides != out.strides or residual.dtype != out.dtype:  # read where the result is written
-                same = np.empty_like(out)
-                same[...] = residual
-                epilogue = replace(epilogue, residual=same)
+        if epilogue is not None and epilogue.residual is not None:
+            epilogue = replace(epilogue, residual=_placed_like(epilogue.residual, out))
         ready = self._into(geometry, contraction, x, w, epilogue, out, threads)
         if ready is not None and epilogue is None and x.strides == key[2]:
             self._keep(key, ready)
@@ -273,6 +275,15 @@ def _readable(x: Array) -> Array:
     elif strides[0 if len(shape) == 2 else -1] == item:
         return x
     return np.ascontiguousarray(x)
+
+
+def _placed_like(residual: Array, out: Array) -> Array:
+    """The residual as it is read: where the result is written."""
+    if residual.strides == out.strides and residual.dtype == out.dtype:
+        return residual
+    same = np.empty_like(out)
+    same[...] = residual
+    return same
 
 
 def _finish(out: Array, epilogue: Epilogue | None) -> tuple[Finish, dict[str, int], list[Any]]:

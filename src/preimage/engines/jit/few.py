@@ -24,6 +24,7 @@ from preimage.engines.jit.recipe import (
 )
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules import pack
+from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pixels import PixelsSpec
 from preimage.engines.jit.schedules.tables import Slot
 
@@ -181,7 +182,7 @@ def _plane_steps(
             for a, b in pairs
             for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
         ]
-        code = compiled(pack.SwapSpec(r.element, inner, block_lanes(full, item), pack.Finish()))
+        code = compiled(pack.SwapSpec(r.element, inner, block_lanes(full, item), Finish()))
         recipe.steps.append(lines_step("transpose input", code, as_ints(lines), patches, (from_strides[-1], plane)))
         return
     lines = [(a + c * r.in_strides[1], b + c * plane, width, 0, 0) for a, b in pairs for c in every]

@@ -257,6 +257,7 @@ class Choice:
 
 
 MAX_PIXELS = 28
+LONG_PIXELS = {1: 16, 2: 8, 3: 8, 4: 6, 5: 5}  # vectors -> most pixels of a tile in long rows
 TILE_OVERHEAD = 60.0  # cycles to begin and end a tile: tables, first loads
 
 
@@ -292,12 +293,16 @@ def choose_tile(
         axis = axes[number]
         outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != number)
         rows = prod(a.out_size for k, a in enumerate(axes) if k != number)
-        most = min([MAX_PIXELS, *(p.count for p in axis.phases)])
-        for pixels in range(side, most + 1, side):
-            covers = [tile_phase(p, pixels) for p in axis.phases]
-            tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
+        phases = [p for p in axis.phases if p.count]
+        shortest, long = min(p.count for p in phases), _is_long(phases)
+        for pixels in range(side, min(MAX_PIXELS, shortest) + 1, side):
+            if long:
+                tap_total, count = sum(p.tap_total for p in phases) / pixels, sum(p.count for p in phases) / pixels
+            else:
+                covers = [tile_phase(p, pixels) for p in phases]
+                tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
             for lanes, vectors in _shapes(item, vector_bytes):
-                if pixels * vectors + vectors + 1 > registers:
+                if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
                     continue
                 blocks = groups * -(-channels // (lanes * vectors))
                 step = _step_cost(lanes, vectors, pixels, item)
@@ -308,6 +313,13 @@ def choose_tile(
                     best = Choice(number, lanes, vectors, pixels, cost)
     assert best is not None
     return best
+
+
+def _is_long(phases: list[Phase]) -> bool:
+    """Whether what a tile wastes at the end of a row does not count: then the tile depends on the channels alone, and new
+    sizes find their kernels made. Not where most of the row lacks taps (large dilation): there the cover decides."""
+    full = sum(p.count * len(p.taps) for p in phases)
+    return min(p.count for p in phases) > MAX_PIXELS and sum(p.tap_total for p in phases) >= 0.9 * full
 
 
 def _shapes(item: int, vector_bytes: int) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
 from preimage.engines.jit.schedules import pack
+from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.errors import EngineError
@@ -83,6 +84,7 @@ class Recipe:
     packing: Step | None = None  # packs the weights once (`PreparedWeight`); packed_bytes is the size of the result
     packed_bytes: int = 0
     packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
+    _kept: llvm.LoadedKernel | None = None
 
     @property
     def workspace_bytes(self) -> int:
@@ -107,9 +109,8 @@ class Recipe:
             sections += step.template
         rest = threads.pack_args(count, len(self.steps), *patches, *steps, *sections)
         kernel = compiled(ProgramSpec())
-        entry = _Entry(kernel)
-        entry.kernel = kernel  # stays loaded while it can be called
-        return entry, names, rest
+        self._kept = kernel  # stays loaded while it can be called
+        return _Entry(kernel), names, rest
 
     def run(self, addresses: dict[str, int], n_threads: int) -> None:
         """Launch the steps with the addresses of this call's arrays."""
@@ -221,7 +222,7 @@ def gather_tables(
     tap_count = 0
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
         classed = [_classes(p) for p in phases]
-        for phase, _cover, ranges, begin, end in covers:
+        for phase, _cover, ranges, first_tile, end_tile in covers:
             at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
             for k, p, (cls, choices) in zip(outer, phases, classed, strict=True):
                 t = np.arange(p.count, dtype=np.int64)
@@ -230,7 +231,7 @@ def gather_tables(
                 number = (number[:, None] * len(choices) + cls).ravel()
             block = np.empty((len(at_in), 5), np.int64)
             block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(ranges)
-            block[:, 3], block[:, 4] = begin, end
+            block[:, 3], block[:, 4] = first_tile, end_tile
             rows.append(block)
             for picked in product(*(choices for _, choices in classed)):
                 for lo, hi in ranges:
@@ -343,7 +344,7 @@ def slab_steps(
         for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
         for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
     ]
-    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), pack.Finish()))
+    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), Finish()))
     steps.append(lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
     if zeros:
         steps.append(lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
@@ -358,7 +359,7 @@ def swap_back(
     source: str,
     result: str,
     lanes: int,
-    finish: pack.Finish,
+    finish: Finish,
 ) -> Step:
     """The channels-last scratch result into a channels-first one, with the epilogue."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]

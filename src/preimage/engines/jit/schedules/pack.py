@@ -132,9 +132,9 @@ def build_swap(spec: SwapSpec) -> str:
             corner = start.at_bytes(a.index * stride + b.index * size)
             rows_left, columns_left = rows - a.index, columns - b.index
             at = to + a.index * ELEMENT_BYTES[spec.result] + b.index * out_stride
-            block = _block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))
+            square = _block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))
             mask = f.lane_mask(lanes, rows_left)
-            for j, value in enumerate(block):
+            for j, value in enumerate(square):
                 with f.when(columns_left > j):
                     finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + b.index + j, mask, True)
     return f.ir()
@@ -197,9 +197,9 @@ def build_weight(spec: WeightSpec) -> str:
             else:
                 with f.loop(0, columns, lanes, carry=outer.carry) as q:
                     over = columns - q.index
-                    block = _block(here.at_bytes(q.index * size), lanes, stride, rows, f.lane_mask(lanes, over))
+                    square = _block(here.at_bytes(q.index * size), lanes, stride, rows, f.lane_mask(lanes, over))
                     seen = q.carry[0]
-                    for j, value in enumerate(block):
+                    for j, value in enumerate(square):
                         with f.when(over > j):
                             to.at_bytes(table.at(q.index + j).load_int()).store(value, keep)
                         seen = value.fma(zero, seen)

@@ -1,0 +1,230 @@
+"""The dense schedules of the jit engine: exact on integer data, and the same bits for everything that must not matter."""
+
+import numpy as np
+import pytest
+from tests.geometries import operands
+
+from preimage.engines import Epilogue
+from preimage.engines.base import apply_epilogue
+from preimage.engines.jit import llvm
+from preimage.engines.jit.bands import halves
+from preimage.engines.jit.engine import JitEngine
+from preimage.engines.jit.plan import fold_phases, gather_axes, tile_phase
+from preimage.engines.jit.prepared import PreparedWeight
+from preimage.engines.jit.schedules import direct, pack, pixels
+from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.reference import ReferenceEngine
+from preimage.geometry import ConvGeometry
+from preimage.settings import config
+
+JIT = JitEngine()
+REFERENCE = ReferenceEngine()
+pytestmark = pytest.mark.skipif(JIT.unavailable() is not None, reason=str(JIT.unavailable()))
+
+
+def forward(x, w, **options):
+    return ConvGeometry.from_conv(x, w, **options)
+
+
+def transposed(y, w, **options):
+    return ConvGeometry.from_conv_transpose(y, w, **options)
+
+
+# One for every way that the plan can go: full and ragged blocks, tiles that overlap, joined taps, folded phases with taps
+# that some phases lack, few output channels, groups, 1x1 as one long row, the batch as the pixels' axis, runs of equal
+# taps, padding beyond the kernel, cropping, long kernels, one and three axes, no axis, pixels a page apart.
+CASES = {
+    "3x3": forward((2, 35, 13, 17), (40, 35, 3, 3), padding=1),
+    "3x3 s2, unequal padding": forward((1, 16, 15, 18), (33, 16, 3, 3), stride=2, padding=((0, 1), (2, 0))),
+    "stem": forward((1, 3, 30, 29), (24, 3, 7, 7), stride=2, padding=3),
+    "stem of one channel": forward((2, 1, 12, 40), (32, 1, 5, 20), stride=2),
+    "1x1": forward((2, 48, 7, 9), (70, 48, 1, 1)),
+    "1x1 s2": forward((1, 20, 9, 9), (16, 20, 1, 1), stride=2),
+    "RGB head": forward((1, 24, 20, 37), (3, 24, 3, 3), padding=1),
+    "groups": forward((1, 24, 9, 10), (36, 8, 3, 2), padding=(1, 0), groups=3),
+    "dilated over the input": forward((1, 18, 21, 21), (20, 18, 3, 3), padding=12, dilation=12),
+    "kernel over the input": forward((1, 5, 4, 3), (6, 5, 5, 4), padding=3),
+    "one pixel": forward((9, 40, 4, 4), (17, 40, 4, 4)),
+    "cropping": forward((1, 16, 12, 12), (16, 16, 3, 3), padding=((-2, 1), (1, -3))),
+    "padding beyond the kernel": forward((1, 16, 5, 6), (9, 16, 2, 2), padding=((3, 4), (5, 3))),
+    "1-D": forward((1, 20, 200), (24, 20, 11), padding=25, dilation=5),
+    "1-D, long kernel": forward((1, 12, 49), (30, 6, 40), padding=20, groups=2),
+    "3-D": forward((1, 6, 6, 7, 9), (18, 6, 3, 2, 3), stride=(1, 2, 1), padding=((1, 1), (0, 1), (2, 0))),
+    "inner product": forward((5, 33), (17, 33)),
+    "pixels a page apart": forward((1, 1024, 2, 9), (16, 1024, 1, 1)),
+    "up 2x2": transposed((1, 20, 9, 11), (20, 33, 2, 2), stride=2),
+    "up 4x4 to RGB": transposed((2, 20, 16, 16), (20, 3, 4, 4), stride=2, padding=1),
+    "up 3x3": transposed((1, 17, 9, 8), (17, 12, 3, 3), stride=2, padding=1, output_padding=1),
+    "up 7x7 to RGB": transposed((1, 12, 20, 21), (12, 3, 7, 7), stride=2, padding=3, output_padding=1),
+    "up 16x16 s8": transposed((1, 21, 10, 9), (21, 21, 16, 16), stride=8),
+    "up s3 with holes": transposed((1, 8, 9, 10), (8, 5, 2, 2), stride=3, output_padding=(2, 1)),
+    "up 1-D": transposed((1, 40, 30), (40, 1, 16), stride=8),
+    "up 1-D, end cropped": transposed((1, 24, 25), (24, 18, 16), stride=8, padding=((0, 8),)),
+    "up dilated": transposed((1, 10, 8, 9), (10, 12, 3, 3), stride=2, dilation=2, padding=1),
+    "up from one pixel": transposed((16, 30, 1, 1), (30, 40, 4, 4)),
+    "up 3-D": transposed((1, 9, 4, 5, 6), (9, 11, 2, 2, 2), stride=2),
+}
+
+
+def last(a):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) if a.ndim > 2 else a
+
+
+def calls(geometry, dtype=np.float32, seed=0):
+    x, w, y = operands(geometry, np.random.default_rng(seed), dtype)
+    return (("conv", x, w), ("conv_transpose", y, w))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_exact_on_integers(name, dtype):
+    for contraction, a, w in calls(CASES[name], dtype):
+        want = getattr(REFERENCE, contraction)(CASES[name], a, w)
+        for array in (a, last(a)):
+            np.testing.assert_array_equal(getattr(JIT, contraction)(CASES[name], array, w), want)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_bits(name):
+    """Threads, layout, batch, scratch limit, the vectors of a narrower CPU, weights packed before: not one bit differs."""
+    geometry = CASES[name]
+    rng = np.random.default_rng(1)
+    for contraction, a, w in calls(geometry):
+        a = rng.standard_normal(a.shape).astype(np.float32)
+        w = rng.standard_normal(w.shape).astype(np.float32)
+        run = getattr(JIT, contraction)
+        with config(threads=1):
+            want = run(geometry, a, w)
+        assert want.flags.c_contiguous
+        with config(threads=2):
+            assert np.array_equal(run(geometry, last(a), w), want)
+            assert np.array_equal(run(geometry, a, PreparedWeight(w)), want)
+            assert np.array_equal(run(geometry, last(a), np.asfortranarray(w)), want)
+        with config(threads=1, workspace_bytes=1000):
+            assert np.array_equal(run(geometry, a, w), want)
+        if llvm.named_target("avx2").runs_here:
+            with llvm.use_target("avx2"):
+                assert np.array_equal(run(geometry, a, w), want)
+                assert np.array_equal(run(geometry, last(a), w), want)
+
+
+@pytest.mark.parametrize("name", ["3x3", "up 4x4 to RGB", "RGB head", "1x1"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_epilogue(name, dtype):
+    geometry = CASES[name]
+    rng = np.random.default_rng(2)
+    for contraction, a, w in calls(geometry, dtype):
+        shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
+        bias, residual = rng.integers(-5, 6, shape[1]).astype(dtype), rng.integers(-5, 6, shape).astype(dtype)
+        plain = getattr(REFERENCE, contraction)(geometry, a.astype(np.float64), w.astype(np.float64))
+        for activation in (None, "relu", "clip", "leaky_relu"):
+            epilogue = Epilogue(bias, residual, activation, slope=0.25, lo=-2, hi=3)
+            wide = Epilogue(bias.astype(np.float64), residual.astype(np.float64), activation, slope=0.25, lo=-2, hi=3)
+            want = apply_epilogue(plain.copy(), wide).astype(dtype)
+            for array in (a, last(a)):
+                np.testing.assert_array_equal(getattr(JIT, contraction)(geometry, array, w, epilogue), want)
+
+
+def test_weights_that_are_not_finite():
+    """An infinite weight over the padding gives NaN in a conv; a transpose multiplies no zero that is not there."""
+    for name in ("3x3", "up 4x4 to RGB", "stem", "RGB head", "up 7x7 to RGB"):
+        geometry = CASES[name]
+        for contraction, a, w in calls(geometry):
+            a = np.abs(a) + 1
+            w = w.copy()
+            w.reshape(-1)[0] = np.inf
+            w.reshape(-1)[-1] = np.nan
+            with np.errstate(invalid="ignore"):
+                want = getattr(REFERENCE, contraction)(geometry, a, w)
+            assert np.isnan(want).any()
+            assert not np.isnan(want).all()
+            for weight in (w, PreparedWeight(w)):
+                np.testing.assert_array_equal(getattr(JIT, contraction)(geometry, last(a), weight), want)
+
+
+def test_a_prepared_weight_is_packed_once():
+    geometry = CASES["3x3"]
+    (contraction, x, w), _ = calls(geometry)
+    prepared = PreparedWeight(w)
+    first = getattr(JIT, contraction)(geometry, x, prepared)
+    held = prepared.packed_bytes
+    assert held > 0
+    w[...] = 0  # the caller promised not to: the packed form is what counts
+    np.testing.assert_array_equal(getattr(JIT, contraction)(geometry, x, prepared), first)
+    assert prepared.packed_bytes == held
+    prepared.refresh(w)
+    assert not getattr(JIT, contraction)(geometry, x, prepared).any()
+
+
+def test_a_new_size_compiles_nothing():
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((32, 16, 3, 3)).astype(np.float32)
+
+    def run(height, width):
+        x = last(rng.standard_normal((1, 16, height, width)).astype(np.float32))
+        JIT.conv(ConvGeometry.from_conv(x.shape, w.shape, padding=1), x, w)
+
+    for width in range(28, 60):
+        run(30, width)
+    before = llvm.loaded_count()
+    for height in range(31, 60):
+        run(height, 2 * height - 20)
+    assert llvm.loaded_count() == before
+
+
+def test_bands_are_the_same_convolution():
+    for name in ("3x3 s2, unequal padding", "up 3x3", "kernel over the input", "up s3 with holes"):
+        geometry = CASES[name]
+        for contraction, a, w in calls(geometry):
+            run = getattr(REFERENCE, contraction)
+            want = run(geometry, a, w)
+            parts = halves(geometry, contraction)
+            assert parts is not None
+            for part, read, written in parts:
+                np.testing.assert_array_equal(run(part, np.ascontiguousarray(a[read]), w), want[written])
+
+
+def test_phases_of_a_transpose_share_out_the_taps():
+    geometry = transposed((1, 4, 9), (4, 5, 7), stride=3, padding=2)
+    axis = gather_axes(geometry, "conv_transpose")[1]
+    assert sorted(k for phase in axis.phases for k, _ in phase.taps) == list(range(7))
+    assert sum(phase.count for phase in axis.phases) == geometry.input_size[0]
+    folded = fold_phases(geometry)
+    assert folded is not None
+    assert sum(folded.phases_of_tap) == 7
+    covered = set()
+    for start in tile_phase(axis.phases[0], 4).starts:
+        covered |= set(range(start, start + 4))
+    assert covered == set(range(axis.phases[0].count))
+
+
+def test_plan_says_what_runs():
+    text = str(JIT.plan(CASES["3x3"], "conv", np.dtype(np.float32), channels_last=True))
+    assert "direct" in text
+    assert "pixels x" in text
+    assert "same bits for any: repeat, batch, threads, layout, tiling, cpu" in text
+
+
+def test_kernels_keep_the_chain():
+    """One llvm.fma an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
+    spec = direct.DirectSpec("f32", "f32", 16, 2, 5, 1, 64, False, False, False, False, Finish())
+    text = direct.build(spec)
+    assert text.count('call <16 x float> @"llvm.fma.v16f32"') == 10
+    assert text.count(" fadd <16 x float>") == 10  # + 0, at the store
+    for word in (" fmul", " fast ", "reassoc", "contract", " nnan", " nsz"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "neon"])
+def test_compiles_for_every_target(target):
+    machine = llvm.named_target(target)
+    lanes = machine.vector_bytes // 4
+    for text in (
+        direct.build(direct.DirectSpec("f32", "f32", lanes, 1, 4, 8, 8, True, True, True, False, Finish(True, True, "relu"))),
+        direct.build(direct.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
+        direct.build(direct.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))),
+        pixels.build(pixels.PixelsSpec("f64", "f64", lanes // 2, 2, 3, 8, False, Finish(True))),
+        pack.build_swap(pack.SwapSpec("f16", "f32", min(8, lanes), Finish())),
+        pack.build_weight(pack.WeightSpec("bf16", "f32", min(8, lanes), 24, False)),
+    ):
+        assert len(llvm.object_code(text, machine)) > 500
