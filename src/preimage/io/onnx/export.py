@@ -15,7 +15,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
 from preimage.io.graph import Graph, Input, Node
-from preimage.io.onnx import export_caffe  # noqa: F401 - words register themselves
+from preimage.io.onnx import export_caffe, export_ssd  # noqa: F401 - words register themselves
 from preimage.io.onnx.export_words import WORDS, Writer
 from preimage.io.onnx.model import CODES, require_onnx
 

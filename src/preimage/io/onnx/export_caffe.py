@@ -1,4 +1,4 @@
-"""How words that only Caffe nets use are written as ONNX operators. Layers of detection (PriorBox ...) have no counterpart."""
+"""How words that only Caffe nets use are written as ONNX operators."""
 
 from __future__ import annotations
 
