@@ -31,7 +31,7 @@ CONTRACTIONS = RESULTS[:3]
 
 
 def test_engine_passes_a_short_audit(engine_name):
-    report = audit.run([engine_name], geometries=40, jobs=2, seed=7)
+    report = audit.run([engine_name], geometries=30, jobs=2, seed=7)
     assert report.ok, [(f.severity, f.check, f.message, f.reproducer) for f in report.findings]
     assert all(report.subjects[0].tally.runs[check] for check in audit.check_names() if check != "repeat")
 
