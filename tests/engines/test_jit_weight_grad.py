@@ -133,6 +133,18 @@ def test_no_schedule_changes_a_bit(name, monkeypatch):
     forget()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("name", ["dense 3x3", "stem", "rgb head", "volume", "groups"])
+def test_less_workspace_changes_no_bit(name, dtype):
+    geometry, rng = made(name), np.random.default_rng(4)
+    x, y = rng.standard_normal(geometry.input_shape).astype(dtype), rng.standard_normal(geometry.output_shape).astype(dtype)
+    for a, b in ((x, y), (last(x), last(y))):
+        with pre.config(engine="jit", workspace_bytes=64 << 20):
+            wanted = get("jit").conv_weight_grad(geometry, a, b)
+        with pre.config(engine="jit", workspace_bytes=0):
+            assert bits(get("jit").conv_weight_grad(geometry, a, b)) == bits(wanted)
+
+
 def test_the_changes_of_the_schedule_are_real(monkeypatch):
     """The check above would prove nothing if bands and blocks were not used."""
     geometry = made("dense 3x3")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import Array, aligned_empty, empty_like_order
+from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
 from preimage.engines.jit import llvm
 from preimage.engines.jit import weight_grad_plan as planning
 from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthwise_grad
@@ -27,6 +27,7 @@ from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
 from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, side_of
 from preimage.geometry import ConvGeometry
+from preimage.settings import current
 
 __all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
 
@@ -39,7 +40,8 @@ def conv_weight_grad(
     geometry: ConvGeometry, x: Array, y: Array, n_threads: int, run: Callable[[Recipe, dict[str, int], int], None]
 ) -> Array:
     """grad_w; `run` gives a recipe its scratch memory and launches it."""
-    key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(llvm.current_target()))
+    limit = current().workspace_bytes
+    key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(llvm.current_target()), limit)
     ready = _ready.get(key)
     if ready is not None and ready.geometry is geometry:
         result = aligned_empty(ready.memory, x.dtype)
@@ -145,12 +147,29 @@ def _fill(
     )
     addresses = {"x": x.ctypes.data, "y": y.ctypes.data, "out": result.ctypes.data}
     recipe = weight_grad_recipe(request)
+    if geometry.batch > 1 and recipe.workspace_bytes > current().workspace_bytes and not is_depthwise_grad(request):
+        _image_by_image(geometry, x, y, result, n_threads, run)
+        return
     run(recipe, addresses, n_threads)
     if key is not None and given.ndim and given_strides == (x.strides, y.strides):
         if len(_ready) >= _READY_CALLS:
             _ready.clear()
         memory = (shape[0], *shape[2:], shape[1]) if last else shape
         _ready[key] = _Ready(given, recipe, memory, (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None)
+
+
+def _image_by_image(
+    geometry: ConvGeometry, x: Array, y: Array, result: Array, n_threads: int,
+    run: Callable[[Recipe, dict[str, int], int], None],
+) -> None:  # fmt: skip
+    """The same sums in less scratch memory: an image is a chain of its own, and they are added in order."""
+    one, wide = replace(geometry, batch=1), accumulator_dtype(x.dtype)
+    total = part = empty_like_order(geometry.weight_shape, x, wide)
+    for n in range(geometry.batch):
+        image, cotangent = (a[n : n + 1].astype(wide, copy=False) for a in (x, y))
+        _fill(one, image, cotangent, part, n_threads, run)
+        total = part.copy(order="K") if n == 0 else np.add(total, part, out=total)
+    result[...] = total
 
 
 def _readable(a: Array) -> Array:
