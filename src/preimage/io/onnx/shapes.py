@@ -212,7 +212,9 @@ def _nonzero(x: Any) -> np.ndarray:
 def _trilu(x: Any, k: Any = None, *, upper: int = 1) -> Any:
     if x.ndim < 2:
         raise FileFormatError(f"Trilu needs 2 axes, got shape {x.shape}")
-    mask: Any = np.tri(x.shape[-2], x.shape[-1], k=(int(np.asarray(k).reshape(())) if k is not None else 0) - (1 if upper else 0), dtype=bool)
+    mask: Any = np.tri(
+        x.shape[-2], x.shape[-1], k=(int(np.asarray(k).reshape(())) if k is not None else 0) - (1 if upper else 0), dtype=bool
+    )
     mask = ~mask if upper else mask
     return where(mask, x, np.zeros((), x.dtype))
 
