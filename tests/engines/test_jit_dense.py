@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tests.geometries import operands
 
+from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
 from preimage.engines.jit import llvm

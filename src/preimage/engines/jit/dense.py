@@ -51,7 +51,7 @@ def dense_recipe(r: Request) -> Recipe:
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
     axes = gather_axes(g, r.contraction, r.every_tap)
-    few = few_plan(r, axes)
+    few = None if r.tile else few_plan(r, axes)
     recipe, joined = Recipe("direct"), False
     if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
         # The taps of a line and their few channels lie side by side: one longer run.
@@ -100,7 +100,7 @@ def dense_recipe(r: Request) -> Recipe:
         recipe.buffers.append(Buffer("scratch", prod(axis.out_size for axis in axes) * out_channels * item))
     width = choice.lanes * choice.vectors
     if folded is None:
-        weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, choice.lanes, width)
+        weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width)
     else:
         weights, block_bytes = folded_weight_step(g.weight_shape, folded, r.element, inner, width)
         recipe.bias_repeat = folded.stride
@@ -206,6 +206,13 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
             candidates = [k for k in candidates if len(merged[k].phases) == 1 and b[k] == own_item and merged[k].out_size >= side]
             if not candidates or r.single:
                 continue
+        if r.tile is not None and not r.single:
+            lanes, vectors, pixels = r.tile
+            pixels = min(pixels, *(p.count for p in merged[candidates[0]].phases if p.count))
+            forced = Choice(candidates[0], lanes, vectors, pixels // side * side, 0.0)
+            if forced.pixels:
+                return [_Option(merged, a, b, forced, channels, None, store, 0.0)]
+            continue
         if r.single:
             return [
                 _Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)

@@ -85,7 +85,9 @@ class JitEngine:
     name = "jit"
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, tile: tuple[int, int, int] | None = None) -> None:
+        """tile: (lanes, vectors, pixels) of the dense schedule instead of the planned one; for tests and measurements."""
+        self._tile = tile
         self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
         self._lock = ForkLock()
         self._ready: dict[tuple[Any, ...], _Ready] = {}
@@ -142,7 +144,7 @@ class JitEngine:
         finish, addresses, keep = _finish(out, epilogue)
         request = Request(
             g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
-            threads if g.inside_macs > SMALL_MACS else 1, False, False, type(w) is PreparedWeight, llvm.current_target(),
+            threads if g.inside_macs > SMALL_MACS else 1, False, False, type(w) is PreparedWeight, llvm.current_target(), self._tile,
         )  # fmt: skip
         recipe = self._recipe(request)
         activations = sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed")

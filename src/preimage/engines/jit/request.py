@@ -26,3 +26,4 @@ class Request:
     single: bool  # no zeros from a margin may be multiplied (a transposed convolution whose weights are not finite)
     prepared: bool  # the weights come packed
     target: llvm.Target
+    tile: tuple[int, int, int] | None = None  # lanes, vectors, pixels, where the caller wants a certain tile
