@@ -89,3 +89,13 @@ def test_trained_nets(name: str, shape: tuple[int, ...], tmp_path: Path) -> None
     ours, theirs = both(graph, tmp_path / "n.onnx", picture(name, shape))
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
+
+
+@needs_models
+@pytest.mark.parametrize(("name", "ending"), [("detect", "onnx"), ("sr", "onnx"), ("detect", "caffemodel"), ("sr", "safetensors")])
+def test_conversions_verify_themselves(name: str, ending: str, tmp_path: Path) -> None:
+    from preimage.io.convert import convert
+
+    text, weights = files(name)
+    verdict = convert(text, tmp_path / f"out.{ending}", weights=weights)
+    assert verdict.same_bits
