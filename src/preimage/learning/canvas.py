@@ -7,7 +7,7 @@ sparsity t:
 
 Hardly one activation in a hundred is not zero, and where v is zero the step leaves it so unless |g| > t, whatever L_k is. So
 one pass over g finds the few places that matter, and all else works on those: the arrays are whole (the contractions want
-them so), and beside each lies the list of its places that are not zero. Stencils are shared out over threads.
+them so), and beside each lies the list of its places that are not zero. The stencils are shared out over threads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from preimage.learning.model import Model
 __all__ = ["Canvas", "Sums", "Workers"]
 
 Array = NDArray[Any]
+#: From this share of the places on, a plane is worked off whole: picking places costs more than the arithmetic saved.
+MANY = 0.02
 
 
 class Workers:
@@ -73,7 +75,7 @@ class Canvas:
         self.height, self.width = self.detail.shape[-2:]
         shape = (count, *model.activation_size(self.height, self.width))
         self._now, self._before, self._next, self._point = (_Sparse(shape) for _ in range(4))
-        self._places: list[Array] = []
+        self._places: list[Array | slice] = []
         self.painted = np.zeros_like(self.detail)
         self.painted_before = self.painted
         self.painted_next = self.painted
@@ -119,12 +121,15 @@ class Canvas:
 
         def one(k: int) -> None:
             places = [self._before.places[k], self._now.places[k]]
-            self._point.put(k, places, [self._pushed(k, p, push) for p in places])
+            if sum(map(len, places)) > MANY * self._now.flat.shape[1]:
+                self._point.put_all(k, self._pushed(k, slice(None), push))
+            else:
+                self._point.put(k, places, [self._pushed(k, p, push) for p in places])
 
         self.workers.each(one, range(len(self.z)))
         return self._point.values
 
-    def _pushed(self, k: int, places: Array, push: float) -> Array:
+    def _pushed(self, k: int, places: Array | slice, push: float) -> Array:
         z = self._now.flat[k][places]
         pushed: Array = z + np.float32(push) * (z - self._before.flat[k][places]) if push else z
         return pushed
@@ -138,12 +143,12 @@ class Canvas:
         flat = gradient.reshape(len(gradient), -1)
         limit = np.float32(sparsity)
 
-        def one(k: int) -> Array:
+        def one(k: int) -> Array | slice:
             matters = np.abs(flat[k]) > limit
             matters[self._now.places[k]] = True
             if push:
                 matters[self._before.places[k]] = True
-            return np.flatnonzero(matters)
+            return slice(None) if np.count_nonzero(matters) > MANY * len(matters) else np.flatnonzero(matters)
 
         self._places = self.workers.each(one, range(len(flat)))
 
@@ -157,11 +162,15 @@ class Canvas:
             v = self._pushed(k, places, push)
             new = v + flat[k][places] * np.float32(1.0 / curvature[k])
             new -= np.clip(new, -threshold, threshold)
-            kept = new != 0
-            self._next.put(k, [places[kept]], [new[kept]])
-            wide, back = new.astype(np.float64), (v - new).astype(np.float64)
-            turned = float(np.dot(back, wide - self._now.flat[k][places])) if push else 0.0
-            return [float(np.dot(back, back)), turned, float(np.abs(wide).sum()), float(np.dot(wide, wide)), float(kept.sum())]
+            if isinstance(places, slice):
+                nonzeros = self._next.put_all(k, new)
+            else:
+                kept = new != 0
+                nonzeros = int(np.count_nonzero(kept))
+                self._next.put(k, [places[kept]], [new[kept]])
+            back = v - new
+            turned = float(np.dot(back, new - self._now.flat[k][places])) if push else 0.0
+            return [float(np.dot(back, back)), turned, float(np.abs(new).sum()), float(np.dot(new, new)), nonzeros]
 
         return Sums.of(self.workers.each(one, range(len(flat))))
 
@@ -191,6 +200,12 @@ class _Sparse:
         for where, what in zip(places, values, strict=True):
             plane[where] = what
         self.places[k] = places[0] if len(places) == 1 else np.concatenate([np.zeros(0, np.intp), *places])
+
+    def put_all(self, k: int, values: Array) -> int:
+        """Plane k becomes these values, one for every place; how many of them are not zero."""
+        self.flat[k] = values
+        self.places[k] = np.flatnonzero(values)
+        return len(self.places[k])
 
     def fill(self, values: Array) -> None:
         """Take over a whole array."""
