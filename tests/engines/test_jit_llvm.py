@@ -16,6 +16,7 @@ if llvm.unavailable():
 
 from preimage.engines.jit import threads  # noqa: E402
 from preimage.errors import EngineError  # noqa: E402
+from preimage.geometry import ConvGeometry  # noqa: E402
 
 
 def adds(value: int) -> str:
@@ -158,6 +159,19 @@ def test_arm_code_is_an_object_file_and_refuses_to_run_here():
     if not target.runs_here:
         with pytest.raises(EngineError, match="cannot run on this CPU"):
             llvm.compile_module(PRODUCT_AND_SUM, target=target)
+
+
+def test_the_thread_pool_and_a_schedule_compile_for_every_target():
+    from preimage.engines.jit import threads_ir, weight_grad_plan
+    from preimage.engines.jit.schedules import weight_grad
+
+    geometry = ConvGeometry.from_conv((1, 64, 9, 9), (48, 64, 3, 3), padding=1)
+    for name, fused in (("neon", "fmla"), ("avx2", "vfmadd"), ("avx512", "vfmadd")):
+        target = llvm.named_target(name)
+        assert len(llvm.object_code(threads_ir.pool_ir(target.triple), target)) > 1000
+        reading = weight_grad_plan.read_geometry(geometry, 4, target)
+        text = weight_grad.build(weight_grad_plan.tile_spec(reading, "f32", True, (0, 0)))
+        assert llvm.assembly(text, target).count(fused) >= reading.tile_rows * len(reading.lanes)
 
 
 def test_an_unknown_target_is_named():

@@ -81,7 +81,6 @@ def _binding() -> Any:
             raise EngineError("the jit engine needs a 64-bit process")
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
-        binding.initialize_native_asmparser()  # the spin loop of the thread pool has a line of assembly
     return binding
 
 

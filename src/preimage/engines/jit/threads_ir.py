@@ -26,16 +26,17 @@ def _floating_point(triple: str) -> tuple[str, str, str]:
     )
 
 
-def _pause(triple: str) -> str:
+def _pause(triple: str) -> tuple[str, str]:
+    """IR that waits a moment inside a spin loop, and its declaration."""
     if triple.startswith("x86_64"):
-        return 'call void asm sideeffect "pause", "~{memory},~{dirflag},~{fpsr},~{flags}"()'
-    return 'call void asm sideeffect "isb", "~{memory}"()'
+        return "call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"
+    return "call void @llvm.aarch64.isb(i32 15)", "declare void @llvm.aarch64.isb(i32)"
 
 
 def pool_ir(triple: str) -> str:
     """The pool as LLVM IR, readable top to bottom; `run` is what `launch` calls."""
     save_fp, load_fp, declare_fp = _floating_point(triple)
-    pause = _pause(triple)
+    pause, declare_pause = _pause(triple)
     addresses = "\n".join(
         f"  %{name} = getelementptr i8, ptr %pool, i64 {offset}"
         for name, offset in (
@@ -56,6 +57,7 @@ declare i32 @pthread_cond_broadcast(ptr)
 declare i32 @sched_yield()
 declare i32 @getpid()
 {declare_fp}
+{declare_pause}
 
 ; every task, one after the other
 define void @run_alone(ptr %kernel, ptr %args, i64 %tasks) {{
