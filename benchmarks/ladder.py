@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("PREIMAGE_THREADS", "1")
@@ -100,7 +101,7 @@ def measure() -> str:
         first = None
         for what, engine, prepared in rungs(full):
             weight = PreparedWeight(w) if prepared else w
-            call = lambda run=getattr(engine, contraction), weight=weight: run(geometry, a, weight)  # noqa: E731
+            call = partial(getattr(engine, contraction), geometry, a, weight)
             result = call()
             first = result if first is None else first
             if not np.array_equal(first, result):

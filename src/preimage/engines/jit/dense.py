@@ -10,21 +10,9 @@ import numpy as np
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.few import few_plan, few_recipe
+from preimage.engines.jit.moves import folded_weight_step, slab_steps, swap_back, weight_step
 from preimage.engines.jit.plan import Axis, Choice, Folded, as_ints, choose_tile, fold_phases, gather_axes, join_taps, merge_axes
-from preimage.engines.jit.recipe import (
-    Buffer,
-    Recipe,
-    Step,
-    compiled,
-    folded_weight_step,
-    gather_tables,
-    slab_steps,
-    slots,
-    split_rows,
-    swap_back,
-    sweep_step,
-    weight_step,
-)
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows, sweep_step
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish

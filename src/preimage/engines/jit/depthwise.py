@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.moves import slab_steps, swap_back, weight_step
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
 from preimage.engines.jit.plane import plane_recipe, wants_planes
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps, swap_back, weight_step
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.depthwise import REUSE_STEP, Arg, DepthwiseSpec
 from preimage.engines.jit.schedules.epilogue import Finish

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.moves import slab_steps
 from preimage.engines.jit.plan import Ints, as_ints
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, slab_steps
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.schedules.depthwise_grad import Arg, DepthwiseGradSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec

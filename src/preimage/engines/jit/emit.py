@@ -29,49 +29,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from llvmlite import ir
 
+from preimage.engines.jit.values import (
+    ELEMENT_BYTES,
+    I16,
+    I32,
+    I64,
+    POINTER,
+    TYPES,
+    Bit,
+    Int,
+    Num,
+    Ptr,
+    constant_of,
+    lane_numbers,
+    shape_of,
+    vector_name,
+    zero_of,
+)
+
 __all__ = ["ELEMENT_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
-
-ELEMENT_BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-_TYPES: dict[str, ir.Type] = {
-    "f32": ir.FloatType(),
-    "f64": ir.DoubleType(),
-    "f16": ir.HalfType(),
-    "i64": _I64,
-    "i32": _I32,
-    "i16": _I16,
-    "i8": _I8,
-}
-_POINTER = ir.PointerType()
-
-
-class _Zero(ir.Constant):  # type: ignore[misc]
-    """Zero of any type, in one word of IR (llvmlite writes a vector's zeros out one by one)."""
-
-    def _get_reference(self) -> str:
-        return "zeroinitializer"
-
-    def _to_string(self) -> str:
-        return f"{self.type} zeroinitializer"
-
-
-def _zero(kind: Any) -> Any:
-    return _Zero(kind, None)
-
-
-@cache
-def _lanes(numbers: tuple[int, ...]) -> Any:
-    """A constant vector of lane numbers; kept, because writing one out is a good part of making a kernel's text."""
-    return ir.Constant(ir.VectorType(_I32, len(numbers)), list(numbers))
-
-
-def _shape(element: ir.Type, lanes: int) -> ir.Type:
-    return element if lanes == 1 else ir.VectorType(element, lanes)
 
 
 class _Callee:
@@ -82,233 +62,6 @@ class _Callee:
 
     def get_reference(self) -> str:
         return str(self.pointer.get_reference())
-
-
-class Int:
-    """A 64-bit integer value."""
-
-    __slots__ = ("kernel", "value")
-
-    def __init__(self, kernel: Kernel, value: Any) -> None:
-        self.kernel, self.value = kernel, value
-
-    def _binary(self, op: str, other: Int | int, swap: bool = False) -> Int:
-        a, b = self.value, self.kernel.i64(other).value
-        if swap:
-            a, b = b, a
-        return Int(self.kernel, getattr(self.kernel.builder, op)(a, b))
-
-    def __add__(self, other: Int | int) -> Int:
-        return self if other == 0 and isinstance(other, int) else self._binary("add", other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Int | int) -> Int:
-        return self._binary("sub", other)
-
-    def __rsub__(self, other: Int | int) -> Int:
-        return self._binary("sub", other, swap=True)
-
-    def __mul__(self, other: Int | int) -> Int:
-        return self if other == 1 and isinstance(other, int) else self._binary("mul", other)
-
-    __rmul__ = __mul__
-
-    def __floordiv__(self, other: Int | int) -> Int:
-        """Division of non-negative numbers."""
-        return self._binary("udiv", other)
-
-    def __mod__(self, other: Int | int) -> Int:
-        """Remainder of non-negative numbers."""
-        return self._binary("urem", other)
-
-    def __and__(self, other: Int | int) -> Int:
-        return self._binary("and_", other)
-
-    def _compare(self, op: str, other: Int | int) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.icmp_signed(op, self.value, self.kernel.i64(other).value))
-
-    def __lt__(self, other: Int | int) -> Bit:
-        return self._compare("<", other)
-
-    def __le__(self, other: Int | int) -> Bit:
-        return self._compare("<=", other)
-
-    def __gt__(self, other: Int | int) -> Bit:
-        return self._compare(">", other)
-
-    def __ge__(self, other: Int | int) -> Bit:
-        return self._compare(">=", other)
-
-    def equals(self, other: Int | int) -> Bit:
-        return self._compare("==", other)
-
-    def below(self, other: Int | int) -> Bit:
-        """0 <= self < other, in one comparison without sign."""
-        return Bit(self.kernel, self.kernel.builder.icmp_unsigned("<", self.value, self.kernel.i64(other).value))
-
-    def minimum(self, other: Int | int) -> Int:
-        return _least(self, self.kernel.i64(other))
-
-    def maximum(self, other: Int | int) -> Int:
-        return _greatest(self, self.kernel.i64(other))
-
-
-def _least(a: Int, b: Int) -> Int:
-    return Int(a.kernel, a.kernel.builder.select((a < b).value, a.value, b.value))
-
-
-def _greatest(a: Int, b: Int) -> Int:
-    return Int(a.kernel, a.kernel.builder.select((a > b).value, a.value, b.value))
-
-
-class Bit:
-    """A truth value, or a vector of them (a mask)."""
-
-    __slots__ = ("kernel", "value")
-
-    def __init__(self, kernel: Kernel, value: Any) -> None:
-        self.kernel, self.value = kernel, value
-
-    def select(self, yes: Any, no: Any) -> Any:
-        """`yes` where true, else `no` (both Int or both Num)."""
-        return (
-            yes.like(self.kernel.builder.select(self.value, yes.value, no.value))
-            if isinstance(yes, Num)
-            else Int(self.kernel, self.kernel.builder.select(self.value, yes.value, no.value))
-        )
-
-    def __and__(self, other: Bit) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.and_(self.value, other.value))
-
-    def but_not(self, other: Bit) -> Bit:
-        """Self and not other."""
-        b = self.kernel.builder
-        return Bit(self.kernel, b.and_(self.value, b.not_(other.value)))
-
-    def __or__(self, other: Bit) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.or_(self.value, other.value))
-
-
-class Num:
-    """A floating-point scalar or vector: dtype "f32" or "f64", `lanes` elements."""
-
-    __slots__ = ("dtype", "kernel", "lanes", "value")
-
-    def __init__(self, kernel: Kernel, value: Any, dtype: str, lanes: int) -> None:
-        self.kernel, self.value, self.dtype, self.lanes = kernel, value, dtype, lanes
-
-    def like(self, value: Any) -> Num:
-        return Num(self.kernel, value, self.dtype, self.lanes)
-
-    def __add__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fadd(self.value, other.value))
-
-    def __sub__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fsub(self.value, other.value))
-
-    def __mul__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fmul(self.value, other.value))
-
-    def __truediv__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fdiv(self.value, other.value))
-
-    def fma(self, factor: Num, addend: Num) -> Num:
-        """self * factor + addend with one rounding."""
-        return self.like(self.kernel.intrinsic("llvm.fma", self, factor, addend))
-
-    def sqrt(self) -> Num:
-        return self.like(self.kernel.intrinsic("llvm.sqrt", self))
-
-    def is_above(self, other: Num) -> Bit:
-        """self > other; false where either is NaN."""
-        return Bit(self.kernel, self.kernel.builder.fcmp_ordered(">", self.value, other.value))
-
-    def is_below(self, other: Num) -> Bit:
-        """self < other; false where either is NaN."""
-        return Bit(self.kernel, self.kernel.builder.fcmp_ordered("<", self.value, other.value))
-
-    def is_nan(self) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.fcmp_unordered("uno", self.value, self.value))
-
-    def lane(self, index: int) -> Num:
-        """One lane as a scalar."""
-        if self.lanes == 1:
-            return self
-        return Num(self.kernel, self.kernel.builder.extract_element(self.value, _I32(index)), self.dtype, 1)
-
-    def splat(self, lanes: int) -> Num:
-        """A scalar in every lane of a vector."""
-        if lanes == 1:
-            return self
-        b = self.kernel.builder
-        vector = ir.VectorType(_TYPES[self.dtype], lanes)
-        first = b.insert_element(_zero(vector), self.value, _I32(0))
-        zeros = _lanes((0,) * lanes)
-        return Num(self.kernel, b.shuffle_vector(first, _zero(vector), zeros), self.dtype, lanes)
-
-    def shuffle(self, other: Num, lanes: Sequence[int]) -> Num:
-        """The lanes picked out of self (0 .. n-1) and other (n .. 2n-1)."""
-        mask = _lanes(tuple(lanes))
-        value = self.kernel.builder.shuffle_vector(self.value, other.value, mask)
-        return Num(self.kernel, value, self.dtype, len(lanes))
-
-
-class Ptr:
-    """An address with an element type."""
-
-    __slots__ = ("element", "kernel", "value")
-
-    def __init__(self, kernel: Kernel, value: Any, element: str) -> None:
-        self.kernel, self.value, self.element = kernel, value, element
-
-    def at(self, offset: Int | int) -> Ptr:
-        """`offset` elements further."""
-        return self.at_bytes(offset * ELEMENT_BYTES[self.element])
-
-    def at_bytes(self, offset: Int | int) -> Ptr:
-        if isinstance(offset, int) and offset == 0:
-            return self
-        index = self.kernel.i64(offset).value
-        return Ptr(self.kernel, self.kernel.builder.gep(self.value, [index], source_etype=_I8), self.element)
-
-    def address(self) -> Int:
-        """The address as a number."""
-        return Int(self.kernel, self.kernel.builder.ptrtoint(self.value, _I64))
-
-    def as_type(self, element: str) -> Ptr:
-        return Ptr(self.kernel, self.value, element)
-
-    def load_int(self) -> Int:
-        """One i64 element (a table entry)."""
-        return Int(self.kernel, self.kernel.builder.load(self.value, typ=_I64, align=8))
-
-    def store_int(self, value: Int | int) -> None:
-        self.kernel.builder.store(self.kernel.i64(value).value, self.value, align=8)
-
-    def load(self, lanes: int = 1, mask: Bit | None = None) -> Num:
-        """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero."""
-        k = self.kernel
-        stored = _TYPES["i16" if self.element == "bf16" else self.element]
-        shape = _shape(stored, lanes)
-        if mask is None:
-            raw = k.builder.load(self.value, typ=shape, align=ELEMENT_BYTES[self.element])
-        else:
-            raw = k.masked_load(self.value, shape, mask.value, ELEMENT_BYTES[self.element])
-        return k.widen(raw, self.element, lanes)
-
-    def splat(self, lanes: int) -> Num:
-        """One element, in every lane."""
-        return self.load().splat(lanes)
-
-    def store(self, value: Num, mask: Bit | None = None) -> None:
-        """Write neighbouring elements (one rounding if the element type is narrower); lanes outside the mask stay."""
-        k = self.kernel
-        raw = k.narrow(value, self.element)
-        if mask is None:
-            k.builder.store(raw, self.value, align=ELEMENT_BYTES[self.element])
-        else:
-            k.masked_store(raw, self.value, mask.value, ELEMENT_BYTES[self.element])
 
 
 class Loop:
@@ -325,7 +78,7 @@ class Kernel:
 
     def __init__(self, name: str = "kernel") -> None:
         self.module = ir.Module(name=name)
-        signature = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
+        signature = ir.FunctionType(ir.VoidType(), [POINTER, I64])
         self.function = ir.Function(self.module, signature, name=name)
         self.function.attributes.add("nounwind")
         self.function.args[0].name, self.function.args[1].name = "args", "task"
@@ -348,17 +101,17 @@ class Kernel:
         return self.pointer(self.int_arg(slot), element)
 
     def pointer(self, address: Int, element: str) -> Ptr:
-        return Ptr(self, self.builder.inttoptr(address.value, _POINTER), element)
+        return Ptr(self, self.builder.inttoptr(address.value, POINTER), element)
 
     def i64(self, value: Int | int) -> Int:
-        return value if isinstance(value, Int) else Int(self, _I64(value))
+        return value if isinstance(value, Int) else Int(self, I64(value))
 
     def const(self, dtype: str, lanes: int, value: float) -> Num:
-        element = _TYPES[dtype]
+        element = TYPES[dtype]
         if lanes == 1:
             return Num(self, ir.Constant(element, value), dtype, 1)
         vector = ir.VectorType(element, lanes)
-        return Num(self, _zero(vector) if value == 0.0 else ir.Constant(vector, [value] * lanes), dtype, lanes)
+        return Num(self, zero_of(vector) if value == 0.0 else ir.Constant(vector, [value] * lanes), dtype, lanes)
 
     def zeros(self, dtype: str, lanes: int) -> Num:
         """+0 in every lane."""
@@ -366,17 +119,17 @@ class Kernel:
 
     def lane_mask(self, lanes: int, count: Int | int) -> Bit:
         """True in the lanes 0 .. count - 1."""
-        wide = ir.VectorType(_I64, lanes)
+        wide = ir.VectorType(I64, lanes)
         numbers = ir.Constant(wide, list(range(lanes)))
-        first = self.builder.insert_element(_zero(wide), self.i64(count).value, _I32(0))
-        zeros = _lanes((0,) * lanes)
-        counts = self.builder.shuffle_vector(first, _zero(wide), zeros)
+        first = self.builder.insert_element(zero_of(wide), self.i64(count).value, I32(0))
+        zeros = lane_numbers((0,) * lanes)
+        counts = self.builder.shuffle_vector(first, zero_of(wide), zeros)
         return Bit(self, self.builder.icmp_signed("<", numbers, counts))
 
     def stack(self, element: str, count: int) -> Ptr:
         """Room for `count` elements that lasts until the kernel returns; take it before any loop."""
-        room = self.builder.alloca(_TYPES[element], size=_I64(count))
-        room.type = _POINTER  # llvmlite would write a typed pointer here, which LLVM no longer reads
+        room = self.builder.alloca(TYPES[element], size=I64(count))
+        room.type = POINTER  # llvmlite would write a typed pointer here, which LLVM no longer reads
         return Ptr(self, room, element)
 
     # ---- control flow
@@ -397,14 +150,14 @@ class Kernel:
             b.cbranch(b.icmp_signed("<", first.value, last.value), body, after)
             guarded = True
         b.position_at_end(body)
-        index = b.phi(_I64)
+        index = b.phi(I64)
         index.add_incoming(first.value, before)
         phis = [b.phi(value.value.type) for value in carry]
         for phi, value in zip(phis, carry, strict=True):
             phi.add_incoming(value.value, before)
         loop = Loop(Int(self, index), [value.like(phi) for phi, value in zip(phis, carry, strict=True)])
         yield loop
-        following = b.add(index, _I64(step), flags=("nsw",))
+        following = b.add(index, I64(step), flags=("nsw",))
         end = b.block
         index.add_incoming(following, end)
         for phi, value in zip(phis, loop.carry, strict=True):
@@ -434,8 +187,8 @@ class Kernel:
 
     def call(self, code: Int, arguments: Ptr, task: Int) -> None:
         """Run another kernel, given by its address."""
-        signature = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
-        callee = _Callee(self.builder.inttoptr(code.value, _POINTER), signature)
+        signature = ir.FunctionType(ir.VoidType(), [POINTER, I64])
+        callee = _Callee(self.builder.inttoptr(code.value, POINTER), signature)
         self.builder.call(callee, [arguments.value, task.value])
 
     # ---- what LLVM offers as intrinsics
@@ -447,46 +200,46 @@ class Kernel:
         return self.builder.call(function, [operand.value for operand in operands])
 
     def masked_load(self, address: Any, shape: Any, mask: Any, align: int) -> Any:
-        name = f"llvm.masked.load.{_vector_name(shape)}.p0"
-        signature = ir.FunctionType(shape, [_POINTER, _I32, mask.type, shape])
-        zeros = _zero(shape)
-        return self.builder.call(self._declare(name, signature), [address, _I32(align), mask, zeros])
+        name = f"llvm.masked.load.{vector_name(shape)}.p0"
+        signature = ir.FunctionType(shape, [POINTER, I32, mask.type, shape])
+        zeros = zero_of(shape)
+        return self.builder.call(self._declare(name, signature), [address, I32(align), mask, zeros])
 
     def masked_store(self, value: Any, address: Any, mask: Any, align: int) -> None:
-        name = f"llvm.masked.store.{_vector_name(value.type)}.p0"
-        signature = ir.FunctionType(ir.VoidType(), [value.type, _POINTER, _I32, mask.type])
-        self.builder.call(self._declare(name, signature), [value, address, _I32(align), mask])
+        name = f"llvm.masked.store.{vector_name(value.type)}.p0"
+        signature = ir.FunctionType(ir.VoidType(), [value.type, POINTER, I32, mask.type])
+        self.builder.call(self._declare(name, signature), [value, address, I32(align), mask])
 
     def prefetch(self, where: Ptr) -> None:
         """Ask for a cache line that will be read soon."""
-        function = self._declare("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [_POINTER, _I32, _I32, _I32]))
-        self.builder.call(function, [where.value, _I32(0), _I32(3), _I32(1)])
+        function = self._declare("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]))
+        self.builder.call(function, [where.value, I32(0), I32(3), I32(1)])
 
     def widen(self, raw: Any, element: str, lanes: int) -> Num:
         """What was loaded as a Num: narrow types become f32, exactly."""
         b = self.builder
         if element == "f16":
-            return Num(self, b.fpext(raw, _shape(_TYPES["f32"], lanes)), "f32", lanes)
+            return Num(self, b.fpext(raw, shape_of(TYPES["f32"], lanes)), "f32", lanes)
         if element == "bf16":  # the upper half of a float32
-            wide = b.shl(b.zext(raw, _shape(_I32, lanes)), _constant(_shape(_I32, lanes), 16))
-            return Num(self, b.bitcast(wide, _shape(_TYPES["f32"], lanes)), "f32", lanes)
+            wide = b.shl(b.zext(raw, shape_of(I32, lanes)), constant_of(shape_of(I32, lanes), 16))
+            return Num(self, b.bitcast(wide, shape_of(TYPES["f32"], lanes)), "f32", lanes)
         return Num(self, raw, element, lanes)
 
     def narrow(self, value: Num, element: str) -> Any:
         """The raw bits to store: f32 rounded once, to nearest even, if the element type is narrower."""
         b, lanes = self.builder, value.lanes
         if element == "f16":
-            return b.fptrunc(value.value, _shape(_TYPES["f16"], lanes))
+            return b.fptrunc(value.value, shape_of(TYPES["f16"], lanes))
         if element == "bf16":
             # Adding 0x7fff and the lowest kept bit rounds to nearest even; a NaN keeps its upper half, made quiet.
             # (The CPU's own conversion would flush denormals.)
-            words = _shape(_I32, lanes)
+            words = shape_of(I32, lanes)
             bits = b.bitcast(value.value, words)
-            odd = b.and_(b.lshr(bits, _constant(words, 16)), _constant(words, 1))
-            rounded = b.add(bits, b.add(odd, _constant(words, 0x7FFF)))
-            quiet = b.or_(bits, _constant(words, 0x00400000))
+            odd = b.and_(b.lshr(bits, constant_of(words, 16)), constant_of(words, 1))
+            rounded = b.add(bits, b.add(odd, constant_of(words, 0x7FFF)))
+            quiet = b.or_(bits, constant_of(words, 0x00400000))
             kept = b.select(value.is_nan().value, quiet, rounded)
-            return b.trunc(b.lshr(kept, _constant(words, 16)), _shape(_I16, lanes))
+            return b.trunc(b.lshr(kept, constant_of(words, 16)), shape_of(I16, lanes))
         if element != value.dtype:
             raise TypeError(f"a {value.dtype} value cannot be stored as {element}")
         return value.value
@@ -500,12 +253,3 @@ class Kernel:
         if not self.builder.block.is_terminated:
             self.builder.ret_void()
         return str(self.module)
-
-
-def _constant(kind: Any, value: int) -> Any:
-    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
-
-
-def _vector_name(kind: Any) -> str:
-    element = kind.element
-    return f"v{kind.count}{f'i{element.width}' if isinstance(element, ir.IntType) else element.intrinsic_name}"

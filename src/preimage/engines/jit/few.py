@@ -6,22 +6,9 @@ from dataclasses import dataclass
 from math import prod
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.moves import LINE_ELEMENTS, block_lanes, lines_step, pieces, positions, weight_step
 from preimage.engines.jit.plan import Axis, Choice, as_ints, tile_phase
-from preimage.engines.jit.recipe import (
-    LINE_ELEMENTS,
-    Buffer,
-    Recipe,
-    Step,
-    block_lanes,
-    compiled,
-    gather_tables,
-    lines_step,
-    pieces,
-    positions,
-    slots,
-    split_rows,
-    weight_step,
-)
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules import pack
 from preimage.engines.jit.schedules.epilogue import Finish

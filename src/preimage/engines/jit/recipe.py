@@ -11,43 +11,30 @@ import platform
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.jit import llvm, threads
-from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
 from preimage.engines.jit.schedules import pack
-from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.errors import EngineError
 
 __all__ = [
-    "LINE_ELEMENTS",
     "Buffer",
     "Recipe",
     "Step",
     "address_of",
-    "block_lanes",
     "compiled",
-    "folded_weight_step",
     "gather_tables",
-    "lines_step",
-    "pieces",
-    "positions",
-    "slab_steps",
     "slots",
     "split_rows",
-    "swap_back",
     "sweep_step",
-    "weight_step",
 ]
 
 ALIGN = 64
-LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
 
 
 @dataclass(frozen=True)
@@ -268,173 +255,6 @@ def split_rows(rows: Ints, pieces: int) -> Ints:
     return np.ascontiguousarray(cut[cut[:, 4] > cut[:, 3]])
 
 
-# ---------------------------------------------------------------------------------------------------------- the moves
-
-
-def lines_step(
-    name: str, kernel: llvm.LoadedKernel, lines: Ints, patches: tuple[tuple[int, str], ...], strides: tuple[int, int] = (0, 0)
-) -> Step:
-    total = len(lines)
-    elements = int(np.maximum(lines[:, 2], 1).sum() if strides == (0, 0) else (lines[:, 2] * lines[:, 3]).sum())
-    tasks = max(1, min(total, elements // LINE_ELEMENTS))
-    per_task = -(-total // tasks)
-    template = [0] * len(pack.Move)
-    slots = dict(zip(pack.Move, range(len(pack.Move)), strict=True))
-    template = [0] * (max(pack.Move) + 1)
-    assert slots
-    template[pack.Move.LINES], template[pack.Move.TOTAL], template[pack.Move.PER_TASK] = address_of(lines), total, per_task
-    template[pack.Move.SOURCE_STRIDE], template[pack.Move.RESULT_STRIDE] = strides
-    return Step(name, kernel, tuple(template), patches, -(-total // per_task), (lines,))
-
-
-def positions(sizes: list[int], strides: list[int]) -> Ints:
-    """Offsets of all positions of some axes, row-major."""
-    at = np.zeros(1, np.int64)
-    for size, stride in zip(sizes, strides, strict=True):
-        at = (at[:, None] + np.arange(size, dtype=np.int64) * stride).ravel()
-    return at
-
-
-def pieces(length: int, piece: int) -> list[tuple[int, int]]:
-    return [(s, min(piece, length - s)) for s in range(0, length, piece)]
-
-
-def slab_steps(
-    sizes: list[int], strides: list[int], channels: int, channel_stride: int, source: str, result: str,
-    margins: list[tuple[int, int]], lanes: int, result_strides: list[int],
-) -> list[Step]:  # fmt: skip
-    """Copy an input (axes: batch and spatial; strides in bytes) into a channels-last slab with margins of zeros.
-
-    Either the channels or the last axis lie contiguously in the source. Result strides are those of the slab.
-    """
-    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
-    pixel = result_strides[-1]  # at least the channels; more where neighbouring pixels should fall on different cache sets
-    pitch = pixel // out_item
-    last = channel_stride == item or channels == 1
-    padded = any(lo or hi for lo, hi in margins)
-    patches = ((pack.Move.INPUT, "x"), (pack.Move.OUTPUT, "slab"))
-    steps: list[Step] = []
-    zeros: list[tuple[int, ...]] = []
-    outer = list(zip(sizes[:-1], strides[:-1], result_strides[:-1], margins[:-1], strict=True))
-    width, (left, right) = sizes[-1], margins[-1]
-    from_offsets = positions([s for s, *_ in outer], [a for _, a, *_ in outer])
-    to_offsets = positions([s for s, *_ in outer], [b for _, _, b, _ in outer]) + sum(m[0] * b for _, _, b, m in outer)
-    if padded:
-        if any(m != (0, 0) for *_, m in outer):  # zero the whole slab's outer margins by zeroing lines first
-            every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
-            inside = set(to_offsets.tolist())
-            zeros += [(pack.NO_SOURCE, at, (left + width + right) * pitch, 0, 0) for at in every.tolist() if at not in inside]
-        for at in to_offsets.tolist():
-            if left:
-                zeros.append((pack.NO_SOURCE, at, left * pitch, 0, 0))
-            if right:
-                zeros.append((pack.NO_SOURCE, at + (left + width) * pixel, right * pitch, 0, 0))
-    if last:
-        assert width <= 1 or strides[-1] == channels * item
-        lines = [
-            (a + s * channels * item, b + (left + s) * pixel, n * channels, 0, 0)
-            for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-            for s, n in pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
-        ]
-        kernel = compiled(pack.CopySpec(source, result, lanes))
-        steps.append(lines_step("copy input", kernel, as_ints(lines + zeros), patches))
-        return steps
-    lines = [
-        (a + s * item, b + (left + s) * pixel, channels, n, 0)
-        for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-        for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
-    ]
-    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), Finish()))
-    steps.append(lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
-    if zeros:
-        steps.append(lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
-    return steps
-
-
-def swap_back(
-    sizes: list[int],
-    strides: list[int],
-    channels: int,
-    channel_stride: int,
-    source: str,
-    result: str,
-    lanes: int,
-    finish: Finish,
-) -> Step:
-    """The channels-last scratch result into a channels-first one, with the epilogue."""
-    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
-    inner, flat = sizes[-1], len(sizes) - 1
-    while flat > 1 and strides[flat - 1] == inner * out_item:  # rows that follow each other in the result
-        flat -= 1
-        inner *= sizes[flat]
-    to_offsets = positions(sizes[:flat], strides[:flat]).tolist()
-    piece, band = max(64, LINE_ELEMENTS // channels), inner * channels * item
-    lines = [
-        (k * band + s * channels * item, at + s * out_item, n, channels, 0)
-        for k, at in enumerate(to_offsets)
-        for s, n in pieces(inner, piece)
-    ]
-    names = ["bias", "residual", "limits"]
-    patches = ((pack.Move.INPUT, "scratch"), (pack.Move.OUTPUT, "out"), *((pack.Move[n.upper()], n) for n in names))
-    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), finish))
-    return lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
-
-
-def weight_step(
-    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int
-) -> tuple[Step, int]:
-    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block."""
-    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
-    taps = prod(shape[2:])
-    if contraction == "conv":
-        channels, run = shape[0] // groups, shape[1]
-        outer, outer_stride = 1, 0
-        channel_stride = run * taps * item
-        column = np.arange(run * taps, dtype=np.int64)
-        table = (column % taps * run + column // taps) * (width * out_item)
-        straight = False
-    else:
-        channels, run = shape[1], shape[0] // groups
-        outer, outer_stride = run, channels * taps * item
-        channel_stride = taps * item
-        table = np.arange(taps, dtype=np.int64) * (run * width * out_item)
-        straight = taps == 1
-    blocks = -(-channels // width)
-    block_bytes = taps * run * width * out_item
-    s, values = pack.WeightSlot, [0] * len(pack.WeightSlot)
-    values[s.GROUP_BLOCKS], values[s.GROUP_CHANNELS] = blocks, channels
-    values[s.GROUP_STRIDE] = shape[0] // groups * shape[1] * taps * item
-    values[s.CHANNEL_STRIDE], values[s.OUTER], values[s.OUTER_STRIDE] = channel_stride, outer, outer_stride
-    values[s.OUTER_RESULT], values[s.COLUMNS], values[s.TABLE] = width * out_item, len(table), address_of(table)
-    values[s.BLOCK_BYTES] = block_bytes
-    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel = compiled(pack.WeightSpec(source, result, block_lanes(lanes, out_item), width, straight))
-    return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
-
-
-def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
-    """As weight_step for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
-    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
-    run, channels, kernel = shape[0], shape[1], shape[-1]
-    lines, taps = prod(shape[2:-1]), folded.axis.kernel
-    blocks = -(-channels * folded.stride // width)
-    lane = np.arange(blocks * width)
-    q, o = lane // channels, lane % channels
-    k = q + np.arange(taps)[:, None] * folded.stride  # (tap j, lane)
-    exists = (k < kernel) & (q < folded.stride)
-    place = (o * lines * kernel + k) * item  # of line 0
-    table = place[None] + (np.arange(lines) * kernel * item)[:, None, None]
-    table = np.where(exists[None], table, -1).reshape(lines * taps, blocks, width)
-    table = np.ascontiguousarray(table.transpose(1, 0, 2).astype(np.int64))  # (block, tap, lane)
-    s, values = pack.WeightSlot, [0] * len(pack.WeightSlot)
-    values[s.OUTER], values[s.OUTER_STRIDE], values[s.TABLE] = run, channels * lines * kernel * item, address_of(table)
-    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel_code = compiled(pack.GatherWeightSpec(source, result, width))
-    tap_bytes = run * width * out_item
-    step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
-    return step, lines * taps * tap_bytes
-
-
 def compiled(spec: Any) -> llvm.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
     from preimage.engines.jit.schedules import BUILDERS
@@ -448,8 +268,3 @@ def slots(values: dict[Slot, int]) -> list[int]:
     for slot, value in values.items():
         out[slot] = value
     return out
-
-
-def block_lanes(lanes: int, item: int) -> int:
-    """Side of the blocks that are transposed in registers: 32 bytes do as well as 64, and make a third of the code."""
-    return min(lanes, 32 // item)

@@ -8,8 +8,9 @@ from math import prod
 
 from preimage.engines.jit import llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.moves import LINE_ELEMENTS, slab_steps
 from preimage.engines.jit.plan import Ints, as_ints
-from preimage.engines.jit.recipe import LINE_ELEMENTS, Buffer, Recipe, Step, compiled, slab_steps
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.schedules.blocks import BlockSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
