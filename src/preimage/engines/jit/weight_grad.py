@@ -31,6 +31,7 @@ from preimage.settings import current
 
 __all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
 
+SMALL_MACS = 500_000  # less work than this is not worth handing out
 TASKS_PER_THREAD = 3  # more even out unequal cores, fewer read the operands less often
 _HOW = {"": "in place", "slab": "copied, channels innermost", "blocks": "copied in blocks of a tile's channels"}
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
@@ -142,8 +143,9 @@ def _fill(
         x, y, result = x[..., None], y[..., None], result[..., None]
     geometry = _spatial(geometry)
     x, y = _readable(x), _readable(y)
+    shared = n_threads if geometry.inside_macs > SMALL_MACS else 1
     request = WeightGradRequest(
-        geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, n_threads, llvm.current_target()
+        geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, llvm.current_target()
     )
     addresses = {"x": x.ctypes.data, "y": y.ctypes.data, "out": result.ctypes.data}
     recipe = weight_grad_recipe(request)
