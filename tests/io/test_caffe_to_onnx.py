@@ -92,7 +92,9 @@ def test_trained_nets(name: str, shape: tuple[int, ...], tmp_path: Path) -> None
 
 
 @needs_models
-@pytest.mark.parametrize(("name", "ending"), [("detect", "onnx"), ("sr", "onnx"), ("detect", "caffemodel"), ("sr", "safetensors")])
+@pytest.mark.parametrize(
+    ("name", "ending"), [("detect", "onnx"), ("sr", "onnx"), ("detect", "caffemodel"), ("sr", "safetensors")]
+)
 def test_conversions_verify_themselves(name: str, ending: str, tmp_path: Path) -> None:
     from preimage.io.convert import convert
 
