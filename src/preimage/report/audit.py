@@ -93,6 +93,11 @@ def print_report(report: Report, console: Any) -> None:
             f"[bold {colour}]{finding.severity}[/] in [bold]{plain(finding.subject)}[/] ({finding.check}, seen {finding.count} times)"
         )
         console.print(finding.message, highlight=False, markup=False)
+        if not finding.smallest:
+            sizes = ", ".join(f"{k} {v}" for k, v in finding.case.items())
+            console.print(
+                f"{finding.dtype}, memory {finding.layout}, data seed {finding.seed}: {sizes}", highlight=False, markup=False
+            )
         if finding.smallest_message:
             console.print(f"smallest, {finding.repeatable}: {finding.smallest_message}", highlight=False, markup=False)
         if finding.reproducer:
