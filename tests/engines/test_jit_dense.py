@@ -172,6 +172,23 @@ def test_a_new_size_compiles_nothing():
     assert llvm.loaded_count() == before
 
 
+@pytest.mark.parametrize("name", ["3x3", "inner product", "up 3x3", "1x1", "RGB head"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_arrays_with_gaps(name, dtype):
+    """Slices of larger arrays, reversed axes, repeated values: any strides."""
+    geometry = CASES[name]
+    for contraction, a, w in calls(geometry, dtype):
+        want = getattr(REFERENCE, contraction)(geometry, a, w)
+        inside = np.pad(a, 1)[(slice(1, -1),) * a.ndim]
+        backwards = np.ascontiguousarray(a[..., ::-1])[..., ::-1]
+        spread = np.repeat(a, 2, axis=1)[:, ::2]
+        for array in (inside, backwards, spread, last(inside)):
+            np.testing.assert_array_equal(getattr(JIT, contraction)(geometry, array, w), want)
+        same = np.broadcast_to(a[..., :1], a.shape)
+        want = getattr(REFERENCE, contraction)(geometry, same, w)
+        np.testing.assert_array_equal(getattr(JIT, contraction)(geometry, same, w), want)
+
+
 def test_bands_are_the_same_convolution():
     for name in ("3x3 s2, unequal padding", "up 3x3", "kernel over the input", "up s3 with holes"):
         geometry = CASES[name]

@@ -270,12 +270,12 @@ def _strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[in
 def _readable(x: Array) -> Array:
     """x itself if its channels or its last axis lie contiguously, else a copy in C order."""
     item, shape, strides = x.itemsize, x.shape, x.strides
-    if shape[1] == 1 or strides[1] == item:
-        line = shape[1] * item
-        if len(shape) == 2 or shape[-1] == 1 or strides[-1] == line:
+    if len(shape) > 2:
+        if shape[1] == 1 or strides[1] == item:
+            if shape[-1] == 1 or strides[-1] == shape[1] * item:
+                return x
+        elif strides[-1] == item:
             return x
-    elif strides[0 if len(shape) == 2 else -1] == item:
-        return x
     return np.ascontiguousarray(x)
 
 
