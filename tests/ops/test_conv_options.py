@@ -13,7 +13,7 @@ import pytest
 import oracle
 import preimage as pre
 from geometries import MODES, laid_out
-from preimage.errors import EngineError, GeometryError, OptionError, ShapeError
+from preimage.errors import DTypeError, EngineError, GeometryError, OptionError, ShapeError
 
 NUMBERS = np.random.default_rng(0)
 
@@ -236,6 +236,52 @@ def test_no_spatial_axis():
     assert np.array_equal(pre.conv(x, w, b), x @ w.T + b)
     assert np.array_equal(pre.conv_transpose(x @ w.T, w), x @ w.T @ w)
     assert np.array_equal(pre.conv_weight_grad(x, x @ w.T, kernel_size=()), (x @ w.T).T @ x)
+
+
+def test_the_defaults():
+    """What is not said is 1, 0 or nothing: against the oracle, for each contraction."""
+    x, w, y = ints(2, 3, 6, 5), ints(4, 3, 2, 3), ints(2, 4, 5, 3)
+    s = oracle.Sizes(1, (6, 5), (5, 3), (2, 3), (1, 1), (0, 0), (1, 1))
+    assert np.array_equal(pre.conv(x, w), oracle.conv(x, w, s))
+    assert np.array_equal(pre.conv_transpose(y, w), oracle.conv_transpose(y, w, s))
+    assert np.array_equal(pre.conv_weight_grad(x, y, kernel_size=(2, 3)), oracle.conv_weight_grad(x, y, s))
+
+
+@pytest.mark.parametrize("call", [pre.conv, pre.conv_transpose])
+@pytest.mark.parametrize("mixed", range(3))
+def test_one_dtype_with_and_without_a_bias(call, mixed):
+    arrays = [ints(1, 3, 5), ints(3, 3, 2), ints(3)]
+    arrays[mixed] = arrays[mixed].astype(np.float32)
+    with pytest.raises(DTypeError, match="all arrays must have one dtype"):
+        call(*arrays)
+    if mixed < 2:
+        with pytest.raises(DTypeError, match="all arrays must have one dtype"):
+            call(*arrays[:2])
+    with pytest.raises(DTypeError, match="all arrays must have one dtype"):
+        pre.conv_weight_grad(arrays[0].astype(np.float32), ints(1, 3, 4), kernel_size=2)
+
+
+def test_channels_last_with_few_axes():
+    x, w = ints(3, 4), ints(5, 4)
+    assert np.array_equal(pre.conv(x, w, layout="channels_last"), x @ w.T)
+    x, w = ints(2, 5, 3), ints(4, 3, 2)
+    assert np.array_equal(pre.conv(x, w, layout="channels_last"), np.moveaxis(pre.conv(np.moveaxis(x, -1, 1), w), 1, -1))
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_the_bias_gradient_differentiates_in_both_layouts(layout):
+    """Its second derivative spreads over space again, along the right axis; sizes differ so that a wrong axis shows."""
+    x, w, b = (
+        NUMBERS.standard_normal((2, 3, 5, 4)),
+        NUMBERS.standard_normal((2, 4 if layout == "channels_last" else 3, 2, 2)),
+        NUMBERS.standard_normal(2),
+    )
+
+    def square(x, w, b):
+        h = pre.conv(x, w, b, layout=layout)
+        return h * h * h
+
+    pre.check_grads(square, [x, w, b])
 
 
 def test_nothing_is_shared_or_written():
