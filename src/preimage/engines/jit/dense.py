@@ -59,6 +59,10 @@ def dense_recipe(r: Request) -> Recipe:
         margins[pixel_axis] = reach[pixel_axis]
     if joined:
         margins[-1] = reach[-1]
+    folded_axis = _may_fold(r)
+    if folded_axis is not None:  # folded phases read one tap more at either end, for the phases that lack it
+        far = folded_axis.axis.margins
+        margins[-1] = max(margins[-1][0], far[0]), max(margins[-1][1], far[1])
     # Neighbouring pixels a multiple of a page apart would all fall on the same few lines of the L1 cache.
     pitch = in_channels * item
     apart = in_strides[pixel_axis] * axes[pixel_axis].phases[0].in_step if lasting else pitch
@@ -171,6 +175,15 @@ STORES = {
 }
 
 
+def _may_fold(r: Request) -> Folded | None:
+    """The last axis with its stride phases folded into channels, where that is a choice."""
+    g = r.geometry
+    if r.contraction != "conv_transpose" or g.groups != 1 or not g.ndim or r.single or r.tile is not None:
+        return None
+    folded = fold_phases(g)
+    return folded if folded is not None and folded.axis.phases[0].count > 1 else None
+
+
 def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int, run: int, item: int) -> list[_Option]:
     """The ways to lay out the work, with modelled costs."""
     g, own_item = r.geometry, ELEMENT_BYTES[r.element]
@@ -209,10 +222,8 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
         out.append(_Option(merged, a, b, choice, channels, None, store, choice.cost + extra + PACK_CYCLES * elements))
         last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
         contiguous = store != "turned" and out_strides[-1] == channels * last_bytes
-        if r.contraction != "conv_transpose" or g.groups != 1 or not g.ndim or not contiguous:
-            continue
-        folded = fold_phases(g)
-        if folded is not None and folded.axis.phases[0].count > 1:
+        folded = _may_fold(r) if contiguous else None
+        if folded is not None:
             wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
             choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape)
             cost = choice.cost + extra + GATHER_CYCLES * elements
