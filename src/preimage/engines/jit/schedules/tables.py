@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["ROW_WORDS", "TILE_WORDS", "TAP_WORDS", "Slot"]
+__all__ = ["ROW_WORDS", "TAP_WORDS", "TILE_WORDS", "Slot"]
 
 
 class Slot(IntEnum):
