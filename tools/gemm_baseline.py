@@ -115,9 +115,8 @@ def main() -> None:
     print(
         f"numpy {np.__version__}, torch {torch.__version__}, {platform.machine()}, {options.threads} thread(s), {options.rounds} rounds,"
     )
-    print(
-        f"median; {len(rows)} cells, {left_out} left out for time, {3 * (len(core) - len(cases))} for unequal padding. Ratio = time of torch / time of gemm, best layout of each.\n"
-    )
+    print(f"median; {len(rows)} cells, {left_out} left out for time, {3 * (len(core) - len(cases))} for unequal padding.")
+    print("Ratio = time of torch / time of gemm, best layout of each.\n")
     print("| geometric mean of the ratio | cells | mean | worst |\n|---|---|---|---|")
     for which in PASSES:
         chosen = [r for r in rows if r[2] == which]
