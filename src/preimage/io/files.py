@@ -78,9 +78,7 @@ def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
     if ending == ".onnx":
         from preimage.io.onnx import export
 
-        data = export.from_graph(graph).SerializeToString()
-        with replacing(path) as place:
-            place.write_bytes(data)
+        export.save(graph, path)
     elif ending in (".caffemodel", ".prototxt"):
         from preimage.io import caffe
 

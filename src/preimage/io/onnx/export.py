@@ -6,14 +6,12 @@ as constants.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
+from preimage.io.files import replacing
 from preimage.io.graph import Graph, Input, Node
 from preimage.io.onnx import export_caffe, export_ssd  # noqa: F401 - words register themselves
 from preimage.io.onnx.export_words import WORDS, Writer
@@ -145,12 +143,5 @@ def save(network: Any, path: Any, *, example: Any = None) -> None:
 
         network = trace(network, example)
     data = from_graph(network).SerializeToString()
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as place:
+        place.write_bytes(data)
