@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import FileFormatError
+from preimage.io.files import save_weights
 
 __all__ = ["load_stencils", "save_stencils"]
 
@@ -17,9 +18,7 @@ Array = NDArray[Any]
 
 def save_stencils(path: str | Path, stencils: Array, notes: dict[str, Any]) -> None:
     """Write the stencils and notes about them (anything that `str` tells)."""
-    from safetensors.numpy import save_file
-
-    save_file({"stencils": np.ascontiguousarray(stencils)}, str(path), {k: str(v) for k, v in notes.items()})
+    save_weights({"stencils": stencils}, path, {k: str(v) for k, v in notes.items()})
 
 
 def load_stencils(path: str | Path) -> tuple[Array, dict[str, str]]:
