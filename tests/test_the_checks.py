@@ -12,6 +12,7 @@ import preimage as pre
 from geometries import operands, random_geometry
 from preimage.autograd import primitive
 from preimage.errors import CheckError, OptionError, ShapeError
+from preimage.ops import relu
 from test_adjoint import BOUND, draw, error
 
 NUMBERS = np.random.default_rng(0)
@@ -74,6 +75,14 @@ def test_check_grads_passes_the_right_one():
         lambda g, ans, x, w: pre.conv_weight_grad(x, g, kernel_size=(3, 2), padding=1),
     )
     pre.check_grads(wrong_rule("not", lambda x, w: pre.conv(x, w, padding=1), *rules), [_conv["x"], _conv["w"]])
+
+
+def test_check_grads_sees_past_a_kink_near_the_point():
+    x = np.array([1e-4, -1e-4, 3e-5, 0.7])
+    pre.check_grads(relu, [x], order=1)
+    crooked = wrong_rule("crooked", relu, lambda g, y, x: g * (y > 0) * (1 + 1e-6))
+    with pytest.raises(CheckError, match="off by"):
+        pre.check_grads(crooked, [x], order=1)
 
 
 def test_check_grads_finds_a_gradient_that_does_not_differentiate():
