@@ -48,7 +48,7 @@ class Protocol:
     cell_ns: float = 3e9
     spread: float = 0.02
     drop: float = 1.35
-    settle_ns: float = 3e6
+    settle_ns: float = 15e6  # torch's workers spin for about 10 ms after their last job (measured)
 
     @classmethod
     def quick(cls) -> Protocol:

@@ -15,8 +15,9 @@ goes in by compare-and-swap on an open gate only. So one that wakes late finds i
 the caller never waits for a worker that the system has not scheduled.
 
 A worker takes over the caller's floating-point control word (rounding, denormals) for the job: the same bits come from
-any number of threads. In a forked child there are no workers; the pool notices (the fork hook, or the process id that it
-keeps) and is built anew. At exit nothing is joined: parked workers end with the process, and their code is never unloaded.
+any number of threads. On Linux workers are kept off the CPU that the caller runs on (threads_ir._placing says why). In a
+forked child there are no workers; the pool notices (the fork hook, or the process id that it keeps) and is built anew. At
+exit nothing is joined: parked workers end with the process, and their code is never unloaded.
 """
 
 from __future__ import annotations
@@ -30,12 +31,11 @@ import time
 from array import array
 
 from preimage.engines.jit import llvm
-from preimage.engines.jit.threads_ir import POOL_BYTES, SPINS, pool_ir
+from preimage.engines.jit.threads_ir import MOST_WORKERS, POOL_BYTES, SPINS, pool_ir
 
 __all__ = ["launch", "pack_args", "pool_size"]
 
 SPIN_NS = 100_000  # how long a worker spins after a job before it parks
-MAX_WORKERS = 255
 
 _PTR, _I64 = ctypes.c_void_p, ctypes.c_int64
 _RunAlone = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_char_p, _I64)
@@ -76,7 +76,7 @@ class _Pool:
 
     def grow(self, wanted: int) -> None:
         """Have at least so many workers, as far as the system allows."""
-        wanted = min(wanted, MAX_WORKERS)
+        wanted = min(wanted, MOST_WORKERS)
         while self.workers < wanted and not self._refused:
             record = array("q", (self.address, self.workers))
             self._records.append(record)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["COND", "MUTEX", "POOL_BYTES", "SPINS", "pool_ir"]
+__all__ = ["COND", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "pool_ir"]
 
 POOL_BYTES = 4096
+MOST_WORKERS = 255
 
 # Where things lie in the pool's memory, one cache line each for what is written often.
 GATE, JOB, NEXT, SLEEPERS, BUSY = 0, 128, 256, 384, 512
-PID, SPINS, MUTEX, COND = 640, 648, 1024, 1536
+PID, SPINS, CPU, WORKERS, MUTEX, COND = 640, 648, 768, 776, 1024, 1536
+THREADS = 2048  # the pthread_t of every worker
+CPU_SET = 128  # bytes of a cpu_set_t
 
 
 def _floating_point(triple: str) -> tuple[str, str, str]:
@@ -33,8 +36,90 @@ def _pause(triple: str) -> tuple[str, str]:
     return "call void @llvm.aarch64.isb(i32 15)", "declare void @llvm.aarch64.isb(i32)"
 
 
+def _placing(triple: str) -> tuple[str, str]:
+    """IR that keeps the workers off the caller's CPU, and the function that does it; nothing where the system has no such call.
+
+    A worker that is woken may be put on the CPU that the caller keeps busy, although another is idle (Linux, few CPUs: measured
+    on two, where both then shared one CPU for tens of ms). So whenever the caller is found on another CPU than at its last job, the
+    workers may run on all of its CPUs but that one.
+    """
+    if "linux" not in triple:
+        return "", ""
+    call = """%cpu = call i32 @sched_getcpu()
+  %cpu.0 = load i32, ptr %p.cpu
+  %moved = icmp ne i32 %cpu, %cpu.0
+  br i1 %moved, label %place, label %placed
+place:
+  call void @place(ptr %pool, i32 %cpu)
+  br label %placed
+placed:"""
+    function = f"""
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @pthread_setaffinity_np(i64, i64, ptr)
+
+; the workers may run where the caller may, but on its own CPU only if there is no other
+define internal void @place(ptr %pool, i32 %cpu) {{
+entry:
+  %set = alloca [{CPU_SET} x i8], align 8
+  %p.cpu = getelementptr i8, ptr %pool, i64 {CPU}
+  %p.workers = getelementptr i8, ptr %pool, i64 {WORKERS}
+  store i32 %cpu, ptr %p.cpu
+  %workers = load i64, ptr %p.workers
+  call void @llvm.memset.p0.i64(ptr %set, i8 0, i64 {CPU_SET}, i1 false)
+  %got = call i32 @sched_getaffinity(i32 0, i64 {CPU_SET}, ptr %set)
+  %failed = icmp slt i32 %got, 0
+  %far = icmp uge i32 %cpu, {8 * CPU_SET}
+  %no = or i1 %failed, %far
+  br i1 %no, label %done, label %clear
+clear:
+  %bit.0 = zext i32 %cpu to i64
+  %at = lshr i64 %bit.0, 6
+  %shift = and i64 %bit.0, 63
+  %word = getelementptr i64, ptr %set, i64 %at
+  %old = load i64, ptr %word
+  %bit = shl i64 1, %shift
+  %not = xor i64 %bit, -1
+  %new = and i64 %old, %not
+  store i64 %new, ptr %word
+  br label %any
+any:  ; is another CPU left?
+  %k = phi i64 [ 0, %clear ], [ %k.1, %any ]
+  %sum = phi i64 [ 0, %clear ], [ %sum.1, %any ]
+  %p = getelementptr i64, ptr %set, i64 %k
+  %v = load i64, ptr %p
+  %sum.1 = or i64 %sum, %v
+  %k.1 = add i64 %k, 1
+  %more = icmp slt i64 %k.1, {CPU_SET // 8}
+  br i1 %more, label %any, label %found
+found:
+  %alone = icmp eq i64 %sum.1, 0
+  %kept = select i1 %alone, i64 %old, i64 %new
+  store i64 %kept, ptr %word
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %found ], [ %i.1, %set.one ]
+  %has = icmp slt i64 %i, %workers
+  br i1 %has, label %set.one, label %done
+set.one:
+  %i.at = mul i64 %i, 8
+  %i.off = add i64 %i.at, {THREADS}
+  %i.p = getelementptr i8, ptr %pool, i64 %i.off
+  %thread = load i64, ptr %i.p
+  call i32 @pthread_setaffinity_np(i64 %thread, i64 {CPU_SET}, ptr %set)
+  %i.1 = add i64 %i, 1
+  br label %loop
+done:
+  ret void
+}}
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+"""
+    return call, function
+
+
 def pool_ir(triple: str) -> str:
     """The pool as LLVM IR, readable top to bottom; `run` is what `launch` calls."""
+    place, place_function = _placing(triple)
     save_fp, load_fp, declare_fp = _floating_point(triple)
     pause, declare_pause = _pause(triple)
     addresses = "\n".join(
@@ -42,7 +127,7 @@ def pool_ir(triple: str) -> str:
         for name, offset in (
             ("gate", GATE), ("j.kernel", JOB), ("j.args", JOB + 8), ("j.tasks", JOB + 16), ("j.limit", JOB + 24),
             ("j.fp", JOB + 32), ("next", NEXT), ("sleepers", SLEEPERS), ("busy", BUSY), ("p.pid", PID),
-            ("p.spins", SPINS), ("mutex", MUTEX), ("cond", COND),
+            ("p.spins", SPINS), ("p.cpu", CPU), ("p.workers", WORKERS), ("mutex", MUTEX), ("cond", COND),
         )
     )  # fmt: skip
     return f"""
@@ -58,7 +143,7 @@ declare i32 @sched_yield()
 declare i32 @getpid()
 {declare_fp}
 {declare_pause}
-
+{place_function}
 ; every task, one after the other
 define void @run_alone(ptr %kernel, ptr %args, i64 %tasks) {{
 entry:
@@ -185,6 +270,7 @@ alone:  ; another thread's job is running: more threads would only get in its wa
   call void @run_alone(ptr %kernel, ptr %args, i64 %tasks)
   ret i64 0
 write:
+  {place}
   store ptr %kernel, ptr %j.kernel
   store ptr %args, ptr %j.args
   store i64 %tasks, ptr %j.tasks
@@ -237,13 +323,18 @@ entry:
   call i32 @pthread_cond_init(ptr %cond, ptr null)
   %pid = call i32 @getpid()
   store i32 %pid, ptr %p.pid
+  store i32 -1, ptr %p.cpu
+  store i64 0, ptr %p.workers
   ret void
 }}
 
-; start one worker: 0, or the error of pthread_create
+; start one worker (under the pool's Python lock): 0, or the error of pthread_create
 define i64 @add_worker(ptr %record) {{
 entry:
   %thread = alloca i64
+  %pool = load ptr, ptr %record
+  %p.cpu = getelementptr i8, ptr %pool, i64 {CPU}
+  %p.workers = getelementptr i8, ptr %pool, i64 {WORKERS}
   %error = call i32 @pthread_create(ptr %thread, ptr null, ptr @worker, ptr %record)
   %wide = sext i32 %error to i64
   %good = icmp eq i32 %error, 0
@@ -251,6 +342,14 @@ entry:
 detach:
   %id = load i64, ptr %thread
   call i32 @pthread_detach(i64 %id)
+  %n = load i64, ptr %p.workers
+  %at = mul i64 %n, 8
+  %off = add i64 %at, {THREADS}
+  %mine = getelementptr i8, ptr %pool, i64 %off
+  store i64 %id, ptr %mine
+  %n.1 = add i64 %n, 1
+  store i64 %n.1, ptr %p.workers
+  store i32 -1, ptr %p.cpu  ; the next job gives it its CPUs
   br label %done
 done:
   ret i64 %wide
