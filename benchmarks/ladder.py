@@ -21,7 +21,7 @@ from preimage.bench.machine import describe
 from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.emit import Kernel
 from preimage.engines.jit.engine import JitEngine
-from preimage.engines.jit.prepared import PreparedWeight
+from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 
 LAYERS = {

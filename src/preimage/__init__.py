@@ -20,7 +20,7 @@ from preimage.errors import (
     ShapeError,
 )
 from preimage.geometry import ConvGeometry
-from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_margin, pad, unfold
+from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_margin, pad, prepare, unfold
 from preimage.ops.checks import check_adjoint, check_grads
 from preimage.settings import config
 
@@ -76,5 +76,6 @@ __all__ = [
     "optim",
     "pad",
     "plan",
+    "prepare",
     "unfold",
 ]

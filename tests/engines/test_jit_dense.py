@@ -10,9 +10,9 @@ from preimage.engines.jit import llvm
 from preimage.engines.jit.bands import halves
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.plan import fold_phases, gather_axes, tile_phase
-from preimage.engines.jit.prepared import PreparedWeight
 from preimage.engines.jit.schedules import direct, pack, pixels
 from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
 from preimage.geometry import ConvGeometry
 from preimage.settings import config
@@ -149,7 +149,7 @@ def test_a_prepared_weight_is_packed_once():
     first = getattr(JIT, contraction)(geometry, x, prepared)
     held = prepared.packed_bytes
     assert held > 0
-    w[...] = 0  # the caller promised not to: the packed form is what counts
+    w[...] = 0  # it has a copy
     np.testing.assert_array_equal(getattr(JIT, contraction)(geometry, x, prepared), first)
     assert prepared.packed_bytes == held
     prepared.refresh(w)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import CONTRACTIONS, Array, Engine, Epilogue, Plan, is_channels_last
+from preimage.engines.prepared import PreparedWeight
 from preimage.errors import EngineError, OptionError
 from preimage.geometry import ConvGeometry
 from preimage.settings import Settings, current
 
-__all__ = ["Array", "Engine", "Epilogue", "Plan", "choose", "engines", "get", "names", "plan", "run"]
+__all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "choose", "engines", "get", "names", "plan", "run"]
 
 # In order of preference for "auto": name -> "module:class".
 _ROWS = {
@@ -100,8 +101,11 @@ _remembered: tuple[Settings | None, _Choices] = (None, {})
 _MOST_CHOICES = 4096
 
 
-def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
-    """One contraction on the engine that the settings choose; a and b are checked arrays in the contraction's order."""
+def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedWeight, epilogue: Epilogue | None = None) -> Array:
+    """One contraction on the engine that the settings choose; a and b are checked arrays in the contraction's order.
+
+    The weights (b of conv and conv_transpose) may be prepared.
+    """
     global _remembered
     settings = current()
     if settings.debug:
@@ -121,8 +125,10 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: 
 
 
 def _call(
-    engine: Engine, contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None
+    engine: Engine, contraction: str, geometry: ConvGeometry, a: Array, b: Any, epilogue: Epilogue | None
 ) -> Array:  # fmt: skip
+    if type(b) is PreparedWeight and not engine.takes_prepared:
+        b = b.array
     if contraction == "conv":
         return engine.conv(geometry, a, b, epilogue)
     if contraction == "conv_transpose":
@@ -131,7 +137,7 @@ def _call(
 
 
 def _run_aloud(
-    contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None, settings: Settings
+    contraction: str, geometry: ConvGeometry, a: Array, b: Any, epilogue: Epilogue | None, settings: Settings
 ) -> Array:
     """`run` with the lines of PREIMAGE_DEBUG: the figures are those of `plan`, and the time of this call."""
     engine, why = _choose(geometry, contraction, a.dtype, settings)

@@ -103,10 +103,14 @@ class Plan:
 
 
 class Engine(Protocol):
-    """The three contractions. `unavailable` and `supports` give None, or the reason why not."""
+    """The three contractions. `unavailable` and `supports` give None, or the reason why not.
+
+    takes_prepared: conv and conv_transpose also take a PreparedWeight for w; other engines are given its array.
+    """
 
     name: str
     promises: tuple[str, ...]
+    takes_prepared: bool
 
     def unavailable(self) -> str | None: ...
 

@@ -63,6 +63,7 @@ class GemmEngine:
     """The three contractions as matrix products."""
 
     name = "gemm"
+    takes_prepared = False
     promises = ("repeat", "batch")
 
     def unavailable(self) -> str | None:

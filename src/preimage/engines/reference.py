@@ -66,6 +66,7 @@ class ReferenceEngine:
     """The three contractions in loops over taps; any dtype, any dimension; slow and plain."""
 
     name = "reference"
+    takes_prepared = False
     promises = PROMISES
 
     def unavailable(self) -> str | None:

@@ -12,7 +12,7 @@ from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
 from preimage.linop.operator import Operator
 from preimage.ops import conv, conv_transpose
-from preimage.ops.contraction import operand
+from preimage.ops.contraction import weight_operand
 
 __all__ = ["Conv"]
 
@@ -20,7 +20,8 @@ __all__ = ["Conv"]
 class Conv(Operator):
     """x -> conv(x, w) for arrays of one size; its adjoint is y -> conv_transpose(y, w), to rounding, in every option.
 
-    Shapes: w (C_out, C_in // groups, *kernel); `input_size` is spatial. x (batch, C_in, *input_size), y (batch, C_out, *out);
+    Shapes: w (C_out, C_in // groups, *kernel), or what `preimage.prepare` made of it; `input_size` is spatial.
+        x (batch, C_in, *input_size), y (batch, C_out, *out);
         with layout="channels_last" the channels come last in both. Flat vectors are taken, and given back, flat.
     Definition: as preimage.conv, without bias; `padding_mode` any of zeros, reflect, replicate, circular.
     Raises: as preimage.conv, at once; ShapeError for an input of another shape.
@@ -48,7 +49,7 @@ class Conv(Operator):
         padding_mode: str = "zeros",
         layout: str = "channels_first",
     ) -> None:
-        self.w = operand(w, "w")
+        self.w = weight_operand(w, None)
         size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,) * (len(self.w.shape) - 2)
         if len(self.w.shape) < 2 or len(size) != len(self.w.shape) - 2:
             raise ShapeError(f"w has shape {self.w.shape}, input_size {size}: wanted one size per spatial axis of w")

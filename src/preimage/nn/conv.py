@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import Tensor, array_of
+from preimage.autograd import Tensor, array_of, is_grad_enabled
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import normalise_padding, per_axis
 from preimage.nn import init
+from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -74,6 +75,7 @@ class _Convolution(Module):
         self.weight = Parameter(init.uniform(shape, -bound, bound, rng=generator).astype(dtype))
         start = Parameter(init.uniform((out_channels,), -bound, bound, rng=generator).astype(dtype)) if bias else None
         self.register_parameter("bias", start)
+        self._kept = KeptWeight()
 
     def _options(self) -> dict[str, Any]:
         names = ("stride", "padding", "dilation", "groups", "padding_mode", "layout")
@@ -94,7 +96,17 @@ class _Convolution(Module):
         return self._run(x, **options)
 
     def _run(self, x: Any, **options: Any) -> Any:
-        raise NotImplementedError
+        """The contraction; where nothing records it, with weights that an earlier call has packed."""
+        contraction = ops.conv_transpose if self.transposed else ops.conv
+        if is_grad_enabled() and is_recording(self, x):
+            return contraction(x, self.weight, self.bias, **self._options(), **options)
+        result = contraction(x, self._kept.of(self.weight), self.bias, **self._options(), **options)
+        return result if isinstance(result, Tensor) else Tensor(result)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory held to run without packing: a copy of the weights and their packed forms, made by calls that recorded nothing."""
+        return self._kept.packed_bytes
 
     @property
     def position_flop(self) -> int:
@@ -152,9 +164,6 @@ class _Conv(_Convolution):
             padding_mode=padding_mode, layout=layout, dtype=dtype, rng=rng,
         )  # fmt: skip
 
-    def _run(self, x: Any, **epilogue: Any) -> Any:
-        return ops.conv(x, self.weight, self.bias, **self._options(), **epilogue)
-
 
 class _ConvTranspose(_Convolution):
     transposed = True
@@ -190,9 +199,6 @@ class _ConvTranspose(_Convolution):
             whole = self.layout == "channels_last"
             sizes = sizes[-1 - self.ndim : -1] if whole else sizes[-self.ndim :]
         return super().forward(x, output_size=sizes, **epilogue)
-
-    def _run(self, x: Any, **options: Any) -> Any:
-        return ops.conv_transpose(x, self.weight, self.bias, **self._options(), **options)
 
 
 class Conv1d(_Conv):

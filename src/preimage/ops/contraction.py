@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, primitive
-from preimage.engines import run
+from preimage.autograd import Primitive, Tensor, array_of, is_grad_enabled, primitive
+from preimage.engines import PreparedWeight, run
 from preimage.engines.base import Array, Epilogue, accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
@@ -37,6 +37,7 @@ __all__ = [
     "operand",
     "spread_over_space",
     "sum_over_space",
+    "weight_operand",
 ]
 
 LAYOUTS = ("channels_first", "channels_last")
@@ -55,6 +56,8 @@ def operand(value: Any, name: str) -> Any:
         return value  # its array was made native and aligned when the Tensor was
     if type(value) is np.ndarray and value.dtype in _PLAIN and value.flags.aligned:
         return value
+    if isinstance(value, PreparedWeight):
+        raise DTypeError(f"{name} is a prepared weight; only w of conv and conv_transpose may be one, {name} must be an array")
     try:
         a = np.asarray(value)
     except ValueError:
@@ -64,6 +67,13 @@ def operand(value: Any, name: str) -> Any:
     if not a.dtype.isnative:
         a = a.astype(a.dtype.newbyteorder("="))
     return a if a.flags.aligned else a.copy()
+
+
+def weight_operand(value: Any, other: Any) -> Any:
+    """The weights as engines take them. Prepared ones are constants: where `other` records, with the values that they have now."""
+    if type(value) is not PreparedWeight:
+        return operand(value, "w")
+    return value.fixed() if is_grad_enabled() and records(other) else value
 
 
 def one_dtype(**arrays: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from preimage.autograd import Tensor, is_grad_enabled
+from preimage.engines import PreparedWeight
 from preimage.engines.base import Epilogue
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
@@ -27,11 +28,36 @@ from preimage.ops.contraction import (
     plain,
     records,
     sum_over_space,
+    weight_operand,
 )
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
 
-__all__ = ["conv", "conv_transpose", "conv_weight_grad", "sum_over_space"]
+__all__ = ["conv", "conv_transpose", "conv_weight_grad", "prepare", "sum_over_space"]
+
+
+def prepare(w: Any) -> PreparedWeight:
+    """The weights w, packed once for all calls that are given them: `w = prepare(w)`, then `conv(x, w)`, `conv_transpose(y, w)`.
+
+    Shapes: w (C_out, C_in // groups, *kernel), an array or a Tensor, as conv and conv_transpose take it.
+    Definition: the values that w has now. A later change of w (in place, or by an optimiser's step) does not reach them:
+        `prepared.refresh(w)` takes the new ones over.
+    Gradient: none; prepared weights are constants. The gradients of x and of the bias are as ever.
+    Cost: a copy of w, and the memory of every packed form that a call has asked for (`prepared.packed_bytes`).
+    Raises: DTypeError for anything but the four float types; ShapeError for fewer than two axes.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> w = pre.prepare(np.array([[[-1.0, 1.0]]]))
+        >>> [pre.conv(np.array([[row]]), w).tolist() for row in ([0.0, 0.0, 1.0], [1.0, 2.0, 4.0])]
+        [[[[0.0, 1.0]]], [[[1.0, 2.0]]]]
+    """
+    array = plain(operand(w, "w"))
+    if array.ndim < 2:
+        raise ShapeError(
+            f"w has shape {array.shape}; weights have at least two axes, (out_channels, in_channels // groups, *kernel)"
+        )
+    return PreparedWeight(array)
 
 
 def _activate(result: Any, residual: Any, epilogue: Epilogue) -> Any:
@@ -121,7 +147,8 @@ def conv(
     """Convolution: the degree of match of every patch of x with each of the stencils w, linear in x and in w.
 
     Shapes: x (N, C_in, *spatial), or (N, *spatial, C_in) with layout="channels_last"; any number of spatial axes, none
-        included. w (C_out, C_in // groups, *kernel). b (C_out,). The result (N, C_out, *out) in the layout and memory order
+        included. w (C_out, C_in // groups, *kernel), or what `prepare` made of it. b (C_out,).
+        The result (N, C_out, *out) in the layout and memory order
         of x, out = floor((in + lo + hi - dilation*(kernel - 1) - 1) / stride) + 1.
     Definition: y[n, g*O + o, oh..] = b[g*O + o] + sum over kh.., i of
         x[n, g*I + i, oh*stride - lo + kh*dilation] * w[g*O + o, i, kh..], where x beyond its border is what padding_mode says:
@@ -141,7 +168,7 @@ def conv(
         >>> pre.conv(step, np.array([[[-1.0, 1.0]]])).tolist()
         [[[0.0, 1.0, 0.0]]]
     """
-    x, w = operand(x, "x"), operand(w, "w")
+    x, w = operand(x, "x"), weight_operand(w, x)
     if b is not None:
         b = operand(b, "b")
     if x.dtype is not w.dtype or b is not None:
@@ -195,7 +222,7 @@ def conv_transpose(
         >>> pre.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2).tolist()
         [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
     """
-    y, w = operand(y, "y"), operand(w, "w")
+    y, w = operand(y, "y"), weight_operand(w, y)
     if b is not None:
         b = operand(b, "b")
     if y.dtype is not w.dtype or b is not None:

@@ -24,10 +24,10 @@ from preimage.engines.jit.bands import halves
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.locks import ForkLock
-from preimage.engines.jit.prepared import PreparedWeight
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 from preimage.settings import current, thread_count
 
@@ -83,6 +83,7 @@ class JitEngine:
     """Kernels generated for this CPU; the same bits for any batch, thread count, layout and tile."""
 
     name = "jit"
+    takes_prepared = True
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
     def __init__(self, tile: tuple[int, int, int] | None = None) -> None:
@@ -200,16 +201,17 @@ class JitEngine:
         self._run_ready(_Ready(exact, recipe, out, exact.threads), out, x, w, extra)
 
     def _packed(self, w: PreparedWeight, recipe: Recipe, flag: int) -> tuple[int, bool]:
-        found = w.find(recipe.packed_key)
+        array, forms = w.state
+        found = forms.get(recipe.packed_key)
         if found is None:
             assert recipe.packing is not None
             memory = np.empty(recipe.packed_bytes + ALIGN, np.uint8)
             start = -memory.ctypes.data % ALIGN
             memory = memory[start : start + recipe.packed_bytes]
             once = Recipe("packing", [recipe.packing])
-            once.run({"w": w.array.ctypes.data, "packed": memory.ctypes.data, "flag": flag}, 1)
+            once.run({"w": array.ctypes.data, "packed": memory.ctypes.data, "flag": flag}, 1)
             found = (memory, not self._scratch.flag[0])
-            w.keep(recipe.packed_key, *found)
+            forms[recipe.packed_key] = found
         return found[0].ctypes.data, found[1]
 
     def _run(self, recipe: Recipe, addresses: dict[str, int], n_threads: int) -> None:

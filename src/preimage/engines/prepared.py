@@ -1,0 +1,83 @@
+"""Weights packed once and used by many calls: said by the caller, never guessed from an address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array
+
+__all__ = ["PreparedWeight", "same_bits"]
+
+#: The packed forms: under the engine's own key, the packed memory and whether all weights are finite.
+Forms = dict[Any, tuple[Array, bool]]
+
+
+class PreparedWeight:
+    """The values that a weight array has now, kept as the kernels want them: calls that are given it pack nothing.
+
+    It holds a copy, so a later change of the array does not reach it: `refresh` takes over new values. The packed forms are made
+    on first use, one for each order that a kernel asks for (forward and transposed differ). Engines that pack nothing read `array`.
+    """
+
+    __slots__ = ("_state",)
+
+    def __init__(self, array: Array) -> None:
+        self.refresh(array)
+
+    def refresh(self, array: Array) -> None:
+        """Take over new values. Calls that run meanwhile, and gradients recorded before, keep the old ones."""
+        copy = np.array(array, order="C")
+        copy.flags.writeable = False
+        forms: Forms = {}
+        self._state = (copy, forms)  # one assignment: threads see both or neither
+
+    def fixed(self) -> PreparedWeight:
+        """These values and packed forms, which no later `refresh` of this object changes."""
+        other = PreparedWeight.__new__(PreparedWeight)
+        other._state = self._state
+        return other
+
+    @property
+    def array(self) -> Array:
+        """The values, read-only."""
+        return self._state[0]
+
+    @property
+    def state(self) -> tuple[Array, Forms]:
+        """The values and their packed forms, which belong together; engines add to the forms."""
+        return self._state
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._state[0].shape
+
+    @property
+    def ndim(self) -> int:
+        return self._state[0].ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._state[0].dtype
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory held by the packed forms, beside `array`."""
+        return sum(memory.nbytes for memory, _ in tuple(self._state[1].values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # packed forms belong to this process and CPU
+        return (PreparedWeight, (self.array,))
+
+    def __repr__(self) -> str:
+        return f"PreparedWeight(shape={self.shape}, dtype={self.dtype}, packed_bytes={self.packed_bytes})"
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same shape, dtype and bits."""
+    if a is b:
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    bits = f"u{a.itemsize}"
+    return bool((a.view(bits) == b.view(bits)).all())
