@@ -9,8 +9,10 @@ from preimage.engines.base import apply_epilogue
 from preimage.engines.jit import llvm
 from preimage.engines.jit.bands import halves
 from preimage.engines.jit.engine import JitEngine
+from preimage.engines.jit.moves import weight_step
 from preimage.engines.jit.plan import fold_phases, gather_axes, tile_phase
-from preimage.engines.jit.schedules import direct, pack, pixels
+from preimage.engines.jit.recipe import Recipe
+from preimage.engines.jit.schedules import direct, pack, pixels, weights
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
@@ -242,6 +244,35 @@ def test_compiles_for_every_target(target):
         direct.build(direct.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))),
         pixels.build(pixels.PixelsSpec("f64", "f64", lanes // 2, 2, 3, 8, False, Finish(True))),
         pack.build_swap(pack.SwapSpec("f16", "f32", min(8, lanes), Finish())),
-        pack.build_weight(pack.WeightSpec("bf16", "f32", min(8, lanes), 24, False)),
+        weights.build_weight(weights.WeightSpec("bf16", "f32", min(8, lanes), 0, True)),
     ):
         assert len(llvm.object_code(text, machine)) > 500
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2"])
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 6, 9, 16, 17, 25, 40])
+@pytest.mark.parametrize("contraction", ["conv", "conv_transpose"])
+def test_weights_are_packed_block_by_block(contraction, taps, target):
+    """[group][block][tap][i][width] holds weight (o, i, tap) of its channel; lanes without a channel hold something finite."""
+    machine = llvm.named_target(target)
+    if not machine.runs_here:
+        pytest.skip(f"this CPU has no {target}")
+    for width, source in ((48, "f32"), (24, "f64"), (5, "f32")):
+        dtype, groups, inner = {"f32": np.float32, "f64": np.float64}[source], 2, 3
+        channels = 2 * width + width // 2 + 1
+        shape = (groups * channels, inner, taps) if contraction == "conv" else (groups * inner, channels, taps)
+        w = np.arange(1, 1 + int(np.prod(shape)), dtype=dtype).reshape(shape)
+        with llvm.use_target(machine):
+            step, block_bytes = weight_step(contraction, shape, groups, source, source, machine.vector_bytes // w.itemsize, width)
+            packed, flag = np.full(3 * groups * block_bytes // w.itemsize, -1, dtype), np.zeros(1, np.int64)
+            here = {"w": w.ctypes.data, "packed": packed.ctypes.data, "flag": flag.ctypes.data}
+            Recipe("packing", [step]).run(here, 1)
+        assert block_bytes == taps * inner * width * w.itemsize
+        got = packed.reshape(groups, 3, taps, inner, width).transpose(0, 1, 4, 3, 2).reshape(groups, 3 * width, inner, taps)
+        by_group = w.reshape(groups, -1, *shape[1:])
+        wanted = by_group if contraction == "conv" else by_group.swapaxes(1, 2)
+        np.testing.assert_array_equal(got[:, :channels], wanted)
+        assert not flag[0]
+        w.flat[-1] = np.nan
+        Recipe("packing", [step]).run(here, 1)
+        assert flag[0]

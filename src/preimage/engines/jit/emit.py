@@ -210,10 +210,10 @@ class Kernel:
         signature = ir.FunctionType(ir.VoidType(), [value.type, POINTER, I32, mask.type])
         self.builder.call(self._declare(name, signature), [value, address, I32(align), mask])
 
-    def prefetch(self, where: Ptr) -> None:
-        """Ask for a cache line that will be read soon."""
+    def prefetch(self, where: Ptr, level: int = 1) -> None:
+        """Ask for a cache line that will be read soon, into the first cache or the second."""
         function = self._declare("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]))
-        self.builder.call(function, [where.value, I32(0), I32(3), I32(1)])
+        self.builder.call(function, [where.value, I32(0), I32(4 - level), I32(1)])
 
     def widen(self, raw: Any, element: str, lanes: int) -> Num:
         """What was loaded as a Num: narrow types become f32, exactly."""

@@ -10,7 +10,7 @@ from preimage.engines.jit import llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Folded, Ints, as_ints
 from preimage.engines.jit.recipe import Step, address_of, compiled
-from preimage.engines.jit.schedules import pack
+from preimage.engines.jit.schedules import pack, weights
 from preimage.engines.jit.schedules.epilogue import Finish
 
 __all__ = [
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
+ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
+PIECES_AHEAD = 8192  # bytes: pieces of so much in all are asked for before they are read
+MOST_DEALT = 16  # taps that are dealt out instead of transposed
 
 
 def lines_step(
@@ -145,27 +148,29 @@ def weight_step(
     taps = prod(shape[2:])
     if contraction == "conv":
         channels, run = shape[0] // groups, shape[1]
-        outer, outer_stride = 1, 0
+        outer, outer_stride, ahead = 1, 0, ROW_AHEAD
         channel_stride = run * taps * item
         column = np.arange(run * taps, dtype=np.int64)
         table = (column % taps * run + column // taps) * (width * out_item)
-        straight = False
     else:
         channels, run = shape[1], shape[0] // groups
         outer, outer_stride = run, channels * taps * item
         channel_stride = taps * item
         table = np.arange(taps, dtype=np.int64) * (run * width * out_item)
-        straight = taps == 1
+        ahead = outer_stride * max(1, PIECES_AHEAD // (min(width, channels) * channel_stride))
+    # The kernel depends on the number of taps only where they are few.
+    dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT else 0
     blocks = -(-channels // width)
     block_bytes = taps * run * width * out_item
-    s, values = pack.WeightSlot, [0] * len(pack.WeightSlot)
+    s, values = weights.WeightSlot, [0] * len(weights.WeightSlot)
     values[s.GROUP_BLOCKS], values[s.GROUP_CHANNELS] = blocks, channels
     values[s.GROUP_STRIDE] = shape[0] // groups * shape[1] * taps * item
     values[s.CHANNEL_STRIDE], values[s.OUTER], values[s.OUTER_STRIDE] = channel_stride, outer, outer_stride
     values[s.OUTER_RESULT], values[s.COLUMNS], values[s.TABLE] = width * out_item, len(table), address_of(table)
-    values[s.BLOCK_BYTES] = block_bytes
+    values[s.BLOCK_BYTES], values[s.WIDTH], values[s.AHEAD] = block_bytes, width, ahead
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel = compiled(pack.WeightSpec(source, result, block_lanes(lanes, out_item), width, straight))
+    side = lanes if width % lanes == 0 else max(lanes // 2, 1)
+    kernel = compiled(weights.WeightSpec(source, result, side, dealt, width % side != 0))
     return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
 
 
@@ -183,10 +188,10 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
     table = place[None] + (np.arange(lines) * kernel * item)[:, None, None]
     table = np.where(exists[None], table, -1).reshape(lines * taps, blocks, width)
     table = np.ascontiguousarray(table.transpose(1, 0, 2).astype(np.int64))  # (block, tap, lane)
-    s, values = pack.WeightSlot, [0] * len(pack.WeightSlot)
+    s, values = weights.WeightSlot, [0] * len(weights.WeightSlot)
     values[s.OUTER], values[s.OUTER_STRIDE], values[s.TABLE] = run, channels * lines * kernel * item, address_of(table)
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel_code = compiled(pack.GatherWeightSpec(source, result, width))
+    kernel_code = compiled(weights.GatherWeightSpec(source, result, width))
     tap_bytes = run * width * out_item
     step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
     return step, lines * taps * tap_bytes

@@ -17,9 +17,9 @@ import numpy as np
 
 from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
-from preimage.engines.jit.schedules import pack
 from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
+from preimage.engines.jit.schedules.weights import WeightSlot
 from preimage.errors import EngineError
 
 __all__ = [
@@ -122,7 +122,7 @@ def sweep_step(pack_step: Step, multiply: Step, chunks: int, in_place: bool) -> 
     first = list(pack_step.template)
     second = list(multiply.template)
     if in_place:
-        first[pack.WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0
+        first[WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0
     words = [0] * len(Sweep)
     at = len(words)
     words[Sweep.PACK], words[Sweep.PACK_WORDS] = int(pack_step.kernel), at

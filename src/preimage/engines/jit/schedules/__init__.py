@@ -16,6 +16,7 @@ from preimage.engines.jit.schedules import (
     plane,
     sequence,
     weight_grad,
+    weights,
 )
 
 __all__ = ["BUILDERS"]
@@ -28,7 +29,7 @@ BUILDERS: dict[str, Callable[[Any], str]] = {
     "DepthwiseGradSpec": depthwise_grad.build,
     "DepthwiseSpec": depthwise.build,
     "DirectSpec": direct.build,
-    "GatherWeightSpec": pack.build_gather_weight,
+    "GatherWeightSpec": weights.build_gather_weight,
     "PixelsSpec": pixels.build,
     "PlaneSpec": plane.build,
     "ProgramSpec": sequence.build_program,
@@ -36,5 +37,5 @@ BUILDERS: dict[str, Callable[[Any], str]] = {
     "SwapSpec": pack.build_swap,
     "TileSpec": weight_grad.build,
     "WeightCopySpec": plane.build_weights,
-    "WeightSpec": pack.build_weight,
+    "WeightSpec": weights.build_weight,
 }

@@ -1,11 +1,10 @@
-"""Moving data into the order that a kernel reads: copied lines, transposed planes, packed weights.
+"""Moving data into the order that a kernel reads: copied lines, transposed planes.
 
     copy        line by line, contiguous to contiguous; a line without a source is filled with zeros (margins)
     swap        planes [a][b] -> [b][a] in blocks of lanes x lanes, transposed in registers; channels-first to
                 channels-last and back, with the epilogue on the way back
-    weight      weights (o, q) -> [block][q'][width] with q' from a table; notes whether all of them are finite
 
-Every kernel widens f16 and bf16 as it loads. All sizes are arguments.
+Every kernel widens f16 and bf16 as it loads. All sizes are arguments. Weights: see `weights`.
 """
 
 from __future__ import annotations
@@ -22,11 +21,9 @@ __all__ = [
     "CopySpec",
     "Move",
     "SwapSpec",
-    "WeightSlot",
-    "WeightSpec",
     "build_copy",
     "build_swap",
-    "build_weight",
+    "transposed",
 ]
 
 NO_SOURCE = -(1 << 62)  # a line of zeros
@@ -137,112 +134,4 @@ def build_swap(spec: SwapSpec) -> str:
             for j, value in enumerate(square):
                 with f.when(columns_left > j):
                     finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + b.index + j, mask, True)
-    return f.ir()
-
-
-class WeightSlot(IntEnum):
-    """Arguments of the weight packing; one task packs one block of output channels. Offsets and strides in bytes."""
-
-    SOURCE = 0
-    RESULT = 1
-    FLAG = 2  # set to 1 if a weight is not finite
-    GROUP_BLOCKS = 3
-    GROUP_CHANNELS = 4
-    GROUP_STRIDE = 5  # from a group's weights to the next group's
-    CHANNEL_STRIDE = 6  # between output channels
-    OUTER = 7  # outer repeats (input channels, where they are not contiguous with the taps)
-    OUTER_STRIDE = 8
-    OUTER_RESULT = 9
-    COLUMNS = 10  # contiguous elements of one output channel (straight: 1)
-    TABLE = 11  # result offset of every column
-    BLOCK_BYTES = 12
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSpec:
-    """width: channels of a block; straight: the output channels are contiguous in memory (1x1, transposed)."""
-
-    source: str
-    result: str
-    lanes: int
-    width: int
-    straight: bool
-
-
-def build_weight(spec: WeightSpec) -> str:
-    f = Kernel()
-    lanes, size = spec.lanes, ELEMENT_BYTES[spec.source]
-    arg = {slot: f.int_arg(slot) for slot in WeightSlot}
-    group, block = f.task // arg[WeightSlot.GROUP_BLOCKS], f.task % arg[WeightSlot.GROUP_BLOCKS]
-    stride, columns = arg[WeightSlot.CHANNEL_STRIDE], arg[WeightSlot.COLUMNS]
-    first = block * spec.width
-    source = f.ptr_arg(WeightSlot.SOURCE, spec.source).at_bytes(group * arg[WeightSlot.GROUP_STRIDE] + first * stride)
-    result = f.ptr_arg(WeightSlot.RESULT, spec.result).at_bytes(f.task * arg[WeightSlot.BLOCK_BYTES])
-    table = f.ptr_arg(WeightSlot.TABLE, "i64")
-    left = arg[WeightSlot.GROUP_CHANNELS] - first
-    zero = f.zeros(spec.result, lanes)
-    # `seen` becomes NaN with the first weight that is not finite.
-    with f.loop(0, spec.width, lanes, carry=[zero], once=True) as part:
-        keep = f.lane_mask(lanes, spec.width - part.index) if spec.width % lanes else None
-        rows = (left - part.index).maximum(1)
-        # A vector that holds no channel at all repeats the last one: nothing outside the array is read.
-        channel = source.at_bytes((left - 1).minimum(part.index) * stride)
-        with f.loop(0, arg[WeightSlot.OUTER], carry=part.carry) as outer:
-            here = channel.at_bytes(outer.index * arg[WeightSlot.OUTER_STRIDE])
-            to = result.at(part.index).at_bytes(outer.index * arg[WeightSlot.OUTER_RESULT])
-            if spec.straight:
-                value = here.load(lanes, f.lane_mask(lanes, rows))
-                to.store(value, keep)
-                outer.carry = [value.fma(zero, outer.carry[0])]
-            else:
-                with f.loop(0, columns, lanes, carry=outer.carry) as q:
-                    over = columns - q.index
-                    square = _block(here.at_bytes(q.index * size), lanes, stride, rows, f.lane_mask(lanes, over))
-                    seen = q.carry[0]
-                    for j, value in enumerate(square):
-                        with f.when(over > j):
-                            to.at_bytes(table.at(q.index + j).load_int()).store(value, keep)
-                        seen = value.fma(zero, seen)
-                    q.carry = [seen]
-                outer.carry = q.result
-        part.carry = outer.result
-    seen = part.result[0]
-    total = seen.lane(0)
-    for lane in range(1, lanes):
-        total = total + seen.lane(lane)
-    with f.when(total.is_nan()):
-        f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
-    return f.ir()
-
-
-@dataclass(frozen=True, slots=True)
-class GatherWeightSpec:
-    """Weights in any order: element by element, from a table of source offsets (folded phases: few channels)."""
-
-    source: str
-    result: str
-    width: int
-
-
-def build_gather_weight(spec: GatherWeightSpec) -> str:
-    """COLUMNS rows of `width` source offsets (-1: zero), each repeated for OUTER input channels; one task a row."""
-    f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in WeightSlot}
-    source, result = f.ptr_arg(WeightSlot.SOURCE, spec.source), f.ptr_arg(WeightSlot.RESULT, spec.result)
-    table = f.ptr_arg(WeightSlot.TABLE, "i64").at(f.task * spec.width)
-    to = result.at(f.task * arg[WeightSlot.OUTER] * spec.width)
-    zero = f.zeros(spec.result, 1)
-    with f.loop(0, spec.width, carry=[zero]) as lane:
-        offset = table.at(lane.index).load_int()
-        with f.when(offset < 0), f.loop(0, arg[WeightSlot.OUTER]) as i:
-            to.at(i.index * spec.width + lane.index).store(zero)
-        # A place without a weight reads none: its loop has no turns.
-        turns = (offset >= 0).select(arg[WeightSlot.OUTER], f.i64(0))
-        with f.loop(0, turns, carry=lane.carry) as i:
-            value = source.at_bytes(offset + i.index * arg[WeightSlot.OUTER_STRIDE]).load()
-            to.at(i.index * spec.width + lane.index).store(value)
-            i.carry = [value.fma(zero, i.carry[0])]
-        lane.carry = i.result
-    with f.when(lane.result[0].is_nan()):
-        f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
     return f.ir()
