@@ -13,21 +13,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from preimage.engines import engines
-from preimage.engines.base import is_channels_last
+from preimage.engines import around
 from preimage.io.graph import OPS, Graph, Node, graph_op
 
 __all__ = ["fuse_pointwise", "pointwise"]
 
-Array = NDArray[Any]
 #: Smaller arrays run node by node: a call costs more than their passes.
 LEAST = 1 << 10
 _BINARY = ("add", "sub", "mul", "div")
-_UNARY = ("relu", "clip", "leaky_relu", "sqrt")
+_UNARY = ("relu", "clip", "leaky_relu", "sqrt", "sigmoid", "tanh", "exp")
 #: One step of a chain: the word, its operands (an input's number, or -1 - the number of an earlier step), its attributes.
 Step = tuple[str, tuple[int, ...], Mapping[str, Any]]
+_NUMBERS = {"leaky_relu": ("slope",), "clip": ("lo", "hi")}
 
 
 def fuse_pointwise(graph: Graph) -> Graph:
@@ -95,25 +93,33 @@ def _joined(members: Sequence[Node]) -> Node:
 @graph_op("pointwise")
 def pointwise(*values: Any, steps: Sequence[Step]) -> Any:
     """The steps, one after the other: in one pass where the operands allow it."""
-    alike = _as_rows(values)
-    if alike is None or engines()["jit"] != "available":
-        return _one_by_one(values, steps)
-    from preimage.engines.jit import chain
-
-    operands, kinds, rows, width, shape, last = alike
-    made = chain.run_chain(operands, kinds, [_compiled_step(s, len(operands)) for s in steps], rows, width)
-    result = made.reshape(shape)
-    return np.moveaxis(result, -1, 1) if last else result
+    if all(isinstance(v, np.ndarray) for v in values):
+        words, numbers = _compiled_steps(steps, len(values))
+        made = around.chain(values, words, numbers, least=LEAST)
+        if made is not None:
+            return made[0]
+    return _one_by_one(values, steps)
 
 
-def _compiled_step(step: Step, inputs: int) -> tuple[str, tuple[int, ...], tuple[float | None, ...]]:
-    word, at, attributes = step
-    places = tuple(k if k >= 0 else inputs - 1 - k for k in at)
-    if word == "leaky_relu":
-        return word, places, (float(attributes["slope"]),)
-    if word == "clip":
-        return word, places, (attributes.get("lo"), attributes.get("hi"))
-    return word, places, ()
+def _compiled_steps(steps: Sequence[Step], inputs: int) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], list[float]]:
+    """The steps as the generated kernels know them (operands, then numbers, then steps have places), and their numbers."""
+    given = [
+        [steps[k][2][name] for name in _NUMBERS.get(steps[k][0], ()) if steps[k][2].get(name) is not None]
+        for k in range(len(steps))
+    ]
+    total = sum(len(g) for g in given)
+    words: list[tuple[str, tuple[int, ...]]] = []
+    numbers: list[float] = []
+    for (word, at, attributes), own in zip(steps, given, strict=True):
+        places = [k if k >= 0 else inputs + total - 1 - k for k in at]
+        places += range(inputs + len(numbers), inputs + len(numbers) + len(own))
+        numbers += [float(n) for n in own]
+        if word == "clip" and len(own) < 2:
+            word = "maximum" if attributes.get("lo") is not None else "minimum"
+            if not own:  # no bound: the value itself, which any exact step of it and itself gives
+                places.append(places[0])
+        words.append((word, tuple(places)))
+    return tuple(words), numbers
 
 
 def _one_by_one(values: Sequence[Any], steps: Sequence[Step]) -> Any:
@@ -121,42 +127,3 @@ def _one_by_one(values: Sequence[Any], steps: Sequence[Step]) -> Any:
     for word, at, attributes in steps:
         made.append(OPS[word].function(*(values[k] if k >= 0 else made[-1 - k] for k in at), **attributes))
     return made[-1]
-
-
-def _as_rows(values: Sequence[Any]) -> tuple[list[Array], list[str], int, int, tuple[int, ...], bool] | None:
-    """The operands, how each lies, rows, width, the shape in memory, and whether channels are innermost; None where they are not alike."""
-    arrays = [v for v in values if isinstance(v, np.ndarray)]
-    if len(arrays) != len(values):
-        return None
-    full = max(arrays, key=lambda a: a.size)
-    if (
-        full.ndim < 3
-        or full.size < LEAST
-        or full.dtype.name not in ("float32", "float64")
-        or any(a.dtype != full.dtype for a in arrays)
-    ):
-        return None
-    last, channels = is_channels_last(full), full.shape[1]
-    operands: list[Array] = []
-    kinds: list[str] = []
-    for a in arrays:
-        if a.shape == full.shape:
-            memory = np.moveaxis(a, 1, -1) if last else a
-            if not memory.flags.c_contiguous:
-                return None
-            operands.append(memory)
-            kinds.append("full")
-        elif a.size == 1 or _per_channel(a, full):
-            operands.append(np.ascontiguousarray(a.reshape(-1)))
-            kinds.append("one" if a.size == 1 else "column" if last else "row")
-        else:
-            return None
-    shape = (full.shape[0], *full.shape[2:], channels) if last else full.shape
-    rows = full.size // channels if last else full.shape[0] * channels
-    return operands, kinds, rows, full.size // rows, shape, last
-
-
-def _per_channel(a: Array, full: Array) -> bool:
-    """Whether `a` broadcasts along the channels of `full` alone."""
-    shape = (1,) * (full.ndim - a.ndim) + a.shape
-    return len(shape) == full.ndim and shape[1] == full.shape[1] and all(n == 1 for k, n in enumerate(shape) if k != 1)

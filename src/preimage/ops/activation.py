@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import array_of, primitive
+from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.errorfunction import erf_values, normal_cdf_values
 from preimage.ops.layout import laid_out
@@ -20,8 +21,10 @@ from preimage.ops.pointwise import (
     abs,
     add,
     clip,
+    clipped,
     divide,
     exp,
+    generated,
     multiply,
     negative,
     select,
@@ -39,32 +42,59 @@ __all__ = [
 
 # -- piecewise linear --------------------------------------------------------------------------------------------------
 
+
+def _relu(x: Array) -> Array:
+    made = around.pointwise("relu", x)
+    return np.asarray(np.maximum(x, np.zeros((), x.dtype))) if made is None else made
+
+
+def _leaky_relu(x: Array, *, slope: float) -> Array:
+    made = around.pointwise("leaky_relu", x, numbers=(slope,), passes=2)
+    if made is not None:
+        return made
+    scaled = x * x.dtype.type(slope)
+    return np.asarray(np.maximum(x, scaled) if 0 < slope <= 1 else np.where(x > 0, x, scaled))
+
+
+def _hardtanh(x: Array, *, lo: float, hi: float) -> Array:
+    made = clipped(x, lo, hi)
+    return np.asarray(np.clip(x, x.dtype.type(lo), x.dtype.type(hi))) if made is None else made
+
+
+_LINE = (("mul", (0, 1)), ("add", (5, 2)), ("clip", (6, 3, 4)))
+
+
+def _hardsigmoid(x: Array, *, alpha: float, beta: float) -> Array:
+    made = around.chain((x,), _LINE, (alpha, beta, 0.0, 1.0))
+    if made is not None:
+        return made[0]
+    return np.asarray(np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), x.dtype.type(0), x.dtype.type(1)))
+
+
 _relu_op = primitive(
     "relu",
-    lambda x: np.asarray(np.maximum(x, np.zeros((), x.dtype))),
+    _relu,
     [lambda g, ans, x: select(array_of(ans) > 0, g, 0.0)],
     saves=("ans",),
 )
 
 _leaky_relu_op = primitive(
     "leaky_relu",
-    unary(
-        lambda x, slope: np.maximum(x, x * x.dtype.type(slope)) if 0 < slope <= 1 else np.where(x > 0, x, x * x.dtype.type(slope))
-    ),
+    unary(_leaky_relu),
     [lambda g, ans, x, slope: select(array_of(x) > 0, g, multiply(g, slope))],
     saves=(0,),
 )
 
 _hardtanh_op = primitive(
     "hardtanh",
-    unary(lambda x, lo, hi: np.clip(x, x.dtype.type(lo), x.dtype.type(hi))),
+    unary(_hardtanh),
     [lambda g, ans, x, lo, hi: select((array_of(x) > lo) & (array_of(x) < hi), g, 0.0)],
     saves=(0,),
 )
 
 _hardsigmoid_op = primitive(
     "hardsigmoid",
-    unary(lambda x, alpha, beta: np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), x.dtype.type(0), x.dtype.type(1))),
+    unary(_hardsigmoid),
     [lambda g, ans, x, alpha, beta: select((array_of(ans) > 0) & (array_of(ans) < 1), multiply(g, alpha), 0.0)],
     saves=("ans",),
 )
@@ -122,10 +152,14 @@ def hardswish(x: Any) -> Any:
 # -- smooth ------------------------------------------------------------------------------------------------------------
 
 
-def _sigmoid(x: Array) -> Array:
+def _sigmoid_values(x: Array) -> Array:
     """e / (1 + e) or 1 / (1 + e) with e = exp(-|x|), which cannot overflow."""
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, e.dtype.type(1), e) / (1 + e))
+
+
+_sigmoid = generated("sigmoid", _sigmoid_values)
+_tanh = generated("tanh", np.tanh)
 
 
 def _softplus(x: Array, *, beta: float) -> Array:
@@ -137,7 +171,7 @@ def _softplus(x: Array, *, beta: float) -> Array:
 _sigmoid_op = primitive(
     "sigmoid", unary(_sigmoid), [lambda g, ans, x: multiply(g, multiply(ans, subtract(1.0, ans)))], saves=("ans",)
 )
-_tanh_op = primitive("tanh", unary(np.tanh), [lambda g, ans, x: multiply(g, subtract(1.0, square(ans)))], saves=("ans",))
+_tanh_op = primitive("tanh", unary(_tanh), [lambda g, ans, x: multiply(g, subtract(1.0, square(ans)))], saves=("ans",))
 _softplus_op = primitive(
     "softplus", unary(_softplus), [lambda g, ans, x, beta: multiply(g, sigmoid(multiply(x, beta)))], saves=(0,)
 )
@@ -226,7 +260,7 @@ def _mish_slope(x: Any) -> Any:
 
 _mish_op = primitive(
     "mish",
-    unary(lambda x: x * np.tanh(_softplus(x, beta=1.0))),
+    unary(lambda x: x * _tanh(_softplus(x, beta=1.0))),
     [lambda g, ans, x: multiply(g, _mish_slope(x))],
     saves=(0,),
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match
 from preimage.ops.operands import Array, broadcast_shape, narrow, operand, operands, regular, widened
@@ -40,33 +41,49 @@ def unary(ufunc: Callable[..., Any]) -> Callable[..., Array]:
     return forward
 
 
-def _quiet(ufunc: Callable[..., Any]) -> Callable[..., Array]:
+def _quiet(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Array]:
+    """As `unary`, for two arguments; `word` is the step's name among the generated ones."""
+
     def forward(a: Array, b: Array) -> Array:
+        if word and (a.size >= around.LEAST_CHAIN or b.size >= around.LEAST_CHAIN):
+            made = around.pointwise(word, a, b)
+            if made is not None:
+                return made
         with np.errstate(all="ignore"):
             return np.asarray(ufunc(a, b))
 
     return forward
 
 
+def generated(word: str, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`function`, or the generated kernel of that word, whose bits no CPU changes."""
+
+    def values(x: Array) -> Array:
+        made = around.function(word, x)
+        return function(x) if made is None else made
+
+    return values
+
+
 # -- arithmetic --------------------------------------------------------------------------------------------------------
 
 _add_op = primitive(
     "add",
-    _quiet(np.add),
+    _quiet(np.add, "add"),
     [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(g, b)],
     saves=(),
 )
 
 _subtract_op = primitive(
     "subtract",
-    _quiet(np.subtract),
+    _quiet(np.subtract, "sub"),
     [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(negative(g), b)],
     saves=(),
 )
 
 _multiply_op = primitive(
     "multiply",
-    _quiet(np.multiply),
+    _quiet(np.multiply, "mul"),
     [lambda g, ans, a, b: match(multiply(g, b), a), lambda g, ans, a, b: match(multiply(g, a), b)],
     saves=(0, 1),
     linear=(0, 1),
@@ -74,7 +91,7 @@ _multiply_op = primitive(
 
 _divide_op = primitive(
     "divide",
-    _quiet(np.true_divide),
+    _quiet(np.true_divide, "div"),
     [
         lambda g, ans, a, b: match(divide(g, b), a),
         lambda g, ans, a, b: match(negative(divide(multiply(g, ans), b)), b),
@@ -113,7 +130,7 @@ def negative(x: Any) -> Any:
 
 # -- powers, exponentials, roots ---------------------------------------------------------------------------------------
 
-_exp_op = primitive("exp", unary(np.exp), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
+_exp_op = primitive("exp", unary(generated("exp", np.exp)), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
 _expm1_op = primitive("expm1", unary(np.expm1), [lambda g, ans, x: multiply(g, add(ans, 1.0))], saves=("ans",))
 _log_op = primitive("log", unary(np.log), [lambda g, ans, x: divide(g, x)], saves=(0,))
 _log1p_op = primitive("log1p", unary(np.log1p), [lambda g, ans, x: divide(g, add(x, 1.0))], saves=(0,))
@@ -273,8 +290,12 @@ def _extremum_rule(first: bool) -> Callable[..., Any]:
     return rule
 
 
-_maximum_op = primitive("maximum", _quiet(np.maximum), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1))
-_minimum_op = primitive("minimum", _quiet(np.minimum), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1))
+_maximum_op = primitive(
+    "maximum", _quiet(np.maximum, "maximum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+)
+_minimum_op = primitive(
+    "minimum", _quiet(np.minimum, "minimum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+)
 
 
 def maximum(a: Any, b: Any) -> Any:
@@ -287,12 +308,25 @@ def minimum(a: Any, b: Any) -> Any:
     return binary("minimum", a, b, _minimum_op)
 
 
+def clipped(x: Array, lo: float | None, hi: float | None) -> Array | None:
+    """x held between the bounds by a generated kernel, if one takes it."""
+    if x.size < around.LEAST_PASS or (lo is None and hi is None):
+        return None
+    bounds = [b for b in (lo, hi) if b is not None]
+    if any(b != b for b in bounds):  # NaN bounds: NumPy gives NaN everywhere
+        return None
+    return around.pointwise("clip" if len(bounds) == 2 else "maximum" if hi is None else "minimum", x, numbers=bounds)
+
+
 def _inside(x: Array, lo: float | None, hi: float | None) -> Array:
     inside = np.ones(x.shape, bool) if lo is None else x >= lo
     return inside if hi is None else inside & (x <= hi)
 
 
 def _clip(x: Array, *, lo: float | None, hi: float | None) -> Array:
+    made = clipped(x, lo, hi)
+    if made is not None:
+        return made
     return x.copy() if lo is None and hi is None else np.asarray(np.clip(x, lo, hi)).astype(x.dtype, copy=False)
 
 

@@ -199,6 +199,29 @@ class Num:
     def sqrt(self) -> Num:
         return self.like(self.kernel.intrinsic("llvm.sqrt", self))
 
+    def absolute(self) -> Num:
+        return self.like(self.kernel.intrinsic("llvm.fabs", self))
+
+    def with_sign_of(self, other: Num) -> Num:
+        return self.like(self.kernel.intrinsic("llvm.copysign", self, other))
+
+    def times_power_of_two(self, shifted: Num) -> Num:
+        """self * 2^n, rounded once; `shifted` is n + 1.5 * 2^23 (f64: 2^52), so that n stands in its lowest bits.
+
+        The power is taken in two halves: neither leaves the range of the exponent where the product does not.
+        """
+        b, wide = self.kernel.builder, self.dtype == "f64"
+        words = shape_of(I64 if wide else I32, self.lanes)
+        digits, bias = (52, 1023) if wide else (23, 127)
+        zero = constant_of(words, (bias + digits << digits) + (1 << digits - 1))  # the bits of 1.5 * 2^digits
+        n = b.sub(b.bitcast(shifted.value, words), zero)
+        half = b.ashr(n, constant_of(words, 1))
+        result = self
+        for part in (half, b.sub(n, half)):
+            power = b.shl(b.add(part, constant_of(words, bias)), constant_of(words, digits))
+            result = result * self.like(b.bitcast(power, self.value.type))
+        return result
+
     def is_above(self, other: Num) -> Bit:
         """self > other; false where either is NaN."""
         return Bit(self.kernel, self.kernel.builder.fcmp_ordered(">", self.value, other.value))

@@ -4,103 +4,142 @@
         for i in vectors of the row
             values = operands at (row, i)        # an array, one number, one a column, or one a row
             for each step: values += [step(values)]
-            result[row, i] = values[-1]
+            results[..][row, i] = values[..]
 
-Every step rounds as its NumPy function does; nothing is fused into another rounding. NaN passes every step.
+Every step rounds as its NumPy function does (exp, sigmoid and tanh: `functions`); nothing is fused into another rounding. NaN
+passes every step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from preimage.engines.jit.emit import Bit, Int, Kernel, Num
+from preimage.engines.jit.emit import Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.schedules import functions
 
-__all__ = ["Arg", "ChainSpec", "build"]
+__all__ = ["WORDS", "Arg", "ChainSpec", "Step", "build"]
 
 
 class Arg(IntEnum):
-    """Where an argument lies in the vector; operands follow."""
+    """Where an argument lies in the vector; the results' addresses follow, then (address, divisor, modulus) per operand."""
 
-    RESULT = 0
-    ROWS = 1
-    WIDTH = 2
-    ROWS_PER_TASK = 3
-    ROW_PERIOD = 4
-    OPERANDS = 5
+    TOTAL = 0
+    WIDTH = 1
+    ROWS_PER_TASK = 2
+    NUMBERS = 3
+    RESULTS = 4
+
+
+#: A step: its word, and its operands: places in the list of operands, numbers and earlier steps' values.
+Step = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class ChainSpec:
-    """What the code depends on: element type, lanes, how each operand lies, and the steps.
+    """What the code depends on: element type, lanes, how each operand lies, the steps, and which values are stored.
 
-    An operand is "full" (an element each), "one" (for all), "column" (one each), or "row" (one each, repeating after
-    ROW_PERIOD rows).
-
-    A step is (word, operands, numbers): operands are places in the list of operands and earlier results; numbers are a
-    leaky_relu's slope or a clip's bounds (None: no bound).
+    An operand is "full" (an element each), "one" (for all), "column" (one each, the same for all rows), "columns" (one each, of
+    the line (row // divisor) % modulus), or "row" (one for a row: the (row // divisor) % modulus-th). Then come `numbers`
+    numbers, given at the call.
     """
 
     element: str
     lanes: int
     kinds: tuple[str, ...]
-    steps: tuple[tuple[str, tuple[int, ...], tuple[float | None, ...]], ...]
+    numbers: int
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
 
 
 def build(spec: ChainSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    n_rows, width, share = f.int_arg(Arg.ROWS), f.int_arg(Arg.WIDTH), f.int_arg(Arg.ROWS_PER_TASK)
-    period = f.int_arg(Arg.ROW_PERIOD)
-    result = f.ptr_arg(Arg.RESULT, spec.element)
+    lanes, element = spec.lanes, spec.element
+    total, width, share = f.int_arg(Arg.TOTAL), f.int_arg(Arg.WIDTH), f.int_arg(Arg.ROWS_PER_TASK)
+    given = f.ptr_arg(Arg.NUMBERS, element)
+    outputs = [f.ptr_arg(Arg.RESULTS + k, element) for k in range(len(spec.results))]
+    slots = [Arg.RESULTS + len(outputs) + 3 * k for k in range(len(spec.kinds))]
+    arrays = [f.ptr_arg(slot, element) for slot in slots]
+    numbers = [given.at(k).splat(lanes) for k in range(spec.numbers)]
     first = f.task * share
-    whole = width - width % spec.lanes
+    n_rows = (total + width - 1) // width
     with f.loop(first, (first + share).minimum(n_rows)) as row:
         start = row.index * width
-        turn = row.index % period if "row" in spec.kinds else row.index
+        here = (total - start).minimum(width)
+        whole = here - here % lanes
+        begins = list(arrays)
+        splats: dict[int, Num] = {}
+        for number, kind in enumerate(spec.kinds):
+            if kind == "full":
+                begins[number] = arrays[number].at(start)
+            elif kind in ("columns", "row"):
+                line = row.index // f.int_arg(slots[number] + 1) % f.int_arg(slots[number] + 2)
+                begins[number] = arrays[number].at(line * width if kind == "columns" else line)
+            if kind in ("one", "row"):
+                splats[number] = begins[number].splat(lanes)
+        stores = [output.at(start) for output in outputs]
 
-        def body(column: Int, mask: Bit | None, start: Int = start, turn: Int = turn) -> None:
+        def body(column: Int, mask: Bit | None, begins: list[Ptr], splats: dict[int, Num], stores: list[Ptr]) -> None:
             values: list[Num] = []
-            for number, kind in enumerate(spec.kinds):
-                at = f.ptr_arg(Arg.OPERANDS + number, spec.element)
-                if kind == "full":
-                    values.append(at.at(start + column).load(spec.lanes, mask))
-                elif kind == "column":
-                    values.append(at.at(column).load(spec.lanes, mask))
-                else:
-                    values.append((at.at(turn) if kind == "row" else at).splat(spec.lanes))
-            for word, places, numbers in spec.steps:
-                values.append(_step(f, spec, word, [values[p] for p in places], numbers))
-            result.at(start + column).store(values[-1], mask)
+            for number in range(len(spec.kinds)):
+                values.append(splats[number] if number in splats else begins[number].at(column).load(lanes, mask))
+            values += numbers
+            for word, places in spec.steps:
+                values.append(WORDS[word](f, *(values[p] for p in places)))
+            for store, place in zip(stores, spec.results, strict=True):
+                store.at(column).store(values[place], mask)
 
-        with f.loop(0, whole, spec.lanes) as i:
-            body(i.index, None)
-        with f.when(whole < width):
-            body(whole, f.lane_mask(spec.lanes, width - whole))
+        with f.loop(0, whole, lanes) as i:
+            body(i.index, None, begins, splats, stores)
+        with f.when(whole < here):
+            body(whole, f.lane_mask(lanes, here - whole), begins, splats, stores)
     return f.ir()
 
 
-def _step(f: Kernel, spec: ChainSpec, word: str, values: list[Num], numbers: tuple[float | None, ...]) -> Num:
-    x = values[0]
-    if word in ("add", "sub", "mul", "div"):
-        y = values[1]
-        return {"add": Num.__add__, "sub": Num.__sub__, "mul": Num.__mul__, "div": Num.__truediv__}[word](x, y)
-    if word == "sqrt":
-        return x.sqrt()
-    if word == "relu":
-        zero = f.zeros(spec.element, spec.lanes)
-        held: Num = x.is_below(zero).select(zero, x)
-        return held
-    if word == "leaky_relu":
-        assert numbers[0] is not None
-        scaled = x * f.const(spec.element, spec.lanes, numbers[0])
-        leaked: Num = x.is_below(f.zeros(spec.element, spec.lanes)).select(scaled, x)
-        return leaked
-    lo, hi = numbers
-    if lo is not None:
-        least = f.const(spec.element, spec.lanes, lo)
-        x = x.is_below(least).select(least, x)
-    if hi is not None:
-        most = f.const(spec.element, spec.lanes, hi)
-        x = x.is_above(most).select(most, x)
-    return x
+def _zero(f: Kernel, x: Num) -> Num:
+    return f.zeros(x.dtype, x.lanes)
+
+
+def _maximum(f: Kernel, x: Num, y: Num) -> Num:
+    """NaN if either is; of equal zeros the second, as numpy.maximum."""
+    value: Num = (x.is_above(y) | x.is_nan()).select(x, y)
+    return value
+
+
+def _minimum(f: Kernel, x: Num, y: Num) -> Num:
+    value: Num = (x.is_below(y) | x.is_nan()).select(x, y)
+    return value
+
+
+def _clip(f: Kernel, x: Num, lo: Num, hi: Num) -> Num:
+    """As numpy.clip with both bounds."""
+    x = x.is_below(lo).select(lo, x)
+    held: Num = x.is_above(hi).select(hi, x)
+    return held
+
+
+def _if_positive(f: Kernel, x: Num, yes: Num, no: Num) -> Num:
+    value: Num = x.is_above(_zero(f, x)).select(yes, no)
+    return value
+
+
+#: What a step may be.
+WORDS: dict[str, Callable[..., Num]] = {
+    "abs": lambda f, x: x.absolute(),
+    "add": lambda f, x, y: x + y,
+    "clip": _clip,
+    "div": lambda f, x, y: x / y,
+    "exp": functions.exp,
+    "if_positive": _if_positive,
+    "leaky_relu": lambda f, x, slope: _if_positive(f, x, x, x * slope),
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "mul": lambda f, x, y: x * y,
+    "relu": lambda f, x: _maximum(f, x, _zero(f, x)),
+    "sigmoid": functions.sigmoid,
+    "sqrt": lambda f, x: x.sqrt(),
+    "sub": lambda f, x, y: x - y,
+    "tanh": functions.tanh,
+}

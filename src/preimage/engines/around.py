@@ -1,0 +1,97 @@
+"""What networks need around the contractions, generated: the door from the operations to the jit engine's other kernels.
+
+Every function gives None where NumPy has to do the work: another engine is asked for, the dtype is not float32 or float64, the
+arrays are too small to pay, or they do not lie densely in memory. The operations keep their NumPy definitions for that; the
+results agree bit for bit where only sums of two, products, maxima and the like are taken. exp, sigmoid and tanh differ in the
+last bits from NumPy's, so these are generated for arrays of every size: their bits depend on the engine alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.engines import engines
+from preimage.engines.base import Array
+from preimage.settings import current, thread_count
+
+__all__ = ["active", "chain", "function", "pointwise"]
+
+#: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (threads alone help).
+LEAST_CHAIN = 1 << 13
+LEAST_PASS = 1 << 15
+_WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
+_available: bool | None = None
+
+
+def active() -> bool:
+    """Whether the settings let the jit engine's kernels run, and they can run here."""
+    global _available
+    if current().engine not in ("auto", "jit"):
+        return False
+    if _available is None:
+        _available = engines()["jit"] == "available"
+    return _available
+
+
+def told(what: str, *arrays: Any) -> None:
+    """With PREIMAGE_DEBUG: what runs on generated kernels."""
+    if current().debug:
+        shapes = ", ".join(str(a.shape) for a in arrays)
+        print(f"preimage: {what} of {shapes} {arrays[0].dtype} runs on jit", file=sys.stderr)
+
+
+def fits(*arrays: Any) -> bool:
+    """Whether generated kernels run and take arrays of this dtype."""
+    dtype = arrays[0].dtype
+    return dtype in _WIDE and all(a.dtype == dtype for a in arrays[1:]) and active()
+
+
+def chain(
+    operands: Sequence[Array],
+    steps: tuple[tuple[str, tuple[int, ...]], ...],
+    numbers: Sequence[float] = (),
+    results: tuple[int, ...] | None = None,
+    least: int = LEAST_CHAIN,
+) -> tuple[Array, ...] | None:
+    """Elementwise steps in one pass (engines/jit/chain.py); `least` is the number of elements from which it pays."""
+    if max([a.size for a in operands]) < max(least, 1) or not fits(*operands):
+        return None
+    from preimage.engines.jit.chain import run_chain
+
+    made = run_chain(operands, steps, numbers, results)
+    if made is not None:
+        told(" ".join(word for word, _ in steps), *operands)
+    return made
+
+
+def pointwise(word: str, *operands: Array, numbers: Sequence[float] = (), passes: int = 1) -> Array | None:
+    """One exact step. Where NumPy takes a single pass over arrays of one shape (`passes`), only threads save anything."""
+    size = operands[0].size
+    if len(operands) > 1:
+        other = operands[1].size
+        passes = passes if size == other or 1 in (size, other) else 2
+        size = max(size, other)
+    if passes > 1:
+        least = LEAST_CHAIN
+    elif size < LEAST_PASS or thread_count() < 2:
+        return None
+    else:
+        least = LEAST_PASS
+    made = chain(operands, ((word, tuple(range(len(operands) + len(numbers)))),), numbers, None, least)
+    return None if made is None else made[0]
+
+
+def function(word: str, x: Array) -> Array | None:
+    """exp, sigmoid or tanh of every element, whatever the size: the engine alone decides on the bits."""
+    if not x.size or not fits(x):
+        return None
+    steps = ((word, (0,)),)
+    made = chain((x,), steps, least=1)
+    if made is None:  # not dense in memory
+        made = chain((np.ascontiguousarray(x),), steps, least=1)
+    assert made is not None
+    return made[0]

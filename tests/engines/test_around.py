@@ -1,0 +1,181 @@
+"""Generated kernels around the contractions against NumPy: exact where NumPy's steps round alike, any layout, threads, width."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage import ops
+from preimage.engines import around
+
+llvm = pytest.importorskip("preimage.engines.jit.llvm")
+if llvm.unavailable():
+    pytest.skip(llvm.unavailable(), allow_module_level=True)
+
+SHAPE = (2, 21, 33, 29)
+SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-42, 3e38, -3e38]
+
+
+@pytest.fixture(params=["avx512", "avx2"])
+def width(request):
+    target = llvm.named_target(request.param)
+    if not target.runs_here:
+        pytest.skip(f"no {request.param} here")
+    with llvm.use_target(target):
+        yield request.param
+
+
+def data(shape=SHAPE, dtype=np.float32, seed=0, special=True):
+    x = (np.random.default_rng(seed).standard_normal(shape) * 4).astype(dtype)
+    if special:
+        x.reshape(-1)[5 : 5 + len(SPECIAL)] = SPECIAL
+    return x
+
+
+def laid(x, layout):
+    if layout == "channels_last":
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    return x
+
+
+def same(got, want):
+    """The same numbers and signs of zeros; NaN where NaN is."""
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    there = ~np.isnan(want)
+    np.testing.assert_array_equal(got[there], want[there])
+    assert np.array_equal(np.signbit(got[there]), np.signbit(want[there]))
+
+
+def beside(function, *arrays, threads=2):
+    """What the jit engine's kernels give and what NumPy gives; the first must have been asked."""
+    made, kept = [], around.told
+    around.told = lambda what, *a: made.append(what)
+    try:
+        with pre.no_grad(), pre.config(threads=threads):
+            got = function(*arrays)
+    finally:
+        around.told = kept
+    assert made, "no generated kernel ran"
+    with pre.no_grad(), pre.config(engine="gemm"), np.errstate(all="ignore"):
+        return got, function(*arrays)
+
+
+EXACT = {
+    "relu": ops.relu,
+    "leaky_relu": lambda x: ops.leaky_relu(x, 0.1),
+    "leaky_relu of slope -2": lambda x: ops.leaky_relu(x, -2.0),
+    "hardsigmoid": ops.hardsigmoid,
+    "hardswish": ops.hardswish,
+    "relu6": ops.relu6,
+    "clip": lambda x: ops.clip(x, -1.0, 2.0),
+    "clip below": lambda x: ops.clip(x, lo=0.0),
+    "clip above": lambda x: ops.clip(x, hi=0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("name", EXACT)
+def test_steps_round_as_numpy(name, layout, dtype, width):
+    got, want = beside(EXACT[name], laid(data(dtype=dtype), layout))
+    same(got, want)
+    assert got.strides == want.strides
+
+
+BINARY = {"add": ops.add, "subtract": ops.subtract, "multiply": ops.multiply, "divide": ops.divide, "maximum": ops.maximum,
+          "minimum": ops.minimum}  # fmt: skip
+#: Shapes that broadcast against SHAPE: all, channels, images and channels, space, images and space, the last axis, one.
+OTHERS = [SHAPE, (1, 21, 1, 1), (2, 21, 1, 1), (33, 29), (2, 1, 33, 29), (21, 33, 29), (29,), (2, 1, 1, 1), (1,), ()]
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("shape", OTHERS)
+def test_operands_broadcast(shape, layout):
+    x, y = laid(data(), layout), np.array(np.random.default_rng(1).standard_normal(shape), np.float32)
+    y = laid(y, layout) if y.ndim == 4 else y
+    ran = 0
+    for name, op in BINARY.items():
+        for arguments in ((x, y), (y, x)):
+            with np.errstate(all="ignore"):
+                made = around.pointwise({"subtract": "sub", "multiply": "mul", "divide": "div"}.get(name, name), *arguments)
+            with pre.config(engine="gemm"):
+                want = op(*arguments)
+            if made is not None:
+                ran += 1
+                same(made, want)
+            with pre.config(threads=2):
+                same(op(*arguments), want)
+    # in channels-last memory, space without channels is neither a row nor a column together with images
+    assert ran or layout == "channels_last"
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (4096,), (5000,), (17, 1, 1), (1, 1, 300, 1)])
+def test_small_and_odd_shapes(shape):
+    x = data(shape, special=False)
+    for word in ("exp", "sigmoid", "tanh"):
+        a, b = around.function(word, x), around.function(word, x.reshape(-1)[::-1].copy())
+        np.testing.assert_array_equal(a.reshape(-1), b[::-1])
+
+
+def ulps(got, exact):
+    """The distance in units of the last place of the exact values."""
+    near = exact.astype(got.dtype)
+    unit = np.spacing(np.abs(near)).astype(np.longdouble)
+    return float((np.abs(got.astype(np.longdouble) - exact) / unit).max())
+
+
+LIMITS = {"exp": 1.1, "tanh": 1.4, "sigmoid": 2.4}
+EXACTLY = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("word", LIMITS)
+def test_functions_are_right_to_the_last_places(word, dtype, width):
+    rng = np.random.default_rng(2)
+    span = 87 if dtype == np.float32 else 700
+    x = np.concatenate([rng.uniform(-span, span, 30000), rng.standard_normal(30000), rng.standard_normal(3000) * 1e-5]).astype(
+        dtype
+    )
+    assert ulps(around.function(word, x), EXACTLY[word](x.astype(np.longdouble))) < LIMITS[word]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_at_the_edges(dtype, width):
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-42, 800, -800], dtype)
+    same(around.function("exp", x), np.array([np.nan, np.inf, 0, 1, 1, 1, 1, np.inf, 0], dtype))
+    same(around.function("sigmoid", x), np.array([np.nan, 1, 0, 0.5, 0.5, 0.5, 0.5, 1, 0], dtype))
+    same(around.function("tanh", x), np.array([np.nan, 1, -1, 0, -0.0, x[5], x[6], 1, -1], dtype))
+    low = np.array([-103.5, -88.0] if dtype == np.float32 else [-744.5, -709.0], dtype)  # denormal results
+    assert np.all(np.abs(around.function("exp", low) - np.exp(low)) <= np.finfo(dtype).smallest_subnormal)
+
+
+@pytest.mark.parametrize("word", LIMITS)
+def test_functions_have_one_set_of_bits(word):
+    """Any position, vector width, layout and number of threads."""
+    x = data((3, 5, 61, 47), special=False)
+    want = around.function(word, x)
+    for target in ("avx512", "avx2"):
+        if llvm.named_target(target).runs_here:
+            with llvm.use_target(target):
+                same(around.function(word, x), want)
+    same(around.function(word, laid(x, "channels_last")), want)
+    same(around.function(word, x[1:2, :, 1::2]), want[1:2, :, 1::2])
+    with pre.config(threads=1):
+        same(around.function(word, x), want)
+
+
+def test_nothing_is_generated_when_another_engine_is_asked_for():
+    x = data()
+    with pre.config(engine="gemm"):
+        assert around.function("exp", x) is None
+        assert around.pointwise("leaky_relu", x, numbers=(0.1,), passes=2) is None
+    assert around.chain((np.zeros(1 << 16, np.float16),), (("relu", (0,)),)) is None
+
+
+def test_debug_says_what_ran(capsys):
+    with pre.config(debug=1):
+        ops.sigmoid(data())
+    assert "sigmoid of (2, 21, 33, 29) float32 runs on jit" in capsys.readouterr().err
