@@ -179,3 +179,81 @@ def test_debug_says_what_ran(capsys):
     with pre.config(debug=1):
         ops.sigmoid(data())
     assert "sigmoid of (2, 21, 33, 29) float32 runs on jit" in capsys.readouterr().err
+
+
+# -- sums per channel --------------------------------------------------------------------------------------------------
+
+SUM_SHAPES = [(2, 21, 33, 29), (1, 24, 80, 90), (3, 5, 7), (1, 1, 1), (4, 33, 1, 1), (2, 3, 100, 101), (9, 40)]
+
+
+def per_channel(values, ndim):
+    return values.reshape(*values.shape, *[1] * (ndim - 2))
+
+
+def summed(x, mode, images, g, m):
+    kept = [] if mode == "plain" else [m]
+    return around.channel_sums(x, mode, images, g if mode == "products" else None, *kept)
+
+
+@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("mode", ["plain", "squares", "products"])
+@pytest.mark.parametrize("shape", SUM_SHAPES)
+def test_channel_sums_are_exact_on_integers(shape, mode, images, width):
+    rng = np.random.default_rng(4)
+    x, g = (rng.integers(-4, 5, shape).astype(np.float32) for _ in range(2))
+    m = rng.integers(-2, 3, shape[1] if images else shape[:2]).astype(np.float32)
+    apart = x - per_channel(m, len(shape))
+    axes = (*([0] if images else []), *range(2, len(shape)))
+    terms = {"plain": [x], "squares": [apart * apart], "products": [g, g * apart]}[mode]
+    for layout in ("channels_first", "channels_last"):
+        got = summed(laid(x, layout), mode, images, laid(g, layout), m)
+        for a, b in zip(got, terms, strict=True):
+            np.testing.assert_array_equal(a, b.astype(np.float64).sum(axes))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode", ["plain", "squares", "products"])
+def test_channel_sums_have_one_set_of_bits(mode, dtype):
+    x, g = data((3, 37, 50, 61), dtype, 5, special=False), data((3, 37, 50, 61), dtype, 6, special=False)
+    m = x.mean((2, 3))
+    want = summed(x, mode, False, g, m)
+    for layout in ("channels_first", "channels_last"):
+        for target in ("avx512", "avx2"):
+            for threads in (1, 2):
+                if llvm.named_target(target).runs_here:
+                    with llvm.use_target(target), pre.config(threads=threads):
+                        got = summed(laid(x, layout), mode, False, laid(g, layout), m)
+                    for a, b in zip(got, want, strict=True):
+                        same(a, b)
+    for a, b in zip(summed(x[1:2], mode, False, g[1:2], m[1:2]), want, strict=True):
+        same(a, b[1:2])
+    for a, b in zip(summed(x[:, ::2], mode, False, g[:, ::2], m[:, ::2]), want, strict=True):
+        same(a, b[:, ::2])
+
+
+def test_sums_are_near_the_exact_ones():
+    x = np.random.default_rng(7).random((1, 2, 700, 900)).astype(np.float32)
+    (got,) = around.channel_sums(x, "plain", False)
+    exact = x.astype(np.float64).sum((2, 3))
+    assert np.abs(got / exact - 1).max() < 4e-7
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+@pytest.mark.parametrize("axes", [(2, 3), (0, 2, 3)])
+def test_the_operations_sum_so(axes, keepdims):
+    x = laid(np.random.default_rng(8).integers(-9, 9, SHAPE).astype(np.float32), "channels_last")
+    got, want = beside(lambda v: ops.sum(v, axes, keepdims), x)
+    same(got, want)
+    rows = np.random.default_rng(9).integers(-9, 9, (300, 40)).astype(np.float64)
+    got, want = beside(lambda v: ops.sum(v, 0), rows)
+    same(got, want)
+
+
+def test_infinities_and_nans_go_where_they_belong():
+    x = np.ones((2, 20, 5, 7), np.float32)
+    x[0, 3, 4, 6], x[1, 5, 0, 0], x[1, 5, 4, 6], x[1, 19, 2, 2] = np.inf, np.inf, -np.inf, np.nan
+    for layout in ("channels_first", "channels_last"):
+        got = around.channel_sums(laid(x, layout), "plain", False)[0]
+        want = np.full((2, 20), 35, np.float32)
+        want[0, 3], want[1, 5], want[1, 19] = np.inf, np.nan, np.nan
+        np.testing.assert_array_equal(got, want)

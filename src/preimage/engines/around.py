@@ -18,7 +18,7 @@ from preimage.engines import engines
 from preimage.engines.base import Array
 from preimage.settings import current, thread_count
 
-__all__ = ["active", "chain", "function", "pointwise"]
+__all__ = ["active", "chain", "channel_sums", "function", "pointwise", "sum_over"]
 
 #: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (threads alone help).
 LEAST_CHAIN = 1 << 13
@@ -95,3 +95,27 @@ def function(word: str, x: Array) -> Array | None:
         made = chain((np.ascontiguousarray(x),), steps, least=1)
     assert made is not None
     return made[0]
+
+
+def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...] | None:
+    """Sums per channel of (N, C, *space) arrays (engines/jit/sums.py), whatever the size: the engine alone decides on the bits."""
+    if not x.size or x.ndim < 2 or not fits(x):
+        return None
+    from preimage.engines.jit import sums
+
+    told(f"sums ({mode})", x)
+    return sums.channel_sums(x, mode, images, g, m)
+
+
+def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
+    """The sum over space, or over images and space, of (N, C, *space); over the rows of a matrix. Axes are dropped."""
+    space = tuple(range(2, x.ndim))
+    if axis == (0, *space) and x.ndim >= 2:
+        if x.ndim == 2:
+            x = x[None].transpose(0, 2, 1)  # the rows are the space of one image
+        made = channel_sums(x, "plain", images=True)
+    elif axis == space and space:
+        made = channel_sums(x, "plain", images=False)
+    else:
+        return None
+    return None if made is None else made[0]

@@ -13,7 +13,6 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import array_of
-from preimage.engines.base import is_channels_last
 from preimage.geometry import ConvGeometry
 from preimage.io.graph import graph_op
 
@@ -102,12 +101,6 @@ def _space(x: Value) -> tuple[int, ...]:
 @graph_op("global_avg_pool")
 def global_avg_pool(x: Value) -> Value:
     """The mean over space, its axes kept as 1."""
-    if (
-        isinstance(x, np.ndarray) and x.ndim > 3 and is_channels_last(x)
-    ):  # row by row: NumPy sums innermost channels far faster so
-        for axis in range(x.ndim - 1, 1, -1):
-            x = ops.mean(x, axis=axis, keepdims=True)
-        return x
     return ops.mean(x, axis=_space(x), keepdims=True)
 
 

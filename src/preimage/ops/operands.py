@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of
+from preimage.engines import around
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 
@@ -179,6 +180,9 @@ def widened(array: Array) -> Array:
 
 def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     """The sum over the axes in the dtype that sums are kept in."""
+    made = around.sum_over(x, axis)
+    if made is not None:
+        return made.reshape([1 if k in axis else n for k, n in enumerate(x.shape)]) if keepdims else made
     reduced: Any = np.add.reduce
     with np.errstate(all="ignore"):
         return np.asarray(reduced(x, axis=axis, dtype=accumulator_dtype(x.dtype), keepdims=keepdims))

@@ -15,6 +15,7 @@ from preimage.engines.jit.schedules import (
     pixels,
     plane,
     sequence,
+    sums,
     weight_grad,
     weights,
 )
@@ -34,6 +35,7 @@ BUILDERS: dict[str, Callable[[Any], str]] = {
     "PlaneSpec": plane.build,
     "ProgramSpec": sequence.build_program,
     "SweepSpec": sequence.build_sweep,
+    "SumsSpec": sums.build,
     "SwapSpec": pack.build_swap,
     "TileSpec": weight_grad.build,
     "WeightCopySpec": plane.build_weights,
