@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -21,7 +22,7 @@ from preimage.errors import EngineError, OptionError
 from preimage.geometry import ConvGeometry
 from preimage.settings import Settings, current
 
-__all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "choose", "engines", "get", "names", "plan", "run"]
+__all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "bind", "choose", "engines", "get", "names", "plan", "run"]
 
 # In order of preference for "auto": name -> "module:class".
 _ROWS = {
@@ -122,6 +123,19 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedW
             choices.clear()
         choices[key] = engine
     return _call(engine, contraction, geometry, a, b, epilogue)
+
+
+def bind(
+    contraction: str, geometry: ConvGeometry, a: Array, w: PreparedWeight, epilogue: Epilogue | None = None
+) -> Callable[..., Array] | None:  # fmt: skip
+    """`run` for arrays of one shape and place in memory, ready to be called again: `call(a, residual)` with other arrays that lie
+    as these do. None where the engine, or this call, is not to be had so. The settings of now, and the values that w has now, are part of it.
+    """
+    settings = current()
+    engine = _choose(geometry, contraction, a.dtype, settings)[0]
+    maker = getattr(engine, "bind", None)
+    made: Callable[..., Array] | None = None if maker is None or settings.debug else maker(geometry, contraction, a, w, epilogue)
+    return made
 
 
 def _call(

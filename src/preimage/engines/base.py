@@ -8,12 +8,12 @@ memory order of its first array. Narrow floats (float16, bfloat16) are stored na
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.engines.buffers import aligned_empty
 from preimage.errors import DTypeError, OptionError
 from preimage.geometry import ConvGeometry
 
@@ -37,9 +37,6 @@ DType = np.dtype[Any]
 
 CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 ACTIVATIONS = (None, "relu", "leaky_relu", "clip")
-
-LINE_BYTES = 64
-SMALL_BYTES = 4096
 
 #: What an engine may promise about its bits: the same result for ...
 PROMISES = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
@@ -146,19 +143,6 @@ def is_channels_last(a: Array) -> bool:
         return False
     spatial = [abs(s) for s, n in zip(a.strides[2:], a.shape[2:], strict=True) if n > 1]
     return bool(spatial) and abs(a.strides[1]) < min(spatial)
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
-    """np.empty whose data begin on a cache line (64 bytes): vectors that cross lines load at half the speed.
-
-    Small arrays, which fit a few lines, are left as NumPy makes them.
-    """
-    size = prod(shape) * dtype.itemsize
-    if size < SMALL_BYTES:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + LINE_BYTES, np.uint8)
-    start = -memory.__array_interface__["data"][0] % LINE_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def empty_like_order(shape: tuple[int, ...], like: Array, dtype: DType | None = None) -> Array:

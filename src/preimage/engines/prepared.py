@@ -8,7 +8,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 
-__all__ = ["PreparedWeight", "same_bits"]
+__all__ = ["PreparedWeight", "is_fixed", "same_bits"]
 
 #: The packed forms: under the engine's own key, the packed memory and whether all weights are finite.
 Forms = dict[Any, tuple[Array, bool]]
@@ -81,3 +81,10 @@ def same_bits(a: Array, b: Array) -> bool:
         return False
     bits = f"u{a.itemsize}"
     return bool((a.view(bits) == b.view(bits)).all())
+
+
+def is_fixed(array: Array) -> bool:
+    """Whether nobody can write to an array: neither through it nor through the one that holds its memory."""
+    while isinstance(array.base, np.ndarray) and not array.flags.writeable:
+        array = array.base
+    return not array.flags.writeable and array.base is None

@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Tensor, is_grad_enabled
+from preimage.engines import PreparedWeight
+from preimage.engines.base import supported_dtype
+from preimage.engines.buffers import Arenas
 from preimage.errors import GraphError, PreimageError, ShapeError
 from preimage.io import limits
+from preimage.io.graph_calls import CONTRACTIONS, NodeCall, mark_of_now
 from preimage.nn import Module, Parameter
+from preimage.nn.kept import KeptWeight
+from preimage.settings import current
 
 __all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "graph_op"]
 
@@ -119,6 +125,9 @@ class Graph(Module):
         given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
         self.nodes = _ordered(tuple(nodes), given, self.outputs)
         self._last = _last_uses(self.nodes)
+        self._calls = {node.outputs: NodeCall(node) for node in self.nodes if node.op in CONTRACTIONS}
+        self._kept: dict[str, KeptWeight] = {}
+        self._arenas = Arenas()
         self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
         self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
@@ -160,11 +169,35 @@ class Graph(Module):
         values = self._start(feeds)
         if missing := [key for key in wanted if key not in values and not any(key in n.outputs for n in self.nodes)]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
+        if any(isinstance(value, Tensor) for value in values.values()):
+            return self._sweep(values, wanted, steps)  # what a gradient needs outlives the run: nothing to plan
+        shapes = tuple((np.shape(values[item.name]), np.asarray(values[item.name]).dtype.char) for item in self.inputs)
+        with self._arenas.arena((shapes, frozenset(wanted), current())):
+            return self._sweep(values, wanted, steps)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory that is kept between runs for intermediate values."""
+        return self._arenas.bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory held to run contractions without packing: a copy of their weights and the packed forms."""
+        return sum(kept.packed_bytes for kept in self._kept.values())
+
+    def release(self) -> None:
+        """Give up the memory that is kept for later runs: buffers and packed weights."""
+        self._arenas.clear()
+        self._kept = {}
+
+    def _sweep(self, values: dict[str, Value], wanted: set[str], steps: list[Step] | None) -> dict[str, Value]:
+        """Run every node, in order."""
         kept = {key: values[key] for key in wanted if key in values}
         fresh: dict[str, Value] = {}
         renewed = {value: key for key, value in self.updates.items()} if self.training else {}
+        mark, weights = mark_of_now(), self._weights(values)
         for node, dead in zip(self.nodes, self._last, strict=True):
-            made = self._step(node, values, steps)
+            made = self._step(node, values, steps, mark, weights)
             for key, value in made.items():
                 if key in wanted:
                     kept[key] = value
@@ -177,26 +210,55 @@ class Graph(Module):
         self._renew(fresh)
         return kept
 
+    def _weights(self, values: Mapping[str, Value]) -> dict[str, PreparedWeight]:
+        """Weights of contractions, packed by an earlier run while they have not changed."""
+        found: dict[str, PreparedWeight] = {}
+        for call in self._calls.values():
+            key = call.node.inputs[1]
+            value = values.get(key)
+            if key in found or not isinstance(value, np.ndarray) or value.ndim < 2 or not supported_dtype(value.dtype):
+                continue
+            kept = self._kept.get(key)
+            if kept is None:
+                kept = self._kept[key] = KeptWeight()
+            found[key] = kept.of(value)
+        return found
+
     def run_nodes(self, nodes: Sequence[Node], values: Mapping[str, Value]) -> dict[str, Value]:
         """Run some of the nodes on given values; gives every value that they make."""
         known = self._stored() | dict(values)
         made: dict[str, Value] = {}
+        mark: tuple[Any, ...] = mark_of_now()
         for node in nodes:
-            fresh = self._step(node, known, None)
+            fresh = self._step(node, known, None, mark, {})
             known |= fresh
             made |= fresh
         if self.training:
             self._renew({key: made[value] for key, value in self.updates.items() if value in made})
         return made
 
-    def _step(self, node: Node, values: Mapping[str, Value], steps: list[Step] | None) -> dict[str, Value]:
+    def _step(
+        self, node: Node, values: Mapping[str, Value], steps: list[Step] | None, mark: tuple[Any, ...],
+        weights: Mapping[str, PreparedWeight],
+    ) -> dict[str, Value]:  # fmt: skip
         """One node: its outputs by name."""
         arguments = [values[key] if key else None for key in node.inputs]
+        start = time.perf_counter_ns() if steps is not None else 0
+        call = self._calls.get(node.outputs)
+        result = None if call is None else call(arguments, weights.get(node.inputs[1]), mark)
+        made = (result,) if result is not None else self._operation(node, arguments)
+        if steps is not None:
+            elapsed = time.perf_counter_ns() - start
+            shapes = tuple(tuple(np.shape(_array(v))) for v in made)
+            steps.append(Step(node, shapes, elapsed, sum(_array(v).nbytes for v in made)))
+        return {key: value for key, value in zip(node.outputs, made, strict=False) if key}
+
+    def _operation(self, node: Node, arguments: list[Value]) -> tuple[Value, ...]:
+        """One node by its registered function."""
         mark = (limits.current(), *(getattr(v, "shape", None) for v in arguments))
         if self._passed.get(node.outputs) != mark:  # the same shapes need no second look
             limits.check(node.op, arguments, node.attributes, f"node {node.name!r} ({node.op})")
             self._passed[node.outputs] = mark
-        start = time.perf_counter_ns() if steps is not None else 0
         op = OPS[node.op]
         extra = {"training": self.training} if op.stateful else {}
         try:
@@ -208,14 +270,9 @@ class Graph(Module):
             given = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
             raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {given}: {error}") from error
         # NumPy gives a number for a result without axes; values are arrays (or Tensors) throughout
-        made = tuple(
+        return tuple(
             np.asarray(v) if isinstance(v, np.generic) else v for v in (result if isinstance(result, tuple) else (result,))
         )
-        if steps is not None:
-            elapsed = time.perf_counter_ns() - start
-            shapes = tuple(tuple(np.shape(_array(v))) for v in made)
-            steps.append(Step(node, shapes, elapsed, sum(_array(v).nbytes for v in made)))
-        return {key: value for key, value in zip(node.outputs, made, strict=False) if key}
 
     def _renew(self, fresh: Mapping[str, Value]) -> None:
         for key, value in fresh.items():

@@ -6,8 +6,10 @@
     fuse_epilogues    a residual sum and an activation go into the engine's epilogue
     fuse_pointwise    chains of elementwise nodes run block by block, in the cache
     channels_last     inputs are laid out with channels innermost, which every later array follows
+    prepare_weights   weights and biases of contractions become constants that nobody can write to: packed once, never looked at again
 
-The result is for inference: folded parameters are constants, and their gradients are gone. fold_affine rounds each weight once
+The result is for inference, with the values that the parameters have now: those of contractions are constants, and their gradients
+are gone. After more training the trained graph is optimised anew. fold_affine rounds each weight once
 more, so its values are the same to rounding; the other passes keep the bits (channels_last with an engine that promises the same
 bits for any memory layout: jit does, BLAS inside gemm does not).
 """
@@ -23,12 +25,21 @@ from numpy.typing import NDArray
 
 from preimage.autograd import no_grad
 from preimage.io.graph import OPS, Graph, Node, graph_op
+from preimage.io.graph_calls import CONTRACTIONS
 from preimage.io.graph_pointwise import fuse_pointwise
 
-__all__ = ["PASSES", "channels_last", "drop_identities", "fold_affine", "fold_constants", "fuse_epilogues", "optimise"]
+__all__ = [
+    "PASSES",
+    "channels_last",
+    "drop_identities",
+    "fold_affine",
+    "fold_constants",
+    "fuse_epilogues",
+    "optimise",
+    "prepare_weights",
+]
 
 Array = NDArray[Any]
-CONTRACTIONS = ("conv", "conv_transpose")
 MAX_FOLDED_BYTES = 1 << 26
 
 
@@ -242,6 +253,22 @@ def channels_last(graph: Graph) -> Graph:
     return _pruned(graph, [*first, *rest], graph.constants)
 
 
+def prepare_weights(graph: Graph) -> Graph:
+    """Make the stored weights and biases of contractions constants of their own that cannot be written to."""
+    known = _stored(graph)
+    keys = {key for node in graph.nodes if node.op in CONTRACTIONS for key in node.inputs[1:3] if key in known}
+    keys -= {*graph.outputs, *graph.updates, *graph.updates.values()}
+    fixed = {}
+    for key in keys:
+        fixed[key] = known[key].copy(order="C")
+        fixed[key].flags.writeable = False
+    return graph.replaced(
+        constants=graph.constants | fixed,
+        parameters={key: value for key, value in graph.weights.items() if key not in fixed},
+        buffers={key: value for key, value in graph.state.items() if key not in fixed},
+    )
+
+
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     drop_identities,
     fold_constants,
@@ -249,4 +276,5 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fuse_epilogues,
     fuse_pointwise,
     channels_last,
+    prepare_weights,
 )

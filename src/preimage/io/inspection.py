@@ -42,7 +42,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model's layers and totals for given input shapes."""
+    """A model's layers and totals for given input shapes.
+
+    packed_bytes: what it holds to run contractions without packing (their weights once more, and the packed forms). buffer_bytes: what it keeps
+    between runs for intermediate values.
+    """
 
     name: str
     inputs: dict[str, tuple[int, ...]]
@@ -52,6 +56,8 @@ class ModelInfo:
     stored_bytes: int
     work_flop: int
     peak_bytes: int
+    packed_bytes: int
+    buffer_bytes: int
 
 
 def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
@@ -116,6 +122,8 @@ def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool 
         sum(int(a.nbytes) for a in stored),
         sum(layer.work_flop for layer in layers),
         _peak(steps, graph.outputs),
+        graph.packed_bytes,
+        graph.buffer_bytes,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from preimage.autograd import Tensor
+from preimage.autograd import array_of
 from preimage.engines import PreparedWeight
-from preimage.engines.prepared import same_bits
+from preimage.engines.prepared import is_fixed, same_bits
 
 __all__ = ["KeptWeight"]
 
@@ -15,26 +15,28 @@ class KeptWeight:
     """What a layer that records nothing gives to conv in place of its parameter: the same values, packed by an earlier call.
 
     Whether they are the same is seen from the values: a step of an optimiser assigns a new array, and anyone may write into the old one.
-    Comparing reads the weights once, which costs less than packing them.
+    Comparing reads the weights once, which costs less than packing them; an array that nobody can write to needs no look.
     """
 
-    __slots__ = ("_prepared",)
+    __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._prepared: PreparedWeight | None = None
+        self._held: tuple[Any, PreparedWeight] | None = None
 
-    def of(self, weight: Tensor) -> PreparedWeight | Tensor:
-        """The prepared weight of a parameter's values of now."""
-        held = self._prepared
-        if held is None or not same_bits(weight.data, held.array):
-            held = self._prepared = PreparedWeight(weight.data)
-        return held
+    def of(self, weight: Any) -> Any:
+        """The prepared weight for the values that a parameter or array has now."""
+        array, held = array_of(weight), self._held
+        if held is not None and ((held[0] is array and is_fixed(array)) or same_bits(array, held[1].array)):
+            return held[1]
+        prepared = PreparedWeight(array)
+        self._held = (array, prepared)
+        return prepared
 
     @property
     def packed_bytes(self) -> int:
         """Memory held beside the parameter: a copy of it, and its packed forms."""
-        held = self._prepared
-        return 0 if held is None else held.array.nbytes + held.packed_bytes
+        held = self._held
+        return 0 if held is None else held[1].array.nbytes + held[1].packed_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies and files of a layer pack anew
         return (KeptWeight, ())

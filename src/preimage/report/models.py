@@ -54,6 +54,10 @@ def print_info(info: ModelInfo, console: Console) -> None:
         f"  values alive at once: {_count(info.peak_bytes)}B",
         highlight=False,
     )
+    out.print(
+        f"held between runs: packed weights {_count(info.packed_bytes)}B, buffers {_count(info.buffer_bytes)}B",
+        highlight=False,
+    )
 
 
 def print_profile(steps: Sequence[Step], console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
@@ -14,9 +13,9 @@ from preimage.engines.base import (
     DType,
     Epilogue,
     Plan,
-    aligned_empty,
     apply_epilogue,
     empty_like_order,
+    is_channels_last,
     supported_dtype,
 )
 from preimage.engines.jit import llvm, weight_grad
@@ -24,6 +23,7 @@ from preimage.engines.jit.bands import halves
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.locks import ForkLock
+from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.epilogue import Finish
@@ -37,46 +37,6 @@ ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "b
 RECIPES = 2048  # kept at most; the least recently used go first
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
-_NO_EPILOGUE = {"bias": 0, "residual": 0, "limits": 0}
-
-
-class _Scratch(threading.local):
-    """One thread's workspace, kept between calls. Its first bytes are the word in which packing says "not finite"."""
-
-    memory: Any = None
-    address = 0
-    size = 0
-    flag: Any = None
-
-    def take(self, size: int) -> int:
-        if size + ALIGN > self.size:
-            self.memory = np.empty(size + 2 * ALIGN, np.uint8)
-            start = -self.memory.ctypes.data % ALIGN
-            self.address, self.size = self.memory.ctypes.data + start, size + ALIGN
-            self.flag = self.memory[start : start + 8].view(np.int64)
-        self.flag[0] = 0
-        return self.address
-
-
-class _Ready:
-    """What a call needs once its recipe is known: the shape of the result in memory, and where the scratch lies."""
-
-    __slots__ = ("axes", "buffers", "dtype", "geometry", "recipe", "request", "shape", "size", "threads")
-
-    def __init__(self, request: Request, recipe: Recipe, out: Array, n_threads: int) -> None:
-        self.request, self.recipe, self.geometry, self.threads = request, recipe, request.geometry, n_threads
-        self.dtype, self.size = out.dtype, recipe.workspace_bytes
-        last = not out.flags.c_contiguous
-        self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
-        self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
-        at, self.buffers = ALIGN, {}
-        for buffer in recipe.buffers:
-            self.buffers[buffer.name] = at
-            at += -(-buffer.size // ALIGN) * ALIGN
-
-    def empty(self) -> Array:
-        memory = aligned_empty(self.shape, self.dtype)
-        return memory if self.axes is None else memory.transpose(self.axes)
 
 
 class JitEngine:
@@ -91,8 +51,8 @@ class JitEngine:
         self._tile = tile
         self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
         self._lock = ForkLock()
-        self._ready: dict[tuple[Any, ...], _Ready] = {}
-        self._scratch = _Scratch()
+        self._ready: dict[tuple[Any, ...], Ready] = {}
+        self._scratch = Scratch()
 
     def unavailable(self) -> str | None:
         return llvm.unavailable()
@@ -110,14 +70,13 @@ class JitEngine:
 
     def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         threads = thread_count()
-        if epilogue is None:
-            key = (
-                id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(llvm.current_target()),
-                current().workspace_bytes,
-            )  # fmt: skip
-            ready = self._ready.get(key)
-            if ready is not None and ready.geometry is geometry:
-                return self._run_ready(ready, ready.empty(), x, w, _NO_EPILOGUE)
+        key = (
+            id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(llvm.current_target()),
+            current().workspace_bytes, None if epilogue is None else _kind(epilogue),
+        )  # fmt: skip
+        ready = self._ready.get(key)
+        if ready is not None and ready.geometry is geometry:
+            return self._run_ready(ready, ready.empty(), x, w, epilogue)
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
         out = empty_like_order(shape, x)
         if out.size == 0:
@@ -130,26 +89,34 @@ class JitEngine:
                     zeros = (weights * weights.dtype.type(0)).sum(axis=tuple(range(1, weights.ndim)))
                 out += zeros.reshape(-1, *[1] * geometry.ndim)
             return apply_epilogue(out, epilogue)
-        x = _readable(x)
-        if epilogue is not None and epilogue.residual is not None:
-            epilogue = replace(epilogue, residual=_placed_like(epilogue.residual, out))
-        ready = self._into(geometry, contraction, x, w, epilogue, out, threads)
-        if ready is not None and epilogue is None and x.strides == key[2]:
+        straight = _readable(x)
+        moved = epilogue is not None and epilogue.residual is not None and not _lies_like(epilogue.residual, out)
+        if moved:
+            assert epilogue is not None
+            assert epilogue.residual is not None
+            same = np.empty_like(out)
+            same[...] = epilogue.residual
+            epilogue = replace(epilogue, residual=same)
+        ready = self._into(geometry, contraction, straight, w, epilogue, out, threads)
+        if ready is not None and not moved and straight.strides == x.strides:
             self._keep(key, ready)
         return out
 
+    def _request(
+        self, g: ConvGeometry, contraction: str, x: Array, out: Array, finish: Finish, threads: int, prepared: bool
+    ) -> Request:  # fmt: skip
+        return Request(
+            g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
+            threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, llvm.current_target(), self._tile,
+        )  # fmt: skip
+
     def _into(
         self, g: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, out: Array, threads: int
-    ) -> _Ready | None:  # fmt: skip
+    ) -> Ready | None:  # fmt: skip
         """Fill `out`; in bands where the scratch memory would pass the limit. What was made for the call, if it was one."""
-        finish, addresses, keep = _finish(out, epilogue)
-        request = Request(
-            g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
-            threads if g.inside_macs > SMALL_MACS else 1, False, False, type(w) is PreparedWeight, llvm.current_target(), self._tile,
-        )  # fmt: skip
+        request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
         recipe = self._recipe(request)
-        activations = sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed")
-        bands = halves(g, contraction) if activations > current().workspace_bytes else None
+        bands = halves(g, contraction) if _too_large(recipe) else None
         if bands is not None:
             for part, read, written in bands:
                 cut = epilogue
@@ -157,29 +124,53 @@ class JitEngine:
                     cut = replace(epilogue, residual=epilogue.residual[written])
                 self._into(part, contraction, x[read], w, cut, out[written], threads)
             return None
-        ready = _Ready(request, recipe, out, request.threads)
-        if recipe.bias_repeat > 1 and finish.bias:
-            assert epilogue is not None
-            assert epilogue.bias is not None
-            bias = np.tile(epilogue.bias.astype(out.dtype), recipe.bias_repeat)
-            addresses["bias"] = address_of(bias)
-            keep.append(bias)
-        self._run_ready(ready, out, x, w, addresses)
-        del keep
+        ready = Ready(request, recipe, out, request.threads)
+        self._run_ready(ready, out, x, w, epilogue)
         return ready
 
-    def _run_ready(self, ready: _Ready, out: Array, x: Array, w: Weight, extra: dict[str, int]) -> Array:
+    def bind(
+        self, geometry: ConvGeometry, contraction: str, x: Array, w: PreparedWeight, epilogue: Epilogue | None = None
+    ) -> Bound | None:  # fmt: skip
+        """The call for arrays that lie in memory as x does (and as the epilogue's residual), ready to be made again and again.
+
+        None where a call needs more than its kernels: copies, bands, an empty array. The settings of now are part of it.
+        """
+        shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
+        out = _example(shape, x)
+        residual = None if epilogue is None else epilogue.residual
+        if not out.size or not x.size or not w.array.size or _readable(x) is not x:
+            return None
+        if residual is not None and not _lies_like(residual, out):
+            return None
+        w = w.fixed()
+        request = self._request(geometry, contraction, x, out, finish_of(epilogue), thread_count(), True)
+        recipe = self._recipe(request)
+        if _too_large(recipe) and halves(geometry, contraction) is not None:
+            return None
+        memory, finite = self._packed(w, recipe, self._scratch.take(ALIGN))
+        if recipe.skips_padding and not finite:
+            request, recipe = self._exactly(request)
+            memory, _ = self._packed(w, recipe, self._scratch.take(ALIGN))
+        arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat)
+        arrays.pop("residual", None)
+        return Bound(Ready(request, recipe, out, request.threads), arrays | {"packed": memory}, self._scratch)
+
+    def _run_ready(self, ready: Ready, out: Array, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         """Run a recipe on arrays of the strides that it was made for."""
         recipe, scratch = ready.recipe, self._scratch
         base = scratch.take(ready.size + ALIGN)
-        addresses = {name: base + at for name, at in ready.buffers.items()}
-        addresses["x"] = address_of(x)
-        addresses["out"] = address_of(out)
-        addresses.update(extra)
+        addresses = {"x": address_of(x), "out": address_of(out), "bias": 0, "residual": 0, "limits": 0}
+        for name, at in ready.buffers.items():
+            addresses[name] = base + at
+        kept = None
+        if epilogue is not None:
+            kept = epilogue_arrays(epilogue, ready.dtype, recipe.bias_repeat)
+            for name, array in kept.items():
+                addresses[name] = address_of(array)
         finite = True
         if type(w) is PreparedWeight:
             packed, finite = self._packed(w, recipe, base)
-            addresses["packed"] = packed
+            addresses["packed"] = address_of(packed)
         else:
             assert not isinstance(w, PreparedWeight)
             if not w.flags.c_contiguous:
@@ -187,20 +178,23 @@ class JitEngine:
             addresses["w"] = address_of(w)
             addresses["flag"] = base
         recipe.run(addresses, ready.threads)
+        del kept  # the kernels have read them
         if recipe.skips_padding and (not finite or scratch.flag[0]):
-            self._run_exactly(ready.request, out, x, w, extra)
+            request, recipe = self._exactly(ready.request)
+            self._run_ready(Ready(request, recipe, out, request.threads), out, x, w, epilogue)
         return out
 
-    def _run_exactly(self, request: Request, out: Array, x: Array, w: Weight, extra: dict[str, int]) -> None:
-        """Again, for weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
+    def _exactly(self, request: Request) -> tuple[Request, Recipe]:
+        """For weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
         forward = request.contraction == "conv"
         exact = replace(request, every_tap=forward, single=not forward)
         recipe = self._recipe(exact)
-        if recipe.bias_repeat != 1 or request.geometry != exact.geometry:
+        if recipe.bias_repeat != 1:
             raise AssertionError("an exact recipe has no folded phases")
-        self._run_ready(_Ready(exact, recipe, out, exact.threads), out, x, w, extra)
+        return exact, recipe
 
-    def _packed(self, w: PreparedWeight, recipe: Recipe, flag: int) -> tuple[int, bool]:
+    def _packed(self, w: PreparedWeight, recipe: Recipe, flag: int) -> tuple[Array, bool]:
+        """The weights as a recipe wants them, and whether all are finite; `flag` is where packing says that they are not."""
         array, forms = w.state
         found = forms.get(recipe.packed_key)
         if found is None:
@@ -209,10 +203,9 @@ class JitEngine:
             start = -memory.ctypes.data % ALIGN
             memory = memory[start : start + recipe.packed_bytes]
             once = Recipe("packing", [recipe.packing])
-            once.run({"w": array.ctypes.data, "packed": memory.ctypes.data, "flag": flag}, 1)
-            found = (memory, not self._scratch.flag[0])
-            forms[recipe.packed_key] = found
-        return found[0].ctypes.data, found[1]
+            once.run({"w": address_of(array), "packed": address_of(memory), "flag": flag}, 1)
+            found = forms[recipe.packed_key] = (memory, not self._scratch.flag[0])
+        return found
 
     def _run(self, recipe: Recipe, addresses: dict[str, int], n_threads: int) -> None:
         at = self._scratch.take(recipe.workspace_bytes + ALIGN) + ALIGN
@@ -234,7 +227,7 @@ class JitEngine:
             while len(self._recipes) > RECIPES:
                 self._recipes.popitem(last=False)
 
-    def _keep(self, key: tuple[Any, ...], ready: _Ready) -> None:
+    def _keep(self, key: tuple[Any, ...], ready: Ready) -> None:
         with self._lock:
             if len(self._ready) >= RECIPES:
                 self._ready.clear()
@@ -260,6 +253,13 @@ class JitEngine:
         )  # fmt: skip
 
 
+def _example(shape: tuple[int, ...], like: Array) -> Array:
+    """An array that lies in memory as a result would; its own memory is never touched."""
+    if is_channels_last(like):
+        return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), like.dtype), -1, 1)
+    return np.empty(shape, like.dtype)
+
+
 def _strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
     array = (
         empty_like_order(shape, np.moveaxis(np.empty((0, 2, 2, 2), np.uint8), -1, 1))
@@ -281,31 +281,18 @@ def _readable(x: Array) -> Array:
     return np.ascontiguousarray(x)
 
 
-def _placed_like(residual: Array, out: Array) -> Array:
-    """The residual as it is read: where the result is written."""
-    if residual.strides == out.strides and residual.dtype == out.dtype:
-        return residual
-    same = np.empty_like(out)
-    same[...] = residual
-    return same
+def _lies_like(residual: Array, out: Array) -> bool:
+    """Whether the residual can be read where the result is written."""
+    return residual.strides == out.strides and residual.dtype == out.dtype
 
 
-def _finish(out: Array, epilogue: Epilogue | None) -> tuple[Finish, dict[str, int], list[Any]]:
-    """What the epilogue's code must do, the addresses of its arrays, and the arrays (to be kept alive)."""
-    addresses = {"bias": 0, "residual": 0, "limits": 0}
-    if epilogue is None:
-        return Finish(), addresses, []
-    keep: list[Any] = []
-    if epilogue.bias is not None:
-        bias = np.ascontiguousarray(epilogue.bias, out.dtype)
-        addresses["bias"] = bias.ctypes.data
-        keep.append(bias)
-    if epilogue.residual is not None:
-        addresses["residual"] = address_of(epilogue.residual)
-        keep.append(epilogue.residual)
-    if epilogue.activation in ("leaky_relu", "clip"):
-        pair = (epilogue.slope, 0.0) if epilogue.activation == "leaky_relu" else (epilogue.lo, epilogue.hi)
-        limits = np.array(pair, np.float64 if out.dtype == np.float64 else np.float32)
-        addresses["limits"] = limits.ctypes.data
-        keep.append(limits)
-    return Finish(epilogue.bias is not None, epilogue.residual is not None, epilogue.activation), addresses, keep
+def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
+    """What of an epilogue the code depends on, and how the residual lies."""
+    residual = epilogue.residual
+    lies = None if residual is None else (residual.strides, residual.dtype.num)
+    return epilogue.bias is not None, epilogue.activation, lies
+
+
+def _too_large(recipe: Recipe) -> bool:
+    """Whether the activations in scratch memory pass the limit."""
+    return sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed") > current().workspace_bytes

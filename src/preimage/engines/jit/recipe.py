@@ -99,12 +99,16 @@ class Recipe:
         self._kept = kernel  # stays loaded while it can be called
         return _Entry(kernel), names, rest
 
+    def head(self, addresses: dict[str, int]) -> list[int]:
+        """The words that the program begins with: addresses by name, 0 for those that are not given."""
+        head = [addresses.get(name, 0) for name in self.program[1]]
+        return [*head, *_PADDING[len(head) :]]
+
     def run(self, addresses: dict[str, int], n_threads: int) -> None:
         """Launch the steps with the addresses of this call's arrays."""
         if n_threads <= 1:
-            entry, names, rest = self.program
-            head = [addresses[name] for name in names]
-            entry(threads.pack_args(*head, *_PADDING[len(head) :]) + rest, 0)  # without the pool
+            entry, _, rest = self.program
+            entry(threads.pack_args(*self.head(addresses)) + rest, 0)  # without the pool
             return
         for step in self.steps:
             values = list(step.template)

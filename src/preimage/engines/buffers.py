@@ -1,0 +1,216 @@
+"""Memory for the intermediate results of a computation that is run again and again.
+
+    with arena:                    # in this thread, aligned_empty takes memory from the arena
+        ...                        # operations as ever
+
+The first run is watched: which arrays are asked for, in which order, and when each one dies. From that the arena plans one block
+of memory in which arrays that do not live at the same time share their place, and later runs find their memory there,
+its pages mapped already. Arrays that outlive the run (its results) always get memory of their own.
+
+The plan is a guess that is checked: an array owns its place until nothing refers to it, views included, and a place that overlaps
+one still owned is not given out; new memory is taken instead. A run that asks otherwise than planned is planned anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned_empty"]
+
+Array = NDArray[Any]
+DType = np.dtype[Any]
+
+LINE_BYTES = 64
+SMALL_BYTES = 4096
+#: An arena whose runs never ask the same twice stops planning after so many.
+MOST_PLANS = 4
+#: The keys under which Arenas keep memory.
+MOST_KEYS = 4
+#: One request of a run: bytes, when it was made, when it died (None: it outlived the run), in steps of a counter.
+Request = tuple[int, int, int | None]
+
+
+class _Current(threading.local):
+    arena: Arena | None = None
+
+
+_current = _Current()
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
+    """np.empty whose data begin on a cache line (64 bytes): vectors that cross lines load at half the speed.
+
+    Small arrays, which fit a few lines, are left as NumPy makes them. Inside `with arena:` the memory is the arena's.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size < SMALL_BYTES:
+        return np.empty(shape, dtype)
+    arena = _current.arena
+    if arena is not None:
+        return arena.take(size).view(dtype).reshape(shape)
+    return _fresh(size).view(dtype).reshape(shape)
+
+
+def _fresh(size: int) -> Array:
+    memory = np.empty(size + LINE_BYTES, np.uint8)
+    start = -memory.__array_interface__["data"][0] % LINE_BYTES
+    return memory[start : start + size]
+
+
+class _Place:
+    """What an array from an arena refers to: when the last of its views is gone, so is this, and the place is free."""
+
+    __slots__ = ("__array_interface__", "_arena", "_memory", "_number", "_run")
+
+    def __init__(self, arena: Arena, number: int, run: int, memory: Array, start: int, size: int) -> None:
+        self._arena, self._number, self._run, self._memory = arena, number, run, memory
+        address = memory.__array_interface__["data"][0] + start
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+    def __del__(self) -> None:
+        self._arena.released(self._number, self._run, self._memory)
+
+
+class Arena:
+    """Memory for one run at a time of one computation on arrays of the same shapes; see this module's text."""
+
+    def __init__(self) -> None:
+        self._memory: Array | None = None
+        self._starts: list[int] = []  # -1: memory of its own
+        self._conflicts: list[tuple[int, ...]] = []  # the requests whose places overlap this one's, itself included
+        self._sizes: list[int] = []
+        self._taken: set[int] = set()  # requests whose planned places are in use
+        self._run = 0
+        self._plans = 0
+        self._clock = 0
+        self._asked: list[int] = []
+        self._born: list[int] = []
+        self._died: dict[int, int] = {}
+        self._before: Arena | None = None
+        self.fresh_bytes = 0  #: What the last run took anew, results included.
+
+    @property
+    def bytes(self) -> int:
+        """The memory that is held between runs."""
+        return 0 if self._memory is None else self._memory.nbytes
+
+    def __enter__(self) -> Arena:
+        self._before, _current.arena = _current.arena, self
+        self._run += 1
+        self._clock = self.fresh_bytes = 0
+        self._asked, self._born, self._died = [], [], {}
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        _current.arena = self._before
+        self._before = None
+        if failure[0] is None and self._asked != self._sizes and self._plans < MOST_PLANS:
+            self._plan()
+
+    def take(self, size: int) -> Array:
+        """So many bytes for the next request of this run."""
+        number = len(self._asked)
+        self._asked.append(size)
+        self._born.append(self._clock)
+        self._clock += 1
+        memory, start = self._memory, -1
+        if number < len(self._sizes) and self._sizes[number] == size:
+            start = self._starts[number]
+        if memory is None or start < 0 or not self._taken.isdisjoint(self._conflicts[number]):
+            self.fresh_bytes += size
+            return np.asarray(_Place(self, number, self._run, _fresh(size), 0, size))
+        self._taken.add(number)
+        return np.asarray(_Place(self, number, self._run, memory, start, size))
+
+    def released(self, number: int, run: int, memory: Array) -> None:
+        """The array of a request is gone, and so it needs its place in `memory` no more."""
+        if memory is self._memory:
+            self._taken.discard(number)
+        if run == self._run:
+            self._died[number] = self._clock
+
+    def _plan(self) -> None:
+        """Places for the requests of the run that has just ended: the largest first, each as low as those alive beside it allow."""
+        self._plans += 1
+        requests = [(size, self._born[k], self._died.get(k)) for k, size in enumerate(self._asked)]
+        starts, total = _places(requests)
+        self._conflicts = [_conflicts(k, requests, starts) for k in range(len(requests))]
+        self._sizes, self._starts = self._asked, starts
+        self._memory, self._taken = (_fresh(total) if total else None), set()
+
+
+class Arenas:
+    """Arenas of one computation: one for each key (the shapes of its inputs) and each thread that runs it at the time."""
+
+    def __init__(self) -> None:
+        self._free: dict[Any, list[Arena]] = {}
+
+    @contextmanager
+    def arena(self, key: Any) -> Iterator[Arena]:
+        """An arena to run in: that of an earlier run under the key, unless another thread is in it."""
+        try:
+            arena = self._free[key].pop()
+        except (KeyError, IndexError):
+            arena = Arena()
+        try:
+            with arena:
+                yield arena
+        finally:
+            self._free.setdefault(key, []).append(arena)
+            while len(self._free) > MOST_KEYS:
+                self._free.pop(next(iter(self._free)), None)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that is held between runs."""
+        return sum(arena.bytes for arenas in tuple(self._free.values()) for arena in tuple(arenas))
+
+    def clear(self) -> None:
+        """Let go of it."""
+        self._free = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies of what holds them begin anew
+        return (Arenas, ())
+
+
+def _rounded(size: int) -> int:
+    return -(-size // LINE_BYTES) * LINE_BYTES
+
+
+def _places(requests: list[Request]) -> tuple[list[int], int]:
+    starts, total = [-1] * len(requests), 0
+    placed: list[int] = []
+    for k in sorted(range(len(requests)), key=lambda k: (-requests[k][0], k)):
+        size, born, died = requests[k]
+        if died is None:
+            continue
+        beside = sorted(
+            (starts[j], starts[j] + _rounded(requests[j][0]))
+            for j in placed
+            if requests[j][1] < died and born < (requests[j][2] or 0)
+        )
+        at = 0
+        for begin, end in beside:
+            if begin - at >= _rounded(size):
+                break
+            at = max(at, end)
+        starts[k] = at
+        total = max(total, at + _rounded(size))
+        placed.append(k)
+    return starts, total
+
+
+def _conflicts(k: int, requests: list[Request], starts: list[int]) -> tuple[int, ...]:
+    if starts[k] < 0:
+        return ()
+    end = starts[k] + requests[k][0]
+    return tuple(
+        j for j, (size, _, _) in enumerate(requests) if starts[j] >= 0 and starts[j] < end and starts[k] < starts[j] + size
+    )

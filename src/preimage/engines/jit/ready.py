@@ -1,0 +1,132 @@
+"""Calls made ready: what a contraction needs to run again on arrays of the same shapes and strides.
+
+`Ready` remembers the recipe and where its scratch lies; `Bound` also has prepared weights and the epilogue's arrays, so that a
+call only writes down the addresses of its input and result and launches.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array, Epilogue, aligned_empty
+from preimage.engines.jit import threads
+from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
+from preimage.engines.jit.request import Request
+from preimage.engines.jit.schedules.epilogue import Finish
+
+__all__ = ["Bound", "Ready", "Scratch", "epilogue_arrays", "finish_of"]
+
+
+class Scratch(threading.local):
+    """One thread's workspace, kept between calls. Its first bytes are the word in which packing says "not finite"."""
+
+    memory: Any = None
+    address = 0
+    size = 0
+    flag: Any = None
+
+    def take(self, size: int) -> int:
+        if size + ALIGN > self.size:
+            self.memory = np.empty(size + 2 * ALIGN, np.uint8)
+            start = -self.memory.ctypes.data % ALIGN
+            self.address, self.size = self.memory.ctypes.data + start, size + ALIGN
+            self.flag = self.memory[start : start + 8].view(np.int64)
+        self.flag[0] = 0
+        return self.address
+
+
+def finish_of(epilogue: Epilogue | None) -> Finish:
+    """What the epilogue's code must do."""
+    if epilogue is None:
+        return Finish()
+    return Finish(epilogue.bias is not None, epilogue.residual is not None, epilogue.activation)
+
+
+def epilogue_arrays(epilogue: Epilogue | None, dtype: np.dtype[Any], bias_repeat: int) -> dict[str, Array]:
+    """The arrays whose addresses an epilogue's code reads, as it reads them; they must live until the call is over."""
+    arrays: dict[str, Array] = {}
+    if epilogue is None:
+        return arrays
+    if epilogue.bias is not None:
+        bias = np.ascontiguousarray(epilogue.bias, dtype)
+        arrays["bias"] = bias if bias_repeat == 1 else np.tile(bias, bias_repeat)
+    if epilogue.residual is not None:
+        arrays["residual"] = epilogue.residual
+    if epilogue.activation in ("leaky_relu", "clip"):
+        pair = (epilogue.slope, 0.0) if epilogue.activation == "leaky_relu" else (epilogue.lo, epilogue.hi)
+        arrays["limits"] = np.array(pair, np.float64 if dtype == np.float64 else np.float32)
+    return arrays
+
+
+class Ready:
+    """What a call needs once its recipe is known: the shape of the result in memory, and where the scratch lies."""
+
+    __slots__ = ("axes", "buffers", "dtype", "geometry", "recipe", "request", "shape", "size", "threads")
+
+    def __init__(self, request: Request, recipe: Recipe, out: Array, n_threads: int) -> None:
+        self.request, self.recipe, self.geometry, self.threads = request, recipe, request.geometry, n_threads
+        self.dtype, self.size = out.dtype, recipe.workspace_bytes
+        last = not out.flags.c_contiguous
+        self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
+        self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
+        at, self.buffers = ALIGN, {}
+        for buffer in recipe.buffers:
+            self.buffers[buffer.name] = at
+            at += -(-buffer.size // ALIGN) * ALIGN
+
+    def empty(self) -> Array:
+        memory = aligned_empty(self.shape, self.dtype)
+        return memory if self.axes is None else memory.transpose(self.axes)
+
+
+class Bound:
+    """One contraction with its weights packed and its bias in place: called with an array of the shape and strides that it was
+    made for (and the residual, where it has one), it gives the result. Threads may share it.
+    """
+
+    __slots__ = ("_kept", "_places", "_program", "_ready", "_scratch", "_steps")
+
+    def __init__(self, ready: Ready, fixed: dict[str, Array], scratch: Scratch) -> None:
+        self._ready, self._kept, self._scratch = ready, fixed, scratch
+        addresses = {"bias": 0, "limits": 0} | {name: address_of(array) for name, array in fixed.items()}
+        recipe = ready.recipe
+        self._program: Any = None
+        self._places: list[tuple[int, str]] = []
+        self._steps: list[Any] = []
+        if ready.threads <= 1:
+            entry, names, rest = recipe.program
+            head = recipe.head(addresses)
+            self._places = [(k, name) for k, name in enumerate(names) if name not in addresses]
+            self._program = (entry, head, struct.Struct(f"{len(head)}q").pack, rest)
+            return
+        for step in recipe.steps:
+            words = list(step.template)
+            for slot, name in step.patches:
+                words[slot] = addresses.get(name, 0)
+            places = [(slot, name) for slot, name in step.patches if name not in addresses]
+            self._steps.append((step.kernel, words, places, struct.Struct(f"{len(words)}q").pack, step.tasks))
+
+    def __call__(self, x: Array, residual: Array | None = None) -> Array:
+        ready = self._ready
+        out = ready.empty()
+        base = self._scratch.take(ready.size + ALIGN)
+        addresses = {"x": address_of(x), "out": address_of(out), "residual": 0 if residual is None else address_of(residual)}
+        for name, at in ready.buffers.items():
+            addresses[name] = base + at
+        if self._program is not None:
+            entry, head, pack, rest = self._program
+            words = head.copy()
+            for place, name in self._places:
+                words[place] = addresses[name]
+            entry(pack(*words) + rest, 0)
+            return out
+        for kernel, template, places, pack, tasks in self._steps:
+            words = template.copy()
+            for place, name in places:
+                words[place] = addresses[name]
+            threads.launch(kernel, pack(*words), tasks, ready.threads)
+        return out
