@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.subjects.base import Array, Subject
-from preimage.audit.subjects.onnxruntime import cannot, one_node, script
+from preimage.audit.subjects.base import Array, Refused, Subject
+from preimage.audit.subjects.one_node import cannot, one_node, script
 
 __all__ = ["OpencvSubject"]
 
@@ -54,7 +54,12 @@ class OpencvSubject(Subject):
         model = one_node(case, result, bias is not None, operands[1], bias)
         net = self.cv2.dnn.readNetFromONNX(np.frombuffer(model.SerializeToString(), np.uint8))
         net.setInput(np.ascontiguousarray(operands[0]))
-        return np.array(net.forward())
+        try:
+            return np.array(net.forward())
+        except self.cv2.error as error:
+            if error.code == self.cv2.Error.StsNotImplemented:
+                raise Refused(error.err) from None
+            raise
 
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         return script(case, result, operands, bias) + (
