@@ -59,13 +59,24 @@ class TensorflowSubject(Subject):
         def layer(x: Any, w: Any) -> Any:
             x = x[(slice(None), *(slice(a, n - b) for (a, b), n in zip(cut, case.input_size, strict=True)), slice(None))]
             x = tf.pad(x, [(0, 0), *high, (0, 0)])
-            return tf.nn.convolution(x, w, strides=list(case.stride), padding="VALID", dilations=list(case.dilation))
+            order = {1: "NWC", 2: "NHWC", 3: "NDHWC"}[case.ndim]  # said, or the gradient in three axes fails to read it (2.21)
+            return tf.nn.convolution(
+                x, w, strides=list(case.stride), padding="VALID", dilations=list(case.dilation), data_format=order
+            )
 
         return layer
 
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         if bias is not None:
             raise Refused("the bias is another operation")
+        try:
+            return self._run(case, result, *operands)
+        except (self.tf.errors.UnimplementedError, self.tf.errors.InvalidArgumentError) as error:
+            if "not supported" in error.message or isinstance(error, self.tf.errors.UnimplementedError):
+                raise Refused(str(error.message).split(". ")[0].split("}} ")[-1]) from None
+            raise
+
+    def _run(self, case: Case, result: str, *operands: Array) -> Array:
         tf, dtype = self.tf, operands[0].dtype
 
         def last(a: Array) -> Any:
