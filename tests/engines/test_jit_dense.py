@@ -6,13 +6,15 @@ import pytest
 from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
-from preimage.engines.jit import llvm
+from preimage.engines.jit import dense, few, llvm
 from preimage.engines.jit.bands import halves
 from preimage.engines.jit.engine import JitEngine
+from preimage.engines.jit.few import FewPlan, few_plan
 from preimage.engines.jit.moves import weight_step
 from preimage.engines.jit.plan import fold_phases, gather_axes, tile_phase
 from preimage.engines.jit.recipe import Recipe
-from preimage.engines.jit.schedules import direct, pack, pixels, weights
+from preimage.engines.jit.schedules import direct, pack, weights
+from preimage.engines.jit.schedules import few as few_schedule
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
@@ -20,6 +22,7 @@ from preimage.geometry import ConvGeometry
 from preimage.settings import config
 
 JIT = JitEngine()
+ONE, EDGES = (((0, 0),),), (((0, 0),), ((0, 0), (1, 1)), ((1, 0),))
 REFERENCE = ReferenceEngine()
 pytestmark = pytest.mark.skipif(JIT.unavailable() is not None, reason=str(JIT.unavailable()))
 
@@ -108,6 +111,33 @@ def test_same_bits(name):
             with llvm.use_target("avx2"):
                 assert np.array_equal(run(geometry, a, w), want)
                 assert np.array_equal(run(geometry, last(a), w), want)
+
+
+@pytest.mark.parametrize("tile", [(16, 1, 4), (8, 2, 2), (4, 3, 1)])
+def test_no_tile_of_few_channels_changes_a_bit(tile, monkeypatch):
+    """Vectors across pixels against vectors across channels: every case that the first can take, with tiles of its own."""
+    taken = 0
+
+    def planned(r, axes):
+        nonlocal taken
+        found = few_plan(r, axes)
+        rows = few.row_axis(axes)
+        if found is None or tile[2] > rows.out_size or (len(rows.phases) % tile[2] and tile[2] % len(rows.phases)):
+            return found
+        taken += 1
+        return FewPlan(*tile, 0.0)
+
+    for name, geometry in CASES.items():
+        for contraction, a, w in calls(geometry):
+            a, w = a + np.float32(0.1), w * np.float32(0.3)
+            monkeypatch.setattr(dense, "few_plan", lambda r, axes: None)
+            want = getattr(JitEngine(), contraction)(geometry, a, w)
+            monkeypatch.setattr(dense, "few_plan", planned)
+            for threads in (1, 2):
+                with config(threads=threads):
+                    for array in (a, last(a)):
+                        assert np.array_equal(getattr(JitEngine(), contraction)(geometry, array, w), want), (name, contraction)
+    assert taken > 20
 
 
 @pytest.mark.parametrize("name", ["3x3", "up 4x4 to RGB", "RGB head", "1x1"])
@@ -242,7 +272,12 @@ def test_compiles_for_every_target(target):
         direct.build(direct.DirectSpec("f32", "f32", lanes, 1, 4, 8, 8, True, True, True, False, Finish(True, True, "relu"))),
         direct.build(direct.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
         direct.build(direct.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))),
-        pixels.build(pixels.PixelsSpec("f64", "f64", lanes // 2, 2, 3, 8, False, Finish(True))),
+        few_schedule.build(
+            few_schedule.FewSpec("f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, Finish(True))
+        ),
+        few_schedule.build(
+            few_schedule.FewSpec("f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 3, EDGES, ONE, False, False, Finish(False, True))
+        ),
         pack.build_swap(pack.SwapSpec("f16", "f32", min(8, lanes), Finish())),
         weights.build_weight(weights.WeightSpec("bf16", "f32", min(8, lanes), 0, True)),
     ):

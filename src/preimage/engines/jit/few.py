@@ -1,176 +1,277 @@
-"""The recipe for few output channels: the input in planes, vectors across pixels (see `schedules.pixels`)."""
+"""The recipe for few output channels: vectors across pixels, see `schedules.few`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise, product
 from math import prod
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
-from preimage.engines.jit.moves import LINE_ELEMENTS, block_lanes, lines_step, pieces, positions, weight_step
-from preimage.engines.jit.plan import Axis, Choice, as_ints, tile_phase
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows
+from preimage.engines.jit.moves import weight_step
+from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.request import Request
-from preimage.engines.jit.schedules import pack
-from preimage.engines.jit.schedules.epilogue import Finish
-from preimage.engines.jit.schedules.pixels import PixelsSpec
-from preimage.engines.jit.schedules.tables import Slot
+from preimage.engines.jit.schedules.few import Arg, FewSpec, Part
+from preimage.engines.jit.schedules.interleave import can_split
 
-__all__ = ["FewPlan", "few_plan", "few_recipe"]
+__all__ = ["FewPlan", "few_plan", "few_recipe", "row_axis"]
 
 MOST_CHANNELS = 8
-HELD = 24  # sums of a tile
+MOST_PRODUCTS = 400  # multiply-adds in the code
+LONG_LINE, LONG_TILE = 128, 32  # in long lines the tile depends on the channels alone: new sizes find their kernels made
+SCRATCH_BYTES = 384 << 10  # of a task; it should stay in the L2 cache
+FILL_CYCLES = 0.5  # an element brought to the scratch
+_LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Lines that a tile's rows read (or columns that its phases read), in order: position after the tile's base, the
+    number of the first member's tap, and the members with their taps after it.
+    """
+
+    at: int
+    tap: int
+    part: Part
 
 
 @dataclass(frozen=True, slots=True)
 class FewPlan:
     """Tile and modelled cost (cycles)."""
 
-    axis: int
     lanes: int
     vectors: int
+    rows: int
     cost: float
 
 
 def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
-    """The best tile, or None where the schedule does not fit: the pixels' axis needs step 1 in the input."""
+    """The best tile, or None where the schedule does not fit: the last axis needs step 1 in the input, and some length."""
     g = r.geometry
     forward = r.contraction == "conv"
     channels = (g.out_channels if forward else g.in_channels) // g.groups
     run = (g.in_channels if forward else g.out_channels) // g.groups
     item = 8 if r.element == "f64" else 4
-    axis = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
-    phases = [p for p in axes[axis].phases if p.count]
-    if channels > MOST_CHANNELS or r.single or axis == 0 or any(p.in_step != 1 or p.reach for p in phases):
+    if channels > MOST_CHANNELS or r.single or len(axes) < 2:
         return None
-    shortest = min(p.count for p in phases)
-    outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != axis)
-    rows = prod(a.out_size for k, a in enumerate(axes) if k != axis)
+    phases = axes[-1].phases
+    count = len(phases)
+    _, last_out = _last(r)
+    parts = count * channels if last_out else count
+    if any(p.in_step != 1 or p.reach or not p.count for p in phases) or not can_split(parts):
+        return None
+    if last_out and g.groups > 1:
+        return None
+    down = row_axis(axes)
+    line = -(-axes[-1].out_size // count)
+    outer = prod(a.out_size for a in axes[:-2])
+    outer_taps = prod(sum(p.tap_total for p in a.phases) for a in axes[:-2])
+    long = line >= LONG_LINE
+    columns = _windows(phases, range(count), forward)
     best: FewPlan | None = None
-    held = min(HELD, r.target.vector_registers - 4 - channels)
     for lanes in (r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item):
         width = lanes * item / 64.0
-        for vectors in range(1, max(1, held // channels) + 1):
-            if lanes * vectors > shortest:
-                break
-            covers = [tile_phase(p, lanes * vectors) for p in phases]
-            step = max(vectors * width * (channels + 3.0), 4.0) + 0.5  # vectors that straddle cache lines load slowly
-            count = sum(len(c.starts) for c in covers)
-            cost = outer_taps * sum(c.tap_total for c in covers) * run * step
-            cost += rows * count * (100.0 + 3.0 * lanes * vectors * channels)
+        for rows, vectors in product((1, 2, 3, 4, 6, 8), range(1, 9)):
+            sums = rows * vectors * count * channels
+            if sums > r.target.vector_registers - 3 - vectors or rows > down.out_size:
+                continue
+            if len(down.phases) % rows and rows % len(down.phases):
+                continue
+            tile, products, kinds = 0.0, 0, set()
+            patterns = range(0, len(down.phases), rows) if len(down.phases) > 1 else range(1)
+            for start in patterns:
+                for row, column in product(_windows(down.phases, range(start, start + rows), forward), columns):
+                    work = len(row.part) * len(column.part) * channels
+                    loads = vectors * width * (2.0 if len(columns) > 1 else 1.0) + 0.5 * work
+                    tile += (max(work * vectors * width, 4.0, loads) + 0.4) / len(patterns)
+                    if (row.part, column.part) not in kinds:
+                        kinds.add((row.part, column.part))
+                        products += work * vectors
+            if products > MOST_PRODUCTS:
+                continue
+            if long and lanes * vectors > LONG_TILE:
+                continue
+            valid = sum(p.tap_total for p in down.phases) / max(1, sum(len(p.taps) * p.count for p in down.phases))
+            tiles = line / (lanes * vectors) if long else -(-line // (lanes * vectors))
+            tiles *= down.out_size / rows if down.out_size >= LONG_LINE else -(-down.out_size // rows)
+            cost = outer_taps * tiles * tile * run * valid + outer * tiles * (100.0 + 8.0 * sums * width)
+            cost *= 1.0 + products / 1000  # of two that do as well the one with less code
             if best is None or cost * g.groups < best.cost:
-                best = FewPlan(axis, lanes, vectors, cost * g.groups)
+                best = FewPlan(lanes, vectors, rows, cost * g.groups)
     if best is None:
         return None
-    size = prod(a.in_size for a in axes) * run * g.groups
-    return FewPlan(best.axis, best.lanes, best.vectors, best.cost + 4.0 * size)
+    return FewPlan(best.lanes, best.vectors, best.rows, best.cost + FILL_CYCLES * prod(a.in_size for a in axes) * run * g.groups)
 
 
 def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
-    """Planes with margins if they are needed, weights as they come, tiles of pixels."""
+    """Steps of rows down blocks of columns; input lines that pass through a ring of scratch lines."""
     g, forward = r.geometry, r.contraction == "conv"
     inner = "f64" if r.element == "f64" else "f32"
-    item, own = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    item = ELEMENT_BYTES[inner]
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
+    column_axis = axes[-1]
+    phases, tile = len(column_axis.phases), plan.lanes * plan.vectors
+    line = -(-column_axis.out_size // phases)
+    columns = _windows(column_axis.phases, range(phases), forward)
+    lowest, highest = min((c.at for c in columns), default=0), max((c.at for c in columns), default=0)
+    walk = _Walk(r, axes, plan.rows)
+    channel_room = -(-run // 8) * 8  # transposing writes whole squares
+    most = max(1, SCRATCH_BYTES // (item * channel_room * walk.slots) - (highest - lowest)) // tile
+    units = g.batch * g.groups
+    wanted = 1 if r.threads == 1 else -(-8 * r.threads // units)
+    block = max(1, min(-(-line // tile), most)) * tile
+    blocks = -(-line // block)
+    block = (line - 1) // (blocks * tile) * tile + tile  # in whole tiles, and the last not much shorter
+    pitch = (-(-(block + highest - lowest + 16) * item // 64) | 1) * 64
+    tap_bytes = run * channels * item
+    bands, steps, fills, rows, row_parts = walk.tables(
+        max(1, min(-(-wanted // blocks), walk.count)), channel_room * pitch, tap_bytes
+    )
+    column_parts = list(dict.fromkeys(c.part for c in columns))
+    rows[:, 2] *= len(column_parts)
+    column_table = as_ints([[(c.at - lowest) * item, c.tap * tap_bytes, column_parts.index(c.part)] for c in columns])
+    units *= blocks * len(bands)
+    per_task = -(-units // (1 if r.threads == 1 else min(units, 8 * r.threads)))
+    tasks = -(-units // per_task)
+    scratch = walk.slots * channel_room * pitch
+
     recipe = Recipe("direct, vectors across pixels")
-
-    reach = [axis.margins for axis in axes]
-    margins = [m if r.every_tap or k == plan.axis else (0, 0) for k, m in enumerate(reach)]
-    in_strides, plane = [r.in_strides[0], *r.in_strides[2:]], r.in_strides[1]
-    slab = r.element != inner or in_strides[plan.axis] != item or any(m != (0, 0) for m in margins)
-    if slab:
-        padded = [a.in_size + lo + hi for a, (lo, hi) in zip(axes, margins, strict=True)]
-        # Rows begin on cache lines as far as that is cheap; planes an odd number of lines apart fall on different sets.
-        line = prod(padded[1:]) * item
-        plane = (-(-line // 64) | 1) * 64
-        slab_strides = [in_channels * plane, *(prod(padded[k + 1 :]) * item for k in range(1, len(axes)))]
-        _plane_steps(recipe, r, axes, margins, in_channels, inner, slab_strides, plane)
-        recipe.buffers.append(Buffer("slab", padded[0] * in_channels * plane + 64))
-        in_strides = slab_strides
-    origin = sum(lo * s for (lo, _), s in zip(margins, in_strides, strict=True)) if slab else 0
-
-    weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels)
-    recipe.packing, recipe.packed_bytes = weights, g.groups * block_bytes
+    weights, group_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels)
+    recipe.packing, recipe.packed_bytes = weights, g.groups * group_bytes
     recipe.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
     if not r.prepared:
-        recipe.steps.insert(0, weights)
+        recipe.steps.append(weights)
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
-    out_strides = [r.out_strides[0], *r.out_strides[2:]]
-    choice = Choice(plan.axis, plan.lanes, channels, plan.lanes * plan.vectors, plan.cost)
-    rows, tiles, lists, taps = gather_tables(axes, choice, in_strides, out_strides, run * channels * item)
-    rows[:, 0] += origin
-    count = int((rows[:, 4] - rows[:, 3]).sum())
-    wanted = 1 if r.threads == 1 else min(count, -(-8 * r.threads // g.groups))
-    rows = split_rows(rows, -(-wanted // len(rows)))
-    chunks = min(wanted, len(rows))
-    bounds = as_ints([len(rows) * c // chunks for c in range(chunks + 1)])
-    step_out = axes[plan.axis].phases[0].step * out_strides[plan.axis]
-    spec = PixelsSpec(inner, r.element, plan.lanes, plan.vectors, channels, run, step_out == own, r.finish)
-    values = {
-        Slot.ROWS: rows.ctypes.data, Slot.TILES: tiles.ctypes.data, Slot.LISTS: lists.ctypes.data, Slot.TAPS: taps.ctypes.data,
-        Slot.CHUNK_ROWS: bounds.ctypes.data, Slot.CHUNKS: chunks, Slot.CHUNK_DIV: 1, Slot.BLOCKS: g.groups,
-        Slot.BLOCK_DIV: chunks, Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * plane,
-        Slot.OUT_PIXEL_BYTES: step_out, Slot.CHANNEL_BYTES: r.out_strides[1], Slot.RUN_BYTES: plane,
+    recipe.buffers.append(Buffer("scratch", scratch * tasks + 64 * plan.vectors))
+    last_in, last_out = _last(r)
+    spec = FewSpec(
+        r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, phases, channels, run, g.kernel_size[-1],
+        tuple(row_parts), tuple(column_parts), last_in, last_out, r.finish,
+    )  # fmt: skip
+    values = dict.fromkeys(Arg, 0) | {
+        Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.BANDS: bands.ctypes.data,
+        Arg.N_BANDS: len(bands), Arg.BLOCKS: blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps.ctypes.data,
+        Arg.FILLS: fills.ctypes.data, Arg.ROWS: rows.ctypes.data, Arg.COLUMNS: column_table.ctypes.data,
+        Arg.N_COLUMNS: len(columns), Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
+        Arg.X_COLUMN: r.in_strides[-1], Arg.LOWEST: lowest, Arg.SPAN: highest - lowest, Arg.LINE: line, Arg.BLOCK: block,
+        Arg.OUT_COLUMNS: column_axis.out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
+        Arg.OUT_LINE: walk.out_line, Arg.PITCH: pitch, Arg.GROUP_WEIGHT_BYTES: group_bytes,
     }  # fmt: skip
     patches = (
-        (Slot.INPUT, "slab" if slab else "x"), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "out"),
-        (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
+        (Arg.INPUT, "x"), (Arg.WEIGHT, "packed"), (Arg.OUTPUT, "out"), (Arg.BIAS, "bias"),
+        (Arg.RESIDUAL, "residual"), (Arg.LIMITS, "limits"), (Arg.SCRATCH, "scratch"),
     )  # fmt: skip
-    tables = (rows, tiles, lists, taps, bounds)
-    recipe.steps.append(Step("direct", compiled(spec), tuple(slots(values)), patches, chunks * g.groups, tables))
-    recipe.skips_padding = any(m != (0, 0) for m in reach) and not r.every_tap
+    template = tuple(int(v) for v in values.values())
+    recipe.steps.append(Step("direct", compiled(spec), template, patches, tasks, (bands, steps, fills, rows, column_table)))
+    recipe.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap
     recipe.details = {
-        "tile": f"{plan.vectors} vectors of {plan.lanes} pixels x {channels} channels",
-        "tasks": f"{chunks} chunks of rows x {g.groups} groups",
-        "input": "copied into planes" if slab else "read in place",
-        "result": "stored as vectors" if step_out == own else "stored one by one",
-        "tables": f"{len(rows)} rows, {len(tiles)} tiles",
+        "tile": f"{plan.rows} rows x {plan.vectors} vectors of {plan.lanes} pixels x {phases} stride phases x {channels} channels",
+        "tasks": f"{tasks}, of {blocks} blocks of columns x {len(bands)} bands of rows",
+        "input": f"{'transposed' if last_in else 'copied'} line by line, {scratch} bytes of scratch a task",
+        "result": "stored as vectors",
+        "tables": f"{len(steps)} steps, {len(rows)} lines",
     }
     recipe.refused = {"vectors across channels": f"{channels} output channels do not fill a vector"}
     return recipe
 
 
-def _plane_steps(
-    recipe: Recipe, r: Request, axes: list[Axis], margins: list[tuple[int, int]], channels: int, inner: str,
-    to_strides: list[int], plane: int,
-) -> None:  # fmt: skip
-    """Copy (channels-first) or transpose (channels-last) the input into planes, with zeros around them where wanted."""
-    item, own = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
-    full = r.target.vector_bytes // item
-    patches = ((pack.Move.INPUT, "x"), (pack.Move.OUTPUT, "slab"))
-    from_strides = [r.in_strides[0], *r.in_strides[2:]]
-    sizes, (left, right), width = [a.in_size for a in axes], margins[-1], axes[-1].in_size
-    begin = sum(lo * s for (lo, _), s in zip(margins, to_strides, strict=True))
-    sources, results = positions(sizes[:-1], from_strides[:-1]), positions(sizes[:-1], to_strides[:-1]) + begin
-    every = range(channels)
-    if any(m != (0, 0) for m in margins):
-        all_lines = positions([s + lo + hi for s, (lo, hi) in zip(sizes[:-1], margins[:-1], strict=True)], to_strides[:-1])
-        inside = set((results - left * item).tolist())
-        zeros = [
-            (pack.NO_SOURCE, at + c * plane, left + width + right, 0, 0)
-            for at in all_lines.tolist()
-            if at not in inside
-            for c in every
-        ]
-        for at in results.tolist():
-            for c in every if left or right else ():
-                if left:
-                    zeros.append((pack.NO_SOURCE, at - left * item + c * plane, left, 0, 0))
-                if right:
-                    zeros.append((pack.NO_SOURCE, at + width * item + c * plane, right, 0, 0))
-        if zeros:
-            recipe.steps.append(
-                lines_step("zero margins", compiled(pack.CopySpec(r.element, inner, full)), as_ints(zeros), patches)
-            )
-    pairs = list(zip(sources.tolist(), results.tolist(), strict=True))
-    if channels > 1 and r.in_strides[1] == own:
-        lines = [
-            (a + s * from_strides[-1], b + s * item, n, channels, 0)
-            for a, b in pairs
-            for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
-        ]
-        code = compiled(pack.SwapSpec(r.element, inner, block_lanes(full, item), Finish()))
-        recipe.steps.append(lines_step("transpose input", code, as_ints(lines), patches, (from_strides[-1], plane)))
-        return
-    lines = [(a + c * r.in_strides[1], b + c * plane, width, 0, 0) for a, b in pairs for c in every]
-    recipe.steps.append(lines_step("copy input", compiled(pack.CopySpec(r.element, inner, full)), as_ints(lines), patches))
+def _last(r: Request) -> tuple[bool, bool]:
+    """Whether the input and the result are channels-last. (With one channel both orders are the same.)"""
+    g = r.geometry
+    counts = (g.in_channels, g.out_channels) if r.contraction == "conv" else (g.out_channels, g.in_channels)
+    item = ELEMENT_BYTES[r.element]
+    return r.in_strides[1] == item and counts[0] > 1, r.out_strides[1] == item and counts[1] > 1
+
+
+def row_axis(axes: list[Axis]) -> Axis:
+    """The axis that a tile's rows run along: the last but one."""
+    return axes[-2] if len(axes) > 2 else _LINE
+
+
+def _windows(phases: tuple[Phase, ...], members: range, forward: bool) -> list[_Window]:
+    """What the members (positions 0 .. of an axis, by number) read, in the order in which each of them reads."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for k, member in enumerate(members):
+        phase, turn = phases[member % len(phases)], member // len(phases)
+        for tap, offset in phase.taps:
+            found.setdefault(turn * phase.in_step + offset, []).append((k, tap))
+    order = sorted(found, reverse=not forward)
+    return [_Window(at, found[at][0][1], tuple((k, tap - found[at][0][1]) for k, tap in found[at])) for at in order]
+
+
+class _Walk:
+    """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
+
+    def __init__(self, r: Request, axes: list[Axis], rows: int) -> None:
+        g, self.row_axis, self.rows = r.geometry, row_axis(axes), rows
+        self.every_tap, self.forward = r.every_tap, r.contraction == "conv"
+        strides = [(r.in_strides[k + 1], r.out_strides[k + 1]) for k in range(1, len(axes))]
+        self.in_line, self.out_line = strides[-2] if len(axes) > 2 else (0, 0)
+        self.columns = axes[-1].in_size
+        self.outer, self.outer_strides = axes[1:-2], strides[:-2]
+        self.kernel_rows, self.width = (g.kernel_size[-2] if len(axes) > 2 else 1), g.kernel_size[-1]
+        self.patterns: dict[int, list[_Window]] = {}
+        self.steps = list(self._steps())
+        self.count = len(self.steps)
+        self.slots = max(1, *(len({source for source, _, _ in lines}) for _, lines, _ in self.steps))
+
+    def _steps(self) -> Iterator[tuple[int, list[tuple[int, int, Part]], int]]:
+        """Output offset, lines (source offset or -1, tap, part), and the lines of the result that exist."""
+        phases, size = self.row_axis.phases, self.row_axis.out_size
+        for position in product(*(range(a.out_size) for a in self.outer)):
+            taps, out = [(0, 0)], 0  # input offset (-1: outside), number of the tap
+            for p, axis, (in_stride, out_stride) in zip(position, self.outer, self.outer_strides, strict=True):
+                phase, turn = axis.phases[p % len(axis.phases)], p // len(axis.phases)
+                out += p * out_stride
+                here = [(turn * phase.in_step + offset, k) for k, offset in phase.taps]
+                here = [(at, k) for at, k in here if 0 <= at < axis.in_size or self.every_tap]
+                taps = [
+                    (-1 if base < 0 or not 0 <= at < axis.in_size else base + at * in_stride, number * axis.kernel + k)
+                    for base, number in taps
+                    for at, k in here
+                ]
+            for first in range(0, size, self.rows):
+                start = first % len(phases)
+                if start not in self.patterns:
+                    self.patterns[start] = _windows(phases, range(start, start + self.rows), self.forward)
+                base = first // len(phases) * phases[0].in_step
+                lines = []
+                for at_outer, number in taps:
+                    for window in self.patterns[start]:
+                        at = base + window.at
+                        inside = 0 <= at < self.row_axis.in_size
+                        if inside or self.every_tap:
+                            source = at_outer + at * self.in_line if inside and at_outer >= 0 else -1
+                            lines.append((source, (number * self.kernel_rows + window.tap) * self.width, window.part))
+                yield out + first * self.out_line, lines, min(self.rows, size - first)
+
+    def tables(self, bands: int, line_bytes: int, tap_bytes: int) -> tuple[Ints, Ints, Ints, Ints, list[Part]]:
+        """Bands, steps, fills and rows as the kernel reads them, and the parts of rows."""
+        parts: dict[Part, int] = {}
+        edges = [self.count * band // bands for band in range(bands + 1)]
+        steps: list[tuple[int, ...]] = []
+        fills: list[tuple[int, int, int]] = []
+        rows: list[tuple[int, int, int]] = []
+        for begin, end in pairwise(edges):
+            ring: dict[int, int] = {}
+            for out, lines, exist in self.steps[begin:end]:
+                wanted = dict.fromkeys(source for source, _, _ in lines)
+                ring = {source: slot for source, slot in ring.items() if source in wanted}
+                free = iter(sorted(set(range(self.slots)) - set(ring.values())))
+                first_fill, first_row = len(fills), len(rows)
+                for source in wanted:
+                    if source not in ring:
+                        ring[source] = next(free)
+                        columns = self.columns if source >= 0 else 0
+                        fills.append((max(source, 0), ring[source] * line_bytes, columns))
+                for source, tap, part in lines:
+                    rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts))))
+                steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
+        bounds = as_ints(list(pairwise(edges)))
+        return bounds, as_ints(steps), _table(fills), _table(rows), list(parts) or [()]
+
+
+def _table(rows: list[tuple[int, int, int]]) -> Ints:
+    return as_ints(rows).reshape(-1, 3)

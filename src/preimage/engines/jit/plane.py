@@ -10,6 +10,7 @@ from preimage.engines.jit.dense import Request
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.schedules.interleave import can_split
 from preimage.engines.jit.schedules.plane import (
     BAND_WORDS,
     TILE_WORDS,
@@ -18,7 +19,6 @@ from preimage.engines.jit.schedules.plane import (
     RowPattern,
     WeightArg,
     WeightCopySpec,
-    can_split,
 )
 
 __all__ = ["plane_recipe", "wants_planes"]

@@ -168,6 +168,9 @@ class Bit:
     def __or__(self, other: Bit) -> Bit:
         return Bit(self.kernel, self.kernel.builder.or_(self.value, other.value))
 
+    def negated(self) -> Bit:
+        return Bit(self.kernel, self.kernel.builder.not_(self.value))
+
 
 class Num:
     """A floating-point scalar or vector: dtype "f32" or "f64", `lanes` elements."""

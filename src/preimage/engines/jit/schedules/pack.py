@@ -92,12 +92,15 @@ def build_copy(spec: CopySpec) -> str:
 
 
 def transposed(rows: list[Num]) -> list[Num]:
-    """The transpose of a square block held as one vector a row: log2(lanes) steps that swap one bit of row and lane."""
-    lanes, rows, distance = len(rows), list(rows), 1
-    while distance < lanes:
+    """The transpose of a square block held as one vector a row: log2(lanes) steps that swap one bit of row and lane.
+
+    Rows of several times as many lanes are several squares side by side; each is transposed.
+    """
+    side, lanes, rows, distance = len(rows), rows[0].lanes, list(rows), 1
+    while distance < side:
         low = [(j ^ distance) + lanes if j & distance else j for j in range(lanes)]
         high = [j + lanes if j & distance else j | distance for j in range(lanes)]
-        for i in range(lanes):
+        for i in range(side):
             if not i & distance:
                 a, b = rows[i], rows[i | distance]
                 rows[i], rows[i | distance] = a.shuffle(b, low), a.shuffle(b, high)

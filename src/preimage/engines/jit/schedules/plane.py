@@ -24,6 +24,7 @@ from enum import IntEnum
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.jit.schedules.epilogue import Finish, finish
+from preimage.engines.jit.schedules.interleave import apart, together
 
 __all__ = [
     "BAND_WORDS",
@@ -35,7 +36,6 @@ __all__ = [
     "WeightCopySpec",
     "build",
     "build_weights",
-    "can_split",
 ]
 
 
@@ -107,11 +107,6 @@ class PlaneSpec:
     finish: Finish
 
 
-def can_split(parts: int) -> bool:
-    """Whether rows can be taken apart, or put together, in registers."""
-    return parts <= 8 or parts in (16, 32)
-
-
 def build(spec: PlaneSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
@@ -173,50 +168,8 @@ def _fill(f: Kernel, spec: PlaneSpec, arg: dict[Arg, Int], scratch: Ptr, x: Ptr,
 
 
 def _split(f: Kernel, spec: PlaneSpec, to: Ptr, values: list[Num]) -> None:
-    for part, value in enumerate(_apart(values)):
+    for part, value in enumerate(apart(values)):
         to.at_bytes(f.int_arg(Arg.PART_PITCH) * part if part else 0).store(value)
-
-
-def _apart(values: list[Num]) -> list[Num]:
-    """s vectors of neighbouring elements to s vectors of which the q-th has the elements s*i + q."""
-    parts, lanes = len(values), values[0].lanes
-    if parts == 1:
-        return values
-    if parts % 2 == 0:
-        even = [values[k].shuffle(values[k + 1], range(0, 2 * lanes, 2)) for k in range(0, parts, 2)]
-        odd = [values[k].shuffle(values[k + 1], range(1, 2 * lanes, 2)) for k in range(0, parts, 2)]
-        out: list[Num | None] = [None] * parts
-        out[0::2], out[1::2] = _apart(even), _apart(odd)
-        return [v for v in out if v is not None]
-    return [_gathered(values, [parts * i + q for i in range(lanes)]) for q in range(parts)]
-
-
-def _together(values: list[Num]) -> list[Num]:
-    """The reverse of _apart."""
-    parts, lanes = len(values), values[0].lanes
-    if parts == 1:
-        return values
-    if parts % 2 == 0:
-        low, high = _together(values[0::2]), _together(values[1::2])
-        first = [k // 2 + (k % 2) * lanes for k in range(lanes)]
-        out = []
-        for a, b in zip(low, high, strict=True):
-            out += [a.shuffle(b, first), a.shuffle(b, [k + lanes // 2 for k in first])]
-        return out
-    return [
-        _gathered(values, [(k + v * lanes) % parts * lanes + (k + v * lanes) // parts for k in range(lanes)])
-        for v in range(parts)
-    ]
-
-
-def _gathered(values: list[Num], places: list[int]) -> Num:
-    """One vector of elements picked from several vectors laid end to end."""
-    lanes = values[0].lanes
-    result = values[0].shuffle(values[0], [p if p < lanes else 0 for p in places])
-    for k, value in enumerate(values[1:], 1):
-        if any(p // lanes == k for p in places):
-            result = result.shuffle(value, [p % lanes + lanes if p // lanes == k else i for i, p in enumerate(places)])
-    return result
 
 
 # ------------------------------------------------------------------------------------------------------------ the sums
@@ -298,7 +251,7 @@ def _store(f: Kernel, spec: PlaneSpec, arg: dict[Arg, Int], sums: Sums, out: Int
         with f.when(full if whole else left < lanes * parts * spec.vectors):
             for r in range(spec.rows):
                 for v in range(spec.vectors):
-                    for q, value in enumerate(_together([sums[part][r][v] for part in range(parts)])):
+                    for q, value in enumerate(together([sums[part][r][v] for part in range(parts)])):
                         place = (v * parts + q) * lanes
                         mask = None if whole else f.lane_mask(lanes, left - place)
                         at = out + arg[Arg.OUT_STEP] * r + place * item

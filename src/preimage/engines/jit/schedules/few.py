@@ -1,0 +1,265 @@
+"""Few output channels (an RGB head, the input gradient of a stem): vectors across pixels, forward and transposed.
+
+A tile is `rows` lines of the result by `vectors` vectors of pixels, all stride phases of the last axis and all channels: its
+sums stay in registers. A task walks down a block of columns. The input lines that the next rows of the result need are
+brought to scratch of the task's own first (a ring in the nearer caches), channel by channel, so that neighbouring pixels
+are neighbours; arrays that lie channels-last are transposed on the way:
+
+    for unit in this task's units                    # a unit: an image, a group, a block of columns, a band of rows
+        for step in the band's steps                 # a step: `rows` lines of the result
+            scratch <- input lines that were not needed before
+            for tile of the block's columns
+                sum[...] = +0
+                for line in input lines that any row reads, in the order in which each row reads its own
+                    for column in offsets that any phase reads, in that order
+                        for i in channels of the group
+                            for every row, phase of which (line, column) is a tap, and channel o:
+                                sum[row, phase, o] = fma(scratch[line, i, pixels + column], weight[tap, i, o], sum[...])
+                output = epilogue(sums), phases (and channels) interleaved
+
+So a vector that is loaded serves all taps of all sums that want it next, and every sum still has its one order. Which rows
+and phases take part (a `Part`) is known to the code; which line and column it is stands in tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from preimage.engines.jit.emit import ELEMENT_BYTES, Int, Kernel, Num, Ptr
+from preimage.engines.jit.schedules.epilogue import Finish, finish
+from preimage.engines.jit.schedules.interleave import together
+from preimage.engines.jit.schedules.pack import transposed
+
+__all__ = ["COLUMN_WORDS", "FILL_WORDS", "ROW_WORDS", "STEP_WORDS", "Arg", "FewSpec", "Part", "build"]
+
+AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copying memory is asked for
+UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
+
+
+class Arg(IntEnum):
+    """Where an argument lies in the vector; the first six are those of `tables.Slot`. Offsets and strides are in bytes."""
+
+    INPUT = 0
+    WEIGHT = 1
+    OUTPUT = 2
+    BIAS = 3
+    RESIDUAL = 4
+    LIMITS = 5
+    SCRATCH = 6
+    SCRATCH_BYTES = 7  # of one task
+    UNITS = 8
+    UNITS_PER_TASK = 9
+    BANDS = 10  # first step, last + 1
+    N_BANDS = 11
+    BLOCKS = 12  # of columns
+    GROUPS = 13
+    STEPS = 14  # first fill, last + 1, first row, last + 1, output offset, lines of the result that exist
+    FILLS = 15  # input offset, scratch offset, columns of the input (0: a line of zeros)
+    ROWS = 16  # scratch offset, weight offset, number of the part times the number of column parts
+    COLUMNS = 17  # offset in a line, weight offset, number of the part
+    N_COLUMNS = 18
+    X_IMAGE = 19
+    X_CHANNEL = 20
+    X_COLUMN = 21
+    LOWEST = 22  # offset of the first column (not in bytes)
+    SPAN = 23  # columns from the lowest offset to the highest
+    LINE = 24  # positions of a line, one for all phases
+    BLOCK = 25  # positions of a block
+    OUT_COLUMNS = 26
+    OUT_IMAGE = 27
+    OUT_CHANNEL = 28
+    OUT_LINE = 29
+    PITCH = 30  # of a channel in the scratch
+    GROUP_WEIGHT_BYTES = 31
+
+
+STEP_WORDS = 6
+FILL_WORDS = 3
+ROW_WORDS = 3
+COLUMN_WORDS = 3
+
+#: The members (rows of the tile, or phases) that read a line (or column), each with the number of its tap after the first's.
+Part = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FewSpec:
+    """What the code depends on.
+
+    run: input channels of a group; channels: output channels of a group; phases: of the last axis; width: taps of a kernel
+    row; last_in, last_out: the arrays are channels-last.
+    """
+
+    element: str
+    out: str
+    inner: str
+    lanes: int
+    vectors: int
+    rows: int
+    phases: int
+    channels: int
+    run: int
+    width: int
+    row_parts: tuple[Part, ...]
+    column_parts: tuple[Part, ...]
+    last_in: bool
+    last_out: bool
+    finish: Finish
+
+
+def build(spec: FewSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in Arg}
+    step_lanes = spec.lanes * spec.vectors
+    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.task * arg[Arg.SCRATCH_BYTES])
+    kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes)
+    first = f.task * arg[Arg.UNITS_PER_TASK]
+    with f.loop(first, (first + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])) as unit:
+        band, rest = unit.index % arg[Arg.N_BANDS], unit.index // arg[Arg.N_BANDS]
+        block, rest = rest % arg[Arg.BLOCKS], rest // arg[Arg.BLOCKS]
+        group, n = rest % arg[Arg.GROUPS], rest // arg[Arg.GROUPS]
+        left = block * arg[Arg.BLOCK]  # first position
+        count = (arg[Arg.LINE] - left).minimum(arg[Arg.BLOCK])
+        x = f.ptr_arg(Arg.INPUT, spec.element).at_bytes(n * arg[Arg.X_IMAGE] + group * spec.run * arg[Arg.X_CHANNEL])
+        w = f.ptr_arg(Arg.WEIGHT, spec.inner).at_bytes(group * arg[Arg.GROUP_WEIGHT_BYTES])
+        out = n * arg[Arg.OUT_IMAGE] + group * spec.channels * arg[Arg.OUT_CHANNEL]
+        steps = f.ptr_arg(Arg.BANDS, "i64").at(band * 2)
+        with f.loop(steps.load_int(), steps.at(1).load_int()) as turn:
+            step = f.ptr_arg(Arg.STEPS, "i64").at(turn.index * STEP_WORDS)
+            with f.loop(step.load_int(), step.at(1).load_int()) as number:
+                line = f.ptr_arg(Arg.FILLS, "i64").at(number.index * FILL_WORDS)
+                source, to = x.at_bytes(line.load_int()), scratch.at_bytes(line.at(1).load_int())
+                _fill(f, spec, arg, source, to, left + arg[Arg.LOWEST], count + arg[Arg.SPAN], line.at(2).load_int())
+            out_step = out + step.at(4).load_int()
+            with f.loop(0, count, step_lanes) as tile:
+                sums = _sums(f, spec, arg, scratch.at(tile.index), w, step)
+                for number_of_sum, value in enumerate(sums):
+                    kept.at(number_of_sum * spec.lanes).store(value)
+                _store(f, spec, arg, kept, out_step, left + tile.index, group * spec.channels, step.at(5).load_int())
+    return f.ir()
+
+
+# -------------------------------------------------------------------------------------------------------- the scratch
+
+
+def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, first: Int, count: Int, columns: Int) -> None:
+    """An input line from column `first` on to the scratch; columns outside 0 .. columns - 1 become zeros."""
+    pitch, item = arg[Arg.PITCH], ELEMENT_BYTES[spec.inner]
+    if not spec.last_in:
+        lanes = spec.lanes
+        with f.loop(0, spec.run) as i:
+            line, there = source.at_bytes(i.index * arg[Arg.X_CHANNEL]), to.at_bytes(i.index * pitch)
+            with f.loop(0, count, lanes) as c:
+                at = first + c.index
+                whole = at.below((columns - (lanes - 1)).maximum(0))
+                with f.when(whole):
+                    f.prefetch(line.at_bytes(arg[Arg.X_CHANNEL] * AHEAD_CHANNELS).at(at))
+                    there.at(c.index).store(line.at(at).load(lanes))
+                with f.when(whole.negated()):
+                    inside = f.lane_mask(lanes, columns - at).but_not(f.lane_mask(lanes, 0 - at))
+                    there.at(c.index).store(line.at(at).load(lanes, inside))
+        return
+    side = min(32 // item, spec.lanes)  # channels of a block; of its pixels two such squares make a vector, if it is wide enough
+    width = min(2 * side, spec.lanes)
+    with f.loop(0, count, width) as c:
+        at = first + c.index
+        begin, there = source.at_bytes(at * arg[Arg.X_COLUMN]), to.at(c.index)
+        ahead = begin.at_bytes(arg[Arg.X_COLUMN] * (width * -(-AHEAD_ELEMENTS // (spec.run * width))))
+        whole = at.below((columns - (width - 1)).maximum(0))
+        full = whole.select(f.i64(spec.run // side * side), f.i64(0))
+        pixels = [begin.at_bytes(arg[Arg.X_COLUMN] * k) for k in range(width)]
+        with f.loop(0, full, side) as i:
+            for k in range(0, width * side * ELEMENT_BYTES[spec.element], 64):
+                f.prefetch(ahead.at(i.index * width).at_bytes(k))
+            for j, value in enumerate(_squares([p.at(i.index).load(side) for p in pixels])):
+                there.at_bytes((i.index + j) * pitch).store(value)
+        with f.loop(full, spec.run, side) as i:
+            having = [(at + k).below(columns).select(f.i64(spec.run) - i.index, f.i64(0)) for k in range(width)]
+            loaded = [p.at(i.index).load(side, f.lane_mask(side, n)) for p, n in zip(pixels, having, strict=True)]
+            for j, value in enumerate(_squares(loaded)):
+                there.at_bytes((i.index + j) * pitch).store(value)
+
+
+def _squares(pixels: list[Num]) -> list[Num]:
+    """Channels of neighbouring pixels, from pixels of neighbouring channels: one square, or two side by side."""
+    side = pixels[0].lanes
+    rows = pixels[:side]
+    if len(pixels) > side:
+        rows = [a.shuffle(b, range(2 * side)) for a, b in zip(rows, pixels[side:], strict=True)]
+    return transposed(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ the sums
+
+
+def _sums(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: Ptr) -> list[Num]:
+    """The sums of a tile, numbered (row, vector, phase, channel)."""
+    members = len(spec.column_parts)
+    zeros = [f.zeros(spec.inner, spec.lanes)] * (spec.rows * spec.vectors * spec.phases * spec.channels)
+    with f.loop(step.at(2).load_int(), step.at(3).load_int(), carry=zeros) as row:
+        line = f.ptr_arg(Arg.ROWS, "i64").at(row.index * ROW_WORDS)
+        x_row, w_row, kind = x.at_bytes(line.load_int()), w.at_bytes(line.at(1).load_int()), line.at(2).load_int()
+        with f.loop(0, arg[Arg.N_COLUMNS], carry=row.carry, once=True) as column:
+            entry = f.ptr_arg(Arg.COLUMNS, "i64").at(column.index * COLUMN_WORDS)
+            x_tap, w_tap = x_row.at_bytes(entry.load_int()), w_row.at_bytes(entry.at(1).load_int())
+            number, sums = kind + entry.at(2).load_int(), list(column.carry)
+            for a, rows in enumerate(spec.row_parts):
+                for b, phases in enumerate(spec.column_parts):
+                    if not rows or not phases:
+                        continue
+                    only = len(spec.row_parts) * members == 1
+                    run = f.i64(spec.run) if only else number.equals(a * members + b).select(f.i64(spec.run), f.i64(0))
+                    _run(f, spec, x_tap, w_tap, rows, phases, run, sums)
+            column.carry = sums
+        row.carry = column.result
+    return row.result
+
+
+def _run(f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num]) -> None:
+    """The channels under one line and column, for the sums of these rows and phases; run: all channels, or none."""
+    tap = spec.run * spec.channels  # elements of the weights
+    taps = [
+        (((r * spec.vectors) * spec.phases + p) * spec.channels, (j * spec.width + k) * tap) for r, j in rows for p, k in phases
+    ]
+    channels, apart = spec.channels, spec.phases * spec.channels
+    picked = [at + q * apart + o for at, _ in taps for o in range(channels) for q in range(spec.vectors)]
+    wanted = max(1, UNROLL_PRODUCTS // len(picked))
+    unroll = max(u for u in (1, 2, 4) if u <= wanted and spec.run % u == 0)
+    pitch = f.int_arg(Arg.PITCH)
+    with f.loop(0, run, unroll, carry=[sums[number] for number in picked]) as i:
+        for u in range(unroll):
+            line, weights = x.at_bytes((i.index + u) * pitch), w.at((i.index + u) * channels)
+            pixels = [line.at(q * spec.lanes).load(spec.lanes) for q in range(spec.vectors)]
+            factors = [weights.at(at + o).splat(spec.lanes) for _, at in taps for o in range(channels)]
+            i.carry = [pixels[n % spec.vectors].fma(factors[n // spec.vectors], total) for n, total in enumerate(i.carry)]
+    for number, value in zip(picked, i.result, strict=True):
+        sums[number] = value
+
+
+# ---------------------------------------------------------------------------------------------------------- the result
+
+
+def _store(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], kept: Ptr, out: Int, place: Int, channel: Int, lines: Int) -> None:
+    """The sums to the lines that exist; the phases interleaved, and the channels too where they lie together."""
+    lanes, parts, item = spec.lanes, spec.phases * spec.channels, ELEMENT_BYTES[spec.out]
+    steps = Finish(False, spec.finish.residual, spec.finish.activation)
+    with f.loop(0, lines) as r, f.loop(0, spec.vectors) as q:
+        here = kept.at((r.index * spec.vectors + q.index) * (parts * lanes))
+        values = [here.at(k * lanes).load(lanes) for k in range(parts)]
+        if spec.finish.bias:
+            bias = [f.ptr_arg(Arg.BIAS, spec.out).at(channel + o).splat(lanes) for o in range(spec.channels)]
+            values = [value + f.zeros(spec.inner, lanes) + bias[k % spec.channels] for k, value in enumerate(values)]
+        first = (place + q.index * lanes) * spec.phases
+        left, at = arg[Arg.OUT_COLUMNS] - first, out + r.index * arg[Arg.OUT_LINE]
+        if spec.last_out:
+            for j, value in enumerate(together(values)):
+                mask = f.lane_mask(lanes, left * spec.channels - j * lanes)
+                finish(f, steps, value, spec.out, at + (first * spec.channels + j * lanes) * item, channel, mask)
+        else:
+            for o in range(spec.channels):
+                line = at + arg[Arg.OUT_CHANNEL] * o + first * item
+                for j, value in enumerate(together(values[o :: spec.channels])):
+                    mask = f.lane_mask(lanes, left - j * lanes)
+                    finish(f, steps, value, spec.out, line + j * lanes * item, channel, mask)
