@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from preimage.cli import text
+
 __all__ = ["bench"]
 
 _Many = list[str] | None
@@ -97,27 +99,11 @@ def _layers(
         return select(load_suite(suite) if suite else builtin_suite(), names or (), tier)
     if not (given and weight):
         raise typer.BadParameter("one geometry needs both --input and --weight")
-    options: dict[str, Any] = {"stride": _numbers(stride), "padding": _padding(padding), "dilation": _numbers(dilation)}
+    options: dict[str, Any] = {
+        "stride": text.numbers(stride),
+        "padding": text.padding(padding),
+        "dilation": text.numbers(dilation),
+    }
     if transpose:
-        options["output_padding"] = _numbers(output_padding)
-    return (layer_from_sizes(_sizes(given), _sizes(weight), transpose=transpose, groups=groups, **options),)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(v) for v in text.replace("x", ",").split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of integers") from None
-
-
-def _numbers(text: str) -> Any:
-    values = _sizes(text)
-    return values[0] if len(values) == 1 else values
-
-
-def _padding(text: str) -> Any:
-    if text in ("same", "valid", "same_lower"):
-        return text
-    if ":" in text:
-        return tuple(tuple(int(v) for v in pair.split(":")) for pair in text.split(","))
-    return _numbers(text)
+        options["output_padding"] = text.numbers(output_padding)
+    return (layer_from_sizes(text.sizes(given), text.sizes(weight), transpose=transpose, groups=groups, **options),)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import preimage
+from preimage.cli import text
 from preimage.engines import plan
 from preimage.errors import OptionError
 from preimage.geometry import ConvGeometry
@@ -50,11 +51,11 @@ def explain(
     else:
         kind = np.dtype(dtype)
     options: dict[str, Any] = {
-        "stride": _numbers(stride), "padding": _padding(padding), "dilation": _numbers(dilation), "groups": groups,
+        "stride": text.numbers(stride), "padding": text.padding(padding), "dilation": text.numbers(dilation), "groups": groups,
     }  # fmt: skip
-    shape, weights = _sizes(given), _sizes(weight)
+    shape, weights = text.sizes(given), text.sizes(weight)
     if transpose:
-        g = ConvGeometry.from_conv_transpose(shape, weights, output_padding=_numbers(output_padding), **options)
+        g = ConvGeometry.from_conv_transpose(shape, weights, output_padding=text.numbers(output_padding), **options)
     else:
         g = ConvGeometry.from_conv(shape, weights, **options)
     console = Console(soft_wrap=not Console().is_terminal)
@@ -84,24 +85,3 @@ def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
         table.add_row(escape(name), escape(value))
     console.print(table, highlight=False)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(v) for v in text.replace("x", ",").split(","))
-    except ValueError:
-        raise OptionError(f"{text!r} is no list of integers such as 1,64,56,56") from None
-
-
-def _numbers(text: str) -> Any:
-    values = _sizes(text)
-    return values[0] if len(values) == 1 else values
-
-
-def _padding(text: str) -> Any:
-    if not text[:1].isdigit() and text[:1] != "-":
-        return text
-    if ":" in text:
-        pairs = [pair.partition(":") for pair in text.split(",")]
-        return tuple((_numbers(lo), _numbers(hi)) for lo, _, hi in pairs)
-    return _numbers(text)
