@@ -54,7 +54,7 @@ def beside(function, *arrays, threads=2):
     made, kept = [], around.told
     around.told = lambda what, *a: made.append(what)
     try:
-        with pre.no_grad(), pre.config(threads=threads):
+        with pre.no_grad(), pre.config(threads=threads), np.errstate(all="ignore"):
             got = function(*arrays)
     finally:
         around.told = kept
@@ -257,3 +257,202 @@ def test_infinities_and_nans_go_where_they_belong():
         want = np.full((2, 20), 35, np.float32)
         want[0, 3], want[1, 5], want[1, 19] = np.inf, np.nan, np.nan
         np.testing.assert_array_equal(got, want)
+
+
+# -- copies, windows, resizing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_concatenation(axis, layout, width):
+    shapes = [[2, 5, 23, 29] for _ in range(3)]
+    shapes[1][axis], shapes[2][axis] = 19, 1
+    parts = [laid(data(tuple(s), seed=k), layout) for k, s in enumerate(shapes)]
+    got, want = beside(lambda *p: ops.concat(list(p), axis), *parts)
+    same(got, want)
+    assert got.strides == want.strides
+
+
+POOLS = [
+    {"kernel_size": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": (3, 5), "stride": (1, 3), "padding": ((1, 0), (2, 3)), "dilation": (2, 1)},
+    {"kernel_size": 3, "stride": 2, "ceil_mode": True},
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("options", POOLS)
+def test_pooling(options, layout, dtype, width):
+    x = laid(data(dtype=dtype), layout)
+    for op in (ops.max_pool, ops.sum_pool, ops.avg_pool):
+        got, want = beside(lambda v, op=op: op(v, **options), x)
+        same(got, want)
+        assert got.strides == want.strides
+
+
+def test_pooling_of_one_and_three_axes():
+    for shape in ((3, 10, 700), (2, 9, 7, 20, 11)):
+        got, want = beside(lambda v: ops.max_pool(v, 3, stride=2, padding=1), laid(data(shape), "channels_last"))
+        same(got, want)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("values", ["ties", "special"])
+@pytest.mark.parametrize("options", POOLS)
+def test_gradient_of_max_pooling(options, values, layout, width):
+    """Ties go to the first element in row-major order, of NaNs to the first; overlapping windows add up in order."""
+    rng = np.random.default_rng(10)
+    x = laid(data() if values == "special" else rng.integers(0, 4, SHAPE).astype(np.float32), layout)
+
+    def gradient(v):
+        t = pre.Tensor(v, requires_grad=True)
+        with pre.enable_grad():
+            y = ops.max_pool(t, **options)
+            g = np.random.default_rng(11).standard_normal(y.shape).astype(np.float32)
+            return pre.grad(y, t, g).data
+
+    got, want = beside(gradient, x)
+    same(got, want)
+
+
+def test_second_gradient_of_max_pooling():
+    x = pre.Tensor(np.random.default_rng(12).standard_normal((2, 3, 60, 50)), requires_grad=True)
+
+    def second():
+        (g,) = pre.grad((ops.max_pool(x, 2) ** 3).sum(), [x], create_graph=True)
+        return pre.grad((g * g).sum(), x).data
+
+    got = second()
+    with pre.config(engine="gemm"):
+        np.testing.assert_allclose(got, second(), rtol=1e-12)
+
+
+RESIZES = [
+    {"scale_factor": 2},
+    {"scale_factor": (3, 1)},
+    {"size": (50, 17)},
+    {"scale_factor": 1.5, "mode": "nearest-exact"},
+    {"scale_factor": 2, "mode": "linear"},
+    {"size": (50, 17), "mode": "linear", "align_corners": True},
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", RESIZES)
+def test_resizing(options, dtype, width):
+    got, want = beside(lambda v: ops.upsample(v, **options), laid(data(dtype=dtype), "channels_last"))
+    same(got, want)
+    assert got.strides == want.strides
+
+
+def test_resizing_of_one_and_three_axes():
+    for shape in ((3, 10, 400), (2, 9, 7, 10, 11)):
+        for mode in ("nearest", "linear"):
+            x = laid(data(shape), "channels_last")
+            got, want = beside(lambda v, mode=mode: ops.upsample(v, scale_factor=2.5, mode=mode), x)
+            same(got, want)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_gradients_of_relu(slope, layout, dtype):
+    x = laid(data(dtype=dtype), layout)
+    g = laid(data(dtype=dtype, seed=1), layout)
+
+    def gradient(v):
+        t = pre.Tensor(v, requires_grad=True)
+        with pre.enable_grad():
+            return pre.grad(ops.leaky_relu(t, slope) if slope else ops.relu(t), t, g).data
+
+    same(*beside(gradient, x))
+
+
+NORMS = {
+    "batch": lambda dtype: pre.nn.BatchNorm2d(21, dtype=dtype),
+    "batch, plain": lambda dtype: pre.nn.BatchNorm2d(21, affine=False, dtype=dtype),
+    "instance": lambda dtype: pre.nn.InstanceNorm2d(21, affine=True, dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("name", NORMS)
+def test_normalisation_and_its_gradients(name, layout, dtype):
+    rng = np.random.default_rng(13)
+    x = (rng.standard_normal(SHAPE) * 2 + 3).astype(dtype)
+    g = rng.standard_normal(SHAPE).astype(dtype)
+    w, b = rng.standard_normal(21).astype(dtype), rng.standard_normal(21).astype(dtype)
+
+    def run(v):
+        net = NORMS[name](v.dtype)
+        if net.weight is not None:
+            net.weight.assign(w.astype(v.dtype))
+            net.bias.assign(b.astype(v.dtype))
+        t = pre.Tensor(v, requires_grad=True)
+        with pre.enable_grad():
+            y = net(t)
+            leaves = [t, *net.parameters()]
+            gradients = pre.grad(y, leaves, g.astype(v.dtype))
+        running = [np.asarray(net.running_mean), np.asarray(net.running_var)] if name.startswith("batch") else []
+        return [y.data, *(a.data for a in gradients), *running]
+
+    got, _ = beside(run, laid(x, layout))
+    with pre.config(engine="gemm"):
+        want = run(x.astype(np.float64))
+    assert got[0].dtype == dtype
+    for a, e in zip(got, want, strict=True):
+        scale = np.abs(e).max()
+        assert np.abs(a - e).max() <= (3e-6 if dtype == np.float32 else 1e-13) * scale
+    again = run(laid(x, "channels_first"))
+    with pre.config(threads=1), llvm.use_target("avx2"):
+        narrow = run(laid(x, "channels_last"))
+    for a, e, n in zip(got, again, narrow, strict=True):
+        same(a, e)
+        same(n, e)
+
+
+def test_second_gradients_of_normalisation():
+    x = pre.Tensor(np.random.default_rng(14).standard_normal((3, 4, 5, 6)), requires_grad=True)
+    net = pre.nn.BatchNorm2d(4, dtype=np.float64)
+
+    def second():
+        (g,) = pre.grad((net(x) ** 3).sum(), [x], create_graph=True)
+        return [g.data, *(a.data for a in pre.grad((g * g).sum(), [x, net.weight]))]
+
+    got = second()
+    with pre.config(engine="gemm"):
+        want = second()
+    for a, e in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-9)
+
+
+OPTIMISERS = {
+    "sgd": lambda p: pre.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3, dampening=0.2),
+    "nesterov": lambda p: pre.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: pre.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "adamw": lambda p: pre.optim.AdamW(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_optimiser_steps_round_as_numpy(name, dtype):
+    rng = np.random.default_rng(15)
+    start = rng.standard_normal((40, 30, 3, 3)).astype(dtype)
+    gradients = [rng.standard_normal(start.shape).astype(dtype) for _ in range(4)]
+
+    def train(value):
+        p = pre.Tensor(value.copy(), requires_grad=True)
+        opt = OPTIMISERS[name]([p])
+        for g in gradients:
+            p.grad = pre.Tensor(g)
+            opt.step()
+        return p.data
+
+    same(*beside(train, start))

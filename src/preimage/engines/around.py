@@ -18,7 +18,18 @@ from preimage.engines import engines
 from preimage.engines.base import Array
 from preimage.settings import current, thread_count
 
-__all__ = ["active", "chain", "channel_sums", "function", "pointwise", "sum_over"]
+__all__ = [
+    "active",
+    "chain",
+    "channel_sums",
+    "concat",
+    "function",
+    "max_pool_grad",
+    "pointwise",
+    "pool_axis",
+    "resize",
+    "sum_over",
+]
 
 #: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (threads alone help).
 LEAST_CHAIN = 1 << 13
@@ -119,3 +130,45 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
     else:
         return None
     return None if made is None else made[0]
+
+
+def concat(parts: Sequence[Array], axis: int) -> Array | None:
+    """The parts side by side (engines/jit/space.py)."""
+    if sum([p.size for p in parts]) < LEAST_CHAIN or not fits(*parts):
+        return None
+    from preimage.engines.jit import space
+
+    return _said("concat", space.concat(parts, axis), *parts)
+
+
+def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
+    """The maximum ("max") or sum ("sum") over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
+    if x.size < LEAST_CHAIN or not fits(x):
+        return None
+    from preimage.engines.jit import space
+
+    return _said(f"{mode} over windows", space.pool_axis(x, axis, window, mode), x)
+
+
+def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, int, int, int, int, int], ...]) -> Array | None:
+    """The gradient of a maximum over windows (each: size, outputs, kernel, stride, lo, dilation)."""
+    if not g.size or x.size < LEAST_CHAIN or not fits(g, x, pooled):
+        return None
+    from preimage.engines.jit import space
+
+    return _said("gradient of max over windows", space.max_pool_grad(g, x, pooled, windows), x)
+
+
+def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear: bool) -> Array | None:
+    """The spatial axes resized; tables: per axis low and high positions, weight of the high one, whether they are blended."""
+    if x.size < LEAST_CHAIN or not fits(x):
+        return None
+    from preimage.engines.jit import space
+
+    return _said("resize", space.resize(x, tables, linear), x)
+
+
+def _said(what: str, made: Array | None, *arrays: Array) -> Array | None:
+    if made is not None:
+        told(what, *arrays)
+    return made

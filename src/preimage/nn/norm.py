@@ -15,21 +15,12 @@ from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.module import Module, Parameter
 from preimage.ops.layout import check_layout
+from preimage.ops.normalise import affine, normalise
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "GroupNorm", "InstanceNorm1d",
     "InstanceNorm2d", "InstanceNorm3d", "LayerNorm",
 ]  # fmt: skip
-
-
-def _per_channel(values: Any, ndim: int) -> Any:
-    return ops.reshape(values, (1, values.shape[0], *([1] * (ndim - 2))))
-
-
-def _affine(x: Any, weight: Any, bias: Any) -> Any:
-    if weight is not None:
-        x = ops.multiply(x, _per_channel(weight, x.ndim))
-    return x if bias is None else ops.add(x, _per_channel(bias, x.ndim))
 
 
 class _Norm(Module):
@@ -92,21 +83,20 @@ class _BatchNorm(_Norm):
             shift = ops.negative(ops.multiply(scale, mean))
             if self.bias is not None:
                 shift = ops.add(shift, self.bias)
-            return _affine(x, scale, shift)
-        axes = (0, *range(2, len(shape)))
-        if self.training:
-            count = math.prod(shape[k] for k in axes)
-            if count <= 1:
-                raise ShapeError(f"{type(self).__name__}: training needs more than one value per channel, got shape {shape}")
-            if self.track_running_stats:
-                self._track(array_of(x), axes, count)
-        return _affine(ops.standardize(x, axes, self.eps), self.weight, self.bias)
+            return affine(x, scale, shift)
+        count = shape[0] * math.prod(shape[2:])
+        if self.training and count <= 1:
+            raise ShapeError(f"{type(self).__name__}: training needs more than one value per channel, got shape {shape}")
+        y, mean, var = normalise(x, self.weight, self.bias, images=True, eps=self.eps)
+        if self.training and self.track_running_stats:
+            self._track(mean, var, count)
+        return y
 
-    def _track(self, x: Any, axes: tuple[int, ...], count: int) -> None:
+    def _track(self, mean: Any, var: Any, count: int) -> None:
         seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
         self._buffers["num_batches_tracked"] = np.asarray(seen)
         rate = 1.0 / float(seen) if self.momentum is None else self.momentum
-        for name, batch in (("running_mean", ops.mean(x, axes)), ("running_var", ops.var(x, axes) * (count / (count - 1)))):
+        for name, batch in (("running_mean", mean), ("running_var", var * (count / (count - 1)))):
             old = getattr(self, name)
             setattr(self, name, ((1 - rate) * old + rate * np.asarray(batch)).astype(old.dtype))
 
@@ -161,7 +151,7 @@ class GroupNorm(_Norm):
         if len(shape) < 2 or shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
         grouped = ops.reshape(x, (shape[0], self.num_groups, math.prod(shape[1:]) // self.num_groups))
-        return _affine(ops.reshape(ops.standardize(grouped, -1, self.eps), shape), self.weight, self.bias)
+        return affine(ops.reshape(ops.standardize(grouped, -1, self.eps), shape), self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
@@ -190,7 +180,7 @@ class _InstanceNorm(_Norm):
             raise ShapeError(
                 f"{type(self).__name__}: wanted (N, {self.num_features}, {self.ndim} spatial axes), got shape {shape}"
             )
-        return _affine(ops.standardize(x, tuple(range(2, len(shape))), self.eps), self.weight, self.bias)
+        return normalise(x, self.weight, self.bias, images=False, eps=self.eps)[0]
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import array_of, primitive
+from preimage.autograd import Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.errorfunction import erf_values, normal_cdf_values
@@ -56,6 +56,16 @@ def _leaky_relu(x: Array, *, slope: float) -> Array:
     return np.asarray(np.maximum(x, scaled) if 0 < slope <= 1 else np.where(x > 0, x, scaled))
 
 
+def _gated(g: Any, gate: Array, slope: float) -> Any:
+    """g where the gate is above 0, else slope * g: in one pass, if it need not be recorded."""
+    if not isinstance(g, Tensor):
+        steps = (("if_positive", (0, 1, 2)),) if not slope else (("mul", (1, 2)), ("if_positive", (0, 1, 3)))
+        made = around.chain((gate, g), steps, (slope,))
+        if made is not None:
+            return made[0]
+    return select(gate > 0, g, multiply(g, slope) if slope else 0.0)
+
+
 def _hardtanh(x: Array, *, lo: float, hi: float) -> Array:
     made = clipped(x, lo, hi)
     return np.asarray(np.clip(x, x.dtype.type(lo), x.dtype.type(hi))) if made is None else made
@@ -74,14 +84,14 @@ def _hardsigmoid(x: Array, *, alpha: float, beta: float) -> Array:
 _relu_op = primitive(
     "relu",
     _relu,
-    [lambda g, ans, x: select(array_of(ans) > 0, g, 0.0)],
+    [lambda g, ans, x: _gated(g, array_of(ans), 0.0)],
     saves=("ans",),
 )
 
 _leaky_relu_op = primitive(
     "leaky_relu",
     unary(_leaky_relu),
-    [lambda g, ans, x, slope: select(array_of(x) > 0, g, multiply(g, slope))],
+    [lambda g, ans, x, slope: _gated(g, array_of(x), slope)],
     saves=(0,),
 )
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, array_of, primitive
+from preimage.engines import around
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.ops.layout import laid_out
@@ -50,6 +51,10 @@ def _max_pool(x: Array, *, windows: Windows) -> Array:
     """Axis by axis, the outermost first: its taps read whole rows."""
     value = x
     for k, w in enumerate(windows):
+        made = around.pool_axis(value, k + 2, (w.outputs, w.kernel, w.stride, w.lo, w.dilation), "max")
+        if made is not None:
+            value = made
+            continue
         shape = (*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :])
         out = np.empty_like(value, shape=shape)
         reach = [r for r in (w.reach(t) for t in range(w.kernel)) if r is not None]
@@ -129,9 +134,24 @@ _put_op: Primitive = primitive(
 )
 
 
+def _max_pool_back(g: Array, *, x: Array, pooled: Array, windows: Windows) -> Array:
+    sizes = tuple((w.size, w.outputs, w.kernel, w.stride, w.lo, w.dilation) for w in windows)
+    made = around.max_pool_grad(g, x, pooled, sizes)
+    if made is not None:
+        return made
+    return _put_switches(g, switches=_switches(x, pooled, windows), size=x.shape[2:])
+
+
+_max_pool_back_op = primitive(
+    "max_pool_back",
+    _max_pool_back,
+    [lambda g, ans, y, x, pooled, windows: _take_op(g, switches=_switches(x, pooled, windows))],
+    saves=(),
+)
+
+
 def _max_pool_rule(g: Any, ans: Any, x: Any, *, windows: Windows) -> Any:
-    switches = _switches(array_of(x), array_of(ans), windows)
-    return _put_op(g, switches=switches, size=x.shape[2:])
+    return _max_pool_back_op(g, x=array_of(x), pooled=array_of(ans), windows=windows)
 
 
 _max_pool_op = primitive("max_pool", _max_pool, [_max_pool_rule], saves=("ans", 0))
@@ -229,6 +249,10 @@ def _zeros(like: Array, k: int, size: int) -> Array:
 def _sum_pool(x: Array, *, windows: Windows) -> Array:
     value = x
     for k, w in enumerate(windows):
+        made = around.pool_axis(value, k + 2, (w.outputs, w.kernel, w.stride, w.lo, w.dilation), "sum")
+        if made is not None:
+            value = made
+            continue
         out = np.zeros_like(
             value, shape=(*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :]), dtype=accumulator_dtype(x.dtype)
         )

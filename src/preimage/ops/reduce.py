@@ -266,6 +266,11 @@ def _inverse_deviation_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: f
 _inverse_deviation_op = primitive("inverse_deviation", _inverse_deviation, [_inverse_deviation_rule], saves=("ans", 0))
 
 
+def standardize_gradient(g: Any, x: Any, axis: AxisTuple, eps: float) -> Any:
+    """The gradient of `standardize` at x, as operations."""
+    return _standardize_rule(g, _standardize_op(x, axis=axis, eps=float(eps)), x, axis=axis, eps=float(eps))
+
+
 def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
     # s (g - mean(g) - ans mean(g ans)) with s = 1 / sqrt(var(x) + eps)
     s = _inverse_deviation_op(x, axis=axis, eps=eps)

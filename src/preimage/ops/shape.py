@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.engines import around
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.operands import Array, axes_of, axis_of, count_of, entries, operand, parts_of, regular, sizes_of
@@ -248,7 +249,13 @@ def _concat_rule(k: int) -> Callable[..., Any]:
     return rule
 
 
-_concat_op = primitive("concat", lambda *parts, axis: np.concatenate(parts, axis), _concat_rule, saves=())
+def concatenated(*parts: Array, axis: int) -> Array:
+    """Arrays of one dtype side by side."""
+    made = around.concat(parts, axis)
+    return np.concatenate(parts, axis) if made is None else made
+
+
+_concat_op = primitive("concat", concatenated, _concat_rule, saves=())
 
 
 def concat(parts: Sequence[Any], axis: int = 0) -> Any:

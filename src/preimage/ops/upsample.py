@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, primitive
+from preimage.engines import around
 from preimage.engines.base import is_channels_last
 from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
@@ -96,7 +97,20 @@ def _column(t: Array, like: Array, axis: int) -> Array:
     return t.astype(like.dtype).reshape((-1,) + (1,) * (like.ndim - axis - 1))
 
 
+@lru_cache(maxsize=256)
+def _tables(axis: Resize, dtype: Any) -> tuple[Array, Array, Array, Array]:
+    """What the generated kernel reads: low, high, t, and 1 where the two are blended (as whole runs are), else 0."""
+    low, high, t = axis.weights()
+    blended = np.zeros(axis.outputs, dtype)
+    for to, _, _ in _plan(axis)[1]:
+        blended[to] = t[to].any()
+    return low.astype(np.int64), high.astype(np.int64), t.astype(dtype), blended
+
+
 def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
+    made = around.resize(x, [_tables(a, x.dtype) for a in axes], axes[0].mode == "linear")
+    if made is not None:
+        return made
     value, start = _in_memory(widened(x))
     for k, axis in enumerate(axes, start):
         t, runs = _plan(axis)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor
+from preimage.engines import around
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 
@@ -139,6 +140,38 @@ class Optimizer:
         return f"{type(self).__name__}({options}; {len(self.parameters())} parameters)"
 
 
+class _Chain:
+    """Elementwise steps written down one by one, to run in one pass (engines/around.py).
+
+    A place is an operand's number; a number's is 100 and more, a step's 1000 and more, until their counts are known.
+    """
+
+    def __init__(self, *operands: Array) -> None:
+        self._operands = operands
+        self._numbers: list[float] = []
+        self._steps: list[tuple[str, tuple[int, ...]]] = []
+
+    def number(self, value: float) -> int:
+        """The place of a number."""
+        self._numbers.append(float(value))
+        return 99 + len(self._numbers)
+
+    def step(self, word: str, *places: int) -> int:
+        """The place of a step's result."""
+        self._steps.append((word, places))
+        return 999 + len(self._steps)
+
+    def run(self, *results: int) -> tuple[Array, ...] | None:
+        """The values at these places as new arrays; None where no generated kernel runs."""
+        n, m = len(self._operands), len(self._numbers)
+
+        def place(k: int) -> int:
+            return k if k < 100 else k - 100 + n if k < 1000 else k - 1000 + n + m
+
+        steps = tuple([(word, tuple([place(k) for k in places])) for word, places in self._steps])
+        return around.chain(self._operands, steps, self._numbers, tuple([place(k) for k in results]))
+
+
 class SGD(Optimizer):
     """v = momentum v + (1 - dampening) g;  p -= lr v, or lr (g + momentum v) with nesterov; g takes weight_decay p first.
 
@@ -161,6 +194,9 @@ class SGD(Optimizer):
         super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize})
 
     def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+        fused = self._fused(p, g, state, group)
+        if fused is not None:
+            return fused
         g = -g if group["maximize"] else g
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
@@ -172,6 +208,28 @@ class SGD(Optimizer):
                 state["momentum"] = np.array(g)
             g = g + momentum * state["momentum"] if group["nesterov"] else state["momentum"]
         return np.asarray(p - group["lr"] * g)
+
+    def _fused(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array | None:
+        """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
+        held = state.get("momentum")
+        if group["maximize"] or held is None:
+            return None
+        chain = _Chain(p, g, held)
+        at_p, at_g, at_v = range(3)
+        if group["weight_decay"]:
+            at_g = chain.step("add", at_g, chain.step("mul", chain.number(group["weight_decay"]), at_p))
+        momentum = chain.number(group["momentum"])
+        old = chain.step("mul", momentum, at_v)
+        at_v = chain.step("add", old, chain.step("mul", chain.number(1 - group["dampening"]), at_g))
+        if group["nesterov"]:
+            at_g = chain.step("add", at_g, chain.step("mul", momentum, at_v))
+        else:
+            at_g = at_v
+        made = chain.run(at_v, chain.step("sub", at_p, chain.step("mul", chain.number(group["lr"]), at_g)))
+        if made is None:
+            return None
+        state["momentum"], p = made
+        return p
 
 
 class Adam(Optimizer):
@@ -196,6 +254,9 @@ class Adam(Optimizer):
         super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
 
     def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+        fused = self._fused(p, g, state, group)
+        if fused is not None:
+            return fused
         g = -g if group["maximize"] else g
         (b1, b2), decay, lr = group["betas"], group["weight_decay"], group["lr"]
         if decay and self._decoupled:
@@ -208,6 +269,31 @@ class Adam(Optimizer):
             v = state["largest"] = np.maximum(state.get("largest", v), v)
         first, second = 1 - b1 ** state["step"], 1 - b2 ** state["step"]
         return np.asarray(p - (lr / first) * m / (np.sqrt(v) / second**0.5 + group["eps"]))
+
+    def _fused(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array | None:
+        """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
+        if group["maximize"] or group["amsgrad"] or "mean" not in state:
+            return None
+        (b1, b2), decay, lr = group["betas"], group["weight_decay"], group["lr"]
+        chain = _Chain(p, g, state["mean"], state["square"])
+        at_p, at_g, at_m, at_v = range(4)
+        if decay and self._decoupled:
+            at_p = chain.step("mul", at_p, chain.number(1 - lr * decay))
+        elif decay:
+            at_g = chain.step("add", at_g, chain.step("mul", chain.number(decay), at_p))
+        first, second = 1 - b1 ** state["step"], 1 - b2 ** state["step"]
+        at_m = chain.step("add", chain.step("mul", chain.number(b1), at_m), chain.step("mul", chain.number(1 - b1), at_g))
+        fresh = chain.step("mul", chain.number(1 - b2), chain.step("mul", at_g, at_g))
+        at_v = chain.step("add", chain.step("mul", chain.number(b2), at_v), fresh)
+        top = chain.step("mul", chain.number(lr / first), at_m)
+        below = chain.step(
+            "add", chain.step("div", chain.step("sqrt", at_v), chain.number(second**0.5)), chain.number(group["eps"])
+        )
+        made = chain.run(at_m, at_v, chain.step("sub", at_p, chain.step("div", top, below)))
+        if made is None:
+            return None
+        state["mean"], state["square"], p = made
+        return p
 
 
 class AdamW(Adam):

@@ -233,6 +233,10 @@ class Num:
         """self < other; false where either is NaN."""
         return Bit(self.kernel, self.kernel.builder.fcmp_ordered("<", self.value, other.value))
 
+    def is_equal(self, other: Num) -> Bit:
+        """self == other; false where either is NaN."""
+        return Bit(self.kernel, self.kernel.builder.fcmp_ordered("==", self.value, other.value))
+
     def is_nan(self) -> Bit:
         return Bit(self.kernel, self.kernel.builder.fcmp_unordered("uno", self.value, self.value))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor
+from preimage.engines import around
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
@@ -284,6 +285,19 @@ def _resize_axis(x: Any, axis: int, index: np.ndarray, weights: np.ndarray) -> A
     return total
 
 
+def _resize_axes(x: Any, taps: dict[int, tuple[np.ndarray, np.ndarray]]) -> Any:
+    """Axis by axis; all spatial axes at once where each output is one input, and generated code takes it."""
+    if isinstance(x, np.ndarray) and x.ndim > 2 and taps and min(taps) > 1 and all(i.shape[1] == 1 for i, _ in taps.values()):
+        none = np.zeros(1, x.dtype)
+        places = [np.ascontiguousarray(taps[k][0][:, 0]) if k in taps else np.arange(x.shape[k]) for k in range(2, x.ndim)]
+        made = around.resize(x, [(place, place, none, none) for place in places], linear=False)
+        if made is not None:
+            return made
+    for axis, (index, weights) in taps.items():
+        x = _resize_axis(x, axis, index, weights)
+    return x
+
+
 @graph_op("onnx.Resize")
 def _resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, mode: str = "nearest", opset: int = 13,
             coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
@@ -307,7 +321,7 @@ def _resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, m
     }  # fmt: skip
     integers = not recorded(x) and x.dtype.kind in "iu"
     y = x.astype(np.float64) if integers else x
-    margins = []
+    margins, taps = [], {}
     for position, axis in enumerate(which):
         crop = (0.0, 1.0) if region is None else (float(region[position]), float(region[position + len(which)]))
         same = x.shape[axis] == target[axis] and factor[axis] == 1.0
@@ -316,9 +330,10 @@ def _resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, m
         if x.shape[axis] == 0:
             raise FileFormatError(f"Resize: axis {axis} is empty")
         index, weights, outside = _taps(x.shape[axis], target[axis], factor[axis], options, crop)
-        y = _resize_axis(y, axis, index, weights)
+        taps[axis] = (index, weights)
         if outside.any():
             margins.append((axis, outside))
+    y = _resize_axes(y, taps)
     for axis, outside in margins:
         mask = outside.reshape([-1 if k == axis else 1 for k in range(y.ndim)])
         fill = np.asarray(extrapolation_value, y.dtype)

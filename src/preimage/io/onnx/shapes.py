@@ -117,7 +117,8 @@ def _concat(*values: Any, axis: int) -> Any:
     for v in values[1:]:
         if v.ndim != len(first) or any(a != b for k, (a, b) in enumerate(zip(v.shape, first, strict=True)) if k != axis):
             raise FileFormatError(f"Concat along axis {axis}: shapes {first} and {v.shape} differ elsewhere")
-    return ops.concat(list(values), axis) if recorded(*values) else np.concatenate(values, axis)
+    floats = all(v.dtype.kind == "f" and v.dtype == values[0].dtype for v in values)
+    return ops.concat(list(values), axis) if recorded(*values) or floats else np.concatenate(values, axis)
 
 
 @graph_op("onnx.Split")
