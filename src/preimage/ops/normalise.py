@@ -54,7 +54,8 @@ def _axes(ndim: int, images: bool) -> tuple[int, ...]:
 def _spread(values: Any, ndim: int) -> Any:
     """(C,) or (N, C) as an array that broadcasts against (N, C, *space)."""
     lead = values.shape if values.ndim == 2 else (1, *values.shape)
-    return reshape(values, (*lead, *[1] * (ndim - 2)))
+    shape = (*lead, *[1] * (ndim - 2))
+    return reshape(values, shape) if isinstance(values, Tensor) else values.reshape(shape)
 
 
 def affine(x: Any, weight: Any, bias: Any) -> Any:

@@ -212,7 +212,7 @@ class SGD(Optimizer):
     def _fused(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array | None:
         """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
         held = state.get("momentum")
-        if group["maximize"] or held is None:
+        if group["maximize"] or held is None or p.size < around.LEAST_CHAIN:
             return None
         chain = _Chain(p, g, held)
         at_p, at_g, at_v = range(3)
@@ -272,7 +272,7 @@ class Adam(Optimizer):
 
     def _fused(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array | None:
         """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
-        if group["maximize"] or group["amsgrad"] or "mean" not in state:
+        if group["maximize"] or group["amsgrad"] or "mean" not in state or p.size < around.LEAST_CHAIN:
             return None
         (b1, b2), decay, lr = group["betas"], group["weight_decay"], group["lr"]
         chain = _Chain(p, g, state["mean"], state["square"])

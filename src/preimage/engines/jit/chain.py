@@ -28,7 +28,7 @@ TASK_ELEMENTS = 1 << 14
 ROW_ELEMENTS = 1 << 12
 #: Rows shorter than this are mostly masked vectors.
 LEAST_WIDTH = 8
-ELEMENTS = {"float32": "f32", "float64": "f64"}
+ELEMENTS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
 Shape = tuple[int, ...]
 
@@ -170,7 +170,7 @@ def run_chain(
         if layout is None:
             return None
         stored = (len(operands) + len(numbers) + len(steps) - 1,) if results is None else results
-        spec = ChainSpec(ELEMENTS[dtype.name], lanes_of(dtype), layout.kinds, len(numbers), steps, stored)
+        spec = ChainSpec(ELEMENTS[dtype], lanes_of(dtype), layout.kinds, len(numbers), steps, stored)
         if len(_ready) >= _MOST_READY:
             _ready.clear()
         ready = _ready[key] = _Ready(layout, kept_kernel(spec), len(stored))

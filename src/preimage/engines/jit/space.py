@@ -55,7 +55,7 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     length = sum(p.shape[axis] for p in parts)
     memory = tuple(length if k == axis else first.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), first.dtype)
-    spec = RowsSpec(ELEMENTS[first.dtype.name], lanes_of(first.dtype))
+    spec = RowsSpec(ELEMENTS[first.dtype], lanes_of(first.dtype))
     a, start = RowsArg, 0
     for part in parts:
         width = part.shape[axis] * behind
@@ -104,7 +104,7 @@ def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode:
     words[a.X], words[a.RESULT], words[a.TABLE] = address_of(x), address_of(made), address_of(table)
     words[a.SIZE], words[a.OUTPUTS], words[a.INNER], words[a.STEP] = x.shape[axis], outputs, inner, dilation
     words[a.ROWS], words[a.SHARE] = rows, share
-    _launch(PoolSpec(ELEMENTS[x.dtype.name], lanes_of(x.dtype), mode), words, -(-rows // share))
+    _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), words, -(-rows // share))
     return made
 
 
@@ -141,7 +141,7 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
     words[a.X], words[a.POOLED], words[a.G], words[a.RESULT] = (address_of(v) for v in (x, pooled, g, made))
     words[a.TABLE], words[a.SIZE], words[a.OUTPUTS], words[a.TAPS] = address_of(table), space, outputs, table.shape[1]
     words[a.INNER], words[a.SHARE], words[a.SHARES] = inner, share, -(-inner // share)
-    _launch(MaxGradSpec(ELEMENTS[x.dtype.name], lanes), words, outer * words[a.SHARES])
+    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes), words, outer * words[a.SHARES])
     return made
 
 
@@ -188,5 +188,5 @@ def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, line
     words[a.INNER], words[a.TOTAL] = inner, outer * len(rows[0])
     words[a.SHARE] = share = max(1, TASK_ELEMENTS // (inner * len(low)))
     words[a.ROW_LOW : a.COLUMN_BLEND + 1] = [address_of(t) for t in (*rows, low, high, weight, blended)]
-    _launch(ResizeSpec(ELEMENTS[value.dtype.name], lanes_of(value.dtype), linear), words, -(-words[a.TOTAL] // share))
+    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes_of(value.dtype), linear), words, -(-words[a.TOTAL] // share))
     return made

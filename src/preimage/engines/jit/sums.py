@@ -48,7 +48,7 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     count, channels, space = shape[0], shape[1], prod(shape[2:])
     blocks = -(-space // BLOCK)
     target = llvm.current_target()
-    spec = SumsSpec(ELEMENTS[dtype.name], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
+    spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
     sums = [np.empty((count, blocks, channels), dtype) for _ in range(2 if mode == "products" else 1)]
     share = max(1, TASK_ELEMENTS // (min(space, BLOCK) if columns else space))
     if columns:
