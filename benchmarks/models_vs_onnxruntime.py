@@ -26,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "io"))
 from models import place
 from test_onnx import opened, page, vocoder
 
+#: Seconds before a timed call: the workers of the other library still spin after theirs, on the CPU that is wanted now.
+SETTLE = 0.02
+
 
 def subjects() -> dict[str, tuple[onnx.ModelProto, np.ndarray]]:
     """Each model with its input: CenterFace at 512x512, DBNet at 640x640, the vocoder at T = 200; batch 1."""
@@ -56,6 +59,7 @@ def measure(proto: onnx.ModelProto, x: np.ndarray, threads: int, rounds: int) ->
         theirs, ours = [], []
         for _ in range(rounds):
             for times, call in ((theirs, lambda: session.run(None, {key: x})), (ours, lambda: net.run({key: x}))):
+                time.sleep(SETTLE if threads > 1 else 0)
                 start = time.perf_counter_ns()
                 call()
                 times.append(time.perf_counter_ns() - start)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import preimage as pre
+from preimage.io import graph_ops  # noqa: F401 - the words
 from preimage.io.graph import Graph, Input, Node
 from preimage.io.graph_passes import channels_last, drop_identities, fold_affine, fold_constants, fuse_epilogues, optimise
+from preimage.io.graph_pointwise import fuse_chains, fuse_pointwise
 
 RNG = np.random.default_rng(6)
 X = RNG.standard_normal((2, 4, 6, 5)).astype(np.float32)
@@ -161,3 +163,72 @@ def test_channels_last_keeps_the_bits() -> None:
     same(g, after, engine="jit")  # whose bits no memory layout changes
     assert channels_last(after) is after
     assert ops_of(optimise(g)) == ["channels_innermost", "conv"]
+
+
+CHAIN = (
+    node("add", "c three", "p"),
+    node("clip", "p", "q", lo=0.0, hi=6.0),
+    node("mul", "q c", "r"),
+    node("div", "r six", "s"),
+    node("leaky_relu", "s", "t", slope=0.2),
+    node("sub", "half t", "y"),
+)
+SINGLES = {"three": np.float32(3), "six": np.full((1, 1, 1), 6, np.float32), "half": np.full(1, 0.5, np.float32)}
+SHAPES = {
+    "dense": ("conv", (40, 4, 3, 3), CONV),
+    "few": ("conv", (3, 4, 3, 3), CONV),
+    "depthwise": ("conv", (4, 1, 3, 3), CONV | {"groups": 4}),
+    "groups": ("conv", (6, 2, 3, 3), CONV | {"groups": 2}),
+    "pointwise": ("conv", (24, 4, 1, 1), {}),
+    "strided": ("conv", (20, 4, 2, 2), {"stride": (2, 2)}),
+    "transposed": ("conv_transpose", (4, 18, 3, 3), {"stride": (2, 2)}),
+    "one out": ("conv_transpose", (4, 1, 4, 4), {"stride": (2, 2), "padding": ((1, 1), (1, 1))}),
+}
+
+
+@pytest.mark.parametrize("engine", ["jit", "gemm", "reference"])
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_chain_goes_into_the_epilogue_and_keeps_the_bits(case: str, engine: str, residual: bool) -> None:
+    op, shape, options = SHAPES[case]
+    stored = {"w": array(*shape), "b": array(shape[0] if op == "conv" else shape[1])}
+    first = [node(op, "x w b", "c", **options)]
+    if residual:
+        first = [node(op, "x w b", "e", **options), node("sigmoid", "e", "f"), node(op, "x w b f", "c", **options)]
+    g = Graph([*first, *CHAIN], [Input("x", (None, 4, None, None))], ["y"], parameters=stored, constants=SINGLES).eval()
+    after = fuse_chains(fuse_pointwise(g))
+    assert len(after.nodes) == len(first)
+    assert "chain" in after.nodes[-1].attributes
+    ready = optimise(g)
+    x = RNG.standard_normal((2, 4, 13, 11)).astype(np.float32)
+    x[0, 0, 0, :3] = [np.nan, np.inf, -np.inf]
+    for data in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)):
+        for threads in (1, 2):
+            with pre.no_grad(), pre.config(engine=engine, threads=threads), np.errstate(all="ignore"):
+                want = g(data)
+                for _ in range(2):
+                    np.testing.assert_array_equal(after(data), want)
+                    if engine == "jit":
+                        np.testing.assert_array_equal(ready(data), want)
+    with pre.config(engine=engine), np.errstate(all="ignore"):
+        t = pre.Tensor(np.nan_to_num(x, posinf=1, neginf=-1), requires_grad=True)
+        np.testing.assert_array_equal(pre.grad(after(t).sum(), t).data, pre.grad(g(t).sum(), t).data)
+
+
+def test_chains_that_stay_outside() -> None:
+    w = array(6, 4, 3, 3)
+
+    def fused(*nodes: Node, outputs: str = "y", **stored: Any) -> list[str]:
+        g = Graph(nodes, [Input("x", (None, 4, None, None))], outputs.split(), parameters={"w": w}, constants=stored)
+        return ops_of(fuse_chains(fuse_pointwise(g)))
+
+    conv = node("conv", "x w", "c", **CONV)
+    three = np.float32(3)
+    assert fused(conv, node("mul", "c k", "y"), k=three) == ["conv"]
+    assert fused(conv, node("mul", "c k", "y"), k=array(6, 1, 1)) == ["conv", "mul"]  # one value each channel
+    assert fused(conv, node("mul", "c k", "y"), k=np.full((1,) * 5, 3, np.float32)) == ["conv", "mul"]  # one axis more
+    assert fused(conv, node("sigmoid", "c", "y")) == ["conv", "sigmoid"]
+    assert fused(conv, node("mul", "c k", "y"), outputs="y c", k=three) == ["conv", "mul"]
+    assert fused(conv, node("mul", "c k", "d"), node("abs", "c", "e"), node("add", "d e", "y"), k=three).count("conv") == 1
+    relu = node("conv", "x w", "c", activation="relu", **CONV)
+    assert fused(relu, node("mul", "c k", "y"), k=three) == ["conv", "mul"]

@@ -11,7 +11,8 @@ from onnx_backend import cases, run
 import preimage as pre
 from preimage.io import files, limits
 from preimage.io import onnx as onnx_io
-from preimage.io.graph_passes import optimise
+from preimage.io.graph import Graph, Input, Node
+from preimage.io.graph_passes import PASSES, channels_last, optimise
 from preimage.io.onnx import export
 from preimage.io.trace import trace
 
@@ -293,6 +294,26 @@ def test_export_runs_in_onnxruntime_and_changes_no_weight(name):
         assert again.weights[key].data.tobytes() == parameter.data.tobytes()
     for a, b in zip(ours, values(again, {net.inputs[0].name: x}), strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+def test_what_a_contraction_has_swallowed_is_exported_or_refused():
+    w = rng(5).standard_normal((6, 3, 3, 3)).astype(np.float32)
+    x = rng(6).standard_normal((2, 3, 9, 8)).astype(np.float32)
+
+    def fused(*after):
+        first = Node("c", "conv", ("x", "w"), ("c",), {"padding": ((1, 1), (1, 1))})
+        graph = Graph([first, *after], [Input("x", (None, 3, None, None))], ["y"], parameters={"w": w})
+        graph = optimise(graph, [each for each in PASSES if each is not channels_last])  # ONNX has no memory layouts
+        assert [n.op for n in graph.nodes] == ["conv"]
+        return graph
+
+    clipped = fused(Node("y", "clip", ("c",), ("y",), {"lo": -0.5, "hi": 1.5}))
+    (want,) = oracle(export.from_graph(clipped), {"x": x})
+    (got,) = values(clipped, {"x": x})
+    assert want.max() == np.float32(1.5)
+    assert np.abs(want - got).max() < 1e-5
+    with pytest.raises(pre.FileFormatError, match="swallowed 1 others"):
+        export.from_graph(fused(Node("y", "mul", ("c", "c"), ("y",))))
 
 
 def test_same_bits_for_any_batch_and_threads():

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import CONTRACTIONS, Array, Engine, Epilogue, Plan, is_channels_last
+from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, Plan, is_channels_last
 from preimage.engines.prepared import PreparedWeight
 from preimage.errors import EngineError, OptionError
 from preimage.geometry import ConvGeometry
@@ -126,15 +126,19 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedW
 
 
 def bind(
-    contraction: str, geometry: ConvGeometry, a: Array, w: PreparedWeight, epilogue: Epilogue | None = None
+    contraction: str, geometry: ConvGeometry, a: Array, w: PreparedWeight, epilogue: Epilogue | None = None,
+    chain: Chain | None = None,
 ) -> Callable[..., Array] | None:  # fmt: skip
     """`run` for arrays of one shape and place in memory, ready to be called again: `call(a, residual)` with other arrays that lie
-    as these do. None where the engine, or this call, is not to be had so. The settings of now, and the values that w has now, are part of it.
+    as these do. `chain`: elementwise steps after the epilogue. None where the engine, or this call, is not to be had so.
+    The settings of now, and the values that w has now, are part of it.
     """
     settings = current()
     engine = _choose(geometry, contraction, a.dtype, settings)[0]
     maker = getattr(engine, "bind", None)
-    made: Callable[..., Array] | None = None if maker is None or settings.debug else maker(geometry, contraction, a, w, epilogue)
+    if maker is None or settings.debug:
+        return None
+    made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain)
     return made
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "CONTRACTIONS",
     "PROMISES",
     "Array",
+    "Chain",
     "Engine",
     "Epilogue",
     "Plan",
@@ -34,6 +35,8 @@ __all__ = [
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
+#: Elementwise steps on a result: (word, places), and the numbers they take. Places: 0 the result, then the numbers, then earlier steps.
+Chain = tuple[tuple[tuple[str, tuple[int, ...]], ...], tuple[float, ...]]
 
 CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 ACTIVATIONS = (None, "relu", "leaky_relu", "clip")

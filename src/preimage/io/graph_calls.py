@@ -7,12 +7,13 @@ not cover (Tensors, residuals that broadcast, engines that bind nothing) runs as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preimage.engines import Epilogue, PreparedWeight, bind
+from preimage.engines.base import Chain
 from preimage.engines.prepared import is_fixed, same_bits
 from preimage.errors import PreimageError
 from preimage.geometry import ConvGeometry
@@ -22,7 +23,7 @@ from preimage.settings import current, thread_count
 if TYPE_CHECKING:
     from preimage.io.graph import Node
 
-__all__ = ["CONTRACTIONS", "NodeCall", "mark_of_now"]
+__all__ = ["CONTRACTIONS", "NodeCall", "NodeChain", "compiled_steps", "mark_of_now"]
 
 CONTRACTIONS = ("conv", "conv_transpose")
 _GEOMETRY = ("stride", "padding", "dilation", "groups", "output_padding", "output_size")
@@ -35,13 +36,51 @@ def mark_of_now() -> tuple[Any, ...]:
     return current(), thread_count(), limits.current()
 
 
+#: Elementwise steps after a contraction: as an attribute `steps` of a pointwise node, whose inputs are the result and single values.
+NodeChain = tuple[tuple[tuple[str, tuple[int, ...], Mapping[str, Any]], ...], tuple[float, ...]]
+
+
+_NUMBERS = {"leaky_relu": ("slope",), "clip": ("lo", "hi")}
+
+
+def compiled_steps(
+    steps: Sequence[tuple[str, tuple[int, ...], Mapping[str, Any]]], inputs: int
+) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], list[float]]:
+    """The steps as the generated kernels know them, and their numbers. Places count the operands, then the numbers, then the steps."""
+    given = [
+        [steps[k][2][name] for name in _NUMBERS.get(steps[k][0], ()) if steps[k][2].get(name) is not None]
+        for k in range(len(steps))
+    ]
+    total = sum(len(g) for g in given)
+    words: list[tuple[str, tuple[int, ...]]] = []
+    numbers: list[float] = []
+    for (word, at, attributes), own in zip(steps, given, strict=True):
+        places = [k if k >= 0 else inputs + total - 1 - k for k in at]
+        places += range(inputs + len(numbers), inputs + len(numbers) + len(own))
+        numbers += [float(n) for n in own]
+        if word == "clip" and len(own) < 2:
+            word = "maximum" if attributes.get("lo") is not None else "minimum"
+            if not own:  # no bound: the value itself, which any exact step of it and itself gives
+                places.append(places[0])
+        words.append((word, tuple(places)))
+    return tuple(words), numbers
+
+
+def compiled_chain(chain: NodeChain | None) -> Chain | None:
+    """The steps as engines take them."""
+    if chain is None:
+        return None
+    words, numbers = compiled_steps(chain[0], 1 + len(chain[1]))
+    return words, (*chain[1], *numbers)
+
+
 class NodeCall:
     """One contraction node and the calls that it has bound."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self._bound: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        known = {*_GEOMETRY, "activation", "slope", "clip_range"}
+        known = {*_GEOMETRY, "activation", "slope", "clip_range", "chain"}
         self._fits = len(node.outputs) == 1 and 2 <= len(node.inputs) <= 4 and known.issuperset(node.attributes)
 
     def __reduce__(self) -> tuple[Any, ...]:  # calls belong to this process; a copy binds its own
@@ -94,6 +133,6 @@ class NodeCall:
             epilogue = Epilogue(
                 bias, residual, attributes.get("activation"), float(attributes.get("slope", 0.01)), float(lo), float(hi)
             )
-            return bind(node.op, geometry, x, weight, epilogue)
+            return bind(node.op, geometry, x, weight, epilogue, compiled_chain(attributes.get("chain")))
         except (PreimageError, TypeError, ValueError):
             return None  # the operation says what is wrong

@@ -14,7 +14,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import array_of
 from preimage.geometry import ConvGeometry
-from preimage.io.graph import graph_op
+from preimage.io.graph import OPS, graph_op
 
 __all__: list[str] = []
 
@@ -29,8 +29,10 @@ def _shape(x: Value) -> tuple[int, ...]:
 
 
 @graph_op("conv")
-def conv(x: Value, w: Value, b: Value = None, residual: Value = None, **attributes: Any) -> Value:
-    """Convolution: preimage.conv with its keywords. A residual of another shape is added by broadcasting."""
+def conv(x: Value, w: Value, b: Value = None, residual: Value = None, *, chain: Any = None, **attributes: Any) -> Value:
+    """Convolution: preimage.conv with its keywords. A residual of another shape is added by broadcasting; `chain`: steps after it."""
+    if chain is not None:
+        return _chained(conv(x, w, b, residual, **attributes), chain)
     if residual is None:
         return ops.conv(x, w, b, **attributes)
     shape = ConvGeometry.from_conv(_shape(x), _shape(w), **_geometry(attributes)).output_shape
@@ -38,12 +40,22 @@ def conv(x: Value, w: Value, b: Value = None, residual: Value = None, **attribut
 
 
 @graph_op("conv_transpose")
-def conv_transpose(y: Value, w: Value, b: Value = None, residual: Value = None, **attributes: Any) -> Value:
-    """Transposed convolution: preimage.conv_transpose with its keywords. A residual as in conv."""
+def conv_transpose(
+    y: Value, w: Value, b: Value = None, residual: Value = None, *, chain: Any = None, **attributes: Any
+) -> Value:  # fmt: skip
+    """Transposed convolution: preimage.conv_transpose with its keywords. A residual and a chain as in conv."""
+    if chain is not None:
+        return _chained(conv_transpose(y, w, b, residual, **attributes), chain)
     if residual is None:
         return ops.conv_transpose(y, w, b, **attributes)
     shape = ConvGeometry.from_conv_transpose(_shape(y), _shape(w), **_geometry(attributes)).input_shape
     return _with_residual(ops.conv_transpose, y, w, b, residual, shape, attributes)
+
+
+def _chained(value: Value, chain: Any) -> Value:
+    steps, numbers = chain
+    singles = [np.full((), number, array_of(value).dtype) for number in numbers]
+    return OPS["pointwise"].function(value, *singles, steps=steps)
 
 
 _EPILOGUE = ("activation", "slope", "clip_range")

@@ -5,6 +5,7 @@
     fold_affine       a batch normalisation, scale or offset per channel goes into the weights of the contraction before it
     fuse_epilogues    a residual sum and an activation go into the engine's epilogue
     fuse_pointwise    chains of elementwise nodes run block by block, in the cache
+    fuse_chains       such a chain behind a contraction goes into the engine's epilogue, where its other operands are single numbers
     channels_last     inputs are laid out with channels innermost, which every later array follows
     prepare_weights   weights and biases of contractions become constants that nobody can write to: packed once, never looked at again
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from preimage.autograd import no_grad
 from preimage.io.graph import OPS, Graph, Node, graph_op
 from preimage.io.graph_calls import CONTRACTIONS
-from preimage.io.graph_pointwise import fuse_pointwise
+from preimage.io.graph_pointwise import fuse_chains, fuse_pointwise
 
 __all__ = [
     "PASSES",
@@ -149,7 +150,7 @@ def fold_affine(graph: Graph) -> Graph:
     swallowed: set[str] = set()
     renewed: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.op not in CONTRACTIONS or node.attributes.keys() & {"activation"} or len(node.inputs) > 3:
+        if node.op not in CONTRACTIONS or node.attributes.keys() & {"activation", "chain"} or len(node.inputs) > 3:
             continue
         weight, bias = known.get(node.inputs[1]), known.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
         if weight is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):
@@ -201,7 +202,12 @@ def fuse_epilogues(graph: Graph) -> Graph:
     swallowed: set[str] = set()
     renewed: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.op not in CONTRACTIONS or "activation" in node.attributes or len(node.inputs) > 3 or node.name in swallowed:
+        if (
+            node.op not in CONTRACTIONS
+            or node.attributes.keys() & {"activation", "chain"}
+            or len(node.inputs) > 3
+            or node.name in swallowed
+        ):
             continue
         fused, chain, value = node, [], node.outputs[0]
         while len(users.get(value, ())) == 1 and value not in graph.outputs and users[value][0].name not in swallowed:
@@ -275,6 +281,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fold_affine,
     fuse_epilogues,
     fuse_pointwise,
+    fuse_chains,
     channels_last,
     prepare_weights,
 )

@@ -10,14 +10,16 @@ everything without the jit engine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from preimage.engines import around
 from preimage.io.graph import OPS, Graph, Node, graph_op
+from preimage.io.graph_calls import CONTRACTIONS, NodeChain, compiled_steps
 
-__all__ = ["fuse_pointwise", "pointwise"]
+__all__ = ["fuse_chains", "fuse_pointwise", "pointwise"]
 
 #: Smaller arrays run node by node: a call costs more than their passes.
 LEAST = 1 << 10
@@ -25,7 +27,6 @@ _BINARY = ("add", "sub", "mul", "div")
 _UNARY = ("relu", "clip", "leaky_relu", "sqrt", "sigmoid", "tanh", "exp")
 #: One step of a chain: the word, its operands (an input's number, or -1 - the number of an earlier step), its attributes.
 Step = tuple[str, tuple[int, ...], Mapping[str, Any]]
-_NUMBERS = {"leaky_relu": ("slope",), "clip": ("lo", "hi")}
 
 
 def fuse_pointwise(graph: Graph) -> Graph:
@@ -94,32 +95,57 @@ def _joined(members: Sequence[Node]) -> Node:
 def pointwise(*values: Any, steps: Sequence[Step]) -> Any:
     """The steps, one after the other: in one pass where the operands allow it."""
     if all(isinstance(v, np.ndarray) for v in values):
-        words, numbers = _compiled_steps(steps, len(values))
+        words, numbers = compiled_steps(steps, len(values))
         made = around.chain(values, words, numbers, least=LEAST)
         if made is not None:
             return made[0]
     return _one_by_one(values, steps)
 
 
-def _compiled_steps(steps: Sequence[Step], inputs: int) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], list[float]]:
-    """The steps as the generated kernels know them (operands, then numbers, then steps have places), and their numbers."""
-    given = [
-        [steps[k][2][name] for name in _NUMBERS.get(steps[k][0], ()) if steps[k][2].get(name) is not None]
-        for k in range(len(steps))
-    ]
-    total = sum(len(g) for g in given)
-    words: list[tuple[str, tuple[int, ...]]] = []
-    numbers: list[float] = []
-    for (word, at, attributes), own in zip(steps, given, strict=True):
-        places = [k if k >= 0 else inputs + total - 1 - k for k in at]
-        places += range(inputs + len(numbers), inputs + len(numbers) + len(own))
-        numbers += [float(n) for n in own]
-        if word == "clip" and len(own) < 2:
-            word = "maximum" if attributes.get("lo") is not None else "minimum"
-            if not own:  # no bound: the value itself, which any exact step of it and itself gives
-                places.append(places[0])
-        words.append((word, tuple(places)))
-    return tuple(words), numbers
+def fuse_chains(graph: Graph) -> Graph:
+    """Give contractions the elementwise steps that follow them, where the other operands are stored single values.
+
+    The bits of 32- and 64-bit floats stay; 16-bit floats are rounded once at the end.
+    """
+    users: dict[str, int] = {}
+    for node in graph.nodes:
+        for key in set(node.inputs):
+            users[key] = users.get(key, 0) + 1
+    fixed = {*graph.outputs, *graph.updates.values()}
+    makers = {node.outputs[0]: node for node in graph.nodes if node.op in CONTRACTIONS}
+    renewed: dict[str, Node] = {}
+    swallowed: set[str] = set()
+    for node in graph.nodes:
+        steps = _as_chain(node)
+        sources = [key for key in node.inputs if key in makers]
+        if steps is None or len(set(sources)) != 1 or users[sources[0]] != 1 or sources[0] in fixed:
+            continue
+        maker = makers[sources[0]]
+        others = [graph.constants.get(key) for key in node.inputs if key != sources[0]]
+        if {"activation", "chain"} & maker.attributes.keys() or any(v is None or v.size != 1 or v.ndim > 3 for v in others):
+            continue
+        order = [sources[0], *(key for key in node.inputs if key != sources[0])]
+        moved = [order.index(key) for key in node.inputs]
+        chain: NodeChain = (
+            tuple((word, tuple(moved[k] if k >= 0 else k for k in at), options) for word, at, options in steps),
+            tuple(float(v.reshape(())) for v in others if v is not None),
+        )
+        renewed[node.name] = replace(maker, outputs=node.outputs, attributes=dict(maker.attributes) | {"chain": chain})
+        swallowed.add(maker.name)
+    nodes = [renewed.get(n.name, n) for n in graph.nodes if n.name not in swallowed]
+    return graph.replaced(nodes=nodes) if renewed else graph
+
+
+def _as_chain(node: Node) -> Sequence[Step] | None:
+    """The steps of a pointwise node, or a single step as a chain; None for other nodes, and for functions whose code is long."""
+    if node.op == "pointwise":
+        steps: Sequence[Step] = node.attributes["steps"]
+    elif _is_step(node):
+        names = list(dict.fromkeys(node.inputs))
+        steps = ((node.op, tuple(names.index(key) for key in node.inputs), dict(node.attributes)),)
+    else:
+        return None
+    return None if any(word in ("sigmoid", "tanh", "exp") for word, _, _ in steps) else steps
 
 
 def _one_by_one(values: Sequence[Any], steps: Sequence[Step]) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from preimage.engines.base import (
     Array,
+    Chain,
     DType,
     Epilogue,
     Plan,
@@ -129,9 +130,11 @@ class JitEngine:
         return ready
 
     def bind(
-        self, geometry: ConvGeometry, contraction: str, x: Array, w: PreparedWeight, epilogue: Epilogue | None = None
+        self, geometry: ConvGeometry, contraction: str, x: Array, w: PreparedWeight, epilogue: Epilogue | None = None,
+        chain: Chain | None = None,
     ) -> Bound | None:  # fmt: skip
-        """The call for arrays that lie in memory as x does (and as the epilogue's residual), ready to be made again and again.
+        """The call for arrays that lie in memory as x does (and as the epilogue's residual), ready to be made again and again;
+        `chain`: steps after the epilogue, before the result is stored.
 
         None where a call needs more than its kernels: copies, bands, an empty array. The settings of now are part of it.
         """
@@ -143,7 +146,7 @@ class JitEngine:
         if residual is not None and not _lies_like(residual, out):
             return None
         w = w.fixed()
-        request = self._request(geometry, contraction, x, out, finish_of(epilogue), thread_count(), True)
+        request = self._request(geometry, contraction, x, out, finish_of(epilogue, chain), thread_count(), True)
         recipe = self._recipe(request)
         if _too_large(recipe) and halves(geometry, contraction) is not None:
             return None
@@ -151,7 +154,7 @@ class JitEngine:
         if recipe.skips_padding and not finite:
             request, recipe = self._exactly(request)
             memory, _ = self._packed(w, recipe, self._scratch.take(ALIGN))
-        arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat)
+        arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat, chain)
         arrays.pop("residual", None)
         return Bound(Ready(request, recipe, out, request.threads), arrays | {"packed": memory}, self._scratch)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import Array, Epilogue, aligned_empty
+from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
 from preimage.engines.jit import threads
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.request import Request
@@ -39,16 +39,22 @@ class Scratch(threading.local):
         return self.address
 
 
-def finish_of(epilogue: Epilogue | None) -> Finish:
-    """What the epilogue's code must do."""
+def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> Finish:
+    """What the code of an epilogue, and of the chain of steps after it, must do."""
+    steps, numbers = chain or ((), ())
     if epilogue is None:
-        return Finish()
-    return Finish(epilogue.bias is not None, epilogue.residual is not None, epilogue.activation)
+        return Finish(chain=steps, numbers=len(numbers))
+    return Finish(epilogue.bias is not None, epilogue.residual is not None, epilogue.activation, steps, len(numbers))
 
 
-def epilogue_arrays(epilogue: Epilogue | None, dtype: np.dtype[Any], bias_repeat: int) -> dict[str, Array]:
+def epilogue_arrays(
+    epilogue: Epilogue | None, dtype: np.dtype[Any], bias_repeat: int, chain: Chain | None = None
+) -> dict[str, Array]:
     """The arrays whose addresses an epilogue's code reads, as it reads them; they must live until the call is over."""
     arrays: dict[str, Array] = {}
+    wide = np.float64 if dtype == np.float64 else np.float32
+    if chain is not None:
+        arrays["limits"] = np.array(chain[1], wide)
     if epilogue is None:
         return arrays
     if epilogue.bias is not None:
@@ -58,7 +64,7 @@ def epilogue_arrays(epilogue: Epilogue | None, dtype: np.dtype[Any], bias_repeat
         arrays["residual"] = epilogue.residual
     if epilogue.activation in ("leaky_relu", "clip"):
         pair = (epilogue.slope, 0.0) if epilogue.activation == "leaky_relu" else (epilogue.lo, epilogue.hi)
-        arrays["limits"] = np.array(pair, np.float64 if dtype == np.float64 else np.float32)
+        arrays["limits"] = np.array(pair, wide)
     return arrays
 
 

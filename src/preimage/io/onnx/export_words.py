@@ -83,7 +83,7 @@ def _activation(writer: Writer, node: Node, value: str) -> None:
     elif kind == "leaky_relu":
         writer.add("LeakyRelu", [value], node.outputs, alpha=float(attributes.get("slope", 0.01)))
     else:
-        low, high = attributes.get("clip", (0.0, 6.0))
+        low, high = attributes.get("clip_range", (0.0, 6.0))
         writer.add("Clip", [value, writer.constant(low), writer.constant(high)], node.outputs)
 
 
@@ -94,6 +94,10 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
 @word("conv", "conv_transpose")
 def _contraction(writer: Writer, node: Node) -> None:
     attributes = dict(node.attributes)
+    if "chain" in attributes:
+        raise FileFormatError(
+            f"node {node.name!r} has swallowed {len(attributes['chain'][0])} others: export the graph as it was before"
+        )
     weight = writer.shapes.get(node.inputs[1])
     if weight is None:
         raise FileFormatError(f"node {node.name!r}: the weight of a {node.op} must be stored in the graph to be exported")

@@ -1,4 +1,4 @@
-"""What happens to a finished sum before it is stored: + 0, bias, residual, activation, one rounding.
+"""What happens to a finished sum before it is stored: + 0, bias, residual, activation or a chain of steps, one rounding.
 
 The + 0 turns a sum of -0 (products that underflow) into +0. So whether taps over the padding were multiplied or left out
 cannot show, not even in the sign of a zero.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preimage.engines.jit.emit import Bit, Int, Kernel, Num
+from preimage.engines.jit.schedules.chain import WORDS, Step
 from preimage.engines.jit.schedules.tables import Slot
 
 __all__ = ["Finish", "finish"]
@@ -21,6 +22,8 @@ class Finish:
     bias: bool = False
     residual: bool = False
     activation: str | None = None
+    chain: tuple[Step, ...] = ()  # places: 0 the value so far, then the numbers, then earlier steps
+    numbers: int = 0  # how many the chain takes
 
 
 def finish(
@@ -46,4 +49,10 @@ def finish(
             last = limits.at(1).splat(lanes)
             value = value.is_below(first).select(first, value)
             value = value.is_above(last).select(last, value)
+    if steps.chain:
+        limits = f.ptr_arg(Slot.LIMITS, total.dtype)
+        values = [value, *(limits.at(k).splat(lanes) for k in range(steps.numbers))]
+        for word, places in steps.chain:
+            values.append(WORDS[word](f, *(values[p] for p in places)))
+        value = values[-1]
     f.ptr_arg(Slot.OUTPUT, element).at_bytes(at).store(value, mask)

@@ -23,7 +23,7 @@ and phases take part (a `Part`) is known to the code; which line and column it i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Int, Kernel, Num, Ptr
@@ -244,7 +244,7 @@ def _run(f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run
 def _store(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], kept: Ptr, out: Int, place: Int, channel: Int, lines: Int) -> None:
     """The sums to the lines that exist; the phases interleaved, and the channels too where they lie together."""
     lanes, parts, item = spec.lanes, spec.phases * spec.channels, ELEMENT_BYTES[spec.out]
-    steps = Finish(False, spec.finish.residual, spec.finish.activation)
+    steps = replace(spec.finish, bias=False)
     with f.loop(0, lines) as r, f.loop(0, spec.vectors) as q:
         here = kept.at((r.index * spec.vectors + q.index) * (parts * lanes))
         values = [here.at(k * lanes).load(lanes) for k in range(parts)]
