@@ -13,7 +13,7 @@ any of its pixels needs, and reads zeros from a margin for the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -258,6 +258,7 @@ class Choice:
 
 MAX_PIXELS = 28
 LONG_PIXELS = {1: 16, 2: 8, 3: 8, 4: 6, 5: 5}  # vectors -> most pixels of a tile in long rows
+WORTH_FITTING = 0.96
 TILE_OVERHEAD = 60.0  # cycles to begin and end a tile: tables, first loads
 
 
@@ -312,7 +313,19 @@ def choose_tile(
                 if best is None or cost < best.cost * 0.999:
                     best = Choice(number, lanes, vectors, pixels, cost)
     assert best is not None
-    return best
+    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 else best
+
+
+def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
+    """A tile of long rows with one pixel less, where that covers rows of middling length with less waste (56 is 14 times 4).
+
+    One pixel and no more: new sizes still find one of two kernels.
+    """
+    less = choice.pixels - 1
+    if less < 4 or not _is_long(phases):
+        return choice
+    covered = [n * sum(-(-p.count // n) for p in phases) for n in (less, choice.pixels)]
+    return replace(choice, pixels=less) if covered[0] < WORTH_FITTING * covered[1] else choice
 
 
 def _is_long(phases: list[Phase]) -> bool:
