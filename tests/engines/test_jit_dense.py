@@ -53,10 +53,13 @@ CASES = {
     "cropping": forward((1, 16, 12, 12), (16, 16, 3, 3), padding=((-2, 1), (1, -3))),
     "padding beyond the kernel": forward((1, 16, 5, 6), (9, 16, 2, 2), padding=((3, 4), (5, 3))),
     "1-D": forward((1, 20, 200), (24, 20, 11), padding=25, dilation=5),
+    "ends of rows": forward((2, 20, 3, 150), (24, 20, 3, 4), padding=((1, 0), (2, 5)), stride=(1, 2)),
+    "ends of rows, one side": forward((1, 32, 400), (32, 16, 3), padding=((40, 0),), dilation=20, groups=2),
     "1-D, long kernel": forward((1, 12, 49), (30, 6, 40), padding=20, groups=2),
     "3-D": forward((1, 6, 6, 7, 9), (18, 6, 3, 2, 3), stride=(1, 2, 1), padding=((1, 1), (0, 1), (2, 0))),
     "inner product": forward((5, 33), (17, 33)),
     "pixels a page apart": forward((1, 1024, 2, 9), (16, 1024, 1, 1)),
+    "up 1-D, ends of rows": transposed((2, 24, 190), (24, 36, 5), stride=2, padding=((2, 1),), dilation=3),
     "up 2x2": transposed((1, 20, 9, 11), (20, 33, 2, 2), stride=2),
     "up 4x4 to RGB": transposed((2, 20, 16, 16), (20, 3, 4, 4), stride=2, padding=1),
     "up 3x3": transposed((1, 17, 9, 8), (17, 12, 3, 3), stride=2, padding=1, output_padding=1),
@@ -311,3 +314,28 @@ def test_weights_are_packed_block_by_block(contraction, taps, target):
         w.flat[-1] = np.nan
         Recipe("packing", [step]).run(here, 1)
         assert flag[0]
+
+
+@pytest.mark.parametrize("name", ["ends of rows", "ends of rows, one side", "up 1-D, ends of rows"])
+@pytest.mark.parametrize("contraction", ["conv", "conv_transpose"])
+def test_ends_of_rows_are_computed_apart(name, contraction, monkeypatch):
+    """The rows' insides are read in place; the bits are those of a copy of the whole input, and a margin is never a weight's NaN."""
+    g = CASES[name]
+    x, w, y = operands(g, np.random.default_rng(5))
+    a = x if contraction == "conv" else y
+    a = np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) * np.float32(0.37)
+    whole = JitEngine()
+    with monkeypatch.context() as patch:
+        patch.setattr(dense, "find_edges", lambda *_: None)
+        wanted = getattr(whole, contraction)(g, a, w)
+    for threads in (1, 2):
+        engine = JitEngine()
+        with config(threads=threads):
+            got = getattr(engine, contraction)(g, a, w)
+            assert got.tobytes() == wanted.tobytes()
+    used = [recipe.details["input"] for recipe in engine._recipes.values()]
+    if name.startswith("up") == (contraction == "conv_transpose"):
+        assert used == [dense.ENDS]
+    w[:, :, ..., -1] = np.nan
+    got, wanted = (np.isnan(getattr(engine, contraction)(g, a, w)) for engine in (JitEngine(), REFERENCE))
+    np.testing.assert_array_equal(got, wanted)

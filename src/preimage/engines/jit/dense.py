@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from preimage.engines.jit.edges import find_edges
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.few import few_plan, few_recipe
 from preimage.engines.jit.moves import folded_weight_step, slab_steps, swap_back, weight_step
-from preimage.engines.jit.plan import Axis, Choice, Folded, as_ints, choose_tile, fold_phases, gather_axes, join_taps, merge_axes
+from preimage.engines.jit.plan import (
+    Axis,
+    Choice,
+    Folded,
+    Ints,
+    Phase,
+    Tiles,
+    as_ints,
+    choose_tile,
+    fold_phases,
+    gather_axes,
+    join_taps,
+    merge_axes,
+)
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows, sweep_step
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
@@ -69,24 +84,35 @@ def dense_recipe(r: Request) -> Recipe:
     crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
     if crowded and not joined:
         pitch += 64
-    slab = crowded or r.element != inner or not lasting or any(m != (0, 0) for m in margins) or any(s % item for s in in_strides)
-    if slab:
-        padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
-        slab_strides = [prod(padded[k + 1 :]) * pitch for k in range(len(axes))]
-        recipe.steps += slab_steps(
-            in_sizes, in_strides, in_channels, r.in_strides[1], r.element, inner, margins, full, slab_strides
-        )
-        recipe.buffers.append(Buffer("slab", prod(padded) * pitch))
-        in_strides = slab_strides
-    origin = sum(lo * s for (lo, _), s in zip(margins, in_strides, strict=True)) if slab else 0
-
-    # The result: in place if channels-last; else turned in registers tile by tile, or through a scratch transposed back.
-    options = _options(r, axes, in_strides, channels, run, item)
-    best = min(options, key=lambda option: option.cost)
+    moved = crowded or r.element != inner or not lasting or any(s % item for s in in_strides)
+    slab = moved or any(m != (0, 0) for m in margins)
+    padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
+    slab_strides = [prod(padded[k + 1 :]) * pitch for k in range(len(axes))]
+    edges = best = None
+    if slab and not (moved or joined or r.every_tap or r.single):
+        best = min(_options(r, axes, in_strides, channels, run, item), key=lambda option: option.cost)
+        edges = find_edges(best.axes, best.choice, in_channels * item) if best.folded is None else None
+    if edges is None:
+        # The result: in place if channels-last; else turned in registers tile by tile, or through a scratch transposed back.
+        in_strides = slab_strides if slab else in_strides
+        best = min(_options(r, axes, in_strides, channels, run, item), key=lambda option: option.cost)
+    assert best is not None
     if few is not None and few.cost < best.cost:
         return few_recipe(r, gather_axes(g, r.contraction, r.every_tap), few)
     merged, choice, folded, channels = best.axes, best.choice, best.folded, best.channels
     in_strides, out_strides = best.in_strides, best.out_strides
+    origin = 0
+    if edges is not None and edges.tiles:
+        outer_sizes = [axis.in_size for axis in merged[:-1]]
+        recipe.steps.append(edges.copy_step(outer_sizes, in_strides[:-1], in_channels, inner, item, full))
+        recipe.buffers.append(Buffer("edges", prod(outer_sizes) * edges.width * pitch))
+    elif slab and edges is None:
+        origin = sum(lo * s for (lo, _), s in zip(margins, slab_strides, strict=True))
+        raw_strides = [r.in_strides[0], *r.in_strides[2:]]
+        recipe.steps += slab_steps(
+            in_sizes, raw_strides, in_channels, r.in_strides[1], r.element, inner, margins, full, slab_strides
+        )
+        recipe.buffers.append(Buffer("slab", prod(padded) * pitch))
     in_scratch = best.store == "scratch"
     if in_scratch:
         recipe.buffers.append(Buffer("scratch", prod(axis.out_size for axis in axes) * out_channels * item))
@@ -101,10 +127,7 @@ def dense_recipe(r: Request) -> Recipe:
     recipe.packing, recipe.packed_bytes = weights, g.groups * group_blocks * block_bytes
     recipe.packed_key = (r.contraction, r.element, choice.lanes, choice.vectors, folded is not None, g.groups)
 
-    rows, tiles, lists, taps = gather_tables(merged, choice, in_strides, out_strides, tap_bytes, folded, out_channels)
-    rows[:, 0] += origin
     blocks = g.groups * group_blocks
-    rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item, channels * item)
     pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
     spec = DirectSpec(
         inner, inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels, run,
@@ -112,28 +135,48 @@ def dense_recipe(r: Request) -> Recipe:
         folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "turned",
         Finish() if in_scratch else r.finish,
     )  # fmt: skip
-    step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
-    chunks = len(bounds) - 1
-    values = {
-        Slot.ROWS: rows.ctypes.data, Slot.TILES: tiles.ctypes.data, Slot.LISTS: lists.ctypes.data, Slot.TAPS: taps.ctypes.data,
-        Slot.CHUNK_ROWS: bounds.ctypes.data, Slot.CHUNKS: chunks, Slot.CHUNK_DIV: blocks if blocks_inside else 1,
-        Slot.BLOCKS: blocks, Slot.BLOCK_DIV: 1 if blocks_inside else chunks, Slot.GROUP_BLOCKS: group_blocks,
-        Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels,
-        Slot.OUT_PIXEL_BYTES: step_out, Slot.PIXEL_BYTES: pixel,
-        Slot.CHANNEL_BYTES: r.out_strides[1],
-    }  # fmt: skip
-    patches = (
-        (Slot.INPUT, "slab" if slab else "x"), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "scratch" if in_scratch else "out"),
-        (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
-    )  # fmt: skip
-    multiply = Step("direct", compiled(spec), tuple(slots(values)), patches, chunks * blocks, (rows, tiles, lists, taps, bounds))
-    _add_weights(recipe, r, multiply, blocks, block_bytes, chunks, blocks_inside, folded is not None)
+    kernel, step_out = compiled(spec), merged[choice.axis].phases[0].step * out_strides[choice.axis]
+
+    def multiply(source: str, strides: list[int], origin: int, part: Part | None) -> tuple[Step, int, bool, str]:
+        rows, tiles, lists, taps = gather_tables(merged, choice, strides, out_strides, tap_bytes, folded, out_channels, part)
+        rows[:, 0] += origin
+        rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item, channels * item)
+        chunks = len(bounds) - 1
+        values = {
+            Slot.ROWS: rows.ctypes.data, Slot.TILES: tiles.ctypes.data, Slot.LISTS: lists.ctypes.data,
+            Slot.TAPS: taps.ctypes.data, Slot.CHUNK_ROWS: bounds.ctypes.data, Slot.CHUNKS: chunks,
+            Slot.CHUNK_DIV: blocks if blocks_inside else 1, Slot.BLOCKS: blocks,
+            Slot.BLOCK_DIV: 1 if blocks_inside else chunks, Slot.GROUP_BLOCKS: group_blocks, Slot.BLOCK_BYTES: block_bytes,
+            Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels, Slot.OUT_PIXEL_BYTES: step_out,
+            Slot.PIXEL_BYTES: pixel, Slot.CHANNEL_BYTES: r.out_strides[1],
+        }  # fmt: skip
+        patches = (
+            (Slot.INPUT, source), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "scratch" if in_scratch else "out"),
+            (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
+        )  # fmt: skip
+        tables = (rows, tiles, lists, taps, bounds)
+        step = Step("direct", kernel, tuple(slots(values)), patches, chunks * blocks, tables)
+        return step, chunks, blocks_inside, f"{len(rows)} rows, {len(tiles)} tiles"
+
+    source = "slab" if slab and edges is None else "x"
+    step, chunks, blocks_inside, said = multiply(source, in_strides, origin, edges.inner if edges else None)
+    _add_weights(recipe, r, step, blocks, block_bytes, chunks, blocks_inside, folded is not None or edges is not None)
+    if edges is not None and edges.tiles:
+        sizes = [*(axis.in_size for axis in merged[:-1]), edges.width]
+        copied = [prod(sizes[k + 1 :]) * pitch for k in range(len(sizes))]
+        recipe.steps.append(multiply("edges", copied, 0, edges.outer)[0])
     if in_scratch:
         sizes = [axis.out_size for axis in axes]
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
         recipe.steps.append(swap_back(sizes, true_strides, out_channels, r.out_strides[1], inner, r.element, full, r.finish))
     recipe.skips_padding = any(reach[k] != (0, 0) for k in range(len(axes))) and not r.every_tap and not r.single
-    recipe.details = _details(choice, rows, tiles, chunks, slab, best.store, blocks)
+    recipe.details = {
+        "tile": f"{choice.pixels} pixels x {choice.vectors} vectors of {choice.lanes} channels",
+        "tasks": f"{chunks} chunks of rows x {blocks} blocks of channels",
+        "input": ENDS if edges is not None and edges.tiles else SOURCES[source],
+        "result": STORES[best.store],
+        "tables": said,
+    }
     return recipe
 
 
@@ -173,6 +216,11 @@ STORES = {
     "turned": "turned in registers, stored in place",
     "scratch": "transposed back from a channels-last scratch",
 }
+
+
+SOURCES = {"x": "read in place", "slab": "copied into a channels-last slab"}
+ENDS = "read in place, the ends of rows copied with their padding"
+Part = Callable[[Phase, Tiles], tuple[Tiles, Ints]]
 
 
 def _may_fold(r: Request) -> Folded | None:
@@ -258,13 +306,3 @@ def _share(
     chunks = len(edges) - 1
     weights, inputs = blocks * block_bytes, count * choice.pixels * pixel_bytes
     return rows, bounds, chunks * weights <= blocks * inputs
-
-
-def _details(choice: Choice, rows: Any, tiles: Any, chunks: int, slab: bool, store: str, blocks: int) -> dict[str, Any]:
-    return {
-        "tile": f"{choice.pixels} pixels x {choice.vectors} vectors of {choice.lanes} channels",
-        "tasks": f"{chunks} chunks of rows x {blocks} blocks of channels",
-        "input": "copied into a channels-last slab" if slab else "read in place",
-        "result": STORES[store],
-        "tables": f"{len(rows)} rows, {len(tiles)} tiles",
-    }

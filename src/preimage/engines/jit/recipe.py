@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -182,10 +183,12 @@ def gather_tables(
     tap_bytes: int,
     folded: Folded | None = None,
     channels: int = 0,
+    part: Callable[[Phase, Tiles], tuple[Tiles, Ints]] | None = None,
 ) -> tuple[Ints, Ints, Ints, Ints]:
     """Rows, tiles, lists and taps (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
 
     Strides are in bytes, along each axis; the addresses of INPUT and OUTPUT are those of position 0 everywhere.
+    part: picks some of a phase's tiles, and says how far (in positions) the input of each is moved.
     """
     outer = [k for k in range(len(axes)) if k != choice.axis]
     weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
@@ -195,10 +198,12 @@ def gather_tables(
     for phase in axes[choice.axis].phases:
         if not phase.count:
             continue
-        cover = tile_phase(phase, choice.pixels)
+        cover, moved = tile_phase(phase, choice.pixels), np.zeros(1, np.int64)
+        if part is not None:
+            cover, moved = part(phase, cover)
         wide = len(phase.taps) + 1
         codes, number = np.unique(cover.first * wide + cover.last, return_inverse=True)
-        at_in = cover.starts * (phase.in_step * in_strides[choice.axis])
+        at_in = (cover.starts * phase.in_step + moved) * in_strides[choice.axis]
         at_out = (phase.start + cover.starts * phase.step) * out_strides[choice.axis]
         cut, end = np.zeros_like(at_in), np.full_like(at_in, 1 << 40)
         if folded is not None:
@@ -235,13 +240,15 @@ def gather_tables(
                         having = np.zeros_like(numbers)
                         if folded is not None and k == len(axes) - 1:
                             having = np.array(folded.phases_of_tap, np.int64)[numbers] * channels
-                        part = np.stack([p.offsets[a:b] * in_strides[k], numbers * weights[k] * tap_bytes, having], axis=1)
-                        entry = (entry[:, None, :] + part[None]).reshape(-1, 3)
+                        words = np.stack([p.offsets[a:b] * in_strides[k], numbers * weights[k] * tap_bytes, having], axis=1)
+                        entry = (entry[:, None, :] + words[None]).reshape(-1, 3)
                     lists.append((tap_count, tap_count + len(entry)))
                     taps.append(entry)
                     tap_count += len(entry)
     all_tiles = np.concatenate(tiles) if tiles else np.zeros((0, 5), np.int64)
-    return np.concatenate(rows), all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+    all_rows = np.concatenate(rows)
+    all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
+    return all_rows, all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
 
 
 def split_rows(rows: Ints, pieces: int) -> Ints:
