@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from preimage.engines.buffers import LINE_BYTES, Arena, Arenas, aligned_empty
+from preimage.engines import buffers
+from preimage.engines.buffers import LARGE_BYTES, LINE_BYTES, Arena, Arenas, aligned_empty, trim
 
 F = np.dtype(np.float32)
 BIG = 5000  # elements: more than arrays that are left to NumPy
@@ -182,3 +183,66 @@ def test_memory_is_aligned_and_of_any_dtype() -> None:
                 assert a.__array_interface__["data"][0] % LINE_BYTES == 0
                 a[...] = 1
                 del a
+
+
+# -- large arrays outside arenas ---------------------------------------------------------------------------------------
+
+
+def address(a: np.ndarray) -> int:
+    return a.__array_interface__["data"][0]
+
+
+@pytest.fixture
+def spare(monkeypatch: pytest.MonkeyPatch) -> buffers._Spare:
+    """A store of large blocks of this test's own, with room for three."""
+    store = buffers._Spare(3 * (LARGE_BYTES + buffers.LARGE_STEP))
+    monkeypatch.setattr(buffers, "_spare", store)
+    return store
+
+
+def test_the_memory_of_a_large_array_is_used_again_when_its_last_view_is_gone(spare: buffers._Spare) -> None:
+    n = LARGE_BYTES // 4 + 5
+    a = ramp(n, 1)
+    assert address(a) % LINE_BYTES == 0
+    view, place = a[7:9], address(a)
+    del a
+    b = ramp(n, 2)
+    assert address(b) != place
+    assert (view == 1).all()
+    del view
+    c = ramp(n + 1000, 3)  # about the same size
+    assert address(c) == place
+    assert (b == 2).all()
+    small = ramp(n // 2, 4)
+    assert address(small) not in (place, address(b))
+    del b
+    assert spare.bytes >= 4 * n
+    trim()
+    assert spare.bytes == 0
+
+
+def test_no_more_than_a_share_of_memory_is_kept(spare: buffers._Spare) -> None:
+    arrays = [ramp(LARGE_BYTES // 4, k) for k in range(5)]
+    arrays.clear()
+    assert 0 < spare.bytes <= spare.limit
+    huge = ramp(LARGE_BYTES, 1)
+    assert huge.nbytes > spare.limit
+    del huge
+    assert spare.bytes <= spare.limit
+
+
+def test_threads_never_get_the_same_block(spare: buffers._Spare) -> None:
+    wrong: list[int] = []
+
+    def work(value: int) -> None:
+        for _ in range(6):
+            a = ramp(LARGE_BYTES // 4, value)
+            if not (a[:: 1 << 12] == value).all():
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong

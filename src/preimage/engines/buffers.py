@@ -9,10 +9,13 @@ its pages mapped already. Arrays that outlive the run (its results) always get m
 
 The plan is a guess that is checked: an array owns its place until nothing refers to it, views included, and a place that overlaps
 one still owned is not given out; new memory is taken instead. A run that asks otherwise than planned is planned anew.
+
+Outside arenas too, the memory of a large array that has died is kept for the next one of its size.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned_empty"]
+__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned_empty", "trim"]
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -31,6 +34,10 @@ LINE_BYTES = 64
 SMALL_BYTES = 4096
 #: An arena whose runs never ask the same twice stops planning after so many.
 MOST_PLANS = 4
+#: From this size on the C library maps memory anew for every array; blocks are rounded up, so that similar sizes can share them.
+LARGE_BYTES = 32 << 20
+LARGE_STEP = 2 << 20
+MOST_SPARE_BYTES = 1 << 30
 #: The keys under which Arenas keep memory.
 MOST_KEYS = 4
 #: One request of a run: bytes, when it was made, when it died (None: it outlived the run), in steps of a counter.
@@ -59,9 +66,80 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
 
 
 def _fresh(size: int) -> Array:
+    if size >= LARGE_BYTES:
+        return np.asarray(_Large(size))[:size]
+    return _aligned(size)
+
+
+def _aligned(size: int) -> Array:
     memory = np.empty(size + LINE_BYTES, np.uint8)
     start = -memory.__array_interface__["data"][0] % LINE_BYTES
     return memory[start : start + size]
+
+
+class _Spare:
+    """Large blocks that nothing uses now, the latest last; no more of them than a share of the machine's memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self._blocks = limit, dict[int, Array]()
+
+    @property
+    def bytes(self) -> int:
+        return sum(block.nbytes for block in tuple(self._blocks.values()))
+
+    def take(self, size: int) -> Array | None:
+        """A block of at least `size` bytes and not much more."""
+        for key, block in reversed(tuple(self._blocks.items())):
+            if size <= block.nbytes <= size + size // 4:
+                found = self._blocks.pop(key, None)  # None: another thread was quicker
+                if found is not None:
+                    return found
+        return None
+
+    def put(self, block: Array) -> None:
+        if block.nbytes > self.limit:
+            return
+        self._blocks[id(block)] = block
+        while self.bytes > self.limit:
+            for key in tuple(self._blocks)[:1]:
+                self._blocks.pop(key, None)
+
+    def clear(self) -> None:
+        self._blocks.clear()
+
+
+def _limit() -> int:
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such question on this system
+        return MOST_SPARE_BYTES
+    return min(memory // 16, MOST_SPARE_BYTES)
+
+
+class _Large:
+    """A large block of memory in use: when the last view of it is gone, it is kept for the next array of about its size.
+
+    The system gives memory of this size page by page, each set to zero as it is first touched, and takes it back at once when it is
+    freed: for a call that runs at the speed of memory, that costs as much as the call.
+    """
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, size: int) -> None:
+        found = _spare.take(size)
+        self._memory = _aligned(-(-size // LARGE_STEP) * LARGE_STEP) if found is None else found
+        self.__array_interface__ = self._memory.__array_interface__
+
+    def __del__(self) -> None:
+        _spare.put(self._memory)
+
+
+_spare = _Spare(_limit())
+
+
+def trim() -> None:
+    """Give the memory of large results that nobody uses any more back to the system."""
+    _spare.clear()
 
 
 class _Place:
