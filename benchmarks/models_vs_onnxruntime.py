@@ -1,18 +1,24 @@
 """Whole models, ours beside onnxruntime: same threads, one run, interleaved; medians of the paired ratios.
 
     python benchmarks/models_vs_onnxruntime.py [--threads 1,2] [--rounds 15] [--json FILE]
+        [--openvino PYTHON] [--torch PYTHON]        # interpreters that have openvino, or torch and onnx2torch
 
-Needs the models (`make models`) and onnxruntime. Answers are compared before the clock runs.
+Needs the models (`make models`) and onnxruntime. Answers are compared before the clock runs. Every time is that of a second run: with
+more than one thread there is a pause first, because other libraries' workers spin after a call (onnxruntime's for 40 ms) on the
+CPUs that the next contestant wants, and then a run that is not timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "io"))
 from models import place
 from test_onnx import opened, page, vocoder
 
-#: Seconds before a timed call: the workers of the other library still spin after theirs, on the CPU that is wanted now.
-SETTLE = 0.02
+HERE = Path(__file__).parent
+#: Seconds in which the workers of the contestant before come to rest.
+SETTLE = 0.06
 
 
 def subjects() -> dict[str, tuple[onnx.ModelProto, np.ndarray]]:
@@ -43,50 +50,120 @@ def subjects() -> dict[str, tuple[onnx.ModelProto, np.ndarray]]:
     }
 
 
-def measure(proto: onnx.ModelProto, x: np.ndarray, threads: int, rounds: int) -> dict[str, float]:
-    """Median times of both, and quartiles of the paired ratios time(onnxruntime) / time(ours)."""
+def seconds(call: Callable[[], Any]) -> Callable[[], int]:
+    """A function that runs the call twice and gives the nanoseconds of the second run."""
+
+    def timed() -> int:
+        call()
+        start = time.perf_counter_ns()
+        call()
+        return time.perf_counter_ns() - start
+
+    return timed
+
+
+class Side:
+    """A contestant in a process of its own (models_side.py)."""
+
+    def __init__(self, name: str, python: str, proto: onnx.ModelProto, x: np.ndarray, threads: int) -> None:
+        folder = Path(tempfile.mkdtemp())
+        onnx.save(proto, folder / "model.onnx")
+        np.save(folder / "input.npy", x)
+        files = [str(folder / each) for each in ("model.onnx", "input.npy")]
+        command = [python, str(HERE / "models_side.py"), name, *files, str(threads), str(folder / "answers.npz")]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        if self._line() != "ready":
+            raise RuntimeError(f"{name} cannot run this model: {' '.join(command)}")
+        with np.load(folder / "answers.npz") as found:
+            self.answers = [found[key] for key in found.files]
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def __call__(self) -> int:
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+        return int(self._line())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def difference(found: list[Any], wanted: list[Any]) -> float:
+    """The largest, in parts of each output's range."""
+    return max(float(np.abs(np.asarray(a) - b).max() / np.ptp(b)) for a, b in zip(found, wanted, strict=True))
+
+
+def measure(
+    proto: onnx.ModelProto, x: np.ndarray, threads: int, rounds: int, sides: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """For every contestant: its median time, quartiles of the paired ratios time(contestant) / time(ours), and how far its answers
+    are from onnxruntime's."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     net = optimise(onnx_io.load(proto))
     key = net.inputs[0].name
+    others: dict[str, Side] = {}
+    for name, python in sides.items():
+        try:
+            others[name] = Side(name, python, proto, x, threads)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
     with pre.no_grad(), pre.config(threads=threads):
-        want, got = session.run(None, {key: x}), net.run({key: x})
-        worst = max(
-            float(np.abs(np.asarray(got[name]) - value).max() / np.ptp(value))
-            for name, value in zip(net.outputs, want, strict=True)
-        )
-        theirs, ours = [], []
+        want = session.run(None, {key: x})
+        first = net.run({key: x})
+        off = {"preimage": difference([first[name] for name in net.outputs], want), "onnxruntime": 0.0}
+        off |= {name: difference(side.answers, want) for name, side in others.items()}
+        net.run({key: x})
+        runs: dict[str, Callable[[], int]] = {
+            "onnxruntime": seconds(lambda: session.run(None, {key: x})), "preimage": seconds(lambda: net.run({key: x})), **others,
+        }  # fmt: skip
+        times: dict[str, list[int]] = {name: [] for name in runs}
         for _ in range(rounds):
-            for times, call in ((theirs, lambda: session.run(None, {key: x})), (ours, lambda: net.run({key: x}))):
+            for name, run in runs.items():
                 time.sleep(SETTLE if threads > 1 else 0)
-                start = time.perf_counter_ns()
-                call()
-                times.append(time.perf_counter_ns() - start)
-    low, middle, high = np.percentile(np.array(theirs) / np.array(ours), [25, 50, 75])
-    return {
-        "onnxruntime_ms": float(np.median(theirs)) / 1e6, "ours_ms": float(np.median(ours)) / 1e6,
-        "ratio": float(middle), "ratio_q1": float(low), "ratio_q3": float(high), "largest_difference": worst,
-    }  # fmt: skip
+                times[name].append(run())
+    for side in others.values():
+        side.close()
+    rows = {}
+    for name in runs:
+        low, middle, high = np.percentile(np.array(times[name]) / np.array(times["preimage"]), [25, 50, 75])
+        rows[name] = {
+            "ms": float(np.median(times[name])) / 1e6, "ratio": float(middle), "ratio_q1": float(low), "ratio_q3": float(high),
+            "largest_difference": off[name],
+        }  # fmt: skip
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--models", default="", help="only models whose names hold this")
+    parser.add_argument("--openvino", help="an interpreter that has openvino")
+    parser.add_argument("--torch", help="an interpreter that has torch and onnx2torch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    sides = {name: python for name in ("openvino", "torch") if (python := getattr(options, name))}
     rows = []
-    print("| model | threads | onnxruntime ms | ours ms | ratio (quartiles) | difference |\n|---|---|---|---|---|---|")
+    print("| model | threads | library | ms | time / ours (quartiles) | difference |\n|---|---|---|---|---|---|")
     for name, (proto, x) in subjects().items():
+        if options.models not in name:
+            continue
         for threads in (int(t) for t in options.threads.split(",")):
-            row = measure(proto, x, threads, options.rounds)
-            rows.append({"model": name, "threads": threads, **row})
-            print(
-                f"| {name} | {threads} | {row['onnxruntime_ms']:.1f} | {row['ours_ms']:.1f} | {row['ratio']:.2f}"
-                f" ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f}) | {row['largest_difference']:.1e} |",
-                flush=True,
-            )
+            for library, row in measure(proto, x, threads, options.rounds, sides).items():
+                rows.append({"model": name, "threads": threads, "library": library, **row})
+                ratio = "" if library == "preimage" else f"{row['ratio']:.2f} ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})"
+                print(
+                    f"| {name} | {threads} | {library} | {row['ms']:.1f} | {ratio} | {row['largest_difference']:.1e} |",
+                    flush=True,
+                )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

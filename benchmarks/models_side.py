@@ -1,0 +1,65 @@
+"""A peer's side of models_vs_onnxruntime.py: one model in a process, and perhaps an environment, of its own.
+
+    python models_side.py openvino|torch MODEL.onnx INPUT.npy THREADS ANSWERS.npz
+
+Writes the answers, says "ready", and for every line on its standard input runs the model twice and says how many nanoseconds the second
+run took. openvino: OpenVINO's CPU device, latency hint, float32. torch: the model as onnx2torch translates it (needs
+torchvision), or where it cannot, an error; as written, without torch.compile.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+
+def openvino(path, x, threads):
+    import openvino as ov
+
+    core = ov.Core()
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": 1,
+    }
+    model = core.read_model(path)
+    model.reshape({model.inputs[0]: x.shape})
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+
+    def call():
+        found = request.infer({0: x})
+        return [np.asarray(v) for v in found.values()]
+
+    return call
+
+
+def torch(path, x, threads):
+    import torch as t
+    from onnx2torch import convert
+
+    t.set_num_threads(threads)
+    net, given = convert(path).eval(), t.from_numpy(x)
+
+    def call():
+        with t.inference_mode():
+            found = net(given)
+        return [v.numpy() for v in (found if isinstance(found, (tuple, list)) else [found])]
+
+    return call
+
+
+def main():
+    name, model, data, threads, answers = sys.argv[1:6]
+    call = {"openvino": openvino, "torch": torch}[name](model, np.load(data), int(threads))
+    np.savez(answers, *call())
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        call()
+        start = time.perf_counter_ns()
+        call()
+        print(time.perf_counter_ns() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
