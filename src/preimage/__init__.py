@@ -20,8 +20,9 @@ from preimage.errors import (
     ShapeError,
 )
 from preimage.geometry import ConvGeometry
-from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_margin, pad, prepare, unfold
+from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_margin, pad, unfold
 from preimage.ops.checks import check_adjoint, check_grads
+from preimage.ops.conv import prepare
 from preimage.settings import config
 
 if TYPE_CHECKING:

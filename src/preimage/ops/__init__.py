@@ -24,7 +24,7 @@ from preimage.ops.activation import (
     tanh,
 )
 from preimage.ops.broadcast import astype, broadcast_to, sum_to
-from preimage.ops.conv import conv, conv_transpose, conv_weight_grad, prepare
+from preimage.ops.conv import conv, conv_transpose, conv_weight_grad
 from preimage.ops.linear import linear, matmul
 from preimage.ops.pad import fold_margin, pad
 from preimage.ops.pointwise import (
@@ -141,7 +141,6 @@ __all__ = [
     "pixel_unshuffle",
     "power",
     "prelu",
-    "prepare",
     "prod",
     "put",
     "reciprocal",
