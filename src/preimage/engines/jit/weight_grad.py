@@ -270,7 +270,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     taps = np.zeros((n_taps, KW_WORDS), np.int64)
     for k in range(n_taps):
         offset = k * dilation - lo
-        taps[k, 1 if x_is_vector else 0] = (offset + x.first) * x.strides[-1]
+        taps[k, 1 if x_is_vector else 0] = x.column(offset)
         taps[k, 2] = k * tap_bytes
         whole = (0, g.output_size[-1])
         taps[k, 3:] = whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, stride)
@@ -283,7 +283,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's
     direct = x_is_vector and as_is and inner == r.element
 
-    x_step, y_step = x.strides[-1] * stride, y.strides[-1]
+    x_step, y_step = x.strides[-1] * (stride if x.hands == 1 else 1), y.strides[-1]
     vector, scalar = ((x, x_step), (y, y_step)) if x_is_vector else ((y, y_step), (x, x_step))
     values = dict.fromkeys(Arg, 0) | {
         Arg.SEGMENTS: segments.ctypes.data, Arg.BANDS: table.bands.ctypes.data, Arg.TAPS: taps.ctypes.data,

@@ -35,7 +35,11 @@ class WeightGradRequest:
 @dataclass(frozen=True)
 class Side:
     """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
-    from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy."""
+    from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy.
+
+    hands: the columns of a copy were dealt out, column c to hand c % hands, so that those a stride apart are neighbours;
+    hand: bytes from one to the next.
+    """
 
     name: str
     strides: tuple[int, ...]
@@ -43,6 +47,13 @@ class Side:
     step: int
     last: int
     first: int = 0
+    hands: int = 1
+    hand: int = 0
+
+    def column(self, number: int) -> int:
+        """The byte offset of a column of a row; before column 0 too."""
+        number += self.first
+        return number % self.hands * self.hand + number // self.hands * self.strides[-1]
 
 
 def side_of(
@@ -86,6 +97,9 @@ def _blocked(
     groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
     image = prod(spatial) * width * size
     block = shape[0] * image
+    hands = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
+    if hands > 1:
+        return _dealt(recipe, r, shape, strides, width, tiles)
     flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
     while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
         flat -= 1
@@ -120,3 +134,46 @@ def _blocked(
     for n in spatial[:0:-1]:
         steps.append(steps[-1] * n)
     return Side(f"{name} blocks", (image, size, *steps[::-1]), tiles * block, block, (tiles - 1) * block)
+
+
+def _dealt(
+    recipe: Recipe, r: WeightGradRequest, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+) -> Side:  # fmt: skip
+    """As `_blocked`, for an x that is read with a stride along its last axis: its columns are dealt out to `stride` hands.
+
+    Without that, a tap reads one pixel in `stride`: a part of every page, and so of the places in the cache.
+    """
+    g, inner = r.geometry, "f64" if r.element == "f64" else "f32"
+    size, stride = ELEMENT_BYTES[inner], g.stride[-1]
+    lanes, per_group, spatial = r.target.vector_bytes // size, shape[1] // g.groups, shape[2:]
+    pixel, each = width * size, -(-spatial[-1] // stride)
+    row = stride * each * pixel
+    image = prod(spatial[:-1]) * row
+    block, piece = shape[0] * image, max(16, LINE_ELEMENTS // width)
+    used = sorted({(k * g.dilation[-1] - g.padding[-1][0]) % stride for k in range(g.kernel_size[-1])})
+    outer = list(product(*map(range, spatial[:-1])))
+    lines = []
+    for q, tile, n in product(range(g.groups), range(tiles), range(shape[0])):
+        channel = q * per_group + min(tile * width, per_group - width)
+        for number, at in enumerate(outer):
+            source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
+            result = (q * tiles + tile) * block + n * image + number * row
+            for hand in used:
+                held = -(-(spatial[-1] - hand) // stride)
+                for first in range(0, held, piece):
+                    at_source = source + (hand + first * stride) * strides[-1]
+                    lines.append((at_source, result + (hand * each + first) * pixel, min(piece, held - first), 0, 0))
+    table: Ints = as_ints(lines)
+    per_task = max(1, -(-len(lines) // (8 * r.threads)))
+    values = [0] * (max(Move) + 1)
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
+    values[Move.SOURCE_STRIDE] = strides[-1] * stride
+    patches = ((Move.INPUT, "x"), (Move.OUTPUT, "x blocks"))
+    kernel = compiled(BlockSpec(r.element, inner, lanes, width))
+    recipe.steps.append(Step("deal x", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
+    recipe.buffers.append(Buffer("x blocks", g.groups * tiles * block))
+    steps = [pixel, row]
+    for n in spatial[-2:0:-1]:
+        steps.append(steps[-1] * n)
+    logical = (image, size, *steps[: len(spatial)][::-1])
+    return Side("x blocks", logical, tiles * block, block, (tiles - 1) * block, 0, stride, each * pixel)
