@@ -63,6 +63,7 @@ GEOMETRIES = {
     "groups": ((2, 24, 9, 8), (36, 8, 3, 2), (2, 1), ((1, 2), (0, 1)), (1, 2), 3),
     "groups of few": ((2, 6, 9, 8), (12, 3, 3, 2), (1, 1), ((1, 2), (0, 1)), (1, 1), 2),
     "long line": ((1, 32, 3000), (32, 32, 2), (1,), ((512, 0),), (512,), 1),
+    "strided, dilated line": ((2, 20, 61), (24, 20, 5), (3,), ((4, -1),), (2,), 1),
     "volume": ((2, 17, 5, 6, 7), (20, 17, 2, 3, 2), (2, 1, 2), ((1, 0), (1, 1), (0, 1)), (1, 2, 1), 1),
     "four axes": ((1, 4, 3, 4, 3, 5), (5, 4, 2, 2, 2, 3), (1, 2, 1, 1), ((0, 1), (1, 0), (1, 1), (1, 1)), (1, 1, 1, 1), 1),
     "padding larger than the kernel": ((2, 16, 4, 4), (16, 16, 2, 2), (1, 1), ((3, 4), (5, 2)), (1, 1), 1),
@@ -160,6 +161,9 @@ def test_the_changes_of_the_schedule_are_real(monkeypatch):
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert "blocks" in plan.details["x"]
+    assert "dealt" not in plan.details["x"]
+    plan = get("jit").plan(made("strided, dilated line"), "conv_weight_grad", np.dtype(np.float32), True)
+    assert "dealt out" in plan.details["x"]
     forget()
 
 

@@ -323,7 +323,8 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         f"{1 if reading.run else last} x {n_outer} taps, {groups} groups",
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
         "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time",
-        **{side: _HOW[s.name[2:]] for side, s in (("x", x), ("y", y))},
+        "x": _HOW[x.name[2:]] + (", columns a stride apart dealt out" if x.hands > 1 else ""),
+        "y": _HOW[y.name[2:]],
         "result": "stored in place" if direct else "reordered from the order of the sums",
     }
 
