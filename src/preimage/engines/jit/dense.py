@@ -41,6 +41,7 @@ CROWDED_RUN = 256  # channels from which on the copy is worth its while
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
+COPY_CYCLES, TURN_CYCLES = 0.6, 2.0  # an element of the input, copied or transposed into a slab
 GATHER_CYCLES = 4.0  # one by one
 
 
@@ -97,7 +98,8 @@ def dense_recipe(r: Request) -> Recipe:
         in_strides = slab_strides if slab else in_strides
         best = min(_options(r, axes, in_strides, channels, run, item), key=lambda option: option.cost)
     assert best is not None
-    if few is not None and few.cost < best.cost:
+    copying = (COPY_CYCLES if lasting else TURN_CYCLES) * prod(in_sizes) * in_channels if slab and edges is None else 0.0
+    if few is not None and few.cost < best.cost + copying:
         return few_recipe(r, gather_axes(g, r.contraction, r.every_tap), few)
     merged, choice, folded, channels = best.axes, best.choice, best.folded, best.channels
     in_strides, out_strides = best.in_strides, best.out_strides
