@@ -6,7 +6,7 @@ import pytest
 from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
-from preimage.engines.jit import dense, few, llvm
+from preimage.engines.jit import dense, few, llvm, moves
 from preimage.engines.jit.bands import halves
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.few import FewPlan, few_plan
@@ -339,3 +339,42 @@ def test_ends_of_rows_are_computed_apart(name, contraction, monkeypatch):
     w[:, :, ..., -1] = np.nan
     got, wanted = (np.isnan(getattr(engine, contraction)(g, a, w)) for engine in (JitEngine(), REFERENCE))
     np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatch):
+    """Interleaved in registers or gathered one by one; a weight that is not finite is found by both."""
+    if not llvm.named_target(target).runs_here:
+        pytest.skip(f"this CPU has no {target}")
+    source, inner = {2: ("f16", "f32"), 4: ("f32", "f32"), 8: ("f64", "f64")}[np.dtype(dtype).itemsize]
+    item = 8 if inner == "f64" else 4
+    for channels, kernel, stride, width in (
+        (3, (4, 16), 16, 48),
+        (21, (9,), 4, 16),
+        (5, (2, 7), 3, 8),
+        (1, (33,), 32, 16),
+        (14, (5,), 2, 24),
+    ):
+        geometry = transposed((1, 6, *[9] * len(kernel)), (6, channels, *kernel), stride=stride)
+        folded, shape = fold_phases(geometry), (6, channels, *kernel)
+        w = np.random.default_rng(3).standard_normal(shape).astype(dtype)
+        results = []
+        for many in (0, 1 << 40):
+            monkeypatch.setattr(moves, "MANY_WEIGHTS", many)
+            with llvm.use_target(target):
+                step, block_bytes = moves.folded_weight_step(shape, folded, source, inner, width)
+                packed, flag = (
+                    np.full(-(-channels * stride // width) * block_bytes // item, 7.0, f"f{item}"),
+                    np.zeros(1, np.int64),
+                )
+                here = {"w": w.ctypes.data, "packed": packed.ctypes.data, "flag": flag.ctypes.data}
+                Recipe("packing", [step]).run(here, 1)
+                assert not flag[0]
+                bad, room = w.copy(), packed.copy()
+                bad.flat[-1] = np.inf
+                Recipe("packing", [step]).run(here | {"w": bad.ctypes.data, "packed": room.ctypes.data}, 1)
+                assert flag[0]
+            results.append(packed)
+        np.testing.assert_array_equal(*results)
+        assert len(set(results[0].tolist())) > w.size // 2

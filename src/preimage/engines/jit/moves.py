@@ -10,8 +10,9 @@ from preimage.engines.jit import llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Folded, Ints, as_ints
 from preimage.engines.jit.recipe import Step, address_of, compiled
-from preimage.engines.jit.schedules import pack, weights
+from preimage.engines.jit.schedules import fold, pack, weights
 from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.jit.schedules.interleave import can_split
 
 __all__ = [
     "LINE_ELEMENTS",
@@ -25,6 +26,7 @@ __all__ = [
     "weight_step",
 ]
 
+MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
 ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
 PIECES_AHEAD = 8192  # bytes: pieces of so much in all are asked for before they are read
@@ -180,6 +182,8 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
     run, channels, kernel = shape[0], shape[1], shape[-1]
     lines, taps = prod(shape[2:-1]), folded.axis.kernel
     blocks = -(-channels * folded.stride // width)
+    if prod(shape) >= MANY_WEIGHTS and can_split(channels):
+        return _interleave_step(shape, folded, source, result, width)
     lane = np.arange(blocks * width)
     q, o = lane // channels, lane % channels
     k = q + np.arange(taps)[:, None] * folded.stride  # (tap j, lane)
@@ -195,6 +199,33 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
     tap_bytes = run * width * out_item
     step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
     return step, lines * taps * tap_bytes
+
+
+def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
+    """The same by vectors: see `schedules.fold`."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    run, channels, kernel = shape[0], shape[1], shape[-1]
+    lines, taps = prod(shape[2:-1]), folded.axis.kernel
+    blocks = -(-channels * folded.stride // width)
+    lanes = min(width & -width, 64 // out_item)
+    tap_bytes = run * width * out_item
+    first = (
+        np.arange(-(-blocks * width // (lanes * channels)) * channels, dtype=np.int64) * lanes
+    )  # number of a vector's first lane
+    table = (first // width * (lines * taps * tap_bytes)) + first % width * out_item
+    table[first >= blocks * width] = -1
+    s, values = fold.FoldSlot, [0] * len(fold.FoldSlot)
+    values[s.LINES], values[s.STRIDE], values[s.KERNEL], values[s.TAPS] = lines, folded.stride, kernel, taps
+    values[s.TURNS], values[s.TABLE] = len(table) // channels, address_of(table)
+    values[s.SOURCE_LINE], values[s.SOURCE_CHANNEL] = kernel * item, lines * kernel * item
+    values[s.SOURCE_INPUT], values[s.RESULT_INPUT], values[s.RESULT_TAP] = (
+        channels * lines * kernel * item,
+        width * out_item,
+        tap_bytes,
+    )
+    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    kernel_code = compiled(fold.FoldSpec(source, result, lanes, channels))
+    return Step("pack weights", kernel_code, tuple(values), patches, run * lines, (table,)), lines * taps * tap_bytes
 
 
 def block_lanes(lanes: int, item: int) -> int:

@@ -1,0 +1,84 @@
+"""The weights of a transposed convolution whose stride phases are folded into channels (see `plan.Folded`), in vectors.
+
+Number q * channels + o of phase q and channel o is tap k = q + j*stride of a kernel line. Neighbouring taps lie together in
+the weights, channels lie together in the result: so the taps of all channels are loaded as vectors and interleaved.
+
+    for input channel i, kernel line kh of this task
+        for j in taps of a phase
+            for q in phases, `lanes` at a time
+                vectors[o] = weight[i, o, kh, j*stride + q ..]    # zeros beyond the kernel and beyond the phases
+                result[block.., tap kh, j, i] = the vectors, interleaved
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from preimage.engines.jit.emit import Kernel
+from preimage.engines.jit.schedules.interleave import together
+
+__all__ = ["FoldSlot", "FoldSpec", "build"]
+
+
+class FoldSlot(IntEnum):
+    """Where an argument lies in the vector. Offsets and strides are in bytes."""
+
+    SOURCE = 0
+    RESULT = 1
+    FLAG = 2  # set to 1 if a weight is not finite
+    LINES = 3  # of a kernel
+    STRIDE = 4
+    KERNEL = 5  # taps of a line
+    TAPS = 6  # of a phase
+    TURNS = 7  # vectors of phases
+    SOURCE_INPUT = 8  # from an input channel to the next
+    SOURCE_CHANNEL = 9
+    SOURCE_LINE = 10
+    RESULT_INPUT = 11
+    RESULT_TAP = 12
+    TABLE = 13  # place of every vector of the result, the same for all taps and input channels; -1: nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSpec:
+    """channels: output channels, so many vectors are interleaved."""
+
+    source: str
+    result: str
+    lanes: int
+    channels: int
+
+
+def build(spec: FoldSpec) -> str:
+    """The kernel's IR text; one task an input channel and kernel line."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in FoldSlot}
+    line, i = f.task % arg[FoldSlot.LINES], f.task // arg[FoldSlot.LINES]
+    source = f.ptr_arg(FoldSlot.SOURCE, spec.source).at_bytes(i * arg[FoldSlot.SOURCE_INPUT] + line * arg[FoldSlot.SOURCE_LINE])
+    zero = f.zeros(spec.result, spec.lanes)
+    with f.loop(0, arg[FoldSlot.TAPS], carry=[zero]) as j:
+        tap = line * arg[FoldSlot.TAPS] + j.index
+        to = f.ptr_arg(FoldSlot.RESULT, spec.result).at_bytes(tap * arg[FoldSlot.RESULT_TAP] + i * arg[FoldSlot.RESULT_INPUT])
+        with f.loop(0, arg[FoldSlot.TURNS], carry=j.carry) as turn:
+            q, bad = turn.index * spec.lanes, turn.carry[0]
+            k = j.index * arg[FoldSlot.STRIDE] + q
+            inside = f.lane_mask(spec.lanes, (arg[FoldSlot.KERNEL] - k).minimum(arg[FoldSlot.STRIDE] - q))
+            values = []
+            for o in range(spec.channels):
+                value = source.at(k).at_bytes(arg[FoldSlot.SOURCE_CHANNEL] * o).load(spec.lanes, inside)
+                bad = value.fma(zero, bad)  # becomes NaN with the first that is not finite
+                values.append(value)
+            places = f.ptr_arg(FoldSlot.TABLE, "i64").at(turn.index * spec.channels)
+            for number, value in enumerate(together(values)):
+                place = places.at(number).load_int()
+                with f.when(place >= 0):
+                    to.at_bytes(place).store(value)
+            turn.carry = [bad]
+        j.carry = turn.result
+    total = j.result[0].lane(0)
+    for lane in range(1, spec.lanes):
+        total = total + j.result[0].lane(lane)
+    with f.when(total.is_nan()):
+        f.ptr_arg(FoldSlot.FLAG, "i64").store_int(1)
+    return f.ir()
