@@ -292,6 +292,21 @@ def test_pooling(options, layout, dtype, width):
         assert got.strides == want.strides
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("options", [*POOLS, {"kernel_size": 5, "stride": 2, "padding": 2}, {"kernel_size": 2, "stride": 3}])
+def test_gradient_of_average_pooling(options, layout, width):
+    """Windows apart, side by side and overlapping; NaN and infinity go to the positions that their window covers."""
+
+    def gradient(v):
+        t = pre.Tensor(v, requires_grad=True)
+        with pre.enable_grad():
+            y = ops.avg_pool(t, **options)
+            return pre.grad(y, t, laid(data(y.shape, seed=19), layout)).data
+
+    got, want = beside(gradient, laid(data((2, 40, 66, 58)), layout))
+    same(got, want)
+
+
 def test_pooling_of_one_and_three_axes():
     for shape in ((3, 10, 700), (2, 9, 7, 20, 11)):
         got, want = beside(lambda v: ops.max_pool(v, 3, stride=2, padding=1), laid(data(shape), "channels_last"))
@@ -456,3 +471,62 @@ def test_optimiser_steps_round_as_numpy(name, dtype):
         return p.data
 
     same(*beside(train, start))
+
+
+# -- softmax -----------------------------------------------------------------------------------------------------------
+
+SOFTMAX = [
+    ((2, 21, 33, 29), 1),
+    ((2, 21, 33, 29), 3),
+    ((2, 21, 33, 29), 0),
+    ((64, 1000), 1),
+    ((5, 16), 1),
+    ((3,), 0),
+    ((7, 1), 1),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), SOFTMAX)
+def test_softmax_and_its_gradient(shape, axis, dtype, width):
+    rng = np.random.default_rng(16)
+    x, g = (rng.standard_normal(shape) * 5).astype(dtype), rng.standard_normal(shape).astype(dtype)
+    exact = np.exp((x - x.max(axis, keepdims=True)).astype(np.longdouble))  # the difference rounds in the array's dtype
+    exact /= exact.sum(axis, keepdims=True)
+    got = around.softmax(x, axis)
+    eps = np.finfo(dtype).eps
+    assert np.abs(got / exact - 1).max() < 6 * eps
+    slope = exact * (g - (g * exact).sum(axis, keepdims=True))
+    assert np.abs(around.softmax(got, axis, g) - slope).max() < 8 * eps * np.abs(g).max()
+
+
+@pytest.mark.parametrize(("shape", "axis"), SOFTMAX[:5])
+def test_softmax_has_one_set_of_bits(shape, axis):
+    x, g = data(shape, seed=17, special=False), data(shape, seed=18, special=False)
+    want = around.softmax(x, axis)
+    back = around.softmax(want, axis, g)
+    places = ["channels_first", "channels_last"] if len(shape) == 4 else ["channels_first"]
+    for layout in places:
+        for target in ("avx512", "avx2"):
+            for threads in (1, 2):
+                if llvm.named_target(target).runs_here:
+                    with llvm.use_target(target), pre.config(threads=threads):
+                        same(around.softmax(laid(x, layout), axis), want)
+                        same(around.softmax(laid(want, layout), axis, laid(g, layout)), back)
+    if axis:
+        same(around.softmax(x[1:2], axis), want[1:2])
+    same(around.softmax(np.swapaxes(x, 0, axis).copy(), 0), np.swapaxes(want, 0, axis))
+
+
+def test_softmax_at_the_edges():
+    x = np.array([[np.inf, 0, 1], [np.nan, 0, 1], [-np.inf, 0, -np.inf], [-np.inf] * 3, [3e38, -3e38, 3e38]], np.float32)
+    for values in (x, np.asfortranarray(x)):
+        got, want = beside(lambda v: ops.softmax(v, 1), values)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_gradient_of_softmax_as_recorded():
+    x, g = data((3, 40, 9), np.float64, special=False), data((3, 40, 9), np.float64, seed=3, special=False)
+    t = pre.Tensor(x, requires_grad=True)
+    (fused,), (recorded,) = (pre.grad(ops.softmax(t, 1), [t], g, create_graph=c) for c in (False, True))
+    np.testing.assert_allclose(fused.data, recorded.data, rtol=0, atol=1e-14)

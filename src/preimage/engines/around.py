@@ -28,7 +28,9 @@ __all__ = [
     "pointwise",
     "pool_axis",
     "resize",
+    "softmax",
     "sum_over",
+    "unpool_axis",
 ]
 
 #: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (threads alone help).
@@ -150,6 +152,15 @@ def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode:
     return _said(f"{mode} over windows", space.pool_axis(x, axis, window, mode), x)
 
 
+def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
+    """The adjoint of the sum over windows along a spatial axis of `size`."""
+    if y.size < LEAST_CHAIN or not fits(y):
+        return None
+    from preimage.engines.jit import space
+
+    return _said("sum over windows, transposed", space.unpool_axis(y, axis, size, window), y)
+
+
 def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, int, int, int, int, int], ...]) -> Array | None:
     """The gradient of a maximum over windows (each: size, outputs, kernel, stride, lo, dilation)."""
     if not g.size or x.size < LEAST_CHAIN or not fits(g, x, pooled):
@@ -166,6 +177,15 @@ def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear
     from preimage.engines.jit import space
 
     return _said("resize", space.resize(x, tables, linear), x)
+
+
+def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:
+    """exp(x) / sum exp(x) along an axis, or with g its gradient at the answer x, whatever the size: the engine decides on the bits."""
+    if not x.size or not fits(x, *(() if g is None else (g,))):
+        return None
+    from preimage.engines.jit import softmax as kernels
+
+    return _said("softmax" if g is None else "gradient of softmax", kernels.softmax(x, axis, g), x)
 
 
 def _said(what: str, made: Array | None, *arrays: Array) -> Array | None:

@@ -12,6 +12,7 @@ layout="channels_last".
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,10 @@ def _sum_pool(x: Array, *, windows: Windows) -> Array:
 def _sum_unpool(y: Array, *, windows: Windows) -> Array:
     value = y
     for k, w in reversed(list(enumerate(windows))):
+        made = around.unpool_axis(value, k + 2, w.size, (w.outputs, w.kernel, w.stride, w.lo, w.dilation))
+        if made is not None:
+            value = made
+            continue
         out = _zeros(value, k, w.size)
         for t in range(w.kernel):
             reach = w.reach(t)
@@ -294,12 +299,18 @@ def sum_pool(
     return _sum_pool_op(x, windows=windows)
 
 
+@lru_cache(maxsize=256)
 def _divisors(windows: Windows, padded: bool, dtype: Any) -> Array:
+    """One over the number of elements of every window; a single number where all have as many."""
     counts: Any = np.ones((1,) * len(windows))
     for k, w in enumerate(windows):
         counts = counts * np.reshape(w.covered(padded), [-1 if j == k else 1 for j in range(len(windows))])
+    if counts.size and (counts == counts.flat[0]).all():
+        counts = counts.flat[0]
     with np.errstate(all="ignore"):
-        return np.asarray(1.0 / counts).astype(dtype)
+        made = np.asarray(1.0 / counts).astype(dtype)
+    made.flags.writeable = False  # kept for the next call, and the graph need not watch it
+    return made
 
 
 @laid_out

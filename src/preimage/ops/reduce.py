@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, array_of, primitive
+from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.engines import around
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import broadcast_to
@@ -173,6 +174,9 @@ def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
 
 def _softmax(x: Array, *, axis: int) -> Array:
     wide = widened(x)
+    made = around.softmax(wide, axis)
+    if made is not None:
+        return narrow(made, x)
     with np.errstate(all="ignore"):
         e = np.exp(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))
         e /= np.add.reduce(e, axis=axis, keepdims=True)
@@ -194,10 +198,19 @@ def _logsumexp_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool
 
 _logsumexp_op = primitive("logsumexp", _logsumexp, [_logsumexp_rule], saves=("ans", 0))
 
+
+def _softmax_rule(g: Any, ans: Any, x: Any, *, axis: int) -> Any:
+    if not isinstance(g, Tensor):
+        made = around.softmax(ans, axis, g)
+        if made is not None:
+            return made
+    return multiply(ans, subtract(g, sum(multiply(g, ans), axis, keepdims=True)))
+
+
 _softmax_op = primitive(
     "softmax",
     _softmax,
-    [lambda g, ans, x, axis: multiply(ans, subtract(g, sum(multiply(g, ans), axis, keepdims=True)))],
+    [_softmax_rule],
     saves=("ans",),
 )
 

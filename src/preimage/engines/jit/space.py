@@ -29,7 +29,7 @@ from preimage.engines.jit.schedules.space import (
 from preimage.engines.jit.sums import innermost
 from preimage.settings import thread_count
 
-__all__ = ["concat", "max_pool_grad", "pool_axis", "resize"]
+__all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
 
 TASK_ELEMENTS = 1 << 14
 LEAST_INNER = 8  # shorter runs are mostly masked vectors
@@ -83,8 +83,33 @@ def _window_table(size: int, outputs: int, kernel: int, stride: int, lo: int, di
     return np.ascontiguousarray(np.stack([first, inside.sum(1)], axis=1))
 
 
+@lru_cache(maxsize=256)
+def _cover_table(size: int, outputs: int, kernel: int, stride: int, lo: int) -> Array:
+    """(last window, windows) that cover every position along an axis."""
+    place = np.arange(size, dtype=np.int64) + lo
+    last = np.minimum(place // stride, outputs - 1)
+    first = np.maximum(-((kernel - 1 - place) // stride), 0)
+    count = np.maximum(last - first + 1, 0)
+    return np.ascontiguousarray(np.stack([np.where(count > 0, last, 0), count], axis=1))
+
+
 def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
     """The maximum or sum over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
+    outputs, kernel, stride, lo, dilation = window
+    table = _window_table(x.shape[axis], outputs, kernel, stride, lo, dilation)
+    return _gathered(x, axis, outputs, table, dilation, kernel, mode)
+
+
+def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
+    """The adjoint of the sum over windows along a spatial axis of `size`: every position adds up the windows that cover it, the
+    last first, as the taps come in order. Dilated windows are refused."""
+    outputs, kernel, stride, lo, dilation = window
+    if dilation != 1:
+        return None
+    return _gathered(y, axis, size, _cover_table(size, outputs, kernel, stride, lo), -1, -(-kernel // stride), "sum")
+
+
+def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms: int, mode: str) -> Array | None:
     last = innermost(x)
     if last is None:
         return None
@@ -93,16 +118,14 @@ def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode:
     inner = prod(x.shape[k] for k in order[at + 1 :])
     if inner < LEAST_INNER:
         return None
-    outputs, kernel, stride, lo, dilation = window
     memory = tuple(outputs if k == axis else x.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
     rows = prod(memory[: at + 1])
-    share = max(1, TASK_ELEMENTS // (inner * kernel))
-    table = _window_table(x.shape[axis], outputs, kernel, stride, lo, dilation)
+    share = max(1, TASK_ELEMENTS // (inner * terms))
     a = PoolArg
     words = [0] * len(a)
     words[a.X], words[a.RESULT], words[a.TABLE] = address_of(x), address_of(made), address_of(table)
-    words[a.SIZE], words[a.OUTPUTS], words[a.INNER], words[a.STEP] = x.shape[axis], outputs, inner, dilation
+    words[a.SIZE], words[a.OUTPUTS], words[a.INNER], words[a.STEP] = x.shape[axis], outputs, inner, step
     words[a.ROWS], words[a.SHARE] = rows, share
     _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), words, -(-rows // share))
     return made
