@@ -152,6 +152,13 @@ def test_functions_at_the_edges(dtype, width):
     assert np.all(np.abs(around.function("exp", low) - np.exp(low)) <= np.finfo(dtype).smallest_subnormal)
 
 
+def test_silu_is_the_product_of_its_steps():
+    x = data(seed=20)
+    with np.errstate(all="ignore"):
+        same(ops.silu(x), x * around.function("sigmoid", x))
+        same(ops.silu(x[:, :, :1, :3]), ops.silu(x)[:, :, :1, :3])
+
+
 @pytest.mark.parametrize("word", LIMITS)
 def test_functions_have_one_set_of_bits(word):
     """Any position, vector width, layout and number of threads."""

@@ -72,6 +72,7 @@ def _hardtanh(x: Array, *, lo: float, hi: float) -> Array:
 
 
 _LINE = (("mul", (0, 1)), ("add", (5, 2)), ("clip", (6, 3, 4)))
+_LINE_NUMBERS = (1 / 6, 0.5, 0.0, 1.0)  # hardsigmoid's own
 
 
 def _hardsigmoid(x: Array, *, alpha: float, beta: float) -> Array:
@@ -156,6 +157,10 @@ def hardsigmoid(x: Any, alpha: float = 1 / 6, beta: float = 0.5) -> Any:
 
 def hardswish(x: Any) -> Any:
     """x * hardsigmoid(x)."""
+    if isinstance(x, np.ndarray):
+        made = around.chain((x,), (*_LINE, ("mul", (0, 7))), _LINE_NUMBERS)
+        if made is not None:
+            return made[0]
     return multiply(x, hardsigmoid(x))
 
 
@@ -246,9 +251,14 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
     return multiply(elu(divide(x, alpha)), alpha)
 
 
+def _silu(x: Array) -> Array:
+    made = around.chain((x,), (("sigmoid", (0,)), ("mul", (0, 1)))) if x.size else None
+    return np.asarray(x * _sigmoid(x)) if made is None else made[0]
+
+
 _silu_op = primitive(
     "silu",
-    unary(lambda x: x * _sigmoid(x)),
+    unary(_silu),
     [lambda g, ans, x: multiply(g, _silu_slope(x, sigmoid(x)))],
     saves=(0,),
 )

@@ -24,6 +24,9 @@ __all__ = ["ELEMENTS", "dense_order", "kept_kernel", "placed_empty", "run_chain"
 
 #: A task has at least about so many elements.
 TASK_ELEMENTS = 1 << 14
+#: Fewer elements are one thread's: waking another costs as much as a pass over them. Functions reckon with a quarter.
+LEAST_SHARED = 1 << 16
+_HEAVY = frozenset(("exp", "sigmoid", "tanh"))
 #: The rows into which arrays are cut where nothing depends on the row.
 ROW_ELEMENTS = 1 << 12
 #: Rows shorter than this are mostly masked vectors.
@@ -173,28 +176,30 @@ def run_chain(
         spec = ChainSpec(ELEMENTS[dtype], lanes_of(dtype), layout.kinds, len(numbers), steps, stored)
         if len(_ready) >= _MOST_READY:
             _ready.clear()
-        ready = _ready[key] = _Ready(layout, kept_kernel(spec), len(stored))
+        heavy = any(word in _HEAVY for word, _ in steps)
+        ready = _ready[key] = _Ready(layout, kept_kernel(spec), len(stored), heavy)
     layout = ready.layout
     made = [placed_empty(layout.memory, layout.back, dtype) for _ in range(ready.results)]
     given = np.array(numbers, dtype)
     words = [*ready.head, address_of(given), *[address_of(a) for a in made]]
     for operand, line in zip(operands, layout.lines, strict=True):
         words += (address_of(operand), *line)
-    threads.launch(ready.kernel, threads.pack_args(*words), ready.tasks, thread_count() if ready.tasks > 1 else 1)
+    threads.launch(ready.kernel, threads.pack_args(*words), ready.tasks, thread_count() if ready.shared else 1)
     return tuple(made)
 
 
 class _Ready:
     """A chain on operands of known shapes, strides and dtype."""
 
-    __slots__ = ("head", "kernel", "layout", "results", "tasks")
+    __slots__ = ("head", "kernel", "layout", "results", "shared", "tasks")
 
-    def __init__(self, layout: _Layout, kernel: llvm.LoadedKernel, results: int) -> None:
+    def __init__(self, layout: _Layout, kernel: llvm.LoadedKernel, results: int, heavy: bool) -> None:
         self.layout, self.kernel, self.results = layout, kernel, results
         total, width = prod(layout.memory), layout.width
         share = max(1, TASK_ELEMENTS // width)
         self.head = (total, width, share)
         self.tasks = -(-total // (width * share))
+        self.shared = self.tasks > 1 and total >= (LEAST_SHARED >> 2 if heavy else LEAST_SHARED)
 
 
 _ready: dict[tuple[Any, ...], _Ready] = {}
