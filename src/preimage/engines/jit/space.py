@@ -180,9 +180,19 @@ Tables = tuple[Array, Array, Array, Array]
 
 
 def resize(x: Array, tables: Sequence[Tables], linear: bool) -> Array | None:
-    """The spatial axes of a channels-last array resized, the first one first; the last two in one pass."""
-    if not innermost(x) or x.shape[1] < LEAST_INNER:
+    """The spatial axes resized, the first one first: with channels innermost the last two in one pass, else (linear alone; NumPy
+    copies single elements as fast) axis by axis."""
+    last = innermost(x)
+    if last is None or (x.shape[1] < LEAST_INNER if last else not linear):
         return None
+    if not last:
+        value = x
+        for k, table in enumerate(tables[:-1]):
+            value = _resized(value, k + 2, table, None, linear)
+        none = np.zeros(1, x.dtype)
+        lines = value.reshape(-1, 1, value.shape[-1], 1)
+        wide = _resized(lines, 1, (_ONE, _ONE, none, none), tables[-1], linear)
+        return wide.reshape(*value.shape[:-1], wide.shape[2])
     value = np.moveaxis(x, 1, -1)
     ndim = len(tables)
     for k in range(max(ndim - 2, 0)):
@@ -211,5 +221,6 @@ def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, line
     words[a.INNER], words[a.TOTAL] = inner, outer * len(rows[0])
     words[a.SHARE] = share = max(1, TASK_ELEMENTS // (inner * len(low)))
     words[a.ROW_LOW : a.COLUMN_BLEND + 1] = [address_of(t) for t in (*rows, low, high, weight, blended)]
-    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes_of(value.dtype), linear), words, -(-words[a.TOTAL] // share))
+    lanes = lanes_of(value.dtype) if inner > 1 else 1
+    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), words, -(-words[a.TOTAL] // share))
     return made
