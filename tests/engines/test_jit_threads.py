@@ -201,7 +201,7 @@ def _remember_the_pool():
 @pytest.mark.parametrize("how", ["normal", "daemon", "os._exit", "exception", "interrupt"])
 def test_the_interpreter_ends_without_a_hang_or_crash(how):
     code = f"""
-import os, sys, threading, time
+import os, signal, sys, threading, time
 import numpy as np
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from preimage.engines.jit import llvm, threads
@@ -220,6 +220,7 @@ elif how == "os._exit":
 elif how == "exception":
     raise SystemExit(0)
 elif how == "interrupt":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
     print("ready", flush=True)
     try:
         work(10**9)
@@ -234,7 +235,10 @@ elif how == "interrupt":
         assert run.stdout.readline() == b"ready\n"
         time.sleep(0.1)
         run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=60)
+    try:
+        _, err = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert run.returncode == 0, err.decode()
     assert b"Error" not in err
 
