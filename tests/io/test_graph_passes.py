@@ -159,10 +159,41 @@ def test_identities_and_constants() -> None:
 def test_channels_last_keeps_the_bits() -> None:
     g = graph(node("conv", "x w", "c", **CONV), node("relu", "c", "y"), w=array(4, 4, 3, 3))
     after = channels_last(g)
-    assert ops_of(after) == ["channels_innermost", "conv", "relu"]
+    assert ops_of(after) == ["conv", "relu"]
+    assert after.nodes[0].attributes["innermost"]
     same(g, after, engine="jit")  # whose bits no memory layout changes
     assert channels_last(after) is after
-    assert ops_of(optimise(g)) == ["channels_innermost", "conv"]
+    assert ops_of(optimise(g)) == ["conv"]
+    two = graph(
+        node("conv", "x w", "a", **CONV), node("conv", "x v", "b", **CONV), node("add", "a b", "y"),
+        w=array(4, 4, 3, 3), v=array(4, 4, 3, 3),
+    )  # fmt: skip
+    after = channels_last(two)
+    assert ops_of(after) == ["channels_innermost", "conv", "conv", "add"]
+    same(two, after, engine="jit")
+    assert channels_last(after) is after
+
+
+@pytest.mark.parametrize("op", ["conv", "conv_transpose"])
+@pytest.mark.parametrize("channels", [1, 3, 4, 24])
+def test_the_first_contraction_lays_its_result_out(op: str, channels: int) -> None:
+    weight = array(20, channels, 3, 3) if op == "conv" else array(channels, 20, 3, 3)
+    stored = {"w": weight, "b": array(20)}
+    g = Graph(
+        [node(op, "x w b", "y", stride=(2, 2))], [Input("x", (None, channels, None, None))], ["y"], parameters=stored
+    ).eval()
+    ready = optimise(g)
+    for batch, size in ((1, (17, 15)), (3, (30, 8))):
+        x = RNG.standard_normal((batch, channels, *size)).astype(np.float32)
+        for threads in (1, 2):
+            for engine in ("jit", "gemm"):
+                with pre.no_grad(), pre.config(threads=threads, engine=engine):
+                    want = g(x)
+                    for data in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1), x[:, :, ::-1][:, :, ::-1]):
+                        for _ in range(2):
+                            got = ready(data)
+                            assert channels == 1 or got.strides[1] == 4
+                            assert np.abs(got - want).max() <= (0 if engine == "jit" else 1e-4)
 
 
 CHAIN = (

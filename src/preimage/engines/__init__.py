@@ -127,10 +127,11 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedW
 
 def bind(
     contraction: str, geometry: ConvGeometry, a: Array, w: PreparedWeight, epilogue: Epilogue | None = None,
-    chain: Chain | None = None,
+    chain: Chain | None = None, channels_last: bool = False,
 ) -> Callable[..., Array] | None:  # fmt: skip
     """`run` for arrays of one shape and place in memory, ready to be called again: `call(a, residual)` with other arrays that lie
-    as these do. `chain`: elementwise steps after the epilogue. None where the engine, or this call, is not to be had so.
+    as these do. `chain`: elementwise steps after the epilogue; channels_last: the result is laid out so, however `a` is.
+    None where the engine, or this call, is not to be had so.
     The settings of now, and the values that w has now, are part of it.
     """
     settings = current()
@@ -138,7 +139,7 @@ def bind(
     maker = getattr(engine, "bind", None)
     if maker is None or settings.debug:
         return None
-    made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain)
+    made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain, channels_last)
     return made
 
 

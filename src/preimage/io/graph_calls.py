@@ -80,7 +80,7 @@ class NodeCall:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._bound: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        known = {*_GEOMETRY, "activation", "slope", "clip_range", "chain"}
+        known = {*_GEOMETRY, "activation", "slope", "clip_range", "chain", "innermost"}
         self._fits = len(node.outputs) == 1 and 2 <= len(node.inputs) <= 4 and known.issuperset(node.attributes)
 
     def __reduce__(self) -> tuple[Any, ...]:  # calls belong to this process; a copy binds its own
@@ -133,6 +133,7 @@ class NodeCall:
             epilogue = Epilogue(
                 bias, residual, attributes.get("activation"), float(attributes.get("slope", 0.01)), float(lo), float(hi)
             )
-            return bind(node.op, geometry, x, weight, epilogue, compiled_chain(attributes.get("chain")))
+            innermost = bool(attributes.get("innermost", False))
+            return bind(node.op, geometry, x, weight, epilogue, compiled_chain(attributes.get("chain")), innermost)
         except (PreimageError, TypeError, ValueError):
             return None  # the operation says what is wrong

@@ -30,7 +30,11 @@ def _shape(x: Value) -> tuple[int, ...]:
 
 @graph_op("conv")
 def conv(x: Value, w: Value, b: Value = None, residual: Value = None, *, chain: Any = None, **attributes: Any) -> Value:
-    """Convolution: preimage.conv with its keywords. A residual of another shape is added by broadcasting; `chain`: steps after it."""
+    """Convolution: preimage.conv with its keywords. A residual of another shape is added by broadcasting; `chain`: steps after it;
+    `innermost`: the result's channels lie innermost in memory, however those of x do.
+    """
+    if attributes.pop("innermost", False):
+        x = OPS["channels_innermost"].function(x)
     if chain is not None:
         return _chained(conv(x, w, b, residual, **attributes), chain)
     if residual is None:
@@ -43,7 +47,9 @@ def conv(x: Value, w: Value, b: Value = None, residual: Value = None, *, chain: 
 def conv_transpose(
     y: Value, w: Value, b: Value = None, residual: Value = None, *, chain: Any = None, **attributes: Any
 ) -> Value:  # fmt: skip
-    """Transposed convolution: preimage.conv_transpose with its keywords. A residual and a chain as in conv."""
+    """Transposed convolution: preimage.conv_transpose with its keywords. The rest as in conv."""
+    if attributes.pop("innermost", False):
+        y = OPS["channels_innermost"].function(y)
     if chain is not None:
         return _chained(conv_transpose(y, w, b, residual, **attributes), chain)
     if residual is None:

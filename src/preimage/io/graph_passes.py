@@ -242,21 +242,33 @@ def channels_innermost(x: Any) -> Any:
 
 
 def channels_last(graph: Graph) -> Graph:
-    """Lay inputs out with channels innermost before the first node that takes them; results follow their inputs."""
+    """Have the contractions of inputs lay their results out with channels innermost, which every later array follows.
+
+    A contraction that alone takes an input reads it as it lies; for several the input is laid out first.
+    """
     users = _users(graph)
-    names = {
-        item.name: f"{item.name}:channels last"
-        for item in graph.inputs
-        if item.shape is not None and len(item.shape) >= 3 and any(node.op in CONTRACTIONS for node in users.get(item.name, ()))
-    }
-    if not names or any(node.op == "channels_innermost" for node in graph.nodes):
+    names: dict[str, str] = {}
+    first: dict[str, Node] = {}
+    for item in graph.inputs:
+        takers = [node for node in users.get(item.name, ()) if node.op in CONTRACTIONS and node.inputs[0] == item.name]
+        if item.shape is None or len(item.shape) < 3 or not takers:
+            continue
+        if len(takers) == 1 and len(takers[0].inputs) < 4:
+            first[takers[0].name] = replace(takers[0], attributes=dict(takers[0].attributes) | {"innermost": True})
+        else:
+            names[item.name] = f"{item.name}:channels last"
+    if not (names or first) or any(n.op == "channels_innermost" or "innermost" in n.attributes for n in graph.nodes):
         return graph
-    first = [Node(new, "channels_innermost", (old,), (new,)) for old, new in names.items()]
+    before = [Node(new, "channels_innermost", (old,), (new,)) for old, new in names.items()]
     rest = [
-        replace(node, inputs=tuple(names.get(key, key) for key in node.inputs)) if node.op in CONTRACTIONS else node
+        first[node.name]
+        if node.name in first
+        else replace(node, inputs=tuple(names.get(key, key) for key in node.inputs))
+        if node.op in CONTRACTIONS
+        else node
         for node in graph.nodes
     ]
-    return _pruned(graph, [*first, *rest], graph.constants)
+    return _pruned(graph, [*before, *rest], graph.constants)
 
 
 def prepare_weights(graph: Graph) -> Graph:

@@ -131,15 +131,15 @@ class JitEngine:
 
     def bind(
         self, geometry: ConvGeometry, contraction: str, x: Array, w: PreparedWeight, epilogue: Epilogue | None = None,
-        chain: Chain | None = None,
+        chain: Chain | None = None, channels_last: bool = False,
     ) -> Bound | None:  # fmt: skip
         """The call for arrays that lie in memory as x does (and as the epilogue's residual), ready to be made again and again;
-        `chain`: steps after the epilogue, before the result is stored.
+        `chain`: steps after the epilogue, before the result is stored. channels_last: the result is laid out so, however x is.
 
         None where a call needs more than its kernels: copies, bands, an empty array. The settings of now are part of it.
         """
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
-        out = _example(shape, x)
+        out = _example(shape, x, channels_last)
         residual = None if epilogue is None else epilogue.residual
         if not out.size or not x.size or not w.array.size or _readable(x) is not x:
             return None
@@ -256,9 +256,9 @@ class JitEngine:
         )  # fmt: skip
 
 
-def _example(shape: tuple[int, ...], like: Array) -> Array:
+def _example(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
     """An array that lies in memory as a result would; its own memory is never touched."""
-    if is_channels_last(like):
+    if is_channels_last(like) or (channels_last and len(shape) > 2):
         return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), like.dtype), -1, 1)
     return np.empty(shape, like.dtype)
 

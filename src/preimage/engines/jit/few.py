@@ -201,6 +201,10 @@ def _windows(phases: tuple[Phase, ...], members: range, forward: bool) -> list[_
     return [_Window(at, found[at][0][1], tuple((k, tap - found[at][0][1]) for k, tap in found[at])) for at in order]
 
 
+#: In place of an input offset, which may be negative: the line lies outside the input.
+OUTSIDE = -(1 << 62)
+
+
 class _Walk:
     """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
 
@@ -218,17 +222,20 @@ class _Walk:
         self.slots = max(1, *(len({source for source, _, _ in lines}) for _, lines, _ in self.steps))
 
     def _steps(self) -> Iterator[tuple[int, list[tuple[int, int, Part]], int]]:
-        """Output offset, lines (source offset or -1, tap, part), and the lines of the result that exist."""
+        """Output offset, lines (source offset, tap, part), and the lines of the result that exist."""
         phases, size = self.row_axis.phases, self.row_axis.out_size
         for position in product(*(range(a.out_size) for a in self.outer)):
-            taps, out = [(0, 0)], 0  # input offset (-1: outside), number of the tap
+            taps, out = [(0, 0)], 0  # input offset, number of the tap
             for p, axis, (in_stride, out_stride) in zip(position, self.outer, self.outer_strides, strict=True):
                 phase, turn = axis.phases[p % len(axis.phases)], p // len(axis.phases)
                 out += p * out_stride
                 here = [(turn * phase.in_step + offset, k) for k, offset in phase.taps]
                 here = [(at, k) for at, k in here if 0 <= at < axis.in_size or self.every_tap]
                 taps = [
-                    (-1 if base < 0 or not 0 <= at < axis.in_size else base + at * in_stride, number * axis.kernel + k)
+                    (
+                        OUTSIDE if base == OUTSIDE or not 0 <= at < axis.in_size else base + at * in_stride,
+                        number * axis.kernel + k,
+                    )
                     for base, number in taps
                     for at, k in here
                 ]
@@ -243,7 +250,7 @@ class _Walk:
                         at = base + window.at
                         inside = 0 <= at < self.row_axis.in_size
                         if inside or self.every_tap:
-                            source = at_outer + at * self.in_line if inside and at_outer >= 0 else -1
+                            source = at_outer + at * self.in_line if inside and at_outer != OUTSIDE else OUTSIDE
                             lines.append((source, (number * self.kernel_rows + window.tap) * self.width, window.part))
                 yield out + first * self.out_line, lines, min(self.rows, size - first)
 
@@ -264,8 +271,8 @@ class _Walk:
                 for source in wanted:
                     if source not in ring:
                         ring[source] = next(free)
-                        columns = self.columns if source >= 0 else 0
-                        fills.append((max(source, 0), ring[source] * line_bytes, columns))
+                        columns = self.columns if source != OUTSIDE else 0
+                        fills.append((source if columns else 0, ring[source] * line_bytes, columns))
                 for source, tap, part in lines:
                     rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts))))
                 steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
