@@ -89,6 +89,7 @@ def test_info_says_what_the_layers_are(model, capsys):
     assert "conv_transpose" in said
     assert "163 parameters" in said
     assert "3x3" in said  # the receptive field
+    assert "held between runs: packed weights " in said
 
 
 def test_cache_shows_its_folder_and_clears(tmp_path, monkeypatch, capsys):
