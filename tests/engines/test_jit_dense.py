@@ -1,18 +1,21 @@
 """The dense schedules of the jit engine: exact on integer data, and the same bits for everything that must not matter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
-from preimage.engines.jit import dense, few, llvm, moves
-from preimage.engines.jit.bands import halves
+from preimage.engines.jit import bands, dense, few, llvm, moves
+from preimage.engines.jit.bands import cut, images_at_once
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.few import FewPlan, few_plan
 from preimage.engines.jit.moves import weight_step
 from preimage.engines.jit.plan import fold_phases, gather_axes, tile_phase
 from preimage.engines.jit.recipe import Recipe
+from preimage.engines.jit.request import little_work
 from preimage.engines.jit.schedules import direct, pack, weights
 from preimage.engines.jit.schedules import few as few_schedule
 from preimage.engines.jit.schedules.epilogue import Finish
@@ -25,6 +28,13 @@ JIT = JitEngine()
 ONE, EDGES = (((0, 0),),), (((0, 0),), ((0, 0), (1, 1)), ((1, 0),))
 REFERENCE = ReferenceEngine()
 pytestmark = pytest.mark.skipif(JIT.unavailable() is not None, reason=str(JIT.unavailable()))
+
+
+@pytest.fixture(autouse=True)
+def _schedules_of_large_work():
+    """These geometries are small, so that every edge is met; here they take the kernels that large ones would."""
+    with little_work(0):
+        yield
 
 
 def forward(x, w, **options):
@@ -230,10 +240,40 @@ def test_bands_are_the_same_convolution():
         for contraction, a, w in calls(geometry):
             run = getattr(REFERENCE, contraction)
             want = run(geometry, a, w)
-            parts = halves(geometry, contraction)
-            assert parts is not None
-            for part, read, written in parts:
-                np.testing.assert_array_equal(run(part, np.ascontiguousarray(a[read]), w), want[written])
+            for pieces in (2, 3, 100):
+                parts = cut(geometry, contraction, pieces)
+                assert parts is not None
+                assert len(parts) > 1
+                for part, read, written in parts:
+                    np.testing.assert_array_equal(run(part, np.ascontiguousarray(a[read]), w), want[written])
+
+
+@pytest.mark.parametrize("contraction", ["conv", "conv_transpose"])
+@pytest.mark.parametrize("name", ["3x3", "1x1", "up 4x4 to RGB", "RGB head"])
+def test_tables_do_not_grow_with_the_batch(name, contraction):
+    """A batch of a million is planned as one of a few hundred: the bytes of all tables are bounded."""
+    sizes = []
+    for batch in (1 << 14, 1 << 20):
+        geometry = replace(CASES[name], batch=batch)
+        JIT.plan(geometry, contraction, np.dtype(np.float32))
+        recipe = next(reversed(JIT._recipes.values()))
+        sizes.append(sum(table.nbytes for step in recipe.steps for table in step.tables if hasattr(table, "nbytes")))
+    assert sizes[0] == sizes[1] < 4 << 20
+
+
+def test_images_in_turn_give_the_same(monkeypatch):
+    """More images than one plan speaks of: an answer put together from several runs, with and without an epilogue."""
+    monkeypatch.setattr(bands, "MOST_ROWS", 40)
+    rng = np.random.default_rng(9)
+    geometry = ConvGeometry.from_conv((7, 16, 11, 12), (24, 16, 3, 3), padding=1)
+    assert images_at_once(geometry, "conv") == 3
+    x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in (geometry.input_shape, geometry.weight_shape))
+    want = REFERENCE.conv(geometry, x, w)
+    np.testing.assert_array_equal(JIT.conv(geometry, x, w), want)
+    np.testing.assert_array_equal(JIT.conv(geometry, last(x), PreparedWeight(w)), want)
+    residual = rng.integers(-3, 4, geometry.output_shape).astype(np.float32)
+    epilogue = Epilogue(bias=np.arange(24, dtype=np.float32), residual=residual, activation="relu")
+    np.testing.assert_array_equal(JIT.conv(geometry, x, w, epilogue), apply_epilogue(want.copy(), epilogue))
 
 
 def test_phases_of_a_transpose_share_out_the_taps():
@@ -261,7 +301,7 @@ def test_kernels_keep_the_chain():
     """One llvm.fma an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
     spec = direct.DirectSpec("f32", "f32", 16, 2, 5, 1, 64, False, False, False, False, Finish())
     text = direct.build(spec)
-    assert text.count('call <16 x float> @"llvm.fma.v16f32"') == 10
+    assert text.count("call <16 x float> @llvm.fma.v16f32") == 10
     assert text.count(" fadd <16 x float>") == 10  # + 0, at the store
     for word in (" fmul", " fast ", "reassoc", "contract", " nnan", " nsz"):
         assert word not in text

@@ -5,6 +5,7 @@ The long form:  PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_weight_grad
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -21,10 +22,18 @@ if llvm.unavailable():
     pytest.skip(llvm.unavailable(), allow_module_level=True)
 
 from preimage.engines import get  # noqa: E402
-from preimage.engines.jit import weight_grad, weight_grad_plan  # noqa: E402
+from preimage.engines.jit import bands, weight_grad, weight_grad_plan  # noqa: E402
+from preimage.engines.jit.request import little_work  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
 TARGETS = [name for name in ("host", "avx512", "avx2") if llvm.named_target(name).runs_here]
+
+
+@pytest.fixture(autouse=True)
+def _schedules_of_large_work():
+    """These geometries are small, so that every edge is met; here they take the kernels that large ones would."""
+    with little_work(0):
+        yield
 
 
 def last(a: np.ndarray) -> np.ndarray:
@@ -146,6 +155,35 @@ def test_less_workspace_changes_no_bit(name, dtype):
             wanted = get("jit").conv_weight_grad(geometry, a, b)
         with pre.config(engine="jit", workspace_bytes=0):
             assert bits(get("jit").conv_weight_grad(geometry, a, b)) == bits(wanted)
+
+
+@pytest.mark.parametrize("name", ["dense 3x3", "stem", "rgb head"])
+def test_images_in_turns_change_no_bit(name, monkeypatch):
+    """More images than one plan speaks of: the sums go on from turn to turn, also where the last turn has one image."""
+    geometry, rng = dataclasses.replace(made(name), batch=7), np.random.default_rng(6)
+    x, y = (
+        rng.standard_normal(geometry.input_shape).astype(np.float32),
+        rng.standard_normal(geometry.output_shape).astype(np.float32),
+    )
+    lines = math.prod(geometry.input_size[:-1])
+    for a, b in ((x, y), (last(x), last(y))):
+        wanted = bits(gradient(geometry, a, b))
+        for images in (1, 2, 3):
+            with monkeypatch.context() as patch:
+                patch.setattr(bands, "MOST_ROWS", images * lines)
+                forget()
+                assert bands.images_at_once(geometry) == images
+                assert bits(gradient(geometry, a, b)) == wanted, images
+    forget()
+
+
+def test_tables_do_not_grow_with_the_batch():
+    sizes = []
+    for batch in (1 << 14, 1 << 20):
+        geometry = ConvGeometry.from_conv((batch, 16, 14, 14), (32, 16, 3, 3), padding=1)
+        recipe = weight_grad.recipe_for_shapes(geometry, "f32", 4, False, 2)
+        sizes.append(sum(table.nbytes for step in recipe.steps for table in step.tables))
+    assert sizes[0] == sizes[1] < 4 << 20
 
 
 def test_the_changes_of_the_schedule_are_real(monkeypatch):

@@ -24,10 +24,17 @@ from numpy.typing import NDArray
 __all__ = ["available", "guarded_allocations", "placed"]
 
 _PAGE = mmap.PAGESIZE
-_NONE = 0
-_KEEP = 64  # mappings freed last are kept inaccessible, so that a late access faults as well
+_NONE, _READ_WRITE, _FIXED = 0, 3, 0x10
+_ANONYMOUS = (getattr(mmap, "MAP_PRIVATE", 2) | getattr(mmap, "MAP_ANONYMOUS", 0x20)) | getattr(mmap, "MAP_NORESERVE", 0)
+_RESERVED = 1 << 28  # bytes of address space, not of memory
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform != "win32" else None
+_mmap: Any = _libc and _libc.mmap
+_mprotect: Any = _libc and _libc.mprotect
+if _libc is not None:
+    _mmap.restype = ctypes.c_void_p
+    _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
+    _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def available() -> str | None:
@@ -38,24 +45,35 @@ def available() -> str | None:
 
 
 class _Block:
-    """Three parts of one mapping: a page that faults, the memory, a page that faults."""
+    """Memory between two pages that fault. Address space is taken in large pieces, none of it twice: an access to what was
+    freed long ago faults as well, and taking or freeing a block is one call of the system.
+    """
+
+    _next = _end = 0
 
     def __init__(self, size: int, side: str) -> None:
-        pages = max(1, -(-size // _PAGE))
-        self.length = (pages + 2) * _PAGE
-        self.map = mmap.mmap(-1, self.length)
-        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-        first, last = self.base + _PAGE, self.base + (pages + 1) * _PAGE
-        self.address = last - size if side == "end" else first
-        assert _libc is not None
-        for page in (self.base, last):
-            if _libc.mprotect(ctypes.c_void_p(page), _PAGE, _NONE) != 0:
-                raise OSError(ctypes.get_errno(), "mprotect")
+        self.length = max(1, -(-size // _PAGE)) * _PAGE
+        kind = _Block
+        if kind._next + self.length + _PAGE > kind._end:
+            reserved = max(_RESERVED, self.length + 2 * _PAGE)
+            kind._next = _map(None, reserved, _NONE, 0) + _PAGE
+            kind._end = kind._next - _PAGE + reserved
+        self.base = kind._next
+        kind._next += self.length + _PAGE
+        if _mprotect(self.base, self.length, _READ_WRITE) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+        self.address = self.base + self.length - size if side == "end" else self.base
 
     def lock(self) -> None:
-        """Make all of it inaccessible."""
-        assert _libc is not None
-        _libc.mprotect(ctypes.c_void_p(self.base), self.length, _NONE)
+        """Make all of it inaccessible, and give its memory back."""
+        _map(self.base, self.length, _NONE, _FIXED)
+
+
+def _map(address: int | None, length: int, access: int, flags: int) -> int:
+    found: int | None = _mmap(address, length, access, _ANONYMOUS | flags, -1, 0)
+    if found is None or found == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "mmap")
+    return found
 
 
 def placed(a: NDArray[Any], side: str) -> NDArray[Any]:
@@ -78,6 +96,8 @@ _alive: dict[int, _Block] = {}
 
 def release() -> None:
     """Forget the blocks of `placed`; their arrays must be gone."""
+    for block in _alive.values():
+        block.lock()
     _alive.clear()
 
 
@@ -103,7 +123,6 @@ class _Heap:
     def __init__(self, side: str) -> None:
         self.side = side
         self.blocks: dict[int, tuple[_Block, int]] = {}
-        self.freed: list[_Block] = []
         self.allocator = _Allocator(None, _MALLOC(self.malloc), _CALLOC(self.calloc), _REALLOC(self.realloc), _FREE(self.free))
         self.handler = _Handler(b"preimage_audit_guard", 1, self.allocator)
 
@@ -135,9 +154,6 @@ class _Heap:
             return
         block, _ = self.blocks.pop(address)
         block.lock()
-        self.freed.append(block)
-        if len(self.freed) > _KEEP:
-            self.freed.pop(0)
 
 
 _heaps: dict[str, _Heap] = {}  # handlers live as long as the process: arrays made under them may

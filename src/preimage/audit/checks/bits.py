@@ -2,7 +2,7 @@
 
 What an engine promises (preimage.engines.base.PROMISES) must hold: "repeat" (again), "batch" (an image alone, and the same
 image elsewhere in a batch), "layout" (memory order and alignment), "threads", "tiling" and "cpu" (settings that the subject
-names itself). What it does not promise is counted and reported, and is no finding.
+names itself; "schedules" are what it would take for larger work: "tiling" too). What it does not promise is counted and reported, and is no finding.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Bits(Check):
         if subject.any_strides:
             for layout in LAYOUTS[1:]:
                 yield Trial(self.name, result, dtype, extra=("layout", layout))
-        promises = (
-            ("threads", "tiling", "cpu") if rng.random() < 0.3 else ("threads", "tiling")
-        )  # other vectors: all compiled anew
+        promises: tuple[str, ...] = ("threads", "tiling")
+        if rng.random() < 0.3:  # other vectors, other schedules: all compiled anew
+            promises += ("cpu", "schedules")
         for promise in promises:
             for i in range(len(subject.variants(promise))):
                 yield Trial(self.name, result, dtype, extra=(promise, i))
@@ -106,6 +106,7 @@ class Bits(Check):
             return other
         tally.runs[self.name] += 1
         failure = _difference(base, other, what, trial.result)
+        promise = {"schedules": "tiling"}.get(promise, promise)
         tally.add_bits(promise, base.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
         return failure if promise in subject.promises else None
 

@@ -71,7 +71,9 @@ class Subject:
         raise NotImplementedError
 
     def variants(self, promise: str) -> list[Variant]:
-        """Settings to run under that must give the same bits if the subject promises `promise` ("threads", "tiling", "cpu")."""
+        """Settings to run under that must give the same bits if the subject promises `promise`: "threads", "tiling",
+        "cpu"; "schedules" are settings that come under "tiling" and cost much to try.
+        """
         del promise
         return []
 

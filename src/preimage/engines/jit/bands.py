@@ -1,4 +1,4 @@
-"""Cutting one call into smaller ones that give the same bits: when its scratch memory would pass the limit.
+"""Cutting one call into smaller ones that give the same bits: when its scratch memory or its tables would pass a limit.
 
 A band is a range of the result along the batch, or along the first spatial axis that is longer than one: again a convolution, of the part of the
 input that the range reads, with its padding moved. Every element keeps its own chain of taps and channels.
@@ -7,27 +7,46 @@ input that the range reads, with its padding moved. Every element keeps its own 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from preimage.geometry import ConvGeometry
 
-__all__ = ["halves"]
+__all__ = ["MOST_POSITIONS", "MOST_ROWS", "cut", "images_at_once"]
 
 Band = tuple[ConvGeometry, tuple[slice, ...], tuple[slice, ...]]
 
+# What one plan's tables may speak of. A larger batch runs the same plan again and again, so its size costs no memory.
+MOST_ROWS = 1 << 14  # lines of the result, of all images together
+MOST_POSITIONS = 1 << 18  # where lines are merged into one (1x1 kernels)
 
-def halves(g: ConvGeometry, contraction: str) -> list[Band] | None:
-    """The call as two: for each its geometry, the part of the input, the part of the result; None if it is too small."""
+
+def images_at_once(g: ConvGeometry, contraction: str = "conv") -> int:
+    """How many images one plan is made for."""
+    lines = max(prod(g.output_size[:-1]), prod(g.input_size[:-1]))
+    if prod(g.kernel_size) == 1:
+        result = g.output_size if contraction == "conv" else g.input_size
+        return max(1, min(g.batch, MOST_POSITIONS // max(1, prod(result)), 16 * MOST_ROWS // max(1, lines)))
+    return max(1, min(g.batch, MOST_ROWS // max(1, lines)))
+
+
+def cut(g: ConvGeometry, contraction: str, pieces: int) -> list[Band] | None:
+    """The call as about so many (at least two) of even size: for each its geometry, the part of the input and that of the
+    result; None if it is too small. Images first, then the first axis that is longer than one.
+    """
     if g.batch > 1:
-        half = g.batch // 2
-        every = (slice(0, half), slice(half, g.batch))
+        every = _slices(g.batch, pieces)
         return [(replace(g, batch=s.stop - s.start), (s,), (s,)) for s in every]
     result = g.output_size if contraction == "conv" else g.input_size
     axis = next((k for k, size in enumerate(result) if size > 1), None)
     if axis is None:
         return None
-    half = result[axis] // 2
-    return [_cut(g, contraction, axis, begin, end) for begin, end in ((0, half), (half, result[axis]))]
+    return [_cut(g, contraction, axis, s.start, s.stop) for s in _slices(result[axis], pieces)]
+
+
+def _slices(size: int, pieces: int) -> list[slice]:
+    step = -(-size // max(2, min(pieces, size)))
+    return [slice(begin, min(begin + step, size)) for begin in range(0, size, step)]
 
 
 def _cut(g: ConvGeometry, contraction: str, axis: int, begin: int, end: int) -> Band:

@@ -55,7 +55,7 @@ def dense_recipe(r: Request) -> Recipe:
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
     axes = gather_axes(g, r.contraction, r.every_tap)
-    few = None if r.tile else few_plan(r, axes)
+    few = None if r.tile or r.little else few_plan(r, axes)
     recipe, joined = Recipe("direct"), False
     if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
         # The taps of a line and their few channels lie side by side: one longer run.
@@ -132,8 +132,8 @@ def dense_recipe(r: Request) -> Recipe:
     blocks = g.groups * group_blocks
     pixel = in_strides[choice.axis] * merged[choice.axis].phases[0].in_step
     spec = DirectSpec(
-        inner, inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels, run,
-        0 if choice.axis == 0 and len(merged) > 1 else pixel // item, channels % width != 0,
+        inner, inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels, 0 if r.little else run,
+        0 if r.little or (choice.axis == 0 and len(merged) > 1) else pixel // item, r.little or channels % width != 0,
         folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "turned",
         Finish() if in_scratch else r.finish,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def dense_recipe(r: Request) -> Recipe:
             Slot.CHUNK_DIV: blocks if blocks_inside else 1, Slot.BLOCKS: blocks,
             Slot.BLOCK_DIV: 1 if blocks_inside else chunks, Slot.GROUP_BLOCKS: group_blocks, Slot.BLOCK_BYTES: block_bytes,
             Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels, Slot.OUT_PIXEL_BYTES: step_out,
-            Slot.PIXEL_BYTES: pixel, Slot.CHANNEL_BYTES: r.out_strides[1],
+            Slot.PIXEL_BYTES: pixel, Slot.CHANNEL_BYTES: r.out_strides[1], Slot.RUN: run,
         }  # fmt: skip
         patches = (
             (Slot.INPUT, source), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "scratch" if in_scratch else "out"),
@@ -228,7 +228,7 @@ Part = Callable[[Phase, Tiles], tuple[Tiles, Ints]]
 def _may_fold(r: Request) -> Folded | None:
     """The last axis with its stride phases folded into channels, where that is a choice."""
     g = r.geometry
-    if r.contraction != "conv_transpose" or g.groups != 1 or not g.ndim or r.single or r.tile is not None:
+    if r.contraction != "conv_transpose" or g.groups != 1 or not g.ndim or r.single or r.little or r.tile is not None:
         return None
     folded = fold_phases(g)
     return folded if folded is not None and folded.axis.phases[0].count > 1 else None
@@ -255,7 +255,7 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
         side = turned_side(r.target.vector_bytes, item) if store == "turned" else 1
         if store == "turned":
             candidates = [k for k in candidates if len(merged[k].phases) == 1 and b[k] == own_item and merged[k].out_size >= side]
-            if not candidates or r.single:
+            if not candidates or r.single or r.little:
                 continue
         if r.tile is not None and not r.single:
             lanes, vectors, pixels = r.tile
@@ -268,14 +268,14 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
             return [
                 _Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)
             ]
-        choice = choose_tile(merged, candidates, channels, g.groups, *shape, side)
+        choice = choose_tile(merged, candidates, channels, g.groups, *shape, side, r.little)
         out.append(_Option(merged, a, b, choice, channels, None, store, choice.cost + extra + PACK_CYCLES * elements))
         last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
         contiguous = store != "turned" and out_strides[-1] == channels * last_bytes
         folded = _may_fold(r) if contiguous else None
         if folded is not None:
             wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
-            choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape)
+            choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape, little=r.little)
             cost = choice.cost + extra + GATHER_CYCLES * elements
             out.append(_Option(phased, in_strides, out_strides, choice, wide, folded, store, cost))
     return out

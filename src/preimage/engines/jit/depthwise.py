@@ -40,7 +40,7 @@ def is_depthwise(r: Request) -> bool:
 
 def _lanes(r: Request) -> int:
     full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
-    return int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
+    return full if r.little else int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _pixel_axis(axes: list[Axis]) -> int:
 
 def depthwise_recipe(r: Request) -> Recipe:
     """Channels-last in place; channels-first plane by plane, or where that costs little through channels-last scratch."""
-    if r.geometry.out_channels_per_group == 1 and wants_planes(r):
+    if r.geometry.out_channels_per_group == 1 and not r.little and wants_planes(r):
         return plane_recipe(r)
     g = r.geometry
     target = r.target
@@ -116,7 +116,7 @@ def _steps(
     for phase in pixel_axis.phases:
         if phase.count:
             groups.setdefault(_pattern(phase), []).append(phase)
-    vectors = _vectors(channels, lanes, pixel_axis)
+    vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
     weights, block_bytes = weight_step("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
     tap_bytes = width * ELEMENT_BYTES[inner]
@@ -129,9 +129,11 @@ def _steps(
     steps = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
-        unrolled = len(pattern.columns) <= MAX_UNROLLED
+        unrolled = len(pattern.columns) <= MAX_UNROLLED and not r.little
         columns = pattern.columns if unrolled else (0,)
         pixels = _pixels(pattern, phases, vectors)
+        if r.little:
+            pixels = 1 << (pixels.bit_length() - 1)
         down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
         if down:
             span = r.target.l2_bytes * 3 // 4 // (g.kernel_extent[-2] * in_strides[at])
@@ -143,15 +145,17 @@ def _steps(
         rows[:, 4], rows[:, 5] = 0, len(tiles)
         rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r.threads, down)
         spec = DepthwiseSpec(
-            element, r.element if straight else inner, inner, lanes, vectors, pixels, columns, phases[0].in_step, pattern.tap_stride, in_strides[at],
-            g.out_channels_per_group, ("last" if blocks == 1 else "any") if channels % width else "",
-            bool(tiles[:, 3].any()), r.finish if straight else Finish(),
+            element, r.element if straight else inner, inner, lanes, vectors, pixels, columns,
+            *((0, 1, 0) if r.little else (phases[0].in_step, pattern.tap_stride, in_strides[at])), g.out_channels_per_group,
+            "any" if r.little else ("last" if blocks == 1 else "any") if channels % width else "",
+            r.little or bool(tiles[:, 3].any()), r.finish if straight else Finish(),
         )  # fmt: skip
         values = [0] * len(Arg)
         tables = {Arg.ROWS: rows, Arg.TILES: tiles, Arg.TAPS: taps, Arg.CHUNK_ROWS: bounds, Arg.ZEROS: zeros}
         for slot, table in tables.items():
             values[slot] = int(table.ctypes.data)
         values[Arg.BLOCKS], values[Arg.BLOCK_BYTES], values[Arg.CHANNELS] = blocks, block_bytes, channels
+        values[Arg.STEP], values[Arg.PIXEL_BYTES] = phases[0].in_step, in_strides[at]
         values[Arg.COLUMNS], values[Arg.OUT_PIXEL_BYTES] = pixel_axis.in_size, phases[0].step * out_strides[at]
         patches = (
             (Arg.INPUT, read), (Arg.WEIGHT, "packed"), (Arg.OUTPUT, written),
@@ -262,7 +266,9 @@ def _rows(axes: list[Axis], outer: list[int], in_strides: list[int], out_strides
 
 def _spread(rows: Ints, taps: Ints, pattern: _Pattern, in_stride: int, tap_bytes: int) -> tuple[Ints, Ints]:
     """The taps of the last axis as turns of the outer loop."""
-    inner = np.array([[c * in_stride, k * pattern.tap_stride * tap_bytes, c] for k, c in enumerate(pattern.columns)], np.int64)
+    inner = np.array(
+        [[c * in_stride, k * pattern.tap_stride * tap_bytes, c] for k, c in enumerate(pattern.columns)], np.int64
+    ).reshape(-1, 3)
     rows[:, 2:4] *= len(inner)
     return rows, np.ascontiguousarray((taps[:, None, :] + inner[None]).reshape(-1, 3))
 

@@ -13,6 +13,7 @@ from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import slab_steps
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.request import little_macs
 from preimage.engines.jit.schedules.depthwise_grad import Arg, DepthwiseGradSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
@@ -20,10 +21,14 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["depthwise_grad_recipe", "is_depthwise_grad"]
 
+MANY_KERNELS = 8  # this schedule is so many times faster than the dense one, whose kernels any sizes share
+
 
 def is_depthwise_grad(r: Any) -> bool:
     """One input channel a group, and as many output channels as divide a vector (a depthwise multiplier of 1, 2, 4...)."""
     g: ConvGeometry = r.geometry
+    if r.little and g.inside_macs * MANY_KERNELS <= little_macs():
+        return False
     return g.is_depthwise and g.ndim > 0 and _lanes(r) % g.out_channels_per_group == 0
 
 

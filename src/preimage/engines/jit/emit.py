@@ -29,39 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from llvmlite import ir
-
-from preimage.engines.jit.values import (
-    ELEMENT_BYTES,
-    I16,
-    I32,
-    I64,
-    POINTER,
-    TYPES,
-    Bit,
-    Int,
-    Num,
-    Ptr,
-    constant_of,
-    lane_numbers,
-    shape_of,
-    vector_name,
-    zero_of,
-)
+from preimage.engines.jit.values import ELEMENT_BYTES, TYPES, Bit, Int, Num, Ptr, constant, lane_numbers, type_of
 
 __all__ = ["ELEMENT_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
-
-
-class _Callee:
-    """An address that is called: what llvmlite's call instruction asks of its callee (opaque pointers have no signature)."""
-
-    def __init__(self, pointer: Any, signature: Any) -> None:
-        self.pointer, self.function_type, self.type = pointer, signature, pointer.type
-
-    def get_reference(self) -> str:
-        return str(self.pointer.get_reference())
 
 
 class Loop:
@@ -74,63 +45,96 @@ class Loop:
 
 
 class Kernel:
-    """One function `void kernel(i64* args, i64 task)` under construction."""
+    """One function `void kernel(i64* args, i64 task)` under construction: its lines of IR, and the block being written."""
 
-    def __init__(self, name: str = "kernel") -> None:
-        self.module = ir.Module(name=name)
-        signature = ir.FunctionType(ir.VoidType(), [POINTER, I64])
-        self.function = ir.Function(self.module, signature, name=name)
-        self.function.attributes.add("nounwind")
-        self.function.args[0].name, self.function.args[1].name = "args", "task"
-        self.builder: Any = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.task = Int(self, self.function.args[1])
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._declared: dict[str, str] = {}
+        self._count = 0
+        self._ended = False
+        self._block = "entry"
+        self._known: dict[str, str] = {}
+        self.task = Int(self, "%task")
+
+    # ---- lines of text
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"%v{self._count}"
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+
+    def let(self, operation: str) -> str:
+        """The register that takes the result of an operation."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._lines.append(f"{name} = {operation}")
+        return name
+
+    def once(self, operation: str) -> str:
+        """As let, for what depends on its operands alone: the same operation in one block is written once."""
+        name = self._known.get(operation)
+        if name is None:
+            name = self._known[operation] = self.let(operation)
+        return name
+
+    def _begin(self, label: str) -> None:
+        self._lines.append(f"{label}:")
+        self._block, self._known = label, {}
+
+    def _label(self, word: str) -> str:
+        self._count += 1
+        return f"{word}{self._count}"
 
     # ---- arguments and constants
 
     @property
     def arguments(self) -> Ptr:
         """The argument vector."""
-        return Ptr(self, self.function.args[0], "i64")
+        return Ptr(self, "%args", "i64")
 
     def int_arg(self, slot: Int | int) -> Int:
-        """args[slot] as an integer."""
-        return Ptr(self, self.function.args[0], "i64").at(slot).load_int()
+        """args[slot] as an integer; it does not change while the kernel runs."""
+        where = self.arguments.at(slot)
+        return Int(self, self.once(f"load i64, ptr {where.value}, align 8"))
 
     def ptr_arg(self, slot: Int | int, element: str) -> Ptr:
         """args[slot] as the address of elements."""
         return self.pointer(self.int_arg(slot), element)
 
     def pointer(self, address: Int, element: str) -> Ptr:
-        return Ptr(self, self.builder.inttoptr(address.value, POINTER), element)
+        return Ptr(self, self.once(f"inttoptr i64 {address.value} to ptr"), element)
 
     def i64(self, value: Int | int) -> Int:
-        return value if isinstance(value, Int) else Int(self, I64(value))
+        return value if isinstance(value, Int) else Int(self, str(int(value)))
 
     def const(self, dtype: str, lanes: int, value: float) -> Num:
-        element = TYPES[dtype]
-        if lanes == 1:
-            return Num(self, ir.Constant(element, value), dtype, 1)
-        vector = ir.VectorType(element, lanes)
-        return Num(self, zero_of(vector) if value == 0.0 else ir.Constant(vector, [value] * lanes), dtype, lanes)
+        return Num(self, constant(dtype, lanes, float(value)), dtype, lanes)
 
     def zeros(self, dtype: str, lanes: int) -> Num:
         """+0 in every lane."""
         return self.const(dtype, lanes, 0.0)
 
+    def spread(self, element: str, lanes: int, value: str) -> str:
+        """A scalar in every lane."""
+        vector = type_of(element, lanes)
+        first = self.let(f"insertelement {vector} zeroinitializer, {TYPES[element]} {value}, i32 0")
+        return self.let(f"shufflevector {vector} {first}, {vector} zeroinitializer, <{lanes} x i32> zeroinitializer")
+
     def lane_mask(self, lanes: int, count: Int | int) -> Bit:
         """True in the lanes 0 .. count - 1."""
-        wide = ir.VectorType(I64, lanes)
-        numbers = ir.Constant(wide, list(range(lanes)))
-        first = self.builder.insert_element(zero_of(wide), self.i64(count).value, I32(0))
-        zeros = lane_numbers((0,) * lanes)
-        counts = self.builder.shuffle_vector(first, zero_of(wide), zeros)
-        return Bit(self, self.builder.icmp_signed("<", numbers, counts))
+        number = self.i64(count).value
+        key = f"mask {lanes} {number}"
+        if key not in self._known:
+            counts = self.spread("i64", lanes, number)
+            numbers = lane_numbers(tuple(range(lanes)), "i64")
+            self._known[key] = self.let(f"icmp slt {type_of('i64', lanes)} {numbers}, {counts}")
+        return Bit(self, self._known[key], lanes)
 
     def stack(self, element: str, count: int) -> Ptr:
         """Room for `count` elements that lasts until the kernel returns; take it before any loop."""
-        room = self.builder.alloca(TYPES[element], size=I64(count))
-        room.type = POINTER  # llvmlite would write a typed pointer here, which LLVM no longer reads
-        return Ptr(self, room, element)
+        return Ptr(self, self.let(f"alloca {TYPES[element]}, i64 {count}"), element)
 
     # ---- control flow
 
@@ -139,117 +143,127 @@ class Kernel:
         self, start: Int | int, stop: Int | int, step: int = 1, carry: Sequence[Num] = (), once: bool = False
     ) -> Iterator[Loop]:
         """for index in range(start, stop, step), with `carry` going round; once=True promises at least one turn."""
-        b, fn = self.builder, self.function
-        first, last = self.i64(start), self.i64(stop)
-        before = b.block
-        body, after = fn.append_basic_block("loop"), fn.append_basic_block("after")
-        if once or (isinstance(start, int) and isinstance(stop, int) and start < stop):
-            b.branch(body)
-            guarded = False
+        first, last = self.i64(start).value, self.i64(stop).value
+        body, after = self._label("loop"), self._label("after")
+        guarded = not (once or (isinstance(start, int) and isinstance(stop, int) and start < stop))
+        if guarded:
+            some = self.once(f"icmp slt i64 {first}, {last}")
+            self.write(f"br i1 {some}, label %{body}, label %{after}")
         else:
-            b.cbranch(b.icmp_signed("<", first.value, last.value), body, after)
-            guarded = True
-        b.position_at_end(body)
-        index = b.phi(I64)
-        index.add_incoming(first.value, before)
-        phis = [b.phi(value.value.type) for value in carry]
-        for phi, value in zip(phis, carry, strict=True):
-            phi.add_incoming(value.value, before)
-        loop = Loop(Int(self, index), [value.like(phi) for phi, value in zip(phis, carry, strict=True)])
+            self.write(f"br label %{body}")
+        before = self._block
+        self._begin(body)
+        place = len(self._lines)
+        index, phis = self._name(), [value.like(self._name()) for value in carry]
+        self._lines += [""] * (1 + len(phis))  # the phis: what comes round is known at the end
+        loop = Loop(Int(self, index), list(phis))
         yield loop
-        following = b.add(index, I64(step), flags=("nsw",))
-        end = b.block
-        index.add_incoming(following, end)
-        for phi, value in zip(phis, loop.carry, strict=True):
-            phi.add_incoming(value.value, end)
-        b.cbranch(b.icmp_signed("<", following, last.value), body, after)
-        b.position_at_end(after)
-        loop.result = []
-        for value, came in zip(carry, loop.carry, strict=True):
-            if not guarded:
-                loop.result.append(came)
-                continue
-            out = b.phi(value.value.type)
-            out.add_incoming(value.value, before)
-            out.add_incoming(came.value, end)
-            loop.result.append(value.like(out))
+        following = self.let(f"add nsw i64 {index}, {step}")
+        more = self.let(f"icmp slt i64 {following}, {last}")
+        end = self._block
+        self._lines[place] = f"{index} = phi i64 [ {first}, %{before} ], [ {following}, %{end} ]"
+        for number, (phi, value, came) in enumerate(zip(phis, carry, loop.carry, strict=True)):
+            self._lines[place + 1 + number] = (
+                f"{phi.value} = phi {phi.type} [ {value.value}, %{before} ], [ {came.value}, %{end} ]"
+            )
+        self.write(f"br i1 {more}, label %{body}, label %{after}")
+        self._begin(after)
+        loop.result = list(loop.carry)
+        if guarded:
+            loop.result = [
+                came.like(self.let(f"phi {came.type} [ {value.value}, %{before} ], [ {came.value}, %{end} ]"))
+                for value, came in zip(carry, loop.carry, strict=True)
+            ]
 
     @contextmanager
     def when(self, condition: Bit) -> Iterator[None]:
         """The block runs if the condition holds."""
-        b = self.builder
-        inside, after = self.function.append_basic_block("when"), self.function.append_basic_block("after")
-        b.cbranch(condition.value, inside, after)
-        b.position_at_end(inside)
+        inside, after = self._label("when"), self._label("after")
+        self.write(f"br i1 {condition.value}, label %{inside}, label %{after}")
+        known = self._known  # what was known before the branch is known in it and behind it
+        self._begin(inside)
+        self._known = dict(known)
         yield
-        b.branch(after)
-        b.position_at_end(after)
+        self.write(f"br label %{after}")
+        self._begin(after)
+        self._known = known
 
     def call(self, code: Int, arguments: Ptr, task: Int) -> None:
         """Run another kernel, given by its address."""
-        signature = ir.FunctionType(ir.VoidType(), [POINTER, I64])
-        callee = _Callee(self.builder.inttoptr(code.value, POINTER), signature)
-        self.builder.call(callee, [arguments.value, task.value])
+        callee = self.once(f"inttoptr i64 {code.value} to ptr")
+        self.write(f"call void {callee}(ptr {arguments.value}, i64 {task.value})")
 
     # ---- what LLVM offers as intrinsics
 
-    def intrinsic(self, name: str, *operands: Num) -> Any:
-        kind = operands[0].value.type
-        suffix = kind.intrinsic_name if not isinstance(kind, ir.VectorType) else f"v{kind.count}{kind.element.intrinsic_name}"
-        function = self._declare(f"{name}.{suffix}", ir.FunctionType(kind, [kind] * len(operands)))
-        return self.builder.call(function, [operand.value for operand in operands])
+    def intrinsic(self, name: str, *operands: Num) -> str:
+        first = operands[0]
+        kind = first.type
+        full = f"{name}.{_suffix(first.dtype, first.lanes)}"
+        if full not in self._declared:
+            self._declared[full] = f"declare {kind} @{full}({', '.join([kind] * len(operands))})"
+        return self.let(f"call {kind} @{full}({', '.join(operand.typed for operand in operands)})")
 
-    def masked_load(self, address: Any, shape: Any, mask: Any, align: int) -> Any:
-        name = f"llvm.masked.load.{vector_name(shape)}.p0"
-        signature = ir.FunctionType(shape, [POINTER, I32, mask.type, shape])
-        zeros = zero_of(shape)
-        return self.builder.call(self._declare(name, signature), [address, I32(align), mask, zeros])
+    def masked_load(self, address: str, element: str, lanes: int, mask: Bit, align: int) -> str:
+        kind, name = type_of(element, lanes), f"llvm.masked.load.{_suffix(element, lanes)}.p0"
+        self._declared[name] = f"declare {kind} @{name}(ptr, i32, {type_of('i1', lanes)}, {kind})"
+        return self.let(f"call {kind} @{name}(ptr {address}, i32 {align}, {mask.typed}, {kind} zeroinitializer)")
 
-    def masked_store(self, value: Any, address: Any, mask: Any, align: int) -> None:
-        name = f"llvm.masked.store.{vector_name(value.type)}.p0"
-        signature = ir.FunctionType(ir.VoidType(), [value.type, POINTER, I32, mask.type])
-        self.builder.call(self._declare(name, signature), [value, address, I32(align), mask])
+    def masked_store(self, value: str, element: str, address: str, mask: Bit, align: int) -> None:
+        kind, name = type_of(element, mask.lanes), f"llvm.masked.store.{_suffix(element, mask.lanes)}.p0"
+        self._declared[name] = f"declare void @{name}({kind}, ptr, i32, {type_of('i1', mask.lanes)})"
+        self.write(f"call void @{name}({kind} {value}, ptr {address}, i32 {align}, {mask.typed})")
 
     def prefetch(self, where: Ptr, level: int = 1) -> None:
         """Ask for a cache line that will be read soon, into the first cache or the second."""
-        function = self._declare("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]))
-        self.builder.call(function, [where.value, I32(0), I32(4 - level), I32(1)])
+        self._declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.write(f"call void @llvm.prefetch.p0(ptr {where.value}, i32 0, i32 {4 - level}, i32 1)")
 
-    def widen(self, raw: Any, element: str, lanes: int) -> Num:
+    def widen(self, raw: str, element: str, lanes: int) -> Num:
         """What was loaded as a Num: narrow types become f32, exactly."""
-        b = self.builder
         if element == "f16":
-            return Num(self, b.fpext(raw, shape_of(TYPES["f32"], lanes)), "f32", lanes)
+            return Num(self, self.let(f"fpext {type_of('f16', lanes)} {raw} to {type_of('f32', lanes)}"), "f32", lanes)
         if element == "bf16":  # the upper half of a float32
-            wide = b.shl(b.zext(raw, shape_of(I32, lanes)), constant_of(shape_of(I32, lanes), 16))
-            return Num(self, b.bitcast(wide, shape_of(TYPES["f32"], lanes)), "f32", lanes)
+            words = type_of("i32", lanes)
+            wide = self.let(f"zext {type_of('i16', lanes)} {raw} to {words}")
+            high = self.let(f"shl {words} {wide}, {constant('i32', lanes, 16)}")
+            return Num(self, self.let(f"bitcast {words} {high} to {type_of('f32', lanes)}"), "f32", lanes)
         return Num(self, raw, element, lanes)
 
-    def narrow(self, value: Num, element: str) -> Any:
+    def narrow(self, value: Num, element: str) -> str:
         """The raw bits to store: f32 rounded once, to nearest even, if the element type is narrower."""
-        b, lanes = self.builder, value.lanes
+        lanes = value.lanes
         if element == "f16":
-            return b.fptrunc(value.value, shape_of(TYPES["f16"], lanes))
+            return self.let(f"fptrunc {value.typed} to {type_of('f16', lanes)}")
         if element == "bf16":
             # Adding 0x7fff and the lowest kept bit rounds to nearest even; a NaN keeps its upper half, made quiet.
             # (The CPU's own conversion would flush denormals.)
-            words = shape_of(I32, lanes)
-            bits = b.bitcast(value.value, words)
-            odd = b.and_(b.lshr(bits, constant_of(words, 16)), constant_of(words, 1))
-            rounded = b.add(bits, b.add(odd, constant_of(words, 0x7FFF)))
-            quiet = b.or_(bits, constant_of(words, 0x00400000))
-            kept = b.select(value.is_nan().value, quiet, rounded)
-            return b.trunc(b.lshr(kept, constant_of(words, 16)), shape_of(I16, lanes))
+            words = type_of("i32", lanes)
+
+            def word(number: int) -> str:
+                return constant("i32", lanes, number)
+
+            bits = self.let(f"bitcast {value.typed} to {words}")
+            kept = self.let(f"lshr {words} {bits}, {word(16)}")
+            odd = self.let(f"and {words} {kept}, {word(1)}")
+            half = self.let(f"add {words} {odd}, {word(0x7FFF)}")
+            rounded = self.let(f"add {words} {bits}, {half}")
+            quiet = self.let(f"or {words} {bits}, {word(0x00400000)}")
+            best = self.let(f"select {value.is_nan().typed}, {words} {quiet}, {words} {rounded}")
+            upper = self.let(f"lshr {words} {best}, {word(16)}")
+            return self.let(f"trunc {words} {upper} to {type_of('i16', lanes)}")
         if element != value.dtype:
             raise TypeError(f"a {value.dtype} value cannot be stored as {element}")
         return value.value
 
-    def _declare(self, name: str, signature: Any) -> Any:
-        known = self.module.globals.get(name)
-        return known if known is not None else ir.Function(self.module, signature, name=name)
-
     def ir(self) -> str:
         """The module as LLVM IR; the kernel is complete after this."""
-        if not self.builder.block.is_terminated:
-            self.builder.ret_void()
-        return str(self.module)
+        if not self._ended:
+            self.write("ret void")
+            self._ended = True
+        head = "define void @kernel(ptr %args, i64 %task) nounwind {\nentry:\n"
+        return head + "\n".join(self._lines) + "\n}\n" + "\n".join(self._declared.values()) + "\n"
+
+
+def _suffix(element: str, lanes: int) -> str:
+    """How the names of intrinsics write a type."""
+    return element if lanes == 1 else f"v{lanes}{element}"

@@ -20,13 +20,13 @@ from preimage.engines.base import (
     supported_dtype,
 )
 from preimage.engines.jit import llvm, weight_grad
-from preimage.engines.jit.bands import halves
+from preimage.engines.jit.bands import Band, cut, images_at_once
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.locks import ForkLock
 from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
-from preimage.engines.jit.request import Request
+from preimage.engines.jit.request import Request, is_little, little_macs, little_work
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
@@ -36,6 +36,7 @@ __all__ = ["JitEngine"]
 
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 RECIPES = 2048  # kept at most; the least recently used go first
+LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
 
@@ -73,7 +74,7 @@ class JitEngine:
         threads = thread_count()
         key = (
             id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(llvm.current_target()),
-            current().workspace_bytes, None if epilogue is None else _kind(epilogue),
+            current().workspace_bytes, little_macs(), None if epilogue is None else _kind(epilogue),
         )  # fmt: skip
         ready = self._ready.get(key)
         if ready is not None and ready.geometry is geometry:
@@ -108,22 +109,23 @@ class JitEngine:
     ) -> Request:  # fmt: skip
         return Request(
             g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
-            threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, llvm.current_target(), self._tile,
+            threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, llvm.current_target(),
+            self._tile is None and is_little(g), self._tile,
         )  # fmt: skip
 
     def _into(
         self, g: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, out: Array, threads: int
     ) -> Ready | None:  # fmt: skip
-        """Fill `out`; in bands where the scratch memory would pass the limit. What was made for the call, if it was one."""
+        """Fill `out`; in bands where scratch memory or tables would pass a limit. What was made for the call, if it was one."""
+        images = images_at_once(g, contraction)
+        if images < g.batch:
+            self._by_bands(cut(g, contraction, -(-g.batch // images)), contraction, x, w, epilogue, out, threads)
+            return None
         request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
         recipe = self._recipe(request)
-        bands = halves(g, contraction) if _too_large(recipe) else None
+        bands = _bands(recipe, g, contraction)
         if bands is not None:
-            for part, read, written in bands:
-                cut = epilogue
-                if epilogue is not None and epilogue.residual is not None:
-                    cut = replace(epilogue, residual=epilogue.residual[written])
-                self._into(part, contraction, x[read], w, cut, out[written], threads)
+            self._by_bands(bands, contraction, x, w, epilogue, out, threads)
             return None
         ready = Ready(request, recipe, out, request.threads)
         self._run_ready(ready, out, x, w, epilogue)
@@ -145,10 +147,12 @@ class JitEngine:
             return None
         if residual is not None and not _lies_like(residual, out):
             return None
+        if images_at_once(geometry, contraction) < geometry.batch:
+            return None
         w = w.fixed()
         request = self._request(geometry, contraction, x, out, finish_of(epilogue, chain), thread_count(), True)
         recipe = self._recipe(request)
-        if _too_large(recipe) and halves(geometry, contraction) is not None:
+        if _bands(recipe, geometry, contraction) is not None:
             return None
         memory, finite = self._packed(w, recipe, self._scratch.take(ALIGN))
         if recipe.skips_padding and not finite:
@@ -157,6 +161,16 @@ class JitEngine:
         arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat, chain)
         arrays.pop("residual", None)
         return Bound(Ready(request, recipe, out, request.threads), arrays | {"packed": memory}, self._scratch)
+
+    def _by_bands(
+        self, bands: list[Band] | None, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, out: Array, threads: int
+    ) -> None:  # fmt: skip
+        assert bands is not None
+        for part, read, written in bands:
+            own = epilogue
+            if epilogue is not None and epilogue.residual is not None:
+                own = replace(epilogue, residual=epilogue.residual[written])
+            self._into(part, contraction, x[read], w, own, out[written], threads)
 
     def _run_ready(self, ready: Ready, out: Array, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         """Run a recipe on arrays of the strides that it was made for."""
@@ -239,20 +253,43 @@ class JitEngine:
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         return weight_grad.conv_weight_grad(geometry, x, y, thread_count(), self._run)
 
+    def audit_variants(self, promise: str) -> list[tuple[str, Any]]:
+        """Schedules that the audit compares with the one that is taken: those of large work, for work of any size."""
+        return [("schedules of large work", lambda: little_work(0))] if promise == "schedules" else []
+
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         forward, threads = contraction == "conv", thread_count()
         element, item = ELEMENTS[dtype.name], dtype.itemsize
         if contraction == "conv_weight_grad":
+            images = geometry.batch if geometry.is_depthwise else images_at_once(geometry)
             recipe = weight_grad.recipe_for_shapes(geometry, element, item, channels_last, threads)
         else:
-            shapes = (geometry.input_shape, geometry.output_shape)
+            images = images_at_once(geometry, contraction)
+            part = replace(geometry, batch=images)
+            shapes = (part.input_shape, part.output_shape)
             x, out = (_strides(s, item, channels_last) for s in (shapes if forward else shapes[::-1]))
             recipe = self._recipe(
-                Request(geometry, contraction, element, x, out, Finish(), threads, False, False, False, llvm.current_target())
+                Request(
+                    part,
+                    contraction,
+                    element,
+                    x,
+                    out,
+                    Finish(),
+                    threads,
+                    False,
+                    False,
+                    False,
+                    llvm.current_target(),
+                    is_little(part),
+                )
             )
+        details = dict(recipe.details)
+        if images < geometry.batch:
+            details["images"] = f"{images} at a time, of {geometry.batch}"
         return Plan(
             self.name, contraction, recipe.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
-            recipe.workspace_bytes, threads, self.promises, recipe.details, recipe.refused,
+            recipe.workspace_bytes, threads, self.promises, details, recipe.refused,
         )  # fmt: skip
 
 
@@ -296,6 +333,8 @@ def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
     return epilogue.bias is not None, epilogue.activation, lies
 
 
-def _too_large(recipe: Recipe) -> bool:
-    """Whether the activations in scratch memory pass the limit."""
-    return sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed") > current().workspace_bytes
+def _bands(recipe: Recipe, g: ConvGeometry, contraction: str) -> list[Band] | None:
+    """The call in pieces, if the activations in scratch memory pass the limit and there are pieces."""
+    activations = sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed")
+    limit = max(current().workspace_bytes, LEAST_SCRATCH)
+    return cut(g, contraction, -(-activations // limit)) if activations > limit else None

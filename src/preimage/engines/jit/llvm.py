@@ -51,6 +51,7 @@ __all__ = [
 
 MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geometries than this recompiles from disk
 CODEGEN_LEVEL = 1  # measured: 2 and 3, or passes before, give no faster kernels and compile a third slower
+CONTROL_LEVEL = 0  # for code that only calls others: a quarter of the time to compile
 _LOCK = threading.RLock()  # llvmlite releases the GIL; the code generator is used by one thread at a time
 
 
@@ -184,7 +185,7 @@ def use_target(target: Target | str) -> Iterator[Target]:
 
 
 @functools.cache
-def _machine(target: Target) -> Any:
+def _machine(target: Target, level: int = CODEGEN_LEVEL) -> Any:
     binding = _binding()
     if not target.triple.startswith(host().triple.split("-")[0]):
         binding.initialize_all_targets()
@@ -192,7 +193,7 @@ def _machine(target: Target) -> Any:
     made = binding.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu,
         features=target.features,
-        opt=CODEGEN_LEVEL,
+        opt=level,
         reloc="pic",
         codemodel="small",
     )
@@ -203,23 +204,28 @@ def _machine(target: Target) -> Any:
 # ------------------------------------------------------------------------------------------------- from text to code
 
 
-def _parse(text: str, target: Target) -> tuple[Any, Any]:
-    """The verified module and the context that owns it: a context of its own, so that all its memory goes with it."""
+def _parse(text: str, target: Target, verify: bool = False) -> tuple[Any, Any]:
+    """The module and the context that owns it: a context of its own, so that all its memory goes with it.
+
+    Parsing checks types and that values are defined before they are used; the verifier's further checks are for who changes
+    a schedule: the tests ask for them, and PREIMAGE_DEBUG=4.
+    """
     binding = _binding()
     context = binding.create_context()
     module = binding.parse_assembly(text, context)
     module.triple = target.triple
     module.data_layout = str(_machine(target).target_data)
-    module.verify()
+    if verify:
+        module.verify()
     return module, context
 
 
-def object_code(text: str, target: Target | None = None) -> bytes:
+def object_code(text: str, target: Target | None = None, level: int = CODEGEN_LEVEL, verify: bool = True) -> bytes:
     """The object file that LLVM makes of IR text for a target; nothing is cached or loaded."""
     target = target or current_target()
     with _LOCK:
-        machine = _machine(target)
-        module, _context = _parse(text, target)
+        machine = _machine(target, level)
+        module, _context = _parse(text, target, verify)
         code: bytes = machine.emit_object(module)
         return code
 
@@ -228,7 +234,7 @@ def checked_ir(text: str, target: Target | None = None) -> str:
     """The IR as LLVM reads it, verified (PREIMAGE_DEBUG=4). No pass runs on it: the code generator takes it as it is."""
     target = target or current_target()
     with _LOCK:
-        module, _context = _parse(text, target)
+        module, _context = _parse(text, target, verify=True)
         return str(module)
 
 
@@ -288,7 +294,9 @@ def compile_module(text: str, key: str = "", target: Target | None = None) -> Lo
     return compile_many(text, ("kernel",), key, target)["kernel"]
 
 
-def compile_many(text: str, symbols: Sequence[str], key: str = "", target: Target | None = None) -> Mapping[str, LoadedKernel]:
+def compile_many(
+    text: str, symbols: Sequence[str], key: str = "", target: Target | None = None, level: int = CODEGEN_LEVEL
+) -> Mapping[str, LoadedKernel]:
     """As compile_module, for a module with several functions."""
     target = target or current_target()
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -297,28 +305,36 @@ def compile_many(text: str, symbols: Sequence[str], key: str = "", target: Targe
         text=digest,
         target=target.key,
         tools=_toolchain(),
-        level=str(CODEGEN_LEVEL),
+        level=str(level),
     )
-    return _find(full, target, lambda: text, tuple(symbols))
+    return _find(full, target, lambda: text, tuple(symbols), level)
 
 
-def compile_cached(spec: str, make_text: Callable[[], str], target: Target | None = None) -> LoadedKernel:
+def compile_cached(
+    spec: str, make_text: Callable[[], str], target: Target | None = None, level: int = CODEGEN_LEVEL
+) -> LoadedKernel:
     """As compile_module, for text that `make_text()` makes from what `spec` says (and this engine's source) alone.
 
     A hit makes no text, which is most of the cost of a first call with a full disk cache.
     """
     target = target or current_target()
-    full = cache.key(
+    return _find(_spec_key(spec, target, level), target, make_text, ("kernel",), level)["kernel"]
+
+
+@functools.lru_cache(maxsize=4096)
+def _spec_key(spec: str, target: Target, level: int) -> str:
+    return cache.key(
         spec=spec,
         source=generator_digest(),
         target=target.key,
         tools=_toolchain(),
-        level=str(CODEGEN_LEVEL),
+        level=str(level),
     )
-    return _find(full, target, make_text, ("kernel",))["kernel"]
 
 
-def _find(full: str, target: Target, make_text: Callable[[], str], symbols: tuple[str, ...]) -> Mapping[str, LoadedKernel]:
+def _find(
+    full: str, target: Target, make_text: Callable[[], str], symbols: tuple[str, ...], level: int
+) -> Mapping[str, LoadedKernel]:
     kernels = _kernels.get(full)
     if kernels is not None:
         return kernels
@@ -335,7 +351,7 @@ def _find(full: str, target: Target, make_text: Callable[[], str], symbols: tupl
             except RuntimeError:  # passes its checksum and does not link: as good as corrupt
                 code = None
         if kernels is None:
-            code = object_code(make_text(), target)
+            code = object_code(make_text(), target, level, verify=False)
             kernels = load_object(code, symbols)
             cache.write(full, code)
         _kernels[full] = kernels

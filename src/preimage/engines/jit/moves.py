@@ -26,6 +26,7 @@ __all__ = [
     "weight_step",
 ]
 
+FEW_WEIGHTS = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
 MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
 ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
@@ -172,7 +173,10 @@ def weight_step(
     values[s.BLOCK_BYTES], values[s.WIDTH], values[s.AHEAD] = block_bytes, width, ahead
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
     side = lanes if width % lanes == 0 else max(lanes // 2, 1)
-    kernel = compiled(weights.WeightSpec(source, result, side, dealt, width % side != 0))
+    few = prod(shape) <= FEW_WEIGHTS
+    if few:
+        dealt, side = 0, block_lanes(lanes, out_item)
+    kernel = compiled(weights.WeightSpec(source, result, side, dealt, width % side != 0, few))
     return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
 
 

@@ -14,7 +14,7 @@ any of its pixels needs, and reads zeros from a margin for the others.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -73,7 +73,7 @@ class Phase:
         first = n - np.searchsorted(up, self.in_size - base, "left")
         return first, n - np.searchsorted(up, -base, "left")
 
-    @property
+    @cached_property
     def margins(self) -> tuple[int, int]:
         """How far its taps reach before and behind the input."""
         if not self.count or not self.taps:
@@ -81,11 +81,27 @@ class Phase:
         last = (self.count - 1) * self.in_step
         return max(0, -int(self.offsets.min())), max(0, int(self.offsets.max()) + self.reach + last - self.in_size + 1)
 
-    @property
+    @cached_property
+    def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
+        """For every position the number of its tap range, and the ranges."""
+        return _classes(*self.valid)
+
+    @cached_property
     def tap_total(self) -> int:
         """Taps of all positions together."""
         first, last = self.valid
         return int((last - first).sum())
+
+
+def _classes(first: Ints, last: Ints) -> tuple[Ints, list[tuple[int, int]]]:
+    """Pairs (first, last), numbered: the number of each, and the pairs that there are."""
+    if len(first) > 256:
+        wide = int(last.max()) + 1
+        codes, number = np.unique(first * wide + last, return_inverse=True)
+        return number.astype(np.int64), [divmod(int(code), wide) for code in codes]
+    known: dict[tuple[int, int], int] = {}
+    pairs = zip(first.tolist(), last.tolist(), strict=True)
+    return np.array([known.setdefault(pair, len(known)) for pair in pairs], np.int64), list(known)
 
 
 @dataclass(frozen=True)
@@ -120,18 +136,23 @@ def gather_axes(g: ConvGeometry, contraction: str, every_tap: bool = False) -> l
     """The batch axis and the spatial axes of conv (x -> y) or conv_transpose (y -> x)."""
     axes = [Axis(g.batch, g.batch, (Phase(0, 1, g.batch, 1, g.batch, ((0, 0),)),))]
     for axis in range(g.ndim):
-        kernel, stride, dilation = g.kernel_size[axis], g.stride[axis], g.dilation[axis]
-        lo, large, small = g.padding[axis][0], g.input_size[axis], g.output_size[axis]
-        if contraction == "conv":
-            taps = tuple((k, k * dilation - lo) for k in range(kernel))
-            axes.append(Axis(large, small, (Phase(0, 1, small, stride, large, taps, every_tap),), kernel))
-            continue
-        phases = []
-        for r in range(min(stride, large)):
-            taps = tuple((k, (r + lo - k * dilation) // stride) for k in range(kernel) if (r + lo - k * dilation) % stride == 0)
-            phases.append(Phase(r, stride, -(-(large - r) // stride), 1, small, taps))
-        axes.append(Axis(small, large, tuple(phases), kernel))
+        sizes = g.kernel_size[axis], g.stride[axis], g.dilation[axis], g.padding[axis][0], g.input_size[axis], g.output_size[axis]
+        axes.append(_spatial_axis(contraction == "conv", every_tap, *sizes))
     return axes
+
+
+@lru_cache(maxsize=256)  # one layer is planned for several memory orders and batches: what its axes found out is kept with them
+def _spatial_axis(
+    forward: bool, every_tap: bool, kernel: int, stride: int, dilation: int, lo: int, large: int, small: int
+) -> Axis:  # fmt: skip
+    if forward:
+        taps = tuple((k, k * dilation - lo) for k in range(kernel))
+        return Axis(large, small, (Phase(0, 1, small, stride, large, taps, every_tap),), kernel)
+    phases = []
+    for r in range(min(stride, large)):
+        taps = tuple((k, (r + lo - k * dilation) // stride) for k in range(kernel) if (r + lo - k * dilation) % stride == 0)
+        phases.append(Phase(r, stride, -(-(large - r) // stride), 1, small, taps))
+    return Axis(small, large, tuple(phases), kernel)
 
 
 def join_taps(g: ConvGeometry) -> Axis:
@@ -175,14 +196,18 @@ def fold_phases(g: ConvGeometry) -> Folded | None:
     return Folded(Axis(small, large, (phase,), len(taps)), stride, lo - first * stride, large + lo - last * stride, existing)
 
 
+MOST_MERGED = 1 << 18  # positions: of a longer row its table would be the memory that counts, and its end wastes nothing
+
+
 def merge_axes(axes: list[Axis], in_strides: list[int], out_strides: list[int]) -> tuple[list[Axis], list[int], list[int]]:
     """Neighbouring plain axes that lie contiguously in both arrays, as one (1x1 layers become one long row)."""
     out: list[Axis] = []
     ins: list[int] = []
     outs: list[int] = []
     for axis, a, b in zip(axes, in_strides, out_strides, strict=True):
-        if out and out[-1].plain and axis.plain and ins[-1] == a * axis.in_size and outs[-1] == b * axis.out_size:
-            size = out[-1].in_size * axis.in_size
+        size = out[-1].in_size * axis.in_size if out else 0
+        near = out and ins[-1] == a * axis.in_size and outs[-1] == b * axis.out_size
+        if near and out[-1].plain and axis.plain and size <= MOST_MERGED:
             out[-1] = Axis(size, size, (Phase(0, 1, size, 1, size, ((0, 0),)),))
             ins[-1], outs[-1] = a, b
         else:
@@ -201,9 +226,14 @@ class Tiles:
     first: Ints
     last: Ints
 
-    @property
+    @cached_property
     def tap_total(self) -> int:
         return int((self.last - self.first).sum())
+
+    @cached_property
+    def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
+        """For every window the number of its tap range, and the ranges."""
+        return _classes(self.first, self.last)
 
 
 def _uniform(count: int, pixels: int) -> Ints:
@@ -227,6 +257,7 @@ def _by_runs(phase: Phase, pixels: int) -> Ints:
     return as_ints(starts)
 
 
+@lru_cache(maxsize=1024)
 def tile_phase(phase: Phase, pixels: int) -> Tiles:
     """The cheaper of two covers: equal steps, or windows that follow the runs of equal taps."""
     first, last = phase.valid
@@ -284,10 +315,11 @@ def choose_tile(
     vector_bytes: int,
     registers: int,
     side: int = 1,
+    little: bool = False,
 ) -> Choice:
     """The tile with the least modelled time over `candidates`, the axes that the pixels may run along.
 
-    side: the number of pixels is a multiple of it (results that are turned in registers).
+    side: the number of pixels is a multiple of it (results that are turned in registers); little: only a few tiles are tried.
     """
     best: Choice | None = None
     for number in candidates:
@@ -296,13 +328,14 @@ def choose_tile(
         rows = prod(a.out_size for k, a in enumerate(axes) if k != number)
         phases = [p for p in axis.phases if p.count]
         shortest, long = min(p.count for p in phases), _is_long(phases)
-        for pixels in range(side, min(MAX_PIXELS, shortest) + 1, side):
+        most = min(MAX_PIXELS, shortest)
+        for pixels in [p for p in (1, 2, 4, 8) if p % side == 0 and p <= most] if little else range(side, most + 1, side):
             if long:
                 tap_total, count = sum(p.tap_total for p in phases) / pixels, sum(p.count for p in phases) / pixels
             else:
                 covers = [tile_phase(p, pixels) for p in phases]
                 tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
-            for lanes, vectors in _shapes(item, vector_bytes):
+            for lanes, vectors in _shapes(item, vector_bytes, little):
                 if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
                     continue
                 blocks = groups * -(-channels // (lanes * vectors))
@@ -313,7 +346,7 @@ def choose_tile(
                 if best is None or cost < best.cost * 0.999:
                     best = Choice(number, lanes, vectors, pixels, cost)
     assert best is not None
-    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 else best
+    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
 
 
 def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
@@ -335,9 +368,11 @@ def _is_long(phases: list[Phase]) -> bool:
     return min(p.count for p in phases) > MAX_PIXELS and sum(p.tap_total for p in phases) >= 0.9 * full
 
 
-def _shapes(item: int, vector_bytes: int) -> list[tuple[int, int]]:
+def _shapes(item: int, vector_bytes: int, little: bool) -> list[tuple[int, int]]:
     """(lanes, vectors) worth trying: full vectors, and half ones where the CPU has the widest (21 channels, 8 phases)."""
     full = vector_bytes // item
+    if little:
+        return [(full, 1), (full, 2), *([(full // 2, 1)] if vector_bytes == 64 else [])]
     shapes = [(full, v) for v in (1, 2, 3, 4)]
     if vector_bytes == 64:
         shapes += [(full // 2, v) for v in (1, 2, 3, 5)]

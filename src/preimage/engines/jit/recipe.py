@@ -167,14 +167,6 @@ address_of = _field_address if _probe() else _slow_address
 # --------------------------------------------------------------------------------------------------------- the gather
 
 
-def _classes(phase: Phase) -> tuple[Ints, list[tuple[int, int]]]:
-    """For every position the number of its tap range, and the ranges."""
-    first, last = phase.valid
-    wide = len(phase.taps) + 1
-    codes, number = np.unique(first * wide + last, return_inverse=True)
-    return number.astype(np.int64), [(int(c) // wide, int(c) % wide) for c in codes]
-
-
 def gather_tables(
     axes: list[Axis],
     choice: Choice,
@@ -201,8 +193,7 @@ def gather_tables(
         cover, moved = tile_phase(phase, choice.pixels), np.zeros(1, np.int64)
         if part is not None:
             cover, moved = part(phase, cover)
-        wide = len(phase.taps) + 1
-        codes, number = np.unique(cover.first * wide + cover.last, return_inverse=True)
+        number, ranges = cover.classes
         at_in = (cover.starts * phase.in_step + moved) * in_strides[choice.axis]
         at_out = (phase.start + cover.starts * phase.step) * out_strides[choice.axis]
         cut, end = np.zeros_like(at_in), np.full_like(at_in, 1 << 40)
@@ -210,14 +201,29 @@ def gather_tables(
             cut[cover.starts == 0] = folded.first_cut * channels
             end[cover.starts + cover.pixels == phase.count] = folded.last_end * channels
         tiles.append(np.stack([at_in, at_out, number, cut, end], axis=1).astype(np.int64))
-        covers.append((phase, cover, [(int(c) // wide, int(c) % wide) for c in codes], count, count + len(cover.starts)))
+        covers.append((phase, cover, ranges, count, count + len(cover.starts)))
         count += len(cover.starts)
+    nothing = np.zeros((1, 3), np.int64)
+    parts: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
+
+    def words(k: int, p: Phase, taps: tuple[int, int]) -> Ints | None:
+        """What a range of taps of one axis adds to input offset, weight offset and channels; None for nothing at all."""
+        key = k, id(p), taps
+        if key not in parts:
+            numbers = np.array([n for n, _ in p.taps[slice(*taps)]], np.int64)
+            found = np.zeros((len(numbers), 3), np.int64)
+            found[:, 0], found[:, 1] = p.offsets[slice(*taps)] * in_strides[k], numbers * (weights[k] * tap_bytes)
+            if folded is not None and k == len(axes) - 1:
+                found[:, 2] = np.array(folded.phases_of_tap, np.int64)[numbers] * channels
+            parts[key] = found if len(found) != 1 or found.any() else None
+        return parts[key]
+
     rows: list[Ints] = []
     lists: list[tuple[int, int]] = []
     taps: list[Ints] = []
     tap_count = 0
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
-        classed = [_classes(p) for p in phases]
+        classed = [p.classes for p in phases]
         for phase, _cover, ranges, first_tile, end_tile in covers:
             at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
             for k, p, (cls, choices) in zip(outer, phases, classed, strict=True):
@@ -233,15 +239,11 @@ def gather_tables(
                 for lo, hi in ranges:
                     where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
                     where[choice.axis] = (phase, (lo, hi))
-                    entry = np.zeros((1, 3), np.int64)
+                    entry = nothing
                     for k in range(len(axes)):
-                        p, (a, b) = where[k]
-                        numbers = np.array([n for n, _ in p.taps[a:b]], np.int64)
-                        having = np.zeros_like(numbers)
-                        if folded is not None and k == len(axes) - 1:
-                            having = np.array(folded.phases_of_tap, np.int64)[numbers] * channels
-                        words = np.stack([p.offsets[a:b] * in_strides[k], numbers * weights[k] * tap_bytes, having], axis=1)
-                        entry = (entry[:, None, :] + words[None]).reshape(-1, 3)
+                        more = words(k, *where[k])
+                        if more is not None:
+                            entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, 3)
                     lists.append((tap_count, tap_count + len(entry)))
                     taps.append(entry)
                     tap_count += len(entry)
@@ -270,7 +272,8 @@ def compiled(spec: Any) -> llvm.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
     from preimage.engines.jit.schedules import BUILDERS
 
-    return llvm.compile_cached(repr(spec), lambda: BUILDERS[type(spec).__name__](spec))
+    level = llvm.CONTROL_LEVEL if isinstance(spec, (ProgramSpec, SweepSpec)) else llvm.CODEGEN_LEVEL
+    return llvm.compile_cached(repr(spec), lambda: BUILDERS[type(spec).__name__](spec), None, level)
 
 
 def slots(values: dict[Slot, int]) -> list[int]:

@@ -48,7 +48,7 @@ class _Code:
     def __init__(self) -> None:
         text = pool_ir(llvm.host().triple)
         names = ("run_alone", "run", "init", "add_worker", "pauses")
-        self.kernels = llvm.compile_many(text, names, "thread pool")
+        self.kernels = llvm.compile_many(text, names, "thread pool", level=llvm.CONTROL_LEVEL)
         self.run_alone = _RunAlone(int(self.kernels["run_alone"]))
         self.run = _Run(int(self.kernels["run"]))
         self.init = ctypes.CFUNCTYPE(None, _PTR)(int(self.kernels["init"]))

@@ -1,15 +1,16 @@
-"""The values of the emitter: integers, truth values, floating-point vectors, addresses; each carries its kernel's builder.
+"""The values of the emitter: integers, truth values, floating-point vectors, addresses; each carries its kernel.
 
-`emit` describes them; they live here so that no file is long.
+`emit` describes them; they live here so that no file is long. A value holds its operand in IR: the name of a register or
+a constant. What computes integers and addresses is written once per block (`Kernel.once`): tables and strides are asked
+for again and again, and text that is not written is not parsed, selected or scheduled.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
-
-from llvmlite import ir
 
 if TYPE_CHECKING:
     from preimage.engines.jit.emit import Kernel
@@ -17,50 +18,32 @@ if TYPE_CHECKING:
 __all__ = ["ELEMENT_BYTES", "Bit", "Int", "Num", "Ptr"]
 
 ELEMENT_BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-TYPES: dict[str, ir.Type] = {
-    "f32": ir.FloatType(),
-    "f64": ir.DoubleType(),
-    "f16": ir.HalfType(),
-    "i64": I64,
-    "i32": I32,
-    "i16": I16,
-    "i8": I8,
-}
-POINTER = ir.PointerType()
-
-
-class _Zero(ir.Constant):  # type: ignore[misc]
-    """Zero of any type, in one word of IR (llvmlite writes a vector's zeros out one by one)."""
-
-    def _get_reference(self) -> str:
-        return "zeroinitializer"
-
-    def _to_string(self) -> str:
-        return f"{self.type} zeroinitializer"
-
-
-def zero_of(kind: Any) -> Any:
-    return _Zero(kind, None)
+TYPES = {"f32": "float", "f64": "double", "f16": "half", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8", "i1": "i1"}
 
 
 @cache
-def lane_numbers(numbers: tuple[int, ...]) -> Any:
-    """A constant vector of lane numbers; kept, because writing one out is a good part of making a kernel's text."""
-    return ir.Constant(ir.VectorType(I32, len(numbers)), list(numbers))
+def type_of(element: str, lanes: int) -> str:
+    """The IR type of a scalar or a vector."""
+    return TYPES[element] if lanes == 1 else f"<{lanes} x {TYPES[element]}>"
 
 
-def shape_of(element: ir.Type, lanes: int) -> ir.Type:
-    return element if lanes == 1 else ir.VectorType(element, lanes)
+@cache
+def lane_numbers(numbers: tuple[int, ...], element: str = "i32") -> str:
+    """A constant vector of lane numbers."""
+    return f"<{', '.join(f'{TYPES[element]} {n}' for n in numbers)}>"
 
 
-def constant_of(kind: Any, value: int) -> Any:
-    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
-
-
-def vector_name(kind: Any) -> str:
-    element = kind.element
-    return f"v{kind.count}{f'i{element.width}' if isinstance(element, ir.IntType) else element.intrinsic_name}"
+@cache
+def constant(element: str, lanes: int, value: float) -> str:
+    """A number in every lane, as IR writes it: floats by their bits."""
+    if element in ("f32", "f64"):
+        if value == 0 and str(value)[0] != "-":
+            return "0.0" if lanes == 1 else "zeroinitializer"
+        rounded = struct.unpack("f", struct.pack("f", value))[0] if element == "f32" else value
+        text = f"0x{struct.unpack('Q', struct.pack('d', rounded))[0]:016X}"
+    else:
+        text = str(int(value))
+    return text if lanes == 1 else f"<{', '.join([f'{TYPES[element]} {text}'] * lanes)}>"
 
 
 class Int:
@@ -68,14 +51,12 @@ class Int:
 
     __slots__ = ("kernel", "value")
 
-    def __init__(self, kernel: Kernel, value: Any) -> None:
+    def __init__(self, kernel: Kernel, value: str) -> None:
         self.kernel, self.value = kernel, value
 
-    def _binary(self, op: str, other: Int | int, swap: bool = False) -> Int:
-        a, b = self.value, self.kernel.i64(other).value
-        if swap:
-            a, b = b, a
-        return Int(self.kernel, getattr(self.kernel.builder, op)(a, b))
+    def _binary(self, op: str, other: Int | int) -> Int:
+        right = other.value if isinstance(other, Int) else str(int(other))
+        return Int(self.kernel, self.kernel.once(f"{op} i64 {self.value}, {right}"))
 
     def __add__(self, other: Int | int) -> Int:
         return self if other == 0 and isinstance(other, int) else self._binary("add", other)
@@ -86,7 +67,7 @@ class Int:
         return self._binary("sub", other)
 
     def __rsub__(self, other: Int | int) -> Int:
-        return self._binary("sub", other, swap=True)
+        return self.kernel.i64(other)._binary("sub", self)
 
     def __mul__(self, other: Int | int) -> Int:
         return self if other == 1 and isinstance(other, int) else self._binary("mul", other)
@@ -102,74 +83,77 @@ class Int:
         return self._binary("urem", other)
 
     def __and__(self, other: Int | int) -> Int:
-        return self._binary("and_", other)
+        return self._binary("and", other)
 
     def _compare(self, op: str, other: Int | int) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.icmp_signed(op, self.value, self.kernel.i64(other).value))
+        right = other.value if isinstance(other, Int) else str(int(other))
+        return Bit(self.kernel, self.kernel.once(f"icmp {op} i64 {self.value}, {right}"))
 
     def __lt__(self, other: Int | int) -> Bit:
-        return self._compare("<", other)
+        return self._compare("slt", other)
 
     def __le__(self, other: Int | int) -> Bit:
-        return self._compare("<=", other)
+        return self._compare("sle", other)
 
     def __gt__(self, other: Int | int) -> Bit:
-        return self._compare(">", other)
+        return self._compare("sgt", other)
 
     def __ge__(self, other: Int | int) -> Bit:
-        return self._compare(">=", other)
+        return self._compare("sge", other)
 
     def equals(self, other: Int | int) -> Bit:
-        return self._compare("==", other)
+        return self._compare("eq", other)
 
     def below(self, other: Int | int) -> Bit:
         """0 <= self < other, in one comparison without sign."""
-        return Bit(self.kernel, self.kernel.builder.icmp_unsigned("<", self.value, self.kernel.i64(other).value))
+        return self._compare("ult", other)
 
     def minimum(self, other: Int | int) -> Int:
-        return _least(self, self.kernel.i64(other))
+        return (self < other).pick(self, self.kernel.i64(other))
 
     def maximum(self, other: Int | int) -> Int:
-        return _greatest(self, self.kernel.i64(other))
-
-
-def _least(a: Int, b: Int) -> Int:
-    return Int(a.kernel, a.kernel.builder.select((a < b).value, a.value, b.value))
-
-
-def _greatest(a: Int, b: Int) -> Int:
-    return Int(a.kernel, a.kernel.builder.select((a > b).value, a.value, b.value))
+        return (self > other).pick(self, self.kernel.i64(other))
 
 
 class Bit:
     """A truth value, or a vector of them (a mask)."""
 
-    __slots__ = ("kernel", "value")
+    __slots__ = ("kernel", "lanes", "value")
 
-    def __init__(self, kernel: Kernel, value: Any) -> None:
-        self.kernel, self.value = kernel, value
+    def __init__(self, kernel: Kernel, value: str, lanes: int = 1) -> None:
+        self.kernel, self.value, self.lanes = kernel, value, lanes
+
+    @property
+    def typed(self) -> str:
+        """Type and value."""
+        return f"{type_of('i1', self.lanes)} {self.value}"
+
+    def pick(self, yes: Int, no: Int) -> Int:
+        """As select, of integers."""
+        return Int(self.kernel, self.kernel.once(f"select i1 {self.value}, i64 {yes.value}, i64 {no.value}"))
 
     def select(self, yes: Any, no: Any) -> Any:
         """`yes` where true, else `no` (both Int or both Num)."""
-        return (
-            yes.like(self.kernel.builder.select(self.value, yes.value, no.value))
-            if isinstance(yes, Num)
-            else Int(self.kernel, self.kernel.builder.select(self.value, yes.value, no.value))
-        )
+        if isinstance(yes, Int):
+            return self.pick(yes, no)
+        return yes.like(self.kernel.let(f"select {self.typed}, {yes.typed}, {no.typed}"))
 
     def __and__(self, other: Bit) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.and_(self.value, other.value))
+        return self.like(f"and {self.typed}, {other.value}")
 
     def but_not(self, other: Bit) -> Bit:
         """Self and not other."""
-        b = self.kernel.builder
-        return Bit(self.kernel, b.and_(self.value, b.not_(other.value)))
+        return self & other.negated()
 
     def __or__(self, other: Bit) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.or_(self.value, other.value))
+        return self.like(f"or {self.typed}, {other.value}")
+
+    def like(self, operation: str) -> Bit:
+        return Bit(self.kernel, self.kernel.once(operation), self.lanes)
 
     def negated(self) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.not_(self.value))
+        true = lane_numbers((1,) * self.lanes, "i1") if self.lanes > 1 else "true"
+        return self.like(f"xor {self.typed}, {true}")
 
 
 class Num:
@@ -177,23 +161,35 @@ class Num:
 
     __slots__ = ("dtype", "kernel", "lanes", "value")
 
-    def __init__(self, kernel: Kernel, value: Any, dtype: str, lanes: int) -> None:
+    def __init__(self, kernel: Kernel, value: str, dtype: str, lanes: int) -> None:
         self.kernel, self.value, self.dtype, self.lanes = kernel, value, dtype, lanes
 
-    def like(self, value: Any) -> Num:
+    def like(self, value: str) -> Num:
         return Num(self.kernel, value, self.dtype, self.lanes)
 
+    @property
+    def type(self) -> str:
+        return type_of(self.dtype, self.lanes)
+
+    @property
+    def typed(self) -> str:
+        """Type and value."""
+        return f"{type_of(self.dtype, self.lanes)} {self.value}"
+
+    def _binary(self, op: str, other: Num) -> Num:
+        return self.like(self.kernel.let(f"{op} {self.typed}, {other.value}"))
+
     def __add__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fadd(self.value, other.value))
+        return self._binary("fadd", other)
 
     def __sub__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fsub(self.value, other.value))
+        return self._binary("fsub", other)
 
     def __mul__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fmul(self.value, other.value))
+        return self._binary("fmul", other)
 
     def __truediv__(self, other: Num) -> Num:
-        return self.like(self.kernel.builder.fdiv(self.value, other.value))
+        return self._binary("fdiv", other)
 
     def fma(self, factor: Num, addend: Num) -> Num:
         """self * factor + addend with one rounding."""
@@ -213,97 +209,102 @@ class Num:
 
         The power is taken in two halves: neither leaves the range of the exponent where the product does not.
         """
-        b, wide = self.kernel.builder, self.dtype == "f64"
-        words = shape_of(I64 if wide else I32, self.lanes)
-        digits, bias = (52, 1023) if wide else (23, 127)
-        zero = constant_of(words, (bias + digits << digits) + (1 << digits - 1))  # the bits of 1.5 * 2^digits
-        n = b.sub(b.bitcast(shifted.value, words), zero)
-        half = b.ashr(n, constant_of(words, 1))
+        element, digits, bias = ("i64", 52, 1023) if self.dtype == "f64" else ("i32", 23, 127)
+        words = type_of(element, self.lanes)
+
+        def step(op: str, a: str, b: str | int) -> str:
+            return self.kernel.let(f"{op} {words} {a}, {b if isinstance(b, str) else constant(element, self.lanes, b)}")
+
+        bits = self.kernel.let(f"bitcast {shifted.typed} to {words}")
+        n = step("sub", bits, (bias + digits << digits) + (1 << digits - 1))  # less the bits of 1.5 * 2^digits
+        half = step("ashr", n, 1)
         result = self
-        for part in (half, b.sub(n, half)):
-            power = b.shl(b.add(part, constant_of(words, bias)), constant_of(words, digits))
-            result = result * self.like(b.bitcast(power, self.value.type))
+        for part in (half, step("sub", n, half)):
+            power = step("shl", step("add", part, bias), digits)
+            result = result * self.like(self.kernel.let(f"bitcast {words} {power} to {self.type}"))
         return result
+
+    def _compare(self, op: str, other: Num) -> Bit:
+        return Bit(self.kernel, self.kernel.let(f"fcmp {op} {self.typed}, {other.value}"), self.lanes)
 
     def is_above(self, other: Num) -> Bit:
         """self > other; false where either is NaN."""
-        return Bit(self.kernel, self.kernel.builder.fcmp_ordered(">", self.value, other.value))
+        return self._compare("ogt", other)
 
     def is_below(self, other: Num) -> Bit:
         """self < other; false where either is NaN."""
-        return Bit(self.kernel, self.kernel.builder.fcmp_ordered("<", self.value, other.value))
+        return self._compare("olt", other)
 
     def is_equal(self, other: Num) -> Bit:
         """self == other; false where either is NaN."""
-        return Bit(self.kernel, self.kernel.builder.fcmp_ordered("==", self.value, other.value))
+        return self._compare("oeq", other)
 
     def is_nan(self) -> Bit:
-        return Bit(self.kernel, self.kernel.builder.fcmp_unordered("uno", self.value, self.value))
+        return self._compare("uno", self)
 
     def lane(self, index: int) -> Num:
         """One lane as a scalar."""
         if self.lanes == 1:
             return self
-        return Num(self.kernel, self.kernel.builder.extract_element(self.value, I32(index)), self.dtype, 1)
+        return Num(self.kernel, self.kernel.let(f"extractelement {self.typed}, i32 {index}"), self.dtype, 1)
 
     def splat(self, lanes: int) -> Num:
         """A scalar in every lane of a vector."""
         if lanes == 1:
             return self
-        b = self.kernel.builder
-        vector = ir.VectorType(TYPES[self.dtype], lanes)
-        first = b.insert_element(zero_of(vector), self.value, I32(0))
-        zeros = lane_numbers((0,) * lanes)
-        return Num(self.kernel, b.shuffle_vector(first, zero_of(vector), zeros), self.dtype, lanes)
+        return Num(self.kernel, self.kernel.spread(self.dtype, lanes, self.value), self.dtype, lanes)
 
     def shuffle(self, other: Num, lanes: Sequence[int]) -> Num:
         """The lanes picked out of self (0 .. n-1) and other (n .. 2n-1)."""
-        mask = lane_numbers(tuple(lanes))
-        value = self.kernel.builder.shuffle_vector(self.value, other.value, mask)
-        return Num(self.kernel, value, self.dtype, len(lanes))
+        picked = f"shufflevector {self.typed}, {other.typed}, <{len(lanes)} x i32> {lane_numbers(tuple(lanes))}"
+        return Num(self.kernel, self.kernel.let(picked), self.dtype, len(lanes))
 
 
 class Ptr:
-    """An address with an element type."""
+    """An address with an element type: a base and a constant number of bytes behind it."""
 
-    __slots__ = ("element", "kernel", "value")
+    __slots__ = ("base", "element", "kernel", "offset")
 
-    def __init__(self, kernel: Kernel, value: Any, element: str) -> None:
-        self.kernel, self.value, self.element = kernel, value, element
+    def __init__(self, kernel: Kernel, base: str, element: str, offset: int = 0) -> None:
+        self.kernel, self.base, self.element, self.offset = kernel, base, element, offset
+
+    @property
+    def value(self) -> str:
+        """The address as an operand."""
+        return self.kernel.once(f"getelementptr i8, ptr {self.base}, i64 {self.offset}") if self.offset else self.base
 
     def at(self, offset: Int | int) -> Ptr:
         """`offset` elements further."""
         return self.at_bytes(offset * ELEMENT_BYTES[self.element])
 
     def at_bytes(self, offset: Int | int) -> Ptr:
-        if isinstance(offset, int) and offset == 0:
-            return self
-        index = self.kernel.i64(offset).value
-        return Ptr(self.kernel, self.kernel.builder.gep(self.value, [index], source_etype=I8), self.element)
+        if isinstance(offset, Int):
+            moved = self.kernel.once(f"getelementptr i8, ptr {self.base}, i64 {offset.value}")
+            return Ptr(self.kernel, moved, self.element, self.offset)
+        return Ptr(self.kernel, self.base, self.element, self.offset + int(offset))
 
     def address(self) -> Int:
         """The address as a number."""
-        return Int(self.kernel, self.kernel.builder.ptrtoint(self.value, I64))
+        return Int(self.kernel, self.kernel.once(f"ptrtoint ptr {self.value} to i64"))
 
     def as_type(self, element: str) -> Ptr:
-        return Ptr(self.kernel, self.value, element)
+        return Ptr(self.kernel, self.base, element, self.offset)
 
     def load_int(self) -> Int:
         """One i64 element (a table entry)."""
-        return Int(self.kernel, self.kernel.builder.load(self.value, typ=I64, align=8))
+        return Int(self.kernel, self.kernel.let(f"load i64, ptr {self.value}, align 8"))
 
     def store_int(self, value: Int | int) -> None:
-        self.kernel.builder.store(self.kernel.i64(value).value, self.value, align=8)
+        self.kernel.write(f"store i64 {self.kernel.i64(value).value}, ptr {self.value}, align 8")
 
     def load(self, lanes: int = 1, mask: Bit | None = None) -> Num:
         """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero."""
-        k = self.kernel
-        stored = TYPES["i16" if self.element == "bf16" else self.element]
-        shape = shape_of(stored, lanes)
+        k, align = self.kernel, ELEMENT_BYTES[self.element]
+        stored = "i16" if self.element == "bf16" else self.element
         if mask is None:
-            raw = k.builder.load(self.value, typ=shape, align=ELEMENT_BYTES[self.element])
+            raw = k.let(f"load {type_of(stored, lanes)}, ptr {self.value}, align {align}")
         else:
-            raw = k.masked_load(self.value, shape, mask.value, ELEMENT_BYTES[self.element])
+            raw = k.masked_load(self.value, stored, lanes, mask, align)
         return k.widen(raw, self.element, lanes)
 
     def splat(self, lanes: int) -> Num:
@@ -312,9 +313,10 @@ class Ptr:
 
     def store(self, value: Num, mask: Bit | None = None) -> None:
         """Write neighbouring elements (one rounding if the element type is narrower); lanes outside the mask stay."""
-        k = self.kernel
+        k, align = self.kernel, ELEMENT_BYTES[self.element]
         raw = k.narrow(value, self.element)
+        kind = "i16" if self.element == "bf16" else self.element
         if mask is None:
-            k.builder.store(raw, self.value, align=ELEMENT_BYTES[self.element])
+            k.write(f"store {type_of(kind, value.lanes)} {raw}, ptr {self.value}, align {align}")
         else:
-            k.masked_store(raw, self.value, mask.value, ELEMENT_BYTES[self.element])
+            k.masked_store(raw, kind, self.value, mask, align)

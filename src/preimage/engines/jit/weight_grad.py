@@ -18,10 +18,12 @@ import numpy as np
 from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
 from preimage.engines.jit import llvm
 from preimage.engines.jit import weight_grad_plan as planning
+from preimage.engines.jit.bands import images_at_once
 from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthwise_grad
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled
+from preimage.engines.jit.request import is_little, little_macs
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
@@ -42,7 +44,7 @@ def conv_weight_grad(
 ) -> Array:
     """grad_w; `run` gives a recipe its scratch memory and launches it."""
     limit = current().workspace_bytes
-    key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(llvm.current_target()), limit)
+    key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(llvm.current_target()), limit, little_macs())
     ready = _ready.get(key)
     if ready is not None and ready.geometry is geometry:
         result = aligned_empty(ready.memory, x.dtype)
@@ -113,9 +115,13 @@ def _has_dark_positions(geometry: ConvGeometry) -> bool:
 def recipe_for_shapes(geometry: ConvGeometry, element: str, item: int, channels_last: bool, n_threads: int) -> Recipe:
     """The recipe for arrays that lie densely in C order or channels-last (for a Plan)."""
     geometry = _spatial(geometry)
+    if not geometry.is_depthwise:
+        geometry = replace(geometry, batch=images_at_once(geometry))
     shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
     x, y, out = (_dense_strides(shape, item, channels_last) for shape in shapes)
-    return weight_grad_recipe(WeightGradRequest(geometry, element, x, y, out, n_threads, llvm.current_target()))
+    return weight_grad_recipe(
+        WeightGradRequest(geometry, element, x, y, out, n_threads, llvm.current_target(), is_little(geometry))
+    )
 
 
 def _dense_strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
@@ -145,12 +151,17 @@ def _fill(
     x, y = _readable(x), _readable(y)
     shared = n_threads if geometry.inside_macs > SMALL_MACS else 1
     request = WeightGradRequest(
-        geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, llvm.current_target()
+        geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, llvm.current_target(), is_little(geometry)
     )
     addresses = {"x": x.ctypes.data, "y": y.ctypes.data, "out": result.ctypes.data}
-    recipe = weight_grad_recipe(request)
-    if geometry.batch > 1 and recipe.workspace_bytes > current().workspace_bytes and not is_depthwise_grad(request):
-        _image_by_image(geometry, x, y, result, n_threads, run)
+    images = geometry.batch if is_depthwise_grad(request) else images_at_once(geometry)
+    recipe = weight_grad_recipe(
+        request if images == geometry.batch else replace(request, geometry=replace(geometry, batch=images))
+    )
+    if not is_depthwise_grad(request):
+        images = max(1, min(images, images * current().workspace_bytes // recipe.workspace_bytes))
+    if images < geometry.batch:
+        _in_turns(request, images, x, y, result, run)
         return
     run(recipe, addresses, n_threads)
     if key is not None and given.ndim and given_strides == (x.strides, y.strides):
@@ -160,18 +171,18 @@ def _fill(
         _ready[key] = _Ready(given, recipe, memory, (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None)
 
 
-def _image_by_image(
-    geometry: ConvGeometry, x: Array, y: Array, result: Array, n_threads: int,
-    run: Callable[[Recipe, dict[str, int], int], None],
-) -> None:  # fmt: skip
-    """The same sums in less scratch memory: an image is a chain of its own, and they are added in order."""
-    one, wide = replace(geometry, batch=1), accumulator_dtype(x.dtype)
-    total = part = empty_like_order(geometry.weight_shape, x, wide)
-    for n in range(geometry.batch):
-        image, cotangent = (a[n : n + 1].astype(wide, copy=False) for a in (x, y))
-        _fill(one, image, cotangent, part, n_threads, run)
-        total = part.copy(order="K") if n == 0 else np.add(total, part, out=total)
-    result[...] = total
+def _in_turns(
+    r: WeightGradRequest, images: int, x: Array, y: Array, result: Array, run: Callable[[Recipe, dict[str, int], int], None]
+) -> None:
+    """The same sums, `images` at a time: an image is a chain of its own, and each turn goes on adding where the last one ended."""
+    batch = r.geometry.batch
+    sums = np.empty(prod(r.geometry.weight_shape), accumulator_dtype(x.dtype))
+    for first in range(0, batch, images):
+        part = slice(first, min(first + images, batch))
+        turn = "first" if first == 0 else "last" if part.stop == batch else "middle"
+        recipe = weight_grad_recipe(replace(r, geometry=replace(r.geometry, batch=part.stop - first), turn=turn))
+        addresses = {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(result), "sums": address_of(sums)}
+        run(recipe, addresses, r.threads)
 
 
 def _readable(a: Array) -> Array:
@@ -224,7 +235,7 @@ def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
         return depthwise_grad_recipe(r)
     inner = "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
-    reading = planning.read_geometry(g, size, r.target)
+    reading = planning.read_geometry(g, size, r.target, r.little)
     recipe = Recipe(f"weight gradient, {reading.kind} as columns")
     x_is_vector = reading.kind != "outputs"
     y_width, y_tiles = _share(reading, not x_is_vector)
@@ -279,7 +290,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     wanted = min(tiles, 1 if r.threads == 1 else TASKS_PER_THREAD * r.threads)
     per_task = max(1, tiles // wanted)
     per_turn = 1 if table.n_bands > 1 else max(1, min(batch, pixels // max(1, prod(g.output_size))))
-    has_chain = batch > 1 and table.n_bands > 1
+    has_chain = (batch > 1 or r.turn != "only") and table.n_bands > 1
     as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's
     direct = x_is_vector and as_is and inner == r.element
 
@@ -295,9 +306,10 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         Arg.SCALAR_GROUP: scalar[0].group, Arg.VECTOR_PIXEL: vector[1], Arg.VECTOR_IMAGE: vector[0].strides[0],
         Arg.VECTOR_GROUP: vector[0].group,
         Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes, Arg.OUT_GROUP: weights // groups * size,
+        Arg.BEGUN: int(r.turn in ("middle", "last")),
     }  # fmt: skip
     sums = "out" if direct else "sums"
-    if not direct:
+    if not direct and r.turn == "only":
         recipe.buffers.append(Buffer("sums", weights * size))
     if has_chain:
         recipe.buffers.append(Buffer("chain", weights * size))
@@ -307,7 +319,9 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         planning.lines_ahead(size, step, width, often[side.name[0]]) if large else 0
         for (side, step), width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
     )
-    spec = planning.tile_spec(reading, inner, batch == 1 and table.n_bands == 1, (ahead[0], ahead[1]))
+    spec = planning.tile_spec(
+        reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little
+    )
     patches = (
         (Arg.SCALARS, scalar[0].name), (Arg.VECTORS, vector[0].name),
         (Arg.TOTAL, sums), (Arg.CHAIN, "chain" if has_chain else sums),
@@ -316,7 +330,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     recipe.steps.append(
         Step("weight gradient", compiled(spec), template, patches, -(-tiles // per_task), (segments, table.bands, taps))
     )
-    if not direct:
+    if not direct and r.turn in ("only", "last"):
         recipe.steps.append(_order_step(r, x_is_vector, inner))
     recipe.details = {
         "reading": f"{reading.rows} rows x {reading.columns} columns ({reading.kind}), "

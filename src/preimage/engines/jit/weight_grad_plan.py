@@ -98,15 +98,25 @@ def _vectors(columns: int, most: int, lanes: int) -> tuple[tuple[int, ...], int]
     return (lanes,) * -(-vectors // tiles), lanes
 
 
-def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int) -> Reading:
+def _shapes(columns: int, lanes: int, little: bool) -> list[tuple[tuple[int, ...], int]]:
+    """Vectors of a tile worth trying, and how many lanes of the last one exist."""
+    if not little:
+        return [_vectors(columns, most, lanes) for most in (1, 2, 3, 4, 6, 8)]
+    shapes: list[tuple[int, ...]] = [(lanes,)] if columns > lanes // 2 or lanes < 8 else [(lanes // 2,)]
+    if columns > lanes:
+        shapes.append((lanes, lanes))
+    return [(shape, min(shape[-1], columns - sum(shape[:-1]))) for shape in shapes]
+
+
+def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int, little: bool = False) -> Reading:
     """The tile with the least waste, then the fewest loads: rows * vectors accumulators, and room for the operands."""
     lanes = target.vector_bytes // element_bytes
     best: tuple[float, Reading] | None = None
-    for most in (1, 2, 3, 4, 6, 8):
-        shape, valid = _vectors(columns, most, lanes)
+    for shape, valid in _shapes(columns, lanes, little):
         width = len(shape)
         room = (target.vector_registers - 1 - width) // width if target.vector_registers > 16 else (15 - width) // width
-        for tile_rows in range(1, min(rows, room, 16) + 1):
+        highest = min(rows, room, 16)
+        for tile_rows in [n for n in (1, 2, 4, 8) if n <= highest] if little else range(1, highest + 1):
             reading = Reading(kind, rows, columns, tile_rows, shape, valid, run)
             sums = tile_rows * width
             latency = max(1.0, 10 / sums)  # too few sums do not hide the latency of a multiply-add
@@ -119,19 +129,19 @@ def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element
 
 
 @lru_cache(maxsize=4096)
-def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target) -> Reading:
+def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target, little: bool = False) -> Reading:
     """The reading with the least cost. It depends on the lanes of the target only through the tile, never in its order."""
     i, o = geometry.in_channels_per_group, geometry.out_channels_per_group
     last = geometry.kernel_size[-1] if geometry.ndim else 1
     if last > 1 and _run_by_geometry(geometry):
         readings = [
-            _tile("run", o, last * i, True, target, element_bytes),
-            _tile("outputs", last * i, o, True, target, element_bytes),
+            _tile("run", o, last * i, True, target, element_bytes, little),
+            _tile("outputs", last * i, o, True, target, element_bytes, little),
         ]
     else:
         readings = [
-            _tile("channels", o, i, False, target, element_bytes),
-            _tile("outputs", i, o, False, target, element_bytes),
+            _tile("channels", o, i, False, target, element_bytes, little),
+            _tile("outputs", i, o, False, target, element_bytes, little),
         ]
     return min(readings, key=lambda r: r.waste * (1.06 if r.kind == "outputs" else 1.0))
 
@@ -245,8 +255,10 @@ def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
     return lines if streams and lines <= MOST_LINES_AHEAD else 0
 
 
-def tile_spec(reading: Reading, element: str, single: bool, ahead: tuple[int, int]) -> TileSpec:
+def tile_spec(reading: Reading, element: str, single: bool, ahead: tuple[int, int], little: bool = False) -> TileSpec:
     """What code the reading needs."""
+    if little:
+        return TileSpec(element, reading.tile_rows, reading.lanes, 0, True, True, False)
     return TileSpec(
         element=element,
         rows=reading.tile_rows,

@@ -30,6 +30,8 @@ class WeightGradRequest:
     out_strides: tuple[int, ...]
     threads: int
     target: llvm.Target
+    little: bool = False  # kernels whose sizes are all arguments
+    turn: str = "only"  # of the batch: "first", "middle" or "last", where the sums go on from call to call (array "sums")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class Arg(IntEnum):
     COLUMNS = 13  # input columns
     OUT_PIXEL_BYTES = 14
     ZEROS = 15  # address of a vector of zeros
+    STEP = 16  # input columns from one output pixel to the next, where the code does not say
+    PIXEL_BYTES = 17  # of the input, likewise
 
 
 ROW_WORDS = 6
@@ -62,8 +64,9 @@ class DepthwiseSpec:
 
     element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from
     the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
-    pixel_bytes: of the input; repeat: output channels of one input channel (a divisor of lanes); ragged: "" if all blocks
-    of channels are full, "last" if the last vector of the only block is not, "any" else.
+    pixel_bytes: of the input (step and pixel_bytes are 0 where only the call knows); repeat: output channels of one input
+    channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
+    is not, "any" else.
     """
 
     element: str
@@ -108,7 +111,7 @@ def build(spec: DepthwiseSpec) -> str:
             entry = tiles.at(tile.index * TILE_WORDS)
             column, out_tile = entry.load_int(), out_row + entry.at(1).load_int()
             w_tile = w_block.at_bytes(entry.at(2).load_int())
-            x_tile = x_row.at_bytes(column * spec.pixel_bytes)
+            x_tile = x_row.at_bytes(column * _pixel_bytes(f, spec))
             edge = entry.at(3).load_int()
             with f.when(edge.equals(0)):
                 sums = _inside(f, spec, x_tile, w_tile, outer, masks)
@@ -118,6 +121,10 @@ def build(spec: DepthwiseSpec) -> str:
                     sums = _edge(f, spec, x_tile, w_tile, outer, column, arg[Arg.COLUMNS], masks)
                     _store(f, spec, sums, out_tile, channel, masks)
     return f.ir()
+
+
+def _pixel_bytes(f: Kernel, spec: DepthwiseSpec) -> Int | int:
+    return spec.pixel_bytes or f.int_arg(Arg.PIXEL_BYTES)
 
 
 Masks = list[Bit | None]
@@ -140,7 +147,7 @@ def _chain(
     w: Ptr,
     outer: tuple[Int, Int],
     masks: Masks,
-    read: Callable[[Ptr], Callable[[int], list[Num]]],
+    read: Callable[[Ptr], Callable[[Int | int], list[Num]]],
 ) -> list[Num]:
     """The sums of a tile: outer taps in a loop, taps of the last axis unrolled; `read` gives an outer tap's columns."""
     taps = f.ptr_arg(Arg.TAPS, "i64")
@@ -154,10 +161,13 @@ def _chain(
             at = w_tap.at(k * spec.tap_stride * spec.vectors * spec.lanes)
             weights = [at.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
             for p in range(spec.pixels):
-                column = p * spec.step + first
-                values = seen.get(column) or load(column)
-                if spec.step <= REUSE_STEP:
-                    seen[column] = values
+                if spec.step:
+                    column = p * spec.step + first
+                    values = seen.get(column) or load(column)
+                    if spec.step <= REUSE_STEP:
+                        seen[column] = values
+                else:
+                    values = load(f.int_arg(Arg.STEP) * p + first)
                 for v in range(spec.vectors):
                     sums[p * spec.vectors + v] = values[v].fma(weights[v], sums[p * spec.vectors + v])
         tap.carry = sums
@@ -178,9 +188,11 @@ def _pixel(f: Kernel, spec: DepthwiseSpec, at: Ptr, masks: Masks) -> list[Num]:
 def _inside(f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, Int], masks: Masks) -> list[Num]:
     """A tile whose columns all lie in the input."""
 
-    def read(entry: Ptr) -> Callable[[int], list[Num]]:
+    pixel_bytes = _pixel_bytes(f, spec)
+
+    def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
         here = x.at_bytes(entry.load_int())
-        return lambda column: _pixel(f, spec, here.at_bytes(column * spec.pixel_bytes), masks)
+        return lambda column: _pixel(f, spec, here.at_bytes(column * pixel_bytes), masks)
 
     return _chain(f, spec, w, outer, masks, read)
 
@@ -189,14 +201,14 @@ def _edge(
     f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, Int], column: Int, columns: Int, masks: Masks
 ) -> list[Num]:
     """A tile that reaches over an end of the input: columns outside come from the vector of zeros."""
-    zeros = f.int_arg(Arg.ZEROS)
+    zeros, pixel_bytes = f.int_arg(Arg.ZEROS), _pixel_bytes(f, spec)
 
-    def read(entry: Ptr) -> Callable[[int], list[Num]]:
+    def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
         address, start = x.at_bytes(entry.load_int()).address(), column + entry.at(2).load_int()
 
-        def load(number: int) -> list[Num]:
+        def load(number: Int | int) -> list[Num]:
             inside = (start + number).below(columns)
-            at = f.pointer(inside.select(address + number * spec.pixel_bytes, zeros), spec.element)
+            at = f.pointer(inside.select(address + number * pixel_bytes, zeros), spec.element)
             return _pixel(f, spec, at, masks)
 
         return load

@@ -36,7 +36,8 @@ UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the i
 class DirectSpec:
     """What the code of one direct kernel depends on.
 
-    element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap;
+    element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap, 0
+    where only the call knows;
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
     channels is not full; folded: the channels are those of several stride phases (`plan.Folded`), and the
     first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only;
@@ -124,6 +125,10 @@ def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num], having: l
                 out.append(after if having is None else having[v].select(after, before))
         return out
 
+    if not spec.run:
+        with f.loop(0, f.int_arg(Slot.RUN), carry=sums) as i:
+            i.carry = step(i.index, i.carry)
+        return i.result
     unroll = min(spec.run, max(1, UNROLL_PRODUCTS // (spec.pixels * spec.vectors)))
     whole = spec.run // unroll * unroll
     if whole > unroll:

@@ -33,6 +33,7 @@ class Slot(IntEnum):
     PIXEL_BYTES = 20
     CHANNEL_BYTES = 21  # between output channels (schedules with vectors across pixels)
     RUN_BYTES = 22  # between input channels (the same)
+    RUN = 23  # channels under one tap, where the code does not say
 
 
 ROW_WORDS = 5

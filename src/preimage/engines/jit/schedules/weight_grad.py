@@ -70,6 +70,7 @@ class Arg(IntEnum):
     OUT_OUTER = 29
     OUT_GROUP = 30
     TURNS = 31  # ceil(images / images per turn)
+    BEGUN = 32  # 1 if images before these were summed already, else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class TileSpec:
     """What the code of one tile depends on.
 
     element: f32 or f64; rows: scalars a pixel; lanes: width of each vector (a narrower last one wastes fewer lanes);
-    valid: lanes of the last vector that exist (its width unless the matrix is narrower than the tile); ragged_rows,
+    valid: lanes of the last vector that exist (its width unless the matrix is narrower than the tile; 0 where only the call
+    knows how wide the matrix is: with ragged_rows and ragged_cols); ragged_rows,
     ragged_cols: the last tile overlaps; single: one image, one band, so that nothing is taken up or added;
     ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read.
     """
@@ -94,7 +96,7 @@ class TileSpec:
     @property
     def columns(self) -> int:
         """Columns of the matrix that a tile covers."""
-        return sum(self.lanes[:-1]) + self.valid
+        return sum(self.lanes[:-1]) + (self.valid or self.lanes[-1])
 
 
 def build(spec: TileSpec) -> str:
@@ -139,14 +141,17 @@ class _Place:
             group * arg[Arg.VECTOR_GROUP] + col_offset + words.at(1).load_int()
         )
         top, left = row * spec.rows, col * spec.columns
-        self.rows_owned = self.columns_owned = None
+        self.rows_owned = self.columns_owned = self.columns_read = None
         if spec.ragged_rows:
             lowest = arg[Arg.ROWS] - spec.rows
             self.rows_owned = (top < lowest).select((lowest - top).minimum(spec.rows), f.i64(spec.rows))
             top = top.minimum(lowest)
         if spec.ragged_cols:
-            rightmost = arg[Arg.COLS] - spec.columns
-            self.columns_owned = (left < rightmost).select((rightmost - left).minimum(spec.columns), f.i64(spec.columns))
+            rightmost, width = arg[Arg.COLS] - spec.columns, f.i64(spec.columns)
+            if not spec.valid:
+                rightmost, width = rightmost.maximum(0), width.minimum(arg[Arg.COLS])
+            self.columns_read = width
+            self.columns_owned = (left < rightmost).select((rightmost - left).minimum(spec.columns), width)
             left = left.minimum(rightmost)
         offset = (
             group * arg[Arg.OUT_GROUP]
@@ -168,6 +173,9 @@ class _Place:
             narrow = number == len(spec.lanes) - 1 and spec.valid != lanes
             if owned and self.columns_owned is not None:
                 masks.append(f.lane_mask(lanes, self.columns_owned - left))
+            elif not spec.valid:
+                assert self.columns_read is not None
+                masks.append(f.lane_mask(lanes, self.columns_read - left))
             else:
                 masks.append(f.lane_mask(lanes, spec.valid) if narrow else None)
             left += lanes
@@ -243,7 +251,7 @@ def _finish(f: Kernel, spec: TileSpec, arg: dict[Arg, Int], place: _Place, n: In
     reads = place.masks(f, spec, owned=False)
     if not spec.single:
         ended = band.equals(arg[Arg.N_BANDS] - 1)
-        again = ended.select(n.minimum(1), f.i64(0))
+        again = ended.select((n + arg[Arg.BEGUN]).minimum(1), f.i64(0))
         with f.loop(0, again, carry=sums) as more:  # one turn at the end of every image but the first
             more.carry = [
                 total.load(s.lanes, reads[number % len(spec.lanes)]) + s

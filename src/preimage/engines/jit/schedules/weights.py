@@ -55,7 +55,7 @@ class WeightSlot(IntEnum):
 @dataclass(frozen=True, slots=True)
 class WeightSpec:
     """lanes: side of the squares, or length of the vectors that are dealt; taps: how many there are, 0: squares; ragged: the
-    width of a block is no multiple of lanes.
+    width of a block is no multiple of lanes; few: the weights are so few that one body with masks does for every square.
     """
 
     source: str
@@ -63,6 +63,7 @@ class WeightSpec:
     lanes: int
     taps: int
     ragged: bool
+    few: bool = False
 
 
 def dealt(vectors: list[Num]) -> list[Num]:
@@ -118,6 +119,11 @@ def _parts(f: Kernel, spec: WeightSpec, source: Ptr, result: Ptr, channels: Int,
     """The vectors of a block: those that are full, then the last one. Lanes without a channel hold any finite number."""
     lanes, stride = spec.lanes, f.int_arg(WeightSlot.CHANNEL_STRIDE)
     some = _dealt_part if spec.taps else _rows
+    if spec.few:
+        with f.loop(0, channels, lanes, carry=seen) as part:
+            at, to = source.at_bytes(part.index * stride), result.at(part.index)
+            part.carry = some(f, spec, at, to, channels - part.index, part.carry)
+        return part.result
     full = channels // lanes * lanes
     with f.loop(0, full, lanes, carry=seen) as part:
         part.carry = some(f, spec, source.at_bytes(part.index * stride), result.at(part.index), None, part.carry)
