@@ -72,11 +72,10 @@ def build(spec: SumsSpec) -> str:
         start = block * each
         count = (space - start).minimum(each)
         x, g = x.at(start * channels), g.at(start * channels)
-        edge = last - (last - first) % spec.lanes
-        with f.loop(first, edge, spec.lanes) as c:
-            _column(f, spec, x, g, m, results, channels, count, c.index, None)
-        with f.when(edge < last):
-            _column(f, spec, x, g, m, results, channels, count, edge, f.lane_mask(spec.lanes, last - edge))
+        with f.loop(
+            first, last, spec.lanes
+        ) as c:  # all vectors masked: a body without masks beside it would take as long to compile
+            _column(f, spec, x, g, m, results, channels, count, c.index, f.lane_mask(spec.lanes, last - c.index))
     else:
         with f.loop(first, last) as c, f.loop(0, blocks) as b:
             start = b.index * each
@@ -110,10 +109,11 @@ def _tree(values: list[Num]) -> Num:
 
 
 def _column(
-    f: Kernel, spec: SumsSpec, x: Ptr, g: Ptr, m: Ptr, results: list[Ptr], channels: Int, count: Int, at: Int, mask: Bit | None
+    f: Kernel, spec: SumsSpec, x: Ptr, g: Ptr, m: Ptr, results: list[Ptr], channels: Int, count: Int, at: Int, mask: Bit
 ) -> None:
     lanes, group = spec.lanes, spec.group
     offset = None if spec.mode == "plain" else m.at(at).load(lanes, mask)
+    zeros = f.zeros(spec.element, lanes)
     whole = count - count % PARTIALS
     partials: list[list[Num]] = []
     for begin in range(0, PARTIALS, group):
@@ -128,12 +128,12 @@ def _column(
             i.carry = [value for sums in held for value in sums]
         held = _grouped(spec, i.result)
         for j in range(group):
-            inside = f.lane_mask(lanes, (count - whole - (begin + j)).maximum(0).minimum(1) * lanes)
-            kept = inside if mask is None else inside & mask
-            place = (whole + (begin + j)) * channels + at
-            value = x.at(place).load(lanes, kept)
-            other = g.at(place).load(lanes, kept) if spec.mode == "products" else value
-            held[j] = _add(spec, held[j], value, other, offset, kept)
+            inside = whole + (begin + j) < count
+            # a pixel behind the last one is read as the last one, and counts as nothing
+            place = inside.select(whole + (begin + j), count - 1) * channels + at
+            value = inside.select(x.at(place).load(lanes, mask), zeros)
+            other = inside.select(g.at(place).load(lanes, mask), zeros) if spec.mode == "products" else value
+            held[j] = _add(spec, held[j], value, other, offset, inside)
         partials += held
     for k, result in enumerate(results):
         result.at(at).store(_tree([sums[k] for sums in partials]), mask)
