@@ -146,6 +146,9 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
     recipe.buffers.append(Buffer("scratch", scratch * tasks + 64 * plan.vectors))
     last_in, last_out = _last(r)
+    # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles).
+    turns = len(columns) * -(-min(block, line) // tile)
+    ahead = -(-min(block, line) * r.in_strides[-1] // turns)
     spec = FewSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, phases, channels, run, g.kernel_size[-1],
         tuple(row_parts), tuple(column_parts), last_in, last_out, r.finish,
@@ -157,6 +160,7 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         Arg.N_COLUMNS: len(columns), Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
         Arg.X_COLUMN: r.in_strides[-1], Arg.LOWEST: lowest, Arg.SPAN: highest - lowest, Arg.LINE: line, Arg.BLOCK: block,
         Arg.OUT_COLUMNS: column_axis.out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
+        Arg.AHEAD_CHANNEL: -(-ahead // run), Arg.AHEAD_COLUMN: ahead,
         Arg.OUT_LINE: walk.out_line, Arg.PITCH: pitch, Arg.GROUP_WEIGHT_BYTES: group_bytes,
     }  # fmt: skip
     patches = (

@@ -72,6 +72,8 @@ class Arg(IntEnum):
     OUT_LINE = 29
     PITCH = 30  # of a channel in the scratch
     GROUP_WEIGHT_BYTES = 31
+    AHEAD_CHANNEL = 32  # reading ahead: bytes from a channel's turn to the next
+    AHEAD_COLUMN = 33  # and from one turn of all channels to the next
 
 
 STEP_WORDS = 6
@@ -133,8 +135,14 @@ def build(spec: FewSpec) -> str:
                 source, to = x.at_bytes(line.load_int()), scratch.at_bytes(line.at(1).load_int())
                 _fill(f, spec, arg, source, to, left + arg[Arg.LOWEST], count + arg[Arg.SPAN], line.at(2).load_int())
             out_step = out + step.at(4).load_int()
+            # What the next step, or the next block of columns, will bring to the scratch is asked for while this one computes.
+            ends = turn.index + 1 >= steps.at(1).load_int()
+            following = f.ptr_arg(Arg.STEPS, "i64").at(ends.select(steps.load_int(), turn.index + 1) * STEP_WORDS)
+            first_column = (left + arg[Arg.LOWEST]).maximum(0) + ends.select(arg[Arg.BLOCK], f.i64(0))
+            ahead = _Ahead(x.at_bytes(first_column * arg[Arg.X_COLUMN]), following.load_int(), following.at(1).load_int())
             with f.loop(0, count, step_lanes) as tile:
-                sums = _sums(f, spec, arg, scratch.at(tile.index), w, step)
+                turns = tile.index // step_lanes * arg[Arg.N_COLUMNS]
+                sums = _sums(f, spec, arg, scratch.at(tile.index), w, step, ahead, turns)
                 for number_of_sum, value in enumerate(sums):
                     kept.at(number_of_sum * spec.lanes).store(value)
                 _store(f, spec, arg, kept, out_step, left + tile.index, group * spec.channels, step.at(5).load_int())
@@ -194,14 +202,28 @@ def _squares(pixels: list[Num]) -> list[Num]:
 # ------------------------------------------------------------------------------------------------------------ the sums
 
 
-def _sums(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: Ptr) -> list[Num]:
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """The input that the next step needs: from where on, and which fills. Every line of a tile reads one of them ahead."""
+
+    source: Ptr
+    first: Int
+    last: Int
+
+
+def _sums(
+    f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: Ptr, ahead: _Ahead, turns: Int
+) -> list[Num]:  # fmt: skip
     """The sums of a tile, numbered (row, vector, phase, channel)."""
     members = len(spec.column_parts)
     zeros = [f.zeros(spec.inner, spec.lanes)] * (spec.rows * spec.vectors * spec.phases * spec.channels)
     with f.loop(step.at(2).load_int(), step.at(3).load_int(), carry=zeros) as row:
         line = f.ptr_arg(Arg.ROWS, "i64").at(row.index * ROW_WORDS)
         x_row, w_row, kind = x.at_bytes(line.load_int()), w.at_bytes(line.at(1).load_int()), line.at(2).load_int()
+        fill = (ahead.first + row.index - step.at(2).load_int()).minimum((ahead.last - 1).maximum(0))
+        later = ahead.source.at_bytes(f.ptr_arg(Arg.FILLS, "i64").at(fill * FILL_WORDS).load_int())
         with f.loop(0, arg[Arg.N_COLUMNS], carry=row.carry, once=True) as column:
+            later_tap = later.at_bytes((turns + column.index) * arg[Arg.AHEAD_COLUMN])
             entry = f.ptr_arg(Arg.COLUMNS, "i64").at(column.index * COLUMN_WORDS)
             x_tap, w_tap = x_row.at_bytes(entry.load_int()), w_row.at_bytes(entry.at(1).load_int())
             number, sums = kind + entry.at(2).load_int(), list(column.carry)
@@ -211,13 +233,15 @@ def _sums(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: P
                         continue
                     only = len(spec.row_parts) * members == 1
                     run = f.i64(spec.run) if only else number.equals(a * members + b).select(f.i64(spec.run), f.i64(0))
-                    _run(f, spec, x_tap, w_tap, rows, phases, run, sums)
+                    _run(f, spec, x_tap, w_tap, rows, phases, run, sums, later_tap)
             column.carry = sums
         row.carry = column.result
     return row.result
 
 
-def _run(f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num]) -> None:
+def _run(
+    f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num], later: Ptr
+) -> None:  # fmt: skip
     """The channels under one line and column, for the sums of these rows and phases; run: all channels, or none."""
     tap = spec.run * spec.channels  # elements of the weights
     taps = [
@@ -230,6 +254,8 @@ def _run(f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run
     pitch = f.int_arg(Arg.PITCH)
     with f.loop(0, run, unroll, carry=[sums[number] for number in picked]) as i:
         for u in range(unroll):
+            if spec.last_in:  # planes lie far apart: to read all of them ahead costs more addresses than it hides
+                f.prefetch(later.at_bytes((i.index + u) * f.int_arg(Arg.AHEAD_CHANNEL)), level=2)
             line, weights = x.at_bytes((i.index + u) * pitch), w.at((i.index + u) * channels)
             pixels = [line.at(q * spec.lanes).load(spec.lanes) for q in range(spec.vectors)]
             factors = [weights.at(at + o).splat(spec.lanes) for _, at in taps for o in range(channels)]
