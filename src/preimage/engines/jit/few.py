@@ -69,6 +69,8 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
     outer_taps = prod(sum(p.tap_total for p in a.phases) for a in axes[:-2])
     long = line >= LONG_LINE
     columns = _windows(phases, range(count), forward)
+    if not columns:
+        return None
     best: FewPlan | None = None
     for lanes in (r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item):
         width = lanes * item / 64.0
