@@ -185,6 +185,24 @@ def test_memory_is_aligned_and_of_any_dtype() -> None:
                 del a
 
 
+def test_one_run_holds_no_memory_and_too_little_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena()
+    with arena:
+        first = chain(6)
+    assert arena.bytes == 0
+
+    def refuse(size: int, fresh=buffers._fresh) -> np.ndarray:
+        if size == arena._total:
+            raise MemoryError
+        return fresh(size)
+
+    monkeypatch.setattr(buffers, "_fresh", refuse)
+    for _ in range(2):
+        with arena:
+            np.testing.assert_array_equal(chain(6), first)
+    assert arena.bytes == 0
+
+
 # -- large arrays outside arenas ---------------------------------------------------------------------------------------
 
 

@@ -161,6 +161,7 @@ class Arena:
 
     def __init__(self) -> None:
         self._memory: Array | None = None
+        self._total = 0  # bytes that the plan wants
         self._starts: list[int] = []  # -1: memory of its own
         self._conflicts: list[tuple[int, ...]] = []  # the requests whose places overlap this one's, itself included
         self._sizes: list[int] = []
@@ -181,6 +182,11 @@ class Arena:
 
     def __enter__(self) -> Arena:
         self._before, _current.arena = _current.arena, self
+        if self._memory is None and self._total:  # planned by the run before: a computation that runs once needs none
+            try:
+                self._memory = _fresh(self._total)
+            except MemoryError:
+                self._total = 0  # every array gets memory of its own
         self._run += 1
         self._clock = self.fresh_bytes = 0
         self._asked, self._born, self._died = [], [], {}
@@ -221,7 +227,7 @@ class Arena:
         starts, total = _places(requests)
         self._conflicts = [_conflicts(k, requests, starts) for k in range(len(requests))]
         self._sizes, self._starts = self._asked, starts
-        self._memory, self._taken = (_fresh(total) if total else None), set()
+        self._memory, self._total, self._taken = None, total, set()
 
 
 class Arenas:

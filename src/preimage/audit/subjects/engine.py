@@ -21,6 +21,7 @@ from preimage.audit.data import dtype_of
 from preimage.audit.generate import Invalid
 from preimage.audit.subjects.base import Array, Refused, Subject, Variant
 from preimage.engines import get
+from preimage.engines.buffers import trim
 from preimage.errors import PreimageError
 
 __all__ = ["EngineSubject", "ObjectSubject"]
@@ -171,6 +172,7 @@ class EngineSubject(Subject):
         return own + (list(more(promise)) if more is not None else [])
 
     def forget_workspace(self) -> None:
+        trim()
         kept = getattr(self.engine, "_scratch", None)
         if kept is not None:
             self.engine._scratch = type(kept)()  # type: ignore[attr-defined]
