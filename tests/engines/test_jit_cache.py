@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import time
 import pytest
 
 cache = pytest.importorskip("preimage.engines.jit.cache")
+llvm = pytest.importorskip("preimage.engines.jit.llvm")
 
 
 @pytest.fixture(autouse=True)
@@ -228,3 +230,17 @@ def test_code_from_disk_is_used_and_a_corrupt_file_is_rebuilt(folder):
     llvm.compile_module(text)
     assert cache.info().corrupt == before.corrupt + 1
     assert cache.info().writes == before.writes + 2
+
+
+def test_the_key_knows_all_files_that_make_a_kernel():
+    """What a schedule imports of the engine is in the digest that keys its kernels: an edit there finds no stale code."""
+    inside = {
+        f"preimage.engines.jit.{'schedules.' if path.parent.name == 'schedules' else ''}{path.stem}"
+        for path in llvm.generator_sources()
+    }
+    inside = {name.removesuffix(".__init__") for name in inside}
+    for path in llvm.generator_sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("preimage"):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert names & inside, (path.name, node.module)

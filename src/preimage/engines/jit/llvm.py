@@ -105,12 +105,19 @@ def _toolchain() -> str:
     return f"llvmlite {llvmlite.__version__}, llvm {'.'.join(map(str, _binding().llvm_version_info))}"
 
 
+def generator_sources() -> list[Path]:
+    """The files that make the text of a kernel from its spec: the schedules and the emitter, which import no other of this engine."""
+    here = Path(__file__).parent
+    return [here / "emit.py", here / "values.py", *sorted((here / "schedules").glob("*.py"))]
+
+
 @functools.cache
 def generator_digest() -> str:
-    """A digest of this engine's own source: the version of the text that a kernel spec stands for."""
+    """A digest of those files: the version of the text that a kernel spec stands for."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in generator_sources():
+        with open(path, "rb") as file:
+            digest.update(path.name.encode() + b"\0" + file.read())
     return digest.hexdigest()
 
 
