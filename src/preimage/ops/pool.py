@@ -299,7 +299,7 @@ def sum_pool(
     return _sum_pool_op(x, windows=windows)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _divisors(windows: Windows, padded: bool, dtype: Any) -> Array:
     """One over the number of elements of every window; a single number where all have as many."""
     counts: Any = np.ones((1,) * len(windows))

@@ -134,7 +134,7 @@ def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms:
 Windows = tuple[tuple[int, int, int, int, int, int], ...]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # a table of a large image takes megabytes
 def _tap_table(windows: Windows) -> Array:
     """The flat positions of every window's taps, in row-major order; -1 outside. windows: size, outputs, kernel, stride, lo, dilation."""
     flat = np.zeros((1, 1), np.int64)
