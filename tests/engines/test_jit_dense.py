@@ -295,6 +295,8 @@ def test_plan_says_what_runs():
     assert "direct" in text
     assert "pixels x" in text
     assert "same bits for any: repeat, batch, threads, layout, tiling, cpu" in text
+    assert "stored in place" in text
+    assert "stored in place" not in str(JIT.plan(CASES["3x3"], "conv", np.dtype(np.float32)))
 
 
 def test_kernels_keep_the_chain():

@@ -301,12 +301,8 @@ def _example(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
 
 
 def _strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
-    array = (
-        empty_like_order(shape, np.moveaxis(np.empty((0, 2, 2, 2), np.uint8), -1, 1))
-        if channels_last
-        else np.empty(shape, np.uint8)
-    )
-    return tuple(s * item for s in array.strides)
+    array = np.empty((shape[0], *shape[2:], shape[1]) if channels_last else shape, np.uint8)
+    return tuple(s * item for s in (np.moveaxis(array, -1, 1) if channels_last else array).strides)
 
 
 def _readable(x: Array) -> Array:
