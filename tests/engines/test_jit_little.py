@@ -115,3 +115,17 @@ def test_a_few_kernels_serve_every_size(monkeypatch):
     assert count[-1] == len(set(made))
     assert count[-1] < 150
     assert count[-1] - count[99] < 15
+
+
+def test_the_tables_that_are_kept_are_bounded(monkeypatch):
+    """Ever new sizes: recipes go when their tables hold more than the limit, and a call that comes back is right again."""
+    from preimage.engines.jit import engine as module
+
+    monkeypatch.setattr(module, "TABLE_BYTES", 1 << 16)
+    engine, w = JitEngine(), np.ones((4, 3, 3, 3), np.float32)
+    for size in [*range(5, 60), 5]:
+        geometry = ConvGeometry.from_conv((2, 3, size, 9), w.shape, padding=1)
+        x = np.ones(geometry.input_shape, np.float32)
+        np.testing.assert_array_equal(engine.conv(geometry, x, w), REFERENCE.conv(geometry, x, w))
+        assert engine._table_bytes == sum(recipe.table_bytes for recipe in engine._recipes.values()) <= 1 << 16
+    assert 1 < len(engine._recipes) < 50

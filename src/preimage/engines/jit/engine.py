@@ -35,7 +35,8 @@ from preimage.settings import current, thread_count
 __all__ = ["JitEngine"]
 
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
-RECIPES = 2048  # kept at most; the least recently used go first
+RECIPES = 2048  # kept at most; the oldest go first
+TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
 LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
@@ -52,6 +53,7 @@ class JitEngine:
         """tile: (lanes, vectors, pixels) of the dense schedule instead of the planned one; for tests and measurements."""
         self._tile = tile
         self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
+        self._table_bytes = 0
         self._lock = ForkLock()
         self._ready: dict[tuple[Any, ...], Ready] = {}
         self._scratch = Scratch()
@@ -240,9 +242,15 @@ class JitEngine:
 
     def _keep_recipe(self, request: Request, recipe: Recipe) -> None:
         with self._lock:
+            if request in self._recipes:  # another thread made it meanwhile
+                return
             self._recipes[request] = recipe
-            while len(self._recipes) > RECIPES:
-                self._recipes.popitem(last=False)
+            self._table_bytes += recipe.table_bytes
+            if len(self._recipes) <= RECIPES and self._table_bytes <= TABLE_BYTES:
+                return
+            self._ready.clear()  # which holds recipes too
+            while len(self._recipes) > 1 and (len(self._recipes) > RECIPES or self._table_bytes > TABLE_BYTES * 3 // 4):
+                self._table_bytes -= self._recipes.popitem(last=False)[1].table_bytes
 
     def _keep(self, key: tuple[Any, ...], ready: Ready) -> None:
         with self._lock:

@@ -79,6 +79,11 @@ class Recipe:
         return sum(-(-b.size // ALIGN) * ALIGN for b in self.buffers) + ALIGN
 
     @cached_property
+    def table_bytes(self) -> int:
+        """What its tables hold in memory."""
+        return sum(getattr(table, "nbytes", 0) for step in self.steps for table in step.tables)
+
+    @cached_property
     def program(self) -> tuple[Any, tuple[str, ...], bytes]:
         """All steps as one call: the function, the names of the addresses it begins with, and the rest of its words."""
         names = tuple(dict.fromkeys(name for step in self.steps for _, name in step.patches))
