@@ -16,6 +16,7 @@ import preimage as pre
 from geometries import LAYOUTS, laid_out, operands, random_geometry
 from preimage.engines import get
 from preimage.engines.base import CONTRACTIONS, Epilogue, is_channels_last
+from preimage.errors import DTypeError, EngineError
 from preimage.geometry import ConvGeometry
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -234,6 +235,21 @@ def test_plan(engine):
         assert plan.workspace_bytes >= 0
         assert contraction in str(plan)
         assert engine.name in str(plan)
+
+
+def test_plan_refuses_what_is_no_dtype():
+    geometry = ConvGeometry.from_conv((1, 1, 4), (1, 1, 2))
+    with pytest.raises(DTypeError, match="dtype must be float32, float64, float16 or bfloat16, got 'conv_transpose'"):
+        pre.plan(geometry, "conv_transpose")
+
+
+def test_a_million_stride_phases_go_to_another_engine():
+    y, w = np.arange(1.0, 5.0, dtype=np.float32).reshape(1, 1, 4), np.array([[[1.0, 10.0, 100.0]]], np.float32)
+    x = pre.conv_transpose(y, w, stride=1 << 20)
+    assert x.shape == (1, 1, 3 * (1 << 20) + 3)
+    assert np.array_equal(np.flatnonzero(x), (np.arange(4)[:, None] * (1 << 20) + np.arange(3)).reshape(-1))
+    with pre.config(engine="jit"), pytest.raises(EngineError, match="make 1,048,576 stride phases"):
+        pre.conv_transpose(y, w, stride=1 << 20)
 
 
 MEMORY = [

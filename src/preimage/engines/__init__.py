@@ -18,7 +18,7 @@ import numpy as np
 
 from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, Plan, is_channels_last
 from preimage.engines.prepared import PreparedWeight
-from preimage.errors import EngineError, OptionError
+from preimage.errors import DTypeError, EngineError, OptionError
 from preimage.geometry import ConvGeometry
 from preimage.settings import Settings, current
 
@@ -188,5 +188,8 @@ def plan(
         raise OptionError(f"contraction must be one of {', '.join(CONTRACTIONS)}, got {contraction!r}")
     if layout not in ("channels_first", "channels_last"):
         raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise DTypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}") from None
     return choose(geometry, contraction, dtype).plan(geometry, contraction, dtype, layout == "channels_last")

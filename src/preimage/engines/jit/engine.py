@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "b
 RECIPES = 2048  # kept at most; the oldest go first
 TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
 LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
+MOST_PHASES = 1 << 16  # each has its own list of taps, written in Python
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
 
@@ -64,6 +66,9 @@ class JitEngine:
     def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
         if not supported_dtype(dtype):
             return f"dtype {dtype} is not one of float32, float64, float16, bfloat16"
+        phases = prod(min(s, n) for s, n in zip(geometry.stride, geometry.input_size, strict=True))
+        if contraction == "conv_transpose" and phases > MOST_PHASES:
+            return f"strides {geometry.stride} make {phases:,} stride phases, most of them without taps; at most {MOST_PHASES:,} are planned"
         return None
 
     def conv(self, geometry: ConvGeometry, x: Array, w: Weight, epilogue: Epilogue | None = None) -> Array:
