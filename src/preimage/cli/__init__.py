@@ -31,6 +31,7 @@ COMMANDS = {
     "explain": Command("preimage.cli.explain:explain", "The sizes, the plan and the mechanics of one layer."),
     "audit": Command("preimage.cli.audit:audit", "Find wrong convolutions: in our engines, in installed libraries, in yours."),
     "bench": Command("preimage.cli.bench:bench", "Time layers on this library's engines and on installed peers."),
+    "tune": Command("preimage.cli.tune:tune", "Measure the tiles that a layer could use, and keep the best for later calls."),
     "run": Command("preimage.cli.models:run", "Run an ONNX or Caffe model on pictures or arrays."),
     "convert": Command("preimage.cli.models:convert", "Convert a model to another format, and verify the result."),
     "info": Command("preimage.cli.models:info", "A model's layers: shapes, parameters, flop, memory, schedules."),

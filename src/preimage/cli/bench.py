@@ -9,7 +9,7 @@ import typer
 
 from preimage.cli import text
 
-__all__ = ["bench"]
+__all__ = ["bench", "layers_of"]
 
 _Many = list[str] | None
 
@@ -56,7 +56,7 @@ def bench(
         run = Run.load(*load)
     else:
         try:
-            chosen = _layers(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
+            chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
             asked = PASSES if passes == "all" else tuple(passes.split(","))
             for what in asked:
                 if what not in PASSES:
@@ -88,7 +88,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _layers(
+def layers_of(
     names: _Many, suite: Path | None, tier: str, given: str | None, weight: str | None, transpose: bool, groups: int,
     stride: str, padding: str, dilation: str, output_padding: str,
 ) -> tuple[Any, ...]:  # fmt: skip

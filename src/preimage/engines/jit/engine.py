@@ -20,7 +20,7 @@ from preimage.engines.base import (
     is_channels_last,
     supported_dtype,
 )
-from preimage.engines.jit import llvm, weight_grad
+from preimage.engines.jit import llvm, tuning, weight_grad
 from preimage.engines.jit.bands import Band, cut, images_at_once
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
@@ -51,9 +51,11 @@ class JitEngine:
     takes_prepared = True
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
-    def __init__(self, tile: tuple[int, int, int] | None = None) -> None:
-        """tile: (lanes, vectors, pixels) of the dense schedule instead of the planned one; for tests and measurements."""
-        self._tile = tile
+    def __init__(self, tile: tuple[int, int, int] | None = None, tuned: bool = True) -> None:
+        """tile: (lanes, vectors, pixels) of the dense schedule instead of the planned one; tuned: tiles that were measured
+        (`tuning`) are used. For tests and measurements.
+        """
+        self._tile, self._tuned = tile, tuned
         self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
         self._table_bytes = 0
         self._lock = ForkLock()
@@ -241,7 +243,13 @@ class JitEngine:
     def _recipe(self, request: Request) -> Recipe:
         recipe = self._recipes.get(request)
         if recipe is None:
-            recipe = depthwise_recipe(request) if is_depthwise(request) else dense_recipe(request)
+            if is_depthwise(request):
+                recipe = depthwise_recipe(request)
+            else:
+                tile = tuning.tile_for(request) if self._tuned and request.tile is None and not request.single else None
+                recipe = dense_recipe(request if tile is None else replace(request, tile=tile, little=False))
+                if tile is not None:
+                    recipe.details["tile"] += ", tuned"
             self._keep_recipe(request, recipe)
         return recipe
 
@@ -270,33 +278,25 @@ class JitEngine:
         """Schedules that the audit compares with the one that is taken: those of large work, for work of any size."""
         return [("schedules of large work", lambda: little_work(0))] if promise == "schedules" else []
 
+    def request(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Request:
+        """What a call on dense arrays of a layout asks for (conv and conv_transpose), so many images as one plan is made for."""
+        part, item = replace(geometry, batch=images_at_once(geometry, contraction)), dtype.itemsize
+        shapes = (part.input_shape, part.output_shape)[:: 1 if contraction == "conv" else -1]
+        x, out = (weight_grad.dense_strides(s, item, channels_last) for s in shapes)
+        threads = thread_count() if part.inside_macs > SMALL_MACS else 1
+        return Request(
+            part, contraction, ELEMENTS[dtype.name], x, out, Finish(), threads, False, False, False, llvm.current_target(),
+            self._tile is None and is_little(part), self._tile,
+        )  # fmt: skip
+
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
-        forward, threads = contraction == "conv", thread_count()
-        element, item = ELEMENTS[dtype.name], dtype.itemsize
+        threads, item = thread_count(), dtype.itemsize
         if contraction == "conv_weight_grad":
             images = geometry.batch if geometry.is_depthwise else images_at_once(geometry)
-            recipe = weight_grad.recipe_for_shapes(geometry, element, item, channels_last, threads)
+            recipe = weight_grad.recipe_for_shapes(geometry, ELEMENTS[dtype.name], item, channels_last, threads)
         else:
-            images = images_at_once(geometry, contraction)
-            part = replace(geometry, batch=images)
-            shapes = (part.input_shape, part.output_shape)
-            x, out = (_strides(s, item, channels_last) for s in (shapes if forward else shapes[::-1]))
-            recipe = self._recipe(
-                Request(
-                    part,
-                    contraction,
-                    element,
-                    x,
-                    out,
-                    Finish(),
-                    threads,
-                    False,
-                    False,
-                    False,
-                    llvm.current_target(),
-                    is_little(part),
-                )
-            )
+            request = self.request(geometry, contraction, dtype, channels_last)
+            images, recipe = request.geometry.batch, self._recipe(request)
         details = dict(recipe.details)
         if images < geometry.batch:
             details["images"] = f"{images} at a time, of {geometry.batch}"
@@ -311,11 +311,6 @@ def _example(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
     if is_channels_last(like) or (channels_last and len(shape) > 2):
         return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), like.dtype), -1, 1)
     return np.empty(shape, like.dtype)
-
-
-def _strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
-    array = np.empty((shape[0], *shape[2:], shape[1]) if channels_last else shape, np.uint8)
-    return tuple(s * item for s in (np.moveaxis(array, -1, 1) if channels_last else array).strides)
 
 
 def _readable(x: Array) -> Array:

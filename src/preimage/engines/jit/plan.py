@@ -13,6 +13,7 @@ any of its pixels needs, and reads zeros from a margin for the others.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
@@ -34,7 +35,9 @@ __all__ = [
     "gather_axes",
     "join_taps",
     "merge_axes",
+    "tile_costs",
     "tile_phase",
+    "tile_shapes",
 ]
 
 Ints = NDArray[np.int64]
@@ -322,6 +325,18 @@ def choose_tile(
     side: the number of pixels is a multiple of it (results that are turned in registers); little: only a few tiles are tried.
     """
     best: Choice | None = None
+    for choice in tile_costs(axes, candidates, channels, groups, run, item, vector_bytes, registers, side, little):
+        if best is None or choice.cost < best.cost * 0.999:
+            best = choice
+    assert best is not None
+    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
+
+
+def tile_costs(
+    axes: list[Axis], candidates: list[int], channels: int, groups: int, run: int, item: int, vector_bytes: int,
+    registers: int, side: int = 1, little: bool = False,
+) -> Iterator[Choice]:  # fmt: skip
+    """Every tile that there is to choose from, with its modelled time."""
     for number in candidates:
         axis = axes[number]
         outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != number)
@@ -335,7 +350,7 @@ def choose_tile(
             else:
                 covers = [tile_phase(p, pixels) for p in phases]
                 tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
-            for lanes, vectors in _shapes(item, vector_bytes, little):
+            for lanes, vectors in tile_shapes(item, vector_bytes, little):
                 if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
                     continue
                 blocks = groups * -(-channels // (lanes * vectors))
@@ -343,10 +358,7 @@ def choose_tile(
                 held = pixels * vectors  # many stores at once are not hidden behind the next tile
                 overhead = TILE_OVERHEAD + 3.0 * held + 20.0 * max(0, held - 18) + (6.0 * held if side > 1 else 0.0)
                 cost = blocks * (outer_taps * tap_total * run * step + rows * count * overhead)
-                if best is None or cost < best.cost * 0.999:
-                    best = Choice(number, lanes, vectors, pixels, cost)
-    assert best is not None
-    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
+                yield Choice(number, lanes, vectors, pixels, cost)
 
 
 def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
@@ -368,7 +380,7 @@ def _is_long(phases: list[Phase]) -> bool:
     return min(p.count for p in phases) > MAX_PIXELS and sum(p.tap_total for p in phases) >= 0.9 * full
 
 
-def _shapes(item: int, vector_bytes: int, little: bool) -> list[tuple[int, int]]:
+def tile_shapes(item: int, vector_bytes: int, little: bool = False) -> list[tuple[int, int]]:
     """(lanes, vectors) worth trying: full vectors, and half ones where the CPU has the widest (21 channels, 8 phases)."""
     full = vector_bytes // item
     if little:

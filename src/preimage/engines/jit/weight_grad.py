@@ -31,7 +31,7 @@ from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, side
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
 
-__all__ = ["WeightGradRequest", "conv_weight_grad", "weight_grad_recipe"]
+__all__ = ["WeightGradRequest", "conv_weight_grad", "dense_strides", "weight_grad_recipe"]
 
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 TASKS_PER_THREAD = 3  # more even out unequal cores, fewer read the operands less often
@@ -118,13 +118,14 @@ def recipe_for_shapes(geometry: ConvGeometry, element: str, item: int, channels_
     if not geometry.is_depthwise:
         geometry = replace(geometry, batch=images_at_once(geometry))
     shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
-    x, y, out = (_dense_strides(shape, item, channels_last) for shape in shapes)
+    x, y, out = (dense_strides(shape, item, channels_last) for shape in shapes)
     return weight_grad_recipe(
         WeightGradRequest(geometry, element, x, y, out, n_threads, llvm.current_target(), is_little(geometry))
     )
 
 
-def _dense_strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
+def dense_strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
+    """The strides of an array that lies densely in C order or channels-last."""
     if channels_last:
         memory = (shape[0], *shape[2:], shape[1])
         steps = [item * prod(memory[k + 1 :]) for k in range(len(memory))]

@@ -1,0 +1,60 @@
+"""`preimage tune`: the best tile of a layer, measured on this machine and kept for later calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preimage.cli.bench import layers_of
+
+__all__ = ["tune"]
+
+
+def tune(
+    layers: Annotated[list[str] | None, typer.Argument(help="Names or patterns of suite layers; none: the whole tier.")] = None,
+    suite: Annotated[Path | None, typer.Option(help="A suite file (JSON) instead of the one of the package.")] = None,
+    tier: Annotated[str, typer.Option(help="core, heavy or all.")] = "core",
+    given: Annotated[str | None, typer.Option("--input", help="One geometry instead: input shape, e.g. 1,64,56,56.")] = None,
+    weight: Annotated[str | None, typer.Option(help="Its weight shape, e.g. 64,64,3,3.")] = None,
+    transpose: Annotated[bool, typer.Option(help="It is a deconvolution (weight: C_in, C_out/groups, ...).")] = False,
+    stride: Annotated[str, typer.Option()] = "1",
+    padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
+    dilation: Annotated[str, typer.Option()] = "1",
+    output_padding: Annotated[str, typer.Option()] = "0",
+    groups: Annotated[int, typer.Option()] = 1,
+    passes: Annotated[str, typer.Option(help="Comma-separated: forward, grad_input.")] = "forward,grad_input",
+    dtype: Annotated[str, typer.Option(help="Comma-separated: float32, float64.")] = "float32",
+    layout: Annotated[str, typer.Option(help="channels_last, channels_first, or both.")] = "both",
+    threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "1",
+    most: Annotated[int, typer.Option(help="Tiles to try, the best by the plan's model first.", min=1)] = 16,
+) -> None:
+    """Measure the tiles that a layer could use; later calls on this machine use the best. No tile changes a bit of a result."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from preimage.bench.tune import tune_layer
+    from preimage.engines.jit import tuning
+
+    chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=190)
+    table = Table("layer", "pass", "layout", "dtype", "threads", "tried", "the plan's own", "best", "gain", box=None)
+    with console.status("tuning") as status:
+        for layer in chosen:
+            status.update(layer.name)
+            for f in tune_layer(
+                layer,
+                passes=tuple(passes.split(",")),
+                dtypes=tuple(dtype.split(",")),
+                threads=tuple(int(n) for n in threads.split(",")),
+                layouts=("channels_last", "channels_first") if layout == "both" else (layout,),
+                most=most,
+            ):
+                best = "the same" if f.tile is None else "{2} pixels x {1} vectors of {0}".format(*f.tile)
+                cells = (f.layer, f.what, f.layout, f.dtype, f.threads, f.tried, f.own, best, f"{f.gain:.2f}")
+                table.add_row(*map(str, cells))
+    console.print(table, highlight=False)
+    console.print(f"kept in {tuning.path()}; the same bits from all that were tried", highlight=False)
