@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import preimage as pre
+from preimage import settings
 
 os.environ["PREIMAGE_TUNING"] = "off"  # plans are tested as the model makes them, whatever was measured on this machine
 
@@ -35,3 +36,9 @@ def _numbers_of_its_own(request, monkeypatch):
         for name in ("NUMBERS", "RNG"):
             if isinstance(getattr(module, name, None), np.random.Generator):
                 monkeypatch.setattr(module, name, np.random.default_rng(zlib.crc32(request.node.nodeid.encode())))
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_its_own(monkeypatch):
+    """What a test (a command that it runs in this process) sets for the process ends with it."""
+    monkeypatch.setattr(settings, "_defaults", settings._defaults)

@@ -37,7 +37,7 @@ __all__ = [
 LEAST_CHAIN = 1 << 13
 LEAST_PASS = 1 << 15
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
-_available: bool | None = None
+_available = False  # as far as is known
 
 
 def active() -> bool:
@@ -45,7 +45,7 @@ def active() -> bool:
     global _available
     if current().engine not in ("auto", "jit"):
         return False
-    if _available is None:
+    if not _available:
         _available = engines()["jit"] == "available"
     return _available
 
