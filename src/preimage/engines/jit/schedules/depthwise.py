@@ -50,6 +50,7 @@ class Arg(IntEnum):
     ZEROS = 15  # address of a vector of zeros
     STEP = 16  # input columns from one output pixel to the next, where the code does not say
     PIXEL_BYTES = 17  # of the input, likewise
+    AHEAD = 18  # bytes to what is asked for early
 
 
 ROW_WORDS = 6
@@ -65,7 +66,7 @@ class DepthwiseSpec:
     element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from
     the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
     pixel_bytes: of the input (step and pixel_bytes are 0 where only the call knows); repeat: output channels of one input
-    channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
+    channel (a divisor of lanes); ahead: whether columns of a later line are asked for while these are used; ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
     is not, "any" else.
     """
 
@@ -83,6 +84,7 @@ class DepthwiseSpec:
     ragged: str
     edges: bool
     finish: Finish
+    ahead: bool = False
 
     @property
     def reach(self) -> int:
@@ -192,7 +194,15 @@ def _inside(f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, In
 
     def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
         here = x.at_bytes(entry.load_int())
-        return lambda column: _pixel(f, spec, here.at_bytes(column * pixel_bytes), masks)
+
+        def load(column: Int | int) -> list[Num]:
+            at = here.at_bytes(column * pixel_bytes)
+            if spec.ahead:
+                for v in range(spec.vectors):
+                    f.prefetch(at.at(v * spec.lanes).at_bytes(f.int_arg(Arg.AHEAD)), level=2)
+            return _pixel(f, spec, at, masks)
+
+        return load
 
     return _chain(f, spec, w, outer, masks, read)
 
