@@ -66,8 +66,8 @@ class DepthwiseSpec:
     element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from
     the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
     pixel_bytes: of the input (step and pixel_bytes are 0 where only the call knows); repeat: output channels of one input
-    channel (a divisor of lanes); ahead: whether columns of a later line are asked for while these are used; ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
-    is not, "any" else.
+    channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
+    is not, "any" else; ahead: whether columns of a later line are asked for while these are used.
     """
 
     element: str
