@@ -1,7 +1,7 @@
 """Convolutional dictionary learning: preimage beside SPORCO 0.2.2, one after the other in one run, on the same cores.
 
-    python -m venv /tmp/peer && /tmp/peer/bin/pip install sporco==0.2.2 'numpy<2' filetype
-    python benchmarks/learn_vs_sporco.py --peer /tmp/peer/bin/python --sparsity 0.05 --out docs/figures
+    python -m venv peer && peer/bin/pip install sporco==0.2.2 'numpy<2' filetype
+    python benchmarks/learn_vs_sporco.py --peer peer/bin/python --sparsity 0.05 --out docs/figures
 
 The same picture (scikit-image's camera), the same split (its Tikhonov split with weight 5, checked against SPORCO's own is a
 test), 64 stencils of 11x11. Both clocks leave out imports and the splitting. Writes learn_vs_sporco_SPARSITY.json and .png.
