@@ -245,7 +245,10 @@ class Graph(Module):
         arguments = [values[key] if key else None for key in node.inputs]
         start = time.perf_counter_ns() if steps is not None else 0
         call = self._calls.get(node.outputs)
-        result = None if call is None else call(arguments, weights.get(node.inputs[1]), mark)
+        try:
+            result = None if call is None else call(arguments, weights.get(node.inputs[1]), mark)
+        except MemoryError:  # the operation needs less than the bound call, or says in our words that it cannot run
+            result = None
         made = (result,) if result is not None else self._operation(node, arguments)
         if steps is not None:
             elapsed = time.perf_counter_ns() - start

@@ -39,7 +39,7 @@ ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "b
 RECIPES = 2048  # kept at most; the oldest go first
 TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
 LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
-MOST_PHASES = 1 << 16  # each has its own list of taps, written in Python
+MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
 
