@@ -125,6 +125,17 @@ def test_exact_on_integers_for_every_layout_and_number_of_threads(name, contract
             np.testing.assert_array_equal(run(g, contraction, x, w, y, last), want, err_msg=f"last={last} threads={threads}")
 
 
+@pytest.mark.parametrize("multiplier", [2, 3, 8, 16, 17, 32])
+@pytest.mark.parametrize("little", [0, 1 << 16])
+def test_many_outputs_of_one_input_channel(multiplier, little):
+    """A whole vector of outputs of one input channel, and more, with the kernels of large and of little work."""
+    for channels, contraction, last in product((2, 3, 5), CONTRACTIONS, (False, True)):
+        g = geometry(channels, (5,), (3,), batch=2, multiplier=multiplier)
+        x, w, y = arrays(g)
+        with little_work(little):
+            np.testing.assert_array_equal(run(g, contraction, x, w, y, last), by_definition(g, contraction, x, w, y))
+
+
 @pytest.mark.parametrize("contraction", CONTRACTIONS)
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["3x3", "21 channels", "kernel 4 stride 2", "1-D dilated"])

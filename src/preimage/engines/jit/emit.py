@@ -118,6 +118,8 @@ class Kernel:
 
     def spread(self, element: str, lanes: int, value: str) -> str:
         """A scalar in every lane."""
+        if lanes == 1:
+            return value
         vector = type_of(element, lanes)
         first = self.let(f"insertelement {vector} zeroinitializer, {TYPES[element]} {value}, i32 0")
         return self.let(f"shufflevector {vector} {first}, {vector} zeroinitializer, <{lanes} x i32> zeroinitializer")
@@ -126,7 +128,9 @@ class Kernel:
         """True in the lanes 0 .. count - 1."""
         number = self.i64(count).value
         key = f"mask {lanes} {number}"
-        if key not in self._known:
+        if key not in self._known and lanes == 1:
+            self._known[key] = self.let(f"icmp slt i64 0, {number}")
+        elif key not in self._known:
             counts = self.spread("i64", lanes, number)
             numbers = lane_numbers(tuple(range(lanes)), "i64")
             self._known[key] = self.let(f"icmp slt {type_of('i64', lanes)} {numbers}, {counts}")
