@@ -1,12 +1,16 @@
-"""Sizes as text on the command line: 1,64,56,56 or 1x64x56x56; 2 for every axis; 1:0,2:2 for begin and end; words as they are."""
+"""Options as text on the command line: sizes (1,64,56,56 or 1x64x56x56; 2 for every axis; 1:0,2:2 for begin and end), lists of words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from preimage.errors import OptionError
 
-__all__ = ["numbers", "padding", "sizes"]
+__all__ = ["DTYPES", "layouts", "numbers", "padding", "sizes", "threads", "words"]
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+LAYOUTS = ("channels_last", "channels_first")
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -31,3 +35,25 @@ def padding(text: str) -> Any:
         pairs = [pair.partition(":") for pair in text.split(",")]
         return tuple((numbers(lo), numbers(hi)) for lo, _, hi in pairs)
     return numbers(text)
+
+
+def words(text: str, what: str, known: Sequence[str]) -> tuple[str, ...]:
+    """A list of known words. Raises: OptionError that names the first other one, and those that there are."""
+    found = tuple(text.split(","))
+    for word in found:
+        if word not in known:
+            raise OptionError(f"no {what} is called {word!r}; there are {', '.join(known)}")
+    return found
+
+
+def layouts(text: str) -> tuple[str, ...]:
+    """One memory order, a list of them, or both."""
+    return LAYOUTS if text == "both" else words(text, "layout (or both)", LAYOUTS)
+
+
+def threads(text: str) -> tuple[int, ...]:
+    """Numbers of threads. Raises: OptionError for less than one."""
+    found = sizes(text)
+    if min(found) < 1:
+        raise OptionError(f"threads must be at least 1, got {text!r}")
+    return found

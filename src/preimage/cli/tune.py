@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from preimage.cli import text
 from preimage.cli.bench import layers_of
 
 __all__ = ["tune"]
@@ -37,6 +38,13 @@ def tune(
     from preimage.bench.tune import tune_layer
     from preimage.engines.jit import tuning
 
+    options: dict[str, Any] = {
+        "passes": text.words(passes, "pass", ("forward", "grad_input")),
+        "dtypes": text.words(dtype, "dtype", text.DTYPES),
+        "threads": text.threads(threads),
+        "layouts": text.layouts(layout),
+        "most": most,
+    }
     chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
     console = Console()
     if not console.is_terminal:
@@ -45,14 +53,7 @@ def tune(
     with console.status("tuning") as status:
         for layer in chosen:
             status.update(layer.name)
-            for f in tune_layer(
-                layer,
-                passes=tuple(passes.split(",")),
-                dtypes=tuple(dtype.split(",")),
-                threads=tuple(int(n) for n in threads.split(",")),
-                layouts=("channels_last", "channels_first") if layout == "both" else (layout,),
-                most=most,
-            ):
+            for f in tune_layer(layer, **options):
                 best = "the same" if f.tile is None else "{2} pixels x {1} vectors of {0}".format(*f.tile)
                 cells = (f.layer, f.what, f.layout, f.dtype, f.threads, f.tried, f.own, best, f"{f.gain:.2f}")
                 table.add_row(*map(str, cells))
