@@ -39,7 +39,7 @@ def tune(
     from preimage.engines.jit import tuning
 
     options: dict[str, Any] = {
-        "passes": text.words(passes, "pass", ("forward", "grad_input")),
+        "passes": text.words(passes, "pass", ("forward", "grad_input", "grad_weight")),  # the last is refused with its reason
         "dtypes": text.words(dtype, "dtype", text.DTYPES),
         "threads": text.threads(threads),
         "layouts": text.layouts(layout),
