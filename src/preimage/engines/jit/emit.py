@@ -1,6 +1,7 @@
 """The loop, vector and pointer layer in which schedules are written: Python that reads like the loops it emits.
 
-A `Kernel` is one LLVM function `void kernel(i64* args, i64 task)`. Its values are thin wrappers that carry their builder:
+A `Kernel` is one LLVM function `void kernel(i64* args, i64 task, i64 thread)`; threads of a job are numbered from 0, and each
+may keep scratch of its own. Its values are thin wrappers that carry their builder:
 
     f = Kernel()
     x, y = f.ptr_arg(0, "f32"), f.ptr_arg(1, "f32")     # args[0], args[1] hold addresses
@@ -45,7 +46,7 @@ class Loop:
 
 
 class Kernel:
-    """One function `void kernel(i64* args, i64 task)` under construction: its lines of IR, and the block being written."""
+    """One function `void kernel(i64* args, i64 task, i64 thread)` under construction: its lines of IR, and the block being written."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -54,7 +55,7 @@ class Kernel:
         self._ended = False
         self._block = "entry"
         self._known: dict[str, str] = {}
-        self.task = Int(self, "%task")
+        self.task, self.thread = Int(self, "%task"), Int(self, "%thread")
 
     # ---- lines of text
 
@@ -195,7 +196,7 @@ class Kernel:
     def call(self, code: Int, arguments: Ptr, task: Int) -> None:
         """Run another kernel, given by its address."""
         callee = self.once(f"inttoptr i64 {code.value} to ptr")
-        self.write(f"call void {callee}(ptr {arguments.value}, i64 {task.value})")
+        self.write(f"call void {callee}(ptr {arguments.value}, i64 {task.value}, i64 {self.thread.value})")
 
     # ---- what LLVM offers as intrinsics
 
@@ -264,7 +265,7 @@ class Kernel:
         if not self._ended:
             self.write("ret void")
             self._ended = True
-        head = "define void @kernel(ptr %args, i64 %task) nounwind {\nentry:\n"
+        head = "define void @kernel(ptr %args, i64 %task, i64 %thread) nounwind {\nentry:\n"
         return head + "\n".join(self._lines) + "\n}\n" + "\n".join(self._declared.values()) + "\n"
 
 

@@ -20,7 +20,7 @@ __all__ = ["FewPlan", "few_plan", "few_recipe", "row_axis"]
 MOST_CHANNELS = 8
 MOST_PRODUCTS = 400  # multiply-adds in the code
 LONG_LINE, LONG_TILE = 128, 32  # in long lines the tile depends on the channels alone: new sizes find their kernels made
-SCRATCH_BYTES = 384 << 10  # of a task; it should stay in the L2 cache
+SCRATCH_BYTES = 384 << 10  # of a thread; it should stay in the L2 cache
 FILL_CYCLES = 0.5  # an element brought to the scratch
 _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
@@ -146,7 +146,7 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     if not r.prepared:
         recipe.steps.append(weights)
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
-    recipe.buffers.append(Buffer("scratch", scratch * tasks + 64 * plan.vectors))
+    recipe.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
     last_in, last_out = _last(r)
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles).
     turns = len(columns) * -(-min(block, line) // tile)
@@ -175,7 +175,7 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     recipe.details = {
         "tile": f"{plan.rows} rows x {plan.vectors} vectors of {plan.lanes} pixels x {phases} stride phases x {channels} channels",
         "tasks": f"{tasks}, of {blocks} blocks of columns x {len(bands)} bands of rows",
-        "input": f"{'transposed' if last_in else 'copied'} line by line, {scratch} bytes of scratch a task",
+        "input": f"{'transposed' if last_in else 'copied'} line by line, {scratch} bytes of scratch a thread",
         "result": "stored as vectors",
         "tables": f"{len(steps)} steps, {len(rows)} lines",
     }

@@ -87,7 +87,7 @@ def plane_recipe(r: Request) -> Recipe:
     if not r.prepared:
         recipe.steps.append(recipe.packing)
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
-    recipe.buffers.append(Buffer("scratch", scratch * tasks))
+    recipe.buffers.append(Buffer("scratch", scratch * r.threads))
     spec = PlaneSpec(
         r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
         margin, vectors, looped, r.finish,
@@ -110,7 +110,7 @@ def plane_recipe(r: Request) -> Recipe:
     recipe.details = {
         "tile": f"{rows} rows x {vectors} vectors of {lanes} pixels" + (f" x {out_parts} stride phases" if out_parts > 1 else ""),
         "rows of taps": "a loop" if looped else "unrolled",
-        "bands": f"{len(bands)} a plane, {scratch} bytes of scratch a task",
+        "bands": f"{len(bands)} a plane, {scratch} bytes of scratch a thread",
         "tasks": str(tasks),
     }
     return recipe

@@ -128,7 +128,7 @@ class Bound:
             words = head.copy()
             for place, name in self._places:
                 words[place] = addresses[name]
-            entry(pack(*words) + rest, 0)
+            entry(pack(*words) + rest, 0, 0)
             return out
         for kernel, template, places, pack, tasks in self._steps:
             words = template.copy()

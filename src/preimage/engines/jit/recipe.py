@@ -114,7 +114,7 @@ class Recipe:
         """Launch the steps with the addresses of this call's arrays."""
         if n_threads <= 1:
             entry, _, rest = self.program
-            entry(threads.pack_args(*self.head(addresses)) + rest, 0)  # without the pool
+            entry(threads.pack_args(*self.head(addresses)) + rest, 0, 0)  # without the pool
             return
         for step in self.steps:
             values = list(step.template)
@@ -124,7 +124,7 @@ class Recipe:
 
 
 _PADDING = (0,) * HEAD
-_Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)
+_Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 
 
 def sweep_step(pack_step: Step, multiply: Step, chunks: int, in_place: bool) -> Step:

@@ -1,6 +1,6 @@
 """A pool of threads that wait inside generated code, and the call that runs a kernel's tasks.
 
-    launch(kernel, args, n_tasks, n_threads)        # kernel(args, 0), ..., kernel(args, n_tasks - 1), each once
+    launch(kernel, args, n_tasks, n_threads)        # kernel(args, 0, t), ..., kernel(args, n_tasks - 1, t), each once
 
 Waking a parked Python thread costs about 50 us; a worker here spins on one word of memory for a moment after each job,
 then parks. The picture of a job:
@@ -140,7 +140,7 @@ def pack_args(*values: int) -> bytes:
 
 
 def launch(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
-    """Run kernel(args, task) once for every task in range(n_tasks), on up to n_threads threads, the caller being one.
+    """Run kernel(args, task, thread) once for every task in range(n_tasks), on up to n_threads threads: the caller is thread 0.
 
     Tasks may run in any order and at the same time. The GIL is released meanwhile. A second caller at the same time
     runs its tasks alone, in its own thread.

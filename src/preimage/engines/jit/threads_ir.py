@@ -151,7 +151,7 @@ entry:
   br i1 %any, label %loop, label %done
 loop:
   %task = phi i64 [ 0, %entry ], [ %after, %loop ]
-  call void %kernel(ptr %args, i64 %task)
+  call void %kernel(ptr %args, i64 %task, i64 0)
   %after = add i64 %task, 1
   %more = icmp slt i64 %after, %tasks
   br i1 %more, label %loop, label %done
@@ -159,8 +159,8 @@ done:
   ret void
 }}
 
-; tasks from the counter until none is left
-define internal void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks) {{
+; tasks from the counter until none is left; the caller is thread 0, workers follow
+define internal void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks, i64 %thread) {{
 entry:
   br label %loop
 loop:
@@ -168,7 +168,7 @@ loop:
   %mine = icmp slt i64 %task, %tasks
   br i1 %mine, label %work, label %done
 work:
-  call void %kernel(ptr %args, i64 %task)
+  call void %kernel(ptr %args, i64 %task, i64 %thread)
   br label %loop
 done:
   ret void
@@ -244,7 +244,8 @@ work:
   %kernel = load ptr, ptr %j.kernel
   %args = load ptr, ptr %j.args
   %tasks = load i64, ptr %j.tasks
-  call void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks)
+  %thread = add i64 %index, 1
+  call void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks, i64 %thread)
   br label %leave
 leave:
   %out.job = lshr i64 %in, 32
@@ -292,7 +293,7 @@ rouse:
   call i32 @pthread_cond_broadcast(ptr %cond)
   br label %work
 work:
-  call void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks)
+  call void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks, i64 0)
   atomicrmw and ptr %gate, i64 -2 acq_rel
   br label %waiting
 waiting:

@@ -2,7 +2,7 @@
 
 A tile is `rows` lines of the result by `vectors` vectors of pixels, all stride phases of the last axis and all channels: its
 sums stay in registers. A task walks down a block of columns. The input lines that the next rows of the result need are
-brought to scratch of the task's own first (a ring in the nearer caches), channel by channel, so that neighbouring pixels
+brought to scratch of the thread's own first (a ring in the nearer caches), channel by channel, so that neighbouring pixels
 are neighbours; arrays that lie channels-last are transposed on the way:
 
     for unit in this task's units                    # a unit: an image, a group, a block of columns, a band of rows
@@ -47,7 +47,7 @@ class Arg(IntEnum):
     RESIDUAL = 4
     LIMITS = 5
     SCRATCH = 6
-    SCRATCH_BYTES = 7  # of one task
+    SCRATCH_BYTES = 7  # of one thread
     UNITS = 8
     UNITS_PER_TASK = 9
     BANDS = 10  # first step, last + 1
@@ -115,7 +115,7 @@ def build(spec: FewSpec) -> str:
     f = Kernel()
     arg = {slot: f.int_arg(slot) for slot in Arg}
     step_lanes = spec.lanes * spec.vectors
-    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.task * arg[Arg.SCRATCH_BYTES])
+    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
     kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes)
     first = f.task * arg[Arg.UNITS_PER_TASK]
     with f.loop(first, (first + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])) as unit:

@@ -1,6 +1,6 @@
 """Depthwise convolution of channels-first arrays, vectors across the pixels of a line: forward and transposed.
 
-A channel's plane is small, so a task first copies a band of its rows to scratch of its own (where it stays in the cache):
+A channel's plane is small, so a task first copies a band of its rows to scratch of its thread (where it stays in the cache):
 widened, with margins of zeros, and each row split by the stride (column s*i + q goes to place i of part q). Then every load
 is one of neighbouring elements:
 
@@ -49,7 +49,7 @@ class Arg(IntEnum):
     RESIDUAL = 4
     LIMITS = 5
     SCRATCH = 6
-    SCRATCH_BYTES = 7  # of one task
+    SCRATCH_BYTES = 7  # of one thread
     UNITS = 8
     UNITS_PER_TASK = 9
     N_BANDS = 10
@@ -113,7 +113,7 @@ def build(spec: PlaneSpec) -> str:
     arg = {slot: f.int_arg(slot) for slot in Arg}
     item, own, out_item = ELEMENT_BYTES[spec.inner], ELEMENT_BYTES[spec.element], ELEMENT_BYTES[spec.out]
     del own
-    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.task * arg[Arg.SCRATCH_BYTES])
+    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
     zero = f.zeros(spec.inner, spec.lanes)
     with f.loop(0, arg[Arg.SCRATCH_BYTES], spec.lanes * item) as at:
         scratch.at_bytes(at.index).store(zero)
