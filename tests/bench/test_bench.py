@@ -1,6 +1,7 @@
 """The benchmark: its layers, its check of answers, its arithmetic, and one small run through the command."""
 
 import json
+import os
 from math import isnan, nan
 
 import numpy as np
@@ -13,7 +14,7 @@ from preimage.bench.problem import Problem, ordered, values
 from preimage.bench.results import Row
 from preimage.bench.suite import PASSES, select
 from preimage.bench.summary import Roofs, compare, geomean, headline
-from preimage.errors import OptionError
+from preimage.errors import EngineError, OptionError
 
 LAYER = layer_from_sizes((2, 6, 9, 11), (4, 3, 2, 3), stride=(2, 1), padding=((0, 1), (2, 0)), groups=2)
 DECONV = layer_from_sizes((1, 4, 5, 6), (4, 3, 3, 2), transpose=True, stride=(2, 3), output_padding=(1, 0))
@@ -207,3 +208,25 @@ def test_losing_rows_come_first(tmp_path):
     table = page[page.index("All rows") :]
     assert table.index("losing") < table.index("winning")
     assert "<tr class=lost><td class=t>losing" in table
+
+
+def test_jax_gets_as_many_threads_as_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA makes its pool once a process: in the mask of that many CPUs; another count later is an error in the row."""
+    from preimage.bench.peers import JaxContestant
+
+    seen = []
+
+    class Jax:
+        def devices(self, _kind: str) -> None:
+            seen.append(len(os.sched_getaffinity(0)))
+
+    monkeypatch.setattr(JaxContestant, "_pool", None)
+    contestant = object.__new__(JaxContestant)
+    contestant._jax = Jax()
+    before = os.sched_getaffinity(0)
+    contestant._start(1)
+    contestant._start(1)
+    assert seen == [1]
+    assert os.sched_getaffinity(0) == before
+    with pytest.raises(EngineError, match="1 thread"):
+        contestant._start(2)

@@ -8,12 +8,14 @@ onnxruntime and jax run the forward pass; onnxruntime on NCHW, its own order.
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, ClassVar
 
 import numpy as np
 
 from preimage.bench.problem import Array, Problem, ordered
 from preimage.bench.suite import Layer
+from preimage.errors import EngineError
 
 __all__ = ["PEERS", "torch_truth"]
 
@@ -185,11 +187,12 @@ class OnnxRuntimeContestant:
 
 
 class JaxContestant:
-    """jax on the CPU (XLA), compiled per layer; its threads are the process's affinity mask, so one count a process."""
+    """jax on the CPU (XLA), compiled per layer. XLA makes its pool once a process, one thread per CPU of the affinity mask then."""
 
     name = "jax"
     exact = False
     ours = False
+    _pool: ClassVar[int | None] = None
 
     def __init__(self, layout: str) -> None:
         import jax  # type: ignore[import-not-found,unused-ignore]
@@ -205,7 +208,23 @@ class JaxContestant:
             return "jax computes in float32 unless the whole process is switched to float64"
         return None
 
+    def _start(self, threads: int) -> None:
+        """Make XLA's pool of so many threads, which then may run anywhere."""
+        if JaxContestant._pool is None and hasattr(os, "sched_setaffinity"):
+            mask, before = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+            os.sched_setaffinity(0, sorted(mask)[:threads])
+            try:
+                self._jax.devices("cpu")
+            finally:
+                for task in {*os.listdir("/proc/self/task")} - before:
+                    os.sched_setaffinity(int(task), mask)
+                os.sched_setaffinity(0, mask)
+            JaxContestant._pool = threads
+        if JaxContestant._pool not in (None, threads):
+            raise EngineError(f"jax has {JaxContestant._pool} thread(s) in this process for good: run --threads {threads} alone")
+
     def prepare(self, problem: Problem, what: str, threads: int) -> Any:
+        self._start(threads)
         jax, g = self._jax, problem.layer.geometry
         space = "DHW"[-g.ndim :] if g.ndim else ""
         order = f"N{space}C" if self.layout == "channels_last" else f"NC{space}"
