@@ -20,6 +20,7 @@ if llvm.unavailable():
     pytest.skip(llvm.unavailable(), allow_module_level=True)
 
 from preimage.engines.jit import threads  # noqa: E402
+from preimage.engines.jit.emit import Kernel  # noqa: E402
 
 STORM_SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "1.5"))
 
@@ -59,6 +60,31 @@ def test_every_task_runs_once(n_threads, tasks):
     for _ in range(20):
         count(counts, n_threads)
     assert (counts == 20).all()
+
+
+def relay() -> int:
+    """Task t waits for task t - parts and adds its number to what that one left: args = counters, result, parts."""
+    f = Kernel()
+    parts = f.int_arg(2)
+    part, turn = f.task % parts, f.task // parts
+    counter, cell = f.ptr_arg(0, "i64").at(part * 8), f.ptr_arg(1, "i64").at(part * 8)
+    f.wait(counter, turn)
+    cell.store_int(cell.load_int() * 3 + turn)
+    f.publish(counter, turn + 1)
+    return llvm.compile_module(f.ir(), "relay")
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_a_task_may_wait_for_an_earlier_one(n_threads, parts):
+    turns, wanted = 200, 0
+    for turn in range(turns):
+        wanted = (wanted * 3 + turn) % (1 << 64)
+    for _ in range(20):
+        counters, cells = np.zeros((parts, 8), np.int64), np.zeros((parts, 8), np.int64)
+        args = threads.pack_args(counters.ctypes.data, cells.ctypes.data, parts)
+        threads.launch(relay(), args, turns * parts, n_threads)
+        assert (cells[:, 0].view(np.uint64) == np.uint64(wanted)).all()
 
 
 def test_the_pool_grows_to_what_is_asked_and_no_further():

@@ -186,6 +186,30 @@ def test_tables_do_not_grow_with_the_batch():
     assert sizes[0] == sizes[1] < 4 << 20
 
 
+@pytest.mark.parametrize("name", ["dense 3x3", "rgb head", "21 classes", "long line", "many small images"])
+def test_tasks_in_step_change_no_bit(name, monkeypatch):
+    """Parts of the tiles that follow each other from round to round, on any thread: more threads than CPUs, again and again."""
+    geometry, rng = made(name), np.random.default_rng(8)
+    x = rng.standard_normal(geometry.input_shape).astype(np.float32)
+    y = rng.standard_normal(geometry.output_shape).astype(np.float32)
+    monkeypatch.setattr(weight_grad, "SMALL_MACS", 0)
+    for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0}.items():
+        monkeypatch.setattr(weight_grad_plan, key, value)
+    forget()
+    wanted = bits(gradient(geometry, last(x), last(y)))
+    monkeypatch.setattr(weight_grad, "MOST_TURNS", 1000)
+    for parts in (1, 3):
+        monkeypatch.setattr(weight_grad, "PARTS_PER_THREAD", parts)
+        forget()
+        with pre.config(threads=2):
+            plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
+        assert int(plan.details["tasks"].split()[7]) > 5
+        for _ in range(20):
+            for threads in (2, 5):
+                assert bits(gradient(geometry, last(x), last(y), threads)) == wanted
+    forget()
+
+
 def test_the_changes_of_the_schedule_are_real(monkeypatch):
     """The check above would prove nothing if bands and blocks were not used."""
     geometry = made("dense 3x3")

@@ -26,7 +26,7 @@ from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compil
 from preimage.engines.jit.request import is_little, little_macs
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
-from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
+from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg, counter_words
 from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, side_of
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
@@ -34,7 +34,9 @@ from preimage.settings import current
 __all__ = ["WeightGradRequest", "conv_weight_grad", "dense_strides", "weight_grad_recipe"]
 
 SMALL_MACS = 500_000  # less work than this is not worth handing out
-TASKS_PER_THREAD = 3  # more even out unequal cores, fewer read the operands less often
+TASKS_PER_THREAD = 3  # of all pixels
+PARTS_PER_THREAD = 2  # of a round
+MOST_TURNS = 64  # tasks of one part: so many are enough to keep the threads in step
 _HOW = {"": "in place", "slab": "copied, channels innermost", "blocks": "copied in blocks of a tile's channels"}
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 
@@ -288,9 +290,11 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         taps[k, 3:] = whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, stride)
 
     tiles = n_taps * n_outer * reading.row_tiles * reading.column_tiles * groups
-    wanted = min(tiles, 1 if r.threads == 1 else TASKS_PER_THREAD * r.threads)
-    per_task = max(1, tiles // wanted)
     per_turn = 1 if table.n_bands > 1 else max(1, min(batch, pixels // max(1, prod(g.output_size))))
+    rounds = -(-batch // per_turn) * table.n_bands
+    parts, rounds_per_task = _shares(tiles, rounds, r.threads)
+    per_part = -(-tiles // parts)
+    parts = -(-tiles // per_part)
     has_chain = (batch > 1 or r.turn != "only") and table.n_bands > 1
     as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's
     direct = x_is_vector and as_is and inner == r.element
@@ -299,8 +303,9 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     vector, scalar = ((x, x_step), (y, y_step)) if x_is_vector else ((y, y_step), (x, x_step))
     values = dict.fromkeys(Arg, 0) | {
         Arg.SEGMENTS: segments.ctypes.data, Arg.BANDS: table.bands.ctypes.data, Arg.TAPS: taps.ctypes.data,
-        Arg.IMAGES: batch, Arg.IMAGES_PER_TURN: per_turn, Arg.TURNS: -(-batch // per_turn), Arg.N_BANDS: table.n_bands,
-        Arg.TILES: tiles, Arg.TILES_PER_TASK: per_task, Arg.N_TAPS: n_taps, Arg.N_OUTER: n_outer,
+        Arg.IMAGES: batch, Arg.IMAGES_PER_TURN: per_turn, Arg.ROUNDS: rounds, Arg.N_BANDS: table.n_bands,
+        Arg.TILES: tiles, Arg.TILES_PER_PART: per_part, Arg.PARTS: parts, Arg.ROUNDS_PER_TASK: rounds_per_task,
+        Arg.N_TAPS: n_taps, Arg.N_OUTER: n_outer,
         Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
         Arg.ROW_STEP: scalar[0].step, Arg.ROW_LAST: scalar[0].last, Arg.COL_STEP: vector[0].step,
         Arg.COL_LAST: vector[0].last, Arg.SCALAR_PIXEL: scalar[1], Arg.SCALAR_IMAGE: scalar[0].strides[0],
@@ -327,10 +332,9 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         (Arg.SCALARS, scalar[0].name), (Arg.VECTORS, vector[0].name),
         (Arg.TOTAL, sums), (Arg.CHAIN, "chain" if has_chain else sums),
     )  # fmt: skip
-    template = tuple(int(v) for v in values.values())
-    recipe.steps.append(
-        Step("weight gradient", compiled(spec), template, patches, -(-tiles // per_task), (segments, table.bands, taps))
-    )
+    tasks = parts * -(-rounds // rounds_per_task)
+    template = (*(int(v) for v in values.values()), *[0] * (counter_words(parts) if tasks > parts else 0))
+    recipe.steps.append(Step("weight gradient", compiled(spec), template, patches, tasks, (segments, table.bands, taps)))
     if not direct and r.turn in ("only", "last"):
         recipe.steps.append(_order_step(r, x_is_vector, inner))
     recipe.details = {
@@ -338,10 +342,20 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         f"{1 if reading.run else last} x {n_outer} taps, {groups} groups",
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
         "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time",
+        "tasks": f"{parts} parts of the tiles, {rounds_per_task} of {rounds} rounds each",
         "x": _HOW[x.name[2:]] + (", columns a stride apart dealt out" if x.hands > 1 else ""),
         "y": _HOW[y.name[2:]],
         "result": "stored in place" if direct else "reordered from the order of the sums",
     }
+
+
+def _shares(tiles: int, rounds: int, threads: int) -> tuple[int, int]:
+    """Parts of the tiles, and rounds of one task: with one round of all pixels more tasks even out unequal cores, with many
+    rounds they do so from one to the next, and fewer parts read the band less often.
+    """
+    if threads == 1:
+        return 1, rounds
+    return min(tiles, threads * (PARTS_PER_THREAD if rounds > 1 else TASKS_PER_THREAD)), max(1, rounds // MOST_TURNS)
 
 
 def _order_step(r: WeightGradRequest, x_is_vector: bool, inner: str) -> Step:

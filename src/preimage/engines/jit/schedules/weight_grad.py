@@ -7,13 +7,17 @@ vectors or to the loop, is the plan's choice (`weight_grad_plan`). The loops of 
 
     for n in images (groups of `images per turn`)
         for band in bands                            # output rows that fit the cache; a chain is put down and taken up
-            for tile in this task's tiles            # columns, tap, rows; rows fastest
+            for tile in this task's part of the tiles    # columns, tap, rows; rows fastest
                 for n in this turn's images
                     sum[r][v] = +0, or the chain so far
                     for segment in the band's segments that this tap reaches    # part of one row of output pixels
                         for ow in segment
                             sum[r][v] = fma(scalar[ow][r], vector[ow][v], sum[r][v])
                     chain or total <- sum
+
+The first two loops are one here: a *round* is a band of one turn's images. With more than one thread a task is a part of the
+tiles in some rounds, and all parts of a round are handed out before those of the next: the threads read the same band at
+the same time, once from memory. A task waits until the same part's task before it is done, as it takes up its sums.
 
 The order of one sum is (image, oh, ow), whatever the tile: images are separate chains, added in order. Positions where x
 is padding are left out by the segments and by the range of the tap; `weight_grad_run` says when that may be done.
@@ -27,7 +31,7 @@ from enum import IntEnum
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 
-__all__ = ["KW_WORDS", "SEGMENT_WORDS", "Arg", "TileSpec", "build"]
+__all__ = ["KW_WORDS", "SEGMENT_WORDS", "Arg", "TileSpec", "build", "counter_words"]
 
 PIXELS_AHEAD = 24
 LINE_BYTES = 64
@@ -49,7 +53,7 @@ class Arg(IntEnum):
     IMAGES_PER_TURN = 8
     N_BANDS = 9
     TILES = 10  # in all
-    TILES_PER_TASK = 11
+    TILES_PER_PART = 11
     N_TAPS = 12  # taps of the last axis that are loop turns
     N_OUTER = 13  # taps of the other axes
     N_ROWS = 14  # row tiles
@@ -69,8 +73,20 @@ class Arg(IntEnum):
     OUT_ROW = 28  # result: from a row to the next, and so on; columns are neighbours
     OUT_OUTER = 29
     OUT_GROUP = 30
-    TURNS = 31  # ceil(images / images per turn)
+    ROUNDS = 31  # ceil(images / images per turn) * bands
     BEGUN = 32  # 1 if images before these were summed already, else 0
+    PARTS = 33
+    ROUNDS_PER_TASK = 34
+
+
+# Behind the arguments: the next task of each part, counted up as tasks end, every counter on a cache line of its own. The
+# argument vector belongs to one call, and begins with zeros there.
+LINE_WORDS = 8
+
+
+def counter_words(parts: int) -> int:
+    """Words of the counters of so many parts."""
+    return LINE_WORDS * (parts + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +119,30 @@ def build(spec: TileSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     arg = {slot: f.int_arg(slot) for slot in Arg}
-    first = f.task * arg[Arg.TILES_PER_TASK]
-    last = (first + arg[Arg.TILES_PER_TASK]).minimum(arg[Arg.TILES])
-    with f.loop(0, arg[Arg.TURNS]) as turn:
-        begin = turn.index * arg[Arg.IMAGES_PER_TURN]
+    part, number = f.task % arg[Arg.PARTS], f.task // arg[Arg.PARTS]
+    first = part * arg[Arg.TILES_PER_PART]
+    last = (first + arg[Arg.TILES_PER_PART]).minimum(arg[Arg.TILES])
+    begun = number * arg[Arg.ROUNDS_PER_TASK]
+    ended = (begun + arg[Arg.ROUNDS_PER_TASK]).minimum(arg[Arg.ROUNDS])
+    counter = f.arguments.at(len(Arg) + LINE_WORDS).at(part * LINE_WORDS)
+    with f.when(number > 0):
+        f.wait(counter, number)
+    with f.loop(begun, ended) as round_:
+        band = round_.index % arg[Arg.N_BANDS]
+        begin = round_.index // arg[Arg.N_BANDS] * arg[Arg.IMAGES_PER_TURN]
         end = (begin + arg[Arg.IMAGES_PER_TURN]).minimum(arg[Arg.IMAGES])
-        with f.loop(0, arg[Arg.N_BANDS]) as band, f.loop(first, last) as tile:
+        with f.loop(first, last) as tile:
             place = _Place(f, spec, arg, tile.index)
-            bounds = f.ptr_arg(Arg.BANDS, "i64").at(place.outer * (arg[Arg.N_BANDS] + 1) + band.index)
+            bounds = f.ptr_arg(Arg.BANDS, "i64").at(place.outer * (arg[Arg.N_BANDS] + 1) + band)
             segments = bounds.load_int(), bounds.at(1).load_int()
             with f.loop(begin, end) as n:
-                sums = _start(f, spec, place, band.index)
+                sums = _start(f, spec, place, band)
                 scalars = place.scalars.at_bytes(n.index * arg[Arg.SCALAR_IMAGE])
                 vectors = place.vectors.at_bytes(n.index * arg[Arg.VECTOR_IMAGE])
                 sums = _band(f, spec, arg, place, scalars, vectors, segments, sums)
-                _finish(f, spec, arg, place, n.index, band.index, sums)
+                _finish(f, spec, arg, place, n.index, band, sums)
+    with f.when(ended < arg[Arg.ROUNDS]):
+        f.publish(counter, number + 1)
     return f.ir()
 
 
