@@ -36,6 +36,7 @@ from preimage.engines.jit.schedules.tables import Slot
 __all__ = ["Request", "dense_recipe"]
 
 BAND_BYTES = 512 << 10  # of input and output together, held in the L2 cache
+SMALL_WEIGHTS = 64 << 10  # of all stride phases together: these need no chunks of their own
 FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
 CROWDED_RUN = 256  # channels from which on the copy is worth its while
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
@@ -286,8 +287,9 @@ def _share(
 ) -> tuple[Any, Any, bool]:
     """Cut the rows into chunks, one task each for every block of channels; whether all blocks of a chunk come together.
 
-    A chunk's input should stay in the L2 cache while all its phases and blocks of channels pass over it, so rows are
-    sorted by where their input lies, in bands.
+    A chunk's input and output should stay in the L2 cache while all blocks of channels pass over it, so rows are sorted in bands
+    by where their input lies; and its weights too, so the stride phases of a transposed convolution, each with weights of its own,
+    make chunks of their own. What is larger, weights or input, stays while the other passes by.
     """
     count = int((rows[:, 4] - rows[:, 3]).sum())
     longest = int((rows[:, 4] - rows[:, 3]).max())
@@ -298,13 +300,15 @@ def _share(
     rows = split_rows(rows, pieces)
     at = rows[:, 0] + tiles[rows[:, 3], 0]
     lowest = int(at.min())
-    bands = (at - lowest) // band
-    order = np.argsort(bands, kind="stable")
-    rows, bands = np.ascontiguousarray(rows[order]), bands[order]
-    edges = [0, *(np.flatnonzero(np.diff(bands)) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
+    bands, kinds = (at - lowest) // band, rows[:, 5]
+    weights, inputs = blocks * block_bytes, count * choice.pixels * pixel_bytes
+    n_bands, n_kinds = len(np.unique(bands)), len(np.unique(kinds))
+    order = np.lexsort((bands, kinds) if weights * n_kinds > inputs else (kinds, bands))
+    rows = np.ascontiguousarray(rows[order])
+    moves = np.diff(bands[order]) != 0
+    if weights > SMALL_WEIGHTS:
+        moves |= np.diff(rows[:, 5]) != 0
+    edges = [0, *(np.flatnonzero(moves) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
     if len(edges) - 1 < wanted:
         edges = sorted({*edges, *(len(rows) * c // wanted for c in range(wanted + 1))})
-    bounds = as_ints(edges)
-    chunks = len(edges) - 1
-    weights, inputs = blocks * block_bytes, count * choice.pixels * pixel_bytes
-    return rows, bounds, chunks * weights <= blocks * inputs
+    return np.ascontiguousarray(rows[:, :5]), as_ints(edges), n_bands * weights <= blocks * inputs

@@ -186,6 +186,7 @@ def gather_tables(
 
     Strides are in bytes, along each axis; the addresses of INPUT and OUTPUT are those of position 0 everywhere.
     part: picks some of a phase's tiles, and says how far (in positions) the input of each is moved.
+    Rows have one more number at their end: rows of one number (of the outer axes' phases, and the tile's) share their taps.
     """
     outer = [k for k in range(len(axes)) if k != choice.axis]
     weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
@@ -236,9 +237,9 @@ def gather_tables(
                 at_in = (at_in[:, None] + t * (p.in_step * in_strides[k])).ravel()
                 at_out = (at_out[:, None] + (p.start + t * p.step) * out_strides[k]).ravel()
                 number = (number[:, None] * len(choices) + cls).ravel()
-            block = np.empty((len(at_in), 5), np.int64)
+            block = np.empty((len(at_in), 6), np.int64)
             block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(ranges)
-            block[:, 3], block[:, 4] = first_tile, end_tile
+            block[:, 3], block[:, 4], block[:, 5] = first_tile, end_tile, len(rows)
             rows.append(block)
             for picked in product(*(choices for _, choices in classed)):
                 for lo, hi in ranges:
@@ -269,7 +270,7 @@ def split_rows(rows: Ints, pieces: int) -> Ints:
         part[:, 3] = rows[:, 3] + count * piece // pieces
         part[:, 4] = rows[:, 3] + count * (piece + 1) // pieces
         out.append(part)
-    cut = np.stack(out, axis=1).reshape(-1, 5)
+    cut = np.stack(out, axis=1).reshape(-1, rows.shape[1])
     return np.ascontiguousarray(cut[cut[:, 4] > cut[:, 3]])
 
 
