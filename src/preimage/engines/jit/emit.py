@@ -249,10 +249,10 @@ class Kernel:
         self._declared[name] = f"declare void @{name}({kind}, ptr, i32, {type_of('i1', mask.lanes)})"
         self.write(f"call void @{name}({kind} {value}, ptr {address}, i32 {align}, {mask.typed})")
 
-    def prefetch(self, where: Ptr, level: int = 1) -> None:
-        """Ask for a cache line that will be read soon, into the first cache or the second."""
+    def prefetch(self, where: Ptr, level: int = 1, write: bool = False) -> None:
+        """Ask for a cache line that will be read (or written) soon, into the first cache or the second."""
         self._declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
-        self.write(f"call void @llvm.prefetch.p0(ptr {where.value}, i32 0, i32 {4 - level}, i32 1)")
+        self.write(f"call void @llvm.prefetch.p0(ptr {where.value}, i32 {int(write)}, i32 {4 - level}, i32 1)")
 
     def widen(self, raw: str, element: str, lanes: int) -> Num:
         """What was loaded as a Num: narrow types become f32, exactly."""

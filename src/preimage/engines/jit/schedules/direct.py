@@ -88,6 +88,7 @@ def build(spec: DirectSpec) -> str:
             x_tile = x_row.at_bytes(entry.load_int())
             out_tile = out_row + entry.at(1).load_int()
             out_tile += channel * (arg[Slot.CHANNEL_BYTES] if spec.turned else ELEMENT_BYTES[spec.out])
+            _ask_for_lines(f, spec, out_tile)
             sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
             with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
                 offsets = taps.at(tap.index * TAP_WORDS)
@@ -100,6 +101,18 @@ def build(spec: DirectSpec) -> str:
                 cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
                 _store(f, spec, tap.result, out_tile, channel, left, cut, end)
     return f.ir()
+
+
+def _ask_for_lines(f: Kernel, spec: DirectSpec, out_tile: Int) -> None:
+    """The lines of the result that the tile will write, asked for before its sums are computed: stores that miss the cache wait
+    for one another, and a few dozen fill the CPU's queue.
+    """
+    if spec.turned:  # half a line to each of many channels: asking costs what it saves (measured)
+        return
+    result = f.ptr_arg(Slot.OUTPUT, spec.out).at_bytes(out_tile)
+    for p in range(spec.pixels):
+        for v in range(0, spec.vectors * spec.lanes * ELEMENT_BYTES[spec.out], 64):
+            f.prefetch(result.at_bytes(f.int_arg(Slot.OUT_PIXEL_BYTES) * p + v), write=True)
 
 
 def _masks(f: Kernel, spec: DirectSpec, count: Int) -> list[Bit]:

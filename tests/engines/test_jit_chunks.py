@@ -1,0 +1,60 @@
+"""How the rows of a call are cut into chunks: every row once, and the stride phases of a transposed convolution apart."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from preimage.engines.jit import dense
+from preimage.engines.jit.engine import JitEngine
+from preimage.engines.jit.plan import fold_phases
+from preimage.engines.jit.request import little_work
+from preimage.engines.jit.schedules.tables import Slot
+from preimage.geometry import ConvGeometry
+from preimage.settings import config
+
+JIT = JitEngine()
+pytestmark = pytest.mark.skipif(JIT.unavailable() is not None, reason=str(JIT.unavailable()))
+
+CASES = {
+    "folded": ConvGeometry.from_conv_transpose((1, 21, 40, 38), (21, 21, 16, 16), stride=8),
+    "phase by phase": ConvGeometry.from_conv_transpose((2, 64, 24, 25), (64, 48, 4, 4), stride=2),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_chunks_have_every_row_once_and_one_stride_phase_each(name, threads, monkeypatch):
+    g = CASES[name]
+    given = []
+
+    def keep(rows, *others):
+        given.append(rows)
+        return share(rows, *others)
+
+    share = dense._share
+    monkeypatch.setattr(dense, "_share", keep)
+    with config(threads=threads), little_work(0):
+        request = replace(JIT.request(g, "conv_transpose", np.dtype("float32"), channels_last=True), prepared=True)
+        recipe = dense.dense_recipe(request)
+    step = recipe.steps[-1]
+    rows, _, lists, taps, bounds = step.tables
+
+    def tiles(table):
+        return sorted((a, b, c, k) for a, b, c, first, end, *_ in table.tolist() for k in range(first, end))
+
+    assert tiles(rows) == tiles(given[0])
+    assert bounds[0] == 0
+    assert bounds[-1] == len(rows)
+    folded = fold_phases(g)
+    assert folded is not None
+    assert (recipe.bias_repeat > 1) is (name == "folded")
+    line = folded.axis.kernel if name == "folded" else g.kernel_size[-1]
+    tap_bytes = step.template[Slot.BLOCK_BYTES] // (g.kernel_size[0] * line)
+    for begin, end in pairwise(bounds):
+        phases = set()
+        for row in rows[begin:end]:
+            first, last = lists[row[2]]
+            phases |= set((taps[first:last, 1] // tap_bytes // line % g.stride[0]).tolist())
+        assert len(phases) == 1
