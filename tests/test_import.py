@@ -40,6 +40,27 @@ def test_import_takes_little_beside_numpy():
     assert min(float(run(code)) for _ in range(5)) < 0.2
 
 
+def test_a_first_call_imports_nothing_slow():
+    """Parts of NumPy that NumPy itself imports late take longer than a whole first call."""
+    code = """
+import sys
+import numpy as np
+import preimage as pre
+import llvmlite.binding
+import preimage.engines.jit.engine
+before = set(sys.modules)
+with pre.config(engine="jit"):
+    for groups, inputs in ((1, 24), (24, 1)):
+        for n in (9, 600):
+            x, w = np.ones((1, 24, 7, n), np.float32), np.ones((24, inputs, 3, 3), np.float32)
+            y = pre.conv(x, w, padding=1, groups=groups)
+            pre.conv_transpose(y, w, padding=1, groups=groups)
+            pre.conv_weight_grad(x, y, kernel_size=(3, 3), padding=1, groups=groups)
+print(sorted(m for m in set(sys.modules) - before if not m.startswith("preimage.")))
+"""
+    assert run(code) == "[]"
+
+
 def test_every_public_name_is_there():
     import preimage
 

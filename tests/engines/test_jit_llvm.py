@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ llvm = pytest.importorskip("preimage.engines.jit.llvm")
 if llvm.unavailable():
     pytest.skip(llvm.unavailable(), allow_module_level=True)
 
-from preimage.engines.jit import threads  # noqa: E402
+from preimage.engines.jit import emit, threads  # noqa: E402
 from preimage.errors import EngineError  # noqa: E402
 from preimage.geometry import ConvGeometry  # noqa: E402
 
@@ -172,6 +173,38 @@ def test_the_thread_pool_and_a_schedule_compile_for_every_target():
         reading = weight_grad_plan.read_geometry(geometry, 4, target)
         text = weight_grad.build(weight_grad_plan.tile_spec(reading, "f32", True, (0, 0)))
         assert llvm.assembly(text, target).count(fused) >= reading.tile_rows * len(reading.lanes)
+
+
+def test_a_loop_shows_the_code_generator_no_counter():
+    """Nothing but a frozen copy and the next turn depends on a loop's counter: addresses stay as a schedule writes them."""
+    f = emit.Kernel()
+    x, y, n = f.ptr_arg(0, "f32"), f.ptr_arg(1, "f32"), f.int_arg(2)
+    with f.loop(0, n) as row, f.loop(0, n, 16, carry=[f.zeros("f32", 16)]) as i:
+        i.carry = [x.at(i.index * n + row.index).load(16) + i.carry[0]]
+        y.at(row.index).store(i.carry[0])
+    lines = f.ir().splitlines()
+    counters = [line.split(" = ")[0] for line in lines if " = phi i64 " in line]
+    assert len(counters) == 2
+    for counter in counters:
+        uses = [line for line in lines if re.search(rf"{counter}\b", line) and not line.startswith(counter)]
+        assert sorted(use.split(" = ")[1].split(f"{counter}, ")[0] for use in uses) == ["add i64 ", "add nsw i64 "]
+    assert sum(" = freeze i64 " in line for line in lines) == len(counters)
+    llvm.checked_ir(f.ir())
+
+
+def test_whether_a_mask_is_true_anywhere():
+    f = emit.Kernel()
+    x, y = f.ptr_arg(0, "f32"), f.ptr_arg(1, "i64")
+    for k, lanes in enumerate((1, 4, 16)):
+        with f.when(x.at(16 * k).load(lanes).is_nan().anywhere()):
+            y.at(k).store_int(1)
+    kernel = llvm.compile_module(f.ir())
+    for place, expected in ((None, [0, 0, 0]), (0, [1, 0, 0]), (1, [0, 0, 0]), (19, [0, 1, 0]), (20, [0, 0, 0]), (47, [0, 0, 1])):
+        data, found = np.zeros(48, np.float32), np.zeros(3, np.int64)
+        if place is not None:
+            data[place] = np.nan
+        threads.launch(kernel, threads.pack_args(data.ctypes.data, found.ctypes.data), 1, 1)
+        assert found.tolist() == expected
 
 
 def test_an_unknown_target_is_named():

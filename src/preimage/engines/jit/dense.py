@@ -22,6 +22,7 @@ from preimage.engines.jit.plan import (
     Tiles,
     as_ints,
     choose_tile,
+    distinct,
     fold_phases,
     gather_axes,
     join_taps,
@@ -302,7 +303,7 @@ def _share(
     lowest = int(at.min())
     bands, kinds = (at - lowest) // band, rows[:, 5]
     weights, inputs = blocks * block_bytes, count * choice.pixels * pixel_bytes
-    n_bands, n_kinds = len(np.unique(bands)), len(np.unique(kinds))
+    n_bands, n_kinds = len(distinct(bands)), len(distinct(kinds))
     order = np.lexsort((bands, kinds) if weights * n_kinds > inputs else (kinds, bands))
     rows = np.ascontiguousarray(rows[order])
     moves = np.diff(bands[order]) != 0

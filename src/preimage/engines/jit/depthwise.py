@@ -11,7 +11,7 @@ import numpy as np
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import slab_steps, swap_back, weight_step
-from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
+from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, distinct, gather_axes
 from preimage.engines.jit.plane import plane_recipe, wants_planes
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.request import Request
@@ -242,7 +242,7 @@ def _rows(axes: list[Axis], outer: list[int], in_strides: list[int], out_strides
             block[:, 0] += at_in[i]
             block[:, 1] += at_out[i]
             code = code * (len(phase.taps) + 1) ** 2 + codes[i]
-        for value in np.unique(code):
+        for value in distinct(code):
             chosen = np.flatnonzero(code == value)
             ranges = []
             for (_, _, codes), i, phase in zip(picks, index, phases, strict=True):

@@ -108,7 +108,8 @@ def _toolchain() -> str:
 def generator_sources() -> list[Path]:
     """The files that make the text of a kernel from its spec: the schedules and the emitter, which import no other of this engine."""
     here = Path(__file__).parent
-    return [here / "emit.py", here / "values.py", *sorted((here / "schedules").glob("*.py"))]
+    schedules = sorted(name for name in os.listdir(here / "schedules") if name.endswith(".py"))
+    return [here / "emit.py", here / "values.py", *(here / "schedules" / name for name in schedules)]
 
 
 @functools.cache

@@ -31,6 +31,7 @@ __all__ = [
     "Phase",
     "Tiles",
     "choose_tile",
+    "distinct",
     "fold_phases",
     "gather_axes",
     "join_taps",
@@ -96,15 +97,19 @@ class Phase:
         return int((last - first).sum())
 
 
+def distinct(numbers: Ints) -> Ints:
+    """The different ones of numbers from 0 on, in order. (np.unique would import numpy.ma, which takes longer than a plan.)"""
+    ordered = np.sort(numbers)
+    found: Ints = ordered[np.diff(ordered, prepend=-1) != 0]
+    return found
+
+
 def _classes(first: Ints, last: Ints) -> tuple[Ints, list[tuple[int, int]]]:
     """Pairs (first, last), numbered: the number of each, and the pairs that there are."""
-    if len(first) > 256:
-        wide = int(last.max()) + 1
-        codes, number = np.unique(first * wide + last, return_inverse=True)
-        return number.astype(np.int64), [divmod(int(code), wide) for code in codes]
-    known: dict[tuple[int, int], int] = {}
-    pairs = zip(first.tolist(), last.tolist(), strict=True)
-    return np.array([known.setdefault(pair, len(known)) for pair in pairs], np.int64), list(known)
+    wide = int(last.max(initial=0)) + 1
+    codes = first * wide + last
+    found = distinct(codes)
+    return np.searchsorted(found, codes), [divmod(int(code), wide) for code in found]
 
 
 @dataclass(frozen=True)

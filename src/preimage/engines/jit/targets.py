@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 __all__ = ["Target", "cache_sizes", "vectors"]
 
@@ -37,13 +37,17 @@ class Target:
 def cache_sizes() -> dict[str, int]:
     """Data cache sizes of the first CPU from sysfs, where it can be read."""
     sizes: dict[str, int] = {}
-    root = Path("/sys/devices/system/cpu/cpu0/cache")
+    root = "/sys/devices/system/cpu/cpu0/cache"
+
+    def word(index: str, name: str) -> str:
+        with open(os.path.join(root, index, name)) as file:
+            return file.read().strip()
+
     try:
-        for index in root.glob("index*"):
-            if (index / "type").read_text().strip() == "Instruction":
+        for index in os.listdir(root):
+            if not index.startswith("index") or word(index, "type") == "Instruction":
                 continue
-            level = (index / "level").read_text().strip()
-            text = (index / "size").read_text().strip()
+            level, text = word(index, "level"), word(index, "size")
             unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1], 1)
             sizes[f"l{level}_bytes"] = int(text.rstrip("KMG")) * unit
     except (OSError, ValueError):

@@ -138,6 +138,13 @@ class Bit:
             return self.pick(yes, no)
         return yes.like(self.kernel.let(f"select {self.typed}, {yes.typed}, {no.typed}"))
 
+    def anywhere(self) -> Bit:
+        """Whether it is true in any lane."""
+        if self.lanes == 1:
+            return self
+        word = self.kernel.let(f"bitcast {self.typed} to i{self.lanes}")
+        return Bit(self.kernel, self.kernel.let(f"icmp ne i{self.lanes} {word}, 0"))
+
     def __and__(self, other: Bit) -> Bit:
         return self.like(f"and {self.typed}, {other.value}")
 

@@ -106,11 +106,10 @@ def build_weight(spec: WeightSpec) -> str:
             channels,
             outer.carry,
         )
-    total = outer.result[0].lane(0)
-    for chain in outer.result:
-        for lane in range(spec.lanes):
-            total = total + chain.lane(lane)
-    with f.when(total.is_nan()):
+    total = outer.result[0]
+    for chain in outer.result[1:]:
+        total = total + chain
+    with f.when(total.is_nan().anywhere()):
         f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
     return f.ir()
 
