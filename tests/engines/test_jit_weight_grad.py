@@ -210,6 +210,45 @@ def test_tasks_in_step_change_no_bit(name, monkeypatch):
     forget()
 
 
+@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "pixels only"])
+def test_asking_early_changes_no_bit(name, monkeypatch):
+    geometry, rng = made(name), np.random.default_rng(9)
+    x = rng.standard_normal(geometry.input_shape).astype(np.float32)
+    y = rng.standard_normal(geometry.output_shape).astype(np.float32)
+    layouts = ((x, y), (last(x), last(y)))
+    wanted = bits(gradient(geometry, x, y))
+    for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0, "asks_early": lambda *_: True}.items():
+        monkeypatch.setattr(weight_grad_plan, key, value)
+    monkeypatch.setattr(weight_grad, "SMALL_MACS", 0)
+    forget()
+    plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
+    assert ("meanwhile" in plan.details["bands"]) == ("blocks" not in plan.details["x"] + plan.details["y"])
+    for threads in (1, 3):
+        for a, b in layouts:
+            assert bits(gradient(geometry, a, b, threads)) == wanted, threads
+    forget()
+
+
+def test_what_is_asked_for_early_is_what_is_read():
+    """Every band's new rows, joined where they follow each other; together they are the operands, each line once."""
+    geometry = ConvGeometry.from_conv(
+        (1, 64, 2, 120, 100), (128, 64, 1, 3, 3), stride=(1, 1, 1), padding=((0, 0), (1, 1), (1, 1))
+    )
+    item, x_bytes, y_bytes = 4, 64 * 2 * 120 * 100 * 4, 128 * 2 * 120 * 100 * 4
+    recipe = weight_grad.recipe_for_shapes(geometry, "f32", item, True, 1)
+    assert "meanwhile" in recipe.details["bands"]
+    words, starts = recipe.steps[-1].tables[-2:]
+    assert starts[0] == 0
+    assert starts[-1] == len(words)
+    for side, size in ((1, x_bytes), (0, y_bytes)):  # x as vectors, y as scalars
+        lines = words[words[:, 0] == side]
+        assert lines[:, 1].min() == 0
+        assert lines[:, 2].sum() * 64 == size
+        assert len(np.unique(lines[:, 1])) == len(lines)
+    geometry = ConvGeometry.from_conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1)  # stays in the nearer caches
+    assert "meanwhile" not in weight_grad.recipe_for_shapes(geometry, "f32", item, True, 1).details["bands"]
+
+
 def test_the_changes_of_the_schedule_are_real(monkeypatch):
     """The check above would prove nothing if bands and blocks were not used."""
     geometry = made("dense 3x3")

@@ -27,7 +27,7 @@ from preimage.engines.jit.request import is_little, little_macs
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg, counter_words
-from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, side_of
+from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, rows_read, side_of
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
 
@@ -299,6 +299,8 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's
     direct = x_is_vector and as_is and inner == r.element
 
+    early = not r.little and "blocks" not in x.name + y.name and planning.asks_early(g, reading, size, r.target.l2_bytes)
+    asked = planning.spans(rows_read(g, table, x, y, x_is_vector) if early else [])
     x_step, y_step = x.strides[-1] * (stride if x.hands == 1 else 1), y.strides[-1]
     vector, scalar = ((x, x_step), (y, y_step)) if x_is_vector else ((y, y_step), (x, x_step))
     values = dict.fromkeys(Arg, 0) | {
@@ -312,7 +314,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         Arg.SCALAR_GROUP: scalar[0].group, Arg.VECTOR_PIXEL: vector[1], Arg.VECTOR_IMAGE: vector[0].strides[0],
         Arg.VECTOR_GROUP: vector[0].group,
         Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes, Arg.OUT_GROUP: weights // groups * size,
-        Arg.BEGUN: int(r.turn in ("middle", "last")),
+        Arg.BEGUN: int(r.turn in ("middle", "last")), Arg.SPANS: asked[0].ctypes.data, Arg.SPAN_BOUNDS: asked[1].ctypes.data,
     }  # fmt: skip
     sums = "out" if direct else "sums"
     if not direct and r.turn == "only":
@@ -326,7 +328,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         for (side, step), width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
     )
     spec = planning.tile_spec(
-        reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little
+        reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little, early
     )
     patches = (
         (Arg.SCALARS, scalar[0].name), (Arg.VECTORS, vector[0].name),
@@ -334,14 +336,15 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     )  # fmt: skip
     tasks = parts * -(-rounds // rounds_per_task)
     template = (*(int(v) for v in values.values()), *[0] * (counter_words(parts) if tasks > parts else 0))
-    recipe.steps.append(Step("weight gradient", compiled(spec), template, patches, tasks, (segments, table.bands, taps)))
+    recipe.steps.append(Step("weight gradient", compiled(spec), template, patches, tasks, (segments, table.bands, taps, *asked)))
     if not direct and r.turn in ("only", "last"):
         recipe.steps.append(_order_step(r, x_is_vector, inner))
     recipe.details = {
         "reading": f"{reading.rows} rows x {reading.columns} columns ({reading.kind}), "
         f"{1 if reading.run else last} x {n_outer} taps, {groups} groups",
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
-        "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time",
+        "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time"
+        + (", the next one asked for meanwhile" if early else ""),
         "tasks": f"{parts} parts of the tiles, {rounds_per_task} of {rounds} rounds each",
         "x": _HOW[x.name[2:]] + (", columns a stride apart dealt out" if x.hands > 1 else ""),
         "y": _HOW[y.name[2:]],

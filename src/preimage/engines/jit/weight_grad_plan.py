@@ -29,10 +29,12 @@ from preimage.geometry import ConvGeometry
 __all__ = [
     "Reading",
     "Tables",
+    "asks_early",
     "band_pixels",
     "lines_ahead",
     "products",
     "read_geometry",
+    "spans",
     "tables",
     "tap_range",
     "tile_spec",
@@ -49,6 +51,7 @@ BLOCK_IMAGE_BYTES = 192 << 10
 BLOCK_PRODUCTS = 256
 FAR_PIXEL_BYTES = 512  # of an operand that is read in place: beyond what the hardware follows
 MOST_LINES_AHEAD = 5
+EARLY_PRODUCTS = 60  # vectors of products for one line asked for early
 BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
 BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
@@ -247,6 +250,38 @@ def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]
     return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
 
 
+def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
+    """The stretches of memory that each band reads and the one before did not, as words of the kernel's table, and each band's
+    first one. Given for each band: (operand, first byte, last byte + 1) of its rows.
+    """
+    words: list[tuple[int, int, int]] = []
+    starts = [0]
+    before: set[tuple[int, int, int]] = set()
+    for rows in bands:
+        now = set(rows)
+        joined: list[tuple[int, int, int]] = []
+        for side, begin, end in sorted(now - before):
+            if joined and joined[-1][0] == side and joined[-1][2] >= begin:
+                joined[-1] = side, joined[-1][1], max(end, joined[-1][2])
+            else:
+                joined.append((side, begin, end))
+        words += [(side, begin, -(-(end - begin) // LINE_BYTES)) for side, begin, end in joined]
+        starts.append(len(words))
+        before = now
+    return np.array(words, np.int64).reshape(-1, 3), np.array(starts, np.int64)
+
+
+def asks_early(geometry: ConvGeometry, reading: Reading, size: int, cache: int) -> bool:
+    """Whether a band's operands are asked for while the one before is computed: they come from memory, few at a time between many
+    multiply-adds, and in an order (a tile's channels of each pixel) that the hardware does not follow.
+    """
+    pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    if reading.kind != "channels" or prod(geometry.output_size) * pixel_bytes < 2 * cache:
+        return False
+    vectors = prod(geometry.weight_shape) // reading.lanes[0]
+    return vectors * LINE_BYTES >= EARLY_PRODUCTS * pixel_bytes
+
+
 def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
     """Cache lines of one pixel to ask for early: of an operand that streams past, its pixels too far apart for the
     hardware to see a pattern (with many lines a pixel it sees one)."""
@@ -255,7 +290,9 @@ def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
     return lines if streams and lines <= MOST_LINES_AHEAD else 0
 
 
-def tile_spec(reading: Reading, element: str, single: bool, ahead: tuple[int, int], little: bool = False) -> TileSpec:
+def tile_spec(
+    reading: Reading, element: str, single: bool, ahead: tuple[int, int], little: bool = False, early: bool = False
+) -> TileSpec:
     """What code the reading needs."""
     if little:
         return TileSpec(element, reading.tile_rows, reading.lanes, 0, True, True, False)
@@ -268,4 +305,5 @@ def tile_spec(reading: Reading, element: str, single: bool, ahead: tuple[int, in
         ragged_cols=reading.columns % reading.tile_columns != 0,
         single=single,
         ahead=ahead,
+        early=early,
     )

@@ -14,9 +14,10 @@ from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.schedules.blocks import BlockSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
+from preimage.engines.jit.weight_grad_plan import Tables
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Side", "WeightGradRequest", "side_of"]
+__all__ = ["Side", "WeightGradRequest", "rows_read", "side_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +180,19 @@ def _dealt(
         steps.append(steps[-1] * n)
     logical = (image, size, *steps[: len(spatial)][::-1])
     return Side("x blocks", logical, tiles * block, block, (tiles - 1) * block, 0, stride, each * pixel)
+
+
+def rows_read(g: ConvGeometry, table: Tables, x: Side, y: Side, x_is_vector: bool) -> list[list[tuple[int, int, int]]]:
+    """For each band what it reads: (operand, first byte, last byte + 1) of every row."""
+    stride, lo, extent, width = g.stride[-1], g.padding[-1][0], g.kernel_extent[-1], g.input_size[-1]
+    bands: list[list[tuple[int, int, int]]] = []
+    for band in range(table.n_bands):
+        rows = []
+        for outer in table.bands:
+            for x_row, y_row, first, last in table.segments[outer[band] : outer[band + 1]].tolist():
+                begin, end = max(0, first * stride - lo), min(width, (last - 1) * stride - lo + extent)
+                if begin < end:
+                    rows.append((int(x_is_vector), x_row + x.column(begin), x_row + x.column(end)))
+                rows.append((int(not x_is_vector), y_row + first * y.strides[-1], y_row + last * y.strides[-1]))
+        bands.append(rows)
+    return bands

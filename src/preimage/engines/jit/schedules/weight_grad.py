@@ -31,11 +31,12 @@ from enum import IntEnum
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 
-__all__ = ["KW_WORDS", "SEGMENT_WORDS", "Arg", "TileSpec", "build", "counter_words"]
+__all__ = ["KW_WORDS", "SEGMENT_WORDS", "SPAN_WORDS", "Arg", "TileSpec", "build", "counter_words"]
 
 PIXELS_AHEAD = 24
 LINE_BYTES = 64
 SEGMENT_WORDS = 4  # scalar offset, vector offset (bytes, of ow = 0), first ow, last ow + 1
+SPAN_WORDS = 3  # 0 for the scalar operand and 1 for the vector operand, offset in the image, lines
 KW_WORDS = 5  # scalar offset, vector offset, result offset (bytes), first valid ow, last valid ow + 1
 
 
@@ -77,6 +78,8 @@ class Arg(IntEnum):
     BEGUN = 32  # 1 if images before these were summed already, else 0
     PARTS = 33
     ROUNDS_PER_TASK = 34
+    SPANS = 35  # table: SPAN_WORDS words each, what a band reads that the one before did not
+    SPAN_BOUNDS = 36  # table: first span of each band, bands + 1 entries
 
 
 # Behind the arguments: the next task of each part, counted up as tasks end, every counter on a cache line of its own. The
@@ -97,7 +100,8 @@ class TileSpec:
     valid: lanes of the last vector that exist (its width unless the matrix is narrower than the tile; 0 where only the call
     knows how wide the matrix is: with ragged_rows and ragged_cols); ragged_rows,
     ragged_cols: the last tile overlaps; single: one image, one band, so that nothing is taken up or added;
-    ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read.
+    ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read;
+    early: every tile asks for a share of what the next round reads (into the second cache).
     """
 
     element: str
@@ -108,6 +112,7 @@ class TileSpec:
     ragged_cols: bool
     single: bool
     ahead: tuple[int, int] = (0, 0)
+    early: bool = False
 
     @property
     def columns(self) -> int:
@@ -132,6 +137,8 @@ def build(spec: TileSpec) -> str:
         begin = round_.index // arg[Arg.N_BANDS] * arg[Arg.IMAGES_PER_TURN]
         end = (begin + arg[Arg.IMAGES_PER_TURN]).minimum(arg[Arg.IMAGES])
         with f.loop(first, last) as tile:
+            if spec.early:
+                _ask(f, arg, round_.index + 1, tile.index - first, last - first)
             place = _Place(f, spec, arg, tile.index)
             bounds = f.ptr_arg(Arg.BANDS, "i64").at(place.outer * (arg[Arg.N_BANDS] + 1) + band)
             segments = bounds.load_int(), bounds.at(1).load_int()
@@ -144,6 +151,20 @@ def build(spec: TileSpec) -> str:
     with f.when(ended < arg[Arg.ROUNDS]):
         f.publish(counter, number + 1)
     return f.ir()
+
+
+def _ask(f: Kernel, arg: dict[Arg, Int], number: Int, share: Int, shares: Int) -> None:
+    """Ask for a share of the lines that a round will read first."""
+    with f.when(number < arg[Arg.ROUNDS]):
+        n, band = number // arg[Arg.N_BANDS], number % arg[Arg.N_BANDS]
+        bounds = f.ptr_arg(Arg.SPAN_BOUNDS, "i64").at(band)
+        images = n * arg[Arg.SCALAR_IMAGE] + arg[Arg.SCALARS], n * arg[Arg.VECTOR_IMAGE] + arg[Arg.VECTORS]
+        with f.loop(bounds.load_int(), bounds.at(1).load_int()) as span:
+            words = f.ptr_arg(Arg.SPANS, "i64").at(span.index * SPAN_WORDS)
+            start = words.load_int().equals(0).pick(*images) + words.at(1).load_int()
+            lines = words.at(2).load_int()
+            with f.loop(lines * share // shares, lines * (share + 1) // shares) as line:
+                f.prefetch(f.pointer(start + line.index * LINE_BYTES, "i64"), 2)
 
 
 class _Place:
