@@ -21,6 +21,9 @@ if llvm.unavailable():
 
 from preimage.engines.jit import threads  # noqa: E402
 from preimage.engines.jit.emit import Kernel  # noqa: E402
+from preimage.engines.jit.parts import in_step  # noqa: E402
+from preimage.engines.jit.recipe import Step  # noqa: E402
+from preimage.engines.jit.schedules import parts  # noqa: E402
 
 STORM_SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "1.5"))
 
@@ -63,28 +66,38 @@ def test_every_task_runs_once(n_threads, tasks):
 
 
 def relay() -> int:
-    """Task t waits for task t - parts and adds its number to what that one left: args = counters, result, parts."""
+    """Task (turn, part): cell[part] = cell[part] * 3 + turn, after some work, not atomically. args = cells, parts, work."""
     f = Kernel()
-    parts = f.int_arg(2)
+    parts = f.int_arg(1)
     part, turn = f.task % parts, f.task // parts
-    counter, cell = f.ptr_arg(0, "i64").at(part * 8), f.ptr_arg(1, "i64").at(part * 8)
-    f.wait(counter, turn)
-    cell.store_int(cell.load_int() * 3 + turn)
-    f.publish(counter, turn + 1)
+    cell = f.ptr_arg(0, "i64").at(part * 8)
+    old = cell.load_int()
+    with f.loop(0, f.int_arg(2)):
+        cell.store_int(old)
+    cell.store_int(old * 3 + turn)
     return llvm.compile_module(f.ir(), "relay")
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
-@pytest.mark.parametrize("parts", [1, 2, 5])
-def test_a_task_may_wait_for_an_earlier_one(n_threads, parts):
-    turns, wanted = 200, 0
-    for turn in range(turns):
+@pytest.mark.parametrize("n_parts", [1, 2, 5])
+def test_the_rounds_of_a_part_follow_each_other(n_threads, n_parts):
+    rounds, wanted = 200, 0
+    for turn in range(rounds):
         wanted = (wanted * 3 + turn) % (1 << 64)
+    step = in_step(Step("relay", relay(), (0, n_parts, 200), ((0, "cells"),), rounds * n_parts), n_parts, n_threads)
+    assert step.tasks == min(n_parts, n_threads)
     for _ in range(20):
-        counters, cells = np.zeros((parts, 8), np.int64), np.zeros((parts, 8), np.int64)
-        args = threads.pack_args(counters.ctypes.data, cells.ctypes.data, parts)
-        threads.launch(relay(), args, turns * parts, n_threads)
+        cells = np.zeros((n_parts, 8), np.int64)
+        words = list(step.template)
+        for slot, _name in step.patches:
+            words[slot] = cells.ctypes.data
+        threads.launch(step.kernel, threads.pack_args(*words), step.tasks, n_threads)
         assert (cells[:, 0].view(np.uint64) == np.uint64(wanted)).all()
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "neon"])
+def test_the_runner_of_parts_compiles_for(target):
+    assert llvm.object_code(parts.build(parts.PartsSpec()), llvm.named_target(target))
 
 
 def test_the_pool_grows_to_what_is_asked_and_no_further():

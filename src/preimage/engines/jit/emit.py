@@ -35,8 +35,6 @@ from preimage.engines.jit.values import ELEMENT_BYTES, TYPES, Bit, Int, Num, Ptr
 
 __all__ = ["ELEMENT_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
 
-LOOKS = 2000  # how often a waiting task looks before it lets another thread run
-
 
 class Loop:
     """The inside of `with f.loop(...)`: `index`, the values that go round (`carry`), and after it `result`."""
@@ -208,35 +206,6 @@ class Kernel:
         """Run another kernel, given by its address."""
         callee = self.once(f"inttoptr i64 {code.value} to ptr")
         self.write(f"call void {callee}(ptr {arguments.value}, i64 {task.value}, i64 {self.thread.value})")
-
-    # ---- between the tasks of one launch
-
-    def wait(self, where: Ptr, least: Int) -> None:
-        """Wait until the number there, which another task publishes, is at least `least`; all that it wrote is seen then.
-
-        For a task that is handed out earlier, so that some thread is at it or done with it.
-        """
-        self._declared["sched_yield"] = "declare i32 @sched_yield()"
-        look, patience, rest, after = (self._label(word) for word in ("look", "patience", "rest", "after"))
-        before, looks, more = self._block, self._name(), self._name()
-        self.write(f"br label %{look}")
-        self._begin(look)
-        self.write(f"{looks} = phi i64 [ 0, %{before} ], [ {more}, %{patience} ], [ {more}, %{rest} ]")
-        found = self.let(f"load atomic i64, ptr {where.value} acquire, align 8")
-        ready = self.let(f"icmp sge i64 {found}, {least.value}")
-        self.write(f"br i1 {ready}, label %{after}, label %{patience}")
-        self._begin(patience)
-        self.write(f"{more} = add i64 {looks}, 1")
-        tired = self.let(f"icmp sgt i64 {more}, {LOOKS}")
-        self.write(f"br i1 {tired}, label %{rest}, label %{look}")
-        self._begin(rest)
-        self.let("call i32 @sched_yield()")
-        self.write(f"br label %{look}")
-        self._begin(after)
-
-    def publish(self, where: Ptr, value: Int) -> None:
-        """Write the number that `wait` looks at: whoever sees it sees all that was written before."""
-        self.write(f"store atomic i64 {value.value}, ptr {where.value} release, align 8")
 
     # ---- what LLVM offers as intrinsics
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
+from preimage.engines.jit.schedules.parts import PartsSpec
 from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.engines.jit.schedules.weights import WeightSlot
@@ -278,7 +279,7 @@ def compiled(spec: Any) -> llvm.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
     from preimage.engines.jit.schedules import BUILDERS
 
-    level = llvm.CONTROL_LEVEL if isinstance(spec, (ProgramSpec, SweepSpec)) else llvm.CODEGEN_LEVEL
+    level = llvm.CONTROL_LEVEL if isinstance(spec, (ProgramSpec, SweepSpec, PartsSpec)) else llvm.CODEGEN_LEVEL
     return llvm.compile_cached(repr(spec), lambda: BUILDERS[type(spec).__name__](spec), None, level)
 
 

@@ -142,8 +142,8 @@ def pack_args(*values: int) -> bytes:
 def launch(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
     """Run kernel(args, task, thread) once for every task in range(n_tasks), on up to n_threads threads: the caller is thread 0.
 
-    Tasks may run at the same time and end in any order; they begin in order, so a task may wait for an earlier one. The GIL
-    is released meanwhile. A second caller at the same time runs its tasks alone, in its own thread.
+    Tasks may run in any order and at the same time. The GIL is released meanwhile. A second caller at the same time
+    runs its tasks alone, in its own thread.
     """
     if n_threads <= 1 or n_tasks <= 1:
         (_code or _loaded_code()).run_alone(kernel, args, n_tasks)

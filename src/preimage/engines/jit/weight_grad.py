@@ -21,12 +21,13 @@ from preimage.engines.jit import weight_grad_plan as planning
 from preimage.engines.jit.bands import images_at_once
 from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthwise_grad
 from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.parts import in_step
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled
 from preimage.engines.jit.request import is_little, little_macs
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
-from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg, counter_words
+from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
 from preimage.engines.jit.weight_grad_sides import Side, WeightGradRequest, rows_read, side_of
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
@@ -335,8 +336,9 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         (Arg.TOTAL, sums), (Arg.CHAIN, "chain" if has_chain else sums),
     )  # fmt: skip
     tasks = parts * -(-rounds // rounds_per_task)
-    template = (*(int(v) for v in values.values()), *[0] * (counter_words(parts) if tasks > parts else 0))
-    recipe.steps.append(Step("weight gradient", compiled(spec), template, patches, tasks, (segments, table.bands, taps, *asked)))
+    template = tuple(int(v) for v in values.values())
+    step = Step("weight gradient", compiled(spec), template, patches, tasks, (segments, table.bands, taps, *asked))
+    recipe.steps.append(in_step(step, parts, r.threads) if tasks > parts else step)
     if not direct and r.turn in ("only", "last"):
         recipe.steps.append(_order_step(r, x_is_vector, inner))
     recipe.details = {

@@ -16,8 +16,8 @@ vectors or to the loop, is the plan's choice (`weight_grad_plan`). The loops of 
                     chain or total <- sum
 
 The first two loops are one here: a *round* is a band of one turn's images. With more than one thread a task is a part of the
-tiles in some rounds, and all parts of a round are handed out before those of the next: the threads read the same band at
-the same time, once from memory. A task waits until the same part's task before it is done, as it takes up its sums.
+tiles in some rounds, after the same part's task before it, whose sums it takes up; `parts` keeps the threads in step, so that
+they read the same band at about the same time, once from memory.
 
 The order of one sum is (image, oh, ow), whatever the tile: images are separate chains, added in order. Positions where x
 is padding are left out by the segments and by the range of the tap; `weight_grad_run` says when that may be done.
@@ -31,7 +31,7 @@ from enum import IntEnum
 
 from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 
-__all__ = ["KW_WORDS", "SEGMENT_WORDS", "SPAN_WORDS", "Arg", "TileSpec", "build", "counter_words"]
+__all__ = ["KW_WORDS", "SEGMENT_WORDS", "SPAN_WORDS", "Arg", "TileSpec", "build"]
 
 PIXELS_AHEAD = 24
 LINE_BYTES = 64
@@ -82,16 +82,6 @@ class Arg(IntEnum):
     SPAN_BOUNDS = 36  # table: first span of each band, bands + 1 entries
 
 
-# Behind the arguments: the next task of each part, counted up as tasks end, every counter on a cache line of its own. The
-# argument vector belongs to one call, and begins with zeros there.
-LINE_WORDS = 8
-
-
-def counter_words(parts: int) -> int:
-    """Words of the counters of so many parts."""
-    return LINE_WORDS * (parts + 1)
-
-
 @dataclass(frozen=True, slots=True)
 class TileSpec:
     """What the code of one tile depends on.
@@ -129,9 +119,6 @@ def build(spec: TileSpec) -> str:
     last = (first + arg[Arg.TILES_PER_PART]).minimum(arg[Arg.TILES])
     begun = number * arg[Arg.ROUNDS_PER_TASK]
     ended = (begun + arg[Arg.ROUNDS_PER_TASK]).minimum(arg[Arg.ROUNDS])
-    counter = f.arguments.at(len(Arg) + LINE_WORDS).at(part * LINE_WORDS)
-    with f.when(number > 0):
-        f.wait(counter, number)
     with f.loop(begun, ended) as round_:
         band = round_.index % arg[Arg.N_BANDS]
         begin = round_.index // arg[Arg.N_BANDS] * arg[Arg.IMAGES_PER_TURN]
@@ -148,8 +135,6 @@ def build(spec: TileSpec) -> str:
                 vectors = place.vectors.at_bytes(n.index * arg[Arg.VECTOR_IMAGE])
                 sums = _band(f, spec, arg, place, scalars, vectors, segments, sums)
                 _finish(f, spec, arg, place, n.index, band, sums)
-    with f.when(ended < arg[Arg.ROUNDS]):
-        f.publish(counter, number + 1)
     return f.ir()
 
 
