@@ -21,6 +21,7 @@ if llvm.unavailable():
 
 from preimage.engines.jit import threads  # noqa: E402
 from preimage.engines.jit.emit import Kernel  # noqa: E402
+from preimage.engines.jit.locks import kept  # noqa: E402
 from preimage.engines.jit.parts import in_step  # noqa: E402
 from preimage.engines.jit.recipe import Step  # noqa: E402
 from preimage.engines.jit.schedules import parts  # noqa: E402
@@ -204,6 +205,39 @@ def storm(seconds: float, forks: bool) -> None:
 
 def test_storm_of_python_threads():
     storm(STORM_SECONDS, forks=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_forked_while_a_property_is_computed_can_compute_it():
+    """functools.cached_property of Python 3.11 holds a lock for all instances, which the child would find taken."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, wait: bool) -> None:
+            self.wait, self.computed = wait, 0
+
+        @kept
+        def value(self) -> int:
+            self.computed += 1
+            if self.wait:
+                begun.set()
+                go_on.wait(60)
+            return 7
+
+    thread = threading.Thread(target=lambda: Slow(True).value)
+    thread.start()
+    assert begun.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # ends a child that hangs
+        os._exit(0 if Slow(False).value == 7 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    thread.join()
+    slow = Slow(False)
+    assert (slow.value, slow.value, slow.computed) == (7, 7, 1)
+    assert Slow.value.__class__ is kept
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

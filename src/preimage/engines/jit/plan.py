@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.engines.jit.locks import kept
 from preimage.geometry import ConvGeometry
 
 __all__ = [
@@ -57,11 +58,11 @@ class Phase:
     every_tap: bool = False  # taps over the padding take part (weights that are not finite)
     reach: int = 0  # positions behind a tap's own that it reads as well (joined taps)
 
-    @cached_property
+    @kept
     def offsets(self) -> Ints:
         return np.array([offset for _, offset in self.taps], np.int64)
 
-    @cached_property
+    @kept
     def valid(self) -> tuple[Ints, Ints]:
         """For every position the range of taps (first, last + 1) whose input lies inside."""
         n = len(self.taps)
@@ -77,7 +78,7 @@ class Phase:
         first = n - np.searchsorted(up, self.in_size - base, "left")
         return first, n - np.searchsorted(up, -base, "left")
 
-    @cached_property
+    @kept
     def margins(self) -> tuple[int, int]:
         """How far its taps reach before and behind the input."""
         if not self.count or not self.taps:
@@ -85,12 +86,12 @@ class Phase:
         last = (self.count - 1) * self.in_step
         return max(0, -int(self.offsets.min())), max(0, int(self.offsets.max()) + self.reach + last - self.in_size + 1)
 
-    @cached_property
+    @kept
     def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
         """For every position the number of its tap range, and the ranges."""
         return _classes(*self.valid)
 
-    @cached_property
+    @kept
     def tap_total(self) -> int:
         """Taps of all positions together."""
         first, last = self.valid
@@ -234,11 +235,11 @@ class Tiles:
     first: Ints
     last: Ints
 
-    @cached_property
+    @kept
     def tap_total(self) -> int:
         return int((self.last - self.first).sum())
 
-    @cached_property
+    @kept
     def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
         """For every window the number of its tap range, and the ranges."""
         return _classes(self.first, self.last)

@@ -10,13 +10,13 @@ import ctypes
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.jit import llvm, threads
+from preimage.engines.jit.locks import kept
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
 from preimage.engines.jit.schedules.parts import PartsSpec
 from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
@@ -79,12 +79,12 @@ class Recipe:
     def workspace_bytes(self) -> int:
         return sum(-(-b.size // ALIGN) * ALIGN for b in self.buffers) + ALIGN
 
-    @cached_property
+    @kept
     def table_bytes(self) -> int:
         """What its tables hold in memory."""
         return sum(getattr(table, "nbytes", 0) for step in self.steps for table in step.tables)
 
-    @cached_property
+    @kept
     def program(self) -> tuple[Any, tuple[str, ...], bytes]:
         """All steps as one call: the function, the names of the addresses it begins with, and the rest of its words."""
         names = tuple(dict.fromkeys(name for step in self.steps for _, name in step.patches))
