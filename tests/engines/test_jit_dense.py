@@ -8,7 +8,7 @@ import pytest
 from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
-from preimage.engines.jit import bands, dense, few, llvm, moves
+from preimage.engines.jit import bands, dense, few, llvm, moves, sweep
 from preimage.engines.jit.bands import cut, images_at_once
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.few import FewPlan, few_plan
@@ -420,3 +420,39 @@ def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatc
             results.append(packed)
         np.testing.assert_array_equal(*results)
         assert len(set(results[0].tolist())) > w.size // 2
+
+
+PIECES = {
+    "1-D, groups": forward((1, 12, 49), (30, 6, 40), padding=20, groups=2),
+    "3-D": forward((2, 7, 9, 6, 7), (21, 7, 4, 3, 4), stride=(2, 1, 2), padding=((3, 1), (0, 1), (2, 2))),
+    "taps that nothing reads": forward((1, 33, 3, 4), (19, 33, 7, 9), padding=((5, 3), (6, 5))),
+    "up 3-D": transposed((1, 19, 4, 5, 3), (19, 20, 4, 4, 4), stride=2, padding=1),
+    "up, phases without taps": transposed((1, 18, 5, 4), (18, 35, 5, 9), stride=(7, 2), padding=(2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
+    """Sums put down between pieces of the taps and taken up again: the bits of sums that never left the registers."""
+    g, rng, cut = PIECES[name], np.random.default_rng(8), 0
+    monkeypatch.setattr(dense, "few_plan", lambda r, axes: None)
+    for contraction, a, w in calls(g):
+        a, w = (rng.standard_normal(v.shape).astype(dtype) for v in (a, w))
+        epilogue = Epilogue(rng.standard_normal(w.shape[0] if contraction == "conv" else g.in_channels).astype(dtype), None, "relu")
+        wanted = getattr(JitEngine(), contraction)(g, a, w, epilogue)
+        with monkeypatch.context() as patch:
+            for limit, value in (("SWEEP_BYTES", 0), ("PIECE_BYTES", 1), ("MOST_UNEVEN", 9)):
+                patch.setattr(sweep, limit, value)
+            for threads, array in ((1, a), (2, last(a)), (3, a), (1, last(a))):
+                engine = JitEngine()
+                with config(threads=threads):
+                    got = getattr(engine, contraction)(g, array, w, epilogue)
+                assert got.tobytes() == wanted.tobytes()
+                cut += any("pieces" in recipe.details.get("weights", "") for recipe in engine._recipes.values())
+            nan = w.copy()
+            nan.flat[nan.size // 2] = np.inf
+            with np.errstate(invalid="ignore"):
+                got, wanted = (np.isnan(getattr(engine, contraction)(g, a, nan)) for engine in (JitEngine(), REFERENCE))
+            np.testing.assert_array_equal(got, wanted)
+    assert cut

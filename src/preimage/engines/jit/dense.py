@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -28,11 +28,12 @@ from preimage.engines.jit.plan import (
     join_taps,
     merge_axes,
 )
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows, sweep_step
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.tables import Slot
+from preimage.engines.jit.sweep import Work, cut_taps, piece_lists, sweep_step, sweeps
 
 __all__ = ["Request", "dense_recipe"]
 
@@ -40,7 +41,6 @@ BAND_BYTES = 512 << 10  # of input and output together, held in the L2 cache
 SMALL_WEIGHTS = 64 << 10  # of all stride phases together: these need no chunks of their own
 FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
 CROWDED_RUN = 256  # channels from which on the copy is worth its while
-SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
 COPY_CYCLES, TURN_CYCLES = 0.6, 2.0  # an element of the input, copied or transposed into a slab
@@ -139,32 +139,52 @@ def dense_recipe(r: Request) -> Recipe:
         folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "turned",
         Finish() if in_scratch else r.finish,
     )  # fmt: skip
-    kernel, step_out = compiled(spec), merged[choice.axis].phases[0].step * out_strides[choice.axis]
+    step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
+    alone = folded is None and edges is None and not r.prepared and sweeps(blocks, r.threads, recipe.packed_bytes)
+    work = Work(block_bytes, tap_bytes, own_item)
 
-    def multiply(source: str, strides: list[int], origin: int, part: Part | None) -> tuple[Step, int, bool, str]:
+    def multiply(source: str, strides: list[int], origin: int, part: Part | None) -> tuple[Step, int, Work | None, str]:
         rows, tiles, lists, taps = gather_tables(merged, choice, strides, out_strides, tap_bytes, folded, out_channels, part)
         rows[:, 0] += origin
         rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item, channels * item)
-        chunks = len(bounds) - 1
+        chunks, longest = len(bounds) - 1, int((rows[:, 4] - rows[:, 3]).max())
+        swept, own_spec = (work if alone and not blocks_inside else None), spec
+        if swept is not None and not joined:
+            partial = len(rows) * longest * choice.pixels * width * item
+            cuts = cut_taps(block_bytes // tap_bytes, tap_bytes, 64 // own_item, partial, prod(padded) * run * item)
+            if cuts is not None:
+                lists, own_spec = piece_lists(lists, taps, tap_bytes, cuts), replace(spec, pieced=True)
+                swept = replace(work, bounds=cuts, lists_bytes=lists[0].nbytes, partial_bytes=partial)
         values = {
             Slot.ROWS: rows.ctypes.data, Slot.TILES: tiles.ctypes.data, Slot.LISTS: lists.ctypes.data,
             Slot.TAPS: taps.ctypes.data, Slot.CHUNK_ROWS: bounds.ctypes.data, Slot.CHUNKS: chunks,
             Slot.CHUNK_DIV: blocks if blocks_inside else 1, Slot.BLOCKS: blocks,
             Slot.BLOCK_DIV: 1 if blocks_inside else chunks, Slot.GROUP_BLOCKS: group_blocks, Slot.BLOCK_BYTES: block_bytes,
             Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels, Slot.OUT_PIXEL_BYTES: step_out,
-            Slot.PIXEL_BYTES: pixel, Slot.CHANNEL_BYTES: r.out_strides[1], Slot.RUN: run,
+            Slot.PIXEL_BYTES: pixel, Slot.CHANNEL_BYTES: r.out_strides[1], Slot.RUN: run, Slot.ROW_TILES: longest,
         }  # fmt: skip
-        patches = (
+        patches = [
             (Slot.INPUT, source), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "scratch" if in_scratch else "out"),
             (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
-        )  # fmt: skip
+        ]  # fmt: skip
+        if own_spec.pieced:
+            patches.append((Slot.PARTIAL, "partial"))
         tables = (rows, tiles, lists, taps, bounds)
-        step = Step("direct", kernel, tuple(slots(values)), patches, chunks * blocks, tables)
-        return step, chunks, blocks_inside, f"{len(rows)} rows, {len(tiles)} tiles"
+        step = Step("direct", compiled(own_spec), tuple(slots(values)), tuple(patches), chunks * blocks, tables)
+        return step, chunks, swept, f"{len(rows)} rows, {len(tiles)} tiles"
 
     source = "slab" if slab and edges is None else "x"
-    step, chunks, blocks_inside, said = multiply(source, in_strides, origin, edges.inner if edges else None)
-    _add_weights(recipe, r, step, blocks, block_bytes, chunks, blocks_inside, folded is not None or edges is not None)
+    step, chunks, swept, said = multiply(source, in_strides, origin, edges.inner if edges else None)
+    if r.prepared:
+        recipe.steps.append(step)
+    elif swept is not None:
+        if swept.bounds is not None:
+            weights, _ = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, by_taps=True)
+        sweep_step(recipe, weights, step, chunks, r.threads, swept)
+    else:
+        recipe.steps.insert(0, weights)
+        recipe.steps.append(step)
+        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
     if edges is not None and edges.tiles:
         sizes = [*(axis.in_size for axis in merged[:-1]), edges.width]
         copied = [prod(sizes[k + 1 :]) * pitch for k in range(len(sizes))]
@@ -174,7 +194,7 @@ def dense_recipe(r: Request) -> Recipe:
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
         recipe.steps.append(swap_back(sizes, true_strides, out_channels, r.out_strides[1], inner, r.element, full, r.finish))
     recipe.skips_padding = any(reach[k] != (0, 0) for k in range(len(axes))) and not r.every_tap and not r.single
-    recipe.details = {
+    recipe.details |= {
         "tile": f"{choice.pixels} pixels x {choice.vectors} vectors of {choice.lanes} channels",
         "tasks": f"{chunks} chunks of rows x {blocks} blocks of channels",
         "input": ENDS if edges is not None and edges.tiles else SOURCES[source],
@@ -182,25 +202,6 @@ def dense_recipe(r: Request) -> Recipe:
         "tables": said,
     }
     return recipe
-
-
-def _add_weights(
-    recipe: Recipe, r: Request, multiply: Step, blocks: int, block_bytes: int, chunks: int, blocks_inside: bool, folded: bool
-) -> None:  # fmt: skip
-    """Where the packing of the weights goes: nowhere, before everything, or block by block into the multiplication."""
-    if r.prepared:
-        recipe.steps.append(multiply)
-        return
-    assert recipe.packing is not None
-    shared = r.threads == 1 or blocks % r.threads == 0 or blocks >= 4 * r.threads
-    if folded or blocks_inside or not shared or recipe.packed_bytes < SWEEP_BYTES:
-        recipe.steps.insert(0, recipe.packing)
-        recipe.steps.append(multiply)
-        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
-        return
-    in_place = r.threads == 1
-    recipe.steps.append(sweep_step(recipe.packing, multiply, chunks, in_place))
-    recipe.buffers.append(Buffer("packed", block_bytes if in_place else recipe.packed_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,4 +313,4 @@ def _share(
     edges = [0, *(np.flatnonzero(moves) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
     if len(edges) - 1 < wanted:
         edges = sorted({*edges, *(len(rows) * c // wanted for c in range(wanted + 1))})
-    return np.ascontiguousarray(rows[:, :5]), as_ints(edges), n_bands * weights <= blocks * inputs
+    return np.ascontiguousarray(rows[:, :5]), as_ints(edges), n_bands > 1 and n_bands * weights <= blocks * inputs

@@ -144,12 +144,19 @@ def swap_back(
 
 
 def weight_step(
-    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int
+    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int, by_taps: bool = False
 ) -> tuple[Step, int]:
-    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block."""
+    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block.
+
+    by_taps: the columns are taps alone, whatever the contraction, so that a call can be made to pack some of them.
+    """
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     taps = prod(shape[2:])
-    if contraction == "conv":
+    if contraction == "conv" and by_taps:
+        channels, run = shape[0] // groups, shape[1]
+        outer, outer_stride, channel_stride = run, taps * item, run * taps * item
+        table, ahead = np.arange(taps, dtype=np.int64) * (run * width * out_item), ROW_AHEAD
+    elif contraction == "conv":
         channels, run = shape[0] // groups, shape[1]
         outer, outer_stride, ahead = 1, 0, ROW_AHEAD
         channel_stride = run * taps * item
@@ -162,7 +169,7 @@ def weight_step(
         table = np.arange(taps, dtype=np.int64) * (run * width * out_item)
         ahead = outer_stride * max(1, PIECES_AHEAD // (min(width, channels) * channel_stride))
     # The kernel depends on the number of taps only where they are few.
-    dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT else 0
+    dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT and not by_taps else 0
     blocks = -(-channels // width)
     block_bytes = taps * run * width * out_item
     s, values = weights.WeightSlot, [0] * len(weights.WeightSlot)

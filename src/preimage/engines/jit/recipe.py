@@ -19,9 +19,8 @@ from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.locks import kept
 from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
 from preimage.engines.jit.schedules.parts import PartsSpec
-from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, Sweep, SweepSpec
+from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
-from preimage.engines.jit.schedules.weights import WeightSlot
 from preimage.errors import EngineError
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "gather_tables",
     "slots",
     "split_rows",
-    "sweep_step",
 ]
 
 ALIGN = 64
@@ -126,24 +124,6 @@ class Recipe:
 
 _PADDING = (0,) * HEAD
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
-
-
-def sweep_step(pack_step: Step, multiply: Step, chunks: int, in_place: bool) -> Step:
-    """Packing and multiplying block by block; in_place: every block is packed to the same memory (one thread)."""
-    first = list(pack_step.template)
-    second = list(multiply.template)
-    if in_place:
-        first[WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0
-    words = [0] * len(Sweep)
-    at = len(words)
-    words[Sweep.PACK], words[Sweep.PACK_WORDS] = int(pack_step.kernel), at
-    words[Sweep.MULTIPLY], words[Sweep.MULTIPLY_WORDS] = int(multiply.kernel), at + len(first)
-    words[Sweep.CHUNKS] = chunks
-    patches = [(at + slot, name) for slot, name in pack_step.patches]
-    patches += [(at + len(first) + slot, name) for slot, name in multiply.patches]
-    kept = (*pack_step.tables, *multiply.tables, pack_step.kernel, multiply.kernel)
-    code = compiled(SweepSpec())
-    return Step("pack weights and multiply", code, (*words, *first, *second), tuple(patches), pack_step.tasks, kept)
 
 
 def _slow_address(a: Any) -> int:

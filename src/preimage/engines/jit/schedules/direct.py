@@ -11,6 +11,7 @@ one sum runs through them:
                     sum[p][v] = fma(input[p, tap, i], weight[tap, i, v], sum[p][v])
             output[p, v] = epilogue(sum[p][v])
 
+Where a call has only some of the taps (`pieced`), a sum begins with what the call before put down, and is put down in turn.
 Conv and conv_transpose differ in the tables alone (see `plan`): a row of a transposed convolution belongs to one stride
 phase and lists only the taps that hit it, so no zero is multiplied. All sizes are arguments; the code depends on the tile,
 the number of channels, the pixel stride and the epilogue. Tiles may overlap: the same sums are then written twice.
@@ -41,7 +42,8 @@ class DirectSpec:
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
     channels is not full; folded: the channels are those of several stride phases (`plan.Folded`), and the
     first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only;
-    turned: the result is channels-first: a tile is transposed in registers before it is stored.
+    turned: the result is channels-first: a tile is transposed in registers before it is stored; pieced: a call has some of the
+    taps only, and sums are put down in memory between calls (see `sequence`).
     """
 
     element: str
@@ -56,6 +58,7 @@ class DirectSpec:
     partial: bool
     turned: bool
     finish: Finish
+    pieced: bool = False
 
 
 def build(spec: DirectSpec) -> str:
@@ -77,29 +80,43 @@ def build(spec: DirectSpec) -> str:
     channel = group * arg[Slot.GROUP_CHANNELS] + first
     left = arg[Slot.GROUP_CHANNELS] - first
     bounds = f.ptr_arg(Slot.CHUNK_ROWS, "i64").at(chunk)
+    list_words = 4 if spec.pieced else 2
 
     with f.loop(bounds.load_int(), bounds.at(1).load_int()) as row:
         line = rows.at(row.index * ROW_WORDS)
         x_row, out_row = x_group.at_bytes(line.load_int()), line.at(1).load_int()
-        row_lists = lists.at(line.at(2).load_int() * 2)
+        row_lists = lists.at(line.at(2).load_int() * list_words)
         with f.loop(line.at(3).load_int(), line.at(4).load_int()) as tile:
             entry = tiles.at(tile.index * TILE_WORDS)
-            here = row_lists.at(entry.at(2).load_int() * 2)
+            here = row_lists.at(entry.at(2).load_int() * list_words)
             x_tile = x_row.at_bytes(entry.load_int())
             out_tile = out_row + entry.at(1).load_int()
             out_tile += channel * (arg[Slot.CHANNEL_BYTES] if spec.turned else ELEMENT_BYTES[spec.out])
-            _ask_for_lines(f, spec, out_tile)
-            sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
-            with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
-                offsets = taps.at(tap.index * TAP_WORDS)
-                x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
-                having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.partial else None
-                tap.carry = _run(f, spec, x_tap, w_tap, tap.carry, having)
-            if spec.turned:
-                _store_turned(f, spec, tap.result, out_tile, channel, left)
-            else:
-                cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
-                _store(f, spec, tap.result, out_tile, channel, left, cut, end)
+            state = here.at(3).load_int() if spec.pieced else None
+            with nullcontext() if state is None else f.when(state > 0):
+                with nullcontext() if state is None else f.when(state > 1):
+                    _ask_for_lines(f, spec, out_tile)
+                sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
+                if spec.pieced:
+                    number = row.index * arg[Slot.ROW_TILES] + (tile.index - line.at(3).load_int())
+                    kept = f.ptr_arg(Slot.PARTIAL, spec.element).at(number * (len(sums) * lanes))
+                    begins = here.at(2).load_int() > 0
+                    sums = [begins.select(zero, kept.at(k * lanes).load(lanes)) for k, zero in enumerate(sums)]
+                with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
+                    offsets = taps.at(tap.index * TAP_WORDS)
+                    x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
+                    having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.partial else None
+                    tap.carry = _run(f, spec, x_tap, w_tap, tap.carry, having)
+                if state is not None:
+                    with f.when(state.equals(1)):
+                        for k, total in enumerate(tap.result):
+                            kept.at(k * lanes).store(total)
+                with nullcontext() if state is None else f.when(state > 1):
+                    if spec.turned:
+                        _store_turned(f, spec, tap.result, out_tile, channel, left)
+                    else:
+                        cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
+                        _store(f, spec, tap.result, out_tile, channel, left, cut, end)
     return f.ir()
 
 

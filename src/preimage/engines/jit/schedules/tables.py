@@ -18,7 +18,7 @@ class Slot(IntEnum):
     LIMITS = 5  # address of the activation's two numbers
     ROWS = 6  # input offset, output offset, number of the row's first tap list, first tile, last tile + 1
     TILES = 7  # input offset, output offset, number of the tap list after the row's first, lanes cut, lanes end
-    LISTS = 8  # first tap, last tap + 1
+    LISTS = 8  # first tap, last tap + 1; where taps come in pieces, also: whether sums begin, 0 skip, 1 go on or 2 end
     TAPS = 9  # input offset, weight offset, channels that have the tap
     CHUNK_ROWS = 10  # first row of every chunk, and the end
     CHUNKS = 11
@@ -34,6 +34,8 @@ class Slot(IntEnum):
     CHANNEL_BYTES = 21  # between output channels (schedules with vectors across pixels)
     RUN_BYTES = 22  # between input channels (the same)
     RUN = 23  # channels under one tap, where the code does not say
+    PARTIAL = 24  # sums that are put down between pieces of the taps, tile by tile
+    ROW_TILES = 25  # tiles of the longest row
 
 
 ROW_WORDS = 5

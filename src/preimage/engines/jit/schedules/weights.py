@@ -132,11 +132,10 @@ def _parts(f: Kernel, spec: WeightSpec, source: Ptr, result: Ptr, channels: Int,
     return part.result
 
 
-def _watched(values: list[Num], seen: list[Num]) -> list[Num]:
-    """The chains, each NaN from the first value on that is not finite."""
-    out = list(seen)
-    for number, value in enumerate(values):
-        out[number % CHAINS] = value.fma(value.kernel.zeros(value.dtype, value.lanes), out[number % CHAINS])
+def _watched(value: Num, number: int, seen: list[Num]) -> list[Num]:
+    """The chains, each NaN from the first value on that is not finite; values go to them in turn."""
+    out, chain = list(seen), number % CHAINS
+    out[chain] = value.fma(value.kernel.zeros(value.dtype, value.lanes), out[chain])
     return out
 
 
@@ -152,10 +151,11 @@ def _dealt_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | N
         at = source.at(k * spec.lanes)
         f.prefetch(at.at_bytes(ahead), 2)
         values.append(at.load(spec.lanes, None if left is None else f.lane_mask(spec.lanes, left * spec.taps - k * spec.lanes)))
+        seen = _watched(values[k], k, seen)
     keep = _kept(f, spec, left)
     for tap, value in enumerate(dealt(values)):
         to.at_bytes(table.at(tap).load_int()).store(value, keep)
-    return _watched(values, seen)
+    return seen
 
 
 def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, seen: list[Num]) -> list[Num]:
@@ -165,16 +165,18 @@ def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, s
     lines = [source.at_bytes(stride * j if left is None else (left - 1).minimum(j) * stride) for j in range(lanes)]
     keep = _kept(f, spec, left)
 
+
     def square(q: Int, over: Int | None, seen: list[Num]) -> list[Num]:
         mask, values = None if over is None else f.lane_mask(lanes, over), []
-        for line in lines:
+        for j, line in enumerate(lines):
             at = line.at_bytes(q * size)
             f.prefetch(at.at_bytes(ahead), 2)
             values.append(at.load(lanes, mask))
+            seen = _watched(values[j], j, seen)  # here, while the value is in a register anyway
         for j, value in enumerate(transposed(values)):
             with nullcontext() if over is None else f.when(over > j):
                 to.at_bytes(table.at(q + j).load_int()).store(value, keep)
-        return _watched(values, seen)
+        return seen
 
     whole = columns // lanes * lanes if left is None else f.i64(0)
     if left is None:

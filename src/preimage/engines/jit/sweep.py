@@ -1,0 +1,104 @@
+"""Where the packing of a dense layer's weights goes, and how large a piece of them is packed at a time.
+
+A block of output channels is packed and used at once, into memory of the thread's own: so it stays in the cache, and no thread
+waits for another's packing. Where the block of a layer with many taps would not stay there, it is cut into pieces of taps; the
+sums of all tiles are put down between the pieces and taken up again. That changes no chain: its taps keep their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preimage.engines.jit.plan import Ints, as_ints
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.schedules.sequence import Sweep, SweepSpec
+from preimage.engines.jit.schedules.tables import Slot
+from preimage.engines.jit.schedules.weights import WeightSlot
+
+__all__ = ["Work", "cut_taps", "piece_lists", "sweep_step", "sweeps"]
+
+SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
+PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
+MOST_PARTIAL = 2 << 20  # bytes of sums that are put down
+MOST_INPUT = 1 << 20  # bytes that are read again for every piece
+MOST_UNEVEN = 1.21  # how much longer the busiest thread may have to work than with even shares
+
+
+def sweeps(blocks: int, threads: int, packed_bytes: int) -> bool:
+    """Whether blocks of channels are worth packing one by one: enough weights, and shared evenly."""
+    return packed_bytes >= SWEEP_BYTES and -(-blocks // threads) * threads <= MOST_UNEVEN * blocks
+
+
+def cut_taps(taps: int, tap_bytes: int, line: int, partial_bytes: int, input_bytes: int) -> tuple[int, ...] | None:
+    """The first taps of the pieces, and the end; None where one piece does.
+
+    line: so many taps fill a cache line of the weights, of which a piece should use all.
+    """
+    if taps < 2 * line or taps * tap_bytes <= 2 * PIECE_BYTES or partial_bytes > MOST_PARTIAL or input_bytes > MOST_INPUT:
+        return None
+    step = max(line, PIECE_BYTES // tap_bytes // line * line)
+    return (*range(0, taps, step), taps) if step < taps else None
+
+
+def piece_lists(lists: Ints, taps: Ints, tap_bytes: int, bounds: tuple[int, ...]) -> Ints:
+    """For every piece all lists of taps: first, last + 1, whether the sums begin, 0 nothing to do, 1 go on or 2 end."""
+    numbers = taps[:, 1] // tap_bytes
+    out = np.zeros((len(bounds) - 1, len(lists), 4), np.int64)
+    for k, (first, last) in enumerate(lists.tolist()):
+        at = first + np.searchsorted(numbers[first:last], bounds)
+        some = np.flatnonzero(at[1:] > at[:-1]) if last > first else np.zeros(1, np.int64)
+        out[:, k, 0], out[:, k, 1] = at[:-1], at[1:]
+        out[some, k, 3] = 1
+        out[some[0], k, 2], out[some[-1], k, 3] = 1, 2
+    return out
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a sweep packs and multiplies: bytes of a block and of a tap; of the weights the bytes of an element, and where
+    they are cut; the lists of one piece, the sums that a thread puts down."""
+
+    block_bytes: int
+    tap_bytes: int
+    item: int
+    bounds: tuple[int, ...] | None = None
+    lists_bytes: int = 0
+    partial_bytes: int = 0
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the largest piece."""
+        if self.bounds is None:
+            return self.block_bytes
+        return self.tap_bytes * max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
+
+
+def sweep_step(recipe: Recipe, pack_step: Step, multiply: Step, chunks: int, threads: int, work: Work) -> None:
+    """Add packing and multiplying, block by block and piece by piece, with the memory that they need."""
+    first, second = list(pack_step.template), list(multiply.template)
+    first[WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0  # every block is packed to the same memory
+    pieces = [(0, first[WeightSlot.COLUMNS], 0, 0, 0)]
+    if work.bounds is not None:
+        pieces = [
+            (a * work.item, b - a, a * 8, k * work.lists_bytes, a * work.tap_bytes)
+            for k, (a, b) in enumerate(zip(work.bounds, work.bounds[1:], strict=False))
+        ]
+    table = as_ints(pieces)
+    words = [0] * len(Sweep)
+    at = len(words)
+    words[Sweep.PACK], words[Sweep.PACK_WORDS] = int(pack_step.kernel), at
+    words[Sweep.MULTIPLY], words[Sweep.MULTIPLY_WORDS] = int(multiply.kernel), at + len(first)
+    words[Sweep.CHUNKS], words[Sweep.PIECES], words[Sweep.PIECE_TABLE] = chunks, len(pieces), table.ctypes.data
+    packed = -(-work.packed_bytes // 4096) * 4096 + 64  # threads do not share pages, and their sets of the cache differ
+    words[Sweep.PACKED_BYTES], words[Sweep.PARTIAL_BYTES] = packed, work.partial_bytes
+    patches = [(at + slot, name) for slot, name in pack_step.patches]
+    patches += [(at + len(first) + slot, name) for slot, name in multiply.patches]
+    kept = (*pack_step.tables, *multiply.tables, pack_step.kernel, multiply.kernel, table)
+    code = compiled(SweepSpec())
+    recipe.steps.append(Step("pack weights and multiply", code, (*words, *first, *second), tuple(patches), pack_step.tasks, kept))
+    recipe.buffers.append(Buffer("packed", packed * threads))
+    if work.bounds is not None:
+        recipe.buffers.append(Buffer("partial", work.partial_bytes * threads))
+        recipe.details["weights"] = f"packed in {len(pieces)} pieces of up to {work.packed_bytes} bytes, sums put down in between"
