@@ -423,11 +423,11 @@ def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatc
 
 
 PIECES = {
-    "1-D, groups": forward((1, 12, 49), (30, 6, 40), padding=20, groups=2),
-    "3-D": forward((2, 7, 9, 6, 7), (21, 7, 4, 3, 4), stride=(2, 1, 2), padding=((3, 1), (0, 1), (2, 2))),
-    "taps that nothing reads": forward((1, 33, 3, 4), (19, 33, 7, 9), padding=((5, 3), (6, 5))),
+    "1-D, groups": forward((1, 34, 49), (30, 17, 70), padding=40, groups=2),
+    "3-D": forward((2, 17, 9, 6, 9), (21, 17, 4, 3, 6), stride=(2, 1, 2), padding=((3, 1), (0, 1), (2, 2))),
+    "taps that nothing reads": forward((1, 33, 3, 4), (19, 33, 7, 10), padding=((5, 3), (6, 8))),
     "up 3-D": transposed((1, 19, 4, 5, 3), (19, 20, 4, 4, 4), stride=2, padding=1),
-    "up, phases without taps": transposed((1, 18, 5, 4), (18, 35, 5, 9), stride=(7, 2), padding=(2, 4)),
+    "up, phases without taps": transposed((1, 18, 5, 4), (18, 35, 5, 13), stride=(7, 2), padding=(2, 4)),
 }
 
 
@@ -439,15 +439,20 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
     monkeypatch.setattr(dense, "few_plan", lambda r, axes: None)
     for contraction, a, w in calls(g):
         a, w = (rng.standard_normal(v.shape).astype(dtype) for v in (a, w))
-        epilogue = Epilogue(rng.standard_normal(w.shape[0] if contraction == "conv" else g.in_channels).astype(dtype), None, "relu")
+        epilogue = Epilogue(
+            rng.standard_normal(w.shape[0] if contraction == "conv" else g.in_channels).astype(dtype), None, "relu"
+        )
         wanted = getattr(JitEngine(), contraction)(g, a, w, epilogue)
         with monkeypatch.context() as patch:
             for limit, value in (("SWEEP_BYTES", 0), ("PIECE_BYTES", 1), ("MOST_UNEVEN", 9)):
                 patch.setattr(sweep, limit, value)
-            for threads, array in ((1, a), (2, last(a)), (3, a), (1, last(a))):
-                engine = JitEngine()
+            for threads, array, place in ((1, a, 0), (2, last(a), 16), (3, a, 32), (1, last(a), 48), (1, a, 8)):
+                engine, memory = JitEngine(), np.empty(w.nbytes + 128, np.uint8)
+                start = -memory.ctypes.data % 64 + place  # the cuts depend on where in a cache line the weights begin
+                moved = memory[start : start + w.nbytes].view(dtype).reshape(w.shape)
+                moved[...] = w
                 with config(threads=threads):
-                    got = getattr(engine, contraction)(g, array, w, epilogue)
+                    got = getattr(engine, contraction)(g, array, moved, epilogue)
                 assert got.tobytes() == wanted.tobytes()
                 cut += any("pieces" in recipe.details.get("weights", "") for recipe in engine._recipes.values())
             nan = w.copy()

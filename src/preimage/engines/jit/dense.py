@@ -151,10 +151,11 @@ def dense_recipe(r: Request) -> Recipe:
         swept, own_spec = (work if alone and not blocks_inside else None), spec
         if swept is not None and not joined:
             partial = len(rows) * longest * choice.pixels * width * item
-            cuts = cut_taps(block_bytes // tap_bytes, tap_bytes, 64 // own_item, partial, prod(padded) * run * item)
+            cuts = cut_taps(block_bytes // tap_bytes, tap_bytes, own_item, partial, prod(padded) * run * item)
             if cuts is not None:
-                lists, own_spec = piece_lists(lists, taps, tap_bytes, cuts), replace(spec, pieced=True)
-                swept = replace(work, bounds=cuts, lists_bytes=lists[0].nbytes, partial_bytes=partial)
+                lists = np.concatenate([piece_lists(lists, taps, tap_bytes, cut) for cut in cuts])
+                own_spec = replace(spec, pieced=True)
+                swept = replace(work, cuts=cuts, lists_bytes=lists[0].nbytes, partial_bytes=partial)
         values = {
             Slot.ROWS: rows.ctypes.data, Slot.TILES: tiles.ctypes.data, Slot.LISTS: lists.ctypes.data,
             Slot.TAPS: taps.ctypes.data, Slot.CHUNK_ROWS: bounds.ctypes.data, Slot.CHUNKS: chunks,
@@ -178,7 +179,7 @@ def dense_recipe(r: Request) -> Recipe:
     if r.prepared:
         recipe.steps.append(step)
     elif swept is not None:
-        if swept.bounds is not None:
+        if swept.cuts is not None:
             weights, _ = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, by_taps=True)
         sweep_step(recipe, weights, step, chunks, r.threads, swept)
     else:

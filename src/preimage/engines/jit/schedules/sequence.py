@@ -62,7 +62,8 @@ class Sweep(IntEnum):
     PACKED_BYTES = 5  # of a thread
     PARTIAL_BYTES = 6  # the same, of sums that are put down between pieces
     PIECES = 7
-    PIECE_TABLE = 8  # per piece: offset in the weights, columns, offsets in the tables of columns and lists, in the block
+    ALIGNMENTS = 8  # places of the weights in a cache line for which there are pieces, 1 or 4
+    PIECE_TABLE = 9  # per piece: offset in the weights, columns, offsets in the tables of columns and lists, in the block
 
 
 PIECE_WORDS = 5
@@ -94,8 +95,10 @@ def build_sweep(spec: SweepSpec) -> str:
     moved(multiply.at(Slot.PARTIAL), f.thread * f.int_arg(Sweep.PARTIAL_BYTES))
     source, table = pack.at(WeightSlot.SOURCE).load_int(), pack.at(WeightSlot.TABLE).load_int()
     lists = multiply.at(Slot.LISTS).load_int()
+    way = source // 16 % f.int_arg(Sweep.ALIGNMENTS)
+    pieces = f.ptr_arg(Sweep.PIECE_TABLE, "i64").at(way * f.int_arg(Sweep.PIECES) * PIECE_WORDS)
     with f.loop(0, f.int_arg(Sweep.PIECES)) as piece:
-        entry = f.ptr_arg(Sweep.PIECE_TABLE, "i64").at(piece.index * PIECE_WORDS)
+        entry = pieces.at(piece.index * PIECE_WORDS)
         inside = entry.at(4).load_int()
         pack.at(WeightSlot.SOURCE).store_int(source + entry.load_int())
         pack.at(WeightSlot.COLUMNS).store_int(entry.at(1).load_int())

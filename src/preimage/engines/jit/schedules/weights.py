@@ -165,12 +165,12 @@ def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, s
     lines = [source.at_bytes(stride * j if left is None else (left - 1).minimum(j) * stride) for j in range(lanes)]
     keep = _kept(f, spec, left)
 
-
     def square(q: Int, over: Int | None, seen: list[Num]) -> list[Num]:
         mask, values = None if over is None else f.lane_mask(lanes, over), []
         for j, line in enumerate(lines):
             at = line.at_bytes(q * size)
             f.prefetch(at.at_bytes(ahead), 2)
+            f.prefetch(at.at_bytes(ahead).at_bytes(size * lanes - 1), 2)  # a row may lie across two lines
             values.append(at.load(lanes, mask))
             seen = _watched(values[j], j, seen)  # here, while the value is in a register anyway
         for j, value in enumerate(transposed(values)):
