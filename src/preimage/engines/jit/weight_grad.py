@@ -37,6 +37,7 @@ __all__ = ["WeightGradRequest", "conv_weight_grad", "dense_strides", "weight_gra
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 TASKS_PER_THREAD = 3  # of all pixels
 PARTS_PER_THREAD = 2  # of a round
+FAR_RESULT = 4  # second-level caches full of weights
 MOST_TURNS = 64  # tasks of one part: so many are enough to keep the threads in step
 _HOW = {"": "in place", "slab": "copied, channels innermost", "blocks": "copied in blocks of a tile's channels"}
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
@@ -302,6 +303,8 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
 
     early = not r.little and "blocks" not in x.name + y.name and planning.asks_early(g, reading, size, r.target.l2_bytes)
     asked = planning.spans(rows_read(g, table, x, y, x_is_vector) if early else [])
+    # A run's columns are neighbours in memory: all of them before the next row of x. Else one block of channels, for every tap.
+    every = (reading.column_tiles, 1) if reading.kind == "run" else (1, n_outer)
     x_step, y_step = x.strides[-1] * (stride if x.hands == 1 else 1), y.strides[-1]
     vector, scalar = ((x, x_step), (y, y_step)) if x_is_vector else ((y, y_step), (x, x_step))
     values = dict.fromkeys(Arg, 0) | {
@@ -309,6 +312,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         Arg.IMAGES: batch, Arg.IMAGES_PER_TURN: per_turn, Arg.ROUNDS: rounds, Arg.N_BANDS: table.n_bands,
         Arg.TILES: tiles, Arg.TILES_PER_PART: per_part, Arg.PARTS: parts, Arg.ROUNDS_PER_TASK: rounds_per_task,
         Arg.N_TAPS: n_taps, Arg.N_OUTER: n_outer,
+        Arg.OUTER_EVERY: every[0], Arg.COL_EVERY: every[1],
         Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
         Arg.ROW_STEP: scalar[0].step, Arg.ROW_LAST: scalar[0].last, Arg.COL_STEP: vector[0].step,
         Arg.COL_LAST: vector[0].last, Arg.SCALAR_PIXEL: scalar[1], Arg.SCALAR_IMAGE: scalar[0].strides[0],
@@ -329,8 +333,9 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         for (side, step), width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
     )
     spec = planning.tile_spec(
-        reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little, early
-    )
+        reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little, early,
+        table.n_bands == 1 and weights * size > FAR_RESULT * r.target.l2_bytes,
+    )  # fmt: skip
     patches = (
         (Arg.SCALARS, scalar[0].name), (Arg.VECTORS, vector[0].name),
         (Arg.TOTAL, sums), (Arg.CHAIN, "chain" if has_chain else sums),

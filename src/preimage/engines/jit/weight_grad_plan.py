@@ -291,7 +291,7 @@ def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
 
 
 def tile_spec(
-    reading: Reading, element: str, single: bool, ahead: tuple[int, int], little: bool = False, early: bool = False
+    reading: Reading, element: str, single: bool, ahead: tuple[int, int], little: bool, early: bool, far: bool
 ) -> TileSpec:
     """What code the reading needs."""
     if little:
@@ -306,4 +306,5 @@ def tile_spec(
         single=single,
         ahead=ahead,
         early=early,
+        far=far,
     )

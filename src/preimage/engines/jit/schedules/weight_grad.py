@@ -7,7 +7,7 @@ vectors or to the loop, is the plan's choice (`weight_grad_plan`). The loops of 
 
     for n in images (groups of `images per turn`)
         for band in bands                            # output rows that fit the cache; a chain is put down and taken up
-            for tile in this task's part of the tiles    # columns, tap, rows; rows fastest
+            for tile in this task's part of the tiles    # columns, taps, rows; rows fastest (a run: columns before taps)
                 for n in this turn's images
                     sum[r][v] = +0, or the chain so far
                     for segment in the band's segments that this tap reaches    # part of one row of output pixels
@@ -80,6 +80,8 @@ class Arg(IntEnum):
     ROUNDS_PER_TASK = 34
     SPANS = 35  # table: SPAN_WORDS words each, what a band reads that the one before did not
     SPAN_BOUNDS = 36  # table: first span of each band, bands + 1 entries
+    OUTER_EVERY = 37  # tiles of one row tile and last tap until the next outer tap, and until the next column tile
+    COL_EVERY = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class TileSpec:
     knows how wide the matrix is: with ragged_rows and ragged_cols); ragged_rows,
     ragged_cols: the last tile overlaps; single: one image, one band, so that nothing is taken up or added;
     ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read;
-    early: every tile asks for a share of what the next round reads (into the second cache).
+    early: every tile asks for a share of what the next round reads (into the second cache); far: the weights are so many that
+    each tile asks for the lines that it will write before it computes.
     """
 
     element: str
@@ -103,6 +106,7 @@ class TileSpec:
     single: bool
     ahead: tuple[int, int] = (0, 0)
     early: bool = False
+    far: bool = False
 
     @property
     def columns(self) -> int:
@@ -129,6 +133,10 @@ def build(spec: TileSpec) -> str:
             place = _Place(f, spec, arg, tile.index)
             bounds = f.ptr_arg(Arg.BANDS, "i64").at(place.outer * (arg[Arg.N_BANDS] + 1) + band)
             segments = bounds.load_int(), bounds.at(1).load_int()
+            if spec.far:
+                for r in range(spec.rows):
+                    for line in range(0, spec.columns * ELEMENT_BYTES[spec.element], LINE_BYTES):
+                        f.prefetch(place.total.at_bytes(place.out_row * r).at_bytes(line), write=True)
             with f.loop(begin, end) as n:
                 sums = _start(f, spec, place, band)
                 scalars = place.scalars.at_bytes(n.index * arg[Arg.SCALAR_IMAGE])
@@ -159,8 +167,8 @@ class _Place:
         size = ELEMENT_BYTES[spec.element]
         row, tile = tile % arg[Arg.N_ROWS], tile // arg[Arg.N_ROWS]
         tap, tile = tile % arg[Arg.N_TAPS], tile // arg[Arg.N_TAPS]
-        self.outer, tile = tile % arg[Arg.N_OUTER], tile // arg[Arg.N_OUTER]
-        col, group = tile % arg[Arg.N_COLS], tile // arg[Arg.N_COLS]
+        self.outer, col = tile // arg[Arg.OUTER_EVERY] % arg[Arg.N_OUTER], tile // arg[Arg.COL_EVERY] % arg[Arg.N_COLS]
+        group = tile // (arg[Arg.N_OUTER] * arg[Arg.N_COLS])
         words = f.ptr_arg(Arg.TAPS, "i64").at(tap * KW_WORDS)
         self.begin, self.end = words.at(3).load_int(), words.at(4).load_int()
         row_offset = (row * arg[Arg.ROW_STEP]).minimum(arg[Arg.ROW_LAST])
