@@ -11,11 +11,13 @@ import sys
 import numpy as np
 import pytest
 
+import preimage as pre
+
 llvm = pytest.importorskip("preimage.engines.jit.llvm")
 if llvm.unavailable():
     pytest.skip(llvm.unavailable(), allow_module_level=True)
 
-from preimage.engines.jit import emit, threads  # noqa: E402
+from preimage.engines.jit import codegen, emit, threads  # noqa: E402
 from preimage.errors import EngineError  # noqa: E402
 from preimage.geometry import ConvGeometry  # noqa: E402
 
@@ -238,14 +240,14 @@ def test_a_fork_in_the_middle_of_compiling_leaves_the_child_able_to_compile():
     code = """
 import os, threading, time, warnings
 warnings.simplefilter("ignore")
-from preimage.engines.jit import llvm
+from preimage.engines.jit import codegen as llvm
 stop = False
 text = "define void @kernel(ptr %a, i64 %t) {\\n  %x = add i64 %t, NUMBER\\n  ret void\\n}"
 def busy():
     n = 0
     while not stop:
         n += 1
-        llvm.object_code(text.replace("NUMBER", str(n)))
+        llvm.object_codes([llvm.Work(text.replace("NUMBER", f"{n}{k}"), llvm.host()) for k in range(3)], 2)
         time.sleep(0.0005)  # a lock is not fair: let the fork have its turn
 worker = threading.Thread(target=busy)
 worker.start()
@@ -259,3 +261,66 @@ stop = True
 worker.join()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def added_by(kernel):
+    result = np.zeros(1, np.int64)
+    call(kernel, result)
+    return int(result[0])
+
+
+def asked(numbers, made):
+    """A `make` for `together`: kernels that add the numbers, their spec counted in `made` whenever their text is made."""
+
+    def one(number):
+        def text():
+            made.append(number)
+            return adds(number)
+
+        return llvm.compile_cached(f"add {number}", text)
+
+    return lambda: [one(number) for number in numbers]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_kernels_asked_for_together_are_compiled_once_each(n_threads, monkeypatch):
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
+    llvm.forget()
+    numbers, made = [n_threads * 1000 + k for k in range(7)], []
+    with pre.config(threads=n_threads):
+        kernels = llvm.together(asked(numbers, made))
+        again = llvm.together(asked(numbers, made))
+    assert [added_by(kernel) for kernel in kernels] == numbers
+    assert made == numbers
+    assert again == kernels
+
+
+def test_what_the_disk_has_is_not_compiled_together_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(tmp_path / "kernels"))
+    made = []
+    llvm.together(asked([1, 2], made))
+    llvm.forget()
+    kernels = llvm.together(asked([1, 2, 3], made))
+    assert made == [1, 2, 3]
+    assert [added_by(kernel) for kernel in kernels] == [1, 2, 3]
+
+
+def test_a_text_that_is_refused_among_others_keeps_none_and_leaves_the_thread_as_it_was(monkeypatch):
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
+    llvm.forget()
+
+    def make():
+        return [*asked([11, 12], [])(), llvm.compile_cached("nonsense", lambda: "no module at all")]
+
+    with pre.config(threads=2), pytest.raises(RuntimeError, match="parsing error"):
+        llvm.together(make)
+    assert llvm.loaded_count() == 0
+    with pytest.raises(ZeroDivisionError):
+        llvm.together(lambda: 1 // 0)
+    assert added_by(llvm.compile_cached("add 11", lambda: adds(11))) == 11  # not 0, as inside
+
+
+def test_code_made_side_by_side_is_the_code_made_alone():
+    texts = [PRODUCT_AND_SUM, *(adds(k) for k in range(5))] * 2
+    works = [codegen.Work(text, llvm.current_target()) for text in texts]
+    assert codegen.object_codes(works, 4) == [llvm.object_code(text) for text in texts]

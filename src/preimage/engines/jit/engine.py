@@ -26,7 +26,7 @@ from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.locks import ForkLock
 from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
-from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
+from preimage.engines.jit.recipe import ALIGN, Recipe, address_of, made_together
 from preimage.engines.jit.request import Request, is_little, little_macs, little_work
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
@@ -243,14 +243,17 @@ class JitEngine:
     def _recipe(self, request: Request) -> Recipe:
         recipe = self._recipes.get(request)
         if recipe is None:
-            if is_depthwise(request):
-                recipe = depthwise_recipe(request)
-            else:
-                tile = tuning.tile_for(request) if self._tuned and request.tile is None and not request.single else None
-                recipe = dense_recipe(request if tile is None else replace(request, tile=tile, little=False))
-                if tile is not None:
-                    recipe.details["tile"] += ", tuned"
+            recipe = made_together(lambda: self._new_recipe(request), request.threads)
             self._keep_recipe(request, recipe)
+        return recipe
+
+    def _new_recipe(self, request: Request) -> Recipe:
+        if is_depthwise(request):
+            return depthwise_recipe(request)
+        tile = tuning.tile_for(request) if self._tuned and request.tile is None and not request.single else None
+        recipe = dense_recipe(request if tile is None else replace(request, tile=tile, little=False))
+        if tile is not None:
+            recipe.details["tile"] += ", tuned"
         return recipe
 
     def _keep_recipe(self, request: Request, recipe: Recipe) -> None:

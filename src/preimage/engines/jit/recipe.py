@@ -30,6 +30,7 @@ __all__ = [
     "address_of",
     "compiled",
     "gather_tables",
+    "made_together",
     "slots",
     "split_rows",
 ]
@@ -261,6 +262,20 @@ def compiled(spec: Any) -> llvm.LoadedKernel:
 
     level = llvm.CONTROL_LEVEL if isinstance(spec, (ProgramSpec, SweepSpec, PartsSpec)) else llvm.CODEGEN_LEVEL
     return llvm.compile_cached(repr(spec), lambda: BUILDERS[type(spec).__name__](spec), None, level)
+
+
+def made_together(make: Callable[[], Recipe], n_threads: int) -> Recipe:
+    """The recipe that make() makes; its kernels, and what runs them, are compiled side by side."""
+
+    def ask() -> Recipe:
+        recipe = make()
+        if n_threads > 1:
+            threads.ask()
+        else:
+            compiled(ProgramSpec())
+        return recipe
+
+    return llvm.together(ask)
 
 
 def slots(values: dict[Slot, int]) -> list[int]:

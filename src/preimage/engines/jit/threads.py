@@ -29,11 +29,12 @@ import struct
 import threading
 import time
 from array import array
+from collections.abc import Mapping
 
 from preimage.engines.jit import llvm
 from preimage.engines.jit.threads_ir import MOST_WORKERS, POOL_BYTES, SPINS, pool_ir
 
-__all__ = ["launch", "pack_args", "pool_size"]
+__all__ = ["ask", "launch", "pack_args", "pool_size"]
 
 SPIN_NS = 100_000  # how long a worker spins after a job before it parks
 
@@ -42,13 +43,22 @@ _RunAlone = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_char_p, _I64)
 _Run = ctypes.CFUNCTYPE(_I64, _PTR, _PTR, ctypes.c_char_p, _I64, _I64)
 
 
+def ask() -> None:
+    """Have the pool's code compiled: with a first call's kernels (`llvm.together`), not after them."""
+    if _code is None:
+        _compiled()
+
+
+def _compiled() -> Mapping[str, llvm.LoadedKernel]:
+    names = ("run_alone", "run", "init", "add_worker", "pauses")
+    return llvm.compile_many(pool_ir(llvm.host().triple), names, "thread pool", level=llvm.CONTROL_LEVEL)
+
+
 class _Code:
     """The compiled pool functions; made once per process and never unloaded."""
 
     def __init__(self) -> None:
-        text = pool_ir(llvm.host().triple)
-        names = ("run_alone", "run", "init", "add_worker", "pauses")
-        self.kernels = llvm.compile_many(text, names, "thread pool", level=llvm.CONTROL_LEVEL)
+        self.kernels = _compiled()
         self.run_alone = _RunAlone(int(self.kernels["run_alone"]))
         self.run = _Run(int(self.kernels["run"]))
         self.init = ctypes.CFUNCTYPE(None, _PTR)(int(self.kernels["init"]))

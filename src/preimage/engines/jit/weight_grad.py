@@ -23,7 +23,7 @@ from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthw
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.parts import in_step
 from preimage.engines.jit.plan import Ints, as_ints
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled, made_together
 from preimage.engines.jit.request import is_little, little_macs
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
@@ -235,6 +235,10 @@ def every_position(geometry: ConvGeometry, x: Array) -> tuple[ConvGeometry, Arra
 
 @lru_cache(maxsize=512)
 def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
+    return made_together(lambda: _new_recipe(r), r.threads)
+
+
+def _new_recipe(r: WeightGradRequest) -> Recipe:
     g = r.geometry
     if is_depthwise_grad(r):
         return depthwise_grad_recipe(r)

@@ -1,0 +1,348 @@
+"""LLVM's code generator: IR text in, object code out, and object code into the process. The only file that imports llvmlite.binding.
+
+    target = host()                     # what this CPU is, as LLVM names it
+    code = object_code(text)            # the object file of a module of IR text
+    codes = object_codes(works, 2)      # of several, by so many threads
+    kernels = load_object(code)         # its functions, by name
+
+What keeps the numbers right: no fast-math flag is ever set here, the code generator does not contract a product and a
+sum (fused multiply-adds come from `llvm.fma` in the IR alone), and no optimising pass runs: the schedules are the optimiser.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
+
+from preimage.engines.jit.targets import Target, cache_sizes, vectors
+from preimage.errors import EngineError
+
+__all__ = [
+    "CODEGEN_LEVEL", "CONTROL_LEVEL", "LOCK", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "current_target", "host",
+    "load_object", "named_target", "object_code", "object_codes", "toolchain", "unavailable", "use_target",
+]  # fmt: skip
+
+CODEGEN_LEVEL = 1  # measured: 2 and 3, or passes before, give no faster kernels and compile a third slower
+CONTROL_LEVEL = 0  # for code that only calls others: a quarter of the time to compile
+LOCK = threading.RLock()  # llvmlite releases the GIL; one caller at a time uses it here, and no fork happens meanwhile
+
+
+class LoadedKernel(int):
+    """The address of a loaded function; the code is unloaded when the last reference to this object goes."""
+
+    code_bytes: int
+    _tracker: Any
+
+    def __new__(cls, address: int, tracker: Any, code_bytes: int) -> Self:
+        self = super().__new__(cls, address)
+        self._tracker = tracker
+        self.code_bytes = code_bytes
+        return self
+
+
+# --------------------------------------------------------------------------------------------------- llvmlite itself
+
+
+@functools.cache
+def _binding() -> Any:
+    with LOCK:  # a child forked in the middle of an import would wait for ever for the module's lock
+        try:
+            from llvmlite import binding
+        except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
+            raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
+        if sys.maxsize < 2**32:
+            raise EngineError("the jit engine needs a 64-bit process")
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+    return binding
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why no code can be compiled and run here, or None."""
+    try:
+        target = host()
+    except (EngineError, RuntimeError, OSError) as error:
+        return str(error)
+    if target.vector_bytes == 0:
+        return f"the CPU {target.cpu} ({platform.machine()}) has no fused multiply-add vectors that this engine knows"
+    return None
+
+
+@functools.cache
+def toolchain() -> str:
+    """Versions of everything between the text and the code."""
+    import llvmlite
+
+    return f"llvmlite {llvmlite.__version__}, llvm {'.'.join(map(str, _binding().llvm_version_info))}"
+
+
+# ------------------------------------------------------------------------------------------------------------ targets
+
+
+@functools.cache
+def host() -> Target:
+    """The CPU that this process runs on."""
+    binding = _binding()
+    binding.check_jit_execution()
+    flags = binding.get_host_cpu_features()
+    have = frozenset(name for name, present in flags.items() if present)
+    triple = binding.get_process_triple()
+    width, registers = vectors(triple, have)
+    cpu = binding.get_host_cpu_name()
+    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **cache_sizes())
+
+
+@functools.cache
+def named_target(name: str) -> Target:
+    """ "host", "avx512", "avx2" (x86-64 levels 4 and 3; run here where the CPU has them) or "neon" (object code only)."""
+    if name == "host":
+        return host()
+    here = host()
+    have = frozenset(f[1:] for f in here.features.split(",") if f.startswith("+"))
+    intel = here.triple.startswith("x86_64")
+    if name == "avx512":
+        runs = intel and {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"} <= have
+        triple = here.triple if intel else "x86_64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="x86-64-v4", features="", vector_bytes=64,
+                       vector_registers=32, runs_here=runs)  # fmt: skip
+    if name == "avx2":
+        triple = here.triple if intel else "x86_64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="x86-64-v3", features="", vector_bytes=32,
+                       vector_registers=16, runs_here=intel and {"avx2", "fma", "f16c"} <= have)  # fmt: skip
+    if name == "neon":
+        arm = here.triple.startswith(("aarch64", "arm64"))
+        triple = here.triple if arm else "aarch64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="generic", features="+neon", vector_bytes=16,
+                       vector_registers=32, runs_here=arm)  # fmt: skip
+    raise EngineError(f"no target is called {name!r}; there are host, avx512, avx2, neon")
+
+
+_chosen: Target | None = None
+
+
+def current_target() -> Target:
+    """The target that kernels are compiled for: PREIMAGE_JIT_TARGET (host, avx512, avx2), by default the host."""
+    global _chosen
+    if _chosen is None:
+        target = named_target(os.environ.get("PREIMAGE_JIT_TARGET") or "host")
+        if not target.runs_here:
+            raise EngineError(f"PREIMAGE_JIT_TARGET={target.name}: this CPU ({host().cpu}) cannot run such code")
+        _chosen = target
+    return _chosen
+
+
+@contextmanager
+def use_target(target: Target | str) -> Iterator[Target]:
+    """Compile for another target inside the block, in the whole process (tests of narrower vectors)."""
+    global _chosen
+    previous = _chosen
+    wanted = named_target(target) if isinstance(target, str) else target
+    if not wanted.runs_here:
+        raise EngineError(f"this CPU ({host().cpu}) cannot run code made for {wanted.name}")
+    _chosen = wanted
+    try:
+        yield wanted
+    finally:
+        _chosen = previous
+
+
+_machines: dict[tuple[Target, int], list[Any]] = {}  # those that no thread uses just now
+
+
+@contextmanager
+def _machine(target: Target, level: int = CODEGEN_LEVEL) -> Iterator[Any]:
+    """LLVM's target machine, for one thread at a time."""
+    kept = _machines.setdefault((target, level), [])
+    made = kept.pop() if kept else _new_machine(target, level)
+    try:
+        yield made
+    finally:
+        kept.append(made)
+
+
+def _new_machine(target: Target, level: int) -> Any:
+    binding = _binding()
+    if not target.triple.startswith(host().triple.split("-")[0]):
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+    made = binding.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu,
+        features=target.features,
+        opt=level,
+        reloc="pic",
+        codemodel="small",
+    )
+    made.set_asm_verbosity(False)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------- from text to code
+
+
+def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, Any]:
+    """The module and the context that owns it: a context of its own, so that all its memory goes with it.
+
+    Parsing checks types and that values are defined before they are used; the verifier's further checks are for who changes
+    a schedule: the tests ask for them, and PREIMAGE_DEBUG=4.
+    """
+    binding = _binding()
+    context = binding.create_context()
+    module = binding.parse_assembly(text, context)
+    module.triple = target.triple
+    module.data_layout = str(machine.target_data)
+    if verify:
+        module.verify()
+    return module, context
+
+
+def _emit(machine: Any, module: Any) -> bytes:
+    """As `machine.emit_object(module)`, but without llvmlite's lock, which all its calls hold to their end.
+
+    LLVM needs none: machine and context are this thread's own. So threads can generate code side by side.
+    """
+    ffi = _binding().ffi
+    call = getattr(getattr(ffi.lib, "LLVMPY_TargetMachineEmitToMemory", None), "_cfn", None)
+    if call is None:  # pragma: no cover - a llvmlite that is made otherwise: one thread at a time
+        code: bytes = machine.emit_object(module)
+        return code
+    with ffi.OutputString() as error:
+        memory = call(machine, module, 1, error)
+        if not memory:
+            raise RuntimeError(str(error))
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
+
+
+class Work(NamedTuple):
+    """A module to compile."""
+
+    text: str
+    target: Target
+    level: int = CODEGEN_LEVEL
+    verify: bool = False
+
+    def object_code(self) -> bytes:
+        with _machine(self.target, self.level) as machine:
+            module, _context = _parse(self.text, self.target, machine, self.verify)
+            return _emit(machine, module)
+
+
+def object_code(text: str, target: Target | None = None, level: int = CODEGEN_LEVEL, verify: bool = True) -> bytes:
+    """The object file that LLVM makes of IR text for a target; nothing is cached or loaded."""
+    return object_codes([Work(text, target or current_target(), level, verify)], 1)[0]
+
+
+def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
+    """The object files of several modules, made side by side by up to n_threads threads, this one among them."""
+    codes = [b""] * len(works)
+    turns = iter(sorted(range(len(works)), key=lambda k: -len(works[k].text)))  # the longest first
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for k in turns:
+                codes[k] = works[k].object_code()
+        except BaseException as error:  # raised again below, once nobody compiles any more
+            failed.append(error)
+
+    with LOCK:
+        helpers = [threading.Thread(target=run, name="preimage compiler") for _ in range(min(n_threads, len(works)) - 1)]
+        try:
+            for helper in helpers:
+                helper.start()
+        except RuntimeError:  # no more threads: the others do it
+            helpers = [helper for helper in helpers if helper.ident is not None]
+        run()
+        for helper in helpers:
+            helper.join()
+    if failed:
+        raise failed[0]
+    return codes
+
+
+def checked_ir(text: str, target: Target | None = None) -> str:
+    """The IR as LLVM reads it, verified (PREIMAGE_DEBUG=4). No pass runs on it: the code generator takes it as it is."""
+    target = target or current_target()
+    with LOCK, _machine(target) as machine:
+        module, _context = _parse(text, target, machine, verify=True)
+        return str(module)
+
+
+def assembly(text: str, target: Target | None = None) -> str:
+    """The assembly of IR text (PREIMAGE_DEBUG=5)."""
+    target = target or current_target()
+    with LOCK, _machine(target) as machine:
+        module, _context = _parse(text, target, machine, verify=False)
+        listing: str = machine.emit_assembly(module)
+        return listing
+
+
+@functools.cache
+def _linker() -> Any:
+    """One LLJIT for the process. It is never disposed of: workers and daemon threads may run its code until the end."""
+    binding = _binding()
+    machine = binding.Target.from_triple(host().triple).create_target_machine(
+        cpu=host().cpu,
+        features=host().features,
+        opt=CODEGEN_LEVEL,
+        reloc="pic",
+        codemodel="small",
+        jit=True,
+    )
+    linker = binding.create_lljit_compiler(machine, use_jit_link=True)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(linker))
+    return linker
+
+
+_serial = 0
+
+
+def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, LoadedKernel]:
+    """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
+    global _serial
+    with LOCK:
+        _serial += 1  # LLJIT never lets a library's name be used again
+        builder = _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
+        for symbol in symbols:
+            builder.export_symbol(symbol)
+        tracker = builder.link(_linker(), f"preimage.{_serial}")
+        return {symbol: LoadedKernel(tracker[symbol], tracker, len(code)) for symbol in symbols}
+
+
+# ---------------------------------------------------------------------------------------------------------------- fork
+
+_held_over_fork: list[Any] = []
+
+
+def _before_fork() -> None:
+    """A fork must not catch LLVM in the middle of its work, in any thread: hold our lock and llvmlite's own.
+
+    llvmlite's is taken by every call, also by those that free a module or a kernel when its last reference goes.
+    """
+    LOCK.acquire()
+    ffi = getattr(sys.modules.get("llvmlite.binding"), "ffi", None)
+    inner = getattr(getattr(ffi, "lib", None), "_lock", None)
+    if inner is not None:
+        inner.__enter__()
+        _held_over_fork.append(inner)
+
+
+def _after_fork() -> None:
+    if _held_over_fork:
+        _held_over_fork.pop().__exit__(None, None, None)
+    LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
