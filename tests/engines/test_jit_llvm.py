@@ -173,7 +173,7 @@ def test_the_thread_pool_and_a_schedule_compile_for_every_target():
         target = llvm.named_target(name)
         assert len(llvm.object_code(threads_ir.pool_ir(target.triple), target)) > 1000
         reading = weight_grad_plan.read_geometry(geometry, 4, target)
-        text = weight_grad.build(weight_grad_plan.tile_spec(reading, "f32", True, (0, 0)))
+        text = weight_grad.build(weight_grad_plan.tile_spec(reading, "f32", True, (0, 0), False, True, True))
         assert llvm.assembly(text, target).count(fused) >= reading.tile_rows * len(reading.lanes)
 
 
