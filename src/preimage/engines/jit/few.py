@@ -120,20 +120,21 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     lowest, highest = min((c.at for c in columns), default=0), max((c.at for c in columns), default=0)
     walk = _Walk(r, axes, plan.rows)
     channel_room = -(-run // 8) * 8  # transposing writes whole squares
-    most = max(1, SCRATCH_BYTES // (item * channel_room * walk.slots) - (highest - lowest)) // tile
+    lead, highest = -(-max(0, -lowest) // plan.lanes) * plan.lanes, max(0, highest)  # column 0 of a block lies aligned
+    most = max(1, SCRATCH_BYTES // (item * channel_room * walk.slots) - lead - highest) // tile
     units = g.batch * g.groups
     wanted = 1 if r.threads == 1 else -(-8 * r.threads // units)
     block = max(1, min(-(-line // tile), most)) * tile
     blocks = -(-line // block)
     block = (line - 1) // (blocks * tile) * tile + tile  # in whole tiles, and the last not much shorter
-    pitch = (-(-(block + highest - lowest + 16) * item // 64) | 1) * 64
+    pitch = (-(-(lead + block + highest + 16) * item // 64) | 1) * 64
     tap_bytes = run * channels * item
     bands, steps, fills, rows, row_parts = walk.tables(
         max(1, min(-(-wanted // blocks), walk.count)), channel_room * pitch, tap_bytes
     )
     column_parts = list(dict.fromkeys(c.part for c in columns))
     rows[:, 2] *= len(column_parts)
-    column_table = as_ints([[(c.at - lowest) * item, c.tap * tap_bytes, column_parts.index(c.part)] for c in columns])
+    column_table = as_ints([[(lead + c.at) * item, c.tap * tap_bytes, column_parts.index(c.part)] for c in columns])
     units *= blocks * len(bands)
     per_task = -(-units // (1 if r.threads == 1 else min(units, 8 * r.threads)))
     tasks = -(-units // per_task)
@@ -148,8 +149,9 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
     recipe.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
     last_in, last_out = _last(r)
-    # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles).
-    turns = len(columns) * -(-min(block, line) // tile)
+    # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
+    # in as many steps as there are for one that brings new lines.
+    turns = len(columns) * -(-min(block, line) // tile) * walk.parts(steps)
     ahead = -(-min(block, line) * r.in_strides[-1] // turns)
     spec = FewSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, phases, channels, run, g.kernel_size[-1],
@@ -160,9 +162,10 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         Arg.N_BANDS: len(bands), Arg.BLOCKS: blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps.ctypes.data,
         Arg.FILLS: fills.ctypes.data, Arg.ROWS: rows.ctypes.data, Arg.COLUMNS: column_table.ctypes.data,
         Arg.N_COLUMNS: len(columns), Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
-        Arg.X_COLUMN: r.in_strides[-1], Arg.LOWEST: lowest, Arg.SPAN: highest - lowest, Arg.LINE: line, Arg.BLOCK: block,
+        Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: lead, Arg.LOWEST: min(0, lowest), Arg.HIGHEST: highest, Arg.LINE: line, Arg.BLOCK: block,
         Arg.OUT_COLUMNS: column_axis.out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
         Arg.AHEAD_CHANNEL: -(-ahead // run), Arg.AHEAD_COLUMN: ahead,
+        Arg.AHEAD_PART: ahead * turns // walk.parts(steps),
         Arg.OUT_LINE: walk.out_line, Arg.PITCH: pitch, Arg.GROUP_WEIGHT_BYTES: group_bytes,
     }  # fmt: skip
     patches = (
@@ -227,6 +230,11 @@ class _Walk:
         self.count = len(self.steps)
         self.slots = max(1, *(len({source for source, _, _ in lines}) for _, lines, _ in self.steps))
 
+    @staticmethod
+    def parts(steps: Ints) -> int:
+        """Steps for one that brings new lines."""
+        return max(1, len(steps) // max(1, int((steps[:, 1] > steps[:, 0]).sum())))
+
     def _steps(self) -> Iterator[tuple[int, list[tuple[int, int, Part]], int]]:
         """Output offset, lines (source offset, tap, part), and the lines of the result that exist."""
         phases, size = self.row_axis.phases, self.row_axis.out_size
@@ -283,7 +291,23 @@ class _Walk:
                     rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts))))
                 steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
         bounds = as_ints(list(pairwise(edges)))
+        steps = _looking_ahead(steps, edges)
         return bounds, as_ints(steps), _table(fills), _table(rows), list(parts) or [()]
+
+
+def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> list[tuple[int, ...]]:
+    """Every step with the fills of the next step that has some, how many steps away it is, and whether it is the next unit's."""
+    out = list(steps)
+    bands = list(pairwise(edges))
+    for band, (begin, end) in enumerate(bands):
+        first = steps[bands[(band + 1) % len(bands)][0]]
+        fills, far, beyond = first[:2], 0, 1
+        for number in range(end - 1, begin - 1, -1):
+            far += 1
+            out[number] = (*steps[number], *fills, far, beyond)
+            if steps[number][0] < steps[number][1]:
+                fills, far, beyond = steps[number][:2], 0, 0
+    return out
 
 
 def _table(rows: list[tuple[int, int, int]]) -> Ints:

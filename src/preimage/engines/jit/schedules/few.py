@@ -26,14 +26,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from preimage.engines.jit.emit import ELEMENT_BYTES, Int, Kernel, Num, Ptr
+from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.schedules.epilogue import Finish, finish
 from preimage.engines.jit.schedules.interleave import together
 from preimage.engines.jit.schedules.pack import transposed
 
 __all__ = ["COLUMN_WORDS", "FILL_WORDS", "ROW_WORDS", "STEP_WORDS", "Arg", "FewSpec", "Part", "build"]
 
-AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copying memory is asked for
+AHEAD_CHANNELS = 12  # how far in front of the copying memory is asked for
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
 
 
@@ -54,7 +54,8 @@ class Arg(IntEnum):
     N_BANDS = 11
     BLOCKS = 12  # of columns
     GROUPS = 13
-    STEPS = 14  # first fill, last + 1, first row, last + 1, output offset, lines of the result that exist
+    STEPS = 14  # fills from, to; rows from, to; output offset; lines of the result that exist; the fills to come, in how many
+    # steps, and whether in the next unit
     FILLS = 15  # input offset, scratch offset, columns of the input (0: a line of zeros)
     ROWS = 16  # scratch offset, weight offset, number of the part times the number of column parts
     COLUMNS = 17  # offset in a line, weight offset, number of the part
@@ -62,8 +63,8 @@ class Arg(IntEnum):
     X_IMAGE = 19
     X_CHANNEL = 20
     X_COLUMN = 21
-    LOWEST = 22  # offset of the first column (not in bytes)
-    SPAN = 23  # columns from the lowest offset to the highest
+    LEAD = 22  # columns in a line of the scratch before the block's first (not in bytes)
+    HIGHEST = 23  # columns that are read behind the block's last
     LINE = 24  # positions of a line, one for all phases
     BLOCK = 25  # positions of a block
     OUT_COLUMNS = 26
@@ -74,9 +75,11 @@ class Arg(IntEnum):
     GROUP_WEIGHT_BYTES = 31
     AHEAD_CHANNEL = 32  # reading ahead: bytes from a channel's turn to the next
     AHEAD_COLUMN = 33  # and from one turn of all channels to the next
+    AHEAD_PART = 34  # and in a step
+    LOWEST = 35  # the first column that is read, after the block's own (negative or 0)
 
 
-STEP_WORDS = 6
+STEP_WORDS = 10
 FILL_WORDS = 3
 ROW_WORDS = 3
 COLUMN_WORDS = 3
@@ -119,12 +122,11 @@ def build(spec: FewSpec) -> str:
     kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes)
     first = f.task * arg[Arg.UNITS_PER_TASK]
     with f.loop(first, (first + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])) as unit:
-        band, rest = unit.index % arg[Arg.N_BANDS], unit.index // arg[Arg.N_BANDS]
-        block, rest = rest % arg[Arg.BLOCKS], rest // arg[Arg.BLOCKS]
-        group, n = rest % arg[Arg.GROUPS], rest // arg[Arg.GROUPS]
-        left = block * arg[Arg.BLOCK]  # first position
+        band, left, group, n = _unit(arg, unit.index)
         count = (arg[Arg.LINE] - left).minimum(arg[Arg.BLOCK])
-        x = f.ptr_arg(Arg.INPUT, spec.element).at_bytes(n * arg[Arg.X_IMAGE] + group * spec.run * arg[Arg.X_CHANNEL])
+        x = _input(f, spec, arg, left, group, n)
+        _, left_next, group_next, n_next = _unit(arg, unit.index + 1)
+        x_next = _input(f, spec, arg, left_next, group_next, n_next.minimum(arg[Arg.UNITS] - 1))
         w = f.ptr_arg(Arg.WEIGHT, spec.inner).at_bytes(group * arg[Arg.GROUP_WEIGHT_BYTES])
         out = n * arg[Arg.OUT_IMAGE] + group * spec.channels * arg[Arg.OUT_CHANNEL]
         steps = f.ptr_arg(Arg.BANDS, "i64").at(band * 2)
@@ -132,14 +134,11 @@ def build(spec: FewSpec) -> str:
             step = f.ptr_arg(Arg.STEPS, "i64").at(turn.index * STEP_WORDS)
             with f.loop(step.load_int(), step.at(1).load_int()) as number:
                 line = f.ptr_arg(Arg.FILLS, "i64").at(number.index * FILL_WORDS)
-                source, to = x.at_bytes(line.load_int()), scratch.at_bytes(line.at(1).load_int())
-                _fill(f, spec, arg, source, to, left + arg[Arg.LOWEST], count + arg[Arg.SPAN], line.at(2).load_int())
+                source, to = x.at_bytes(line.load_int()), scratch.at_bytes(line.at(1).load_int()).at(arg[Arg.LEAD])
+                _fill(f, spec, arg, source, to, left, count + arg[Arg.HIGHEST], line.at(2).load_int())
             out_step = out + step.at(4).load_int()
-            # What the next step, or the next block of columns, will bring to the scratch is asked for while this one computes.
-            ends = turn.index + 1 >= steps.at(1).load_int()
-            following = f.ptr_arg(Arg.STEPS, "i64").at(ends.select(steps.load_int(), turn.index + 1) * STEP_WORDS)
-            first_column = (left + arg[Arg.LOWEST]).maximum(0) + ends.select(arg[Arg.BLOCK], f.i64(0))
-            ahead = _Ahead(x.at_bytes(first_column * arg[Arg.X_COLUMN]), following.load_int(), following.at(1).load_int())
+            # What will be brought to the scratch next is asked for while this step computes.
+            ahead = _Ahead(x, x_next, step.at(6))
             with f.loop(0, count, step_lanes) as tile:
                 turns = tile.index // step_lanes * arg[Arg.N_COLUMNS]
                 sums = _sums(f, spec, arg, scratch.at(tile.index), w, step, ahead, turns)
@@ -152,42 +151,59 @@ def build(spec: FewSpec) -> str:
 # -------------------------------------------------------------------------------------------------------- the scratch
 
 
-def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, first: Int, count: Int, columns: Int) -> None:
-    """An input line from column `first` on to the scratch; columns outside 0 .. columns - 1 become zeros."""
+def _unit(arg: dict[Arg, Int], number: Int) -> tuple[Int, Int, Int, Int]:
+    """Band, first position of the block of columns, group and image of a unit."""
+    band, rest = number % arg[Arg.N_BANDS], number // arg[Arg.N_BANDS]
+    block, rest = rest % arg[Arg.BLOCKS], rest // arg[Arg.BLOCKS]
+    return band, block * arg[Arg.BLOCK], rest % arg[Arg.GROUPS], rest // arg[Arg.GROUPS]
+
+
+def _input(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], left: Int, group: Int, n: Int) -> Ptr:
+    """Where the input of a unit begins: its block's first column."""
+    x = f.ptr_arg(Arg.INPUT, spec.element)
+    return x.at_bytes(n * arg[Arg.X_IMAGE] + group * spec.run * arg[Arg.X_CHANNEL] + left * arg[Arg.X_COLUMN])
+
+
+def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, left: Int, count: Int, columns: Int) -> None:
+    """The columns that a block reads of an input line to the scratch; those outside 0 .. columns - 1 become zeros.
+
+    source, to: the block's first column. Before column 0 come whole vectors of zeros, so that the line's own lie aligned.
+    """
     pitch, item = arg[Arg.PITCH], ELEMENT_BYTES[spec.inner]
+    begin = (left > 0).select(arg[Arg.LOWEST], 0 - arg[Arg.LEAD])
     if not spec.last_in:
         lanes = spec.lanes
         with f.loop(0, spec.run) as i:
             line, there = source.at_bytes(i.index * arg[Arg.X_CHANNEL]), to.at_bytes(i.index * pitch)
-            with f.loop(0, count, lanes) as c:
-                at = first + c.index
-                whole = at.below((columns - (lanes - 1)).maximum(0))
-                with f.when(whole):
-                    f.prefetch(line.at_bytes(arg[Arg.X_CHANNEL] * AHEAD_CHANNELS).at(at))
-                    there.at(c.index).store(line.at(at).load(lanes))
-                with f.when(whole.negated()):
-                    inside = f.lane_mask(lanes, columns - at).but_not(f.lane_mask(lanes, 0 - at))
-                    there.at(c.index).store(line.at(at).load(lanes, inside))
+            with f.loop(begin, count, lanes) as c:
+                at = left + c.index
+                exist = f.lane_mask(lanes, at.below(columns).select(columns - at, f.i64(0)))
+                f.prefetch(line.at_bytes(arg[Arg.X_CHANNEL] * AHEAD_CHANNELS).at(c.index))
+                there.at(c.index).store(line.at(c.index).load(lanes, exist))
         return
     side = min(32 // item, spec.lanes)  # channels of a block; of its pixels two such squares make a vector, if it is wide enough
     width = min(2 * side, spec.lanes)
-    with f.loop(0, count, width) as c:
-        at = first + c.index
-        begin, there = source.at_bytes(at * arg[Arg.X_COLUMN]), to.at(c.index)
-        ahead = begin.at_bytes(arg[Arg.X_COLUMN] * (width * -(-AHEAD_ELEMENTS // (spec.run * width))))
-        whole = at.below((columns - (width - 1)).maximum(0))
-        full = whole.select(f.i64(spec.run // side * side), f.i64(0))
-        pixels = [begin.at_bytes(arg[Arg.X_COLUMN] * k) for k in range(width)]
-        with f.loop(0, full, side) as i:
-            for k in range(0, width * side * ELEMENT_BYTES[spec.element], 64):
-                f.prefetch(ahead.at(i.index * width).at_bytes(k))
-            for j, value in enumerate(_squares([p.at(i.index).load(side) for p in pixels])):
-                there.at_bytes((i.index + j) * pitch).store(value)
-        with f.loop(full, spec.run, side) as i:
-            having = [(at + k).below(columns).select(f.i64(spec.run) - i.index, f.i64(0)) for k in range(width)]
-            loaded = [p.at(i.index).load(side, f.lane_mask(side, n)) for p, n in zip(pixels, having, strict=True)]
-            for j, value in enumerate(_squares(loaded)):
-                there.at_bytes((i.index + j) * pitch).store(value)
+    whole = spec.run // side * side
+    with f.loop(begin, count, width) as c:
+        at, there = left + c.index, to.at(c.index)
+        inside = at.below(columns)
+        with f.when(inside.negated()), f.loop(0, spec.run) as i:
+            there.at_bytes(i.index * pitch).store(f.zeros(spec.inner, width))
+        with f.when(inside):
+            pixel, rest = source.at_bytes(c.index * arg[Arg.X_COLUMN]), columns - at
+            exist = f.lane_mask(width, rest)
+            pixels = [pixel.at_bytes(arg[Arg.X_COLUMN] * (rest - 1).minimum(k)) for k in range(width)]
+            with f.loop(0, whole, side) as i:
+                _turn(f, there.at_bytes(i.index * pitch), [p.at(i.index).load(side) for p in pixels], exist)
+            if whole < spec.run:
+                mask = f.lane_mask(side, spec.run - whole)
+                _turn(f, there.at_bytes(pitch * whole), [p.at(whole).load(side, mask) for p in pixels], exist)
+
+
+def _turn(f: Kernel, to: Ptr, pixels: list[Num], exist: Bit) -> None:
+    """Channels of neighbouring pixels to their lines, zeros for pixels that do not exist."""
+    for j, value in enumerate(_squares(pixels)):
+        to.at_bytes(f.int_arg(Arg.PITCH) * j).store(exist.select(value, f.zeros(value.dtype, value.lanes)))
 
 
 def _squares(pixels: list[Num]) -> list[Num]:
@@ -204,11 +220,22 @@ def _squares(pixels: list[Num]) -> list[Num]:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """The input that the next step needs: from where on, and which fills. Every line of a tile reads one of them ahead."""
+    """The input that is needed next: of this unit or the next one, and which fills (words of the step). Every line of a tile reads
+    one of them ahead.
+    """
 
-    source: Ptr
-    first: Int
-    last: Int
+    here: Ptr
+    there: Ptr
+    words: Ptr
+
+    def line(self, f: Kernel, number: Int) -> Ptr:
+        """The part of the line that is read ahead under this line of the tile."""
+        first, last = self.words.load_int(), self.words.at(1).load_int()
+        fill = (first + number).minimum(last - 1).maximum(0)
+        start = f.ptr_arg(Arg.FILLS, "i64").at(fill * FILL_WORDS).load_int()
+        beyond = self.words.at(3).load_int() > 0
+        source = beyond.select(self.there.address(), self.here.address())
+        return f.pointer(source + start + (self.words.at(2).load_int() - 1) * f.int_arg(Arg.AHEAD_PART), self.here.element)
 
 
 def _sums(
@@ -220,8 +247,7 @@ def _sums(
     with f.loop(step.at(2).load_int(), step.at(3).load_int(), carry=zeros) as row:
         line = f.ptr_arg(Arg.ROWS, "i64").at(row.index * ROW_WORDS)
         x_row, w_row, kind = x.at_bytes(line.load_int()), w.at_bytes(line.at(1).load_int()), line.at(2).load_int()
-        fill = (ahead.first + row.index - step.at(2).load_int()).minimum((ahead.last - 1).maximum(0))
-        later = ahead.source.at_bytes(f.ptr_arg(Arg.FILLS, "i64").at(fill * FILL_WORDS).load_int())
+        later = ahead.line(f, row.index - step.at(2).load_int())
         with f.loop(0, arg[Arg.N_COLUMNS], carry=row.carry, once=True) as column:
             later_tap = later.at_bytes((turns + column.index) * arg[Arg.AHEAD_COLUMN])
             entry = f.ptr_arg(Arg.COLUMNS, "i64").at(column.index * COLUMN_WORDS)
