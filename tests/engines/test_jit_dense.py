@@ -126,10 +126,13 @@ def test_same_bits(name):
                 assert np.array_equal(run(geometry, last(a), w), want)
 
 
-@pytest.mark.parametrize("tile", [(16, 1, 4), (8, 2, 2), (4, 3, 1)])
-def test_no_tile_of_few_channels_changes_a_bit(tile, monkeypatch):
-    """Vectors across pixels against vectors across channels: every case that the first can take, with tiles of its own."""
+@pytest.mark.parametrize(("tile", "scratch"), [((16, 1, 4), 384 << 10), ((8, 2, 2), 1 << 10), ((4, 3, 1), 384 << 10)])
+def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch):
+    """Vectors across pixels against vectors across channels: every case that the first can take, with tiles of its own; with
+    little scratch in several blocks of columns.
+    """
     taken = 0
+    monkeypatch.setattr(few, "SCRATCH_BYTES", scratch)
 
     def planned(r, axes):
         nonlocal taken
@@ -318,10 +321,12 @@ def test_compiles_for_every_target(target):
         direct.build(direct.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
         direct.build(direct.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))),
         few_schedule.build(
-            few_schedule.FewSpec("f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, Finish(True))
+            few_schedule.FewSpec("f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, True, Finish(True))
         ),
         few_schedule.build(
-            few_schedule.FewSpec("f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 3, EDGES, ONE, False, False, Finish(False, True))
+            few_schedule.FewSpec(
+                "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 3, EDGES, ONE, False, False, False, Finish(False, True)
+            )
         ),
         pack.build_swap(pack.SwapSpec("f16", "f32", min(8, lanes), Finish())),
         weights.build_weight(weights.WeightSpec("bf16", "f32", min(8, lanes), 0, True)),

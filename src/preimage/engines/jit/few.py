@@ -151,11 +151,14 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     last_in, last_out = _last(r)
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
     # in as many steps as there are for one that brings new lines.
+    phases_down = len(row_axis(axes).phases)
     turns = len(columns) * -(-min(block, line) // tile) * walk.parts(steps)
     ahead = -(-min(block, line) * r.in_strides[-1] // turns)
+    news = plan.rows / max(1, phases_down) * min(block, line) * run * ELEMENT_BYTES[r.element]
+    near = scratch + news > r.target.l2_bytes // 2
     spec = FewSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, phases, channels, run, g.kernel_size[-1],
-        tuple(row_parts), tuple(column_parts), last_in, last_out, r.finish,
+        tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
     values = dict.fromkeys(Arg, 0) | {
         Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.BANDS: bands.ctypes.data,

@@ -33,7 +33,7 @@ from preimage.engines.jit.schedules.pack import transposed
 
 __all__ = ["COLUMN_WORDS", "FILL_WORDS", "ROW_WORDS", "STEP_WORDS", "Arg", "FewSpec", "Part", "build"]
 
-AHEAD_CHANNELS = 12  # how far in front of the copying memory is asked for
+AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copying memory is asked for
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
 
 
@@ -93,7 +93,8 @@ class FewSpec:
     """What the code depends on.
 
     run: input channels of a group; channels: output channels of a group; phases: of the last axis; width: taps of a kernel
-    row; last_in, last_out: the arrays are channels-last.
+    row; last_in, last_out: the arrays are channels-last; near: a line is asked for once more as it is copied (the L2 cache
+    hardly holds what was asked for before).
     """
 
     element: str
@@ -110,6 +111,7 @@ class FewSpec:
     column_parts: tuple[Part, ...]
     last_in: bool
     last_out: bool
+    near: bool
     finish: Finish
 
 
@@ -193,7 +195,11 @@ def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, l
             pixel, rest = source.at_bytes(c.index * arg[Arg.X_COLUMN]), columns - at
             exist = f.lane_mask(width, rest)
             pixels = [pixel.at_bytes(arg[Arg.X_COLUMN] * (rest - 1).minimum(k)) for k in range(width)]
+            far = width * -(-AHEAD_ELEMENTS // (spec.run * width))
+            ahead = pixel.at_bytes((c.index + far < count).select(arg[Arg.X_COLUMN] * far, f.i64(0)))
             with f.loop(0, whole, side) as i:
+                for k in range(0, width * side * ELEMENT_BYTES[spec.element] if spec.near else 0, 64):
+                    f.prefetch(ahead.at(i.index * width).at_bytes(k))
                 _turn(f, there.at_bytes(i.index * pitch), [p.at(i.index).load(side) for p in pixels], exist)
             if whole < spec.run:
                 mask = f.lane_mask(side, spec.run - whole)
