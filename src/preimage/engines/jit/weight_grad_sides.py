@@ -19,6 +19,8 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["Side", "WeightGradRequest", "rows_read", "side_of"]
 
+NARROW_BYTES = 128  # of a block's pixel: two cache lines
+
 
 @dataclass(frozen=True, slots=True)
 class WeightGradRequest:
@@ -107,19 +109,28 @@ def _blocked(
     while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
         flat -= 1
     run = prod(spatial[flat:])
-    piece = max(16, LINE_ELEMENTS // width)
     outer = list(product(*map(range, spatial[:flat])))
     by_channel = strides[1] != own  # channels-first: transposed on the way
+    # Blocks that share cache lines: some pixels are cut into all of them before the next ones, so that a line is read once.
+    narrow = width * size < NARROW_BYTES and not by_channel
+    piece = max(16, LINE_ELEMENTS // (shape[1] if narrow else width))
+    pieces = [
+        (
+            n * strides[0] + sum(a * s for a, s in zip(at, strides[2:], strict=False)),
+            n * image + number * run * width * size,
+            first,
+        )
+        for n in range(shape[0])
+        for number, at in enumerate(outer)
+        for first in range(0, run, piece)
+    ]
+    blocks = list(product(range(groups), range(tiles)))
     lines = []
-    for q, tile, n in product(range(groups), range(tiles), range(shape[0])):
-        channel = q * per_group + min(tile * width, per_group - width)
-        for number, at in enumerate(outer):
-            source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
-            result = (q * tiles + tile) * block + n * image + number * run * width * size
-            for first in range(0, run, piece):
-                count = min(piece, run - first)
-                shape_of = (width, count) if by_channel else (count, 0)
-                lines.append((source + first * strides[-1], result + first * width * size, *shape_of, 0))
+    for (source, result, first), (q, tile) in product(pieces, blocks) if narrow else ((p, b) for b in blocks for p in pieces):
+        channel, count = q * per_group + min(tile * width, per_group - width), min(piece, run - first)
+        at_source = source + channel * strides[1] + first * strides[-1]
+        at_result = (q * tiles + tile) * block + result + first * width * size
+        lines.append((at_source, at_result, *((width, count) if by_channel else (count, 0)), 0))
     table: Ints = as_ints(lines)
     per_task = max(1, -(-len(lines) // (8 * r.threads)))
     values = [0] * (max(Move) + 1)

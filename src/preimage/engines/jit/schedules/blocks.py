@@ -39,8 +39,10 @@ def build(spec: BlockSpec) -> str:
         origin, to = source.at_bytes(line.load_int()), result.at_bytes(line.at(1).load_int())
         with f.loop(0, line.at(2).load_int()) as pixel:
             here, there = origin.at_bytes(pixel.index * stride), to.at(pixel.index * spec.width)
-            for first in range(0, spec.width, spec.lanes):
-                left = min(spec.lanes, spec.width - first)
-                mask = None if left == spec.lanes else f.lane_mask(spec.lanes, left)
-                there.at(first).store(here.at(first).load(spec.lanes, mask), mask)
+            first, lanes = 0, spec.lanes
+            while first < spec.width:  # vectors, then narrower ones: a masked store takes several times as long
+                while first + lanes > spec.width:
+                    lanes //= 2
+                there.at(first).store(here.at(first).load(lanes))
+                first += lanes
     return f.ir()
