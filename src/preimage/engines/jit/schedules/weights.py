@@ -133,7 +133,10 @@ def _parts(f: Kernel, spec: WeightSpec, source: Ptr, result: Ptr, channels: Int,
 
 
 def _watched(value: Num, number: int, seen: list[Num]) -> list[Num]:
-    """The chains, each NaN from the first value on that is not finite; values go to them in turn."""
+    """The chains, each NaN from the first value on that is not finite; values go to them in turn.
+
+    Watched is what is stored: what was loaded would have to be kept beside it, in more registers than there are.
+    """
     out, chain = list(seen), number % CHAINS
     out[chain] = value.fma(value.kernel.zeros(value.dtype, value.lanes), out[chain])
     return out
@@ -151,9 +154,9 @@ def _dealt_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | N
         at = source.at(k * spec.lanes)
         f.prefetch(at.at_bytes(ahead), 2)
         values.append(at.load(spec.lanes, None if left is None else f.lane_mask(spec.lanes, left * spec.taps - k * spec.lanes)))
-        seen = _watched(values[k], k, seen)
     keep = _kept(f, spec, left)
     for tap, value in enumerate(dealt(values)):
+        seen = _watched(value, tap, seen)
         to.at_bytes(table.at(tap).load_int()).store(value, keep)
     return seen
 
@@ -167,13 +170,13 @@ def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, s
 
     def square(q: Int, over: Int | None, seen: list[Num]) -> list[Num]:
         mask, values = None if over is None else f.lane_mask(lanes, over), []
-        for j, line in enumerate(lines):
+        for line in lines:
             at = line.at_bytes(q * size)
             f.prefetch(at.at_bytes(ahead), 2)
             f.prefetch(at.at_bytes(ahead).at_bytes(size * lanes - 1), 2)  # a row may lie across two lines
             values.append(at.load(lanes, mask))
-            seen = _watched(values[j], j, seen)  # here, while the value is in a register anyway
         for j, value in enumerate(transposed(values)):
+            seen = _watched(value, j, seen)
             with nullcontext() if over is None else f.when(over > j):
                 to.at_bytes(table.at(q + j).load_int()).store(value, keep)
         return seen
