@@ -12,7 +12,7 @@ import numpy as np
 from preimage.engines.jit.edges import find_edges
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.few import few_plan, few_recipe
-from preimage.engines.jit.moves import folded_weight_step, slab_steps, swap_back, weight_step
+from preimage.engines.jit.moves import FEW_CHANNELS, folded_weight_step, slab_steps, swap_back, tap_pitch, weight_step
 from preimage.engines.jit.plan import (
     Axis,
     Choice,
@@ -39,7 +39,6 @@ __all__ = ["Request", "dense_recipe"]
 
 BAND_BYTES = 512 << 10  # of input and output together, held in the L2 cache
 SMALL_WEIGHTS = 64 << 10  # of all stride phases together: these need no chunks of their own
-FEW_CHANNELS = 16  # below this many, the taps along the last axis join the run of channels
 CROWDED_RUN = 256  # channels from which on the copy is worth its while
 SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
 PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
@@ -122,11 +121,11 @@ def dense_recipe(r: Request) -> Recipe:
         recipe.buffers.append(Buffer("scratch", prod(axis.out_size for axis in axes) * out_channels * item))
     width = choice.lanes * choice.vectors
     if folded is None:
-        weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width)
+        weights, block_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, not joined)
     else:
         weights, block_bytes = folded_weight_step(g.weight_shape, folded, r.element, inner, width)
         recipe.bias_repeat = folded.stride
-    tap_bytes = run * width * item
+    tap_bytes = run * width * item if joined or folded is not None else tap_pitch(run, width, item)
     group_blocks = -(-channels // width)
     recipe.packing, recipe.packed_bytes = weights, g.groups * group_blocks * block_bytes
     recipe.packed_key = (r.contraction, r.element, choice.lanes, choice.vectors, folded is not None, g.groups)
@@ -180,7 +179,7 @@ def dense_recipe(r: Request) -> Recipe:
         recipe.steps.append(step)
     elif swept is not None:
         if swept.cuts is not None:
-            weights, _ = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, by_taps=True)
+            weights, _ = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, True, True)
         sweep_step(recipe, weights, step, chunks, r.threads, swept)
     else:
         recipe.steps.insert(0, weights)

@@ -15,6 +15,8 @@ from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.interleave import can_split
 
 __all__ = [
+    "FEW_CHANNELS",
+    "LINE_BYTES",
     "LINE_ELEMENTS",
     "block_lanes",
     "folded_weight_step",
@@ -23,9 +25,12 @@ __all__ = [
     "positions",
     "slab_steps",
     "swap_back",
+    "tap_pitch",
     "weight_step",
 ]
 
+LINE_BYTES = 64  # of the cache
+FEW_CHANNELS = 16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
 FEW_WEIGHTS = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
 MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
@@ -143,35 +148,47 @@ def swap_back(
     return lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
 
 
+def tap_pitch(run: int, width: int, item: int) -> int:
+    """Bytes from the packed weights of one tap to those of the next: an odd number of cache lines, unless the channels are few.
+
+    Lines of many taps are written together; an even number, a power of two at worst, would put them into the same few sets.
+    """
+    size = run * width * item
+    return size if run < FEW_CHANNELS else (-(-size // LINE_BYTES) | 1) * LINE_BYTES
+
+
 def weight_step(
-    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int, by_taps: bool = False
-) -> tuple[Step, int]:
+    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int,
+    apart: bool = False, by_taps: bool = False,
+) -> tuple[Step, int]:  # fmt: skip
     """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block.
 
-    by_taps: the columns are taps alone, whatever the contraction, so that a call can be made to pack some of them.
+    apart: taps lie `tap_pitch` apart; by_taps: the columns are taps alone, whatever the contraction, so that a call can be made
+    to pack some of them.
     """
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
-    taps = prod(shape[2:])
+    taps, run = prod(shape[2:]), shape[1] if contraction == "conv" else shape[0] // groups
+    pitch = tap_pitch(run, width, out_item) if apart else run * width * out_item
     if contraction == "conv" and by_taps:
-        channels, run = shape[0] // groups, shape[1]
+        channels = shape[0] // groups
         outer, outer_stride, channel_stride = run, taps * item, run * taps * item
-        table, ahead = np.arange(taps, dtype=np.int64) * (run * width * out_item), ROW_AHEAD
+        table, ahead = np.arange(taps, dtype=np.int64) * pitch, ROW_AHEAD
     elif contraction == "conv":
-        channels, run = shape[0] // groups, shape[1]
+        channels = shape[0] // groups
         outer, outer_stride, ahead = 1, 0, ROW_AHEAD
         channel_stride = run * taps * item
         column = np.arange(run * taps, dtype=np.int64)
-        table = (column % taps * run + column // taps) * (width * out_item)
+        table = column % taps * pitch + column // taps * (width * out_item)
     else:
-        channels, run = shape[1], shape[0] // groups
+        channels = shape[1]
         outer, outer_stride = run, channels * taps * item
         channel_stride = taps * item
-        table = np.arange(taps, dtype=np.int64) * (run * width * out_item)
+        table = np.arange(taps, dtype=np.int64) * pitch
         ahead = outer_stride * max(1, PIECES_AHEAD // (min(width, channels) * channel_stride))
     # The kernel depends on the number of taps only where they are few.
     dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT and not by_taps else 0
     blocks = -(-channels // width)
-    block_bytes = taps * run * width * out_item
+    block_bytes = taps * pitch
     s, values = weights.WeightSlot, [0] * len(weights.WeightSlot)
     values[s.GROUP_BLOCKS], values[s.GROUP_CHANNELS] = blocks, channels
     values[s.GROUP_STRIDE] = shape[0] // groups * shape[1] * taps * item

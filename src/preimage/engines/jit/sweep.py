@@ -12,19 +12,20 @@ from itertools import pairwise
 
 import numpy as np
 
+from preimage.engines.jit.moves import LINE_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.schedules.sequence import Sweep, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.engines.jit.schedules.weights import WeightSlot
 
-__all__ = ["ALIGNMENTS", "LINE_BYTES", "Work", "cut_taps", "piece_lists", "sweep_step", "sweeps"]
+__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "sweep_step", "sweeps"]
 
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
 MOST_PARTIAL = 2 << 20  # bytes of sums that are put down
 MOST_INPUT = 1 << 20  # bytes that are read again for every piece
-LINE_BYTES, ALIGNMENTS = 64, 4  # of the cache; places in a line that are told apart
+ALIGNMENTS = 4  # places in a cache line that are told apart
 MOST_UNEVEN = 1.21  # how much longer the busiest thread may have to work than with even shares
 
 Bounds = tuple[int, ...]
