@@ -22,7 +22,7 @@ if llvm.unavailable():
     pytest.skip(llvm.unavailable(), allow_module_level=True)
 
 from preimage.engines import get  # noqa: E402
-from preimage.engines.jit import bands, weight_grad, weight_grad_plan  # noqa: E402
+from preimage.engines.jit import bands, moves, weight_grad, weight_grad_plan  # noqa: E402
 from preimage.engines.jit.request import little_work  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
@@ -356,6 +356,22 @@ def test_infinities_in_x_stay_where_the_definition_sends_them():
     assert not np.isfinite(wanted).all()
     np.testing.assert_array_equal(gradient(geometry, x, y), wanted)
     np.testing.assert_array_equal(gradient(geometry, last(x), last(y)), wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_large_arrays_are_transposed_by_whole_cache_lines(dtype):
+    """Of channels and pixels that no square divides, on the way in and (forward) on the way out; both layouts agree."""
+    geometry, rng = ConvGeometry.from_conv((2, 41, 87, 91), (37, 41, 3, 2), padding=1), np.random.default_rng(11)
+    x, y = integers(rng, geometry.input_shape, dtype), integers(rng, geometry.output_shape, dtype)
+    w = integers(rng, geometry.weight_shape, dtype)
+    wide = np.dtype(np.float64 if dtype == "float64" else np.float32).itemsize
+    sides = [moves.block_lanes(64, wide, 41, positions) for positions in (91, 2 * 87 * 91)]
+    assert sides == [32 // wide, 64 // wide]
+    with pre.config(engine="jit", threads=2):
+        for call, arrays in (("conv_weight_grad", (x, y)), ("conv", (x, w)), ("conv_transpose", (y, w))):
+            first = getattr(get("jit"), call)(geometry, *arrays)
+            second = getattr(get("jit"), call)(geometry, *(a if a is w else last(a) for a in arrays))
+            assert bits(first) == bits(second), call
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5, 5), (2, 4, 5, 5)])

@@ -36,6 +36,7 @@ MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; few
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
 ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
 PIECES_AHEAD = 8192  # bytes: pieces of so much in all are asked for before they are read
+MUCH_BYTES = 1 << 20  # of an array that is transposed by whole cache lines
 MOST_DEALT = 16  # taps that are dealt out instead of transposed
 
 
@@ -112,7 +113,8 @@ def slab_steps(
         for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
         for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
     ]
-    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), Finish()))
+    side = block_lanes(lanes, out_item, channels, prod(sizes))
+    kernel = compiled(pack.SwapSpec(source, result, side, Finish()))
     steps.append(lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
     if zeros:
         steps.append(lines_step("zero margins", compiled(pack.CopySpec(source, result, lanes)), as_ints(zeros), patches))
@@ -144,7 +146,7 @@ def swap_back(
     ]
     names = ["bias", "residual", "limits"]
     patches = ((pack.Move.INPUT, "scratch"), (pack.Move.OUTPUT, "out"), *((pack.Move[n.upper()], n) for n in names))
-    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item), finish))
+    kernel = compiled(pack.SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish))
     return lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
 
 
@@ -256,6 +258,10 @@ def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result
     return Step("pack weights", kernel_code, tuple(values), patches, run * lines, (table,)), lines * taps * tap_bytes
 
 
-def block_lanes(lanes: int, item: int) -> int:
-    """Side of the blocks that are transposed in registers: 32 bytes do as well as 64, and make a third of the code."""
-    return min(lanes, 32 // item)
+def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) -> int:
+    """Side of the squares that are transposed in registers. 32 bytes make a third of the code of 64; but where much is moved whole
+    cache lines are read and written once (between two halves of a line the first is gone, above all where the rows are a power of
+    two apart).
+    """
+    much = channels * item >= 64 and channels * positions * item >= MUCH_BYTES
+    return min(lanes, (64 if much else 32) // item)
