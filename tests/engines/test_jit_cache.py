@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -236,10 +237,10 @@ def test_the_key_knows_all_files_that_make_a_kernel():
     """What a schedule imports of the engine is in the digest that keys its kernels: an edit there finds no stale code."""
     inside = {
         f"preimage.engines.jit.{'schedules.' if path.parent.name == 'schedules' else ''}{path.stem}"
-        for path in llvm.generator_sources()
+        for path in map(Path, llvm.generator_sources())
     }
     inside = {name.removesuffix(".__init__") for name in inside}
-    for path in llvm.generator_sources():
+    for path in map(Path, llvm.generator_sources()):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("preimage"):
                 names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}

@@ -17,7 +17,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from preimage.engines.jit import cache
@@ -69,11 +68,11 @@ MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geom
 T = TypeVar("T")
 
 
-def generator_sources() -> list[Path]:
+def generator_sources() -> list[str]:
     """The files that make the text of a kernel from its spec: the schedules and the emitter, which import no other of this engine."""
-    here = Path(__file__).parent
-    schedules = sorted(name for name in os.listdir(here / "schedules") if name.endswith(".py"))
-    return [here / "emit.py", here / "values.py", *(here / "schedules" / name for name in schedules)]
+    here = os.path.dirname(os.path.abspath(__file__))
+    schedules = sorted(name for name in os.listdir(f"{here}/schedules") if name.endswith(".py"))
+    return [f"{here}/emit.py", f"{here}/values.py", *(f"{here}/schedules/{name}" for name in schedules)]
 
 
 @functools.cache
@@ -81,8 +80,8 @@ def generator_digest() -> str:
     """A digest of those files: the version of the text that a kernel spec stands for."""
     digest = hashlib.sha256()
     for path in generator_sources():
-        with open(path, "rb") as file:
-            digest.update(path.name.encode() + b"\0" + file.read())
+        with open(path, "rb", 0) as file:
+            digest.update(os.path.basename(path).encode() + b"\0" + file.read())
     return digest.hexdigest()
 
 

@@ -40,8 +40,8 @@ def cache_sizes() -> dict[str, int]:
     root = "/sys/devices/system/cpu/cpu0/cache"
 
     def word(index: str, name: str) -> str:
-        with open(os.path.join(root, index, name)) as file:
-            return file.read().strip()
+        with open(f"{root}/{index}/{name}", "rb", 0) as file:
+            return file.read(64).decode().strip()
 
     try:
         for index in os.listdir(root):
