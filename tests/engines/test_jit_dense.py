@@ -13,12 +13,13 @@ from preimage.engines.jit.bands import cut, images_at_once
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.few import FewPlan, few_plan
 from preimage.engines.jit.moves import weight_step
-from preimage.engines.jit.plan import fold_phases, gather_axes, tile_phase
+from preimage.engines.jit.plan import fold_phases, gather_axes
 from preimage.engines.jit.recipe import Recipe
 from preimage.engines.jit.request import little_work
 from preimage.engines.jit.schedules import direct, pack, weights
 from preimage.engines.jit.schedules import few as few_schedule
 from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.jit.tiles import tile_phase
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
 from preimage.geometry import ConvGeometry

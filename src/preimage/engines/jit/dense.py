@@ -15,13 +15,10 @@ from preimage.engines.jit.few import few_plan, few_recipe
 from preimage.engines.jit.moves import FEW_CHANNELS, folded_weight_step, slab_steps, swap_back, tap_pitch, weight_step
 from preimage.engines.jit.plan import (
     Axis,
-    Choice,
     Folded,
     Ints,
     Phase,
-    Tiles,
     as_ints,
-    choose_tile,
     distinct,
     fold_phases,
     gather_axes,
@@ -34,6 +31,7 @@ from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.engines.jit.sweep import Work, cut_taps, piece_lists, sweep_step, sweeps
+from preimage.engines.jit.tiles import Choice, Tiles, choose_tile
 
 __all__ = ["Request", "dense_recipe"]
 

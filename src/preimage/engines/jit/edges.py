@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.jit.moves import lines_step, positions
-from preimage.engines.jit.plan import Axis, Choice, Ints, Phase, Tiles, tile_phase
+from preimage.engines.jit.plan import Axis, Ints, Phase
 from preimage.engines.jit.recipe import Step, compiled
 from preimage.engines.jit.schedules import pack
+from preimage.engines.jit.tiles import Choice, Tiles, tile_phase
 
 __all__ = ["Edges", "find_edges"]
 

@@ -1,4 +1,4 @@
-"""Planning, as pure data: which input positions and taps every output position reads, and which tile covers them best.
+"""Planning, as pure data: which input positions and taps every output position reads. (`tiles`: how tiles cover them.)
 
 conv and conv_transpose are one thing here, a *gather*. Along one axis, output position p = start + t*step of a phase reads
 input position t*in_step + offset[k] for every tap k of the phase, in the order of k:
@@ -13,10 +13,8 @@ any of its pixels needs, and reads zeros from a margin for the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,19 +25,16 @@ from preimage.geometry import ConvGeometry
 
 __all__ = [
     "Axis",
-    "Choice",
     "Folded",
+    "Ints",
     "Phase",
-    "Tiles",
-    "choose_tile",
+    "as_ints",
+    "classes",
     "distinct",
     "fold_phases",
     "gather_axes",
     "join_taps",
     "merge_axes",
-    "tile_costs",
-    "tile_phase",
-    "tile_shapes",
 ]
 
 Ints = NDArray[np.int64]
@@ -79,6 +74,12 @@ class Phase:
         return first, n - np.searchsorted(up, -base, "left")
 
     @kept
+    def runs(self) -> list[int]:
+        """Where the runs of positions with equal taps begin, and the end."""
+        first, last = self.valid
+        return [0, *(np.flatnonzero((np.diff(first) != 0) | (np.diff(last) != 0)) + 1).tolist(), self.count]
+
+    @kept
     def margins(self) -> tuple[int, int]:
         """How far its taps reach before and behind the input."""
         if not self.count or not self.taps:
@@ -89,7 +90,7 @@ class Phase:
     @kept
     def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
         """For every position the number of its tap range, and the ranges."""
-        return _classes(*self.valid)
+        return classes(*self.valid)
 
     @kept
     def tap_total(self) -> int:
@@ -105,7 +106,7 @@ def distinct(numbers: Ints) -> Ints:
     return found
 
 
-def _classes(first: Ints, last: Ints) -> tuple[Ints, list[tuple[int, int]]]:
+def classes(first: Ints, last: Ints) -> tuple[Ints, list[tuple[int, int]]]:
     """Pairs (first, last), numbered: the number of each, and the pairs that there are."""
     wide = int(last.max(initial=0)) + 1
     codes = first * wide + last
@@ -224,177 +225,6 @@ def merge_axes(axes: list[Axis], in_strides: list[int], out_strides: list[int]) 
             ins.append(a)
             outs.append(b)
     return out, ins, outs
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """A cover of one phase by windows of `pixels` positions: their starts, and the taps of each (first, last + 1)."""
-
-    pixels: int
-    starts: Ints
-    first: Ints
-    last: Ints
-
-    @kept
-    def tap_total(self) -> int:
-        return int((self.last - self.first).sum())
-
-    @kept
-    def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
-        """For every window the number of its tap range, and the ranges."""
-        return _classes(self.first, self.last)
-
-
-def _uniform(count: int, pixels: int) -> Ints:
-    """Starts of windows in equal steps; the last one ends at the end, over what the one before it covers."""
-    return np.minimum(np.arange(0, count, pixels, dtype=np.int64), count - pixels)
-
-
-def _by_runs(phase: Phase, pixels: int) -> Ints:
-    """Starts that stay inside runs of equal taps where they can (dilated layers: a third of the taps falls away)."""
-    first, last = phase.valid
-    breaks = [0, *(np.flatnonzero((np.diff(first) != 0) | (np.diff(last) != 0)) + 1).tolist(), phase.count]
-    starts, covered, run = [], 0, 0
-    while covered < phase.count:
-        while breaks[run + 1] <= covered:
-            run += 1
-        end = breaks[run + 1]
-        start = end - pixels if end - covered < pixels and end - pixels >= breaks[run] else covered
-        start = min(start, phase.count - pixels)
-        starts.append(start)
-        covered = start + pixels
-    return as_ints(starts)
-
-
-@lru_cache(maxsize=1024)
-def tile_phase(phase: Phase, pixels: int) -> Tiles:
-    """The cheaper of two covers: equal steps, or windows that follow the runs of equal taps."""
-    first, last = phase.valid
-    best: Tiles | None = None
-    plans = [_uniform(phase.count, pixels)]
-    runs = int(np.count_nonzero((np.diff(first) != 0) | (np.diff(last) != 0))) + 1
-    if 1 < runs <= 16:
-        plans.append(_by_runs(phase, pixels))
-    for at in plans:
-        end = at + pixels - 1
-        lo, hi = np.minimum(first[at], first[end]), np.maximum(last[at], last[end])
-        tiles = Tiles(pixels, at, lo, np.maximum(lo, hi))
-        if best is None or tiles.tap_total < best.tap_total:
-            best = tiles
-    assert best is not None
-    return best
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The tile that was chosen: `cost` in cycles by the model; axis: number of the axis that its pixels run along."""
-
-    axis: int
-    lanes: int
-    vectors: int
-    pixels: int
-    cost: float
-
-
-MAX_PIXELS = 28
-LONG_PIXELS = {1: 16, 2: 8, 3: 8, 4: 6, 5: 5}  # vectors -> most pixels of a tile in long rows
-WORTH_FITTING = 0.96
-TILE_OVERHEAD = 60.0  # cycles to begin and end a tile: tables, first loads
-
-
-def _step_cost(lanes: int, vectors: int, pixels: int, item: int) -> float:
-    """Cycles of one turn of the innermost loop (one channel): fitted to tiles of every shape measured on Zen 4.
-
-    The bounds: multiply-adds (one 512-bit one a cycle), the latency of a chain (4), the weights' way from the L2 cache.
-    """
-    width = lanes * item / 64.0
-    multiply = vectors * pixels * width
-    if width < 1.0:
-        return max(multiply * 1.1, 4.0, 0.5 * (pixels + vectors)) + 0.3
-    return max(multiply, 4.0, 2.3 * vectors) + (0.6 if pixels < 5 else 0.15)
-
-
-def choose_tile(
-    axes: list[Axis],
-    candidates: list[int],
-    channels: int,
-    groups: int,
-    run: int,
-    item: int,
-    vector_bytes: int,
-    registers: int,
-    side: int = 1,
-    little: bool = False,
-) -> Choice:
-    """The tile with the least modelled time over `candidates`, the axes that the pixels may run along.
-
-    side: the number of pixels is a multiple of it (results that are turned in registers); little: only a few tiles are tried.
-    """
-    best: Choice | None = None
-    for choice in tile_costs(axes, candidates, channels, groups, run, item, vector_bytes, registers, side, little):
-        if best is None or choice.cost < best.cost * 0.999:
-            best = choice
-    assert best is not None
-    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
-
-
-def tile_costs(
-    axes: list[Axis], candidates: list[int], channels: int, groups: int, run: int, item: int, vector_bytes: int,
-    registers: int, side: int = 1, little: bool = False,
-) -> Iterator[Choice]:  # fmt: skip
-    """Every tile that there is to choose from, with its modelled time."""
-    for number in candidates:
-        axis = axes[number]
-        outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != number)
-        rows = prod(a.out_size for k, a in enumerate(axes) if k != number)
-        phases = [p for p in axis.phases if p.count]
-        shortest, long = min(p.count for p in phases), _is_long(phases)
-        most = min(MAX_PIXELS, shortest)
-        for pixels in [p for p in (1, 2, 4, 8) if p % side == 0 and p <= most] if little else range(side, most + 1, side):
-            if long:
-                tap_total, count = sum(p.tap_total for p in phases) / pixels, sum(p.count for p in phases) / pixels
-            else:
-                covers = [tile_phase(p, pixels) for p in phases]
-                tap_total, count = sum(c.tap_total for c in covers), sum(len(c.starts) for c in covers)
-            for lanes, vectors in tile_shapes(item, vector_bytes, little):
-                if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
-                    continue
-                blocks = groups * -(-channels // (lanes * vectors))
-                step = _step_cost(lanes, vectors, pixels, item)
-                held = pixels * vectors  # many stores at once are not hidden behind the next tile
-                overhead = TILE_OVERHEAD + 3.0 * held + 20.0 * max(0, held - 18) + (6.0 * held if side > 1 else 0.0)
-                cost = blocks * (outer_taps * tap_total * run * step + rows * count * overhead)
-                yield Choice(number, lanes, vectors, pixels, cost)
-
-
-def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
-    """A tile of long rows with one pixel less, where that covers rows of middling length with less waste (56 is 14 times 4).
-
-    One pixel and no more: new sizes still find one of two kernels.
-    """
-    less = choice.pixels - 1
-    if less < 4 or not _is_long(phases):
-        return choice
-    covered = [n * sum(-(-p.count // n) for p in phases) for n in (less, choice.pixels)]
-    return replace(choice, pixels=less) if covered[0] < WORTH_FITTING * covered[1] else choice
-
-
-def _is_long(phases: list[Phase]) -> bool:
-    """Whether what a tile wastes at the end of a row does not count: then the tile depends on the channels alone, and new
-    sizes find their kernels made. Not where most of the row lacks taps (large dilation): there the cover decides."""
-    full = sum(p.count * len(p.taps) for p in phases)
-    return min(p.count for p in phases) > MAX_PIXELS and sum(p.tap_total for p in phases) >= 0.9 * full
-
-
-def tile_shapes(item: int, vector_bytes: int, little: bool = False) -> list[tuple[int, int]]:
-    """(lanes, vectors) worth trying: full vectors, and half ones where the CPU has the widest (21 channels, 8 phases)."""
-    full = vector_bytes // item
-    if little:
-        return [(full, 1), (full, 2), *([(full // 2, 1)] if vector_bytes == 64 else [])]
-    shapes = [(full, v) for v in (1, 2, 3, 4)]
-    if vector_bytes == 64:
-        shapes += [(full // 2, v) for v in (1, 2, 3, 5)]
-    return shapes
 
 
 def as_ints(rows: Any) -> Ints:

@@ -17,10 +17,11 @@ import numpy as np
 
 from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.locks import kept
-from preimage.engines.jit.plan import Axis, Choice, Folded, Ints, Phase, Tiles, as_ints, tile_phase
+from preimage.engines.jit.plan import Axis, Folded, Ints, Phase, as_ints
 from preimage.engines.jit.schedules.parts import PartsSpec
 from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
+from preimage.engines.jit.tiles import Choice, Tiles, tile_phase
 from preimage.errors import EngineError
 
 __all__ = [

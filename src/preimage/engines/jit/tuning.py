@@ -19,8 +19,9 @@ from typing import Any
 from preimage.engines.jit import cache
 from preimage.engines.jit.depthwise import is_depthwise
 from preimage.engines.jit.emit import ELEMENT_BYTES
-from preimage.engines.jit.plan import MAX_PIXELS, gather_axes, tile_costs, tile_shapes
+from preimage.engines.jit.plan import gather_axes
 from preimage.engines.jit.request import Request
+from preimage.engines.jit.tiles import MAX_PIXELS, tile_costs, tile_shapes
 from preimage.errors import EngineError
 
 __all__ = ["Tile", "key_of", "path", "save", "tile_for", "tiles_to_try", "valid_tile"]
