@@ -245,7 +245,7 @@ def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result
     table = (first // width * (lines * taps * tap_bytes)) + first % width * out_item
     table[first >= blocks * width] = -1
     s, values = fold.FoldSlot, [0] * len(fold.FoldSlot)
-    values[s.LINES], values[s.STRIDE], values[s.KERNEL], values[s.TAPS] = lines, folded.stride, kernel, taps
+    values[s.INPUTS], values[s.STRIDE], values[s.KERNEL], values[s.TAPS] = run, folded.stride, kernel, taps
     values[s.TURNS], values[s.TABLE] = len(table) // channels, address_of(table)
     values[s.SOURCE_LINE], values[s.SOURCE_CHANNEL] = kernel * item, lines * kernel * item
     values[s.SOURCE_INPUT], values[s.RESULT_INPUT], values[s.RESULT_TAP] = (
@@ -255,7 +255,7 @@ def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result
     )
     patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
     kernel_code = compiled(fold.FoldSpec(source, result, lanes, channels))
-    return Step("pack weights", kernel_code, tuple(values), patches, run * lines, (table,)), lines * taps * tap_bytes
+    return Step("pack weights", kernel_code, tuple(values), patches, lines, (table,)), lines * taps * tap_bytes
 
 
 def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) -> int:

@@ -3,7 +3,7 @@
 Number q * channels + o of phase q and channel o is tap k = q + j*stride of a kernel line. Neighbouring taps lie together in
 the weights, channels lie together in the result: so the taps of all channels are loaded as vectors and interleaved.
 
-    for input channel i, kernel line kh of this task
+    for input channel i                  # next to one another in the result; kh: the kernel line of this task
         for j in taps of a phase
             for q in phases, `lanes` at a time
                 vectors[o] = weight[i, o, kh, j*stride + q ..]    # zeros beyond the kernel and beyond the phases
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from preimage.engines.jit.emit import Kernel
+from preimage.engines.jit.emit import Int, Kernel, Num, Ptr
 from preimage.engines.jit.schedules.interleave import together
 
 __all__ = ["FoldSlot", "FoldSpec", "build"]
@@ -27,7 +27,7 @@ class FoldSlot(IntEnum):
     SOURCE = 0
     RESULT = 1
     FLAG = 2  # set to 1 if a weight is not finite
-    LINES = 3  # of a kernel
+    INPUTS = 3  # input channels
     STRIDE = 4
     KERNEL = 5  # taps of a line
     TAPS = 6  # of a phase
@@ -51,34 +51,45 @@ class FoldSpec:
 
 
 def build(spec: FoldSpec) -> str:
-    """The kernel's IR text; one task an input channel and kernel line."""
+    """The kernel's IR text; one task a kernel line."""
     f = Kernel()
     arg = {slot: f.int_arg(slot) for slot in FoldSlot}
-    line, i = f.task % arg[FoldSlot.LINES], f.task // arg[FoldSlot.LINES]
-    source = f.ptr_arg(FoldSlot.SOURCE, spec.source).at_bytes(i * arg[FoldSlot.SOURCE_INPUT] + line * arg[FoldSlot.SOURCE_LINE])
-    zero = f.zeros(spec.result, spec.lanes)
-    with f.loop(0, arg[FoldSlot.TAPS], carry=[zero]) as j:
-        tap = line * arg[FoldSlot.TAPS] + j.index
-        to = f.ptr_arg(FoldSlot.RESULT, spec.result).at_bytes(tap * arg[FoldSlot.RESULT_TAP] + i * arg[FoldSlot.RESULT_INPUT])
-        with f.loop(0, arg[FoldSlot.TURNS], carry=j.carry) as turn:
-            q, bad = turn.index * spec.lanes, turn.carry[0]
-            k = j.index * arg[FoldSlot.STRIDE] + q
-            inside = f.lane_mask(spec.lanes, (arg[FoldSlot.KERNEL] - k).minimum(arg[FoldSlot.STRIDE] - q))
-            values = []
-            for o in range(spec.channels):
-                value = source.at(k).at_bytes(arg[FoldSlot.SOURCE_CHANNEL] * o).load(spec.lanes, inside)
-                bad = value.fma(zero, bad)  # becomes NaN with the first that is not finite
-                values.append(value)
-            places = f.ptr_arg(FoldSlot.TABLE, "i64").at(turn.index * spec.channels)
-            for number, value in enumerate(together(values)):
-                place = places.at(number).load_int()
-                with f.when(place >= 0):
-                    to.at_bytes(place).store(value)
-            turn.carry = [bad]
-        j.carry = turn.result
-    total = j.result[0].lane(0)
+    line, zero = f.task, f.zeros(spec.result, spec.lanes)
+    first = f.ptr_arg(FoldSlot.SOURCE, spec.source).at_bytes(line * arg[FoldSlot.SOURCE_LINE])
+    packed = f.ptr_arg(FoldSlot.RESULT, spec.result).at_bytes(line * arg[FoldSlot.TAPS] * arg[FoldSlot.RESULT_TAP])
+    with f.loop(0, arg[FoldSlot.INPUTS], carry=[zero]) as i:
+        source = first.at_bytes(i.index * arg[FoldSlot.SOURCE_INPUT])
+        with f.loop(0, arg[FoldSlot.TAPS], carry=i.carry) as j:
+            to = packed.at_bytes(j.index * arg[FoldSlot.RESULT_TAP] + i.index * arg[FoldSlot.RESULT_INPUT])
+            with f.loop(0, arg[FoldSlot.TURNS], carry=j.carry) as turn:
+                turn.carry = [_turn(f, spec, arg, source, to, j.index, turn.index, turn.carry[0])]
+            j.carry = turn.result
+        i.carry = j.result
+    total = i.result[0].lane(0)
     for lane in range(1, spec.lanes):
-        total = total + j.result[0].lane(lane)
+        total = total + i.result[0].lane(lane)
     with f.when(total.is_nan()):
         f.ptr_arg(FoldSlot.FLAG, "i64").store_int(1)
     return f.ir()
+
+
+def _turn(f: Kernel, spec: FoldSpec, arg: dict[FoldSlot, Int], source: Ptr, to: Ptr, j: Int, turn: Int, bad: Num) -> Num:
+    """`lanes` phases of all channels; every piece lies far from the others, so those of the next input channel are asked for."""
+    q = turn * spec.lanes
+    k = j * arg[FoldSlot.STRIDE] + q
+    inside = f.lane_mask(spec.lanes, (arg[FoldSlot.KERNEL] - k).minimum(arg[FoldSlot.STRIDE] - q))
+    values = []
+    for o in range(spec.channels):
+        at = source.at(k).at_bytes(arg[FoldSlot.SOURCE_CHANNEL] * o)
+        f.prefetch(at.at_bytes(arg[FoldSlot.SOURCE_INPUT]))
+        value = at.load(spec.lanes, inside)
+        bad = value.fma(f.zeros(spec.result, spec.lanes), bad)  # becomes NaN with the first that is not finite
+        values.append(value)
+    places = f.ptr_arg(FoldSlot.TABLE, "i64").at(turn * spec.channels)
+    for number, value in enumerate(together(values)):
+        place = places.at(number).load_int()
+        with f.when(place >= 0):
+            there = to.at_bytes(place)
+            f.prefetch(there.at_bytes(arg[FoldSlot.RESULT_INPUT]), write=True)
+            there.store(value)
+    return bad
