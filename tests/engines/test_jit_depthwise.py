@@ -53,6 +53,9 @@ CASES = {
     "stride 5 by 7": geometry(18, (21, 36), (6, 9), stride=(5, 7), padding=2),
     "stride and dilation": geometry(16, (20, 27), (3, 4), stride=(2, 3), dilation=(3, 2), padding=(2, 3)),
     "FCN up-sampling": geometry(3, (160, 160), (64, 64), stride=32),
+    "FCN up-sampling, cut": geometry(2, (99, 108), (16, 16), stride=8, padding=((2, 5), (3, 4)), batch=2),
+    "long strides, three taps a run": geometry(3, (40, 150), (3, 36), stride=(2, 12), dilation=(3, 1), padding=((4, 1), (25, 0))),
+    "1-D stride 48": geometry(4, (333,), (48,), stride=48, padding=((7, 0),), batch=3),
     "kernel over 64": geometry(19, (3, 90), (2, 70), padding=((0, 0), (5, 9))),
     "1-D dilated": geometry(40, (300,), (3,), batch=2, padding=64, dilation=64),
     "1-D stride 8": geometry(33, (100,), (16,), stride=8, padding=((0, 4),)),
@@ -224,6 +227,12 @@ def test_the_plan_names_the_schedule():
     for contraction, last in product(CONTRACTIONS, (False, True)):
         plan = JIT.plan(g, contraction, np.dtype(np.float32), last)
         assert plan.algorithm.startswith("depthwise"), plan
+
+
+def test_long_strides_make_vectors_of_their_phases():
+    for name in ("FCN up-sampling", "FCN up-sampling, cut", "long strides, three taps a run", "1-D stride 8", "1-D stride 48"):
+        plan = JIT.plan(CASES[name], "conv_transpose", np.dtype(np.float32))
+        assert plan.algorithm == "depthwise, channels first, vectors across stride phases", name
 
 
 def test_the_definition_here_can_fail():

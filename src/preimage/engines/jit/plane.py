@@ -20,6 +20,7 @@ from preimage.engines.jit.schedules.plane import (
     WeightArg,
     WeightCopySpec,
 )
+from preimage.engines.jit.spread import spread_recipe, spreads
 
 __all__ = ["plane_recipe", "wants_planes"]
 
@@ -37,7 +38,7 @@ def wants_planes(r: Request) -> bool:
     if not first or g.ndim > 2 or max(_sizes(r)[0][-1], _sizes(r)[1][-1]) < 4:
         return False
     parts = g.stride[-1] if r.contraction == "conv" else min(g.stride[-1], g.input_size[-1])
-    if not can_split(parts):
+    if not can_split(parts) and not spreads(r):
         return False
     moved = prod(g.input_shape) + prod(g.output_shape)
     return g.inside_macs < DENSE * moved
@@ -52,6 +53,8 @@ def plane_recipe(r: Request) -> Recipe:
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
     item = ELEMENT_BYTES[inner]
+    if spreads(r):
+        return spread_recipe(r, _weights(r, inner, item))
     axes = gather_axes(g, r.contraction)[1:]
     row_axis, column_axis = axes if len(axes) == 2 else (_LINE, axes[0])
     out_parts = len(column_axis.phases)
