@@ -152,11 +152,13 @@ class Primitive:
         return _Saved(value, edge)
 
     def __call__(self, *args: Any, **params: Any) -> Any:
+        for a in args:
+            if isinstance(a, Tensor):
+                break
+        else:  # a loop: `any` with its generator costs as much as all else here
+            return self.forward(*args, **params)
         arrays = [a._data if isinstance(a, Tensor) else a for a in args]
-        result = self.forward(*arrays, **params)
-        if not any(isinstance(a, Tensor) for a in args):
-            return result
-        result = np.asarray(result)
+        result = np.asarray(self.forward(*arrays, **params))
         if not (is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
             return Tensor._result(result, None)
         root = _root(result)

@@ -234,10 +234,9 @@ class JitEngine:
         return found
 
     def _run(self, recipe: Recipe, addresses: dict[str, int], n_threads: int) -> None:
-        at = self._scratch.take(recipe.workspace_bytes + ALIGN) + ALIGN
-        for buffer in recipe.buffers:
-            addresses[buffer.name] = at
-            at += -(-buffer.size // ALIGN) * ALIGN
+        base = self._scratch.take(recipe.workspace_bytes + ALIGN)
+        for name, at in recipe.places.items():
+            addresses[name] = base + at
         recipe.run(addresses, n_threads)
 
     def _recipe(self, request: Request) -> Recipe:

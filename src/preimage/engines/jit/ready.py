@@ -79,10 +79,7 @@ class Ready:
         last = not out.flags.c_contiguous
         self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
         self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
-        at, self.buffers = ALIGN, {}
-        for buffer in recipe.buffers:
-            self.buffers[buffer.name] = at
-            at += -(-buffer.size // ALIGN) * ALIGN
+        self.buffers = recipe.places
 
     def empty(self) -> Array:
         memory = aligned_empty(self.shape, self.dtype)

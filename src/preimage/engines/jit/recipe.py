@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
@@ -75,8 +76,18 @@ class Recipe:
     packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
     _kept: llvm.LoadedKernel | None = None
 
-    @property
+    @kept
+    def places(self) -> dict[str, int]:
+        """Where the buffers lie in the workspace, whose first bytes are the call's flag."""
+        found, at = {}, ALIGN
+        for buffer in self.buffers:
+            found[buffer.name] = at
+            at += -(-buffer.size // ALIGN) * ALIGN
+        return found
+
+    @kept
     def workspace_bytes(self) -> int:
+        """The whole workspace. Asked for once all buffers are there."""
         return sum(-(-b.size // ALIGN) * ALIGN for b in self.buffers) + ALIGN
 
     @kept
@@ -115,7 +126,7 @@ class Recipe:
         """Launch the steps with the addresses of this call's arrays."""
         if n_threads <= 1:
             entry, _, rest = self.program
-            entry(threads.pack_args(*self.head(addresses)) + rest, 0, 0)  # without the pool
+            entry(_pack_head(*self.head(addresses)) + rest, 0, 0)  # without the pool
             return
         for step in self.steps:
             values = list(step.template)
@@ -125,6 +136,7 @@ class Recipe:
 
 
 _PADDING = (0,) * HEAD
+_pack_head = struct.Struct(f"{HEAD}q").pack
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 
 
