@@ -14,10 +14,11 @@ from preimage.report.mechanics import axis_picture, axis_summary
 
 
 @pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from preimage import settings
-
-    monkeypatch.setattr(settings, "_defaults", settings.current())
+def _settings() -> Any:
+    """A command leaves the process's settings as they were."""
+    before = pre.config.current()
+    yield
+    assert pre.config.current() is before
 
 
 def run(*arguments: str) -> int:

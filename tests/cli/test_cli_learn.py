@@ -24,11 +24,11 @@ QUICK = ("--steps", "6", "--stencils", "4", "--size", "5", "--engine", "gemm", "
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Commands set the process's settings: put them back; work in a folder of our own."""
-    from preimage import settings
-
-    monkeypatch.setattr(settings, "_defaults", settings.current())
+    """A command leaves the process's settings as they were; each test works in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    before = pre.config.current()
+    yield
+    assert pre.config.current() is before
 
 
 def run(*arguments: object) -> int:

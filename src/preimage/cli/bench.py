@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from preimage.cli import text
+from preimage.cli.layers import (
+    Dilation,
+    Given,
+    Groups,
+    Layers,
+    OutputPadding,
+    PaddingText,
+    Stride,
+    Suite,
+    Tier,
+    Transpose,
+    Weight,
+    layers_of,
+)
 
-__all__ = ["bench", "layers_of"]
-
-_Many = list[str] | None
+__all__ = ["bench"]
 
 
 def bench(
-    layers: Annotated[_Many, typer.Argument(help="Names or patterns of suite layers; none: the whole tier.")] = None,
-    suite: Annotated[Path | None, typer.Option(help="A suite file (JSON) instead of the one of the package.")] = None,
-    tier: Annotated[str, typer.Option(help="core, heavy or all.")] = "core",
-    given: Annotated[str | None, typer.Option("--input", help="One geometry instead: input shape, e.g. 1,64,56,56.")] = None,
-    weight: Annotated[str | None, typer.Option(help="Its weight shape, e.g. 64,64,3,3.")] = None,
-    transpose: Annotated[bool, typer.Option(help="It is a deconvolution (weight: C_in, C_out/groups, ...).")] = False,
-    stride: Annotated[str, typer.Option()] = "1",
-    padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
-    dilation: Annotated[str, typer.Option()] = "1",
-    output_padding: Annotated[str, typer.Option()] = "0",
-    groups: Annotated[int, typer.Option()] = 1,
+    layers: Layers = None,
+    suite: Suite = None,
+    tier: Tier = "core",
+    given: Given = None,
+    weight: Weight = None,
+    transpose: Transpose = False,
+    stride: Stride = "1",
+    padding: PaddingText = "0",
+    dilation: Dilation = "1",
+    output_padding: OutputPadding = "0",
+    groups: Groups = 1,
     engines: Annotated[str, typer.Option(help="Comma-separated contestants: engines, torch, onnxruntime, jax.")] = "jit,torch",
     passes: Annotated[str, typer.Option(help="Comma-separated, or all: grad_bias too.")] = "forward,grad_input,grad_weight",
     dtype: Annotated[str, typer.Option(help="Comma-separated: float32, float64, float16, bfloat16.")] = "float32",
@@ -86,24 +98,3 @@ def bench(
     print_run(run, console, worst=worst)
     if any(row.error.startswith(("wrong answer", "AssertionError")) for row in run.rows):
         raise typer.Exit(1)
-
-
-def layers_of(
-    names: _Many, suite: Path | None, tier: str, given: str | None, weight: str | None, transpose: bool, groups: int,
-    stride: str, padding: str, dilation: str, output_padding: str,
-) -> tuple[Any, ...]:  # fmt: skip
-    """The one layer given by its shapes, or those of a suite."""
-    from preimage.bench.suite import builtin_suite, layer_from_sizes, load_suite, select
-
-    if not (given or weight):
-        return select(load_suite(suite) if suite else builtin_suite(), names or (), tier)
-    if not (given and weight):
-        raise typer.BadParameter("one geometry needs both --input and --weight")
-    options: dict[str, Any] = {
-        "stride": text.numbers(stride),
-        "padding": text.padding(padding),
-        "dilation": text.numbers(dilation),
-    }
-    if transpose:
-        options["output_padding"] = text.numbers(output_padding)
-    return (layer_from_sizes(text.sizes(given), text.sizes(weight), transpose=transpose, groups=groups, **options),)

@@ -40,8 +40,7 @@ def explain(
     engine: Annotated[str, typer.Option(help="auto, jit, gemm or reference.")] = "auto",
 ) -> None:
     """The sizes of one layer, which cells each output sees, and how each of the three contractions would run."""
-    if engine != "auto":
-        preimage.config.set(engine=engine)
+    settings = preimage.config(**({} if engine == "auto" else {"engine": engine}))
     if dtype not in ("float32", "float64", "float16", "bfloat16"):
         raise OptionError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}")
     if dtype == "bfloat16":
@@ -67,10 +66,11 @@ def explain(
         for line in axis_picture(g, axis):
             console.print(escape(line), highlight=False, soft_wrap=True)
         console.print(f"      {axis_summary(g, axis)}", highlight=False)
-    for name, what in CONTRACTIONS.items():
-        role = _role(name, transpose)
-        console.print(f"\n[bold]{name}[/bold]: {what}; {role}")
-        _print_rows(console, plan_lines(plan(g, kind, name, layout=layout)))
+    with settings:
+        for name, what in CONTRACTIONS.items():
+            role = _role(name, transpose)
+            console.print(f"\n[bold]{name}[/bold]: {what}; {role}")
+            _print_rows(console, plan_lines(plan(g, kind, name, layout=layout)))
 
 
 def _role(name: str, transpose: bool) -> str:

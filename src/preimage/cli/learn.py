@@ -72,14 +72,15 @@ def learn(
     options = Options(
         stencils=stencils, size=size, stride=stride, sparsity=sparsity, steps=steps, seed=seed, border=border
     )  # fmt: skip
-    preimage.config.set(**_settings(engine, threads))
+    settings = preimage.config(**_settings(engine, threads))
     pictures = read_pictures(images, longest) if images else [_demo(longest)]
     use_colour = any(p.has_colour for p in pictures) if colour is None else colour
     originals = [p.colour() if use_colour else p.grey() for p in pictures]
     _check_sizes(pictures, originals, size)
     check_memory([p.shape[1:] for p in originals], stencils, len(originals[0]), options.model())
-    used = engine_of(originals[0].shape, options)
-    with OutputFolder(output or free_name("preimage-learn"), overwrite) as folder:
+    with settings:
+        used = engine_of(originals[0].shape, options)
+    with settings, OutputFolder(output or free_name("preimage-learn"), overwrite) as folder:
         console.print(
             f"learning {word(stencils, 'stencil')} of {size}x{size} from {_listed(pictures)}; engine {used}", highlight=False
         )

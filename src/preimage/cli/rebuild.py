@@ -84,7 +84,7 @@ def rebuild(
     """
     console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
     learned, notes = load_stencils(stencils)
-    preimage.config.set(**({"engine": engine} if engine != "auto" else {}), **({"threads": threads} if threads else {}))
+    settings = preimage.config(**({"engine": engine} if engine != "auto" else {}), **({"threads": threads} if threads else {}))
     picture = read_picture(image, longest)
     channels = learned.shape[1]
     values = picture.colour() if channels == 3 else picture.values
@@ -102,9 +102,10 @@ def rebuild(
     right = None if truth is None else _truth(truth, values)
     planes = [values] if channels == len(values) else [plane[None] for plane in values]
     check_memory([p.shape[1:] for p in planes], len(learned), channels, options.model())
-    used = engine_of(planes[0].shape, options)
+    with settings:
+        used = engine_of(planes[0].shape, options)
     task = "filling in" if known is not None else "denoising" if sigma is not None else "rebuilding"
-    with OutputFolder(output or free_name("preimage-rebuild"), overwrite) as folder:
+    with settings, OutputFolder(output or free_name("preimage-rebuild"), overwrite) as folder:
         console.print(
             f"{task} {picture.name} ({values.shape[2]}x{values.shape[1]}) with {word(len(learned), 'stencil')} of"
             f" {options.size}x{options.size}, sparsity {weight:.4g}; engine {used}",

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from preimage.cli import text
-from preimage.cli.bench import layers_of
+from preimage.cli.layers import (
+    Dilation,
+    Given,
+    Groups,
+    Layers,
+    OutputPadding,
+    PaddingText,
+    Stride,
+    Suite,
+    Tier,
+    Transpose,
+    Weight,
+    layers_of,
+)
 
 __all__ = ["tune"]
 
 
 def tune(
-    layers: Annotated[list[str] | None, typer.Argument(help="Names or patterns of suite layers; none: the whole tier.")] = None,
-    suite: Annotated[Path | None, typer.Option(help="A suite file (JSON) instead of the one of the package.")] = None,
-    tier: Annotated[str, typer.Option(help="core, heavy or all.")] = "core",
-    given: Annotated[str | None, typer.Option("--input", help="One geometry instead: input shape, e.g. 1,64,56,56.")] = None,
-    weight: Annotated[str | None, typer.Option(help="Its weight shape, e.g. 64,64,3,3.")] = None,
-    transpose: Annotated[bool, typer.Option(help="It is a deconvolution (weight: C_in, C_out/groups, ...).")] = False,
-    stride: Annotated[str, typer.Option()] = "1",
-    padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
-    dilation: Annotated[str, typer.Option()] = "1",
-    output_padding: Annotated[str, typer.Option()] = "0",
-    groups: Annotated[int, typer.Option()] = 1,
+    layers: Layers = None,
+    suite: Suite = None,
+    tier: Tier = "core",
+    given: Given = None,
+    weight: Weight = None,
+    transpose: Transpose = False,
+    stride: Stride = "1",
+    padding: PaddingText = "0",
+    dilation: Dilation = "1",
+    output_padding: OutputPadding = "0",
+    groups: Groups = 1,
     passes: Annotated[str, typer.Option(help="Comma-separated: forward, grad_input.")] = "forward,grad_input",
     dtype: Annotated[str, typer.Option(help="Comma-separated: float32, float64.")] = "float32",
     layout: Annotated[str, typer.Option(help="channels_last, channels_first, or both.")] = "both",
