@@ -138,12 +138,14 @@ def dense_recipe(r: Request) -> Recipe:
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
     alone = folded is None and edges is None and not r.prepared and sweeps(blocks, r.threads, recipe.packed_bytes)
-    work = Work(block_bytes, tap_bytes, own_item)
+    work, inputs = Work(block_bytes, tap_bytes, own_item), prod(axis.in_size for axis in merged) * run * item
 
     def multiply(source: str, strides: list[int], origin: int, part: Part | None) -> tuple[Step, int, Work | None, str]:
         rows, tiles, lists, taps = gather_tables(merged, choice, strides, out_strides, tap_bytes, folded, out_channels, part)
         rows[:, 0] += origin
-        rows, bounds, blocks_inside = _share(rows, tiles, blocks, r.threads, block_bytes, choice, run * item, channels * item)
+        rows, bounds, blocks_inside = _share(
+            rows, tiles, blocks, r.threads, block_bytes, choice, run * item, channels * item, inputs
+        )
         chunks, longest = len(bounds) - 1, int((rows[:, 4] - rows[:, 3]).max())
         swept, own_spec = (work if alone and not blocks_inside else None), spec
         if swept is not None and not joined:
@@ -283,13 +285,14 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
 
 
 def _share(
-    rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int
-) -> tuple[Any, Any, bool]:
+    rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int,
+    inputs: int,
+) -> tuple[Any, Any, bool]:  # fmt: skip
     """Cut the rows into chunks, one task each for every block of channels; whether all blocks of a chunk come together.
 
     A chunk's input and output should stay in the L2 cache while all blocks of channels pass over it, so rows are sorted in bands
     by where their input lies; and its weights too, so the stride phases of a transposed convolution, each with weights of its own,
-    make chunks of their own. What is larger, weights or input, stays while the other passes by.
+    make chunks of their own. What is larger, weights or input (`inputs`: bytes of a group's), stays while the other passes by.
     """
     count = int((rows[:, 4] - rows[:, 3]).sum())
     longest = int((rows[:, 4] - rows[:, 3]).max())
@@ -301,9 +304,9 @@ def _share(
     at = rows[:, 0] + tiles[rows[:, 3], 0]
     lowest = int(at.min())
     bands, kinds = (at - lowest) // band, rows[:, 5]
-    weights, inputs = blocks * block_bytes, count * choice.pixels * pixel_bytes
-    n_bands, n_kinds = len(distinct(bands)), len(distinct(kinds))
-    order = np.lexsort((bands, kinds) if weights * n_kinds > inputs else (kinds, bands))
+    weights = blocks * block_bytes
+    n_bands = len(distinct(bands))
+    order = np.lexsort((bands, kinds) if weights > inputs else (kinds, bands))
     rows = np.ascontiguousarray(rows[order])
     moves = np.diff(bands[order]) != 0
     if weights > SMALL_WEIGHTS:
