@@ -1,4 +1,4 @@
-"""How the rows of a call are cut into chunks: every row once, and the stride phases of a transposed convolution apart."""
+"""How work is shared out: rows in chunks, every row once and the stride phases of a transpose apart; tasks among the threads."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from preimage.engines.jit import dense
+from preimage.engines.jit import dense, llvm, threads
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.plan import fold_phases
 from preimage.engines.jit.request import little_work
@@ -23,9 +23,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_chunks_have_every_row_once_and_one_stride_phase_each(name, threads, monkeypatch):
+def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, monkeypatch):
     g = CASES[name]
     given = []
 
@@ -35,7 +35,7 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, threads, mon
 
     share = dense._share
     monkeypatch.setattr(dense, "_share", keep)
-    with config(threads=threads), little_work(0):
+    with config(threads=n_threads), little_work(0):
         request = replace(JIT.request(g, "conv_transpose", np.dtype("float32"), channels_last=True), prepared=True)
         recipe = dense.dense_recipe(request)
     step = recipe.steps[-1]
@@ -58,3 +58,36 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, threads, mon
             first, last = lists[row[2]]
             phases |= set((taps[first:last, 1] // tap_bytes // line % g.stride[0]).tolist())
         assert len(phases) == 1
+
+
+#: owner[task] = 1 + the thread's number, after some work
+OWNER = """
+define void @kernel(ptr %args, i64 %task, i64 %thread) {
+entry:
+  %base = load ptr, ptr %args
+  %at = getelementptr i64, ptr %base, i64 %task
+  %mine = add i64 %thread, 1
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %next = add i64 %i, 1
+  store volatile i64 %mine, ptr %at
+  %more = icmp slt i64 %next, 3000
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_the_caller_takes_tasks_in_front_and_workers_behind(n_threads):
+    kernel = llvm.compile_module(OWNER, "owner")
+    for tasks in (1, 2, 3, 50):
+        owner = np.zeros(tasks, np.int64)
+        threads.launch(kernel, threads.pack_args(owner.ctypes.data), tasks, n_threads)
+        assert owner.min() >= 1
+        assert owner.max() <= n_threads
+        mine = int((owner == 1).sum())
+        assert (owner[:mine] == 1).all()
+        assert (owner[mine:] > 1).all()

@@ -6,7 +6,7 @@ Waking a parked Python thread costs about 50 us; a worker here spins on one word
 then parks. The picture of a job:
 
     caller:  lock the pool (or, if another thread has it, run all tasks alone) -> write the job -> open the gate
-             -> wake the parked -> take tasks from the counter until none is left -> close the gate
+             -> wake the parked -> take tasks from the counter (in front; workers from behind) until none is left -> close the gate
              -> wait until the workers inside have left -> unlock
     worker:  wait until the gate opens -> go in (count up) -> take tasks -> go out (count down)
 

@@ -159,13 +159,23 @@ done:
   ret void
 }}
 
-; tasks from the counter until none is left; the caller is thread 0, workers follow
+; tasks from the counter until none is left; the caller is thread 0, workers follow. The caller takes them from the front, workers
+; from the back: in the next call they meet the same data, which they find in their own caches. The counter's low half counts the
+; tasks taken in front, its high half those behind.
 define internal void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks, i64 %thread) {{
 entry:
+  %leads = icmp eq i64 %thread, 0
+  %one = select i1 %leads, i64 1, i64 4294967296
+  %last = sub i64 %tasks, 1
   br label %loop
 loop:
-  %task = atomicrmw add ptr %next, i64 1 monotonic
-  %mine = icmp slt i64 %task, %tasks
+  %taken = atomicrmw add ptr %next, i64 %one monotonic
+  %front = and i64 %taken, 4294967295
+  %back = lshr i64 %taken, 32
+  %count = add i64 %front, %back
+  %from.back = sub i64 %last, %back
+  %task = select i1 %leads, i64 %front, i64 %from.back
+  %mine = icmp slt i64 %count, %tasks
   br i1 %mine, label %work, label %done
 work:
   call void %kernel(ptr %args, i64 %task, i64 %thread)
