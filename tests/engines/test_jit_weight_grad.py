@@ -358,6 +358,23 @@ def test_infinities_in_x_stay_where_the_definition_sends_them():
     np.testing.assert_array_equal(gradient(geometry, last(x), last(y)), wanted)
 
 
+@pytest.mark.parametrize("name", ["dense 3x3", "patches", "many to one", "groups", "volume", "to rgb"])
+@pytest.mark.parametrize("view", [(slice(None, None, 2),), (slice(None, None, -1),), (slice(1, None),)])
+def test_channels_first_scalars_are_read_in_place(name, view):
+    """A stream for each channel, wherever it lies: every second channel, channels backwards (copied), channels of a larger array."""
+    geometry, rng = made(name), np.random.default_rng(12)
+    x = rng.standard_normal(geometry.input_shape).astype(np.float32)
+    many = (geometry.batch, 2 * geometry.out_channels + 1, *geometry.output_size)
+    y = rng.standard_normal(many).astype(np.float32)[(slice(None), *view)][:, : geometry.out_channels]
+    wanted = bits(gradient(geometry, last(x), last(y)))
+    for threads in (1, 2):
+        assert bits(gradient(geometry, x, y, threads)) == wanted
+    same = np.broadcast_to(y[:, :1], y.shape)
+    assert bits(gradient(geometry, x, same)) == bits(gradient(geometry, last(x), last(same)))
+    plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), False)
+    assert (plan.details["y"] == "in place") == ("outputs" not in plan.details["reading"])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_large_arrays_are_transposed_by_whole_cache_lines(dtype):
     """Of channels and pixels that no square divides, on the way in and (forward) on the way out; both layouts agree."""

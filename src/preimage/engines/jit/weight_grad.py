@@ -251,13 +251,14 @@ def _new_recipe(r: WeightGradRequest) -> Recipe:
     x_width, x_tiles = _share(reading, x_is_vector)
     y_shape, x_shape = (g.batch, g.out_channels, *g.output_size), (g.batch, g.in_channels, *g.input_size)
     blocks_x, blocks_y = planning.wants_blocks(g, reading, size)
-    y = side_of(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y)
+    streams = x_is_vector and (not blocks_y or planning.products(g)["y"] < planning.STREAM_PRODUCTS)
+    y = side_of(recipe, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y, streams)
     margin = None
     if reading.run:  # the columns that the kernel's rows touch: padding written out
         lo = g.padding[-1][0]
         hi = (g.output_size[-1] - 1) * g.stride[-1] + g.kernel_size[-1] - lo - g.input_size[-1]
         margin = max(lo, 0), max(hi, 0)
-    x = side_of(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x)
+    x = side_of(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x, False)
     _main_step(recipe, r, reading, x, y, inner)
     recipe.skips_padding = leaves_out(g)
     return recipe
@@ -277,7 +278,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     n_outer, last = prod(g.kernel_size[:-1]), g.kernel_size[-1]
     stride, dilation, lo = g.stride[-1], g.dilation[-1], g.padding[-1][0]
     x_is_vector = reading.kind != "outputs"
-    pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and y.name == "y blocks")
+    pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and (y.apart != 0 or y.name == "y blocks"))
     table = planning.tables(g, x.strides[2:], y.strides[2:], pixels)
     segments = np.ascontiguousarray(table.segments if not x_is_vector else table.segments[:, [1, 0, 2, 3]])
 
@@ -321,7 +322,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
         Arg.ROW_STEP: scalar[0].step, Arg.ROW_LAST: scalar[0].last, Arg.COL_STEP: vector[0].step,
         Arg.COL_LAST: vector[0].last, Arg.SCALAR_PIXEL: scalar[1], Arg.SCALAR_IMAGE: scalar[0].strides[0],
         Arg.SCALAR_GROUP: scalar[0].group, Arg.VECTOR_PIXEL: vector[1], Arg.VECTOR_IMAGE: vector[0].strides[0],
-        Arg.VECTOR_GROUP: vector[0].group,
+        Arg.VECTOR_GROUP: vector[0].group, Arg.SCALAR_ROW: scalar[0].apart,
         Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes, Arg.OUT_GROUP: weights // groups * size,
         Arg.BEGUN: int(r.turn in ("middle", "last")), Arg.SPANS: asked[0].ctypes.data, Arg.SPAN_BOUNDS: asked[1].ctypes.data,
     }  # fmt: skip
@@ -338,7 +339,7 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     )
     spec = planning.tile_spec(
         reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little, early,
-        table.n_bands == 1 and weights * size > FAR_RESULT * r.target.l2_bytes,
+        table.n_bands == 1 and weights * size > FAR_RESULT * r.target.l2_bytes, scalar[0].apart != 0,
     )  # fmt: skip
     patches = (
         (Arg.SCALARS, scalar[0].name), (Arg.VECTORS, vector[0].name),

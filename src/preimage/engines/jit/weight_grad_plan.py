@@ -53,6 +53,7 @@ FAR_PIXEL_BYTES = 512  # of an operand that is read in place: beyond what the ha
 MOST_LINES_AHEAD = 5
 EARLY_PRODUCTS = 60  # vectors of products for one line asked for early
 BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
+STREAM_PRODUCTS = 1024  # channels-first scalars used more often than this are worth their copy in blocks
 BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
 
@@ -291,7 +292,14 @@ def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
 
 
 def tile_spec(
-    reading: Reading, element: str, single: bool, ahead: tuple[int, int], little: bool, early: bool, far: bool
+    reading: Reading,
+    element: str,
+    single: bool,
+    ahead: tuple[int, int],
+    little: bool,
+    early: bool,
+    far: bool,
+    apart: bool = False,
 ) -> TileSpec:
     """What code the reading needs."""
     if little:
@@ -307,4 +315,5 @@ def tile_spec(
         ahead=ahead,
         early=early,
         far=far,
+        apart=apart,
     )

@@ -43,7 +43,7 @@ class Side:
     from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy.
 
     hands: the columns of a copy were dealt out, column c to hand c % hands, so that those a stride apart are neighbours;
-    hand: bytes from one to the next.
+    hand: bytes from one to the next. apart: bytes from a channel to the next, of an array that is read channel by channel.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Side:
     first: int = 0
     hands: int = 1
     hand: int = 0
+    apart: int = 0
 
     def column(self, number: int) -> int:
         """The byte offset of a column of a row; before column 0 too."""
@@ -63,15 +64,19 @@ class Side:
 
 def side_of(
     recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
-    tiles: int, margin: tuple[int, int] | None, blocks: bool,
+    tiles: int, margin: tuple[int, int] | None, blocks: bool, scalars: bool,
 ) -> Side:  # fmt: skip
-    """The operand in place if its channels are neighbours (and its pixels, for a run without padding); else a copy."""
+    """The operand in place if its channels are neighbours (and its pixels, for a run without padding), or if it gives scalars and
+    each channel's pixels are neighbours: then every channel is a stream. Else a copy.
+    """
     own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
     channels, groups = shape[1], r.geometry.groups
     per_group = channels // groups
     row = per_group if margin is None else per_group * r.geometry.kernel_size[-1]
     step, last = width * size, (row - width) * size
+    if scalars and margin is None and own == size and strides[1] > own and strides[-1] == own and not r.little:
+        return Side(name, strides, per_group * strides[1], width * strides[1], (row - width) * strides[1], apart=strides[1])
     if blocks:
         return _blocked(recipe, r, name, shape, strides, width, tiles)
     in_place = own == size and (strides[1] == own or per_group == 1)

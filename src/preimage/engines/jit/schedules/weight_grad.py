@@ -82,6 +82,7 @@ class Arg(IntEnum):
     SPAN_BOUNDS = 36  # table: first span of each band, bands + 1 entries
     OUTER_EVERY = 37  # tiles of one row tile and last tap until the next outer tap, and until the next column tile
     COL_EVERY = 38
+    SCALAR_ROW = 39  # scalar operand: from a row to the next, where they are no neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class TileSpec:
     ragged_cols: the last tile overlaps; single: one image, one band, so that nothing is taken up or added;
     ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read;
     early: every tile asks for a share of what the next round reads (into the second cache); far: the weights are so many that
-    each tile asks for the lines that it will write before it computes.
+    each tile asks for the lines that it will write before it computes; apart: a pixel's scalars are SCALAR_ROW bytes apart.
     """
 
     element: str
@@ -107,6 +108,7 @@ class TileSpec:
     ahead: tuple[int, int] = (0, 0)
     early: bool = False
     far: bool = False
+    apart: bool = False
 
     @property
     def columns(self) -> int:
@@ -260,11 +262,14 @@ def _band(
             left += lanes
         out = []
         for r in range(spec.rows):
-            one = scalar.at(r).load()
+            one = scalar.load() if spec.apart else scalar.at(r).load()
             for v, lanes in enumerate(spec.lanes):
                 out.append(one.splat(lanes).fma(values[v], sums[r * len(spec.lanes) + v]))
+            if spec.apart and r + 1 < spec.rows:
+                scalar = scalar.at_bytes(row)
         return out
 
+    row = arg[Arg.SCALAR_ROW]
     steps_ahead = arg[Arg.SCALAR_PIXEL] * PIXELS_AHEAD, arg[Arg.VECTOR_PIXEL] * PIXELS_AHEAD
     table = f.ptr_arg(Arg.SEGMENTS, "i64")
     with f.loop(segments[0], segments[1], carry=sums) as segment:
