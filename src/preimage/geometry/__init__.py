@@ -32,6 +32,8 @@ from preimage.geometry.sizes import (
     Padding,
     Pairs,
     PerAxis,
+    check_groups,
+    check_ndim,
     conv_size,
     conv_transpose_size,
     extent_of,
@@ -39,6 +41,7 @@ from preimage.geometry.sizes import (
     integer,
     normalise_padding,
     per_axis,
+    shape_of,
     split_same,
 )
 
@@ -83,7 +86,7 @@ class ConvGeometry:
                 raise GeometryError(f"{name} is {getattr(self, name)}; the least is 0")
         for name, least in (("input_size", 0), ("output_size", 0), ("kernel_size", 1), ("stride", 1), ("dilation", 1)):
             per_axis(getattr(self, name), ndim, name, least)
-        _check_groups(self.groups, self.in_channels, self.out_channels)
+        check_groups(self.groups, self.in_channels, self.out_channels)
         for axis, r in enumerate(self.remainder):
             slack = max(self.stride[axis], self.dilation[axis])
             if not 0 <= r < slack:
@@ -267,40 +270,13 @@ def _taps_inside(g: ConvGeometry, axis: int, k: int) -> int:
     return max(0, last - first + 1)
 
 
-def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:
-    if groups < 1:
-        raise GeometryError(f"groups is {groups}; the least is 1")
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if channels % groups:
-            near = channels - channels % groups or groups
-            raise GeometryError(f"groups {groups} do not divide {name} {channels}; the nearest that would do is {near}")
-
-
-def _shape(shape: Any, name: str) -> tuple[int, ...]:
-    sizes = tuple(integer(v, f"{name} shape") for v in shape)
-    if len(sizes) < 2:
-        raise GeometryError(f"the {name} needs a batch and a channel axis before its spatial axes, got shape {sizes}")
-    if any(v < 0 for v in sizes):
-        raise GeometryError(f"the {name} shape {sizes} has a negative size")
-    return sizes
-
-
-def _check_ndim(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    if len(shape) != len(weight):
-        raise GeometryError(f"input shape {shape} has {len(shape) - 2} spatial axes, weight shape {weight} has {len(weight) - 2}")
-    for axis, k in enumerate(weight[2:]):
-        if k < 1:
-            raise GeometryError(f"kernel size along axis {axis} is {k}; the least is 1")
-    return len(shape) - 2
-
-
 @lru_cache(maxsize=4096)
 def _from_conv(input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvGeometry:
-    shape, weight = _shape(input_shape, "input"), _shape(weight_shape, "weight")
-    ndim = _check_ndim(shape, weight)
+    shape, weight = shape_of(input_shape, "input"), shape_of(weight_shape, "weight")
+    ndim = check_ndim(shape, weight)
     strides, dilations = per_axis(stride, ndim, "stride"), per_axis(dilation, ndim, "dilation")
     channels = shape[1]
-    _check_groups(groups, channels, weight[0])
+    check_groups(groups, channels, weight[0])
     if weight[1] * groups != channels:
         raise GeometryError(
             f"the input has {channels} channels, but weight shape {weight} with groups {groups} wants {weight[1] * groups}"
@@ -330,10 +306,10 @@ def _from_conv_transpose(
     input_shape: Any, weight_shape: Any, stride: Any, padding: Any, output_padding: Any, output_size: Any,
     dilation: Any, groups: int,
 ) -> ConvGeometry:  # fmt: skip
-    shape, weight = _shape(input_shape, "input"), _shape(weight_shape, "weight")
-    ndim = _check_ndim(shape, weight)
+    shape, weight = shape_of(input_shape, "input"), shape_of(weight_shape, "weight")
+    ndim = check_ndim(shape, weight)
     strides, dilations = per_axis(stride, ndim, "stride"), per_axis(dilation, ndim, "dilation")
-    _check_groups(groups, weight[1] * groups, shape[1])
+    check_groups(groups, weight[1] * groups, shape[1])
     if weight[0] != shape[1]:
         raise GeometryError(
             f"the input has {shape[1]} channels, but weight shape {weight}"
@@ -384,7 +360,7 @@ def _from_conv_transpose(
 def _from_sizes(
     input_shape: Any, output_shape: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> ConvGeometry:
-    large, small = _shape(input_shape, "input"), _shape(output_shape, "output")
+    large, small = shape_of(input_shape, "input"), shape_of(output_shape, "output")
     if len(large) != len(small):
         raise GeometryError(f"input shape {large} and output shape {small} have different numbers of axes")
     if large[0] != small[0]:

@@ -1,4 +1,4 @@
-"""Size formulas along one axis, and arguments that are given once for all axes made one per axis."""
+"""Size formulas along one axis, arguments that are given once for all axes made one per axis, and what shapes must agree in."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from preimage.errors import GeometryError
 
 __all__ = [
-    "MAX_ELEMENTS", "MAX_PARAMETER", "Padding", "Pairs", "PerAxis", "conv_size", "conv_transpose_size", "extent_of", "hashable",
-    "integer", "normalise_padding", "per_axis", "split_same",
+    "MAX_ELEMENTS", "MAX_PARAMETER", "Padding", "Pairs", "PerAxis", "check_groups", "check_ndim", "conv_size",
+    "conv_transpose_size", "extent_of", "hashable", "integer", "normalise_padding", "per_axis", "shape_of", "split_same",
 ]  # fmt: skip
 
 PerAxis = int | Sequence[int]
@@ -113,3 +113,33 @@ def hashable(value: Any) -> Any:
     if hasattr(value, "__iter__") and getattr(value, "ndim", 1) != 0:
         return tuple(hashable(v) for v in value)
     return integer(value, "a size")
+
+
+def check_groups(groups: int, in_channels: int, out_channels: int) -> None:
+    """Refuse groups that do not divide the channels."""
+    if groups < 1:
+        raise GeometryError(f"groups is {groups}; the least is 1")
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            near = channels - channels % groups or groups
+            raise GeometryError(f"groups {groups} do not divide {name} {channels}; the nearest that would do is {near}")
+
+
+def shape_of(shape: Any, name: str) -> tuple[int, ...]:
+    """A shape as exact integers: batch, channels and what follows."""
+    sizes = tuple(integer(v, f"{name} shape") for v in shape)
+    if len(sizes) < 2:
+        raise GeometryError(f"the {name} needs a batch and a channel axis before its spatial axes, got shape {sizes}")
+    if any(v < 0 for v in sizes):
+        raise GeometryError(f"the {name} shape {sizes} has a negative size")
+    return sizes
+
+
+def check_ndim(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
+    """The number of spatial axes, which an input and a weight must share."""
+    if len(shape) != len(weight):
+        raise GeometryError(f"input shape {shape} has {len(shape) - 2} spatial axes, weight shape {weight} has {len(weight) - 2}")
+    for axis, k in enumerate(weight[2:]):
+        if k < 1:
+            raise GeometryError(f"kernel size along axis {axis} is {k}; the least is 1")
+    return len(shape) - 2
