@@ -471,3 +471,19 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
                 got, wanted = (np.isnan(getattr(engine, contraction)(g, a, nan)) for engine in (JitEngine(), REFERENCE))
             np.testing.assert_array_equal(got, wanted)
     assert cut
+
+
+def test_lines_that_no_tap_reads_are_not_copied():
+    """A 1x1 layer with strides copies the lines that it reads; its pixels, taken a stride apart, do not fall on the same sets."""
+    g = forward((1, 256, 56, 56), (16, 256, 1, 1), stride=2)
+    recipe = JitEngine()._recipe(JitEngine().request(g, "conv", np.dtype(np.float64)))
+    lines, columns, channels = 28, 56, 256
+    assert {b.name: b.size for b in recipe.buffers}["slab"] == lines * columns * (channels * 8 + 64)
+    deep = forward((2, 17, 7, 9, 5), (18, 17, 1, 1, 1), stride=(3, 2, 2))
+    short = forward((2, 17, 6, 8, 5), (18, 17, 1, 1, 2), stride=(3, 2, 2), padding=((0, 4), (0, 0), (1, 0)))
+    for g in (deep, short):
+        for contraction, a, w in calls(g):
+            for array in (a, last(a)):
+                np.testing.assert_array_equal(
+                    getattr(JIT, contraction)(g, array, w), getattr(REFERENCE, contraction)(g, array, w)
+                )

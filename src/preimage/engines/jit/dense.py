@@ -62,8 +62,8 @@ def dense_recipe(r: Request) -> Recipe:
         recipe.algorithm = "direct, taps of a line joined"
 
     # The input: as it lies, or as a channels-last slab with margins.
-    in_sizes = [axis.in_size for axis in axes]
-    in_strides = [r.in_strides[0], *r.in_strides[2:]]
+    raw_strides = _skip_lines(axes, [r.in_strides[0], *r.in_strides[2:]])
+    in_sizes, in_strides = [axis.in_size for axis in axes], raw_strides
     lasting = r.in_strides[1] == own_item or in_channels == 1
     margins = [(0, 0)] * len(axes)
     pixel_axis = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
@@ -80,7 +80,7 @@ def dense_recipe(r: Request) -> Recipe:
         margins[-1] = max(margins[-1][0], far[0]), max(margins[-1][1], far[1])
     # Neighbouring pixels a multiple of a page apart would all fall on the same few lines of the L1 cache.
     pitch = in_channels * item
-    apart = in_strides[pixel_axis] * axes[pixel_axis].phases[0].in_step if lasting else pitch
+    apart = (in_strides[pixel_axis] if lasting else pitch) * axes[pixel_axis].phases[0].in_step
     crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
     if crowded and not joined:
         pitch += 64
@@ -109,7 +109,6 @@ def dense_recipe(r: Request) -> Recipe:
         recipe.buffers.append(Buffer("edges", prod(outer_sizes) * edges.width * pitch))
     elif slab and edges is None:
         origin = sum(lo * s for (lo, _), s in zip(margins, slab_strides, strict=True))
-        raw_strides = [r.in_strides[0], *r.in_strides[2:]]
         recipe.steps += slab_steps(
             in_sizes, raw_strides, in_channels, r.in_strides[1], r.element, inner, margins, full, slab_strides
         )
@@ -226,6 +225,20 @@ STORES = {
 SOURCES = {"x": "read in place", "slab": "copied into a channels-last slab"}
 ENDS = "read in place, the ends of rows copied with their padding"
 Part = Callable[[Phase, Tiles], tuple[Tiles, Ints]]
+
+
+def _skip_lines(axes: list[Axis], strides: list[int]) -> list[int]:
+    """Outer axes of which one tap reads every so many lines (1x1 layers with strides), as plain ones: no copy moves the lines
+    between. Changes `axes`; returns the strides in memory that go with them."""
+    out = list(strides)
+    for k in range(1, len(axes) - 1):
+        axis, only = axes[k], axes[k].phases[0]
+        inside = (only.count - 1) * only.in_step < axis.in_size
+        if axis.kernel == 1 and len(axis.phases) == 1 and only.step == 1 and only.taps == ((0, 0),) and inside:
+            n = only.count
+            axes[k] = Axis(n, n, (replace(only, in_step=1, in_size=n),))
+            out[k] *= only.in_step
+    return out
 
 
 def _may_fold(r: Request) -> Folded | None:
