@@ -129,6 +129,9 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     block = (line - 1) // (blocks * tile) * tile + tile  # in whole tiles, and the last not much shorter
     pitch = (-(-(lead + block + highest + 16) * item // 64) | 1) * 64
     tap_bytes = run * channels * item
+    # Behind the first block a line is filled from an aligned place as well, where that takes no vector more.
+    vectors = [-(-(before + block + highest) // plan.lanes) for before in (lead, max(0, -lowest))]
+    begin = -lead if vectors[0] == vectors[1] else min(0, lowest)
     bands, steps, fills, rows, row_parts = walk.tables(
         max(1, min(-(-wanted // blocks), walk.count)), channel_room * pitch, tap_bytes
     )
@@ -165,7 +168,7 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         Arg.N_BANDS: len(bands), Arg.BLOCKS: blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps.ctypes.data,
         Arg.FILLS: fills.ctypes.data, Arg.ROWS: rows.ctypes.data, Arg.COLUMNS: column_table.ctypes.data,
         Arg.N_COLUMNS: len(columns), Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
-        Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: lead, Arg.LOWEST: min(0, lowest), Arg.HIGHEST: highest, Arg.LINE: line, Arg.BLOCK: block,
+        Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: lead, Arg.BEGIN: begin, Arg.HIGHEST: highest, Arg.LINE: line, Arg.BLOCK: block,
         Arg.OUT_COLUMNS: column_axis.out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
         Arg.AHEAD_CHANNEL: -(-ahead // run), Arg.AHEAD_COLUMN: ahead,
         Arg.AHEAD_PART: ahead * turns // walk.parts(steps),

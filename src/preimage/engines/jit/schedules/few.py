@@ -76,7 +76,7 @@ class Arg(IntEnum):
     AHEAD_CHANNEL = 32  # reading ahead: bytes from a channel's turn to the next
     AHEAD_COLUMN = 33  # and from one turn of all channels to the next
     AHEAD_PART = 34  # and in a step
-    LOWEST = 35  # the first column that is read, after the block's own (negative or 0)
+    BEGIN = 35  # the first column that is brought, after the block's own (negative or 0), in blocks behind the first
 
 
 STEP_WORDS = 10
@@ -172,7 +172,7 @@ def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, l
     source, to: the block's first column. Before column 0 come whole vectors of zeros, so that the line's own lie aligned.
     """
     pitch, item = arg[Arg.PITCH], ELEMENT_BYTES[spec.inner]
-    begin = (left > 0).select(arg[Arg.LOWEST], 0 - arg[Arg.LEAD])
+    begin = (left > 0).select(arg[Arg.BEGIN], 0 - arg[Arg.LEAD])
     if not spec.last_in:
         lanes = spec.lanes
         with f.loop(0, spec.run) as i:
