@@ -16,7 +16,7 @@ from preimage.engines.jit.moves import weight_step
 from preimage.engines.jit.plan import fold_phases, gather_axes
 from preimage.engines.jit.recipe import Recipe
 from preimage.engines.jit.request import little_work
-from preimage.engines.jit.schedules import direct, pack, weights
+from preimage.engines.jit.schedules import direct, pack, sequence, weights
 from preimage.engines.jit.schedules import few as few_schedule
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.tiles import tile_phase
@@ -321,6 +321,9 @@ def test_compiles_for_every_target(target):
         direct.build(direct.DirectSpec("f32", "f32", lanes, 1, 4, 8, 8, True, True, True, False, Finish(True, True, "relu"))),
         direct.build(direct.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
         direct.build(direct.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))),
+        direct.build(direct.DirectSpec("f32", "f32", lanes, 2, 4, 8, 8, True, False, False, False, Finish(True), True)),
+        direct.build(direct.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, True, False, False, True, Finish(), True)),
+        sequence.build_sweep(sequence.SweepSpec()),
         few_schedule.build(
             few_schedule.FewSpec("f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, True, Finish(True))
         ),
@@ -465,6 +468,9 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
                     got = getattr(engine, contraction)(g, array, moved, epilogue)
                 assert got.tobytes() == wanted.tobytes()
                 cut += any("pieces" in recipe.details.get("weights", "") for recipe in engine._recipes.values())
+            if llvm.named_target("avx2").runs_here:
+                with llvm.use_target("avx2"):
+                    assert getattr(JitEngine(), contraction)(g, a, w, epilogue).tobytes() == wanted.tobytes()
             nan = w.copy()
             nan.flat[nan.size // 2] = np.inf
             with np.errstate(invalid="ignore"):
