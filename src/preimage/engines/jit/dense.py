@@ -137,7 +137,7 @@ def dense_recipe(r: Request) -> Recipe:
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
     alone = folded is None and edges is None and not r.prepared and sweeps(blocks, r.threads, recipe.packed_bytes)
-    work, inputs = Work(block_bytes, tap_bytes, own_item), prod(axis.in_size for axis in merged) * run * item
+    work, inputs = Work(block_bytes, tap_bytes, own_item), prod(in_sizes) * (in_channels // g.groups) * item
 
     def multiply(source: str, strides: list[int], origin: int, part: Part | None) -> tuple[Step, int, Work | None, str]:
         rows, tiles, lists, taps = gather_tables(merged, choice, strides, out_strides, tap_bytes, folded, out_channels, part)
