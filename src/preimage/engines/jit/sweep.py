@@ -23,6 +23,7 @@ __all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "sweep_step", "sweep
 
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
+WHOLE_PIECES = 4  # a block of so many is not worth cutting: most of it stays in the cache anyway
 MOST_PARTIAL = 2 << 20  # bytes of sums that are put down
 MOST_INPUT = 1 << 20  # bytes that are read again for every piece
 ALIGNMENTS = 4  # places in a cache line that are told apart
@@ -41,7 +42,7 @@ def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_byt
     where every run of taps begins at the same place in a line the cuts depend on it: one entry for each 16 bytes of a line.
     """
     line = LINE_BYTES // item
-    if taps < 2 * line or taps * tap_bytes <= 2 * PIECE_BYTES or partial_bytes > MOST_PARTIAL or input_bytes > MOST_INPUT:
+    if taps < 2 * line or taps * tap_bytes <= WHOLE_PIECES * PIECE_BYTES or partial_bytes > MOST_PARTIAL or input_bytes > MOST_INPUT:
         return None
     step = max(line, PIECE_BYTES // tap_bytes // line * line)
     if step >= taps:
