@@ -42,7 +42,12 @@ def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_byt
     where every run of taps begins at the same place in a line the cuts depend on it: one entry for each 16 bytes of a line.
     """
     line = LINE_BYTES // item
-    if taps < 2 * line or taps * tap_bytes <= WHOLE_PIECES * PIECE_BYTES or partial_bytes > MOST_PARTIAL or input_bytes > MOST_INPUT:
+    if (
+        taps < 2 * line
+        or taps * tap_bytes <= WHOLE_PIECES * PIECE_BYTES
+        or partial_bytes > MOST_PARTIAL
+        or input_bytes > MOST_INPUT
+    ):
         return None
     step = max(line, PIECE_BYTES // tap_bytes // line * line)
     if step >= taps:
