@@ -91,3 +91,15 @@ def test_the_caller_takes_tasks_in_front_and_workers_behind(n_threads):
         mine = int((owner == 1).sum())
         assert (owner[:mine] == 1).all()
         assert (owner[mine:] > 1).all()
+
+
+def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_the_work() -> None:
+    from preimage.engines.jit.sweep import sweeps
+
+    large = 4 << 20
+    assert sweeps(6, 2, large, positions=3136)
+    assert not sweeps(5, 2, large, positions=3136)  # one thread would have three of five blocks
+    assert sweeps(5, 2, large, positions=16)
+    assert not sweeps(3, 2, large, positions=16)
+    assert sweeps(5, 1, large, positions=3136)
+    assert not sweeps(6, 2, 100 << 10, positions=16)

@@ -136,7 +136,8 @@ def dense_recipe(r: Request) -> Recipe:
         Finish() if in_scratch else r.finish,
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
-    alone = folded is None and edges is None and not r.prepared and sweeps(blocks, r.threads, recipe.packed_bytes)
+    positions = g.work_flop // (2 * prod(g.weight_shape))
+    alone = folded is None and edges is None and not r.prepared and sweeps(blocks, r.threads, recipe.packed_bytes, positions)
     work, inputs = Work(block_bytes, tap_bytes, own_item), prod(in_sizes) * (in_channels // g.groups) * item
 
     def multiply(source: str, strides: list[int], origin: int, part: Part | None) -> tuple[Step, int, Work | None, str]:

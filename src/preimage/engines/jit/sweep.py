@@ -27,14 +27,20 @@ WHOLE_PIECES = 4  # a block of so many is not worth cutting: most of it stays in
 MOST_PARTIAL = 2 << 20  # bytes of sums that are put down
 MOST_INPUT = 1 << 20  # bytes that are read again for every piece
 ALIGNMENTS = 4  # places in a cache line that are told apart
-MOST_UNEVEN = 1.21  # how much longer the busiest thread may have to work than with even shares
+MOST_UNEVEN = 1.21  # how much longer the busiest thread may have to work than with even shares, where sums are cheap ...
+UNEVEN = 1.125  # ... and where they are not: where each weight meets many positions
+FEW_POSITIONS = 320  # so many take about as long as packing everything first
 
 Bounds = tuple[int, ...]
 
 
-def sweeps(blocks: int, threads: int, packed_bytes: int) -> bool:
-    """Whether blocks of channels are worth packing one by one: enough weights, and shared evenly."""
-    return packed_bytes >= SWEEP_BYTES and -(-blocks // threads) * threads <= MOST_UNEVEN * blocks
+def sweeps(blocks: int, threads: int, packed_bytes: int, positions: int) -> bool:
+    """Whether blocks of channels are worth packing one by one: enough weights, and shared evenly.
+
+    positions: how many every weight meets.
+    """
+    uneven = MOST_UNEVEN if positions <= FEW_POSITIONS else UNEVEN
+    return packed_bytes >= SWEEP_BYTES and -(-blocks // threads) * threads <= uneven * blocks
 
 
 def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_bytes: int) -> list[Bounds] | None:
