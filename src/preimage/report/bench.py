@@ -132,13 +132,15 @@ def roofline_svg(run: Run, ours: str, dtype: str, threads: int, roof: Roofs) -> 
     for k in range(int(low), int(high) + 1):
         x, y = at(left, k)
         out += [line(x, y, *at(right, k), "#e4e4e4"), text(x - 6, y + 4, f"{10.0**k:g}", "end")]
-    for size, speed in probe["memory_gbytes"].items():
+    free = float(height)  # names of roofs that lie close together stand one above the other, in the order of the roofs
+    for size, speed in sorted(probe["memory_gbytes"].items(), key=lambda item: item[1]):
         start = max(left, low - log10(speed))
         x, y = at(start, start + log10(speed))
         end = min(log10(peak / speed), right)
         kib = int(size) >> 10
         name = f"{kib >> 10} MiB" if kib >= 1024 else f"{kib} KiB"
-        out += [line(x, y, *at(end, end + log10(speed)), "#999"), text(x + 4, y - 4, f"{name}: {speed:.0f} GB/s")]
+        free = min(y - 4, free - 12)
+        out += [line(x, y, *at(end, end + log10(speed)), "#999"), text(x + 4, free, f"{name}: {speed:.0f} GB/s")]
     x, y = at(right, log10(peak))
     out += [line(*at(left, log10(peak)), x, y, "#222"), text(x, y - 5, f"{peak:.0f} GFLOP/s", "end")]
     for x, y, row in points:
