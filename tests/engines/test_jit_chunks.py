@@ -1,6 +1,7 @@
 """How work is shared out: rows in chunks, every row once and the stride phases of a transpose apart; tasks among the threads."""
 
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -103,3 +104,11 @@ def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_
     assert not sweeps(3, 2, large, positions=16)
     assert sweeps(5, 1, large, positions=3136)
     assert not sweeps(6, 2, 100 << 10, positions=16)
+
+
+@pytest.mark.parametrize("schedule", ["depthwise", "few", "plane", "spread"])
+def test_argument_vectors_begin_with_the_addresses_that_operands_fills_in(schedule: str) -> None:
+    from preimage.engines.jit.recipe import operands
+
+    arg = import_module(f"preimage.engines.jit.schedules.{schedule}").Arg
+    assert [(arg(slot).name, int(arg(slot))) for slot, _ in operands()] == [(slot.name, int(slot)) for slot in list(Slot)[:6]]

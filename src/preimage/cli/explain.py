@@ -40,8 +40,8 @@ def explain(
     engine: Annotated[str, typer.Option(help="auto, jit, gemm or reference.")] = "auto",
 ) -> None:
     """The sizes of one layer, which cells each output sees, and how each of the three contractions would run."""
-    settings = preimage.config(**({} if engine == "auto" else {"engine": engine}))
-    if dtype not in ("float32", "float64", "float16", "bfloat16"):
+    settings = preimage.config(**text.settings(engine))
+    if dtype not in text.DTYPES:
         raise OptionError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}")
     if dtype == "bfloat16":
         import ml_dtypes

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 import preimage
+from preimage.cli import text
 from preimage.cli.inputs import check_memory, machine, read_pictures, word
 from preimage.cli.output import OutputFolder, free_name
 from preimage.cli.watch import Watch
@@ -72,7 +73,7 @@ def learn(
     options = Options(
         stencils=stencils, size=size, stride=stride, sparsity=sparsity, steps=steps, seed=seed, border=border
     )  # fmt: skip
-    settings = preimage.config(**_settings(engine, threads))
+    settings = preimage.config(**text.settings(engine, threads))
     pictures = read_pictures(images, longest) if images else [_demo(longest)]
     use_colour = any(p.has_colour for p in pictures) if colour is None else colour
     originals = [p.colour() if use_colour else p.grey() for p in pictures]
@@ -146,10 +147,6 @@ def engine_of(shape: tuple[int, ...], options: Options, stencils: int | None = N
     )  # fmt: skip
     names = [plan(geometry, np.float32, what).engine for what in ("conv", "conv_transpose", "conv_weight_grad")]
     return names[0] if len(set(names)) == 1 else "/".join(names)
-
-
-def _settings(engine: str, threads: int) -> dict[str, Any]:
-    return ({"engine": engine} if engine != "auto" else {}) | ({"threads": threads} if threads else {})
 
 
 def _plain(options: Options) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 import preimage
+from preimage.cli import text
 from preimage.cli.inputs import check_memory, machine, word
 from preimage.cli.learn import engine_of, write_results
 from preimage.cli.output import OutputFolder, free_name
@@ -84,7 +85,7 @@ def rebuild(
     """
     console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
     learned, notes = load_stencils(stencils)
-    settings = preimage.config(**({"engine": engine} if engine != "auto" else {}), **({"threads": threads} if threads else {}))
+    settings = preimage.config(**text.settings(engine, threads))
     picture = read_picture(image, longest)
     channels = learned.shape[1]
     values = picture.colour() if channels == 3 else picture.values

@@ -7,7 +7,7 @@ from typing import Any
 
 from preimage.errors import OptionError
 
-__all__ = ["DTYPES", "layouts", "numbers", "padding", "sizes", "threads", "words"]
+__all__ = ["DTYPES", "layouts", "numbers", "padding", "settings", "sizes", "threads", "words"]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 LAYOUTS = ("channels_last", "channels_first")
@@ -57,3 +57,8 @@ def threads(text: str) -> tuple[int, ...]:
     if min(found) < 1:
         raise OptionError(f"threads must be at least 1, got {text!r}")
     return found
+
+
+def settings(engine: str, threads: int = 0) -> dict[str, Any]:
+    """What --engine and --threads set: nothing for auto, nothing for 0."""
+    return ({"engine": engine} if engine != "auto" else {}) | ({"threads": threads} if threads else {})

@@ -25,7 +25,7 @@ from preimage.engines.jit.plan import (
     join_taps,
     merge_axes,
 )
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, slots, split_rows
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, gather_tables, operands, slots, split_rows
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish
@@ -163,14 +163,11 @@ def dense_recipe(r: Request) -> Recipe:
             Slot.GROUP_INPUT_BYTES: run * item, Slot.GROUP_CHANNELS: channels, Slot.OUT_PIXEL_BYTES: step_out,
             Slot.PIXEL_BYTES: pixel, Slot.CHANNEL_BYTES: r.out_strides[1], Slot.RUN: run, Slot.ROW_TILES: longest,
         }  # fmt: skip
-        patches = [
-            (Slot.INPUT, source), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, "scratch" if in_scratch else "out"),
-            (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
-        ]  # fmt: skip
+        patches = operands(source, "scratch" if in_scratch else "out")
         if own_spec.pieced:
-            patches.append((Slot.PARTIAL, "partial"))
+            patches += ((Slot.PARTIAL, "partial"),)
         tables = (rows, tiles, lists, taps, bounds)
-        step = Step("direct", compiled(own_spec), tuple(slots(values)), tuple(patches), chunks * blocks, tables)
+        step = Step("direct", compiled(own_spec), tuple(slots(values)), patches, chunks * blocks, tables)
         return step, chunks, swept, f"{len(rows)} rows, {len(tiles)} tiles"
 
     source = "slab" if slab and edges is None else "x"
@@ -182,9 +179,8 @@ def dense_recipe(r: Request) -> Recipe:
             weights, _ = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, True, True)
         sweep_step(recipe, weights, step, chunks, r.threads, swept)
     else:
-        recipe.steps.insert(0, weights)
+        recipe.pack_first()
         recipe.steps.append(step)
-        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
     if edges is not None and edges.tiles:
         sizes = [*(axis.in_size for axis in merged[:-1]), edges.width]
         copied = [prod(sizes[k + 1 :]) * pitch for k in range(len(sizes))]

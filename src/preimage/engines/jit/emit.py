@@ -29,11 +29,13 @@ Sums that stay in registers go round a loop as its carry (phi nodes, no memory):
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from preimage.engines.jit.values import ELEMENT_BYTES, TYPES, Bit, Int, Num, Ptr, constant, lane_numbers, type_of
 
-__all__ = ["ELEMENT_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
+__all__ = ["ELEMENT_BYTES", "LINE_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
+
+LINE_BYTES = 64  # of the cache
 
 
 class Loop:
@@ -188,6 +190,11 @@ class Kernel:
         """
         same = self.let(f"add i64 {index}, 0")  # a frozen phi would be thawed
         return self.let(f"freeze i64 {same}")
+
+    def share(self, units: Int, per_task: Int) -> AbstractContextManager[Loop]:
+        """for unit in this task's share of range(units): `per_task` of them, of the last task what is left."""
+        first = self.task * per_task
+        return self.loop(first, (first + per_task).minimum(units))
 
     @contextmanager
     def when(self, condition: Bit) -> Iterator[None]:

@@ -10,7 +10,7 @@ from math import prod
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import weight_step
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, operands
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.few import Arg, FewSpec, Part
 from preimage.engines.jit.schedules.interleave import can_split
@@ -148,8 +148,7 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     recipe.packing, recipe.packed_bytes = weights, g.groups * group_bytes
     recipe.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
     if not r.prepared:
-        recipe.steps.append(weights)
-        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
+        recipe.pack_first()
     recipe.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
     last_in, last_out = _last(r)
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
@@ -174,10 +173,7 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         Arg.AHEAD_PART: ahead * turns // walk.parts(steps),
         Arg.OUT_LINE: walk.out_line, Arg.PITCH: pitch, Arg.GROUP_WEIGHT_BYTES: group_bytes,
     }  # fmt: skip
-    patches = (
-        (Arg.INPUT, "x"), (Arg.WEIGHT, "packed"), (Arg.OUTPUT, "out"), (Arg.BIAS, "bias"),
-        (Arg.RESIDUAL, "residual"), (Arg.LIMITS, "limits"), (Arg.SCRATCH, "scratch"),
-    )  # fmt: skip
+    patches = (*operands(), (Arg.SCRATCH, "scratch"))
     template = tuple(int(v) for v in values.values())
     recipe.steps.append(Step("direct", compiled(spec), template, patches, tasks, (bands, steps, fills, rows, column_table)))
     recipe.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from preimage.engines.jit import llvm
-from preimage.engines.jit.emit import ELEMENT_BYTES
+from preimage.engines.jit.emit import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.jit.plan import Folded, Ints, as_ints
 from preimage.engines.jit.recipe import Step, address_of, compiled
 from preimage.engines.jit.schedules import fold, pack, weights
@@ -16,7 +16,6 @@ from preimage.engines.jit.schedules.interleave import can_split
 
 __all__ = [
     "FEW_CHANNELS",
-    "LINE_BYTES",
     "LINE_ELEMENTS",
     "block_lanes",
     "folded_weight_step",
@@ -29,7 +28,6 @@ __all__ = [
     "weight_step",
 ]
 
-LINE_BYTES = 64  # of the cache
 FEW_CHANNELS = 16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
 FEW_WEIGHTS = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
 MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code

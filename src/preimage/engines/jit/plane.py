@@ -9,7 +9,7 @@ import numpy as np
 from preimage.engines.jit.dense import Request
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, operands
 from preimage.engines.jit.schedules.interleave import can_split
 from preimage.engines.jit.schedules.plane import (
     BAND_WORDS,
@@ -20,7 +20,7 @@ from preimage.engines.jit.schedules.plane import (
     WeightArg,
     WeightCopySpec,
 )
-from preimage.engines.jit.spread import spread_recipe, spreads
+from preimage.engines.jit.spread import row_stride, spread_recipe, spreads
 
 __all__ = ["plane_recipe", "wants_planes"]
 
@@ -74,9 +74,7 @@ def plane_recipe(r: Request) -> Recipe:
     )
     part_pitch = -(-(pitch_places + lanes) // lanes) * lanes * item
     row_pitch = part_pitch * split
-    tiles, bands, slots = _bands(
-        row_axis, patterns, rows, row_pitch, _row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item
-    )
+    tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
     units = g.batch * g.groups * len(bands)
     tasks = 1 if r.threads == 1 else min(units, 4 * r.threads)
     per_task = -(-units // tasks)
@@ -88,8 +86,7 @@ def plane_recipe(r: Request) -> Recipe:
     recipe.packed_bytes = prod(g.weight_shape) * item
     recipe.packed_key = ("plane", r.element)
     if not r.prepared:
-        recipe.steps.append(recipe.packing)
-        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
+        recipe.pack_first()
     recipe.buffers.append(Buffer("scratch", scratch * r.threads))
     spec = PlaneSpec(
         r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
@@ -98,15 +95,12 @@ def plane_recipe(r: Request) -> Recipe:
     values = dict.fromkeys(Arg, 0) | {
         Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_BANDS: len(bands),
         Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
-        Arg.X_ROW: _row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
+        Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
         Arg.BANDS: bands.ctypes.data, Arg.TILES: tiles.ctypes.data, Arg.ROW_PITCH: row_pitch, Arg.PART_PITCH: part_pitch,
         Arg.IN_ROWS: row_axis.in_size, Arg.IN_COLUMNS: column_axis.in_size, Arg.OUT_COLUMNS: column_axis.out_size,
-        Arg.OUT_STEP: row_axis.phases[0].step * _row_stride(r.out_strides, g.ndim), Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
+        Arg.OUT_STEP: row_axis.phases[0].step * row_stride(r.out_strides, g.ndim), Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
     }  # fmt: skip
-    patches = (
-        (Arg.INPUT, "x"), (Arg.WEIGHT, "packed"), (Arg.OUTPUT, "out"), (Arg.BIAS, "bias"),
-        (Arg.RESIDUAL, "residual"), (Arg.LIMITS, "limits"), (Arg.SCRATCH, "scratch"),
-    )  # fmt: skip
+    patches = (*operands(), (Arg.SCRATCH, "scratch"))
     template = tuple(int(v) for v in values.values())
     recipe.steps.append(Step("depthwise", compiled(spec), template, patches, tasks, (tiles, bands)))
     recipe.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
@@ -117,10 +111,6 @@ def plane_recipe(r: Request) -> Recipe:
         "tasks": str(tasks),
     }
     return recipe
-
-
-def _row_stride(strides: tuple[int, ...], ndim: int) -> int:
-    return strides[-2] if ndim == 2 else 0
 
 
 def _pattern(phase: Phase) -> RowPattern:

@@ -33,6 +33,7 @@ __all__ = [
     "compiled",
     "gather_tables",
     "made_together",
+    "operands",
     "slots",
     "split_rows",
 ]
@@ -75,6 +76,12 @@ class Recipe:
     packed_bytes: int = 0
     packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
     _kept: llvm.LoadedKernel | None = None
+
+    def pack_first(self) -> None:
+        """Pack the weights in every call, before the steps that are there."""
+        assert self.packing is not None
+        self.steps.insert(0, self.packing)
+        self.buffers.append(Buffer("packed", self.packed_bytes))
 
     @kept
     def places(self) -> dict[str, int]:
@@ -289,6 +296,14 @@ def made_together(make: Callable[[], Recipe], n_threads: int) -> Recipe:
         return recipe
 
     return llvm.together(ask)
+
+
+def operands(source: str = "x", result: str = "out") -> tuple[tuple[int, str], ...]:
+    """The addresses with which the argument vector of every contraction by packed weights begins."""
+    return (
+        (Slot.INPUT, source), (Slot.WEIGHT, "packed"), (Slot.OUTPUT, result),
+        (Slot.BIAS, "bias"), (Slot.RESIDUAL, "residual"), (Slot.LIMITS, "limits"),
+    )  # fmt: skip
 
 
 def slots(values: dict[Slot, int]) -> list[int]:

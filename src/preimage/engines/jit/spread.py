@@ -7,11 +7,11 @@ from math import prod
 
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, as_ints, gather_axes
-from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, operands
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.spread import Arg, SpreadSpec
 
-__all__ = ["spread_recipe", "spreads"]
+__all__ = ["row_stride", "spread_recipe", "spreads"]
 
 SCRATCH_BYTES = 32 << 10  # of a thread; it should stay in the L1 cache beside a channel's weights
 MOST_VECTORS = 8  # of one run
@@ -45,7 +45,7 @@ def spread_recipe(r: Request, packing: Step) -> Recipe:
     start = first * stride - lo
     pitch = -(-(positions + taps - 1) // lanes) * lanes * item
     row_axis = gather_axes(g, r.contraction)[1] if g.ndim == 2 else None
-    rows, row_taps, reach = _rows(row_axis, _row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
+    rows, row_taps, reach = _rows(row_axis, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
     planes = g.batch * g.groups
     most = max(1, SCRATCH_BYTES // pitch)
     pieces = max(-(-row_axis.in_size // most) if row_axis else 1, 1 if r.threads == 1 else -(-8 * r.threads // planes))
@@ -58,23 +58,19 @@ def spread_recipe(r: Request, packing: Step) -> Recipe:
     recipe.packing, recipe.packed_key = packing, ("spread", r.element)
     recipe.packed_bytes = prod(g.weight_shape) * item + r.target.vector_bytes  # a run's last vector may hang over
     if not r.prepared:
-        recipe.steps.append(packing)
-        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
+        recipe.pack_first()
     recipe.buffers.append(Buffer("scratch", scratch * r.threads))
     ragged = start != 0 or (large + lo) % stride != 0 or stride % lanes != 0
     spec = SpreadSpec(r.element, r.element, inner, lanes, tile, stride, taps, ragged, r.finish)
     values = dict.fromkeys(Arg, 0) | {
         Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_CHUNKS: len(chunks),
         Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
-        Arg.X_ROW: _row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
+        Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
         Arg.CHUNKS: chunks.ctypes.data, Arg.ROWS: rows.ctypes.data, Arg.TAPS: row_taps.ctypes.data, Arg.ROW_PITCH: pitch,
         Arg.FIRST: first - taps + 1, Arg.IN_COLUMNS: small, Arg.OUT_COLUMNS: large, Arg.POSITIONS: positions, Arg.START: start,
         Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
     }  # fmt: skip
-    patches = (
-        (Arg.INPUT, "x"), (Arg.WEIGHT, "packed"), (Arg.OUTPUT, "out"), (Arg.BIAS, "bias"),
-        (Arg.RESIDUAL, "residual"), (Arg.LIMITS, "limits"), (Arg.SCRATCH, "scratch"),
-    )  # fmt: skip
+    patches = (*operands(), (Arg.SCRATCH, "scratch"))
     template, tasks = tuple(int(v) for v in values.values()), -(-units // per_task)
     recipe.steps.append(Step("depthwise", compiled(spec), template, patches, tasks, (chunks, rows, row_taps)))
     recipe.skips_padding = True  # zeros beside the rows are multiplied
@@ -86,7 +82,8 @@ def spread_recipe(r: Request, packing: Step) -> Recipe:
     return recipe
 
 
-def _row_stride(strides: tuple[int, ...], ndim: int) -> int:
+def row_stride(strides: tuple[int, ...], ndim: int) -> int:
+    """Bytes from a row of a plane to the next."""
     return strides[-2] if ndim == 2 else 0
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from preimage.engines.jit.moves import LINE_BYTES
+from preimage.engines.jit.emit import LINE_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
 from preimage.engines.jit.schedules.sequence import Sweep, SweepSpec

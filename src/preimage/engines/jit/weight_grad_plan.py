@@ -22,8 +22,9 @@ from math import prod
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.jit.emit import LINE_BYTES
 from preimage.engines.jit.llvm import Target
-from preimage.engines.jit.schedules.weight_grad import LINE_BYTES, TileSpec
+from preimage.engines.jit.schedules.weight_grad import TileSpec
 from preimage.geometry import ConvGeometry
 
 __all__ = [

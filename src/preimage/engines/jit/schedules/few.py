@@ -122,8 +122,7 @@ def build(spec: FewSpec) -> str:
     step_lanes = spec.lanes * spec.vectors
     scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
     kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes)
-    first = f.task * arg[Arg.UNITS_PER_TASK]
-    with f.loop(first, (first + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])) as unit:
+    with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
         band, left, group, n = _unit(arg, unit.index)
         count = (arg[Arg.LINE] - left).minimum(arg[Arg.BLOCK])
         x = _input(f, spec, arg, left, group, n)

@@ -111,14 +111,12 @@ def build(spec: PlaneSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     arg = {slot: f.int_arg(slot) for slot in Arg}
-    item, own, out_item = ELEMENT_BYTES[spec.inner], ELEMENT_BYTES[spec.element], ELEMENT_BYTES[spec.out]
-    del own
+    item, out_item = ELEMENT_BYTES[spec.inner], ELEMENT_BYTES[spec.out]
     scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
     zero = f.zeros(spec.inner, spec.lanes)
     with f.loop(0, arg[Arg.SCRATCH_BYTES], spec.lanes * item) as at:
         scratch.at_bytes(at.index).store(zero)
-    first = f.task * arg[Arg.UNITS_PER_TASK]
-    with f.loop(first, (first + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])) as unit:
+    with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
         plane, band_number = unit.index // arg[Arg.N_BANDS], unit.index % arg[Arg.N_BANDS]
         n, c = plane // arg[Arg.CHANNELS], plane % arg[Arg.CHANNELS]
         x = f.ptr_arg(Arg.INPUT, spec.element).at_bytes(n * arg[Arg.X_IMAGE] + c * arg[Arg.X_CHANNEL])

@@ -84,8 +84,7 @@ def build(spec: SpreadSpec) -> str:
     f = Kernel()
     arg = {slot: f.int_arg(slot) for slot in Arg}
     scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
-    begin = f.task * arg[Arg.UNITS_PER_TASK]
-    with f.loop(begin, (begin + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])) as unit:
+    with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
         plane, chunk_number = unit.index // arg[Arg.N_CHUNKS], unit.index % arg[Arg.N_CHUNKS]
         n, c = plane // arg[Arg.CHANNELS], plane % arg[Arg.CHANNELS]
         chunk = f.ptr_arg(Arg.CHUNKS, "i64").at(chunk_number * CHUNK_WORDS)
@@ -111,7 +110,7 @@ def _fill(f: Kernel, spec: SpreadSpec, arg: dict[Arg, Int], scratch: Ptr, x: Ptr
         source, to = x.at_bytes(row.index * arg[Arg.X_ROW]), scratch.at_bytes(row.index * arg[Arg.ROW_PITCH])
         with f.loop(0, arg[Arg.ROW_PITCH] // item, lanes) as place:
             column = place.index + arg[Arg.FIRST]
-            inside = f.lane_mask(lanes, arg[Arg.IN_COLUMNS] - column).but_not(f.lane_mask(lanes, 0 - column))
+            inside = _inside(f, lanes, column, arg[Arg.IN_COLUMNS] - column)
             to.at(place.index).store(source.at(column).load(lanes, inside))
 
 
@@ -145,4 +144,5 @@ def _store(f: Kernel, spec: SpreadSpec, arg: dict[Arg, Int], sums: list[Num], ou
 
 
 def _inside(f: Kernel, lanes: int, column: Int, count: Int) -> Bit:
+    """The lanes whose column is not negative, of the first `count`."""
     return f.lane_mask(lanes, count).but_not(f.lane_mask(lanes, 0 - column))

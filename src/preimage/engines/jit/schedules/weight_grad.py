@@ -29,12 +29,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from preimage.engines.jit.emit import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.emit import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 
 __all__ = ["KW_WORDS", "SEGMENT_WORDS", "SPAN_WORDS", "Arg", "TileSpec", "build"]
 
 PIXELS_AHEAD = 24
-LINE_BYTES = 64
 SEGMENT_WORDS = 4  # scalar offset, vector offset (bytes, of ow = 0), first ow, last ow + 1
 SPAN_WORDS = 3  # 0 for the scalar operand and 1 for the vector operand, offset in the image, lines
 KW_WORDS = 5  # scalar offset, vector offset, result offset (bytes), first valid ow, last valid ow + 1
