@@ -26,11 +26,11 @@ from preimage.ops.conv import prepare
 from preimage.settings import config
 
 if TYPE_CHECKING:
-    from preimage import audit, caffe, io, learning, linop, nn, ops, optim
+    from preimage import analysis, audit, caffe, io, learning, linop, nn, ops, optim
 
 __version__ = "0.1.0"
 
-_LATER = ("audit", "caffe", "io", "learning", "linop", "nn", "optim")
+_LATER = ("analysis", "audit", "caffe", "io", "learning", "linop", "nn", "optim")
 
 
 def __getattr__(name: str) -> Any:
@@ -55,6 +55,7 @@ __all__ = [
     "PreimageError",
     "ShapeError",
     "Tensor",
+    "analysis",
     "audit",
     "caffe",
     "check_adjoint",

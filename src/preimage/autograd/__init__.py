@@ -4,7 +4,7 @@ An operation is declared by `primitive` in preimage.ops: a forward function on a
 """
 
 from preimage.autograd.backward import backward, grad
-from preimage.autograd.modes import enable_grad, is_grad_enabled, no_grad
+from preimage.autograd.modes import enable_grad, is_grad_enabled, no_grad, observe
 from preimage.autograd.primitive import Primitive, Spec, primitive, primitives
 from preimage.autograd.tensor import Tensor, array_of, install_methods, is_tensor
 
@@ -20,6 +20,7 @@ __all__ = [
     "is_grad_enabled",
     "is_tensor",
     "no_grad",
+    "observe",
     "primitive",
     "primitives",
 ]

@@ -1,11 +1,34 @@
-"""Whether operations record: per thread and async task."""
+"""Whether operations record, and who watches them run: per thread and async task."""
 
 from __future__ import annotations
 
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
+from typing import Any
 
-__all__ = ["enable_grad", "is_grad_enabled", "no_grad"]
+__all__ = ["enable_grad", "is_grad_enabled", "no_grad", "observe", "observer"]
+
+#: Called as observer(op, args, params, result) after every operation on Tensors.
+Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+_observer: ContextVar[Observer | None] = ContextVar("preimage_observer", default=None)
+
+
+def observer() -> Observer | None:
+    """Who watches here and now; None as a rule."""
+    return _observer.get()
+
+
+@contextmanager
+def observe(watch: Observer) -> Iterator[None]:
+    """A `with` block in which watch(op, args, params, result) is called after every operation that is given a Tensor."""
+    token = _observer.set(watch)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
 
 _recording: ContextVar[bool] = ContextVar("preimage_recording", default=True)
 

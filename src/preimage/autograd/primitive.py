@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd.modes import is_grad_enabled
+from preimage.autograd.modes import is_grad_enabled, observer
 from preimage.autograd.tensor import Tensor
 from preimage.errors import GraphError
 
@@ -159,13 +159,18 @@ class Primitive:
             return self.forward(*args, **params)
         arrays = [a._data if isinstance(a, Tensor) else a for a in args]
         result = np.asarray(self.forward(*arrays, **params))
-        if not (is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
-            return Tensor._result(result, None)
-        root = _root(result)
-        if all(not isinstance(a, np.ndarray) or _root(a) is not root for a in arrays):
-            root.flags.writeable = False
-        result.flags.writeable = False
-        return Tensor._result(result, Node(self, args, params, result))
+        if is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            root = _root(result)
+            if all(not isinstance(a, np.ndarray) or _root(a) is not root for a in arrays):
+                root.flags.writeable = False
+            result.flags.writeable = False
+            made = Tensor._result(result, Node(self, args, params, result))
+        else:
+            made = Tensor._result(result, None)
+        watch = observer()
+        if watch is not None:
+            watch(self, args, params, made)
+        return made
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
