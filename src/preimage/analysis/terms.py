@@ -95,8 +95,10 @@ class Sides:
             return trees[0] if len(trees) == 1 else trees
 
         tree = folded(0, ())
-        joined = [np.concatenate([getattr(p, name) for p in parts]) for name in ("first", "second", "outside", "margin")]
-        return Places(*joined, blocks=tuple(blocks), tree=tree)
+        none = _table([], 2 + self.inner.ndim)  # where no cell folds back
+        first = np.concatenate([none, *(p.first for p in parts)])
+        second = np.concatenate([none, *(p.second for p in parts)])
+        return Places(first, second, np.zeros(len(first), bool), np.zeros(len(first), bool), tuple(blocks), tree)
 
     def weight(self, index: Index) -> Places:
         """The terms of w[index]: (x, y)."""
@@ -149,13 +151,13 @@ class Sides:
     def _placed(self, first: list[Any], second: list[Any], a: int, b: int) -> Places:
         where, other = _table(first, a), _table(second, b)
         size = np.array(self.geometry.input_size, np.int64)
-        margin = np.zeros(len(where), bool)
+        margin: Array = np.zeros(len(where), bool)
         if self.extended and len(where):
             lows = np.array([lo for lo, _ in self.geometry.padding], np.int64)
-            margin = ((where[:, 2:] < lows) | (where[:, 2:] >= lows + size)).any(axis=1)
+            margin = np.any((where[:, 2:] < lows) | (where[:, 2:] >= lows + size), axis=1)
             cells = self._sources[tuple(where[:, 2:].T)]
             where[:, 2:] = np.stack(np.unravel_index(cells, self.geometry.input_size), axis=1)
-        outside = ((where[:, 2:] < 0) | (where[:, 2:] >= size)).any(axis=1) if len(where) else margin
+        outside: Array = np.any((where[:, 2:] < 0) | (where[:, 2:] >= size), axis=1)
         return Places(where, other, outside, margin)
 
 
