@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, entries, narrow, operand, sizes_of, widened
+from preimage.ops.sampling import Positions, simplest_fraction
 from preimage.ops.shape import reshape, transpose
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
@@ -33,25 +35,38 @@ MODES = ("nearest", "nearest-exact", "linear")
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """How one axis is resized: mode and alignment; `step` is input positions per output position."""
+    """How one axis of `size` elements is resized: the position that every output has on it, and whether neighbours are blended."""
 
     size: int
-    outputs: int
-    mode: str
-    align_corners: bool
-    step: float
+    positions: Positions
+    blended: bool
+
+    @property
+    def outputs(self) -> int:
+        return self.positions.outputs
 
     def weights(self) -> tuple[Array, Array, Array]:
-        """low, high and t of every output."""
-        o = np.arange(self.outputs, dtype=np.float64)
+        """low, high and t of every output; positions before the first element or behind the last are held to these.
+
+        Where t = 0, high is low: nothing is blended, and what lies beside (an infinity) is not read.
+        """
         last = self.size - 1
-        if self.mode == "linear":
-            position = o * self.step if self.align_corners else np.maximum((o + 0.5) * self.step - 0.5, 0.0)
-            low = np.minimum(position.astype(np.int64), last)
-            return low, np.minimum(low + 1, last), np.where(low == last, 0.0, position - low)
-        position = (o + 0.5) * self.step if self.mode == "nearest-exact" else o * self.step
-        low = np.minimum(np.floor(position).astype(np.int64), last)
-        return low, low, np.zeros(self.outputs)
+        if not self.blended:
+            low = np.clip(self.positions.rounded("floor"), 0, last)
+            return low, low, np.zeros(self.outputs)
+        low, t = self.positions.blended()
+        t = np.where((low < 0) | (low >= last), 0.0, t)
+        low = np.clip(low, 0, last)
+        return low, low + (t > 0), t
+
+
+def line(n: int, m: int, factor: Fraction | None, mode: str, align_corners: bool) -> Positions:
+    """The positions of m outputs on n elements; the factor is m / n where none is given."""
+    if align_corners:
+        return Positions(m, Fraction(0), Fraction(n - 1, m - 1) if m > 1 else Fraction(0))
+    step = Fraction(n, m) if factor is None else 1 / factor
+    start = {"nearest": Fraction(0), "nearest-exact": step / 2, "linear": (step - 1) / 2}[mode]
+    return Positions(m, start, step)
 
 
 Run = tuple[slice, slice, slice]
@@ -61,31 +76,43 @@ def _slice(first: int, step: int, count: int) -> slice:
     return slice(first, first + step * (count - 1) + 1, step)
 
 
+def _breaks(low: Array, high: Array, period: int) -> int:
+    """About how many stretches `_runs` makes."""
+    pace = low[period:] - low[:-period]
+    even = (pace > 0) & (high[period:] - high[:-period] == pace)
+    uneven = np.count_nonzero(pace[period:] != pace[:-period])
+    return int(period + np.count_nonzero(~even) + uneven)
+
+
 def _runs(low: Array, high: Array, period: int) -> list[Run]:
     """The outputs in stretches of every period-th one whose inputs advance evenly: (outputs, their lows, their highs)."""
     runs: list[Run] = []
     for phase in range(min(period, low.size)):
         a, b = low[phase::period], high[phase::period]
         pace = np.diff(a)
-        start = 0
+        even = (pace > 0) & (np.diff(b) == pace)
+        ends = [*(np.flatnonzero(~even[1:] | (np.diff(pace) != 0)) + 1).tolist(), a.size - 1]
+        start = passed = 0
         while start < a.size:
-            end = start + 1
-            if end < a.size and pace[start] > 0 and b[end] - b[start] == pace[start]:
-                even = (pace[start:] == pace[start]) & (np.diff(b)[start:] == pace[start])
-                end = start + 1 + (even.size if even.all() else int(np.argmin(even)))
-            count = end - start
+            while ends[passed] <= start < a.size - 1:
+                passed += 1
+            last = ends[passed] if start < a.size - 1 and even[start] else start
+            count = last - start + 1
             step = int(pace[start]) if count > 1 else 1
             outputs = _slice(phase + start * period, period, count)
             runs.append((outputs, _slice(int(a[start]), step, count), _slice(int(b[start]), step, count)))
-            start = end
+            start = last + 1
     return runs
 
 
 @lru_cache(maxsize=256)
 def _plan(axis: Resize) -> tuple[Array, list[Run]]:
-    """The weights t, and the runs for the period that needs the fewest: a factor p / q repeats after p outputs."""
+    """The weights t, and the runs for the best period: a step of p / q repeats after q outputs, and nearly after q / p."""
     low, high, t = axis.weights()
-    return t, min((_runs(low, high, period) for period in range(1, min(16, low.size) + 1)), key=len)
+    p, q = axis.positions.step.numerator, axis.positions.step.denominator
+    near = q // p if p else 1
+    periods = {k for k in (1, near, near + 1, q) if 1 <= k <= max(1, low.size // 2)}
+    return t, _runs(low, high, min(sorted(periods), key=lambda period: _breaks(low, high, period)))
 
 
 def _in_memory(x: Array) -> tuple[Array, int]:
@@ -99,16 +126,13 @@ def _column(t: Array, like: Array, axis: int) -> Array:
 
 @lru_cache(maxsize=256)
 def _tables(axis: Resize, dtype: Any) -> tuple[Array, Array, Array, Array]:
-    """What the generated kernel reads: low, high, t, and 1 where the two are blended (as whole runs are), else 0."""
+    """What the generated kernel reads: low, high, t, and 1 where the two are blended, else 0."""
     low, high, t = axis.weights()
-    blended = np.zeros(axis.outputs, dtype)
-    for to, _, _ in _plan(axis)[1]:
-        blended[to] = t[to].any()
-    return low.astype(np.int64), high.astype(np.int64), t.astype(dtype), blended
+    return low, high, t.astype(dtype), (t > 0).astype(dtype)
 
 
 def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
-    made = around.resize(x, [_tables(a, x.dtype) for a in axes], axes[0].mode == "linear")
+    made = around.resize(x, [_tables(a, x.dtype) for a in axes], axes[0].blended)
     if made is not None:
         return made
     value, start = _in_memory(widened(x))
@@ -151,11 +175,11 @@ _resize_back_op: Primitive = primitive(
 )
 
 
-def _factors(scale_factor: Any, ndim: int) -> tuple[float, ...]:
+def _factors(scale_factor: Any, ndim: int) -> tuple[Any, ...]:
     listed = entries(scale_factor)
     values = (scale_factor,) * ndim if listed is None else tuple(listed)
     try:
-        factors = tuple(float(v) for v in values)
+        factors = tuple(v if isinstance(v, np.floating) else float(v) for v in values)
     except (TypeError, ValueError, PreimageError):
         raise OptionError(f"upsample: scale_factor must be a number or {ndim} of them, got {scale_factor!r}") from None
     if len(factors) != ndim or any(not (0 < f < math.inf) for f in factors):
@@ -202,22 +226,20 @@ def upsample(
         raise OptionError("upsample: align_corners is an option of mode 'linear'")
     if (size is None) == (scale_factor is None):
         raise OptionError("upsample: give either size or scale_factor")
-    factors: tuple[float | None, ...] = (None,) * ndim
+    factors: tuple[Any, ...] = (None,) * ndim
     if size is not None:
         sizes = per_axis(size, ndim, "size")
     else:
         factors = _factors(scale_factor, ndim)
-        sizes = tuple(math.floor(n * f) for n, f in zip(x.shape[2:], factors, strict=True) if f is not None)
+        sizes = tuple(math.floor(n * float(f)) for n, f in zip(x.shape[2:], factors, strict=True))
         if recompute_scale_factor:
             factors = (None,) * ndim
     axes = []
     for k, (n, m, factor) in enumerate(zip(x.shape[2:], sizes, factors, strict=True)):
         if n < 1 or m < 1:
             raise ShapeError(f"upsample: spatial axis {k} of size {n} cannot be resized to {m}")
-        step = n / m if factor is None else 1 / factor
-        if align_corners:
-            step = (n - 1) / (m - 1) if m > 1 else 0.0
-        axes.append(Resize(n, m, mode, bool(align_corners), step))
+        exact = None if factor is None else simplest_fraction(factor)
+        axes.append(Resize(n, line(n, m, exact, mode, bool(align_corners)), mode == "linear"))
     return _resize_op(x, axes=tuple(axes))
 
 
