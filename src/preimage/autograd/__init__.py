@@ -6,7 +6,7 @@ An operation is declared by `primitive` in preimage.ops: a forward function on a
 from preimage.autograd.backward import backward, grad
 from preimage.autograd.modes import enable_grad, is_grad_enabled, no_grad, observe
 from preimage.autograd.primitive import Primitive, Spec, primitive, primitives
-from preimage.autograd.tensor import Tensor, array_of, install_methods, is_tensor
+from preimage.autograd.tensor import Tensor, array_of, install_methods, is_tensor, refuse_masked
 
 __all__ = [
     "Primitive",
@@ -23,4 +23,5 @@ __all__ = [
     "observe",
     "primitive",
     "primitives",
+    "refuse_masked",
 ]

@@ -8,6 +8,7 @@ The methods and operators (`t + 1`, `t.sum()`) are operations; preimage.ops inst
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from preimage.errors import DTypeError, GraphError, ShapeError
 if TYPE_CHECKING:
     from preimage.autograd.primitive import Node
 
-__all__ = ["Tensor", "array_of", "install_methods", "is_tensor", "method"]
+__all__ = ["Tensor", "array_of", "install_methods", "is_tensor", "method", "refuse_masked"]
 
 Array = NDArray[Any]
 FLOATS = ("float32", "float64", "float16", "bfloat16")
@@ -42,9 +43,20 @@ def method(name: str) -> Callable[..., Any]:
         raise GraphError(f"Tensor has no operation {name!r} yet: import preimage.ops") from None
 
 
+def refuse_masked(value: Any, name: str) -> None:
+    """Raises: DTypeError for a masked array, or a list with one in it: no operation here would mind the mask."""
+    kind = type(value)
+    if kind is np.ndarray or "numpy.ma" not in sys.modules:  # numpy.ma is imported by whoever makes such an array
+        return
+    masked = np.ma.MaskedArray
+    if isinstance(value, masked) or (kind in (list, tuple) and any(isinstance(v, masked) for v in value)):
+        raise DTypeError(f"{name} is a masked array, and its mask would be lost; fill what is masked first: {name}.filled(0)")
+
+
 def _float_array(data: Any) -> Array:
     if isinstance(data, Tensor):
         data = data.data
+    refuse_masked(data, "data")
     array = np.asarray(data)
     if array.dtype == object or array.dtype.name not in FLOATS:
         if isinstance(data, (float, int)) and not isinstance(data, bool):
@@ -71,6 +83,9 @@ class Tensor:
 
     #: NumPy's own operators give way: `array * tensor` calls Tensor.__rmul__.
     __array_ufunc__ = None
+
+    #: == compares elements, as in NumPy; sets and dictionaries tell Tensors apart by identity.
+    __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
         self._data = _float_array(data)
@@ -102,6 +117,7 @@ class Tensor:
         """Replace the values of a leaf: same shape, dtype kept; earlier records that need the old ones will say so."""
         if self._node is not None:
             raise GraphError(f"only a leaf can be assigned to; this Tensor is the result of {self._node.op.name}")
+        refuse_masked(value, "the value")
         array = np.require(array_of(value), self._data.dtype, "A")
         if array.shape != self._data.shape:
             raise ShapeError(f"cannot assign shape {array.shape} to a Tensor of shape {self._data.shape}")
@@ -191,6 +207,8 @@ class Tensor:
         def __matmul__(self, other: Any) -> Tensor: ...
         def __rmatmul__(self, other: Any) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
+        def __eq__(self, other: object) -> Any: ...
+        def __ne__(self, other: object) -> Any: ...
         def __getitem__(self, key: Any) -> Tensor: ...
         def __getattr__(self, name: str) -> Any: ...
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import array_of
+from preimage.autograd import array_of, refuse_masked
 from preimage.errors import DTypeError, OptionError, ShapeError
 
 __all__ = ["Adjoint", "Compose", "Operator", "Scaled", "Sum"]
@@ -57,6 +57,7 @@ class Operator:
         """A @ x for an array or Tensor of `input_shape` (or flat, then the result is flat), A @ B for an operator."""
         if isinstance(other, Operator):
             return Compose(self, other)
+        refuse_masked(other, "x")
         x = other if hasattr(other, "shape") else np.asarray(other)
         flat = x.shape == (prod(self.input_shape),) and x.shape != self.input_shape
         if not flat and x.shape != self.input_shape:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import array_of
+from preimage.autograd import array_of, refuse_masked
 from preimage.geometry import Padding
 from preimage.linop.operator import Operator
 from preimage.ops import fold_margin, pad
@@ -33,6 +33,7 @@ class Diagonal(Operator):
     """x -> d * x, element by element: weights, or a mask of zeros and ones."""
 
     def __init__(self, d: Any) -> None:
+        refuse_masked(d, "d")
         self.d = d if hasattr(d, "shape") else np.asarray(d)
         self.input_shape = self.output_shape = tuple(self.d.shape)
         self.dtype = array_of(self.d).dtype

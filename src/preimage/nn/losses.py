@@ -11,7 +11,7 @@ from preimage import ops
 from preimage.autograd import array_of
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.nn.module import Module
-from preimage.ops.operands import operand
+from preimage.ops.operands import operand, regular
 
 __all__ = [
     "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss", "bce_loss",
@@ -65,7 +65,7 @@ def huber_loss(prediction: Any, target: Any, *, delta: float = 1.0, reduction: s
 def _class_weights(weight: Any, classes: int, dtype: Any) -> Any:
     if weight is None:
         return None
-    values = np.asarray(array_of(weight), dtype)
+    values = regular(array_of(weight), "weight").astype(dtype)
     if values.shape != (classes,):
         raise ShapeError(f"weight has shape {values.shape}, wanted ({classes},): one per class")
     return values
@@ -104,7 +104,7 @@ def _classes(x: Any, name: str) -> tuple[Any, int]:
 
 
 def _labels(target: Any, x: Any, name: str, ignore_index: int) -> Any:
-    labels = np.asarray(array_of(target))
+    labels = regular(array_of(target), "target")
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"{name}: target must hold integer classes, got {labels.dtype}")
     wanted = (x.shape[0], *x.shape[2:])
@@ -136,7 +136,7 @@ def cross_entropy(
         raise OptionError(f"cross_entropy: label_smoothing must lie in 0..1, got {label_smoothing}")
     low = ops.log_softmax(x, axis=1)
     array = array_of(target)
-    if np.asarray(array).dtype.kind in "iu":
+    if regular(array, "target").dtype.kind in "iu":
         loss = nll_loss(low, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
         if not label_smoothing:
             return loss

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import Tensor, array_of
+from preimage.autograd import Tensor, array_of, refuse_masked
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.nn.describe import html_of, text_of
 
@@ -67,6 +67,7 @@ class Module:
                     tables[table][name] = None
                     return
             if name in tables["_buffers"]:
+                refuse_masked(value, name)
                 tables["_buffers"][name] = None if value is None else np.asarray(array_of(value))
                 return
             object.__setattr__(self, name, value)
@@ -107,6 +108,7 @@ class Module:
     def register_buffer(self, name: str, value: Any) -> None:
         """An array that belongs to the state but is not learned, such as a running mean."""
         self._check_name(name)
+        refuse_masked(value, name)
         self._buffers[name] = None if value is None else np.asarray(array_of(value))
 
     def add_module(self, name: str, module: Module | None) -> None:
@@ -268,6 +270,8 @@ class Module:
         if strict and (missing or unexpected):
             parts = [f"{what} {', '.join(keys)}" for what, keys in (("missing:", missing), ("unexpected:", unexpected)) if keys]
             raise OptionError(f"the state does not fit {type(self).__name__}: {'; '.join(parts)}")
+        for k in targets:
+            refuse_masked(state.get(k), k)
         arrays = {k: np.asarray(array_of(state[k])) for k in targets if k in state}
         wrong = [
             f"{k} has shape {a.shape}, wanted {targets[k][2].shape}" for k, a in arrays.items() if a.shape != targets[k][2].shape

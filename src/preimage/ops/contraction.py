@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, is_grad_enabled, primitive
+from preimage.autograd import Primitive, Tensor, array_of, is_grad_enabled, primitive, refuse_masked
 from preimage.engines import PreparedWeight, run
 from preimage.engines.base import Array, Epilogue, accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
@@ -58,6 +58,7 @@ def operand(value: Any, name: str) -> Any:
         return value
     if isinstance(value, PreparedWeight):
         raise DTypeError(f"{name} is a prepared weight; only w of conv and conv_transpose may be one, {name} must be an array")
+    refuse_masked(value, name)
     try:
         a = np.asarray(value)
     except ValueError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from preimage.autograd import Tensor, array_of, install_methods
 from preimage.errors import ShapeError
 from preimage.ops import activation, broadcast, linear, pointwise, reduce, shape
@@ -22,11 +24,28 @@ def _iterate(self: Tensor) -> Iterator[Tensor]:
     return (self[k] for k in range(self.shape[0]))
 
 
+def _comparison(ufunc: np.ufunc) -> Any:
+    """Element by element, as in NumPy: an array of booleans, which no gradient goes through."""
+
+    def compare(self: Tensor, other: Any) -> Any:
+        value = array_of(other)
+        if not isinstance(value, np.ndarray | np.generic | int | float | list | tuple):
+            return NotImplemented  # None, words, other objects: Python compares identities, or refuses an order
+        try:
+            return ufunc(self._data, value)
+        except ValueError:
+            raise ShapeError(f"{ufunc.__name__}: shapes {self.shape} and {np.shape(value)} do not broadcast") from None
+
+    return compare
+
+
 _comparisons = {
-    "__lt__": lambda self, other: self._data < array_of(other),
-    "__le__": lambda self, other: self._data <= array_of(other),
-    "__gt__": lambda self, other: self._data > array_of(other),
-    "__ge__": lambda self, other: self._data >= array_of(other),
+    "__eq__": _comparison(np.equal),
+    "__ne__": _comparison(np.not_equal),
+    "__lt__": _comparison(np.less),
+    "__le__": _comparison(np.less_equal),
+    "__gt__": _comparison(np.greater),
+    "__ge__": _comparison(np.greater_equal),
 }
 
 install_methods(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import Tensor, array_of
+from preimage.autograd import Tensor, array_of, refuse_masked
 from preimage.engines import around
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
@@ -34,8 +34,9 @@ def _float_array(array: Array, name: str) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def regular(value: Any) -> Array:
-    """The value as an array. Raises: ShapeError for a list of rows of different lengths."""
+def regular(value: Any, name: str = "an argument") -> Array:
+    """The value as an array. Raises: ShapeError for a list of rows of different lengths; DTypeError for a masked array."""
+    refuse_masked(value, name)
     try:
         return np.asarray(value)
     except ValueError:
@@ -50,12 +51,12 @@ def operand(value: Any, name: str) -> Any:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray | np.generic):
-        return _float_array(np.asarray(value), name)
+        return _float_array(regular(value, name), name)
     return _number(value, np.dtype(np.float64), name)
 
 
 def _number(value: Any, dtype: Any, name: str) -> Array:
-    array = regular(value)
+    array = regular(value, name)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind != "O" and supported_dtype(array.dtype)):
         raise DTypeError(f"{name} must be an array of floats or a number, got {type(value).__name__}")
     array = np.array(array, dtype)
@@ -70,13 +71,13 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
     Raises: DTypeError for integers in an array (a silent change of their values would follow).
     """
     first = values[0]
-    if isinstance(first, Tensor | np.ndarray) and first.dtype in _PLAIN:
+    if (type(first) is np.ndarray or isinstance(first, Tensor)) and first.dtype in _PLAIN:
         dtype = first.dtype
-        if all(isinstance(v, Tensor | np.ndarray) and v.dtype is dtype for v in values[1:]):
+        if all((type(v) is np.ndarray or isinstance(v, Tensor)) and v.dtype is dtype for v in values[1:]):
             return values
-    ready = [
-        _float_array(v, f"an argument of {name}") if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in values
-    ]
+    what = f"an argument of {name}"
+    plain = [regular(v, what) if isinstance(v, np.ndarray) else v for v in values]
+    ready = [_float_array(v, what) if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in plain]
     dtypes = [v.dtype for v in ready if isinstance(v, Tensor | np.ndarray) and v.dtype.kind != "b"]
     if not dtypes:
         dtypes = [v.dtype for v in ready if isinstance(v, np.floating)]
@@ -84,9 +85,7 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
     if any(other != dtype for other in dtypes[1:]):
         dtype = _promoted(name, dtypes)
     return tuple(
-        v
-        if isinstance(v, Tensor) or (isinstance(v, np.ndarray) and v.dtype.kind != "b")
-        else _number(v, dtype, f"an argument of {name}")
+        v if isinstance(v, Tensor) or (isinstance(v, np.ndarray) and v.dtype.kind != "b") else _number(v, dtype, what)
         for v in ready
     )
 

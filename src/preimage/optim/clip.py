@@ -31,10 +31,10 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_
         raise OptionError(f"clip_grad_norm: max_norm and norm_type must be positive, got {max_norm} and {norm_type}")
     held = _with_gradients(parameters)
     sizes = [np.abs(_gradient(p).astype(np.float64)) for p in held]
-    if math.isinf(norm_type):
-        total = max((float(a.max()) for a in sizes if a.size), default=0.0)
-    else:
-        total = math.fsum(float(np.sum(a**norm_type)) for a in sizes) ** (1 / norm_type)
+    top = float(np.max([np.max(a) for a in sizes if a.size], initial=0.0))
+    total = top
+    if not math.isinf(norm_type) and 0 < top < math.inf:  # powers of fractions of the largest: none of them overflows
+        total = top * math.fsum(float(np.sum((a / top) ** norm_type)) for a in sizes) ** (1 / norm_type)
     scale = max_norm / (total + 1e-6)  # PyTorch's guard against a norm of 0
     if scale < 1:
         for p in held:

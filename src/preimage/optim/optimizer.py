@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import Tensor
+from preimage.autograd import Tensor, refuse_masked
 from preimage.engines import around
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
@@ -20,6 +20,10 @@ __all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Optimizer", "RMSProp"]
 
 Array = NDArray[Any]
 State = dict[str, Any]
+
+
+def _copied(held: Mapping[str, Any]) -> State:
+    return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in held.items()}
 
 
 class Optimizer:
@@ -37,7 +41,7 @@ class Optimizer:
             raise OptionError(f"{type(self).__name__} got no parameters")
         groups = given if isinstance(given[0], Mapping) else [{"params": given}]
         self.groups: list[dict[str, Any]] = []
-        seen: set[int] = set()
+        seen: set[Tensor] = set()
         for group in groups:
             unknown = set(group) - set(defaults) - {"params"}
             if unknown:
@@ -48,13 +52,14 @@ class Optimizer:
             for p in held:
                 if not isinstance(p, Tensor) or not p.is_leaf:
                     raise OptionError(f"{type(self).__name__} changes leaves, got {type(p).__name__}")
-                if id(p) in seen:
+                if p in seen:
                     raise OptionError(f"a parameter of shape {p.shape} comes twice")
-                seen.add(id(p))
+                seen.add(p)
             options = {**defaults, **{k: v for k, v in group.items() if k != "params"}}
             self._check(options)
             self.groups.append({"params": held, **options})
-        self._state: dict[int, State] = {}
+        # by the Tensor itself, which a copy of the optimiser copies along with the groups; numbers of memory would stay behind
+        self._state: dict[Tensor, State] = {}
 
     def _check(self, options: dict[str, Any]) -> None:
         for name in ("lr", "momentum", "weight_decay", "eps", "lr_decay", "initial_accumulator_value"):
@@ -90,7 +95,7 @@ class Optimizer:
                 if parameter.grad is None:
                     continue
                 wide = accumulator_dtype(parameter.dtype)
-                state = self._state.setdefault(id(parameter), {"step": 0})
+                state = self._state.setdefault(parameter, {"step": 0})
                 state["step"] += 1
                 value = parameter.data.astype(wide, copy=False)
                 gradient = parameter.grad.data.astype(wide, copy=False)
@@ -105,13 +110,10 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Options of the groups and copies of the state, parameters by number: what `load_state_dict` takes."""
-        number = {id(p): k for k, p in enumerate(self.parameters())}
-        state = {
-            number[key]: {n: np.array(v) if isinstance(v, np.ndarray) else v for n, v in s.items()}
-            for key, s in self._state.items()
-        }
+        number = {p: k for k, p in enumerate(self.parameters())}
+        state = {number[p]: _copied(held) for p, held in self._state.items() if p in number}
         groups = [
-            {**{k: v for k, v in g.items() if k != "params"}, "params": [number[id(p)] for p in g["params"]]} for g in self.groups
+            {**{k: v for k, v in g.items() if k != "params"}, "params": [number[p] for p in g["params"]]} for g in self.groups
         ]
         return {"state": state, "groups": groups}
 
@@ -124,13 +126,16 @@ class Optimizer:
         if [len(g["params"]) for g in saved["groups"]] != own:
             raise OptionError(f"the state is of {[len(g['params']) for g in saved['groups']]} parameters per group, wanted {own}")
         parameters = self.parameters()
-        state: dict[int, State] = {}
+        state: dict[Tensor, State] = {}
         for number, held in saved["state"].items():
+            if not 0 <= int(number) < len(parameters):
+                raise OptionError(f"the state has a parameter {number}; there are {len(parameters)}, counted from 0")
             parameter = parameters[int(number)]
             for name, value in held.items():
+                refuse_masked(value, f"state {name} of parameter {number}")
                 if np.ndim(value) and np.shape(value) != parameter.shape:
                     raise ShapeError(f"state {name} of parameter {number} has shape {np.shape(value)}, wanted {parameter.shape}")
-            state[id(parameter)] = {n: np.array(v) if isinstance(v, np.ndarray) else v for n, v in held.items()}
+            state[parameter] = _copied(held)
         for group, options in zip(self.groups, saved["groups"], strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
         self._state = state
@@ -315,7 +320,11 @@ class AdamW(Adam):
 
 
 class RMSProp(Optimizer):
-    """v: a running mean of g^2 (less the square of that of g, if centered);  p -= lr g / (sqrt(v) + eps), with momentum."""
+    """v: a running mean of g^2 (less the square of that of g, if centered);  p -= lr g / (sqrt(v) + eps), with momentum.
+
+    Centred, v is kept as a variance, which cannot fall below 0 as the difference of two rounded means does:
+    v = alpha v + alpha (1 - alpha) (g - m)^2 with the mean m before this step, the same number.
+    """
 
     def __init__(
         self,
@@ -334,10 +343,15 @@ class RMSProp(Optimizer):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         alpha = group["alpha"]
-        v = state["square"] = alpha * state.get("square", np.zeros_like(g)) + (1 - alpha) * (g * g)
         if group["centered"]:
-            mean = state["mean"] = alpha * state.get("mean", np.zeros_like(g)) + (1 - alpha) * g
-            v = v - mean * mean
+            mean = state.get("mean", np.zeros_like(g))
+            if "variance" not in state:  # the start, or state saved as the mean of the squares
+                state["variance"] = np.maximum(state.pop("square", np.zeros_like(g)) - mean * mean, 0)
+            away = g - mean
+            v = state["variance"] = alpha * state["variance"] + alpha * (1 - alpha) * (away * away)
+            state["mean"] = alpha * mean + (1 - alpha) * g
+        else:
+            v = state["square"] = alpha * state.get("square", np.zeros_like(g)) + (1 - alpha) * (g * g)
         step = g / (np.sqrt(v) + group["eps"])
         if group["momentum"]:
             step = state["momentum"] = group["momentum"] * state.get("momentum", np.zeros_like(g)) + step
