@@ -279,7 +279,7 @@ def test_files_that_are_not_there_or_not_nets(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="cannot be read"):
         caffe.load(tmp_path / "none.prototxt")
     (tmp_path / "text.prototxt").write_bytes(b"\xff\xfe")
-    with pytest.raises(FileFormatError, match="no UTF-8"):
+    with pytest.raises(FileFormatError, match="UTF-16"):
         caffe.load(tmp_path / "text.prototxt")
     (tmp_path / "w.caffemodel").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(FileFormatError, match=r"w\.caffemodel: "):

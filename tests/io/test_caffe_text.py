@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from preimage.errors import FileFormatError
 from preimage.io.caffe import Message, format_text, parse_text
+from preimage.io.caffe.binary import decode, encode
+from preimage.io.caffe.text import text_of_bytes
 
 
 def test_every_notation() -> None:
@@ -56,12 +58,31 @@ def test_forks_spell_the_rounding_of_pooling_as_a_bool() -> None:
         ("layer: [{ } { }]", "',' or ']' was expected"),
         ("}", "a field name of NetParameter was expected, found '}'"),
         ("input_dim: 99999999999", "is outside"),
-        ('layer { name: "\\377" }', "UTF-8"),
+        ("\udcff: 1", "line 1: cannot read"),
     ],
 )
 def test_errors_name_the_line(text: str, problem: str) -> None:
     with pytest.raises(FileFormatError, match=problem.replace("?", r"\?").replace("{", r"\{")):
         parse_text("NetParameter", text)
+
+
+def test_strings_and_comments_keep_bytes_of_any_encoding() -> None:
+    words = "卷积".encode("gbk")
+    data = b"# " + words + b'\nlayer { name: "' + words + rb'\377" }' + b"\r\n"
+    message = parse_text("NetParameter", text_of_bytes(data))
+    assert message.layer[0].name.encode("utf-8", "surrogateescape") == words + b"\xff"
+    back = parse_text("NetParameter", text_of_bytes(format_text(message).encode("utf-8", "surrogateescape")))
+    assert back == message == decode("NetParameter", encode(message))
+    with pytest.raises(FileFormatError, match="UTF-16"):
+        text_of_bytes("layer {}".encode("utf-16"))
+
+
+def test_fields_that_are_not_known_leave_a_comment() -> None:
+    message = decode("NetParameter", b"\x0a\x01a\x9a\x7d\x02xy")
+    assert message.unknown == b"\x9a\x7d\x02xy"
+    text = format_text(message)
+    assert "# 5 bytes of fields that are not known here are left out" in text
+    assert parse_text("NetParameter", text).name == "a"
 
 
 def test_deep_nesting_ends_in_an_error_not_in_a_crash() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,17 @@ def _shapes(texts: list[str] | None) -> dict[str, list[int]]:
     return result
 
 
+def _warn_of_fillers(missing: Sequence[str]) -> None:
+    """Say which layers of a Caffe net no file has given weights."""
+    if missing:
+        shown = ", ".join(map(repr, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        typer.echo(
+            f"warning: no file gives the weights of {len(missing)} layers, which keep the values of their fillers: {shown}; "
+            "give the right --weights",
+            err=True,
+        )
+
+
 def _numbers(text: str, what: str) -> tuple[float, ...]:
     try:
         return tuple(float(v) for v in text.split(",")) if text else ()
@@ -37,10 +49,11 @@ def _numbers(text: str, what: str) -> tuple[float, ...]:
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="An .onnx, .prototxt or .caffemodel file.")],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name.")],
     inputs: Annotated[list[Path], typer.Argument(help="Pictures or .npy arrays; each is one run of the model.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the results; none: a table only.")] = None,
     weights: _Weights = None,
+    shape: _Shapes = None,
     size: Annotated[str, typer.Option(help="Resize pictures to HxW first.")] = "",
     scale: Annotated[float, typer.Option(help="Multiply the pixels (0..255) by this, after the mean.")] = 1.0,
     mean: Annotated[str, typer.Option(help="Subtract this from the pixels: one number, or one per channel.")] = "",
@@ -66,7 +79,8 @@ def run(
     from preimage.report.models import print_profile, print_results
 
     console = Console()
-    graph = load_model(model, weights, open_sizes=not fixed)
+    graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))
+    _warn_of_fillers(getattr(graph, "missing", ()))
     if len(graph.inputs) != 1:
         raise OptionError(
             f"{model} takes {len(graph.inputs)} inputs ({', '.join(i.name for i in graph.inputs)}); `run` feeds models with one"
@@ -121,7 +135,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="An .onnx, .prototxt or .caffemodel file.")],
+    source: Annotated[Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name.")],
     target: Annotated[Path, typer.Argument(help="An .onnx, .caffemodel, .prototxt, .safetensors or .npz file to write.")],
     weights: _Weights = None,
     shape: _Shapes = None,
@@ -136,12 +150,13 @@ def convert(
     else:
         said = f"{verdict.compared} {verdict.what} compared: largest difference {verdict.largest_difference:.3g} of the output's range"
     typer.echo(f"{target} written. {said}")
+    _warn_of_fillers(verdict.missing)
     if verdict.largest_difference > 1e-3:
         raise typer.Exit(1)
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="An .onnx, .prototxt or .caffemodel file.")],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name.")],
     weights: _Weights = None,
     shape: _Shapes = None,
     plans: Annotated[bool, typer.Option(help="Say on which schedule each contraction runs.")] = True,
@@ -154,5 +169,5 @@ def info(
     from preimage.report.models import print_info
 
     given = _shapes(shape)
-    graph = load_model(model, weights, open_sizes=bool(given))
+    graph = load_model(model, weights, open_sizes=bool(given), input_shapes=given)
     print_info(inspect_model(graph, random_inputs(graph, given), plans=plans), Console())

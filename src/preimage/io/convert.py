@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from preimage.autograd import array_of, no_grad
 from preimage.errors import FileFormatError
+from preimage.io.content import kind_of_file
 from preimage.io.files import graph_arrays, load_model, load_weights, save_model
 from preimage.io.graph import Graph
 from preimage.io.inspection import random_inputs
@@ -23,6 +24,7 @@ class Verdict:
     """How a converted file compares with the original.
 
     largest_difference: over all outputs, in units of each output's range (0 for weights files: their bits are compared).
+    missing: layers of a Caffe net whose weights no file gave.
     """
 
     source: str
@@ -31,6 +33,7 @@ class Verdict:
     compared: int
     largest_difference: float
     same_bits: bool
+    missing: tuple[str, ...] = ()
 
 
 def convert(
@@ -45,14 +48,21 @@ def convert(
 
     Raises: FileFormatError where a format cannot say what the model does; OptionError where an input's size is open.
     """
-    original = load_model(source, weights)
+    # an ONNX file is written with the open sizes that it has; a Caffe net may need the sizes to be read at all
+    given = {} if kind_of_file(source) == "onnx" else dict(input_shapes or {})
+    original = load_model(source, weights, input_shapes=given)
     ending = Path(target).suffix.lower()
     feeds = None if ending in (".safetensors", ".npz") else random_inputs(original, input_shapes, seed)
     save_model(original, target)
     if feeds is None:
-        return _compare_weights(source, target, original)
-    second = load_model(target, source if ending == ".prototxt" else None)
-    return _compare_outputs(source, target, original, second, feeds)
+        verdict = _compare_weights(source, target, original)
+    else:
+        kind = kind_of_file(target)  # a description alone takes its weights where the original's are
+        second = load_model(
+            target, weights or source if kind == "prototxt" else None, input_shapes={} if kind == "onnx" else given
+        )
+        verdict = _compare_outputs(source, target, original, second, feeds)
+    return replace(verdict, missing=tuple(getattr(original, "missing", ())))
 
 
 def _compare_weights(source: str | os.PathLike[str], target: str | os.PathLike[str], original: Graph) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
+from preimage.io.content import kind_of_file
 from preimage.io.graph import Graph
 
-__all__ = ["MODEL_ENDINGS", "load_model", "load_weights", "read_input", "replacing", "save_model", "save_weights", "write_array"]
+__all__ = ["load_model", "load_weights", "read_input", "replacing", "save_model", "save_weights", "write_array"]
 
-MODEL_ENDINGS = (".onnx", ".prototxt", ".caffemodel")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 #: Pixels of a picture that is read; Pillow's own limit against decompression bombs is of this size.
 MAX_PIXELS = 200_000_000
@@ -45,32 +45,37 @@ def _umask() -> int:
     return mask
 
 
-def load_model(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None, *, open_sizes: bool = False) -> Graph:
-    """The model of an `.onnx` file, a `.caffemodel`, or a `.prototxt` (with `weights`, a caffemodel), in evaluation mode.
+def load_model(
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    open_sizes: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Graph:
+    """The model of an ONNX file, a caffemodel, or a prototxt (with `weights`, a caffemodel), in evaluation mode.
 
-    open_sizes: take inputs of other sizes than an ONNX file says.
+    What the file is its content says, whatever its name. open_sizes: take inputs of other sizes than an ONNX file says.
+    input_shapes: the sizes of inputs by name, where a file does not say them or others are wanted.
 
-    Raises: FileFormatError for other endings and damaged files.
+    Raises: FileFormatError for what is no model, and for damaged files.
     """
-    ending = Path(path).suffix.lower()
-    if ending == ".onnx":
+    if kind_of_file(path) == "onnx":
         from preimage.io import onnx
 
         if weights is not None:
             raise OptionError("an ONNX file holds its own weights; a weights file goes with a prototxt")
-        graph = onnx.load(path, open_sizes=open_sizes)
-    elif ending in (".prototxt", ".caffemodel"):
+        graph = onnx.load(path, input_shapes=input_shapes, open_sizes=open_sizes)
+    else:
         from preimage.io import caffe
 
-        graph = caffe.load(path, weights)
-    else:
-        raise FileFormatError(f"{str(path)!r} has an ending that is no model's; there are {', '.join(MODEL_ENDINGS)}")
+        graph = caffe.load(path, weights, input_shapes={name: tuple(shape) for name, shape in (input_shapes or {}).items()})
     graph.train(False)
     return graph
 
 
 def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a graph: `.onnx`, `.caffemodel`/`.prototxt` (nets that came from Caffe), or its weights as `.safetensors`/`.npz`.
+    """Write a graph: `.onnx`; nets that came from Caffe as `.caffemodel`, or their description alone, as text, as `.prototxt`;
+    the weights as `.safetensors` or `.npz`.
 
     Raises: FileFormatError for other endings, and for what the format cannot say.
     """
@@ -79,7 +84,7 @@ def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
         from preimage.io.onnx import export
 
         export.save(graph, path)
-    elif ending in (".caffemodel", ".prototxt"):
+    elif ending in (".caffemodel", ".prototxt", ".pbtxt") or str(path).lower().endswith(".prototxt.txt"):
         from preimage.io import caffe
 
         if not isinstance(graph, caffe.CaffeGraph):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe import wire
-from preimage.io.caffe.message import Message
+from preimage.io import wire
+from preimage.io.caffe.message import ARRAY_MESSAGES, Message
 from preimage.io.caffe.schema import Field, message_numbers
 
 __all__ = ["decode", "encode"]
@@ -83,8 +83,8 @@ def _decode(type_name: str, data: memoryview, start: int, end: int, depth: int, 
         else:
             values[field.name] = _scalar(field, kind, data, value, stop, offset)
     for name, value in values.items():
-        if isinstance(value, _Parts):
-            values[name] = value.joined()
+        if isinstance(value, _Parts):  # parameters become Python's floats, as text gives them; only data stay arrays
+            values[name] = value.joined() if type_name in ARRAY_MESSAGES else value.joined().tolist()
     message.unknown = b"".join(unknown)
     return message
 
@@ -136,10 +136,7 @@ def _scalar(field: Field, kind: int, data: memoryview, value: int, stop: int, of
     if field.kind == "bytes":
         return bytes(data[value:stop])
     if field.kind == "string":
-        try:
-            return str(data[value:stop], "utf-8")
-        except UnicodeDecodeError:
-            raise FileFormatError(f"{field.name} at byte {offset} is no valid UTF-8 text") from None
+        return str(data[value:stop], "utf-8", "surrogateescape")
     if field.kind in _ARRAYS:
         return float(np.frombuffer(data[value:stop], _ARRAYS[field.kind])[0])
     return _number(field, value)
@@ -187,7 +184,13 @@ def _encoded(field: Field, value: Any) -> bytes:
     if kind == wire.VARINT:
         payload = wire.varint(int(value))
     elif kind == wire.BYTES:
-        payload = encode(value) if field.kind == "message" else value.encode() if field.kind == "string" else value
+        payload = (
+            encode(value)
+            if field.kind == "message"
+            else value.encode("utf-8", "surrogateescape")
+            if field.kind == "string"
+            else value
+        )
         payload = wire.varint(len(payload)) + payload
     else:
         payload = np.asarray(value, _ARRAYS[field.kind]).tobytes()

@@ -1,4 +1,4 @@
-"""Blobs as arrays: shapes old and new, float and double data, mean files."""
+"""Blobs as arrays: shapes old and new; float, double and half-precision data; mean files."""
 
 from __future__ import annotations
 
@@ -31,11 +31,30 @@ def blob_shape(blob: Message) -> tuple[int, ...]:
 def array_of_blob(blob: Message, *, diff: bool = False) -> NDArray[Any]:
     """The blob's data (or diff) in its stated shape. Raises FileFormatError where count and shape disagree."""
     shape = blob_shape(blob)
-    single, double = ("diff", "double_diff") if diff else ("data", "double_data")
-    values = np.asarray(getattr(blob, double), np.float64) if blob.has(double) else np.asarray(getattr(blob, single), np.float32)
+    single, double, raw = ("diff", "double_diff", "raw_diff") if diff else ("data", "double_data", "raw_data")
+    if blob.has(double):
+        values = np.asarray(getattr(blob, double), np.float64)
+    elif blob.has(raw) and not blob.has(single):
+        values = _raw_values(blob, raw)
+    else:
+        values = np.asarray(getattr(blob, single), np.float32)
     if values.size != prod(shape):
         raise FileFormatError(f"a blob of shape {shape} needs {prod(shape)} numbers, the file has {values.size}")
     return values.reshape(shape)
+
+
+_RAW: dict[str, np.dtype[Any]] = {"DOUBLE": np.dtype("<f8"), "FLOAT": np.dtype("<f4"), "FLOAT16": np.dtype("<f2")}
+
+
+def _raw_values(blob: Message, name: str) -> NDArray[Any]:
+    """The numbers of `raw_data` or `raw_diff`: half, single or double precision, as the blob says; halves become float32."""
+    word, data = blob.word(f"{name}_type"), getattr(blob, name)
+    dtype = _RAW.get(word)
+    if dtype is None:
+        raise FileFormatError(f"a blob has {name} of type {word}, which is not read; there are {', '.join(_RAW)}")
+    if len(data) % dtype.itemsize:
+        raise FileFormatError(f"a blob's {name} has {len(data)} bytes, no whole number of {dtype.itemsize}-byte {word}s")
+    return np.frombuffer(data, dtype).astype(np.float64 if word == "DOUBLE" else np.float32)
 
 
 def blob_of_array(array: NDArray[Any], diff: NDArray[Any] | None = None) -> Message:

@@ -5,7 +5,7 @@ Source: W. Liu et al., "SSD: Single Shot MultiBox Detector" (2016), and weiliu89
 
 from __future__ import annotations
 
-from math import sqrt
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,23 @@ from numpy.typing import NDArray
 from preimage.io.caffe.functions import constant
 from preimage.io.graph import graph_op
 
-__all__: list[str] = []
+__all__ = ["prior_halves"]
 
 Floats = NDArray[Any]
+
+
+def prior_halves(min_sizes: Sequence[float], max_sizes: Sequence[float], ratios: Sequence[float]) -> Floats:
+    """Half widths and half heights of the boxes of one pixel, (boxes, 2): float32 arithmetic, as SSD's."""
+    single = np.float32
+    halves: list[tuple[Any, Any]] = []
+    for index, size in enumerate(map(int, min_sizes)):
+        halves.append((single(size), single(size)))
+        if max_sizes:
+            side = np.sqrt(single(size * int(max_sizes[index])))
+            halves.append((side, side))
+        roots = [np.sqrt(single(r)) for r in ratios if abs(r - 1) >= 1e-6]
+        halves += [(single(size) * root, single(size) / root) for root in roots]
+    return np.array(halves, np.float32) / single(2)
 
 
 @graph_op("prior_box")
@@ -40,14 +54,7 @@ def prior_box(
     (height, width), pixels = constant(x).shape[2:], constant(picture).shape[2:]
     tall, wide = image if all(image) else pixels
     step_h, step_w = step if all(step) else (tall / height, wide / width)
-    halves = []
-    for index, size in enumerate(map(int, min_sizes)):
-        halves.append((size / 2, size / 2))
-        if max_sizes:
-            side = sqrt(size * int(max_sizes[index]))
-            halves.append((side / 2, side / 2))
-        halves += [(size * sqrt(r) / 2, size / sqrt(r) / 2) for r in ratios if abs(r - 1) >= 1e-6]
-    half = np.array(halves, np.float32)
+    half = prior_halves(min_sizes, max_sizes, ratios)
     centre_y = ((np.arange(height, dtype=np.float32) + np.float32(offset)) * np.float32(step_h))[:, None, None]
     centre_x = ((np.arange(width, dtype=np.float32) + np.float32(offset)) * np.float32(step_w))[None, :, None]
     boxes = np.empty((height, width, len(half), 4), np.float32)

@@ -15,6 +15,7 @@ from preimage.errors import FileFormatError
 from preimage.io.caffe.assemble import Context, layer_type
 from preimage.io.caffe.binary import decode
 from preimage.io.caffe.blobs import array_of_blob
+from preimage.io.wire import float32
 
 __all__: list[str] = []
 
@@ -184,7 +185,7 @@ def _prior_box(context: Context) -> None:
         if not 0 < ratio < 1e6:
             context.fail(f"aspect_ratio {ratio} must be positive")
         if all(abs(ratio - other) >= 1e-6 for other in ratios):
-            ratios += [ratio, 1 / ratio] if parameter.flip else [ratio]
+            ratios += [ratio, float32(1 / ratio)] if parameter.flip else [ratio]
     variance = [float(v) for v in parameter.variance] or [0.1]
     if len(variance) not in (1, 4) or min(variance) <= 0:
         context.fail(f"variance {variance} must be one or four positive numbers")

@@ -190,11 +190,18 @@ def _input(context: Context) -> None:
     _feed(context, shapes * len(context.tops) if len(shapes) == 1 else shapes)
 
 
+def _labels(context: Context, batch: int) -> Shape | None:
+    """One label for each image, of as many images as the caller or the file says; None if neither does."""
+    pictures = context.given.get(context.layer.top[0], ()) if context.layer.top else ()
+    count = pictures[0] if pictures else batch
+    return (count,) if count > 0 else None
+
+
 @layer_type("MemoryData")
 def _memory_data(context: Context) -> None:
     parameter = context.layer.memory_data_param
     shape = (parameter.batch_size, parameter.channels, parameter.height, parameter.width)
-    _feed(context, [shape, (parameter.batch_size,)] if min(shape) > 0 else [])
+    _feed(context, [shape if min(shape) > 0 else None, _labels(context, parameter.batch_size)])
 
 
 @layer_type("DummyData")
@@ -233,11 +240,11 @@ def _stored_data(context: Context) -> None:
     height = transform.crop_h or transform.crop_size or _new(layer, "height")
     width = transform.crop_w or transform.crop_size or _new(layer, "width")
     batch = parameter.batch_size
-    shapes: list[Shape | None] = [None, (batch,)]
+    shapes: list[Shape | None] = [None, _labels(context, batch)]
     if batch and height and width:
         grey = transform.force_gray or (layer.type == "ImageData" and not parameter.is_color)
         shapes[0] = (batch, 1 if grey else 3, height, width)
-    _feed(context, shapes if batch else [], " (the data lie elsewhere)")
+    _feed(context, shapes, " (the data lie elsewhere)")
 
 
 @layer_type("Parameter")

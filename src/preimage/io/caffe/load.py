@@ -20,8 +20,9 @@ from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
 from preimage.io.caffe.fillers import fill
 from preimage.io.caffe.message import Message
-from preimage.io.caffe.text import format_text, parse_text
+from preimage.io.caffe.text import format_text, parse_text, text_of_bytes
 from preimage.io.caffe.upgrade import upgraded
+from preimage.io.content import is_text_net
 from preimage.io.graph import Graph
 
 __all__ = ["CaffeGraph", "load", "read_net", "save", "write_net"]
@@ -32,7 +33,7 @@ Source = str | PathLike[str] | Message
 
 
 def read_net(source: Source) -> Message:
-    """The NetParameter of a `.prototxt` (text) or `.caffemodel` (binary) file, in today's form.
+    """The NetParameter of a text or binary file (its content says which), in today's form.
 
     Raises: FileFormatError with the file's name and the line or byte.
     """
@@ -46,11 +47,9 @@ def read_net(source: Source) -> Message:
     except OSError as problem:
         raise FileFormatError(f"{path} cannot be read: {problem.strerror}") from None
     try:
-        if path.suffix.lower() in _TEXT_ENDINGS:
-            return upgraded(parse_text("NetParameter", data.decode("utf-8-sig"), str(path)))
+        if is_text_net(data, path.suffix):
+            return upgraded(parse_text("NetParameter", text_of_bytes(data), str(path)))
         return upgraded(decode("NetParameter", data))
-    except UnicodeDecodeError as problem:
-        raise FileFormatError(f"{path} is no UTF-8 text (byte {problem.start})") from None
     except FileFormatError as problem:
         raise FileFormatError(str(problem) if str(problem).startswith(str(path)) else f"{path}: {problem}") from None
 
@@ -75,7 +74,7 @@ class CaffeGraph(Graph):
             name=assembly.net.name,
         )
         self.assembly, self.limits, self._state_rules = assembly, limits, dict(state)
-        self.missing: list[str] = []
+        self._filled = set(arrays)  # arrays that no file has given yet
         self.train(assembly.phase == "TRAIN")
 
     def resized(self, input_shapes: Mapping[str, tuple[int, ...]]) -> Assembly:
@@ -97,6 +96,11 @@ class CaffeGraph(Graph):
         if any(name in known and known[name] != shape for name, shape in shapes.items()):
             self.assembly = self.resized({name: shape for name, shape in shapes.items() if name in known})
         return super().run(feeds, fetch, **options)
+
+    @property
+    def missing(self) -> list[str]:
+        """The layers with blobs that no file has given: they hold what their fillers made."""
+        return [layer for layer, values in self.assembly.layer_blobs.items() if self._filled.intersection(values)]
 
     def array(self, name: str) -> Any:
         """The stored array of a parameter or buffer."""
@@ -127,18 +131,19 @@ class CaffeGraph(Graph):
                 fresh[value] = _stored(blob, self.assembly.parameters[value].shape, name)
         for value, array in fresh.items():
             self.put(value, array)
-        self.missing = [name for name, values in self.assembly.layer_blobs.items() if values and name not in found]
-        return self.missing
+        self._filled -= fresh.keys()
+        return [name for name, values in self.assembly.layer_blobs.items() if values and name not in found]
 
-    def to_message(self, *, diffs: Mapping[str, Any] | None = None) -> Message:
-        """The net with its present weights, as a NetParameter."""
+    def to_message(self, *, diffs: Mapping[str, Any] | None = None, weights: bool = True) -> Message:
+        """The net with its present weights (or as a description, without), as a NetParameter."""
         net = Message("NetParameter")
         if self.assembly.net.has("name"):
             net.name = self.assembly.net.name
         for layer in self.assembly.layers:
             kept = layer.copy()
-            names = self.assembly.layer_blobs[layer.name]
-            kept.blobs = [blob_of_array(self.array(name), (diffs or {}).get(name)) for name in names]
+            if weights:
+                names = self.assembly.layer_blobs[layer.name]
+                kept.blobs = [blob_of_array(self.array(name), (diffs or {}).get(name)) for name in names]
             net.add("layer", kept)
         return net
 
@@ -165,7 +170,7 @@ def load(
     """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
 
     Layers are chosen by phase ("TEST" or "TRAIN"), level and stages. Blobs that no file gives start from their fillers (`seed`);
-    layers with blobs that the weights file does not know are listed in `missing`. `input_shapes` replaces sizes in the file.
+    such layers are listed in `missing`. `input_shapes` replaces sizes in the file.
 
     Raises: FileFormatError for a file that is not what it should be (with line or byte, and layer), ShapeError for sizes that
     do not fit or are beyond `limits`.
@@ -176,6 +181,9 @@ def load(
     folder = None if isinstance(model, Message) else str(Path(model).parent)
     rules = {"phase": phase.upper(), "level": level, "stages": tuple(stages), "folder": folder}
     assembly = assemble(net, **rules, input_shapes=input_shapes, limits=limits)  # type: ignore[arg-type]
+    names = [assembly.blob_of[item.name] for item in assembly.inputs]
+    if unknown := [name for name in input_shapes or {} if name not in names]:
+        raise FileFormatError(f"the net has no input {unknown[0]!r}; its inputs: {names}")
     known = {layer.name for layer in assembly.layers if layer.has("blobs")}
     rng = np.random.default_rng(seed)
     arrays = {}
@@ -210,13 +218,17 @@ def _bare(layer: Message) -> Message:
 
 
 def save(graph: CaffeGraph, path: str | PathLike[str]) -> None:
-    """Write the net with its present weights as a `.caffemodel`."""
-    Path(path).write_bytes(encode(graph.to_message()))
+    """Write the net: its description as text for a `.prototxt`, else with its present weights, binary, as a `.caffemodel`."""
+    write_net(graph.to_message(weights=not _is_text_name(path)), path)
+
+
+def _is_text_name(path: str | PathLike[str]) -> bool:
+    return Path(path).suffix.lower() in _TEXT_ENDINGS
 
 
 def write_net(net: Message, path: str | PathLike[str]) -> None:
     """Write a NetParameter: text for a `.prototxt`, else binary."""
-    if Path(path).suffix.lower() in _TEXT_ENDINGS:
-        Path(path).write_text(format_text(net), encoding="utf-8")
+    if _is_text_name(path):
+        Path(path).write_bytes(format_text(net).encode("utf-8", "surrogateescape"))
     else:
         Path(path).write_bytes(encode(net))

@@ -9,9 +9,12 @@ import numpy as np
 
 from preimage.errors import FileFormatError
 from preimage.io.caffe.schema import ENUMS, Field, message_fields
-from preimage.io.caffe.wire import float32
+from preimage.io.wire import float32
 
-__all__ = ["Message"]
+__all__ = ["ARRAY_MESSAGES", "Message", "checked"]
+
+#: Messages whose repeated numbers are data, and stay NumPy arrays.
+ARRAY_MESSAGES = ("BlobProto", "Datum")
 
 _RANGES = {"int32": (-(1 << 31), (1 << 31) - 1), "int64": (-(1 << 63), (1 << 63) - 1), "uint32": (0, (1 << 32) - 1)}
 
@@ -20,7 +23,7 @@ class Message:
     """One message: fields are attributes; `has` tells a field that was set from one that reads as its default.
 
     Numbers are range-checked as they are set and floats rounded to float32, so that text and binary forms agree. Repeated fields read as
-    lists; long runs of numbers read from a file stay NumPy arrays (`data`, `diff` of a blob). Enums are their numbers; `word` names one.
+    lists; the data of a blob or datum that were read from a file stay NumPy arrays. Enums are their numbers; `word` names one.
     `unknown` holds the bytes of fields that the schema does not know (forks), so that writing keeps them.
     """
 
@@ -72,7 +75,7 @@ class Message:
             self._values.pop(name, None)
         elif not field.repeated:
             self._values[name] = checked(field, value)
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and self._type in ARRAY_MESSAGES:
             self._values[name] = value
         else:
             self._values[name] = [checked(field, item) for item in value]  # type: ignore[attr-defined]
@@ -187,6 +190,12 @@ def checked(field: Field, value: object) -> object:
     elif kind == "bool":
         if isinstance(value, (bool, np.bool_)):
             return bool(value)
-    elif (kind == "string" and isinstance(value, str)) or (kind == "bytes" and isinstance(value, bytes)):
+    elif kind == "bytes" and isinstance(value, bytes):
         return value
+    elif kind == "string" and isinstance(value, str):
+        try:
+            value.encode("utf-8", "surrogateescape")
+            return value
+        except UnicodeEncodeError:
+            pass
     raise FileFormatError(f"{field.name}: {value!r} is no {field.type if kind in ('message', 'enum') else kind}")

@@ -2,9 +2,9 @@
 
 Notation, one message a row: `name:number type`, with `*` after the type of a repeated field and `=default` at the end. Types: i int32, l int64,
 u uint32, f float, d double, b bool, s string, y bytes, else the name of an enum (ENUMS) or of a message (MESSAGES).
-The numbers are those of BVLC/caffe (`src/caffe/proto/caffe.proto`), with the fields of the SSD fork (200 to 207 in a layer). Where a fork
-uses the same number otherwise, BVLC's meaning holds.
-Source: BVLC/caffe and weiliu89/caffe (branch ssd), the `caffe.proto` of each; checked by tests against files written by protobuf.
+The numbers are those of BVLC/caffe (`src/caffe/proto/caffe.proto`), with the fields of the SSD fork (200 to 207 in a layer) and the raw data
+of NVIDIA's (10 to 13 in a blob), in which half-precision weights are stored. Where a fork uses the same number otherwise, BVLC's meaning holds.
+Source: BVLC/caffe, weiliu89/caffe (branch ssd), NVIDIA/caffe, the `caffe.proto` of each; checked by tests against files written by protobuf.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from preimage.io.caffe.schema_rows import ENUMS, MESSAGES
+from preimage.io.wire import float32
 
 __all__ = ["ENUMS", "Field", "enum_number", "message_fields", "message_numbers"]
 
@@ -51,8 +52,8 @@ def _default(kind: str, type_name: str, text: str | None) -> object:
         return ENUMS[type_name][text]
     if kind == "bool":
         return text == "true"
-    if kind in ("float", "double"):
-        return float(text)
+    if kind in ("float", "double"):  # a float that is not set reads as one that is set to its default
+        return float32(float(text)) if kind == "float" else float(text)
     return text if kind == "string" else int(text)
 
 

@@ -26,6 +26,7 @@ ENUMS: dict[str, dict[str, int]] = {
     "NormalizationMode": _enum("FULL VALID BATCH_SIZE NONE"),
     "Phase": _enum("TRAIN TEST"),
     "PoolMethod": _enum("MAX AVE STOCHASTIC"),
+    "RawType": _enum("DOUBLE FLOAT FLOAT16 INT UINT"),
     "ReductionOp": _enum("SUM ASUM SUMSQ MEAN", 1),
     "RoundMode": _enum("CEIL FLOOR"),
     "SnapshotFormat": _enum("HDF5 BINARYPROTO"),
@@ -62,7 +63,8 @@ _PARAM_ROWS = [row.split() for row in _LAYER_PARAMS.replace("\n", " ").split(","
 
 MESSAGES: dict[str, str] = {
     "BlobShape": "dim:1 l*",
-    "BlobProto": "num:1 i, channels:2 i, height:3 i, width:4 i, data:5 f*, diff:6 f*, shape:7 BlobShape, double_data:8 d*, double_diff:9 d*",
+    "BlobProto": """num:1 i, channels:2 i, height:3 i, width:4 i, data:5 f*, diff:6 f*, shape:7 BlobShape, double_data:8 d*, double_diff:9 d*,
+        raw_data_type:10 RawType, raw_diff_type:11 RawType, raw_data:12 y, raw_diff:13 y""",
     "BlobProtoVector": "blobs:1 BlobProto*",
     "Datum": "channels:1 i, height:2 i, width:3 i, data:4 y, label:5 i, float_data:6 f*, encoded:7 b",
     "FillerParameter": "type:1 s=constant, value:2 f, min:3 f, max:4 f=1, mean:5 f, std:6 f=1, sparse:7 i=-1, variance_norm:8 VarianceNorm",

@@ -1,7 +1,8 @@
 """Messages from and to protobuf's text format (`.prototxt`); every error says the line.
 
 Read: `name: value`, `name { ... }`, `name: < ... >`, lists in brackets, `,` and `;` between fields, `#` comments, adjacent
-strings joined, decimal, hex and octal integers, floats with a trailing `f`, inf and nan. Refused, as protobuf refuses them:
+strings joined, decimal, hex and octal integers, floats with a trailing `f`, inf and nan. Comments and strings may hold bytes of
+any encoding, which stay as they are. Refused, as protobuf refuses them:
 unknown fields, a singular field given twice, a value of the wrong type or out of range. Also refused: nesting deeper than 32.
 Source: protobuf.dev, "Text Format Language Specification".
 """
@@ -18,7 +19,7 @@ from preimage.errors import FileFormatError
 from preimage.io.caffe.message import Message, checked
 from preimage.io.caffe.schema import ENUMS, Field, message_fields
 
-__all__ = ["format_text", "parse_text"]
+__all__ = ["format_text", "parse_text", "text_of_bytes"]
 
 _MAX_DEPTH = 32
 _MAX_TOKENS = 8_000_000
@@ -41,6 +42,16 @@ class _Token:
     kind: str
     text: str
     line: int
+
+
+def text_of_bytes(data: bytes) -> str:
+    """A file's text, in whatever encoding: bytes that are no UTF-8 stay as they are (surrogates, as in Python's file names).
+
+    Raises: FileFormatError for UTF-16, whose every second byte is 0.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise FileFormatError("is UTF-16 text, which protobuf does not read; save it as UTF-8")
+    return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
 def parse_text(type_name: str, text: str, name: str = "prototxt") -> Message:
@@ -140,12 +151,7 @@ class _Parser:
             raw = self.unquoted(token)
             while self.token.kind == "string":
                 raw += self.unquoted(self.take())
-            if field.kind == "bytes":
-                return raw
-            try:
-                return raw.decode("utf-8")
-            except UnicodeDecodeError:
-                self.fail(f"{field.name} is no valid UTF-8 text", token.line)
+            return raw if field.kind == "bytes" else raw.decode("utf-8", "surrogateescape")
         try:
             return checked(field, self.plain(field, token))
         except FileFormatError as problem:
@@ -212,7 +218,10 @@ _ALIASES = {("PoolingParameter", "ceil_mode"): ("round_mode", _ceil_mode)}
 
 
 def format_text(message: Message, indent: str = "") -> str:
-    """The message as text that reads back equal; floats are the shortest that give the same float32. Unknown fields have no text form."""
+    """The message as text that reads back equal; floats are the shortest that give the same float32.
+
+    Fields that are not known have no text form: a comment says so.
+    """
     lines: list[str] = []
     for field, value in message.items():
         for item in value if field.repeated else (value,):
@@ -220,6 +229,8 @@ def format_text(message: Message, indent: str = "") -> str:
                 lines.append(f"{indent}{field.name} {{\n{format_text(item, indent + '  ')}{indent}}}\n")
             else:
                 lines.append(f"{indent}{field.name}: {_written(field, item)}\n")
+    if message.unknown:
+        lines.append(f"{indent}# {len(message.unknown)} bytes of fields that are not known here are left out\n")
     return "".join(lines)
 
 

@@ -6,6 +6,8 @@ as constants.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,7 @@ def from_graph(graph: Graph) -> Any:
     Raises: FileFormatError that lists every node which ONNX cannot say.
     """
     onnx = require_onnx()
+    graph = _with_utf8_names(graph)
     stored: dict[str, np.ndarray] = {k: np.asarray(p.data) for k, p in graph.weights.items()}
     stored |= {k: np.asarray(v) for k, v in (graph.state | graph.constants).items()}
     dtype = next((v.dtype for v in stored.values() if v.dtype.kind == "f"), np.dtype(np.float32))
@@ -124,6 +127,27 @@ def from_graph(graph: Graph) -> Any:
     except Exception as error:
         raise FileFormatError(f"the exported model is not valid ONNX: {error}") from error
     return model
+
+
+def _with_utf8_names(graph: Graph) -> Graph:
+    """The graph with names that protobuf takes: bytes of another encoding in them (see io.caffe.text) as \\xNN."""
+
+    def name(text: str) -> str:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+    def named(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {name(key): value for key, value in table.items()}
+
+    given = [graph.name, *(i.name for i in graph.inputs), *(key for n in graph.nodes for key in (n.name, *n.inputs, *n.outputs))]
+    if all(text.isascii() or name(text) == text for text in given):
+        return graph
+    nodes = [
+        replace(n, name=name(n.name), inputs=tuple(map(name, n.inputs)), outputs=tuple(map(name, n.outputs))) for n in graph.nodes
+    ]
+    return Graph(
+        nodes, [replace(i, name=name(i.name)) for i in graph.inputs], list(map(name, graph.outputs)),
+        named(graph.weights), named(graph.state), named(graph.constants), name=name(graph.name),
+    )  # fmt: skip
 
 
 def _open_names(item: Input) -> list[int | str] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from preimage.errors import FileFormatError
+from preimage.io.caffe.functions_ssd import prior_halves
 from preimage.io.graph import Node
 from preimage.io.onnx.export_words import Writer, word
 
@@ -39,13 +39,7 @@ def _float(writer: Writer, value: str) -> str:
 def _prior_box(writer: Writer, node: Node) -> None:
     """Centres by Range, half sizes as a constant, four sides joined and flattened; variances beside them."""
     a = node.attributes
-    halves = []
-    for index, side in enumerate(map(int, a["min_sizes"])):
-        halves.append((side / 2, side / 2))
-        if a["max_sizes"]:
-            halves.append((sqrt(side * int(a["max_sizes"][index])) / 2,) * 2)
-        halves += [(side * sqrt(r) / 2, side / sqrt(r) / 2) for r in a["ratios"] if abs(r - 1) >= 1e-6]
-    half = np.array(halves, np.float32)
+    half = prior_halves(a["min_sizes"], a["max_sizes"], a["ratios"])
     sides: dict[str, list[str]] = {}
     for axis, column, extent in (("y", 1, 2), ("x", 0, 3)):
         count = _float(writer, _size(writer, node.inputs[0], extent))
