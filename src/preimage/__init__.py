@@ -3,7 +3,6 @@
 Importing loads NumPy and nothing heavier; the packages below `_LATER` are imported when they are first named.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from preimage.autograd import Tensor, enable_grad, grad, no_grad
@@ -16,10 +15,12 @@ from preimage.errors import (
     GeometryError,
     GraphError,
     OptionError,
+    OutOfMemoryError,
     PreimageError,
     ShapeError,
 )
 from preimage.geometry import ConvGeometry
+from preimage.locks import import_later
 from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_margin, pad, unfold
 from preimage.ops.checks import check_adjoint, check_grads
 from preimage.ops.conv import prepare
@@ -35,7 +36,7 @@ _LATER = ("analysis", "audit", "caffe", "io", "learning", "linop", "nn", "optim"
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return import_module(f"preimage.{name}")
+        return import_later(f"preimage.{name}")
     raise AttributeError(f"module 'preimage' has no attribute {name!r}")
 
 
@@ -52,6 +53,7 @@ __all__ = [
     "GeometryError",
     "GraphError",
     "OptionError",
+    "OutOfMemoryError",
     "PreimageError",
     "ShapeError",
     "Tensor",

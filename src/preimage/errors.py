@@ -11,6 +11,7 @@ __all__ = [
     "GeometryError",
     "GraphError",
     "OptionError",
+    "OutOfMemoryError",
     "PreimageError",
     "ShapeError",
 ]
@@ -34,6 +35,10 @@ class DTypeError(PreimageError, TypeError):
 
 class OptionError(PreimageError, ValueError):
     """An option whose value is not one of those allowed."""
+
+
+class OutOfMemoryError(PreimageError, MemoryError):
+    """There is not enough memory for what was asked; says how much was wanted and how much there is."""
 
 
 class EngineError(PreimageError, RuntimeError):

@@ -5,18 +5,22 @@
 
 A setting holds for the calls made inside the `with` block in this thread (and async task); `config.set(...)` changes
 the whole process. Environment: PREIMAGE_ENGINE, PREIMAGE_THREADS, PREIMAGE_WORKSPACE_BYTES, PREIMAGE_ACCURACY,
-PREIMAGE_DEBUG (0..5: 1 the engine chosen and why; 2 time, GFLOP/s, bytes; 3 the plan; 4 LLVM IR; 5 assembly).
+PREIMAGE_DEBUG (0..5: 1 the engine chosen and why; 2 time, GFLOP/s, bytes; 3 the plan; 4 LLVM IR; 5 assembly). A variable
+with a wrong value is an error of the first call that asks for a setting, not of the import.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Collection
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from preimage.errors import OptionError
+from preimage.resources import cpu_quota, parse_bytes
 
 __all__ = ["Settings", "config", "current", "set_defaults", "thread_count"]
 
@@ -27,7 +31,8 @@ ACCURACIES = ("exact", "fast")
 class Settings:
     """One immutable set of settings.
 
-    engine: "auto" or the name of an engine; threads: 0 means one per CPU of the process's affinity mask;
+    engine: "auto" or the name of an engine; threads: 0 means one per CPU of the process's affinity mask, and no more than whole
+    CPUs of its control group's quota (a container's limit);
     workspace_bytes: how much scratch memory one call may take; accuracy: "exact" (one order of summation) or "fast"
     (algorithms that sum otherwise may run); debug: 0..5.
     """
@@ -60,45 +65,70 @@ def _checked_replace(settings: Settings, changes: dict[str, Any]) -> Settings:
 
 
 def _from_environment() -> Settings:
-    changes: dict[str, Any] = {}
+    settings = Settings()
     for name in _NAMES:
         variable = f"PREIMAGE_{name.upper()}"
         text = os.environ.get(variable)
         if not text:
             continue
-        if name in ("engine", "accuracy"):
-            changes[name] = text
-            continue
+        value: Any = text
+        if name == "workspace_bytes":
+            value = parse_bytes(text, f"the environment variable {variable}")
+        elif name not in ("engine", "accuracy"):
+            if not (text.strip().isascii() and text.strip().isdigit()):
+                raise OptionError(f"the environment variable {variable} must be an integer of at least 0, got {text!r}")
+            value = int(text)
         try:
-            changes[name] = int(text)
-        except ValueError:
-            raise OptionError(f"the environment variable {variable} must be an integer, got {text!r}") from None
-    return Settings(**changes)
+            settings = replace(settings, **{name: value})
+        except OptionError as error:
+            raise OptionError(f"the environment variable {variable}: {error}") from None
+    return settings
 
 
-_defaults = _from_environment()
+_defaults: Settings | None = None  # until they are asked for
 _override: ContextVar[Settings | None] = ContextVar("preimage_settings", default=None)
 
 
 def current() -> Settings:
-    """The settings in force for this thread, now."""
-    return _override.get() or _defaults
+    """The settings in force for this thread, now.
+
+    Raises: OptionError if an environment variable that gives one of them has a wrong value.
+    """
+    return _override.get() or _defaults or _first()
+
+
+def _first() -> Settings:
+    global _defaults
+    _defaults = _from_environment()
+    return _defaults
 
 
 def set_defaults(**changes: Any) -> None:
     """Change the settings of the whole process (every thread that is not inside a `with config(...)`)."""
     global _defaults
-    _defaults = _checked_replace(_defaults, changes)
+    _defaults = _checked_replace(_defaults or _first(), changes)
+
+
+_affinity: Callable[[int], Collection[int]] | None = getattr(os, "sched_getaffinity", None)
+_quota = 0  # whole CPUs of the control groups' quota, once it was looked up
 
 
 def thread_count(settings: Settings | None = None) -> int:
-    """How many threads a call may use: the setting, or one per CPU that this process may run on."""
+    """How many threads a call may use: the setting, or one per CPU that this process may run on, within its CPU quota.
+
+    The affinity mask is asked for at every call; the quota is read from files, once.
+    """
     threads = (settings or current()).threads
     if threads:
         return threads
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
+    count = len(_affinity(0)) if _affinity is not None else os.cpu_count() or 1
+    return count if 0 < count <= _quota else min(count or 1, _quota or _look_up_quota())
+
+
+def _look_up_quota() -> int:
+    global _quota
+    _quota = cpu_quota() or sys.maxsize
+    return _quota
 
 
 class config(ContextDecorator):  # noqa: N801 - reads as a word of the library: `with pre.config(...)`

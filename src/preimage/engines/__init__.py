@@ -11,15 +11,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, Plan, is_channels_last
 from preimage.engines.prepared import PreparedWeight
-from preimage.errors import DTypeError, EngineError, OptionError
+from preimage.errors import DTypeError, EngineError, OptionError, OutOfMemoryError
 from preimage.geometry import ConvGeometry
+from preimage.locks import LOCK, import_apart
+from preimage.resources import available_memory, release_memory
 from preimage.settings import Settings, current
 
 __all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "bind", "choose", "engines", "get", "names", "plan", "run"]
@@ -31,6 +32,8 @@ _ROWS = {
     "reference": "preimage.engines.reference:ReferenceEngine",
 }
 _loaded: dict[str, Engine | str] = {}
+#: An engine that cannot be loaded while less memory than this is to be had may be loaded later.
+LOADING_BYTES = 512 << 20
 
 
 def names() -> tuple[str, ...]:
@@ -40,15 +43,19 @@ def names() -> tuple[str, ...]:
 
 def _load(name: str) -> Engine | str:
     """The engine, or the reason why it cannot run here. Remembered."""
-    if name not in _loaded:
+    found = _loaded.get(name)
+    if found is None:
         module, _, class_name = _ROWS[name].partition(":")
-        try:
-            engine: Engine = getattr(import_module(module), class_name)()
-        except ImportError as error:
-            _loaded[name] = f"cannot be imported: {error}"
-        else:
-            _loaded[name] = engine.unavailable() or engine
-    return _loaded[name]
+        with LOCK:
+            try:
+                engine: Engine = getattr(import_apart(module), class_name)()
+                made = engine.unavailable() or engine
+            except ImportError as error:
+                made = f"cannot be imported: {error}"
+            if isinstance(made, str) and available_memory() < LOADING_BYTES:  # another engine would give other bits
+                raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {made}")
+            found = _loaded.setdefault(name, made)
+    return found
 
 
 def get(name: str) -> Engine:
@@ -122,6 +129,11 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedW
         if len(choices) >= _MOST_CHOICES:
             choices.clear()
         choices[key] = engine
+    try:
+        return _call(engine, contraction, geometry, a, b, epilogue)
+    except MemoryError:  # what is only kept for later calls is given back, and the call made once more
+        if not release_memory():
+            raise
     return _call(engine, contraction, geometry, a, b, epilogue)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from preimage.engines import engines
 from preimage.engines.base import Array
+from preimage.locks import import_apart
 from preimage.settings import current, thread_count
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
 LEAST_CHAIN = 1 << 13
 LEAST_PASS = 1 << 15
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
+#: The modules behind the functions of this one, imported before any of them runs.
+_KERNELS = ("chain", "sums", "space", "softmax")
 _available = False  # as far as is known
 
 
@@ -45,8 +48,10 @@ def active() -> bool:
     global _available
     if current().engine not in ("auto", "jit"):
         return False
-    if not _available:
-        _available = engines()["jit"] == "available"
+    if not _available and engines()["jit"] == "available":
+        for name in _KERNELS:
+            import_apart(f"preimage.engines.jit.{name}")
+        _available = True
     return _available
 
 

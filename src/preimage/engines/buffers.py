@@ -11,22 +11,29 @@ The plan is a guess that is checked: an array owns its place until nothing refer
 one still owned is not given out; new memory is taken instead. A run that asks otherwise than planned is planned anew.
 
 Outside arenas too, the memory of a large array that has died is kept for the next one of its size.
+
+Whatever is only kept is given back where memory runs out (`resources.release_memory`), and what asked for it asks again.
+
+A signal handler, a finaliser or a trace function may use all this in the middle of any function here, on the same thread. So an arena
+serves one request at a time (the others get memory of their own), and everything shared is taken and stored in single steps.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned_empty", "trim"]
+from preimage.resources import kept_memory, register_keeper, release_memory
 
+__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned", "aligned_empty", "retrying", "trim"]
+
+T = TypeVar("T")
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
@@ -37,7 +44,6 @@ MOST_PLANS = 4
 #: From this size on the C library maps memory anew for every array; blocks are rounded up, so that similar sizes can share them.
 LARGE_BYTES = 32 << 20
 LARGE_STEP = 2 << 20
-MOST_SPARE_BYTES = 1 << 30
 #: The keys under which Arenas keep memory.
 MOST_KEYS = 4
 #: One request of a run: bytes, when it was made, when it died (None: it outlived the run), in steps of a counter.
@@ -62,26 +68,51 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     arena = _current.arena
     if arena is not None:
         return arena.take(size).view(dtype).reshape(shape)
-    return _fresh(size).view(dtype).reshape(shape)
+    memory = aligned(size) if size < LARGE_BYTES else _fresh(size)
+    return memory.view(dtype).reshape(shape)
 
 
-def _fresh(size: int) -> Array:
-    if size >= LARGE_BYTES:
-        return np.asarray(_Large(size))[:size]
-    return _aligned(size)
+def retrying(make: Callable[[], T]) -> T:
+    """make(); where memory runs out, what is only kept for later calls is given back and make() tried once more."""
+    try:
+        return make()
+    except MemoryError:
+        if not release_memory():
+            raise
+    return make()
 
 
-def _aligned(size: int) -> Array:
-    memory = np.empty(size + LINE_BYTES, np.uint8)
+def aligned(size: int) -> Array:
+    """So many bytes that begin on a cache line."""
+    try:
+        memory = np.empty(size + LINE_BYTES, np.uint8)
+    except MemoryError:
+        memory = retrying(lambda: np.empty(size + LINE_BYTES, np.uint8))
     start = -memory.__array_interface__["data"][0] % LINE_BYTES
     return memory[start : start + size]
 
 
-class _Spare:
-    """Large blocks that nothing uses now, the latest last; no more of them than a share of the machine's memory."""
+def _fresh(size: int) -> Array:
+    if size < LARGE_BYTES:
+        return aligned(size)
+    found = _spare.take(size)
+    memory = aligned(-(-size // LARGE_STEP) * LARGE_STEP) if found is None else found
+    return np.asarray(_Large(memory))[:size]
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self._blocks = limit, dict[int, Array]()
+
+class _Spare:
+    """Large blocks that nothing uses now, the latest last; no more of them than a share of the memory that the process may have."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit, self._blocks = limit, dict[int, Array]()
+        register_keeper(self)
+
+    @property
+    def limit(self) -> int:
+        """In bytes; looked up when the first block is kept."""
+        if self._limit is None:
+            self._limit = kept_memory()
+        return self._limit
 
     @property
     def bytes(self) -> int:
@@ -104,16 +135,9 @@ class _Spare:
             for key in tuple(self._blocks)[:1]:
                 self._blocks.pop(key, None)
 
-    def clear(self) -> None:
-        self._blocks.clear()
-
-
-def _limit() -> int:
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such question on this system
-        return MOST_SPARE_BYTES
-    return min(memory // 16, MOST_SPARE_BYTES)
+    def clear(self) -> int:
+        blocks, self._blocks = self._blocks, {}
+        return sum([block.nbytes for block in tuple(blocks.values())])
 
 
 class _Large:
@@ -125,21 +149,23 @@ class _Large:
 
     __slots__ = ("__array_interface__", "_memory")
 
-    def __init__(self, size: int) -> None:
-        found = _spare.take(size)
-        self._memory = _aligned(-(-size // LARGE_STEP) * LARGE_STEP) if found is None else found
-        self.__array_interface__ = self._memory.__array_interface__
+    def __init__(self, memory: Array) -> None:
+        self._memory = memory
+        self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        _spare.put(self._memory)
+        try:  # noqa: SIM105 - `suppress` would cost more than all else here
+            _spare.put(self._memory)
+        except (AttributeError, MemoryError, RecursionError):  # it was never made; or there is no memory to keep it
+            pass
 
 
-_spare = _Spare(_limit())
+_spare = _Spare()
 
 
-def trim() -> None:
-    """Give the memory of large results that nobody uses any more back to the system."""
-    _spare.clear()
+def trim() -> int:
+    """Give the memory of large results that nobody uses any more back to the system; returns how many bytes."""
+    return _spare.clear()
 
 
 class _Place:
@@ -153,7 +179,10 @@ class _Place:
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
 
     def __del__(self) -> None:
-        self._arena.released(self._number, self._run, self._memory)
+        try:  # noqa: SIM105
+            self._arena.released(self._number, self._run, self._memory)
+        except (AttributeError, MemoryError, RecursionError):  # it was never made; or the place stays taken
+            pass
 
 
 class Arena:
@@ -166,6 +195,7 @@ class Arena:
         self._conflicts: list[tuple[int, ...]] = []  # the requests whose places overlap this one's, itself included
         self._sizes: list[int] = []
         self._taken: set[int] = set()  # requests whose planned places are in use
+        self._idle = [True]  # empty while a request is served
         self._run = 0
         self._plans = 0
         self._clock = 0
@@ -181,7 +211,6 @@ class Arena:
         return 0 if self._memory is None else self._memory.nbytes
 
     def __enter__(self) -> Arena:
-        self._before, _current.arena = _current.arena, self
         if self._memory is None and self._total:  # planned by the run before: a computation that runs once needs none
             try:
                 self._memory = _fresh(self._total)
@@ -190,6 +219,8 @@ class Arena:
         self._run += 1
         self._clock = self.fresh_bytes = 0
         self._asked, self._born, self._died = [], [], {}
+        self._idle = [True]
+        self._before, _current.arena = _current.arena, self
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -200,18 +231,27 @@ class Arena:
 
     def take(self, size: int) -> Array:
         """So many bytes for the next request of this run."""
-        number = len(self._asked)
-        self._asked.append(size)
-        self._born.append(self._clock)
-        self._clock += 1
-        memory, start = self._memory, -1
-        if number < len(self._sizes) and self._sizes[number] == size:
-            start = self._starts[number]
-        if memory is None or start < 0 or not self._taken.isdisjoint(self._conflicts[number]):
-            self.fresh_bytes += size
-            return np.asarray(_Place(self, number, self._run, _fresh(size), 0, size))
-        self._taken.add(number)
-        return np.asarray(_Place(self, number, self._run, memory, start, size))
+        idle = self._idle
+        try:
+            idle.pop()
+        except IndexError:  # asked from within this function: by a signal handler or the like
+            return _fresh(size)
+        try:
+            number = len(self._asked)
+            self._born[number:] = [self._clock]  # number and time belong together, whichever step fails for want of memory
+            self._asked.append(size)
+            self._clock += 1
+            memory, start = self._memory, -1
+            if number < len(self._sizes) and self._sizes[number] == size:
+                start = self._starts[number]
+            if memory is None or start < 0 or not self._taken.isdisjoint(self._conflicts[number]):
+                self.fresh_bytes += size
+                return np.asarray(_Place(self, number, self._run, _fresh(size), 0, size))
+            place = _Place(self, number, self._run, memory, start, size)
+            self._taken.add(number)
+            return np.asarray(place)
+        finally:
+            idle.append(True)
 
     def released(self, number: int, run: int, memory: Array) -> None:
         """The array of a request is gone, and so it needs its place in `memory` no more."""
@@ -235,6 +275,7 @@ class Arenas:
 
     def __init__(self) -> None:
         self._free: dict[Any, list[Arena]] = {}
+        register_keeper(self)
 
     @contextmanager
     def arena(self, key: Any) -> Iterator[Arena]:
@@ -248,17 +289,18 @@ class Arenas:
                 yield arena
         finally:
             self._free.setdefault(key, []).append(arena)
-            while len(self._free) > MOST_KEYS:
-                self._free.pop(next(iter(self._free)), None)
+            for oldest in tuple(self._free)[:-MOST_KEYS]:
+                self._free.pop(oldest, None)
 
     @property
     def bytes(self) -> int:
         """The memory that is held between runs."""
         return sum(arena.bytes for arenas in tuple(self._free.values()) for arena in tuple(arenas))
 
-    def clear(self) -> None:
-        """Let go of it."""
-        self._free = {}
+    def clear(self) -> int:
+        """Let go of it; returns how many bytes."""
+        held, self._free = self.bytes, {}
+        return held
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies of what holds them begin anew
         return (Arenas, ())

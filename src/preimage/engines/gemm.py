@@ -29,7 +29,7 @@ from preimage.engines.base import (
     is_channels_last,
     supported_dtype,
 )
-from preimage.engines.blas import blas_thread_count, blas_threads
+from preimage.engines.blas import blas_thread_count, blas_threads, multiply
 from preimage.engines.columns import Columns, blocks, is_pointwise
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
@@ -151,7 +151,7 @@ class GemmEngine:
                     grad = _matrices(y[n], g.groups, g.out_channels_per_group, sums)
                     if columns is None:
                         source = _matrices(x[n], g.groups, g.in_channels_per_group, sums)
-                        np.matmul(grad, source.transpose(0, 2, 1), out=part)
+                        multiply(grad, source.transpose(0, 2, 1), part)
                         total += part
                         del source, grad
                         continue
@@ -159,7 +159,7 @@ class GemmEngine:
                     for box in boxes:
                         patches = columns.gather(x[n], box)
                         patches = patches if last else patches.transpose(0, 2, 1)
-                        np.matmul(grad[:, :, done : done + patches.shape[1]], patches, out=part)
+                        multiply(grad[:, :, done : done + patches.shape[1]], patches, part)
                         total += part
                         done += patches.shape[1]
                     del grad
@@ -221,9 +221,9 @@ def _stack(image: Array, groups: int, channels: int, last: bool) -> Array:
 def _product(weights: Array, source: Array, out: Array, last: bool) -> None:
     """out = weights @ source, or its transpose where positions come first."""
     if last:
-        np.matmul(source, weights.transpose(0, 2, 1), out=out)
+        multiply(source, weights.transpose(0, 2, 1), out)
     else:
-        np.matmul(weights, source, out=out)
+        multiply(weights, source, out)
 
 
 def _finish(result: Array, narrow: Array | None, epilogue: Epilogue | None, n: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import primitive
+from preimage.engines.blas import multiply
 from preimage.errors import ShapeError
 from preimage.ops.broadcast import match
 from preimage.ops.operands import Array, broadcast_shape, narrow, operands, widened
@@ -21,7 +22,7 @@ __all__ = ["linear", "matmul"]
 
 def _matmul(a: Array, b: Array) -> Array:
     with np.errstate(all="ignore"):
-        result = np.matmul(widened(a), widened(b))
+        result = multiply(widened(a), widened(b))
     return np.asarray(result).astype(np.result_type(a.dtype, b.dtype), copy=False)
 
 
@@ -59,7 +60,7 @@ def matmul(a: Any, b: Any) -> Any:
 
 def _linear(x: Array, w: Array, b: Array | None) -> Array:
     with np.errstate(all="ignore"):
-        y = np.matmul(widened(x), widened(w).T)
+        y = multiply(widened(x), widened(w).T)
         if b is not None:
             y += b
     return narrow(y, x)

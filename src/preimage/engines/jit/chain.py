@@ -47,7 +47,8 @@ def kept_kernel(spec: Any) -> llvm.LoadedKernel:
     if found is None:
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()
-        found = _kept[spec, id(target)] = (compiled(spec), target)  # the target is held, so that its id stays its own
+        with llvm.at_once():
+            found = _kept[spec, id(target)] = (compiled(spec), target)  # the target is held, so that its id stays its own
     return found[0]
 
 

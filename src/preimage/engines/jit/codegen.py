@@ -11,28 +11,31 @@ sum (fused multiply-adds come from `llvm.fma` in the IR alone), and no optimisin
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import functools
+import itertools
+import mmap
 import os
 import platform
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from preimage.engines.jit.targets import Target, cache_sizes, vectors
-from preimage.errors import EngineError
+from preimage.errors import EngineError, OutOfMemoryError
+from preimage.locks import LOCK, hold_over_fork, import_apart
+from preimage.resources import available_memory, release_memory
 
 __all__ = [
-    "CODEGEN_LEVEL", "CONTROL_LEVEL", "LOCK", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "current_target", "host",
+    "CODEGEN_LEVEL", "CONTROL_LEVEL", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "current_target", "host",
     "load_object", "named_target", "object_code", "object_codes", "toolchain", "unavailable", "use_target",
 ]  # fmt: skip
 
 CODEGEN_LEVEL = 1  # measured: 2 and 3, or passes before, give no faster kernels and compile a third slower
 CONTROL_LEVEL = 0  # for code that only calls others: a quarter of the time to compile
-LOCK = threading.RLock()  # llvmlite releases the GIL; one caller at a time uses it here, and no fork happens meanwhile
 
 
 class LoadedKernel(int):
@@ -53,9 +56,9 @@ class LoadedKernel(int):
 
 @functools.cache
 def _binding() -> Any:
-    with LOCK:  # a child forked in the middle of an import would wait for ever for the module's lock
+    with LOCK:
         try:
-            from llvmlite import binding
+            binding = import_apart("llvmlite.binding")
         except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
             raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
         if sys.maxsize < 2**32:
@@ -80,9 +83,8 @@ def unavailable() -> str | None:
 @functools.cache
 def toolchain() -> str:
     """Versions of everything between the text and the code."""
-    import llvmlite
-
-    return f"llvmlite {llvmlite.__version__}, llvm {'.'.join(map(str, _binding().llvm_version_info))}"
+    version = ".".join(map(str, _binding().llvm_version_info))
+    return f"llvmlite {sys.modules['llvmlite'].__version__}, llvm {version}"
 
 
 # ------------------------------------------------------------------------------------------------------------ targets
@@ -162,7 +164,10 @@ _machines: dict[tuple[Target, int], list[Any]] = {}  # those that no thread uses
 def _machine(target: Target, level: int = CODEGEN_LEVEL) -> Iterator[Any]:
     """LLVM's target machine, for one thread at a time."""
     kept = _machines.setdefault((target, level), [])
-    made = kept.pop() if kept else _new_machine(target, level)
+    try:
+        made = kept.pop()  # one step: several threads compile
+    except IndexError:
+        made = _new_machine(target, level)
     try:
         yield made
     finally:
@@ -183,6 +188,37 @@ def _new_machine(target: Target, level: int) -> Any:
     )
     made.set_asm_verbosity(False)
     return made
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+#: What LLVM takes at most for a module: so much, and so many times its text. Measured on all kernels of the test suite, doubled.
+MODULE_BYTES = 16 << 20
+TEXT_FACTOR = 100
+#: What a thread takes beside, most of it address space: a stack, and the C library's memory for it.
+THREAD_BYTES = 80 << 20
+#: To link an object file, beside twice its size.
+LOAD_BYTES = 4 << 20
+
+
+def _compiling_bytes(works: Sequence[Work]) -> int:
+    return MODULE_BYTES + TEXT_FACTOR * sum([len(work.text) for work in works])
+
+
+def _check_room(wanted: int) -> None:
+    """Raise OutOfMemoryError if so many bytes cannot be had, even after what is only kept was given back."""
+    if available_memory() < wanted and (not release_memory() or available_memory() < wanted):
+        raise OutOfMemoryError(
+            f"compiling or loading a kernel takes up to {wanted >> 20} MiB of memory, and {available_memory() >> 20} MiB can be had"
+        )
+
+
+def _check_mapping(wanted: int) -> None:
+    """The same for what takes little, by trying: a look at every limit would take longer than linking."""
+    try:
+        mmap.mmap(-1, wanted).close()
+    except (OSError, MemoryError):
+        _check_room(wanted)
 
 
 # ------------------------------------------------------------------------------------------------- from text to code
@@ -244,7 +280,10 @@ def object_code(text: str, target: Target | None = None, level: int = CODEGEN_LE
 
 
 def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
-    """The object files of several modules, made side by side by up to n_threads threads, this one among them."""
+    """The object files of several modules, made side by side by up to n_threads threads, this one among them.
+
+    Raises: OutOfMemoryError where there is not enough memory, before LLVM finds out: it would end the process.
+    """
     codes = [b""] * len(works)
     turns = iter(sorted(range(len(works)), key=lambda k: -len(works[k].text)))  # the longest first
     failed: list[BaseException] = []
@@ -256,19 +295,55 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
         except BaseException as error:  # raised again below, once nobody compiles any more
             failed.append(error)
 
+    wanted = _compiling_bytes(works)
     with LOCK:
-        helpers = [threading.Thread(target=run, name="preimage compiler") for _ in range(min(n_threads, len(works)) - 1)]
-        try:
-            for helper in helpers:
-                helper.start()
-        except RuntimeError:  # no more threads: the others do it
-            helpers = [helper for helper in helpers if helper.ident is not None]
+        _check_room(wanted)
+        helpers = _Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
         run()
-        for helper in helpers:
-            helper.join()
+        helpers.wait()
     if failed:
         raise failed[0]
+    if not all(codes):  # a thread found no memory, not even to say so
+        raise OutOfMemoryError("there is not enough memory to compile a kernel")
     return codes
+
+
+class _Helpers:
+    """Threads that run a function beside their maker. The system may refuse any of them, or let it fail before it begins.
+
+    threading.Thread.start waits until the new thread says that it runs. One that finds no memory to say so is waited for
+    for ever. Here a thread that has not begun by the time of `wait` is not waited for, and never begins.
+    """
+
+    def __init__(self, run: Callable[[], None], count: int) -> None:
+        self._run, self._gates = run, [_thread.allocate_lock() for _ in range(max(0, count))]
+        self._over = [_thread.allocate_lock() for _ in self._gates]
+        for gate, over in zip(self._gates, self._over, strict=True):
+            over.acquire()
+            try:
+                _thread.start_new_thread(self._work, (gate, over))
+            except (RuntimeError, MemoryError):  # no more threads: those that there are do it
+                break
+
+    def _work(self, gate: Any, over: Any) -> None:
+        if gate.acquire(False):  # free: the maker still counts on this thread
+            try:
+                self._run()
+            finally:
+                over.release()
+
+    def wait(self) -> None:
+        """Until every thread that has begun is done, whatever a signal handler raises meanwhile."""
+        raised: BaseException | None = None
+        for gate, over in zip(self._gates, self._over, strict=True):
+            begun = not gate.acquire(False)
+            while begun:
+                try:
+                    begun = not over.acquire()
+                except BaseException as error:
+                    raised = error
+        if raised is not None:
+            raise raised
 
 
 def checked_ir(text: str, target: Target | None = None) -> str:
@@ -305,44 +380,27 @@ def _linker() -> Any:
     return linker
 
 
-_serial = 0
+_serial = itertools.count(1)  # LLJIT never lets a library's name be used again
 
 
 def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, LoadedKernel]:
     """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
-    global _serial
     with LOCK:
-        _serial += 1  # LLJIT never lets a library's name be used again
+        _check_mapping(LOAD_BYTES + 2 * len(code))
         builder = _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
         for symbol in symbols:
             builder.export_symbol(symbol)
-        tracker = builder.link(_linker(), f"preimage.{_serial}")
+        tracker = builder.link(_linker(), f"preimage.{next(_serial)}")
         return {symbol: LoadedKernel(tracker[symbol], tracker, len(code)) for symbol in symbols}
 
 
 # ---------------------------------------------------------------------------------------------------------------- fork
 
-_held_over_fork: list[Any] = []
 
-
-def _before_fork() -> None:
-    """A fork must not catch LLVM in the middle of its work, in any thread: hold our lock and llvmlite's own.
-
-    llvmlite's is taken by every call, also by those that free a module or a kernel when its last reference goes.
-    """
-    LOCK.acquire()
+def _llvmlites_lock() -> Any:
+    """What every call of llvmlite takes, also those that free a module or a kernel when its last reference goes."""
     ffi = getattr(sys.modules.get("llvmlite.binding"), "ffi", None)
-    inner = getattr(getattr(ffi, "lib", None), "_lock", None)
-    if inner is not None:
-        inner.__enter__()
-        _held_over_fork.append(inner)
+    return getattr(getattr(ffi, "lib", None), "_lock", None)
 
 
-def _after_fork() -> None:
-    if _held_over_fork:
-        _held_over_fork.pop().__exit__(None, None, None)
-    LOCK.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+hold_over_fork(_llvmlites_lock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -20,17 +19,18 @@ from preimage.engines.base import (
     is_channels_last,
     supported_dtype,
 )
+from preimage.engines.buffers import aligned
 from preimage.engines.jit import llvm, tuning, weight_grad
 from preimage.engines.jit.bands import Band, cut, images_at_once
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
-from preimage.engines.jit.locks import ForkLock
 from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of, made_together
 from preimage.engines.jit.request import Request, is_little, little_macs, little_work
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
+from preimage.locks import LOCK
 from preimage.settings import current, thread_count
 
 __all__ = ["JitEngine"]
@@ -56,9 +56,7 @@ class JitEngine:
         (`tuning`) are used. For tests and measurements.
         """
         self._tile, self._tuned = tile, tuned
-        self._recipes: OrderedDict[Request, Recipe] = OrderedDict()
-        self._table_bytes = 0
-        self._lock = ForkLock()
+        self._recipes: dict[Request, Recipe] = {}
         self._ready: dict[tuple[Any, ...], Ready] = {}
         self._scratch = Scratch()
 
@@ -163,10 +161,10 @@ class JitEngine:
         recipe = self._recipe(request)
         if _bands(recipe, geometry, contraction) is not None:
             return None
-        memory, finite = self._packed(w, recipe, self._scratch.take(ALIGN))
+        memory, finite = self._packed(w, recipe)
         if recipe.skips_padding and not finite:
             request, recipe = self._exactly(request)
-            memory, _ = self._packed(w, recipe, self._scratch.take(ALIGN))
+            memory, _ = self._packed(w, recipe)
         arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat, chain)
         arrays.pop("residual", None)
         return Bound(Ready(request, recipe, out, request.threads), arrays | {"packed": memory}, self._scratch)
@@ -184,7 +182,8 @@ class JitEngine:
     def _run_ready(self, ready: Ready, out: Array, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         """Run a recipe on arrays of the strides that it was made for."""
         recipe, scratch = ready.recipe, self._scratch
-        base = scratch.take(ready.size + ALIGN)
+        workspace = scratch.take(ready.size + ALIGN)
+        base = workspace.address
         addresses = {"x": address_of(x), "out": address_of(out), "bias": 0, "residual": 0, "limits": 0}
         for name, at in ready.buffers.items():
             addresses[name] = base + at
@@ -195,7 +194,7 @@ class JitEngine:
                 addresses[name] = address_of(array)
         finite = True
         if type(w) is PreparedWeight:
-            packed, finite = self._packed(w, recipe, base)
+            packed, finite = self._packed(w, recipe)
             addresses["packed"] = address_of(packed)
         else:
             assert not isinstance(w, PreparedWeight)
@@ -205,7 +204,9 @@ class JitEngine:
             addresses["flag"] = base
         recipe.run(addresses, ready.threads)
         del kept  # the kernels have read them
-        if recipe.skips_padding and (not finite or scratch.flag[0]):
+        finite = finite and not workspace.flag[0]
+        scratch.free.append(workspace)
+        if recipe.skips_padding and not finite:
             request, recipe = self._exactly(ready.request)
             self._run_ready(Ready(request, recipe, out, request.threads), out, x, w, epilogue)
         return out
@@ -219,25 +220,24 @@ class JitEngine:
             raise AssertionError("an exact recipe has no folded phases")
         return exact, recipe
 
-    def _packed(self, w: PreparedWeight, recipe: Recipe, flag: int) -> tuple[Array, bool]:
-        """The weights as a recipe wants them, and whether all are finite; `flag` is where packing says that they are not."""
+    def _packed(self, w: PreparedWeight, recipe: Recipe) -> tuple[Array, bool]:
+        """The weights as a recipe wants them, and whether all are finite."""
         array, forms = w.state
         found = forms.get(recipe.packed_key)
         if found is None:
             assert recipe.packing is not None
-            memory = np.empty(recipe.packed_bytes + ALIGN, np.uint8)
-            start = -memory.ctypes.data % ALIGN
-            memory = memory[start : start + recipe.packed_bytes]
+            memory, flag = aligned(recipe.packed_bytes), np.zeros(1, np.int64)
             once = Recipe("packing", [recipe.packing])
-            once.run({"w": address_of(array), "packed": address_of(memory), "flag": flag}, 1)
-            found = forms[recipe.packed_key] = (memory, not self._scratch.flag[0])
+            once.run({"w": address_of(array), "packed": address_of(memory), "flag": address_of(flag)}, 1)
+            found = forms[recipe.packed_key] = (memory, not flag[0])
         return found
 
     def _run(self, recipe: Recipe, addresses: dict[str, int], n_threads: int) -> None:
-        base = self._scratch.take(recipe.workspace_bytes + ALIGN)
+        workspace = self._scratch.take(recipe.workspace_bytes + ALIGN)
         for name, at in recipe.places.items():
-            addresses[name] = base + at
+            addresses[name] = workspace.address + at
         recipe.run(addresses, n_threads)
+        self._scratch.free.append(workspace)
 
     def _recipe(self, request: Request) -> Recipe:
         recipe = self._recipes.get(request)
@@ -256,22 +256,25 @@ class JitEngine:
         return recipe
 
     def _keep_recipe(self, request: Request, recipe: Recipe) -> None:
-        with self._lock:
+        with LOCK:
             if request in self._recipes:  # another thread made it meanwhile
                 return
             self._recipes[request] = recipe
-            self._table_bytes += recipe.table_bytes
-            if len(self._recipes) <= RECIPES and self._table_bytes <= TABLE_BYTES:
+            sizes = [(key, kept.table_bytes) for key, kept in tuple(self._recipes.items())]
+            held = sum([size for _, size in sizes])
+            if len(sizes) <= RECIPES and held <= TABLE_BYTES:
                 return
             self._ready.clear()  # which holds recipes too
-            while len(self._recipes) > 1 and (len(self._recipes) > RECIPES or self._table_bytes > TABLE_BYTES * 3 // 4):
-                self._table_bytes -= self._recipes.popitem(last=False)[1].table_bytes
+            for k, (key, size) in enumerate(sizes[:-1]):  # not the newest
+                if len(sizes) - k <= RECIPES and held <= TABLE_BYTES * 3 // 4:
+                    break
+                self._recipes.pop(key, None)
+                held -= size
 
     def _keep(self, key: tuple[Any, ...], ready: Ready) -> None:
-        with self._lock:
-            if len(self._ready) >= RECIPES:
-                self._ready.clear()
-            self._ready[key] = ready
+        if len(self._ready) >= RECIPES:
+            self._ready.clear()
+        self._ready[key] = ready
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         return weight_grad.conv_weight_grad(geometry, x, y, thread_count(), self._run)

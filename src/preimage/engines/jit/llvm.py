@@ -16,14 +16,14 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
 
 from preimage.engines.jit import cache
 from preimage.engines.jit.codegen import (
     CODEGEN_LEVEL,
     CONTROL_LEVEL,
-    LOCK,
     LoadedKernel,
     Target,
     Work,
@@ -40,6 +40,7 @@ from preimage.engines.jit.codegen import (
     use_target,
 )
 from preimage.errors import EngineError
+from preimage.locks import LOCK
 from preimage.settings import thread_count
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "LoadedKernel",
     "Target",
     "assembly",
+    "at_once",
     "checked_ir",
     "compile_cached",
     "compile_many",
@@ -155,19 +157,33 @@ class _Asked(threading.local):
 _asked = _Asked()
 
 
+@contextmanager
+def _collected(missing: dict[str, _Missing] | None) -> Iterator[None]:
+    outer, _asked.missing = _asked.missing, missing
+    try:
+        yield
+    finally:
+        _asked.missing = outer
+
+
+def at_once() -> AbstractContextManager[None]:
+    """Inside the block, kernels are compiled as they are asked for, although the thread may be inside `together`.
+
+    Whoever asks for a kernel to run it must have it so: a signal handler, a finaliser or a trace function that calls the library may
+    find its thread there, and must not be given the 0 that was meant for another call.
+    """
+    return _collected(None)
+
+
 def together(make: Callable[[], T]) -> T:
     """make(), the kernels that it asks for being compiled side by side, by as many threads as the settings allow.
 
     Where some must be compiled, make is called twice: first it gets 0 for their addresses and its result is dropped. So it must do
     nothing but make.
     """
-    if _asked.missing is not None:
-        return make()
-    missing = _asked.missing = {}
-    try:
+    missing: dict[str, _Missing] = {}
+    with _collected(missing):
         made = make()
-    finally:
-        _asked.missing = None
     if not missing:
         return made
     _compile(missing)

@@ -7,36 +7,64 @@ call only writes down the addresses of its input and result and launches.
 from __future__ import annotations
 
 import struct
-import threading
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
+from preimage.engines.buffers import retrying
 from preimage.engines.jit import threads
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.resources import register_keeper
 
-__all__ = ["Bound", "Ready", "Scratch", "epilogue_arrays", "finish_of"]
+__all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_of"]
 
 
-class Scratch(threading.local):
-    """One thread's workspace, kept between calls. Its first bytes are the word in which packing says "not finite"."""
+class Workspace:
+    """Memory that one call writes to. Its first bytes, `flag`, are the word in which packing says "not finite"."""
 
-    memory: Any = None
-    address = 0
-    size = 0
-    flag: Any = None
+    __slots__ = ("address", "flag", "memory", "size")
 
-    def take(self, size: int) -> int:
-        if size + ALIGN > self.size:
-            self.memory = np.empty(size + 2 * ALIGN, np.uint8)
-            start = -self.memory.ctypes.data % ALIGN
-            self.address, self.size = self.memory.ctypes.data + start, size + ALIGN
-            self.flag = self.memory[start : start + 8].view(np.int64)
-        self.flag[0] = 0
-        return self.address
+    def __init__(self, size: int) -> None:
+        self.memory = retrying(lambda: np.empty(size + ALIGN, np.uint8))
+        start = -address_of(self.memory) % ALIGN
+        self.address, self.size = address_of(self.memory) + start, size
+        self.flag = self.memory[start : start + 8].view(np.int64)
+
+
+class Scratch:
+    """Workspaces that no call uses just now, the latest last.
+
+        workspace = scratch.take(size)
+        ...                               # kernels run in it
+        scratch.free.append(workspace)
+
+    A call takes its workspace out, so nobody else meets it: neither another thread, nor a call that a signal handler, a finaliser or a
+    trace function makes in the middle of this one. A call that fails on its way gives nothing back; its workspace is freed.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[Workspace] = []
+        register_keeper(self)
+
+    def take(self, size: int) -> Workspace:
+        """A workspace of at least `size` bytes, whose flag is 0."""
+        try:
+            found = self.free.pop()  # one step: no two callers get the same
+        except IndexError:
+            found = Workspace(size)
+        if found.size < size:
+            del found  # before the larger one is made
+            found = Workspace(size)
+        found.flag[0] = 0
+        return found
+
+    def clear(self) -> int:
+        """Let go of them; returns how many bytes."""
+        free, self.free = self.free, []
+        return sum([workspace.size for workspace in free])
 
 
 def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> Finish:
@@ -116,7 +144,8 @@ class Bound:
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
         ready = self._ready
         out = ready.empty()
-        base = self._scratch.take(ready.size + ALIGN)
+        workspace = self._scratch.take(ready.size + ALIGN)
+        base = workspace.address
         addresses = {"x": address_of(x), "out": address_of(out), "residual": 0 if residual is None else address_of(residual)}
         for name, at in ready.buffers.items():
             addresses[name] = base + at
@@ -126,10 +155,12 @@ class Bound:
             for place, name in self._places:
                 words[place] = addresses[name]
             entry(pack(*words) + rest, 0, 0)
+            self._scratch.free.append(workspace)
             return out
         for kernel, template, places, pack, tasks in self._steps:
             words = template.copy()
             for place, name in places:
                 words[place] = addresses[name]
             threads.launch(kernel, pack(*words), tasks, ready.threads)
+        self._scratch.free.append(workspace)
         return out

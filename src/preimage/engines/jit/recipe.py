@@ -24,6 +24,7 @@ from preimage.engines.jit.schedules.sequence import HEAD, ProgramSpec, SweepSpec
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.engines.jit.tiles import Choice, Tiles, tile_phase
 from preimage.errors import EngineError
+from preimage.locks import import_apart
 
 __all__ = [
     "Buffer",
@@ -75,7 +76,6 @@ class Recipe:
     packing: Step | None = None  # packs the weights once (`PreparedWeight`); packed_bytes is the size of the result
     packed_bytes: int = 0
     packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
-    _kept: llvm.LoadedKernel | None = None
 
     def pack_first(self) -> None:
         """Pack the weights in every call, before the steps that are there."""
@@ -120,9 +120,11 @@ class Recipe:
             steps += [int(step.kernel), at, step.tasks]
             sections += step.template
         rest = threads.pack_args(count, len(self.steps), *patches, *steps, *sections)
-        kernel = compiled(ProgramSpec())
-        self._kept = kernel  # stays loaded while it can be called
-        return _Entry(kernel), names, rest
+        with llvm.at_once():  # a signal handler may ask for it while the thread is inside `together`
+            kernel = compiled(ProgramSpec())
+        entry = _Entry(kernel)
+        entry.kernel = kernel  # type: ignore[attr-defined]  # stays loaded while it can be called
+        return entry, names, rest
 
     def head(self, addresses: dict[str, int]) -> list[int]:
         """The words that the program begins with: addresses by name, 0 for those that are not given."""
@@ -278,10 +280,9 @@ def split_rows(rows: Ints, pieces: int) -> Ints:
 
 def compiled(spec: Any) -> llvm.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
-    from preimage.engines.jit.schedules import BUILDERS
-
+    builders = import_apart("preimage.engines.jit.schedules").BUILDERS
     level = llvm.CONTROL_LEVEL if isinstance(spec, (ProgramSpec, SweepSpec, PartsSpec)) else llvm.CODEGEN_LEVEL
-    return llvm.compile_cached(repr(spec), lambda: BUILDERS[type(spec).__name__](spec), None, level)
+    return llvm.compile_cached(repr(spec), lambda: builders[type(spec).__name__](spec), None, level)
 
 
 def made_together(make: Callable[[], Recipe], n_threads: int) -> Recipe:

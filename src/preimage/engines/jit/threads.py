@@ -26,17 +26,18 @@ import ctypes
 import os
 import signal
 import struct
-import threading
 import time
 from array import array
 from collections.abc import Mapping
 
 from preimage.engines.jit import llvm
-from preimage.engines.jit.threads_ir import MOST_WORKERS, POOL_BYTES, SPINS, pool_ir
+from preimage.engines.jit.threads_ir import MOST_WORKERS, POOL_BYTES, SPINS, WORKERS, pool_ir
+from preimage.locks import LOCK
 
 __all__ = ["ask", "launch", "pack_args", "pool_size"]
 
 SPIN_NS = 100_000  # how long a worker spins after a job before it parks
+PATIENCE = 256  # jobs that run on the workers there are before the system is asked again for a thread that it refused
 
 _PTR, _I64 = ctypes.c_void_p, ctypes.c_int64
 _RunAlone = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_char_p, _I64)
@@ -51,7 +52,7 @@ def ask() -> None:
 
 def _compiled() -> Mapping[str, llvm.LoadedKernel]:
     names = ("run_alone", "run", "init", "add_worker", "pauses")
-    return llvm.compile_many(pool_ir(llvm.host().triple), names, "thread pool", level=llvm.CONTROL_LEVEL)
+    return llvm.compile_many(pool_ir(llvm.host().triple, _SIGNALS), names, "thread pool", level=llvm.CONTROL_LEVEL)
 
 
 class _Code:
@@ -75,8 +76,10 @@ class _Pool:
         self._memory = ctypes.create_string_buffer(POOL_BYTES + 128)
         self.address = (ctypes.addressof(self._memory) + 127) & -128
         self._records: list[array[int]] = []
+        self._numbers = list(range(MOST_WORKERS - 1, -1, -1))  # not used yet, the lowest last
+        self._started = _I64.from_address(self.address + WORKERS)
+        self._patience = 0  # how often `grow` asks for nothing, after the system refused
         self.workers = 0
-        self._refused = False
         code.init(self.address)
         begin = time.perf_counter_ns()
         code.pauses(2000)
@@ -85,59 +88,63 @@ class _Pool:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def grow(self, wanted: int) -> None:
-        """Have at least so many workers, as far as the system allows."""
+        """Have at least so many workers, as far as the system allows.
+
+        A call that a signal handler makes may be inside this one: each takes numbers of its own, and how many workers there are is
+        read from the memory that `add_worker` counts in.
+        """
+        if self._patience:
+            self._patience -= 1
+            return
         wanted = min(wanted, MOST_WORKERS)
-        while self.workers < wanted and not self._refused:
-            record = array("q", (self.address, self.workers))
+        while self._started.value < wanted:
+            try:
+                number = self._numbers.pop()  # one step: no two workers get the same
+            except IndexError:
+                break
+            record = array("q", (self.address, number))
             self._records.append(record)
-            with _SignalsBlocked():
-                self._refused = self._code.add_worker(record.buffer_info()[0]) != 0
-            if not self._refused:
-                self.workers += 1
+            if self._code.add_worker(record.buffer_info()[0]):
+                self._records.remove(record)
+                self._numbers.append(number)
+                self._patience = PATIENCE
+                break
+        self.workers = self._started.value
 
 
-class _SignalsBlocked:
-    """A thread started inside takes no asynchronous signals: those are the Python threads' affair."""
-
-    def __enter__(self) -> None:
-        self._old: set[int] | None = None
-        if hasattr(signal, "pthread_sigmask"):
-            keep = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
-            self._old = set(signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - keep))
-
-    def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._old)
-
+#: What a worker leaves to the Python threads: all signals but those that its own code causes.
+_SIGNALS = (int(signal.SIG_SETMASK), *(int(s) for s in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)))
 
 _code: _Code | None = None
 _pool: _Pool | None = None
-_lock = threading.Lock()
 
 
 def _loaded_code() -> _Code:
     global _code
     if _code is None:
-        with _lock:
-            if _code is None:
-                _code = _Code()
+        with LOCK, llvm.at_once():
+            made = _Code()
+            _code = _code or made  # a signal handler may have made it meanwhile
     return _code
 
 
 def _ready_pool(workers: int, broken: _Pool | None = None) -> _Pool:
     global _pool
     code = _loaded_code()
-    with _lock:
-        if _pool is None or _pool is broken:
-            _pool = _Pool(code)
-        _pool.grow(workers)
-        return _pool
+    with LOCK:
+        pool = _pool
+        if pool is None or pool is broken:
+            made = _Pool(code)
+            if _pool is pool:
+                _pool = made
+            pool = _pool or made
+        pool.grow(workers)
+        return pool
 
 
 def _after_fork() -> None:
-    global _pool, _lock
+    global _pool
     _pool = None  # its workers live in the parent
-    _lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

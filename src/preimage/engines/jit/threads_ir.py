@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COND", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "pool_ir"]
+__all__ = ["COND", "LINUX_SIGNALS", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "WORKERS", "pool_ir"]
 
 POOL_BYTES = 4096
 MOST_WORKERS = 255
@@ -10,8 +10,12 @@ MOST_WORKERS = 255
 # Where things lie in the pool's memory, one cache line each for what is written often.
 GATE, JOB, NEXT, SLEEPERS, BUSY = 0, 128, 256, 384, 512
 PID, SPINS, CPU, WORKERS, MUTEX, COND = 640, 648, 768, 776, 1024, 1536
+MASK = 1792  # the CPUs that the workers' places were chosen from
 THREADS = 2048  # the pthread_t of every worker
 CPU_SET = 128  # bytes of a cpu_set_t
+SIGNAL_SET = 128  # bytes of a sigset_t, or more
+#: Linux's numbers of SIG_SETMASK, SIGSEGV, SIGBUS, SIGFPE and SIGILL.
+LINUX_SIGNALS = (2, 11, 7, 8, 4)
 
 
 def _floating_point(triple: str) -> tuple[str, str, str]:
@@ -40,39 +44,43 @@ def _placing(triple: str) -> tuple[str, str]:
     """IR that keeps the workers off the caller's CPU, and the function that does it; nothing where the system has no such call.
 
     A worker that is woken may be put on the CPU that the caller keeps busy, although another is idle (Linux, few CPUs: measured
-    on two, where both then shared one CPU for tens of ms). So whenever the caller is found on another CPU than at its last job, the
-    workers may run on all of its CPUs but that one.
+    on two, where both then shared one CPU for tens of ms). So whenever the caller is found on another CPU than at its last job, or may
+    run on other CPUs than then, the workers may run on all of its CPUs but that one.
     """
     if "linux" not in triple:
         return "", ""
-    call = """%cpu = call i32 @sched_getcpu()
-  %cpu.0 = load i32, ptr %p.cpu
-  %moved = icmp ne i32 %cpu, %cpu.0
-  br i1 %moved, label %place, label %placed
-place:
-  call void @place(ptr %pool, i32 %cpu)
-  br label %placed
-placed:"""
+    call = "call void @place(ptr %pool)"
     function = f"""
 declare i32 @sched_getcpu()
 declare i32 @sched_getaffinity(i32, i64, ptr)
 declare i32 @pthread_setaffinity_np(i64, i64, ptr)
+declare i32 @memcmp(ptr, ptr, i64)
 
 ; the workers may run where the caller may, but on its own CPU only if there is no other
-define internal void @place(ptr %pool, i32 %cpu) {{
+define internal void @place(ptr %pool) {{
 entry:
   %set = alloca [{CPU_SET} x i8], align 8
   %p.cpu = getelementptr i8, ptr %pool, i64 {CPU}
   %p.workers = getelementptr i8, ptr %pool, i64 {WORKERS}
-  store i32 %cpu, ptr %p.cpu
+  %p.mask = getelementptr i8, ptr %pool, i64 {MASK}
   %workers = load i64, ptr %p.workers
+  %cpu = call i32 @sched_getcpu()
+  %cpu.0 = load i32, ptr %p.cpu
   call void @llvm.memset.p0.i64(ptr %set, i8 0, i64 {CPU_SET}, i1 false)
   %got = call i32 @sched_getaffinity(i32 0, i64 {CPU_SET}, ptr %set)
   %failed = icmp slt i32 %got, 0
   %far = icmp uge i32 %cpu, {8 * CPU_SET}
   %no = or i1 %failed, %far
-  br i1 %no, label %done, label %clear
+  br i1 %no, label %done, label %compare
+compare:
+  %moved = icmp ne i32 %cpu, %cpu.0
+  %other = call i32 @memcmp(ptr %p.mask, ptr %set, i64 {CPU_SET})
+  %masked = icmp ne i32 %other, 0
+  %change = or i1 %moved, %masked
+  br i1 %change, label %clear, label %done
 clear:
+  store i32 %cpu, ptr %p.cpu
+  call void @llvm.memcpy.p0.p0.i64(ptr %p.mask, ptr %set, i64 {CPU_SET}, i1 false)
   %bit.0 = zext i32 %cpu to i64
   %at = lshr i64 %bit.0, 6
   %shift = and i64 %bit.0, 63
@@ -113,15 +121,17 @@ done:
   ret void
 }}
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
     return call, function
 
 
-def pool_ir(triple: str) -> str:
-    """The pool as LLVM IR, readable top to bottom; `run` is what `launch` calls."""
+def pool_ir(triple: str, signals: tuple[int, ...] = LINUX_SIGNALS) -> str:
+    """The pool as LLVM IR, readable top to bottom; `run` is what `launch` calls. signals: the system's numbers of those named above."""
     place, place_function = _placing(triple)
     save_fp, load_fp, declare_fp = _floating_point(triple)
     pause, declare_pause = _pause(triple)
+    unmasked = "\n".join(f"  call i32 @sigdelset(ptr %masked, i32 {number})" for number in signals[1:])
     addresses = "\n".join(
         f"  %{name} = getelementptr i8, ptr %pool, i64 {offset}"
         for name, offset in (
@@ -141,6 +151,9 @@ declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
 declare i32 @sched_yield()
 declare i32 @getpid()
+declare i32 @sigfillset(ptr)
+declare i32 @sigdelset(ptr, i32)
+declare i32 @pthread_sigmask(i32, ptr, ptr)
 {declare_fp}
 {declare_pause}
 {place_function}
@@ -339,14 +352,21 @@ entry:
   ret void
 }}
 
-; start one worker (under the pool's Python lock): 0, or the error of pthread_create
+; start one worker (under the package's lock): 0, or the error of pthread_create. It takes no signals but those that its own code
+; causes: the others are the Python threads' affair. They are masked here, where no signal handler of Python's can come between.
 define i64 @add_worker(ptr %record) {{
 entry:
   %thread = alloca i64
+  %masked = alloca [{SIGNAL_SET} x i8], align 8
+  %before = alloca [{SIGNAL_SET} x i8], align 8
+  call i32 @sigfillset(ptr %masked)
+{unmasked}
+  call i32 @pthread_sigmask(i32 {signals[0]}, ptr %masked, ptr %before)
   %pool = load ptr, ptr %record
   %p.cpu = getelementptr i8, ptr %pool, i64 {CPU}
   %p.workers = getelementptr i8, ptr %pool, i64 {WORKERS}
   %error = call i32 @pthread_create(ptr %thread, ptr null, ptr @worker, ptr %record)
+  call i32 @pthread_sigmask(i32 {signals[0]}, ptr %before, ptr null)
   %wide = sext i32 %error to i64
   %good = icmp eq i32 %error, 0
   br i1 %good, label %detach, label %done
