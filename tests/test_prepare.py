@@ -28,9 +28,9 @@ def packings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     engine, seen = get("jit"), []
     packed = type(engine)._packed
 
-    def counted(self, w, recipe, flag):
+    def counted(self, w, recipe):
         before = len(w.state[1])
-        found = packed(self, w, recipe, flag)
+        found = packed(self, w, recipe)
         seen.extend(["packed"] * (len(w.state[1]) - before))
         return found
 
