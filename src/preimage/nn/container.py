@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import is_grad_enabled
+from preimage.autograd import Tensor, is_grad_enabled
 from preimage.errors import OptionError
 from preimage.nn import init
 from preimage.nn.activation import _Activation
 from preimage.nn.conv import _Convolution, is_recording
+from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
 
 __all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
@@ -145,9 +146,18 @@ class Linear(Module):
         self.weight = Parameter(init.uniform((out_features, in_features), -bound, bound, rng=generator).astype(dtype))
         start = Parameter(init.uniform((out_features,), -bound, bound, rng=generator).astype(dtype)) if bias else None
         self.register_parameter("bias", start)
+        self._kept = KeptWeight()
 
     def forward(self, x: Any) -> Any:
-        return ops.linear(x, self.weight, self.bias)
+        if is_grad_enabled() and is_recording(self, x):
+            return ops.linear(x, self.weight, self.bias)
+        result = ops.linear(x, self._kept.of(self.weight), self.bias)
+        return result if isinstance(result, Tensor) else Tensor(result)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory held to run without packing: a copy of the weights and their packed form, made by calls that recorded nothing."""
+        return self._kept.packed_bytes
 
     @property
     def position_flop(self) -> int:

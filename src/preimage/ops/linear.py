@@ -1,29 +1,56 @@
-"""Matrix products. For C = A B and a cotangent g of C:
+"""Matrix products, which are contractions without spatial axes: the engines' kernels, orders of summation and threads serve them too.
 
-C [m, n] = A [m, k] B [k, n]      grad A [m, k] = g [m, n] B^T [n, k]      grad B [k, n] = A^T [k, m] g [m, n]
+    C [m, n] = A [m, k] B [k, n]        conv_transpose of the rows of A with the weights B;  A B^T is conv
+    grad A [m, k] = g [m, n] B^T        grad B [k, n] = A^T g
+
+Batches of products are groups of channels of one call, or images where one matrix meets them all: every form gives the same bits.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage.autograd import primitive
-from preimage.engines.blas import multiply
+from preimage.engines import PreparedWeight, run
+from preimage.engines.base import Epilogue
 from preimage.errors import ShapeError
-from preimage.ops.broadcast import match
-from preimage.ops.operands import Array, broadcast_shape, narrow, operands, widened
-from preimage.ops.reduce import sum as sum_over
+from preimage.geometry import ConvGeometry
+from preimage.ops.broadcast import astype, match
+from preimage.ops.contraction import conv_transpose_op, conv_weight_grad_op, fused, sum_over_space, weight_operand
+from preimage.ops.operands import Array, broadcast_shape, operands
 from preimage.ops.shape import getitem, reshape, swapaxes
 
 __all__ = ["linear", "matmul"]
 
 
+def _conv(x: Array, w: Array, groups: int = 1) -> Array:
+    """conv of arrays whose axes fit: products of the kernel size 1."""
+    return run("conv", ConvGeometry.from_conv(x.shape, w.shape, groups=groups), x, w)
+
+
+def _one_by_one(a: Array, b: Array) -> Array:
+    """A B of two matrices; B is read as it lies in memory, by rows or by columns."""
+    if b.strides[0] < b.strides[1]:
+        return _conv(a, b.T)
+    return run("conv_transpose", ConvGeometry.from_conv_transpose(a.shape, b.shape), a, b)
+
+
 def _matmul(a: Array, b: Array) -> Array:
-    with np.errstate(all="ignore"):
-        result = multiply(widened(a), widened(b))
-    return np.asarray(result).astype(np.result_type(a.dtype, b.dtype), copy=False)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    (m, k), n, count = a.shape[-2:], b.shape[-1], prod(lead)
+    shape = (*lead, m, n)
+    if not (count and m and n and k):
+        return np.zeros(shape, a.dtype)
+    if prod(b.shape[:-2]) == 1:  # the rows of all A meet one B
+        return _one_by_one(a.reshape(-1, k), b.reshape(k, n)).reshape(shape)
+    right = np.broadcast_to(b, (*lead, k, n))
+    if prod(a.shape[:-2]) == 1:  # one A meets all B: their columns are the positions of images
+        return _conv(right.reshape(count, k, n), a.reshape(m, k, 1)).reshape(shape)
+    left = np.broadcast_to(a, (*lead, m, k))
+    return _conv(right.reshape(1, count * k, n), left.reshape(count * m, k, 1), groups=count).reshape(shape)
 
 
 _matmul_op = primitive(
@@ -38,9 +65,16 @@ _matmul_op = primitive(
 )
 
 
+def _one_dtype(*values: Any) -> tuple[Any, ...]:
+    """Arrays of several dtypes in the one that they promote to."""
+    dtype = np.result_type(*[v.dtype for v in values])
+    return tuple(v if v.dtype == dtype else astype(v, dtype) for v in values)
+
+
 def matmul(a: Any, b: Any) -> Any:
     """The matrix product over the last two axes, the others broadcasting; one axis means a vector, as in NumPy.
 
+    Every element of the result has one order of summation, that of `conv`: the same bits alone and in a batch, on any number of threads.
     Raises: ShapeError where the inner sizes differ, or for an array without axes.
     """
     a, b = operands("matmul", a, b)
@@ -52,31 +86,29 @@ def matmul(a: Any, b: Any) -> Any:
     if left.shape[-1] != right.shape[-2]:
         raise ShapeError(f"matmul: inner sizes differ: {a.shape} @ {b.shape}")
     broadcast_shape("matmul", left.shape[:-2], right.shape[:-2])
-    result = _matmul_op(left, right)
+    left, right = _one_dtype(left, right)
+    if right.ndim == 2 and left.ndim > 2:  # as rows of one matrix, so that the gradient of B is one product too
+        result = reshape(_matmul_op(_rows(left), right), (*left.shape[:-1], right.shape[-1]))
+    else:
+        result = _matmul_op(left, right)
     if row:
         result = getitem(result, (..., 0, slice(None)))
     return getitem(result, (..., 0)) if column else result
 
 
-def _linear(x: Array, w: Array, b: Array | None) -> Array:
-    with np.errstate(all="ignore"):
-        y = multiply(widened(x), widened(w).T)
-        if b is not None:
-            y += b
-    return narrow(y, x)
-
-
 def _rows(a: Any) -> Any:
-    return reshape(a, (int(np.prod(a.shape[:-1], dtype=object)), a.shape[-1]))
+    return reshape(a, (prod(a.shape[:-1]), a.shape[-1]))
 
+
+_FIRST: Any = {"layout": "channels_first"}
 
 _linear_op = primitive(
     "linear",
-    _linear,
+    lambda x, w, b, geometry: fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, **_FIRST),
     [
-        lambda g, ans, x, w, b: matmul(g, w),
-        lambda g, ans, x, w, b: matmul(swapaxes(_rows(g), 0, 1), _rows(x)),
-        lambda g, ans, x, w, b: sum_over(g, tuple(range(g.ndim - 1))),
+        lambda g, ans, x, w, b, geometry: conv_transpose_op(g, w, None, geometry=geometry, **_FIRST),
+        lambda g, ans, x, w, b, geometry: conv_weight_grad_op(x, g, geometry=geometry, **_FIRST),
+        lambda g, ans, x, w, b, geometry: sum_over_space(g, **_FIRST),
     ],
     saves=(0, 1),
 )
@@ -85,13 +117,24 @@ _linear_op = primitive(
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """x @ weight.T + bias: x (..., in_features), weight (out_features, in_features), bias (out_features,).
 
+    The weight may be what `preimage.prepare` made of one. The result has the dtype of x.
     Raises: ShapeError where the features differ.
     """
-    x, weight = operands("linear", x, weight)
+    if isinstance(weight, PreparedWeight):
+        (x,) = operands("linear", x)
+        weight = weight_operand(weight, x)
+    else:
+        x, weight = operands("linear", x, weight)
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
         raise ShapeError(f"linear: x {x.shape} and weight {weight.shape} do not fit; wanted (..., in) and (out, in)")
     if bias is not None:
         (bias,) = operands("linear", bias)
         if bias.shape != weight.shape[:1]:
             raise ShapeError(f"linear: bias has shape {bias.shape}, wanted ({weight.shape[0]},)")
-    return _linear_op(x, weight, bias)
+    given = [v for v in (x, weight, bias) if v is not None]
+    if any(v.dtype != x.dtype for v in given):
+        plain = [v.array if isinstance(v, PreparedWeight) else v for v in given]
+        return astype(linear(*_one_dtype(*plain)), x.dtype)
+    rows = _rows(x)
+    y = _linear_op(rows, weight, bias, geometry=ConvGeometry.from_conv(rows.shape, weight.shape))
+    return reshape(y, (*x.shape[:-1], weight.shape[0]))
