@@ -138,6 +138,11 @@ class Primitive:
         self.saves_ans = saves is None or "ans" in saves
         self.linear = linear
 
+    @property
+    def saved(self) -> frozenset[int | str] | None:
+        """The positions of the arguments that are kept for the rules; None for all."""
+        return self._saves
+
     def rule(self, k: int) -> Rule | None:
         if callable(self._rules):
             return self._rules(k)
