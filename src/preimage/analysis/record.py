@@ -160,7 +160,8 @@ def record(net: Any, *inputs: Any, dtype: Any = None) -> Record:
     """Run a net once and write down its operations.
 
     net: a Module, a list of Modules (a chain), an imported Graph, or a function of Tensors. inputs: a shape (N, C, *spatial) or an
-    array for each input. dtype: of inputs given by their shapes; None: that of the net's first parameter, else float32. Modules are run in evaluation mode and left as they were.
+    array for each input. dtype: of inputs given by their shapes;
+    None: that of the net's first parameter, else float32. Modules are run in evaluation mode and left as they were.
 
     Raises: OptionError for a net that is none of these, or without inputs.
     """
