@@ -110,7 +110,7 @@ def _others(call: Call, size: int) -> int:
         return inside
     if name == "upsample":
         axes = call.params["axes"]
-        return size << len(axes) if axes[0].mode == "linear" else 0
+        return size << len(axes) if axes[0].blended else 0
     return 0
 
 

@@ -150,18 +150,13 @@ def window_axis(w: Axis) -> Relation:
 
 
 def resize_axis(r: Resize) -> Relation | None:
-    """Up-sampling by a ratio of small integers, borders aside; None for other ratios and for aligned corners (no period)."""
-    ratio = Fraction(r.step).limit_denominator(64)
-    if abs(float(ratio) - r.step) > 1e-12 or ratio <= 0 or r.align_corners:
+    """Up-sampling, borders aside: every output reads the position start + step * o, or its two neighbours. None: too long a period."""
+    start, step = r.positions.start, r.positions.step
+    if step <= 0 or step.denominator > MAX_PERIOD:
         return None
-    half = Fraction(1, 2)
     sets = []
-    for o in range(ratio.denominator):
-        if r.mode == "linear":
-            position = (o + half) * ratio - half
-            low = position.numerator // position.denominator
-            sets.append(frozenset((low,) if position == low else (low, low + 1)))
-        else:
-            position = (o + half) * ratio if r.mode == "nearest-exact" else o * ratio
-            sets.append(frozenset((position.numerator // position.denominator,)))
-    return _made(ratio.numerator, sets, Grid(ratio, (ratio - 1) / 2))
+    for o in range(step.denominator):
+        position = start + step * o
+        low = position.numerator // position.denominator
+        sets.append(frozenset((low, low + 1) if r.blended and position != low else (low,)))
+    return _made(step.numerator, sets, Grid(step, start if r.blended else (step - 1) / 2))
