@@ -15,6 +15,12 @@ from preimage import settings
 os.environ["PREIMAGE_TUNING"] = "off"  # plans are tested as the model makes them, whatever was measured on this machine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("preimage")
+    group.addoption("--update-golden", action="store_true", help="write the files of tests/golden/ anew")
+    group.addoption("--all-golden", action="store_true", help="compare all layers with tests/golden/, not every seventh")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
         metafunc.parametrize("engine_name", [name for name, state in pre.engines().items() if state == "available"])
