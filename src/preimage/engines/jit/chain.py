@@ -61,7 +61,7 @@ def lanes_of(dtype: np.dtype[Any]) -> int:
 def dense_order(shape: Shape, strides: Shape, item: int) -> tuple[int, ...] | None:
     """The axes from the outermost in memory to the innermost, if the array fills its memory without gaps; axes of one element
     keep their places among the others as far as that goes."""
-    if all(a >= 0 for a in strides):
+    if all(a >= 0 for a, n in zip(strides, shape, strict=True) if n != 1):
         axes = sorted((k for k in range(len(shape)) if shape[k] != 1), key=lambda k: -strides[k])
         step = item
         for k in reversed(axes):

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from preimage.engines.jit import llvm
+from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Request", "is_little", "little_macs", "little_work"]
+__all__ = ["Request", "is_little", "little_macs", "little_work", "meaningful_strides"]
 
 _little = 1 << 16
 
@@ -38,9 +39,30 @@ def is_little(g: ConvGeometry) -> bool:
     return g.inside_macs <= _little
 
 
+def meaningful_strides(shape: tuple[int, ...], strides: tuple[int, ...], item: int) -> tuple[int, ...]:
+    """Byte strides of an (N, C, *spatial) array, with those of axes of one position set to what they are in a dense array.
+
+    NumPy leaves the stride of such an axis undefined: it may be anything, zero and negative numbers included, even in an array
+    whose flags say "contiguous". Plans multiply strides by tap offsets that reach over the axis' ends and read the distance
+    between neighbouring pixels off them, so none may see such a number.
+    """
+    order = list(range(len(shape)))
+    if strides[1] == item:  # channels innermost
+        order.append(order.pop(1))
+    found, step = list(strides), item
+    for axis in reversed(order):
+        if shape[axis] == 1:
+            found[axis] = step
+        step = found[axis] * shape[axis]
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that a recipe depends on. Strides are the arrays' own, in bytes; element is f32, f64, f16 or bf16."""
+    """All that a recipe depends on; element is f32, f64, f16 or bf16.
+
+    Strides are in bytes: the arrays' own, but for axes of one position (`meaningful_strides`).
+    """
 
     geometry: ConvGeometry
     contraction: str
@@ -55,3 +77,9 @@ class Request:
     target: llvm.Target
     little: bool = False  # kernels whose sizes are all arguments
     tile: tuple[int, int, int] | None = None  # lanes, vectors, pixels, where the caller wants a certain tile
+
+    def __post_init__(self) -> None:
+        g, item = self.geometry, ELEMENT_BYTES[self.element]
+        given, result = (g.input_shape, g.output_shape)[:: 1 if self.contraction == "conv" else -1]
+        object.__setattr__(self, "in_strides", meaningful_strides(given, self.in_strides, item))
+        object.__setattr__(self, "out_strides", meaningful_strides(result, self.out_strides, item))

@@ -11,6 +11,7 @@ from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import LINE_ELEMENTS, slab_steps
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.request import meaningful_strides
 from preimage.engines.jit.schedules.blocks import BlockSpec
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
@@ -24,7 +25,7 @@ NARROW_BYTES = 128  # of a block's pixel: two cache lines
 
 @dataclass(frozen=True, slots=True)
 class WeightGradRequest:
-    """All that the recipe depends on. Strides in bytes; element: f32, f64, f16 or bf16."""
+    """All that the recipe depends on. Strides in bytes (see `request.meaningful_strides`); element: f32, f64, f16 or bf16."""
 
     geometry: ConvGeometry
     element: str
@@ -35,6 +36,12 @@ class WeightGradRequest:
     target: llvm.Target
     little: bool = False  # kernels whose sizes are all arguments
     turn: str = "only"  # of the batch: "first", "middle" or "last", where the sums go on from call to call (array "sums")
+
+    def __post_init__(self) -> None:
+        g, item = self.geometry, ELEMENT_BYTES[self.element]
+        for name, shape in (("x", g.input_shape), ("y", g.output_shape), ("out", g.weight_shape)):
+            field = f"{name}_strides"
+            object.__setattr__(self, field, meaningful_strides(shape, getattr(self, field), item))
 
 
 @dataclass(frozen=True)
