@@ -129,9 +129,10 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     block = (line - 1) // (blocks * tile) * tile + tile  # in whole tiles, and the last not much shorter
     pitch = (-(-(lead + block + highest + 16) * item // 64) | 1) * 64
     tap_bytes = run * channels * item
-    # Behind the first block a line is filled from an aligned place as well, where that takes no vector more.
+    # Behind the first block a line is filled from an aligned place as well, where that takes no vector more, or where it begins
+    # before column 0 there too: no vector of a fill may hold columns on both sides of 0.
     vectors = [-(-(before + block + highest) // plan.lanes) for before in (lead, max(0, -lowest))]
-    begin = -lead if vectors[0] == vectors[1] else min(0, lowest)
+    begin = -lead if vectors[0] == vectors[1] or block + lowest < 0 else min(0, lowest)
     bands, steps, fills, rows, row_parts = walk.tables(
         max(1, min(-(-wanted // blocks), walk.count)), channel_room * pitch, tap_bytes
     )
