@@ -249,7 +249,7 @@ def test_what_is_asked_for_early_is_what_is_read():
         assert lines[:, 1].min() == 0
         assert lines[:, 2].sum() * 64 == size
         assert len(np.unique(lines[:, 1])) == len(lines)
-    geometry = ConvGeometry.from_conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1)  # stays in the nearer caches
+    geometry = ConvGeometry.from_conv((1, 64, 28, 28), (64, 64, 3, 3), padding=1)  # stays in the nearer caches
     assert "meanwhile" not in weight_grad.recipe_for_shapes(geometry, "f32", item, True, 1).details["bands"]
 
 
