@@ -201,18 +201,21 @@ def test_layers(rng):
 
 
 def test_fully_connected(rng):
-    """Every input feeds every output, and every weight is used once a row."""
-    layer = nn.Linear(5, 3, rng=0)
-    x = rng.standard_normal((2, 5)).astype(np.float32)
+    """Every input feeds every output, and an image uses every weight once; the same bits as the layer and its gradients."""
+    layer = nn.Linear(50, 7, rng=0)
+    x = rng.standard_normal((4, 50)).astype(np.float32)
     t = analysis.trace(layer, x)
-    s = t.slide((1, 2))
-    assert len(s) == 5
-    assert not s.promised
-    np.testing.assert_allclose(s.value, t.output[1, 2], rtol=1e-5)
-    assert len(t.paint((1, 0))) == 3
-    g = rng.standard_normal((2, 3)).astype(np.float32)
-    np.testing.assert_allclose(t.grad_weight((2, 4), g).value, (g.T @ x)[2, 4], rtol=1e-5)
-    np.testing.assert_allclose(t.grad_input((1, 4), g).value, (g @ layer.weight.data)[1, 4], rtol=1e-5)
+    tensors = [pre.Tensor(x, requires_grad=True), layer.weight, layer.bias]
+    y = pre.ops.linear(*tensors)
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    gx, gw, _ = (v.data for v in pre.grad(y, tensors, g))
+    for n, i, o in product(range(4), (0, 31, 49), range(7)):
+        assert t.slide((n, o)).value == y.data[n, o]
+        assert t.grad_input((n, i), g).value == gx[n, i]
+        assert t.grad_weight((o, i), g).value == gw[o, i]
+    assert len(t.slide((1, 2))) == 50
+    assert len(t.paint((1, 0))) == 7
+    assert len(t.grad_weight((2, 4), g)) == 4
 
 
 def test_refusals(rng):

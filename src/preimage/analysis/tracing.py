@@ -126,7 +126,7 @@ class LayerTrace:
         places = self.sides.large(at) if self.transposed else self.sides.small(at)
         bias = None if self.b is None else float(self.b[at[1]])
         contraction = "conv_transpose" if self.transposed else "conv"
-        return sum_of("y", at, ("x", "w"), places, self.x, self.w, bias, contraction, not self.fully_connected)
+        return sum_of("y", at, ("x", "w"), places, self.x, self.w, bias, contraction)
 
     def paint(self, index: Any) -> Stroke:
         """One activation of the input: its stencil scaled, and the outputs that it lands on.
@@ -163,7 +163,7 @@ class LayerTrace:
         at, g = checked(index, self.input_shape, "the input"), self._cotangent(grad_output)
         places = self.sides.small(at) if self.transposed else self.sides.large(at)
         contraction = "conv" if self.transposed else "conv_transpose"
-        return sum_of("grad_x", at, ("grad_y", "w"), places, g, self.w, None, contraction, not self.fully_connected)
+        return sum_of("grad_x", at, ("grad_y", "w"), places, g, self.w, None, contraction)
 
     def grad_weight(self, index: Any, grad_output: Any) -> Sum:
         """The gradient of one weight: a sum over every position at which it was used (the weight is shared)."""
@@ -171,7 +171,7 @@ class LayerTrace:
         places = self.sides.weight(at)
         large, small = (g, self.x) if self.transposed else (self.x, g)
         names = ("grad_y", "x") if self.transposed else ("x", "grad_y")
-        return sum_of("grad_w", at, names, places, large, small, None, "conv_weight_grad", not self.fully_connected)
+        return sum_of("grad_w", at, names, places, large, small, None, "conv_weight_grad")
 
     def grad_bias(self, channel: int, grad_output: Any) -> Sum:
         """The gradient of one bias: the cotangents of its channel, summed. No order is promised for it."""
@@ -247,7 +247,7 @@ def trace_conv_transpose(y: Any, w: Any, b: Any = None, *, padding_mode: str = "
 
 
 def trace_linear(x: Any, w: Any, b: Any = None) -> LayerTrace:
-    """The trace of a fully connected layer, x (N, in) and w (out, in). Its order is not part of the contract."""
+    """The trace of a fully connected layer, `preimage.ops.linear(x, w, b)`: x (N, in) and w (out, in)."""
     x, w, b = _operands(x, w, b)
     if x.ndim != 2 or w.ndim != 2:
         raise ShapeError(f"a fully connected layer is traced on x (N, in) with w (out, in), got shapes {x.shape} and {w.shape}")
