@@ -27,7 +27,10 @@ def jacobian(f, x, step=1e-6):
 
 
 LAYERS = {
-    "conv": {"transposed": False, "shape": (1, 4, 6, 5), "w": (6, 2, 3, 2), "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 2},
+    "conv": {
+        "transposed": False, "shape": (1, 4, 6, 5), "w": (6, 2, 3, 2), "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2),
+        "groups": 2,
+    },
     "reflect": {"transposed": False, "shape": (1, 2, 7), "w": (3, 2, 3), "padding": 2, "padding_mode": "reflect"},
     "deconv": {"transposed": True, "shape": (1, 4, 3, 3), "w": (4, 3, 4, 3), "stride": 2, "padding": 1, "groups": 2, "output_padding": (0, 1)},
     "circular deconv": {"transposed": True, "shape": (2, 2, 5), "w": (2, 3, 3), "stride": 2, "padding": 1, "padding_mode": "circular"},
