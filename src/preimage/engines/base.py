@@ -73,7 +73,8 @@ class Plan:
     """What would run for one geometry, as plain data: `details` holds the engine's own figures (tile, blocking, ...).
 
     work_flop counts 2 per multiply-add; workspace_bytes is scratch memory beside inputs and output; promises are the
-    changes under which the bits stay the same; refused says which algorithms were not taken, and why.
+    changes under which the bits stay the same; refused says which algorithms were not taken, and why; decisions are the
+    branches that the planner took, by name (`engines.decisions` has the words).
     """
 
     engine: str
@@ -88,6 +89,7 @@ class Plan:
     promises: tuple[str, ...]
     details: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    decisions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         g = self.geometry

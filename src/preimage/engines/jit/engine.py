@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines import decisions
 from preimage.engines.base import (
     Array,
     Chain,
@@ -26,7 +27,7 @@ from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of, made_together
-from preimage.engines.jit.request import Request, is_little, little_macs, little_work
+from preimage.engines.jit.request import Request, is_little, little_macs, little_work, take_epilogue, take_request
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
@@ -42,6 +43,20 @@ LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
+take = decisions.declare_all(
+    "jit.call",
+    {
+        "empty.result": "the result has no elements: nothing is computed",
+        "empty.input": "the input or the weights have no elements: the result is zero",
+        "input.copied": "the input is copied first: neither its channels nor its last axis lie contiguously",
+        "weights.copied": "the weights are copied first: they do not lie in C order",
+        "residual.copied": "the residual is copied first, into the memory order of the result",
+        "partition.tables": "the batch is cut: the tables of one plan would be too large",
+        "partition.workspace": "the call is cut: its scratch memory would pass the limit",
+        "exact.every_tap": "computed again with the taps over the padding: a weight is infinite or NaN",
+        "exact.single_positions": "computed again position by position: no zero may meet a weight that is infinite or NaN",
+    },
+)
 
 
 class JitEngine:
@@ -57,7 +72,7 @@ class JitEngine:
         """
         self._tile, self._tuned = tile, tuned
         self._recipes: dict[Request, Recipe] = {}
-        self._ready: dict[tuple[Any, ...], Ready] = {}
+        self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(RECIPES)
         self._scratch = Scratch()
 
     def unavailable(self) -> str | None:
@@ -89,8 +104,10 @@ class JitEngine:
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
         out = empty_like_order(shape, x)
         if out.size == 0:
+            take("empty.result")
             return out
         if x.size == 0 or w.shape[0] * w.shape[1] == 0:
+            take("empty.input")
             out[...] = 0
             if x.size == 0 and contraction == "conv":  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
                 weights = w.array if isinstance(w, PreparedWeight) else w
@@ -99,8 +116,11 @@ class JitEngine:
                 out += zeros.reshape(-1, *[1] * geometry.ndim)
             return apply_epilogue(out, epilogue)
         straight = _readable(x)
+        if straight is not x:
+            take("input.copied")
         moved = epilogue is not None and epilogue.residual is not None and not _lies_like(epilogue.residual, out)
         if moved:
+            take("residual.copied")
             assert epilogue is not None
             assert epilogue.residual is not None
             same = np.empty_like(out)
@@ -108,7 +128,7 @@ class JitEngine:
             epilogue = replace(epilogue, residual=same)
         ready = self._into(geometry, contraction, straight, w, epilogue, out, threads)
         if ready is not None and not moved and straight.strides == x.strides:
-            self._keep(key, ready)
+            self._ready.keep(key, ready)
         return out
 
     def _request(
@@ -126,14 +146,17 @@ class JitEngine:
         """Fill `out`; in bands where scratch memory or tables would pass a limit. What was made for the call, if it was one."""
         images = images_at_once(g, contraction)
         if images < g.batch:
+            take("partition.tables")
             self._by_bands(cut(g, contraction, -(-g.batch // images)), contraction, x, w, epilogue, out, threads)
             return None
         request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
         recipe = self._recipe(request)
         bands = _bands(recipe, g, contraction)
         if bands is not None:
+            take("partition.workspace")
             self._by_bands(bands, contraction, x, w, epilogue, out, threads)
             return None
+        decisions.report(recipe.decisions)
         ready = Ready(request, recipe, out, request.threads)
         self._run_ready(ready, out, x, w, epilogue)
         return ready
@@ -165,6 +188,7 @@ class JitEngine:
         if recipe.skips_padding and not finite:
             request, recipe = self._exactly(request)
             memory, _ = self._packed(w, recipe)
+        decisions.report(recipe.decisions)
         arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat, chain)
         arrays.pop("residual", None)
         return Bound(Ready(request, recipe, out, request.threads), arrays | {"packed": memory}, self._scratch)
@@ -199,6 +223,7 @@ class JitEngine:
         else:
             assert not isinstance(w, PreparedWeight)
             if not w.flags.c_contiguous:
+                take("weights.copied")
                 w = np.ascontiguousarray(w)
             addresses["w"] = address_of(w)
             addresses["flag"] = base
@@ -214,8 +239,10 @@ class JitEngine:
     def _exactly(self, request: Request) -> tuple[Request, Recipe]:
         """For weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
         forward = request.contraction == "conv"
+        take("exact.every_tap" if forward else "exact.single_positions")
         exact = replace(request, every_tap=forward, single=not forward)
         recipe = self._recipe(exact)
+        decisions.report(recipe.decisions)
         if recipe.bias_repeat != 1:
             raise AssertionError("an exact recipe has no folded phases")
         return exact, recipe
@@ -247,6 +274,8 @@ class JitEngine:
         return recipe
 
     def _new_recipe(self, request: Request) -> Recipe:
+        take_request(request.contraction, request.element, request.little, request.threads)
+        take_epilogue(request.finish, request.prepared)
         if is_depthwise(request):
             return depthwise_recipe(request)
         tile = tuning.tile_for(request) if self._tuned and request.tile is None and not request.single else None
@@ -270,11 +299,6 @@ class JitEngine:
                     break
                 self._recipes.pop(key, None)
                 held -= size
-
-    def _keep(self, key: tuple[Any, ...], ready: Ready) -> None:
-        if len(self._ready) >= RECIPES:
-            self._ready.clear()
-        self._ready[key] = ready
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         return weight_grad.conv_weight_grad(geometry, x, y, thread_count(), self._run)
@@ -307,7 +331,7 @@ class JitEngine:
             details["images"] = f"{images} at a time, of {geometry.batch}"
         return Plan(
             self.name, contraction, recipe.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
-            recipe.workspace_bytes, threads, self.promises, details, recipe.refused,
+            recipe.workspace_bytes, threads, self.promises, details, recipe.refused, recipe.decisions,
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines import decisions
 from preimage.engines.jit import llvm, threads
 from preimage.engines.jit.locks import kept
 from preimage.engines.jit.plan import Axis, Folded, Ints, Phase, as_ints
@@ -76,6 +77,7 @@ class Recipe:
     packing: Step | None = None  # packs the weights once (`PreparedWeight`); packed_bytes is the size of the result
     packed_bytes: int = 0
     packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
+    decisions: tuple[str, ...] = ()  # that planning took (`engines.decisions`)
 
     def pack_first(self) -> None:
         """Pack the weights in every call, before the steps that are there."""
@@ -289,7 +291,9 @@ def made_together(make: Callable[[], Recipe], n_threads: int) -> Recipe:
     """The recipe that make() makes; its kernels, and what runs them, are compiled side by side."""
 
     def ask() -> Recipe:
-        recipe = make()
+        with decisions.made() as taken:
+            recipe = make()
+        recipe.decisions = tuple(taken)
         if n_threads > 1:
             threads.ask()
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines import decisions
 from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
 from preimage.engines.jit import llvm
 from preimage.engines.jit import weight_grad_plan as planning
@@ -24,7 +25,7 @@ from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.parts import in_step
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled, made_together
-from preimage.engines.jit.request import is_little, little_macs
+from preimage.engines.jit.request import is_little, little_macs, take_request
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
@@ -81,8 +82,7 @@ class _Ready:
     axes: tuple[int, ...] | None
 
 
-_ready: dict[tuple[Any, ...], _Ready] = {}
-_READY_CALLS = 1024
+_ready: decisions.Shortcuts[tuple[Any, ...], _Ready] = decisions.Shortcuts(1024)
 
 
 def _reaches_padding(geometry: ConvGeometry, y: Array, result: Array) -> bool:
@@ -168,12 +168,12 @@ def _fill(
     if images < geometry.batch:
         _in_turns(request, images, x, y, result, run)
         return
+    decisions.report(recipe.decisions)
     run(recipe, addresses, n_threads)
     if key is not None and given.ndim and given_strides == (x.strides, y.strides):
-        if len(_ready) >= _READY_CALLS:
-            _ready.clear()
         memory = (shape[0], *shape[2:], shape[1]) if last else shape
-        _ready[key] = _Ready(given, recipe, memory, (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None)
+        axes = (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None
+        _ready.keep(key, _Ready(given, recipe, memory, axes))
 
 
 def _in_turns(
@@ -186,6 +186,7 @@ def _in_turns(
         part = slice(first, min(first + images, batch))
         turn = "first" if first == 0 else "last" if part.stop == batch else "middle"
         recipe = weight_grad_recipe(replace(r, geometry=replace(r.geometry, batch=part.stop - first), turn=turn))
+        decisions.report(recipe.decisions)
         addresses = {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(result), "sums": address_of(sums)}
         run(recipe, addresses, r.threads)
 
@@ -240,6 +241,7 @@ def weight_grad_recipe(r: WeightGradRequest) -> Recipe:
 
 def _new_recipe(r: WeightGradRequest) -> Recipe:
     g = r.geometry
+    take_request("conv_weight_grad", r.element, r.little, r.threads)
     if is_depthwise_grad(r):
         return depthwise_grad_recipe(r)
     inner = "f64" if r.element == "f64" else "f32"
