@@ -122,6 +122,7 @@ def recording() -> Iterator[Counter[str]]:
     counter: Counter[str] = Counter()
     with LOCK:
         _recorders.append(counter)
+        _shortcuts[:] = [ref for ref in _shortcuts if ref() is not None]
         for cache in [found for ref in _shortcuts if (found := ref()) is not None]:
             cache.clear()
     try:
@@ -140,9 +141,7 @@ class Shortcuts(dict[K, V]):
         """most: entries; with one more, all go."""
         super().__init__()
         self.most = most
-        with LOCK:
-            _shortcuts[:] = [ref for ref in _shortcuts if ref() is not None]
-            _shortcuts.append(weakref.ref(self))
+        _shortcuts.append(weakref.ref(self))  # one step, without LOCK: whoever waits for an engine's import holds it
 
     def keep(self, key: K, value: V) -> None:
         if _recorders:
