@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -174,3 +175,11 @@ def test_nothing_in_a_warm_call():
         call()
         sys.setprofile(None)
     assert decisions.__file__ not in names
+
+
+@needs_jit
+def test_an_engine_is_imported_while_the_lock_is_held():
+    """By a thread of its own, for which the thread that holds it waits: nothing that runs on import may want it too."""
+    code = "from preimage.engines import get; print(get('jit').name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "jit", done.stderr
