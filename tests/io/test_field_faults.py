@@ -1,8 +1,6 @@
 """Faults that users' own model files showed: one test each, with the value that is right. The kinds behind them have tests of their own."""
 
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,10 @@ import numpy as np
 import pytest
 
 import preimage as pre
+from preimage.cli import main
 from preimage.io import caffe, files
+
+Command = Callable[..., tuple[int, str, str]]
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
 CONV = """layer { name: "c" type: "Convolution" bottom: "data" top: "c"
@@ -24,23 +25,32 @@ def written(folder: Path, name: str, text: str | bytes) -> Path:
     return path
 
 
-def command(*words: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "preimage", *map(str, words)], capture_output=True, text=True, check=False)
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line with these words: exit code, standard output, standard error."""
+
+    def call(*words: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
 
 
 def same_arrays(a: Any, b: Any) -> bool:
     return bool(a.weights) and all(np.array_equal(p.data, b.weights[name].data) for name, p in a.weights.items())
 
 
-def test_a_net_written_as_prototxt_is_text_that_reads_back(tmp_path: Path) -> None:
+def test_a_net_written_as_prototxt_is_text_that_reads_back(tmp_path: Path, command: Command) -> None:
     graph = caffe.load(written(tmp_path, "net.prototxt", INPUT + CONV))
     files.save_model(graph, tmp_path / "out.prototxt")
     files.save_model(graph, tmp_path / "out.caffemodel")
     assert "blobs" not in (tmp_path / "out.prototxt").read_text()
     assert same_arrays(graph, files.load_model(tmp_path / "out.prototxt", tmp_path / "out.caffemodel"))
-    done = command("convert", tmp_path / "out.caffemodel", tmp_path / "again.prototxt")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "same bits" in done.stdout
+    code, out, err = command("convert", tmp_path / "out.caffemodel", tmp_path / "again.prototxt")
+    assert (code, err) == (0, "")
+    assert "same bits" in out
     assert same_arrays(graph, files.load_model(tmp_path / "again.prototxt", tmp_path / "out.caffemodel"))
 
 
@@ -133,18 +143,18 @@ def test_every_float_field_keeps_its_bits_in_text_and_binary(message: str, name:
         assert default == float(np.float32(default)), "a default is what its text would give"
 
 
-def test_run_names_the_layers_that_no_file_gives_weights(tmp_path: Path) -> None:
+def test_run_names_the_layers_that_no_file_gives_weights(tmp_path: Path, command: Command) -> None:
     net, x = written(tmp_path, "net.prototxt", INPUT + CONV), tmp_path / "x.npy"
     np.save(x, np.zeros((1, 3, 8, 8), np.float32))
-    done = command("run", net, x)
-    assert done.returncode == 0
-    assert "weights of 1 layers" in done.stderr
-    assert "'c'" in done.stderr
+    code, _, err = command("run", net, x)
+    assert code == 0
+    assert "weights of 1 layers" in err
+    assert "'c'" in err
     caffe.save(caffe.load(net), tmp_path / "net.caffemodel")
-    assert command("run", net, x, "--weights", tmp_path / "net.caffemodel").stderr == ""
+    assert command("run", net, x, "--weights", tmp_path / "net.caffemodel")[2] == ""
     other = written(tmp_path, "other.prototxt", INPUT + CONV.replace('"c"', '"d"'))
-    assert "'d'" in command("run", other, x, "--weights", tmp_path / "net.caffemodel").stderr
-    assert "'c'" in command("convert", net, tmp_path / "net.onnx").stderr
+    assert "'d'" in command("run", other, x, "--weights", tmp_path / "net.caffemodel")[2]
+    assert "'c'" in command("convert", net, tmp_path / "net.onnx")[2]
 
 
 def test_missing_layers_are_those_that_no_file_gives() -> None:
@@ -211,13 +221,68 @@ def test_what_is_no_model_is_named(tmp_path: Path, name: str, data: bytes, said:
         files.load_model(written(tmp_path, name, data))
 
 
-def test_the_sizes_of_data_layers_come_from_the_command_line(tmp_path: Path) -> None:
+def test_the_sizes_of_data_layers_come_from_the_command_line(tmp_path: Path, command: Command) -> None:
     net = written(tmp_path, "train_val.prototxt", DATA + CONV)
-    done = command("info", net, "--shape", "data=2,3,8,9")
-    assert done.returncode == 0, done.stderr
-    assert "2x4x6x7" in done.stdout.replace(" ", "").replace("×", "x") or "(2, 4, 6, 7)" in done.stdout
+    code, out, err = command("info", net, "--shape", "data=2,3,8,9")
+    assert (code, err) == (0, "")
+    assert "2x4x6x7" in out
     graph = files.load_model(net, input_shapes={"data": (5, 3, 8, 8)})
     assert [(item.name, item.example) for item in graph.inputs] == [("data", (5, 3, 8, 8)), ("label", (5,))]
     with pytest.raises(pre.PreimageError, match="no input 'date'"):
         files.load_model(net, input_shapes={"data": (5, 3, 8, 8), "date": (1,)})
-    assert command("convert", net, tmp_path / "out.prototxt", "--shape", "data=1,3,8,8").returncode == 0
+    assert command("convert", net, tmp_path / "out.prototxt", "--shape", "data=1,3,8,8")[0] == 0
+
+
+# -- ONNX --------------------------------------------------------------------------------------------------------------
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
+    helper = pytest.importorskip("onnx").helper
+    return helper.make_node(op, ["" if key == "-" else key for key in inputs.split()], outputs.split(), **attributes)
+
+
+def test_the_difference_of_two_index_outputs_is_an_integer() -> None:
+    from onnx_models import model, ours
+
+    feeds = {"x": np.array([[[1, 2, 4, 3]]], np.float32)}
+    nodes = [
+        node("MaxPool", "x", "a i", kernel_shape=[2], strides=[2]),
+        node("MaxPool", "x", "b j", kernel_shape=[1], strides=[2]),
+        node("Sub", "i j", "y"),
+    ]
+    (found,) = ours(model(nodes, feeds), feeds)
+    assert (found.dtype, found.tolist()) == (np.int64, [[[1, 0]]])
+
+
+FLOAT_AGAIN = {
+    "Cast": [node("Cast", "u", "f", to=1)],
+    "Where": [node("Cast", "u", "a", to=1), node("Greater", "a half", "more"), node("Where", "more a half", "f")],
+    "ReduceL2": [node("Cast", "u", "a", to=1), node("ReduceL2", "a axes", "n"), node("Div", "a n", "f")],
+    "ScatterND": [node("Cast", "u", "a", to=1), node("ScatterND", "a places news", "f")],
+    "CastLike": [node("CastLike", "u half", "f")],
+    "TopK": [node("Cast", "u", "a", to=1), node("TopK", "a eight", "f i", axis=3)],
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_AGAIN)
+def test_what_is_known_to_be_float_is_known_behind_every_operator(name: str) -> None:
+    from onnx_models import model, ours
+
+    from preimage.io import onnx as onnx_io
+    from preimage.io.graph_passes import optimise
+
+    rng = np.random.default_rng(0)
+    feeds = {"u": rng.integers(1, 255, (2, 3, 8, 8), np.uint8)}
+    stored = {
+        "w": rng.random((4, 3, 3, 3), np.float32), "half": np.float32(0.5), "axes": np.array([1], np.int64),
+        "places": np.array([[0, 1]], np.int64), "news": rng.random((1, 8, 8), np.float32), "eight": np.array([8], np.int64),
+    }  # fmt: skip
+    proto = model([*FLOAT_AGAIN[name], node("Conv", "f w", "c"), node("Relu", "c", "y")], feeds, stored)
+    for item in [i for i in proto.graph.initializer if not any(i.name in n.input for n in proto.graph.node)]:
+        proto.graph.initializer.remove(item)
+    fast = optimise(onnx_io.load(proto.SerializeToString()))
+    assert fast.nodes[-1].op == "conv"
+    assert fast.nodes[-1].attributes["activation"] == "relu"
+    assert fast.nodes[-1].attributes["innermost"]
+    with pre.no_grad():
+        assert np.array_equal(np.asarray(fast.run(feeds)["y"]), ours(proto, feeds)[0])

@@ -21,6 +21,7 @@ from preimage.engines.buffers import Arenas
 from preimage.errors import GraphError, PreimageError, ShapeError
 from preimage.io import limits
 from preimage.io.graph_calls import CONTRACTIONS, NodeCall, mark_of_now
+from preimage.io.graph_types import LIKE_FIRST, TypeRule
 from preimage.nn import Module, Parameter
 from preimage.nn.kept import KeptWeight
 from preimage.settings import current
@@ -34,24 +35,28 @@ Value = Any  # an ndarray or a Tensor
 class Op:
     """A registered function: `function(*inputs, **attributes)` gives the value, or a tuple of them where `outputs` > 1.
 
-    `stateful`: the function also takes `training`, and its outputs after the first may feed Graph.updates.
+    `stateful`: the function also takes `training`, and its outputs after the first may feed Graph.updates. `types`: the dtypes of
+    its results; by default that of the first input.
     """
 
     name: str
     function: Callable[..., Any]
     stateful: bool = False
+    types: TypeRule = LIKE_FIRST
 
 
 OPS: dict[str, Op] = {}
 
 
-def graph_op(name: str, *, stateful: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def graph_op(
+    name: str, *, stateful: bool = False, types: TypeRule | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the op `name` of graphs: the decorator of every row in graph_ops and in the importers."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         if name in OPS:
             raise GraphError(f"graph op {name!r} is registered already")
-        OPS[name] = Op(name, function, stateful)
+        OPS[name] = Op(name, function, stateful, types or LIKE_FIRST)
         return function
 
     return register

@@ -17,6 +17,7 @@ bits for any memory layout: jit does, BLAS inside gemm does not).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -242,33 +243,46 @@ def channels_innermost(x: Any) -> Any:
 
 
 def channels_last(graph: Graph) -> Graph:
-    """Have the contractions of inputs lay their results out with channels innermost, which every later array follows.
+    """Have the first contractions after the inputs lay their results out with channels innermost, which every later array follows.
 
-    A contraction that alone takes an input reads it as it lies; for several the input is laid out first.
+    A contraction that alone takes its input reads it as it lies; for several the input is laid out first.
     """
-    users = _users(graph)
-    names: dict[str, str] = {}
-    first: dict[str, Node] = {}
-    for item in graph.inputs:
-        takers = [node for node in users.get(item.name, ()) if node.op in CONTRACTIONS and node.inputs[0] == item.name]
-        if item.shape is None or len(item.shape) < 3 or not takers:
-            continue
-        if len(takers) == 1 and len(takers[0].inputs) < 4:
-            first[takers[0].name] = replace(takers[0], attributes=dict(takers[0].attributes) | {"innermost": True})
-        else:
-            names[item.name] = f"{item.name}:channels last"
-    if not (names or first) or any(n.op == "channels_innermost" or "innermost" in n.attributes for n in graph.nodes):
+    if any(node.op == "channels_innermost" or "innermost" in node.attributes for node in graph.nodes):
         return graph
-    before = [Node(new, "channels_innermost", (old,), (new,)) for old, new in names.items()]
-    rest = [
-        first[node.name]
-        if node.name in first
-        else replace(node, inputs=tuple(names.get(key, key) for key in node.inputs))
-        if node.op in CONTRACTIONS
-        else node
-        for node in graph.nodes
-    ]
-    return _pruned(graph, [*before, *rest], graph.constants)
+    first = _first_contractions(graph)
+    takers = Counter(node.inputs[0] for node in first)
+    marked = {node.outputs for node in first}
+    if not first:
+        return graph
+    laid_out: set[str] = set()
+    nodes = []
+    for node in graph.nodes:
+        value = node.inputs[0] if node.inputs else ""
+        if node.outputs not in marked:
+            nodes.append(node)
+        elif takers[value] == 1 and len(node.inputs) < 4:
+            nodes.append(replace(node, attributes=dict(node.attributes) | {"innermost": True}))
+        else:
+            name = f"{value}:channels last"
+            if value not in laid_out:
+                laid_out.add(value)
+                nodes.append(Node(name, "channels_innermost", (value,), (name,)))
+            nodes.append(replace(node, inputs=(name, *node.inputs[1:])))
+    return _pruned(graph, nodes, graph.constants)
+
+
+def _first_contractions(graph: Graph) -> list[Node]:
+    """The contractions with spatial axes that no other contraction lies before."""
+    stored = _stored(graph)
+    raw = {item.name for item in graph.inputs}  # values that come from the inputs without a contraction
+    first = []
+    for node in graph.nodes:
+        if node.op not in CONTRACTIONS:
+            taken = [key for key in node.inputs if key and key not in stored]
+            raw.update(node.outputs if taken and raw.issuperset(taken) else ())
+        elif node.inputs[0] in raw and node.inputs[1] in stored and stored[node.inputs[1]].ndim > 2:
+            first.append(node)
+    return first
 
 
 def prepare_weights(graph: Graph) -> Graph:

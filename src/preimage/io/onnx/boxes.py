@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
+from preimage.io.graph_types import gives
 from preimage.io.onnx.shapes import data_of
 
 __all__: list[str] = []
@@ -48,7 +49,7 @@ def _kept(boxes: NDArray[Any], order: NDArray[np.intp], most: int, overlap: floa
     return kept
 
 
-@graph_op("onnx.NonMaxSuppression")
+@graph_op("onnx.NonMaxSuppression", types=gives("int64"))
 def _non_max_suppression(
     boxes: Any, scores: Any, max_output: Any = None, overlap: Any = None, least: Any = None, center_point_box: int = 0
 ) -> Any:

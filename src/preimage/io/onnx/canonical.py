@@ -1,18 +1,18 @@
 """ONNX nodes in our own words, wherever they say the same: what passes and reports then see is one vocabulary.
 
-Our words take floats only, ONNX's arithmetic any type; so the words are used where a value is known to be float: it comes
-from a float input, parameter or constant by operators that keep the type.
+Our words take floats only, ONNX's arithmetic any type; so the words are used where values are known to be float (io.graph_types).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from preimage.io.graph import Node
+from preimage.io.graph import OPS, Graph, Node
+from preimage.io.graph_types import FLOATS, graph_types
 from preimage.io.onnx.contractions import pairs_of
 
 __all__ = ["in_our_words"]
@@ -22,31 +22,22 @@ _POINTWISE = {
     "Softplus": "softplus", "Sqrt": "sqrt", "Sub": "sub", "Tanh": "tanh", "Identity": "identity",
     "GlobalAveragePool": "global_avg_pool", "GlobalMaxPool": "global_max_pool",
 }  # fmt: skip
-#: Operators that keep the type of their first input.
-_KEEP = {
-    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather", "Expand", "Tile", "Pad",
-    "DepthToSpace", "SpaceToDepth", "Resize", "Upsample", "MaxPool", "AveragePool", "LpPool", "Conv", "ConvTranspose", "MatMul", "Gemm",
-    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN", "Softmax", "LogSoftmax", "Clip",
-    "PRelu", "LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "HardSwish", "Erf", "Neg", "Reciprocal", "Pow", "Max", "Min", "Sum", "Mean",
-    "Softsign", "Dropout", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "Mish", "Swish", "Cos", "Sin", *_POINTWISE,
-}  # fmt: skip
 
 
-def in_our_words(nodes: Sequence[Node], stored: Mapping[str, np.ndarray], floats: set[str]) -> list[Node]:
-    """The nodes, in order, with ONNX's operators replaced by our words where the values are known to be float."""
-    floats = floats | {k for k, v in stored.items() if v.dtype.kind == "f" or v.dtype.name == "bfloat16"}
-    result = []
-    for node in nodes:
+def in_our_words(graph: Graph) -> Graph:
+    """The graph with ONNX's operators replaced by our words where all their inputs are known to be float."""
+    types = graph_types(graph, OPS)
+    stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+    nodes = []
+    for node in graph.nodes:
         op = node.op.removeprefix("onnx.")
-        given = [key for key in node.inputs if key]
-        if op in _KEEP and given and given[0] in floats:
-            floats.update(node.outputs)
-            if op in _POINTWISE and all(key in floats for key in given):
+        if node.inputs and all(types[key] in FLOATS for key in node.inputs if key):
+            if op in _POINTWISE:
                 node = replace(node, op=_POINTWISE[op])
             elif op in _REWRITE:
                 node = _REWRITE[op](node, stored) or node
-        result.append(node)
-    return result
+        nodes.append(node)
+    return graph.replaced(nodes=nodes)
 
 
 def _window(node: Node, ndim: int) -> dict[str, Any] | None:

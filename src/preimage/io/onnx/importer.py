@@ -15,7 +15,7 @@ import numpy as np
 from preimage.errors import FileFormatError, GraphError
 from preimage.io import graph_ops  # noqa: F401 - our own words
 from preimage.io.graph import OPS, Graph, Input, Node
-from preimage.io.onnx import boxes, contractions, indexing, pointwise, reductions, shapes  # noqa: F401 - they register the ops
+from preimage.io.onnx import boxes, contractions, indexing, pointwise, reductions, resizing, shapes  # noqa: F401 - they register the ops
 from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model, require_onnx
 
@@ -83,10 +83,9 @@ def to_graph(
         raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
     parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs})
     inputs = _inputs(model, nodes, input_shapes, open_sizes)
-    floats = {i.name for i in inputs if i.dtype in ("float16", "float32", "float64", "bfloat16")}
-    nodes = in_our_words(nodes, stored, floats)
     try:
-        return Graph(nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name)
+        graph = Graph(nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name)
+        return in_our_words(graph)
     except GraphError as error:
         raise FileFormatError(f"the model's graph is not sound: {error}") from error
 

@@ -12,13 +12,17 @@ from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError
 from preimage.io.graph import OPS, graph_op
-from preimage.io.onnx.model import dtype_of
+from preimage.io.graph_types import TypeRule, gives
+from preimage.io.onnx.model import CODES, dtype_of
 from preimage.io.onnx.moving import is_float, recorded, reshape, typed, where
 
-__all__: list[str] = []
+__all__ = ["as_type"]
 
 
-def _only_arrays(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+_BOOL = gives("bool")
+
+
+def _only_arrays(name: str, function: Callable[..., Any], types: TypeRule | None = None) -> Callable[..., Any]:
     """A function without gradient: Tensors are taken for their arrays."""
 
     def call(*values: Any, **attributes: Any) -> Any:
@@ -26,7 +30,7 @@ def _only_arrays(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         with np.errstate(all="ignore"):
             return function(*arrays, **attributes)
 
-    graph_op(f"onnx.{name}")(call)
+    graph_op(f"onnx.{name}", types=types)(call)
     return call
 
 
@@ -60,8 +64,10 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _power(a: Any, b: Any) -> Any:
-    if recorded(a, b):
-        return ops.power(a, b)
+    """The dtype is that of the base; an exponent may have any other. Integers have no gradient."""
+    if recorded(a, b) and is_float(a):
+        return ops.power(a, b if b.dtype == a.dtype else as_type(b, a.dtype))
+    b = b.data if isinstance(b, Tensor) else b
     with np.errstate(all="ignore"):
         if a.dtype.kind in "iu" and b.dtype.kind in "iu" and np.any(b < 0):
             return np.power(a.astype(np.float64), b).astype(a.dtype)
@@ -127,22 +133,26 @@ _FUNCTIONS: _Rows = (
 for _name, _numpy, _op in _FUNCTIONS:
     _smooth(_name, _numpy, _op)
 
-for _name, _function in {
-    "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign, "Not": np.logical_not, "IsNaN": np.isnan,
-    "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Asin": np.arcsin, "Acos": np.arccos, "Atan": np.arctan, "Sinh": np.sinh,
-    "Cosh": np.cosh, "Asinh": np.arcsinh, "Acosh": np.arccosh, "Atanh": np.arctanh, "And": np.logical_and, "Or": np.logical_or,
-    "Xor": np.logical_xor, "Equal": np.equal, "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal, "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor,
-    "BitwiseNot": np.invert,
-}.items():  # fmt: skip
-    _only_arrays(_name, lambda *values, _f=_function: np.asarray(_f(*values)))
+_KEEPING = {
+    "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan,
+    "Asin": np.arcsin, "Acos": np.arccos, "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh, "Asinh": np.arcsinh,
+    "Acosh": np.arccosh, "Atanh": np.arctanh, "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or,
+    "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.invert,
+}  # fmt: skip
+_ANSWERS = {
+    "Not": np.logical_not, "IsNaN": np.isnan, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor, "Equal": np.equal,
+    "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal,
+}  # fmt: skip
+for _table, _types in ((_KEEPING, None), (_ANSWERS, _BOOL)):
+    for _name, _function in _table.items():
+        _only_arrays(_name, lambda *values, _f=_function: np.asarray(_f(*values)), _types)
 
 
 def _is_inf(x: np.ndarray, detect_positive: int = 1, detect_negative: int = 1) -> np.ndarray:
     return (np.isposinf(x) & bool(detect_positive)) | (np.isneginf(x) & bool(detect_negative))
 
 
-_only_arrays("IsInf", _is_inf)
+_only_arrays("IsInf", _is_inf, _BOOL)
 
 
 @graph_op("onnx.Identity")
@@ -160,7 +170,7 @@ def _leaky_relu(x: Any, alpha: float = 0.01) -> Any:
     return ops.leaky_relu(x, alpha)
 
 
-@graph_op("onnx.Where")
+@graph_op("onnx.Where", types=gives(1))
 def _where(condition: Any, a: Any, b: Any) -> Any:
     return where(condition.data if isinstance(condition, Tensor) else condition, a, b)
 
@@ -242,7 +252,7 @@ def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None
     return result.copy() if result is x else result
 
 
-@graph_op("onnx.Dropout")
+@graph_op("onnx.Dropout", types=gives(0, "bool"))
 def _dropout(
     x: Any, ratio_input: Any = None, training_mode: Any = None, *, outputs: int = 1, seed: int = 0, ratio: float = 0.5
 ) -> Any:
@@ -256,8 +266,8 @@ def _dropout(
     return (y, mask) if outputs > 1 else y
 
 
-def _cast(x: Any, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
-    dtype = dtype_of(to, "Cast")
+def as_type(x: Any, dtype: np.dtype[Any]) -> Any:
+    """x in another dtype; a Tensor stays one where the dtype is float."""
     if isinstance(x, Tensor):
         if x.dtype == dtype:
             return x
@@ -272,17 +282,17 @@ def _cast(x: Any, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
         return x.astype(dtype)
 
 
-graph_op("onnx.Cast")(_cast)
+@graph_op("onnx.Cast", types=lambda attributes, _: (CODES.get(attributes["to"]),))
+def _cast(x: Any, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
+    return as_type(x, dtype_of(to, "Cast"))
 
 
-@graph_op("onnx.CastLike")
+@graph_op("onnx.CastLike", types=gives(1))
 def _cast_like(x: Any, target: Any, saturate: int = 1, round_mode: str = "up") -> Any:
-    if isinstance(x, Tensor):
-        return ops.astype(x, target.dtype)
-    return x.astype(target.dtype)
+    return as_type(x, np.dtype(target.dtype))
 
 
-@graph_op("onnx.OldBroadcast")
+@graph_op("onnx.OldBroadcast", types=lambda attributes, inputs: OPS[f"onnx.{attributes['op']}"].types({}, inputs))
 def _old_broadcast(a: Any, b: Any, *, op: str, axis: int) -> Any:
     """An arithmetic op of opset 6 with broadcast=1: the axes of b lie at `axis` of a."""
     behind = a.ndim - b.ndim - (axis % a.ndim)

@@ -11,7 +11,9 @@ from preimage.autograd import Tensor
 from preimage.errors import FileFormatError
 from preimage.io import graph_ops
 from preimage.io.graph import graph_op
+from preimage.io.graph_types import gives
 from preimage.io.onnx.moving import is_float, recorded, reshape, tile, transpose, typed, where
+from preimage.io.onnx.pointwise import as_type
 from preimage.io.onnx.shapes import ints
 
 __all__: list[str] = []
@@ -37,8 +39,8 @@ def _sum(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
 def _mean(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
     if is_float(x):
         return ops.mean(x, axes, keepdims=keep)
-    count = _count(x, axes)
-    return np.asarray(np.sum(x, axes, keepdims=keep, dtype=np.int64) // max(count, 1)).astype(x.dtype)
+    total, count = np.asarray(np.sum(x, axes, keepdims=keep, dtype=np.int64)), max(_count(x, axes), 1)
+    return np.asarray(np.sign(total) * (np.abs(total) // count)).astype(x.dtype)  # rounds toward zero
 
 
 def _extreme(name: str, sign: int) -> Any:
@@ -187,7 +189,7 @@ def _normalised(x: Any, axes: tuple[int, ...], epsilon: float) -> Any:
     return typed(centred / ops.sqrt(variance + epsilon), x)
 
 
-@graph_op("onnx.BatchNormalization")
+@graph_op("onnx.BatchNormalization", types=gives(0, 3))
 def _batch_norm(x: Any, scale: Any, bias: Any, mean: Any, variance: Any, *, epsilon: float = 1e-5, momentum: float = 0.9,
                 training_mode: int = 0, outputs: int = 1, spatial: int = 1) -> Any:  # fmt: skip
     if x.ndim < 2 or any(v.shape != (x.shape[1],) for v in (scale, bias, mean, variance)):
@@ -229,7 +231,7 @@ def _group_norm(x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: floa
     return typed(y * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim), x)
 
 
-@graph_op("onnx.LayerNormalization")
+@graph_op("onnx.LayerNormalization", types=gives(0, "float32"))
 def _layer_norm(
     x: Any, scale: Any, bias: Any = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, outputs: int = 1
 ) -> Any:
@@ -238,16 +240,17 @@ def _layer_norm(
     y = typed(y if bias is None else y + bias, x)
     if outputs == 1:
         return y
-    mean = ops.mean(x, axes, keepdims=True)
-    centred = x - mean
+    wide = as_type(x, np.dtype(np.float32)) if x.dtype.itemsize == 2 else x
+    mean = ops.mean(wide, axes, keepdims=True)
+    centred = wide - mean
     inverse = 1.0 / ops.sqrt(ops.mean(centred * centred, axes, keepdims=True) + epsilon)
     return (y, mean, inverse)[:outputs]
 
 
-@graph_op("onnx.RMSNormalization")
+@graph_op("onnx.RMSNormalization", types=gives(1))
 def _rms_norm(x: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
     axes = tuple(range(axis % x.ndim, x.ndim))
-    return typed(x / ops.sqrt(ops.mean(x * x, axes, keepdims=True) + epsilon) * scale, x)
+    return typed(x / ops.sqrt(ops.mean(x * x, axes, keepdims=True) + epsilon) * scale, scale)
 
 
 @graph_op("onnx.MeanVarianceNormalization")

@@ -15,7 +15,9 @@ from preimage import ops
 from preimage.autograd import Tensor
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
+from preimage.io.graph_types import gives
 from preimage.io.limits import checked_size
+from preimage.io.onnx.model import CODES, dtype_of
 from preimage.io.onnx.moving import recorded, reshape, tile, transpose, where
 
 __all__ = ["axis_of", "data_of", "ints"]
@@ -42,12 +44,12 @@ def axis_of(axis: int, ndim: int, what: str) -> int:
     return axis % ndim
 
 
-@graph_op("onnx.Shape")
+@graph_op("onnx.Shape", types=gives("int64"))
 def _shape(x: Any, start: int = 0, end: int | None = None) -> np.ndarray:
     return np.array(np.shape(data_of(x))[start:end], np.int64)
 
 
-@graph_op("onnx.Size")
+@graph_op("onnx.Size", types=gives("int64"))
 def _size(x: Any) -> np.ndarray:
     return np.array(prod(np.shape(data_of(x))), np.int64)
 
@@ -186,7 +188,10 @@ def _tile(x: Any, repeats: Any) -> Any:
     return tile(x, times)
 
 
-@graph_op("onnx.ConstantOfShape")
+@graph_op(
+    "onnx.ConstantOfShape",
+    types=lambda attributes, _: ("float32" if attributes.get("value") is None else attributes["value"].dtype.name,),
+)
 def _constant_of_shape(shape: Any, value: Any = None) -> np.ndarray:
     fill = np.zeros(1, np.float32) if value is None else value
     if fill.size != 1:
@@ -204,7 +209,7 @@ def _range(start: Any, limit: Any, delta: Any) -> np.ndarray:
     return np.asarray((a[0] + np.arange(count).astype(a.dtype) * d[0]).astype(a.dtype))
 
 
-@graph_op("onnx.NonZero")
+@graph_op("onnx.NonZero", types=gives("int64"))
 def _nonzero(x: Any) -> np.ndarray:
     return np.array(np.nonzero(np.atleast_1d(data_of(x))), np.int64).reshape(max(np.ndim(data_of(x)), 1), -1)
 
@@ -220,16 +225,16 @@ def _trilu(x: Any, k: Any = None, *, upper: int = 1) -> Any:
     return where(mask, x, np.zeros((), x.dtype))
 
 
-@graph_op("onnx.EyeLike")
+@graph_op(
+    "onnx.EyeLike", types=lambda attributes, inputs: (CODES.get(attributes["dtype"]) if attributes.get("dtype") else inputs[0],)
+)
 def _eye_like(x: Any, dtype: int | None = None, k: int = 0) -> np.ndarray:
-    from preimage.io.onnx.model import dtype_of
-
     if np.ndim(data_of(x)) != 2:
         raise FileFormatError(f"EyeLike needs 2 axes, got shape {x.shape}")
     return np.eye(x.shape[0], x.shape[1], k=k, dtype=x.dtype if dtype is None else dtype_of(dtype, "EyeLike"))
 
 
-@graph_op("onnx.OneHot")
+@graph_op("onnx.OneHot", types=gives(2))
 def _one_hot(indices: Any, depth: Any, values: Any, axis: int = -1) -> np.ndarray:
     index, count = np.asarray(data_of(indices)), int(np.asarray(depth).reshape(-1)[0])
     axis = axis_of(axis, index.ndim + 1, "OneHot")
@@ -252,14 +257,14 @@ def _arg(name: str, function: Any) -> None:
             found = function(data, axis=axis)
         return (np.expand_dims(found, axis) if keepdims else found).astype(np.int64)
 
-    graph_op(f"onnx.{name}")(call)
+    graph_op(f"onnx.{name}", types=gives("int64"))(call)
 
 
 _arg("ArgMax", np.argmax)
 _arg("ArgMin", np.argmin)
 
 
-@graph_op("onnx.TopK")
+@graph_op("onnx.TopK", types=gives(0, "int64"))
 def _top_k(x: Any, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
     data, count = data_of(x), int(np.asarray(k).reshape(-1)[0])
     axis = axis_of(axis, data.ndim, "TopK")
