@@ -6,6 +6,7 @@ They also inherit the built-in class that a NumPy user would try to catch.
 __all__ = [
     "CheckError",
     "DTypeError",
+    "DomainError",
     "EngineError",
     "FileFormatError",
     "GeometryError",
@@ -31,6 +32,10 @@ class GeometryError(ShapeError):
 
 class DTypeError(PreimageError, TypeError):
     """An array or tensor of a type that the operation does not take."""
+
+
+class DomainError(PreimageError, ValueError):
+    """Values for which a function is not defined, such as a probability above 1."""
 
 
 class OptionError(PreimageError, ValueError):

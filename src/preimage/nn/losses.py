@@ -1,4 +1,7 @@
-"""Losses, as functions and as modules. reduction: "mean", "sum" or "none"."""
+"""Losses, as functions and as modules. reduction: "mean", "sum" or "none".
+
+16-bit floats are computed in float32 and rounded once. Where a weight, a label or a mask is 0, an infinity beside it counts for nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import array_of
-from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.autograd import array_of, primitive
+from preimage.errors import DomainError, DTypeError, OptionError, ShapeError
 from preimage.nn.module import Module
+from preimage.ops.broadcast import in_wide, match, widely
 from preimage.ops.operands import operand, regular
 
 __all__ = [
@@ -19,44 +23,52 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _reduce(values: Any, reduction: str) -> Any:
-    if reduction == "mean":
-        return ops.mean(values)
-    if reduction == "sum":
-        return ops.sum(values)
-    if reduction == "none":
-        return values
-    raise OptionError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+def _reduce(values: Any, reduction: str, dtype: Any) -> Any:
+    """The losses of all elements reduced, in the dtype that the arguments had."""
+    if reduction not in ("mean", "sum", "none"):
+        raise OptionError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    reduced = values if reduction == "none" else ops.mean(values) if reduction == "mean" else ops.sum(values)
+    return ops.astype(reduced, dtype)
 
 
-def _pair(name: str, prediction: Any, target: Any) -> tuple[Any, Any]:
+def _pair(name: str, prediction: Any, target: Any) -> tuple[Any, Any, Any]:
+    """Both arguments, narrow floats in float32; and the dtype of the result."""
     prediction = operand(prediction, "prediction")
     target = operand(target, "target")
     if prediction.shape != target.shape:
         raise ShapeError(f"{name}: prediction has shape {prediction.shape}, target {target.shape}; they must be equal")
-    return prediction, target
+    dtype = (
+        prediction.dtype if prediction.dtype == target.dtype else np.result_type(in_wide(prediction).dtype, in_wide(target).dtype)
+    )
+    return in_wide(prediction), in_wide(target), dtype
+
+
+def _product(weight: Any, value: Any) -> Any:
+    """weight * value, and 0 where the weight is 0, also beside an infinity."""
+    lost = (array_of(weight) == 0) & np.isinf(array_of(value))
+    return ops.multiply(weight, ops.where(lost, 0.0, value) if lost.any() else value)
 
 
 def mse_loss(prediction: Any, target: Any, *, reduction: str = "mean") -> Any:
     """(prediction - target)^2."""
-    prediction, target = _pair("mse_loss", prediction, target)
-    return _reduce(ops.square(ops.subtract(prediction, target)), reduction)
+    prediction, target, dtype = _pair("mse_loss", prediction, target)
+    return _reduce(ops.square(ops.subtract(prediction, target)), reduction, dtype)
 
 
 def l1_loss(prediction: Any, target: Any, *, reduction: str = "mean") -> Any:
     """|prediction - target|."""
-    prediction, target = _pair("l1_loss", prediction, target)
-    return _reduce(ops.abs(ops.subtract(prediction, target)), reduction)
+    prediction, target, dtype = _pair("l1_loss", prediction, target)
+    return _reduce(ops.abs(ops.subtract(prediction, target)), reduction, dtype)
 
 
 def huber_loss(prediction: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Any:
     """d^2 / 2 for |d| <= delta, else delta (|d| - delta / 2), with d = prediction - target."""
     if not delta > 0:
         raise OptionError(f"huber_loss: delta must be positive, got {delta}")
-    prediction, target = _pair("huber_loss", prediction, target)
+    prediction, target, dtype = _pair("huber_loss", prediction, target)
     d = ops.subtract(prediction, target)
-    near = np.abs(array_of(d)) <= delta
-    return _reduce(ops.where(near, ops.square(d) * 0.5, (ops.abs(d) - 0.5 * delta) * delta), reduction)
+    held = ops.clip(d, -delta, delta)  # both cases at once: held (d - held / 2)
+    return _reduce(ops.multiply(held, ops.subtract(d, ops.multiply(held, 0.5))), reduction, dtype)
 
 
 # -- classes -----------------------------------------------------------------------------------------------------------
@@ -78,7 +90,7 @@ def nll_loss(log_probability: Any, target: Any, *, weight: Any = None, ignore_in
 
     Raises: DTypeError for targets that are no integers; ShapeError for another shape or a class that does not exist.
     """
-    x, classes = _classes(log_probability, "nll_loss")
+    x, classes, dtype = _classes(log_probability, "nll_loss")
     labels = _labels(target, x, "nll_loss", ignore_index)
     used = labels != ignore_index
     rows = ops.reshape(ops.moveaxis(x, 1, -1), (labels.size, classes))
@@ -89,18 +101,24 @@ def nll_loss(log_probability: Any, target: Any, *, weight: Any = None, ignore_in
         scale = scale * weights[safe]
     picked = ops.negative(rows[(np.arange(labels.size), safe)])
     # an ignored position must not bring its infinity or NaN along
-    losses = ops.where(used.reshape(-1), ops.multiply(picked, scale), 0.0)
+    losses = ops.where(used.reshape(-1), _product(scale, picked), 0.0)
     if reduction == "mean":
-        with np.errstate(all="ignore"):
-            return ops.divide(ops.sum(losses), np.asarray(scale.sum(dtype=np.float64), x.dtype))
-    return _reduce(ops.reshape(losses, labels.shape), reduction)
+        return ops.astype(_over(losses, scale), dtype)
+    return _reduce(ops.reshape(losses, labels.shape), reduction, dtype)
 
 
-def _classes(x: Any, name: str) -> tuple[Any, int]:
+def _over(losses: Any, weights: Any) -> Any:
+    """The sum of the losses over the sum of the weights."""
+    with np.errstate(all="ignore"):
+        return ops.divide(ops.sum(losses), np.asarray(weights.sum(dtype=np.float64), weights.dtype))
+
+
+def _classes(x: Any, name: str) -> tuple[Any, int, Any]:
+    """The array with narrow floats in float32, the number of classes, and the dtype of the result."""
     x = operand(x, "input")
     if x.ndim < 2:
         raise ShapeError(f"{name}: wanted (N, classes, *), got shape {x.shape}")
-    return x, x.shape[1]
+    return in_wide(x), x.shape[1], x.dtype
 
 
 def _labels(target: Any, x: Any, name: str, ignore_index: int) -> Any:
@@ -131,74 +149,108 @@ def cross_entropy(
 
     Raises: as nll_loss; OptionError for a label_smoothing outside 0..1.
     """
-    x, classes = _classes(logits, "cross_entropy")
+    x, classes, dtype = _classes(logits, "cross_entropy")
     if not 0 <= label_smoothing <= 1:
         raise OptionError(f"cross_entropy: label_smoothing must lie in 0..1, got {label_smoothing}")
     low = ops.log_softmax(x, axis=1)
-    array = array_of(target)
-    if regular(array, "target").dtype.kind in "iu":
+    weights = _class_weights(weight, classes, x.dtype)
+    column = None if weights is None else weights.reshape(1, classes, *([1] * (x.ndim - 2)))
+    if regular(array_of(target), "target").dtype.kind in "iu":
         loss = nll_loss(low, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
-        if not label_smoothing:
-            return loss
-        labels = _labels(target, x, "cross_entropy", ignore_index)
-        used = np.expand_dims(labels != ignore_index, 1)
-        weights = _class_weights(np.ones(classes) if weight is None else weight, classes, x.dtype)
-        column = weights.reshape(1, classes, *([1] * (x.ndim - 2)))
-        flat = ops.sum(ops.where(used, ops.negative(ops.multiply(low, column)), 0.0), 1)
-        if reduction == "mean":
-            chosen = labels[labels != ignore_index]
-            with np.errstate(all="ignore"):
-                flat = ops.divide(ops.sum(flat), np.asarray(weights[chosen].sum(dtype=np.float64), x.dtype))
-        else:
-            flat = _reduce(flat, reduction)
-        return ops.add(ops.multiply(loss, 1 - label_smoothing), ops.multiply(flat, label_smoothing / classes))
-    _, wanted = _pair("cross_entropy", x, target)
+        if label_smoothing:
+            flat = _flat_loss(low, _labels(target, x, "cross_entropy", ignore_index), weights, ignore_index, reduction)
+            loss = ops.add(ops.multiply(loss, 1 - label_smoothing), ops.multiply(flat, label_smoothing / classes))
+        return ops.astype(loss, dtype)
+    _, wanted, dtype = _pair("cross_entropy", logits, target)
     if label_smoothing:
         wanted = ops.add(ops.multiply(wanted, 1 - label_smoothing), label_smoothing / classes)
-    weights = _class_weights(weight, classes, x.dtype)
-    if weights is not None:
-        wanted = ops.multiply(wanted, weights.reshape(1, classes, *([1] * (x.ndim - 2))))
-    losses = ops.negative(ops.sum(ops.multiply(low, wanted), 1))
-    return _reduce(losses, reduction)
+    if column is not None:
+        wanted = ops.multiply(wanted, column)
+    return _reduce(ops.negative(ops.sum(_product(wanted, low), 1)), reduction, dtype)
+
+
+def _flat_loss(low: Any, labels: Any, weights: Any, ignore_index: int, reduction: str) -> Any:
+    """The cross entropy with equal probabilities for all classes, times their number, where labels count."""
+    classes, used = low.shape[1], labels != ignore_index
+    weights = np.ones(classes, low.dtype) if weights is None else weights
+    each = _product(weights.reshape(1, classes, *([1] * (low.ndim - 2))), ops.where(np.expand_dims(used, 1), low, 0.0))
+    flat = ops.negative(ops.sum(each, 1))
+    return _over(flat, weights[labels[used]]) if reduction == "mean" else _reduce(flat, reduction, low.dtype)
 
 
 # -- two classes -------------------------------------------------------------------------------------------------------
 
 
 def bce_with_logits_loss(logits: Any, target: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean") -> Any:
-    """-(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))) = softplus(x) - t x, without overflow.
+    """-(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), without overflow, and without a difference that cancels.
 
-    pos_weight multiplies the first term; weight the whole; both broadcast.
+    Definition: (1 - t) x for x >= 0, else -t x, plus log(1 + exp(-|x|)). pos_weight multiplies the first term, weight the whole; both
+        broadcast. At an infinite x that its target names, the loss is 0.
     """
-    x, t = _pair("bce_with_logits_loss", logits, target)
-    if pos_weight is None:
-        losses = ops.subtract(ops.softplus(x), ops.multiply(x, t))
-    else:
-        factor = ops.add(ops.multiply(ops.subtract(pos_weight, 1.0), t), 1.0)
-        losses = ops.add(ops.multiply(ops.subtract(1.0, t), x), ops.multiply(factor, ops.softplus(ops.negative(x))))
-    return _reduce(losses if weight is None else ops.multiply(losses, weight), reduction)
+    x, t, dtype = _pair("bce_with_logits_loss", logits, target)
+    positive = t if pos_weight is None else ops.multiply(pos_weight, t)
+    negative = ops.subtract(1.0, t)
+    right = array_of(x) >= 0
+    size = ops.where(right, x, ops.negative(x))
+    line = _product(ops.where(right, negative, positive), size)
+    losses = ops.add(line, ops.multiply(ops.add(positive, negative), ops.softplus(ops.negative(size))))
+    return _reduce(losses if weight is None else _product(weight, losses), reduction, dtype)
+
+
+#: How near to 0 and to 1 a probability counts in the slopes of bce_loss: the smallest normal number, and half of what 1 - p rounds away.
+_NEAREST = {"float16": (2.0**-14, 2.0**-12), "bfloat16": (2.0**-126, 2.0**-9), "float32": (2.0**-126, 2.0**-25),
+            "float64": (2.0**-1022, 2.0**-54)}  # fmt: skip
+
+
+def _bce(p: Any, t: Any, *, near: tuple[float, float]) -> Any:
+    with np.errstate(all="ignore"):
+        floor = p.dtype.type(-100)
+        return -(t * np.maximum(np.log(p), floor) + (1 - t) * np.maximum(np.log1p(-p), floor))
+
+
+def _bce_rule(g: Any, ans: Any, p: Any, t: Any, *, near: tuple[float, float]) -> Any:
+    """(1 - t) / (1 - p) - t / p."""
+    no = ops.divide(ops.subtract(1.0, t), ops.maximum(ops.subtract(1.0, p), near[1]))
+    return match(ops.multiply(g, ops.subtract(no, ops.divide(t, ops.maximum(p, near[0])))), p)
+
+
+def _bce_target_rule(g: Any, ans: Any, p: Any, t: Any, *, near: tuple[float, float]) -> Any:
+    yes, no = (ops.maximum(ops.log(v), -100.0) for v in (p, ops.subtract(1.0, p)))
+    return match(ops.multiply(g, ops.subtract(no, yes)), t)
+
+
+_bce_op = primitive("binary_cross_entropy", _bce, widely([_bce_rule, _bce_target_rule]), saves=(0, 1))
 
 
 def bce_loss(probability: Any, target: Any, *, weight: Any = None, reduction: str = "mean") -> Any:
-    """-(t log p + (1 - t) log(1 - p)), the logarithms held at -100 as in PyTorch; from logits use bce_with_logits_loss."""
-    p, t = _pair("bce_loss", probability, target)
-    yes = ops.maximum(ops.log(p), -100.0)
-    no = ops.maximum(ops.log(ops.subtract(1.0, p)), -100.0)
-    losses = ops.negative(ops.add(ops.multiply(t, yes), ops.multiply(ops.subtract(1.0, t), no)))
-    return _reduce(losses if weight is None else ops.multiply(losses, weight), reduction)
+    """-(t log p + (1 - t) log(1 - p)), the logarithms held at -100 as in PyTorch; from logits use bce_with_logits_loss.
+
+    Gradient: (1 - t) / (1 - p) - t / p, so 1 at p = t = 0 and -1 at p = t = 1. Where p has rounded to the other end, the smallest 1 - p
+        (or p) that rounds so stands for it: large, finite, and in the right direction.
+    Raises: DomainError for a probability outside 0..1.
+    """
+    p, t, dtype = _pair("bce_loss", probability, target)
+    values = array_of(p)
+    outside = (values < 0) | (values > 1)
+    if outside.any():
+        raise DomainError(
+            f"bce_loss: a probability lies in 0..1, got {values[outside].flat[0]}; from logits use bce_with_logits_loss"
+        )
+    losses = _bce_op(p, t, near=_NEAREST[array_of(operand(probability, "prediction")).dtype.name])
+    return _reduce(losses if weight is None else _product(weight, losses), reduction, dtype)
 
 
 def dice_loss(probability: Any, target: Any, *, smooth: float = 1.0, reduction: str = "mean") -> Any:
     """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), the sums over space, for every image and channel (Milletari et
     al. 2016): p and t (N, C, *spatial), p after a sigmoid or softmax.
     """
-    p, t = _pair("dice_loss", probability, target)
+    p, t, dtype = _pair("dice_loss", probability, target)
     if p.ndim < 3:
         raise ShapeError(f"dice_loss: wanted (N, C, *spatial), got shape {p.shape}")
     space = tuple(range(2, p.ndim))
     both = ops.add(ops.multiply(ops.sum(ops.multiply(p, t), space), 2.0), smooth)
     total = ops.add(ops.add(ops.sum(p, space), ops.sum(t, space)), smooth)
-    return _reduce(ops.subtract(1.0, ops.divide(both, total)), reduction)
+    return _reduce(ops.subtract(1.0, ops.divide(both, total)), reduction, dtype)
 
 
 # -- the same as modules -----------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import array_of
-from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.module import Module, Parameter
+from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
-from preimage.ops.normalise import affine, normalise
+from preimage.ops.normalise import normalise, scaled_by, standardized
+from preimage.ops.operands import operand
+from preimage.ops.pointwise import select
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "GroupNorm", "InstanceNorm1d",
@@ -75,15 +77,7 @@ class _BatchNorm(_Norm):
             wanted = " or ".join(str(n) for n in self.ndims)
             raise ShapeError(f"{type(self).__name__}: wanted {wanted} axes and {self.num_features} channels, got shape {shape}")
         if not self.training and self.track_running_stats:
-            mean, var = self.running_mean, self.running_var
-            wide = accumulator_dtype(var.dtype)
-            scale: Any = (1 / np.sqrt(var.astype(wide) + wide.type(self.eps))).astype(var.dtype)
-            if self.weight is not None:
-                scale = ops.multiply(self.weight, scale)
-            shift = ops.negative(ops.multiply(scale, mean))
-            if self.bias is not None:
-                shift = ops.add(shift, self.bias)
-            return affine(x, scale, shift)
+            return scaled_by(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
         count = shape[0] * math.prod(shape[2:])
         if self.training and count <= 1:
             raise ShapeError(f"{type(self).__name__}: training needs more than one value per channel, got shape {shape}")
@@ -150,15 +144,22 @@ class GroupNorm(_Norm):
         shape = np.shape(array_of(x))
         if len(shape) < 2 or shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
-        grouped = ops.reshape(x, (shape[0], self.num_groups, math.prod(shape[1:]) // self.num_groups))
-        return affine(ops.reshape(ops.standardize(grouped, -1, self.eps), shape), self.weight, self.bias)
+        each = math.prod(shape[1:]) // self.num_groups
+        if shape[0] * each == 1:
+            raise ShapeError(f"GroupNorm: needs more than one value per group, got shape {shape} in {self.num_groups} groups")
+        per_channel = (self.num_channels, *[1] * (len(shape) - 2))
+        weight, bias = (None if v is None else ops.reshape(v, per_channel) for v in (self.weight, self.bias))
+        return standardized(operand(x, "x"), weight, bias, axes=(2,), eps=self.eps, shape=(shape[0], self.num_groups, each))
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
 
 
 class _InstanceNorm(_Norm):
-    """Each channel of each image standardised over space (Ulyanov et al. 2016)."""
+    """Each channel of each image standardised over space (Ulyanov et al. 2016).
+
+    Raises: ShapeError for other axes or channels, and for a single value per channel, whose answer would be 0 whatever it is.
+    """
 
     ndim: int
 
@@ -180,6 +181,8 @@ class _InstanceNorm(_Norm):
             raise ShapeError(
                 f"{type(self).__name__}: wanted (N, {self.num_features}, {self.ndim} spatial axes), got shape {shape}"
             )
+        if math.prod(shape[2:]) == 1:
+            raise ShapeError(f"{type(self).__name__}: needs more than one value per channel of an image, got shape {shape}")
         return normalise(x, self.weight, self.bias, images=False, eps=self.eps)[0]
 
     def extra_repr(self) -> str:
@@ -231,10 +234,8 @@ class LayerNorm(Module):
         shape, last = np.shape(array_of(x)), self.normalized_shape
         if shape[len(shape) - len(last) :] != last:
             raise ShapeError(f"LayerNorm: wanted last axes {last}, got shape {shape}")
-        y = ops.standardize(x, tuple(range(len(shape) - len(last), len(shape))), self.eps)
-        if self.weight is not None:
-            y = ops.multiply(y, self.weight)
-        return y if self.bias is None else ops.add(y, self.bias)
+        axes = tuple(range(len(shape) - len(last), len(shape)))
+        return standardized(operand(x, "x"), self.weight, self.bias, axes=axes, eps=self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
@@ -259,12 +260,11 @@ class Dropout(Module):
     def forward(self, x: Any) -> Any:
         if not self.training or not self.p:
             return x
-        array = array_of(x)
-        kept = init.generator(self._rng).random(self._mask_shape(array.shape)) >= self.p
+        x = operand(x, "x")
+        kept = init.generator(self._rng).random(self._mask_shape(x.shape)) >= self.p
         scale = 0.0 if self.p == 1 else 1 / (1 - self.p)
-        mask = np.where(kept, scale, 0.0).astype(array.dtype)
-        mask.flags.writeable = False  # nobody else holds it: the graph need not watch it
-        return ops.multiply(x, mask)
+        # chosen, not multiplied by 0: an infinity that is dropped is gone
+        return ops.astype(select(kept, ops.multiply(in_wide(x), scale), 0.0), x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

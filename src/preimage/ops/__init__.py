@@ -5,26 +5,24 @@ from preimage.ops.activation import (
     celu,
     elu,
     erf,
-    gelu,
     hardsigmoid,
-    hardswish,
     hardtanh,
     leaky_relu,
     log_sigmoid,
-    mish,
     normal_cdf,
     prelu,
     relu,
     relu6,
     selu,
     sigmoid,
-    silu,
     softplus,
     softsign,
     tanh,
 )
+from preimage.ops.averages import avg_pool, sum_pool
 from preimage.ops.broadcast import astype, broadcast_to, sum_to
 from preimage.ops.conv import conv, conv_transpose, conv_weight_grad
+from preimage.ops.gates import gelu, hardswish, mish, silu
 from preimage.ops.linear import linear, matmul
 from preimage.ops.pad import fold_margin, pad
 from preimage.ops.pointwise import (
@@ -54,12 +52,10 @@ from preimage.ops.pointwise import (
 from preimage.ops.pool import (
     adaptive_avg_pool,
     adaptive_max_pool,
-    avg_pool,
     global_avg_pool,
     global_max_pool,
     max_pool,
     max_unpool,
-    sum_pool,
 )
 from preimage.ops.reduce import log_softmax, logsumexp, max, mean, min, prod, softmax, standardize, sum, var
 from preimage.ops.shape import (

@@ -6,7 +6,6 @@ At a kink the gradient is the one from the left (relu'(0) = 0), as in PyTorch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,29 +13,28 @@ import numpy as np
 from preimage.autograd import Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
+from preimage.ops.broadcast import widely
 from preimage.ops.errorfunction import erf_values, normal_cdf_values
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, operand, operands
 from preimage.ops.pointwise import (
     abs,
     add,
-    clip,
     clipped,
-    divide,
     exp,
     generated,
     multiply,
     negative,
+    reciprocal,
     select,
     square,
-    subtract,
     unary,
 )  # fmt: skip
 from preimage.ops.shape import reshape
 
 __all__ = [
-    "celu", "elu", "erf", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "mish", "normal_cdf",
-    "prelu", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh",
+    "celu", "elu", "erf", "hardsigmoid", "hardtanh", "leaky_relu", "log_sigmoid", "normal_cdf", "prelu", "relu", "relu6", "selu",
+    "sigmoid", "softplus", "softsign", "tanh",
 ]  # fmt: skip
 
 
@@ -72,10 +70,10 @@ def _hardtanh(x: Array, *, lo: float, hi: float) -> Array:
 
 
 _LINE = (("mul", (0, 1)), ("add", (5, 2)), ("clip", (6, 3, 4)))
-_LINE_NUMBERS = (1 / 6, 0.5, 0.0, 1.0)  # hardsigmoid's own
+HARDSIGMOID_NUMBERS = (1 / 6, 0.5, 0.0, 1.0)  # hardsigmoid's own
 
 
-def _hardsigmoid(x: Array, *, alpha: float, beta: float) -> Array:
+def hardsigmoid_values(x: Array, *, alpha: float, beta: float) -> Array:
     made = around.chain((x,), _LINE, (alpha, beta, 0.0, 1.0))
     if made is not None:
         return made[0]
@@ -105,7 +103,7 @@ _hardtanh_op = primitive(
 
 _hardsigmoid_op = primitive(
     "hardsigmoid",
-    unary(_hardsigmoid),
+    unary(hardsigmoid_values),
     [lambda g, ans, x, alpha, beta: select((array_of(ans) > 0) & (array_of(ans) < 1), multiply(g, alpha), 0.0)],
     saves=("ans",),
 )
@@ -132,7 +130,8 @@ def prelu(x: Any, weight: Any) -> Any:
     if weight.size != 1 and weight.shape != (channels,):
         raise ShapeError(f"prelu: weight has shape {weight.shape}, wanted (1,) or ({channels},): one per channel of x")
     per_channel = reshape(weight, () if weight.size == 1 else (channels, *([1] * (x.ndim - 2))))
-    return select(array_of(x) > 0, x, multiply(x, per_channel))
+    right = array_of(x) > 0  # there the weight has no part, not even of an infinity
+    return select(right, x, multiply(select(right, 0.0, x), per_channel))
 
 
 def hardtanh(x: Any, lo: float = -1.0, hi: float = 1.0) -> Any:
@@ -155,41 +154,46 @@ def hardsigmoid(x: Any, alpha: float = 1 / 6, beta: float = 0.5) -> Any:
     return _hardsigmoid_op(operand(x, "x"), alpha=float(alpha), beta=float(beta))
 
 
-def hardswish(x: Any) -> Any:
-    """x * hardsigmoid(x)."""
-    if isinstance(x, np.ndarray):
-        made = around.chain((x,), (*_LINE, ("mul", (0, 7))), _LINE_NUMBERS)
-        if made is not None:
-            return made[0]
-    return multiply(x, hardsigmoid(x))
-
-
 # -- smooth ------------------------------------------------------------------------------------------------------------
 
 
-def _sigmoid_values(x: Array) -> Array:
+def _logistic(x: Array) -> Array:
     """e / (1 + e) or 1 / (1 + e) with e = exp(-|x|), which cannot overflow."""
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, e.dtype.type(1), e) / (1 + e))
 
 
-_sigmoid = generated("sigmoid", _sigmoid_values)
-_tanh = generated("tanh", np.tanh)
+sigmoid_values = generated("sigmoid", _logistic)
+tanh_values = generated("tanh", np.tanh)
 
 
-def _softplus(x: Array, *, beta: float) -> Array:
-    scaled = x if beta == 1 else x * x.dtype.type(beta)
-    value = np.maximum(scaled, x.dtype.type(0)) + np.log1p(np.exp(-np.abs(scaled)))
-    return np.asarray(value if beta == 1 else value / x.dtype.type(beta))
+def softplus_values(x: Array, *, beta: float) -> Array:
+    if beta == 1:
+        return np.asarray(np.maximum(x, x.dtype.type(0)) + np.log1p(np.exp(-np.abs(x))))
+    b = x.dtype.type(beta)
+    held = (
+        np.maximum(x, x.dtype.type(0)) if beta > 0 else np.minimum(x, x.dtype.type(0))
+    )  # not by way of beta x, which may overflow
+    return np.asarray(held + np.log1p(np.exp(-np.abs(x * b))) / b)
 
 
-_sigmoid_op = primitive(
-    "sigmoid", unary(_sigmoid), [lambda g, ans, x: multiply(g, multiply(ans, subtract(1.0, ans)))], saves=("ans",)
+# The slopes are written with x, not with the answer: 1 - s, 1 - t^2 and elu + alpha are 0 as soon as s and t have rounded to 1 and elu to
+# -alpha (|x| > 17 in float32), and no gradient would come through any more.
+_sigmoid_op = primitive("sigmoid", unary(sigmoid_values), widely([lambda g, ans, x: multiply(g, sigmoid_slope(x))]), saves=(0,))
+_tanh_op = primitive(
+    "tanh",
+    unary(tanh_values),
+    widely([lambda g, ans, x: multiply(g, multiply(sigmoid_slope(multiply(x, 2.0)), 4.0))]),
+    saves=(0,),
 )
-_tanh_op = primitive("tanh", unary(_tanh), [lambda g, ans, x: multiply(g, subtract(1.0, square(ans)))], saves=("ans",))
 _softplus_op = primitive(
-    "softplus", unary(_softplus), [lambda g, ans, x, beta: multiply(g, sigmoid(multiply(x, beta)))], saves=(0,)
+    "softplus", unary(softplus_values), widely([lambda g, ans, x, beta: multiply(g, sigmoid(multiply(x, beta)))]), saves=(0,)
 )
+
+
+def sigmoid_slope(x: Any) -> Any:
+    """sigmoid(x) sigmoid(-x)."""
+    return multiply(sigmoid(x), sigmoid(negative(x)))
 
 
 def sigmoid(x: Any) -> Any:
@@ -217,28 +221,47 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
     return _softplus_op(operand(x, "x"), beta=float(beta))
 
 
+def _softsign(x: Array) -> Array:
+    size = np.abs(x)
+    return np.asarray(np.where(np.isinf(x), np.sign(x), x / (1 + size)))
+
+
+_softsign_op = primitive(
+    "softsign",
+    unary(_softsign),
+    widely([lambda g, ans, x: multiply(g, square(reciprocal(add(abs(x), 1.0))))]),
+    saves=(0,),
+)
+
+
 def softsign(x: Any) -> Any:
     """x / (1 + |x|)."""
-    return divide(x, add(abs(x), 1.0))
+    return _softsign_op(operand(x, "x"))
 
 
-# elu' = 1 for x > 0, else alpha exp(x) = elu(x) + alpha: written with the answer, so no exponential can overflow.
-_elu_op = primitive(
-    "elu",
-    unary(lambda x, alpha: np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, x.dtype.type(0))))),
-    [lambda g, ans, x, alpha: select(array_of(x) > 0, g, multiply(g, add(ans, alpha)))],
-    saves=("ans", 0),
-)
+def _elu(x: Array, *, alpha: float, inner: float, scale: float) -> Array:
+    kind = x.dtype.type
+    curve = kind(alpha) * np.expm1(np.minimum(x, kind(0)) * kind(inner))
+    return np.asarray(np.where(x > 0, x, curve) * kind(scale))
+
+
+def _elu_rule(g: Any, ans: Any, x: Any, *, alpha: float, inner: float, scale: float) -> Any:
+    right = array_of(x) > 0  # 0 there, so that no exponential overflows
+    slope = multiply(exp(multiply(select(right, 0.0, x), inner)), alpha * inner)
+    return multiply(select(right, g, multiply(g, slope)), scale)
+
+
+_elu_op = primitive("elu", unary(_elu), widely([_elu_rule]), saves=(0,))
 
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """x where x > 0, else alpha (exp(x) - 1)."""
-    return _elu_op(operand(x, "x"), alpha=float(alpha))
+    return _elu_op(operand(x, "x"), alpha=float(alpha), inner=1.0, scale=1.0)
 
 
 def selu(x: Any) -> Any:
     """The scaled elu whose activations keep mean 0 and variance 1 (Klambauer et al. 2017, equation 2)."""
-    return multiply(elu(x, 1.6732632423543772), 1.0507009873554805)
+    return _elu_op(operand(x, "x"), alpha=1.6732632423543772, inner=1.0, scale=1.0507009873554805)
 
 
 def celu(x: Any, alpha: float = 1.0) -> Any:
@@ -248,62 +271,24 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
     """
     if not alpha:
         raise OptionError("celu: alpha must not be 0")
-    return multiply(elu(divide(x, alpha)), alpha)
+    return _elu_op(operand(x, "x"), alpha=float(alpha), inner=1 / float(alpha), scale=1.0)
 
 
-def _silu(x: Array) -> Array:
-    made = around.chain((x,), (("sigmoid", (0,)), ("mul", (0, 1)))) if x.size else None
-    return np.asarray(x * _sigmoid(x)) if made is None else made[0]
+# -- the error function ------------------------------------------------------------------------------------------------
 
 
-_silu_op = primitive(
-    "silu",
-    unary(_silu),
-    [lambda g, ans, x: multiply(g, _silu_slope(x, sigmoid(x)))],
-    saves=(0,),
-)
-
-
-def _silu_slope(x: Any, s: Any) -> Any:
-    return multiply(s, add(multiply(x, subtract(1.0, s)), 1.0))
-
-
-def silu(x: Any) -> Any:
-    """x * sigmoid(x), also called swish."""
-    return _silu_op(operand(x, "x"))
-
-
-def _mish_slope(x: Any) -> Any:
-    t = tanh(softplus(x))
-    return add(t, multiply(multiply(x, subtract(1.0, square(t))), sigmoid(x)))
-
-
-_mish_op = primitive(
-    "mish",
-    unary(lambda x: x * _tanh(_softplus(x, beta=1.0))),
-    [lambda g, ans, x: multiply(g, _mish_slope(x))],
-    saves=(0,),
-)
-
-
-def mish(x: Any) -> Any:
-    """x * tanh(softplus(x))."""
-    return _mish_op(operand(x, "x"))
-
-
-# -- the error function and gelu ---------------------------------------------------------------------------------------
-
-
-def _bell(x: Any, height: float, width: float) -> Any:
+def bell(x: Any, height: float, width: float) -> Any:
     """height * exp(-width x^2)."""
     return multiply(exp(multiply(square(x), -width)), height)
 
 
-_erf_op = primitive("erf", unary(erf_values), [lambda g, ans, x: multiply(g, _bell(x, 2 / math.sqrt(math.pi), 1.0))], saves=(0,))
+_erf_op = primitive(
+    "erf", unary(erf_values), widely([lambda g, ans, x: multiply(g, bell(x, 2 / math.sqrt(math.pi), 1.0))]), saves=(0,)
+)
 _normal_cdf_op = primitive(
     "normal_cdf",
     unary(normal_cdf_values),
-    [lambda g, ans, x: multiply(g, _bell(x, 1 / math.sqrt(2 * math.pi), 0.5))],
+    widely([lambda g, ans, x: multiply(g, bell(x, 1 / math.sqrt(2 * math.pi), 0.5))]),
     saves=(0,),
 )
 
@@ -316,48 +301,3 @@ def erf(x: Any) -> Any:
 def normal_cdf(x: Any) -> Any:
     """The probability that a standard normal variable is at most x: (1 + erf(x / sqrt(2))) / 2."""
     return _normal_cdf_op(operand(x, "x"))
-
-
-def _gelu(x: Array) -> Array:
-    return x * normal_cdf_values(x)
-
-
-def _gelu_slope(x: Any) -> Any:
-    return add(normal_cdf(x), multiply(x, _bell(x, 1 / math.sqrt(2 * math.pi), 0.5)))
-
-
-_TANH_SCALE, _TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
-
-
-def _gelu_tanh(x: Array) -> Array:
-    inner = x * x
-    inner *= x * x.dtype.type(_TANH_CUBE)
-    inner += x
-    inner *= x.dtype.type(_TANH_SCALE)
-    # (1 + tanh(u)) / 2 = sigmoid(2 u), which does not cancel on the left
-    return x * _sigmoid(2 * inner)
-
-
-def _gelu_tanh_slope(x: Any) -> Any:
-    # beyond |x| = 20 the sigmoid is flat to the last bit; held there, x^2 (1 + ..) cannot become infinity times 0
-    held = clip(x, -20.0, 20.0)
-    cubic = add(multiply(square(held), _TANH_CUBE), 1.0)
-    s = sigmoid(multiply(multiply(held, cubic), 2 * _TANH_SCALE))
-    inner_slope = add(multiply(square(held), 6 * _TANH_CUBE * _TANH_SCALE), 2 * _TANH_SCALE)
-    return add(s, multiply(multiply(held, multiply(s, subtract(1.0, s))), inner_slope))
-
-
-_gelu_op = primitive("gelu", unary(_gelu), [lambda g, ans, x: multiply(g, _gelu_slope(x))], saves=(0,))
-_gelu_tanh_op = primitive("gelu_tanh", unary(_gelu_tanh), [lambda g, ans, x: multiply(g, _gelu_tanh_slope(x))], saves=(0,))
-
-_GELU: dict[str, Callable[..., Any]] = {"none": _gelu_op, "tanh": _gelu_tanh_op}
-
-
-def gelu(x: Any, approximate: str = "none") -> Any:
-    """x times the probability that a standard normal variable is at most x; approximate="tanh" is the usual formula with tanh.
-
-    Raises: OptionError for another approximation.
-    """
-    if not isinstance(approximate, str) or approximate not in _GELU:
-        raise OptionError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
-    return _GELU[approximate](operand(x, "x"))

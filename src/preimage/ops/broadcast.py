@@ -6,16 +6,18 @@ sum_to:       y -> x, the sum over just those axes; <broadcast_to(x), y> = <x, s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from preimage.autograd import primitive
+from preimage.autograd import Spec, Tensor, primitive
 from preimage.engines.base import supported_dtype
 from preimage.errors import DTypeError, ShapeError
-from preimage.ops.operands import Array, narrow, operand, sizes_of, total
+from preimage.ops.operands import Array, narrow, operand, sizes_of
+from preimage.ops.sums import total
 
-__all__ = ["astype", "broadcast_to", "match", "sum_to"]
+__all__ = ["astype", "broadcast_to", "in_wide", "match", "sum_to", "widely"]
 
 
 def _sum_to(y: Array, *, shape: tuple[int, ...]) -> Array:
@@ -36,9 +38,15 @@ _broadcast_to_op = primitive(
 
 _sum_to_op = primitive("sum_to", _sum_to, [lambda g, ans, y, shape: broadcast_to(g, y.shape)], saves=(), linear=(0,))
 
+
+def _cast(x: Array, *, dtype: Any) -> Array:
+    with np.errstate(all="ignore"):
+        return x.astype(dtype)
+
+
 _astype_op = primitive(
     "astype",
-    lambda x, dtype: x.astype(dtype),
+    _cast,
     [lambda g, ans, x, dtype: astype(g, x.dtype)],
     saves=(),
     linear=(0,),
@@ -91,3 +99,35 @@ def match(g: Any, like: Any) -> Any:
     if g.shape != like.shape:
         g = sum_to(g, like.shape)
     return g if g.dtype == like.dtype else astype(g, like.dtype)
+
+
+# -- gradients of narrow floats ----------------------------------------------------------------------------------------
+
+_WIDE = np.dtype(np.float32)
+
+
+def in_wide(value: Any) -> Any:
+    """A float16 or bfloat16 array or Tensor in float32; everything else as it is."""
+    if isinstance(value, Spec):
+        return Spec(value.shape, _WIDE) if value.dtype.itemsize == 2 else value
+    if isinstance(value, Tensor | np.ndarray) and value.dtype.itemsize == 2:
+        return astype(value, _WIDE)
+    return value
+
+
+def widely(rules: Sequence[Callable[..., Any]]) -> list[Callable[..., Any]]:
+    """The rules of a primitive, made to work in float32 where the arguments are narrow: one rounding, at the end.
+
+    Steps of their own would each be rounded, and overflow, in 16 bits.
+    """
+
+    def wide(k: int, rule: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(g: Any, ans: Any, *args: Any, **params: Any) -> Any:
+            dtype = args[k].dtype
+            if dtype.itemsize > 2:
+                return rule(g, ans, *args, **params)
+            return astype(rule(in_wide(g), in_wide(ans), *[in_wide(a) for a in args], **params), dtype)
+
+        return apply
+
+    return [wide(k, rule) for k, rule in enumerate(rules)]

@@ -22,9 +22,10 @@ import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, is_grad_enabled, primitive, refuse_masked
 from preimage.engines import PreparedWeight, run
-from preimage.engines.base import Array, Epilogue, accumulator_dtype, supported_dtype
+from preimage.engines.base import Array, Epilogue, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
+from preimage.ops.sums import sum_dtype, tree
 
 __all__ = [
     "conv_op",
@@ -154,12 +155,12 @@ def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str
 
 
 def _sum_over_space(g: Array, *, layout: str) -> Array:
-    """Sum over batch and space in one order for any layout: pixels of an image, then images."""
+    """Sum over batch and space in one order for any layout: pixels of an image, then images as a tree."""
     g = _channels_first(g, layout)
     flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be told on an empty batch
     with np.errstate(all="ignore"):
-        per_image = np.add.reduce(flat, axis=2, dtype=accumulator_dtype(g.dtype))
-        return np.asarray(np.add.reduce(per_image, axis=0)).astype(g.dtype, copy=False)
+        per_image: Any = np.add.reduce(flat, axis=2, dtype=sum_dtype(g.dtype))
+        return np.asarray(tree(per_image)).astype(g.dtype, copy=False)
 
 
 def _spread_over_space(b: Array, *, shape: tuple[int, ...], layout: str) -> Array:

@@ -15,6 +15,7 @@ from preimage.engines.base import Epilogue
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
 from preimage.ops.activation import leaky_relu, relu
+from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.contraction import (
     check_bias,
     conv_op,
@@ -116,13 +117,19 @@ def _with_epilogue(
     epilogue = Epilogue(activation=activation, slope=float(slope), lo=lo, hi=hi)
     if margin and not transposed:
         a, geometry = pad_pairs(a, pairs, mode), margin_free(geometry)
+    dtype = a.dtype
+    if dtype.itemsize == 2 and (
+        (margin and transposed) or (residual is not None and is_grad_enabled() and records(a, w, b, residual))
+    ):
+        # several sums into one element: in float32, and rounded once
+        a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in (a, w, b, residual))
     if margin and transposed:
         result = fold_pairs(op(a, w, None, geometry=margin_free(geometry), layout=layout), pairs, mode)
         if b is not None:
             result = add(result, b if layout == "channels_last" else b.reshape(-1, *[1] * geometry.ndim))
-        return _activate(result, residual, epilogue)
+        return astype(_activate(result, residual, epilogue), dtype)
     if is_grad_enabled() and records(a, w, b, residual):
-        return _activate(op(a, w, b, geometry=geometry, layout=layout), residual, epilogue)
+        return astype(_activate(op(a, w, b, geometry=geometry, layout=layout), residual, epilogue), dtype)
     whole = Epilogue(plain(b), plain(residual), activation, float(slope), lo, hi)
     result = fused(contraction, plain(a), plain(w), whole, geometry, layout)
     return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, residual)) else result
@@ -154,8 +161,8 @@ def conv(
         x[n, g*I + i, oh*stride - lo + kh*dilation] * w[g*O + o, i, kh..], where x beyond its border is what padding_mode says:
         "zeros", "reflect", "replicate" or "circular". `padding` is an integer, one per axis, (lo, hi) pairs, "same" or "valid".
         The epilogue follows in this order: bias, `residual` (of the result's shape), `activation`: "relu", "leaky_relu" (with
-        `slope`) or "clip" (to `clip_range`). Without gradients it is done inside the engine; 16-bit floats, which are summed
-        in float32, are then rounded once at its end, else after every operation.
+        `slope`) or "clip" (to `clip_range`). Without gradients it is done inside the engine. 16-bit floats are summed in float32
+        and rounded once, at its end.
     Gradient: x: conv_transpose(g, w); w: conv_weight_grad(x, g); b: the sum of g over batch and space; of every order.
     Cost: 2 * N * C_out * prod(out) * C_in // groups * prod(kernel) flop.
     Raises: GeometryError (a ShapeError) for sizes that cannot be, ShapeError for arrays that do not belong together,

@@ -1,6 +1,8 @@
 """Batch and instance normalisation with weight and bias, forward and back, in as few passes over memory as it takes.
 
     y = (x - mean) s w + b,   s = 1 / sqrt(var + eps)        mean, var: of a channel over space (and images)
+    mean = m + d:  m the sum over the count, as it was rounded;  d the mean of x - m, which a large mean's rounding leaves
+    var = mean of (x - m)^2  -  d^2
     grad_b = sum g,   grad_w = s sum g (x - mean)
     grad_x = s w (g - grad_b / count - (x - mean) s grad_w / count)
 
@@ -16,34 +18,38 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Tensor, array_of, primitive
+from preimage.autograd import Tensor, array_of, is_grad_enabled, primitive
 from preimage.engines import around
-from preimage.ops.operands import Array, operand
-from preimage.ops.pointwise import add, multiply
+from preimage.ops.broadcast import astype, in_wide
+from preimage.ops.operands import Array, common_dtype, operand
+from preimage.ops.pointwise import add, multiply, subtract
 from preimage.ops.reduce import mean, standardize, standardize_gradient, sum, var
 from preimage.ops.shape import reshape
+from preimage.ops.sums import sum_dtype
 
-__all__ = ["affine", "normalise"]
+__all__ = ["affine", "normalise", "scaled_by", "standardized"]
 
 
 class _Statistics:
     """What the forward pass found, per channel (and image), and the sums of the last cotangent that a rule saw."""
 
     def __init__(self) -> None:
-        self.mean: Array = np.zeros(0)
+        self.mean: Array = np.zeros(0)  # m above: what is taken off first
+        self.rest: Array = np.zeros(0)  # d above
         self.var: Array = np.zeros(0)
         self.inverse: Array = np.zeros(0)
         self._seen: Any = None
         self._sums: tuple[Array, ...] = ()
 
     def sums(self, g: Array, x: Array, images: bool) -> tuple[Array, ...]:
-        """Sums of g and of g (x - mean): once for the three rules that want them."""
+        """Sums of g and of g (x - m - d): once for the three rules that want them."""
         if self._seen is None or self._seen() is not g:
             made = around.channel_sums(x, "products", images, g, self.mean)
             if made is None:  # the engine was changed since the forward pass
                 axes, centred = _axes(x.ndim, images), x - _spread(self.mean, x.ndim)
                 made = np.add.reduce(g, axes), np.add.reduce(g * centred, axes)
-            self._sums, self._seen = made, weakref.ref(g)
+            with np.errstate(all="ignore"):
+                self._sums, self._seen = (made[0], made[1] - self.rest * made[0]), weakref.ref(g)
         return self._sums
 
 
@@ -63,6 +69,38 @@ def affine(x: Any, weight: Any, bias: Any) -> Any:
     if weight is not None:
         x = multiply(x, _spread(weight, x.ndim))
     return x if bias is None else add(x, _spread(bias, x.ndim))
+
+
+def standardized(
+    x: Any, weight: Any, bias: Any, *, axes: tuple[int, ...], eps: float, shape: tuple[int, ...] | None = None
+) -> Any:
+    """x (seen in another shape, if one is given) standardised over the axes, times weight plus bias, which broadcast; rounded once."""
+    dtype = common_dtype("a normalisation", x, weight, bias)
+    if x.dtype.itemsize == 2:
+        x, weight, bias = (None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
+    y = reshape(standardize(x if shape is None else reshape(x, shape), axes, eps), x.shape)
+    y = y if weight is None else multiply(y, weight)
+    return astype(y if bias is None else add(y, bias), dtype)
+
+
+def scaled_by(x: Any, mean: Array, var: Array, weight: Any, bias: Any, eps: float) -> Any:
+    """(x - mean) / sqrt(var + eps) weight + bias, one number each per channel (axis 1): the mean is taken off first, so that a large one
+    costs no digits."""
+    x = operand(x, "x")
+    dtype = common_dtype("a normalisation", x, weight, bias)
+    x, mean, var, weight, bias = (in_wide(v) for v in (x, mean, var, weight, bias))
+    with np.errstate(all="ignore"):
+        scale: Any = 1 / np.sqrt(var + var.dtype.type(eps))
+    scale = scale if weight is None else multiply(weight, scale)
+    bias = np.zeros(mean.shape, x.dtype) if bias is None else bias
+    others = tuple(_spread(v, x.ndim) for v in (mean, scale, bias))
+    values = (x, *others)
+    if is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values):
+        return astype(add(multiply(subtract(x, others[0]), others[1]), others[2]), dtype)
+    if len({v.dtype for v in values}) > 1:
+        values = tuple(astype(v, common_dtype("a normalisation", *values)) for v in values)
+    y = _chained(array_of(values[0]), tuple(array_of(v) for v in values[1:]), (("sub", (0, 1)), ("mul", (4, 2)), ("add", (5, 3))))
+    return astype(Tensor(y) if any(isinstance(v, Tensor) for v in (x, weight, bias)) else y, dtype)
 
 
 def _chained(x: Array, others: tuple[Array, ...], steps: tuple[tuple[str, tuple[int, ...]], ...]) -> Array:
@@ -86,11 +124,40 @@ def _forward(x: Array, weight: Array, bias: Array, *, images: bool, eps: float, 
         found.mean = sums[0] / count
         squares = around.channel_sums(x, "squares", images, None, found.mean)
         assert squares is not None
-        found.var = squares[0] / count
+        found.rest = squares[0] / count
+        found.var = np.maximum(squares[1] / count - found.rest * found.rest, 0)
         found.inverse = 1 / np.sqrt(found.var + x.dtype.type(eps))
         scale = found.inverse * weight
-    others = tuple(_spread(v, x.ndim) for v in (found.mean, scale, bias))
-    return _chained(x, others, (("sub", (0, 1)), ("mul", (4, 2)), ("add", (5, 3))))
+        shift = bias - found.rest * scale
+    others = tuple(_spread(v, x.ndim) for v in (found.mean, scale, shift))
+    y = _chained(x, others, (("sub", (0, 1)), ("mul", (4, 2)), ("add", (5, 3))))
+    lost = _Lost(x, found)
+    if lost.part is None:
+        return y
+    with np.errstate(all="ignore"):
+        return _mended(y, lost, standardize(lost.part, lost.axes, eps) * lost.numbers(weight) + lost.numbers(bias))
+
+
+class _Lost:
+    """The channels (of images) whose mean or squares overflowed, taken out to be computed by operations that scale them first."""
+
+    def __init__(self, x: Array, found: _Statistics) -> None:
+        self.mask = ~np.isfinite(found.var)
+        images = self.mask.ndim == 1
+        self.where: Any = (slice(None), self.mask) if images else self.mask
+        self.part = x[self.where] if self.mask.any() else None
+        self.axes = (0, *range(2, x.ndim)) if images else tuple(range(1, x.ndim - 1))
+        self.shape = (-1, *[1] * (x.ndim - 2))
+
+    def numbers(self, per_channel: Array) -> Array:
+        """One number a channel for each of those taken out, to broadcast against them."""
+        return np.asarray(np.broadcast_to(per_channel, self.mask.shape)[self.mask]).reshape(self.shape)
+
+
+def _mended(y: Array, lost: _Lost, values: Array) -> Array:
+    y = y if y.flags.writeable else y.copy()
+    y[lost.where] = values
+    return y
 
 
 def _input_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
@@ -101,15 +168,25 @@ def _input_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: boo
     count = x.dtype.type(math.prod(x.shape[k] for k in axes))
     with np.errstate(all="ignore"):
         slope = -(along / count) * (found.inverse * found.inverse)
-        others = (found.mean, slope, total / count, found.inverse * weight)
+        others = (found.mean, slope, total / count + slope * found.rest, found.inverse * weight)
     steps = (("sub", (0, 2)), ("mul", (6, 3)), ("sub", (1, 4)), ("add", (8, 7)), ("mul", (9, 5)))
-    return _chained(x, (g, *[_spread(v, x.ndim) for v in others]), steps)
+    made = _chained(x, (g, *[_spread(v, x.ndim) for v in others]), steps)
+    lost = _Lost(x, found)
+    if lost.part is None:
+        return made
+    with np.errstate(all="ignore"):
+        slopes = g[lost.where] * lost.numbers(weight)
+        return _mended(made, lost, standardize_gradient(slopes, lost.part, lost.axes, eps))
 
 
 def _weight_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
     if isinstance(g, Tensor):
         return sum(multiply(g, standardize(x, _axes(x.ndim, images), eps)), _axes(x.ndim, True))
-    along = found.sums(g, x, images)[1] * found.inverse
+    with np.errstate(all="ignore"):
+        along = found.sums(g, x, images)[1] * found.inverse
+    lost = _Lost(x, found)
+    if lost.part is not None:
+        along[lost.mask] = sum(multiply(g[lost.where], standardize(lost.part, lost.axes, eps)), lost.axes)
     return along if images else np.add.reduce(along, 0)
 
 
@@ -129,13 +206,21 @@ def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tu
     Shapes: x (N, C, *space); weight, bias (C,) or None; mean, var (C,) with `images` (over images and space), else (N, C).
     """
     x = operand(x, "x")
+    dtype = common_dtype("a normalisation", x, weight, bias)
+    if x.dtype.itemsize == 2:  # summed exactly, and rounded once behind weight and bias
+        x, weight, bias = (None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
     data = array_of(x)
     given = [array_of(v) for v in (weight, bias) if v is not None]
-    if data.size and around.fits(data, *given):
-        found = _Statistics()
-        ones, zeros = np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
-        ones.flags.writeable = zeros.flags.writeable = False  # nobody else holds them: the graph need not watch them
-        w, b = ones if weight is None else weight, zeros if bias is None else bias
-        return _normalise_op(x, w, b, images=images, eps=float(eps), found=found), found.mean, found.var
-    axes = _axes(x.ndim, images)
-    return affine(standardize(x, axes, eps), weight, bias), mean(data, axes), var(data, axes)
+    if not data.size or not around.fits(data, *given):
+        axes = _axes(x.ndim, images)
+        return astype(affine(standardize(x, axes, eps), weight, bias), dtype), mean(data, axes), var(data, axes)
+    found = _Statistics()
+    ones, zeros = np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
+    ones.flags.writeable = zeros.flags.writeable = False  # nobody else holds them: the graph need not watch them
+    w, b = ones if weight is None else weight, zeros if bias is None else bias
+    y = astype(_normalise_op(x, w, b, images=images, eps=float(eps), found=found), dtype)
+    means, variances, lost = found.mean + found.rest, found.var, _Lost(data, found)
+    if lost.part is not None:
+        means, variances = means.copy(), variances.copy()
+        means[lost.mask], variances[lost.mask] = mean(lost.part, lost.axes), var(lost.part, lost.axes)
+    return y, means, variances

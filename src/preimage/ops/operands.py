@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, refuse_masked
-from preimage.engines import around
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 
 __all__ = [
-    "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "count_of", "entries", "narrow", "operand", "operands", "parts_of", "regular",
-    "sizes_of", "total", "widened",
+    "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "common_dtype",
+    "count_of", "entries", "narrow", "operand", "operands", "parts_of", "regular",
+    "sizes_of", "widened",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -88,6 +88,11 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
         v if isinstance(v, Tensor) or (isinstance(v, np.ndarray) and v.dtype.kind != "b") else _number(v, dtype, what)
         for v in ready
     )
+
+
+def common_dtype(name: str, *values: Any) -> np.dtype[Any]:
+    """The dtype that arrays and Tensors (None: left out) promote to. Raises: DTypeError for those that do not mix."""
+    return _promoted(name, [v.dtype for v in values if v is not None])
 
 
 def _promoted(name: str, dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
@@ -177,16 +182,7 @@ def widened(array: Array) -> Array:
     return array if array.dtype.itemsize > 2 else array.astype(accumulator_dtype(array.dtype))
 
 
-def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    """The sum over the axes in the dtype that sums are kept in."""
-    made = around.sum_over(x, axis)
-    if made is not None:
-        return made.reshape([1 if k in axis else n for k, n in enumerate(x.shape)]) if keepdims else made
-    reduced: Any = np.add.reduce
-    with np.errstate(all="ignore"):
-        return np.asarray(reduced(x, axis=axis, dtype=accumulator_dtype(x.dtype), keepdims=keepdims))
-
-
 def narrow(result: Any, like: Any) -> Array:
     """A result in the dtype of `like`, as an array (never a NumPy scalar)."""
-    return np.asarray(array_of(result)).astype(like.dtype, copy=False)
+    with np.errstate(all="ignore"):
+        return np.asarray(array_of(result)).astype(like.dtype, copy=False)

@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Primitive, primitive
-from preimage.engines.base import Array, accumulator_dtype
+from preimage.engines.base import Array
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import Padding, normalise_padding
 from preimage.ops.operands import axis_of, operand
+from preimage.ops.sums import sum_dtype
 
 __all__ = ["MODES", "check_mode", "fold_margin", "pad"]
 
@@ -110,7 +111,7 @@ def _fold_axis(y: Array, axis: int, n: int, lo: int, hi: int, mode: str) -> Arra
 
 
 def _fold_margin(y: Array, *, shape: tuple[int, ...], pairs: Pairs, mode: str) -> Array:
-    x = y.astype(accumulator_dtype(y.dtype), copy=False)
+    x = y.astype(sum_dtype(y.dtype), copy=False)
     for axis in reversed(range(y.ndim)):
         lo, hi = pairs[axis]
         if lo or hi:

@@ -14,7 +14,7 @@ import numpy as np
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
-from preimage.ops.broadcast import match
+from preimage.ops.broadcast import match, widely
 from preimage.ops.operands import Array, broadcast_shape, narrow, operand, operands, regular, widened
 
 __all__ = [
@@ -84,7 +84,7 @@ _subtract_op = primitive(
 _multiply_op = primitive(
     "multiply",
     _quiet(np.multiply, "mul"),
-    [lambda g, ans, a, b: match(multiply(g, b), a), lambda g, ans, a, b: match(multiply(g, a), b)],
+    widely([lambda g, ans, a, b: match(multiply(g, b), a), lambda g, ans, a, b: match(multiply(g, a), b)]),
     saves=(0, 1),
     linear=(0, 1),
 )
@@ -92,10 +92,12 @@ _multiply_op = primitive(
 _divide_op = primitive(
     "divide",
     _quiet(np.true_divide, "div"),
-    [
-        lambda g, ans, a, b: match(divide(g, b), a),
-        lambda g, ans, a, b: match(negative(divide(multiply(g, ans), b)), b),
-    ],
+    widely(
+        [
+            lambda g, ans, a, b: match(divide(g, b), a),
+            lambda g, ans, a, b: match(negative(divide(multiply(g, ans), b)), b),
+        ]
+    ),
     saves=("ans", 1),
     linear=(0,),
 )
@@ -131,22 +133,27 @@ def negative(x: Any) -> Any:
 # -- powers, exponentials, roots ---------------------------------------------------------------------------------------
 
 _exp_op = primitive("exp", unary(generated("exp", np.exp)), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
-_expm1_op = primitive("expm1", unary(np.expm1), [lambda g, ans, x: multiply(g, add(ans, 1.0))], saves=("ans",))
-_log_op = primitive("log", unary(np.log), [lambda g, ans, x: divide(g, x)], saves=(0,))
-_log1p_op = primitive("log1p", unary(np.log1p), [lambda g, ans, x: divide(g, add(x, 1.0))], saves=(0,))
-_sqrt_op = primitive("sqrt", unary(np.sqrt), [lambda g, ans, x: divide(multiply(g, 0.5), ans)], saves=("ans",))
-_square_op = primitive("square", unary(np.square), [lambda g, ans, x: multiply(g, multiply(x, 2.0))], saves=(0,))
+# Rules are written so that neither end of the domain meets 0 * infinity or a difference that cancels, and in an order in which no
+# product on the way overflows where the gradient does not.
+_expm1_op = primitive("expm1", unary(np.expm1), widely([lambda g, ans, x: multiply(g, exp(x))]), saves=(0,))
+_log_op = primitive("log", unary(np.log), widely([lambda g, ans, x: divide(g, x)]), saves=(0,))
+_log1p_op = primitive("log1p", unary(np.log1p), widely([lambda g, ans, x: divide(g, add(x, 1.0))]), saves=(0,))
+_sqrt_op = primitive("sqrt", unary(np.sqrt), widely([lambda g, ans, x: divide(multiply(g, 0.5), ans)]), saves=("ans",))
+_square_op = primitive("square", unary(np.square), widely([lambda g, ans, x: multiply(multiply(g, x), 2.0)]), saves=(0,))
 _reciprocal_op = primitive(
-    "reciprocal", unary(np.reciprocal), [lambda g, ans, x: negative(multiply(g, square(ans)))], saves=("ans",)
+    "reciprocal",
+    unary(np.reciprocal),
+    widely([lambda g, ans, x: negative(multiply(multiply(g, ans), ans))]),
+    saves=("ans",),
 )
 _rsqrt_op = primitive(
     "rsqrt",
     unary(lambda x: 1 / np.sqrt(x)),
-    [lambda g, ans, x: multiply(g, multiply(multiply(ans, square(ans)), -0.5))],
-    saves=("ans",),
+    widely([lambda g, ans, x: multiply(divide(multiply(g, ans), x), -0.5)]),
+    saves=("ans", 0),
 )
-_sin_op = primitive("sin", unary(np.sin), [lambda g, ans, x: multiply(g, cos(x))], saves=(0,))
-_cos_op = primitive("cos", unary(np.cos), [lambda g, ans, x: negative(multiply(g, sin(x)))], saves=(0,))
+_sin_op = primitive("sin", unary(np.sin), widely([lambda g, ans, x: multiply(g, cos(x))]), saves=(0,))
+_cos_op = primitive("cos", unary(np.cos), widely([lambda g, ans, x: negative(multiply(g, sin(x)))]), saves=(0,))
 
 
 def exp(x: Any) -> Any:
@@ -200,28 +207,33 @@ def cos(x: Any) -> Any:
 
 
 def _power_number_rule(g: Any, ans: Any, x: Any, *, exponent: float) -> Any:
-    return multiply(g, multiply(power(x, exponent - 1), exponent)) if exponent else multiply(g, 0.0)
+    return multiply(multiply(g, power(x, exponent - 1)), exponent) if exponent else nothing(g)
 
 
 _power_number_op = primitive(
     "power_number",
     unary(lambda x, exponent: np.power(x, x.dtype.type(exponent))),
-    [_power_number_rule],
+    widely([_power_number_rule]),
     saves=(0,),
 )
 
 
 def _power_base_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
-    none = array_of(b) == 0
-    return match(multiply(g, where(none, 0.0, multiply(b, power(a, where(none, 1.0, subtract(b, 1.0)))))), a)
+    """b a^(b-1); 0 where a factor of it is and the other infinite: 0 to the 0, and where an infinite exponent leaves 0."""
+    x, y = np.abs(array_of(a)), array_of(b)
+    none = ((x == 0) & (y == 0)) | (np.isinf(y) & ((x < 1) == (y > 0)) & (x != 1))
+    slope = power(select(none, 1.0, a), subtract(b, 1.0)) if none.any() else power(a, subtract(b, 1.0))
+    return match(multiply(g, multiply(select(none, 0.0, b), slope)), a)
 
 
 def _power_exponent_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
-    zero = array_of(a) == 0
-    return match(multiply(g, where(zero & (array_of(b) >= 0), 0.0, multiply(ans, log(where(zero, 1.0, a))))), b)
+    """a^b log(a); 0 where a^b is, and where 0 meets an exponent of 0."""
+    value = power(a, b)
+    none = (array_of(value) == 0) | ((array_of(a) == 0) & (array_of(b) == 0))
+    return match(multiply(g, multiply(value, log(select(none, 1.0, a)))), b)
 
 
-_power_op = primitive("power", _quiet(np.power), [_power_base_rule, _power_exponent_rule], saves=("ans", 0, 1))
+_power_op = primitive("power", _quiet(np.power), widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
 
 
 def power(a: Any, b: Any) -> Any:
@@ -278,14 +290,23 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return select(chosen.copy() if isinstance(a, Tensor) or isinstance(b, Tensor) else chosen, a, b)
 
 
+def nothing(g: Any) -> Any:
+    """The cotangent of what does not depend on its argument: 0, also where g is infinite."""
+    return select(np.zeros(g.shape, bool), g, 0.0)
+
+
 def _extremum_rule(first: bool) -> Callable[..., Any]:
     """Where both are equal each gets half, as in torch. NaN is the answer of both; the gradient goes to the NaN."""
 
     def rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
         x, y, best = array_of(a), array_of(b), array_of(ans)
-        mine, other = (x, y) if first else (y, x)
-        share = np.where((mine == best) | np.isnan(mine), np.where((other == mine) & (x == y), 0.5, 1.0), 0.0)
-        return match(multiply(g, share.astype(best.dtype)), a if first else b)
+        mine = x if first else y
+        mine = np.broadcast_to(mine, best.shape)
+        taken = select((mine == best) | np.isnan(mine), g, 0.0)
+        even = x == y
+        if even.any():
+            taken = multiply(taken, np.where(even, best.dtype.type(0.5), best.dtype.type(1.0)))
+        return match(taken, a if first else b)
 
     return rule
 
@@ -348,7 +369,7 @@ def clip(x: Any, lo: float | None = None, hi: float | None = None) -> Any:
     return _clip_op(operand(x, "x"), lo=lo, hi=hi)
 
 
-_sign_op = primitive("sign", unary(np.sign), [lambda g, ans, x: multiply(g, 0.0)], saves=())
+_sign_op = primitive("sign", unary(np.sign), [lambda g, ans, x: nothing(g)], saves=())
 _abs_op = primitive("abs", unary(np.abs), [lambda g, ans, x: multiply(g, np.sign(array_of(x)))], saves=(0,))
 
 

@@ -1,6 +1,6 @@
 """Reductions over chosen axes, and what is made of them: softmax and its relatives, standardisation.
 
-`axis`: None (all), an int, or several. Sums of narrow floats are kept in float32 and rounded once.
+`axis`: None (all), an int, or several. Sums of narrow floats are exact and rounded once (ops/sums.py).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines import around
-from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
-from preimage.ops.broadcast import broadcast_to
-from preimage.ops.operands import Array, Axes, axes_of, axis_of, narrow, operand, total, widened
-from preimage.ops.pointwise import divide, exp, multiply, square, subtract
+from preimage.ops.broadcast import astype, broadcast_to, widely
+from preimage.ops.operands import Array, Axes, axes_of, axis_of, narrow, operand, widened
+from preimage.ops.pointwise import divide, exp, multiply, select, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
+from preimage.ops.sums import exactly, mean_of, sum_dtype, total
 
 __all__ = [
     "log_softmax", "logsumexp", "max", "mean", "min", "prod", "softmax", "standardize", "sum", "var",
@@ -48,7 +48,7 @@ def _sum(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
 
 def _mean(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
     with np.errstate(all="ignore"):
-        return narrow(total(x, axis, keepdims) / accumulator_dtype(x.dtype).type(_count(x.shape, axis)), x)
+        return narrow(mean_of(x, axis, keepdims), x)
 
 
 _sum_op = primitive("sum", _sum, [lambda g, ans, x, axis, keepdims: _spread(g, x, axis)], saves=(), linear=(0,))
@@ -69,7 +69,7 @@ def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
 
 
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
-    """The mean over the axes; NaN over no elements."""
+    """The mean over the axes; NaN over no elements. A sum that overflows on the way does not matter."""
     x = operand(x, "x")
     return _mean_op(x, axis=axes_of(axis, x.ndim, "mean"), keepdims=bool(keepdims))
 
@@ -77,15 +77,23 @@ def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
 def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Any:
     """The mean squared distance from the mean; `correction` is taken off the count (1: the unbiased estimate).
 
-    Two passes, so that a large mean costs no digits.
+    The distances are from a mean that is corrected by the mean of the distances, so that a large mean costs no digits; squares that are
+    added up cannot fall below 0.
     """
     x = operand(x, "x")
     axes = axes_of(axis, x.ndim, "var")
     count = _count(x.shape, axes)
-    squares = square(subtract(x, mean(x, axes, keepdims=True)))
+    wide = _exact(x)
+    centred = subtract(wide, mean(wide, axes, keepdims=True))
+    squares = square(subtract(centred, mean(centred, axes, keepdims=True)))
     if not correction:
-        return mean(squares, axes, keepdims)
-    return divide(sum(squares, axes, keepdims), np.maximum(float(count - correction), 0.0))
+        return astype(mean(squares, axes, keepdims), x.dtype)
+    return astype(divide(sum(squares, axes, keepdims), np.maximum(float(count - correction), 0.0)), x.dtype)
+
+
+def _exact(x: Any) -> Any:
+    """x in the dtype that its sums are kept in."""
+    return astype(x, sum_dtype(x.dtype))
 
 
 def prod(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
@@ -112,8 +120,8 @@ def _extremum_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool)
     values = array_of(x)
     best = array_of(ans).reshape(_kept(x.shape, axis))
     hit = (values == best) | (np.isnan(values) & np.isnan(best))
-    ties = np.add.reduce(hit, axis=axis, dtype=accumulator_dtype(x.dtype), keepdims=True)
-    return multiply(_spread(g, x, axis), np.divide(hit, ties, dtype=ties.dtype).astype(x.dtype, copy=False))
+    ties = np.add.reduce(hit, axis=axis, dtype=g.dtype, keepdims=True)
+    return select(hit, divide(_spread(g, x, axis), ties), 0.0)
 
 
 def _extremum(ufunc: np.ufunc) -> Any:
@@ -123,8 +131,8 @@ def _extremum(ufunc: np.ufunc) -> Any:
     return forward
 
 
-_max_op = primitive("max", _extremum(np.maximum), [_extremum_rule], saves=("ans", 0))
-_min_op = primitive("min", _extremum(np.minimum), [_extremum_rule], saves=("ans", 0))
+_max_op = primitive("max", _extremum(np.maximum), widely([_extremum_rule]), saves=("ans", 0))
+_min_op = primitive("min", _extremum(np.minimum), widely([_extremum_rule]), saves=("ans", 0))
 
 
 def _not_empty(x: Any, axis: AxisTuple, name: str) -> None:
@@ -172,8 +180,17 @@ def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
     return narrow(result, x).reshape(shape)
 
 
+def _held(x: Array, axis: int) -> Array:
+    """x, where +infinity is its largest value with all else at -infinity: what the limit of a softmax is the softmax of."""
+    top = np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
+    if not np.isposinf(top).any():
+        return x
+    kept = np.where(np.isposinf(x), x.dtype.type(0), x.dtype.type(-np.inf))
+    return np.where(np.isposinf(top), kept, x)
+
+
 def _softmax(x: Array, *, axis: int) -> Array:
-    wide = widened(x)
+    wide = _held(widened(x), axis)
     made = around.softmax(wide, axis)
     if made is not None:
         return narrow(made, x)
@@ -184,7 +201,7 @@ def _softmax(x: Array, *, axis: int) -> Array:
 
 
 def _log_softmax(x: Array, *, axis: int) -> Array:
-    wide = widened(x)
+    wide = _held(widened(x), axis)
     with np.errstate(all="ignore"):
         low = wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf)
         low -= np.log(np.add.reduce(np.exp(low), axis=axis, keepdims=True))
@@ -192,11 +209,20 @@ def _log_softmax(x: Array, *, axis: int) -> Array:
 
 
 def _logsumexp_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool) -> Any:
+    """g times the softmax: of infinite values the limit (shared by all +infinities), and 0 for a -infinity, also among its like."""
     kept = _kept(x.shape, axis)
-    return multiply(broadcast_to(reshape(g, kept), x.shape), exp(subtract(x, reshape(ans, kept))))
+    values, best = array_of(x), array_of(ans).reshape(kept)
+    if not np.isinf(best).any():
+        return multiply(broadcast_to(reshape(g, kept), x.shape), exp(subtract(x, reshape(ans, kept))))
+    hit = np.isposinf(values) & np.isposinf(best)
+    ties = np.maximum(np.add.reduce(hit, axis=axis, dtype=g.dtype, keepdims=True), 1)
+    share = np.where(hit, 1 / ties, g.dtype.type(0))
+    infinite = np.broadcast_to(np.isinf(best), x.shape)
+    low = subtract(select(infinite, 0.0, x), reshape(select(np.isinf(best), 0.0, reshape(ans, kept)), kept))
+    return multiply(broadcast_to(reshape(g, kept), x.shape), select(infinite, share, exp(low)))
 
 
-_logsumexp_op = primitive("logsumexp", _logsumexp, [_logsumexp_rule], saves=("ans", 0))
+_logsumexp_op = primitive("logsumexp", _logsumexp, widely([_logsumexp_rule]), saves=("ans", 0))
 
 
 def _softmax_rule(g: Any, ans: Any, x: Any, *, axis: int) -> Any:
@@ -207,29 +233,25 @@ def _softmax_rule(g: Any, ans: Any, x: Any, *, axis: int) -> Any:
     return multiply(ans, subtract(g, sum(multiply(g, ans), axis, keepdims=True)))
 
 
-_softmax_op = primitive(
-    "softmax",
-    _softmax,
-    [_softmax_rule],
-    saves=("ans",),
-)
+_softmax_op = primitive("softmax", _softmax, widely([_softmax_rule]), saves=("ans",))
 
 _log_softmax_op = primitive(
     "log_softmax",
     _log_softmax,
-    [lambda g, ans, x, axis: subtract(g, multiply(exp(ans), sum(g, axis, keepdims=True)))],
+    widely([lambda g, ans, x, axis: subtract(g, multiply(exp(ans), sum(g, axis, keepdims=True)))]),
     saves=("ans",),
 )
 
 
 def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over the axes, without overflow; -infinity over none. Gradient: the softmax."""
+    """log(sum(exp(x))) over the axes, without overflow; -infinity over none. Gradient: the softmax; 0 at a -infinity."""
     x = operand(x, "x")
     return _logsumexp_op(x, axis=axes_of(axis, x.ndim, "logsumexp"), keepdims=bool(keepdims))
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1.
+    """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1; shared evenly by the elements that are +infinity,
+    and NaN where all are -infinity.
 
     Gradient: y (g - sum(g y)).
 
@@ -251,23 +273,40 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 # -- standardisation: what batch, group, layer and instance normalisation share ----------------------------------------
 
 
-def _standardize(x: Array, *, axis: AxisTuple, eps: float) -> Array:
-    wide = widened(x)
-    count = wide.dtype.type(_count(x.shape, axis))
-    with np.errstate(all="ignore"):
-        centred = wide - np.add.reduce(wide, axis=axis, keepdims=True) / count
+def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Array]:
+    """x - mean, 1 / sqrt(var + eps), and the factor that both were taken of: 1, but where the squares overflow, or vanish beside no eps."""
+
+    def of(x: Array, eps_there: Any) -> tuple[Array, Array]:
+        centred = x - np.add.reduce(x, axis=axis, keepdims=True) / count
+        centred -= np.add.reduce(centred, axis=axis, keepdims=True) / count  # what rounding left of a large mean
         variance = np.add.reduce(np.square(centred), axis=axis, keepdims=True) / count
-        centred *= 1 / np.sqrt(variance + wide.dtype.type(eps))
-    return narrow(centred, x)
+        return centred, variance + eps_there
+
+    dtype = wide.dtype
+    count, small = dtype.type(_count(wide.shape, axis)), dtype.type(eps)
+    with np.errstate(all="ignore"):
+        centred, below = of(wide, small)
+        factor = np.ones_like(below)
+        lost = ~np.isfinite(below) | (below < np.finfo(dtype).tiny / np.finfo(dtype).eps)
+        if lost.any():
+            top = np.maximum.reduce(np.abs(wide), axis=axis, keepdims=True)
+            usable = lost & np.isfinite(top) & (top > 0)
+            factor = np.where(usable, np.ldexp(dtype.type(1), -np.frexp(np.where(usable, top, 1))[1]), factor)
+            centred, below = of(wide * factor, small * factor * factor)
+        return centred, 1 / np.sqrt(below), factor
+
+
+def _standardize(x: Array, *, axis: AxisTuple, eps: float) -> Array:
+    with np.errstate(all="ignore"):
+        centred, inverse, _ = _moments(exactly(x), axis, eps)
+        centred *= inverse
+        return narrow(centred, x)
 
 
 def _inverse_deviation(x: Array, *, axis: AxisTuple, eps: float) -> Array:
-    wide = widened(x)
-    count = wide.dtype.type(_count(x.shape, axis))
     with np.errstate(all="ignore"):
-        centred = wide - np.add.reduce(wide, axis=axis, keepdims=True) / count
-        np.square(centred, out=centred)
-        return narrow(1 / np.sqrt(np.add.reduce(centred, axis=axis, keepdims=True) / count + wide.dtype.type(eps)), x)
+        _, inverse, factor = _moments(exactly(x), axis, eps)
+        return narrow(inverse * factor, x)
 
 
 def _inverse_deviation_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
@@ -281,14 +320,18 @@ _inverse_deviation_op = primitive("inverse_deviation", _inverse_deviation, [_inv
 
 def standardize_gradient(g: Any, x: Any, axis: AxisTuple, eps: float) -> Any:
     """The gradient of `standardize` at x, as operations."""
-    return _standardize_rule(g, _standardize_op(x, axis=axis, eps=float(eps)), x, axis=axis, eps=float(eps))
+    return _standardize_rule(g, None, x, axis=axis, eps=float(eps))
 
 
 def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
-    # s (g - mean(g) - ans mean(g ans)) with s = 1 / sqrt(var(x) + eps)
+    # s (g - mean(g) - y mean(g y)) with y = standardize(x), s = 1 / sqrt(var(x) + eps)
+    dtype = x.dtype
+    if ans is None or dtype.itemsize == 2:
+        g, x = _exact(g), _exact(x)
+        ans = _standardize_op(x, axis=axis, eps=eps)
     s = _inverse_deviation_op(x, axis=axis, eps=eps)
     along = multiply(ans, mean(multiply(g, ans), axis, keepdims=True))
-    return multiply(s, subtract(subtract(g, mean(g, axis, keepdims=True)), along))
+    return astype(multiply(s, subtract(subtract(g, mean(g, axis, keepdims=True)), along)), dtype)
 
 
 _standardize_op: Primitive = primitive("standardize", _standardize, [_standardize_rule], saves=("ans", 0))

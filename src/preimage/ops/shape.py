@@ -16,9 +16,9 @@ import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines import around
-from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.operands import Array, axes_of, axis_of, count_of, entries, operand, parts_of, regular, sizes_of
+from preimage.ops.sums import sum_dtype
 
 __all__ = [
     "concat", "expand_dims", "flatten", "flip", "getitem", "moveaxis", "put", "repeat", "reshape", "roll", "split", "squeeze",
@@ -152,7 +152,7 @@ def _put(g: Array, *, shape: tuple[int, ...], key: Any) -> Array:
         out = np.zeros(shape, g.dtype)
         out[key] = g
         return out
-    out = np.zeros(shape, accumulator_dtype(g.dtype))
+    out = np.zeros(shape, sum_dtype(g.dtype))
     np.add.at(out, key, g.astype(out.dtype, copy=False))
     return out.astype(g.dtype, copy=False)
 

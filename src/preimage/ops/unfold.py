@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, primitive
-from preimage.engines.base import Array, accumulator_dtype
+from preimage.engines.base import Array
 from preimage.engines.columns import Columns
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis, per_axis
 from preimage.ops.operands import operand
+from preimage.ops.sums import sum_dtype
 
 __all__ = ["fold", "unfold"]
 
@@ -32,7 +33,7 @@ def _unfold(x: Array, *, geometry: ConvGeometry) -> Array:
 
 
 def _fold(columns: Array, *, geometry: ConvGeometry) -> Array:
-    g, sums = geometry, accumulator_dtype(columns.dtype)
+    g, sums = geometry, sum_dtype(columns.dtype)
     x = np.zeros(g.input_shape, sums)
     if columns.size:
         block = tuple((0, n) for n in g.output_size)
@@ -94,7 +95,7 @@ def fold(
 
     Shapes: columns (N, C * taps, positions); the result (N, C, *output_size), the size of what was unfolded. An integer size
         or kernel stands for one spatial axis; give tuples for more.
-    Definition: <unfold(x), c> = <x, fold(c)>. 16-bit floats are summed in float32.
+    Definition: <unfold(x), c> = <x, fold(c)>. 16-bit floats are summed exactly and rounded once.
     Gradient: unfold.
     Cost: one addition per entry of the columns.
     Raises: ShapeError where the columns have another number of rows or positions than the sizes give.

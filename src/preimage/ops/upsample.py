@@ -24,9 +24,10 @@ from preimage.engines.base import is_channels_last
 from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, entries, narrow, operand, sizes_of, widened
+from preimage.ops.operands import Array, entries, narrow, operand, sizes_of
 from preimage.ops.sampling import Positions, simplest_fraction
 from preimage.ops.shape import reshape, transpose
+from preimage.ops.sums import exactly
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
 
@@ -135,7 +136,7 @@ def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
     made = around.resize(x, [_tables(a, x.dtype) for a in axes], axes[0].blended)
     if made is not None:
         return made
-    value, start = _in_memory(widened(x))
+    value, start = _in_memory(exactly(x))
     for k, axis in enumerate(axes, start):
         t, runs = _plan(axis)
         lead = (slice(None),) * k
@@ -152,7 +153,7 @@ def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
 
 
 def _resize_back(y: Array, *, axes: tuple[Resize, ...]) -> Array:
-    value, start = _in_memory(widened(y))
+    value, start = _in_memory(exactly(y))
     for k, axis in reversed(list(enumerate(axes, start))):
         t, runs = _plan(axis)
         lead = (slice(None),) * k

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from preimage.errors import GeometryError
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.errors import GeometryError, ShapeError
 from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
 
-__all__ = ["Axis", "Windows", "taps", "windows_of"]
+__all__ = ["Axis", "Windows", "along", "spatial_of", "taps", "windows_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,27 @@ class Axis:
         start = first * self.stride + offset
         return slice(first, last + 1), slice(start, (last - first) * self.stride + start + 1, self.stride)
 
-    def covered(self, padded: bool) -> list[int]:
+    def covered(self, padded: bool) -> NDArray[np.int64]:
         """How many taps of each window count: inside the input, or (padded) inside input and padding."""
         first, last = (-self.lo, self.size + self.hi) if padded else (0, self.size)
-        starts = (o * self.stride - self.lo for o in range(self.outputs))
-        return [sum(first <= s + k * self.dilation < last for k in range(self.kernel)) for s in starts]
+        starts = np.arange(self.outputs) * self.stride - self.lo
+        before, upto = -((starts - first) // self.dilation), (last - 1 - starts) // self.dilation + 1
+        return np.clip(upto, 0, self.kernel) - np.clip(before, 0, self.kernel)
 
 
 Windows = tuple[Axis, ...]
+
+
+def spatial_of(x: Any, name: str) -> tuple[int, ...]:
+    """The spatial sizes of an array (N, C, *spatial). Raises: ShapeError for fewer than two axes."""
+    if x.ndim < 2:
+        raise ShapeError(f"{name}: wanted (N, C, *spatial), got shape {x.shape}")
+    return tuple(x.shape[2:])
+
+
+def along(k: int, part: slice) -> tuple[slice, ...]:
+    """The index of a part of the k-th spatial axis."""
+    return (slice(None), slice(None), *([slice(None)] * k), part)
 
 
 def _pads_of_word(

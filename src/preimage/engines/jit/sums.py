@@ -36,8 +36,8 @@ def innermost(x: Array) -> bool | None:
 
 
 def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...]:
-    """Sums over space, (N, C), or over images too (`images`), (C,): of x (plain), of (x - m)^2 (squares), or of g and of
-    g (x - m) (products).
+    """Sums over space, (N, C), or over images too (`images`), (C,): of x (plain), of x - m and of (x - m)^2 (squares), or
+    of g and of g (x - m) (products).
 
     m: (C,) or (N, C). x and g: not empty, float32 or float64, one shape. What does not lie densely, or not both alike, is copied.
     """
@@ -49,7 +49,7 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     blocks = -(-space // BLOCK)
     target = llvm.current_target()
     spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
-    sums = [np.empty((count, blocks, channels), dtype) for _ in range(2 if mode == "products" else 1)]
+    sums = [np.empty((count, blocks, channels), dtype) for _ in range(1 if mode == "plain" else 2)]
     share = max(1, TASK_ELEMENTS // (min(space, BLOCK) if columns else space))
     if columns:
         share = -(-share // 32) * 32

@@ -13,6 +13,7 @@ from preimage import ops
 from preimage.autograd import array_of, primitive
 from preimage.io.caffe.functions import constant, indices
 from preimage.io.graph import graph_op
+from preimage.nn import bce_with_logits_loss
 
 __all__: list[str] = []
 
@@ -67,7 +68,8 @@ def infogain_loss(
     _, placed = _along(whole, valid, x, axis)
     gains = np.asarray(constant(matrix)).reshape(count, count)[np.squeeze(placed, axis)]
     gains = np.moveaxis(gains, -1, axis) * np.expand_dims(valid.reshape(np.squeeze(placed, axis).shape), axis)
-    total = ops.sum(ops.multiply(ops.log_softmax(x, axis=axis), _mask(gains, x)))
+    low, gains = ops.log_softmax(x, axis=axis), _mask(gains, x)
+    total = ops.sum(ops.where(gains != 0, ops.multiply(ops.where(gains != 0, low, 0.0), gains), 0.0))
     by = _normalizer(normalization, *_outer_inner(x, axis), int(valid.sum()))
     return ops.divide(ops.negative(total), by), ops.softmax(constant(x), axis=axis)
 
@@ -81,9 +83,9 @@ def euclidean_loss(a: Value, b: Value) -> Value:
 
 @graph_op("sigmoid_loss")
 def sigmoid_loss(x: Value, target: Value, *, ignore: int | None, normalization: str) -> Value:
-    """sum of softplus(x) - x t over the normalizer: cross entropy of sigmoid(x) with targets t."""
+    """sum of the cross entropies of sigmoid(x) with targets t over the normalizer."""
     goal = ops.reshape(target, _shape(x))
-    each = ops.subtract(ops.softplus(x), ops.multiply(x, goal))
+    each = bce_with_logits_loss(x, goal, reduction="none")
     valid = np.ones(_shape(x), bool) if ignore is None else np.trunc(constant(goal)) != ignore
     size = _shape(x)
     by = _normalizer(normalization, size[0] if size else 1, valid.size // max(size[0], 1) if size else 1, int(valid.sum()))

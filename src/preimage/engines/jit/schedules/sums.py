@@ -5,8 +5,8 @@
 Channels innermost (columns): a vector holds neighbouring channels, and there are sixteen of them. Space innermost (rows): the
 sixteen partial sums are the lanes. So both give the same bits, for any vector width. What is summed:
 
-    plain     x                         squares   (x - m)^2
-    products  g  and  g (x - m)         (two sums)        m: one number a channel
+    plain     x
+    squares   x - m  and  (x - m)^2     products  g  and  g (x - m)        m: one number a channel
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def build(spec: SumsSpec) -> str:
 
 
 def _sums(spec: SumsSpec) -> int:
-    return 2 if spec.mode == "products" else 1
+    return 1 if spec.mode == "plain" else 2
 
 
 def _add(spec: SumsSpec, sums: list[Num], x: Num, g: Num, m: Num | None, keep: Bit | None) -> list[Num]:
@@ -96,7 +96,7 @@ def _add(spec: SumsSpec, sums: list[Num], x: Num, g: Num, m: Num | None, keep: B
     if keep is not None:
         apart = keep.select(apart, apart.kernel.zeros(apart.dtype, apart.lanes))
     if spec.mode == "squares":
-        return [apart.fma(apart, sums[0])]
+        return [sums[0] + apart, apart.fma(apart, sums[1])]
     return [sums[0] + g, g.fma(apart, sums[1])]
 
 

@@ -1,0 +1,169 @@
+"""Sums and means over windows of the spatial axes, and their adjoints.
+
+    sum_pool(x)[o] = sum over the window of o, zeros in the padding;  its adjoint spreads y[o] over the window
+    avg_pool(x)[o] = that sum over the number of elements;            its adjoint spreads y[o] over the number
+
+Both are linear and separable: along one axis after the other. 16-bit floats are summed exactly, divided, and rounded once.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Primitive, primitive
+from preimage.engines import around
+from preimage.errors import OptionError
+from preimage.ops.layout import laid_out
+from preimage.ops.operands import Array, narrow, operand
+from preimage.ops.sums import exactly
+from preimage.ops.windows import Windows, along, spatial_of, windows_of
+
+__all__ = ["avg_pool", "sum_pool"]
+
+
+def _zeros(like: Array, k: int, size: int) -> Array:
+    """Zeros to sum in, in the memory order of `like`, its k-th spatial axis of another size."""
+    shape = (*like.shape[: k + 2], size, *like.shape[k + 3 :])
+    return np.zeros_like(like, shape=shape)
+
+
+def _summed(x: Array, windows: Windows) -> Array:
+    """Sums over the windows, in the dtype that sums are kept in."""
+    value = exactly(x)
+    for k, w in enumerate(windows):
+        made = around.pool_axis(value, k + 2, (w.outputs, w.kernel, w.stride, w.lo, w.dilation), "sum")
+        if made is not None:
+            value = made
+            continue
+        out = _zeros(value, k, w.outputs)
+        with np.errstate(all="ignore"):
+            for t in range(w.kernel):
+                reach = w.reach(t)
+                if reach is not None:
+                    out[along(k, reach[0])] += value[along(k, reach[1])]
+        value = out
+    return value.copy() if value is x else value
+
+
+def _spread(y: Array, windows: Windows) -> Array:
+    """The adjoint of the sums: every value added to all elements of its window."""
+    value = y
+    for k, w in reversed(list(enumerate(windows))):
+        made = around.unpool_axis(value, k + 2, w.size, (w.outputs, w.kernel, w.stride, w.lo, w.dilation))
+        if made is not None:
+            value = made
+            continue
+        out = _zeros(value, k, w.size)
+        with np.errstate(all="ignore"):
+            for t in range(w.kernel):
+                reach = w.reach(t)
+                if reach is not None:
+                    out[along(k, reach[1])] += value[along(k, reach[0])]
+        value = out
+    return value.copy() if value is y else value
+
+
+def _sum_pool(x: Array, *, windows: Windows) -> Array:
+    return narrow(_summed(x, windows), x)
+
+
+def _sum_unpool(y: Array, *, windows: Windows) -> Array:
+    return narrow(_spread(exactly(y), windows), y)
+
+
+_sum_pool_op = primitive(
+    "sum_pool", _sum_pool, [lambda g, ans, x, windows: _sum_unpool_op(g, windows=windows)], saves=(), linear=(0,)
+)
+_sum_unpool_op: Primitive = primitive(
+    "sum_unpool", _sum_unpool, [lambda g, ans, y, windows: _sum_pool_op(g, windows=windows)], saves=(), linear=(0,)
+)
+
+
+@laid_out
+def sum_pool(
+    x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Any:
+    """The sum over every window of the spatial axes, zeros in the padding. Linear; its gradient is its adjoint."""
+    x = operand(x, "x")
+    windows = windows_of("sum_pool", spatial_of(x, "sum_pool"), kernel_size, stride, padding, dilation, ceil_mode)
+    return _sum_pool_op(x, windows=windows)
+
+
+@lru_cache(maxsize=32)
+def _counts(windows: Windows, padded: bool) -> Array:
+    """The number of elements of every window; a single number where all have as many."""
+    counts: Any = np.ones((1,) * len(windows))
+    for k, w in enumerate(windows):
+        counts = counts * np.reshape(w.covered(padded), [-1 if j == k else 1 for j in range(len(windows))])
+    if counts.size and (counts == counts.flat[0]).all():
+        counts = counts.flat[0]
+    return np.asarray(counts)
+
+
+def _divisors(windows: Windows, divisor: float | None, padded: bool, dtype: Any) -> Array:
+    return (np.asarray(divisor) if divisor is not None else _counts(windows, padded)).astype(dtype)
+
+
+def _avg_pool(x: Array, *, windows: Windows, divisor: float | None, padded: bool) -> Array:
+    value = exactly(x)
+    over = _divisors(windows, divisor, padded, value.dtype)
+    with np.errstate(all="ignore"):
+        made = _summed(value, windows) / over
+        if x.dtype.itemsize > 2 and not np.isfinite(made).all():  # a sum may overflow on the way to a mean that does not
+            part = value.dtype.type(2.0 ** -math.ceil(math.log2(max(math.prod(w.kernel for w in windows), 2))))
+            made = np.where(np.isfinite(made), made, _summed(value * part, windows) / over / part)
+    return narrow(made, x)
+
+
+def _avg_unpool(y: Array, *, windows: Windows, divisor: float | None, padded: bool) -> Array:
+    value = exactly(y)
+    with np.errstate(all="ignore"):
+        return narrow(_spread(value / _divisors(windows, divisor, padded, value.dtype), windows), y)
+
+
+_avg_pool_op: Primitive = primitive(
+    "avg_pool", _avg_pool, [lambda g, ans, x, **how: _avg_unpool_op(g, **how)], saves=(), linear=(0,)
+)
+_avg_unpool_op: Primitive = primitive(
+    "avg_unpool", _avg_unpool, [lambda g, ans, y, **how: _avg_pool_op(g, **how)], saves=(), linear=(0,)
+)
+
+
+@laid_out
+def avg_pool(
+    x: Any,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: float | None = None,
+) -> Any:
+    """The mean over every window of the spatial axes.
+
+    Shapes: as max_pool.
+    Definition: the sum over the window, zeros in the padding, over its number of elements inside the input and the padding
+        (count_include_pad, as Caffe and PyTorch), inside the input alone, or `divisor_override`.
+    Gradient: the adjoint; the result is linear in x.
+    Raises: GeometryError where no window fits; OptionError for a divisor of 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from preimage import ops
+        >>> ops.avg_pool(np.array([[[1.0, 4.0, 2.0, 3.0]]]), 2)
+        array([[[2.5, 2.5]]])
+        >>> ops.avg_pool(np.array([[[6.0, 6.0]]]), 3, stride=1, padding=1)
+        array([[[4., 4.]]])
+    """
+    x = operand(x, "x")
+    windows = windows_of("avg_pool", spatial_of(x, "avg_pool"), kernel_size, stride, padding, dilation, ceil_mode)
+    if divisor_override is not None and not divisor_override:
+        raise OptionError("avg_pool: divisor_override must not be 0")
+    divisor = None if divisor_override is None else float(divisor_override)
+    return _avg_pool_op(x, windows=windows, divisor=divisor, padded=bool(count_include_pad))

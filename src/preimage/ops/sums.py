@@ -1,0 +1,72 @@
+"""How sums are taken beside the contractions: the dtype they are kept in, and what becomes of one that overflows on its way.
+
+16-bit floats are summed in float64, where sums of thousands of them are exact, and rounded once at the end: such a sum or mean is the
+exact one, rounded, in whatever order it was taken. A float32 or float64 sum whose partial sums overflow while it does not itself is
+taken again of fractions (a power of two, so no digit is lost).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from preimage.engines import around
+from preimage.engines.base import accumulator_dtype
+from preimage.ops.operands import Array
+
+__all__ = ["exactly", "mean_of", "sum_dtype", "total", "tree"]
+
+
+def sum_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype that sums are kept in. Raises: DTypeError for anything but the four float types."""
+    return np.dtype(np.float64) if dtype.itemsize == 2 else accumulator_dtype(dtype)
+
+
+def exactly(x: Array) -> Array:
+    """The array in the dtype that its sums are kept in."""
+    return x if x.dtype.itemsize > 2 else x.astype(sum_dtype(x.dtype))
+
+
+def _summed(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    made = around.sum_over(x, axis)
+    if made is not None:
+        return made.reshape([1 if k in axis else n for k, n in enumerate(x.shape)]) if keepdims else made
+    reduced: Any = np.add.reduce
+    with np.errstate(all="ignore"):
+        return np.asarray(reduced(x, axis=axis, dtype=sum_dtype(x.dtype), keepdims=keepdims))
+
+
+def _again(x: Array, axis: tuple[int, ...], keepdims: bool, found: Array, divisor: float) -> Array:
+    """`found`, the sums over the divisor, with those that are not finite taken from fractions of the terms."""
+    count = math.prod(x.shape[k] for k in axis)
+    if count < 2 or np.isfinite(found).all():
+        return found
+    part = found.dtype.type(2.0 ** -math.ceil(math.log2(count)))
+    with np.errstate(all="ignore"):
+        smaller = _summed(x * part, axis, keepdims) / found.dtype.type(divisor) / part
+    return np.where(np.isfinite(found), found, smaller)
+
+
+def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """The sum over the axes, in `sum_dtype`."""
+    return _again(x, axis, keepdims, _summed(x, axis, keepdims), 1.0)
+
+
+def mean_of(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """The mean over the axes, in `sum_dtype`: finite wherever all elements are; NaN over none."""
+    found = _summed(x, axis, keepdims)
+    count = float(math.prod(x.shape[k] for k in axis))
+    with np.errstate(all="ignore"):
+        return _again(x, axis, keepdims, np.asarray(found / found.dtype.type(count)), count)
+
+
+def tree(values: Array) -> Array:
+    """The sum over the first axis as an aligned binary tree: entry i with i ^ 1, then pairs with pairs; what is left over goes up alone."""
+    with np.errstate(all="ignore"):
+        while values.shape[0] > 1:
+            even = values.shape[0] // 2 * 2
+            pairs = values[:even:2] + values[1:even:2]
+            values = np.concatenate((pairs, values[even:])) if even < values.shape[0] else pairs
+    return values[0] if values.shape[0] else np.zeros(values.shape[1:], values.dtype)
