@@ -411,15 +411,21 @@ def test_controls_and_bad_sizes(browser: Any, default_page: str) -> None:
             visit.tab.click("#problem button")
         for kind in ("linear", "conv_transpose", "d1", "conv", "d2"):
             visit.tab.click(f"[data-key={kind}]")
-        for example in visit.ask("[...document.querySelectorAll('[data-key=example] option')].map(o => o.value).filter(Boolean)"):
-            visit.tab.select_option("[data-key=example]", example)
-            for mode in ("paint", "slide", "grad_input", "grad_weight", "grad_bias"):
-                visit.tab.click(f"[data-mode={mode}]")
-                visit.tab.click("#forward", force=True, no_wait_after=True) if visit.tab.locator(
-                    "#forward"
-                ).is_enabled() else None
-                for kind in ("product", "layer"):
-                    visit.tab.click(f"#matrix-{kind}")
+        drawn = visit.ask(
+            """() => {
+                const press = query => document.querySelector(query).click(), options = [...document.querySelectorAll('[data-key=example] option')];
+                let drawn = 0;
+                for (const {value} of options.filter(option => option.value)) {
+                    const select = document.querySelector('[data-key=example]');
+                    select.value = value;
+                    select.dispatchEvent(new Event('change'));
+                    for (const mode of ['paint', 'slide', 'grad_input', 'grad_weight', 'grad_bias'])
+                        for (const query of [`[data-mode=${mode}]`, '#forward', '#matrix-product', '#matrix-layer']) { press(query); drawn++; }
+                }
+                return drawn;
+            }"""
+        )
+        assert drawn == 11 * 5 * 4
         visit.tab.fill("input[aria-label=groups]", "2")
         visit.tab.keyboard.press("Tab")
         assert "must divide both channel counts" in visit.text("#problem")

@@ -23,6 +23,7 @@ class App {
     }
     if (data.view) Object.assign(this.first, data.view);
     this.version = 0;
+    this.opened = false;  // what lies below the first screen is drawn after the first paint
     this.layer = null;
     this.hovered = null;
     this.stage = new Stage(byId('stage'), this);
@@ -36,6 +37,14 @@ class App {
     this.start(linked || copy(this.first));
     listenToPage(this);
     if (!linked && !matchMedia('(prefers-reduced-motion: reduce)').matches && document.visibilityState !== 'hidden') this.transport.play();
+  }
+
+  /** Draw what lies below the first screen. */
+  open() {
+    this.opened = true;
+    this.draw();
+    this.controls.drawSizes();
+    this.learning = new Learning();
   }
 
   /** Begin with a state; one that is no layer gives way to the first. */
@@ -58,7 +67,7 @@ class App {
     this.stage.build();
     this.trio.build();
     this.draw();
-    this.controls.drawSizes();
+    if (this.opened) this.controls.drawSizes();
     this.summarise();
     this.live.ask();
   }
@@ -200,9 +209,8 @@ class App {
   draw() {
     this.stage.draw();
     this.formula.draw();
-    this.matrix.draw();
-    this.trio.draw();
     this.transport.draw();
+    if (this.opened) { this.matrix.draw(); this.trio.draw(); }
     const {state} = this, lead = LEADS.shared[state.mode] || LEADS[state.spec.kind][state.mode];
     setText(byId('lead'), state.spec.kind === 'linear' && state.mode === 'grad_weight' ? 'A weight of a fully connected layer is used once, so its gradient is one product: its input times the gradient of its output.' : lead);
     for (const button of byId('modes').children) button.setAttribute('aria-pressed', String(button.dataset.mode === state.mode));

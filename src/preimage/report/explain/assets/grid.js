@@ -101,45 +101,88 @@ class Grid {
   }
 
   /**
-   * Draw: values (null: none), scale, shown(index) false where a number is not there yet, marks: [{index or [plane, row, column], kind}]
-   * with kind lit, current, term or hover.
+   * Draw: values, scale, shown(index) false where a number is not there yet, marks: [{index or at: [plane, row, column], kind}] with
+   * kind lit, current, term or hover. Where `key` is the same as before the cells are taken from the last time.
    */
-  draw({values, scale, shown, marks, names}) {
-    const c = this.context, cell = this.cell, figures = cell >= 22, gap = cell >= 10 ? 1 : cell >= 5 ? .5 : 0;
-    this.last = values;
+  draw({values, scale, shown, marks, names, key}) {
+    const c = this.context, whole = key === undefined ? null : [key, scale, this.planes, this.cell, this.width, this.height, this.ratio, theme.card].join();
+    if (whole === null || whole !== this.painted) {
+      this.painted = whole;
+      if (!this.base && whole !== null) this.base = document.createElement('canvas');
+      const target = whole === null ? c : this.base.getContext('2d');
+      if (whole !== null) { this.base.width = this.canvas.width; this.base.height = this.canvas.height; }
+      target.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+      target.clearRect(0, 0, this.width, this.height);
+      this.drawCells(target, values, scale, shown, names);
+    }
+    if (whole !== null) {
+      c.setTransform(1, 0, 0, 1, 0, 0);
+      c.clearRect(0, 0, this.canvas.width, this.canvas.height);
+      c.drawImage(this.base, 0, 0);
+    }
     c.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    c.clearRect(0, 0, this.width, this.height);
-    c.textAlign = 'center';
+    this.drawLit((marks || []).filter(mark => mark.kind === 'lit'));
+    for (const mark of marks || []) if (mark.kind !== 'lit') this.drawMark(mark);
+    if (document.activeElement === this.canvas) this.drawMark({index: this.cursor, kind: 'cursor'});
+  }
+
+  drawCells(c, values, scale, shown, names) {
+    const cell = this.cell, figures = cell >= 22, size = Math.max(9, Math.min(15, Math.floor(cell * .36))), letter = size * .6;
     c.textBaseline = 'middle';
-    const size = Math.max(9, Math.min(15, Math.floor(cell * .36))), font = `${size}px ${theme.mono}`, letter = size * .6;
     this.planes.forEach((plane, slot) => {
       if (this.labelled) {
         c.fillStyle = theme.soft; c.font = '11px ' + theme.mono; c.textAlign = 'left';
-        const [x] = this.cornerOf(slot, 0, -this.margin[3]), y = this.cornerOf(slot, 0, 0)[1] - this.margin[0] * cell;
+        const [x, y] = this.cornerOf(slot, -this.margin[0], -this.margin[3]);
         c.fillText(names ? names(plane) : `channel ${plane}`, x, y - 8);
-        c.textAlign = 'center';
       }
-      this.drawMargin(slot);
-      c.font = font;
+      this.drawMargin(c, slot);
+      if (!figures && cell < 10) { this.drawPixels(c, slot, plane, values, scale, shown); return; }
+      c.textAlign = 'center';
+      c.font = `${size}px ${theme.mono}`;
       for (let row = 0, i = plane * this.rows * this.columns; row < this.rows; row++) for (let column = 0; column < this.columns; column++, i++) {
-        const [x, y] = this.cornerOf(slot, row, column), here = values && (!shown || shown(i));
-        const shade = here ? shadeOf(values[i], scale) : null;
+        const [x, y] = this.cornerOf(slot, row, column), here = !shown || shown(i), shade = here ? shadeOf(values[i], scale) : null;
         c.fillStyle = here ? shade.fill : theme.card;
-        c.fillRect(x + gap / 2, y + gap / 2, cell - gap, cell - gap);
-        if (!here && cell >= 8) { c.fillStyle = theme.line; c.fillRect(x + cell / 2 - 1, y + cell / 2 - 1, 2, 2); }
-        if (here && (figures || !Number.isFinite(values[i]) && cell > 6)) {
+        c.fillRect(x + .5, y + .5, cell - 1, cell - 1);
+        if (!here) { c.fillStyle = theme.line; c.fillRect(x + cell / 2 - 1, y + cell / 2 - 1, 2, 2); }
+        if (here && (figures || !Number.isFinite(values[i]))) {
           c.fillStyle = shade.ink;
           c.fillText(fitted(values[i], (cell - 3) / letter), x + cell / 2, y + cell / 2 + 1, cell - 2);
         }
       }
     });
-    for (const mark of marks || []) this.drawMark(mark);
-    if (document.activeElement === this.canvas) this.drawMark({index: this.cursor, kind: 'cursor'});
+  }
+
+  /** Cells too small for figures: one pixel each, enlarged. */
+  drawPixels(c, slot, plane, values, scale, shown) {
+    const {rows, columns} = this, image = new ImageData(columns, rows), data = image.data;
+    for (let k = 0, i = plane * rows * columns; k < rows * columns; k++, i++) {
+      const here = !shown || shown(i), rgb = here ? shadeOf(values[i], scale).rgb : theme.cardRgb;
+      data[4 * k] = rgb[0]; data[4 * k + 1] = rgb[1]; data[4 * k + 2] = rgb[2]; data[4 * k + 3] = 255;
+    }
+    if (!this.pixels) this.pixels = document.createElement('canvas');
+    this.pixels.width = columns;
+    this.pixels.height = rows;
+    this.pixels.getContext('2d').putImageData(image, 0, 0);
+    c.imageSmoothingEnabled = false;
+    const [x, y] = this.cornerOf(slot, 0, 0);
+    c.drawImage(this.pixels, x, y, columns * this.cell, rows * this.cell);
+  }
+
+  /** All that take part, in one stroke. */
+  drawLit(marks) {
+    const c = this.context, cell = this.cell, width = Math.min(2, cell / 5), inset = width / 2 + (cell >= 10 ? .5 : 0);
+    c.beginPath();
+    for (const {index} of marks) {
+      const corner = this.corner(index);
+      if (corner) c.rect(corner[0] + inset, corner[1] + inset, cell - 2 * inset, cell - 2 * inset);
+    }
+    c.lineWidth = width; c.strokeStyle = theme.accent;
+    c.stroke();
   }
 
   /** Cells of padding: there, but not part of the array. */
-  drawMargin(slot) {
-    const [top, right, bottom, left] = this.margin, c = this.context;
+  drawMargin(c, slot) {
+    const [top, right, bottom, left] = this.margin;
     if (!(top + right + bottom + left)) return;
     const [x, y] = this.cornerOf(slot, -top, -left), [innerX, innerY] = this.cornerOf(slot, 0, 0), cell = this.cell;
     c.save();
@@ -157,10 +200,10 @@ class Grid {
     const corner = at ? this.planes.includes(at[0]) ? this.cornerOf(this.planes.indexOf(at[0]), at[1], at[2]) : null : this.corner(index);
     if (!corner) return;
     const c = this.context, cell = this.cell, [x, y] = corner;
-    const [width, colour, dash] = {lit: [Math.min(2, cell / 5), theme.accent, []], current: [Math.min(3.5, cell / 3), theme.accent, []], term: [Math.min(3, cell / 3), theme.ink, []],
+    const [width, colour, dash] = {current: [Math.min(3.5, cell / 3), theme.accent, []], term: [Math.min(3, cell / 3), theme.ink, []],
       hover: [2, theme.ink, [3, 2]], cursor: [2, theme.ink, []]}[kind];
     const inset = kind === 'current' || kind === 'cursor' ? 0 : width / 2 + (cell >= 10 ? .5 : 0);
-    if (kind !== 'lit' && cell >= 8) { c.lineWidth = width + 2; c.strokeStyle = theme.card; c.setLineDash([]); c.strokeRect(x + inset, y + inset, cell - 2 * inset, cell - 2 * inset); }
+    if (cell >= 8) { c.lineWidth = width + 2; c.strokeStyle = theme.card; c.setLineDash([]); c.strokeRect(x + inset, y + inset, cell - 2 * inset, cell - 2 * inset); }
     c.lineWidth = width; c.strokeStyle = colour; c.setLineDash(dash);
     c.strokeRect(x + inset, y + inset, cell - 2 * inset, cell - 2 * inset);
     c.setLineDash([]);

@@ -109,8 +109,7 @@ function fillTables(app) {
 
 applyScheme();
 const app = new App(JSON.parse(byId('data').textContent));
-// the part below the first screen comes after the first paint
-requestAnimationFrame(() => setTimeout(() => { app.learning = new Learning(); }, 0));
+requestAnimationFrame(() => setTimeout(() => app.open(), 0));
 /** For tests and for the curious: the page's arithmetic, and its state. */
 window.preimage = {
   app,

@@ -151,6 +151,15 @@ class MatrixView {
     c.strokeRect(x - .5, y - .5, W + .5, H + .5);
   }
 
+  /** Many entries in one stroke. */
+  markMany(b, entries) {
+    const c = this.context, w = b.width / b.columns, h = b.height / b.rows;
+    c.beginPath();
+    for (const [row, column] of entries) c.rect(b.x + column * w - .5, b.y + row * h - .5, Math.max(w, 2) + .5, Math.max(h, 2) + .5);
+    c.lineWidth = 1.5; c.strokeStyle = theme.accent;
+    c.stroke();
+  }
+
   markLayer() {
     const {sum, term, state} = this.app, flip = state.mode === 'grad_input', [M, first, second] = this.blocks, row = sum.rows[term];
     const at = r => [flip ? r.input : r.output, flip ? r.output : r.input];
@@ -161,7 +170,7 @@ class MatrixView {
       this.mark(second, sum.index * per, 0, per, 1, 'band');
       return;
     }
-    if (state.mode === 'grad_weight') for (const r of sum.rows) if (!r.padded) this.mark(M, r.output, r.input, 1, 1, 'lit');
+    if (state.mode === 'grad_weight') this.markMany(M, sum.rows.filter(r => !r.padded).map(r => [r.output, r.input]));
     if (!row || row.padded) return;
     const [y, x] = at(row);
     this.mark(M, y, x, 1, 1, 'term'); this.mark(first, x, 0, 1, 1, 'term'); this.mark(second, y, 0, 1, 1, 'term');
@@ -187,7 +196,7 @@ class MatrixView {
       const {p, o} = place(here[0]);
       this.mark(of.columns, 0, p, K, 1, 'band');
       if (of.W && this.contraction() === 'small' && O >= 1) this.mark(of.W, o, 0, 1, K, 'band');
-    } else for (const r of here.slice(0, 2000)) { const {k, p} = place(r); this.mark(of.columns, k, p, 1, 1, 'lit'); }
+    } else this.markMany(of.columns, here.map(r => { const {k, p} = place(r); return [k, p]; }));
     const row = sum.rows[term];
     if (row) spot(row, 'term');
   }

@@ -86,28 +86,34 @@ class Stage {
       const stacked = rows * 3 < columns;  // flat ones lie one below the other
       return {name, shape, m, perRow: stacked ? 1 : perRow, shown, rows, columns};
     });
-    const spread = group => {
-      // small ones are as wide as their caption at least
-      const gaps = group.reduce((n, g) => n + (g.perRow - 1) * PLANE_GAP + 6, 0) + (group.length - 1) * (narrow ? 12 : 44) + 2;
-      let open = group, room = width - gaps, cell = 0;
-      for (let again = true; again && open.length;) {
-        cell = room / open.reduce((n, g) => n + g.columns * g.perRow, 0);
-        const tight = open.filter(g => g.columns * g.perRow * cell < CAPTION_WIDTH);
-        again = tight.length > 0 && tight.length < open.length;
-        if (again) { open = open.filter(g => !tight.includes(g)); room -= tight.length * CAPTION_WIDTH; }
-      }
-      return cell;
-    };
-    const rows = narrow ? this.split(cells) : [cells];
-    const tallest = Math.max(...cells.map(g => g.rows * Math.ceil(g.shown / g.perRow)));
-    const cell = Math.max(2.5, Math.min(narrow ? 40 : 46, 440 / tallest, ...rows.map(spread)));
+    const lines = narrow ? this.split(cells) : [cells], tallest = Math.max(...cells.map(g => g.rows * Math.ceil(g.shown / g.perRow)));
+    const common = () => Math.max(2.5, Math.min(narrow ? 40 : 46, 440 / tallest, ...lines.map(line => this.spread(line, width, narrow))));
+    let cell = common();
+    if (cell < 14) {  // stencils too small to read are enlarged
+      for (const g of cells) if (['weight', 'stamp', 'grad_weight'].includes(g.name) && g.columns * g.perRow <= 7 && g.rows <= 7) g.own = 22;
+      cell = common();
+    }
     this.cell = cell >= 6 ? Math.floor(cell) : Math.floor(cell * 4) / 4;
     for (const g of cells) {
       const grid = this.grids.get(g.name);
-      grid.layout(g.shape, this.planesOf(g.name), g.m, this.cell, g.perRow);
+      grid.layout(g.shape, this.planesOf(g.name), g.m, g.own || this.cell, g.perRow);
       grid.caption.style.width = Math.max(grid.width, CAPTION_WIDTH) + 'px';
     }
     this.parent.classList.toggle('narrow', narrow);
+  }
+
+  /** The size of a cell with which a line of arrays fills the width. Small arrays are as wide as their caption at least. */
+  spread(line, width, narrow) {
+    const gaps = line.reduce((n, g) => n + (g.perRow - 1) * PLANE_GAP + 6, 0) + (line.length - 1) * (narrow ? 12 : 44) + 2;
+    const set = line.filter(g => g.own), wide = g => g.columns * g.perRow;
+    let open = line.filter(g => !g.own), room = width - gaps - set.reduce((n, g) => n + Math.max(CAPTION_WIDTH, wide(g) * g.own), 0), cell = 46;
+    for (let again = open.length > 0; again;) {
+      cell = room / open.reduce((n, g) => n + wide(g), 0);
+      const tight = open.filter(g => wide(g) * cell < CAPTION_WIDTH);
+      again = tight.length > 0 && tight.length < open.length;
+      if (again) { open = open.filter(g => !tight.includes(g)); room -= tight.length * CAPTION_WIDTH; }
+    }
+    return cell;
   }
 
   /** On a narrow page: small arrays share a line, wide ones have their own. */
@@ -169,7 +175,7 @@ class Stage {
       else if (name === 'products') this.drawProducts(grid);
       else if (state.mode === 'paint' && name === 'output') grid.draw({...options, values: layer.paintedBy(done + 1)});
       else if (sum.to === name && state.mode !== 'paint') grid.draw({...options, values: v[name], shown: i => i <= done});
-      else grid.draw({...options, values: v[name]});
+      else grid.draw({...options, values: v[name], key: this.app.version});
       if (name !== 'stamp' && name !== 'products') this.outline(name, grid);
       if (!grid.options.quiet) this.label(name, grid);
     }

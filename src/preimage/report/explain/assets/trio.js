@@ -52,7 +52,7 @@ class Trio {
         if (row) grid.planes = [Math.floor(row[name] / per)];
         if (name !== key) for (const r of rows) if (!seen.has(r[name])) { seen.add(r[name]); marks.push({index: r[name], kind: 'lit'}); }
         if (row) marks.push({index: row[name], kind: name === key ? 'current' : 'term'});
-        grid.draw({values: layer.values[name], scale: app.scales[name], marks, names: () => ''});
+        grid.draw({values: layer.values[name], scale: app.scales[name], marks, names: () => '', key: app.version});
       }
     }
     setText(byId('trio-lead'), row ? `Input ${layer.place('input', row.input)} × weight ${layer.place('weight', row.weight)}, for output ${layer.place('output', row.output)}: every product of the layer belongs to exactly three sums. Forward, backward and learning differ only in which one is added up.`
