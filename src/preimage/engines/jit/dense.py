@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.jit.edges import find_edges
+from preimage.engines.jit import branches
+from preimage.engines.jit.edges import Edges, find_edges
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.few import few_plan, few_recipe
 from preimage.engines.jit.moves import FEW_CHANNELS, folded_weight_step, slab_steps, swap_back, tap_pitch, weight_step
@@ -31,7 +32,7 @@ from preimage.engines.jit.schedules.direct import DirectSpec, turned_side
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.tables import Slot
 from preimage.engines.jit.sweep import Work, cut_taps, piece_lists, sweep_step, sweeps
-from preimage.engines.jit.tiles import Choice, Tiles, choose_tile
+from preimage.engines.jit.tiles import Choice, Tiles, choose_tile, take_tiling
 
 __all__ = ["Request", "dense_recipe"]
 
@@ -58,6 +59,7 @@ def dense_recipe(r: Request) -> Recipe:
     recipe, joined = Recipe("direct"), False
     if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
         # The taps of a line and their few channels lie side by side: one longer run.
+        branches.direct("taps.joined")
         axes[-1], run, joined = join_taps(g), run * g.kernel_size[-1], True
         recipe.algorithm = "direct, taps of a line joined"
 
@@ -84,7 +86,7 @@ def dense_recipe(r: Request) -> Recipe:
     crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
     if crowded and not joined:
         pitch += 64
-    moved = crowded or r.element != inner or not lasting or any(s % item for s in in_strides)
+    moved = crowded or r.element != inner or not lasting
     slab = moved or any(m != (0, 0) for m in margins)
     padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
     slab_strides = [prod(padded[k + 1 :]) * pitch for k in range(len(axes))]
@@ -100,6 +102,8 @@ def dense_recipe(r: Request) -> Recipe:
     copying = (COPY_CYCLES if lasting else TURN_CYCLES) * prod(in_sizes) * in_channels if slab and edges is None else 0.0
     if few is not None and few.cost < best.cost + copying:
         return few_recipe(r, gather_axes(g, r.contraction, r.every_tap), few)
+    if few is not None:
+        branches.few_outputs("refused.dearer")
     merged, choice, folded, channels = best.axes, best.choice, best.folded, best.channels
     in_strides, out_strides = best.in_strides, best.out_strides
     origin = 0
@@ -137,6 +141,7 @@ def dense_recipe(r: Request) -> Recipe:
     )  # fmt: skip
     step_out = merged[choice.axis].phases[0].step * out_strides[choice.axis]
     positions = g.work_flop // (2 * prod(g.weight_shape))
+    _take_layout(r, best, len(axes), raw_strides, margins, inner, lasting, crowded, slab, edges)
     alone = folded is None and edges is None and not r.prepared and sweeps(blocks, r.threads, recipe.packed_bytes, positions)
     work, inputs = Work(block_bytes, tap_bytes, own_item), prod(in_sizes) * (in_channels // g.groups) * item
 
@@ -175,10 +180,12 @@ def dense_recipe(r: Request) -> Recipe:
     if r.prepared:
         recipe.steps.append(step)
     elif swept is not None:
+        branches.direct("weights.streamed")
         if swept.cuts is not None:
             weights, _ = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, full, width, True, True)
         sweep_step(recipe, weights, step, chunks, r.threads, swept)
     else:
+        branches.direct("weights.packed_first")
         recipe.pack_first()
         recipe.steps.append(step)
     if edges is not None and edges.tiles:
@@ -189,7 +196,9 @@ def dense_recipe(r: Request) -> Recipe:
         sizes = [axis.out_size for axis in axes]
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
         recipe.steps.append(swap_back(sizes, true_strides, out_channels, r.out_strides[1], inner, r.element, full, r.finish))
-    recipe.skips_padding = any(reach[k] != (0, 0) for k in range(len(axes))) and not r.every_tap and not r.single
+    padded_axes = any(reach[k] != (0, 0) for k in range(len(axes)))
+    recipe.skips_padding = padded_axes and not r.every_tap and not r.single
+    branches.direct(f"padding.{'none' if not padded_axes else 'every_tap' if r.every_tap else 'skipped'}")
     recipe.details |= {
         "tile": f"{choice.pixels} pixels x {choice.vectors} vectors of {choice.lanes} channels",
         "tasks": f"{chunks} chunks of rows x {blocks} blocks of channels",
@@ -232,6 +241,8 @@ def _skip_lines(axes: list[Axis], strides: list[int]) -> list[int]:
         axis, only = axes[k], axes[k].phases[0]
         inside = (only.count - 1) * only.in_step < axis.in_size
         if axis.kernel == 1 and len(axis.phases) == 1 and only.step == 1 and only.taps == ((0, 0),) and inside:
+            if only.in_step > 1:
+                branches.direct("lines.skipped")
             n = only.count
             axes[k] = Axis(n, n, (replace(only, in_step=1, in_size=n),))
             out[k] *= only.in_step
@@ -294,6 +305,51 @@ def _options(r: Request, axes: list[Axis], in_strides: list[int], channels: int,
     return out
 
 
+def _take_layout(
+    r: Request, best: _Option, ndim: int, raw_strides: list[int], margins: list[tuple[int, int]], inner: str, lasting: bool,
+    crowded: bool, slab: bool, edges: Edges | None,
+) -> None:  # fmt: skip
+    """Name the decisions that were made above, each by what it changes in the program."""
+    take, choice, axis = branches.direct, best.choice, best.axes[best.choice.axis]
+    take("taken")
+    if len(best.axes) < ndim:
+        take("axes.merged")
+    if edges is not None:
+        take("input.halo" if edges.tiles else "input.halo_unread")
+    elif slab:
+        take("input.packed")
+        reasons = {
+            "channels_first": not lasting, "widened": r.element != inner, "crowded": crowded,
+            "margins": any(m != (0, 0) for m in margins),
+        }  # fmt: skip
+        for reason in [name for name, holds in reasons.items() if holds]:
+            take(f"input.packed.{reason}")
+    else:
+        take("input.in_place")
+    take(f"result.{best.store}")
+    if best.folded is not None:
+        take("phases.folded")
+        if min(best.folded.phases_of_tap) < best.folded.stride:
+            take("phases.folded.partial")
+        if best.folded.first_cut or best.folded.last_end < best.folded.stride:
+            take("phases.folded.cut")
+    else:
+        take("phases.one" if len(axis.phases) == 1 else "phases.several")
+        if not all(phase.taps for phase in axis.phases):
+            take("phases.empty")
+    last = len(best.axes) - 1
+    take("pixels.last_axis" if choice.axis == last else "pixels.batch" if choice.axis == 0 else "pixels.outer_axis")
+    if r.single or r.tile is not None:
+        take("tile.single" if r.single else "tile.given")
+    full = r.target.vector_bytes // ELEMENT_BYTES[inner]
+    take_tiling(axis, choice)
+    take("tile.one_pixel" if choice.pixels == 1 else "tile.several_pixels")
+    take("tile.one_vector" if choice.vectors == 1 else "tile.several_vectors")
+    take("tile.full_vectors" if choice.lanes == full else "tile.half_vectors")
+    take("channels.ragged" if best.channels % (choice.lanes * choice.vectors) else "channels.whole")
+    take("groups.one" if r.geometry.groups == 1 else "groups.several")
+
+
 def _share(
     rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int,
     inputs: int,
@@ -310,6 +366,8 @@ def _share(
     per_row = max(1, band // (choice.pixels * pixel_bytes))
     wanted = 1 if threads == 1 else min(count, -(-8 * threads // blocks))
     pieces = max(-(-longest // per_row), -(-wanted // len(rows)))
+    if pieces > 1:
+        branches.direct("rows.split")
     rows = split_rows(rows, pieces)
     at = rows[:, 0] + tiles[rows[:, 3], 0]
     lowest = int(at.min())
@@ -324,4 +382,7 @@ def _share(
     edges = [0, *(np.flatnonzero(moves) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
     if len(edges) - 1 < wanted:
         edges = sorted({*edges, *(len(rows) * c // wanted for c in range(wanted + 1))})
-    return np.ascontiguousarray(rows[:, :5]), as_ints(edges), n_bands > 1 and n_bands * weights <= blocks * inputs
+    together = n_bands > 1 and n_bands * weights <= blocks * inputs
+    branches.direct("rows.sorted_by_phase" if weights > inputs else "rows.sorted_by_input")
+    branches.direct("chunks.one" if len(edges) == 2 else "chunks.blocks_together" if together else "chunks.several")
+    return np.ascontiguousarray(rows[:, :5]), as_ints(edges), together

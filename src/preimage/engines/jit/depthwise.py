@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import slab_steps, swap_back, weight_step
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, distinct, gather_axes
@@ -97,6 +98,12 @@ def depthwise_recipe(r: Request) -> Recipe:
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
         recipe.steps.append(swap_back(out_sizes, true_strides, channels, r.out_strides[1], inner, r.element, full, r.finish))
     recipe.skips_padding = any(axis.margins != (0, 0) for axis in axes)
+    take = branches.channels_last
+    take("taken")
+    take("input.in_place" if read == "x" else "input.transposed")
+    take("result.in_place" if straight else "result.scratch")
+    take("multiplier.one" if g.out_channels_per_group == 1 else "multiplier.several")
+    take("padding.skipped" if recipe.skips_padding else "padding.none")
     recipe.details["input"] = "read in place" if read == "x" else "transposed to channels-last"
     recipe.details["result"] = "stored in place" if straight else "transposed back from a channels-last scratch"
     return recipe
@@ -125,6 +132,11 @@ def _steps(
     recipe.packed_key = ("depthwise", r.element, lanes, vectors)
     if not r.prepared:
         recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
+    take = branches.channels_last
+    take("pixels.last_axis" if at == len(axes) - 1 else "pixels.outer_axis")
+    take("patterns.one" if len(groups) == 1 else "patterns.several")
+    take("vectors.one" if vectors == 1 else "vectors.several")
+    take("channels.whole" if channels % width == 0 else f"channels.ragged.{'one_block' if blocks == 1 else 'several_blocks'}")
     zeros = np.zeros(width, np.float64)  # as wide as a whole tile of any element type
     steps = [] if r.prepared else [weights]
     tiles_of = []
@@ -134,11 +146,16 @@ def _steps(
         pixels = _pixels(pattern, phases, vectors)
         if r.little:
             pixels = 1 << (pixels.bit_length() - 1)
+        take("taps.unrolled" if unrolled else "taps.looped")
+        if not pattern.columns:
+            take("phases.empty")
         down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
         if down:
             span = r.target.l2_bytes * 3 // 4 // (g.kernel_extent[-2] * in_strides[at])
             pixels = max(1, min(pixels, (span - max(pattern.columns, default=0)) // phases[0].in_step + 1))
         tiles = _tiles(pixel_axis, phases, pixels, columns, out_strides[at], tap_bytes)
+        take("tiles.down" if down else "tiles.along")
+        take("tiles.over_the_ends" if tiles[:, 3].any() else "tiles.inside")
         rows, taps = _rows(axes, outer, in_strides, out_strides, tap_bytes)
         if not unrolled:
             rows, taps = _spread(rows, taps, pattern, in_strides[at], tap_bytes)
@@ -288,6 +305,7 @@ def _share(rows: Ints, row_work: int, threads: int, down: bool) -> tuple[Ints, I
     total = row_work * len(rows)
     wanted = 1 if threads == 1 else max(1, min(8 * threads, total // 20_000))
     pieces = int(rows[0, 5]) if down else min(int(rows[0, 5]), -(-wanted // len(rows)))
+    branches.channels_last("rows.cut" if pieces > 1 else "rows.whole")
     if pieces > 1:
         count = rows[:, 5].copy()
         parts = []

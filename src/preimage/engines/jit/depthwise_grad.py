@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import slab_steps
 from preimage.engines.jit.plan import Ints, as_ints
@@ -77,6 +78,17 @@ def depthwise_grad_recipe(r: Any) -> Recipe:
         keep = (tiles, positions, zeros)
         recipe.steps.append(Step("depthwise weight gradient", compiled(spec), template, patches, -(-units // per_task), keep))
         tiles_said.append(f"{rows} x {columns} taps x {vectors} vectors of {lanes} channels")
+    take = branches.depthwise_weight_grad
+    take("taken")
+    take("x.in_place" if x_name == "x" else "x.copied")
+    take("y.in_place" if y_name == "y" else "y.copied")
+    take("multiplier.one" if g.out_channels_per_group == 1 else "multiplier.several")
+    take("rows.one" if len(parts_h) == 1 else "rows.several")
+    take("columns.one" if len(parts_w) == 1 else "columns.several")
+    take("vectors.one" if vectors == 1 else "vectors.several")
+    take("channels.ragged" if g.out_channels % width else "channels.whole")
+    take("images.one" if g.batch == 1 else "images.several")
+    take(f"axes.{('one', 'two')[g.ndim - 1] if g.ndim < 3 else 'more'}")
     recipe.steps.append(_order(r, inner, taps, sum_tap))
     recipe.skips_padding = True
     recipe.details = {"tile": "; ".join(tiles_said), "x": x_name, "y": y_name}

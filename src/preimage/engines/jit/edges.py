@@ -16,6 +16,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.moves import lines_step, positions
 from preimage.engines.jit.plan import Axis, Ints, Phase
 from preimage.engines.jit.recipe import Step, compiled
@@ -99,6 +100,7 @@ def find_edges(axes: list[Axis], choice: Choice, pixel_bytes: int) -> Edges | No
     """The edges of a gather whose pixels run along `choice.axis`; None where a slab of the whole input costs hardly more."""
     axis = axes[choice.axis]
     if axis.margins == (0, 0) or choice.axis != len(axes) - 1:
+        branches.halo("refused.no_padding" if axis.margins == (0, 0) else "refused.other_axis")
         return None
     first, last, edges, tiles = 0, axis.in_size, 0, 0
     for phase in axis.phases:
@@ -108,10 +110,15 @@ def find_edges(axes: list[Axis], choice: Choice, pixel_bytes: int) -> Edges | No
         low, high = _reads(phase, cover)
         left, right = low < 0, high >= axis.in_size
         if (left & right).any():
+            branches.halo("refused.both_ends")
             return None
         first = max(first, int(high[left].max(initial=-1)) + 1)
         last = min(last, int(low[right].min(initial=axis.in_size)))
         edges, tiles = edges + int(left.sum() + right.sum()), tiles + len(cover.starts)
     slab = prod(a.in_size for a in axes) * pixel_bytes
     worth = COPY_CYCLES * slab > WORTH_EDGES * choice.cost
-    return Edges(edges, axis.in_size, first, last, axis.margins) if worth and edges <= MOST_EDGES * tiles else None
+    if not worth or edges > MOST_EDGES * tiles:
+        branches.halo("refused.many_tiles" if worth else "refused.little_input")
+        return None
+    branches.halo("taken")
+    return Edges(edges, axis.in_size, first, last, axis.margins)

@@ -21,13 +21,13 @@ from preimage.engines.base import (
     supported_dtype,
 )
 from preimage.engines.buffers import aligned
-from preimage.engines.jit import llvm, tuning, weight_grad
+from preimage.engines.jit import branches, llvm, tuning, weight_grad
 from preimage.engines.jit.bands import Band, cut, images_at_once
 from preimage.engines.jit.dense import dense_recipe
 from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
 from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.recipe import ALIGN, Recipe, address_of, made_together
-from preimage.engines.jit.request import Request, is_little, little_macs, little_work, take_epilogue, take_request
+from preimage.engines.jit.request import Request, is_little, little_macs, little_work, readable, take_epilogue, take_request
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
@@ -43,20 +43,6 @@ LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
-take = decisions.declare_all(
-    "jit.call",
-    {
-        "empty.result": "the result has no elements: nothing is computed",
-        "empty.input": "the input or the weights have no elements: the result is zero",
-        "input.copied": "the input is copied first: neither its channels nor its last axis lie contiguously",
-        "weights.copied": "the weights are copied first: they do not lie in C order",
-        "residual.copied": "the residual is copied first, into the memory order of the result",
-        "partition.tables": "the batch is cut: the tables of one plan would be too large",
-        "partition.workspace": "the call is cut: its scratch memory would pass the limit",
-        "exact.every_tap": "computed again with the taps over the padding: a weight is infinite or NaN",
-        "exact.single_positions": "computed again position by position: no zero may meet a weight that is infinite or NaN",
-    },
-)
 
 
 class JitEngine:
@@ -104,10 +90,10 @@ class JitEngine:
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
         out = empty_like_order(shape, x)
         if out.size == 0:
-            take("empty.result")
+            branches.call("empty.result")
             return out
         if x.size == 0 or w.shape[0] * w.shape[1] == 0:
-            take("empty.input")
+            branches.call("empty.input")
             out[...] = 0
             if x.size == 0 and contraction == "conv":  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
                 weights = w.array if isinstance(w, PreparedWeight) else w
@@ -115,12 +101,12 @@ class JitEngine:
                     zeros = (weights * weights.dtype.type(0)).sum(axis=tuple(range(1, weights.ndim)))
                 out += zeros.reshape(-1, *[1] * geometry.ndim)
             return apply_epilogue(out, epilogue)
-        straight = _readable(x)
+        straight = readable(x)
         if straight is not x:
-            take("input.copied")
+            branches.call("input.copied")
         moved = epilogue is not None and epilogue.residual is not None and not _lies_like(epilogue.residual, out)
         if moved:
-            take("residual.copied")
+            branches.call("residual.copied")
             assert epilogue is not None
             assert epilogue.residual is not None
             same = np.empty_like(out)
@@ -146,14 +132,13 @@ class JitEngine:
         """Fill `out`; in bands where scratch memory or tables would pass a limit. What was made for the call, if it was one."""
         images = images_at_once(g, contraction)
         if images < g.batch:
-            take("partition.tables")
+            branches.call("partition.tables")
             self._by_bands(cut(g, contraction, -(-g.batch // images)), contraction, x, w, epilogue, out, threads)
             return None
         request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
         recipe = self._recipe(request)
         bands = _bands(recipe, g, contraction)
         if bands is not None:
-            take("partition.workspace")
             self._by_bands(bands, contraction, x, w, epilogue, out, threads)
             return None
         decisions.report(recipe.decisions)
@@ -173,7 +158,7 @@ class JitEngine:
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
         out = _example(shape, x, channels_last)
         residual = None if epilogue is None else epilogue.residual
-        if not out.size or not x.size or not w.array.size or _readable(x) is not x:
+        if not out.size or not x.size or not w.array.size or readable(x) is not x:
             return None
         if residual is not None and not _lies_like(residual, out):
             return None
@@ -223,7 +208,7 @@ class JitEngine:
         else:
             assert not isinstance(w, PreparedWeight)
             if not w.flags.c_contiguous:
-                take("weights.copied")
+                branches.call("weights.copied")
                 w = np.ascontiguousarray(w)
             addresses["w"] = address_of(w)
             addresses["flag"] = base
@@ -239,7 +224,7 @@ class JitEngine:
     def _exactly(self, request: Request) -> tuple[Request, Recipe]:
         """For weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
         forward = request.contraction == "conv"
-        take("exact.every_tap" if forward else "exact.single_positions")
+        branches.call("exact.every_tap" if forward else "exact.single_positions")
         exact = replace(request, every_tap=forward, single=not forward)
         recipe = self._recipe(exact)
         decisions.report(recipe.decisions)
@@ -342,18 +327,6 @@ def _example(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
     return np.empty(shape, like.dtype)
 
 
-def _readable(x: Array) -> Array:
-    """x itself if its channels or its last axis lie contiguously, else a copy in C order."""
-    item, shape, strides = x.itemsize, x.shape, x.strides
-    if len(shape) > 2:
-        if shape[1] == 1 or strides[1] == item:
-            if shape[-1] == 1 or strides[-1] == shape[1] * item:
-                return x
-        elif strides[-1] == item:
-            return x
-    return np.ascontiguousarray(x)
-
-
 def _lies_like(residual: Array, out: Array) -> bool:
     """Whether the residual can be read where the result is written."""
     return residual.strides == out.strides and residual.dtype == out.dtype
@@ -370,4 +343,8 @@ def _bands(recipe: Recipe, g: ConvGeometry, contraction: str) -> list[Band] | No
     """The call in pieces, if the activations in scratch memory pass the limit and there are pieces."""
     activations = sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed")
     limit = max(current().workspace_bytes, LEAST_SCRATCH)
-    return cut(g, contraction, -(-activations // limit)) if activations > limit else None
+    if activations <= limit:
+        return None
+    bands = cut(g, contraction, -(-activations // limit))
+    branches.call("partition.none" if bands is None else "partition.images" if g.batch > 1 else "partition.rows")
+    return bands

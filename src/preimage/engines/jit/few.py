@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import weight_step
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints
@@ -54,15 +55,15 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
     run = (g.in_channels if forward else g.out_channels) // g.groups
     item = 8 if r.element == "f64" else 4
     if channels > MOST_CHANNELS or r.single or len(axes) < 2:
-        return None
+        return _refused("many_channels" if channels > MOST_CHANNELS else "single_positions" if r.single else "no_axis")
     phases = axes[-1].phases
     count = len(phases)
     _, last_out = _last(r)
     parts = count * channels if last_out else count
-    if any(p.in_step != 1 or p.reach or not p.count for p in phases) or not can_split(parts):
-        return None
-    if last_out and g.groups > 1:
-        return None
+    if any(p.in_step != 1 for p in phases):
+        return _refused("stride")
+    if not can_split(parts) or (last_out and g.groups > 1):
+        return _refused("store")
     down = row_axis(axes)
     line = -(-axes[-1].out_size // count)
     outer = prod(a.out_size for a in axes[:-2])
@@ -70,7 +71,7 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
     long = line >= LONG_LINE
     columns = _windows(phases, range(count), forward)
     if not columns:
-        return None
+        return _refused("no_taps")
     best: FewPlan | None = None
     for lanes in (r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item):
         width = lanes * item / 64.0
@@ -102,8 +103,13 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
             if best is None or cost * g.groups < best.cost:
                 best = FewPlan(lanes, vectors, rows, cost * g.groups)
     if best is None:
-        return None
+        return _refused("no_tile")
     return FewPlan(best.lanes, best.vectors, best.rows, best.cost + FILL_CYCLES * prod(a.in_size for a in axes) * run * g.groups)
+
+
+def _refused(why: str) -> FewPlan | None:
+    branches.few_outputs(f"refused.{why}")
+    return None
 
 
 def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
@@ -186,6 +192,22 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         "tables": f"{len(steps)} steps, {len(rows)} lines",
     }
     recipe.refused = {"vectors across channels": f"{channels} output channels do not fill a vector"}
+    take = branches.few_outputs
+    take("taken")
+    take("input.transposed" if last_in else "input.copied")
+    if last_in and near:
+        take("input.asked_twice")
+    take("result.channels_last" if last_out else "result.channels_first")
+    take("phases.one" if phases == 1 else "phases.several")
+    take("rows.one" if plan.rows == 1 else "rows.several")
+    if len(axes) != 3:
+        take("rows.no_axis" if len(axes) == 2 else "rows.outer_axes")
+    take("lines.long" if line >= LONG_LINE else "lines.short")
+    take("blocks.one" if blocks == 1 else "blocks.several")
+    if blocks > 1:
+        take("blocks.begin.aligned" if begin == -lead else "blocks.begin.first_read")
+    take("bands.one" if len(bands) == 1 else "bands.several")
+    take(f"padding.{'skipped' if recipe.skips_padding else 'every_tap' if r.every_tap else 'none'}")
     return recipe
 
 

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from preimage.engines.jit import llvm
+from preimage.engines.jit import branches, llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.jit.plan import Folded, Ints, as_ints
 from preimage.engines.jit.recipe import Step, address_of, compiled
@@ -45,10 +45,8 @@ def lines_step(
     elements = int(np.maximum(lines[:, 2], 1).sum() if strides == (0, 0) else (lines[:, 2] * lines[:, 3]).sum())
     tasks = max(1, min(total, elements // LINE_ELEMENTS))
     per_task = -(-total // tasks)
-    template = [0] * len(pack.Move)
-    slots = dict(zip(pack.Move, range(len(pack.Move)), strict=True))
+    branches.packing("tasks.one" if tasks == 1 else "tasks.several")
     template = [0] * (max(pack.Move) + 1)
-    assert slots
     template[pack.Move.LINES], template[pack.Move.TOTAL], template[pack.Move.PER_TASK] = address_of(lines), total, per_task
     template[pack.Move.SOURCE_STRIDE], template[pack.Move.RESULT_STRIDE] = strides
     return Step(name, kernel, tuple(template), patches, -(-total // per_task), (lines,))
@@ -79,6 +77,10 @@ def slab_steps(
     pitch = pixel // out_item
     last = channel_stride == item or channels == 1
     padded = any(lo or hi for lo, hi in margins)
+    branches.packing("input.copied" if last else "input.transposed")
+    if any(m != (0, 0) for m in margins[:-1]):
+        branches.packing("input.margins.lines")
+    branches.packing("input.margins.columns" if margins[-1] != (0, 0) else "input.margins.no_columns")
     patches = ((pack.Move.INPUT, "x"), (pack.Move.OUTPUT, "slab"))
     steps: list[Step] = []
     zeros: list[tuple[int, ...]] = []
@@ -135,6 +137,7 @@ def swap_back(
     while flat > 1 and strides[flat - 1] == inner * out_item:  # rows that follow each other in the result
         flat -= 1
         inner *= sizes[flat]
+    branches.packing("result.rows_joined" if flat < len(sizes) - 1 else "result.rows_apart")
     to_offsets = positions(sizes[:flat], strides[:flat]).tolist()
     piece, band = max(64, LINE_ELEMENTS // channels), inner * channels * item
     lines = [
@@ -200,6 +203,10 @@ def weight_step(
     few = prod(shape) <= FEW_WEIGHTS
     if few:
         dealt, side = 0, block_lanes(lanes, out_item)
+    branches.packing(f"weights.{'few' if few else 'dealt' if dealt else 'many'}")
+    branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
+    if width % side:
+        branches.packing("weights.ragged_squares")
     kernel = compiled(weights.WeightSpec(source, result, side, dealt, width % side != 0, few))
     return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
 
@@ -211,7 +218,9 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
     lines, taps = prod(shape[2:-1]), folded.axis.kernel
     blocks = -(-channels * folded.stride // width)
     if prod(shape) >= MANY_WEIGHTS and can_split(channels):
+        branches.packing("weights.folded.interleaved")
         return _interleave_step(shape, folded, source, result, width)
+    branches.packing("weights.folded.gathered")
     lane = np.arange(blocks * width)
     q, o = lane // channels, lane % channels
     k = q + np.arange(taps)[:, None] * folded.stride  # (tap j, lane)
@@ -262,4 +271,6 @@ def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) ->
     two apart).
     """
     much = channels * item >= 64 and channels * positions * item >= MUCH_BYTES
+    if channels:
+        branches.packing("squares.whole_lines" if much else "squares.half_lines")
     return min(lanes, (64 if much else 32) // item)

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.dense import Request
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, gather_axes
@@ -35,13 +36,19 @@ def wants_planes(r: Request) -> bool:
     g = r.geometry
     own = ELEMENT_BYTES[r.element]
     first = all(s[-1] == own or n == 1 for s, n in ((r.in_strides, _sizes(r)[0][-1]), (r.out_strides, _sizes(r)[1][-1])))
+    take = branches.channels_first
     if not first or g.ndim > 2 or max(_sizes(r)[0][-1], _sizes(r)[1][-1]) < 4:
+        take(f"refused.{'layout' if not first else 'axes' if g.ndim > 2 else 'short_rows'}")
         return False
     parts = g.stride[-1] if r.contraction == "conv" else min(g.stride[-1], g.input_size[-1])
     if not can_split(parts) and not spreads(r):
+        take("refused.stride")
         return False
     moved = prod(g.input_shape) + prod(g.output_shape)
-    return g.inside_macs < DENSE * moved
+    if g.inside_macs >= DENSE * moved:
+        take("refused.much_work")
+        return False
+    return True
 
 
 def _sizes(r: Request) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -81,6 +88,16 @@ def plane_recipe(r: Request) -> Recipe:
     tasks = -(-units // per_task)
     scratch = slots * row_pitch
 
+    take = branches.channels_first
+    take("taken")
+    take("axes.one" if len(axes) == 1 else "axes.two")
+    take("rows.one" if rows == 1 else "rows.several")
+    take("taps.looped" if looped else "taps.unrolled")
+    take("columns.together" if split == 1 else "columns.split")
+    take("phases.one" if out_parts == 1 else "phases.several")
+    take("patterns.one" if len(patterns) == 1 else "patterns.several")
+    take("vectors.one" if vectors == 1 else "vectors.several")
+    take("bands.one" if len(bands) == 1 else "bands.several")
     recipe = Recipe("depthwise, channels first")
     recipe.packing = _weights(r, inner, item)
     recipe.packed_bytes = prod(g.weight_shape) * item
@@ -104,6 +121,7 @@ def plane_recipe(r: Request) -> Recipe:
     template = tuple(int(v) for v in values.values())
     recipe.steps.append(Step("depthwise", compiled(spec), template, patches, tasks, (tiles, bands)))
     recipe.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
+    take("padding.skipped" if recipe.skips_padding else "padding.none")
     recipe.details = {
         "tile": f"{rows} rows x {vectors} vectors of {lanes} pixels" + (f" x {out_parts} stride phases" if out_parts > 1 else ""),
         "rows of taps": "a loop" if looped else "unrolled",

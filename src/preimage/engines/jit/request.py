@@ -6,36 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from preimage.engines import decisions
-from preimage.engines.jit import llvm
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.jit import branches, llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Request", "is_little", "little_macs", "little_work", "meaningful_strides", "take_epilogue", "take_request"]
+__all__ = [
+    "Request",
+    "is_little",
+    "little_macs",
+    "little_work",
+    "meaningful_strides",
+    "readable",
+    "take_epilogue",
+    "take_request",
+]
 
 _little = 1 << 16
-_CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
-take = decisions.declare_all(
-    "jit.request",
-    {f"{name}.little_work": f"{name} by kernels whose sizes are all arguments" for name in _CONTRACTIONS}
-    | {f"{name}.large_work": f"{name} by kernels made for some of its sizes" for name in _CONTRACTIONS}
-    | {f"{name}.f32": f"{name} of float32" for name in _CONTRACTIONS}
-    | {f"{name}.f64": f"{name} of float64" for name in _CONTRACTIONS}
-    | {f"{name}.f16": f"{name} of float16, widened to float32 while it is summed" for name in _CONTRACTIONS}
-    | {f"{name}.bf16": f"{name} of bfloat16, widened to float32 while it is summed" for name in _CONTRACTIONS}
-    | {f"{name}.one_thread": f"{name} is planned for one thread" for name in _CONTRACTIONS}
-    | {f"{name}.several_threads": f"{name} is planned for several threads" for name in _CONTRACTIONS}
-    | {
-        "weights.prepared": "the weights come packed",
-        "weights.given": "the weights are packed in every call",
-        "epilogue.bias": "a bias is added before the result is stored",
-        "epilogue.residual": "a residual is added before the result is stored",
-        "epilogue.activation": "an activation is applied before the result is stored",
-        "epilogue.chain": "a chain of steps is applied before the result is stored",
-        "epilogue.none": "the sums are the result",
-    },
-)
 
 
 def little_macs() -> int:
@@ -79,6 +69,22 @@ def meaningful_strides(shape: tuple[int, ...], strides: tuple[int, ...], item: i
     return tuple(found)
 
 
+def readable(a: Array) -> Array:
+    """The array itself if its elements lie whole numbers of elements apart and its channels, or its last axis, contiguously; else a
+    copy in C order.
+    """
+    item, shape, strides = a.itemsize, a.shape, a.strides
+    if any(stride % item for stride, n in zip(strides, shape, strict=True) if n > 1):
+        return np.array(a, order="C")
+    if len(shape) > 2:
+        if shape[1] == 1 or strides[1] == item:
+            if shape[-1] == 1 or strides[-1] == shape[1] * item:
+                return a
+        elif strides[-1] == item:
+            return a
+    return np.ascontiguousarray(a)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """All that a recipe depends on; element is f32, f64, f16 or bf16.
@@ -109,16 +115,16 @@ class Request:
 
 def take_request(contraction: str, element: str, little: bool, threads: int) -> None:
     """The decisions that a request brings with it, of any contraction."""
-    take(f"{contraction}.{'little_work' if little else 'large_work'}")
-    take(f"{contraction}.{element}")
-    take(f"{contraction}.{'one_thread' if threads == 1 else 'several_threads'}")
+    branches.request(f"{contraction}.{'little_work' if little else 'large_work'}")
+    branches.request(f"{contraction}.{element}")
+    branches.request(f"{contraction}.{'one_thread' if threads == 1 else 'several_threads'}")
 
 
 def take_epilogue(finish: Finish, prepared: bool) -> None:
     """Those of a request for conv or conv_transpose."""
-    take("weights.prepared" if prepared else "weights.given")
+    branches.request("weights.prepared" if prepared else "weights.given")
     parts = {
         "bias": finish.bias, "residual": finish.residual, "activation": finish.activation is not None, "chain": bool(finish.chain),
     }  # fmt: skip
     for name in [name for name, is_there in parts.items() if is_there] or ["none"]:
-        take(f"epilogue.{name}")
+        branches.request(f"epilogue.{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import Axis, Ints, as_ints, gather_axes
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled, operands
@@ -61,6 +62,14 @@ def spread_recipe(r: Request, packing: Step) -> Recipe:
         recipe.pack_first()
     recipe.buffers.append(Buffer("scratch", scratch * r.threads))
     ragged = start != 0 or (large + lo) % stride != 0 or stride % lanes != 0
+    take = branches.upsample
+    take("taken")
+    take("axes.one" if row_axis is None else "axes.two")
+    take("stores.ragged" if ragged else "stores.whole")
+    take("vectors.full" if lanes == full else "vectors.half")
+    take("taps.one" if taps == 1 else "taps.several")
+    take("tile.one_column" if tile == 1 else "tile.several_columns")
+    take("chunks.one" if len(chunks) == 1 else "chunks.several")
     spec = SpreadSpec(r.element, r.element, inner, lanes, tile, stride, taps, ragged, r.finish)
     values = dict.fromkeys(Arg, 0) | {
         Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_CHUNKS: len(chunks),

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.emit import LINE_BYTES
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, compiled
@@ -116,6 +117,9 @@ def sweep_step(recipe: Recipe, pack_step: Step, multiply: Step, chunks: int, thr
     patches = [(at + slot, name) for slot, name in pack_step.patches]
     patches += [(at + len(first) + slot, name) for slot, name in multiply.patches]
     kept = (*pack_step.tables, *multiply.tables, pack_step.kernel, multiply.kernel, table)
+    branches.streamed_weights("pieces.one" if work.cuts is None else "pieces.several")
+    if ways > 1:
+        branches.streamed_weights("pieces.by_alignment")
     code = compiled(SweepSpec())
     recipe.steps.append(Step("pack weights and multiply", code, (*words, *first, *second), tuple(patches), pack_step.tasks, kept))
     recipe.buffers.append(Buffer("packed", packed * threads))

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preimage.engines.jit import branches
 from preimage.engines.jit.locks import kept
 from preimage.engines.jit.plan import Axis, Ints, Phase, as_ints, classes
 
-__all__ = ["MAX_PIXELS", "Choice", "Tiles", "choose_tile", "cover_size", "tile_costs", "tile_phase", "tile_shapes"]
+__all__ = ["MAX_PIXELS", "Choice", "Tiles", "choose_tile", "cover_size", "take_tiling", "tile_costs", "tile_phase", "tile_shapes"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Tiles:
     starts: Ints
     first: Ints
     last: Ints
+    by_runs: bool = False
 
     @kept
     def tap_total(self) -> int:
@@ -63,10 +65,10 @@ def tile_phase(phase: Phase, pixels: int) -> Tiles:
     plans = [_uniform(phase.count, pixels)]
     if 2 < len(phase.runs) <= 17:
         plans.append(_by_runs(phase, pixels))
-    for at in plans:
+    for number, at in enumerate(plans):
         end = at + pixels - 1
         lo, hi = np.minimum(first[at], first[end]), np.maximum(last[at], last[end])
-        tiles = Tiles(pixels, at, lo, np.maximum(lo, hi))
+        tiles = Tiles(pixels, at, lo, np.maximum(lo, hi), number == 1)
         if best is None or tiles.tap_total < best.tap_total:
             best = tiles
     assert best is not None
@@ -90,6 +92,7 @@ class Choice(NamedTuple):
     vectors: int
     pixels: int
     cost: float
+    fitted: bool = False  # one pixel less than the model's best, to cover rows better
 
 
 MAX_PIXELS = 28
@@ -134,6 +137,18 @@ def choose_tile(
     return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
 
 
+def take_tiling(axis: Axis, choice: Choice) -> None:
+    """Name the decisions behind the tile that was taken: those of `tile_phase` are remembered, and others were weighed."""
+    phases = [phase for phase in axis.phases if phase.count]
+    branches.tiling("long_rows" if _is_long(phases) else "short_rows")
+    if choice.fitted:
+        branches.tiling("fitted")
+    for phase in phases:
+        cover = tile_phase(phase, choice.pixels)
+        branches.tiling("by_runs" if cover.by_runs else "even")
+        branches.tiling("exact" if len(cover.starts) * choice.pixels == phase.count else "overlapping")
+
+
 def tile_costs(
     axes: list[Axis], candidates: list[int], channels: int, groups: int, run: int, item: int, vector_bytes: int,
     registers: int, side: int = 1, little: bool = False,
@@ -172,7 +187,7 @@ def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
     if less < 4 or not _is_long(phases):
         return choice
     covered = [n * sum(-(-p.count // n) for p in phases) for n in (less, choice.pixels)]
-    return choice._replace(pixels=less) if covered[0] < WORTH_FITTING * covered[1] else choice
+    return choice._replace(pixels=less, fitted=True) if covered[0] < WORTH_FITTING * covered[1] else choice
 
 
 def _is_long(phases: list[Phase]) -> bool:

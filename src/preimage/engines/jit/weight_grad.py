@@ -17,7 +17,7 @@ import numpy as np
 
 from preimage.engines import decisions
 from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
-from preimage.engines.jit import llvm
+from preimage.engines.jit import branches, llvm
 from preimage.engines.jit import weight_grad_plan as planning
 from preimage.engines.jit.bands import images_at_once
 from preimage.engines.jit.depthwise_grad import depthwise_grad_recipe, is_depthwise_grad
@@ -25,7 +25,7 @@ from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.parts import in_step
 from preimage.engines.jit.plan import Ints, as_ints
 from preimage.engines.jit.recipe import Buffer, Recipe, Step, address_of, compiled, made_together
-from preimage.engines.jit.request import is_little, little_macs, take_request
+from preimage.engines.jit.request import is_little, little_macs, readable, take_request
 from preimage.engines.jit.schedules.epilogue import Finish
 from preimage.engines.jit.schedules.pack import Move, SwapSpec
 from preimage.engines.jit.schedules.weight_grad import KW_WORDS, Arg
@@ -59,6 +59,7 @@ def conv_weight_grad(
     else:
         result = empty_like_order(geometry.weight_shape, x)
         if result.size == 0 or y.size == 0 or x.size == 0:
+            branches.call("empty.weight_grad")
             result[...] = 0
             if y.size and result.size:  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
                 with np.errstate(invalid="ignore"):
@@ -67,6 +68,7 @@ def conv_weight_grad(
             return result
         _fill(geometry, x, y, result, n_threads, run, key)
     if leaves_out(geometry) and _reaches_padding(geometry, y, result):
+        branches.call("exact.every_position")
         wide, whole = every_position(geometry, x)
         _fill(wide, whole, y, result, n_threads, run)
     return result
@@ -153,7 +155,10 @@ def _fill(
     if geometry.ndim == 0:
         x, y, result = x[..., None], y[..., None], result[..., None]
     geometry = _spatial(geometry)
-    x, y = _readable(x), _readable(y)
+    given_x, given_y = x, y
+    x, y = readable(x), readable(y)
+    if x is not given_x or y is not given_y:
+        branches.call("operand.copied")
     shared = n_threads if geometry.inside_macs > SMALL_MACS else 1
     request = WeightGradRequest(
         geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, llvm.current_target(), is_little(geometry)
@@ -189,17 +194,6 @@ def _in_turns(
         decisions.report(recipe.decisions)
         addresses = {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(result), "sums": address_of(sums)}
         run(recipe, addresses, r.threads)
-
-
-def _readable(a: Array) -> Array:
-    """The array itself if its channels, or its last axis, lie contiguously; else a copy in C order."""
-    item = a.itemsize
-    if any(s % item for s in a.strides):
-        return np.ascontiguousarray(a)
-    if a.strides[1] == item or a.shape[1] == 1:
-        pixel = a.shape[1] * item
-        return a if a.shape[-1] == 1 or a.strides[-1] == pixel else np.ascontiguousarray(a)
-    return a if a.strides[-1] == item else np.ascontiguousarray(a)
 
 
 @lru_cache(maxsize=1024)
@@ -263,6 +257,9 @@ def _new_recipe(r: WeightGradRequest) -> Recipe:
     x = side_of(recipe, r, "x", x_shape, r.x_strides, x_width, x_tiles, margin, blocks_x, False)
     _main_step(recipe, r, reading, x, y, inner)
     recipe.skips_padding = leaves_out(g)
+    planning.take_reading(g, reading, size, r.target)
+    branches.weight_grad("padding.skipped" if recipe.skips_padding else "padding.none")
+    branches.weight_grad(f"batch.{'whole' if r.turn == 'only' else r.turn}")
     return recipe
 
 
@@ -351,6 +348,17 @@ def _main_step(recipe: Recipe, r: WeightGradRequest, reading: planning.Reading, 
     template = tuple(int(v) for v in values.values())
     step = Step("weight gradient", compiled(spec), template, patches, tasks, (segments, table.bands, taps, *asked))
     recipe.steps.append(in_step(step, parts, r.threads) if tasks > parts else step)
+    take = branches.weight_grad
+    take("bands.one" if table.n_bands == 1 else "bands.columns" if g.output_size[-1] > pixels else "bands.rows")
+    take("images.one" if per_turn == 1 else "images.several")
+    take("sums.chained" if has_chain else "sums.held")
+    named = {
+        "early.taken": early, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
+        "result.in_place": direct,
+    }  # fmt: skip
+    for name in [name for name, holds in named.items() if holds]:
+        take(name)
+    take("tasks.one" if tasks == 1 else "tasks.in_step" if tasks > parts else "tasks.several")
     if not direct and r.turn in ("only", "last"):
         recipe.steps.append(_order_step(r, x_is_vector, inner))
     recipe.details = {
@@ -380,6 +388,10 @@ def _order_step(r: WeightGradRequest, x_is_vector: bool, inner: str) -> Step:
     g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
     i, o, taps = g.in_channels_per_group, g.out_channels_per_group, prod(g.kernel_size)
     last_order = r.out_strides[1] == own or i == 1  # the result is [o][tap][i]
+    order = "copied" if last_order else "by_output"
+    if not x_is_vector:
+        order = "by_group" if last_order else "by_input"
+    branches.weight_grad(f"result.reordered.{order}")
     if x_is_vector:  # for each o: [tap][i] -> [i][tap], or a copy
         rows, columns = (taps, i) if not last_order else (taps * i, 1)
         lines = [(c * taps * i * size, c * taps * i * own, rows, columns, 0) for c in range(g.out_channels)]

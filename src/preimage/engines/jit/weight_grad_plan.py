@@ -22,6 +22,7 @@ from math import prod
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.jit import branches
 from preimage.engines.jit.emit import LINE_BYTES
 from preimage.engines.jit.llvm import Target
 from preimage.engines.jit.schedules.weight_grad import TileSpec
@@ -37,6 +38,7 @@ __all__ = [
     "read_geometry",
     "spans",
     "tables",
+    "take_reading",
     "tap_range",
     "tile_spec",
     "wants_blocks",
@@ -149,6 +151,22 @@ def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target, li
             _tile("outputs", i, o, False, target, element_bytes, little),
         ]
     return min(readings, key=lambda r: r.waste * (1.06 if r.kind == "outputs" else 1.0))
+
+
+def take_reading(g: ConvGeometry, reading: Reading, size: int, target: Target) -> None:
+    """Name the decisions behind a reading, which `read_geometry` remembers."""
+    take = branches.weight_grad
+    take("taken")
+    take("reading.run_outputs" if reading.run and reading.kind == "outputs" else f"reading.{reading.kind}")
+    take("tile.half_vector" if reading.lanes[-1] < target.vector_bytes // size else "tile.full_vectors")
+    take("tile.one_row" if reading.tile_rows == 1 else "tile.several_rows")
+    if reading.rows % reading.tile_rows:
+        take("tile.ragged_rows")
+    if reading.columns % reading.tile_columns:
+        take("tile.ragged_columns")
+    if reading.valid < reading.lanes[-1]:
+        take("tile.part_of_a_vector")
+    take("groups.one" if g.groups == 1 else "groups.several")
 
 
 def _run_by_geometry(geometry: ConvGeometry) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from preimage.engines.jit import llvm
+from preimage.engines.jit import branches, llvm
 from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.moves import LINE_ELEMENTS, slab_steps
 from preimage.engines.jit.plan import Ints, as_ints
@@ -83,6 +83,7 @@ def side_of(
     row = per_group if margin is None else per_group * r.geometry.kernel_size[-1]
     step, last = width * size, (row - width) * size
     if scalars and margin is None and own == size and strides[1] > own and strides[-1] == own and not r.little:
+        branches.weight_grad(f"{name}.streams")
         return Side(name, strides, per_group * strides[1], width * strides[1], (row - width) * strides[1], apart=strides[1])
     if blocks:
         return _blocked(recipe, r, name, shape, strides, width, tiles)
@@ -90,8 +91,10 @@ def side_of(
     if margin is not None:
         in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
     if in_place:
+        branches.weight_grad(f"{name}.in_place")
         return Side(name, strides, per_group * strides[1], step, last)
     lo, hi = margin or (0, 0)
+    branches.weight_grad(f"{name}.slab.margins" if lo or hi else f"{name}.slab")
     padded = [shape[0], *shape[2:-1], shape[-1] + lo + hi]
     slab = [prod(padded[k + 1 :]) * channels * size for k in range(len(padded))]
     sizes = [shape[0], *shape[2:-1], shape[-1]]
@@ -116,6 +119,7 @@ def _blocked(
     block = shape[0] * image
     hands = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
     if hands > 1:
+        branches.weight_grad("x.split_columns")
         return _dealt(recipe, r, shape, strides, width, tiles)
     flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
     while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
@@ -125,6 +129,11 @@ def _blocked(
     by_channel = strides[1] != own  # channels-first: transposed on the way
     # Blocks that share cache lines: some pixels are cut into all of them before the next ones, so that a line is read once.
     narrow = width * size < NARROW_BYTES and not by_channel
+    take = branches.weight_grad
+    take(f"{name}.blocks")
+    take("blocks.channels_first" if by_channel else "blocks.channels_last")
+    if narrow:
+        take("blocks.narrow")
     piece = max(16, LINE_ELEMENTS // (shape[1] if narrow else width))
     pieces = [
         (
