@@ -219,7 +219,8 @@ def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tu
     ones.flags.writeable = zeros.flags.writeable = False  # nobody else holds them: the graph need not watch them
     w, b = ones if weight is None else weight, zeros if bias is None else bias
     y = astype(_normalise_op(x, w, b, images=images, eps=float(eps), found=found), dtype)
-    means, variances, lost = found.mean + found.rest, found.var, _Lost(data, found)
+    with np.errstate(all="ignore"):
+        means, variances, lost = found.mean + found.rest, found.var, _Lost(data, found)
     if lost.part is not None:
         means, variances = means.copy(), variances.copy()
         means[lost.mask], variances[lost.mask] = mean(lost.part, lost.axes), var(lost.part, lost.axes)

@@ -276,24 +276,35 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Array]:
     """x - mean, 1 / sqrt(var + eps), and the factor that both were taken of: 1, but where the squares overflow, or vanish beside no eps."""
 
-    def of(x: Array, eps_there: Any) -> tuple[Array, Array]:
+    def mean_off(x: Array) -> Array:
         centred = x - np.add.reduce(x, axis=axis, keepdims=True) / count
         centred -= np.add.reduce(centred, axis=axis, keepdims=True) / count  # what rounding left of a large mean
-        variance = np.add.reduce(np.square(centred), axis=axis, keepdims=True) / count
-        return centred, variance + eps_there
+        return np.asarray(centred)
+
+    def below(centred: Array, there: Any) -> Any:
+        return np.add.reduce(np.square(centred), axis=axis, keepdims=True) / count + there
+
+    def exponent(x: Array) -> Any:
+        """The least power of two above all |x| of a slice; 0 where they are not finite, or all 0."""
+        top = np.maximum.reduce(np.abs(x), axis=axis, keepdims=True)
+        return np.where(np.isfinite(top), np.frexp(top)[1], 0)
 
     dtype = wide.dtype
-    count, small = dtype.type(_count(wide.shape, axis)), dtype.type(eps)
+    info, count, small = np.finfo(dtype), dtype.type(_count(wide.shape, axis)), dtype.type(eps)
     with np.errstate(all="ignore"):
-        centred, below = of(wide, small)
-        factor = np.ones_like(below)
-        lost = ~np.isfinite(below) | (below < np.finfo(dtype).tiny / np.finfo(dtype).eps)
-        if lost.any():
-            top = np.maximum.reduce(np.abs(wide), axis=axis, keepdims=True)
-            usable = lost & np.isfinite(top) & (top > 0)
-            factor = np.where(usable, np.ldexp(dtype.type(1), -np.frexp(np.where(usable, top, 1))[1]), factor)
-            centred, below = of(wide * factor, small * factor * factor)
-        return centred, 1 / np.sqrt(below), factor
+        centred = mean_off(wide)
+        squares = below(centred, small)
+        one = np.ones_like(squares)
+        lost = ~np.isfinite(squares) | (squares < info.tiny / info.eps)
+        if not lost.any():
+            return centred, 1 / np.sqrt(squares), one
+        down = np.where(lost, -exponent(wide) - 1, 0)  # sums and distances of values below 1/2 do not overflow
+        centred = mean_off(np.ldexp(wide, down))
+        reach = exponent(centred) - down
+        apart = np.logical_or.reduce(centred != 0, axis=axis, keepdims=True)
+        up = np.where(lost & apart & ((reach > info.maxexp // 3) | (reach < info.minexp // 3)), -reach, 0)
+        centred, factor = np.ldexp(centred, up - down), np.ldexp(one, up)
+        return centred, 1 / np.sqrt(below(centred, small * factor * factor)), factor
 
 
 def _standardize(x: Array, *, axis: AxisTuple, eps: float) -> Array:
