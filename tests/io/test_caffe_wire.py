@@ -159,3 +159,44 @@ def test_against_protobufs_own_library() -> None:
         back = type(theirs)()
         back.ParseFromString(encode(ours))
         assert back == theirs, name
+
+
+def test_what_is_set_inside_a_message_that_is_not_set_stays():
+    layer = Message("LayerParameter")
+    inner = layer.convolution_param
+    assert inner.num_output == 0
+    assert not layer.has("convolution_param")  # reading sets nothing
+    inner.weight_filler.type = "xavier"
+    inner.kernel_size.extend([3, 5])
+    layer.convolution_param.num_output = 7
+    assert layer.convolution_param is inner
+    assert (inner.num_output, inner.weight_filler.type, list(inner.kernel_size)) == (7, "xavier", [3, 5])
+    assert decode("LayerParameter", encode(layer)) == layer
+
+
+def test_messages_merge_as_protobufs_do():
+    one, two = Message("LayerParameter", name="a", bottom=["x"]), Message("LayerParameter", type="ReLU", bottom=["y"])
+    two.relu_param.negative_slope = 0.5
+    one.relu_param.engine = "CAFFE"
+    one.MergeFrom(two)
+    assert (one.name, one.type, list(one.bottom)) == ("a", "ReLU", ["x", "y"])
+    assert (one.relu_param.negative_slope, one.relu_param.word("engine")) == (0.5, "CAFFE")
+    two.relu_param.negative_slope = 0.25  # a copy was taken
+    assert one.relu_param.negative_slope == 0.5
+    assert [field.name for field, _ in one.ListFields()] == ["name", "type", "bottom", "relu_param"]
+    one.ClearField("bottom")
+    assert not one.HasField("bottom")
+    with pytest.raises(FileFormatError, match="NetParameter"):
+        one.MergeFrom(Message("NetParameter"))
+
+
+def test_repeated_fields_check_what_they_are_given():
+    net = Message("NetParameter")
+    net.layer.add(name="data").top.append("data")
+    assert (net.layer[0].name, list(net.layer[0].top)) == ("data", ["data"])
+    for values, words in ((net.layer[0].top, "no string"), (net.layer, "no LayerParameter")):
+        for put in (values.append, lambda value, to=values: to.extend([value]), lambda value, to=values: to.insert(0, value)):
+            with pytest.raises(FileFormatError, match=words):
+                put(3)
+    with pytest.raises(FileFormatError, match="append them"):
+        net.layer[0].top.add()

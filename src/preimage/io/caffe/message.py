@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from preimage.errors import FileFormatError
 from preimage.io.caffe.schema import ENUMS, Field, message_fields
 from preimage.io.wire import float32
 
-__all__ = ["ARRAY_MESSAGES", "Message", "checked"]
+__all__ = ["ARRAY_MESSAGES", "Message", "Repeated", "checked"]
 
 #: Messages whose repeated numbers are data, and stay NumPy arrays.
 ARRAY_MESSAGES = ("BlobProto", "Datum")
@@ -25,15 +25,17 @@ class Message:
     Numbers are range-checked as they are set and floats rounded to float32, so that text and binary forms agree. Repeated fields read as
     lists; the data of a blob or datum that were read from a file stay NumPy arrays. Enums are their numbers; `word` names one.
     `unknown` holds the bytes of fields that the schema does not know (forks), so that writing keeps them.
+    A message field that is not set reads as an empty message, which becomes the field's value when something in it is set.
     """
 
-    __slots__ = ("_type", "_values", "unknown")
+    __slots__ = ("__weakref__", "_owner", "_type", "_values", "unknown")
 
     unknown: bytes
 
     def __init__(self, type: str, /, **values: object) -> None:
         object.__setattr__(self, "_type", type)
         object.__setattr__(self, "_values", {})
+        object.__setattr__(self, "_owner", None)
         object.__setattr__(self, "unknown", b"")
         for name, value in values.items():
             setattr(self, name, value)
@@ -62,9 +64,21 @@ class Message:
         value = self._values.get(name)
         if value is None:
             if field.repeated:
-                return self._values.setdefault(name, [])
-            return Message(field.type) if field.kind == "message" else field.default
+                value = self._values[name] = Repeated((), self, field)
+                return value
+            return _unset(self, field) if field.kind == "message" else field.default
+        if type(value) is list:  # as the readers of files make them
+            value = self._values[name] = Repeated(value, self, field)
         return value
+
+    def _changed(self) -> None:
+        """Become the value of the field that this message was read from, if it was not set."""
+        if self._owner is not None:
+            owner, name = self._owner
+            object.__setattr__(self, "_owner", None)
+            if name not in owner._values:
+                owner._values[name] = self
+                owner._changed()
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "unknown":
@@ -75,25 +89,28 @@ class Message:
             self._values.pop(name, None)
         elif not field.repeated:
             self._values[name] = checked(field, value)
+            self._changed()
         elif isinstance(value, np.ndarray) and self._type in ARRAY_MESSAGES:
             self._values[name] = value
+            self._changed()
         else:
-            self._values[name] = [checked(field, item) for item in value]  # type: ignore[attr-defined]
+            self._values[name] = Repeated((checked(field, item) for item in value), self, field)  # type: ignore[attr-defined]
+            self._changed()
 
     def add(self, name: str, value: object = None, **values: object) -> Any:
         """Append to a repeated field: a number, a word, or a new message of `values`; gives back what was appended."""
         field = self.field(name)
         item = Message(field.type, **values) if field.kind == "message" and value is None else checked(field, value)
-        present = self._values.setdefault(name, [])
-        if isinstance(present, np.ndarray):
-            present = self._values[name] = list(present)
-        present.append(item)
+        if isinstance(self._values.get(name), np.ndarray):
+            self._values[name] = list(self._values[name])
+        getattr(self, name).append(item)
         return item
 
     def sub(self, name: str) -> Message:
         """The message of a singular field, made if it is not there."""
-        field = self.field(name)
-        return self._values.setdefault(name, Message(field.type))  # type: ignore[no-any-return]
+        found: Message = getattr(self, name)
+        found._changed()
+        return found
 
     def word(self, name: str) -> str:
         """The word of an enum field's value."""
@@ -113,7 +130,8 @@ class Message:
             if isinstance(value, Message):
                 value = value.copy()
             elif isinstance(value, list):
-                value = [item.copy() if isinstance(item, Message) else item for item in value]
+                items = (item.copy() if isinstance(item, Message) else item for item in value)
+                value = Repeated(items, out, self.field(name))
             out._values[name] = value
         return out
 
@@ -123,11 +141,64 @@ class Message:
         """Whether a field was set."""
         return self.has(name)
 
+    def ClearField(self, name: str) -> None:  # noqa: N802
+        """Make a field unset."""
+        self.field(name)
+        self._values.pop(name, None)
+
+    def Clear(self) -> None:  # noqa: N802
+        """Make all fields unset."""
+        self._values.clear()
+        self.unknown = b""
+
+    def ListFields(self) -> list[tuple[Field, Any]]:  # noqa: N802
+        """The fields that are set, by number, each with its value; a field's `name` and `number` are as in protobuf."""
+        return [(field, getattr(self, field.name)) for field, _ in self.items()]
+
+    def IsInitialized(self) -> bool:  # noqa: N802
+        """True: no field of Caffe's messages that scripts fill is required."""
+        return True
+
+    def ByteSize(self) -> int:  # noqa: N802
+        """How many bytes it takes in a file."""
+        return len(self.SerializeToString())
+
+    def MergeFrom(self, other: Message) -> None:  # noqa: N802
+        """Take what the other has set: numbers and words replace, messages merge, repeated fields are appended."""
+        if other.type_name != self._type:
+            raise FileFormatError(f"a {self._type} cannot take the fields of a {other.type_name}")
+        if other is self:
+            other = other.copy()
+        for field, value in other.copy().items():
+            present = self._values.get(field.name)
+            if field.repeated and present is not None and len(present):
+                both = [*present, *value] if not isinstance(value, np.ndarray) else np.concatenate([np.asarray(present), value])
+                setattr(self, field.name, both)
+            elif field.kind == "message" and not field.repeated:
+                self.sub(field.name).MergeFrom(value)
+            else:
+                setattr(self, field.name, value)
+        self.unknown += other.unknown
+        self._changed()
+
+    def MergeFromString(self, data: bytes) -> int:  # noqa: N802
+        """Take what the bytes have set, as MergeFrom."""
+        fresh = Message(self._type)
+        read = fresh.ParseFromString(data)
+        self.MergeFrom(fresh)
+        return read
+
     def CopyFrom(self, other: Message) -> None:  # noqa: N802
         """Replace the contents by a copy of the other's."""
+        if other.type_name != self._type:
+            raise FileFormatError(f"a {self._type} cannot become a copy of a {other.type_name}")
         fresh = other.copy()
         object.__setattr__(self, "_values", fresh._values)
+        for value in fresh._values.values():
+            if isinstance(value, Repeated):
+                value.owner = self
         self.unknown = fresh.unknown
+        self._changed()
 
     def ParseFromString(self, data: bytes) -> int:  # noqa: N802
         """Replace the contents by those of the bytes."""
@@ -161,6 +232,57 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<{self._type} with {', '.join(self._values) or 'nothing set'}>"
+
+
+class Repeated(list[Any]):
+    """The values of a repeated field: a list that checks what is put into it; `add` makes a new message at its end."""
+
+    __slots__ = ("field", "owner")
+
+    def __init__(self, values: Iterable[Any], owner: Message, field: Field) -> None:
+        super().__init__(values)
+        self.owner, self.field = owner, field
+
+    def add(self, **values: object) -> Message:
+        """A new message at the end, filled from `values`."""
+        if self.field.kind != "message":
+            raise FileFormatError(f"{self.field.name} holds {self.field.kind} values: append them")
+        self.append(Message(self.field.type, **values))
+        return self[-1]  # type: ignore[no-any-return]
+
+    def append(self, value: object) -> None:
+        super().append(checked(self.field, value))
+        self.owner._changed()
+
+    def extend(self, values: Iterable[object]) -> None:
+        super().extend([checked(self.field, value) for value in values])
+        self.owner._changed()
+
+    def insert(self, index: SupportsIndex, value: object) -> None:
+        super().insert(index, checked(self.field, value))
+        self.owner._changed()
+
+    def MergeFrom(self, values: Iterable[object]) -> None:  # noqa: N802
+        """Copies of the values at the end."""
+        self.extend([value.copy() if isinstance(value, Message) else value for value in values])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        checks = [checked(self.field, v) for v in value] if isinstance(index, slice) else checked(self.field, value)
+        super().__setitem__(index, checks)
+
+    def __iadd__(self, values: Iterable[object]) -> Repeated:  # type: ignore[misc]
+        self.extend(values)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+def _unset(owner: Message, field: Field) -> Message:
+    """What a message field reads as while it is not set."""
+    found = Message(field.type)
+    object.__setattr__(found, "_owner", (owner, field.name))
+    return found
 
 
 def _same(a: object, b: object) -> bool:
