@@ -132,6 +132,14 @@ def test_a_recording_counts_every_call_and_only_calls_inside_it():
 
 
 @needs_jit
+def test_what_no_call_can_take_here_is_declared_and_explained():
+    names = {d.name for d in declared("jit")}
+    for name, why in JIT.unreachable_decisions().items():
+        assert name in names
+        assert why
+
+
+@needs_jit
 def test_the_plan_shows_its_decisions():
     with config(engine="jit"):
         plan = pre.plan(SMALL)

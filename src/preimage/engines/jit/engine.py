@@ -292,6 +292,12 @@ class JitEngine:
         """Schedules that the audit compares with the one that is taken: those of large work, for work of any size."""
         return [("schedules of large work", lambda: little_work(0))] if promise == "schedules" else []
 
+    def unreachable_decisions(self) -> dict[str, str]:
+        """Declared decisions that no call can take on this machine, and why: what a report of coverage need not ask for."""
+        if llvm.current_target().vector_bytes == 64:
+            return {}
+        return {"jit.direct.tile.half_vectors": "half vectors are tried only where the CPU's vectors have 64 bytes"}
+
     def request(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Request:
         """What a call on dense arrays of a layout asks for (conv and conv_transpose), so many images as one plan is made for."""
         part, item = replace(geometry, batch=images_at_once(geometry, contraction)), dtype.itemsize
