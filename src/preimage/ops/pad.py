@@ -200,7 +200,7 @@ def fold_margin(y: Any, padding: Padding, *, mode: str = "zeros", axes: Sequence
 
     Shapes: y as `pad` gives it; the result has size - lo - hi along the padded axes.
     Definition: x[q] = sum of y[p] over all p with m(p) = q; cells that a negative padding left out are 0. So
-        <pad(x), y> = <x, fold_margin(y)>. 16-bit floats are summed in float32.
+        <pad(x), y> = <x, fold_margin(y)>. 16-bit floats are summed exactly and rounded once.
     Gradient: pad.
     Cost: one copy an axis, and one addition per cell of the margin.
     Raises: OptionError for another mode; ShapeError where the margins are larger than y.
