@@ -15,7 +15,8 @@ import pytest
 import preimage as pre
 from preimage.errors import GeometryError, OptionError, PreimageError, ShapeError
 from preimage.report.explain import ExplainServer, page, write
-from preimage.report.explain.contract import checked_layer, decoded, encoded, shapes_of
+from preimage.report.explain.contract import checked_layer, decoded, encoded, full_layer, shapes_of
+from preimage.report.explain.part import part_of
 
 DECONV = {
     "kind": "conv_transpose",
@@ -80,9 +81,8 @@ def test_words_for_padding_become_numbers() -> None:
         ({"input_size": 4, "kind": "deconv"}, None, OptionError, "one of conv, conv_transpose, linear"),
         ({"input_size": (4, 4, 4)}, None, GeometryError, "one or two axes"),
         ({"input_size": 4, "kernel_size": 9}, None, GeometryError, "covers 9"),
-        ({"input_size": 400}, None, GeometryError, "the nearest is 64"),
         ({"input_size": 4, "in_channels": 4, "out_channels": 4, "groups": 3}, None, GeometryError, "groups 3 do not divide"),
-        ({"input_size": (64, 64), "in_channels": 512, "out_channels": 512}, None, GeometryError, "give a part of it"),
+        ({"input_size": 64, "kernel_size": 32, "in_channels": 70_000}, None, GeometryError, "more than the page shows"),
         ({"input_size": 4}, {"weights": [1.0]}, OptionError, "values have no weights"),
         ({"input_size": 4}, {"weight": np.zeros((1, 1, 4))}, ShapeError, r"wants \(1, 1, 3\)"),
         ({"input_size": 4}, {"input": np.zeros((2, 1, 4))}, ShapeError, r"one image at a time: input\[:1\]"),
@@ -93,6 +93,96 @@ def test_words_for_padding_become_numbers() -> None:
 def test_bad_layers_are_refused(layer: Any, values: Any, error: type[PreimageError], text: str) -> None:
     with pytest.raises(error, match=text):
         page(layer, values)
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        ({"input_size": 400}, "the nearest is 64"),
+        ({"input_size": 4, "in_channels": 600, "groups": 1}, "in_channels is 600"),
+        ({"input_size": (64, 64), "in_channels": 512, "out_channels": 512}, "give a part of it"),
+    ],
+)
+def test_what_a_page_cannot_hold_is_refused(layer: Any, text: str) -> None:
+    with pytest.raises(GeometryError, match=text):
+        checked_layer(layer, False, None)
+
+
+def _outputs(spec: dict[str, Any], values: dict[str, Any]) -> Any:
+    x, w, b = values["input"][None], values["weight"], values["bias"]
+    options = {word: spec[word] for word in ("stride", "padding", "dilation", "groups")}
+    if spec["kind"] == "linear":
+        return pre.conv(x, w, b).reshape(spec["out_channels"], *spec["output_size"])
+    if spec["kind"] == "conv":
+        return pre.conv(x, w, b, **options)[0]
+    return pre.conv_transpose(x, w, b, output_padding=spec["output_padding"], **options)[0]
+
+
+def test_a_part_has_the_bits_of_the_whole() -> None:
+    """Windows of random layers, too large ones among them: outputs and cotangents are those of the whole at their place."""
+    rng, cut = np.random.default_rng(11), 0
+    for trial in range(60):
+        ndim, kind, groups = (
+            int(rng.integers(1, 3)),
+            ("conv", "conv_transpose", "linear")[trial % 3],
+            int(rng.choice([1, 1, 2, 12])),
+        )
+        layer = {
+            "kind": kind, "in_channels": groups * int(rng.integers(1, 4)), "out_channels": groups * int(rng.integers(1, 4)),
+            "groups": groups, "input_size": [int(v) for v in rng.integers(3, 64 if kind == "linear" else 70 if ndim == 2 else 300, ndim)],
+            "kernel_size": [int(v) for v in rng.integers(1, 6, ndim)], "stride": [int(v) for v in rng.integers(1, 5, ndim)],
+            "dilation": [int(v) for v in rng.integers(1, 3, ndim)], "padding": [[int(v) for v in rng.integers(-1, 5, 2)] for _ in range(ndim)],
+            "output_size": [int(v) for v in rng.integers(1, 7, ndim)],
+        }  # fmt: skip
+        if kind == "conv_transpose":
+            layer["output_padding"] = [
+                int(rng.integers(max(s, d))) for s, d in zip(layer["stride"], layer["dilation"], strict=True)
+            ]
+        try:
+            spec = full_layer({**layer, "groups": 1 if kind == "linear" else groups}, False, {"bias": 0})
+        except PreimageError:
+            continue
+        values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes_of(spec).items()}
+        shape = (spec["out_channels"], *spec["output_size"])
+        values["grad_output"] = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)  # says where the part lies
+        at = None if trial % 2 else [int(rng.integers(n)) for n in shape]
+        part = part_of(spec, values, at)
+        checked_layer(part.spec, False, part.values)
+        places = part.values["grad_output"].astype(int)
+        whole = _outputs(spec, values).reshape(-1)
+        got = _outputs(part.spec, part.values)
+        assert got.shape == places.shape
+        assert np.array_equal(got.view(np.uint32), whole[places].view(np.uint32)), spec
+        middle = np.ravel_multi_index([n // 2 for n in shape] if at is None else at, shape)
+        assert middle in places
+        cut += places.size < whole.size
+    assert cut > 15
+
+
+def test_a_long_fully_connected_input_is_laid_out_in_rows(rng: np.random.Generator) -> None:
+    values = {
+        "weight": rng.standard_normal((10, 3600)).astype(np.float32),
+        "input": rng.standard_normal((1, 3600)).astype(np.float32),
+    }
+    spec = full_layer({"kind": "linear", "input_size": 3600, "output_size": 10}, False, values)
+    part = part_of(spec, {n: a.reshape(shapes_of(spec)[n]) for n, a in values.items()}, None)
+    assert np.prod(part.spec["input_size"]) == 3600
+    assert max(part.spec["input_size"]) <= 64
+    assert part.spec["output_size"] == [1, 10]
+    assert np.array_equal(part.values["input"].ravel(), values["input"].ravel())
+    with pytest.raises(GeometryError, match="cannot be laid out"):
+        part_of(full_layer({"kind": "linear", "input_size": 4001}, False, None), {}, None)
+
+
+def test_a_large_layer_is_cut_by_itself(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((128, 64, 3, 3)).astype(np.float32)
+    x = rng.standard_normal((1, 64, 112, 112)).astype(np.float32)
+    layer = {"input_size": (112, 112), "in_channels": 64, "out_channels": 128, "padding": 1}
+    text = page(layer, {"weight": w, "input": x})
+    assert len(text) < 2_000_000
+    assert "A part of a larger layer" in _data(text)["note"]
+    with pytest.raises(OptionError, match=r"at is \(1, 2\), wanted an index into the output of shape \(128, 112, 112\)"):
+        page(layer, at=(1, 2))
 
 
 def test_bad_views_are_refused() -> None:

@@ -495,6 +495,28 @@ def test_the_users_own_numbers(browser: Any, tmp_path: Path, rng: np.random.Gene
         assert visit.tab.locator("#tables-body table").count() == 2 * (3 + 6 + 2)
 
 
+def test_a_part_of_a_large_layer(browser: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    """The page shows a window of a real layer, says which, and its numbers are those of the whole layer at that place."""
+    w, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 32, 3, 3), (1, 32, 96, 80)))
+    layer = {"in_channels": 32, "out_channels": 16, "input_size": (96, 80), "kernel_size": 3, "padding": 1}
+    address = write(tmp_path / "large.html", layer, {"weight": w, "input": x}, at=(3, 95, 0), mode="slide").as_uri()
+    with Visit(browser, address) as visit:
+        found = re.search(
+            r"outputs (\d+) to (\d+) x (\d+) to (\d+) of 96 x 80, channels (\d+) to (\d+) of 16", visit.text("#note")
+        )
+        assert found
+        top, bottom, left, right, first, last = map(int, found.groups())
+        whole = pre.conv(x, w, padding=1)[0]
+        want = np.ascontiguousarray(whole[first : last + 1, top : bottom + 1, left : right + 1])
+        got = decoded(visit.ask("preimage.encode(preimage.app.layer.values.output)"), "output", want.shape)
+        assert (bottom, left) == (95, 0)
+        assert np.array_equal(got.view(np.uint32), want.view(np.uint32))
+        for mode in ("paint", "slide", "grad_input", "grad_weight"):
+            visit.ask("mode => { preimage.app.setMode(mode, 40); document.querySelector('#matrix-product').click(); }", mode)
+            visit.ask("document.querySelector('#matrix-layer').click()")
+            assert "its block from input channel" in visit.text("#matrix-text")
+
+
 def test_learning(browser: Any, default_page: str) -> None:
     with Visit(browser, default_page) as visit:
         first = visit.ask("preimage.app.learning.conv.errors.error[0]")

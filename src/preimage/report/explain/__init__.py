@@ -31,6 +31,7 @@ The page carries this as JSON in `<script type="application/json" id="data">`:
     {"layer": {the mapping above in full, lists an axis long},
      "values": {name: {"shape": [...], "float32": base64 of little-endian float32 in C order}},
      "view": {"mode": "paint" | "slide" | "grad_input" | "grad_weight" | "grad_bias", "step": int},
+     "note": which part of a larger layer it is,              only where it is one
      "live": {"path": ..., "token": ...}                      only from `serve`}
 
 `serve` answers POST /compute with header X-Preimage-Token and a body {"layer": ..., "values": ...} of the same form, by
@@ -42,7 +43,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -51,11 +52,14 @@ from pathlib import Path
 from typing import Any
 
 from preimage.geometry import ConvGeometry
-from preimage.report.explain.contract import MODES, checked_layer, checked_values, checked_view, encoded
+from preimage.report.explain.contract import MODES, checked_values, checked_view, encoded, full_layer, too_large
+from preimage.report.explain.part import part_of
 from preimage.report.explain.server import ExplainServer, serve
 
 __all__ = ["MODES", "ExplainServer", "page", "serve", "write"]
 
+#: What a page begins with where no layer is given.
+FIRST = {"kind": "conv_transpose", "input_size": (4, 4), "kernel_size": 4, "stride": 2, "padding": 1}
 TITLE = "What is a transposed convolution (deconvolution) layer?"
 SCRIPTS = (
     "arithmetic", "geometry", "layer", "state", "grid", "stage", "formula", "matrix", "trio", "controls", "transport", "learn",
@@ -71,11 +75,14 @@ def page(
     title: str | None = None,
     mode: str = "paint",
     step: int = 0,
+    at: Sequence[int] | None = None,
     live: Mapping[str, str] | None = None,
 ) -> str:
     """The page as text. Without a layer it begins with a 4 x 4 deconvolution of stride 2.
 
-    mode, step: what it opens with. live: where the library answers (see `serve`).
+    mode, step: what it opens with. at: an index into the output (channel, then space): the part of the layer around it is
+    shown, a window of outputs with all that they are made of. A layer too large for the page is cut so by itself, around
+    its middle; the page says which part it shows. live: where the library answers (see `serve`).
 
     Raises: OptionError for a word or value that is none of those in the module's text; GeometryError for sizes that cannot
     be; ShapeError for arrays of another shape.
@@ -83,15 +90,15 @@ def page(
     Example: `page({"kind": "conv_transpose", "input_size": (5, 5), "kernel_size": 4, "stride": 2, "padding": 1}, {"weight": w})`
     """
     data: dict[str, Any] = {"view": checked_view(mode, step)}
+    if layer is None and (values or at is not None):
+        layer = FIRST
     if layer is not None:
-        spec = checked_layer(layer, transposed, values)
-        data["layer"] = spec
-        data["values"] = {name: encoded(array) for name, array in checked_values(spec, values or {}).items()}
-    elif values:
-        spec = checked_layer(
-            {"kind": "conv_transpose", "input_size": (4, 4), "kernel_size": 4, "stride": 2, "padding": 1}, False, values
-        )
-        data["layer"], data["values"] = spec, {name: encoded(array) for name, array in checked_values(spec, values).items()}
+        spec = full_layer(layer, transposed, values)
+        arrays = checked_values(spec, values or {})
+        if at is not None or too_large(spec) is not None:
+            part = part_of(spec, arrays, at)
+            spec, arrays, data["note"] = part.spec, part.values, part.note
+        data["layer"], data["values"] = spec, {name: encoded(array) for name, array in arrays.items()}
     if live is not None:
         data["live"] = {"path": str(live["path"]), "token": str(live["token"])}
     return _assembled(title or TITLE, data)

@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 from preimage.errors import GeometryError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry, normalise_padding, per_axis
 
-__all__ = ["GIVEN", "MODES", "checked_layer", "checked_values", "checked_view", "decoded", "encoded", "geometry_of", "shapes_of"]
+__all__ = [
+    "GIVEN",
+    "MODES",
+    "checked_layer",
+    "checked_values",
+    "checked_view",
+    "decoded",
+    "encoded",
+    "full_layer",
+    "geometry_of",
+    "shapes_of",
+    "too_large",
+]
 
 Array = NDArray[np.float32]
 Spec = dict[str, Any]
@@ -42,7 +54,16 @@ def checked_view(mode: str, step: int) -> dict[str, Any]:
 
 
 def checked_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, values: Mapping[str, Any] | None) -> Spec:
-    """A layer in full: every word there, lists one entry an axis, sizes that the library accepts and the page can show."""
+    """A layer in full, of a size that the page can show."""
+    spec = full_layer(layer, transposed, values)
+    problem = too_large(spec)
+    if problem is not None:
+        raise GeometryError(problem)
+    return spec
+
+
+def full_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, values: Mapping[str, Any] | None) -> Spec:
+    """A layer in full: every word there, lists one entry an axis, sizes that the library accepts."""
     given = _words_of(layer, transposed) if isinstance(layer, ConvGeometry) else dict(layer)
     unknown = [str(word) for word in given if word not in WORDS]
     if unknown:
@@ -58,8 +79,8 @@ def checked_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, val
         raise GeometryError(f"the page shows layers over one or two axes, got input_size {size!r}; take a slice of a larger one")
     spec: Spec = {"kind": kind}
     for word in ("in_channels", "out_channels", "groups"):
-        spec[word] = _within(per_axis(given.get(word, 1), 1, word), (1, MOST_CHANNELS), word)[0]
-    spec["input_size"] = _within(per_axis(size, ndim, "input_size"), (1, MOST_SIZE), "input_size")
+        spec[word] = per_axis(given.get(word, 1), 1, word)[0]
+    spec["input_size"] = list(per_axis(size, ndim, "input_size"))
     for word, usual in (("output_size", 4), ("kernel_size", 3), ("stride", 1), ("dilation", 1), ("output_padding", 0)):
         least = 0 if word == "output_padding" else 1
         entry = given.get(word, usual) if word != "output_size" or kind == "linear" else usual  # else it follows
@@ -69,16 +90,32 @@ def checked_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, val
     geometry = geometry_of(spec)  # raises where the sizes cannot be
     if kind != "linear":
         spec["output_size"] = list(geometry.input_size if kind == "conv_transpose" else geometry.output_size)
-    shapes = shapes_of(spec)
-    biggest = max(prod(s) for s in shapes.values())
-    if min(prod(s) for s in shapes.values()) < 1:
+    if min(prod(shape) for shape in shapes_of(spec).values()) < 1:
         raise GeometryError(f"the layer's output would be empty: {spec['output_size']}")
-    if biggest > MOST_ELEMENTS or geometry.macs > MOST_MACS:
-        raise GeometryError(
-            f"the page shows arrays of at most {MOST_ELEMENTS} numbers and layers of at most {MOST_MACS} multiply-adds, this one"
-            f" has {biggest} and {geometry.macs}; give a part of it: fewer channels or a smaller input_size"
-        )
     return spec
+
+
+def too_large(spec: Spec) -> str | None:
+    """Why the page cannot show a layer whole; None where it can."""
+    for word, limits in (
+        ("in_channels", (1, MOST_CHANNELS)),
+        ("out_channels", (1, MOST_CHANNELS)),
+        ("input_size", (1, MOST_SIZE)),
+    ):
+        for value in spec[word] if isinstance(spec[word], list) else [spec[word]]:
+            if not limits[0] <= value <= limits[1]:
+                return f"{word} is {value}; the page takes {limits[0]} to {limits[1]}, the nearest is {min(max(value, limits[0]), limits[1])}"
+    if any(not _LIMITS["padding"][0] <= end <= _LIMITS["padding"][1] for pair in spec["padding"] for end in pair):
+        return f"padding is {spec['padding']}; the page takes {_LIMITS['padding'][0]} to {_LIMITS['padding'][1]}"
+    if spec["kind"] == "conv_transpose" and max(spec["output_size"]) > 2 * MOST_SIZE:
+        return f"output_size is {spec['output_size']}; the page shows at most {2 * MOST_SIZE} along an axis"
+    biggest, macs = max(prod(shape) for shape in shapes_of(spec).values()), geometry_of(spec).macs
+    if biggest > MOST_ELEMENTS or macs > MOST_MACS:
+        return (
+            f"the page shows arrays of at most {MOST_ELEMENTS} numbers and layers of at most {MOST_MACS} multiply-adds, this one has"
+            f" {biggest} and {macs}; give a part of it: fewer channels or a smaller input_size"
+        )
+    return None
 
 
 def _words_of(g: ConvGeometry, transposed: bool) -> dict[str, Any]:
@@ -113,8 +150,6 @@ def _pairs(spec: Spec, padding: Any, ndim: int) -> list[list[int]]:
             pads = ((0, 0),) * ndim
         else:
             pads = _geometry({**spec, "padding": pads}).padding
-    for axis, pair in enumerate(pads):
-        _within(pair, _LIMITS["padding"], f"padding along axis {axis}")
     return [list(pair) for pair in pads]
 
 

@@ -22,6 +22,7 @@ class App {
       for (const name of GIVEN) if (this.embedded[name]) this.first.from[name] = 'given';
     }
     if (data.view) Object.assign(this.first, data.view);
+    if (data.note) { byId('note').textContent = data.note; byId('note').hidden = false; }
     this.version = 0;
     this.opened = false;  // what lies below the first screen is drawn after the first paint
     this.layer = null;

@@ -1,6 +1,6 @@
 // The same step as matrices: the whole layer as one matrix (its transpose is the backward pass), or im2col and a matrix product.
 
-const MOST_ENTRIES = 600000, BLOCK_GAP = 26, MATRIX_TOP = 20;
+const MOST_ENTRIES = 600000, MOST_WHOLE = 100000, BLOCK_GAP = 26, MATRIX_TOP = 20;
 
 class MatrixView {
   constructor(app) {
@@ -15,7 +15,7 @@ class MatrixView {
   /** The blocks of this layer and mode, laid out and painted once; a step only marks them. */
   build() {
     const {app} = this, {layer, state} = app, key = app.version + state.mode + this.kind + this.canvas.parentElement.clientWidth + theme.card;
-    this.group = this.kind === 'product' ? this.groupOfFocus() : 0;
+    this.group = this.kind === 'product' ? this.groupOfFocus() : String(this.pair = this.pairOfFocus());
     if (key + this.group === this.key) return;
     this.key = key + this.group;
     this.blocks = this.kind === 'layer' ? this.layerBlocks(layer, state.mode) : this.productBlocks(layer, state.mode);
@@ -28,22 +28,39 @@ class MatrixView {
     return row && row.weight >= 0 ? Math.floor(Math.floor(row.weight / (f.largePer * product(f.kernel))) / f.smallPer) : 0;
   }
 
+  /** Of a layer whose matrix is too large: the output channel and the input channel of the current product, whose block is drawn. */
+  pairOfFocus() {
+    const {layer, sum, term} = this.app, row = sum.rows[term], {input, output} = layer.shapes;
+    if (multiplyAdds(layer.frame) <= MOST_WHOLE || layer.spec.kind === 'linear' || input[0] * output[0] === 1) return null;
+    const plane = (index, shape) => index === undefined || index < 0 ? 0 : Math.floor(index / product(shape.slice(1)));
+    return [plane(row && row.output, output), plane(row && row.input, input)];
+  }
+
   layerBlocks(layer, mode) {
-    const v = layer.values, outs = v.output.length, ins = v.input.length, flip = mode === 'grad_input';
-    const entries = multiplyAdds(layer.frame);
-    const blocks = [{name: flip ? 'Mᵀ' : 'M', rows: flip ? ins : outs, columns: flip ? outs : ins, entries: entries <= MOST_ENTRIES ? this.entriesOf(layer, flip) : null, scale: this.app.scales['weight']}];
-    const column = (name, array, sign) => ({name, sign, rows: v[array].length, columns: 1, array, value: r => v[array][r], scale: this.app.scales[array]});
+    const v = layer.values, flip = mode === 'grad_input', {pair} = this;
+    const [perOut, perIn] = [layer.shapes.output, layer.shapes.input].map(shape => product(shape.slice(1)));
+    this.from = pair ? {output: pair[0] * perOut, input: pair[1] * perIn} : {output: 0, input: 0};
+    const outs = pair ? perOut : v.output.length, ins = pair ? perIn : v.input.length;
+    const entries = pair ? multiplyAdds(layer.frame) / (layer.frame.largePer * layer.frame.smallChannels) : multiplyAdds(layer.frame);
+    const blocks = [{name: flip ? 'Mᵀ' : 'M', rows: flip ? ins : outs, columns: flip ? outs : ins, entries: entries <= MOST_ENTRIES ? this.entriesOf(layer, flip, outs, ins) : null, scale: this.app.scales.weight}];
+    const column = (name, array, sign) => {
+      const output = array.endsWith('output'), from = output ? this.from.output : this.from.input;
+      return {name, sign, rows: output ? outs : ins, columns: 1, value: r => v[array][from + r], scale: this.app.scales[array]};
+    };
     if (flip) blocks.push(column('g', 'grad_output', ''), column('∂x', 'grad_input', '='));
     else if (mode === 'grad_weight' || mode === 'grad_bias') blocks.push(column('x', 'input', ''), column('g', 'grad_output', ' '));
     else blocks.push(column('x', 'input', ''), column('y', 'output', '='));
     return blocks;
   }
 
-  entriesOf(layer, flip) {
-    const rows = [], columns = [], values = [], w = layer.values.weight, I = layer.inputFace;
-    for (let o = 0; o < layer.values.output.length; o++) {
-      const terms = layer.termsOfOutput(o);
-      for (let t = 0; t < terms.length; t += 3) if (terms[t + I] >= 0) { rows.push(flip ? terms[t + I] : o); columns.push(flip ? o : terms[t + I]); values.push(w[terms[t + WEIGHT]]); }
+  entriesOf(layer, flip, outs, ins) {
+    const rows = [], columns = [], values = [], w = layer.values.weight, I = layer.inputFace, {from} = this;
+    for (let o = 0; o < outs; o++) {
+      const terms = layer.termsOfOutput(from.output + o);
+      for (let t = 0; t < terms.length; t += 3) {
+        const i = terms[t + I] - from.input;
+        if (terms[t + I] >= 0 && i >= 0 && i < ins) { rows.push(flip ? i : o); columns.push(flip ? o : i); values.push(w[terms[t + WEIGHT]]); }
+      }
     }
     return {rows, columns, values};
   }
@@ -145,6 +162,7 @@ class MatrixView {
   }
 
   mark(b, row, column, rows, columns, kind) {
+    if (row < 0 || column < 0 || row >= b.rows || column >= b.columns) return;  // in another block
     const c = this.context, w = b.width / b.columns, h = b.height / b.rows, x = b.x + column * w, y = b.y + row * h, W = Math.max(columns * w, 2), H = Math.max(rows * h, 2);
     if (kind === 'band') { c.globalAlpha = .16; c.fillStyle = theme.accent; c.fillRect(x, y, W, H); c.globalAlpha = 1; }
     c.lineWidth = kind === 'term' ? 2 : 1.5; c.strokeStyle = kind === 'term' ? theme.ink : theme.accent;
@@ -161,18 +179,20 @@ class MatrixView {
   }
 
   markLayer() {
-    const {sum, term, state} = this.app, flip = state.mode === 'grad_input', [M, first, second] = this.blocks, row = sum.rows[term];
-    const at = r => [flip ? r.input : r.output, flip ? r.output : r.input];
-    if (state.mode === 'slide' || flip) { this.mark(M, sum.index, 0, 1, M.columns, 'band'); this.mark(second, sum.index, 0, 1, 1, 'lit'); }
-    if (state.mode === 'paint') { this.mark(M, 0, sum.index, M.rows, 1, 'band'); this.mark(first, sum.index, 0, 1, 1, 'lit'); }
+    const {sum, term, state} = this.app, flip = state.mode === 'grad_input', [M, first, second] = this.blocks, row = sum.rows[term], {from} = this;
+    const out = r => r.output - from.output, into = r => r.input - from.input;
+    const output = sum.index - from.output, input = sum.index - from.input;
+    if (state.mode === 'slide') { this.mark(M, output, 0, 1, M.columns, 'band'); this.mark(second, output, 0, 1, 1, 'lit'); }
+    if (flip) { this.mark(M, input, 0, 1, M.columns, 'band'); this.mark(second, input, 0, 1, 1, 'lit'); }
+    if (state.mode === 'paint') { this.mark(M, 0, input, M.rows, 1, 'band'); this.mark(first, input, 0, 1, 1, 'lit'); }
     if (state.mode === 'grad_bias') {
       const per = sum.rows.length;
-      this.mark(second, sum.index * per, 0, per, 1, 'band');
+      this.mark(second, sum.index * per - from.output, 0, per, 1, 'band');
       return;
     }
-    if (state.mode === 'grad_weight') this.markMany(M, sum.rows.filter(r => !r.padded).map(r => [r.output, r.input]));
+    if (state.mode === 'grad_weight') this.markMany(M, sum.rows.filter(r => !r.padded).map(r => [out(r), into(r)]));
     if (!row || row.padded) return;
-    const [y, x] = at(row);
+    const [y, x] = flip ? [into(row), out(row)] : [out(row), into(row)];
     this.mark(M, y, x, 1, 1, 'term'); this.mark(first, x, 0, 1, 1, 'term'); this.mark(second, y, 0, 1, 1, 'term');
   }
 
@@ -205,6 +225,7 @@ class MatrixView {
     const {layer, state} = this.app, [first, second, third] = this.blocks, mode = state.mode, fc = layer.spec.kind === 'linear';
     const groups = layer.frame.groups > 1 && this.kind === 'product' ? ` Group ${this.group} of ${layer.frame.groups}.` : '';
     if (this.kind === 'layer') {
+      if (this.pair) return `The matrix of the whole layer is ${layer.values.output.length.toLocaleString('en')} × ${layer.values.input.length.toLocaleString('en')}; this is its block from input channel ${this.pair[1]} to output channel ${this.pair[0]}, ${first.rows} × ${first.columns}${state.mode === 'grad_input' ? ', transposed: the backward pass' : ''}. All its entries are ${product(layer.frame.kernel)} weights.`;
       const size = `${first.rows} × ${first.columns}`, used = multiplyAdds(layer.frame), weights = layer.values.weight.length;
       const head = {
         slide: `y = M·x, M is ${size}. Sliding computes row by row: the lit row times the whole input.`,

@@ -90,7 +90,7 @@ class Stage {
     const common = () => Math.max(2.5, Math.min(narrow ? 40 : 46, 440 / tallest, ...lines.map(line => this.spread(line, width, narrow))));
     let cell = common();
     if (cell < 14) {  // stencils too small to read are enlarged
-      for (const g of cells) if (['weight', 'stamp', 'grad_weight'].includes(g.name) && g.columns * g.perRow <= 7 && g.rows <= 7) g.own = 22;
+      for (const g of cells) if (['weight', 'stamp', 'grad_weight'].includes(g.name) && g.columns * g.perRow <= 21 && g.rows <= 7) g.own = g.columns * g.perRow <= 7 ? 22 : 12;
       cell = common();
     }
     this.cell = cell >= 6 ? Math.floor(cell) : Math.floor(cell * 4) / 4;
@@ -215,7 +215,7 @@ class Stage {
     const present = new Set(spots.values()), at = spots.get(term);
     const planes = this.planesOf('stamp');
     if (planes.length === 1) grid.planes = planes;
-    grid.draw({values, scale: this.app.scales.stamp, shown: i => present.has(i), marks: at === undefined ? [] : [{index: at, kind: 'term'}]});
+    grid.draw({values, scale: this.app.scales.stamp, shown: i => present.has(i), marks: at === undefined ? [] : [{index: at, kind: 'term'}], names: () => ''});
     grid.caption.firstChild.textContent = `stencil × ${brief(sum.rows.length ? sum.rows[0].av : layer.values.input[sum.index])}`;
   }
 
