@@ -23,7 +23,7 @@ from preimage.analysis.coverage import Coverage, coverage
 from preimage.analysis.grids import Relation
 from preimage.analysis.record import Call, Record, record
 from preimage.analysis.structure import field_of, reached_from
-from preimage.analysis.tracing import checked
+from preimage.analysis.tracing import LayerTrace, checked
 from preimage.errors import OptionError
 from preimage.geometry import ConvGeometry
 
@@ -128,6 +128,28 @@ class Network:
         chosen[checked(index, chosen.shape, "the input")] = True
         return reached_from(self.record, number, chosen, self._places(layer))
 
+    def trace(self, name: str) -> LayerTrace:
+        """The trace of a layer that is a convolution, deconvolution or fully connected, with the values that it met in this run.
+
+        A padding mode other than zeros is a step of its own here: the trace's input has its margin.
+
+        Raises: OptionError for a layer of another kind.
+        """
+        layer = self.layer(name)
+        calls = {call.result: call for call in self.record.calls}
+        stack, seen = [calls[layer.result]], set()
+        while stack:
+            call = stack.pop()
+            if call.op.name in ("conv", "conv_transpose", "linear") and call.arguments[1] is not None:
+                return _trace_of(call, self.record, name)
+            for k in call.arguments:
+                if k in calls and k not in seen and calls[k].name == calls[layer.result].name:
+                    seen.add(k)
+                    stack.append(calls[k])
+        raise OptionError(
+            f"layer {name!r} ({layer.op}) is no convolution, deconvolution or fully connected layer with weights of its own"
+        )
+
     def __str__(self) -> str:
         head = ("layer", "operation", "output", "field", "jump", "start", "Mflop", "parameters", "kB")
         rows = [head, *(_row(layer) for layer in self.layers)]
@@ -145,6 +167,19 @@ class Network:
         if self.gaps:
             lines.append(f"not followed beyond: {', '.join(self.gaps[:8])}")
         return "\n".join(lines)
+
+
+def _trace_of(call: Call, made: Record, name: str) -> LayerTrace:
+    arrays = [None if k is None else made.tensors[k].data for k in call.arguments]
+    x, w = arrays[0], arrays[1]
+    b = arrays[2] if len(arrays) > 2 else None
+    assert x is not None
+    assert w is not None
+    if call.params.get("layout") == "channels_last" and x.ndim > 2:
+        x = np.moveaxis(x, -1, 1)
+    linear = call.op.name == "linear"
+    g = call.params["geometry"]
+    return LayerTrace(g, call.op.name == "conv_transpose", x.reshape(g.input_shape) if linear else x, w, b, "zeros", linear, name)
 
 
 def listed(values: Any) -> str:

@@ -1,7 +1,8 @@
-"""`preimage explain`: the sizes, the mechanics and the plans of one layer."""
+"""`preimage explain`: a layer, by options, in any library's words, or out of a model file: what it does, and where."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 import preimage
-from preimage.cli import text
+from preimage.analysis.spellings import LIBRARIES, LayerSpec, read, write
+from preimage.cli import explained, text
 from preimage.engines import plan
-from preimage.errors import OptionError
+from preimage.errors import OptionError, PreimageError
 from preimage.geometry import ConvGeometry
-from preimage.report.mechanics import axis_picture, axis_summary, facts, plan_lines
+from preimage.report.mechanics import axis_picture, axis_summary, coverage_lines, facts, plan_lines, verdict
 
 __all__ = ["explain"]
 
@@ -27,50 +29,176 @@ CONTRACTIONS = {
 
 
 def explain(
-    given: Annotated[str, typer.Option("--input", help="The input's shape, batch and channels first: 1,64,56,56.")],
-    weight: Annotated[str, typer.Option(help="The weight's shape: 128,64,3,3.")],
-    transpose: Annotated[bool, typer.Option("--transpose", help="It is a deconvolution: weight C_in, C_out/groups, ...")] = False,
+    model: Annotated[Path | None, typer.Argument(help="An .onnx, .prototxt or .caffemodel file; none: one layer.")] = None,
+    kernel: Annotated[str, typer.Option(help="The kernel's size: one number, or one per axis. No layer said: 4.")] = "",
+    size: Annotated[str, typer.Option(help="The input's spatial size: 8 or 8,8. For a model: of its input.")] = "",
+    channels: Annotated[str, typer.Option(help="Input and output channels: 64,3.")] = "",
+    transposed: Annotated[bool, typer.Option("--transposed", "--transpose", help="It is a deconvolution.")] = False,
     stride: Annotated[str, typer.Option(help="One number, or one per axis: 2 or 2,1.")] = "1",
     padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
     dilation: Annotated[str, typer.Option()] = "1",
     groups: Annotated[int, typer.Option()] = 1,
-    output_padding: Annotated[str, typer.Option(help="With --transpose.")] = "0",
+    output_padding: Annotated[str, typer.Option(help="With --transposed.")] = "0",
+    given: Annotated[
+        str,
+        typer.Option("--input", help="The input's whole shape, 1,64,56,56 (with --weight); for a model: a picture or .npy file."),
+    ] = "",
+    weight: Annotated[str, typer.Option(help="The weight's whole shape: 128,64,3,3.")] = "",
+    spelling: Annotated[
+        str, typer.Option("--from", help='A layer in a library\'s words: "ConvTranspose2d(64, 3, 4, 2, 1)".')
+    ] = "",
+    to: Annotated[str, typer.Option(help="Write the layer in another's words: torch, keras, jax, onnx, caffe or all.")] = "",
+    layer: Annotated[str, typer.Option(help="A layer of the model by its name.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="The caffemodel of a prototxt.")] = None,
+    at: Annotated[str, typer.Option(help="One output of a model's layer, such as 0,3,5,5: the products that made it.")] = "",
+    html: Annotated[Path | None, typer.Option(help="Write the interactive page of the layer to this file.")] = None,
+    serve: Annotated[bool, typer.Option(help="Serve the interactive page on this machine, the library computing.")] = False,
+    plans: Annotated[bool, typer.Option("--plan", help="Also how the engine would run each of the three contractions.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")] = "float32",
-    layout: Annotated[str, typer.Option(help="channels_first or channels_last.")] = "channels_first",
+    layout: Annotated[str, typer.Option(help="With --plan: channels_first or channels_last.")] = "channels_first",
     engine: Annotated[str, typer.Option(help="auto, jit, gemm or reference.")] = "auto",
 ) -> None:
-    """The sizes of one layer, which cells each output sees, and how each of the three contractions would run."""
+    """What a layer does: sizes, fields, flop, which taps land where. Without options: a deconvolution, as an example."""
     settings = preimage.config(**text.settings(engine))
-    if dtype not in text.DTYPES:
-        raise OptionError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}")
-    if dtype == "bfloat16":
+    console = Console(soft_wrap=not Console().is_terminal)
+    spec: LayerSpec | None
+    if model is not None:
+        if spelling or weight or kernel:
+            raise OptionError("say a model file, or a layer by its options, not both; --layer NAME takes a layer of the model")
+        with settings:
+            shown = explained.of_model(model, weights, given, size, layer, at, console)
+        if shown is None:
+            if html is not None or serve or to or plans:
+                raise OptionError("--html, --serve, --to and --plan are about one layer: add --layer NAME")
+            return
+        g, is_transposed, spec, page_layer = shown.geometry, shown.transposed, shown.spec, shown.page()
+    else:
+        if layer or at or weights is not None:
+            raise OptionError("--layer, --at and --weights are about a model file: name one")
+        shape, weight_shape = _shapes(given, weight)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "output_padding": output_padding}
+        g, is_transposed, spec = _layer(spelling, kernel, size, channels, transposed, shape, weight_shape, options)
+        page_layer = None
+    kind = _dtype(dtype)
+    _tell(console, g, is_transposed, kind, spec is not None and spec.bias and bool(spelling or model))
+    if spec is not None:
+        _translations(console, spec, to, g.output_size if is_transposed else g.input_size)
+    if plans:
+        with settings:
+            _plans(console, g, is_transposed, kind, layout)
+    elif not (html or serve or to or given or spelling or model):
+        console.print(
+            "\nMore: --html FILE for the interactive page, --plan for how it runs, --help for the rest.", highlight=False
+        )
+    if html is not None or serve:
+        with settings:
+            explained.show_page(page_layer or explained.page_of(g, is_transposed), html, serve, console)
+
+
+def _shapes(given: str, weight: str) -> tuple[Any, Any]:
+    if bool(given) != bool(weight):
+        missing = "--weight 128,64,3,3" if given else "--input 1,64,56,56"
+        raise OptionError(f"a layer by its whole shapes needs {missing}, too; or say --kernel, --size and --channels")
+    return (text.sizes(given), text.sizes(weight)) if given else (None, None)
+
+
+def _layer(
+    spelling: str, kernel: str, size: str, channels: str, transposed: bool, shape: Any, weight: Any, words: dict[str, Any]
+) -> tuple[ConvGeometry, bool, LayerSpec | None]:  # fmt: skip
+    """The geometry of the one layer that was asked for; its neutral form where it was spelled or its padding is numbers."""
+    if spelling:
+        return _spelled(spelling, size, channels)
+    options: dict[str, Any] = {
+        "stride": text.numbers(str(words["stride"])), "padding": text.padding(str(words["padding"])),
+        "dilation": text.numbers(str(words["dilation"])), "groups": words["groups"],
+    }  # fmt: skip
+    if shape is None:
+        if not kernel:  # the example that everybody knows: it doubles a picture
+            if transposed or size or channels or options != {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}:
+                raise OptionError("say the kernel's size: --kernel 4, or --kernel 4,3")
+            transposed, kernel, options = True, "4", options | {"stride": 2, "padding": 1}
+        sizes = text.sizes(kernel)
+        cells = text.sizes(size) if size else (4 if transposed else 8,)
+        ndim = max(len(sizes), len(cells), 2 if len(sizes) == len(cells) == 1 and not size else 1)
+        sizes, cells = sizes * ndim if len(sizes) == 1 else sizes, cells * ndim if len(cells) == 1 else cells
+        c, o = _channels(channels, words["groups"])
+        shape = (1, c, *cells)
+        weight = (c, o // words["groups"], *sizes) if transposed else (o, c // words["groups"], *sizes)
+    if transposed:
+        g = ConvGeometry.from_conv_transpose(shape, weight, output_padding=text.numbers(str(words["output_padding"])), **options)
+    else:
+        g = ConvGeometry.from_conv(shape, weight, **options)
+    return g, transposed, explained.spec_of(g, transposed)
+
+
+def _channels(channels: str, groups: int) -> tuple[int, int]:
+    values = text.sizes(channels) if channels else (groups, groups)
+    if len(values) != 2 or min(values) < 1 or any(v % groups for v in values):
+        raise OptionError(
+            f"--channels wants input and output channels that {groups} groups divide, such as {groups * 4},{groups}"
+        )
+    return values[0], values[1]
+
+
+def _spelled(spelling: str, size: str, channels: str) -> tuple[ConvGeometry, bool, LayerSpec]:
+    c = text.sizes(channels) if channels else ()
+    if len(c) > 2:
+        raise OptionError(f"--channels wants input and output channels such as 64,3, got {channels!r}")
+    found = read(spelling, in_channels=c[0] if c else None, out_channels=c[1] if len(c) > 1 else None)
+    spec = found.layer
+    cells = text.sizes(size) if size else found.input_size or tuple(max(8, e + 3) for e in spec.extent)
+    cells = cells * spec.ndim if len(cells) == 1 else cells
+    if len(cells) != spec.ndim:
+        raise OptionError(f"--size has {len(cells)} numbers, the layer {spec.ndim} spatial axes")
+    return spec.geometry(cells), spec.transposed, spec
+
+
+def _dtype(name: str) -> Any:
+    if name not in text.DTYPES:
+        raise OptionError(f"dtype must be float32, float64, float16 or bfloat16, got {name!r}")
+    if name == "bfloat16":
         import ml_dtypes
 
-        kind: Any = np.dtype(ml_dtypes.bfloat16)
-    else:
-        kind = np.dtype(dtype)
-    options: dict[str, Any] = {
-        "stride": text.numbers(stride), "padding": text.padding(padding), "dilation": text.numbers(dilation), "groups": groups,
-    }  # fmt: skip
-    shape, weights = text.sizes(given), text.sizes(weight)
-    if transpose:
-        g = ConvGeometry.from_conv_transpose(shape, weights, output_padding=text.numbers(output_padding), **options)
-    else:
-        g = ConvGeometry.from_conv(shape, weights, **options)
-    console = Console(soft_wrap=not Console().is_terminal)
-    word = "deconvolution (transposed convolution)" if transpose else "convolution"
-    console.print(f"[bold]A {word}, {g.ndim}-D, {dtype}[/bold]")
-    _print_rows(console, facts(g, transpose, kind.itemsize))
-    for axis in range(g.ndim):
-        console.print(f"\n[bold]Axis {axis}[/bold]: what the first positions of the small side see of the large side")
-        for line in axis_picture(g, axis):
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def _tell(console: Console, g: ConvGeometry, transposed: bool, kind: Any, bias: bool) -> None:
+    word = "deconvolution (transposed convolution)" if transposed else "convolution"
+    console.print(f"[bold]A {word}, {g.ndim}-D, {kind.name}[/bold]")
+    _print_rows(console, facts(g, transposed, kind.itemsize, bias))
+    alike = len({(g.input_size[a], g.kernel_size[a], g.stride[a], g.padding[a], g.dilation[a]) for a in range(g.ndim)}) == 1
+    for axis in range(min(g.ndim, 1) if alike else g.ndim):
+        what = "where each input is painted on the output" if transposed else "the window of each output on the input"
+        name = "Every axis" if alike and g.ndim > 1 else f"Axis {axis}"
+        console.print(f"\n[bold]{name}[/bold]: {what} (# a tap, o one over the padding)")
+        for line in (*axis_picture(g, axis), *coverage_lines(g, axis)):
             console.print(escape(line), highlight=False, soft_wrap=True)
         console.print(f"      {axis_summary(g, axis)}", highlight=False)
-    with settings:
-        for name, what in CONTRACTIONS.items():
-            role = _role(name, transpose)
-            console.print(f"\n[bold]{name}[/bold]: {what}; {role}")
-            _print_rows(console, plan_lines(plan(g, kind, name, layout=layout)))
+    console.print()
+    for line in verdict(g, transposed) if g.ndim else ():
+        console.print(line, highlight=False)
+
+
+def _translations(console: Console, spec: LayerSpec, to: str, size: tuple[int, ...]) -> None:
+    if not to:
+        return
+    names = LIBRARIES if to == "all" else text.words(to, "library (or all)", (*LIBRARIES, "pytorch", "tensorflow"))
+    failed = None
+    for name in names:
+        try:
+            said = write(spec, name, input_size=size)
+        except PreimageError as error:
+            failed, said = error, f"-: {error}"
+        console.print(f"{name:<6} {escape(said)}", highlight=False, soft_wrap=True)
+    if failed is not None and len(names) == 1:
+        raise failed
+
+
+def _plans(console: Console, g: ConvGeometry, transposed: bool, kind: Any, layout: str) -> None:
+    for name, what in CONTRACTIONS.items():
+        console.print(f"\n[bold]{name}[/bold]: {what}; {_role(name, transposed)}")
+        _print_rows(console, plan_lines(plan(g, kind, name, layout=layout)))
 
 
 def _role(name: str, transpose: bool) -> str:
