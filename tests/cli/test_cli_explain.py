@@ -192,8 +192,9 @@ def test_a_layer_of_a_model_on_a_picture(model: Any, tmp_path: Any, capsys: pyte
     x = (pixels.astype(np.float32) / 255).transpose(2, 0, 1)[None]
     assert session.run(None, {"x": x})[0].shape == (1, 4, 21, 21)
     from preimage.analysis import analyse
-    from preimage.io.files import load_model
+    from preimage.io.files import load_model, read_input
 
+    x = read_input(tmp_path / "p.png", channels=3, size=(20, 20), scale=1 / 255)
     value = analyse(load_model(model), x).trace("first").slide((0, 2, 4, 4)).value
     assert f"= {value:.8g}:" in text
     assert '"kind":"conv"' in page.read_text()

@@ -14,7 +14,7 @@ from rich.table import Table
 import preimage
 from preimage.analysis.spellings import LIBRARIES, LayerSpec, read, write
 from preimage.cli import explained, text
-from preimage.engines import plan
+from preimage.engines import get, plan
 from preimage.errors import OptionError, PreimageError
 from preimage.geometry import ConvGeometry
 from preimage.report.mechanics import axis_picture, axis_summary, coverage_lines, facts, plan_lines, verdict
@@ -60,6 +60,8 @@ def explain(
 ) -> None:
     """What a layer does: sizes, fields, flop, which taps land where. Without options: a deconvolution, as an example."""
     settings = preimage.config(**text.settings(engine))
+    if engine != "auto":
+        get(engine)  # known, and able to run here
     console = Console(soft_wrap=not Console().is_terminal)
     spec: LayerSpec | None
     if model is not None:

@@ -98,9 +98,9 @@ def _shape(item: Any, size: str) -> tuple[int, ...] | None:
 def _read(path: Path, item: Any, size: str) -> Any:
     from preimage.io.files import read_input
 
-    known = item.example or item.shape or ()
+    known: tuple[Any, ...] = tuple(item.example or item.shape or ())
     channels = known[1] if len(known) > 1 and isinstance(known[1], int) else 3
-    wanted: tuple[int, ...] = text.sizes(size) if size else tuple(n for n in known[2:] if isinstance(n, int))
+    wanted: tuple[Any, ...] = text.sizes(size) if size else tuple(n for n in known[2:] if isinstance(n, int))
     wanted = wanted * 2 if len(wanted) == 1 else wanted
     height_width = (wanted[0], wanted[1]) if len(wanted) == 2 else None
     return read_input(path, channels=channels, size=height_width, scale=1 / 255)
