@@ -1,4 +1,4 @@
-"""The code of docs/guide*.md is run, and what it prints is compared."""
+"""The code of docs/guide*.md and docs/analysis.md is run, and what it prints is compared."""
 
 import doctest
 import re
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-GUIDES = sorted((Path(__file__).parents[1] / "docs").glob("guide*.md"))
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDES = [*sorted(DOCS.glob("guide*.md")), DOCS / "analysis.md"]
 
 
 def blocks(text):

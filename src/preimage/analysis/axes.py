@@ -118,7 +118,7 @@ def _through(call: Call, k: int, axes: Axes, record: Record) -> Axes:
         return _aligned(axes, call.specs[k].shape, shape)
     if name in ("conv", "conv_transpose"):
         return _contracted(call, axes, len(shape)) if k == 0 else (None,) * len(shape)
-    if name in ("max_pool", "sum_pool"):
+    if name in ("max_pool", "sum_pool", "avg_pool"):
         return axes[:2] + tuple(_step(a, window_axis(w)) for a, w in zip(axes[2:], call.params["windows"], strict=True))
     if name == "upsample":
         return axes[:2] + tuple(_step(a, resize_axis(r)) for a, r in zip(axes[2:], call.params["axes"], strict=True))

@@ -103,7 +103,7 @@ def _others(call: Call, size: int) -> int:
         return taken
     if name in ALONG:
         return 4 * taken
-    if name in ("max_pool", "sum_pool"):
+    if name in ("max_pool", "sum_pool", "avg_pool"):
         inside: int = prod(first.shape[:2])
         for w in call.params["windows"]:
             inside *= sum(w.covered(False))

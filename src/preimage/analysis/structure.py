@@ -24,12 +24,13 @@ Array = NDArray[Any]
 ELEMENTWISE = frozenset((
     "add", "subtract", "multiply", "divide", "negative", "exp", "expm1", "log", "log1p", "sqrt", "square", "reciprocal", "rsqrt",
     "sin", "cos", "power_number", "power", "select", "maximum", "minimum", "clip", "sign", "abs", "relu", "leaky_relu", "hardtanh",
-    "hardsigmoid", "sigmoid", "tanh", "softplus", "elu", "silu", "mish", "erf", "normal_cdf", "gelu", "gelu_tanh", "astype",
+    "hardsigmoid", "sigmoid", "tanh", "softplus", "elu", "silu", "mish", "softsign", "hardswish", "binary_cross_entropy",
+    "erf", "normal_cdf", "gelu", "gelu_tanh", "astype",
 ))  # fmt: skip
 #: Linear in their one argument, with nothing but ones and fractions: sets go through as numbers do.
 MOVES = frozenset((
     "reshape", "transpose", "getitem", "put", "broadcast_to", "sum_to", "sum", "mean", "sum_over_space", "spread_over_space", "pad",
-    "fold_margin", "take_switches", "put_switches", "sum_pool", "sum_unpool", "unfold", "fold", "upsample", "upsample_back",
+    "fold_margin", "take_switches", "put_switches", "sum_pool", "sum_unpool", "avg_pool", "avg_unpool", "unfold", "fold", "upsample", "upsample_back",
 ))  # fmt: skip
 CONTRACTIONS = frozenset(("conv", "conv_transpose", "conv_weight_grad", "matmul", "linear"))
 REDUCTIONS = frozenset(("max", "min", "logsumexp"))

@@ -100,9 +100,9 @@ class Sum:
 
 def sum_of(
     what: str, index: Index, operands: tuple[str, str], places: Places, a: Array, b: Array, bias: float | None, contraction: str,
-    promised: bool = True,
+    promised: bool = True, wide: bool = False,
 ) -> Sum:  # fmt: skip
-    """The sum over `places` of a[first] * b[second], then the bias."""
+    """The sum over `places` of a[first] * b[second], then the bias. wide: cells that are folded back are not rounded to 16 bits before."""
     dtype = b.dtype
     inputs, weights = np.zeros(len(places), dtype), np.zeros(len(places), dtype)
     inside = ~places.outside
@@ -125,10 +125,10 @@ def sum_of(
             total = next(sums) if k in taking else total
             running.append(total)
         # cells that are folded back were rounded as the transposed contraction gave them
-        ends.append(total if places.tree is None else kind.type(narrowed(total, dtype)))
+        ends.append(total if places.tree is None or wide else kind.type(narrowed(total, dtype)))
     value = kind.type(add(tree, ends))
     with np.errstate(all="ignore"):
-        if places.tree is not None:
+        if places.tree is not None and not wide:
             value = kind.type(narrowed(value, dtype))
         if bias is not None:
             value = value + kind.type(bias)

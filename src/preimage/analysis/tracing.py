@@ -126,7 +126,7 @@ class LayerTrace:
         places = self.sides.large(at) if self.transposed else self.sides.small(at)
         bias = None if self.b is None else float(self.b[at[1]])
         contraction = "conv_transpose" if self.transposed else "conv"
-        return sum_of("y", at, ("x", "w"), places, self.x, self.w, bias, contraction)
+        return sum_of("y", at, ("x", "w"), places, self.x, self.w, bias, contraction, wide=True)
 
     def paint(self, index: Any) -> Stroke:
         """One activation of the input: its stencil scaled, and the outputs that it lands on.
