@@ -1,6 +1,7 @@
 """`preimage tune`: measured tiles are kept in a file, read by the plan, and change no bit."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -128,3 +129,13 @@ def test_the_command(place, capsys):
         main([*line.split(), "--passes", "grad_weight"])
     assert end.value.code == 2
     assert "tiles to choose from" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no such device here")
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_what_never_ends_counts_as_absent(name, tmp_path, monkeypatch):
+    if name == "pipe":
+        name = str(tmp_path / name)
+        os.mkfifo(name)
+    monkeypatch.setenv("PREIMAGE_TUNING", name)
+    assert "tuned" not in JitEngine().plan(LAYER.geometry, "conv", F32).details["tile"]

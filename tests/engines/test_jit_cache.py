@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import stat
 import subprocess
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from preimage import OptionError
 
 cache = pytest.importorskip("preimage.engines.jit.cache")
 llvm = pytest.importorskip("preimage.engines.jit.llvm")
@@ -166,16 +169,104 @@ def test_the_number_of_files_is_bounded_too(folder, monkeypatch):
 
 def test_the_limit_is_kept_while_writing(folder, monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_BYTES", "20000")
-    monkeypatch.setattr(cache, "_TRIM_EVERY", 2)
     for n in range(100):
-        cache.write(f"key {n}", bytes(1000))
-    assert cache.info().size_bytes < 25000
+        assert cache.write(f"key {n}", bytes(1000))
+        assert cache.info().size_bytes <= 20000
     assert not cache.write("large", bytes(30000))
+
+
+def test_the_limit_is_kept_by_many_short_processes(folder):
+    """Each writes a few files only; the first write of each looks at the size of the folder."""
+    code = "import os\nfrom preimage.engines.jit import cache\nfor n in range(4): assert cache.write(f'{os.getpid()} {n}', bytes(1000))"
+    for _ in range(8):
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PREIMAGE_CACHE_BYTES": "8kB"}, check=True, timeout=60)
+    assert 0 < sum(path.stat().st_size for path in folder.iterdir()) <= 8000
+
+
+@pytest.mark.parametrize("text", ["²", "10 XB", "lots", "-1"])
+def test_a_limit_that_is_no_number_of_bytes_is_refused(folder, monkeypatch, text):
+    monkeypatch.setenv("PREIMAGE_CACHE_BYTES", text)
+    for call in (lambda: cache.read("key"), lambda: cache.write("key", b"code"), cache.info, cache.clear):
+        with pytest.raises(OptionError, match=f"PREIMAGE_CACHE_BYTES must be a number of bytes .*, got {text!r}"):
+            call()
+
+
+@pytest.mark.parametrize(("text", "size"), [("1e9", 10**9), ("10GB", 10**10), ("64 MiB", 64 << 20), ("", 256 << 20)])
+def test_a_limit_in_words(folder, monkeypatch, text, size):
+    monkeypatch.setenv("PREIMAGE_CACHE_BYTES", text)
+    assert cache.info().limit_bytes == size
+
+
+def test_only_files_of_ours_are_removed(folder, monkeypatch):
+    """Files of others stay, whatever their names are like; those of ours go."""
+    cache.folder()
+    name = "0123456789abcdef0123456789abcdef01234567"
+    foreign = [folder / n for n in ("model.obj", f"{name}.obj", "new-abc.tmp", "work.tmp", f"{name.upper()}.obj", "notes.txt")]
+    for path in foreign:
+        path.write_bytes(b"v 1.0 2.0 3.0 a mesh, say")
+        os.utime(path, (1, 1))
+    (folder / f"{name[:-1]}f.obj").mkdir()
+    for n in range(5):
+        cache.write(f"key {n}", bytes(1000))
+    assert cache.trim(folder, 0) == 5
+    cache.write("key", b"code")
+    assert cache.clear() == 1
+    assert all(path.exists() for path in foreign)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([p.name for p in foreign] + [f"{name[:-1]}f.obj"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_a_reader_would_wait_for_counts_as_absent(folder):
+    cache.folder()
+    os.mkfifo(cache._path(folder, "pipe"))
+    with open(cache._path(folder, "sparse"), "wb") as file:
+        file.truncate(300 << 30)
+    cache._path(folder, "folder").mkdir()
+    for key in ("pipe", "sparse", "folder"):
+        assert cache.read(key) is None
+    assert not cache._path(folder, "sparse").exists()  # damaged, as it were
+    assert cache.write("pipe", b"code")
+    assert cache.read("pipe") == b"code"
+    assert not cache.write("folder", b"code")
+
+
+def test_no_folder_is_made_in_the_home_of_another_user(tmp_path, monkeypatch):
+    """`sudo` may keep HOME: a folder that root makes there could never be used by the user whose home it is."""
+    monkeypatch.delenv("PREIMAGE_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(os, "geteuid", lambda: home.stat().st_uid + 1)
+    where, reason = cache.folder()
+    assert where is None
+    assert "belongs to another user" in reason
+    assert "PREIMAGE_CACHE_DIR" in reason
+    assert not list(home.iterdir())
+    assert not cache.write("key", b"code")
+    monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(home / "named"))  # who names a place gets it, if it is then theirs
+    assert "belongs to another user" in cache.folder()[1]
+    monkeypatch.undo()
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["open", "fdopen", "replace"])
+def test_a_write_that_fails_at_any_step_leaves_nothing(folder, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, _full)
+        assert not cache.write("key", b"code")
+    assert not [path for path in folder.iterdir() if path.suffix != ".obj"]
+    assert cache.read("key") is None
+    assert cache.write("key", b"code")
+    assert cache.read("key") == b"code"
 
 
 def test_what_a_killed_process_left_is_cleared_later(folder):
     cache.write("key", b"code")
-    left = folder / "new-abc.tmp"
+    left = folder / "preimage-0123456789abcdef.tmp"
     left.write_bytes(b"half")
     cache.trim(folder, 1 << 20)
     assert left.exists()  # it may still be written

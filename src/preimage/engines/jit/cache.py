@@ -6,10 +6,13 @@ processes do. The checksum finds truncated and corrupt files, the key in words f
 
 The code in these files is executed. So a file is loaded only if it and its folder belong to this user and nobody else
 may write to them. Where that cannot be had (no home, read-only, somebody else's folder), nothing is cached and nothing
-fails: `info()` says why.
+fails: `info()` says why. In a home that belongs to somebody else (`sudo` often keeps HOME) no folder is made: its owner could
+never use it.
 
-Environment: PREIMAGE_CACHE_DIR (a folder, or "off"), PREIMAGE_CACHE_BYTES (limit, default 256 MiB; the files used longest
-ago go first).
+A folder may hold other things too. Only what has the name and the first bytes of a file of ours is ever removed.
+
+Environment: PREIMAGE_CACHE_DIR (a folder, or "off"), PREIMAGE_CACHE_BYTES (limit, as 268435456, 256MiB or 1GB; default 256 MiB; the
+files used longest ago go first).
 """
 
 from __future__ import annotations
@@ -18,13 +21,16 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import struct
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from preimage.resources import parse_bytes
 
 __all__ = [
     "CacheInfo",
@@ -34,15 +40,18 @@ __all__ = [
     "info",
     "key",
     "read",
+    "regular_bytes",
     "write",
 ]
 
 MAGIC = b"preimage-object1"
 SUFFIX = ".obj"
+_NAME = re.compile(r"[0-9a-f]{40}\.obj")
+_TEMPORARY = re.compile(r"preimage-[0-9a-f]{16}\.tmp")
+MOST_ENTRY_BYTES = 64 << 20  # a file of more is none of ours
 DEFAULT_LIMIT_BYTES = 256 << 20
 STALE_TEMPORARY_S = 3600.0
 _HEADER = struct.Struct("<16s32sQQ")  # magic, sha256 of the rest, length of the key, length of the code
-_TRIM_EVERY = 128  # writes between two looks at the folder's size; a process that writes less never looks
 MOST_FILES = 8192  # more are not worth the time of looking at them
 
 
@@ -69,8 +78,12 @@ class _Counts:
     corrupt: int = 0
 
 
+_VARIABLES = ("PREIMAGE_CACHE_DIR", "PREIMAGE_CACHE_BYTES", "XDG_CACHE_HOME", "HOME")
 _counts = _Counts()
 _checked: dict[tuple[str, ...], tuple[Path | None, str | None]] = {}
+_rooms: dict[
+    tuple[Path, int], int
+] = {}  # by folder and limit: the bytes that this process may write before it looks at the size again
 
 
 def key(**parts: str) -> str:
@@ -79,8 +92,8 @@ def key(**parts: str) -> str:
 
 
 def _limit_bytes() -> int:
-    text = os.environ.get("PREIMAGE_CACHE_BYTES", "")
-    return int(text) if text.isdigit() else DEFAULT_LIMIT_BYTES
+    text = os.environ.get("PREIMAGE_CACHE_BYTES")
+    return parse_bytes(text, "the environment variable PREIMAGE_CACHE_BYTES") if text else DEFAULT_LIMIT_BYTES
 
 
 def _mine(status: os.stat_result) -> bool:
@@ -107,17 +120,38 @@ def _place() -> tuple[Path | None, str | None]:
 
 
 def folder() -> tuple[Path | None, str | None]:
-    """The folder in use, or None and the reason; made on first use with mode 0700. Asked once per setting and process."""
-    setting = tuple(os.environ.get(name, "\0") for name in ("PREIMAGE_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
+    """The folder in use, or None and the reason; made on first use with mode 0700. Asked once per setting and process.
+
+    Raises: OptionError if PREIMAGE_CACHE_BYTES is no number of bytes.
+    """
+    setting = tuple([os.environ.get(name, "\0") for name in _VARIABLES])
     found = _checked.get(setting)
     if found is None:
+        _limit_bytes()
         found = _checked[setting] = _prepare(*_place())
     return found
+
+
+def _strangers_home(path: Path) -> str | None:
+    """Why no folder should be made here: the nearest folder that exists belongs to another user."""
+    for above in path.parents:
+        try:
+            owner = above.stat().st_uid
+        except OSError:
+            continue
+        if hasattr(os, "geteuid") and owner != os.geteuid():
+            return f"{above} belongs to another user, whom a folder made there would shut out; PREIMAGE_CACHE_DIR names a place for one"
+        return None
+    return None
 
 
 def _prepare(path: Path | None, reason: str | None) -> tuple[Path | None, str | None]:
     if path is None:
         return None, reason
+    if os.environ.get("PREIMAGE_CACHE_DIR") is None and not path.exists():
+        reason = _strangers_home(path)
+        if reason is not None:
+            return None, reason
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
@@ -140,22 +174,8 @@ def read(full: str) -> bytes | None:
     if where is None:
         return None
     path = _path(where, full)
-    try:
-        descriptor = os.open(
-            path,
-            os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0),
-        )
-    except OSError:
-        _counts.misses += 1
-        return None
-    try:
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or not _mine(status):
-                _counts.misses += 1
-                return None
-            data = file.read()
-    except OSError:
+    data = regular_bytes(path, MOST_ENTRY_BYTES, _mine)
+    if data is None:
         _counts.misses += 1
         return None
     code = _unpack(data, full)
@@ -168,6 +188,26 @@ def read(full: str) -> bytes | None:
     with contextlib.suppress(OSError):
         os.utime(path)  # the time of last use, by which files are dropped
     return code
+
+
+def regular_bytes(path: Path, most: int, trusted: Callable[[os.stat_result], bool] | None = None) -> bytes | None:
+    """What a regular file holds; b"" if that is more than `most` bytes, None if there is no such file or it is not trusted.
+
+    A link is not followed where trust is asked for. What could keep the reader waiting for ever (a pipe, a device) counts as absent.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    if trusted is not None:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or not (trusted is None or trusted(status)):
+                return None
+            data = file.read(most + 1) if status.st_size <= most else b""  # it may grow meanwhile
+    except OSError:
+        return None
+    return data if len(data) <= most else b""
 
 
 def _unpack(data: bytes, full: str) -> bytes | None:
@@ -185,25 +225,43 @@ def write(full: str, code: bytes) -> bool:
     where, _ = folder()
     if where is None:
         return False
-    body = full.encode() + code
-    data = _HEADER.pack(MAGIC, hashlib.sha256(body).digest(), len(full.encode()), len(code)) + body
-    if len(data) > _limit_bytes():
-        return False
-    temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix="new-", suffix=".tmp", dir=where)  # mode 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, _path(where, full))
-    except OSError:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        body = full.encode() + code
+        data = _HEADER.pack(MAGIC, hashlib.sha256(body).digest(), len(full.encode()), len(code)) + body
+        limit = _limit_bytes()
+        if len(data) > min(limit, MOST_ENTRY_BYTES) or not _stored(data, _path(where, full)):
+            return False
+        _counts.writes += 1
+        _make_room(where, limit, len(data))
+    except MemoryError:
         return False
-    _counts.writes += 1
-    if _counts.writes % _TRIM_EVERY == 0:
-        trim(where, _limit_bytes())
     return True
+
+
+def _stored(data: bytes, path: Path) -> bool:
+    """Write a file as a whole or not at all. (`tempfile` has a lock, which a signal handler or a child could find taken.)"""
+    temporary = path.parent / f"preimage-{os.urandom(8).hex()}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
+        return False
+    return True
+
+
+def _make_room(where: Path, limit: int, written: int) -> None:
+    """Keep the folder below its limits: looked at when this process first writes, and again before it could have filled what was left."""
+    room = _rooms.get((where, limit), 0) - written
+    if room <= 0:
+        trim(where, limit)
+        room = (limit - sum([size for _, size, _ in _entries(where)])) // 2
+    _rooms[where, limit] = room
 
 
 def _entries(where: Path) -> list[tuple[float, int, Path]]:
@@ -211,7 +269,7 @@ def _entries(where: Path) -> list[tuple[float, int, Path]]:
     entries = []
     with contextlib.suppress(OSError):
         for item in os.scandir(where):
-            if item.name.endswith(SUFFIX):
+            if _NAME.fullmatch(item.name):
                 with contextlib.suppress(OSError):
                     status = item.stat(follow_symlinks=False)
                     entries.append((status.st_mtime, status.st_size, Path(item.path)))
@@ -227,15 +285,27 @@ def trim(where: Path, limit_bytes: int) -> int:
         for _, size, path in entries:
             if total <= limit_bytes * 3 // 4 and count <= MOST_FILES * 3 // 4:
                 break
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if _removed(path):
                 removed += 1
-            total, count = total - size, count - 1
+                total, count = total - size, count - 1
     with contextlib.suppress(OSError):  # what a killed process left behind
         for item in os.scandir(where):
-            if item.name.endswith(".tmp") and time.time() - item.stat().st_mtime > STALE_TEMPORARY_S:
+            if _TEMPORARY.fullmatch(item.name) and time.time() - item.stat().st_mtime > STALE_TEMPORARY_S:
                 os.unlink(item.path)
     return removed
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file of ours; False if it is none (something else may have such a name), or cannot be removed."""
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            if not regular or file.read(len(MAGIC)) != MAGIC:
+                return False
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def info() -> CacheInfo:
@@ -258,10 +328,8 @@ def clear() -> int:
     where, _ = folder()
     removed = 0
     if where is not None:
-        for _, _, path in _entries(where):
-            with contextlib.suppress(OSError):
-                path.unlink()
-                removed += 1
+        removed = sum([_removed(path) for _, _, path in _entries(where)])
+        _rooms.clear()
     return removed
 
 

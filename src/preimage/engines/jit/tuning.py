@@ -118,10 +118,8 @@ def _kept(where: Path, *_changes: int) -> dict[str, Any]:
 
 def _read(where: Path) -> dict[str, Any]:
     try:
-        if where.stat().st_size > MOST_BYTES:
-            return {}
-        data = json.loads(where.read_text())
-    except (OSError, ValueError, RecursionError):
+        data = json.loads(cache.regular_bytes(where, MOST_BYTES) or b"null")
+    except (ValueError, RecursionError):
         return {}
     tiles = data.get("tiles") if isinstance(data, dict) and data.get("format") == FORMAT else None
     return tiles if isinstance(tiles, dict) else {}
