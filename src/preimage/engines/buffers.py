@@ -41,6 +41,8 @@ LINE_BYTES = 64
 SMALL_BYTES = 4096
 #: An arena whose runs never ask the same twice stops planning after so many.
 MOST_PLANS = 4
+#: A run that asks for more than so many arrays is not planned: the time to plan grows with their square.
+MOST_REQUESTS = 1 << 12
 #: From this size on the C library maps memory anew for every array; blocks are rounded up, so that similar sizes can share them.
 LARGE_BYTES = 32 << 20
 LARGE_STEP = 2 << 20
@@ -87,7 +89,8 @@ def aligned(size: int) -> Array:
     try:
         memory = np.empty(size + LINE_BYTES, np.uint8)
     except MemoryError:
-        memory = retrying(lambda: np.empty(size + LINE_BYTES, np.uint8))
+        release_memory()
+        memory = np.empty(size + LINE_BYTES, np.uint8)
     start = -memory.__array_interface__["data"][0] % LINE_BYTES
     return memory[start : start + size]
 
@@ -226,7 +229,7 @@ class Arena:
     def __exit__(self, *failure: object) -> None:
         _current.arena = self._before
         self._before = None
-        if failure[0] is None and self._asked != self._sizes and self._plans < MOST_PLANS:
+        if failure[0] is None and self._asked != self._sizes and self._plans < MOST_PLANS and len(self._asked) <= MOST_REQUESTS:
             self._plan()
 
     def take(self, size: int) -> Array:

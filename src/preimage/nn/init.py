@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from preimage.autograd import Tensor
 from preimage.errors import OptionError, ShapeError
+from preimage.locks import hold_over_fork
 
 __all__ = [
     "bilinear", "bilinear_", "constant", "constant_", "dirac", "dirac_", "fans", "gain", "generator", "icnr", "icnr_",
@@ -33,6 +34,7 @@ Shape = tuple[int, ...]
 Rng = np.random.Generator | int | None
 
 _own = np.random.default_rng(0)
+hold_over_fork(lambda: _own.bit_generator.lock)  # a draw takes it: a child forked in the middle of one could never draw
 
 
 def manual_seed(seed: int) -> None:

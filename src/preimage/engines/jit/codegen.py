@@ -63,6 +63,7 @@ def _binding() -> Any:
             raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
         if sys.maxsize < 2**32:
             raise EngineError("the jit engine needs a 64-bit process")
+        _check_mapping(MODULE_BYTES)
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
     return binding
@@ -192,9 +193,9 @@ def _new_machine(target: Target, level: int) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------- memory
 
-#: What LLVM takes at most for a module: so much, and so many times its text. Measured on all kernels of the test suite, doubled.
-MODULE_BYTES = 16 << 20
-TEXT_FACTOR = 100
+#: What LLVM takes at most for modules: so much, and so many times their text. Measured (kernels of all schedules): 40 MiB and 20 times.
+MODULE_BYTES = 48 << 20
+TEXT_FACTOR = 40
 #: What a thread takes beside, most of it address space: a stack, and the C library's memory for it.
 THREAD_BYTES = 80 << 20
 #: To link an object file, beside twice its size.
