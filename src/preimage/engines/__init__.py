@@ -34,6 +34,8 @@ _ROWS = {
 _loaded: dict[str, Engine | str] = {}
 #: An engine that cannot be loaded while less memory than this is to be had may be loaded later.
 LOADING_BYTES = 512 << 20
+#: With less than this none is imported: modules written in C (Python's own _hashlib) may crash where they find no memory.
+IMPORT_BYTES = 32 << 20
 
 
 def names() -> tuple[str, ...]:
@@ -47,6 +49,9 @@ def _load(name: str) -> Engine | str:
     if found is None:
         module, _, class_name = _ROWS[name].partition(":")
         with LOCK:
+            room = available_memory()
+            if room < IMPORT_BYTES:
+                raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {room >> 20} MiB")
             try:
                 engine: Engine = getattr(import_apart(module), class_name)()
                 made = engine.unavailable() or engine
