@@ -372,6 +372,23 @@ def test_links_keep_the_whole_state(browser: Any, default_page: str) -> None:
             visit.until("preimage.app.state.spec.kind === 'conv' && preimage.app.state.spec.input_size.length === 1")
 
 
+def test_copying_a_link_and_holding_a_number(browser: Any, default_page: str) -> None:
+    with Visit(browser, default_page, has_touch=True) as visit:
+        visit.tab.touchscreen.tap(*visit.centre("weight", 6))
+        assert "stencil [1, 2]" in visit.text("#sum-title")
+        assert visit.tab.locator("#cell-value").is_enabled()
+        visit.tab.click("[data-mode=grad_weight]")
+        visit.tab.click("#forward")
+        visit.tab.click("#copy-link")
+        visit.until("document.getElementById('copy-link').textContent !== 'Copy link'")
+        assert visit.text("#copy-link") in ("Copied", "Link is in the address")
+        assert visit.tab.url.endswith("mode=w&t=1")
+        visit.tab.locator("#trio button >> nth=0").click()
+        assert visit.ask("preimage.app.state.mode") == "slide"
+        row = visit.ask("(({sum, term}) => [sum.rows[term].weight, sum.index])(preimage.app)")
+        assert row[0] == 1, "the product stays the same"
+
+
 @pytest.mark.parametrize(
     "link",
     [

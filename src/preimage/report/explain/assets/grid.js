@@ -39,7 +39,7 @@ function scaleOf(values) {
 function fitted(value, letters) {
   const text = brief(value);
   if (text.length <= letters || !Number.isFinite(value)) return text;
-  if (text.includes('e')) return value.toExponential(0).replace('e+', 'e').replaceAll('-', '−');
+  if (text.includes('e')) return value.toExponential(0).replace('e+', 'e').replace(/-/g, '−');
   return brief(+value.toPrecision(Math.abs(value) >= 100 ? 3 : Math.abs(value) >= .1 ? 2 : 1)).replace(/^(−?)0\./, '$1.');
 }
 
