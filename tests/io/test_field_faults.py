@@ -286,3 +286,19 @@ def test_what_is_known_to_be_float_is_known_behind_every_operator(name: str) -> 
     assert fast.nodes[-1].attributes["innermost"]
     with pre.no_grad():
         assert np.array_equal(np.asarray(fast.run(feeds)["y"]), ours(proto, feeds)[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3), (2, 5, 3, 4), (2, 5, 3, 4, 2)])
+def test_prelu_of_any_rank_as_onnx(shape: tuple[int, ...], tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    from preimage.io.onnx import export
+
+    dims = " ".join(f"dim: {n}" for n in shape)
+    net = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}'
+    graph = caffe.load(caffe.parse_text("NetParameter", net + 'layer { name: "p" type: "PReLU" bottom: "data" top: "p" }'))
+    graph.put(next(iter(graph.weights)), np.arange(1, 6, dtype=np.float32) / 8)
+    export.save(graph, tmp_path / "p.onnx")
+    session = ort.InferenceSession(str(tmp_path / "p.onnx"), providers=["CPUExecutionProvider"])
+    slopes = (np.arange(1, 6, dtype=np.float32) / 8).reshape(5, *(1,) * (len(shape) - 2))
+    found = session.run(None, {session.get_inputs()[0].name: np.full(shape, -2, np.float32)})[0]
+    assert np.array_equal(found, np.broadcast_to(-2 * slopes, shape))

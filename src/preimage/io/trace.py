@@ -7,7 +7,7 @@ names. Sizes that the forward computes in Python are those of the example.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,67 +16,35 @@ import numpy as np
 from preimage import nn
 from preimage.autograd import Primitive, Tensor, array_of, no_grad
 from preimage.errors import FileFormatError
-from preimage.geometry import per_axis
-from preimage.io import graph_ops  # noqa: F401 - the words
+from preimage.io import graph_layers, graph_ops  # noqa: F401 - the words
 from preimage.io.graph import Graph, Input, Node
+from preimage.io.trace_layers import Built, layer_word
 from preimage.nn.kept import KeptWeight
 
 __all__ = ["trace"]
 
 _lock = threading.Lock()
-Built = tuple[str, list[str], dict[str, Any]]
-
-
-def _conv_options(m: Any) -> dict[str, Any]:
-    options = {k: getattr(m, k) for k in ("stride", "padding", "dilation", "groups")}
-    return options | ({"padding_mode": m.padding_mode} if m.padding_mode != "zeros" else {})
-
-
-def _window(m: Any) -> dict[str, Any]:
-    options = {k: getattr(m, k) for k in ("padding", "dilation", "ceil_mode", "count_include_pad") if hasattr(m, k)}
-    kernel = per_axis(m.kernel_size, m.ndim, "kernel_size")
-    return options | {"kernel_size": kernel, "stride": kernel if m.stride is None else per_axis(m.stride, m.ndim, "stride")}
-
-
-def _layer(module: Any, values: list[str], name: Callable[[Any], str]) -> Built | None:
-    """The word of a layer with one input, or None where it has none and its parts are written instead."""
-    kind = type(module).__name__.rstrip("123d") if type(module).__name__[-1:] == "d" else type(module).__name__
-    parameters = [name(p) for p in (getattr(module, "weight", None), getattr(module, "bias", None)) if p is not None]
-    if kind == "Conv" and module.layout == "channels_first":
-        return "conv", [*values, *parameters], _conv_options(module)
-    if kind == "ConvTranspose" and module.layout == "channels_first" and module.padding_mode == "zeros":
-        extra = {"output_padding": module.output_padding} if any(module.output_padding) else {}
-        return "conv_transpose", [*values, *parameters], _conv_options(module) | extra
-    if kind == "Linear":
-        return "linear", [*values, *parameters], {}
-    if kind == "BatchNorm" and not module.training and module.running_mean is not None:
-        affine = parameters or ["", ""]
-        return "batch_norm", [*values, *affine, name(module.running_mean), name(module.running_var)], {"eps": float(module.eps)}
-    simple: dict[str, tuple[str, dict[str, Any]]] = {
-        "ReLU": ("relu", {}), "Sigmoid": ("sigmoid", {}), "Tanh": ("tanh", {}), "Softplus": ("softplus", {}), "Identity": ("identity", {}),
-    }  # fmt: skip
-    if kind in simple:
-        return simple[kind][0], values, dict(simple[kind][1])
-    if kind in ("Dropout",) and not module.training:
-        return "identity", values, {}
-    if kind in ("MaxPool", "AvgPool") and not getattr(module, "return_indices", False):
-        return ("max_pool" if kind == "MaxPool" else "avg_pool"), values, _window(module)
-    if kind == "Flatten" and module.start_dim == 1 and module.end_dim == -1:
-        return "flatten", values, {"axis": 1}
-    return None
 
 
 #: Operations that are called outside layers: name of the primitive -> word.
 _SAME = {
     "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh",
-    "softplus": "softplus", "exp": "exp", "log": "log", "sqrt": "sqrt", "abs": "abs", "matmul": "matmul", "maximum": "maximum",
-    "minimum": "minimum",
+    "exp": "exp", "log": "log", "sqrt": "sqrt", "abs": "abs", "matmul": "matmul", "maximum": "maximum",
+    "minimum": "minimum", "negative": "neg", "reciprocal": "reciprocal", "square": "square", "rsqrt": "rsqrt", "mish": "mish", "silu": "swish",
 }  # fmt: skip
+#: Those whose parameters are the word's attributes.
+_WITH_ATTRIBUTES = {"clip": "clip", "hardtanh": "clip", "elu": "elu", "hardsigmoid": "hard_sigmoid", "softplus": "softplus"}
 
 
 def _operation(op: str, args: Sequence[Any], params: dict[str, Any], values: list[str]) -> Built | None:
     if op in _SAME:
         return _SAME[op], values, {}
+    if op in _WITH_ATTRIBUTES:
+        return _WITH_ATTRIBUTES[op], values, dict(params)
+    if op in ("gelu", "gelu_tanh"):
+        return "gelu", values, {"approximate": "tanh" if op == "gelu_tanh" else "none"}
+    if op in ("softmax", "log_softmax") and isinstance(params["axis"], int):
+        return op, values, {"axis": params["axis"]}
     if op == "concat":
         return "concat", values, {"axis": int(params["axis"])}
     if op == "leaky_relu":
@@ -128,6 +96,13 @@ class _Recorder:
         self.names[id(value)] = key
         return key
 
+    def moved(self, value: str, ndim: int, *, first: bool) -> str:
+        """A value with its channels moved from the last axis to the first behind the batch, or back: words have them there."""
+        axes = (0, ndim - 1, *range(1, ndim - 1)) if first else (0, *range(2, ndim), 1)
+        output = f"value_{len(self.nodes)}"
+        self.nodes.append(Node(f"layout#{len(self.nodes)}", "transpose", (value,), (output,), {"axes": axes}))
+        return output
+
     def write(self, built: Built | None, label: str, result: Any) -> None:
         if built is None:
             self.refused.append(label)
@@ -146,8 +121,12 @@ def _watching(recorder: _Recorder) -> Iterator[None]:
 
     def module_called(self: Any, *args: Any, **kwargs: Any) -> Any:
         built = None
+        last = getattr(self, "layout", "channels_first") == "channels_last" and np.ndim(array_of(args[0])) > 2 if args else False
         if not recorder.depth and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-            built = _layer(self, [recorder.name(args[0])], recorder.name)
+            value = recorder.name(args[0])
+            built = layer_word(self, [recorder.moved(value, args[0].ndim, first=True) if last else value], recorder.name)
+        if isinstance(self, nn.Dropout) and self.training and self.p:
+            recorder.refused.append("Dropout in training mode")
         recorder.depth += built is not None
         try:
             result = call_module(self, *args, **kwargs)
@@ -155,6 +134,8 @@ def _watching(recorder: _Recorder) -> Iterator[None]:
             recorder.depth -= built is not None
         if built is not None:
             recorder.write(built, recorder.layers.get(id(self), type(self).__name__), result)
+            if last:
+                recorder.names[id(result)] = recorder.moved(recorder.names[id(result)], result.ndim, first=False)
         return result
 
     def primitive_called(self: Any, *args: Any, **params: Any) -> Any:

@@ -1,6 +1,6 @@
 """Graph -> ONNX model: nodes that came from ONNX go back as they were, our own words become the operators that mean the same.
 
-What is written is opset 21. Operators whose older forms kept sizes in attributes are written in today's form, with the sizes
+Operators whose older forms kept sizes in attributes are written in today's form, with the sizes
 as constants.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 from preimage.errors import FileFormatError, OptionError
 from preimage.io.files import replacing
 from preimage.io.graph import Graph, Input, Node
-from preimage.io.onnx import export_caffe, export_ssd  # noqa: F401 - words register themselves
-from preimage.io.onnx.export_words import WORDS, Writer
-from preimage.io.onnx.model import CODES, require_onnx
+from preimage.io.graph_types import FLOATS
+from preimage.io.onnx import export_caffe, export_layers, export_ssd  # noqa: F401 - words register themselves
+from preimage.io.onnx.export_words import OPSET, WORDS, Writer
+from preimage.io.onnx.model import CODES, dtype_of, require_onnx
 
 __all__ = ["OPSET", "from_graph", "save"]
 
-OPSET = 21
 _CODES = {name: code for code, name in CODES.items()}
 #: Attributes of older forms that are inputs today: op -> (attribute, input position, dtype).
 _AS_INPUT: dict[str, tuple[tuple[str, int, str], ...]] = {
@@ -97,17 +97,19 @@ def from_graph(graph: Graph) -> Any:
     graph = _with_utf8_names(graph)
     stored: dict[str, np.ndarray] = {k: np.asarray(p.data) for k, p in graph.weights.items()}
     stored |= {k: np.asarray(v) for k, v in (graph.state | graph.constants).items()}
-    dtype = next((v.dtype for v in stored.values() if v.dtype.kind == "f"), np.dtype(np.float32))
-    writer = Writer(dtype)
+    named = [i.dtype for i in graph.inputs if i.dtype in FLOATS]
+    floats = [v.dtype for v in stored.values() if v.dtype.name in FLOATS]
+    writer = Writer(dtype := next(iter(floats), dtype_of(_CODES[(named or ["float32"])[0]], "the model")))
     writer.stored, writer.shapes = stored, {k: v.shape for k, v in stored.items()}
     if unknown := [f"{n.name!r} ({n.op})" for n in graph.nodes if not n.op.startswith("onnx.") and n.op not in WORDS]:
         raise FileFormatError(f"{len(unknown)} nodes cannot be written as ONNX: {', '.join(unknown)}")
+    helper = onnx.helper
+    inputs = [helper.make_tensor_value_info(i.name, _CODES[i.dtype], _open_names(i)) for i in graph.inputs]
+    writer.inputs = inputs
     for node in graph.nodes:
         WORDS.get(node.op, _from_onnx)(writer, node)
     taken = {key for node in writer.nodes for key in node.input} | set(graph.outputs)
     stored = {key: value for key, value in (stored | writer.constants).items() if key in taken or key in graph.weights}
-    helper = onnx.helper
-    inputs = [helper.make_tensor_value_info(i.name, _CODES[i.dtype], _open_names(i)) for i in graph.inputs]
     initializers = [onnx.numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in stored.items()]
     outputs = [onnx.ValueInfoProto(name=key) for key in graph.outputs]
     proto = helper.make_graph(writer.nodes, graph.name or "preimage", inputs, outputs, initializers)

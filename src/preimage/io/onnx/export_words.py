@@ -12,7 +12,10 @@ from preimage.geometry import normalise_padding, per_axis
 from preimage.io.graph import Node
 from preimage.io.onnx.model import require_onnx
 
-__all__ = ["WORDS", "Writer", "word"]
+__all__ = ["OPSET", "WORDS", "Writer", "word"]
+
+#: The opset that is written.
+OPSET = 21
 
 
 class Writer:
@@ -25,6 +28,9 @@ class Writer:
         self.constants: dict[str, np.ndarray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.stored: dict[str, np.ndarray] = {}
+        self.inputs: list[Any] = []
+        self._told: dict[str, tuple[int | None, ...]] = {}
+        self._sizes: dict[str, tuple[int | None, ...] | None] = {}
         self._count = 0
 
     def constant(self, value: Any, dtype: Any = None) -> str:
@@ -44,6 +50,37 @@ class Writer:
         kept = {k: v for k, v in attributes.items() if v is not None}
         self.nodes.append(self.onnx.helper.make_node(op, list(inputs), list(outputs), name=name, **kept))
 
+    def sizes(self, value: str) -> tuple[int | None, ...] | None:
+        """The sizes of a value made so far, None where one is open; None where not even their number is known."""
+        if value not in self._sizes:
+            self._infer()
+        return self._sizes.get(value)
+
+    def same_sizes(self, output: str, source: str) -> None:
+        """Note that a value has the sizes of another, where ONNX's inference does not know it."""
+        sizes = self.sizes(source)
+        if sizes is not None:
+            self._told[output] = sizes
+
+    def _infer(self) -> None:
+        """ONNX's own shape inference over the nodes so far; large stored arrays take part by their shapes alone."""
+        helper = self.onnx.helper
+        arrays = self.stored | self.constants
+        small = [self.onnx.numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in arrays.items() if v.size <= 64]
+        large = [
+            helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for k, v in arrays.items() if v.size > 64
+        ]  # fmt: skip
+        code = helper.np_dtype_to_tensor_dtype(self.dtype)
+        told = [helper.make_tensor_value_info(k, code, sizes) for k, sizes in self._told.items()]
+        graph = helper.make_graph(self.nodes, "g", [*self.inputs, *large], [], small, value_info=told)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        known = self.onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        for item in (*known.value_info, *known.input):
+            tensor = item.type.tensor_type
+            dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+            self._sizes[item.name] = tuple(dims) if tensor.HasField("shape") else None
+
 
 Word = Callable[[Writer, Node], None]
 WORDS: dict[str, Word] = {}
@@ -62,7 +99,7 @@ def word(*names: str) -> Callable[[Word], Word]:
 
 _SAME_WORDS = {
     "abs": "Abs", "add": "Add", "div": "Div", "exp": "Exp", "log": "Log", "maximum": "Max", "minimum": "Min", "mul": "Mul",
-    "relu": "Relu", "sigmoid": "Sigmoid", "softplus": "Softplus", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+    "relu": "Relu", "sigmoid": "Sigmoid", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
     "identity": "Identity", "matmul": "MatMul", "global_avg_pool": "GlobalAveragePool", "global_max_pool": "GlobalMaxPool",
 }  # fmt: skip
 
@@ -171,8 +208,16 @@ def _pool(writer: Writer, node: Node) -> None:
         "ceil_mode": int(bool(attributes.get("ceil_mode", False))),
         "dilations": list(per_axis(attributes.get("dilation", 1), ndim, "dilation")),
     }
+    divisor = attributes.get("divisor_override")
     if node.op == "avg_pool":
-        out["count_include_pad"] = int(bool(attributes.get("count_include_pad", True)))
+        out["count_include_pad"] = int(divisor is not None or bool(attributes.get("count_include_pad", True)))
+    if divisor is not None:  # the mean over whole windows, padding included, times their size over the divisor
+        if out["ceil_mode"]:
+            raise FileFormatError(f"node {node.name!r}: ONNX has no average pooling with divisor_override and ceil_mode")
+        mean = writer.value()
+        writer.add("AveragePool", node.inputs, [mean], node.name, **out)
+        writer.add("Mul", [mean, writer.constant(float(np.prod(kernel)) / divisor)], node.outputs)
+        return
     writer.add("MaxPool" if node.op == "max_pool" else "AveragePool", node.inputs, node.outputs, node.name, **out)
 
 
@@ -194,19 +239,34 @@ def _clip(writer: Writer, node: Node) -> None:
 
 @word("prelu")
 def _prelu(writer: Writer, node: Node) -> None:
-    # Our slope is per channel; ONNX broadcasts from the last axis, so it gets axes of 1 behind.
-    shape = writer.shapes.get(node.inputs[1], ())
-    slope = node.inputs[1]
-    if len(shape) == 1 and shape[0] != 1:
-        slope = writer.value()
-        writer.add("Unsqueeze", [node.inputs[1], writer.constant([1, 2], np.int64)], [slope])
-    writer.add("PRelu", [node.inputs[0], slope], node.outputs, node.name)
+    """Our slope is per channel (axis 1); ONNX broadcasts from the last axis, so it gets axes of 1 behind, as many as x has."""
+    value, slope = node.inputs
+    shape = writer.shapes.get(slope, ())
+    if len(shape) != 1 or shape[0] == 1:
+        writer.add("PRelu", [value, slope], node.outputs, node.name)
+        return
+    sizes = writer.sizes(value)
+    behind = 1 if sizes is None else len(sizes) - 2
+    if behind > 0:
+        column = writer.value()
+        writer.add("Unsqueeze", [slope, writer.constant(list(range(1, 1 + behind)), np.int64)], [column])
+        slope = column
+    if sizes is not None:
+        writer.add("PRelu", [value, slope], node.outputs, node.name)
+        return
+    flat, bent, shape_of = writer.value(), writer.value(), writer.value()  # of unknown rank: as (N, C, all the rest)
+    writer.add("Reshape", [value, writer.constant([0, 0, -1], np.int64)], [flat])
+    writer.add("PRelu", [flat, slope], [bent], node.name)
+    writer.add("Shape", [value], [shape_of])
+    writer.add("Reshape", [bent, shape_of], node.outputs)
 
 
 @word("swish")
 def _swish(writer: Writer, node: Node) -> None:
-    scaled, gate = writer.value(), writer.value()
-    writer.add("Mul", [node.inputs[0], writer.constant(node.attributes.get("beta", 1.0))], [scaled])
+    scaled, gate, beta = node.inputs[0], writer.value(), node.attributes.get("beta", 1.0)
+    if beta != 1:
+        scaled = writer.value()
+        writer.add("Mul", [node.inputs[0], writer.constant(beta)], [scaled])
     writer.add("Sigmoid", [scaled], [gate])
     writer.add("Mul", [node.inputs[0], gate], node.outputs, node.name)
 
