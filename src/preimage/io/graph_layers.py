@@ -14,7 +14,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import array_of
 from preimage.io.graph import graph_op
-from preimage.ops.normalise import affine, normalise
+from preimage.ops.normalise import normalise, standardized
 
 __all__: list[str] = []
 
@@ -46,8 +46,9 @@ for _name, _function in _FUNCTIONS.items():
 def group_norm(x: Value, weight: Value = None, bias: Value = None, *, groups: int, channels: int, eps: float) -> Value:
     """Each image standardised over each group of channels and all space; weight and bias per channel."""
     shape = np.shape(array_of(x))
-    grouped = ops.reshape(x, (shape[0], groups, prod(shape[1:]) // groups))
-    return affine(ops.reshape(ops.standardize(grouped, -1, eps), shape), weight, bias)
+    spread = (channels, *[1] * (len(shape) - 2))
+    weight, bias = (None if v is None else ops.reshape(v, spread) for v in (weight, bias))
+    return standardized(x, weight, bias, axes=(2,), eps=eps, shape=(shape[0], groups, prod(shape[1:]) // groups))
 
 
 @graph_op("instance_norm")
@@ -66,6 +67,4 @@ def batch_statistics_norm(x: Value, weight: Value = None, bias: Value = None, *,
 def layer_norm(x: Value, weight: Value = None, bias: Value = None, *, sizes: tuple[int, ...], eps: float) -> Value:
     """Standardised over the last axes, of these sizes; weight and bias of their shape."""
     ndim = len(np.shape(array_of(x)))
-    y = ops.standardize(x, tuple(range(ndim - len(sizes), ndim)), eps)
-    y = y if weight is None else ops.multiply(y, weight)
-    return y if bias is None else ops.add(y, bias)
+    return standardized(x, weight, bias, axes=tuple(range(ndim - len(sizes), ndim)), eps=eps)

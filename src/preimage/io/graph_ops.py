@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import array_of
+from preimage.autograd import Tensor, array_of
 from preimage.geometry import ConvGeometry
 from preimage.io.graph import OPS, graph_op
+from preimage.ops.normalise import scaled_by
 
 __all__: list[str] = []
 
@@ -194,6 +195,8 @@ def swish(x: Value, *, beta: float = 1.0) -> Value:
 @graph_op("batch_norm")
 def batch_norm(x: Value, scale: Value, bias: Value, mean: Value, variance: Value, *, eps: float) -> Value:
     """scale (x - mean) / sqrt(variance + eps) + bias, one number each per channel (axis 1); scale and bias may be absent."""
+    if len(_shape(x)) > 1 and not isinstance(mean, Tensor) and not isinstance(variance, Tensor):
+        return scaled_by(x, mean, variance, scale, bias, eps)
     factor = ops.rsqrt(ops.add(variance, eps))
     if scale is not None:
         factor = ops.multiply(factor, scale)
