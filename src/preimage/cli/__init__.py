@@ -28,7 +28,10 @@ COMMANDS = {
     "rebuild": Command(
         "preimage.cli.rebuild:rebuild", "Rebuild a picture with learned stencils: fill in masked pixels, denoise."
     ),
-    "explain": Command("preimage.cli.explain:explain", "The sizes, the plan and the mechanics of one layer."),
+    "explain": Command(
+        "preimage.cli.explain:explain",
+        "What a layer does, by options, in any library's words or out of a model: sizes, fields, flop, windows; an interactive page.",
+    ),
     "audit": Command("preimage.cli.audit:audit", "Find wrong convolutions: in our engines, in installed libraries, in yours."),
     "bench": Command("preimage.cli.bench:bench", "Time layers on this library's engines and on installed peers."),
     "tune": Command("preimage.cli.tune:tune", "Measure the tiles that a layer could use, and keep the best for later calls."),
