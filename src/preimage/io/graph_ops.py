@@ -200,11 +200,10 @@ def batch_norm(x: Value, scale: Value, bias: Value, mean: Value, variance: Value
     factor = ops.rsqrt(ops.add(variance, eps))
     if scale is not None:
         factor = ops.multiply(factor, scale)
-    offset = ops.negative(ops.multiply(mean, factor))
-    if bias is not None:
-        offset = ops.add(offset, bias)
     channels = (-1, *(1,) * (len(_shape(x)) - 2)) if len(_shape(x)) > 1 else (1,)
-    return ops.add(ops.multiply(x, ops.reshape(factor, channels)), ops.reshape(offset, channels))
+    # the mean is taken off first: a large one costs no digits so
+    y = ops.multiply(ops.subtract(x, ops.reshape(mean, channels)), ops.reshape(factor, channels))
+    return y if bias is None else ops.add(y, ops.reshape(bias, channels))
 
 
 @graph_op("lrn")
