@@ -16,6 +16,7 @@ from preimage.errors import (
     GraphError,
     OptionError,
     OutOfMemoryError,
+    OutputError,
     PreimageError,
     ShapeError,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "GraphError",
     "OptionError",
     "OutOfMemoryError",
+    "OutputError",
     "PreimageError",
     "ShapeError",
     "Tensor",

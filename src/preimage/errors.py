@@ -13,6 +13,7 @@ __all__ = [
     "GraphError",
     "OptionError",
     "OutOfMemoryError",
+    "OutputError",
     "PreimageError",
     "ShapeError",
 ]
@@ -60,3 +61,7 @@ class CheckError(PreimageError, AssertionError):
 
 class FileFormatError(PreimageError, ValueError):
     """A file that is not what it should be; names the file and the place."""
+
+
+class OutputError(PreimageError, OSError):
+    """A file or folder that could not be written: the place, the disk, or something that is there already."""
