@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,10 +168,9 @@ class Transformer:
 
 def load_image(filename: str | PathLike[str], color: bool = True) -> Array:
     """An image file as float32 (H, W, 3) in 0..1, or (H, W, 1) with color=False. Needs Pillow."""
-    from PIL import Image
+    from preimage.io.pictures import read_pixels
 
-    with Image.open(filename) as picture:
-        array = np.asarray(picture.convert("RGB" if color else "L"), np.float32) / 255
+    array = read_pixels(Path(filename), colour=color) / np.float32(255)
     return array if color else array[:, :, None]
 
 

@@ -11,11 +11,9 @@ from preimage.host.text import html, printable
 from preimage.host.writing import NewFile, check_writable, replacing, write_file
 
 __all__ = [
-    "Memory",
     "NewFile",
     "check_writable",
     "html",
-    "memory",
     "printable",
     "read_bytes",
     "read_json",

@@ -134,6 +134,7 @@ class Graph(Module):
         self._kept: dict[str, KeptWeight] = {}
         self._arenas = Arenas()
         self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
+        self._metered: set[Any] = set()
         # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
         self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
         self._buffers.update({key: np.asarray(value) for key, value in (buffers or {}).items()})
@@ -167,18 +168,21 @@ class Graph(Module):
         """The values named in `fetch` (default: the outputs); every other value is dropped after its last use.
 
         Recording (grad enabled) uses the parameters as Tensors and gives Tensors; otherwise arrays give arrays. `steps` receives one Step
-        for each node. A node whose
-        result would be larger than io.limits allows is refused.
+        for each node. What takes more memory, work or time than
+        io.limits allows is refused, where it can be foreseen.
         """
         wanted = set(self.outputs if fetch is None else fetch)
         values = self._start(feeds)
         if missing := [key for key in wanted if key not in values and not any(key in n.outputs for n in self.nodes)]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
-        if any(isinstance(value, Tensor) for value in values.values()):
-            return self._sweep(values, wanted, steps)  # what a gradient needs outlives the run: nothing to plan
-        shapes = tuple((np.shape(values[item.name]), np.asarray(values[item.name]).dtype.char) for item in self.inputs)
-        with self._arenas.arena((shapes, frozenset(wanted), current())):
-            return self._sweep(values, wanted, steps)
+        shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
+        recorded = any(isinstance(value, Tensor) for value in values.values())
+        key = (shapes, frozenset(wanted), current())
+        with limits.metered(self._metered, (key, recorded), self._stored_bytes) as meter:
+            if recorded:  # what a gradient needs outlives the run: nothing to plan
+                return self._sweep(values, wanted, steps, meter)
+            with self._arenas.arena(key):
+                return self._sweep(values, wanted, steps, meter)
 
     @property
     def buffer_bytes(self) -> int:
@@ -195,14 +199,23 @@ class Graph(Module):
         self._arenas.clear()
         self._kept = {}
 
-    def _sweep(self, values: dict[str, Value], wanted: set[str], steps: list[Step] | None) -> dict[str, Value]:
+    def _stored_bytes(self) -> int:
+        return sum(int(_array(v).nbytes) for table in (self.weights, self.state, self.constants) for v in table.values())
+
+    def _sweep(
+        self, values: dict[str, Value], wanted: set[str], steps: list[Step] | None, meter: limits.Meter | None
+    ) -> dict[str, Value]:
         """Run every node, in order."""
         kept = {key: values[key] for key in wanted if key in values}
         fresh: dict[str, Value] = {}
         renewed = {value: key for key, value in self.updates.items()} if self.training else {}
-        mark, weights = mark_of_now(), self._weights(values)
+        mark, weights, end = mark_of_now(), self._weights(values), limits.deadline()
         for node, dead in zip(self.nodes, self._last, strict=True):
+            if end is not None:
+                limits.check_deadline(end, f"node {node.name!r} ({node.op})")
             made = self._step(node, values, steps, mark, weights)
+            if meter is not None:
+                meter.made(made, f"node {node.name!r} ({node.op})")
             for key, value in made.items():
                 if key in wanted:
                     kept[key] = value
@@ -212,6 +225,8 @@ class Graph(Module):
             del made
             for key in dead:
                 values.pop(key, None)
+                if meter is not None:
+                    meter.dropped(key)
         self._renew(fresh)
         return kept
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from preimage.autograd import no_grad
 from preimage.engines import plan
 from preimage.errors import EngineError, OptionError, PreimageError
 from preimage.geometry import ConvGeometry, per_axis
+from preimage.io import limits
 from preimage.io.graph import Graph, Node, Step
 
 __all__ = ["Layer", "ModelInfo", "inspect_model", "random_inputs"]
@@ -75,8 +77,10 @@ def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = Non
             if any(not isinstance(d, int) for d in known):
                 raise OptionError(f"input {item.name!r} has the open shape {known}: say its sizes, e.g. {item.name}=1,3,224,224")
             shape = [int(d) for d in known if isinstance(d, int)]
-        values = rng.random(tuple(shape))
-        feeds[item.name] = values.astype(item.dtype) if item.dtype.startswith("float") else np.zeros(tuple(shape), item.dtype)
+        sizes = limits.checked_size(shape, f"input {item.name!r}")
+        limits.check_bytes(12 * prod(sizes), f"input {item.name!r} of shape {sizes}")
+        values = rng.random(sizes)
+        feeds[item.name] = values.astype(item.dtype) if item.dtype.startswith("float") else np.zeros(sizes, item.dtype)
     if given:
         raise OptionError(f"the model has no input {next(iter(given))!r}; its inputs: {[i.name for i in graph.inputs]}")
     return feeds

@@ -3,11 +3,16 @@
 Whatever the file holds becomes grey (one channel) or colour (three, RGB): palettes and CMYK are converted, what is transparent
 is laid over white, 16-bit values keep their depth, a photograph's turning note is obeyed, and of a moving picture the first
 frame is taken. Each such step is noted in words.
+
+Only the formats of FORMATS are opened, whatever a file is called: Pillow knows others whose decoders start programs (Ghostscript for
+EPS) or are hardly ever tested. A file is refused before it is decoded where its pixels would take more than the memory allowed.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,12 +22,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import FileFormatError
+from preimage.host import write_file
+from preimage.io import limits
 
-__all__ = ["Picture", "demo_picture", "encoded", "read_mask", "read_picture", "to_bytes", "write_picture"]
+__all__ = [
+    "Picture",
+    "demo_picture",
+    "encoded",
+    "picture_size",
+    "read_mask",
+    "read_picture",
+    "read_pixels",
+    "to_bytes",
+    "write_picture",
+]
 
 Array = NDArray[Any]
 #: Above this many pixels a file is refused before it is decoded.
 MOST_PIXELS = 200_000_000
+#: Pillow's names of the formats that are opened.
+FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM")
+#: The most that a pixel takes on its way: decoded, converted, as three floats, twice for a moment.
+BYTES_A_PIXEL = 40
+#: Frames are counted up to so many, and so many pixels.
+MOST_FRAMES, MOST_COUNTED_PIXELS = 100, 20_000_000
 
 
 @dataclass(slots=True)
@@ -74,6 +97,32 @@ def read_mask(path: str | Path) -> Array:
     return mask
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a picture as its file stores it, without decoding it. Raises: as read_picture."""
+    with _opened(Path(path)) as image:
+        return image.height, image.width
+
+
+def read_pixels(path: str | Path, *, colour: bool = True, size: tuple[int, int] | None = None) -> Array:
+    """Pixels (H, W, 3), or (H, W) without colour, as float32 in 0..255, resized to `size` (H, W) if given; alpha is left out.
+
+    Raises: as read_picture.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    with _opened(path) as image, _decoding(path):
+        image.load()
+        if image.mode.startswith("I;16"):
+            plain: Any = Image.fromarray((np.asarray(image) / 257.0).astype(np.uint8))
+        else:
+            plain = image
+        plain = plain.convert("RGB" if colour else "L")
+        if size is not None:
+            plain = plain.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        return np.asarray(plain, np.float32)
+
+
 def demo_picture() -> Picture:
     """scikit-image's photograph `camera`, 512x512, from the installed package's own file.
 
@@ -105,46 +154,85 @@ def encoded(values: Array, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_picture(path: str | Path, values: Array) -> None:
-    """Values (C, H, W) or bytes (H, W[, 3]) as a PNG file."""
-    Path(path).write_bytes(encoded(values, "PNG", optimize=True))
+def write_picture(path: str | Path, values: Array, *, overwrite: bool = True) -> None:
+    """Values (C, H, W) or bytes (H, W[, 3]) as a PNG file, written whole or not at all."""
+    write_file(path, encoded(values, "PNG", optimize=True), overwrite=overwrite)
 
 
 def _open(path: Path) -> tuple[Any, list[str]]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """The first frame, decoded and turned as its camera noted, and notes about it."""
+    from PIL import ImageOps
+
+    with _opened(path) as image, _decoding(path):
+        notes = _frames(image)
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+        if turned.size != image.size:
+            notes.append("turned as its camera noted")
+        return turned if turned is not image else image.copy(), notes
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Pillow's image of a file, not yet decoded: of one of FORMATS, and of a size that may be decoded."""
+    from PIL import Image, UnidentifiedImageError
 
     if path.is_dir():
         raise FileFormatError(f"{path}: is a folder, not a picture")
-    if not path.exists():
-        raise FileFormatError(f"{path}: there is no such file")
-    try:
+    with _decoding(path):
+        if not path.exists():
+            raise FileFormatError(f"{path}: there is no such file")
+        if not path.is_file():
+            raise FileFormatError(f"{path}: is a pipe or a device, not a file")
         if not path.stat().st_size:
             raise FileFormatError(f"{path}: the file is empty")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise FileFormatError(
-                    f"{path}: {image.width}x{image.height} is more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller"
-                )
-            frames = getattr(image, "n_frames", 1)
-            notes = [f"the first of {frames} frames"] if frames > 1 else []
-            image.load()
-            turned = ImageOps.exif_transpose(image)
-            if turned.size != image.size:
-                notes.append("turned as its camera noted")
-            return turned.copy(), notes
+            warnings.simplefilter("ignore")
+            try:
+                opened = Image.open(path, formats=FORMATS)
+            except Image.DecompressionBombError:
+                raise FileFormatError(f"{path}: has far more pixels than a picture has; make it smaller") from None
+            except UnidentifiedImageError:
+                raise FileFormatError(f"{path}: no picture that Pillow can read as {', '.join(FORMATS)}") from None
+    with opened as image:
+        pixels = image.width * image.height
+        if pixels > MOST_PIXELS:
+            raise FileFormatError(
+                f"{path}: {image.width}x{image.height} is more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller"
+            )
+        limits.check_bytes(BYTES_A_PIXEL * pixels, f"{path}: a picture of {image.width}x{image.height}")
+        yield image
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """What goes wrong inside Pillow's decoders, in many kinds of errors, as one of ours that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata that is damaged and not used
+            yield
     except FileFormatError:
         raise
-    except Image.DecompressionBombError:
-        raise FileFormatError(f"{path}: far more pixels than a picture has; make it smaller") from None
-    except UnidentifiedImageError:
-        raise FileFormatError(f"{path}: no picture that Pillow can read") from None
     except PermissionError:
         raise FileFormatError(f"{path}: may not be read (permission denied)") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for files that are broken inside
-        raise FileFormatError(f"{path}: the picture is broken: {error}") from None
+    except Exception as error:
+        raise FileFormatError(f"{path}: the picture is broken: {error or type(error).__name__}") from None
+
+
+def _frames(image: Any) -> list[str]:
+    """A note on a file of several frames. Counting all of them could take for ever."""
+    most = max(2, min(MOST_FRAMES, MOST_COUNTED_PIXELS // max(1, image.width * image.height)))
+    count = 1
+    try:
+        while count < most + 1:
+            image.seek(count)
+            count += 1
+    except (EOFError, AttributeError):
+        pass
+    except Exception:  # a later frame that is broken is no matter
+        count += 1
+    image.seek(0)
+    return [] if count == 1 else [f"the first of {count if count <= most else f'more than {most}'} frames"]
 
 
 def _resampling() -> Any:
@@ -179,7 +267,8 @@ def _values(image: Any, notes: list[str]) -> tuple[Array, bool]:
     elif mode == "1":
         image = image.convert("L")
     if image.mode in ("L", "RGB"):
-        pixels = np.asarray(image, np.float32) / 255.0
+        pixels = np.asarray(image, np.float32)
+        pixels = np.divide(pixels, np.float32(255.0), out=pixels if pixels.flags.writeable else None)
     elif image.mode.startswith("I") or image.mode == "F":
         pixels = np.asarray(image).astype(np.float32)
         largest = float(pixels.max()) if pixels.size else 0.0

@@ -8,10 +8,8 @@ Environment: PREIMAGE_TUNING (a file, or "off"); else `tuning.json` in the folde
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ from preimage.engines.jit.emit import ELEMENT_BYTES
 from preimage.engines.jit.plan import gather_axes
 from preimage.engines.jit.request import Request
 from preimage.engines.jit.tiles import MAX_PIXELS, tile_costs, tile_shapes
-from preimage.errors import EngineError
+from preimage.errors import EngineError, OutputError
+from preimage.host import write_file
 
 __all__ = ["Tile", "key_of", "path", "save", "tile_for", "tiles_to_try", "valid_tile"]
 
@@ -84,18 +83,13 @@ def save(found: dict[str, Tile | None]) -> Path:
     text = json.dumps(
         {"format": FORMAT, "tiles": {key: tile for key, tile in sorted(entries.items()) if tile is not None}}, indent=0
     )
-    temporary = None
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix="new-", suffix=".tmp", dir=where.parent)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        os.replace(temporary, where)
+        write_file(where, text)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise EngineError(f"{where} cannot be written: {error.strerror}") from error
+        raise EngineError(
+            str(error) if isinstance(error, OutputError) else f"{where} cannot be written: {error.strerror}"
+        ) from error
     return where
 
 

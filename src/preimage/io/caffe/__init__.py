@@ -15,7 +15,7 @@ from preimage.io.caffe import (  # noqa: F401 - rows register themselves
 )
 from preimage.io.caffe.assemble import LAYERS, Limits
 from preimage.io.caffe.blobs import read_mean, write_mean
-from preimage.io.caffe.load import CaffeGraph, load, read_net, save, write_net
+from preimage.io.caffe.load import CaffeGraph, graph_writer, load, read_net, save, write_net
 from preimage.io.caffe.message import Message
 from preimage.io.caffe.text import format_text, parse_text
 
@@ -25,6 +25,7 @@ __all__ = [
     "Limits",
     "Message",
     "format_text",
+    "graph_writer",
     "load",
     "parse_text",
     "read_mean",

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any, NoReturn
 
 from preimage.errors import FileFormatError, PreimageError, ShapeError
+from preimage.io import limits as budget
 from preimage.io.caffe.message import Message
 from preimage.io.graph import Input, Node
 
@@ -27,10 +28,11 @@ MAX_DIM = (1 << 31) - 1
 class Limits:
     """What a net may ask for. Tighten it for files from strangers: a description of 100 bytes can ask for terabytes.
 
-    memory_bytes: parameters and live activations together, counted as float32. work_flop: one forward pass; None is no limit.
+    memory_bytes: parameters and live activations together, counted as float32. work_flop: one forward pass. None: what io.limits
+    allows (a share of the memory that is free).
     """
 
-    memory_bytes: int = 16 << 30
+    memory_bytes: int | None = None
     work_flop: int | None = None
     layers: int = 20_000
 
@@ -297,15 +299,22 @@ def _run_row(context: Context) -> None:
 
 
 def _refuse(assembly: Assembly, limits: Limits) -> None:
+    """Raises ShapeError, with the setting to change, for a net that asks for too much."""
     needed = assembly.peak_bytes()
-    if needed > limits.memory_bytes:
+    most = budget.memory_bytes() if limits.memory_bytes is None else limits.memory_bytes
+    if needed > most:
         biggest = max(assembly.shapes.items(), key=lambda item: prod(item[1]), default=("", ()))
         raise ShapeError(
-            f"the net needs about {needed} bytes, more than the limit of {limits.memory_bytes} (largest: {biggest[0]!r} {biggest[1]})"
+            f"the net needs about {needed} bytes, more than the limit of {most} (largest: {biggest[0]!r} {biggest[1]};"
+            " memory_bytes of caffe.Limits or io.limits.limits, on the command line --memory)"
         )
     work = sum(assembly.work_flop.values())
-    if limits.work_flop is not None and work > limits.work_flop:
-        raise ShapeError(f"one pass of the net costs {work} flop, more than the limit of {limits.work_flop}")
+    allowed = budget.current().flop if limits.work_flop is None else limits.work_flop
+    if work > allowed:
+        raise ShapeError(
+            f"one pass of the net costs {work} flop, more than the limit of {allowed}"
+            " (work_flop of caffe.Limits or flop of io.limits.limits, on the command line --flop)"
+        )
 
 
 def _renamed(layer: Message, taken: Mapping[str, Any]) -> Message:

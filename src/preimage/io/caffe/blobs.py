@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import FileFormatError
+from preimage.host import write_file
 from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.message import Message
 
@@ -86,11 +87,11 @@ def read_mean(path: str | PathLike[str]) -> NDArray[Any]:
     return array.reshape(array.shape[1:]) if array.ndim == 4 and array.shape[0] == 1 else array
 
 
-def write_mean(path: str | PathLike[str], mean: NDArray[Any]) -> None:
+def write_mean(path: str | PathLike[str], mean: NDArray[Any], *, overwrite: bool = True) -> None:
     """Write a mean image (channels, height, width) as Caffe's compute_image_mean does."""
     if mean.ndim != 3:
         raise FileFormatError(f"a mean image has 3 axes (channels, height, width), got {mean.shape}")
     blob = blob_of_array(mean[None])
     blob.shape = None
     blob.num, blob.channels, blob.height, blob.width = (1, *mean.shape)
-    Path(path).write_bytes(encode(blob))
+    write_file(path, encode(blob), overwrite=overwrite)

@@ -6,15 +6,16 @@ whole net too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from preimage.autograd import array_of
 from preimage.errors import FileFormatError, ShapeError
+from preimage.host import write_file
 from preimage.io.caffe.assemble import Assembly, Limits, assemble
 from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
@@ -25,7 +26,7 @@ from preimage.io.caffe.upgrade import upgraded
 from preimage.io.content import is_text_net
 from preimage.io.graph import Graph
 
-__all__ = ["CaffeGraph", "load", "read_net", "save", "write_net"]
+__all__ = ["CaffeGraph", "graph_writer", "load", "read_net", "save", "write_net"]
 
 _MAX_FILE = (1 << 31) - 1
 _TEXT_ENDINGS = (".prototxt", ".pbtxt", ".txt")
@@ -217,18 +218,28 @@ def _bare(layer: Message) -> Message:
     return out
 
 
-def save(graph: CaffeGraph, path: str | PathLike[str]) -> None:
-    """Write the net: its description as text for a `.prototxt`, else with its present weights, binary, as a `.caffemodel`."""
-    write_net(graph.to_message(weights=not _is_text_name(path)), path)
+def save(graph: CaffeGraph, path: str | PathLike[str], *, overwrite: bool = True) -> None:
+    """Write the net: its description as text for a `.prototxt`, else with its present weights, binary, as a `.caffemodel`.
+
+    The file appears whole or not at all. Raises: OutputError.
+    """
+    write_file(path, graph_writer(graph, path), overwrite=overwrite)
 
 
 def _is_text_name(path: str | PathLike[str]) -> bool:
     return Path(path).suffix.lower() in _TEXT_ENDINGS
 
 
-def write_net(net: Message, path: str | PathLike[str]) -> None:
-    """Write a NetParameter: text for a `.prototxt`, else binary."""
-    if _is_text_name(path):
-        Path(path).write_bytes(format_text(net).encode("utf-8", "surrogateescape"))
-    else:
-        Path(path).write_bytes(encode(net))
+def write_net(net: Message, path: str | PathLike[str], *, overwrite: bool = True) -> None:
+    """Write a NetParameter, whole or not at all: text for a `.prototxt`, else binary. Raises: OutputError."""
+    write_file(path, _net_bytes(net, path), overwrite=overwrite)
+
+
+def _net_bytes(net: Message, path: str | PathLike[str]) -> bytes:
+    return format_text(net).encode("utf-8", "surrogateescape") if _is_text_name(path) else encode(net)
+
+
+def graph_writer(graph: CaffeGraph, path: str | PathLike[str]) -> Callable[[BinaryIO], object]:
+    """The function that writes a net to an open file as `save` would to `path`."""
+    data = _net_bytes(graph.to_message(weights=not _is_text_name(path)), path)
+    return lambda file: file.write(data)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
-from preimage.io.files import replacing
+from preimage.host import write_file
 from preimage.io.graph import Graph, Input, Node
 from preimage.io.graph_types import FLOATS
 from preimage.io.onnx import export_caffe, export_layers, export_ssd  # noqa: F401 - words register themselves
 from preimage.io.onnx.export_words import OPSET, WORDS, Writer
 from preimage.io.onnx.model import CODES, dtype_of, require_onnx
 
-__all__ = ["OPSET", "from_graph", "save"]
+__all__ = ["OPSET", "from_graph", "save", "to_bytes"]
 
 _CODES = {name: code for code, name in CODES.items()}
 #: Attributes of older forms that are inputs today: op -> (attribute, input position, dtype).
@@ -157,10 +157,11 @@ def _open_names(item: Input) -> list[int | str] | None:
     return None if item.shape is None else [d if d is not None else f"{item.name}_{k}" for k, d in enumerate(item.shape)]
 
 
-def save(network: Any, path: Any, *, example: Any = None) -> None:
-    """Write a Graph (or a Module, traced on an example input) as an ONNX file: to a temporary file first, then renamed.
+def save(network: Any, path: Any, *, example: Any = None, overwrite: bool = True) -> None:
+    """Write a Graph (or a Module, traced on an example input) as an ONNX file, whole or not at all.
 
-    Raises: FileFormatError for what ONNX cannot say; OptionError for a Module without an example.
+    Raises: FileFormatError for what ONNX cannot say; OptionError for a Module without an example; OutputError where the file
+    cannot be written, or is there and overwrite is False.
     """
     if not isinstance(network, Graph):
         if example is None:
@@ -168,6 +169,14 @@ def save(network: Any, path: Any, *, example: Any = None) -> None:
         from preimage.io.trace import trace
 
         network = trace(network, example)
-    data = from_graph(network).SerializeToString()
-    with replacing(path) as place:
-        place.write_bytes(data)
+    write_file(path, to_bytes(network), overwrite=overwrite)
+
+
+def to_bytes(graph: Graph) -> bytes:
+    """The bytes of an ONNX file. Raises: FileFormatError for what ONNX cannot say, and for more than protobuf puts in one message."""
+    model = from_graph(graph)
+    try:
+        data: bytes = model.SerializeToString()
+    except Exception as error:  # protobuf's own kinds
+        raise FileFormatError(f"the model does not fit one ONNX file of at most 2 GiB: {error}") from error
+    return data

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError
+from preimage.io import limits
 
 __all__ = ["OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
 
@@ -112,9 +113,8 @@ def _external_bytes(tensor: Any, folder: Path | None, where: str, count: int) ->
     pure = Path(location)
     if not location or "\0" in location or pure.is_absolute() or pure.drive or ".." in pure.parts or "\\" in location:
         raise FileFormatError(f"{where} has its data at {location!r}: only files in the model's own folder are read")
-    path = folder / pure
-    inside = os.path.realpath(path)
-    if os.path.commonpath([inside, os.path.realpath(folder)]) != os.path.realpath(folder) or not os.path.isfile(inside):
+    inside = os.path.realpath(folder / pure)
+    if not _belongs(inside, folder) or not os.path.isfile(inside):
         raise FileFormatError(f"{where} has its data at {location!r}: no such file in the model's own folder")
     try:
         offset, length = int(entries.get("offset", "0") or 0), int(entries.get("length", "0") or 0)
@@ -126,6 +126,30 @@ def _external_bytes(tensor: Any, folder: Path | None, where: str, count: int) ->
     with open(inside, "rb") as file:
         file.seek(offset)
         return file.read(length)
+
+
+def _belongs(place: str, folder: Path) -> bool:
+    """Whether a file, links resolved, lies in the model's folder, or in the store of a Hugging Face cache that the folder is part of."""
+    real = os.path.realpath(folder)
+    if os.path.commonpath([place, real]) == real:
+        return True
+    blobs = _hub_blobs(folder)
+    return blobs is not None and os.path.dirname(place) == blobs
+
+
+def _hub_blobs(folder: Path) -> str | None:
+    """Where the files of a Hugging Face cache lie: REPOSITORY/snapshots/REVISION/... holds links to REPOSITORY/blobs/HASH."""
+    for part in (folder, *folder.parents):
+        if part.parent.name == "snapshots":
+            blobs = part.parent.parent / "blobs"
+            return os.path.realpath(blobs) if blobs.is_dir() else None
+    return None
+
+
+def _data_folder(path: Path) -> Path:
+    """The folder that external data are named from: the real file's, or in a Hugging Face cache that of the link."""
+    linked, real = Path(os.path.abspath(path)).parent, path.resolve().parent
+    return linked if str(real) == _hub_blobs(linked) else real
 
 
 def to_array(tensor: Any, folder: Path | None = None, where: str = "a tensor") -> np.ndarray:
@@ -222,8 +246,12 @@ def read_model(source: Any) -> OnnxModel:
             raise FileFormatError(f"there is no file {str(path)!r}")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileFormatError(f"{str(path)!r} has {path.stat().st_size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
-        folder, source = path.resolve().parent, path.read_bytes()
         label = str(path)
+        limits.check_bytes(3 * path.stat().st_size, f"{label}: its bytes and what is parsed from them")
+        try:
+            folder, source = _data_folder(path), path.read_bytes()
+        except OSError as error:
+            raise FileFormatError(f"{label} cannot be read: {error.strerror}") from None
     else:
         label = "the model"
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -235,6 +263,15 @@ def read_model(source: Any) -> OnnxModel:
     else:
         proto = source
     return _plain(proto, folder, label)
+
+
+def _declared_bytes(graph: Any) -> int:
+    """What the stored arrays of a model take, as it says; a file of a few bytes can name a sparse file of any size beside it."""
+    total = 0
+    for tensor in (*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.type == 4)):
+        name = CODES.get(tensor.data_type, "float32")  # others are refused by name later
+        total += prod(max(int(d), 0) for d in tensor.dims) * (2 if name == "bfloat16" else np.dtype(name).itemsize)
+    return total
 
 
 def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
@@ -252,6 +289,7 @@ def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
     graph = proto.graph
     if graph.sparse_initializer:
         raise FileFormatError(f"{label} holds sparse initializers, which is not supported")
+    limits.check_bytes(_declared_bytes(graph), f"{label}: its arrays")
     initializers: dict[str, np.ndarray] = {}
     for tensor in graph.initializer:
         if tensor.name in initializers:

@@ -1,0 +1,172 @@
+"""Named arrays as files: `.safetensors` and `.npz`; single arrays as `.npy`. No pickle is ever loaded.
+
+What a file claims of its sizes is compared with the bytes that are there, and with the memory allowed, before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.errors import FileFormatError
+from preimage.host import write_file
+from preimage.io import limits
+
+__all__ = ["load_weights", "read_npy", "save_weights", "weights_writer"]
+
+Array = NDArray[Any]
+#: NumPy's names of types and those of the safetensors format.
+_TYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "int16": "I16",
+    "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+def save_weights(
+    arrays: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = True,
+) -> None:
+    """Named arrays as `.safetensors` or `.npz`, written whole or not at all.
+
+    Raises: FileFormatError for another ending; OutputError where the file cannot be written.
+    """
+    write_file(path, weights_writer(arrays, Path(path).suffix.lower(), metadata), overwrite=overwrite)
+
+
+def weights_writer(
+    arrays: Mapping[str, Any], ending: str, metadata: Mapping[str, str] | None = None
+) -> Callable[[BinaryIO], None]:
+    """The function that writes named arrays to an open file. Raises: FileFormatError for an ending that is no weights file's."""
+    plain = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in arrays.items()}
+    if ending == ".safetensors":
+        return lambda file: _write_safetensors(plain, file, dict(metadata or {}))
+    if ending == ".npz":
+        return lambda file: _write_npz(plain, file)
+    raise FileFormatError(f"weights are written as .safetensors or .npz, not as {ending or 'a file without an ending'}")
+
+
+def _write_npz(arrays: Mapping[str, Array], file: BinaryIO) -> None:
+    """As np.savez, which takes no array called "file"."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_safetensors(arrays: Mapping[str, Array], file: BinaryIO, metadata: Mapping[str, str]) -> None:
+    """The format in short: the header's length (8 bytes), the header (JSON: type, shape, place of every array), the data.
+
+    The widest types come first, so that every array lies on a multiple of its item size.
+    Source: the format's description in the package safetensors, version 0.4.
+    """
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for name in order:
+        array = arrays[name]
+        if array.dtype.name not in _TYPES:
+            raise FileFormatError(f"array {name!r} of type {array.dtype} cannot be written as .safetensors; write .npz")
+        header[name] = {
+            "dtype": _TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [place, place + array.nbytes],
+        }  # fmt: skip
+        place += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        array = arrays[name]
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
+        file.write(little.reshape(-1).view(np.uint8).data)
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Named arrays from `.safetensors` or `.npz`.
+
+    Raises: FileFormatError for a damaged file, and one that holds more than the memory allowed.
+    """
+    ending, source = Path(path).suffix.lower(), Path(path)
+    if not source.is_file():
+        raise FileFormatError(f"there is no file {str(path)!r}")
+    limits.check_bytes(source.stat().st_size, f"{path}: its arrays")
+    try:
+        if ending == ".safetensors":
+            return dict(_safetensors().load_file(str(path)))
+        if ending == ".npz":
+            return _read_npz(source)
+    except FileFormatError:
+        raise
+    except Exception as error:  # each library has its own
+        raise FileFormatError(f"{str(path)!r} is damaged: {error}") from error
+    raise FileFormatError(f"{str(path)!r}: weights are read from .safetensors or .npz")
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        limits.check_bytes(sum(entry.file_size for entry in entries), f"{path}: its arrays, unpacked,")
+        found = {}
+        for entry in entries:
+            with archive.open(entry) as member:
+                found[entry.filename.removesuffix(".npy")] = _read_array(member, entry.file_size, f"{path}: {entry.filename}")
+        return found
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise FileFormatError("safetensors files need the package safetensors: pip install 'preimage[cli]'") from error
+    return safetensors.numpy
+
+
+def read_npy(path: str | os.PathLike[str]) -> Array:
+    """The array of a `.npy` file. Raises: FileFormatError for what is none, or holds fewer bytes than its header says."""
+    source = Path(path)
+    if not source.is_file():
+        raise FileFormatError(f"there is no file {str(path)!r}")
+    try:
+        with source.open("rb") as file:
+            return _read_array(file, source.stat().st_size, str(path))
+    except FileFormatError:
+        raise
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read_array(file: Any, size: int, what: str) -> Array:
+    """One array in NumPy's format, of `size` bytes with its header."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read_header is None:
+            raise FileFormatError(
+                f"{what}: is written in version {version[0]}.{version[1]} of NumPy's format; 1.0 and 2.0 are read"
+            )
+        shape, fortran_order, dtype = read_header(file)
+    except FileFormatError:
+        raise
+    except Exception as error:  # the header is parsed as Python text, which fails in many ways
+        raise FileFormatError(f"{what}: is no array file: {error}") from None
+    if dtype.hasobject:
+        raise FileFormatError(f"{what}: holds Python objects, which are never loaded")
+    needed = prod(shape) * dtype.itemsize
+    there = size - file.tell()
+    if any(n < 0 for n in shape) or len(shape) > 32 or needed != there:
+        raise FileFormatError(f"{what}: an array of shape {shape} and {dtype} needs {needed} bytes, the file has {there}")
+    limits.check_bytes(needed, what)
+    data = bytearray(file.read(needed))
+    if len(data) != needed:
+        raise FileFormatError(f"{what}: ends after {len(data)} of {needed} bytes")
+    array: Array = np.frombuffer(data, dtype) if needed else np.zeros(prod(shape), dtype)
+    return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
