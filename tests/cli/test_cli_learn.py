@@ -138,7 +138,9 @@ def test_without_an_output_the_next_free_name_is_taken(rng: np.random.Generator)
     assert Path("preimage-learn-2/report.html").is_file()
 
 
-def test_nothing_is_left_where_a_run_fails(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_where_a_run_fails(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.fromarray(picture(rng)).save("a.png")
     Path("out").mkdir()
     Path("out/metrics.json").write_text("old")
@@ -147,8 +149,10 @@ def test_nothing_is_left_where_a_run_fails(rng: np.random.Generator, monkeypatch
         raise RuntimeError("the page broke")
 
     monkeypatch.setattr("preimage.cli.learn.render_learned", broken)
-    with pytest.raises(RuntimeError, match="the page broke"):
-        main(["learn", "a.png", *QUICK, "-o", "out", "--overwrite"])
+    assert run("learn", "a.png", *QUICK, "-o", "out", "--overwrite") == 70
+    message = capsys.readouterr().err
+    assert message.startswith("error: RuntimeError: the page broke (a fault of preimage")
+    assert message.count("\n") == 1
     assert Path("out/metrics.json").read_text() == "old"
     assert sorted(p.name for p in Path().iterdir()) == ["a.png", "out"]
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["Row", "Run"]
+from preimage.bench.results_check import run_fields
+from preimage.errors import FileFormatError
+from preimage.host import read_json, write_file
+
+__all__ = ["Row", "Run", "run_of"]
 
 
 @dataclass(slots=True)
@@ -71,15 +75,18 @@ class Run:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Run:
-        data = json.loads(text)
-        rows = [Row(**{**row, "channels": tuple(row["channels"])}) for row in data.pop("rows")]
-        return cls(rows=rows, **data)
+    def from_json(cls, text: str, where: str = "the text") -> Run:
+        """A run from what `to_json` gave. Raises: FileFormatError that names the first thing which no run has."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FileFormatError(f"{where}: is no JSON: {error}") from None
+        return run_of(data, where)
 
     @classmethod
     def load(cls, *paths: str | Path) -> Run:
-        """Runs from files as one: the rows of all, the best probes, the machine of the first."""
-        runs = [cls.from_json(Path(path).read_text()) for path in paths]
+        """Runs from files as one: the rows of all, the best probes, the machine of the first. Raises: FileFormatError."""
+        runs = [run_of(read_json(path), str(path)) for path in paths]
         joined = runs[0]
         for run in runs[1:]:
             joined.rows += run.rows
@@ -88,8 +95,9 @@ class Run:
             _join_probes(joined.probes, run.probes)
         return joined
 
-    def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.to_json())
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
+        """Write the run as JSON, whole or not at all."""
+        write_file(path, self.to_json(), overwrite=overwrite)
 
 
 def _join_probes(into: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
@@ -103,3 +111,9 @@ def _join_probes(into: list[dict[str, Any]], more: list[dict[str, Any]]) -> None
         same["peaks"] += probe["peaks"]
         for size, speed in probe["memory_gbytes"].items():
             same["memory_gbytes"][size] = max(speed, same["memory_gbytes"].get(size, 0.0))
+
+
+def run_of(data: Any, where: str) -> Run:
+    """A run from plain data, every field looked at: pages and tables rely on them. Raises: FileFormatError."""
+    fields = run_fields(data, where)
+    return Run(**{**fields, "rows": [Row(**{**row, "channels": tuple(row["channels"])}) for row in fields["rows"]]})

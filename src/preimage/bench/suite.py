@@ -16,6 +16,7 @@ from typing import Any
 
 from preimage.errors import OptionError
 from preimage.geometry import ConvGeometry
+from preimage.host import read_json
 
 __all__ = ["PASSES", "Layer", "builtin_suite", "layer_from_sizes", "load_suite", "select"]
 
@@ -73,17 +74,19 @@ def _layer(case: dict[str, Any], where: str) -> Layer:
             produced = geometry.input_size
         else:
             raise OptionError(f"kind must be 'conv' or 'deconv', got {kind!r}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, OverflowError) as error:
         raise OptionError(f"{where}: case {case.get('name', '?')!r} cannot be read: {error!r}") from error
-    if "output" in case and tuple(case["output"]) != produced:
+    if "output" in case and case["output"] != list(produced):
         raise OptionError(f"{where}: case {case['name']!r} says output {case['output']}, the formula gives {list(produced)}")
     return Layer(case["name"], kind, geometry, case.get("tier", "core"), case.get("source", ""), case.get("why", ""))
 
 
 def load_suite(path: str | Path) -> tuple[Layer, ...]:
-    """The layers of a JSON file: {"cases": [...]} or a list, fields as in the suite of the package."""
-    data = json.loads(Path(path).read_text())
-    return _layers(data, str(path))
+    """The layers of a JSON file: {"cases": [...]} or a list, fields as in the suite of the package.
+
+    Raises: FileFormatError for what is no JSON; OptionError for a case that is no layer.
+    """
+    return _layers(read_json(path), str(path))
 
 
 def builtin_suite() -> tuple[Layer, ...]:
@@ -96,6 +99,9 @@ def _layers(data: Any, where: str) -> tuple[Layer, ...]:
     cases = data.get("cases") if isinstance(data, dict) else data
     if not isinstance(cases, list):
         raise OptionError(f"{where} has no list of cases")
+    for k, case in enumerate(cases):
+        if not isinstance(case, dict) or not isinstance(case.get("name"), str):
+            raise OptionError(f"{where}: case {k} is no object with a name")
     return tuple(_layer(case, where) for case in cases)
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -56,20 +57,28 @@ _EXTRAS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits the process with 0, 1 (it failed), 2 (wrong usage or input) or 130 (interrupted)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    from preimage.errors import PreimageError
+    """Run the command line, and exit the process.
 
-    try:
-        app = _app(arguments)
-        app(args=arguments, prog_name="preimage")
-    except ModuleNotFoundError as error:
-        _fail(_missing(error))
-    except PreimageError as error:
-        _fail(f"error: {error}")
-    except BrokenPipeError:  # the reader of our output went away (`preimage ... | head`): not worth a word
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    Exit status: 0; 1 it failed (a difference was found, the disk is full, no memory); 2 wrong usage or input; 70 a fault of ours;
+    130 interrupted. Every failure is one line on the standard error; `preimage --traceback COMMAND ...` (or PREIMAGE_DEBUG=1)
+    shows where it came from.
+    """
+    from preimage.cli.failures import exit_status, orderly_streams
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with orderly_streams():
+        code = exit_status(lambda: _call(arguments), traceback=_wants_traceback(arguments), missing=_missing)
+    sys.exit(code)
+
+
+def _wants_traceback(arguments: Sequence[str]) -> bool:
+    before = list(takewhile(lambda word: word.startswith("-"), arguments))
+    return "--traceback" in before or os.environ.get("PREIMAGE_DEBUG", "0").strip() not in ("", "0")
+
+
+def _call(arguments: Sequence[str]) -> Any:
+    """Run the application; what it gives is an exit status, or None."""
+    return _app(arguments)(args=list(arguments) or ["--help"], prog_name="preimage", standalone_mode=False)
 
 
 def _app(arguments: Sequence[str]) -> Any:
@@ -78,7 +87,6 @@ def _app(arguments: Sequence[str]) -> Any:
 
     app = typer.Typer(
         help="Convolution and transposed convolution that you can check.",
-        no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
@@ -86,7 +94,10 @@ def _app(arguments: Sequence[str]) -> Any:
     )
 
     @app.callback(invoke_without_command=True)
-    def top(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    def top(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+        traceback: bool = typer.Option(False, "--traceback", help="Show where an error comes from."),
+    ) -> None:
         if version:
             from preimage import __version__
 
@@ -112,14 +123,8 @@ def _load(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _missing(error: ModuleNotFoundError) -> str:
+def _missing(error: ModuleNotFoundError) -> str | None:
+    """The message for a package of ours that is not installed; None for another module."""
     package = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(package)
-    if extra is None:
-        raise error
-    return f"error: this needs the package {package!r}, which is not installed: pip install 'preimage[{extra}]'"
-
-
-def _fail(message: str) -> None:
-    print(message, file=sys.stderr)
-    sys.exit(2)
+    return extra and f"this needs the package {package!r}, which is not installed: pip install 'preimage[{extra}]'"

@@ -22,6 +22,7 @@ from preimage.cli.layers import (
     Weight,
     layers_of,
 )
+from preimage.cli.output import check_outputs
 
 __all__ = ["bench"]
 
@@ -50,51 +51,44 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all times there.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with a roofline plot there.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown there.")] = None,
-    worst: Annotated[int, typer.Option(help="Show only so many rows, the worst; 0: all.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    worst: Annotated[int, typer.Option(help="Show only so many rows, the worst; 0: all.", min=0)] = 0,
 ) -> None:
     """Time layers on this library's engines and on installed peers, interleaved, answers checked first."""
-    from rich.console import Console
+    from rich.text import Text
 
     from preimage.bench import Protocol, Run, run_bench
     from preimage.bench.suite import PASSES
-    from preimage.errors import PreimageError
     from preimage.report.bench import print_run, write_html
     from preimage.report.bench_markdown import write_markdown
+    from preimage.report.terminal import Terminal
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=190)
+    console = Terminal(width=190)
+    check_outputs(json_file, html_file, markdown_file, overwrite=overwrite)
     if load:
         run = Run.load(*load)
     else:
-        try:
-            chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
-            asked = PASSES if passes == "all" else tuple(passes.split(","))
-            for what in asked:
-                if what not in PASSES:
-                    raise typer.BadParameter(f"no pass is called {what!r}; there are {', '.join(PASSES)} and all")
-            with console.status("measuring the machine") as status:
-                run = run_bench(
-                    chosen,
-                    tuple(engines.split(",")),
-                    passes=asked,
-                    dtypes=text.words(dtype, "dtype", text.DTYPES),
-                    threads=text.threads(threads),
-                    layouts=text.layouts(layout),
-                    protocol=Protocol.quick() if quick else Protocol(),
-                    direct=direct,
-                    check=check,
-                    progress=lambda rows, done, total: status.update(f"{done}/{total}  {rows[0].layer} {rows[0].what}"),
-                )
-        except PreimageError as error:
-            console.print(f"[red]{error}[/red]", highlight=False)
-            raise typer.Exit(2) from error
+        chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
+        asked = PASSES if passes == "all" else text.words(passes, "pass (or all)", PASSES)
+        with console.status("measuring the machine") as status:
+            run = run_bench(
+                chosen,
+                tuple(engines.split(",")),
+                passes=asked,
+                dtypes=text.words(dtype, "dtype", text.DTYPES),
+                threads=text.threads(threads),
+                layouts=text.layouts(layout),
+                protocol=Protocol.quick() if quick else Protocol(),
+                direct=direct,
+                check=check,
+                progress=lambda rows, done, total: status.update(Text(f"{done}/{total}  {rows[0].layer} {rows[0].what}")),
+            )
     if json_file:
-        run.save(json_file)
+        run.save(json_file, overwrite=overwrite)
     if markdown_file:
-        write_markdown(run, markdown_file)
+        write_markdown(run, markdown_file, overwrite=overwrite)
     if html_file:
-        write_html(run, html_file)
+        write_html(run, html_file, overwrite=overwrite)
     print_run(run, console, worst=worst)
     if any(row.error.startswith(("wrong answer", "AssertionError")) for row in run.rows):
         raise typer.Exit(1)

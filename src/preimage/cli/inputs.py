@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from preimage.errors import OptionError
-from preimage.io.pictures import Picture, read_picture
+from preimage.io.pictures import Picture, picture_size, read_picture
 from preimage.learning import Model
+from preimage.resources import available_memory
 
-__all__ = ["check_memory", "machine", "read_pictures", "word"]
+__all__ = ["check_memory", "machine", "read_pictures", "stored_sizes", "word"]
 
 
 def read_pictures(paths: Sequence[Path], longest: int | None) -> list[Picture]:
@@ -28,6 +28,16 @@ def read_pictures(paths: Sequence[Path], longest: int | None) -> list[Picture]:
     return pictures
 
 
+def stored_sizes(paths: Sequence[Path], longest: int | None) -> list[tuple[int, int]]:
+    """(height, width) that pictures will have, from their files' first bytes: what is too large is refused undecoded."""
+    sizes = []
+    for path in paths:
+        height, width = picture_size(path)
+        scale = 1.0 if longest is None else min(1.0, longest / max(height, width))
+        sizes.append((max(1, round(height * scale)), max(1, round(width * scale))))
+    return sizes
+
+
 def check_memory(sizes: Sequence[tuple[int, int]], stencils: int, channels: int, model: Model) -> None:
     """Refuse what would not fit into memory, with the side that would.
 
@@ -37,8 +47,8 @@ def check_memory(sizes: Sequence[tuple[int, int]], stencils: int, channels: int,
     for height, width in sizes:
         h, w = model.activation_size(height, width)
         numbers += 5 * stencils * h * w + 40 * channels * height * width
-    needed, there = 4 * numbers, _memory_bytes()
-    if there is None or needed <= 0.8 * there:
+    needed, there = 4 * numbers, available_memory()
+    if needed <= 0.8 * there:
         return
     longest = max(max(size) for size in sizes)
     fitting = int(longest * (0.75 * there / needed) ** 0.5) // 10 * 10
@@ -47,21 +57,6 @@ def check_memory(sizes: Sequence[tuple[int, int]], stencils: int, channels: int,
         f" for the activations of {stencils} stencils, and {there / 2**30:.1f} GiB are free: use --longest {max(fitting, 16)},"
         " fewer stencils or a larger stride"
     )
-
-
-def _memory_bytes() -> int | None:
-    """Free memory, where the system tells."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def machine() -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from preimage.cli import text
+from preimage.errors import OptionError
+from preimage.resources import available_memory
 
 __all__ = [
     "Dilation", "Given", "Groups", "Layers", "OutputPadding", "PaddingText", "Stride", "Suite", "Tier", "Transpose", "Weight",
@@ -31,11 +33,16 @@ def layers_of(
     names: list[str] | None, suite: Path | None, tier: str, given: str | None, weight: str | None, transpose: bool, groups: int,
     stride: str, padding: str, dilation: str, output_padding: str,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The one layer given by its shapes, or those of a suite."""
+    """The one layer given by its shapes, or those of a suite. Raises: OptionError."""
     from preimage.bench.suite import builtin_suite, layer_from_sizes, load_suite, select
 
     if not (given or weight):
-        return select(load_suite(suite) if suite else builtin_suite(), names or (), tier)
+        there = load_suite(suite) if suite else builtin_suite()
+        chosen = select(there, names or (), tier)
+        if not chosen:
+            tiers = ", ".join(sorted({layer.tier for layer in there})) or "none"
+            raise OptionError(f"no layer is of the tier {tier!r}; there are {tiers} and all")
+        return chosen
     if not (given and weight):
         raise typer.BadParameter("one geometry needs both --input and --weight")
     options: dict[str, Any] = {
@@ -45,4 +52,10 @@ def layers_of(
     }
     if transpose:
         options["output_padding"] = text.numbers(output_padding)
-    return (layer_from_sizes(text.sizes(given), text.sizes(weight), transpose=transpose, groups=groups, **options),)
+    layer = layer_from_sizes(text.sizes(given), text.sizes(weight), transpose=transpose, groups=groups, **options)
+    needed, free = 4 * layer.geometry.array_bytes(8), available_memory()
+    if needed > free:
+        raise OptionError(
+            f"measuring {layer.label} needs about {needed / 2**30:.3g} GiB of memory; {free / 2**30:.3g} GiB are free"
+        )
+    return (layer,)

@@ -10,21 +10,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
 import preimage
 from preimage.cli import text
-from preimage.cli.inputs import check_memory, machine, read_pictures, word
+from preimage.cli.inputs import check_memory, machine, read_pictures, stored_sizes, word
 from preimage.cli.output import OutputFolder, free_name
 from preimage.cli.watch import Watch
 from preimage.engines import plan
 from preimage.errors import OptionError
 from preimage.geometry import ConvGeometry
+from preimage.host import write_file
 from preimage.io.pictures import Picture, demo_picture
 from preimage.io.stencils import save_stencils
 from preimage.learning import Coded, Options, order_of_use, paint_by_numbers, shares, split_slow
 from preimage.learning import learn as learn_stencils
 from preimage.report.learned import LearnedReport, render_learned, write_pngs
+from preimage.report.terminal import Terminal
 
 __all__ = ["engine_of", "learn", "write_results"]
 
@@ -69,11 +70,13 @@ def learn(
     Writes a folder with report.html (one file that shows all), PNG files, stencils.safetensors and metrics.json.
     Ctrl-C ends the run and keeps what is there.
     """
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console = Terminal(soft_wrap=not sys.stdout.isatty())
     options = Options(
         stencils=stencils, size=size, stride=stride, sparsity=sparsity, steps=steps, seed=seed, border=border
     )  # fmt: skip
     settings = preimage.config(**text.settings(engine, threads))
+    if images:
+        check_memory(stored_sizes(images, longest), stencils, 1, options.model())
     pictures = read_pictures(images, longest) if images else [_demo(longest)]
     use_colour = any(p.has_colour for p in pictures) if colour is None else colour
     originals = [p.colour() if use_colour else p.grey() for p in pictures]
@@ -82,12 +85,10 @@ def learn(
     with settings:
         used = engine_of(originals[0].shape, options)
     with settings, OutputFolder(output or free_name("preimage-learn"), overwrite) as folder:
-        console.print(
-            f"learning {word(stencils, 'stencil')} of {size}x{size} from {_listed(pictures)}; engine {used}", highlight=False
-        )
+        console.print(f"learning {word(stencils, 'stencil')} of {size}x{size} from {_listed(pictures)}; engine {used}")
         for p in pictures:
             for note in p.notes:
-                console.print(f"  {p.name}: {note}", highlight=False)
+                console.print(f"  {p.name}: {note}")
         split = [split_slow(p) for p in originals]
         started = time.perf_counter()
         with Watch(console, "learn", steps) as watch:
@@ -123,16 +124,15 @@ def learn(
     console.print(
         f"objective {last.objective:.2f}, {last.psnr:.2f} dB, {last.nonzeros_per_pixel:.3f} non-zero activations per pixel,"
         f" {seconds:.1f} s",
-        highlight=False,
     )
-    console.print(f"report: {folder.place / 'report.html'}", highlight=False)
+    console.print(f"report: {folder.place / 'report.html'}")
 
 
 def write_results(folder: OutputFolder, report: LearnedReport, metrics: dict[str, Any]) -> None:
     """The page, the PNG files and the metrics; then the folder is moved to its place."""
     write_pngs(report, folder.folder)
-    (folder.folder / "report.html").write_text(render_learned(report), encoding="utf-8")
-    (folder.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    write_file(folder.folder / "report.html", render_learned(report))
+    write_file(folder.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     folder.finish()
 
 

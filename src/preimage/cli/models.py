@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
+from preimage import config
+from preimage.cli import text
+from preimage.cli.output import Results, check_outputs
 from preimage.errors import OptionError
+from preimage.host import printable
+from preimage.resources import parse_bytes
+
+if TYPE_CHECKING:
+    from preimage.io.graph import Graph, Step
+    from preimage.report.terminal import Terminal
 
 __all__ = ["convert", "info", "run"]
 
+#: The largest side that a picture is resized to.
+MOST_SIDE = 65_500
 _Shapes = Annotated[
     list[str] | None, typer.Option("--shape", help="An input's shape where the file leaves it open: name=1,3,224,224.")
 ]
 _Weights = Annotated[Path | None, typer.Option("--weights", help="The caffemodel of a prototxt.")]
 
 
+_Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="What the model's arrays and values may take, e.g. 8GiB; default: four fifths of the free memory."
+    ),
+]
+_Flop = Annotated[float | None, typer.Option("--flop", help="What one run of the model may cost; default: 2**50.")]
+_Seconds = Annotated[float | None, typer.Option("--seconds", help="How long one run may take; default: any time.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
+
+
+def _limits(memory: str | None, flop: float | None, seconds: float | None) -> Any:
+    """The budget that the options name."""
+    from preimage.io.limits import limits
+
+    return limits(
+        memory_bytes=None if memory is None else parse_bytes(memory, "--memory"),
+        flop=None if flop is None else max(0, int(text.finite(flop, "flop"))),
+        seconds=None if seconds is None else text.finite(seconds, "seconds"),
+    )
+
+
 def _shapes(texts: list[str] | None) -> dict[str, list[int]]:
     result = {}
-    for text in texts or []:
-        name, _, sizes = text.rpartition("=")
+    for given in texts or []:
+        name, _, sizes = given.rpartition("=")
         try:
             result[name] = [int(v) for v in sizes.replace("x", ",").split(",")]
         except ValueError:
-            raise OptionError(f"--shape wants name=1,3,224,224, got {text!r}") from None
+            raise OptionError(f"--shape wants name=1,3,224,224, got {given!r}") from None
+        if min(result[name]) < 0:
+            raise OptionError(f"--shape wants sizes of at least 0, got {given!r}")
     return result
 
 
@@ -34,18 +70,18 @@ def _warn_of_fillers(missing: Sequence[str]) -> None:
     """Say which layers of a Caffe net no file has given weights."""
     if missing:
         shown = ", ".join(map(repr, missing[:8])) + (", ..." if len(missing) > 8 else "")
-        typer.echo(
+        message = (
             f"warning: no file gives the weights of {len(missing)} layers, which keep the values of their fillers: {shown}; "
-            "give the right --weights",
-            err=True,
+            "give the right --weights"
         )
+        print(printable(message), file=sys.stderr)
 
 
-def _numbers(text: str, what: str) -> tuple[float, ...]:
+def _numbers(given: str, what: str) -> tuple[float, ...]:
     try:
-        return tuple(float(v) for v in text.split(",")) if text else ()
-    except ValueError:
-        raise OptionError(f"--{what} wants numbers separated by commas, got {text!r}") from None
+        return tuple(text.finite(float(v), what) for v in given.split(",")) if given else ()
+    except ValueError as error:
+        raise OptionError(f"--{what} wants finite numbers separated by commas, got {given!r}") from error
 
 
 def run(
@@ -64,54 +100,68 @@ def run(
         bool, typer.Option("--as-is", help="Run the file's own nodes, without folding and fusing them first.")
     ] = False,
     profile: Annotated[bool, typer.Option(help="Show the time of every layer of the last run.")] = False,
-    threads: Annotated[int, typer.Option(help="Threads; 0: one per CPU.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads; 0: one per CPU.", min=0, max=text.MOST_THREADS)] = 0,
     engine: Annotated[str, typer.Option(help="The engine for the contractions.")] = "auto",
+    overwrite: _Overwrite = False,
+    memory: _Memory = None,
+    flop: _Flop = None,
+    seconds: _Seconds = None,
 ) -> None:
     """Run a model on pictures or arrays."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from preimage import config, no_grad
-    from preimage.autograd import array_of
-    from preimage.io.files import load_model, read_input, write_array
-    from preimage.io.graph import Step
+    from preimage.io.files import load_model
     from preimage.io.graph_passes import optimise
     from preimage.report.models import print_profile, print_results
+    from preimage.report.terminal import Terminal
 
-    console = Console()
-    graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))
-    _warn_of_fillers(getattr(graph, "missing", ()))
-    if len(graph.inputs) != 1:
-        raise OptionError(
-            f"{model} takes {len(graph.inputs)} inputs ({', '.join(i.name for i in graph.inputs)}); `run` feeds models with one"
-        )
-    declared = graph.inputs[0].example or graph.inputs[0].shape or ()
-    channels = declared[1] if len(declared) > 1 and isinstance(declared[1], int) else _channels(graph)
-    wanted = _size(size)
-    graph = graph if as_is else optimise(graph)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+    console = Terminal(soft_wrap=True)
+    settings = config(threads=threads, engine=engine)
+    how = {"size": _size(size), "scale": text.finite(scale, "scale"), "mean": _numbers(mean, "mean"), "bgr": bgr}
+    with _limits(memory, flop, seconds):
+        graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))
+        _warn_of_fillers(getattr(graph, "missing", ()))
+        if len(graph.inputs) != 1:
+            names = ", ".join(i.name for i in graph.inputs)
+            raise OptionError(f"{model} takes {len(graph.inputs)} inputs ({names}); `run` feeds models with one")
+        declared = graph.inputs[0].example or graph.inputs[0].shape or ()
+        how["channels"] = declared[1] if len(declared) > 1 and isinstance(declared[1], int) else _channels(graph)
+        results = None if output is None else Results(output, [p.stem for p in inputs], graph.outputs, overwrite)
+        with settings:
+            rows, steps = _run(graph if as_is else optimise(graph), inputs, how, results, png, profile, console)
+    print_results(rows, console)
+    if results is not None:
+        console.print(f"{results.written} results written to {output}")
+        for file, path, key in results.renamed(inputs):
+            console.print(f"  {file}: {key} of {path}")
+    if profile:
+        print_profile(steps, console)
+
+
+def _run(
+    graph: Graph, inputs: list[Path], how: dict[str, Any], results: Results | None, png: bool, profile: bool, console: Terminal
+) -> tuple[list[tuple[str, str, np.ndarray]], list[Step]]:
+    """The values of every input, and the steps of the last run."""
+    from rich.progress import track
+
+    from preimage import no_grad
+    from preimage.autograd import array_of
+    from preimage.io.files import read_input
+
     rows: list[tuple[str, str, np.ndarray]] = []
     steps: list[Step] = []
-    with config(threads=threads, engine=engine), no_grad():
-        for path in track(inputs, "running", console=console, disable=len(inputs) < 2 or not console.is_terminal):
-            x = read_input(path, channels=channels, size=wanted, scale=scale, mean=_numbers(mean, "mean"), bgr=bgr)
-            if profile and path == inputs[-1]:  # once before, so that the times are not those of compiling
+    shown = track(inputs, "running", console=console, disable=len(inputs) < 2 or not console.is_terminal)
+    with no_grad():
+        for number, path in enumerate(shown):
+            x = read_input(path, **how)
+            if profile and number == len(inputs) - 1:  # once before, so that the times are not those of compiling
                 graph.run({graph.inputs[0].name: x})
             steps.clear()
             found = graph.run({graph.inputs[0].name: x}, steps=steps)
-            for key in graph.outputs:
+            for place, key in enumerate(graph.outputs):
                 value = np.asarray(array_of(found[key]))
                 rows.append((path.name, key, value))
-                if output is not None:
-                    name = f"{path.stem}.{''.join(c if c.isalnum() else '_' for c in key)}"
-                    picture = png and value.ndim == 4 and value.shape[0] == 1 and value.shape[1] in (1, 3)
-                    write_array(value, output / f"{name}.{'png' if picture else 'npy'}")
-    print_results(rows, console)
-    if output is not None:
-        console.print(f"{len(rows)} results written to {output}")
-    if profile:
-        print_profile(steps, console)
+                if results is not None:
+                    results.write(number, place, value, png)
+    return rows, steps
 
 
 def _channels(graph: Any) -> int:
@@ -122,15 +172,15 @@ def _channels(graph: Any) -> int:
     return 3
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    if not text:
+def _size(given: str) -> tuple[int, int] | None:
+    if not given:
         return None
     try:
-        height, width = (int(v) for v in text.lower().split("x"))
+        height, width = (int(v) for v in given.lower().split("x"))
     except ValueError:
-        raise OptionError(f"--size wants HEIGHTxWIDTH, got {text!r}") from None
-    if height < 1 or width < 1:
-        raise OptionError(f"--size wants sizes of at least 1, got {text!r}")
+        raise OptionError(f"--size wants HEIGHTxWIDTH, got {given!r}") from None
+    if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
+        raise OptionError(f"--size wants sizes from 1 to {MOST_SIDE}, got {given!r}")
     return height, width
 
 
@@ -139,20 +189,34 @@ def convert(
     target: Annotated[Path, typer.Argument(help="An .onnx, .caffemodel, .prototxt, .safetensors or .npz file to write.")],
     weights: _Weights = None,
     shape: _Shapes = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random input.", min=0)] = 0,
+    overwrite: _Overwrite = False,
+    memory: _Memory = None,
+    flop: _Flop = None,
+    seconds: _Seconds = None,
 ) -> None:
-    """Convert a model, then run original and result on random input and say the largest difference."""
+    """Convert a model, run original and result on random input, and write the result if they agree."""
+    from preimage.io.convert import TOLERANCE
     from preimage.io.convert import convert as convert_file
+    from preimage.report.terminal import Terminal
 
-    verdict = convert_file(source, target, weights=weights, input_shapes=_shapes(shape), seed=seed)
+    check_outputs(target, overwrite=overwrite)
+    with _limits(memory, flop, seconds):
+        verdict = convert_file(
+            source, target, weights=weights, input_shapes=_shapes(shape), seed=seed, overwrite=overwrite
+        )  # fmt: skip
+    compared = f"{verdict.compared} {verdict.what} compared"
     if verdict.same_bits:
-        said = f"{verdict.compared} {verdict.what} compared: same bits"
+        said = f"{compared}: same bits"
     else:
-        said = f"{verdict.compared} {verdict.what} compared: largest difference {verdict.largest_difference:.3g} of the output's range"
-    typer.echo(f"{target} written. {said}")
+        said = f"{compared}: largest difference {verdict.largest_difference:.3g} of the output's range (allowed: {TOLERANCE:g})"
+    out = Terminal(soft_wrap=True)
     _warn_of_fillers(verdict.missing)
-    if verdict.largest_difference > 1e-3:
-        raise typer.Exit(1)
+    if verdict.written:
+        out.print(f"{target} written. {said}")
+        return
+    out.print(f"{target} not written. {said}" + (f"; {verdict.problem}" if verdict.problem else ""))
+    raise typer.Exit(1)
 
 
 def info(
@@ -160,14 +224,18 @@ def info(
     weights: _Weights = None,
     shape: _Shapes = None,
     plans: Annotated[bool, typer.Option(help="Say on which schedule each contraction runs.")] = True,
+    memory: _Memory = None,
+    flop: _Flop = None,
+    seconds: _Seconds = None,
 ) -> None:
     """Layers, shapes, parameters, flop, memory, receptive field, and what runs on which schedule."""
-    from rich.console import Console
-
     from preimage.io.files import load_model
     from preimage.io.inspection import inspect_model, random_inputs
     from preimage.report.models import print_info
+    from preimage.report.terminal import Terminal
 
     given = _shapes(shape)
-    graph = load_model(model, weights, open_sizes=bool(given), input_shapes=given)
-    print_info(inspect_model(graph, random_inputs(graph, given), plans=plans), Console())
+    with _limits(memory, flop, seconds):
+        graph = load_model(model, weights, open_sizes=bool(given), input_shapes=given)
+        found = inspect_model(graph, random_inputs(graph, given), plans=plans)
+    print_info(found, Terminal())

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
 import preimage
 from preimage.cli import text
@@ -35,6 +34,7 @@ from preimage.learning import (
     split_slow,
 )
 from preimage.report.learned import LearnedReport
+from preimage.report.terminal import Terminal
 
 __all__ = ["rebuild"]
 
@@ -83,7 +83,7 @@ def rebuild(
     With --mask the pixels under the black part of the mask are filled in; with --noise the noise is left behind.
     Writes a folder with rebuilt.png, report.html, other PNG files and metrics.json.
     """
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console = Terminal(soft_wrap=not sys.stdout.isatty())
     learned, notes = load_stencils(stencils)
     settings = preimage.config(**text.settings(engine, threads))
     picture = read_picture(image, longest)
@@ -110,10 +110,9 @@ def rebuild(
         console.print(
             f"{task} {picture.name} ({values.shape[2]}x{values.shape[1]}) with {word(len(learned), 'stencil')} of"
             f" {options.size}x{options.size}, sparsity {weight:.4g}; engine {used}",
-            highlight=False,
         )
         for note in picture.notes:
-            console.print(f"  {picture.name}: {note}", highlight=False)
+            console.print(f"  {picture.name}: {note}")
         slow, details = _split(planes, known)
         started = time.perf_counter()
         with Watch(console, "rebuild", steps) as watch:
@@ -125,8 +124,8 @@ def rebuild(
         metrics |= {"stencils_file": str(stencils), "mask": str(mask) if mask else None}
         write_results(folder, report, metrics)
     for name, value in report.tiles:
-        console.print(f"{name}: {value}", highlight=False)
-    console.print(f"picture: {folder.place / 'rebuilt.png'}\nreport: {folder.place / 'report.html'}", highlight=False)
+        console.print(f"{name}: {value}")
+    console.print(f"picture: {folder.place / 'rebuilt.png'}\nreport: {folder.place / 'report.html'}")
 
 
 def _split(planes: list[Any], known: Any) -> tuple[list[Any], list[Any]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from preimage.errors import OptionError
 
-__all__ = ["DTYPES", "layouts", "numbers", "padding", "settings", "sizes", "threads", "words"]
+__all__ = ["DTYPES", "finite", "layouts", "numbers", "padding", "settings", "sizes", "threads", "words"]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 LAYOUTS = ("channels_last", "channels_first")
+MOST_THREADS = 1024
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -52,11 +54,20 @@ def layouts(text: str) -> tuple[str, ...]:
 
 
 def threads(text: str) -> tuple[int, ...]:
-    """Numbers of threads. Raises: OptionError for less than one."""
+    """Numbers of threads. Raises: OptionError for less than one, and for far too many."""
     found = sizes(text)
     if min(found) < 1:
         raise OptionError(f"threads must be at least 1, got {text!r}")
+    if max(found) > MOST_THREADS:
+        raise OptionError(f"threads must be at most {MOST_THREADS}, got {text!r}")
     return found
+
+
+def finite(value: float, what: str) -> float:
+    """A number. Raises: OptionError for NaN and infinities."""
+    if not isfinite(value):
+        raise OptionError(f"--{what} wants a finite number, got {value}")
+    return value
 
 
 def settings(engine: str, threads: int = 0) -> dict[str, Any]:

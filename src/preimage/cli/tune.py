@@ -44,11 +44,12 @@ def tune(
     most: Annotated[int, typer.Option(help="Tiles to try, the best by the plan's model first.", min=1)] = 16,
 ) -> None:
     """Measure the tiles that a layer could use; later calls on this machine use the best. No tile changes a bit of a result."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from preimage.bench.tune import tune_layer
     from preimage.engines.jit import tuning
+    from preimage.report.terminal import Terminal
 
     options: dict[str, Any] = {
         "passes": text.words(passes, "pass", ("forward", "grad_input", "grad_weight")),  # the last is refused with its reason
@@ -58,16 +59,14 @@ def tune(
         "most": most,
     }
     chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=190)
+    console = Terminal(width=190)
     table = Table("layer", "pass", "layout", "dtype", "threads", "tried", "the plan's own", "best", "gain", box=None)
     with console.status("tuning") as status:
         for layer in chosen:
-            status.update(layer.name)
+            status.update(Text(layer.name))
             for f in tune_layer(layer, **options):
                 best = "the same" if f.tile is None else "{2} pixels x {1} vectors of {0}".format(*f.tile)
                 cells = (f.layer, f.what, f.layout, f.dtype, f.threads, f.tried, f.own, best, f"{f.gain:.2f}")
                 table.add_row(*map(str, cells))
-    console.print(table, highlight=False)
-    console.print(f"kept in {tuning.path()}; the same bits from all that were tried", highlight=False)
+    console.print(table)
+    console.print(f"kept in {tuning.path()}; the same bits from all that were tried")

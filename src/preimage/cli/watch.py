@@ -25,7 +25,8 @@ class Watch:
         self.console, self.title, self.steps, self.stopped = console, title, steps, False
         self._handler: Any = None
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(None), MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}", markup=False),
             TimeRemainingColumn(compact=True), console=console, expand=True,
         )  # fmt: skip
         self._task = self._bar.add_task(title, total=steps, values="")

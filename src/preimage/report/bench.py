@@ -5,17 +5,19 @@ No script and no file beside it: the plot is SVG. Rows are ordered by ratio, los
 
 from __future__ import annotations
 
-from html import escape
 from math import isnan, log10
 from pathlib import Path
 
 from preimage.bench.results import Row, Run
 from preimage.bench.summary import Roofs, best, cells, headline, pair
+from preimage.host import html as escape
+from preimage.host import write_file
 from preimage.report.bench_table import print_run
 
 __all__ = ["print_run", "roofline_svg", "write_html"]
 
 _COLOURS = {"forward": "#1b6ca8", "grad_input": "#c0561a", "grad_weight": "#3c8c40", "grad_bias": "#7a5aa6"}
+_OTHER = "#777"
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1c1c1c; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
@@ -24,9 +26,9 @@ tr.lost td { background: #fbe9e7; } .note { color: #555; } svg { background: #ff
 """
 
 
-def write_html(run: Run, path: str | Path) -> None:
-    """Write the page."""
-    Path(path).write_text(render(run), encoding="utf-8")
+def write_html(run: Run, path: str | Path, *, overwrite: bool = True) -> None:
+    """Write the page, whole or not at all."""
+    write_file(path, render(run), overwrite=overwrite)
 
 
 def render(run: Run) -> str:
@@ -38,8 +40,8 @@ def render(run: Run) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>preimage bench</title><style>{_STYLE}</style><h1>preimage bench</h1>",
-        f"<p>{escape(machine['cpu'])} ({escape(machine['target'])}); CPUs {machine['affinity']}; {escape(machine['system'])};"
-        f" denormals {machine['denormals']}; {escape(versions)}; {run.seconds:.0f} s.</p>",
+        f"<p>{escape(machine['cpu'])} ({escape(machine['target'])}); CPUs {escape(machine['affinity'])}; {escape(machine['system'])};"
+        f" denormals {escape(machine['denormals'])}; {escape(versions)}; {run.seconds:.0f} s.</p>",
         "<p class=note>Ratios are the peer's time over ours, round by round in one interleaved run: above 1 ours is faster."
         " Answers were checked before any clock ran.</p>",
     ]
@@ -47,7 +49,7 @@ def render(run: Run) -> str:
         parts.append(_headline_html(run, ours, peer))
     roof = Roofs(run)
     for dtype, threads in sorted({(row.dtype, row.threads) for row in run.rows}):
-        parts.append(f"<h2>Roofline: {escape(ours)}, {dtype}, {threads} thread(s)</h2>")
+        parts.append(f"<h2>Roofline: {escape(ours)}, {escape(dtype)}, {threads} thread(s)</h2>")
         parts.append(roofline_svg(run, ours, dtype, threads, roof))
     parts.append(_rows_html(run, ours, peers, roof))
     return "\n".join(parts) + "</html>\n"
@@ -67,7 +69,7 @@ def _headline_html(run: Run, ours: str, peer: str) -> str:
 
 def _rows_html(run: Run, ours: str, peers: list[str], roof: Roofs) -> str:
     columns = list(dict.fromkeys((row.contestant, row.layout) for row in run.rows))
-    heads = "".join(f"<th>{escape(name)}<br>{layout.removeprefix('channels_')}</th>" for name, layout in columns)
+    heads = "".join(f"<th>{escape(name)}<br>{escape(layout.removeprefix('channels_'))}</th>" for name, layout in columns)
     lines: list[tuple[float, str]] = []
     for cell in cells(run.rows).values():
         first, mine = cell[0], best(cell, ours)
@@ -80,9 +82,11 @@ def _rows_html(run: Run, ours: str, peers: list[str], roof: Roofs) -> str:
             f"<td>{limit.peak_share:.0%}</td><td>{limit.memory_share:.0%}</td><td>{limit.bound}</td>" if limit else "<td><td><td>"
         )
         ratio = f"<td><b>{found.ratio:.2f}</b></td><td>{found.low:.2f}-{found.high:.2f}</td>" if found else "<td><td>"
-        names = f"<td class=t>{escape(first.layer)}</td><td class=t>{escape(first.label)}</td><td class=t>{first.what}</td>"
+        names = (
+            f"<td class=t>{escape(first.layer)}</td><td class=t>{escape(first.label)}</td><td class=t>{escape(first.what)}</td>"
+        )
         lost = " class=lost" if found and found.ratio < 1 else ""
-        text = f"<tr{lost}>{names}<td>{first.dtype}</td><td>{first.threads}</td>{values}{share}{ratio}</tr>"
+        text = f"<tr{lost}>{names}<td>{escape(first.dtype)}</td><td>{first.threads}</td>{values}{share}{ratio}</tr>"
         lines.append((found.ratio if found else float("inf"), text))
     body = "\n".join(text for _, text in sorted(lines, key=lambda item: item[0]))
     head = "<th class=t>layer</th><th class=t>sizes</th><th class=t>pass</th><th>dtype</th><th>threads</th>"
@@ -92,7 +96,7 @@ def _rows_html(run: Run, ours: str, peers: list[str], roof: Roofs) -> str:
 
 def _speed(row: Row | None) -> str:
     if row is None or not row.times:
-        return f"<td title='{escape(row.error, quote=True)}'>-</td>" if row is not None else "<td></td>"
+        return f"<td title='{escape(row.error)}'>-</td>" if row is not None else "<td></td>"
     return f"<td title='{row.median_ns / 1e3:.1f} us, {len(row.times)} rounds, {escape(row.checked)}'>{row.gflops:.1f}</td>"
 
 
@@ -122,7 +126,7 @@ def roofline_svg(run: Run, ours: str, dtype: str, threads: int, roof: Roofs) -> 
         return f"<path d='M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}' stroke='{colour}'/>"
 
     def dot(x: float, y: float, what: str, title: str = "") -> str:
-        shape = f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{_COLOURS[what]}' fill-opacity='.75'>"
+        shape = f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{_COLOURS.get(what, _OTHER)}' fill-opacity='.75'>"
         return f"{shape}<title>{escape(title)}</title></circle>"
 
     out = [f"<svg viewBox='0 0 {width} {height}' width='{width}' role='img' font-size='11' font-family='sans-serif'>"]

@@ -8,21 +8,22 @@ from statistics import median
 
 from preimage.bench.results import Row, Run
 from preimage.bench.summary import Roofs, best, cells, dense_peak_shares, headline, pair, transposed_to_conv
+from preimage.host import printable, write_file
 
 __all__ = ["markdown", "write_markdown"]
 
 
-def write_markdown(run: Run, path: str | Path) -> None:
-    """Write the tables."""
-    Path(path).write_text(markdown(run), encoding="utf-8")
+def write_markdown(run: Run, path: str | Path, *, overwrite: bool = True) -> None:
+    """Write the tables, whole or not at all."""
+    write_file(path, markdown(run), overwrite=overwrite)
 
 
 def markdown(run: Run) -> str:
     """The tables as text."""
     names = list(dict.fromkeys(row.contestant for row in run.rows))
     ours, peers = names[0], names[1:]
-    machine, roof = run.machine, Roofs(run)
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    machine, roof = {name: _safe(value) for name, value in run.machine.items()}, Roofs(run)
+    versions = _safe(", ".join(f"{name} {version}" for name, version in run.machine["versions"].items()))
     lines = [
         f"{machine['cpu']} ({machine['target']}); CPUs {machine['affinity']}, threads not pinned; denormals {machine['denormals']};"
         f" {versions}. {run.seconds:.0f} s of measuring.",
@@ -31,13 +32,13 @@ def markdown(run: Run) -> str:
     for probe in run.probes:
         memory = ", ".join(f"{_bytes(int(size))} {speed:.0f}" for size, speed in probe["memory_gbytes"].items())
         lines.append(
-            f"- {probe['dtype']}, {_threads(probe['threads'])}: FMA peak {probe['peak_gflops']:.1f} GFLOP/s (least seen"
+            f"- {_safe(probe['dtype'])}, {_threads(probe['threads'])}: FMA peak {probe['peak_gflops']:.1f} GFLOP/s (least seen"
             f" {min(probe['peaks']):.1f}); memory, GB/s by working set: {memory}"
         )
     for peer in peers:
         lines += [
             "",
-            f"Time of {peer} / time of {ours}, geometric means (above 1: {ours} is faster):",
+            f"Time of {_safe(peer)} / time of {_safe(ours)}, geometric means (above 1: {_safe(ours)} is faster):",
             "",
             *_means(run, ours, peer),
         ]
@@ -45,11 +46,16 @@ def markdown(run: Run) -> str:
     for dtype, threads in sorted({(row.dtype, row.threads) for row in run.rows}):
         lines += [
             "",
-            f"All rows, {dtype}, {_threads(threads)}: GFLOP/s, worst ratio first.",
+            f"All rows, {_safe(dtype)}, {_threads(threads)}: GFLOP/s, worst ratio first.",
             "",
             *_rows(run, ours, peers, dtype, threads, roof),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _safe(text: object) -> str:
+    """Text from a file inside Markdown, which may hold HTML, and whose tables end a cell at a bar."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
 
 
 def _threads(n: int) -> str:
@@ -69,7 +75,7 @@ def _means(run: Run, ours: str, peer: str) -> list[str]:
         deconv = "" if isnan(line["geomean_deconv"]) else f"{line['geomean_deconv']:.2f}"
         values = (line["dtype"], line["threads"], line["pass"], line["layouts"], line["layers"], f"{line['geomean']:.2f}", deconv,
                   line["losing"], f"{line['worst']:.2f} {line['worst_layer']}")  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, values))} |")
+        lines.append(f"| {' | '.join(map(_safe, values))} |")
     return lines
 
 
@@ -86,7 +92,9 @@ def _shares(run: Run, ours: str) -> list[str]:
     for (dtype, threads, what), items in sorted(found.items(), key=lambda item: (*item[0][:2], item[0][2] != "all", item[0][2])):
         least, row = min(items, key=lambda item: item[0])
         middle = median(share for share, _ in items)
-        lines.append(f"| {dtype} | {threads} | {what} | {len(items)} | {middle:.0%} | {least:.0%} {row.layer} {row.what} |")
+        lines.append(
+            f"| {_safe(dtype)} | {threads} | {_safe(what)} | {len(items)} | {middle:.0%} | {least:.0%} {_safe(row.layer)} {_safe(row.what)} |"
+        )
     return lines
 
 
@@ -95,14 +103,14 @@ def _both_ways(run: Run, ours: str) -> list[str]:
     found = transposed_to_conv(run, ours)
     if not found:
         return []
-    lines = [f"{ours}: time of conv_transpose / time of conv, each deconvolution's own geometry read both ways:", ""]
+    lines = [f"{_safe(ours)}: time of conv_transpose / time of conv, each deconvolution's own geometry read both ways:", ""]
     lines += ["| layer | dtype | threads | ratio |", "|---|---|---|---|"]
-    return lines + [f"| {row.layer} | {row.dtype} | {row.threads} | {ratio:.2f} |" for ratio, row in found]
+    return lines + [f"| {_safe(row.layer)} | {_safe(row.dtype)} | {row.threads} | {ratio:.2f} |" for ratio, row in found]
 
 
 def _rows(run: Run, ours: str, peers: list[str], dtype: str, threads: int, roof: Roofs) -> list[str]:
     columns = list(dict.fromkeys((row.contestant, row.layout) for row in run.rows))
-    heads = [f"{name} {layout.removeprefix('channels_')}" for name, layout in columns]
+    heads = [_safe(f"{name} {layout.removeprefix('channels_')}") for name, layout in columns]
     lines = [
         f"| layer | pass | {' | '.join(heads)} | % peak | bound | ratio | quartiles |",
         "|---|---|" + "---|" * (len(heads) + 4),
@@ -119,6 +127,6 @@ def _rows(run: Run, ours: str, peers: list[str], dtype: str, threads: int, roof:
         shares = [f"{limit.peak_share:.0%}", limit.bound] if limit else ["", ""]
         found = pair(mine, min(theirs, key=lambda row: row.median_ns)) if mine is not None and theirs else None
         ratio = [f"{found.ratio:.2f}", f"{found.low:.2f}-{found.high:.2f}"] if found else ["", ""]
-        text = f"| {' | '.join([cell[0].layer, cell[0].what, *speeds, *shares, *ratio])} |"
+        text = f"| {' | '.join(map(_safe, [cell[0].layer, cell[0].what, *speeds, *shares, *ratio]))} |"
         ranked.append((found.ratio if found else float("inf"), text))
     return lines + [text for _, text in sorted(ranked)]

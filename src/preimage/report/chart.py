@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from math import ceil, floor, log10
+
+from preimage.host import html as escape
 
 __all__ = ["line_chart"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from preimage.host import html as escape
+from preimage.host import write_file
 from preimage.io.pictures import write_picture
 from preimage.learning import Painting, Progress
 from preimage.report.chart import line_chart
@@ -110,7 +111,7 @@ def _stencils(report: LearnedReport) -> str:
 
 def _painted(p: Painting, report: LearnedReport, named: bool) -> str:
     frames = [[inline(rgb(f.picture), "JPEG"), _frame_text(f.count, f.psnr)] for f in p.frames]
-    data = json.dumps(frames).replace("</", "<\\/")
+    data = json.dumps(frames).replace("<", "\\u003c")
     box = (
         f'<div class="painter"><script type="application/json">{data}</script>'
         f'<img src="{frames[-1][0]}" alt="the picture as it is painted" width="{p.original.shape[-1]}" height="{p.original.shape[-2]}"'
@@ -226,4 +227,4 @@ def _curve_png(curve: Sequence[Progress], path: Path) -> None:
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-    drawing.savefig(path)
+    write_file(path, lambda file: drawing.savefig(file, format="png"))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from preimage.io.graph import Step
 from preimage.io.inspection import ModelInfo
+from preimage.report.terminal import Terminal
 
 __all__ = ["print_info", "print_profile", "print_results"]
 
@@ -28,7 +29,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _fitting(console: Console) -> Console:
     """A console wide enough for a table when the output is no terminal."""
-    return console if console.is_terminal else Console(width=150, file=console.file)
+    return console if console.is_terminal else Terminal(width=150, file=console.file)
 
 
 def print_info(info: ModelInfo, console: Console) -> None:
@@ -48,15 +49,13 @@ def print_info(info: ModelInfo, console: Console) -> None:
     out.print("")
     for kind, shapes in (("input", info.inputs), ("output", info.outputs)):
         for name, shape in shapes.items():
-            out.print(f"{kind:<7} {name}  {_shape(shape)}", highlight=False)
+            out.print(f"{kind:<7} {name}  {_shape(shape)}")
     out.print(
         f"{len(info.layers)} layers  {info.parameters:,} parameters ({_count(info.stored_bytes)}B)  {_count(info.work_flop)}flop"
         f"  values alive at once: {_count(info.peak_bytes)}B",
-        highlight=False,
     )
     out.print(
         f"held between runs: packed weights {_count(info.packed_bytes)}B, buffers {_count(info.buffer_bytes)}B",
-        highlight=False,
     )
 
 

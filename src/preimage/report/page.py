@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from typing import Any
 
 from numpy.typing import NDArray
 
+from preimage.host import html as escape
 from preimage.io.pictures import encoded
 
 __all__ = ["figure", "image", "inline", "page", "section", "tiles"]
