@@ -1,6 +1,6 @@
 """Kill writers (signal 9) at random moments: the file must be the whole old or the whole new one, and the next writer cleans up.
 
-    python tests/host/kill.py --count 100            # every writer; prints a line for each, exit status 1 for a damaged file
+python tests/host/kill.py --count 100            # every writer; prints a line for each, exit status 1 for a damaged file
 """
 
 from __future__ import annotations

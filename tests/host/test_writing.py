@@ -338,4 +338,6 @@ def test_safetensors_are_written_as_the_package_writes_them() -> None:
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
-    assert file.getvalue() == numpy.save({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}, {"how": "well"})
+    assert file.getvalue() == numpy.save(
+        {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}, {"how": "well"}
+    )

@@ -83,16 +83,16 @@ def _picture(path: Path, version: int) -> None:
 
 NET = """
 name: "n" layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 300 } } }
-layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 200 bias_term: false } }
+layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: ROWS bias_term: false } }
 """
 
 
 @cache
-def _net(version: int) -> Any:
+def _net(version: int, rows: int = 200) -> Any:
     from preimage.io import caffe
 
-    graph = caffe.load(caffe.parse_text("NetParameter", NET))
-    graph.put("ip.weight", np.full((200, 300), float(version), np.float32))
+    graph = caffe.load(caffe.parse_text("NetParameter", NET.replace("ROWS", str(rows))))
+    graph.put("ip.weight", np.full((rows, 300), float(version), np.float32))
     return graph
 
 
@@ -111,13 +111,15 @@ def _save_model(path: Path, version: int) -> None:
 def _read_model(path: Path) -> int:
     from preimage.io.files import load_model
 
-    return _one(np.concatenate([np.asarray(p.data).reshape(-1) for p in load_model(path).weights.values()]))
+    graph = load_model(path)
+    stored = [np.asarray(p.data) for p in graph.weights.values()] + [a for a in graph.constants.values() if a.size > 100]
+    return _one(np.concatenate([a.reshape(-1) for a in stored]))
 
 
 def _write_net(path: Path, version: int) -> None:
     from preimage.io import caffe
 
-    caffe.write_net(_net(version).to_message(), path)
+    caffe.write_net(_net(version, 2 if path.suffix == ".prototxt" else 200).to_message(), path)
 
 
 def _mean(path: Path, version: int) -> None:
@@ -194,7 +196,7 @@ def _run(version: int) -> Any:
 
     rows = [
         Row(f"layer{k}", "conv", "core", str(version), "forward", "conv", "float32", 1, name, "channels_last", 9, 9, 9, (1, 1), [2.0 + version])
-        for k in range(300) for name in ("jit", "torch")
+        for k in range(100) for name in ("jit", "torch")
     ]  # fmt: skip
     machine = {"cpu": "c", "target": "t", "system": "s", "denormals": "kept", "versions": {"numpy": "2"}, "affinity": [0]}
     memory = {"dtype": "float32", "threads": 1, "peak_gflops": 9.0, "peaks": [9.0], "how": "", "memory_gbytes": {"1024": 5.0}}

@@ -30,7 +30,9 @@ class NewFolder:
         self.place = place
         with failed(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            self.path, self._lock = _create(place)
+            self.path, lock = _create(place)
+        self._locks = [] if lock is None else [lock]
+        self._remains = True
 
     def finish(self) -> None:
         """Give the folder its name."""
@@ -40,17 +42,22 @@ class NewFolder:
                     _sync(Path(folder, name))
                 sync_folder(Path(folder))
             if os.path.lexists(self.place):
-                _exchange(self.path, self.place)  # what was there has the temporary's name now, and goes with it
+                old = _open(self.place)
+                if old is not None:
+                    locked(old)  # it gets the temporary's name, which no other writer may take before it is gone
+                    self._locks.append(old)
+                _exchange(self.path, self.place)
             else:
                 os.rename(self.path, self.place)
+                self._remains = False
             sync_folder(self.place.parent)
 
     def close(self) -> None:
         """Remove what has not got its name, or has lost it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._remains:
+            shutil.rmtree(self.path, ignore_errors=True)
+        while self._locks:
+            os.close(self._locks.pop())
 
 
 def _create(place: Path) -> tuple[Path, int | None]:

@@ -101,7 +101,8 @@ def replacing(path: StrPath, *, overwrite: bool = True) -> Iterator[NewFile]:
         with suppress(OSError, ValueError):
             file.close()
         with suppress(OSError):
-            os.unlink(place)
+            if still_there(descriptor, place):  # after a rename the name may be another writer's already
+                os.unlink(place)
         os.close(descriptor)
 
 
@@ -112,8 +113,8 @@ def check_writable(path: StrPath, *, overwrite: bool = True) -> None:
         return
     with failed(path):
         descriptor, place = _create(target, 0o600)
+        os.unlink(place)  # while it is locked: afterwards the name may be another writer's
         os.close(descriptor)
-        os.unlink(place)
 
 
 def check_place(path: StrPath, *, overwrite: bool = True) -> tuple[Path, os.stat_result | None]:
@@ -248,8 +249,8 @@ def _create(target: Path, mode: int) -> tuple[int, Path]:
             try:
                 fits = locked(descriptor) is not False and still_there(descriptor, place)
             except BaseException:
-                os.close(descriptor)
                 os.unlink(place)
+                os.close(descriptor)
                 raise
             if fits:
                 for _, other in zip(range(LOOKED_AT), names, strict=False):

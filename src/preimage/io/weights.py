@@ -23,10 +23,10 @@ from preimage.io import limits
 __all__ = ["load_weights", "read_npy", "save_weights", "weights_writer"]
 
 Array = NDArray[Any]
-#: NumPy's names of types and those of the safetensors format.
+#: NumPy's names of types and those of the safetensors format, in the order in which its package writes arrays, the last ones first.
 _TYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "int16": "I16",
-    "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "float16": "F16", "bfloat16": "BF16",
+    "int32": "I32", "uint32": "U32", "float32": "F32", "float64": "F64", "int64": "I64", "uint64": "U64",
 }  # fmt: skip
 
 
@@ -70,7 +70,8 @@ def _write_safetensors(arrays: Mapping[str, Array], file: BinaryIO, metadata: Ma
     The widest types come first, so that every array lies on a multiple of its item size.
     Source: the format's description in the package safetensors, version 0.4.
     """
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    rank = {name: k for k, name in enumerate(_TYPES)}
+    order = sorted(arrays, key=lambda name: (-rank.get(arrays[name].dtype.name, 0), name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name in order:
