@@ -51,7 +51,7 @@ class Kernels:
 
 
 @pytest.fixture
-def kernels(monkeypatch, request):
+def compiler(monkeypatch, request):
     """A compiler that only remembers, for the target that the test names."""
     found = Kernels()
     target = replace(llvm.named_target(request.param), runs_here=True, **CACHES)
@@ -68,14 +68,14 @@ def forget() -> None:
     weight_grad.weight_grad_recipe.cache_clear()
 
 
-def described(kernels: Kernels, layer) -> dict[str, dict[str, object]]:
+def described(compiler: Kernels, layer) -> dict[str, dict[str, object]]:
     """The plans of one layer, by contraction and layout: what `pre.plan` says of it, and the kernels in the order asked for."""
     found: dict[str, dict[str, object]] = {}
     for contraction in CONTRACTIONS:
         for layout, last in LAYOUTS.items():
-            kernels.asked.clear()
+            compiler.asked.clear()
             plan = JitEngine(tuned=False).plan(layer.geometry, contraction, np.dtype(np.float32), last)
-            names = list(dict.fromkeys(kernels.asked))
+            names = list(dict.fromkeys(compiler.asked))
             words = [f"{plan.algorithm}, workspace {plan.workspace_bytes}"]
             words += [f"{key}: {value}" for key, value in plan.details.items()]
             words += [f"not {key}: {why}" for key, why in plan.refused.items()]
@@ -83,13 +83,13 @@ def described(kernels: Kernels, layer) -> dict[str, dict[str, object]]:
     return found
 
 
-@pytest.mark.parametrize("kernels", TARGETS, indirect=True)
-def test_plans_and_kernels_are_the_golden_ones(kernels, request):
-    name = request.node.callspec.params["kernels"]
+@pytest.mark.parametrize("compiler", TARGETS, indirect=True)
+def test_plans_and_kernels_are_the_golden_ones(compiler, request):
+    name = request.node.callspec.params["compiler"]
     path, update = FOLDER / f"jit_{name}.json", request.config.getoption("--update-golden")
     step = 1 if update or request.config.getoption("--all-golden") else EVERY
     with pre.config(threads=2):
-        found = {layer.name: described(kernels, layer) for layer in builtin_suite()[::step]}
+        found = {layer.name: described(compiler, layer) for layer in builtin_suite()[::step]}
     if update:
         path.write_text(json.dumps(found, indent=0) + "\n")
     golden = json.loads(path.read_text())
@@ -99,13 +99,13 @@ def test_plans_and_kernels_are_the_golden_ones(kernels, request):
     assert step > 1 or set(found) == set(golden)
 
 
-@pytest.mark.parametrize("kernels", TARGETS[:1], indirect=True)
-def test_a_changed_kernel_is_seen(kernels, monkeypatch):
+@pytest.mark.parametrize("compiler", TARGETS[:1], indirect=True)
+def test_a_changed_kernel_is_seen(compiler, monkeypatch):
     """The comparison above can fail: one more blank in the text of one kind of kernel changes the digests."""
     layer = next(layer for layer in builtin_suite() if layer.geometry.groups == 1)
     with pre.config(threads=2):
-        before = described(kernels, layer)
+        before = described(compiler, layer)
         monkeypatch.setitem(BUILDERS, "DirectSpec", lambda spec, build=BUILDERS["DirectSpec"]: build(spec) + " ")
-        kernels.digests.clear()
+        compiler.digests.clear()
         forget()
-        assert described(kernels, layer) != before
+        assert described(compiler, layer) != before

@@ -206,10 +206,10 @@ class Allocator:
     """NumPy's allocations in this thread, counted, of which the n-th fails."""
 
     def __init__(self) -> None:
-        kernels = llvm.compile_many(_ALLOCATOR, ("fault_malloc", "fault_calloc", "fault_realloc", "fault_free"), "allocator")
-        self._kernels = kernels
+        code = llvm.compile_many(_ALLOCATOR, ("fault_malloc", "fault_calloc", "fault_realloc", "fault_free"), "allocator")
+        self._code = code
         self.state = (ctypes.c_int64 * 4)()
-        addresses = [int(kernels[name]) for name in kernels]
+        addresses = [int(code[name]) for name in code]
         self._handler = _Handler(b"faults", 1, ctypes.addressof(self.state), *addresses)
         api = ctypes.pythonapi
         api.PyCapsule_New.restype, api.PyCapsule_New.argtypes = (
