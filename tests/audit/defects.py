@@ -244,6 +244,60 @@ class Crashes(Definition):
         return super().conv(geometry, x, w, bias)
 
 
+class DilatedOnePosition(Definition):
+    """Wrong only where an axis has one small position and a dilation of at least 5: the kind that a generator of small dilations
+    never draws (`jit` was wrong so, up to November 2026).
+    """
+
+    def conv_transpose(self, geometry, y, w, bias=None):
+        x = super().conv_transpose(geometry, y, w, bias)
+        axes = zip(geometry.output_size, geometry.dilation, geometry.kernel_size, strict=True)
+        if x.size and any(m == 1 and d >= 5 and k > 1 for m, d, k in axes):
+            x.flat[-1] += 1
+        return x
+
+
+class KernelBeyondInput(Definition):
+    """Wrong only where the kernel has more taps than the input has positions."""
+
+    def conv(self, geometry, x, w, bias=None):
+        y = super().conv(geometry, x, w, bias)
+        if y.size and any(k > n for k, n in zip(geometry.kernel_size, geometry.input_size, strict=True)):
+            y.flat[0] += 1
+        return y
+
+
+class StrideBeyondExtent(Definition):
+    """Wrong only where the stride jumps over more than the dilated kernel covers."""
+
+    def conv_weight_grad(self, geometry, x, y):
+        w = super().conv_weight_grad(geometry, x, y)
+        axes = zip(geometry.stride, geometry.kernel_size, geometry.dilation, geometry.output_size, strict=True)
+        if w.size and any(s > (k - 1) * d + 1 and k > 1 and m > 1 for s, k, d, m in axes):
+            w.flat[-1] += 1
+        return w
+
+
+class LargeBatch(Definition):
+    """Wrong only from the ninth image on."""
+
+    def conv(self, geometry, x, w, bias=None):
+        y = super().conv(geometry, x, w, bias)
+        if geometry.batch > 8 and y.size:
+            y[8] += 1
+        return y
+
+
+class RareChannels(Definition):
+    """Wrong only for 37 to 43 channels of a group on the small side."""
+
+    def conv_transpose(self, geometry, y, w, bias=None):
+        x = super().conv_transpose(geometry, y, w, bias)
+        if x.size and 37 <= geometry.out_channels // geometry.groups <= 43:
+            x.flat[0] -= 1
+        return x
+
+
 class Imprecise(Definition):
     """Rounds its input to 16 bits (as TF32 and bfloat16 paths do) without saying so."""
 

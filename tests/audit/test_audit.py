@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 from preimage import audit
 from preimage.audit import guard
 from preimage.audit.case import RESULTS, Case
-from preimage.audit.data import PRECISION, integers, lay_out
+from preimage.audit.data import LAYOUTS, PRECISION, integers, lay_out
 from preimage.audit.files import expected_invalid, read_cases
-from preimage.audit.generate import case_at, cases, invalid
+from preimage.audit.generate import case_at, cases
+from preimage.audit.invalid import invalid
 from preimage.audit.oracle import Truth, conv_at, fingerprint, fold
 from preimage.audit.shrink import smaller_cases
 from preimage.audit.subjects.definition import Definition
@@ -174,7 +176,7 @@ def test_smaller_cases_are_smaller_and_sound():
             assert smaller != case
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "reversed", "fortran", "offset", "inner"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_hold_the_same_values(layout):
     a = np.arange(48, dtype=np.float32).reshape(2, 3, 4, 2)
     assert np.array_equal(lay_out(a, layout), a)
@@ -331,7 +333,81 @@ def test_command_fails_with_status_1_and_pictures(tmp_path):
 
 
 def test_command_refuses_what_it_does_not_know():
-    assert _command("nonsense", "-n", "1").exit_code == 2
+    for arguments, text in (
+        (["nonsense", "-n", "1"], "no subject is called 'nonsense'"),
+        (["reference", "--most-macs", "nan"], "--most-macs is nan"),
+        (["reference", "--steer", "inf"], "--steer is inf"),
+        (["reference", "--status"], "name its file with --state"),
+        (["reference", "--exhaustive", "--state", "x"], "takes neither --cases nor --state"),
+    ):
+        done = _command(*arguments)
+        assert done.exit_code == 1
+        assert isinstance(done.exception, OptionError)
+        assert text in str(done.exception)
     listing = _command("--list")
     assert listing.exit_code == 0
     assert "torch-channels-last" in listing.output
+
+
+def test_command_keeps_files_that_are_there_and_refuses_places_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "run", lambda *_, **__: pytest.fail("it ran"))
+    there = tmp_path / "r.json"
+    there.write_text("precious")
+    for arguments in (["--json", str(there)], ["--html", str(tmp_path / "no" / "r.html")], ["--json", str(tmp_path)]):
+        done = _command("reference", "-n", "1", *arguments)
+        assert isinstance(done.exception, PreimageError), done.output
+    assert there.read_text() == "precious"
+
+
+def test_command_replaces_a_file_when_told_to(tmp_path):
+    there = tmp_path / "r.json"
+    there.write_text("old")
+    done = _command("reference", "-n", "1", "-j", "0", "--checks", "exact", "--json", str(there), "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert json.loads(there.read_text())["ok"] is True
+
+
+class Picky(Definition):
+    """Takes one axis alone."""
+
+    def supports(self, geometry, contraction, dtype):
+        return None if len(geometry.kernel_size) == 1 else "one axis alone"
+
+
+def test_geometries_that_a_subject_does_not_take_are_counted():
+    report = audit.run([Picky()], geometries=40, jobs=0, checks=["exact"])
+    tally = report.subjects[0].tally
+    assert tally.cases == 40
+    assert tally.skipped == {"one axis alone": sum(c.ndim != 1 for c in cases(40))}
+    shown = _command("test_audit:Picky", "-n", "40", "-j", "0", "--checks", "exact").output
+    assert f"{tally.skipped.total()} of 40" in " ".join(shown.split())
+    assert "geometries skipped: one axis alone" in shown
+
+
+def test_a_subject_may_lie_in_the_current_folder(tmp_path, monkeypatch):
+    name = "engine_that_lies_here"
+    (tmp_path / f"{name}.py").write_text(
+        "from preimage.audit.subjects.definition import Definition\nclass Mine(Definition): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    assert audit.make_subject(f"{name}:Mine").name == "Mine"
+    with pytest.raises(OptionError, match="were looked at"):
+        audit.make_subject("engine_that_lies_elsewhere:Mine")
+
+
+def test_command_goes_near_the_geometries_of_a_file(tmp_path):
+    path = _file(tmp_path, [ROW])
+    report = audit.run(["reference"], geometries=0, files=[path], near=7, checks=["exact"], jobs=0)
+    assert report.cases == 8
+    assert report.ok
+
+
+def test_command_keeps_a_long_run_and_shows_how_far_it_is(tmp_path):
+    state = str(tmp_path / "run.json")
+    done = _command("gemm", "-n", "12", "-j", "1", "--checks", "exact", "--state", state)
+    assert done.exit_code == 0, done.output
+    assert "12 of 12 geometries, 0 findings" in done.output
+    shown = _command("--state", state, "--status").output
+    assert "12 of 12 geometries, 0 findings" in shown
+    assert "run 1: 12 geometries" in shown

@@ -26,6 +26,11 @@ WANTED = [
     (defects.UnderRead, "memory", "out-of-bounds access", "conv_transpose", 10),
     (defects.OverWrite, "memory", "out-of-bounds access", "conv", 10),
     (defects.StaleOutput, "memory", "wrong value", "conv_transpose", 20),
+    (defects.DilatedOnePosition, "exact", "wrong value", "conv_transpose", 200),
+    (defects.KernelBeyondInput, "exact", "wrong value", "conv", 200),
+    (defects.StrideBeyondExtent, "exact", "wrong value", "conv_weight_grad", 200),
+    (defects.LargeBatch, "exact", "wrong value", "conv", 200),
+    (defects.RareChannels, "exact", "wrong value", "conv_transpose", 300),
     (defects.WritesToInput, "exact", "wrong value", "conv", 10),
     (defects.SwallowedNaN, "hard", "wrong value", "conv", 60),
     (defects.FlushesDenormals, "hard", "wrong value", "conv", 60),
@@ -93,14 +98,14 @@ def test_an_inexact_algorithm_is_recognised_and_measured():
 
 
 def test_a_crash_is_a_finding_and_the_audit_goes_on():
-    report = audit.run(["defects:Crashes"], geometries=40, checks=["exact"], jobs=1, shrink_seconds=0.7)
+    report = audit.run(["defects:Crashes"], geometries=60, checks=["exact"], jobs=1, shrink_seconds=0.7)
     crashes = [f for f in report.findings if f.severity == "crash"]
     assert crashes
     assert "SIGSEGV" in crashes[0].message
     assert crashes[0].smallest is not None
     assert crashes[0].smallest["groups"] == 31
     assert all(f.severity == "crash" for f in report.findings)
-    assert report.subjects[0].tally.runs["exact"] > 150, "cases after the crash were not run"
+    assert report.subjects[0].tally.runs["exact"] > 250, "cases after the crash were not run"
 
 
 def test_memory_is_guarded_in_workers_too():

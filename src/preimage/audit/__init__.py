@@ -11,7 +11,7 @@ asks, what the severities mean, and how to audit an engine of one's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from preimage.audit.checks import names as check_names
 from preimage.audit.files import CaseFile, read_cases
 from preimage.audit.findings import SEVERITIES, Finding, Report
 from preimage.audit.generate import cases
+from preimage.audit.known import near_case
 from preimage.audit.runner import refuse_expected, run_here
+from preimage.audit.state import State
+from preimage.audit.steer import Asked, steered
 from preimage.audit.subjects import Subject
 from preimage.audit.subjects import make as make_subject
 from preimage.audit.subjects import names as subject_names
 from preimage.audit.workers import pick_jobs, run_in_workers
+from preimage.engines.decisions import declared
 from preimage.errors import OptionError
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "CaseFile",
     "Finding",
     "Report",
+    "State",
     "Subject",
     "cases",
     "check_names",
@@ -62,20 +67,27 @@ def run(
     geometries: int = 2000,
     seed: int = 0,
     files: Iterable[str | Path] = (),
+    near: int = 0,
     only: Sequence[Case] | None = None,
     checks: Sequence[str] | None = None,
     jobs: int | None = None,
     most_macs: int = MOST_MACS,
     shrink_seconds: float = 5.0,
     progress: Callable[[int, int, int], None] | None = None,
+    steer_seconds: float = 30.0,
+    state: str | Path | None = None,
 ) -> Report:
     """Audit subjects: names (`subject_names()`), "module:attribute", or objects with the three contractions.
 
-    geometries: how many random cases, by `seed`; files: JSON files of cases to add; only: these cases and no others.
-    checks: a part of `check_names()`. jobs: processes, one per CPU unless given; 0: in this process (checks that may end it
-    run in forked children). progress(done, total, findings) is called after every case.
+    geometries: how many random cases, by `seed`; files: JSON files of cases to add, and `near` geometries near each of theirs; only:
+    these cases and no others. checks: a part of `check_names()`. jobs: processes, one per CPU unless given; 0: in this process
+    (checks that may end it run in forked children). progress(done, total, findings) is called after every case.
 
-    Raises: OptionError for an unknown subject or check; FileFormatError for a file that is not one of cases.
+    steer_seconds: how long at most cases are searched for that take decisions of a planner which hardly any of the drawn ones took.
+    state: a file from which a long run goes on, and in which it is kept every few seconds (`audit.state`); the exact check then
+    asks less of each case, so that far more are asked.
+
+    Raises: OptionError for an unknown subject or check, or a state of another run; FileFormatError for a file that is not one of cases.
     """
     wanted = tuple(checks) if checks is not None else check_names()
     for name in wanted:
@@ -84,18 +96,76 @@ def run(
     made = [make_subject(s) for s in (default_subjects() if subjects is None else subjects)]
     if len({s.name for s in made}) < len(made):
         raise OptionError(f"subjects must have different names, got {', '.join(s.name for s in made)}")
-    read = [read_cases(path, most_macs=most_macs) for path in files]
-    todo = list(only) if only is not None else [*(c for f in read for c in f.cases), *cases(geometries, seed)]
     jobs = pick_jobs(jobs)
-    if jobs:
-        report = run_in_workers(made, todo, wanted, seed, jobs=jobs, shrink_seconds=shrink_seconds, progress=progress)
+    read = [read_cases(path, most_macs=most_macs) for path in files]
+    if state is not None:
+        if read or only is not None:
+            raise OptionError("a long run draws all its geometries by its seed: give cases or a state, not both")
+        what = {"subjects": [s.name for s in made], "checks": list(wanted), "seed": seed}
+        kept = State.open(state, what, geometries)
+        report = run_in_workers(
+            made, geometries, wanted, seed, jobs=max(jobs, 1), shrink_seconds=shrink_seconds, progress=progress, state=kept
+        )
     else:
-        report = run_here(made, todo, wanted, seed, shrink_seconds=shrink_seconds, progress=progress)
+        todo = list(only) if only is not None else [*_of_files(read, near, seed), *cases(geometries, seed)]
+        report = _pass(made, todo, wanted, seed, jobs, shrink_seconds, progress)
+        if only is None and geometries and steer_seconds > 0 and not report.interrupted:
+            _steer(made, report, wanted, seed, jobs, shrink_seconds, progress, steer_seconds)
     if "errors" in wanted:
         refuse_expected(made, report, [row for f in read for row in f.expected_errors])
     report.left_out += [line for f in read for line in f.left_out]
     report.versions = _versions()
+    report.declared = {s.name: {d.name: d.words for d in declared(s.name)} for s in made if s.plans}
     return report
+
+
+def _of_files(read: Sequence[CaseFile], near: int, seed: int) -> Iterator[Case]:
+    """The cases of files, and so many near each."""
+    for file in read:
+        for case in file.cases:
+            yield case
+            for k in range(near):
+                yield near_case(case, k, seed)
+
+
+def _pass(
+    subjects: Sequence[Subject],
+    todo: Sequence[Case | Asked],
+    checks: Sequence[str],
+    seed: int,
+    jobs: int,
+    shrink_seconds: float,
+    progress: Callable[[int, int, int], None] | None,
+    first: int = 0,
+) -> Report:
+    """These cases, in worker processes or in this one."""
+    if jobs:
+        return run_in_workers(
+            subjects, todo, checks, seed, jobs=jobs, shrink_seconds=shrink_seconds, progress=progress, first=first
+        )
+    return run_here(subjects, todo, checks, seed, shrink_seconds=shrink_seconds, progress=progress, first=first)
+
+
+def _steer(
+    subjects: Sequence[Subject],
+    report: Report,
+    checks: Sequence[str],
+    seed: int,
+    jobs: int,
+    shrink_seconds: float,
+    progress: Callable[[int, int, int], None] | None,
+    seconds: float,
+) -> None:
+    """Cases for the decisions that too few took, added to the report."""
+    asked = [
+        found
+        for subject, part in zip(subjects, report.subjects, strict=True)
+        if subject.plans and part.absent is None
+        for found in steered(subject, part.tally.decisions, [d.name for d in declared(subject.name)], seed, seconds=seconds)
+    ]
+    if asked:
+        report.merge(_pass(subjects, asked, checks, seed, jobs, shrink_seconds, progress, first=report.cases))
+        report.steered = len(asked)
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from math import isqrt, prod
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from preimage.audit.case import Case
@@ -26,7 +27,9 @@ PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 EPSILON = {name: 2.0**-bits for name, bits in PRECISION.items()}
 _LARGEST = 100
 
-LAYOUTS = ("contiguous", "channels_last", "strided", "reversed", "fortran", "offset", "inner")
+LAYOUTS = ("contiguous", "channels_last", "strided", "reversed", "fortran", "offset", "inner", "idle")
+#: What stands in for the strides of axes of one position, which say nothing (layout "idle"): the first axis gets the first.
+IDLE_STRIDES = (-8, 10**9, 0, 4, 10**6, -(10**9), 64)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -133,6 +136,12 @@ def lay_out(a: Array, layout: str) -> Array:
     if layout == "reversed":
         cut = (slice(None, None, -1),) * a.ndim
         return np.ascontiguousarray(a[cut])[cut]
+    if layout == "idle":
+        a = np.ascontiguousarray(a)
+        strides = [
+            IDLE_STRIDES[k % len(IDLE_STRIDES)] if n == 1 else s for k, (n, s) in enumerate(zip(a.shape, a.strides, strict=True))
+        ]
+        return as_strided(a, a.shape, strides)
     if layout == "offset":
         flat = np.full(a.size + 1, filler, a.dtype)
         flat[1:] = a.reshape(-1)

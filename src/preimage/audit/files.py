@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from preimage.audit.case import Case
-from preimage.audit.generate import Invalid
+from preimage.audit.invalid import Invalid
 from preimage.errors import FileFormatError
 
 __all__ = ["CaseFile", "expected_invalid", "read_cases"]

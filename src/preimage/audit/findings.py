@@ -89,6 +89,11 @@ class Tally:
     inexact: dict[str, list[float]] = field(default_factory=dict)
     #: Where a subject lets padding take part (0 * inf = NaN) and where it leaves it out: "takes part" / "left out" -> count.
     conventions: Counter[str] = field(default_factory=Counter)
+    #: Cases of which some result was asked for, and those of which none could be: the reason the subject gave -> count.
+    cases: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    #: Decisions of the subject's planner -> how many cases took each (see `coverage`).
+    decisions: Counter[str] = field(default_factory=Counter)
 
     def add_bits(self, promise: str, elements: int, differing: int) -> None:
         row = self.bits.setdefault(promise, [0, 0, 0, 0])
@@ -115,6 +120,9 @@ class Tally:
         self.failed.update(other.failed)
         self.refused.update(other.refused)
         self.conventions.update(other.conventions)
+        self.cases += other.cases
+        self.skipped.update(other.skipped)
+        self.decisions.update(other.decisions)
         for key, row in other.rounding.items():
             mine = self.rounding.setdefault(key, [0] * len(row))
             mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
@@ -126,6 +134,18 @@ class Tally:
         for key, (count, top) in other.inexact.items():
             have = self.inexact.setdefault(key, [0.0, 0.0])
             have[:] = [have[0] + count, max(have[1], top)]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Tally:
+        """The tally that `Report.to_json` wrote."""
+        made = cls(cases=int(data["cases"]))
+        for name in ("runs", "failed", "refused", "conventions", "skipped", "decisions"):
+            getattr(made, name).update({str(k): int(v) for k, v in data[name].items()})
+        made.rounding = {k: [int(n) for n in row] for k, row in data["rounding"].items()}
+        made.worst = {k: (float(units), str(where)) for k, (units, where) in data["worst"].items()}
+        made.bits = {k: [int(n) for n in row] for k, row in data["bits"].items()}
+        made.inexact = {k: [float(n) for n in row] for k, row in data["inexact"].items()}
+        return made
 
 
 @dataclass
@@ -141,6 +161,18 @@ class SubjectReport:
     @property
     def ok(self) -> bool:
         return not self.findings
+
+    def merge(self, other: SubjectReport) -> None:
+        """Add what another part of the same audit found."""
+        self.tally.merge(other.tally)
+        for finding in other.findings:
+            self.add(finding)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SubjectReport:
+        """The part of a report that `Report.to_json` wrote."""
+        findings = [Finding(**{**f, "wrong_shape": tuple(f["wrong_shape"])}) for f in data["findings"]]
+        return cls(data["name"], data["absent"], tuple(data["promises"]), Tally.from_json(data["tally"]), findings)
 
     def add(self, finding: Finding) -> Finding | None:
         """Count a finding; returns it if it is the first of its kind, None if it only raised a count."""
@@ -167,6 +199,20 @@ class Report:
     left_out: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    #: What each subject's planner can decide, in the order of declaration: subject -> decision -> what it means.
+    declared: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: Of small worlds: setting -> geometries.
+    worlds: dict[str, int] = field(default_factory=dict)
+    #: Cases that were drawn for decisions which too few of the others took.
+    steered: int = 0
+
+    def merge(self, other: Report) -> None:
+        """Add another part of the same audit, of the same subjects."""
+        for mine, more in zip(self.subjects, other.subjects, strict=True):
+            mine.merge(more)
+        self.cases += other.cases
+        self.seconds += other.seconds
+        self.interrupted |= other.interrupted
 
     @property
     def ok(self) -> bool:

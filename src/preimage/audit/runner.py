@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from preimage.audit.case import Case
+from preimage.audit.case import RESULTS, Case
 from preimage.audit.checks import make as make_check
 from preimage.audit.checks.base import Check, Operands
+from preimage.audit.coverage import decisions_of
 from preimage.audit.files import expected_invalid
 from preimage.audit.findings import Failure, Finding, Report, SubjectReport, Tally, Trial
 from preimage.audit.reproduce import reproducer
 from preimage.audit.shrink import Shrunk, shrink
+from preimage.audit.steer import Asked
 from preimage.audit.subjects.base import Subject
 
 __all__ = ["Forked", "audit_case", "death", "fresh_reports", "record", "refuse_expected", "run_here", "seed_of", "trials_of"]
@@ -92,8 +94,15 @@ def seed_of(seed: int, index: int) -> int:
     return seed * 1_000_003 + index
 
 
-def trials_of(check: Check, subject: Subject, case: Case, seed: int) -> list[Trial]:
-    return list(check.trials(subject, case, np.random.default_rng((seed_of(seed, 0), _number(check.name), case.macs))))
+def trials_of(check: Check, subject: Subject, case: Case | Asked, seed: int) -> list[Trial]:
+    """What a check asks of a subject for a case; for one that was drawn for a decision, the trial that takes it first."""
+    plain = case.case if isinstance(case, Asked) else case
+    if isinstance(case, Asked) and case.alone:
+        return [case.trial] if (case.subject, case.trial.check) == (subject.name, check.name) else []
+    trials = list(check.trials(subject, plain, np.random.default_rng((seed_of(seed, 0), _number(check.name), plain.macs))))
+    if isinstance(case, Asked) and (case.subject, case.trial.check) == (subject.name, check.name):
+        trials.insert(0, case.trial)
+    return trials
 
 
 def _number(text: str) -> int:
@@ -101,7 +110,7 @@ def _number(text: str) -> int:
 
 
 def audit_case(
-    case: Case,
+    given: Case | Asked,
     index: int,
     subjects: Sequence[Subject],
     reports: dict[str, SubjectReport],
@@ -116,21 +125,35 @@ def audit_case(
     in `known` are not shrunk again.
     """
     known = set() if known is None else known
+    case = given.case if isinstance(given, Asked) else given
     drawn: dict[Any, Operands] = {}
     data_seed = seed_of(seed, index)
     for s, subject in enumerate(subjects):
         report = reports[subject.name]
-        for c, check in enumerate(checks):
-            for t, trial in enumerate(trials_of(check, subject, case, data_seed)):
-                if not note(s, c, t):
-                    continue
-                key = (check.name, check.data_key(trial))
-                if key not in drawn:
-                    drawn[key] = check.draw(case, trial, data_seed)
-                failure = check.attempt(subject, trial, drawn[key], report.tally)
-                if failure is not None:
-                    report.tally.failed[check.name] += 1
-                    record(report, check, subject, trial, case, data_seed, failure, shrink_seconds, known)
+        with decisions_of(subject, report.tally):
+            for c, check in enumerate(checks):
+                for t, trial in enumerate(trials_of(check, subject, given, data_seed)):
+                    if not note(s, c, t):
+                        continue
+                    key = (check.name, check.data_key(trial))
+                    if key not in drawn:
+                        drawn[key] = check.draw(case, trial, data_seed)
+                    failure = check.attempt(subject, trial, drawn[key], report.tally)
+                    if failure is not None:
+                        report.tally.failed[check.name] += 1
+                        record(report, check, subject, trial, case, data_seed, failure, shrink_seconds, known)
+        report.tally.cases += 1
+        if why := _skips(subject, case):
+            report.tally.skipped[why] += 1
+
+
+def _skips(subject: Subject, case: Case) -> str | None:
+    """Why a subject takes none of the three contractions of a case; None where it takes one."""
+    reasons = [subject.refuses(case, result, subject.dtypes[0]) for result in RESULTS[:3]]
+    if None in reasons:
+        return None
+    of_case = (why for why in reasons if why and not why.startswith("has no "))
+    return next(of_case, reasons[0])
 
 
 def record(
@@ -191,14 +214,15 @@ def fresh_reports(subjects: Sequence[Subject]) -> dict[str, SubjectReport]:
 
 def run_here(
     subjects: Sequence[Subject],
-    cases: Sequence[Case],
+    cases: Sequence[Case | Asked],
     checks: Sequence[str],
     seed: int = 0,
     *,
     progress: Progress | None = None,
     shrink_seconds: float = 5.0,
+    first: int = 0,
 ) -> Report:
-    """The audit in this process; checks that may kill it run each attempt in a forked child."""
+    """The audit in this process; checks that may kill it run each attempt in a forked child. first: number of the first case."""
     start = time.monotonic()
     reports = fresh_reports(subjects)
     present = [s for s in subjects if reports[s.name].absent is None]
@@ -207,7 +231,7 @@ def run_here(
     known: set[tuple[str, ...]] = set()
     try:
         for i, case in enumerate(cases):
-            audit_case(case, i, present, reports, made, seed, shrink_seconds=shrink_seconds, known=known)
+            audit_case(case, first + i, present, reports, made, seed, shrink_seconds=shrink_seconds, known=known)
             if progress is not None:
                 progress(i + 1, len(cases), sum(len(r.findings) for r in reports.values()))
     except KeyboardInterrupt:

@@ -3,76 +3,167 @@
 from __future__ import annotations
 
 import json
+import signal
+from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from preimage.cli.output import check_outputs
+from preimage.errors import OptionError
+from preimage.host import write_file
+
+if TYPE_CHECKING:
+    from preimage.audit import Report
+
 __all__ = ["audit"]
+
+_WHAT, _HOW, _OUT = "What is checked", "How it runs", "What it writes"
 
 
 def audit(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(help="Engines, adapters (--list names them) or module:attribute of your own. Default: our engines."),
+        typer.Argument(
+            help="Engines, adapters (--list names them) or module:attribute of your own (the current folder is looked in). "
+            "Default: our engines."
+        ),
     ] = None,
-    geometries: Annotated[int, typer.Option("--geometries", "-n", min=0, help="How many random geometries.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the geometries and of the data.")] = 0,
+    geometries: Annotated[
+        int, typer.Option("--geometries", "-n", min=0, help="How many random geometries.", rich_help_panel=_WHAT)
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the geometries and of the data.", rich_help_panel=_WHAT)] = 0,
     cases: Annotated[
-        list[Path] | None, typer.Option("--cases", help="A JSON file of geometries to check first; may be given again.")
+        list[Path] | None,
+        typer.Option("--cases", help="A JSON file of geometries to check first; may be given again.", rich_help_panel=_WHAT),
     ] = None,
-    checks: Annotated[str, typer.Option(help="Comma-separated: a part of the checks. Default: all.")] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Our engines and every adapter whose library is installed.")] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=0, help="Processes; default one per CPU.")] = None,
+    near: Annotated[
+        int, typer.Option(min=0, help="For each geometry of the files, so many with a number changed.", rich_help_panel=_WHAT)
+    ] = 0,
+    checks: Annotated[str, typer.Option(help="Comma-separated: a part of the checks. Default: all.", rich_help_panel=_WHAT)] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Our engines and every adapter whose library is installed.", rich_help_panel=_WHAT)
+    ] = False,
+    exhaustive: Annotated[
+        bool,
+        typer.Option(
+            "--exhaustive", help="Every geometry of one axis up to some sizes, instead of random ones.", rich_help_panel=_WHAT
+        ),
+    ] = False,
     most_macs: Annotated[
-        float, typer.Option("--most-macs", help="Multiply-adds above which a case of a file loses images or is left out.")
+        float,
+        typer.Option(
+            "--most-macs", help="Multiply-adds above which a case of a file loses images or is left out.", rich_help_panel=_WHAT
+        ),
     ] = 4e9,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=0, help="Processes; default one per CPU.", rich_help_panel=_HOW)
+    ] = None,
     shrink_seconds: Annotated[
-        float, typer.Option("--shrink", min=0, help="Seconds to bring a failure down to the smallest.")
+        float, typer.Option("--shrink", min=0, help="Seconds to bring a failure down to the smallest.", rich_help_panel=_HOW)
     ] = 5.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML page with pictures.")] = None,
-    listing: Annotated[bool, typer.Option("--list", help="Name the subjects and checks, and end.")] = False,
+    steer_seconds: Annotated[
+        float,
+        typer.Option("--steer", min=0, help="Seconds to search for cases of rare decisions; 0: none.", rich_help_panel=_HOW),
+    ] = 30.0,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="A long run: keep it in this file, and go on from it where it is there.", rich_help_panel=_HOW),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Print how far the run of --state is, and end.", rich_help_panel=_HOW)
+    ] = False,
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage", help="Print how many cases took each decision of the planners.", rich_help_panel=_OUT),
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.", rich_help_panel=_OUT)] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write the report as one HTML page with pictures.", rich_help_panel=_OUT)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.", rich_help_panel=_OUT)] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Name the subjects and checks, and end.", rich_help_panel=_OUT)] = False,
 ) -> None:
     """Check convolutions against an integer oracle; exit status 1 if a subject fails."""
-    from rich.console import Console
-
     from preimage import audit as audits
-    from preimage.errors import PreimageError
-    from preimage.report.audit import html_page, print_report, progress_bar
+    from preimage.report.audit import console_for, print_report, print_status
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    try:
-        if listing:
-            for name in audits.subject_names():
-                console.print(f"{name:28}{audits.make_subject(name).unavailable() or 'available'}", highlight=False, markup=False)
-            console.print(f"checks: {', '.join(audits.check_names())}", highlight=False)
-            return
-        chosen = tuple(subjects or (audits.subject_names() if everything else audits.default_subjects()))
+    console = console_for()
+    if listing:
+        _list(console)
+        return
+    for name, value in (("--most-macs", most_macs), ("--shrink", shrink_seconds), ("--steer", steer_seconds)):
+        if not (isfinite(value) and value >= 0):
+            raise OptionError(f"{name} is {value}; wanted a number from 0 on")
+    if status:
+        if state is None:
+            raise OptionError("--status is about a long run: name its file with --state")
+        print_status(audits.State.read(state), console)
+        return
+    check_outputs(json_file, html_file, overwrite=overwrite)
+    chosen = tuple(subjects or (audits.subject_names() if everything else audits.default_subjects()))
+    if exhaustive:
+        if state is not None or cases:
+            raise OptionError("--exhaustive goes through a world of its own: it takes neither --cases nor --state")
+        report = _exhaustive(chosen, jobs, shrink_seconds, console)
+    else:
         wanted = tuple(c.strip() for c in checks.split(",") if c.strip()) or None
-        with progress_bar(console) as progress:
-            report = audits.run(
-                chosen,
-                geometries=geometries,
-                seed=seed,
-                files=cases or (),
-                checks=wanted,
-                jobs=jobs,
-                most_macs=int(most_macs),
-                shrink_seconds=shrink_seconds,
-                progress=progress,
-            )
-    except PreimageError as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(2) from error
-    print_report(report, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.to_json(), indent=1))
-    if html_file is not None:
-        html_file.write_text(html_page(report))
+        given: dict[str, Any] = {
+            "geometries": geometries, "seed": seed, "files": cases or (), "near": near, "checks": wanted, "jobs": jobs,
+            "most_macs": int(most_macs), "shrink_seconds": shrink_seconds, "steer_seconds": steer_seconds, "state": state,
+        }  # fmt: skip
+        report = _run(chosen, given, console)
+    print_report(report, console, coverage=coverage)
+    _write(report, json_file, html_file, overwrite)
     if report.interrupted:
         raise typer.Exit(130)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _list(console: Any) -> None:
+    from preimage import audit as audits
+
+    for name in audits.subject_names():
+        console.print(f"{name:28}{audits.make_subject(name).unavailable() or 'available'}", highlight=False, markup=False)
+    console.print(f"checks: {', '.join(audits.check_names())}", highlight=False)
+
+
+def _run(subjects: tuple[str, ...], given: dict[str, Any], console: Any) -> Report:
+    """Random geometries and those of files. A long run that is told to end writes its file first."""
+    from preimage import audit as audits
+    from preimage.report.audit import progress_bar, progress_lines
+
+    show = progress_bar if console.is_terminal or given["state"] is None else progress_lines
+    before = signal.getsignal(signal.SIGTERM)
+    if given["state"] is not None:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with show(console) as progress:
+            return audits.run(subjects, progress=progress, **given)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _exhaustive(subjects: tuple[str, ...], jobs: int | None, shrink_seconds: float, console: Any) -> Report:
+    from preimage.audit.exhaustive import exhaust
+    from preimage.audit.workers import pick_jobs
+    from preimage.report.audit import progress_bar
+
+    with progress_bar(console, "sizes and kernels") as progress:
+        return exhaust(subjects, jobs=pick_jobs(jobs), shrink_seconds=shrink_seconds, progress=progress)
+
+
+def _write(report: Report, json_file: Path | None, html_file: Path | None, overwrite: bool) -> None:
+    from preimage.report.audit_page import html_page
+
+    if json_file is not None:
+        write_file(json_file, json.dumps(report.to_json(), indent=1), overwrite=overwrite)
+    if html_file is not None:
+        write_file(html_file, html_page(report), overwrite=overwrite)

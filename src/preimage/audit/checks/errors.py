@@ -10,7 +10,7 @@ import numpy as np
 from preimage.audit.case import Case
 from preimage.audit.checks.base import Check, Operands
 from preimage.audit.findings import Failure, Tally, Trial
-from preimage.audit.generate import Invalid, invalid_at
+from preimage.audit.invalid import Invalid, invalid_at
 from preimage.audit.subjects.base import Refused, Subject
 
 __all__ = ["Errors"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from preimage.audit.case import RESULTS, Case
 from preimage.audit.checks.base import Check, Operands, call, compare, gamma
+from preimage.audit.coverage import contexts
 from preimage.audit.data import EPSILON, LAYOUTS, PRECISION, amplitude, dtype_of, integers
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array, fingerprint, fold
@@ -19,29 +20,53 @@ __all__ = ["Exact"]
 
 #: Multiply-adds above which results are compared by fingerprint, at a cost that does not grow with channels.
 FINGERPRINT_MACS = 20_000_000
+#: How often one contraction is computed as larger work is too (`Subject.variants("schedules")`), which compiles kernels.
+AS_LARGE = 0.08
+AS_LARGE_IN_LONG_RUNS = 0.03
 
 
 class Exact(Check):
-    """All four results, with and without bias, in every dtype of the subject, in memory layouts drawn at random."""
+    """All four results, with and without bias, in every dtype of the subject, in memory layouts drawn at random.
+
+    brief: for long runs. One dtype a case, in float32 every other time; kernels that small cases of any sizes share, but for a few
+    cases whose kernels are those of large work.
+    """
 
     name = "exact"
+
+    def __init__(self, *, brief: bool = False) -> None:
+        self.brief = brief
 
     def trials(self, subject: Subject, case: Case, rng: np.random.Generator) -> Iterable[Trial]:
         others = [d for d in subject.dtypes if d != "float32"]
         dtypes = [d for d in ("float32",) if d in subject.dtypes]
         if others:
             dtypes.append(others[rng.integers(len(others))])
+        if self.brief:
+            dtypes = [dtypes[rng.integers(len(dtypes))]]
+        few = ("few kernels:0",) if self.brief and subject.variants("few kernels") else ()
+        large = ("schedules:0",) if subject.variants("schedules") else ()
+        under = large if self.brief and rng.random() < AS_LARGE_IN_LONG_RUNS else few
         for dtype in dtypes:
             bits = PRECISION[dtype]
             if subject.rounds_once and dtype in ("float16", "bfloat16") and rng.random() < 0.5:
                 bits = 15 if dtype == "float16" else 24  # sums that the result's dtype rounds, once
             for result in RESULTS:
-                layout = LAYOUTS[rng.integers(len(LAYOUTS))] if subject.any_strides and rng.random() < 0.5 else "contiguous"
-                bias = result in ("conv", "conv_transpose") and bool(rng.random() < 0.5)
-                yield Trial(self.name, result, dtype, layout, bias, (bits,))
+                yield self._trial(subject, result, dtype, bits, under, rng)
+        if not self.brief and large and rng.random() < AS_LARGE:
+            threads = ("threads:1",) if subject.variants("threads") and rng.random() < 0.3 else ()
+            result = RESULTS[rng.integers(3)]
+            yield self._trial(subject, result, dtypes[0], PRECISION[dtypes[0]], large + threads, rng)
+
+    def _trial(
+        self, subject: Subject, result: str, dtype: str, bits: int, under: tuple[str, ...], rng: np.random.Generator
+    ) -> Trial:  # fmt: skip
+        layout = LAYOUTS[rng.integers(len(LAYOUTS))] if subject.any_strides and rng.random() < 0.5 else "contiguous"
+        bias = result in ("conv", "conv_transpose") and bool(rng.random() < 0.5)
+        return Trial(self.name, result, dtype, layout, bias, (bits, under))
 
     def data_key(self, trial: Trial) -> Any:
-        return trial.extra
+        return trial.extra[0]
 
     def draw(self, case: Case, trial: Trial, seed: int) -> Operands:
         rng = np.random.default_rng((seed, 0xE8AC7))
@@ -52,7 +77,8 @@ class Exact(Check):
         return Operands(case, x, w, y, small, large)
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
-        got = call(subject, trial, ops, tally)
+        with contexts(subject, trial.extra[1] if len(trial.extra) > 1 else ()):
+            got = call(subject, trial, ops, tally)
         if got is None or isinstance(got, Failure):
             return got
         tally.runs[self.name] += 1

@@ -8,17 +8,19 @@ bias      adds one number per channel and nothing else
 gradients y and the gradients in x, w, b by automatic differentiation are the three contractions and the sum
 double    gradients of gradients, from the trilinear form
 epilogue  bias, then residual, then activation
+prepared  the same with weights packed beforehand, and as a call that was bound beforehand
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.checks.base import Check, Operands, call, compare
+from preimage.audit.checks.base import Check, Operands, call, compare, few_images
 from preimage.audit.data import EPSILON, PRECISION, amplitude, dtype_of, integers
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array, contract
@@ -28,6 +30,7 @@ __all__ = ["Identities"]
 
 _PLAIN = ("dot", "linear", "shift", "batch", "groups", "bias")
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
+_LARGEST = 1 << 20  # elements that a move by the stride may add
 
 
 class _Stop(Exception):  # noqa: N818 - carries a failure (or a refusal) out of an identity
@@ -55,13 +58,17 @@ class Identities(Check):
             result = _CONTRACTIONS[rng.integers(2)]
             kind = ("relu", "leaky_relu", "clip", None)[rng.integers(4)]
             yield Trial(self.name, result, dtype, extra=("epilogue", kind, bool(rng.random() < 0.6), bool(rng.random() < 0.6)))
+        if subject.takes_prepared and rng.random() < 0.3:
+            dtype = subject.dtypes[rng.integers(len(subject.dtypes))]
+            how = ("packed", "bound", "bound, with a chain")[rng.integers(3)]
+            yield Trial(self.name, _CONTRACTIONS[rng.integers(2)], dtype, extra=("prepared", how, bool(rng.random() < 0.4)))
 
     def data_key(self, trial: Trial) -> Any:
-        return trial.extra[0] == "epilogue" and trial.dtype
+        return trial.extra[0] in ("epilogue", "prepared") and trial.dtype
 
     def draw(self, case: Case, trial: Trial, seed: int) -> Operands:
         rng = np.random.default_rng((seed, 0x1DE1))
-        epilogue = trial.extra[0] == "epilogue"
+        epilogue = trial.extra[0] in ("epilogue", "prepared")
         bits = PRECISION[trial.dtype] - (3 if epilogue else 4)  # room for factors of 2 and 3, a residual, a slope of 1/4
         bits = bits if epilogue or trial.dtype != "float32" else 20
         x, w, y = integers(case, rng, bits)
@@ -108,6 +115,8 @@ class Identities(Check):
         if not case.ndim or not all(case.x_shape) or subject.refuses(case, "conv", trial.dtype):
             raise Refused("no axis to move along")
         axis = case.ndim - 1
+        if prod(case.x_shape[:-1]) * case.stride[axis] > _LARGEST:
+            raise Refused("a stride too long to move along")
         grown = list(case.input_size)
         grown[axis] += case.stride[axis]
         more = list(case.output_size)
@@ -123,12 +132,13 @@ class Identities(Check):
 
     def _batch(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         whole, parts = _run(subject, trial, ops, tally), []
-        for n in range(ops.case.batch):
+        images = range(ops.case.batch) if trial.result == "conv_weight_grad" else few_images(ops.case.batch)
+        for n in images:
             one = _with(ops, case=ops.case.with_(batch=1), x=ops.x[n : n + 1], y=ops.y[n : n + 1])
             parts.append(_run(subject, trial, one, tally))
         if trial.result == "conv_weight_grad":
             return compare(whole, sum(parts, np.zeros_like(whole)), "images summed")
-        return compare(whole, np.concatenate([whole[:0], *parts]), "images alone")
+        return compare(whole[list(images)], np.concatenate([whole[:0], *parts]), "images alone")
 
     def _groups(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         case = ops.case
@@ -208,6 +218,22 @@ class Identities(Check):
         arrays = ops.arrays(result, trial.dtype, "contiguous")
         got = _guarded(lambda: subject.run_epilogue(case, result, *arrays, **given))
         return compare(np.asarray(got), want.astype(dtype), f"{result} with {', '.join(given)}")
+
+    def _prepared(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
+        case, result, dtype = ops.case, trial.result, dtype_of(trial.dtype)
+        _, how, with_residual = trial.extra
+        if subject.refuses(case, result, trial.dtype):
+            raise Refused("refused")
+        want = ops.truth[result].astype(np.float64) + ops.bias(result).reshape(-1, *[1] * case.ndim)
+        given: dict[str, Any] = {"bias": ops.bias_array(result, trial.dtype)}
+        if with_residual:
+            given["residual"] = np.random.default_rng(want.size).integers(-1, 2, want.shape).astype(dtype)
+            want = want + given["residual"].astype(np.float64)
+        if how == "bound, with a chain":
+            want = 2 * want
+        a, w = ops.arrays(result, trial.dtype, "contiguous")
+        got = _guarded(lambda: subject.run_prepared(case, result, a, w, how, **given))
+        return compare(np.asarray(got), want.astype(dtype), f"{result}, weights {how}")
 
 
 def _with(ops: Operands, **changes: Any) -> Operands:

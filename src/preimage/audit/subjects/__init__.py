@@ -1,10 +1,13 @@
 """The subjects by name. A subject is one file and one row here; foreign libraries are imported when their subject is made.
 
-A name may also be "module:attribute": an object with the three contractions, or a class or function that gives one.
+A name may also be "module:attribute", of a module that is installed or lies in the current folder: an object with the three
+contractions, or a class or function that gives one.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -54,10 +57,13 @@ def make(what: Any) -> Subject:
     module, colon, attribute = what.partition(":")
     if not colon:
         raise OptionError(f"no subject is called {what!r}; there are {', '.join(names())}, and module:attribute for your own")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # behind what is installed: a file of a library's name must not take its place
     try:
         target = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"{what!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the module raises
+        raise OptionError(f"{what!r} cannot be imported (installed modules and {here} were looked at): {error}") from error
     if isinstance(target, type) or not _contractions(target):
         target = target()
     return _around(target, what)

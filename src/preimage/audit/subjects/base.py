@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.audit.case import Case
-from preimage.audit.generate import Invalid
+from preimage.audit.invalid import Invalid
 
 __all__ = ["Array", "Refused", "Subject", "Variant", "literal"]
 
@@ -47,6 +47,9 @@ class Subject:
     errors: tuple[type[BaseException], ...] = (Exception,)
     takes_invalid = False
     takes_epilogue = False
+    takes_prepared = False
+    #: Whether it declares and takes decisions.
+    plans = False
 
     @property
     def spec(self) -> str | None:
@@ -70,9 +73,16 @@ class Subject:
         """A contraction with its bias, residual and activation (where `takes_epilogue`)."""
         raise NotImplementedError
 
+    def run_prepared(self, case: Case, result: str, a: Array, w: Array, how: str, **epilogue: Any) -> Array:
+        """The same with weights packed beforehand (where `takes_prepared`). how: "packed"; "bound", where the call too is made
+        beforehand; "bound, with a chain": and its result is doubled by a step after the epilogue.
+        """
+        raise NotImplementedError
+
     def variants(self, promise: str) -> list[Variant]:
         """Settings to run under that must give the same bits if the subject promises `promise`: "threads", "tiling",
-        "cpu"; "schedules" are settings that come under "tiling" and cost much to try.
+        "cpu". Two more come under "tiling": "schedules" are settings that cost much to try, and "few kernels" is the one under
+        which cases of any sizes cost least.
         """
         del promise
         return []
@@ -91,6 +101,16 @@ class Subject:
     def call_invalid(self, call: Invalid) -> Any:
         """Make the call; an error of `errors` is what is wanted."""
         raise NotImplementedError
+
+    def planned(self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool) -> frozenset[str]:
+        """The decisions (`preimage.engines.decisions`) that the plan of a call takes, where `plans`; nothing runs."""
+        del case, result, dtype, channels_last
+        return frozenset()
+
+    def script_under(self, under: tuple[str, ...], script: str) -> str:
+        """The same lines under settings, each "promise:number" of `variants`."""
+        names = (self.variants(p)[int(k)][0] for p, _, k in (text.partition(":") for text in under))
+        return f"{script}\n# computed under: {', '.join(names)}"
 
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         """A few lines of Python that compute `got` with the failing library alone; operands are expressions by name."""

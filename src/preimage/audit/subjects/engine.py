@@ -18,13 +18,17 @@ import numpy as np
 
 from preimage.audit.case import Case
 from preimage.audit.data import dtype_of
-from preimage.audit.generate import Invalid
+from preimage.audit.invalid import Invalid
 from preimage.audit.subjects.base import Array, Refused, Subject, Variant
-from preimage.engines import get
+from preimage.engines import decisions, get
 from preimage.engines.buffers import trim
 from preimage.errors import PreimageError
 
 __all__ = ["EngineSubject", "ObjectSubject"]
+
+#: Up to so many multiply-adds a case is computed by kernels whose sizes are arguments, where as few as may be shall be compiled.
+FEW_KERNELS_MACS = 1 << 24
+_LITTLE_MACS = {"schedules": 0, "few kernels": FEW_KERNELS_MACS}
 
 
 class ObjectSubject(Subject):
@@ -158,6 +162,25 @@ class EngineSubject(Subject):
         given = Epilogue(**epilogue) if epilogue else None
         return getattr(self.engine, result)(case.geometry(), *operands, given)  # type: ignore[no-any-return]
 
+    @property
+    def takes_prepared(self) -> bool:  # type: ignore[override]
+        """Whether the engine takes weights that are packed beforehand."""
+        return self.engine.takes_prepared
+
+    def run_prepared(self, case: Case, result: str, a: Array, w: Array, how: str, **epilogue: Any) -> Array:
+        from preimage.engines.base import Epilogue
+        from preimage.engines.prepared import PreparedWeight
+
+        packed, given = PreparedWeight(w), Epilogue(**epilogue)
+        if how == "packed":
+            return getattr(self.engine, result)(case.geometry(), a, packed, given)  # type: ignore[no-any-return]
+        chain = ((("mul", (0, 1)),), (2.0,)) if how == "bound, with a chain" else None
+        call = self.engine.bind(case.geometry(), result, a, packed, given, chain)  # type: ignore[attr-defined]
+        if call is None:
+            raise Refused("a call that cannot be bound")
+        residual = epilogue.get("residual")
+        return np.asarray(call(a) if residual is None else call(a, residual))
+
     def variants(self, promise: str) -> list[Variant]:
         from preimage.settings import config
 
@@ -168,6 +191,10 @@ class EngineSubject(Subject):
             own = [(f"workspace_bytes={n}", lambda n=n: config(workspace_bytes=n)) for n in (0, 1 << 14)]  # type: ignore[misc]
         if promise == "cpu" and self.name == "jit":
             own = _targets()
+        if promise == "few kernels" and self.name == "jit":
+            from preimage.engines.jit.request import little_work
+
+            own = [("schedules of little work", lambda: little_work(FEW_KERNELS_MACS))]
         more = getattr(self.engine, "audit_variants", None)  # an engine may offer schedules of its own to be compared
         return own + (list(more(promise)) if more is not None else [])
 
@@ -216,6 +243,33 @@ class EngineSubject(Subject):
         function = pre.conv if call.op == "conv" else pre.conv_transpose
         with pre.config(engine=self.name):
             return function(x, w, b, **call.arguments)
+
+    @property
+    def plans(self) -> bool:  # type: ignore[override]
+        """Whether the engine declares decisions."""
+        return bool(decisions.declared(self.name))
+
+    def planned(self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool) -> frozenset[str]:
+        if self.name != "jit":
+            return frozenset()
+        from preimage.engines.jit.planning import planned_decisions
+
+        return planned_decisions(self.engine, case.geometry(), result, dtype, channels_last)  # type: ignore[arg-type]
+
+    def script_under(self, under: tuple[str, ...], script: str) -> str:
+        if "    got =" not in script:
+            return super().script_under(under, script)
+        head = f"with pre.config(engine={self.name!r}"
+        for text in under:
+            promise, _, number = text.partition(":")
+            if promise == "threads":
+                script = script.replace(head, f"{head}, threads={int(number) + 1}")
+            elif promise in _LITTLE_MACS:
+                script = script.replace("):\n    got", f"), little_work({_LITTLE_MACS[promise]}):\n    got")
+                script = f"from preimage.engines.jit.request import little_work\n{script}"
+            else:
+                script = super().script_under((text,), script)
+        return script
 
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         lines = ["import numpy as np", "import preimage as pre"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.generate import Invalid
+from preimage.audit.invalid import Invalid
 from preimage.audit.subjects.base import Array, Refused, Subject
 
 __all__ = ["TorchSubject"]

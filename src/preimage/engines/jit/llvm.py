@@ -60,6 +60,7 @@ __all__ = [
     "load_object",
     "loaded_count",
     "named_target",
+    "nothing_compiled",
     "object_code",
     "together",
     "unavailable",
@@ -124,6 +125,8 @@ def compile_cached(
 
     A hit makes no text, which is most of the cost of a first call with a full disk cache.
     """
+    if _asked.nothing:
+        return LoadedKernel(0, None, 0)
     target = target or current_target()
     return _find(_spec_key(spec, target, level), target, make_text, ("kernel",), level)["kernel"]
 
@@ -152,6 +155,7 @@ class _Asked(threading.local):
     """What is missing, by key, while this thread is inside `together`."""
 
     missing: dict[str, _Missing] | None = None
+    nothing = False
 
 
 _asked = _Asked()
@@ -159,11 +163,12 @@ _asked = _Asked()
 
 @contextmanager
 def _collected(missing: dict[str, _Missing] | None) -> Iterator[None]:
-    outer, _asked.missing = _asked.missing, missing
+    outer = _asked.missing, _asked.nothing
+    _asked.missing, _asked.nothing = missing, False
     try:
         yield
     finally:
-        _asked.missing = outer
+        _asked.missing, _asked.nothing = outer
 
 
 def at_once() -> AbstractContextManager[None]:
@@ -173,6 +178,16 @@ def at_once() -> AbstractContextManager[None]:
     find its thread there, and must not be given the 0 that was meant for another call.
     """
     return _collected(None)
+
+
+@contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """In this thread every kernel is 0 inside the block, and neither made nor loaded: for plans that are looked at and dropped."""
+    before, _asked.nothing = _asked.nothing, True
+    try:
+        yield
+    finally:
+        _asked.nothing = before
 
 
 def together(make: Callable[[], T]) -> T:

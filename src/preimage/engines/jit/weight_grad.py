@@ -120,14 +120,19 @@ def _has_dark_positions(geometry: ConvGeometry) -> bool:
 
 def recipe_for_shapes(geometry: ConvGeometry, element: str, item: int, channels_last: bool, n_threads: int) -> Recipe:
     """The recipe for arrays that lie densely in C order or channels-last (for a Plan)."""
+    return weight_grad_recipe(request_for_shapes(geometry, element, item, channels_last, n_threads))
+
+
+def request_for_shapes(
+    geometry: ConvGeometry, element: str, item: int, channels_last: bool, n_threads: int
+) -> WeightGradRequest:  # fmt: skip
+    """What a call on such arrays asks for."""
     geometry = _spatial(geometry)
     if not geometry.is_depthwise:
         geometry = replace(geometry, batch=images_at_once(geometry))
     shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
     x, y, out = (dense_strides(shape, item, channels_last) for shape in shapes)
-    return weight_grad_recipe(
-        WeightGradRequest(geometry, element, x, y, out, n_threads, llvm.current_target(), is_little(geometry))
-    )
+    return WeightGradRequest(geometry, element, x, y, out, n_threads, llvm.current_target(), is_little(geometry))
 
 
 def dense_strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:

@@ -1,0 +1,98 @@
+"""Which decisions of a planner the cases took: counted as they run, and searched for by planning alone.
+
+An engine declares every branch that its plans can take (`preimage.engines.decisions`). A decision that hardly any case took is a
+part of the engine that the audit has hardly seen; so cases are drawn for it on purpose (`steer`), and one that no case reaches is
+reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+from preimage.audit.case import Case
+from preimage.audit.data import dtype_of
+from preimage.audit.findings import Tally
+from preimage.audit.subjects.base import Subject
+from preimage.engines import decisions
+
+__all__ = ["ENOUGH", "Way", "contexts", "decisions_of", "planned", "spread", "ways_of"]
+
+#: Cases that should take each decision.
+ENOUGH = 20
+
+
+@contextmanager
+def decisions_of(subject: Subject, tally: Tally) -> Iterator[None]:
+    """Count, as one case, the decisions that the subject takes inside the block."""
+    if not subject.plans:
+        yield
+        return
+    with decisions.recording() as counts:
+        yield
+    tally.decisions.update(name for name in counts if name.startswith(f"{subject.name}."))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a contraction of a case is asked for: what its plan depends on beside the geometry.
+
+    under: settings, each "promise:number" of `Subject.variants`.
+    """
+
+    result: str
+    dtype: str = "float32"
+    channels_last: bool = False
+    under: tuple[str, ...] = ()
+
+
+@contextmanager
+def contexts(subject: Subject, under: Sequence[str]) -> Iterator[None]:
+    """The settings of a way, inside the block."""
+    with ExitStack() as stack:
+        for text in under:
+            promise, _, number = text.partition(":")
+            made: Callable[[], AbstractContextManager[object]] = subject.variants(promise)[int(number)][1]
+            stack.enter_context(made())
+        yield
+
+
+def ways_of(subject: Subject) -> list[Way]:
+    """Every way in which a plan may be asked for, so ordered that neighbours differ in much."""
+    unders: list[tuple[str, ...]] = [()]
+    if subject.variants("schedules"):
+        unders.append(("schedules:0",))
+    threads = [f"threads:{k}" for k in range(len(subject.variants("threads")))][1:2]
+    targets = [f"cpu:{k}" for k in range(len(subject.variants("cpu")))]
+    unders += [(*under, t) for under in list(unders) for t in threads]
+    unders += [(*under, t) for under in list(unders) for t in targets]
+    results = ("conv", "conv_transpose", "conv_weight_grad")
+    ways = [
+        Way(result, dtype, last, under)
+        for under in unders
+        for dtype in subject.dtypes
+        for last in (False, True)
+        for result in results
+    ]
+    step = next(s for s in (29, 31, 37, 41) if len(ways) % s)  # prime to the number: all of them come
+    return [ways[k * step % len(ways)] for k in range(len(ways))]
+
+
+def planned(subject: Subject, case: Case, way: Way) -> frozenset[str]:
+    """The decisions that the subject's plan takes; none where it refuses the case or says nothing of its plans."""
+    with contexts(subject, way.under):
+        if subject.refuses(case, way.result, way.dtype) is not None:
+            return frozenset()
+        return subject.planned(case, way.result, dtype_of(way.dtype), way.channels_last)
+
+
+def spread(subject: Subject, cases: Sequence[Case], per_case: int = 3) -> Iterator[tuple[Case, Way, frozenset[str]]]:
+    """Every case planned in a few ways, which go round over the cases."""
+    ways = ways_of(subject)
+    at = 0
+    for case in cases:
+        for _ in range(per_case):
+            way = ways[at % len(ways)]
+            at += 1
+            yield case, way, planned(subject, case, way)

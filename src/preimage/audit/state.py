@@ -1,0 +1,169 @@
+"""The state of a long run: which cases are done, what was found, in a file that is never half written.
+
+A run that ends in any way, by Ctrl-C, kill or a power cut, goes on from its file: what is lost is what was done since the file was
+last written, a few seconds. Findings are kept in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preimage.audit.findings import Report, SubjectReport
+from preimage.errors import FileFormatError, OptionError
+from preimage.host import write_file
+
+__all__ = ["Done", "State", "code_digest"]
+
+_FORMAT = "preimage audit, long run, 1"
+
+
+class Done:
+    """A set of case numbers as ranges [first, last + 1), few as long as they are done nearly in order."""
+
+    def __init__(self, ranges: Sequence[tuple[int, int]] = ()) -> None:
+        self.ranges = [tuple(r) for r in ranges]
+
+    def add(self, i: int) -> None:
+        for k in range(len(self.ranges) - 1, -1, -1):  # the last ones grow
+            first, end = self.ranges[k]
+            if i == end:
+                self.ranges[k] = (first, i + 1)
+                if k + 1 < len(self.ranges) and self.ranges[k + 1][0] == i + 1:
+                    self.ranges[k : k + 2] = [(first, self.ranges[k + 1][1])]
+                return
+            if first <= i < end:
+                return
+            if end < i:
+                self.ranges.insert(k + 1, (i, i + 1))
+                if k + 2 < len(self.ranges) and self.ranges[k + 2][0] == i + 1:
+                    self.ranges[k + 1 : k + 3] = [(i, self.ranges[k + 2][1])]
+                return
+        if self.ranges and self.ranges[0][0] == i + 1:
+            self.ranges[0] = (i, self.ranges[0][1])
+        else:
+            self.ranges.insert(0, (i, i + 1))
+
+    def __len__(self) -> int:
+        return sum(end - first for first, end in self.ranges)
+
+    def missing(self, count: int) -> Iterator[range]:
+        """The ranges of 0..count - 1 that are not done, in order."""
+        at = 0
+        for first, end in self.ranges:
+            if at < min(first, count):
+                yield range(at, min(first, count))
+            at = max(at, end)
+        if at < count:
+            yield range(at, count)
+
+
+def code_digest() -> str:
+    """A short digest of the package's own source: which code a run was of."""
+    import preimage
+
+    root = Path(preimage.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class State:
+    """A long run: what it is of, what is done, the report so far, and the runs that it took.
+
+    what: subjects, checks and seed, which a run that goes on must share. runs: of each, the code's digest, geometries, seconds.
+    """
+
+    path: Path
+    what: dict[str, Any]
+    wanted: int
+    done: Done
+    report: Report
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    every_seconds: float = 5.0
+    _saved: float = field(default=0.0, repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path, what: dict[str, Any], wanted: int) -> State:
+        """The state in a file, or a new one where there is none.
+
+        Raises: OptionError where the file is of another run; FileFormatError where it holds none.
+        """
+        path = Path(path)
+        if not path.exists():
+            subjects = [SubjectReport(name) for name in what["subjects"]]
+            made = cls(path, what, wanted, Done(), Report(subjects, 0, what["seed"], tuple(what["checks"])))
+            made.save()  # what cannot be written is refused now, not after an hour
+            return made
+        found = cls.read(path)
+        for name, value in what.items():
+            if found.what[name] != value:
+                raise OptionError(
+                    f"{path} holds a run with {name} {found.what[name]!r}, this one has {value!r}; go on with the same, or name a new file"
+                )
+        found.wanted = wanted
+        return found
+
+    @classmethod
+    def read(cls, path: str | Path) -> State:
+        """The state in a file, to look at or to go on with."""
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text())
+            if not isinstance(data, dict) or data.get("format") != _FORMAT:
+                raise FileFormatError(f"{path}: no state of a long audit; wanted a file that `preimage audit --state` wrote")
+            what = data["what"]
+            report = Report(
+                [SubjectReport.from_json(s) for s in data["subjects"]],
+                0,
+                what["seed"],
+                tuple(what["checks"]),
+                float(data["seconds"]),
+            )
+            done = Done([(int(a), int(b)) for a, b in data["done"]])
+            report.cases = len(done)
+            return cls(path, what, int(data["wanted"]), done, report, list(data["runs"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, FileFormatError):
+                raise
+            raise FileFormatError(
+                f"{path}: cannot be read as the state of a long audit: {type(error).__name__}: {error}"
+            ) from error
+
+    def begin(self) -> None:
+        """Begin another run of the same."""
+        self.runs.append({"code": code_digest(), "geometries": 0, "seconds": 0.0})
+        self._began, self._before, self._saved = time.monotonic(), self.report.seconds, time.monotonic()
+
+    def finished(self, index: int) -> None:
+        """A case is done, its results merged into the report; the file is written every few seconds."""
+        self.done.add(index)
+        self.runs[-1]["geometries"] += 1
+        if time.monotonic() - self._saved > self.every_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file, whole or not at all. Raises: OutputError where it cannot be written."""
+        now = time.monotonic()
+        if self.runs and hasattr(self, "_began"):
+            self.runs[-1]["seconds"] = now - self._began
+            self.report.seconds = self._before + now - self._began
+        self.report.cases = len(self.done)
+        data = {
+            "format": _FORMAT,
+            "what": self.what,
+            "wanted": self.wanted,
+            "done": self.done.ranges,
+            "seconds": self.report.seconds,
+            "runs": self.runs,
+            "subjects": self.report.to_json()["subjects"],
+        }
+        write_file(self.path, json.dumps(data))
+        self._saved = now

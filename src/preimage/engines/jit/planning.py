@@ -1,0 +1,37 @@
+"""What a call would decide, without making a kernel: the plan is made, looked at and dropped. The audit searches with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from preimage.engines import decisions
+from preimage.engines.base import DType
+from preimage.engines.jit import llvm, weight_grad
+from preimage.engines.jit.weight_grad import ELEMENTS
+from preimage.geometry import ConvGeometry
+from preimage.settings import thread_count
+
+if TYPE_CHECKING:
+    from preimage.engines.jit.engine import JitEngine
+
+__all__ = ["planned_decisions"]
+
+
+def planned_decisions(
+    engine: JitEngine, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False
+) -> frozenset[str]:
+    """The names of the decisions that the plan of a call takes, under the settings and the target of now.
+
+    The call is one on dense arrays in C order or channels-last whose weights are finite. Empty arrays have no plan.
+    """
+    sizes = (*geometry.input_shape, *geometry.output_shape, *geometry.weight_shape)
+    if not all(sizes) or engine.supports(geometry, contraction, dtype) is not None:
+        return frozenset()
+    with decisions.made() as found, llvm.nothing_compiled():
+        if contraction == "conv_weight_grad":
+            element = ELEMENTS[dtype.name]
+            threads = thread_count() if geometry.inside_macs > weight_grad.SMALL_MACS else 1
+            weight_grad._new_recipe(weight_grad.request_for_shapes(geometry, element, dtype.itemsize, channels_last, threads))
+        else:
+            engine._new_recipe(engine.request(geometry, contraction, dtype, channels_last))
+    return frozenset(found)
