@@ -10,6 +10,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import oracle
 import preimage as pre
@@ -53,6 +54,21 @@ def test_random_geometries_in_every_layout(engine, seed):
             assert not any(np.shares_memory(found, a) for a in (x, w, y))
         for a, b in zip((x, w, y), before, strict=True):
             assert np.array_equal(a, b)
+
+
+def test_axes_of_one_position_have_no_stride(engine):
+    """Whatever number stands for it in memory, also times a stride or dilation that no array reaches."""
+    for stride, dilation, kernel in ((1 << 34, 1, 1), (3, 1 << 33, 1), (1 << 20, 2, 2)):
+        padding = ((0, 0), (dilation * (kernel - 1), 2))
+        geometry = ConvGeometry.from_conv(
+            (2, 4, 3, 1), (6, 2, 1, kernel), stride=(1, stride), padding=padding, dilation=(1, dilation), groups=2
+        )
+        x, w, y = operands(geometry, np.random.default_rng(0))
+        odd = [
+            as_strided(a, a.shape, [s if n > 1 else 10**9 for n, s in zip(a.shape, a.strides, strict=True)]) for a in (x, w, y)
+        ]
+        for got, wanted in zip(three(engine, geometry, *odd), truth(geometry, x, w, y), strict=True):
+            np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 1000, 40_000])

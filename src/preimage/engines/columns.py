@@ -107,17 +107,16 @@ class Columns:
         else:
             source = self._with_margin(image, starts, lengths)
         channel, *space = source.strides
-        windows = as_strided(
-            source,
-            (g.groups, g.in_channels_per_group, *g.kernel_size, *(b - a for a, b in block)),
-            (
-                channel * g.in_channels_per_group,
-                channel,
-                *(step * d for step, d in zip(space, g.dilation, strict=True)),
-                *(step * s for step, s in zip(space, g.stride, strict=True)),
-            ),
-            writeable=False,
+        shape = (g.groups, g.in_channels_per_group, *g.kernel_size, *(b - a for a, b in block))
+        steps = (
+            channel * g.in_channels_per_group,
+            channel,
+            *(step * d for step, d in zip(space, g.dilation, strict=True)),
+            *(step * s for step, s in zip(space, g.stride, strict=True)),
         )
+        # NumPy leaves the stride of an axis of one position undefined: times a stride or dilation it may be any number
+        meant = tuple(step if n > 1 else 0 for n, step in zip(shape, steps, strict=True))
+        windows = as_strided(source, shape, meant, writeable=False)
         np.copyto(self._logical(block), windows, casting="unsafe")
         return self.matrix(block)
 
