@@ -18,9 +18,10 @@ os.environ.setdefault("PREIMAGE_THREADS", "1")
 import numpy as np
 
 from preimage.bench.machine import describe
-from preimage.engines.jit import llvm, threads
-from preimage.engines.jit.emit import Kernel
+from preimage.engines.ir.builder import Kernel
+from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.engine import JitEngine
+from preimage.engines.jit.runtime import pool
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 
@@ -62,10 +63,10 @@ def fma_peak(lanes: int) -> float:
     for value in i.result[1:]:
         total = total + value
     numbers.store(total)
-    kernel = llvm.compile_module(f.ir(), "peak")
+    kernel = kernels.compile_module(f.ir(), "peak")
     memory = np.zeros(64, np.float32)
-    args = threads.pack_args(memory.ctypes.data)
-    return 16 * 2 * lanes * 1e6 / best_seconds(lambda: threads.launch(kernel, args, 1, 1)) / 1e9
+    args = pool.pack_args(memory.ctypes.data)
+    return 16 * 2 * lanes * 1e6 / best_seconds(lambda: pool.launch(kernel, args, 1, 1)) / 1e9
 
 
 def rungs(full: int):
@@ -81,7 +82,7 @@ def rungs(full: int):
 
 
 def measure() -> str:
-    full = llvm.current_target().vector_bytes // 4
+    full = kernels.current_target().vector_bytes // 4
     peak, machine = fma_peak(full), describe()
     lines = [
         "# A ladder of kernels",

@@ -84,14 +84,15 @@ def small_things() -> None:
     import numpy as np
 
     import preimage as pre
-    from preimage.engines.jit import llvm, threads
+    from preimage.engines.jit.compiler import kernels
+    from preimage.engines.jit.runtime import pool
 
     x, w = np.ones((1, 8, 8, 8), np.float32), np.ones((8, 8, 3, 3), np.float32)
     with pre.config(engine="jit", threads=1):
         print(f"tiny call, 1x8x8x8, 3x3, one thread: {per_call(lambda: pre.conv(x, w)):.1f} us")
-    kernel, args = llvm.compile_module("define void @kernel(ptr %a, i64 %t) {\n  ret void\n}", "nothing"), threads.pack_args(0)
-    alone = per_call(lambda: threads.launch(kernel, args, 2, 1))
-    shared = per_call(lambda: threads.launch(kernel, args, 2, 2))
+    kernel, args = kernels.compile_module("define void @kernel(ptr %a, i64 %t) {\n  ret void\n}", "nothing"), pool.pack_args(0)
+    alone = per_call(lambda: pool.launch(kernel, args, 2, 1))
+    shared = per_call(lambda: pool.launch(kernel, args, 2, 2))
     print(f"hand-off of two empty tasks: {shared:.1f} us on two threads, {alone:.1f} us on one")
 
 
@@ -101,7 +102,7 @@ def many_sizes(sizes: int = 500) -> None:
     import numpy as np
 
     import preimage as pre
-    from preimage.engines.jit import llvm
+    from preimage.engines.jit.compiler import kernels
 
     rng = np.random.default_rng(0)
     w, v = np.ones((16, 24, 3, 3), np.float32), np.ones((24, 16, 4, 4), np.float32)
@@ -112,9 +113,9 @@ def many_sizes(sizes: int = 500) -> None:
             pre.conv(x, w, padding=1)
             pre.conv_transpose(x, v, stride=2, padding=1)
             if k + 1 in (sizes // 10, sizes // 2, sizes):
-                marks.append((k + 1, llvm.loaded_count(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-    for done, kernels, memory in marks:
-        print(f"after {done} random sizes and batches, conv and conv_transpose: {kernels} kernels, peak memory {memory:.0f} MiB")
+                marks.append((k + 1, kernels.loaded_count(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    for done, count, memory in marks:
+        print(f"after {done} random sizes and batches, conv and conv_transpose: {count} kernels, peak memory {memory:.0f} MiB")
 
 
 def main() -> None:

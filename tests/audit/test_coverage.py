@@ -86,12 +86,12 @@ def test_a_run_reports_what_no_case_reached():
 
 @needs_jit
 def test_planning_takes_what_the_call_takes_and_makes_no_kernel():
-    from preimage.engines.jit import llvm
+    from preimage.engines.jit.compiler import kernels
 
-    llvm.forget()
+    kernels.forget()
     for case, way, took in spread(JIT, [case_at(i, 7) for i in range(40)], per_case=2):
         assert not took or any(name.startswith(f"jit.request.{way.result}") for name in took), (case, way)
-    assert llvm.loaded_count() == 0
+    assert kernels.loaded_count() == 0
     small = [c for c in cases(60, seed=2) if c.macs][:12]
     for case in small:
         x, w = (np.ones(s, np.float32) for s in (case.x_shape, case.w_shape))

@@ -10,7 +10,7 @@ from preimage.bench import tune as tuning_bench
 from preimage.bench.suite import layer_from_sizes
 from preimage.bench.tune import tune_layer
 from preimage.cli import main
-from preimage.engines.jit import tuning
+from preimage.engines.jit import autotune
 from preimage.engines.jit.engine import JitEngine
 from preimage.errors import EngineError
 from preimage.settings import config
@@ -93,7 +93,7 @@ def test_a_file_that_is_none_counts_as_absent(text, place):
     place.write_text(text)
     assert "tuned" not in JitEngine().plan(LAYER.geometry, "conv", F32).details["tile"]
     request = JitEngine().request(LAYER.geometry, "conv", F32)
-    tuning.save({tuning.key_of(request): (request.target.vector_bytes // 4, 1, 3)})
+    autotune.save({autotune.key_of(request): (request.target.vector_bytes // 4, 1, 3)})
     assert "tuned" in JitEngine().plan(LAYER.geometry, "conv", F32).details["tile"]
 
 
@@ -101,15 +101,15 @@ def test_a_file_that_is_none_counts_as_absent(text, place):
 def test_an_entry_that_is_no_tile_counts_as_absent(tile, place):
     request = JitEngine().request(LAYER.geometry, "conv", F32)
     place.parent.mkdir()
-    place.write_text(json.dumps({"format": tuning.FORMAT, "tiles": {tuning.key_of(request): tile}}))
+    place.write_text(json.dumps({"format": autotune.FORMAT, "tiles": {autotune.key_of(request): tile}}))
     assert "tuned" not in JitEngine().plan(LAYER.geometry, "conv", F32).details["tile"]
 
 
 def test_off_means_no_file(monkeypatch):
     monkeypatch.setenv("PREIMAGE_TUNING", "off")
-    assert tuning.path() is None
+    assert autotune.path() is None
     with pytest.raises(EngineError, match="PREIMAGE_TUNING"):
-        tuning.save({})
+        autotune.save({})
 
 
 def test_depthwise_layers_have_nothing_to_choose():
@@ -124,7 +124,7 @@ def test_the_command(place, capsys):
         main(line.split())
     assert end.value.code in (0, None)
     assert "the same bits from all that were tried" in capsys.readouterr().out
-    assert json.loads(place.read_text())["format"] == tuning.FORMAT
+    assert json.loads(place.read_text())["format"] == autotune.FORMAT
     with pytest.raises(SystemExit) as end:
         main([*line.split(), "--passes", "grad_weight"])
     assert end.value.code == 2

@@ -10,9 +10,9 @@ import preimage as pre
 from preimage import ops
 from preimage.engines import around
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 EXACT = {
     "relu": ops.relu,
@@ -116,8 +116,8 @@ def test_functions_have_one_set_of_bits(word):
     x = data((3, 5, 61, 47), special=False)
     want = around.function(word, x)
     for target in ("avx512", "avx2"):
-        if llvm.named_target(target).runs_here:
-            with llvm.use_target(target):
+        if kernels.named_target(target).runs_here:
+            with kernels.use_target(target):
                 same(around.function(word, x), want)
     same(around.function(word, laid(x, "channels_last")), want)
     same(around.function(word, x[1:2, :, 1::2]), want[1:2, :, 1::2])
@@ -178,8 +178,8 @@ def test_channel_sums_have_one_set_of_bits(mode, dtype):
     for layout in ("channels_first", "channels_last"):
         for target in ("avx512", "avx2"):
             for threads in (1, 2):
-                if llvm.named_target(target).runs_here:
-                    with llvm.use_target(target), pre.config(threads=threads):
+                if kernels.named_target(target).runs_here:
+                    with kernels.use_target(target), pre.config(threads=threads):
                         got = summed(laid(x, layout), mode, False, laid(g, layout), m)
                     for a, b in zip(got, want, strict=True):
                         same(a, b)
@@ -253,8 +253,8 @@ def test_softmax_has_one_set_of_bits(shape, axis):
     for layout in places:
         for target in ("avx512", "avx2"):
             for threads in (1, 2):
-                if llvm.named_target(target).runs_here:
-                    with llvm.use_target(target), pre.config(threads=threads):
+                if kernels.named_target(target).runs_here:
+                    with kernels.use_target(target), pre.config(threads=threads):
                         same(around.softmax(laid(x, layout), axis), want)
                         same(around.softmax(laid(want, layout), axis, laid(g, layout)), back)
     if axis:

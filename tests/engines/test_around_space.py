@@ -9,9 +9,9 @@ from around_kernels import SHAPE, beside, data, laid, same
 import preimage as pre
 from preimage import ops
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])

@@ -9,9 +9,9 @@ from around_kernels import SHAPE, beside, data, laid, same
 import preimage as pre
 from preimage import ops
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -66,7 +66,7 @@ def test_normalisation_and_its_gradients(name, layout, dtype):
         scale = np.abs(e).max()
         assert np.abs(a - e).max() <= (3e-6 if dtype == np.float32 else 1e-13) * scale
     again = run(laid(x, "channels_first"))
-    with pre.config(threads=1), llvm.use_target("avx2"):
+    with pre.config(threads=1), kernels.use_target("avx2"):
         narrow = run(laid(x, "channels_last"))
     for a, e, n in zip(got, again, narrow, strict=True):
         same(a, e)

@@ -7,11 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from preimage.engines.jit import dense, llvm, threads
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.conv import direct
 from preimage.engines.jit.engine import JitEngine
-from preimage.engines.jit.plan import fold_phases
+from preimage.engines.jit.index.tables import Slot
+from preimage.engines.jit.index.taps import fold_phases
 from preimage.engines.jit.request import little_work
-from preimage.engines.jit.schedules.tables import Slot
+from preimage.engines.jit.runtime import pool
 from preimage.geometry import ConvGeometry
 from preimage.settings import config
 
@@ -34,11 +36,11 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
         given.append(rows)
         return share(rows, *others)
 
-    share = dense._share
-    monkeypatch.setattr(dense, "_share", keep)
+    share = direct._share
+    monkeypatch.setattr(direct, "_share", keep)
     with config(threads=n_threads), little_work(0):
         request = replace(JIT.request(g, "conv_transpose", np.dtype("float32"), channels_last=True), prepared=True)
-        recipe = dense.dense_recipe(request)
+        recipe = direct.dense_recipe(request)
     step = recipe.steps[-1]
     rows, _, lists, taps, bounds = step.tables
 
@@ -83,10 +85,10 @@ done:
 
 @pytest.mark.parametrize("n_threads", [2, 3])
 def test_the_caller_takes_tasks_in_front_and_workers_behind(n_threads):
-    kernel = llvm.compile_module(OWNER, "owner")
+    kernel = kernels.compile_module(OWNER, "owner")
     for tasks in (1, 2, 3, 50):
         owner = np.zeros(tasks, np.int64)
-        threads.launch(kernel, threads.pack_args(owner.ctypes.data), tasks, n_threads)
+        pool.launch(kernel, pool.pack_args(owner.ctypes.data), tasks, n_threads)
         assert owner.min() >= 1
         assert owner.max() <= n_threads
         mine = int((owner == 1).sum())
@@ -95,7 +97,7 @@ def test_the_caller_takes_tasks_in_front_and_workers_behind(n_threads):
 
 
 def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_the_work() -> None:
-    from preimage.engines.jit.sweep import sweeps
+    from preimage.engines.jit.conv.streamed_weights import sweeps
 
     large = 4 << 20
     assert sweeps(6, 2, large, positions=3136)
@@ -106,9 +108,11 @@ def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_
     assert not sweeps(6, 2, 100 << 10, positions=16)
 
 
-@pytest.mark.parametrize("schedule", ["depthwise", "few", "plane", "spread"])
+@pytest.mark.parametrize(
+    "schedule", ["depthwise.channels_last", "conv.few_outputs", "depthwise.channels_first", "depthwise.upsample"]
+)
 def test_argument_vectors_begin_with_the_addresses_that_operands_fills_in(schedule: str) -> None:
-    from preimage.engines.jit.recipe import operands
+    from preimage.engines.jit.program import operands
 
-    arg = import_module(f"preimage.engines.jit.schedules.{schedule}").Arg
+    arg = import_module(f"preimage.engines.jit.{schedule}_kernel").Arg
     assert [(arg(slot).name, int(arg(slot))) for slot, _ in operands()] == [(slot.name, int(slot)) for slot in list(Slot)[:6]]

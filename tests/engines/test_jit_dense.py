@@ -8,18 +8,21 @@ import pytest
 from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
-from preimage.engines.jit import bands, dense, few, llvm, moves, sweep
-from preimage.engines.jit.bands import cut, images_at_once
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.conv import direct, direct_kernel, few_outputs, streamed_weights
+from preimage.engines.jit.conv import few_outputs_kernel as few_schedule
+from preimage.engines.jit.conv.few_outputs import FewPlan, few_plan
 from preimage.engines.jit.engine import JitEngine
-from preimage.engines.jit.few import FewPlan, few_plan
-from preimage.engines.jit.moves import weight_step
-from preimage.engines.jit.plan import fold_phases, gather_axes
-from preimage.engines.jit.recipe import Recipe
+from preimage.engines.jit.index import partition
+from preimage.engines.jit.index.partition import cut, images_at_once
+from preimage.engines.jit.index.taps import fold_phases, gather_axes
+from preimage.engines.jit.index.tiling import tile_phase
+from preimage.engines.jit.packing import copy_kernel, moves, weights_kernel
+from preimage.engines.jit.packing.moves import weight_step
+from preimage.engines.jit.program import Recipe
 from preimage.engines.jit.request import little_work
-from preimage.engines.jit.schedules import direct, pack, sequence, weights
-from preimage.engines.jit.schedules import few as few_schedule
-from preimage.engines.jit.schedules.epilogue import Finish
-from preimage.engines.jit.tiles import tile_phase
+from preimage.engines.jit.runtime import program_kernel
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
 from preimage.geometry import ConvGeometry
@@ -121,8 +124,8 @@ def test_same_bits(name):
             assert np.array_equal(run(geometry, last(a), np.asfortranarray(w)), want)
         with config(threads=1, workspace_bytes=1000):
             assert np.array_equal(run(geometry, a, w), want)
-        if llvm.named_target("avx2").runs_here:
-            with llvm.use_target("avx2"):
+        if kernels.named_target("avx2").runs_here:
+            with kernels.use_target("avx2"):
                 assert np.array_equal(run(geometry, a, w), want)
                 assert np.array_equal(run(geometry, last(a), w), want)
 
@@ -133,12 +136,12 @@ def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch):
     little scratch in several blocks of columns.
     """
     taken = 0
-    monkeypatch.setattr(few, "SCRATCH_BYTES", scratch)
+    monkeypatch.setattr(few_outputs, "SCRATCH_BYTES", scratch)
 
     def planned(r, axes):
         nonlocal taken
         found = few_plan(r, axes)
-        rows = few.row_axis(axes)
+        rows = few_outputs.row_axis(axes)
         if found is None or tile[2] > rows.out_size or (len(rows.phases) % tile[2] and tile[2] % len(rows.phases)):
             return found
         taken += 1
@@ -147,9 +150,9 @@ def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch):
     for name, geometry in CASES.items():
         for contraction, a, w in calls(geometry):
             a, w = a + np.float32(0.1), w * np.float32(0.3)
-            monkeypatch.setattr(dense, "few_plan", lambda r, axes: None)
+            monkeypatch.setattr(direct, "few_plan", lambda r, axes: None)
             want = getattr(JitEngine(), contraction)(geometry, a, w)
-            monkeypatch.setattr(dense, "few_plan", planned)
+            monkeypatch.setattr(direct, "few_plan", planned)
             for threads in (1, 2):
                 with config(threads=threads):
                     for array in (a, last(a)):
@@ -215,10 +218,10 @@ def test_a_new_size_compiles_nothing():
 
     for width in range(28, 60):
         run(30, width)
-    before = llvm.loaded_count()
+    before = kernels.loaded_count()
     for height in range(31, 60):
         run(height, 2 * height - 20)
-    assert llvm.loaded_count() == before
+    assert kernels.loaded_count() == before
 
 
 @pytest.mark.parametrize("name", ["3x3", "inner product", "up 3x3", "1x1", "RGB head"])
@@ -267,7 +270,7 @@ def test_tables_do_not_grow_with_the_batch(name, contraction):
 
 def test_images_in_turn_give_the_same(monkeypatch):
     """More images than one plan speaks of: an answer put together from several runs, with and without an epilogue."""
-    monkeypatch.setattr(bands, "MOST_ROWS", 40)
+    monkeypatch.setattr(partition, "MOST_ROWS", 40)
     rng = np.random.default_rng(9)
     geometry = ConvGeometry.from_conv((7, 16, 11, 12), (24, 16, 3, 3), padding=1)
     assert images_at_once(geometry, "conv") == 3
@@ -304,9 +307,9 @@ def test_plan_says_what_runs():
 
 
 def test_kernels_keep_the_chain():
-    """One llvm.fma an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
-    spec = direct.DirectSpec("f32", "f32", 16, 2, 5, 1, 64, False, False, False, False, Finish())
-    text = direct.build(spec)
+    """One kernels.fma an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
+    spec = direct_kernel.DirectSpec("f32", "f32", 16, 2, 5, 1, 64, False, False, False, False, Finish())
+    text = direct_kernel.build(spec)
     assert text.count("call <16 x float> @llvm.fma.v16f32") == 10
     assert text.count(" fadd <16 x float>") == 10  # + 0, at the store
     for word in (" fmul", " fast ", "reassoc", "contract", " nnan", " nsz"):
@@ -315,15 +318,21 @@ def test_kernels_keep_the_chain():
 
 @pytest.mark.parametrize("target", ["avx512", "avx2", "neon"])
 def test_compiles_for_every_target(target):
-    machine = llvm.named_target(target)
+    machine = kernels.named_target(target)
     lanes = machine.vector_bytes // 4
     for text in (
-        direct.build(direct.DirectSpec("f32", "f32", lanes, 1, 4, 8, 8, True, True, True, False, Finish(True, True, "relu"))),
-        direct.build(direct.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
-        direct.build(direct.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))),
-        direct.build(direct.DirectSpec("f32", "f32", lanes, 2, 4, 8, 8, True, False, False, False, Finish(True), True)),
-        direct.build(direct.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, True, False, False, True, Finish(), True)),
-        sequence.build_sweep(sequence.SweepSpec()),
+        direct_kernel.build(
+            direct_kernel.DirectSpec("f32", "f32", lanes, 1, 4, 8, 8, True, True, True, False, Finish(True, True, "relu"))
+        ),
+        direct_kernel.build(direct_kernel.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
+        direct_kernel.build(
+            direct_kernel.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))
+        ),
+        direct_kernel.build(
+            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 4, 8, 8, True, False, False, False, Finish(True), True)
+        ),
+        direct_kernel.build(direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, True, False, False, True, Finish(), True)),
+        program_kernel.build_sweep(program_kernel.SweepSpec()),
         few_schedule.build(
             few_schedule.FewSpec("f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, True, Finish(True))
         ),
@@ -332,10 +341,10 @@ def test_compiles_for_every_target(target):
                 "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 3, EDGES, ONE, False, False, False, Finish(False, True)
             )
         ),
-        pack.build_swap(pack.SwapSpec("f16", "f32", min(8, lanes), Finish())),
-        weights.build_weight(weights.WeightSpec("bf16", "f32", min(8, lanes), 0, True)),
+        copy_kernel.build_swap(copy_kernel.SwapSpec("f16", "f32", min(8, lanes), Finish())),
+        weights_kernel.build_weight(weights_kernel.WeightSpec("bf16", "f32", min(8, lanes), 0, True)),
     ):
-        assert len(llvm.object_code(text, machine)) > 500
+        assert len(kernels.object_code(text, machine)) > 500
 
 
 @pytest.mark.parametrize("target", ["avx512", "avx2"])
@@ -343,7 +352,7 @@ def test_compiles_for_every_target(target):
 @pytest.mark.parametrize("contraction", ["conv", "conv_transpose"])
 def test_weights_are_packed_block_by_block(contraction, taps, target):
     """[group][block][tap][i][width] holds weight (o, i, tap) of its channel; lanes without a channel hold something finite."""
-    machine = llvm.named_target(target)
+    machine = kernels.named_target(target)
     if not machine.runs_here:
         pytest.skip(f"this CPU has no {target}")
     for width, source, inner in ((48, "f32", 3), (24, "f64", 3), (5, "f32", 3), (32, "f32", 16), (24, "f64", 17)):
@@ -351,7 +360,7 @@ def test_weights_are_packed_block_by_block(contraction, taps, target):
         channels = 2 * width + width // 2 + 1
         shape = (groups * channels, inner, taps) if contraction == "conv" else (groups * inner, channels, taps)
         w = np.arange(1, 1 + int(np.prod(shape)), dtype=dtype).reshape(shape)
-        with llvm.use_target(machine):
+        with kernels.use_target(machine):
             step, block_bytes = weight_step(
                 contraction, shape, groups, source, source, machine.vector_bytes // w.itemsize, width, True
             )
@@ -381,7 +390,7 @@ def test_ends_of_rows_are_computed_apart(name, contraction, monkeypatch):
     a = np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) * np.float32(0.37)
     whole = JitEngine()
     with monkeypatch.context() as patch:
-        patch.setattr(dense, "find_edges", lambda *_: None)
+        patch.setattr(direct, "find_edges", lambda *_: None)
         wanted = getattr(whole, contraction)(g, a, w)
     for threads in (1, 2):
         engine = JitEngine()
@@ -390,7 +399,7 @@ def test_ends_of_rows_are_computed_apart(name, contraction, monkeypatch):
             assert got.tobytes() == wanted.tobytes()
     used = [recipe.details["input"] for recipe in engine._recipes.values()]
     if name.startswith("up") == (contraction == "conv_transpose"):
-        assert used == [dense.ENDS]
+        assert used == [direct.ENDS]
     w[:, :, ..., -1] = np.nan
     got, wanted = (np.isnan(getattr(engine, contraction)(g, a, w)) for engine in (JitEngine(), REFERENCE))
     np.testing.assert_array_equal(got, wanted)
@@ -400,7 +409,7 @@ def test_ends_of_rows_are_computed_apart(name, contraction, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
 def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatch):
     """Interleaved in registers or gathered one by one; a weight that is not finite is found by both."""
-    if not llvm.named_target(target).runs_here:
+    if not kernels.named_target(target).runs_here:
         pytest.skip(f"this CPU has no {target}")
     source, inner = {2: ("f16", "f32"), 4: ("f32", "f32"), 8: ("f64", "f64")}[np.dtype(dtype).itemsize]
     item = 8 if inner == "f64" else 4
@@ -417,7 +426,7 @@ def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatc
         results = []
         for many in (0, 1 << 40):
             monkeypatch.setattr(moves, "MANY_WEIGHTS", many)
-            with llvm.use_target(target):
+            with kernels.use_target(target):
                 step, block_bytes = moves.folded_weight_step(shape, folded, source, inner, width)
                 packed, flag = (
                     np.full(-(-channels * stride // width) * block_bytes // item, 7.0, f"f{item}"),
@@ -449,7 +458,7 @@ PIECES = {
 def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
     """Sums put down between pieces of the taps and taken up again: the bits of sums that never left the registers."""
     g, rng, cut = PIECES[name], np.random.default_rng(8), 0
-    monkeypatch.setattr(dense, "few_plan", lambda r, axes: None)
+    monkeypatch.setattr(direct, "few_plan", lambda r, axes: None)
     for contraction, a, w in calls(g):
         a, w = (rng.standard_normal(v.shape).astype(dtype) for v in (a, w))
         epilogue = Epilogue(
@@ -458,7 +467,7 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
         wanted = getattr(JitEngine(), contraction)(g, a, w, epilogue)
         with monkeypatch.context() as patch:
             for limit, value in (("SWEEP_BYTES", 0), ("PIECE_BYTES", 1), ("MOST_UNEVEN", 9)):
-                patch.setattr(sweep, limit, value)
+                patch.setattr(streamed_weights, limit, value)
             for threads, array, place in ((1, a, 0), (2, last(a), 16), (3, a, 32), (1, last(a), 48), (1, a, 8)):
                 engine, memory = JitEngine(), np.empty(w.nbytes + 128, np.uint8)
                 start = -memory.ctypes.data % 64 + place  # the cuts depend on where in a cache line the weights begin
@@ -468,8 +477,8 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
                     got = getattr(engine, contraction)(g, array, moved, epilogue)
                 assert got.tobytes() == wanted.tobytes()
                 cut += any("pieces" in recipe.details.get("weights", "") for recipe in engine._recipes.values())
-            if llvm.named_target("avx2").runs_here:
-                with llvm.use_target("avx2"):
+            if kernels.named_target("avx2").runs_here:
+                with kernels.use_target("avx2"):
                     assert getattr(JitEngine(), contraction)(g, a, w, epilogue).tobytes() == wanted.tobytes()
             nan = w.copy()
             nan.flat[nan.size // 2] = np.inf

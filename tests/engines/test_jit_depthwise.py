@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preimage.engines import Epilogue
-from preimage.engines.jit import llvm
+from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.request import little_work
 from preimage.geometry import ConvGeometry
@@ -165,8 +165,8 @@ def test_the_same_bits_whatever_must_not_matter(name, contraction):
     for last, threads in ((True, 1), (False, 2), (True, 2)):
         with config(threads=threads):
             np.testing.assert_array_equal(np.ascontiguousarray(run(g, contraction, x, w, y, last)).view(np.uint32), bits)
-    if llvm.named_target("avx2").runs_here:
-        with llvm.use_target("avx2"), config(threads=2):
+    if kernels.named_target("avx2").runs_here:
+        with kernels.use_target("avx2"), config(threads=2):
             for last in (False, True):
                 np.testing.assert_array_equal(np.ascontiguousarray(run(g, contraction, x, w, y, last)).view(np.uint32), bits)
 

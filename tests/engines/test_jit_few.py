@@ -10,7 +10,7 @@ import pytest
 
 import oracle
 from geometries import operands
-from preimage.engines.jit import dense, few
+from preimage.engines.jit.conv import direct, few_outputs
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.request import little_work
 from preimage.errors import GeometryError
@@ -47,7 +47,7 @@ def test_a_block_shorter_than_the_padding_it_reads(kernel):
 def test_blocks_of_any_length(monkeypatch):
     """The schedule wherever it fits, in scratch memory so small that there are many blocks."""
     rng, count = random.Random(1), 0
-    planned = few.few_plan
+    planned = few_outputs.few_plan
 
     def first_choice(r, axes):
         nonlocal count
@@ -55,7 +55,7 @@ def test_blocks_of_any_length(monkeypatch):
         count += found is not None
         return None if found is None else replace(found, cost=-1.0)
 
-    monkeypatch.setattr(dense, "few_plan", first_choice)
+    monkeypatch.setattr(direct, "few_plan", first_choice)
     with little_work(0):
         for _ in range(60):
             ndim = rng.choice((1, 1, 2))
@@ -65,7 +65,7 @@ def test_blocks_of_any_length(monkeypatch):
             size = [rng.choice((1, 2, 5)) for _ in range(ndim - 1)] + [rng.choice((1, 7, 20, 33, 64, 90))]
             options = {"dilation": dilation, "padding": padding}
             channels, many = rng.choice((1, 2, 3)), rng.choice((1, 4, 9))
-            monkeypatch.setattr(few, "SCRATCH_BYTES", rng.choice((1, 1 << 10, 1 << 12)))
+            monkeypatch.setattr(few_outputs, "SCRATCH_BYTES", rng.choice((1, 1 << 10, 1 << 12)))
             try:
                 if rng.random() < 0.5:
                     g = ConvGeometry.from_conv((2, many, *size), (channels, many, *kernel), **options)

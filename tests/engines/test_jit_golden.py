@@ -23,10 +23,12 @@ import preimage as pre
 from preimage.bench.suite import builtin_suite
 from preimage.engines.base import CONTRACTIONS
 
-codegen = pytest.importorskip("preimage.engines.jit.codegen")
-from preimage.engines.jit import llvm, threads, weight_grad  # noqa: E402
+toolchain = pytest.importorskip("preimage.engines.jit.compiler.toolchain")
+from preimage.engines.jit.compiler import kernels  # noqa: E402
+from preimage.engines.jit.conv.direct_kernel import DirectSpec  # noqa: E402
 from preimage.engines.jit.engine import JitEngine  # noqa: E402
-from preimage.engines.jit.schedules import BUILDERS  # noqa: E402
+from preimage.engines.jit.runtime import pool  # noqa: E402
+from preimage.engines.jit.weight_grad import lower  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "golden"
 TARGETS = ("avx2", "avx512", "neon")
@@ -47,17 +49,17 @@ class Kernels:
             name = spec.partition("(")[0]
             self.digests[spec] = f"{name} {hashlib.sha256(make_text().encode()).hexdigest()[:16]}"
         self.asked.append(self.digests[spec])
-        return codegen.LoadedKernel(0, None, 0)
+        return toolchain.LoadedKernel(0, None, 0)
 
 
 @pytest.fixture
 def compiler(monkeypatch, request):
     """A compiler that only remembers, for the target that the test names."""
     found = Kernels()
-    target = replace(llvm.named_target(request.param), runs_here=True, **CACHES)
-    monkeypatch.setattr(codegen, "_chosen", target)
-    monkeypatch.setattr(llvm, "compile_cached", found.compile_cached)
-    monkeypatch.setattr(threads, "ask", lambda: None)
+    target = replace(kernels.named_target(request.param), runs_here=True, **CACHES)
+    monkeypatch.setattr(toolchain, "_chosen", target)
+    monkeypatch.setattr(kernels, "compile_cached", found.compile_cached)
+    monkeypatch.setattr(pool, "ask", lambda: None)
     forget()
     yield found
     forget()
@@ -65,7 +67,7 @@ def compiler(monkeypatch, request):
 
 def forget() -> None:
     """Drop the plans that are kept outside of an engine."""
-    weight_grad.weight_grad_recipe.cache_clear()
+    lower.weight_grad_recipe.cache_clear()
 
 
 def described(compiler: Kernels, layer) -> dict[str, dict[str, object]]:
@@ -105,7 +107,7 @@ def test_a_changed_kernel_is_seen(compiler, monkeypatch):
     layer = next(layer for layer in builtin_suite() if layer.geometry.groups == 1)
     with pre.config(threads=2):
         before = described(compiler, layer)
-        monkeypatch.setitem(BUILDERS, "DirectSpec", lambda spec, build=BUILDERS["DirectSpec"]: build(spec) + " ")
+        monkeypatch.setattr(DirectSpec, "ir", lambda spec, ir=DirectSpec.ir: ir(spec) + " ")
         compiler.digests.clear()
         forget()
         assert described(compiler, layer) != before

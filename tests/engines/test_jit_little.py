@@ -10,7 +10,7 @@ import pytest
 
 from geometries import operands, random_geometry
 from preimage.engines import Epilogue
-from preimage.engines.jit import llvm, schedules
+from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.request import is_little, little_work
 from preimage.engines.reference import ReferenceEngine
@@ -64,7 +64,7 @@ def test_the_bits_of_large_work(dtype):
 
 @pytest.mark.parametrize("target", ["avx512", "avx2"])
 def test_the_bits_of_other_vectors(target):
-    if not llvm.named_target(target).runs_here:
+    if not kernels.named_target(target).runs_here:
         pytest.skip(f"{target} code does not run here")
     numbers = np.random.default_rng(4)
     for geometry in geometries(10, 5):
@@ -73,7 +73,7 @@ def test_the_bits_of_other_vectors(target):
             for s in (geometry.input_shape, geometry.weight_shape, geometry.output_shape)
         )
         wanted = three(JIT, geometry, x, w, y)
-        with llvm.use_target(target):
+        with kernels.use_target(target):
             for a, b in zip(wanted, three(JIT, geometry, x, w, y), strict=True):
                 assert a.tobytes() == b.tobytes(), geometry
 
@@ -97,15 +97,14 @@ def test_epilogues():
 def test_a_few_kernels_serve_every_size(monkeypatch):
     """Three contractions of 150 geometries, no two alike, in two layouts: fewer kernels than geometries, and ever fewer new ones."""
     made: list[str] = []
-    for name, build in list(schedules.BUILDERS.items()):
+    compile_cached = kernels.compile_cached
 
-        def noted(spec, build=build):
-            made.append(repr(spec))
-            return build(spec)
+    def noted(spec, make_text, *rest):
+        return compile_cached(spec, lambda: (made.append(spec), make_text())[1], *rest)
 
-        monkeypatch.setitem(schedules.BUILDERS, name, noted)
+    monkeypatch.setattr(kernels, "compile_cached", noted)
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
-    llvm.forget()
+    kernels.forget()
     engine, count = JitEngine(), []
     for geometry in geometries(150, 7):
         x, w, y = operands(geometry, np.random.default_rng(0))

@@ -13,11 +13,13 @@ import pytest
 
 import preimage as pre
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
-from preimage.engines.jit import codegen, emit, threads  # noqa: E402
+from preimage.engines.ir import builder  # noqa: E402
+from preimage.engines.jit.compiler import toolchain  # noqa: E402
+from preimage.engines.jit.runtime import pool  # noqa: E402
 from preimage.errors import EngineError  # noqa: E402
 from preimage.geometry import ConvGeometry  # noqa: E402
 
@@ -46,31 +48,31 @@ def mappings() -> int | None:
 
 
 def call(kernel, array, tasks=1):
-    threads.launch(kernel, threads.pack_args(array.ctypes.data), tasks, 1)
+    pool.launch(kernel, pool.pack_args(array.ctypes.data), tasks, 1)
 
 
 def test_text_becomes_a_function_that_runs():
     x = np.zeros(5, np.int64)
-    call(llvm.compile_module(adds(3)), x, 5)
+    call(kernels.compile_module(adds(3)), x, 5)
     assert x.tolist() == [3] * 5
 
 
 def test_the_same_text_is_compiled_once():
-    assert llvm.compile_module(adds(4)) is llvm.compile_module(adds(4))
+    assert kernels.compile_module(adds(4)) is kernels.compile_module(adds(4))
 
 
 def test_hundreds_of_kernels_live_side_by_side_and_are_freed():
     x = np.zeros(1, np.int64)
-    code = [llvm.object_code(adds(value)) for value in range(3)]
+    code = [kernels.object_code(adds(value)) for value in range(3)]
     before = mappings()
-    kernels = [llvm.load_object(code[n % 3])["kernel"] for n in range(400)]
-    assert len({int(k) for k in kernels}) == 400
-    for kernel in kernels:
+    loaded = [kernels.load_object(code[n % 3])["kernel"] for n in range(400)]
+    assert len({int(k) for k in loaded}) == 400
+    for kernel in loaded:
         call(kernel, x)
     assert x[0] == sum(n % 3 for n in range(400))
     if before is not None:
         during = mappings()
-        del kernel, kernels
+        del kernel, loaded
         gc.collect()
         after = mappings()
         assert during > before + 200, "the check would not notice"
@@ -78,20 +80,20 @@ def test_hundreds_of_kernels_live_side_by_side_and_are_freed():
 
 
 def test_a_kernel_dropped_from_memory_stays_loaded_while_it_is_held():
-    kernel = llvm.compile_module(adds(11))
-    llvm.forget()
+    kernel = kernels.compile_module(adds(11))
+    kernels.forget()
     gc.collect()
     x = np.zeros(1, np.int64)
     call(kernel, x)
     assert x[0] == 11
-    assert llvm.compile_module(adds(11)) is not kernel
+    assert kernels.compile_module(adds(11)) is not kernel
 
 
 def test_memory_holds_a_bounded_number_of_kernels(monkeypatch):
-    monkeypatch.setattr(llvm, "MEMORY_KERNELS", 5)
+    monkeypatch.setattr(kernels, "MEMORY_KERNELS", 5)
     for value in range(100, 120):
-        llvm.compile_module(adds(value))
-    assert llvm.loaded_count() == 5
+        kernels.compile_module(adds(value))
+    assert kernels.loaded_count() == 5
 
 
 PRODUCT_AND_SUM = """
@@ -117,12 +119,12 @@ declare float @llvm.fma.f32(float, float, float)
 
 @pytest.mark.parametrize("name", ["host", "avx512", "avx2"])
 def test_a_product_and_a_sum_are_not_contracted(name):
-    target = llvm.named_target(name)
+    target = kernels.named_target(name)
     if not target.runs_here:
         pytest.skip(f"{name} code does not run here")
     a = np.float32(1 + 2**-12)
     x = np.array([a, a, -1, 0, 0], np.float32)
-    call(llvm.compile_module(PRODUCT_AND_SUM, target=target), x)
+    call(kernels.compile_module(PRODUCT_AND_SUM, target=target), x)
     exact = float(a) * float(a) - 1  # exact in float64
     assert x[3] == np.float32(np.float32(a * a) - np.float32(1))
     assert x[4] == np.float32(exact)
@@ -131,7 +133,7 @@ def test_a_product_and_a_sum_are_not_contracted(name):
 
 def test_denormals_are_kept():
     x = np.array([2**-100, 2**-40, 0, 0, 0], np.float32)
-    call(llvm.compile_module(PRODUCT_AND_SUM), x)
+    call(kernels.compile_module(PRODUCT_AND_SUM), x)
     assert x[3] == np.float32(2**-140)
     assert x[4] == np.float32(2**-140)
 
@@ -145,41 +147,41 @@ define void @kernel(ptr %args, i64 %task) {
   ret void
 }
 """
-    if not llvm.host().triple.startswith("x86_64"):
+    if not kernels.host().triple.startswith("x86_64"):
         pytest.skip("names of x86 registers")
-    assert "zmm" in llvm.assembly(text, llvm.named_target("avx512"))
-    narrow = llvm.assembly(text, llvm.named_target("avx2"))
+    assert "zmm" in kernels.assembly(text, kernels.named_target("avx512"))
+    narrow = kernels.assembly(text, kernels.named_target("avx2"))
     assert "ymm" in narrow
     assert "zmm" not in narrow
-    assert "%v" in llvm.checked_ir(text)
+    assert "%v" in kernels.checked_ir(text)
 
 
 def test_arm_code_is_an_object_file_and_refuses_to_run_here():
-    target = llvm.named_target("neon")
-    code = llvm.object_code(PRODUCT_AND_SUM, target)
+    target = kernels.named_target("neon")
+    code = kernels.object_code(PRODUCT_AND_SUM, target)
     assert code[:4] == b"\x7fELF"
     assert int.from_bytes(code[18:20], "little") == 183  # EM_AARCH64
     if not target.runs_here:
         with pytest.raises(EngineError, match="cannot run on this CPU"):
-            llvm.compile_module(PRODUCT_AND_SUM, target=target)
+            kernels.compile_module(PRODUCT_AND_SUM, target=target)
 
 
 def test_the_thread_pool_and_a_schedule_compile_for_every_target():
-    from preimage.engines.jit import threads_ir, weight_grad_plan
-    from preimage.engines.jit.schedules import weight_grad
+    from preimage.engines.jit.runtime import pool_ir
+    from preimage.engines.jit.weight_grad import tile_kernel, tiling
 
     geometry = ConvGeometry.from_conv((1, 64, 9, 9), (48, 64, 3, 3), padding=1)
     for name, fused in (("neon", "fmla"), ("avx2", "vfmadd"), ("avx512", "vfmadd")):
-        target = llvm.named_target(name)
-        assert len(llvm.object_code(threads_ir.pool_ir(target.triple), target)) > 1000
-        reading = weight_grad_plan.read_geometry(geometry, 4, target)
-        text = weight_grad.build(weight_grad_plan.tile_spec(reading, "f32", True, (0, 0), False, True, True))
-        assert llvm.assembly(text, target).count(fused) >= reading.tile_rows * len(reading.lanes)
+        target = kernels.named_target(name)
+        assert len(kernels.object_code(pool_ir.pool_ir(target.triple), target)) > 1000
+        reading = tiling.read_geometry(geometry, 4, target)
+        text = tile_kernel.build(tiling.tile_spec(reading, "f32", True, (0, 0), False, True, True))
+        assert kernels.assembly(text, target).count(fused) >= reading.tile_rows * len(reading.lanes)
 
 
 def test_a_loop_shows_the_code_generator_no_counter():
     """Nothing but a frozen copy and the next turn depends on a loop's counter: addresses stay as a schedule writes them."""
-    f = emit.Kernel()
+    f = builder.Kernel()
     x, y, n = f.ptr_arg(0, "f32"), f.ptr_arg(1, "f32"), f.int_arg(2)
     with f.loop(0, n) as row, f.loop(0, n, 16, carry=[f.zeros("f32", 16)]) as i:
         i.carry = [x.at(i.index * n + row.index).load(16) + i.carry[0]]
@@ -191,38 +193,38 @@ def test_a_loop_shows_the_code_generator_no_counter():
         uses = [line for line in lines if re.search(rf"{counter}\b", line) and not line.startswith(counter)]
         assert sorted(use.split(" = ")[1].split(f"{counter}, ")[0] for use in uses) == ["add i64 ", "add nsw i64 "]
     assert sum(" = freeze i64 " in line for line in lines) == len(counters)
-    llvm.checked_ir(f.ir())
+    kernels.checked_ir(f.ir())
 
 
 def test_whether_a_mask_is_true_anywhere():
-    f = emit.Kernel()
+    f = builder.Kernel()
     x, y = f.ptr_arg(0, "f32"), f.ptr_arg(1, "i64")
     for k, lanes in enumerate((1, 4, 16)):
         with f.when(x.at(16 * k).load(lanes).is_nan().anywhere()):
             y.at(k).store_int(1)
-    kernel = llvm.compile_module(f.ir())
+    kernel = kernels.compile_module(f.ir())
     for place, expected in ((None, [0, 0, 0]), (0, [1, 0, 0]), (1, [0, 0, 0]), (19, [0, 1, 0]), (20, [0, 0, 0]), (47, [0, 0, 1])):
         data, found = np.zeros(48, np.float32), np.zeros(3, np.int64)
         if place is not None:
             data[place] = np.nan
-        threads.launch(kernel, threads.pack_args(data.ctypes.data, found.ctypes.data), 1, 1)
+        pool.launch(kernel, pool.pack_args(data.ctypes.data, found.ctypes.data), 1, 1)
         assert found.tolist() == expected
 
 
 def test_an_unknown_target_is_named():
     with pytest.raises(EngineError, match="no target is called 'sse9'"):
-        llvm.named_target("sse9")
+        kernels.named_target("sse9")
 
 
 def test_wrong_text_is_refused_and_nothing_is_kept():
-    count = llvm.loaded_count()
+    count = kernels.loaded_count()
     with pytest.raises(RuntimeError):
-        llvm.compile_module("define void @kernel(ptr %args, i64 %task) { ret i32 0 }")
-    assert llvm.loaded_count() == count
+        kernels.compile_module("define void @kernel(ptr %args, i64 %task) { ret i32 0 }")
+    assert kernels.loaded_count() == count
 
 
 def test_host_description_is_plausible():
-    host = llvm.host()
+    host = kernels.host()
     assert host.vector_bytes in (16, 32, 64)
     assert host.vector_registers in (16, 32)
     assert 8 << 10 <= host.l1_bytes <= 1 << 20
@@ -240,21 +242,21 @@ def test_a_fork_in_the_middle_of_compiling_leaves_the_child_able_to_compile():
     code = """
 import os, threading, time, warnings
 warnings.simplefilter("ignore")
-from preimage.engines.jit import codegen as llvm
+from preimage.engines.jit.compiler import toolchain as kernels
 stop = False
 text = "define void @kernel(ptr %a, i64 %t) {\\n  %x = add i64 %t, NUMBER\\n  ret void\\n}"
 def busy():
     n = 0
     while not stop:
         n += 1
-        llvm.object_codes([llvm.Work(text.replace("NUMBER", f"{n}{k}"), llvm.host()) for k in range(3)], 2)
+        kernels.object_codes([kernels.Work(text.replace("NUMBER", f"{n}{k}"), kernels.host()) for k in range(3)], 2)
         time.sleep(0.0005)  # a lock is not fair: let the fork have its turn
 worker = threading.Thread(target=busy)
 worker.start()
 for turn in range(8):
     child = os.fork()
     if child == 0:
-        llvm.object_code(text.replace("NUMBER", "7777"))
+        kernels.object_code(text.replace("NUMBER", "7777"))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 stop = True
@@ -277,7 +279,7 @@ def asked(numbers, made):
             made.append(number)
             return adds(number)
 
-        return llvm.compile_cached(f"add {number}", text)
+        return kernels.compile_cached(f"add {number}", text)
 
     return lambda: [one(number) for number in numbers]
 
@@ -285,42 +287,42 @@ def asked(numbers, made):
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_kernels_asked_for_together_are_compiled_once_each(n_threads, monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
-    llvm.forget()
+    kernels.forget()
     numbers, made = [n_threads * 1000 + k for k in range(7)], []
     with pre.config(threads=n_threads):
-        kernels = llvm.together(asked(numbers, made))
-        again = llvm.together(asked(numbers, made))
-    assert [added_by(kernel) for kernel in kernels] == numbers
+        made_kernels = kernels.together(asked(numbers, made))
+        again = kernels.together(asked(numbers, made))
+    assert [added_by(kernel) for kernel in made_kernels] == numbers
     assert made == numbers
-    assert again == kernels
+    assert again == made_kernels
 
 
 def test_what_the_disk_has_is_not_compiled_together_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(tmp_path / "kernels"))
     made = []
-    llvm.together(asked([1, 2], made))
-    llvm.forget()
-    kernels = llvm.together(asked([1, 2, 3], made))
+    kernels.together(asked([1, 2], made))
+    kernels.forget()
+    made_kernels = kernels.together(asked([1, 2, 3], made))
     assert made == [1, 2, 3]
-    assert [added_by(kernel) for kernel in kernels] == [1, 2, 3]
+    assert [added_by(kernel) for kernel in made_kernels] == [1, 2, 3]
 
 
 def test_a_text_that_is_refused_among_others_keeps_none_and_leaves_the_thread_as_it_was(monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
-    llvm.forget()
+    kernels.forget()
 
     def make():
-        return [*asked([11, 12], [])(), llvm.compile_cached("nonsense", lambda: "no module at all")]
+        return [*asked([11, 12], [])(), kernels.compile_cached("nonsense", lambda: "no module at all")]
 
     with pre.config(threads=2), pytest.raises(RuntimeError, match="parsing error"):
-        llvm.together(make)
-    assert llvm.loaded_count() == 0
+        kernels.together(make)
+    assert kernels.loaded_count() == 0
     with pytest.raises(ZeroDivisionError):
-        llvm.together(lambda: 1 // 0)
-    assert added_by(llvm.compile_cached("add 11", lambda: adds(11))) == 11  # not 0, as inside
+        kernels.together(lambda: 1 // 0)
+    assert added_by(kernels.compile_cached("add 11", lambda: adds(11))) == 11  # not 0, as inside
 
 
 def test_code_made_side_by_side_is_the_code_made_alone():
     texts = [PRODUCT_AND_SUM, *(adds(k) for k in range(5))] * 2
-    works = [codegen.Work(text, llvm.current_target()) for text in texts]
-    assert codegen.object_codes(works, 4) == [llvm.object_code(text) for text in texts]
+    works = [toolchain.Work(text, kernels.current_target()) for text in texts]
+    assert toolchain.object_codes(works, 4) == [kernels.object_code(text) for text in texts]

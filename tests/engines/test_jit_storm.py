@@ -18,9 +18,9 @@ from tests import oracle
 import preimage as pre
 from preimage.geometry import ConvGeometry
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 from preimage.engines import get  # noqa: E402
 

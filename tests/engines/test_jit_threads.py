@@ -15,16 +15,15 @@ import time
 import numpy as np
 import pytest
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
-from preimage.engines.jit import threads  # noqa: E402
-from preimage.engines.jit.emit import Kernel  # noqa: E402
-from preimage.engines.jit.locks import kept  # noqa: E402
-from preimage.engines.jit.parts import in_step  # noqa: E402
-from preimage.engines.jit.recipe import Step  # noqa: E402
-from preimage.engines.jit.schedules import parts  # noqa: E402
+from preimage.engines.ir.builder import Kernel  # noqa: E402
+from preimage.engines.jit.program import Step  # noqa: E402
+from preimage.engines.jit.runtime import lockstep_kernel, pool  # noqa: E402
+from preimage.engines.jit.runtime.fork_safety import kept  # noqa: E402
+from preimage.engines.jit.runtime.lockstep import in_step  # noqa: E402
 
 STORM_SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "1.5"))
 
@@ -53,8 +52,8 @@ done:
 
 
 def count(counts: np.ndarray, n_threads: int, work: int = 1) -> None:
-    args = threads.pack_args(counts.ctypes.data, work)
-    threads.launch(llvm.compile_module(COUNT, "count"), args, len(counts), n_threads)
+    args = pool.pack_args(counts.ctypes.data, work)
+    pool.launch(kernels.compile_module(COUNT, "count"), args, len(counts), n_threads)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
@@ -76,7 +75,7 @@ def relay() -> int:
     with f.loop(0, f.int_arg(2)):
         cell.store_int(old)
     cell.store_int(old * 3 + turn)
-    return llvm.compile_module(f.ir(), "relay")
+    return kernels.compile_module(f.ir(), "relay")
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
@@ -92,33 +91,34 @@ def test_the_rounds_of_a_part_follow_each_other(n_threads, n_parts):
         words = list(step.template)
         for slot, _name in step.patches:
             words[slot] = cells.ctypes.data
-        threads.launch(step.kernel, threads.pack_args(*words), step.tasks, n_threads)
+        pool.launch(step.kernel, pool.pack_args(*words), step.tasks, n_threads)
         assert (cells[:, 0].view(np.uint64) == np.uint64(wanted)).all()
 
 
 @pytest.mark.parametrize("target", ["avx512", "avx2", "neon"])
 def test_the_runner_of_parts_compiles_for(target):
-    assert llvm.object_code(parts.build(parts.PartsSpec()), llvm.named_target(target))
+    assert kernels.object_code(lockstep_kernel.build(lockstep_kernel.PartsSpec()), kernels.named_target(target))
 
 
 def test_the_pool_grows_to_what_is_asked_and_no_further():
     count(np.zeros(100, np.int64), 4)
-    size = threads.pool_size()
+    size = pool.pool_size()
     assert size >= 3
     count(np.zeros(100, np.int64), 2)
     count(np.zeros(2, np.int64), 40)  # two tasks need one worker
-    assert threads.pool_size() == size
+    assert pool.pool_size() == size
 
 
 def test_one_thread_starts_no_worker():
     code = """
 import numpy as np
-from preimage.engines.jit import llvm, threads
-kernel = llvm.compile_module("define void @kernel(ptr %a, i64 %t) {\\n  ret void\\n}")
-threads.launch(kernel, threads.pack_args(0), 100, 1)
-assert threads.pool_size() == 0
-threads.launch(kernel, threads.pack_args(0), 1, 8)
-assert threads.pool_size() == 0
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.runtime import pool
+kernel = kernels.compile_module("define void @kernel(ptr %a, i64 %t) {\\n  ret void\\n}")
+pool.launch(kernel, pool.pack_args(0), 100, 1)
+assert pool.pool_size() == 0
+pool.launch(kernel, pool.pack_args(0), 1, 8)
+assert pool.pool_size() == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -149,7 +149,7 @@ done:
 }
 """
     state = np.zeros(4, np.int64)
-    threads.launch(llvm.compile_module(text, "meet"), threads.pack_args(state.ctypes.data), 2, 2)
+    pool.launch(kernels.compile_module(text, "meet"), pool.pack_args(state.ctypes.data), 2, 2)
     assert state.tolist() == [1, 1, 1, 1]
 
 
@@ -195,7 +195,7 @@ def storm(seconds: float, forks: bool) -> None:
             counts = np.zeros(50, np.int64)
             for _ in range(5):
                 count(counts, 3)
-            os._exit(0 if (counts == 5).all() and threads.pool_size() == 2 else 1)
+            os._exit(0 if (counts == 5).all() and pool.pool_size() == 2 else 1)
         assert os.waitpid(child, 0)[1] == 0
         time.sleep(0.02)
     for thread in callers:
@@ -254,10 +254,10 @@ def test_a_child_that_python_did_not_fork_builds_its_own_pool():
     count(np.zeros(10, np.int64), 2)
     child = os.fork()
     if child == 0:
-        threads._pool = threads_pool_of_parent
+        pool._pool = threads_pool_of_parent
         counts = np.zeros(64, np.int64)
         count(counts, 2)
-        os._exit(0 if (counts == 1).all() and threads._pool is not threads_pool_of_parent else 1)
+        os._exit(0 if (counts == 1).all() and pool._pool is not threads_pool_of_parent else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -268,7 +268,7 @@ threads_pool_of_parent = None
 def _remember_the_pool():
     global threads_pool_of_parent
     count(np.zeros(10, np.int64), 2)
-    threads_pool_of_parent = threads._pool
+    threads_pool_of_parent = pool._pool
 
 
 @pytest.mark.parametrize("how", ["normal", "daemon", "os._exit", "exception", "interrupt"])
@@ -277,12 +277,13 @@ def test_the_interpreter_ends_without_a_hang_or_crash(how):
 import os, signal, sys, threading, time
 import numpy as np
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-from preimage.engines.jit import llvm, threads
-kernel = llvm.compile_module({COUNT!r}, "count")
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.runtime import pool
+kernel = kernels.compile_module({COUNT!r}, "count")
 counts = np.zeros(1000, np.int64)
 def work(turns=200):
     for _ in range(turns):
-        threads.launch(kernel, threads.pack_args(counts.ctypes.data, 50), 1000, 3)
+        pool.launch(kernel, pool.pack_args(counts.ctypes.data, 50), 1000, 3)
 work()
 how = {how!r}
 if how == "daemon":
@@ -298,7 +299,7 @@ elif how == "interrupt":
     try:
         work(10**9)
     except KeyboardInterrupt:
-        assert threads.pool_size() == 2
+        assert pool.pool_size() == 2
         counts[:] = 0
         work(5)
         assert (counts == 5).all()
@@ -316,7 +317,7 @@ elif how == "interrupt":
     assert b"Error" not in err
 
 
-@pytest.mark.skipif(not llvm.host().triple.startswith("x86_64"), reason="reads the x86 control word")
+@pytest.mark.skipif(not kernels.host().triple.startswith("x86_64"), reason="reads the x86 control word")
 def test_workers_use_the_callers_rounding_and_denormals():
     """A worker takes over the floating-point control word, so the thread count changes no bit there either."""
     text = """
@@ -344,11 +345,11 @@ define void @kernel(ptr %args, i64 %task) {
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 """
     words = np.zeros(64, np.int32)
-    kernel, control = llvm.compile_module(text, "read mxcsr"), llvm.compile_module(setter, "set mxcsr")
+    kernel, control = kernels.compile_module(text, "read mxcsr"), kernels.compile_module(setter, "set mxcsr")
     for wanted in (0x1F80, 0x9FC0, 0x1F80):  # default; flush to zero and denormals are zero; default
-        threads.launch(control, threads.pack_args(wanted), 1, 1)
+        pool.launch(control, pool.pack_args(wanted), 1, 1)
         for _ in range(20):
-            threads.launch(kernel, threads.pack_args(words.ctypes.data), 64, 3)
+            pool.launch(kernel, pool.pack_args(words.ctypes.data), 64, 3)
             assert set(words & 0xFFC0) == {wanted & 0xFFC0}
 
 
@@ -357,26 +358,27 @@ def test_workers_are_kept_off_the_callers_cpu():
     """In a process of its own, whose caller is moved from CPU to CPU; all threads on one CPU work too."""
     code = """
 import os
-from preimage.engines.jit import llvm, threads
-kernel = llvm.compile_module("define void @kernel(ptr %a, i64 %t) {\\n  ret void\\n}")
-threads.launch(kernel, threads.pack_args(0), 2, 1)
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.runtime import pool
+kernel = kernels.compile_module("define void @kernel(ptr %a, i64 %t) {\\n  ret void\\n}")
+pool.launch(kernel, pool.pack_args(0), 2, 1)
 allowed, before = sorted(os.sched_getaffinity(0)), set(os.listdir("/proc/self/task"))
-threads.launch(kernel, threads.pack_args(0), 8, 3)
+pool.launch(kernel, pool.pack_args(0), 8, 3)
 workers = [int(t) for t in set(os.listdir("/proc/self/task")) - before]
 assert len(workers) == 2
 if len(allowed) > 1:
     for _ in range(50):
         os.sched_setaffinity(0, {allowed[0]})
-        threads.launch(kernel, threads.pack_args(0), 8, 3)
+        pool.launch(kernel, pool.pack_args(0), 8, 3)
         os.sched_setaffinity(0, allowed[1:])
-        threads.launch(kernel, threads.pack_args(0), 8, 3)
+        pool.launch(kernel, pool.pack_args(0), 8, 3)
         os.sched_setaffinity(0, allowed)
-        threads.launch(kernel, threads.pack_args(0), 8, 3)
+        pool.launch(kernel, pool.pack_args(0), 8, 3)
         for t in workers:
             assert os.sched_getaffinity(t) < set(allowed), os.sched_getaffinity(t)
 os.sched_setaffinity(0, {allowed[0]})
 for t in workers:
     os.sched_setaffinity(t, {allowed[0]})
-threads.launch(kernel, threads.pack_args(0), 8, 3)
+pool.launch(kernel, pool.pack_args(0), 8, 3)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

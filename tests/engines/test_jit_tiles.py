@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from preimage.engines.jit.plan import gather_axes
-from preimage.engines.jit.tiles import cover_size, tile_phase
+from preimage.engines.jit.index.taps import gather_axes
+from preimage.engines.jit.index.tiling import cover_size, tile_phase
 from preimage.geometry import ConvGeometry
 
 

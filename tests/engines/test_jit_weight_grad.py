@@ -17,16 +17,18 @@ from tests import oracle
 import preimage as pre
 from preimage.geometry import ConvGeometry
 
-llvm = pytest.importorskip("preimage.engines.jit.llvm")
-if llvm.unavailable():
-    pytest.skip(llvm.unavailable(), allow_module_level=True)
+kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
+if kernels.unavailable():
+    pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 from preimage.engines import get  # noqa: E402
-from preimage.engines.jit import bands, moves, weight_grad, weight_grad_plan  # noqa: E402
+from preimage.engines.jit.index import partition  # noqa: E402
+from preimage.engines.jit.packing import moves  # noqa: E402
 from preimage.engines.jit.request import little_work  # noqa: E402
+from preimage.engines.jit.weight_grad import lower, tiling  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
-TARGETS = [name for name in ("host", "avx512", "avx2") if llvm.named_target(name).runs_here]
+TARGETS = [name for name in ("host", "avx512", "avx2") if kernels.named_target(name).runs_here]
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +50,8 @@ def gradient(geometry, x, y, threads=1):
 
 def forget():
     """Drop the recipes that were made, so that a changed plan is used."""
-    weight_grad.weight_grad_recipe.cache_clear()
-    getattr(weight_grad, "_ready", {}).clear()
+    lower.weight_grad_recipe.cache_clear()
+    getattr(lower, "_ready", {}).clear()
 
 
 def integers(rng, shape, dtype, low=-2, high=3):
@@ -127,22 +129,22 @@ def test_no_schedule_changes_a_bit(name, monkeypatch):
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
     wanted = bits(gradient(geometry, x, y))
-    monkeypatch.setattr(weight_grad, "SMALL_MACS", 0)  # share out even the smallest
+    monkeypatch.setattr(lower, "SMALL_MACS", 0)  # share out even the smallest
     forget()
     layouts = ((x, y), (last(x), last(y)))
     for target in TARGETS:
-        with llvm.use_target(target):
+        with kernels.use_target(target):
             for threads in (1, 2, 3):
                 for a, b in layouts:
                     assert bits(gradient(geometry, a, b, threads)) == wanted, (target, threads)
     for change in ({"BAND_PIXELS": 3, "BAND_BYTES": 0}, {"BLOCK_IMAGE_BYTES": 0, "BLOCK_FAR_BYTES": 0, "BLOCK_PRODUCTS": 0}):
         with monkeypatch.context() as patch:
             for key, value in change.items():
-                patch.setattr(weight_grad_plan, key, value)
+                patch.setattr(tiling, key, value)
             forget()
             for a, b in layouts:
                 assert bits(gradient(geometry, a, b, 2)) == wanted, change
-    monkeypatch.setattr(weight_grad, "FAR_RESULT", 0)
+    monkeypatch.setattr(lower, "FAR_RESULT", 0)
     forget()
     for a, b in layouts:
         assert bits(gradient(geometry, a, b)) == wanted
@@ -174,9 +176,9 @@ def test_images_in_turns_change_no_bit(name, monkeypatch):
         wanted = bits(gradient(geometry, a, b))
         for images in (1, 2, 3):
             with monkeypatch.context() as patch:
-                patch.setattr(bands, "MOST_ROWS", images * lines)
+                patch.setattr(partition, "MOST_ROWS", images * lines)
                 forget()
-                assert bands.images_at_once(geometry) == images
+                assert partition.images_at_once(geometry) == images
                 assert bits(gradient(geometry, a, b)) == wanted, images
     forget()
 
@@ -185,7 +187,7 @@ def test_tables_do_not_grow_with_the_batch():
     sizes = []
     for batch in (1 << 14, 1 << 20):
         geometry = ConvGeometry.from_conv((batch, 16, 14, 14), (32, 16, 3, 3), padding=1)
-        recipe = weight_grad.recipe_for_shapes(geometry, "f32", 4, False, 2)
+        recipe = lower.recipe_for_shapes(geometry, "f32", 4, False, 2)
         sizes.append(recipe.table_bytes)
     assert sizes[0] == sizes[1] < 4 << 20
 
@@ -196,14 +198,14 @@ def test_tasks_in_step_change_no_bit(name, monkeypatch):
     geometry, rng = made(name), np.random.default_rng(8)
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
-    monkeypatch.setattr(weight_grad, "SMALL_MACS", 0)
+    monkeypatch.setattr(lower, "SMALL_MACS", 0)
     for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0}.items():
-        monkeypatch.setattr(weight_grad_plan, key, value)
+        monkeypatch.setattr(tiling, key, value)
     forget()
     wanted = bits(gradient(geometry, last(x), last(y)))
-    monkeypatch.setattr(weight_grad, "MOST_TURNS", 1000)
+    monkeypatch.setattr(lower, "MOST_TURNS", 1000)
     for parts in (1, 3):
-        monkeypatch.setattr(weight_grad, "PARTS_PER_THREAD", parts)
+        monkeypatch.setattr(lower, "PARTS_PER_THREAD", parts)
         forget()
         with pre.config(threads=2):
             plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
@@ -222,8 +224,8 @@ def test_asking_early_changes_no_bit(name, monkeypatch):
     layouts = ((x, y), (last(x), last(y)))
     wanted = bits(gradient(geometry, x, y))
     for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0, "asks_early": lambda *_: True}.items():
-        monkeypatch.setattr(weight_grad_plan, key, value)
-    monkeypatch.setattr(weight_grad, "SMALL_MACS", 0)
+        monkeypatch.setattr(tiling, key, value)
+    monkeypatch.setattr(lower, "SMALL_MACS", 0)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert ("meanwhile" in plan.details["bands"]) == ("blocks" not in plan.details["x"] + plan.details["y"])
@@ -239,7 +241,7 @@ def test_what_is_asked_for_early_is_what_is_read():
         (1, 64, 2, 120, 100), (128, 64, 1, 3, 3), stride=(1, 1, 1), padding=((0, 0), (1, 1), (1, 1))
     )
     item, x_bytes, y_bytes = 4, 64 * 2 * 120 * 100 * 4, 128 * 2 * 120 * 100 * 4
-    recipe = weight_grad.recipe_for_shapes(geometry, "f32", item, True, 1)
+    recipe = lower.recipe_for_shapes(geometry, "f32", item, True, 1)
     assert "meanwhile" in recipe.details["bands"]
     words, starts = recipe.steps[-1].tables[-2:]
     assert starts[0] == 0
@@ -250,19 +252,19 @@ def test_what_is_asked_for_early_is_what_is_read():
         assert lines[:, 2].sum() * 64 == size
         assert len(np.unique(lines[:, 1])) == len(lines)
     geometry = ConvGeometry.from_conv((1, 64, 28, 28), (64, 64, 3, 3), padding=1)  # stays in the nearer caches
-    assert "meanwhile" not in weight_grad.recipe_for_shapes(geometry, "f32", item, True, 1).details["bands"]
+    assert "meanwhile" not in lower.recipe_for_shapes(geometry, "f32", item, True, 1).details["bands"]
 
 
 def test_the_changes_of_the_schedule_are_real(monkeypatch):
     """The check above would prove nothing if bands and blocks were not used."""
     geometry = made("dense 3x3")
-    monkeypatch.setattr(weight_grad_plan, "BAND_PIXELS", 3)
-    monkeypatch.setattr(weight_grad_plan, "BAND_BYTES", 0)
+    monkeypatch.setattr(tiling, "BAND_PIXELS", 3)
+    monkeypatch.setattr(tiling, "BAND_BYTES", 0)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert int(plan.details["bands"].split()[0]) > geometry.output_size[0]
     for name in ("BLOCK_IMAGE_BYTES", "BLOCK_FAR_BYTES", "BLOCK_PRODUCTS"):
-        monkeypatch.setattr(weight_grad_plan, name, 0)
+        monkeypatch.setattr(tiling, name, 0)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert "blocks" in plan.details["x"]
@@ -428,8 +430,8 @@ def test_new_sizes_compile_nothing():
         x, y = np.ones(geometry.input_shape, np.float32), np.ones(geometry.output_shape, np.float32)
         gradient(geometry, last(x), last(y))
         if turn == 3:
-            loaded.append(llvm.loaded_count())
-    assert llvm.loaded_count() <= loaded[0]
+            loaded.append(kernels.loaded_count())
+    assert kernels.loaded_count() <= loaded[0]
 
 
 def test_random_geometries_exactly():
@@ -450,7 +452,7 @@ def test_random_geometries_exactly():
         x, y = integers(rng, geometry.input_shape, np.float32), integers(rng, geometry.output_shape, np.float32)
         wanted = oracle.conv_weight_grad(x, y, oracle.sizes_of(geometry))
         layout = [last, np.asarray][int(rng.integers(2))], [last, np.asarray][int(rng.integers(2))]
-        with llvm.use_target(TARGETS[done % len(TARGETS)]):
+        with kernels.use_target(TARGETS[done % len(TARGETS)]):
             got = gradient(geometry, layout[0](x), layout[1](y), int(rng.integers(1, 4)))
         np.testing.assert_array_equal(got, wanted, err_msg=str(geometry))
         done += 1

@@ -22,7 +22,10 @@ import numpy as np
 
 import preimage as pre
 from preimage.engines import get
-from preimage.engines.jit import chain, llvm, threads, weight_grad
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.elementwise import fused
+from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.weight_grad import lower
 
 MOST_FAULTS = 3000
 
@@ -82,16 +85,16 @@ def forget() -> None:
     engine: Any = get("jit")
     engine._ready.clear()
     engine._recipes.clear()
-    weight_grad._ready.clear()
-    weight_grad.weight_grad_recipe.cache_clear()
-    chain._ready.clear()
-    chain._kept.clear()
-    llvm.forget()
+    lower._ready.clear()
+    lower.weight_grad_recipe.cache_clear()
+    fused._ready.clear()
+    fused._kept.clear()
+    kernels.forget()
 
 
 def forget_pool() -> None:
     """As in a new process: no worker has been started. (The workers of the pool that there is wait for ever.)"""
-    threads._pool = None
+    pool._pool = None
 
 
 # ------------------------------------------------------------------------------------------------- calls in the middle
@@ -206,7 +209,7 @@ class Allocator:
     """NumPy's allocations in this thread, counted, of which the n-th fails."""
 
     def __init__(self) -> None:
-        code = llvm.compile_many(_ALLOCATOR, ("fault_malloc", "fault_calloc", "fault_realloc", "fault_free"), "allocator")
+        code = kernels.compile_many(_ALLOCATOR, ("fault_malloc", "fault_calloc", "fault_realloc", "fault_free"), "allocator")
         self._code = code
         self.state = (ctypes.c_int64 * 4)()
         addresses = [int(code[name]) for name in code]

@@ -19,7 +19,8 @@ from harness import Door, allocator, collected, every, failing, forget, forget_p
 
 import preimage as pre
 from preimage.engines import get
-from preimage.engines.jit import cache, codegen, threads
+from preimage.engines.jit.compiler import disk_cache, toolchain
+from preimage.engines.jit.runtime import pool
 
 OURS = (MemoryError, pre.PreimageError)
 
@@ -139,7 +140,7 @@ def test_the_nth_worker_cannot_be_started():
 
     def anew(n: int) -> Any:
         forget_pool()
-        return failing(threads._loaded_code(), "add_worker", n, gives=errno.EAGAIN)
+        return failing(pool._loaded_code(), "add_worker", n, gives=errno.EAGAIN)
 
     def run() -> None:
         for _ in range(3):
@@ -147,12 +148,12 @@ def test_the_nth_worker_cannot_be_started():
 
     assert every(anew, run, ()) == 4
     forget_pool()
-    with failing(threads._loaded_code(), "add_worker", 1, gives=errno.EAGAIN, lasting=True):
+    with failing(pool._loaded_code(), "add_worker", 1, gives=errno.EAGAIN, lasting=True):
         run()
-        assert threads.pool_size() == 0
-    for _ in range(threads.PATIENCE + 1):
+        assert pool.pool_size() == 0
+    for _ in range(pool.PATIENCE + 1):
         assert call() == wanted
-    assert threads.pool_size() == 4  # the system is asked again, now and then
+    assert pool.pool_size() == 4  # the system is asked again, now and then
 
 
 @pytest.mark.parametrize("how", ["refused", "no memory", "never begins"])
@@ -201,9 +202,9 @@ def test_the_nth_kernel_cannot_be_made(door, error, no_disk):
     def anew(n: int) -> Any:
         assert call() == wanted
         forget()
-        from preimage.engines.jit import llvm
+        from preimage.engines.jit.compiler import kernels
 
-        return failing(codegen.Work if door == "object_code" else llvm, door, n, error)
+        return failing(toolchain.Work if door == "object_code" else kernels, door, n, error)
 
     def run() -> None:
         assert call() == wanted
@@ -222,14 +223,14 @@ def test_the_nth_step_of_keeping_kernels_fails(door, code, disk):
     wanted = call()
 
     def anew(n: int) -> Any:
-        cache.clear()
+        disk_cache.clear()
         forget()
-        return failing(cache.os, door, n, OSError(code, os.strerror(code)))
+        return failing(disk_cache.os, door, n, OSError(code, os.strerror(code)))
 
     def run() -> None:
         assert call() == wanted
         assert not [path for path in disk.iterdir() if path.suffix != ".obj"]
-        assert all(cache._unpack(path.read_bytes(), "") is None for path in disk.iterdir())  # readable, and of other keys
+        assert all(disk_cache._unpack(path.read_bytes(), "") is None for path in disk.iterdir())  # readable, and of other keys
 
     assert every(anew, run, ()) >= 3
 

@@ -251,11 +251,11 @@ def _markdown(run: Any) -> str:
 
 
 def _tuning(path: Path, version: int) -> None:
-    from preimage.engines.jit import tuning
+    from preimage.engines.jit import autotune
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREIMAGE_TUNING", str(path))
-        tuning.save({f"key {k}": (16, 1, version) for k in range(2000)})
+        autotune.save({f"key {k}": (16, 1, version) for k in range(2000)})
 
 
 def _read_tuning(path: Path) -> int:

@@ -59,9 +59,9 @@ def _caches() -> dict[str, str]:
 def _target() -> str:
     """The CPU as the code generator names it."""
     try:
-        from preimage.engines.jit import llvm
+        from preimage.engines.jit.compiler import kernels
 
-        target = llvm.current_target()
+        target = kernels.current_target()
     except Exception as error:
         return f"no code generator: {error}"
     return f"{target.cpu}, {target.vector_registers} vector registers of {target.vector_bytes} bytes"

@@ -24,14 +24,14 @@ _SIZES = tuple(1 << k for k in (15, 18, 20, 22, 24, 28))  # bytes of both arrays
 
 
 def _lanes(dtype: str) -> int:
-    from preimage.engines.jit import llvm
+    from preimage.engines.jit.compiler import kernels
 
-    return llvm.current_target().vector_bytes // (4 if dtype == "f32" else 8)
+    return kernels.current_target().vector_bytes // (4 if dtype == "f32" else 8)
 
 
 def _peak_text(dtype: str, lanes: int, chains: int) -> str:
     """for n turns: s[k] = fma(a, b, s[k]) for every k; the sums are stored at the end so that they are computed."""
-    from preimage.engines.jit.emit import Kernel
+    from preimage.engines.ir.builder import Kernel
 
     f = Kernel()
     turns, values = f.int_arg(0), f.ptr_arg(1, dtype)
@@ -47,7 +47,7 @@ def _peak_text(dtype: str, lanes: int, chains: int) -> str:
 
 def _copy_text(lanes: int) -> str:
     """Read, add, write: y[i] = x[i] + 1 over the task's share, `turns` times."""
-    from preimage.engines.jit.emit import Kernel
+    from preimage.engines.ir.builder import Kernel
 
     f = Kernel()
     count, turns = f.int_arg(2), f.int_arg(3)
@@ -73,11 +73,11 @@ def _best(call: Callable[[], Any], repeats: int) -> float:
 def peak_probe(dtype: str, threads: int, seconds: float = 0.02) -> tuple[float, str]:
     """GFLOP/s of fused multiply-adds on so many threads, and how that was measured. dtype: float32 or float64."""
     try:
-        from preimage.engines.jit import llvm
-        from preimage.engines.jit import threads as pool
+        from preimage.engines.jit.compiler import kernels
+        from preimage.engines.jit.runtime import pool as pool
 
-        if llvm.unavailable():
-            raise ImportError(llvm.unavailable())
+        if kernels.unavailable():
+            raise ImportError(kernels.unavailable())
     except ImportError:
         n = 768
         a = np.ones((n, n), dtype)
@@ -85,8 +85,8 @@ def peak_probe(dtype: str, threads: int, seconds: float = 0.02) -> tuple[float, 
         return 2 * n**3 / _best(lambda: a @ b, 5), f"matrix product of NumPy, {n} x {n} (no generated code here)"
     short = {"float32": "f32", "float64": "f64"}[dtype]
     lanes = _lanes(short)
-    chains = _CHAINS if llvm.current_target().vector_registers >= 32 else 12
-    kernel = llvm.compile_module(_peak_text(short, lanes, chains), f"bench peak {short}")
+    chains = _CHAINS if kernels.current_target().vector_registers >= 32 else 12
+    kernel = kernels.compile_module(_peak_text(short, lanes, chains), f"bench peak {short}")
     data = np.full(64, 0.5, dtype)
     out = np.empty(threads * chains * lanes, dtype)
     turns = 100_000
@@ -99,11 +99,11 @@ def peak_probe(dtype: str, threads: int, seconds: float = 0.02) -> tuple[float, 
 def memory_probe(size_bytes: int, threads: int) -> float:
     """GB/s read + written by a kernel whose two arrays fill size_bytes together."""
     try:
-        from preimage.engines.jit import llvm
-        from preimage.engines.jit import threads as pool
+        from preimage.engines.jit.compiler import kernels
+        from preimage.engines.jit.runtime import pool as pool
 
-        if llvm.unavailable():
-            raise ImportError(llvm.unavailable())
+        if kernels.unavailable():
+            raise ImportError(kernels.unavailable())
     except ImportError:
         x = np.ones(size_bytes // 8, np.float32)
         y = np.empty_like(x)
@@ -111,7 +111,7 @@ def memory_probe(size_bytes: int, threads: int) -> float:
     lanes = _lanes("f32")
     step = 4 * lanes
     count = max(step, size_bytes // 8 // threads // step * step)
-    kernel = llvm.compile_module(_copy_text(lanes), "bench copy")
+    kernel = kernels.compile_module(_copy_text(lanes), "bench copy")
     x = np.ones(count * threads + 16, np.float32)
     y = np.zeros_like(x)
     turns = max(1, (1 << 22) // (8 * count * threads))

@@ -21,9 +21,9 @@ import numpy as np
 from preimage.bench.contestants import thread_limit
 from preimage.bench.problem import Array, ordered
 from preimage.bench.suite import Layer
-from preimage.engines.jit import tuning
+from preimage.engines.jit import autotune
+from preimage.engines.jit.autotune import Tile
 from preimage.engines.jit.engine import JitEngine
-from preimage.engines.jit.tuning import Tile
 from preimage.errors import EngineError
 
 __all__ = ["Finding", "tune_layer"]
@@ -75,7 +75,7 @@ def tune_layer(
             raise EngineError(f"only forward passes and input gradients have tiles to choose from, not {what}")
         with thread_limit(n):
             finding = _cell(layer, what, contraction, dtype, layout, n, most)
-        tuning.save({finding.key: finding.tile})
+        autotune.save({finding.key: finding.tile})
         found.append(finding)
     return found
 
@@ -90,7 +90,7 @@ def _cell(layer: Layer, what: str, contraction: str, dtype: str, layout: str, th
     own = plain.plan(g, contraction, np.dtype(dtype), layout == "channels_last")
     wanted = _call(plain, contraction, g, a, w)()
     turns = [_Turn(None, _call(plain, contraction, g, a, w), [])]
-    for tile in tuning.tiles_to_try(request, most):
+    for tile in autotune.tiles_to_try(request, most):
         call = _call(JitEngine(tile), contraction, g, a, w)
         if call().tobytes() != wanted.tobytes():
             raise EngineError(f"{layer.name} {what}: tile {tile} changes bits of the result; please report this")
@@ -100,7 +100,7 @@ def _cell(layer: Layer, what: str, contraction: str, dtype: str, layout: str, th
     gain = min(median(x / y for x, y in zip(turns[0].times, best.times, strict=True)), min(turns[0].times) / min(best.times))
     winner = best.tile if gain >= WORTH else None
     said = f"{own.algorithm}, {own.details.get('tile', '')}".rstrip(", ")
-    key = tuning.key_of(request)
+    key = autotune.key_of(request)
     return Finding(layer.name, what, layout, dtype, threads, key, len(turns), said, winner, gain if winner else 1.0)
 
 

@@ -48,7 +48,7 @@ def tune(
     from rich.text import Text
 
     from preimage.bench.tune import tune_layer
-    from preimage.engines.jit import tuning
+    from preimage.engines.jit import autotune
     from preimage.report.terminal import Terminal
 
     options: dict[str, Any] = {
@@ -69,4 +69,4 @@ def tune(
                 cells = (f.layer, f.what, f.layout, f.dtype, f.threads, f.tried, f.own, best, f"{f.gain:.2f}")
                 table.add_row(*map(str, cells))
     console.print(table)
-    console.print(f"kept in {tuning.path()}; the same bits from all that were tried")
+    console.print(f"kept in {autotune.path()}; the same bits from all that were tried")

@@ -39,7 +39,7 @@ LEAST_CHAIN = 1 << 13
 LEAST_PASS = 1 << 15
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
 #: The modules behind the functions of this one, imported before any of them runs.
-_KERNELS = ("chain", "sums", "space", "softmax")
+_KERNELS = ("fused", "channel_sums", "space", "softmax")
 _available = False  # as far as is known
 
 
@@ -50,7 +50,7 @@ def active() -> bool:
         return False
     if not _available and engines()["jit"] == "available":
         for name in _KERNELS:
-            import_apart(f"preimage.engines.jit.{name}")
+            import_apart(f"preimage.engines.jit.elementwise.{name}")
         _available = True
     return _available
 
@@ -78,7 +78,7 @@ def chain(
     """Elementwise steps in one pass (engines/jit/chain.py); `least` is the number of elements from which it pays."""
     if max([a.size for a in operands]) < max(least, 1) or not fits(*operands):
         return None
-    from preimage.engines.jit.chain import run_chain
+    from preimage.engines.jit.elementwise.fused import run_chain
 
     made = run_chain(operands, steps, numbers, results)
     if made is not None:
@@ -119,10 +119,10 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     """Sums per channel of (N, C, *space) arrays (engines/jit/sums.py), whatever the size: the engine alone decides on the bits."""
     if not x.size or x.ndim < 2 or not fits(x):
         return None
-    from preimage.engines.jit import sums
+    from preimage.engines.jit.elementwise import channel_sums
 
     told(f"sums ({mode})", x)
-    return sums.channel_sums(x, mode, images, g, m)
+    return channel_sums.channel_sums(x, mode, images, g, m)
 
 
 def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
@@ -143,7 +143,7 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     """The parts side by side (engines/jit/space.py)."""
     if sum([p.size for p in parts]) < LEAST_CHAIN or not fits(*parts):
         return None
-    from preimage.engines.jit import space
+    from preimage.engines.jit.elementwise import space
 
     return _said("concat", space.concat(parts, axis), *parts)
 
@@ -152,7 +152,7 @@ def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode:
     """The maximum ("max") or sum ("sum") over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
     if x.size < LEAST_CHAIN or not fits(x):
         return None
-    from preimage.engines.jit import space
+    from preimage.engines.jit.elementwise import space
 
     return _said(f"{mode} over windows", space.pool_axis(x, axis, window, mode), x)
 
@@ -161,7 +161,7 @@ def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int
     """The adjoint of the sum over windows along a spatial axis of `size`."""
     if y.size < LEAST_CHAIN or not fits(y):
         return None
-    from preimage.engines.jit import space
+    from preimage.engines.jit.elementwise import space
 
     return _said("sum over windows, transposed", space.unpool_axis(y, axis, size, window), y)
 
@@ -170,7 +170,7 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, i
     """The gradient of a maximum over windows (each: size, outputs, kernel, stride, lo, dilation)."""
     if not g.size or x.size < LEAST_CHAIN or not fits(g, x, pooled):
         return None
-    from preimage.engines.jit import space
+    from preimage.engines.jit.elementwise import space
 
     return _said("gradient of max over windows", space.max_pool_grad(g, x, pooled, windows), x)
 
@@ -179,7 +179,7 @@ def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear
     """The spatial axes resized; tables: per axis low and high positions, weight of the high one, whether they are blended."""
     if x.size < LEAST_CHAIN or not fits(x):
         return None
-    from preimage.engines.jit import space
+    from preimage.engines.jit.elementwise import space
 
     return _said("resize", space.resize(x, tables, linear), x)
 
@@ -188,7 +188,7 @@ def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:
     """exp(x) / sum exp(x) along an axis, or with g its gradient at the answer x, whatever the size: the engine decides on the bits."""
     if not x.size or not fits(x, *(() if g is None else (g,))):
         return None
-    from preimage.engines.jit import softmax as kernels
+    from preimage.engines.jit.elementwise import softmax as kernels
 
     return _said("softmax" if g is None else "gradient of softmax", kernels.softmax(x, axis, g), x)
 

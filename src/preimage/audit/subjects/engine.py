@@ -100,12 +100,12 @@ def _geometry_text(case: Case) -> str:
 @lru_cache(maxsize=1)
 def _targets() -> list[Variant]:
     """The narrower vector units that this CPU can run code for, beside its own."""
-    from preimage.engines.jit import llvm
+    from preimage.engines.jit.compiler import kernels
 
     found: list[Variant] = []
     for name in ("avx2", "avx512"):
-        if llvm.named_target(name).runs_here:
-            found.append((f"vectors of {name}", lambda name=name: llvm.use_target(name)))  # type: ignore[misc]
+        if kernels.named_target(name).runs_here:
+            found.append((f"vectors of {name}", lambda name=name: kernels.use_target(name)))  # type: ignore[misc]
     return found
 
 

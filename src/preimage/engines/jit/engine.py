@@ -21,14 +21,16 @@ from preimage.engines.base import (
     supported_dtype,
 )
 from preimage.engines.buffers import aligned
-from preimage.engines.jit import branches, llvm, tuning, weight_grad
-from preimage.engines.jit.bands import Band, cut, images_at_once
-from preimage.engines.jit.dense import dense_recipe
-from preimage.engines.jit.depthwise import depthwise_recipe, is_depthwise
-from preimage.engines.jit.ready import Bound, Ready, Scratch, epilogue_arrays, finish_of
-from preimage.engines.jit.recipe import ALIGN, Recipe, address_of, made_together
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit import autotune, branches
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.conv.direct import dense_recipe
+from preimage.engines.jit.depthwise.channels_last import depthwise_recipe, is_depthwise
+from preimage.engines.jit.index.partition import Band, cut, images_at_once
+from preimage.engines.jit.program import ALIGN, Recipe, address_of, made_together
 from preimage.engines.jit.request import Request, is_little, little_macs, little_work, readable, take_epilogue, take_request
-from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
+from preimage.engines.jit.weight_grad import lower
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK
@@ -62,7 +64,7 @@ class JitEngine:
         self._scratch = Scratch()
 
     def unavailable(self) -> str | None:
-        return llvm.unavailable()
+        return kernels.unavailable()
 
     def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
         if not supported_dtype(dtype):
@@ -81,7 +83,7 @@ class JitEngine:
     def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         threads = thread_count()
         key = (
-            id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(llvm.current_target()),
+            id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(kernels.current_target()),
             current().workspace_bytes, little_macs(), None if epilogue is None else _kind(epilogue),
         )  # fmt: skip
         ready = self._ready.get(key)
@@ -122,7 +124,7 @@ class JitEngine:
     ) -> Request:  # fmt: skip
         return Request(
             g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
-            threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, llvm.current_target(),
+            threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, kernels.current_target(),
             self._tile is None and is_little(g), self._tile,
         )  # fmt: skip
 
@@ -263,7 +265,7 @@ class JitEngine:
         take_epilogue(request.finish, request.prepared)
         if is_depthwise(request):
             return depthwise_recipe(request)
-        tile = tuning.tile_for(request) if self._tuned and request.tile is None and not request.single else None
+        tile = autotune.tile_for(request) if self._tuned and request.tile is None and not request.single else None
         recipe = dense_recipe(request if tile is None else replace(request, tile=tile, little=False))
         if tile is not None:
             recipe.details["tile"] += ", tuned"
@@ -286,7 +288,7 @@ class JitEngine:
                 held -= size
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
-        return weight_grad.conv_weight_grad(geometry, x, y, thread_count(), self._run)
+        return lower.conv_weight_grad(geometry, x, y, thread_count(), self._run)
 
     def audit_variants(self, promise: str) -> list[tuple[str, Any]]:
         """Schedules that the audit compares with the one that is taken: those of large work, for work of any size."""
@@ -294,7 +296,7 @@ class JitEngine:
 
     def unreachable_decisions(self) -> dict[str, str]:
         """Declared decisions that no call can take on this machine, and why: what a report of coverage need not ask for."""
-        if llvm.current_target().vector_bytes == 64:
+        if kernels.current_target().vector_bytes == 64:
             return {}
         return {"jit.direct.tile.half_vectors": "half vectors are tried only where the CPU's vectors have 64 bytes"}
 
@@ -302,10 +304,10 @@ class JitEngine:
         """What a call on dense arrays of a layout asks for (conv and conv_transpose), so many images as one plan is made for."""
         part, item = replace(geometry, batch=images_at_once(geometry, contraction)), dtype.itemsize
         shapes = (part.input_shape, part.output_shape)[:: 1 if contraction == "conv" else -1]
-        x, out = (weight_grad.dense_strides(s, item, channels_last) for s in shapes)
+        x, out = (lower.dense_strides(s, item, channels_last) for s in shapes)
         threads = thread_count() if part.inside_macs > SMALL_MACS else 1
         return Request(
-            part, contraction, ELEMENTS[dtype.name], x, out, Finish(), threads, False, False, False, llvm.current_target(),
+            part, contraction, ELEMENTS[dtype.name], x, out, Finish(), threads, False, False, False, kernels.current_target(),
             self._tile is None and is_little(part), self._tile,
         )  # fmt: skip
 
@@ -313,7 +315,7 @@ class JitEngine:
         threads, item = thread_count(), dtype.itemsize
         if contraction == "conv_weight_grad":
             images = geometry.batch if geometry.is_depthwise else images_at_once(geometry)
-            recipe = weight_grad.recipe_for_shapes(geometry, ELEMENTS[dtype.name], item, channels_last, threads)
+            recipe = lower.recipe_for_shapes(geometry, ELEMENTS[dtype.name], item, channels_last, threads)
         else:
             request = self.request(geometry, contraction, dtype, channels_last)
             images, recipe = request.geometry.batch, self._recipe(request)

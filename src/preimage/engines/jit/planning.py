@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from preimage.engines import decisions
 from preimage.engines.base import DType
-from preimage.engines.jit import llvm, weight_grad
-from preimage.engines.jit.weight_grad import ELEMENTS
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.weight_grad import lower
+from preimage.engines.jit.weight_grad.lower import ELEMENTS
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
 
@@ -27,11 +28,11 @@ def planned_decisions(
     sizes = (*geometry.input_shape, *geometry.output_shape, *geometry.weight_shape)
     if not all(sizes) or engine.supports(geometry, contraction, dtype) is not None:
         return frozenset()
-    with decisions.made() as found, llvm.nothing_compiled():
+    with decisions.made() as found, kernels.nothing_compiled():
         if contraction == "conv_weight_grad":
             element = ELEMENTS[dtype.name]
-            threads = thread_count() if geometry.inside_macs > weight_grad.SMALL_MACS else 1
-            weight_grad._new_recipe(weight_grad.request_for_shapes(geometry, element, dtype.itemsize, channels_last, threads))
+            threads = thread_count() if geometry.inside_macs > lower.SMALL_MACS else 1
+            lower._new_recipe(lower.request_for_shapes(geometry, element, dtype.itemsize, channels_last, threads))
         else:
             engine._new_recipe(engine.request(geometry, contraction, dtype, channels_last))
     return frozenset(found)

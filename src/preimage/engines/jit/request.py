@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from preimage.engines.base import Array
-from preimage.engines.jit import branches, llvm
-from preimage.engines.jit.emit import ELEMENT_BYTES
-from preimage.engines.jit.schedules.epilogue import Finish
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit import branches
+from preimage.engines.jit.compiler import kernels
 from preimage.geometry import ConvGeometry
 
 __all__ = [
@@ -102,7 +103,7 @@ class Request:
     every_tap: bool  # taps over the padding take part
     single: bool  # no zeros from a margin may be multiplied (a transposed convolution whose weights are not finite)
     prepared: bool  # the weights come packed
-    target: llvm.Target
+    target: kernels.Target
     little: bool = False  # kernels whose sizes are all arguments
     tile: tuple[int, int, int] | None = None  # lanes, vectors, pixels, where the caller wants a certain tile
 

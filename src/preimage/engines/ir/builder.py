@@ -1,0 +1,290 @@
+"""The loop, vector and pointer layer in which schedules are written: Python that reads like the loops it emits.
+
+A `Kernel` is one LLVM function `void kernel(i64* args, i64 task, i64 thread)`; threads of a job are numbered from 0, and each
+may keep scratch of its own. Its values are thin wrappers that carry their builder:
+
+    f = Kernel()
+    x, y = f.ptr_arg(0, "f32"), f.ptr_arg(1, "f32")     # args[0], args[1] hold addresses
+    n, a = f.int_arg(2), f.ptr_arg(3, "f32").splat(16)  # args[2] a size; one scalar broadcast to 16 lanes
+    with f.loop(0, n, 16) as i:                         # i.index is an Int; i.carry the values that go round
+        v = a.fma(x.at(i.index).load(16), y.at(i.index).load(16))
+        y.at(i.index).store(v)
+    text = f.ir()                                       # LLVM IR, the input of llvm.compile_module
+
+Sums that stay in registers go round a loop as its carry (phi nodes, no memory):
+
+    with f.loop(0, taps, carry=[f.zeros("f32", 16)] * 4) as tap:
+        tap.carry = [w.fma(x, acc) for acc in tap.carry]
+    sums = tap.result
+
+- `Int` is a 64-bit integer: + - * // % and comparisons (signed), mixed with Python ints; a comparison gives a `Bit`.
+- `Num` is a float (f32, f64, lanes = 1 for a scalar): + - *, `fma(b, c)` = one rounding of self * b + c, `maximum`, ...
+- `Ptr` is an address with an element type: `at(elements)`, `at_bytes(n)`, `load(lanes, mask)`, `splat(lanes)`, `store(v, mask)`.
+  Element types f16 and bf16 load as f32 (exact) and store with one rounding to nearest even; no instruction that
+  flushes denormals takes part.
+- `f.when(bit)` is an if without else; `f.lane_mask(lanes, count)` is true in the first `count` lanes.
+- No fast-math flag is ever set, so LLVM keeps every operation as it is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from preimage.engines.ir.values import ELEMENT_BYTES, TYPES, Bit, Int, Num, Ptr, constant, lane_numbers, type_of
+
+__all__ = ["ELEMENT_BYTES", "LINE_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
+
+LINE_BYTES = 64  # of the cache
+
+
+class Loop:
+    """The inside of `with f.loop(...)`: `index`, the values that go round (`carry`), and after it `result`."""
+
+    __slots__ = ("carry", "index", "result")
+
+    def __init__(self, index: Int, carry: list[Num]) -> None:
+        self.index, self.carry, self.result = index, carry, carry
+
+
+class Kernel:
+    """One function `void kernel(i64* args, i64 task, i64 thread)` under construction: its lines of IR, and the block being written."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._declared: dict[str, str] = {}
+        self._count = 0
+        self._ended = False
+        self._block = "entry"
+        self._known: dict[str, str] = {}
+        self.task, self.thread = Int(self, "%task"), Int(self, "%thread")
+
+    # ---- lines of text
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"%v{self._count}"
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+
+    def let(self, operation: str) -> str:
+        """The register that takes the result of an operation."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._lines.append(f"{name} = {operation}")
+        return name
+
+    def once(self, operation: str) -> str:
+        """As let, for what depends on its operands alone: the same operation in one block is written once."""
+        name = self._known.get(operation)
+        if name is None:
+            name = self._known[operation] = self.let(operation)
+        return name
+
+    def _begin(self, label: str) -> None:
+        self._lines.append(f"{label}:")
+        self._block, self._known = label, {}
+
+    def _label(self, word: str) -> str:
+        self._count += 1
+        return f"{word}{self._count}"
+
+    # ---- arguments and constants
+
+    @property
+    def arguments(self) -> Ptr:
+        """The argument vector."""
+        return Ptr(self, "%args", "i64")
+
+    def int_arg(self, slot: Int | int) -> Int:
+        """args[slot] as an integer; it does not change while the kernel runs."""
+        where = self.arguments.at(slot)
+        return Int(self, self.once(f"load i64, ptr {where.value}, align 8"))
+
+    def ptr_arg(self, slot: Int | int, element: str) -> Ptr:
+        """args[slot] as the address of elements."""
+        return self.pointer(self.int_arg(slot), element)
+
+    def pointer(self, address: Int, element: str) -> Ptr:
+        return Ptr(self, self.once(f"inttoptr i64 {address.value} to ptr"), element)
+
+    def i64(self, value: Int | int) -> Int:
+        return value if isinstance(value, Int) else Int(self, str(int(value)))
+
+    def const(self, dtype: str, lanes: int, value: float) -> Num:
+        return Num(self, constant(dtype, lanes, float(value)), dtype, lanes)
+
+    def zeros(self, dtype: str, lanes: int) -> Num:
+        """+0 in every lane."""
+        return self.const(dtype, lanes, 0.0)
+
+    def spread(self, element: str, lanes: int, value: str) -> str:
+        """A scalar in every lane."""
+        if lanes == 1:
+            return value
+        vector = type_of(element, lanes)
+        first = self.let(f"insertelement {vector} zeroinitializer, {TYPES[element]} {value}, i32 0")
+        return self.let(f"shufflevector {vector} {first}, {vector} zeroinitializer, <{lanes} x i32> zeroinitializer")
+
+    def lane_mask(self, lanes: int, count: Int | int) -> Bit:
+        """True in the lanes 0 .. count - 1."""
+        number = self.i64(count).value
+        key = f"mask {lanes} {number}"
+        if key not in self._known and lanes == 1:
+            self._known[key] = self.let(f"icmp slt i64 0, {number}")
+        elif key not in self._known:
+            counts = self.spread("i64", lanes, number)
+            numbers = lane_numbers(tuple(range(lanes)), "i64")
+            self._known[key] = self.let(f"icmp slt {type_of('i64', lanes)} {numbers}, {counts}")
+        return Bit(self, self._known[key], lanes)
+
+    def stack(self, element: str, count: int) -> Ptr:
+        """Room for `count` elements that lasts until the kernel returns; take it before any loop."""
+        return Ptr(self, self.let(f"alloca {TYPES[element]}, i64 {count}"), element)
+
+    # ---- control flow
+
+    @contextmanager
+    def loop(
+        self, start: Int | int, stop: Int | int, step: int = 1, carry: Sequence[Num] = (), once: bool = False
+    ) -> Iterator[Loop]:
+        """for index in range(start, stop, step), with `carry` going round; once=True promises at least one turn."""
+        first, last = self.i64(start).value, self.i64(stop).value
+        body, after = self._label("loop"), self._label("after")
+        guarded = not (once or (isinstance(start, int) and isinstance(stop, int) and start < stop))
+        if guarded:
+            some = self.once(f"icmp slt i64 {first}, {last}")
+            self.write(f"br i1 {some}, label %{body}, label %{after}")
+        else:
+            self.write(f"br label %{body}")
+        before = self._block
+        self._begin(body)
+        place = len(self._lines)
+        index, phis = self._name(), [value.like(self._name()) for value in carry]
+        self._lines += [""] * (1 + len(phis))  # the phis: what comes round is known at the end
+        loop = Loop(Int(self, self._apart(index)), list(phis))
+        yield loop
+        following = self.let(f"add nsw i64 {index}, {step}")
+        more = self.let(f"icmp slt i64 {following}, {last}")
+        end = self._block
+        self._lines[place] = f"{index} = phi i64 [ {first}, %{before} ], [ {following}, %{end} ]"
+        for number, (phi, value, came) in enumerate(zip(phis, carry, loop.carry, strict=True)):
+            self._lines[place + 1 + number] = (
+                f"{phi.value} = phi {phi.type} [ {value.value}, %{before} ], [ {came.value}, %{end} ]"
+            )
+        self.write(f"br i1 {more}, label %{body}, label %{after}")
+        self._begin(after)
+        loop.result = list(loop.carry)
+        if guarded:
+            loop.result = [
+                came.like(self.let(f"phi {came.type} [ {value.value}, %{before} ], [ {came.value}, %{end} ]"))
+                for value, came in zip(carry, loop.carry, strict=True)
+            ]
+
+    def _apart(self, index: str) -> str:
+        """The same number, of which the code generator does not know that it counts a loop.
+
+        What it knows, it uses to rewrite every address as a pointer that goes round (loop strength reduction): the same code
+        for what is written here, or a worse one, for a quarter of the time that compiling takes. A frozen value is only itself.
+        """
+        same = self.let(f"add i64 {index}, 0")  # a frozen phi would be thawed
+        return self.let(f"freeze i64 {same}")
+
+    def share(self, units: Int, per_task: Int) -> AbstractContextManager[Loop]:
+        """for unit in this task's share of range(units): `per_task` of them, of the last task what is left."""
+        first = self.task * per_task
+        return self.loop(first, (first + per_task).minimum(units))
+
+    @contextmanager
+    def when(self, condition: Bit) -> Iterator[None]:
+        """The block runs if the condition holds."""
+        inside, after = self._label("when"), self._label("after")
+        self.write(f"br i1 {condition.value}, label %{inside}, label %{after}")
+        known = self._known  # what was known before the branch is known in it and behind it
+        self._begin(inside)
+        self._known = dict(known)
+        yield
+        self.write(f"br label %{after}")
+        self._begin(after)
+        self._known = known
+
+    def call(self, code: Int, arguments: Ptr, task: Int) -> None:
+        """Run another kernel, given by its address."""
+        callee = self.once(f"inttoptr i64 {code.value} to ptr")
+        self.write(f"call void {callee}(ptr {arguments.value}, i64 {task.value}, i64 {self.thread.value})")
+
+    # ---- what LLVM offers as intrinsics
+
+    def intrinsic(self, name: str, *operands: Num) -> str:
+        first = operands[0]
+        kind = first.type
+        full = f"{name}.{_suffix(first.dtype, first.lanes)}"
+        if full not in self._declared:
+            self._declared[full] = f"declare {kind} @{full}({', '.join([kind] * len(operands))})"
+        return self.let(f"call {kind} @{full}({', '.join(operand.typed for operand in operands)})")
+
+    def masked_load(self, address: str, element: str, lanes: int, mask: Bit, align: int) -> str:
+        kind, name = type_of(element, lanes), f"llvm.masked.load.{_suffix(element, lanes)}.p0"
+        self._declared[name] = f"declare {kind} @{name}(ptr, i32, {type_of('i1', lanes)}, {kind})"
+        return self.let(f"call {kind} @{name}(ptr {address}, i32 {align}, {mask.typed}, {kind} zeroinitializer)")
+
+    def masked_store(self, value: str, element: str, address: str, mask: Bit, align: int) -> None:
+        kind, name = type_of(element, mask.lanes), f"llvm.masked.store.{_suffix(element, mask.lanes)}.p0"
+        self._declared[name] = f"declare void @{name}({kind}, ptr, i32, {type_of('i1', mask.lanes)})"
+        self.write(f"call void @{name}({kind} {value}, ptr {address}, i32 {align}, {mask.typed})")
+
+    def prefetch(self, where: Ptr, level: int = 1, write: bool = False) -> None:
+        """Ask for a cache line that will be read (or written) soon, into the first cache or the second."""
+        self._declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.write(f"call void @llvm.prefetch.p0(ptr {where.value}, i32 {int(write)}, i32 {4 - level}, i32 1)")
+
+    def widen(self, raw: str, element: str, lanes: int) -> Num:
+        """What was loaded as a Num: narrow types become f32, exactly."""
+        if element == "f16":
+            return Num(self, self.let(f"fpext {type_of('f16', lanes)} {raw} to {type_of('f32', lanes)}"), "f32", lanes)
+        if element == "bf16":  # the upper half of a float32
+            words = type_of("i32", lanes)
+            wide = self.let(f"zext {type_of('i16', lanes)} {raw} to {words}")
+            high = self.let(f"shl {words} {wide}, {constant('i32', lanes, 16)}")
+            return Num(self, self.let(f"bitcast {words} {high} to {type_of('f32', lanes)}"), "f32", lanes)
+        return Num(self, raw, element, lanes)
+
+    def narrow(self, value: Num, element: str) -> str:
+        """The raw bits to store: f32 rounded once, to nearest even, if the element type is narrower."""
+        lanes = value.lanes
+        if element == "f16":
+            return self.let(f"fptrunc {value.typed} to {type_of('f16', lanes)}")
+        if element == "bf16":
+            # Adding 0x7fff and the lowest kept bit rounds to nearest even; a NaN keeps its upper half, made quiet.
+            # (The CPU's own conversion would flush denormals.)
+            words = type_of("i32", lanes)
+
+            def word(number: int) -> str:
+                return constant("i32", lanes, number)
+
+            bits = self.let(f"bitcast {value.typed} to {words}")
+            kept = self.let(f"lshr {words} {bits}, {word(16)}")
+            odd = self.let(f"and {words} {kept}, {word(1)}")
+            half = self.let(f"add {words} {odd}, {word(0x7FFF)}")
+            rounded = self.let(f"add {words} {bits}, {half}")
+            quiet = self.let(f"or {words} {bits}, {word(0x00400000)}")
+            best = self.let(f"select {value.is_nan().typed}, {words} {quiet}, {words} {rounded}")
+            upper = self.let(f"lshr {words} {best}, {word(16)}")
+            return self.let(f"trunc {words} {upper} to {type_of('i16', lanes)}")
+        if element != value.dtype:
+            raise TypeError(f"a {value.dtype} value cannot be stored as {element}")
+        return value.value
+
+    def ir(self) -> str:
+        """The module as LLVM IR; the kernel is complete after this."""
+        if not self._ended:
+            self.write("ret void")
+            self._ended = True
+        head = "define void @kernel(ptr %args, i64 %task, i64 %thread) nounwind {\nentry:\n"
+        return head + "\n".join(self._lines) + "\n}\n" + "\n".join(self._declared.values()) + "\n"
+
+
+def _suffix(element: str, lanes: int) -> str:
+    """How the names of intrinsics write a type."""
+    return element if lanes == 1 else f"v{lanes}{element}"

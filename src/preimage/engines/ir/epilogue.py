@@ -1,0 +1,58 @@
+"""What happens to a finished sum before it is stored: + 0, bias, residual, activation or a chain of steps, one rounding.
+
+The + 0 turns a sum of -0 (products that underflow) into +0. So whether taps over the padding were multiplied or left out
+cannot show, not even in the sign of a zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preimage.engines.ir.builder import Bit, Int, Kernel, Num
+from preimage.engines.jit.elementwise.fused_kernel import WORDS, Step
+from preimage.engines.jit.index.tables import Slot
+
+__all__ = ["Finish", "finish"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Which steps of the epilogue the code has; the numbers of the activation are arguments."""
+
+    bias: bool = False
+    residual: bool = False
+    activation: str | None = None
+    chain: tuple[Step, ...] = ()  # places: 0 the value so far, then the numbers, then earlier steps
+    numbers: int = 0  # how many the chain takes
+
+
+def finish(
+    f: Kernel, steps: Finish, total: Num, element: str, at: Int, channel: Int, mask: Bit | None, spread: bool = False
+) -> None:
+    """Store one vector of sums at OUTPUT + at; `channel` is the number of its first lane's channel (`spread`: of all)."""
+    lanes = total.lanes
+    value = total + f.zeros(total.dtype, lanes)
+    if steps.bias:
+        bias = f.ptr_arg(Slot.BIAS, element).at(channel)
+        value = value + (bias.splat(lanes) if spread else bias.load(lanes, mask))
+    if steps.residual:
+        value = value + f.ptr_arg(Slot.RESIDUAL, element).at_bytes(at).load(lanes, mask)
+    if steps.activation is not None:
+        limits = f.ptr_arg(Slot.LIMITS, total.dtype)
+        first = limits.splat(lanes)
+        if steps.activation == "relu":
+            zero = f.zeros(total.dtype, lanes)
+            value = value.is_below(zero).select(zero, value)
+        elif steps.activation == "leaky_relu":
+            value = value.is_below(f.zeros(total.dtype, lanes)).select(value * first, value)
+        else:  # clip
+            last = limits.at(1).splat(lanes)
+            value = value.is_below(first).select(first, value)
+            value = value.is_above(last).select(last, value)
+    if steps.chain:
+        limits = f.ptr_arg(Slot.LIMITS, total.dtype)
+        values = [value, *(limits.at(k).splat(lanes) for k in range(steps.numbers))]
+        for word, places in steps.chain:
+            values.append(WORDS[word](f, *(values[p] for p in places)))
+        value = values[-1]
+    f.ptr_arg(Slot.OUTPUT, element).at_bytes(at).store(value, mask)

@@ -1,0 +1,329 @@
+"""The values of the emitter: integers, truth values, floating-point vectors, addresses; each carries its kernel.
+
+`emit` describes them; they live here so that no file is long. A value holds its operand in IR: the name of a register or
+a constant. What computes integers and addresses is written once per block (`Kernel.once`): tables and strides are asked
+for again and again, and text that is not written is not parsed, selected or scheduled.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preimage.engines.ir.builder import Kernel
+
+__all__ = ["ELEMENT_BYTES", "Bit", "Int", "Num", "Ptr"]
+
+ELEMENT_BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
+TYPES = {"f32": "float", "f64": "double", "f16": "half", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8", "i1": "i1"}
+
+
+@cache
+def type_of(element: str, lanes: int) -> str:
+    """The IR type of a scalar or a vector."""
+    return TYPES[element] if lanes == 1 else f"<{lanes} x {TYPES[element]}>"
+
+
+@cache
+def lane_numbers(numbers: tuple[int, ...], element: str = "i32") -> str:
+    """A constant vector of lane numbers."""
+    return f"<{', '.join(f'{TYPES[element]} {n}' for n in numbers)}>"
+
+
+@cache
+def constant(element: str, lanes: int, value: float) -> str:
+    """A number in every lane, as IR writes it: floats by their bits."""
+    if element in ("f32", "f64"):
+        if value == 0 and str(value)[0] != "-":
+            return "0.0" if lanes == 1 else "zeroinitializer"
+        rounded = struct.unpack("f", struct.pack("f", value))[0] if element == "f32" else value
+        text = f"0x{struct.unpack('Q', struct.pack('d', rounded))[0]:016X}"
+    else:
+        text = str(int(value))
+    return text if lanes == 1 else f"<{', '.join([f'{TYPES[element]} {text}'] * lanes)}>"
+
+
+class Int:
+    """A 64-bit integer value."""
+
+    __slots__ = ("kernel", "value")
+
+    def __init__(self, kernel: Kernel, value: str) -> None:
+        self.kernel, self.value = kernel, value
+
+    def _binary(self, op: str, other: Int | int) -> Int:
+        right = other.value if isinstance(other, Int) else str(int(other))
+        return Int(self.kernel, self.kernel.once(f"{op} i64 {self.value}, {right}"))
+
+    def __add__(self, other: Int | int) -> Int:
+        return self if other == 0 and isinstance(other, int) else self._binary("add", other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Int | int) -> Int:
+        return self._binary("sub", other)
+
+    def __rsub__(self, other: Int | int) -> Int:
+        return self.kernel.i64(other)._binary("sub", self)
+
+    def __mul__(self, other: Int | int) -> Int:
+        return self if other == 1 and isinstance(other, int) else self._binary("mul", other)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Int | int) -> Int:
+        """Division of non-negative numbers."""
+        return self._binary("udiv", other)
+
+    def __mod__(self, other: Int | int) -> Int:
+        """Remainder of non-negative numbers."""
+        return self._binary("urem", other)
+
+    def __and__(self, other: Int | int) -> Int:
+        return self._binary("and", other)
+
+    def _compare(self, op: str, other: Int | int) -> Bit:
+        right = other.value if isinstance(other, Int) else str(int(other))
+        return Bit(self.kernel, self.kernel.once(f"icmp {op} i64 {self.value}, {right}"))
+
+    def __lt__(self, other: Int | int) -> Bit:
+        return self._compare("slt", other)
+
+    def __le__(self, other: Int | int) -> Bit:
+        return self._compare("sle", other)
+
+    def __gt__(self, other: Int | int) -> Bit:
+        return self._compare("sgt", other)
+
+    def __ge__(self, other: Int | int) -> Bit:
+        return self._compare("sge", other)
+
+    def equals(self, other: Int | int) -> Bit:
+        return self._compare("eq", other)
+
+    def below(self, other: Int | int) -> Bit:
+        """0 <= self < other, in one comparison without sign."""
+        return self._compare("ult", other)
+
+    def minimum(self, other: Int | int) -> Int:
+        return (self < other).pick(self, self.kernel.i64(other))
+
+    def maximum(self, other: Int | int) -> Int:
+        return (self > other).pick(self, self.kernel.i64(other))
+
+
+class Bit:
+    """A truth value, or a vector of them (a mask)."""
+
+    __slots__ = ("kernel", "lanes", "value")
+
+    def __init__(self, kernel: Kernel, value: str, lanes: int = 1) -> None:
+        self.kernel, self.value, self.lanes = kernel, value, lanes
+
+    @property
+    def typed(self) -> str:
+        """Type and value."""
+        return f"{type_of('i1', self.lanes)} {self.value}"
+
+    def pick(self, yes: Int, no: Int) -> Int:
+        """As select, of integers."""
+        return Int(self.kernel, self.kernel.once(f"select i1 {self.value}, i64 {yes.value}, i64 {no.value}"))
+
+    def select(self, yes: Any, no: Any) -> Any:
+        """`yes` where true, else `no` (both Int or both Num)."""
+        if isinstance(yes, Int):
+            return self.pick(yes, no)
+        return yes.like(self.kernel.let(f"select {self.typed}, {yes.typed}, {no.typed}"))
+
+    def anywhere(self) -> Bit:
+        """Whether it is true in any lane."""
+        if self.lanes == 1:
+            return self
+        word = self.kernel.let(f"bitcast {self.typed} to i{self.lanes}")
+        return Bit(self.kernel, self.kernel.let(f"icmp ne i{self.lanes} {word}, 0"))
+
+    def __and__(self, other: Bit) -> Bit:
+        return self.like(f"and {self.typed}, {other.value}")
+
+    def but_not(self, other: Bit) -> Bit:
+        """Self and not other."""
+        return self & other.negated()
+
+    def __or__(self, other: Bit) -> Bit:
+        return self.like(f"or {self.typed}, {other.value}")
+
+    def like(self, operation: str) -> Bit:
+        return Bit(self.kernel, self.kernel.once(operation), self.lanes)
+
+    def negated(self) -> Bit:
+        true = lane_numbers((1,) * self.lanes, "i1") if self.lanes > 1 else "true"
+        return self.like(f"xor {self.typed}, {true}")
+
+
+class Num:
+    """A floating-point scalar or vector: dtype "f32" or "f64", `lanes` elements."""
+
+    __slots__ = ("dtype", "kernel", "lanes", "value")
+
+    def __init__(self, kernel: Kernel, value: str, dtype: str, lanes: int) -> None:
+        self.kernel, self.value, self.dtype, self.lanes = kernel, value, dtype, lanes
+
+    def like(self, value: str) -> Num:
+        return Num(self.kernel, value, self.dtype, self.lanes)
+
+    @property
+    def type(self) -> str:
+        return type_of(self.dtype, self.lanes)
+
+    @property
+    def typed(self) -> str:
+        """Type and value."""
+        return f"{type_of(self.dtype, self.lanes)} {self.value}"
+
+    def _binary(self, op: str, other: Num) -> Num:
+        return self.like(self.kernel.let(f"{op} {self.typed}, {other.value}"))
+
+    def __add__(self, other: Num) -> Num:
+        return self._binary("fadd", other)
+
+    def __sub__(self, other: Num) -> Num:
+        return self._binary("fsub", other)
+
+    def __mul__(self, other: Num) -> Num:
+        return self._binary("fmul", other)
+
+    def __truediv__(self, other: Num) -> Num:
+        return self._binary("fdiv", other)
+
+    def fma(self, factor: Num, addend: Num) -> Num:
+        """self * factor + addend with one rounding."""
+        return self.like(self.kernel.intrinsic("llvm.fma", self, factor, addend))
+
+    def sqrt(self) -> Num:
+        return self.like(self.kernel.intrinsic("llvm.sqrt", self))
+
+    def absolute(self) -> Num:
+        return self.like(self.kernel.intrinsic("llvm.fabs", self))
+
+    def with_sign_of(self, other: Num) -> Num:
+        return self.like(self.kernel.intrinsic("llvm.copysign", self, other))
+
+    def times_power_of_two(self, shifted: Num) -> Num:
+        """self * 2^n, rounded once; `shifted` is n + 1.5 * 2^23 (f64: 2^52), so that n stands in its lowest bits.
+
+        The power is taken in two halves: neither leaves the range of the exponent where the product does not.
+        """
+        element, digits, bias = ("i64", 52, 1023) if self.dtype == "f64" else ("i32", 23, 127)
+        words = type_of(element, self.lanes)
+
+        def step(op: str, a: str, b: str | int) -> str:
+            return self.kernel.let(f"{op} {words} {a}, {b if isinstance(b, str) else constant(element, self.lanes, b)}")
+
+        bits = self.kernel.let(f"bitcast {shifted.typed} to {words}")
+        n = step("sub", bits, (bias + digits << digits) + (1 << digits - 1))  # less the bits of 1.5 * 2^digits
+        half = step("ashr", n, 1)
+        result = self
+        for part in (half, step("sub", n, half)):
+            power = step("shl", step("add", part, bias), digits)
+            result = result * self.like(self.kernel.let(f"bitcast {words} {power} to {self.type}"))
+        return result
+
+    def _compare(self, op: str, other: Num) -> Bit:
+        return Bit(self.kernel, self.kernel.let(f"fcmp {op} {self.typed}, {other.value}"), self.lanes)
+
+    def is_above(self, other: Num) -> Bit:
+        """self > other; false where either is NaN."""
+        return self._compare("ogt", other)
+
+    def is_below(self, other: Num) -> Bit:
+        """self < other; false where either is NaN."""
+        return self._compare("olt", other)
+
+    def is_equal(self, other: Num) -> Bit:
+        """self == other; false where either is NaN."""
+        return self._compare("oeq", other)
+
+    def is_nan(self) -> Bit:
+        return self._compare("uno", self)
+
+    def lane(self, index: int) -> Num:
+        """One lane as a scalar."""
+        if self.lanes == 1:
+            return self
+        return Num(self.kernel, self.kernel.let(f"extractelement {self.typed}, i32 {index}"), self.dtype, 1)
+
+    def splat(self, lanes: int) -> Num:
+        """A scalar in every lane of a vector."""
+        if lanes == 1:
+            return self
+        return Num(self.kernel, self.kernel.spread(self.dtype, lanes, self.value), self.dtype, lanes)
+
+    def shuffle(self, other: Num, lanes: Sequence[int]) -> Num:
+        """The lanes picked out of self (0 .. n-1) and other (n .. 2n-1)."""
+        picked = f"shufflevector {self.typed}, {other.typed}, <{len(lanes)} x i32> {lane_numbers(tuple(lanes))}"
+        return Num(self.kernel, self.kernel.let(picked), self.dtype, len(lanes))
+
+
+class Ptr:
+    """An address with an element type: a base and a constant number of bytes behind it."""
+
+    __slots__ = ("base", "element", "kernel", "offset")
+
+    def __init__(self, kernel: Kernel, base: str, element: str, offset: int = 0) -> None:
+        self.kernel, self.base, self.element, self.offset = kernel, base, element, offset
+
+    @property
+    def value(self) -> str:
+        """The address as an operand."""
+        return self.kernel.once(f"getelementptr i8, ptr {self.base}, i64 {self.offset}") if self.offset else self.base
+
+    def at(self, offset: Int | int) -> Ptr:
+        """`offset` elements further."""
+        return self.at_bytes(offset * ELEMENT_BYTES[self.element])
+
+    def at_bytes(self, offset: Int | int) -> Ptr:
+        if isinstance(offset, Int):
+            moved = self.kernel.once(f"getelementptr i8, ptr {self.base}, i64 {offset.value}")
+            return Ptr(self.kernel, moved, self.element, self.offset)
+        return Ptr(self.kernel, self.base, self.element, self.offset + int(offset))
+
+    def address(self) -> Int:
+        """The address as a number."""
+        return Int(self.kernel, self.kernel.once(f"ptrtoint ptr {self.value} to i64"))
+
+    def as_type(self, element: str) -> Ptr:
+        return Ptr(self.kernel, self.base, element, self.offset)
+
+    def load_int(self) -> Int:
+        """One i64 element (a table entry)."""
+        return Int(self.kernel, self.kernel.let(f"load i64, ptr {self.value}, align 8"))
+
+    def store_int(self, value: Int | int) -> None:
+        self.kernel.write(f"store i64 {self.kernel.i64(value).value}, ptr {self.value}, align 8")
+
+    def load(self, lanes: int = 1, mask: Bit | None = None) -> Num:
+        """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero."""
+        k, align = self.kernel, ELEMENT_BYTES[self.element]
+        stored = "i16" if self.element == "bf16" else self.element
+        if mask is None:
+            raw = k.let(f"load {type_of(stored, lanes)}, ptr {self.value}, align {align}")
+        else:
+            raw = k.masked_load(self.value, stored, lanes, mask, align)
+        return k.widen(raw, self.element, lanes)
+
+    def splat(self, lanes: int) -> Num:
+        """One element, in every lane."""
+        return self.load().splat(lanes)
+
+    def store(self, value: Num, mask: Bit | None = None) -> None:
+        """Write neighbouring elements (one rounding if the element type is narrower); lanes outside the mask stay."""
+        k, align = self.kernel, ELEMENT_BYTES[self.element]
+        raw = k.narrow(value, self.element)
+        kind = "i16" if self.element == "bf16" else self.element
+        if mask is None:
+            k.write(f"store {type_of(kind, value.lanes)} {raw}, ptr {self.value}, align {align}")
+        else:
+            k.masked_store(raw, kind, self.value, mask, align)

@@ -1,0 +1,407 @@
+"""LLVM's code generator: IR text in, object code out, and object code into the process. The only file that imports llvmlite.binding.
+
+    target = host()                     # what this CPU is, as LLVM names it
+    code = object_code(text)            # the object file of a module of IR text
+    codes = object_codes(works, 2)      # of several, by so many threads
+    kernels = load_object(code)         # its functions, by name
+
+What keeps the numbers right: no fast-math flag is ever set here, the code generator does not contract a product and a
+sum (fused multiply-adds come from `llvm.fma` in the IR alone), and no optimising pass runs: the schedules are the optimiser.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import functools
+import itertools
+import mmap
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
+
+from preimage.engines.jit.compiler.target import Target, cache_sizes, vectors
+from preimage.errors import EngineError, OutOfMemoryError
+from preimage.locks import LOCK, hold_over_fork, import_apart
+from preimage.resources import available_memory, release_memory
+
+__all__ = [
+    "CODEGEN_LEVEL", "CONTROL_LEVEL", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "current_target", "host",
+    "load_object", "named_target", "object_code", "object_codes", "toolchain", "unavailable", "use_target",
+]  # fmt: skip
+
+CODEGEN_LEVEL = 1  # measured: 2 and 3, or passes before, give no faster kernels and compile a third slower
+CONTROL_LEVEL = 0  # for code that only calls others: a quarter of the time to compile
+
+
+class LoadedKernel(int):
+    """The address of a loaded function; the code is unloaded when the last reference to this object goes."""
+
+    code_bytes: int
+    _tracker: Any
+
+    def __new__(cls, address: int, tracker: Any, code_bytes: int) -> Self:
+        self = super().__new__(cls, address)
+        self._tracker = tracker
+        self.code_bytes = code_bytes
+        return self
+
+
+# --------------------------------------------------------------------------------------------------- llvmlite itself
+
+
+@functools.cache
+def _binding() -> Any:
+    with LOCK:
+        try:
+            binding = import_apart("llvmlite.binding")
+        except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
+            raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
+        if sys.maxsize < 2**32:
+            raise EngineError("the jit engine needs a 64-bit process")
+        _check_mapping(MODULE_BYTES)
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+    return binding
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why no code can be compiled and run here, or None."""
+    try:
+        target = host()
+    except (EngineError, RuntimeError, OSError) as error:
+        return str(error)
+    if target.vector_bytes == 0:
+        return f"the CPU {target.cpu} ({platform.machine()}) has no fused multiply-add vectors that this engine knows"
+    return None
+
+
+@functools.cache
+def toolchain() -> str:
+    """Versions of everything between the text and the code."""
+    version = ".".join(map(str, _binding().llvm_version_info))
+    return f"llvmlite {sys.modules['llvmlite'].__version__}, llvm {version}"
+
+
+# ------------------------------------------------------------------------------------------------------------ targets
+
+
+@functools.cache
+def host() -> Target:
+    """The CPU that this process runs on."""
+    binding = _binding()
+    binding.check_jit_execution()
+    flags = binding.get_host_cpu_features()
+    have = frozenset(name for name, present in flags.items() if present)
+    triple = binding.get_process_triple()
+    width, registers = vectors(triple, have)
+    cpu = binding.get_host_cpu_name()
+    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **cache_sizes())
+
+
+@functools.cache
+def named_target(name: str) -> Target:
+    """ "host", "avx512", "avx2" (x86-64 levels 4 and 3; run here where the CPU has them) or "neon" (object code only)."""
+    if name == "host":
+        return host()
+    here = host()
+    have = frozenset(f[1:] for f in here.features.split(",") if f.startswith("+"))
+    intel = here.triple.startswith("x86_64")
+    if name == "avx512":
+        runs = intel and {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"} <= have
+        triple = here.triple if intel else "x86_64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="x86-64-v4", features="", vector_bytes=64,
+                       vector_registers=32, runs_here=runs)  # fmt: skip
+    if name == "avx2":
+        triple = here.triple if intel else "x86_64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="x86-64-v3", features="", vector_bytes=32,
+                       vector_registers=16, runs_here=intel and {"avx2", "fma", "f16c"} <= have)  # fmt: skip
+    if name == "neon":
+        arm = here.triple.startswith(("aarch64", "arm64"))
+        triple = here.triple if arm else "aarch64-unknown-linux-gnu"
+        return replace(here, name=name, triple=triple, cpu="generic", features="+neon", vector_bytes=16,
+                       vector_registers=32, runs_here=arm)  # fmt: skip
+    raise EngineError(f"no target is called {name!r}; there are host, avx512, avx2, neon")
+
+
+_chosen: Target | None = None
+
+
+def current_target() -> Target:
+    """The target that kernels are compiled for: PREIMAGE_JIT_TARGET (host, avx512, avx2), by default the host."""
+    global _chosen
+    if _chosen is None:
+        target = named_target(os.environ.get("PREIMAGE_JIT_TARGET") or "host")
+        if not target.runs_here:
+            raise EngineError(f"PREIMAGE_JIT_TARGET={target.name}: this CPU ({host().cpu}) cannot run such code")
+        _chosen = target
+    return _chosen
+
+
+@contextmanager
+def use_target(target: Target | str) -> Iterator[Target]:
+    """Compile for another target inside the block, in the whole process (tests of narrower vectors)."""
+    global _chosen
+    previous = _chosen
+    wanted = named_target(target) if isinstance(target, str) else target
+    if not wanted.runs_here:
+        raise EngineError(f"this CPU ({host().cpu}) cannot run code made for {wanted.name}")
+    _chosen = wanted
+    try:
+        yield wanted
+    finally:
+        _chosen = previous
+
+
+_machines: dict[tuple[Target, int], list[Any]] = {}  # those that no thread uses just now
+
+
+@contextmanager
+def _machine(target: Target, level: int = CODEGEN_LEVEL) -> Iterator[Any]:
+    """LLVM's target machine, for one thread at a time."""
+    kept = _machines.setdefault((target, level), [])
+    try:
+        made = kept.pop()  # one step: several threads compile
+    except IndexError:
+        made = _new_machine(target, level)
+    try:
+        yield made
+    finally:
+        kept.append(made)
+
+
+def _new_machine(target: Target, level: int) -> Any:
+    binding = _binding()
+    if not target.triple.startswith(host().triple.split("-")[0]):
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+    made = binding.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu,
+        features=target.features,
+        opt=level,
+        reloc="pic",
+        codemodel="small",
+    )
+    made.set_asm_verbosity(False)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+#: What LLVM takes at most for modules: so much, and so many times their text. Measured (kernels of all schedules): 40 MiB and 20 times.
+MODULE_BYTES = 48 << 20
+TEXT_FACTOR = 40
+#: What a thread takes beside, most of it address space: a stack, and the C library's memory for it.
+THREAD_BYTES = 80 << 20
+#: To link an object file, beside twice its size.
+LOAD_BYTES = 4 << 20
+
+
+def _compiling_bytes(works: Sequence[Work]) -> int:
+    return MODULE_BYTES + TEXT_FACTOR * sum([len(work.text) for work in works])
+
+
+def _check_room(wanted: int) -> None:
+    """Raise OutOfMemoryError if so many bytes cannot be had, even after what is only kept was given back."""
+    if available_memory() < wanted and (not release_memory() or available_memory() < wanted):
+        raise OutOfMemoryError(
+            f"compiling or loading a kernel takes up to {wanted >> 20} MiB of memory, and {available_memory() >> 20} MiB can be had"
+        )
+
+
+def _check_mapping(wanted: int) -> None:
+    """The same for what takes little, by trying: a look at every limit would take longer than linking."""
+    try:
+        mmap.mmap(-1, wanted).close()
+    except (OSError, MemoryError):
+        _check_room(wanted)
+
+
+# ------------------------------------------------------------------------------------------------- from text to code
+
+
+def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, Any]:
+    """The module and the context that owns it: a context of its own, so that all its memory goes with it.
+
+    Parsing checks types and that values are defined before they are used; the verifier's further checks are for who changes
+    a schedule: the tests ask for them, and PREIMAGE_DEBUG=4.
+    """
+    binding = _binding()
+    context = binding.create_context()
+    module = binding.parse_assembly(text, context)
+    module.triple = target.triple
+    module.data_layout = str(machine.target_data)
+    if verify:
+        module.verify()
+    return module, context
+
+
+def _emit(machine: Any, module: Any) -> bytes:
+    """As `machine.emit_object(module)`, but without llvmlite's lock, which all its calls hold to their end.
+
+    LLVM needs none: machine and context are this thread's own. So threads can generate code side by side.
+    """
+    ffi = _binding().ffi
+    call = getattr(getattr(ffi.lib, "LLVMPY_TargetMachineEmitToMemory", None), "_cfn", None)
+    if call is None:  # pragma: no cover - a llvmlite that is made otherwise: one thread at a time
+        code: bytes = machine.emit_object(module)
+        return code
+    with ffi.OutputString() as error:
+        memory = call(machine, module, 1, error)
+        if not memory:
+            raise RuntimeError(str(error))
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
+
+
+class Work(NamedTuple):
+    """A module to compile."""
+
+    text: str
+    target: Target
+    level: int = CODEGEN_LEVEL
+    verify: bool = False
+
+    def object_code(self) -> bytes:
+        with _machine(self.target, self.level) as machine:
+            module, _context = _parse(self.text, self.target, machine, self.verify)
+            return _emit(machine, module)
+
+
+def object_code(text: str, target: Target | None = None, level: int = CODEGEN_LEVEL, verify: bool = True) -> bytes:
+    """The object file that LLVM makes of IR text for a target; nothing is cached or loaded."""
+    return object_codes([Work(text, target or current_target(), level, verify)], 1)[0]
+
+
+def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
+    """The object files of several modules, made side by side by up to n_threads threads, this one among them.
+
+    Raises: OutOfMemoryError where there is not enough memory, before LLVM finds out: it would end the process.
+    """
+    codes = [b""] * len(works)
+    turns = iter(sorted(range(len(works)), key=lambda k: -len(works[k].text)))  # the longest first
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for k in turns:
+                codes[k] = works[k].object_code()
+        except BaseException as error:  # raised again below, once nobody compiles any more
+            failed.append(error)
+
+    wanted = _compiling_bytes(works)
+    with LOCK:
+        _check_room(wanted)
+        helpers = _Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
+        run()
+        helpers.wait()
+    if failed:
+        raise failed[0]
+    if not all(codes):  # a thread found no memory, not even to say so
+        raise OutOfMemoryError("there is not enough memory to compile a kernel")
+    return codes
+
+
+class _Helpers:
+    """Threads that run a function beside their maker. The system may refuse any of them, or let it fail before it begins.
+
+    threading.Thread.start waits until the new thread says that it runs. One that finds no memory to say so is waited for
+    for ever. Here a thread that has not begun by the time of `wait` is not waited for, and never begins.
+    """
+
+    def __init__(self, run: Callable[[], None], count: int) -> None:
+        self._run, self._gates = run, [_thread.allocate_lock() for _ in range(max(0, count))]
+        self._over = [_thread.allocate_lock() for _ in self._gates]
+        for gate, over in zip(self._gates, self._over, strict=True):
+            over.acquire()
+            try:
+                _thread.start_new_thread(self._work, (gate, over))
+            except (RuntimeError, MemoryError):  # no more threads: those that there are do it
+                break
+
+    def _work(self, gate: Any, over: Any) -> None:
+        if gate.acquire(False):  # free: the maker still counts on this thread
+            try:
+                self._run()
+            finally:
+                over.release()
+
+    def wait(self) -> None:
+        """Until every thread that has begun is done, whatever a signal handler raises meanwhile."""
+        raised: BaseException | None = None
+        for gate, over in zip(self._gates, self._over, strict=True):
+            begun = not gate.acquire(False)
+            while begun:
+                try:
+                    begun = not over.acquire()
+                except BaseException as error:
+                    raised = error
+        if raised is not None:
+            raise raised
+
+
+def checked_ir(text: str, target: Target | None = None) -> str:
+    """The IR as LLVM reads it, verified (PREIMAGE_DEBUG=4). No pass runs on it: the code generator takes it as it is."""
+    target = target or current_target()
+    with LOCK, _machine(target) as machine:
+        module, _context = _parse(text, target, machine, verify=True)
+        return str(module)
+
+
+def assembly(text: str, target: Target | None = None) -> str:
+    """The assembly of IR text (PREIMAGE_DEBUG=5)."""
+    target = target or current_target()
+    with LOCK, _machine(target) as machine:
+        module, _context = _parse(text, target, machine, verify=False)
+        listing: str = machine.emit_assembly(module)
+        return listing
+
+
+@functools.cache
+def _linker() -> Any:
+    """One LLJIT for the process. It is never disposed of: workers and daemon threads may run its code until the end."""
+    binding = _binding()
+    machine = binding.Target.from_triple(host().triple).create_target_machine(
+        cpu=host().cpu,
+        features=host().features,
+        opt=CODEGEN_LEVEL,
+        reloc="pic",
+        codemodel="small",
+        jit=True,
+    )
+    linker = binding.create_lljit_compiler(machine, use_jit_link=True)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(linker))
+    return linker
+
+
+_serial = itertools.count(1)  # LLJIT never lets a library's name be used again
+
+
+def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, LoadedKernel]:
+    """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
+    with LOCK:
+        _check_mapping(LOAD_BYTES + 2 * len(code))
+        builder = _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
+        for symbol in symbols:
+            builder.export_symbol(symbol)
+        tracker = builder.link(_linker(), f"preimage.{next(_serial)}")
+        return {symbol: LoadedKernel(tracker[symbol], tracker, len(code)) for symbol in symbols}
+
+
+# ---------------------------------------------------------------------------------------------------------------- fork
+
+
+def _llvmlites_lock() -> Any:
+    """What every call of llvmlite takes, also those that free a module or a kernel when its last reference goes."""
+    ffi = getattr(sys.modules.get("llvmlite.binding"), "ffi", None)
+    return getattr(getattr(ffi, "lib", None), "_lock", None)
+
+
+hold_over_fork(_llvmlites_lock)

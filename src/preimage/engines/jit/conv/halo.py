@@ -1,0 +1,124 @@
+"""Rows whose ends reach into the padding: the ends are computed from a small copy with its margins, the rest in place.
+
+Tiles that read nothing outside the input need no zeros. Those at the two ends of a row read windows, which are copied:
+
+    row of the input           0 .. first-1 | ............. | last .. size-1
+    its row in the copy        zeros 0 .. first-1 last .. size-1 zeros
+
+Where rows are long or channels few, that saves a pass over the whole input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.engines.jit import branches
+from preimage.engines.jit.index.taps import Axis, Ints, Phase
+from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
+from preimage.engines.jit.packing import copy_kernel
+from preimage.engines.jit.packing.moves import lines_step, positions
+from preimage.engines.jit.program import Step, compiled
+
+__all__ = ["Edges", "find_edges"]
+
+MOST_EDGES = 0.34  # of a row's tiles
+COPY_CYCLES = 0.25  # a byte of the input, copied into a slab and read from there
+WORTH_EDGES = 0.02  # of the whole
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The windows of a row (before `first`, from `last` on) and the margins around them, in positions of the input.
+
+    tiles: how many read the copy; none where no tile needs a position of the padding beside one of the input.
+    """
+
+    tiles: int
+    size: int
+    first: int
+    last: int
+    margins: tuple[int, int]
+
+    @property
+    def width(self) -> int:
+        """Positions of a row of the copy."""
+        return self.margins[0] + self.first + self.size - self.last + self.margins[1]
+
+    def inner(self, phase: Phase, cover: Tiles) -> tuple[Tiles, Ints]:
+        """The tiles that read the input where it lies, and how far each one's position 0 is from the input's."""
+        low, high = _reads(phase, cover)
+        kept = (low >= 0) & (high < self.size)
+        return _only(cover, kept), np.zeros(int(kept.sum()), np.int64)
+
+    def outer(self, phase: Phase, cover: Tiles) -> tuple[Tiles, Ints]:
+        """The tiles that read the copy, and how far each one's position 0 is from the copy's."""
+        low, high = _reads(phase, cover)
+        kept = (low < 0) | (high >= self.size)
+        moved = np.where(low < 0, self.margins[0], self.margins[0] + self.first - self.last)
+        return _only(cover, kept), moved[kept].astype(np.int64)
+
+    def copy_step(self, sizes: list[int], strides: list[int], channels: int, element: str, item: int, lanes: int) -> Step:
+        """Make the copy: `sizes` and `strides` (bytes) are those of the axes before the rows' own."""
+        pixel, (left, right) = channels * item, self.margins
+        source = positions(sizes, strides)
+        result = np.arange(len(source), dtype=np.int64) * (self.width * pixel)
+        behind = left + self.first + self.size - self.last
+        none = np.full_like(source, copy_kernel.NO_SOURCE)
+        lines = [
+            (none, 0, left),
+            (source, left, self.first),
+            (source + self.last * pixel, left + self.first, self.size - self.last),
+            (none, behind, right),
+        ]
+        table = np.zeros((len(source), len(lines), copy_kernel.LINE_WORDS), np.int64)
+        for k, (origin, to, count) in enumerate(lines):
+            table[:, k, 0], table[:, k, 1], table[:, k, 2] = origin, result + to * pixel, count * channels
+        kept = np.ascontiguousarray(table.reshape(-1, copy_kernel.LINE_WORDS)[np.tile([n > 0 for *_, n in lines], len(source))])
+        patches = ((copy_kernel.Move.INPUT, "x"), (copy_kernel.Move.OUTPUT, "edges"))
+        return lines_step("copy ends of rows", compiled(copy_kernel.CopySpec(element, element, lanes)), kept, patches)
+
+
+def _reads(phase: Phase, cover: Tiles) -> tuple[Ints, Ints]:
+    """The lowest and the highest input position of every tile; a tile without taps reads nothing."""
+    low, high = cover.starts * phase.in_step, (cover.starts + cover.pixels - 1) * phase.in_step
+    if not phase.taps:
+        return np.zeros_like(low), np.zeros_like(low)
+    some = cover.last > cover.first
+    a, b = phase.offsets[np.minimum(cover.first, len(phase.taps) - 1)], phase.offsets[np.maximum(cover.last - 1, 0)]
+    return np.where(some, low + np.minimum(a, b), 0), np.where(some, high + np.maximum(a, b), 0)
+
+
+def _only(cover: Tiles, kept: NDArray[np.bool_]) -> Tiles:
+    return Tiles(cover.pixels, cover.starts[kept], cover.first[kept], cover.last[kept])
+
+
+def find_edges(axes: list[Axis], choice: Choice, pixel_bytes: int) -> Edges | None:
+    """The edges of a gather whose pixels run along `choice.axis`; None where a slab of the whole input costs hardly more."""
+    axis = axes[choice.axis]
+    if axis.margins == (0, 0) or choice.axis != len(axes) - 1:
+        branches.halo("refused.no_padding" if axis.margins == (0, 0) else "refused.other_axis")
+        return None
+    first, last, edges, tiles = 0, axis.in_size, 0, 0
+    for phase in axis.phases:
+        if not phase.count:
+            continue
+        cover = tile_phase(phase, choice.pixels)
+        low, high = _reads(phase, cover)
+        left, right = low < 0, high >= axis.in_size
+        if (left & right).any():
+            branches.halo("refused.both_ends")
+            return None
+        first = max(first, int(high[left].max(initial=-1)) + 1)
+        last = min(last, int(low[right].min(initial=axis.in_size)))
+        edges, tiles = edges + int(left.sum() + right.sum()), tiles + len(cover.starts)
+    slab = prod(a.in_size for a in axes) * pixel_bytes
+    worth = COPY_CYCLES * slab > WORTH_EDGES * choice.cost
+    if not worth or edges > MOST_EDGES * tiles:
+        branches.halo("refused.many_tiles" if worth else "refused.little_input")
+        return None
+    branches.halo("taken")
+    return Edges(edges, axis.in_size, first, last, axis.margins)

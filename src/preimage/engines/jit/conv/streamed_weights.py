@@ -1,0 +1,130 @@
+"""Where the packing of a dense layer's weights goes, and how large a piece of them is packed at a time.
+
+A block of output channels is packed and used at once, into memory of the thread's own: so it stays in the cache, and no thread
+waits for another's packing. Where the block of a layer with many taps would not stay there, it is cut into pieces of taps; the
+sums of all tiles are put down between the pieces and taken up again. That changes no chain: its taps keep their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from preimage.engines.ir.builder import LINE_BYTES
+from preimage.engines.jit import branches
+from preimage.engines.jit.index.tables import Slot
+from preimage.engines.jit.index.taps import Ints, as_ints
+from preimage.engines.jit.packing.weights_kernel import WeightSlot
+from preimage.engines.jit.program import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.runtime.program_kernel import Sweep, SweepSpec
+
+__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "sweep_step", "sweeps"]
+
+SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
+PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
+WHOLE_PIECES = 4  # a block of so many is not worth cutting: most of it stays in the cache anyway
+MOST_PARTIAL = 2 << 20  # bytes of sums that are put down
+MOST_INPUT = 1 << 20  # bytes that are read again for every piece
+ALIGNMENTS = 4  # places in a cache line that are told apart
+MOST_UNEVEN = 1.21  # how much longer the busiest thread may have to work than with even shares, where sums are cheap ...
+UNEVEN = 1.125  # ... and where they are not: where each weight meets many positions
+FEW_POSITIONS = 320  # so many take about as long as packing everything first
+
+Bounds = tuple[int, ...]
+
+
+def sweeps(blocks: int, threads: int, packed_bytes: int, positions: int) -> bool:
+    """Whether blocks of channels are worth packing one by one: enough weights, and shared evenly.
+
+    positions: how many every weight meets.
+    """
+    uneven = MOST_UNEVEN if positions <= FEW_POSITIONS else UNEVEN
+    return packed_bytes >= SWEEP_BYTES and -(-blocks // threads) * threads <= uneven * blocks
+
+
+def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_bytes: int) -> list[Bounds] | None:
+    """The first taps of the pieces, and the end; None where one piece does. Of the weights a piece reads whole cache lines, so
+    where every run of taps begins at the same place in a line the cuts depend on it: one entry for each 16 bytes of a line.
+    """
+    line = LINE_BYTES // item
+    if (
+        taps < 2 * line
+        or taps * tap_bytes <= WHOLE_PIECES * PIECE_BYTES
+        or partial_bytes > MOST_PARTIAL
+        or input_bytes > MOST_INPUT
+    ):
+        return None
+    step = max(line, PIECE_BYTES // tap_bytes // line * line)
+    if step >= taps:
+        return None
+    moved = range(0, line, line // ALIGNMENTS) if taps % line == 0 else (0,)
+    return [(0, *(cut - by for cut in range(step, taps, step)), taps) for by in moved]
+
+
+def piece_lists(lists: Ints, taps: Ints, tap_bytes: int, bounds: Bounds) -> Ints:
+    """For every piece all lists of taps: first, last + 1, whether the sums begin, 0 nothing to do, 1 go on or 2 end."""
+    numbers = taps[:, 1] // tap_bytes
+    out = np.zeros((len(bounds) - 1, len(lists), 4), np.int64)
+    for k, (first, last) in enumerate(lists.tolist()):
+        at = first + np.searchsorted(numbers[first:last], bounds)
+        some = np.flatnonzero(at[1:] > at[:-1]) if last > first else np.zeros(1, np.int64)
+        out[:, k, 0], out[:, k, 1] = at[:-1], at[1:]
+        out[some, k, 3] = 1
+        out[some[0], k, 2], out[some[-1], k, 3] = 1, 2
+    return out
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a sweep packs and multiplies: bytes of a block and of a tap; of the weights the bytes of an element, and where
+    they are cut (`cut_taps`); the lists of one piece, the sums that a thread puts down."""
+
+    block_bytes: int
+    tap_bytes: int
+    item: int
+    cuts: list[Bounds] | None = None
+    lists_bytes: int = 0
+    partial_bytes: int = 0
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the largest piece."""
+        longest = [max(np.diff(bounds).tolist()) for bounds in self.cuts or ()]
+        return self.tap_bytes * max(longest) if longest else self.block_bytes
+
+
+def sweep_step(recipe: Recipe, pack_step: Step, multiply: Step, chunks: int, threads: int, work: Work) -> None:
+    """Add packing and multiplying, block by block and piece by piece, with the memory that they need."""
+    first, second = list(pack_step.template), list(multiply.template)
+    first[WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0  # every block is packed to the same memory
+    pieces, ways = [(0, first[WeightSlot.COLUMNS], 0, 0, 0)], 1
+    if work.cuts is not None:
+        ranges = [(a, b) for bounds in work.cuts for a, b in pairwise(bounds)]
+        pieces, ways = [
+            (a * work.item, b - a, a * 8, k * work.lists_bytes, a * work.tap_bytes) for k, (a, b) in enumerate(ranges)
+        ], len(work.cuts)  # fmt: skip
+    table = as_ints(pieces)
+    words = [0] * len(Sweep)
+    at = len(words)
+    words[Sweep.PACK], words[Sweep.PACK_WORDS] = int(pack_step.kernel), at
+    words[Sweep.MULTIPLY], words[Sweep.MULTIPLY_WORDS] = int(multiply.kernel), at + len(first)
+    words[Sweep.CHUNKS], words[Sweep.PIECES], words[Sweep.PIECE_TABLE] = chunks, len(pieces) // ways, table.ctypes.data
+    words[Sweep.ALIGNMENTS] = ways
+    packed = -(-work.packed_bytes // 4096) * 4096 + 64  # threads do not share pages, and their sets of the cache differ
+    words[Sweep.PACKED_BYTES], words[Sweep.PARTIAL_BYTES] = packed, work.partial_bytes
+    patches = [(at + slot, name) for slot, name in pack_step.patches]
+    patches += [(at + len(first) + slot, name) for slot, name in multiply.patches]
+    kept = (*pack_step.tables, *multiply.tables, pack_step.kernel, multiply.kernel, table)
+    branches.streamed_weights("pieces.one" if work.cuts is None else "pieces.several")
+    if ways > 1:
+        branches.streamed_weights("pieces.by_alignment")
+    code = compiled(SweepSpec())
+    recipe.steps.append(Step("pack weights and multiply", code, (*words, *first, *second), tuple(patches), pack_step.tasks, kept))
+    recipe.buffers.append(Buffer("packed", packed * threads))
+    if work.cuts is not None:
+        recipe.buffers.append(Buffer("partial", work.partial_bytes * threads))
+        recipe.details["weights"] = (
+            f"packed in {len(pieces) // ways} pieces of up to {work.packed_bytes} bytes, sums put down in between"
+        )

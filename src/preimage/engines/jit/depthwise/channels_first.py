@@ -1,0 +1,196 @@
+"""The recipe of a depthwise convolution whose arrays are channels-first: see `schedules.plane`."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.ir.shuffles import can_split
+from preimage.engines.jit import branches
+from preimage.engines.jit.conv.direct import Request
+from preimage.engines.jit.depthwise.channels_first_kernel import (
+    BAND_WORDS,
+    TILE_WORDS,
+    Arg,
+    PlaneSpec,
+    RowPattern,
+    WeightArg,
+    WeightCopySpec,
+)
+from preimage.engines.jit.depthwise.upsample import row_stride, spread_recipe, spreads
+from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, gather_axes
+from preimage.engines.jit.program import Buffer, Recipe, Step, compiled, operands
+
+__all__ = ["plane_recipe", "wants_planes"]
+
+BAND_BYTES = 48 << 10  # a band's scratch: it should stay in the nearest caches
+UNROLLED = 260  # multiply-adds in the code of a tile at most; with more, kernel rows become a loop
+DENSE = 40  # multiply-adds per element moved from which transposing to channels-last costs little
+_LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
+
+
+def wants_planes(r: Request) -> bool:
+    """Whether a depthwise request is channels-first, of one or two axes, and light enough that transposing would show."""
+    g = r.geometry
+    own = ELEMENT_BYTES[r.element]
+    first = all(s[-1] == own or n == 1 for s, n in ((r.in_strides, _sizes(r)[0][-1]), (r.out_strides, _sizes(r)[1][-1])))
+    take = branches.channels_first
+    if not first or g.ndim > 2 or max(_sizes(r)[0][-1], _sizes(r)[1][-1]) < 4:
+        take(f"refused.{'layout' if not first else 'axes' if g.ndim > 2 else 'short_rows'}")
+        return False
+    parts = g.stride[-1] if r.contraction == "conv" else min(g.stride[-1], g.input_size[-1])
+    if not can_split(parts) and not spreads(r):
+        take("refused.stride")
+        return False
+    moved = prod(g.input_shape) + prod(g.output_shape)
+    if g.inside_macs >= DENSE * moved:
+        take("refused.much_work")
+        return False
+    return True
+
+
+def _sizes(r: Request) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    g = r.geometry
+    return (g.input_size, g.output_size) if r.contraction == "conv" else (g.output_size, g.input_size)
+
+
+def plane_recipe(r: Request) -> Recipe:
+    g = r.geometry
+    inner = "f64" if r.element == "f64" else "f32"
+    item = ELEMENT_BYTES[inner]
+    if spreads(r):
+        return spread_recipe(r, _weights(r, inner, item))
+    axes = gather_axes(g, r.contraction)[1:]
+    row_axis, column_axis = axes if len(axes) == 2 else (_LINE, axes[0])
+    out_parts = len(column_axis.phases)
+    split = column_axis.phases[0].in_step
+    line = -(-column_axis.out_size // out_parts)
+    lanes = min(r.target.vector_bytes // item, max(4 if item == 4 else 2, 1 << (line - 1).bit_length()))
+    columns = tuple(tuple((k, offset % split, offset // split) for k, offset in p.taps) for p in column_axis.phases)
+    places = [place for taps in columns for _, _, place in taps] or [0]
+    margin = -(-max(0, -min(places)) // lanes) * lanes
+    patterns: dict[RowPattern, int] = {}
+    for phase in row_axis.phases:
+        patterns.setdefault(_pattern(phase), len(patterns))
+    rows, vectors, looped = _tile(r, row_axis, columns, patterns, line, lanes)
+
+    pitch_places = margin + max(
+        -(-column_axis.in_size // (split * lanes)) * lanes, -(-line // (lanes * vectors)) * lanes * vectors + max(0, *places)
+    )
+    part_pitch = -(-(pitch_places + lanes) // lanes) * lanes * item
+    row_pitch = part_pitch * split
+    tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
+    units = g.batch * g.groups * len(bands)
+    tasks = 1 if r.threads == 1 else min(units, 4 * r.threads)
+    per_task = -(-units // tasks)
+    tasks = -(-units // per_task)
+    scratch = slots * row_pitch
+
+    take = branches.channels_first
+    take("taken")
+    take("axes.one" if len(axes) == 1 else "axes.two")
+    take("rows.one" if rows == 1 else "rows.several")
+    take("taps.looped" if looped else "taps.unrolled")
+    take("columns.together" if split == 1 else "columns.split")
+    take("phases.one" if out_parts == 1 else "phases.several")
+    take("patterns.one" if len(patterns) == 1 else "patterns.several")
+    take("vectors.one" if vectors == 1 else "vectors.several")
+    take("bands.one" if len(bands) == 1 else "bands.several")
+    recipe = Recipe("depthwise, channels first")
+    recipe.packing = _weights(r, inner, item)
+    recipe.packed_bytes = prod(g.weight_shape) * item
+    recipe.packed_key = ("plane", r.element)
+    if not r.prepared:
+        recipe.pack_first()
+    recipe.buffers.append(Buffer("scratch", scratch * r.threads))
+    spec = PlaneSpec(
+        r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
+        margin, vectors, looped, r.finish,
+    )  # fmt: skip
+    values = dict.fromkeys(Arg, 0) | {
+        Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_BANDS: len(bands),
+        Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
+        Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
+        Arg.BANDS: bands.ctypes.data, Arg.TILES: tiles.ctypes.data, Arg.ROW_PITCH: row_pitch, Arg.PART_PITCH: part_pitch,
+        Arg.IN_ROWS: row_axis.in_size, Arg.IN_COLUMNS: column_axis.in_size, Arg.OUT_COLUMNS: column_axis.out_size,
+        Arg.OUT_STEP: row_axis.phases[0].step * row_stride(r.out_strides, g.ndim), Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
+    }  # fmt: skip
+    patches = (*operands(), (Arg.SCRATCH, "scratch"))
+    template = tuple(int(v) for v in values.values())
+    recipe.steps.append(Step("depthwise", compiled(spec), template, patches, tasks, (tiles, bands)))
+    recipe.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
+    take("padding.skipped" if recipe.skips_padding else "padding.none")
+    recipe.details = {
+        "tile": f"{rows} rows x {vectors} vectors of {lanes} pixels" + (f" x {out_parts} stride phases" if out_parts > 1 else ""),
+        "rows of taps": "a loop" if looped else "unrolled",
+        "bands": f"{len(bands)} a plane, {scratch} bytes of scratch a thread",
+        "tasks": str(tasks),
+    }
+    return recipe
+
+
+def _pattern(phase: Phase) -> RowPattern:
+    low = min((offset for _, offset in phase.taps), default=0)
+    numbers = [number for number, _ in phase.taps]
+    return RowPattern(tuple(offset - low for _, offset in phase.taps), numbers[1] - numbers[0] if len(numbers) > 1 else 1)
+
+
+def _tile(
+    r: Request, row_axis: Axis, columns: tuple[tuple[tuple[int, int, int], ...], ...], patterns: dict[RowPattern, int],
+    line: int, lanes: int,
+) -> tuple[int, int, bool]:  # fmt: skip
+    """Output rows and vectors of a tile, and whether kernel rows are a loop."""
+    taps, lines = sum(map(len, columns)), max(len(p.offsets) for p in patterns)
+    least = min(p.count for p in row_axis.phases if p.count)
+    room = 16 if r.target.vector_registers >= 32 else 8
+    vectors = 1
+    if len(columns) == 1 and lines * taps > 9 and line > lanes:
+        vectors = 2
+    rows = max(1, min(least, room // (2 * vectors) if len(columns) == 1 else 4))
+    while rows > 1 and rows * vectors * lines * taps > UNROLLED:
+        rows -= 1
+    looped = rows * vectors * lines * taps > UNROLLED and len(patterns) == 1
+    if looped:
+        rows, vectors = min(least, 4), 1
+    return rows, vectors, looped
+
+
+def _bands(
+    axis: Axis, patterns: dict[RowPattern, int], rows: int, row_pitch: int, out_row: int, weight_row: int
+) -> tuple[Ints, Ints, int]:
+    """Tiles ordered by the input rows that they read, cut into bands that fit the scratch; and the most rows of a band."""
+    found: list[tuple[int, int, int, int, int]] = []  # lowest row, last + 1, pattern, output offset, weight offset
+    for phase in axis.phases:
+        if not phase.count:
+            continue
+        pattern = _pattern(phase)
+        low = min((offset for _, offset in phase.taps), default=0)
+        number = phase.taps[0][0] if phase.taps else 0
+        span = (rows - 1) * phase.in_step + max(pattern.offsets, default=0) + 1
+        for t in np.minimum(np.arange(0, phase.count, rows), phase.count - rows).tolist():
+            start = t * phase.in_step + low if phase.taps else 0
+            found.append((start, start + span, patterns[pattern], (phase.start + t * phase.step) * out_row, number * weight_row))
+    found.sort(key=lambda tile: (tile[0], tile[3]))
+    most = max(BAND_BYTES // row_pitch, max(end - start for start, end, *_ in found))
+    bands: list[list[int]] = []
+    for number, (start, end, *_) in enumerate(found):
+        if not bands or max(end, bands[-1][0] + bands[-1][1]) - bands[-1][0] > most:
+            bands.append([start, 0, number, number])
+        bands[-1][1] = max(bands[-1][1], end - bands[-1][0])
+        bands[-1][3] = number + 1
+    tiles = []
+    for first, _, begin, last in bands:
+        tiles += [[pattern, start - first, out, weight] for start, _, pattern, out, weight in found[begin:last]]
+    assert len(bands[0]) == BAND_WORDS
+    assert len(tiles[0]) == TILE_WORDS
+    return as_ints(tiles), as_ints(bands), max(band[1] for band in bands)
+
+
+def _weights(r: Request, inner: str, item: int) -> Step:
+    values = [0] * len(WeightArg)
+    values[WeightArg.COUNT] = prod(r.geometry.weight_shape)
+    kernel = compiled(WeightCopySpec(r.element, inner, r.target.vector_bytes // item))
+    patches = ((WeightArg.SOURCE, "w"), (WeightArg.RESULT, "packed"), (WeightArg.FLAG, "flag"))
+    return Step("copy weights", kernel, tuple(values), patches, 1)

@@ -1,0 +1,238 @@
+"""Depthwise convolution of channels-last arrays, vectors across channels: forward and transposed.
+
+Every channel has its own stencil, so a lane is a channel and nothing is added across lanes. One tile is `pixels`
+neighbouring output pixels of one block of channels; an input pixel is loaded once for all taps of a kernel row that use it:
+
+    for row in this task's rows                        # a line of output pixels
+        for block of channels
+            for tile in the row's tiles
+                sum[p] = +0
+                for (kd, kh) in the outer taps that reach this row      # from a table, row-major
+                    for kw in taps of the last axis                     # unrolled
+                        sum[p] = fma(input[p*step + column[kw]], weight[kd, kh, kw], sum[p])
+                output[p] = epilogue(sum[p])
+
+A transposed convolution is the same with the tables of its stride phases (see `plan`); phases whose taps lie alike share
+one kernel. An edge tile, whose columns are not all inside the input, reads those outside from a vector of zeros.
+Narrow elements are widened as they are loaded. Weights lie packed as [block of channels][tap][vectors * lanes].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.ir.epilogue import Finish, finish
+
+__all__ = ["ROW_WORDS", "TAP_WORDS", "TILE_WORDS", "Arg", "DepthwiseSpec", "build"]
+
+
+class Arg(IntEnum):
+    """Where an argument lies in the vector; the first six are those of `tables.Slot`. Offsets are in bytes."""
+
+    INPUT = 0
+    WEIGHT = 1
+    OUTPUT = 2
+    BIAS = 3
+    RESIDUAL = 4
+    LIMITS = 5
+    ROWS = 6  # input offset, output offset, first outer tap, last + 1, first tile, last + 1
+    TILES = 7  # first input column, output offset, weight offset, whether it is an edge tile
+    TAPS = 8  # of the outer axes: input offset, weight offset, columns further
+    CHUNK_ROWS = 9  # first row of every task, and the end
+    BLOCKS = 10
+    BLOCK_BYTES = 11  # packed weights of a block
+    CHANNELS = 12
+    COLUMNS = 13  # input columns
+    OUT_PIXEL_BYTES = 14
+    ZEROS = 15  # address of a vector of zeros
+    STEP = 16  # input columns from one output pixel to the next, where the code does not say
+    PIXEL_BYTES = 17  # of the input, likewise
+    AHEAD = 18  # bytes to what is asked for early
+
+
+ROW_WORDS = 6
+TILE_WORDS = 4
+TAP_WORDS = 3
+REUSE_STEP = 2  # with a longer stride a column waits too many taps for its next use to stay in a register
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseSpec:
+    """What the code of one kernel depends on.
+
+    element: of the input; out: of the result; inner: of weights and sums; columns: input column of every tap, counted from
+    the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
+    pixel_bytes: of the input (step and pixel_bytes are 0 where only the call knows); repeat: output channels of one input
+    channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
+    is not, "any" else; ahead: whether columns of a later line are asked for while these are used.
+    """
+
+    element: str
+    out: str
+    inner: str
+    lanes: int
+    vectors: int
+    pixels: int
+    columns: tuple[int, ...]
+    step: int
+    tap_stride: int
+    pixel_bytes: int
+    repeat: int
+    ragged: str
+    edges: bool
+    finish: Finish
+    ahead: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Input columns that a tile spans."""
+        return (self.pixels - 1) * self.step + max(self.columns, default=0) + 1
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: DepthwiseSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in Arg}
+    x, w = f.ptr_arg(Arg.INPUT, spec.element), f.ptr_arg(Arg.WEIGHT, spec.inner)
+    rows, tiles = f.ptr_arg(Arg.ROWS, "i64"), f.ptr_arg(Arg.TILES, "i64")
+    bounds = f.ptr_arg(Arg.CHUNK_ROWS, "i64").at(f.task)
+    item, width = ELEMENT_BYTES[spec.element], spec.vectors * spec.lanes
+    with f.loop(bounds.load_int(), bounds.at(1).load_int()) as row, f.loop(0, arg[Arg.BLOCKS]) as block:
+        line = rows.at(row.index * ROW_WORDS)
+        channel = block.index * width
+        masks = _masks(f, spec, arg[Arg.CHANNELS] - channel)
+        x_channel = channel // spec.repeat if spec.repeat > 1 else channel
+        x_row = x.at_bytes(line.load_int() + x_channel * item)
+        w_block = w.at_bytes(block.index * arg[Arg.BLOCK_BYTES])
+        out_row = line.at(1).load_int() + channel * ELEMENT_BYTES[spec.out]
+        outer = line.at(2).load_int(), line.at(3).load_int()
+        with f.loop(line.at(4).load_int(), line.at(5).load_int()) as tile:
+            entry = tiles.at(tile.index * TILE_WORDS)
+            column, out_tile = entry.load_int(), out_row + entry.at(1).load_int()
+            w_tile = w_block.at_bytes(entry.at(2).load_int())
+            x_tile = x_row.at_bytes(column * _pixel_bytes(f, spec))
+            edge = entry.at(3).load_int()
+            with f.when(edge.equals(0)):
+                sums = _inside(f, spec, x_tile, w_tile, outer, masks)
+                _store(f, spec, sums, out_tile, channel, masks)
+            if spec.edges:
+                with f.when(edge.equals(1)):
+                    sums = _edge(f, spec, x_tile, w_tile, outer, column, arg[Arg.COLUMNS], masks)
+                    _store(f, spec, sums, out_tile, channel, masks)
+    return f.ir()
+
+
+def _pixel_bytes(f: Kernel, spec: DepthwiseSpec) -> Int | int:
+    return spec.pixel_bytes or f.int_arg(Arg.PIXEL_BYTES)
+
+
+Masks = list[Bit | None]
+
+
+def _masks(f: Kernel, spec: DepthwiseSpec, left: Int) -> Masks:
+    """Which lanes of a block exist; of an only block, the vectors before the last are full."""
+    masks: Masks = []
+    for repeat in (1, spec.repeat) if spec.repeat > 1 else (1,):  # of output channels; of the input channels behind them
+        for v in range(spec.vectors):
+            full = not spec.ragged or (spec.ragged == "last" and v < spec.vectors - 1)
+            lanes = spec.lanes // repeat
+            masks.append(None if full else f.lane_mask(lanes, left // repeat - v * lanes if repeat > 1 else left - v * lanes))
+    return masks
+
+
+def _chain(
+    f: Kernel,
+    spec: DepthwiseSpec,
+    w: Ptr,
+    outer: tuple[Int, Int],
+    masks: Masks,
+    read: Callable[[Ptr], Callable[[Int | int], list[Num]]],
+) -> list[Num]:
+    """The sums of a tile: outer taps in a loop, taps of the last axis unrolled; `read` gives an outer tap's columns."""
+    taps = f.ptr_arg(Arg.TAPS, "i64")
+    zero = f.zeros(spec.inner, spec.lanes)
+    with f.loop(*outer, carry=[zero] * (spec.pixels * spec.vectors)) as tap:
+        entry = taps.at(tap.index * TAP_WORDS)
+        w_tap = w.at_bytes(entry.at(1).load_int())
+        load, sums = read(entry), list(tap.carry)
+        seen: dict[int, list[Num]] = {}
+        for k, first in enumerate(spec.columns):
+            at = w_tap.at(k * spec.tap_stride * spec.vectors * spec.lanes)
+            weights = [at.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
+            for p in range(spec.pixels):
+                if spec.step:
+                    column = p * spec.step + first
+                    values = seen.get(column) or load(column)
+                    if spec.step <= REUSE_STEP:
+                        seen[column] = values
+                else:
+                    values = load(f.int_arg(Arg.STEP) * p + first)
+                for v in range(spec.vectors):
+                    sums[p * spec.vectors + v] = values[v].fma(weights[v], sums[p * spec.vectors + v])
+        tap.carry = sums
+    return tap.result
+
+
+def _pixel(f: Kernel, spec: DepthwiseSpec, at: Ptr, masks: Masks) -> list[Num]:
+    """An input pixel's channels, each as often as output channels are made of it."""
+    if spec.repeat == 1:
+        return [at.at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)]
+    few = spec.lanes // spec.repeat
+    if few == 1:
+        return [at.at(v).splat(spec.lanes) for v in range(spec.vectors)]
+    parts = [at.at(v * few).load(few, masks[spec.vectors + v]) for v in range(spec.vectors)]
+    return [part.shuffle(part, [k // spec.repeat for k in range(spec.lanes)]) for part in parts]
+
+
+def _inside(f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, Int], masks: Masks) -> list[Num]:
+    """A tile whose columns all lie in the input."""
+
+    pixel_bytes = _pixel_bytes(f, spec)
+
+    def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
+        here = x.at_bytes(entry.load_int())
+
+        def load(column: Int | int) -> list[Num]:
+            at = here.at_bytes(column * pixel_bytes)
+            if spec.ahead:
+                for v in range(spec.vectors):
+                    f.prefetch(at.at(v * spec.lanes).at_bytes(f.int_arg(Arg.AHEAD)), level=2)
+            return _pixel(f, spec, at, masks)
+
+        return load
+
+    return _chain(f, spec, w, outer, masks, read)
+
+
+def _edge(
+    f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, Int], column: Int, columns: Int, masks: Masks
+) -> list[Num]:
+    """A tile that reaches over an end of the input: columns outside come from the vector of zeros."""
+    zeros, pixel_bytes = f.int_arg(Arg.ZEROS), _pixel_bytes(f, spec)
+
+    def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
+        address, start = x.at_bytes(entry.load_int()).address(), column + entry.at(2).load_int()
+
+        def load(number: Int | int) -> list[Num]:
+            inside = (start + number).below(columns)
+            at = f.pointer(inside.select(address + number * pixel_bytes, zeros), spec.element)
+            return _pixel(f, spec, at, masks)
+
+        return load
+
+    return _chain(f, spec, w, outer, masks, read)
+
+
+def _store(f: Kernel, spec: DepthwiseSpec, sums: list[Num], out: Int, channel: Int, masks: Masks) -> None:
+    pixel_bytes = f.int_arg(Arg.OUT_PIXEL_BYTES)
+    for p in range(spec.pixels):
+        for v in range(spec.vectors):
+            at = out + pixel_bytes * p + v * spec.lanes * ELEMENT_BYTES[spec.out]
+            finish(f, spec.finish, sums[p * spec.vectors + v], spec.out, at, channel + v * spec.lanes, masks[v])

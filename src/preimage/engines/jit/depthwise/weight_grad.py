@@ -1,0 +1,216 @@
+"""The recipe of a depthwise weight gradient: see `schedules.depthwise_grad`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise, product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit import branches
+from preimage.engines.jit.depthwise.weight_grad_kernel import Arg, DepthwiseGradSpec
+from preimage.engines.jit.index.taps import Ints, as_ints
+from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
+from preimage.engines.jit.packing.moves import slab_steps
+from preimage.engines.jit.program import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.request import little_macs
+from preimage.geometry import ConvGeometry
+
+__all__ = ["depthwise_grad_recipe", "is_depthwise_grad"]
+
+MANY_KERNELS = 8  # this schedule is so many times faster than the dense one, whose kernels any sizes share
+
+
+def is_depthwise_grad(r: Any) -> bool:
+    """One input channel a group, and as many output channels as divide a vector (a depthwise multiplier of 1, 2, 4...)."""
+    g: ConvGeometry = r.geometry
+    if r.little and g.inside_macs * MANY_KERNELS <= little_macs():
+        return False
+    return g.is_depthwise and g.ndim > 0 and _lanes(r) % g.out_channels_per_group == 0
+
+
+def _lanes(r: Any) -> int:
+    full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
+    return int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
+
+
+def depthwise_grad_recipe(r: Any) -> Recipe:
+    """`r` is a WeightGradRequest. Channels-last operands in place, others through channels-last copies."""
+    g = r.geometry
+    inner = "f64" if r.element == "f64" else "f32"
+    size = ELEMENT_BYTES[inner]
+    recipe = Recipe("depthwise weight gradient")
+    lanes = _lanes(r)
+    x_name, x_element, x_strides = _side(recipe, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, inner)
+    y_name, y_element, y_strides = _side(recipe, r, "y", (g.batch, g.out_channels, *g.output_size), r.y_strides, inner)
+
+    taps = prod(g.kernel_size)
+    parts_h, parts_w, vectors = _split(g, lanes, 26 if r.target.vector_registers >= 32 else 10, r.threads)
+    width = vectors * lanes
+    blocks = -(-g.out_channels // width)
+    sum_tap = blocks * width * size
+    recipe.buffers.append(Buffer("sums", taps * sum_tap))
+    zeros = np.zeros(4 * 64, np.float64)
+    tiles_said = []
+    for rows, columns in product(sorted({n for _, n in parts_h}), sorted({n for _, n in parts_w})):
+        tiles, positions = _tables(g, x_strides, y_strides, [k for k, n in parts_h if n == rows], rows,
+                                   [k for k, n in parts_w if n == columns], columns, sum_tap)  # fmt: skip
+        units = len(tiles) * blocks
+        wanted = 1 if r.threads == 1 else min(units, 4 * r.threads)
+        per_task = -(-units // wanted)
+        spec = DepthwiseGradSpec(
+            inner, x_element, y_element, lanes, vectors, rows, tuple(k * g.dilation[-1] for k in range(columns)), g.stride[-1],
+            _turn(rows * columns * vectors, vectors, r.target.vector_registers), x_strides[-1], y_strides[-1],
+            g.out_channels_per_group, g.out_channels % width != 0, g.batch > 1,
+        )  # fmt: skip
+        values = dict.fromkeys(Arg, 0) | {
+            Arg.TILES: tiles.ctypes.data, Arg.POSITIONS: positions.ctypes.data, Arg.N_TILES: len(tiles), Arg.UNITS: units,
+            Arg.UNITS_PER_TASK: per_task, Arg.IMAGES: g.batch, Arg.X_IMAGE: x_strides[0], Arg.Y_IMAGE: y_strides[0],
+            Arg.X_ROW: x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, Arg.SUM_ROW: g.kernel_size[-1] * sum_tap,
+            Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.out_channels, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros.ctypes.data,
+        }  # fmt: skip
+        patches = ((Arg.X, x_name), (Arg.Y, y_name), (Arg.SUMS, "sums"))
+        template = tuple(int(v) for v in values.values())
+        keep = (tiles, positions, zeros)
+        recipe.steps.append(Step("depthwise weight gradient", compiled(spec), template, patches, -(-units // per_task), keep))
+        tiles_said.append(f"{rows} x {columns} taps x {vectors} vectors of {lanes} channels")
+    take = branches.depthwise_weight_grad
+    take("taken")
+    take("x.in_place" if x_name == "x" else "x.copied")
+    take("y.in_place" if y_name == "y" else "y.copied")
+    take("multiplier.one" if g.out_channels_per_group == 1 else "multiplier.several")
+    take("rows.one" if len(parts_h) == 1 else "rows.several")
+    take("columns.one" if len(parts_w) == 1 else "columns.several")
+    take("vectors.one" if vectors == 1 else "vectors.several")
+    take("channels.ragged" if g.out_channels % width else "channels.whole")
+    take("images.one" if g.batch == 1 else "images.several")
+    take(f"axes.{('one', 'two')[g.ndim - 1] if g.ndim < 3 else 'more'}")
+    recipe.steps.append(_order(r, inner, taps, sum_tap))
+    recipe.skips_padding = True
+    recipe.details = {"tile": "; ".join(tiles_said), "x": x_name, "y": y_name}
+    return recipe
+
+
+def _side(
+    recipe: Recipe, r: Any, name: str, shape: tuple[int, ...], strides: tuple[int, ...], inner: str
+) -> tuple[str, str, list[int]]:
+    """Array, element type and byte strides (image, spatial) of an operand with neighbouring channels."""
+    own, size = ELEMENT_BYTES[r.element], ELEMENT_BYTES[inner]
+    if strides[1] == own:
+        return name, r.element, [strides[0], *strides[2:]]
+    sizes = [shape[0], *shape[2:]]
+    slab = [prod(sizes[k + 1 :]) * shape[1] * size for k in range(len(sizes))]
+    full = r.target.vector_bytes // size
+    steps = slab_steps(
+        sizes, [strides[0], *strides[2:]], shape[1], strides[1], r.element, inner, [(0, 0)] * len(sizes), full, slab
+    )
+    for made in steps:
+        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
+        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
+    recipe.buffers.append(Buffer(f"{name} slab", prod(sizes) * shape[1] * size))
+    return f"{name} slab", inner, slab
+
+
+def _even(total: int, most: int) -> list[tuple[int, int]]:
+    """0 .. total - 1 in runs of almost equal length, at most `most`: (first, length)."""
+    pieces = -(-total // max(1, most))
+    edges = [total * k // pieces for k in range(pieces + 1)]
+    return [(a, b - a) for a, b in pairwise(edges)]
+
+
+def _split(g: ConvGeometry, lanes: int, most: int, threads: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int]:
+    """Runs of taps along the second last and the last axis, and the vectors of a block, for `most` sums in registers."""
+    last, above = g.kernel_size[-1], g.kernel_size[-2] if g.ndim > 1 else 1
+    columns = _even(last, min(11, most))
+    longest = max(n for _, n in columns)
+    rows = _even(above, max(1, most // longest))
+    tall = max(n for _, n in rows)
+    vectors = 1
+    needed = -(-g.out_channels // lanes)
+    while (
+        vectors < 4
+        and tall * longest * vectors * 2 <= min(most, 18)
+        and needed >= vectors * 2
+        and needed % (vectors * 2) == 0
+        and needed // (vectors * 2) * len(rows) * len(columns) >= (1 if threads == 1 else 2 * threads)
+    ):
+        vectors *= 2
+    if vectors == 1 and needed == 2 and threads == 1 and tall * longest * 2 <= most:
+        vectors = 2
+    return rows, columns, vectors
+
+
+def _turn(sums: int, vectors: int, registers: int) -> int:
+    """Pixels of a turn: as many as registers are left for their y."""
+    return max(1, min(8, (registers - 2 - sums) // vectors))
+
+
+def _reach(g: ConvGeometry, axis: int, k: int) -> tuple[int, int]:
+    """The output positions along `axis` whose tap k lies on the input: first, last + 1."""
+    stride, start = g.stride[axis], k * g.dilation[axis] - g.padding[axis][0]
+    first = max(0, -(start // stride))
+    last = min(g.output_size[axis], (g.input_size[axis] - 1 - start) // stride + 1)
+    return first, max(first, last)
+
+
+def _tables(
+    g: ConvGeometry, x_strides: list[int], y_strides: list[int], starts_h: list[int], rows: int, starts_w: list[int],
+    columns: int, sum_tap: int,
+) -> tuple[Ints, Ints]:  # fmt: skip
+    """The tiles of rows x columns taps, and the positions of each (see the schedule's words)."""
+    tiles: list[list[int]] = []
+    positions: list[Ints] = []
+    count = 0
+    far, above = list(range(g.ndim - 2)), g.ndim - 2  # the axes before, and the second last one
+    last = g.ndim - 1
+    for outer in product(*(range(g.kernel_size[k]) for k in far), starts_h):
+        table = np.zeros((1, 4), np.int64)
+        table[:, 3] = rows if g.ndim == 1 else 0
+        for axis, k in zip(far, outer, strict=False):
+            first, end = _reach(g, axis, k)
+            at = np.arange(first, end, dtype=np.int64)
+            more = np.zeros((len(at), 4), np.int64)
+            more[:, 0] = (at * g.stride[axis] + k * g.dilation[axis] - g.padding[axis][0]) * x_strides[1 + axis]
+            more[:, 1] = at * y_strides[1 + axis]
+            table = (table[:, None] + more[None]).reshape(-1, 4)
+        if g.ndim > 1:
+            start = outer[-1]
+            at = np.arange(g.output_size[above], dtype=np.int64)
+            line = at * g.stride[above] + start * g.dilation[above] - g.padding[above][0]
+            on = np.stack(
+                [(line + q * g.dilation[above] >= 0) & (line + q * g.dilation[above] < g.input_size[above]) for q in range(rows)]
+            )
+            more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0)], axis=1)
+            table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 4)
+        positions.append(table)
+        number = 0
+        for axis, k in zip(range(g.ndim - 1), outer, strict=False):
+            number = number * g.kernel_size[axis] + k
+        for start in starts_w:
+            reach = [_reach(g, last, start + t) for t in range(columns)]
+            some = [pair for pair in reach if pair[0] < pair[1]]
+            begin, end = (min(a for a, _ in some), max(b for _, b in some)) if some else (0, 0)
+            middle, after = max(a for a, _ in reach), min(b for _, b in reach)
+            if middle >= after:
+                middle = after = end
+            column = start * g.dilation[last] - g.padding[last][0]
+            offset = (number * g.kernel_size[last] + start) * sum_tap
+            tiles.append([count, count + len(table), column, begin, middle, after, end, offset])
+        count += len(table)
+    joined = np.concatenate(positions) if count else np.zeros((1, 4), np.int64)
+    return as_ints(tiles), np.ascontiguousarray(joined)
+
+
+def _order(r: Any, inner: str, taps: int, sum_tap: int) -> Step:
+    """[tap][channel] to the result's [channel][tap]."""
+    g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    table: Ints = as_ints([(0, 0, taps, g.out_channels, 0)])
+    values = [0] * (max(Move) + 1)
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), 1, 1
+    values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = sum_tap, taps * own
+    kernel = compiled(SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish()))
+    return Step("order result", kernel, tuple(values), ((Move.INPUT, "sums"), (Move.OUTPUT, "out")), 1, (table,))

@@ -1,0 +1,82 @@
+"""Sums per channel of (N, C, *space) arrays, by blocks of space, in an order that the shape alone sets (schedules/sums.py).
+
+    sum over a block (sixteen partial sums, a tree) -> blocks of an image, then images: j + (j + half) until one is left
+
+Memory order, threads and vector width change no bit; neither does the batch change an image's own sums.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.elementwise.channel_sums_kernel import Arg, SumsSpec
+from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of
+from preimage.engines.jit.program import address_of
+from preimage.engines.jit.runtime import pool
+from preimage.settings import thread_count
+
+__all__ = ["channel_sums", "innermost"]
+
+BLOCK = 2048  # elements of a block: 128 terms follow each other in a partial sum
+TASK_ELEMENTS = 1 << 14
+
+
+def innermost(x: Array) -> bool | None:
+    """True where channels lie innermost in dense memory, False where space does (C order); None for anything else."""
+    order = dense_order(x.shape, x.strides, x.itemsize)
+    if order is None:
+        return None
+    long = [k for k in order if x.shape[k] != 1]
+    if long == sorted(long):
+        return False
+    return True if long == sorted(long, key=lambda k: (k == 1, k)) else None
+
+
+def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...]:
+    """Sums over space, (N, C), or over images too (`images`), (C,): of x (plain), of x - m and of (x - m)^2 (squares), or
+    of g and of g (x - m) (products).
+
+    m: (C,) or (N, C). x and g: not empty, float32 or float64, one shape. What does not lie densely, or not both alike, is copied.
+    """
+    columns = innermost(x)
+    if columns is None or (g is not None and innermost(g) is not columns):
+        x, g, columns = np.ascontiguousarray(x), None if g is None else np.ascontiguousarray(g), False
+    shape, dtype = x.shape, x.dtype
+    count, channels, space = shape[0], shape[1], prod(shape[2:])
+    blocks = -(-space // BLOCK)
+    target = kernels.current_target()
+    spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
+    sums = [np.empty((count, blocks, channels), dtype) for _ in range(1 if mode == "plain" else 2)]
+    share = max(1, TASK_ELEMENTS // (min(space, BLOCK) if columns else space))
+    if columns:
+        share = -(-share // 32) * 32
+    shares = -(-channels // min(share, channels))
+    words = [0] * len(Arg)
+    words[Arg.X], words[Arg.R], words[Arg.R2] = address_of(x), address_of(sums[0]), address_of(sums[-1])
+    if m is not None:
+        m = np.ascontiguousarray(m)
+        words[Arg.M], words[Arg.M_STEP] = address_of(m), channels if m.ndim == 2 else 0
+    if g is not None:
+        words[Arg.G] = address_of(g)
+    words[Arg.CHANNELS], words[Arg.SPACE], words[Arg.BLOCK], words[Arg.BLOCKS] = channels, space, BLOCK, blocks
+    words[Arg.SHARE], words[Arg.SHARES] = share, shares
+    tasks = count * shares * (blocks if columns else 1)
+    pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if x.size > TASK_ELEMENTS else 1)
+    if images:
+        return tuple([_folded(s.reshape(1, count * blocks, channels))[0] for s in sums])
+    return tuple([_folded(s) for s in sums])
+
+
+def _folded(sums: Array) -> Array:
+    """The sums over axis 1: entry j and entry j + half are added until one is left."""
+    n = sums.shape[1]
+    with np.errstate(all="ignore"):
+        while n > 1:
+            half = (n + 1) // 2
+            sums[:, : n - half] += sums[:, half:n]
+            n = half
+    return sums[:, 0]

@@ -1,0 +1,149 @@
+"""A chain of elementwise steps over rows of elements, in one pass:
+
+    for row in this task's rows
+        for i in vectors of the row
+            values = operands at (row, i)        # an array, one number, one a column, or one a row
+            for each step: values += [step(values)]
+            results[..][row, i] = values[..]
+
+Every step rounds as its NumPy function does (exp, sigmoid and tanh: `functions`); nothing is fused into another rounding. NaN
+passes every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from preimage.engines.ir import math
+from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+
+__all__ = ["WORDS", "Arg", "ChainSpec", "Step", "build"]
+
+
+class Arg(IntEnum):
+    """Where an argument lies in the vector; the results' addresses follow, then (address, divisor, modulus) per operand."""
+
+    TOTAL = 0
+    WIDTH = 1
+    ROWS_PER_TASK = 2
+    NUMBERS = 3
+    RESULTS = 4
+
+
+#: A step: its word, and its operands: places in the list of operands, numbers and earlier steps' values.
+Step = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSpec:
+    """What the code depends on: element type, lanes, how each operand lies, the steps, and which values are stored.
+
+    An operand is "full" (an element each), "one" (for all), "column" (one each, the same for all rows), "columns" (one each, of
+    the line (row // divisor) % modulus), or "row" (one for a row: the (row // divisor) % modulus-th). Then come `numbers`
+    numbers, given at the call.
+    """
+
+    element: str
+    lanes: int
+    kinds: tuple[str, ...]
+    numbers: int
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: ChainSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    lanes, element = spec.lanes, spec.element
+    total, width, share = f.int_arg(Arg.TOTAL), f.int_arg(Arg.WIDTH), f.int_arg(Arg.ROWS_PER_TASK)
+    given = f.ptr_arg(Arg.NUMBERS, element)
+    outputs = [f.ptr_arg(Arg.RESULTS + k, element) for k in range(len(spec.results))]
+    slots = [Arg.RESULTS + len(outputs) + 3 * k for k in range(len(spec.kinds))]
+    arrays = [f.ptr_arg(slot, element) for slot in slots]
+    numbers = [given.at(k).splat(lanes) for k in range(spec.numbers)]
+    first = f.task * share
+    n_rows = (total + width - 1) // width
+    with f.loop(first, (first + share).minimum(n_rows)) as row:
+        start = row.index * width
+        here = (total - start).minimum(width)
+        whole = here - here % lanes
+        begins = list(arrays)
+        splats: dict[int, Num] = {}
+        for number, kind in enumerate(spec.kinds):
+            if kind == "full":
+                begins[number] = arrays[number].at(start)
+            elif kind in ("columns", "row"):
+                line = row.index // f.int_arg(slots[number] + 1) % f.int_arg(slots[number] + 2)
+                begins[number] = arrays[number].at(line * width if kind == "columns" else line)
+            if kind in ("one", "row"):
+                splats[number] = begins[number].splat(lanes)
+        stores = [output.at(start) for output in outputs]
+
+        def body(column: Int, mask: Bit | None, begins: list[Ptr], splats: dict[int, Num], stores: list[Ptr]) -> None:
+            values: list[Num] = []
+            for number in range(len(spec.kinds)):
+                values.append(splats[number] if number in splats else begins[number].at(column).load(lanes, mask))
+            values += numbers
+            for word, places in spec.steps:
+                values.append(WORDS[word](f, *(values[p] for p in places)))
+            for store, place in zip(stores, spec.results, strict=True):
+                store.at(column).store(values[place], mask)
+
+        with f.loop(0, whole, lanes) as i:
+            body(i.index, None, begins, splats, stores)
+        with f.when(whole < here):
+            body(whole, f.lane_mask(lanes, here - whole), begins, splats, stores)
+    return f.ir()
+
+
+def _zero(f: Kernel, x: Num) -> Num:
+    return f.zeros(x.dtype, x.lanes)
+
+
+def _maximum(f: Kernel, x: Num, y: Num) -> Num:
+    """NaN if either is; of equal zeros the second, as numpy.maximum."""
+    value: Num = (x.is_above(y) | x.is_nan()).select(x, y)
+    return value
+
+
+def _minimum(f: Kernel, x: Num, y: Num) -> Num:
+    value: Num = (x.is_below(y) | x.is_nan()).select(x, y)
+    return value
+
+
+def _clip(f: Kernel, x: Num, lo: Num, hi: Num) -> Num:
+    """As numpy.clip with both bounds."""
+    x = x.is_below(lo).select(lo, x)
+    held: Num = x.is_above(hi).select(hi, x)
+    return held
+
+
+def _if_positive(f: Kernel, x: Num, yes: Num, no: Num) -> Num:
+    value: Num = x.is_above(_zero(f, x)).select(yes, no)
+    return value
+
+
+#: What a step may be.
+WORDS: dict[str, Callable[..., Num]] = {
+    "abs": lambda f, x: x.absolute(),
+    "add": lambda f, x, y: x + y,
+    "clip": _clip,
+    "div": lambda f, x, y: x / y,
+    "exp": math.exp,
+    "if_positive": _if_positive,
+    "leaky_relu": lambda f, x, slope: _if_positive(f, x, x, x * slope),
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "mul": lambda f, x, y: x * y,
+    "relu": lambda f, x: _maximum(f, x, _zero(f, x)),
+    "sigmoid": math.sigmoid,
+    "sqrt": lambda f, x: x.sqrt(),
+    "sub": lambda f, x, y: x - y,
+    "tanh": math.tanh,
+}

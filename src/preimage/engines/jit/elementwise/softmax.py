@@ -1,0 +1,45 @@
+"""Softmax and its gradient along one axis (schedules/softmax.py)."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.softmax_kernel import Arg, SoftmaxSpec
+from preimage.engines.jit.program import address_of
+from preimage.engines.jit.runtime import pool
+from preimage.settings import thread_count
+
+__all__ = ["softmax"]
+
+TASK_ELEMENTS = 1 << 13
+
+
+def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
+    """exp(x) / sum exp(x) along the axis; with g, the gradient x (g - sum g x) where x is a softmax. x must not be empty.
+
+    What does not lie densely, or not both alike, is copied.
+    """
+    order = dense_order(x.shape, x.strides, x.itemsize)
+    if order is None or (g is not None and dense_order(g.shape, g.strides, g.itemsize) != order):
+        x, g, order = np.ascontiguousarray(x), None if g is None else np.ascontiguousarray(g), tuple(range(x.ndim))
+    at = order.index(axis)
+    memory = tuple(x.shape[k] for k in order)
+    outer, length, inner = prod(memory[:at]), memory[at], prod(memory[at + 1 :])
+    made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), x.dtype)
+    columns, lanes = inner > 1, lanes_of(x.dtype)
+    share = max(1, TASK_ELEMENTS // length)
+    if columns:
+        share = min(-(-share // lanes) * lanes, -(-inner // lanes) * lanes)
+    shares = -(-inner // share) if columns else 1
+    words = [0] * len(Arg)
+    words[Arg.X], words[Arg.G], words[Arg.RESULT] = address_of(x), address_of(x if g is None else g), address_of(made)
+    words[Arg.LENGTH], words[Arg.INNER], words[Arg.TOTAL] = length, inner, outer
+    words[Arg.SHARE], words[Arg.SHARES] = share, shares
+    tasks = outer * shares if columns else -(-outer // share)
+    spec = SoftmaxSpec(ELEMENTS[x.dtype], lanes, columns, g is not None)
+    pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if tasks > 1 else 1)
+    return made

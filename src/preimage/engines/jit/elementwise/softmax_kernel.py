@@ -1,0 +1,169 @@
+"""Softmax along one axis and its gradient, of arrays seen as (outer, LENGTH, inner):
+
+    forward    m = max x;  y = exp(x - m);  s = sum y;  y = y / s
+    gradient   s = sum g y;  y (g - s)
+
+The sum is that of `sums`: element i goes to partial sum i % 16, which are added as a tree. With inner = 1 the partial sums are
+lanes (rows), else vectors over `inner` that wait in memory (columns): the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from preimage.engines.ir import math
+from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.elementwise.channel_sums_kernel import PARTIALS
+
+__all__ = ["Arg", "SoftmaxSpec", "build"]
+
+
+class Arg(IntEnum):
+    """X: the values (gradient: the answer y); G: the cotangent; a task is SHARE of the TOTAL lines (rows), or SHARE inner
+    elements of one outer (columns, SHARES of them)."""
+
+    X = 0
+    G = 1
+    RESULT = 2
+    LENGTH = 3
+    INNER = 4
+    TOTAL = 5
+    SHARE = 6
+    SHARES = 7
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxSpec:
+    """columns: whether neighbouring vectors' lanes are different lines; gradient: which of the two."""
+
+    element: str
+    lanes: int
+    columns: bool
+    gradient: bool
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: SoftmaxSpec) -> str:
+    f = Kernel()
+    lanes = spec.lanes
+    room = f.stack(spec.element, PARTIALS * lanes)
+    length, share = f.int_arg(Arg.LENGTH), f.int_arg(Arg.SHARE)
+    x, g, result = (f.ptr_arg(slot, spec.element) for slot in (Arg.X, Arg.G, Arg.RESULT))
+    if not spec.columns:
+        top = f.task * share
+        with f.loop(top, (top + share).minimum(f.int_arg(Arg.TOTAL))) as row:
+            at = row.index * length
+            _row(f, spec, x.at(at), g.at(at), result.at(at), length)
+        return f.ir()
+    inner, shares = f.int_arg(Arg.INNER), f.int_arg(Arg.SHARES)
+    begin = f.task // shares * (length * inner)
+    first = f.task % shares * share
+    last = (first + share).minimum(inner)
+    edge = last - (last - first) % lanes
+
+    def column(i: Int, mask: Bit | None) -> None:
+        at = begin + i
+        _column(f, spec, x.at(at), g.at(at), result.at(at), length, inner, room, mask)
+
+    with f.loop(first, edge, lanes) as i:
+        column(i.index, None)
+    with f.when(edge < last):
+        column(edge, f.lane_mask(lanes, last - edge))
+    return f.ir()
+
+
+def _highest(f: Kernel, x: Num, y: Num) -> Num:
+    value: Num = (x.is_above(y) | x.is_nan()).select(x, y)
+    return value
+
+
+def _column(
+    f: Kernel, spec: SoftmaxSpec, x: Ptr, g: Ptr, result: Ptr, length: Int, inner: Int, room: Ptr, mask: Bit | None
+) -> None:
+    lanes = spec.lanes
+    top = f.const(spec.element, lanes, float("-inf"))
+    if not spec.gradient:
+        with f.loop(0, length, carry=[top]) as k:
+            k.carry = [_highest(f, k.carry[0], x.at(k.index * inner).load(lanes, mask))]
+        top = k.result[0]
+    for j in range(PARTIALS):
+        room.at(j * lanes).store(f.zeros(spec.element, lanes))
+    with f.loop(0, length) as k:
+        at = k.index * inner
+        slot = room.at((k.index & (PARTIALS - 1)) * lanes)
+        value, held = x.at(at).load(lanes, mask), slot.load(lanes)
+        if spec.gradient:
+            slot.store(g.at(at).load(lanes, mask).fma(value, held))
+        else:
+            e = math.exp(f, value - top)
+            result.at(at).store(e, mask)
+            slot.store(held + e)
+    partials = [room.at(j * lanes).load(lanes) for j in range(PARTIALS)]
+    while len(partials) > 1:
+        half = len(partials) // 2
+        partials = [a + b for a, b in zip(partials[:half], partials[half:], strict=True)]
+    with f.loop(0, length) as k:
+        at = k.index * inner
+        result.at(at).store(_finished(spec, x.at(at), g.at(at), result.at(at), partials[0], lanes, mask), mask)
+
+
+def _finished(spec: SoftmaxSpec, x: Ptr, g: Ptr, result: Ptr, total: Num, lanes: int, mask: Bit | None) -> Num:
+    if spec.gradient:
+        return x.load(lanes, mask) * (g.load(lanes, mask) - total)
+    return result.load(lanes, mask) / total
+
+
+def _row(f: Kernel, spec: SoftmaxSpec, x: Ptr, g: Ptr, result: Ptr, length: Int) -> None:
+    lanes = min(spec.lanes, PARTIALS)
+    vectors = PARTIALS // lanes
+    whole = length - length % PARTIALS
+    masks = [f.lane_mask(lanes, length - whole - j * lanes) for j in range(vectors)]
+    low = f.const(spec.element, lanes, float("-inf"))
+    top = low
+    if not spec.gradient:
+        with f.loop(0, whole, PARTIALS, carry=[low] * vectors) as k:
+            k.carry = [_highest(f, held, x.at(k.index + j * lanes).load(lanes)) for j, held in enumerate(k.carry)]
+        tops = [
+            _highest(f, held, mask.select(x.at(whole + j * lanes).load(lanes, mask), low))
+            for j, (held, mask) in enumerate(zip(k.result, masks, strict=True))
+        ]
+        for other in tops[1:]:
+            tops[0] = _highest(f, tops[0], other)
+        top = _across(tops[0], lambda a, b: _highest(f, a, b)).lane(0).splat(lanes)
+
+    def term(place: Int, held: Num, mask: Bit | None) -> Num:
+        value = x.at(place).load(lanes, mask)
+        if spec.gradient:
+            return g.at(place).load(lanes, mask).fma(value, held)
+        e = math.exp(f, value - top)
+        result.at(place).store(e, mask)
+        return held + (e if mask is None else mask.select(e, f.zeros(spec.element, lanes)))
+
+    with f.loop(0, whole, PARTIALS, carry=[f.zeros(spec.element, lanes)] * vectors) as k:
+        k.carry = [term(k.index + j * lanes, held, None) for j, held in enumerate(k.carry)]
+    sums = [term(whole + j * lanes, held, masks[j]) for j, held in enumerate(k.result)]
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = [a + b for a, b in zip(sums[:half], sums[half:], strict=True)]
+    total = _across(sums[0], lambda a, b: a + b).lane(0).splat(lanes)
+    with f.loop(0, whole, lanes) as k:
+        at = k.index
+        result.at(at).store(_finished(spec, x.at(at), g.at(at), result.at(at), total, lanes, None))
+    for j, mask in enumerate(masks):
+        at = whole + j * lanes
+        result.at(at).store(_finished(spec, x.at(at), g.at(at), result.at(at), total, lanes, mask), mask)
+
+
+def _across(value: Num, join: object) -> Num:
+    """All lanes joined in lane 0, in halves."""
+    assert callable(join)
+    half = value.lanes // 2
+    while half:
+        moved = value.shuffle(value, [*range(half, 2 * half), *range(half, value.lanes)])
+        value = join(value, moved)
+        half //= 2
+    return value

@@ -1,0 +1,226 @@
+"""Launching the kernels that move and gather over space (schedules/space.py): concatenation, windows, resizing.
+
+Arrays lie densely, in C order or with channels innermost; None is given for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.jit.elementwise.channel_sums import innermost
+from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.space_kernel import (
+    MaxGradArg,
+    MaxGradSpec,
+    PoolArg,
+    PoolSpec,
+    ResizeArg,
+    ResizeSpec,
+    RowsArg,
+    RowsSpec,
+)
+from preimage.engines.jit.program import address_of
+from preimage.engines.jit.runtime import pool
+from preimage.settings import thread_count
+
+__all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
+
+TASK_ELEMENTS = 1 << 14
+LEAST_INNER = 8  # shorter runs are mostly masked vectors
+
+
+def _launch(spec: Any, words: Sequence[int], tasks: int) -> None:
+    pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if tasks > 1 else 1)
+
+
+def concat(parts: Sequence[Array], axis: int) -> Array | None:
+    """The parts side by side, in the memory order of the first."""
+    first = parts[0]
+    order = dense_order(first.shape, first.strides, first.itemsize)
+    if order is None:
+        return None
+    for part in parts:
+        own = dense_order(part.shape, part.strides, part.itemsize)
+        if own != order and (own is None or [k for k in own if part.shape[k] != 1] != [k for k in order if part.shape[k] != 1]):
+            return None
+    at = order.index(axis)
+    behind = prod(first.shape[k] for k in order[at + 1 :])
+    rows = prod(first.shape[k] for k in order[:at])
+    length = sum(p.shape[axis] for p in parts)
+    memory = tuple(length if k == axis else first.shape[k] for k in order)
+    made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), first.dtype)
+    spec = RowsSpec(ELEMENTS[first.dtype], lanes_of(first.dtype))
+    a, start = RowsArg, 0
+    for part in parts:
+        width = part.shape[axis] * behind
+        share = max(1, TASK_ELEMENTS // max(width, 1))
+        piece = min(width, TASK_ELEMENTS)
+        words = [0] * len(a)
+        words[a.SOURCE], words[a.RESULT] = address_of(part), address_of(made) + start * behind * first.itemsize
+        words[a.ROWS], words[a.WIDTH], words[a.SOURCE_STEP], words[a.RESULT_STEP] = rows, width, width, length * behind
+        words[a.SHARE], words[a.PIECE], words[a.PIECES] = share, piece, max(1, -(-width // max(piece, 1)))
+        if width:
+            _launch(spec, words, -(-rows // share) * words[a.PIECES])
+        start += part.shape[axis]
+    return made
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def _window_table(size: int, outputs: int, kernel: int, stride: int, lo: int, dilation: int) -> Array:
+    """(first position inside, taps inside) of every window along an axis."""
+    start = np.arange(outputs, dtype=np.int64)[:, None] * stride - lo + np.arange(kernel) * dilation
+    inside = (start >= 0) & (start < size)
+    first = np.where(inside.any(1), np.where(inside, start, size).min(1), 0)
+    return np.ascontiguousarray(np.stack([first, inside.sum(1)], axis=1))
+
+
+@lru_cache(maxsize=256)
+def _cover_table(size: int, outputs: int, kernel: int, stride: int, lo: int) -> Array:
+    """(last window, windows) that cover every position along an axis."""
+    place = np.arange(size, dtype=np.int64) + lo
+    last = np.minimum(place // stride, outputs - 1)
+    first = np.maximum(-((kernel - 1 - place) // stride), 0)
+    count = np.maximum(last - first + 1, 0)
+    return np.ascontiguousarray(np.stack([np.where(count > 0, last, 0), count], axis=1))
+
+
+def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
+    """The maximum or sum over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
+    outputs, kernel, stride, lo, dilation = window
+    table = _window_table(x.shape[axis], outputs, kernel, stride, lo, dilation)
+    return _gathered(x, axis, outputs, table, dilation, kernel, mode)
+
+
+def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
+    """The adjoint of the sum over windows along a spatial axis of `size`: every position adds up the windows that cover it, the
+    last first, as the taps come in order. Dilated windows are refused."""
+    outputs, kernel, stride, lo, dilation = window
+    if dilation != 1:
+        return None
+    return _gathered(y, axis, size, _cover_table(size, outputs, kernel, stride, lo), -1, -(-kernel // stride), "sum")
+
+
+def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms: int, mode: str) -> Array | None:
+    last = innermost(x)
+    if last is None:
+        return None
+    order = (0, *range(2, x.ndim), 1) if last else tuple(range(x.ndim))
+    at = order.index(axis)
+    inner = prod(x.shape[k] for k in order[at + 1 :])
+    if inner < LEAST_INNER:
+        return None
+    memory = tuple(outputs if k == axis else x.shape[k] for k in order)
+    made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
+    rows = prod(memory[: at + 1])
+    share = max(1, TASK_ELEMENTS // (inner * terms))
+    a = PoolArg
+    words = [0] * len(a)
+    words[a.X], words[a.RESULT], words[a.TABLE] = address_of(x), address_of(made), address_of(table)
+    words[a.SIZE], words[a.OUTPUTS], words[a.INNER], words[a.STEP] = x.shape[axis], outputs, inner, step
+    words[a.ROWS], words[a.SHARE] = rows, share
+    _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), words, -(-rows // share))
+    return made
+
+
+Windows = tuple[tuple[int, int, int, int, int, int], ...]
+
+
+@lru_cache(maxsize=8)  # a table of a large image takes megabytes
+def _tap_table(windows: Windows) -> Array:
+    """The flat positions of every window's taps, in row-major order; -1 outside. windows: size, outputs, kernel, stride, lo, dilation."""
+    flat = np.zeros((1, 1), np.int64)
+    for size, outputs, kernel, stride, lo, dilation in windows:
+        place = np.arange(outputs, dtype=np.int64)[:, None] * stride - lo + np.arange(kernel) * dilation
+        place[(place < 0) | (place >= size)] = -1
+        a, b = flat[:, None, :, None], place[None, :, None, :]
+        flat = np.where((a < 0) | (b < 0), -1, a * size + b).reshape(len(flat) * outputs, -1)
+    return np.ascontiguousarray(flat)
+
+
+def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array | None:
+    """g of every window added to the first element of x that is the window's maximum, in order of the outputs."""
+    last = innermost(x)
+    if last is None:
+        return None
+    g, pooled = (a if innermost(a) is last else _placed(a, last) for a in (g, pooled))
+    space, outputs = prod(x.shape[2:]), prod(g.shape[2:])
+    table = _tap_table(windows)
+    made = np.zeros_like(x)
+    inner = x.shape[1] if last else 1
+    outer = x.size // (space * inner)
+    lanes = lanes_of(x.dtype) if inner >= LEAST_INNER else 1
+    share = -(-min(inner, max(lanes, TASK_ELEMENTS // outputs)) // lanes) * lanes
+    a = MaxGradArg
+    words = [0] * len(a)
+    words[a.X], words[a.POOLED], words[a.G], words[a.RESULT] = (address_of(v) for v in (x, pooled, g, made))
+    words[a.TABLE], words[a.SIZE], words[a.OUTPUTS], words[a.TAPS] = address_of(table), space, outputs, table.shape[1]
+    words[a.INNER], words[a.SHARE], words[a.SHARES] = inner, share, -(-inner // share)
+    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes), words, outer * words[a.SHARES])
+    return made
+
+
+def _placed(a: Array, last: bool) -> Array:
+    """A copy in C order, or with channels innermost."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) if last else np.ascontiguousarray(a)
+
+
+# -- resizing ----------------------------------------------------------------------------------------------------------
+
+#: Per axis: low and high positions (int64), the high one's weight and whether the two are blended (in the array's dtype).
+Tables = tuple[Array, Array, Array, Array]
+
+
+def resize(x: Array, tables: Sequence[Tables], linear: bool) -> Array | None:
+    """The spatial axes resized, the first one first: with channels innermost the last two in one pass, else (linear alone; NumPy
+    copies single elements as fast) axis by axis."""
+    last = innermost(x)
+    if last is None or (x.shape[1] < LEAST_INNER if last else not linear):
+        return None
+    if not last:
+        value = x
+        for k, table in enumerate(tables[:-1]):
+            value = _resized(value, k + 2, table, None, linear)
+        none = np.zeros(1, x.dtype)
+        lines = value.reshape(-1, 1, value.shape[-1], 1)
+        wide = _resized(lines, 1, (_ONE, _ONE, none, none), tables[-1], linear)
+        return wide.reshape(*value.shape[:-1], wide.shape[2])
+    value = np.moveaxis(x, 1, -1)
+    ndim = len(tables)
+    for k in range(max(ndim - 2, 0)):
+        value = _resized(value, k + 1, tables[k], None, linear)
+    rows, columns = (tables[-2], tables[-1]) if ndim > 1 else (tables[0], None)
+    value = _resized(value, max(ndim - 1, 1), rows, columns, linear)
+    return np.moveaxis(value, -1, 1)
+
+
+_ONE = np.zeros(1, np.int64)
+
+
+def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, linear: bool) -> Array:
+    """A C-contiguous array resized along `axis`, and along the next if there are tables for it."""
+    none = np.zeros(1, value.dtype)
+    low, high, weight, blended = columns or (_ONE, _ONE, none, none)
+    behind = axis + 1 if columns is None else axis + 2
+    inner, columns_in = prod(value.shape[behind:]), 1 if columns is None else value.shape[axis + 1]
+    outer = prod(value.shape[:axis])
+    out = (*value.shape[:axis], len(rows[0]), *([] if columns is None else [len(low)]), *value.shape[behind:])
+    made = placed_empty(out, None, value.dtype)
+    a = ResizeArg
+    words = [0] * len(a)
+    words[a.X], words[a.RESULT] = address_of(value), address_of(made)
+    words[a.ROWS_IN], words[a.ROWS], words[a.COLUMNS_IN], words[a.COLUMNS] = value.shape[axis], len(rows[0]), columns_in, len(low)
+    words[a.INNER], words[a.TOTAL] = inner, outer * len(rows[0])
+    words[a.SHARE] = share = max(1, TASK_ELEMENTS // (inner * len(low)))
+    words[a.ROW_LOW : a.COLUMN_BLEND + 1] = [address_of(t) for t in (*rows, low, high, weight, blended)]
+    lanes = lanes_of(value.dtype) if inner > 1 else 1
+    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), words, -(-words[a.TOTAL] // share))
+    return made

@@ -1,0 +1,287 @@
+"""Steps that move data: an input into a slab, a result back into its order, weights into blocks (see `schedules.pack`)."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.shuffles import can_split
+from preimage.engines.jit import branches
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.index.taps import Folded, Ints, as_ints
+from preimage.engines.jit.packing import copy_kernel, fold_kernel, weights_kernel
+from preimage.engines.jit.program import Step, address_of, compiled
+
+__all__ = [
+    "FEW_CHANNELS",
+    "LINE_ELEMENTS",
+    "block_lanes",
+    "folded_weight_step",
+    "lines_step",
+    "pieces",
+    "positions",
+    "slab_steps",
+    "swap_back",
+    "tap_pitch",
+    "weight_step",
+]
+
+FEW_CHANNELS = 16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
+FEW_WEIGHTS = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
+MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
+LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
+ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
+PIECES_AHEAD = 8192  # bytes: pieces of so much in all are asked for before they are read
+MUCH_BYTES = 1 << 20  # of an array that is transposed by whole cache lines
+MOST_DEALT = 16  # taps that are dealt out instead of transposed
+
+
+def lines_step(
+    name: str, kernel: kernels.LoadedKernel, lines: Ints, patches: tuple[tuple[int, str], ...], strides: tuple[int, int] = (0, 0)
+) -> Step:
+    total = len(lines)
+    elements = int(np.maximum(lines[:, 2], 1).sum() if strides == (0, 0) else (lines[:, 2] * lines[:, 3]).sum())
+    tasks = max(1, min(total, elements // LINE_ELEMENTS))
+    per_task = -(-total // tasks)
+    branches.packing("tasks.one" if tasks == 1 else "tasks.several")
+    template = [0] * (max(copy_kernel.Move) + 1)
+    template[copy_kernel.Move.LINES], template[copy_kernel.Move.TOTAL], template[copy_kernel.Move.PER_TASK] = (
+        address_of(lines),
+        total,
+        per_task,
+    )
+    template[copy_kernel.Move.SOURCE_STRIDE], template[copy_kernel.Move.RESULT_STRIDE] = strides
+    return Step(name, kernel, tuple(template), patches, -(-total // per_task), (lines,))
+
+
+def positions(sizes: list[int], strides: list[int]) -> Ints:
+    """Offsets of all positions of some axes, row-major."""
+    at = np.zeros(1, np.int64)
+    for size, stride in zip(sizes, strides, strict=True):
+        at = (at[:, None] + np.arange(size, dtype=np.int64) * stride).ravel()
+    return at
+
+
+def pieces(length: int, piece: int) -> list[tuple[int, int]]:
+    return [(s, min(piece, length - s)) for s in range(0, length, piece)]
+
+
+def slab_steps(
+    sizes: list[int], strides: list[int], channels: int, channel_stride: int, source: str, result: str,
+    margins: list[tuple[int, int]], lanes: int, result_strides: list[int],
+) -> list[Step]:  # fmt: skip
+    """Copy an input (axes: batch and spatial; strides in bytes) into a channels-last slab with margins of zeros.
+
+    Either the channels or the last axis lie contiguously in the source. Result strides are those of the slab.
+    """
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    pixel = result_strides[-1]  # at least the channels; more where neighbouring pixels should fall on different cache sets
+    pitch = pixel // out_item
+    last = channel_stride == item or channels == 1
+    padded = any(lo or hi for lo, hi in margins)
+    branches.packing("input.copied" if last else "input.transposed")
+    if any(m != (0, 0) for m in margins[:-1]):
+        branches.packing("input.margins.lines")
+    branches.packing("input.margins.columns" if margins[-1] != (0, 0) else "input.margins.no_columns")
+    patches = ((copy_kernel.Move.INPUT, "x"), (copy_kernel.Move.OUTPUT, "slab"))
+    steps: list[Step] = []
+    zeros: list[tuple[int, ...]] = []
+    outer = list(zip(sizes[:-1], strides[:-1], result_strides[:-1], margins[:-1], strict=True))
+    width, (left, right) = sizes[-1], margins[-1]
+    from_offsets = positions([s for s, *_ in outer], [a for _, a, *_ in outer])
+    to_offsets = positions([s for s, *_ in outer], [b for _, _, b, _ in outer]) + sum(m[0] * b for _, _, b, m in outer)
+    if padded:
+        if any(m != (0, 0) for *_, m in outer):  # zero the whole slab's outer margins by zeroing lines first
+            every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
+            inside = set(to_offsets.tolist())
+            zeros += [
+                (copy_kernel.NO_SOURCE, at, (left + width + right) * pitch, 0, 0) for at in every.tolist() if at not in inside
+            ]
+        for at in to_offsets.tolist():
+            if left:
+                zeros.append((copy_kernel.NO_SOURCE, at, left * pitch, 0, 0))
+            if right:
+                zeros.append((copy_kernel.NO_SOURCE, at + (left + width) * pixel, right * pitch, 0, 0))
+    if last:
+        assert width <= 1 or strides[-1] == channels * item
+        lines = [
+            (a + s * channels * item, b + (left + s) * pixel, n * channels, 0, 0)
+            for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
+            for s, n in pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
+        ]
+        kernel = compiled(copy_kernel.CopySpec(source, result, lanes))
+        steps.append(lines_step("copy input", kernel, as_ints(lines + zeros), patches))
+        return steps
+    lines = [
+        (a + s * item, b + (left + s) * pixel, channels, n, 0)
+        for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
+        for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
+    ]
+    side = block_lanes(lanes, out_item, channels, prod(sizes))
+    kernel = compiled(copy_kernel.SwapSpec(source, result, side, Finish()))
+    steps.append(lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
+    if zeros:
+        steps.append(lines_step("zero margins", compiled(copy_kernel.CopySpec(source, result, lanes)), as_ints(zeros), patches))
+    return steps
+
+
+def swap_back(
+    sizes: list[int],
+    strides: list[int],
+    channels: int,
+    channel_stride: int,
+    source: str,
+    result: str,
+    lanes: int,
+    finish: Finish,
+) -> Step:
+    """The channels-last scratch result into a channels-first one, with the epilogue."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    inner, flat = sizes[-1], len(sizes) - 1
+    while flat > 1 and strides[flat - 1] == inner * out_item:  # rows that follow each other in the result
+        flat -= 1
+        inner *= sizes[flat]
+    branches.packing("result.rows_joined" if flat < len(sizes) - 1 else "result.rows_apart")
+    to_offsets = positions(sizes[:flat], strides[:flat]).tolist()
+    piece, band = max(64, LINE_ELEMENTS // channels), inner * channels * item
+    lines = [
+        (k * band + s * channels * item, at + s * out_item, n, channels, 0)
+        for k, at in enumerate(to_offsets)
+        for s, n in pieces(inner, piece)
+    ]
+    names = ["bias", "residual", "limits"]
+    patches = (
+        (copy_kernel.Move.INPUT, "scratch"),
+        (copy_kernel.Move.OUTPUT, "out"),
+        *((copy_kernel.Move[n.upper()], n) for n in names),
+    )
+    kernel = compiled(copy_kernel.SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish))
+    return lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
+
+
+def tap_pitch(run: int, width: int, item: int) -> int:
+    """Bytes from the packed weights of one tap to those of the next: an odd number of cache lines, unless the channels are few.
+
+    Lines of many taps are written together; an even number, a power of two at worst, would put them into the same few sets.
+    """
+    size = run * width * item
+    return size if run < FEW_CHANNELS else (-(-size // LINE_BYTES) | 1) * LINE_BYTES
+
+
+def weight_step(
+    contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int,
+    apart: bool = False, by_taps: bool = False,
+) -> tuple[Step, int]:  # fmt: skip
+    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block.
+
+    apart: taps lie `tap_pitch` apart; by_taps: the columns are taps alone, whatever the contraction, so that a call can be made
+    to pack some of them.
+    """
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    taps, run = prod(shape[2:]), shape[1] if contraction == "conv" else shape[0] // groups
+    pitch = tap_pitch(run, width, out_item) if apart else run * width * out_item
+    if contraction == "conv" and by_taps:
+        channels = shape[0] // groups
+        outer, outer_stride, channel_stride = run, taps * item, run * taps * item
+        table, ahead = np.arange(taps, dtype=np.int64) * pitch, ROW_AHEAD
+    elif contraction == "conv":
+        channels = shape[0] // groups
+        outer, outer_stride, ahead = 1, 0, ROW_AHEAD
+        channel_stride = run * taps * item
+        column = np.arange(run * taps, dtype=np.int64)
+        table = column % taps * pitch + column // taps * (width * out_item)
+    else:
+        channels = shape[1]
+        outer, outer_stride = run, channels * taps * item
+        channel_stride = taps * item
+        table = np.arange(taps, dtype=np.int64) * pitch
+        ahead = outer_stride * max(1, PIECES_AHEAD // (min(width, channels) * channel_stride))
+    # The kernel depends on the number of taps only where they are few.
+    dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT and not by_taps else 0
+    blocks = -(-channels // width)
+    block_bytes = taps * pitch
+    s, values = weights_kernel.WeightSlot, [0] * len(weights_kernel.WeightSlot)
+    values[s.GROUP_BLOCKS], values[s.GROUP_CHANNELS] = blocks, channels
+    values[s.GROUP_STRIDE] = shape[0] // groups * shape[1] * taps * item
+    values[s.CHANNEL_STRIDE], values[s.OUTER], values[s.OUTER_STRIDE] = channel_stride, outer, outer_stride
+    values[s.OUTER_RESULT], values[s.COLUMNS], values[s.TABLE] = width * out_item, len(table), address_of(table)
+    values[s.BLOCK_BYTES], values[s.WIDTH], values[s.AHEAD] = block_bytes, width, ahead
+    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    side = lanes if width % lanes == 0 else max(lanes // 2, 1)
+    few = prod(shape) <= FEW_WEIGHTS
+    if few:
+        dealt, side = 0, block_lanes(lanes, out_item)
+    branches.packing(f"weights.{'few' if few else 'dealt' if dealt else 'many'}")
+    branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
+    if width % side:
+        branches.packing("weights.ragged_squares")
+    kernel = compiled(weights_kernel.WeightSpec(source, result, side, dealt, width % side != 0, few))
+    return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
+
+
+def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
+    """As weight_step for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    run, channels, kernel = shape[0], shape[1], shape[-1]
+    lines, taps = prod(shape[2:-1]), folded.axis.kernel
+    blocks = -(-channels * folded.stride // width)
+    if prod(shape) >= MANY_WEIGHTS and can_split(channels):
+        branches.packing("weights.folded.interleaved")
+        return _interleave_step(shape, folded, source, result, width)
+    branches.packing("weights.folded.gathered")
+    lane = np.arange(blocks * width)
+    q, o = lane // channels, lane % channels
+    k = q + np.arange(taps)[:, None] * folded.stride  # (tap j, lane)
+    exists = (k < kernel) & (q < folded.stride)
+    place = (o * lines * kernel + k) * item  # of line 0
+    table = place[None] + (np.arange(lines) * kernel * item)[:, None, None]
+    table = np.where(exists[None], table, -1).reshape(lines * taps, blocks, width)
+    table = np.ascontiguousarray(table.transpose(1, 0, 2).astype(np.int64))  # (block, tap, lane)
+    s, values = weights_kernel.WeightSlot, [0] * len(weights_kernel.WeightSlot)
+    values[s.OUTER], values[s.OUTER_STRIDE], values[s.TABLE] = run, channels * lines * kernel * item, address_of(table)
+    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    kernel_code = compiled(weights_kernel.GatherWeightSpec(source, result, width))
+    tap_bytes = run * width * out_item
+    step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
+    return step, lines * taps * tap_bytes
+
+
+def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
+    """The same by vectors: see `schedules.fold`."""
+    item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
+    run, channels, kernel = shape[0], shape[1], shape[-1]
+    lines, taps = prod(shape[2:-1]), folded.axis.kernel
+    blocks = -(-channels * folded.stride // width)
+    lanes = min(width & -width, 64 // out_item)
+    tap_bytes = run * width * out_item
+    first = (
+        np.arange(-(-blocks * width // (lanes * channels)) * channels, dtype=np.int64) * lanes
+    )  # number of a vector's first lane
+    table = (first // width * (lines * taps * tap_bytes)) + first % width * out_item
+    table[first >= blocks * width] = -1
+    s, values = fold_kernel.FoldSlot, [0] * len(fold_kernel.FoldSlot)
+    values[s.INPUTS], values[s.STRIDE], values[s.KERNEL], values[s.TAPS] = run, folded.stride, kernel, taps
+    values[s.TURNS], values[s.TABLE] = len(table) // channels, address_of(table)
+    values[s.SOURCE_LINE], values[s.SOURCE_CHANNEL] = kernel * item, lines * kernel * item
+    values[s.SOURCE_INPUT], values[s.RESULT_INPUT], values[s.RESULT_TAP] = (
+        channels * lines * kernel * item,
+        width * out_item,
+        tap_bytes,
+    )
+    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    kernel_code = compiled(fold_kernel.FoldSpec(source, result, lanes, channels))
+    return Step("pack weights", kernel_code, tuple(values), patches, lines, (table,)), lines * taps * tap_bytes
+
+
+def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) -> int:
+    """Side of the squares that are transposed in registers. 32 bytes make a third of the code of 64; but where much is moved whole
+    cache lines are read and written once (between two halves of a line the first is gone, above all where the rows are a power of
+    two apart).
+    """
+    much = channels * item >= 64 and channels * positions * item >= MUCH_BYTES
+    if channels:
+        branches.packing("squares.whole_lines" if much else "squares.half_lines")
+    return min(lanes, (64 if much else 32) // item)

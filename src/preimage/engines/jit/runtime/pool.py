@@ -1,0 +1,180 @@
+"""A pool of threads that wait inside generated code, and the call that runs a kernel's tasks.
+
+    launch(kernel, args, n_tasks, n_threads)        # kernel(args, 0, t), ..., kernel(args, n_tasks - 1, t), each once
+
+Waking a parked Python thread costs about 50 us; a worker here spins on one word of memory for a moment after each job,
+then parks. The picture of a job:
+
+    caller:  lock the pool (or, if another thread has it, run all tasks alone) -> write the job -> open the gate
+             -> wake the parked -> take tasks from the counter (in front; workers from behind) until none is left -> close the gate
+             -> wait until the workers inside have left -> unlock
+    worker:  wait until the gate opens -> go in (count up) -> take tasks -> go out (count down)
+
+The gate is one 64-bit word: bit 0 open, bits 1..31 how many workers are inside, bits 32.. the number of the job. A worker
+goes in by compare-and-swap on an open gate only. So one that wakes late finds it closed and waits for the next job, and
+the caller never waits for a worker that the system has not scheduled.
+
+A worker takes over the caller's floating-point control word (rounding, denormals) for the job: the same bits come from
+any number of threads. On Linux workers are kept off the CPU that the caller runs on (threads_ir._placing says why). In a
+forked child there are no workers; the pool notices (the fork hook, or the process id that it keeps) and is built anew. At
+exit nothing is joined: parked workers end with the process, and their code is never unloaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import time
+from array import array
+from collections.abc import Mapping
+
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.runtime.pool_ir import MOST_WORKERS, POOL_BYTES, SPINS, WORKERS, pool_ir
+from preimage.locks import LOCK
+
+__all__ = ["ask", "launch", "pack_args", "pool_size"]
+
+SPIN_NS = 100_000  # how long a worker spins after a job before it parks
+PATIENCE = 256  # jobs that run on the workers there are before the system is asked again for a thread that it refused
+
+_PTR, _I64 = ctypes.c_void_p, ctypes.c_int64
+_RunAlone = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_char_p, _I64)
+_Run = ctypes.CFUNCTYPE(_I64, _PTR, _PTR, ctypes.c_char_p, _I64, _I64)
+
+
+def ask() -> None:
+    """Have the pool's code compiled: with a first call's kernels (`kernels.together`), not after them."""
+    if _code is None:
+        _compiled()
+
+
+def _compiled() -> Mapping[str, kernels.LoadedKernel]:
+    names = ("run_alone", "run", "init", "add_worker", "pauses")
+    return kernels.compile_many(pool_ir(kernels.host().triple, _SIGNALS), names, "thread pool", level=kernels.CONTROL_LEVEL)
+
+
+class _Code:
+    """The compiled pool functions; made once per process and never unloaded."""
+
+    def __init__(self) -> None:
+        self.kernels = _compiled()
+        self.run_alone = _RunAlone(int(self.kernels["run_alone"]))
+        self.run = _Run(int(self.kernels["run"]))
+        self.init = ctypes.CFUNCTYPE(None, _PTR)(int(self.kernels["init"]))
+        self.add_worker = ctypes.CFUNCTYPE(_I64, _PTR)(int(self.kernels["add_worker"]))
+        self.pauses = ctypes.CFUNCTYPE(None, _I64)(int(self.kernels["pauses"]))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+
+class _Pool:
+    """The memory that the workers share. It is never freed: a worker may look at it until the process ends."""
+
+    def __init__(self, code: _Code) -> None:
+        self._code = code
+        self._memory = ctypes.create_string_buffer(POOL_BYTES + 128)
+        self.address = (ctypes.addressof(self._memory) + 127) & -128
+        self._records: list[array[int]] = []
+        self._numbers = list(range(MOST_WORKERS - 1, -1, -1))  # not used yet, the lowest last
+        self._started = _I64.from_address(self.address + WORKERS)
+        self._patience = 0  # how often `grow` asks for nothing, after the system refused
+        self.workers = 0
+        code.init(self.address)
+        begin = time.perf_counter_ns()
+        code.pauses(2000)
+        spins = 2000 * SPIN_NS // max(1, time.perf_counter_ns() - begin)
+        _I64.from_address(self.address + SPINS).value = max(100, spins)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+    def grow(self, wanted: int) -> None:
+        """Have at least so many workers, as far as the system allows.
+
+        A call that a signal handler makes may be inside this one: each takes numbers of its own, and how many workers there are is
+        read from the memory that `add_worker` counts in.
+        """
+        if self._patience:
+            self._patience -= 1
+            return
+        wanted = min(wanted, MOST_WORKERS)
+        while self._started.value < wanted:
+            try:
+                number = self._numbers.pop()  # one step: no two workers get the same
+            except IndexError:
+                break
+            record = array("q", (self.address, number))
+            self._records.append(record)
+            if self._code.add_worker(record.buffer_info()[0]):
+                self._records.remove(record)
+                self._numbers.append(number)
+                self._patience = PATIENCE
+                break
+        self.workers = self._started.value
+
+
+#: What a worker leaves to the Python threads: all signals but those that its own code causes.
+_SIGNALS = (int(signal.SIG_SETMASK), *(int(s) for s in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)))
+
+_code: _Code | None = None
+_pool: _Pool | None = None
+
+
+def _loaded_code() -> _Code:
+    global _code
+    if _code is None:
+        with LOCK, kernels.at_once():
+            made = _Code()
+            _code = _code or made  # a signal handler may have made it meanwhile
+    return _code
+
+
+def _ready_pool(workers: int, broken: _Pool | None = None) -> _Pool:
+    global _pool
+    code = _loaded_code()
+    with LOCK:
+        pool = _pool
+        if pool is None or pool is broken:
+            made = _Pool(code)
+            if _pool is pool:
+                _pool = made
+            pool = _pool or made
+        pool.grow(workers)
+        return pool
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = None  # its workers live in the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def pack_args(*values: int) -> bytes:
+    """The argument vector of a kernel: 64-bit integers (sizes, strides, addresses). One per call, so threads do not meet."""
+    return struct.pack(f"{len(values)}q", *values)
+
+
+def launch(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
+    """Run kernel(args, task, thread) once for every task in range(n_tasks), on up to n_threads threads: the caller is thread 0.
+
+    Tasks may run in any order and at the same time. The GIL is released meanwhile. A second caller at the same time
+    runs its tasks alone, in its own thread.
+    """
+    if n_threads <= 1 or n_tasks <= 1:
+        (_code or _loaded_code()).run_alone(kernel, args, n_tasks)
+        return
+    workers = min(n_threads, n_tasks) - 1
+    pool = _pool
+    if pool is None or pool.workers < workers:
+        pool = _ready_pool(workers)
+    if pool._code.run(pool.address, kernel, args, n_tasks, workers):
+        pool = _ready_pool(workers, broken=pool)
+        if pool._code.run(pool.address, kernel, args, n_tasks, workers):  # pragma: no cover - would need a fork in between
+            pool._code.run_alone(kernel, args, n_tasks)
+
+
+def pool_size() -> int:
+    """How many workers this process has started (the caller of `launch` is one thread more)."""
+    return 0 if _pool is None else _pool.workers

@@ -1,0 +1,231 @@
+"""The operands of a weight gradient as its kernel reads them: in place, copied with channels innermost, or copied in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit import branches
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.index.taps import Ints, as_ints
+from preimage.engines.jit.packing.blocks_kernel import BlockSpec
+from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
+from preimage.engines.jit.packing.moves import LINE_ELEMENTS, slab_steps
+from preimage.engines.jit.program import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.request import meaningful_strides
+from preimage.engines.jit.weight_grad.tiling import Tables
+from preimage.geometry import ConvGeometry
+
+__all__ = ["Side", "WeightGradRequest", "rows_read", "side_of"]
+
+NARROW_BYTES = 128  # of a block's pixel: two cache lines
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradRequest:
+    """All that the recipe depends on. Strides in bytes (see `request.meaningful_strides`); element: f32, f64, f16 or bf16."""
+
+    geometry: ConvGeometry
+    element: str
+    x_strides: tuple[int, ...]
+    y_strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    threads: int
+    target: kernels.Target
+    little: bool = False  # kernels whose sizes are all arguments
+    turn: str = "only"  # of the batch: "first", "middle" or "last", where the sums go on from call to call (array "sums")
+
+    def __post_init__(self) -> None:
+        g, item = self.geometry, ELEMENT_BYTES[self.element]
+        for name, shape in (("x", g.input_shape), ("y", g.output_shape), ("out", g.weight_shape)):
+            field = f"{name}_strides"
+            object.__setattr__(self, field, meaningful_strides(shape, getattr(self, field), item))
+
+
+@dataclass(frozen=True)
+class Side:
+    """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
+    from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy.
+
+    hands: the columns of a copy were dealt out, column c to hand c % hands, so that those a stride apart are neighbours;
+    hand: bytes from one to the next. apart: bytes from a channel to the next, of an array that is read channel by channel.
+    """
+
+    name: str
+    strides: tuple[int, ...]
+    group: int
+    step: int
+    last: int
+    first: int = 0
+    hands: int = 1
+    hand: int = 0
+    apart: int = 0
+
+    def column(self, number: int) -> int:
+        """The byte offset of a column of a row; before column 0 too."""
+        number += self.first
+        return number % self.hands * self.hand + number // self.hands * self.strides[-1]
+
+
+def side_of(
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
+    tiles: int, margin: tuple[int, int] | None, blocks: bool, scalars: bool,
+) -> Side:  # fmt: skip
+    """The operand in place if its channels are neighbours (and its pixels, for a run without padding), or if it gives scalars and
+    each channel's pixels are neighbours: then every channel is a stream. Else a copy.
+    """
+    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
+    size = ELEMENT_BYTES[inner]
+    channels, groups = shape[1], r.geometry.groups
+    per_group = channels // groups
+    row = per_group if margin is None else per_group * r.geometry.kernel_size[-1]
+    step, last = width * size, (row - width) * size
+    if scalars and margin is None and own == size and strides[1] > own and strides[-1] == own and not r.little:
+        branches.weight_grad(f"{name}.streams")
+        return Side(name, strides, per_group * strides[1], width * strides[1], (row - width) * strides[1], apart=strides[1])
+    if blocks:
+        return _blocked(recipe, r, name, shape, strides, width, tiles)
+    in_place = own == size and (strides[1] == own or per_group == 1)
+    if margin is not None:
+        in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
+    if in_place:
+        branches.weight_grad(f"{name}.in_place")
+        return Side(name, strides, per_group * strides[1], step, last)
+    lo, hi = margin or (0, 0)
+    branches.weight_grad(f"{name}.slab.margins" if lo or hi else f"{name}.slab")
+    padded = [shape[0], *shape[2:-1], shape[-1] + lo + hi]
+    slab = [prod(padded[k + 1 :]) * channels * size for k in range(len(padded))]
+    sizes = [shape[0], *shape[2:-1], shape[-1]]
+    margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
+    lanes = r.target.vector_bytes // size
+    steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
+    for made in steps:
+        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
+        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
+    recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
+    return Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo)
+
+
+def _blocked(
+    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+) -> Side:
+    """A copy in blocks of one tile's channels: [group][tile][image][pixel][width]; the last tile overlaps its neighbour."""
+    own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
+    size, lanes = ELEMENT_BYTES[inner], r.target.vector_bytes // ELEMENT_BYTES[inner]
+    groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
+    image = prod(spatial) * width * size
+    block = shape[0] * image
+    hands = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
+    if hands > 1:
+        branches.weight_grad("x.split_columns")
+        return _dealt(recipe, r, shape, strides, width, tiles)
+    flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
+    while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
+        flat -= 1
+    run = prod(spatial[flat:])
+    outer = list(product(*map(range, spatial[:flat])))
+    by_channel = strides[1] != own  # channels-first: transposed on the way
+    # Blocks that share cache lines: some pixels are cut into all of them before the next ones, so that a line is read once.
+    narrow = width * size < NARROW_BYTES and not by_channel
+    take = branches.weight_grad
+    take(f"{name}.blocks")
+    take("blocks.channels_first" if by_channel else "blocks.channels_last")
+    if narrow:
+        take("blocks.narrow")
+    piece = max(16, LINE_ELEMENTS // (shape[1] if narrow else width))
+    pieces = [
+        (
+            n * strides[0] + sum(a * s for a, s in zip(at, strides[2:], strict=False)),
+            n * image + number * run * width * size,
+            first,
+        )
+        for n in range(shape[0])
+        for number, at in enumerate(outer)
+        for first in range(0, run, piece)
+    ]
+    blocks = list(product(range(groups), range(tiles)))
+    lines = []
+    for (source, result, first), (q, tile) in product(pieces, blocks) if narrow else ((p, b) for b in blocks for p in pieces):
+        channel, count = q * per_group + min(tile * width, per_group - width), min(piece, run - first)
+        at_source = source + channel * strides[1] + first * strides[-1]
+        at_result = (q * tiles + tile) * block + result + first * width * size
+        lines.append((at_source, at_result, *((width, count) if by_channel else (count, 0)), 0))
+    table: Ints = as_ints(lines)
+    per_task = max(1, -(-len(lines) // (8 * r.threads)))
+    values = [0] * (max(Move) + 1)
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
+    if by_channel:
+        kernel = compiled(SwapSpec(r.element, inner, lanes, Finish()))
+        values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = strides[1], width * size
+    else:
+        kernel = compiled(BlockSpec(r.element, inner, lanes, width))
+        values[Move.SOURCE_STRIDE] = strides[-1]
+    patches = ((Move.INPUT, name), (Move.OUTPUT, f"{name} blocks"))
+    recipe.steps.append(Step(f"block {name}", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
+    recipe.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
+    steps = [width * size]
+    for n in spatial[:0:-1]:
+        steps.append(steps[-1] * n)
+    return Side(f"{name} blocks", (image, size, *steps[::-1]), tiles * block, block, (tiles - 1) * block)
+
+
+def _dealt(
+    recipe: Recipe, r: WeightGradRequest, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+) -> Side:  # fmt: skip
+    """As `_blocked`, for an x that is read with a stride along its last axis: its columns are dealt out to `stride` hands.
+
+    Without that, a tap reads one pixel in `stride`: a part of every page, and so of the places in the cache.
+    """
+    g, inner = r.geometry, "f64" if r.element == "f64" else "f32"
+    size, stride = ELEMENT_BYTES[inner], g.stride[-1]
+    lanes, per_group, spatial = r.target.vector_bytes // size, shape[1] // g.groups, shape[2:]
+    pixel, each = width * size, -(-spatial[-1] // stride)
+    row = stride * each * pixel
+    image = prod(spatial[:-1]) * row
+    block, piece = shape[0] * image, max(16, LINE_ELEMENTS // width)
+    used = sorted({(k * g.dilation[-1] - g.padding[-1][0]) % stride for k in range(g.kernel_size[-1])})
+    outer = list(product(*map(range, spatial[:-1])))
+    lines = []
+    for q, tile, n in product(range(g.groups), range(tiles), range(shape[0])):
+        channel = q * per_group + min(tile * width, per_group - width)
+        for number, at in enumerate(outer):
+            source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
+            result = (q * tiles + tile) * block + n * image + number * row
+            for hand in used:
+                held = -(-(spatial[-1] - hand) // stride)
+                for first in range(0, held, piece):
+                    at_source = source + (hand + first * stride) * strides[-1]
+                    lines.append((at_source, result + (hand * each + first) * pixel, min(piece, held - first), 0, 0))
+    table: Ints = as_ints(lines)
+    per_task = max(1, -(-len(lines) // (8 * r.threads)))
+    values = [0] * (max(Move) + 1)
+    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
+    values[Move.SOURCE_STRIDE] = strides[-1] * stride
+    patches = ((Move.INPUT, "x"), (Move.OUTPUT, "x blocks"))
+    kernel = compiled(BlockSpec(r.element, inner, lanes, width))
+    recipe.steps.append(Step("deal x", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
+    recipe.buffers.append(Buffer("x blocks", g.groups * tiles * block))
+    steps = [pixel, row]
+    for n in spatial[-2:0:-1]:
+        steps.append(steps[-1] * n)
+    logical = (image, size, *steps[: len(spatial)][::-1])
+    return Side("x blocks", logical, tiles * block, block, (tiles - 1) * block, 0, stride, each * pixel)
+
+
+def rows_read(g: ConvGeometry, table: Tables, x: Side, y: Side, x_is_vector: bool) -> list[list[tuple[int, int, int]]]:
+    """For each band what it reads: (operand, first byte, last byte + 1) of every row."""
+    stride, lo, extent, width = g.stride[-1], g.padding[-1][0], g.kernel_extent[-1], g.input_size[-1]
+    bands: list[list[tuple[int, int, int]]] = []
+    for band in range(table.n_bands):
+        rows = []
+        for outer in table.bands:
+            for x_row, y_row, first, last in table.segments[outer[band] : outer[band + 1]].tolist():
+                begin, end = max(0, first * stride - lo), min(width, (last - 1) * stride - lo + extent)
+                if begin < end:
+                    rows.append((int(x_is_vector), x_row + x.column(begin), x_row + x.column(end)))
+                rows.append((int(not x_is_vector), y_row + first * y.strides[-1], y_row + last * y.strides[-1]))
+        bands.append(rows)
+    return bands

@@ -1,0 +1,338 @@
+"""How the weight gradient of one geometry is computed: which operand gives scalars, the tile, the packing, the tables.
+
+A geometry is, for one group, a matrix of weights  (tap of the other axes) x (tap of the last axis) x I x O.  Three
+readings of it as rows x columns x loop turns are known, and the plan takes the one that wastes fewest lanes:
+
+    "channels"  columns = input channels, rows = output channels, every tap is a loop turn   (needs no transposition)
+    "run"       columns = (last-axis taps, input channels), rows = output channels           (few input channels)
+    "outputs"   columns = output channels, rows = (last-axis taps, input channels)           (stems, RGB heads)
+
+A run needs the taps of a kernel row to be neighbours in memory at every pixel, border included: x is copied with its
+padding along the last axis, unless there is none. So there the padding of the last axis takes part, and that of the
+other axes is left out; in "channels" all of it is left out. Which of the two holds is set by the geometry alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise, product
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.ir.builder import LINE_BYTES
+from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.kernels import Target
+from preimage.engines.jit.weight_grad.tile_kernel import TileSpec
+from preimage.geometry import ConvGeometry
+
+__all__ = [
+    "Reading",
+    "Tables",
+    "asks_early",
+    "band_pixels",
+    "lines_ahead",
+    "products",
+    "read_geometry",
+    "spans",
+    "tables",
+    "take_reading",
+    "tap_range",
+    "tile_spec",
+    "wants_blocks",
+]
+
+# A band is a stretch of output pixels that all tiles pass over before the next one; sums are put down between bands.
+BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
+BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain costs little
+# An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
+# long bands pay; if the image does not stay in the cache anyway and each element is multiplied often enough.
+BLOCK_FAR_BYTES = 1024
+BLOCK_IMAGE_BYTES = 192 << 10
+BLOCK_PRODUCTS = 256
+FAR_PIXEL_BYTES = 512  # of an operand that is read in place: beyond what the hardware follows
+MOST_LINES_AHEAD = 5
+EARLY_PRODUCTS = 60  # vectors of products for one line asked for early
+BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
+STREAM_PRODUCTS = 1024  # channels-first scalars used more often than this are worth their copy in blocks
+BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A geometry read as a matrix, and its tile. lanes: width of each vector of the tile; rows: of the tile."""
+
+    kind: str
+    rows: int
+    columns: int
+    tile_rows: int
+    lanes: tuple[int, ...]
+    valid: int
+    run: bool
+
+    @property
+    def tile_columns(self) -> int:
+        return sum(self.lanes[:-1]) + self.valid
+
+    @property
+    def row_tiles(self) -> int:
+        return -(-self.rows // self.tile_rows)
+
+    @property
+    def column_tiles(self) -> int:
+        return -(-self.columns // self.tile_columns)
+
+    @property
+    def waste(self) -> float:
+        """Multiply-adds issued for one that is wanted, with a narrow vector counted by its width."""
+        issued = self.row_tiles * self.tile_rows * self.column_tiles * sum(self.lanes)
+        return issued / (self.rows * self.columns)
+
+
+def _vectors(columns: int, most: int, lanes: int) -> tuple[tuple[int, ...], int]:
+    """Vectors of one tile that cover `columns` in equal steps of at most `most` vectors; the last may be half as wide."""
+    half = lanes // 2
+    if columns <= most * lanes:  # one tile holds them all
+        whole, rest = divmod(columns, lanes)
+        if rest == 0:
+            return (lanes,) * whole, lanes
+        width = half if rest <= half and half >= 4 else lanes
+        return (lanes,) * whole + (width,), rest
+    vectors = -(-columns // lanes)
+    tiles = -(-vectors // most)
+    return (lanes,) * -(-vectors // tiles), lanes
+
+
+def _shapes(columns: int, lanes: int, little: bool) -> list[tuple[tuple[int, ...], int]]:
+    """Vectors of a tile worth trying, and how many lanes of the last one exist."""
+    if not little:
+        return [_vectors(columns, most, lanes) for most in (1, 2, 3, 4, 6, 8)]
+    shapes: list[tuple[int, ...]] = [(lanes,)] if columns > lanes // 2 or lanes < 8 else [(lanes // 2,)]
+    if columns > lanes:
+        shapes.append((lanes, lanes))
+    return [(shape, min(shape[-1], columns - sum(shape[:-1]))) for shape in shapes]
+
+
+def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int, little: bool = False) -> Reading:
+    """The tile with the least waste, then the fewest loads: rows * vectors accumulators, and room for the operands."""
+    lanes = target.vector_bytes // element_bytes
+    best: tuple[float, Reading] | None = None
+    for shape, valid in _shapes(columns, lanes, little):
+        width = len(shape)
+        room = (target.vector_registers - 1 - width) // width if target.vector_registers > 16 else (15 - width) // width
+        highest = min(rows, room, 16)
+        for tile_rows in [n for n in (1, 2, 4, 8) if n <= highest] if little else range(1, highest + 1):
+            reading = Reading(kind, rows, columns, tile_rows, shape, valid, run)
+            sums = tile_rows * width
+            latency = max(1.0, 10 / sums)  # too few sums do not hide the latency of a multiply-add
+            loads = (width + 0.5 * tile_rows) / sums  # a vector load costs a slot, a broadcast half of one
+            cost = reading.waste * latency * max(1.0, loads) * (1 + 0.12 * loads)
+            if best is None or cost < best[0] - 1e-9:
+                best = cost, reading
+    assert best is not None
+    return best[1]
+
+
+@lru_cache(maxsize=4096)
+def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target, little: bool = False) -> Reading:
+    """The reading with the least cost. It depends on the lanes of the target only through the tile, never in its order."""
+    i, o = geometry.in_channels_per_group, geometry.out_channels_per_group
+    last = geometry.kernel_size[-1] if geometry.ndim else 1
+    if last > 1 and _run_by_geometry(geometry):
+        readings = [
+            _tile("run", o, last * i, True, target, element_bytes, little),
+            _tile("outputs", last * i, o, True, target, element_bytes, little),
+        ]
+    else:
+        readings = [
+            _tile("channels", o, i, False, target, element_bytes, little),
+            _tile("outputs", i, o, False, target, element_bytes, little),
+        ]
+    return min(readings, key=lambda r: r.waste * (1.06 if r.kind == "outputs" else 1.0))
+
+
+def take_reading(g: ConvGeometry, reading: Reading, size: int, target: Target) -> None:
+    """Name the decisions behind a reading, which `read_geometry` remembers."""
+    take = branches.weight_grad
+    take("taken")
+    take("reading.run_outputs" if reading.run and reading.kind == "outputs" else f"reading.{reading.kind}")
+    take("tile.half_vector" if reading.lanes[-1] < target.vector_bytes // size else "tile.full_vectors")
+    take("tile.one_row" if reading.tile_rows == 1 else "tile.several_rows")
+    if reading.rows % reading.tile_rows:
+        take("tile.ragged_rows")
+    if reading.columns % reading.tile_columns:
+        take("tile.ragged_columns")
+    if reading.valid < reading.lanes[-1]:
+        take("tile.part_of_a_vector")
+    take("groups.one" if g.groups == 1 else "groups.several")
+
+
+def _run_by_geometry(geometry: ConvGeometry) -> bool:
+    """Whether padding along the last axis takes part: only where there are few input channels, on any CPU."""
+    if geometry.dilation[-1] != 1 or geometry.groups != 1:
+        return False
+    return geometry.in_channels_per_group < 16 or (
+        geometry.in_channels_per_group % 16 != 0 and geometry.in_channels_per_group < 48
+    )
+
+
+def tap_range(size_in: int, size_out: int, offset: int, stride: int) -> tuple[int, int]:
+    """The output positions p with 0 <= p*stride + offset < size_in, as (first, last + 1)."""
+    first = max(0, -(offset // stride)) if offset < 0 else 0
+    last = min(size_out, (size_in - 1 - offset) // stride + 1) if size_in - 1 >= offset else 0
+    return (first, last) if first < last else (0, 0)
+
+
+def products(geometry: ConvGeometry) -> dict[str, float]:
+    """How often an element of x, and one of y, is multiplied."""
+    taps = prod(geometry.kernel_size)
+    return {
+        "x": geometry.out_channels_per_group * taps / prod(geometry.stride),
+        "y": geometry.in_channels_per_group * taps,
+    }
+
+
+def wants_blocks(geometry: ConvGeometry, reading: Reading, size: int) -> tuple[bool, bool]:
+    """Whether x and y are worth a copy in blocks: where a pixel's channels are far apart and each is used often."""
+    pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    if reading.run or prod(geometry.output_size) * pixel_bytes < BLOCK_IMAGE_BYTES:
+        return False, False
+    often = products(geometry)
+    far = {"x": geometry.in_channels * size * geometry.stride[-1], "y": geometry.out_channels * size}
+    many = prod(geometry.weight_shape) * size >= BLOCK_WEIGHT_BYTES
+    x, y = (
+        often[side] >= BLOCK_PRODUCTS and (far[side] >= BLOCK_FAR_BYTES or (many and often[side] >= 4 * BLOCK_PRODUCTS))
+        for side in "xy"
+    )
+    return x, y
+
+
+def band_pixels(geometry: ConvGeometry, reading: Reading, size: int, blocks: bool) -> int:
+    """Output pixels of one band: what the cache suggests."""
+    if blocks:  # one tile's vectors stay in the cache while the scalars stream past
+        return BLOCK_BAND_BYTES // (reading.tile_columns * size)
+    pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    return max(BAND_PIXELS, BAND_BYTES // pixel_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Segments in bytes of the two operands (x, y), for every outer tap and band; see `weight_grad`."""
+
+    segments: Array  # int64 (count, 4): x offset, y offset, first ow, last ow + 1
+    bands: Array  # int64 (outer taps, bands + 1)
+    n_bands: int
+
+
+def tables(geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[int, ...], pixels_per_band: int) -> Tables:
+    """Rows of output pixels that each outer tap reaches, cut into bands of about `pixels_per_band` output pixels."""
+    width = geometry.output_size[-1] if geometry.ndim else 1
+    outer_sizes = geometry.output_size[:-1]
+    n_rows = prod(outer_sizes)
+    cuts = _cut(n_rows, width, pixels_per_band)
+    rows = np.array(list(product(*map(range, outer_sizes))), np.int64).reshape(n_rows, len(outer_sizes))
+    y_row = rows @ np.array(y_strides[:-1], np.int64) if outer_sizes else np.zeros(n_rows, np.int64)
+    segments: list[Array] = []
+    starts: list[list[int]] = []
+    count = 0
+    for taps in product(*map(range, geometry.kernel_size[:-1])):
+        valid = np.ones(n_rows, bool)
+        x_row = np.zeros(n_rows, np.int64)
+        for axis, k in enumerate(taps):
+            position = rows[:, axis] * geometry.stride[axis] - geometry.padding[axis][0] + k * geometry.dilation[axis]
+            valid &= (position >= 0) & (position < geometry.input_size[axis])
+            x_row += position * x_strides[axis]
+        start = []
+        for first_row, last_row, first, last in cuts:
+            start.append(count)
+            chosen = np.flatnonzero(valid[first_row:last_row]) + first_row
+            part = np.empty((len(chosen), 4), np.int64)
+            part[:, 0], part[:, 1], part[:, 2], part[:, 3] = x_row[chosen], y_row[chosen], first, last
+            segments.append(part)
+            count += len(part)
+        start.append(count)
+        starts.append(start)
+    joined = np.concatenate(segments) if segments else np.zeros((0, 4), np.int64)
+    return Tables(np.ascontiguousarray(joined), np.array(starts, np.int64), len(cuts))
+
+
+def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]]:
+    """Bands: (first row, last row + 1, first column, last column + 1); whole rows, or pieces of one row."""
+    if n_rows == 0 or width == 0:
+        return [(0, 0, 0, 0)]
+    if width > pixels:
+        pieces = -(-width // pixels)
+        edges = [width * p // pieces for p in range(pieces + 1)]
+        return [(r, r + 1, a, b) for r in range(n_rows) for a, b in pairwise(edges)]
+    height = max(1, pixels // width)
+    return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
+
+
+def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
+    """The stretches of memory that each band reads and the one before did not, as words of the kernel's table, and each band's
+    first one. Given for each band: (operand, first byte, last byte + 1) of its rows.
+    """
+    words: list[tuple[int, int, int]] = []
+    starts = [0]
+    before: set[tuple[int, int, int]] = set()
+    for rows in bands:
+        now = set(rows)
+        joined: list[tuple[int, int, int]] = []
+        for side, begin, end in sorted(now - before):
+            if joined and joined[-1][0] == side and joined[-1][2] >= begin:
+                joined[-1] = side, joined[-1][1], max(end, joined[-1][2])
+            else:
+                joined.append((side, begin, end))
+        words += [(side, begin, -(-(end - begin) // LINE_BYTES)) for side, begin, end in joined]
+        starts.append(len(words))
+        before = now
+    return np.array(words, np.int64).reshape(-1, 3), np.array(starts, np.int64)
+
+
+def asks_early(geometry: ConvGeometry, reading: Reading, size: int, cache: int) -> bool:
+    """Whether a band's operands are asked for while the one before is computed: they come from memory, few at a time between many
+    multiply-adds, and in an order (a tile's channels of each pixel) that the hardware does not follow.
+    """
+    pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    if reading.kind != "channels" or prod(geometry.output_size) * pixel_bytes < 2 * cache:
+        return False
+    vectors = prod(geometry.weight_shape) // reading.lanes[0]
+    return vectors * LINE_BYTES >= EARLY_PRODUCTS * pixel_bytes
+
+
+def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
+    """Cache lines of one pixel to ask for early: of an operand that streams past, its pixels too far apart for the
+    hardware to see a pattern (with many lines a pixel it sees one)."""
+    lines = -(-width * size // LINE_BYTES) + 1
+    streams = often < BLOCK_PRODUCTS and pixel_bytes >= FAR_PIXEL_BYTES
+    return lines if streams and lines <= MOST_LINES_AHEAD else 0
+
+
+def tile_spec(
+    reading: Reading,
+    element: str,
+    single: bool,
+    ahead: tuple[int, int],
+    little: bool,
+    early: bool,
+    far: bool,
+    apart: bool = False,
+) -> TileSpec:
+    """What code the reading needs."""
+    if little:
+        return TileSpec(element, reading.tile_rows, reading.lanes, 0, True, True, False)
+    return TileSpec(
+        element=element,
+        rows=reading.tile_rows,
+        lanes=reading.lanes,
+        valid=reading.valid,
+        ragged_rows=reading.rows % reading.tile_rows != 0,
+        ragged_cols=reading.columns % reading.tile_columns != 0,
+        single=single,
+        ahead=ahead,
+        early=early,
+        far=far,
+        apart=apart,
+    )
