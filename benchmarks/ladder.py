@@ -114,7 +114,7 @@ def measure() -> str:
         "",
         "The stride phases are in every step: position t of phase r of a transposed convolution reads only the taps that hit it,",
         "so a 4x4 kernel with stride 2 is four 2x2 convolutions, and no zero between strided values is multiplied. The code:",
-        "`engines/jit/schedules/direct.py` (channels across lanes), `pixels.py` (pixels across lanes), `plan.py` (which and why).",
+        "`engines/jit/conv/direct_kernel.py` (channels across lanes), `few_outputs_kernel.py` (pixels across lanes), `engine.py` (which and why).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from preimage.engines.base import apply_epilogue
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv import direct, direct_kernel, few_outputs, streamed_weights
-from preimage.engines.jit.conv import few_outputs_kernel as few_schedule
+from preimage.engines.jit.conv import few_outputs_kernel as few_outputs_kernel
 from preimage.engines.jit.conv.few_outputs import FewPlan, few_plan
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.index import partition
@@ -333,11 +333,13 @@ def test_compiles_for_every_target(target):
         ),
         direct_kernel.build(direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, True, False, False, True, Finish(), True)),
         program_kernel.build_sweep(program_kernel.SweepSpec()),
-        few_schedule.build(
-            few_schedule.FewSpec("f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, True, Finish(True))
+        few_outputs_kernel.build(
+            few_outputs_kernel.FewSpec(
+                "f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, True, Finish(True)
+            )
         ),
-        few_schedule.build(
-            few_schedule.FewSpec(
+        few_outputs_kernel.build(
+            few_outputs_kernel.FewSpec(
                 "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 3, EDGES, ONE, False, False, False, Finish(False, True)
             )
         ),

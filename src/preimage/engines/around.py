@@ -75,7 +75,7 @@ def chain(
     results: tuple[int, ...] | None = None,
     least: int = LEAST_CHAIN,
 ) -> tuple[Array, ...] | None:
-    """Elementwise steps in one pass (engines/jit/chain.py); `least` is the number of elements from which it pays."""
+    """Elementwise steps in one pass (jit/elementwise/fused.py); `least` is the number of elements from which it pays."""
     if max([a.size for a in operands]) < max(least, 1) or not fits(*operands):
         return None
     from preimage.engines.jit.elementwise.fused import run_chain
@@ -116,7 +116,7 @@ def function(word: str, x: Array) -> Array | None:
 
 
 def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...] | None:
-    """Sums per channel of (N, C, *space) arrays (engines/jit/sums.py), whatever the size: the engine alone decides on the bits."""
+    """Sums per channel of (N, C, *space) arrays (jit/elementwise/channel_sums.py), whatever the size: the engine alone decides on the bits."""
     if not x.size or x.ndim < 2 or not fits(x):
         return None
     from preimage.engines.jit.elementwise import channel_sums
@@ -140,7 +140,7 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
-    """The parts side by side (engines/jit/space.py)."""
+    """The parts side by side (jit/elementwise/space.py)."""
     if sum([p.size for p in parts]) < LEAST_CHAIN or not fits(*parts):
         return None
     from preimage.engines.jit.elementwise import space

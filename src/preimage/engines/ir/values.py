@@ -1,6 +1,6 @@
 """The values of the emitter: integers, truth values, floating-point vectors, addresses; each carries its kernel.
 
-`emit` describes them; they live here so that no file is long. A value holds its operand in IR: the name of a register or
+`builder` describes them; they live here so that no file is long. A value holds its operand in IR: the name of a register or
 a constant. What computes integers and addresses is written once per block (`Kernel.once`): tables and strides are asked
 for again and again, and text that is not written is not parsed, selected or scheduled.
 """

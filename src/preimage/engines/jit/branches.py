@@ -72,7 +72,7 @@ request = declare_all(
     },
 )
 
-#: Direct convolution, vectors across output channels: `dense`.
+#: Direct convolution, vectors across output channels: `conv.direct`.
 direct = declare_all(
     "jit.direct",
     {
@@ -126,7 +126,7 @@ direct = declare_all(
     },
 )
 
-#: Ends of rows that reach into the padding: `edges`.
+#: Ends of rows that reach into the padding: `conv.halo`.
 halo = declare_all(
     "jit.halo",
     {
@@ -139,7 +139,7 @@ halo = declare_all(
     },
 )
 
-#: Few output channels, vectors across pixels: `few`.
+#: Few output channels, vectors across pixels: `conv.few_outputs`.
 few_outputs = declare_all(
     "jit.few_outputs",
     {
@@ -177,7 +177,7 @@ few_outputs = declare_all(
     },
 )
 
-#: Weights packed just before use: `sweep`.
+#: Weights packed just before use: `conv.streamed_weights`.
 streamed_weights = declare_all(
     "jit.streamed_weights",
     {
@@ -187,7 +187,7 @@ streamed_weights = declare_all(
     },
 )
 
-#: How tiles cover rows: `tiles`.
+#: How tiles cover rows: `index.tiling`.
 tiling = declare_all(
     "jit.tiling",
     {
@@ -201,7 +201,7 @@ tiling = declare_all(
     },
 )
 
-#: Copies into the order in which kernels read, and back: `moves`.
+#: Copies into the order in which kernels read, and back: `packing.moves`.
 packing = declare_all(
     "jit.packing",
     {
@@ -262,7 +262,7 @@ channels_last = declare_all(
     },
 )
 
-#: Depthwise, plane by plane: `plane`.
+#: Depthwise, plane by plane: `depthwise.channels_first`.
 channels_first = declare_all(
     "jit.depthwise.channels_first",
     {
@@ -293,7 +293,7 @@ channels_first = declare_all(
     },
 )
 
-#: Depthwise transpose by a long stride: `spread`.
+#: Depthwise transpose by a long stride: `depthwise.upsample`.
 upsample = declare_all(
     "jit.depthwise.upsample",
     {

@@ -5,7 +5,7 @@
     result = llvm.together(make)                    # what make() makes; the kernels that it asks for are compiled side by side
 
 A kernel is an address that owns its code: it stays loaded while the `LoadedKernel` object lives, and is unloaded with it.
-Compiled code is kept in memory under its key (least recently used ones go first) and on disk (`cache`). LLVM itself: `codegen`.
+Compiled code is kept in memory under its key (least recently used ones go first) and on disk (`disk_cache`). LLVM itself: `toolchain`.
 """
 
 from __future__ import annotations

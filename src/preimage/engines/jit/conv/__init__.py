@@ -1,1 +1,1 @@
-"""conv."""
+"""Convolution and its transpose, as gathers: planners and their kernels."""

@@ -46,7 +46,7 @@ GATHER_CYCLES = 4.0  # one by one
 
 
 def dense_recipe(r: Request) -> Recipe:
-    """Channels across vectors: see `schedules.direct`."""
+    """Channels across vectors: see `direct_kernel`."""
     g, forward = r.geometry, r.contraction == "conv"
     target = r.target
     inner = "f64" if r.element == "f64" else "f32"

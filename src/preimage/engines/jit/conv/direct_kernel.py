@@ -12,7 +12,7 @@ one sum runs through them:
             output[p, v] = epilogue(sum[p][v])
 
 Where a call has only some of the taps (`pieced`), a sum begins with what the call before put down, and is put down in turn.
-Conv and conv_transpose differ in the tables alone (see `plan`): a row of a transposed convolution belongs to one stride
+Conv and conv_transpose differ in the tables alone (see `index.taps`): a row of a transposed convolution belongs to one stride
 phase and lists only the taps that hit it, so no zero is multiplied. All sizes are arguments; the code depends on the tile,
 the number of channels, the pixel stride and the epilogue. Tiles may overlap: the same sums are then written twice.
 Weights lie packed as [block of channels][tap][i][vectors * lanes].

@@ -1,4 +1,4 @@
-"""The recipe for few output channels: vectors across pixels, see `schedules.few`."""
+"""The recipe for few output channels: vectors across pixels, see `few_outputs_kernel`."""
 
 from __future__ import annotations
 

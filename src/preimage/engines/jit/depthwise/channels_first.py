@@ -1,4 +1,4 @@
-"""The recipe of a depthwise convolution whose arrays are channels-first: see `schedules.plane`."""
+"""The recipe of a depthwise convolution whose arrays are channels-first: see `channels_first_kernel`."""
 
 from __future__ import annotations
 

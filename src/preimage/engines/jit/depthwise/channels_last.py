@@ -1,4 +1,4 @@
-"""The recipe of a depthwise convolution or transposed convolution: see `schedules.depthwise`."""
+"""The recipe of a depthwise convolution or transposed convolution: see `channels_last_kernel`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ neighbouring output pixels of one block of channels; an input pixel is loaded on
                         sum[p] = fma(input[p*step + column[kw]], weight[kd, kh, kw], sum[p])
                 output[p] = epilogue(sum[p])
 
-A transposed convolution is the same with the tables of its stride phases (see `plan`); phases whose taps lie alike share
+A transposed convolution is the same with the tables of its stride phases (see `index.taps`); phases whose taps lie alike share
 one kernel. An edge tile, whose columns are not all inside the input, reads those outside from a vector of zeros.
 Narrow elements are widened as they are loaded. Weights lie packed as [block of channels][tap][vectors * lanes].
 """

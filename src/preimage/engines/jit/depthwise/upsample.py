@@ -1,4 +1,4 @@
-"""The recipe of a depthwise transposed convolution with a long stride, channels-first: see `schedules.spread`."""
+"""The recipe of a depthwise transposed convolution with a long stride, channels-first: see `upsample_kernel`."""
 
 from __future__ import annotations
 

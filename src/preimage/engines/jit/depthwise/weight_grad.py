@@ -1,4 +1,4 @@
-"""The recipe of a depthwise weight gradient: see `schedules.depthwise_grad`."""
+"""The recipe of a depthwise weight gradient: see `weight_grad_kernel`."""
 
 from __future__ import annotations
 

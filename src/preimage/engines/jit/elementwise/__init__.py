@@ -1,1 +1,1 @@
-"""elementwise."""
+"""Kernels that are no contractions: fused pointwise steps, sums, softmax, pooling, resizing, concatenation."""

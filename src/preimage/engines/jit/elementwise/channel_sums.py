@@ -1,4 +1,4 @@
-"""Sums per channel of (N, C, *space) arrays, by blocks of space, in an order that the shape alone sets (schedules/sums.py).
+"""Sums per channel of (N, C, *space) arrays, by blocks of space, in an order that the shape alone sets (channel_sums_kernel.py).
 
     sum over a block (sixteen partial sums, a tree) -> blocks of an image, then images: j + (j + half) until one is left
 

@@ -1,4 +1,4 @@
-"""Chains of elementwise steps on arrays, compiled into one pass over memory (schedules/chain.py).
+"""Chains of elementwise steps on arrays, compiled into one pass over memory (fused_kernel.py).
 
 Arrays may lie in any dense order of their axes, all in the same one; smaller operands broadcast where they lie as one number, one
 a row or one a column of that order. What lies otherwise is refused (None).

@@ -1,4 +1,4 @@
-"""Softmax and its gradient along one axis (schedules/softmax.py)."""
+"""Softmax and its gradient along one axis (softmax_kernel.py)."""
 
 from __future__ import annotations
 

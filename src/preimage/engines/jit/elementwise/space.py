@@ -1,4 +1,4 @@
-"""Launching the kernels that move and gather over space (schedules/space.py): concatenation, windows, resizing.
+"""Launching the kernels that move and gather over space (space_kernel.py): concatenation, windows, resizing.
 
 Arrays lie densely, in C order or with channels innermost; None is given for anything else.
 """

@@ -1,4 +1,4 @@
-"""Planning, as pure data: which input positions and taps every output position reads. (`tiles`: how tiles cover them.)
+"""Planning, as pure data: which input positions and taps every output position reads. (`tiling`: how tiles cover them.)
 
 conv and conv_transpose are one thing here, a *gather*. Along one axis, output position p = start + t*step of a phase reads
 input position t*in_step + offset[k] for every tap k of the phase, in the order of k:

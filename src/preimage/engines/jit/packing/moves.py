@@ -1,4 +1,4 @@
-"""Steps that move data: an input into a slab, a result back into its order, weights into blocks (see `schedules.pack`)."""
+"""Steps that move data: an input into a slab, a result back into its order, weights into blocks (see `copy_kernel`)."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
 
 
 def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
-    """The same by vectors: see `schedules.fold`."""
+    """The same by vectors: see `fold_kernel`."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     run, channels, kernel = shape[0], shape[1], shape[-1]
     lines, taps = prod(shape[2:-1]), folded.axis.kernel

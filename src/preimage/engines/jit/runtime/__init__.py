@@ -1,1 +1,1 @@
-"""runtime."""
+"""Running a plan: arguments filled in, the thread pool, tasks in step, forks."""

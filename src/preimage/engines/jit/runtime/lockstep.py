@@ -1,4 +1,4 @@
-"""A step whose tasks are rounds of parts, as runners that keep the threads in step (see `schedules.parts`)."""
+"""A step whose tasks are rounds of parts, as runners that keep the threads in step (see `lockstep_kernel`)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""weight_grad."""
+"""The weight gradient: planner, operands, tile and kernel."""

@@ -16,7 +16,7 @@ vectors or to the loop, is the plan's choice (`weight_grad_plan`). The loops of 
                     chain or total <- sum
 
 The first two loops are one here: a *round* is a band of one turn's images. With more than one thread a task is a part of the
-tiles in some rounds, after the same part's task before it, whose sums it takes up; `parts` keeps the threads in step, so that
+tiles in some rounds, after the same part's task before it, whose sums it takes up; `runtime.lockstep` keeps the threads in step, so that
 they read the same band at about the same time, once from memory.
 
 The order of one sum is (image, oh, ow), whatever the tile: images are separate chains, added in order. Positions where x
