@@ -326,3 +326,14 @@ def test_code_made_side_by_side_is_the_code_made_alone():
     texts = [PRODUCT_AND_SUM, *(adds(k) for k in range(5))] * 2
     works = [toolchain.Work(text, kernels.current_target()) for text in texts]
     assert toolchain.object_codes(works, 4) == [kernels.object_code(text) for text in texts]
+
+
+@pytest.mark.parametrize(("level", "ir", "listing"), [(3, False, False), (4, True, False), (5, True, True)])
+def test_kernels_are_printed_from_level_4_on(level, ir, listing):
+    """PREIMAGE_DEBUG: 4 prints the IR of each kernel that a plan first asks for, 5 its assembly too; once, whatever the disk has."""
+    code = "import numpy as np, preimage as pre\nfor _ in range(2): pre.conv(np.ones((1, 3, 8, 8)), np.ones((4, 3, 3, 3)))"
+    env = {**os.environ, "PREIMAGE_DEBUG": str(level)}
+    text = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60).stderr
+    assert ("define void @kernel" in text, "its assembly for" in text and ".text" in text) == (ir, listing)
+    names = [line for line in text.splitlines() if line.startswith("preimage: kernel ")]
+    assert len(names) == len(set(names))

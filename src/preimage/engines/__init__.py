@@ -3,7 +3,8 @@
 One row of `_ROWS` adds an engine: its name and the module that holds its class. Modules are imported on first use.
 `choose` takes the engine asked for by name, or else raises with the reason; "auto" takes the first row that is available
 and supports the call. `run` is the one door from the operations to an engine: it remembers the choice for a geometry, and with
-PREIMAGE_DEBUG it says on stderr 1 the engine and why, 2 time, GFLOP/s and bytes, 3 the plan.
+PREIMAGE_DEBUG it says on stderr 1 the engine and why, 2 time, GFLOP/s and bytes, 3 the plan,
+and for each kernel that a plan of jit first asks for 4 its IR, 5 its assembly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Kernels: IR text in, machine code with an address out, compiled once and kept.
 
-    kernel = llvm.compile_module(text)              # an int: the address of the symbol `kernel`
-    kernel = llvm.compile_cached(spec, make_text)   # the same, without making the text when the disk has the code
-    result = llvm.together(make)                    # what make() makes; the kernels that it asks for are compiled side by side
+    kernel = kernels.compile_module(text)              # an int: the address of the symbol `kernel`
+    kernel = kernels.compile_cached(spec, make_text)   # the same, without making the text when the disk has the code
+    result = kernels.together(make)                    # what make() makes; the kernels that it asks for are compiled side by side
 
 A kernel is an address that owns its code: it stays loaded while the `LoadedKernel` object lives, and is unloaded with it.
 Compiled code is kept in memory under its key (least recently used ones go first) and on disk (`disk_cache`). LLVM itself: `toolchain`.
@@ -14,6 +14,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from preimage.engines.jit.compiler.toolchain import (
 )
 from preimage.errors import EngineError
 from preimage.locks import LOCK
-from preimage.settings import thread_count
+from preimage.settings import current, thread_count
 
 __all__ = [
     "CODEGEN_LEVEL",
@@ -129,7 +130,23 @@ def compile_cached(
     if _asked.nothing:
         return LoadedKernel(0, None, 0)
     target = target or current_target()
+    if (debug := current().debug) >= 4:
+        _print_once(spec, make_text, target, debug)
     return _find(_spec_key(spec, target, level), target, make_text, ("kernel",), level)["kernel"]
+
+
+_printed: set[tuple[str, str]] = set()  # specs and targets
+
+
+def _print_once(spec: str, make_text: Callable[[], str], target: Target, debug: int) -> None:
+    """Show a kernel on stderr as a plan first asks for it: its IR, from 5 on its assembly too."""
+    if (spec, target.key) in _printed:
+        return
+    _printed.add((spec, target.key))
+    text = make_text()
+    print(f"preimage: kernel {spec}\n{text}", file=sys.stderr)
+    if debug >= 5:
+        print(f"preimage: its assembly for {target.name}\n{assembly(text, target)}", file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=4096)
