@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -22,11 +23,11 @@ def check_outputs(*paths: Path | None, overwrite: bool) -> None:
 
     Raises: OutputError, OptionError.
     """
-    seen: dict[Path, Path] = {}
+    seen: dict[str, Path] = {}
     for path in paths:
         if path is None:
             continue
-        other = seen.setdefault(path.resolve(), path)
+        other = seen.setdefault(os.path.realpath(path), path)
         if other is not path:
             raise OptionError(f"{path}: is named twice, so one result would take the other's place")
         check_writable(path, overwrite=overwrite)

@@ -225,7 +225,7 @@ class Graph(Module):
             del made
             for key in dead:
                 values.pop(key, None)
-                if meter is not None:
+                if meter is not None and key not in wanted:
                     meter.dropped(key)
         self._renew(fresh)
         return kept

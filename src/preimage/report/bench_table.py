@@ -39,7 +39,7 @@ def print_run(run: Run, console: Any, worst: int = 0) -> None:
         table.add_column(column, no_wrap=True)
     columns = list(dict.fromkeys((row.contestant, row.layout) for row in run.rows))
     for name, layout in columns:
-        table.add_column(f"{name.replace('runtime', '')}\n{_SHORT[layout]}", justify="right", no_wrap=True)
+        table.add_column(f"{name.replace('runtime', '')}\n{_SHORT.get(layout, layout)}", justify="right", no_wrap=True)
     for column in ("%peak", "%mem", "bound", "ratio", "quartiles"):
         table.add_column(column, justify="right", no_wrap=True)
     for ratio, cell in sorted(_ranked(run, ours, peers), key=lambda item: item[0])[: worst or None]:
