@@ -11,7 +11,7 @@ where geometry is a preimage.ConvGeometry; one that lacks a contraction is audit
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -244,7 +244,7 @@ class EngineSubject(Subject):
         with pre.config(engine=self.name):
             return function(x, w, b, **call.arguments)
 
-    @property
+    @cached_property
     def plans(self) -> bool:  # type: ignore[override]
         """Whether the engine declares decisions."""
         return bool(decisions.declared(self.name))

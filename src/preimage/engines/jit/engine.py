@@ -60,6 +60,7 @@ class JitEngine:
         """
         self._tile, self._tuned = tile, tuned
         self._recipes: dict[Request, Recipe] = {}
+        self._recipe_bytes: dict[Request, int] = {}  # of their tables: asking thousands of them at every new one would take milliseconds
         self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(RECIPES)
         self._scratch = Scratch()
 
@@ -276,15 +277,17 @@ class JitEngine:
             if request in self._recipes:  # another thread made it meanwhile
                 return
             self._recipes[request] = recipe
-            sizes = [(key, kept.table_bytes) for key, kept in tuple(self._recipes.items())]
-            held = sum([size for _, size in sizes])
-            if len(sizes) <= RECIPES and held <= TABLE_BYTES:
+            self._recipe_bytes[request] = recipe.table_bytes
+            held = sum(tuple(self._recipe_bytes.values()))
+            if len(self._recipes) <= RECIPES and held <= TABLE_BYTES:
                 return
             self._ready.clear()  # which holds recipes too
-            for k, (key, size) in enumerate(sizes[:-1]):  # not the newest
-                if len(sizes) - k <= RECIPES and held <= TABLE_BYTES * 3 // 4:
+            sizes = tuple(self._recipe_bytes.items())
+            for k, (key, size) in enumerate(sizes[:-1]):  # not the newest; a quarter at once, so that it comes seldom
+                if len(sizes) - k <= RECIPES * 3 // 4 and held <= TABLE_BYTES * 3 // 4:
                     break
                 self._recipes.pop(key, None)
+                self._recipe_bytes.pop(key, None)
                 held -= size
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
