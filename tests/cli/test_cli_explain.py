@@ -55,7 +55,7 @@ def test_the_drawing_shows_the_taps_of_the_convolution(
 
 
 def test_verdicts() -> None:
-    """Even, uneven and gaps by the interior; nothing where there is none; the numbers from test_coverage's brute force."""
+    """Even, uneven and gaps by the interior; nothing where there is none; the numbers from test_coverage.py's brute force in tests/analysis."""
 
     def conv(size: int, kernel: int, stride: int) -> ConvGeometry:
         return ConvGeometry.from_conv((1, 1, size), (1, 1, kernel), stride=stride)
