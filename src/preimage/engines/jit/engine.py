@@ -60,7 +60,8 @@ class JitEngine:
         """
         self._tile, self._tuned = tile, tuned
         self._recipes: dict[Request, Recipe] = {}
-        self._recipe_bytes: dict[Request, int] = {}  # of their tables: asking thousands of them at every new one would take milliseconds
+        #: Bytes of their tables: asking thousands of recipes at every new one would take milliseconds.
+        self._recipe_bytes: dict[Request, int] = {}
         self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(RECIPES)
         self._scratch = Scratch()
 
