@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _wants_traceback(arguments: Sequence[str]) -> bool:
     before = list(takewhile(lambda word: word.startswith("-"), arguments))
-    return "--traceback" in before or os.environ.get("PREIMAGE_DEBUG", "0").strip() not in ("", "0")
+    level = os.environ.get("PREIMAGE_DEBUG", "").strip()  # what is no number gets its own error, in a line
+    return "--traceback" in before or (level.isdecimal() and int(level) > 0)
 
 
 def _call(arguments: Sequence[str]) -> Any:
