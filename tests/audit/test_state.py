@@ -35,6 +35,12 @@ def test_what_is_done_is_kept_as_ranges_in_any_order():
         assert all(b < c for (_, b), (c, _) in zip(done.ranges, done.ranges[1:], strict=False)), "ranges that touch are one"
         assert sorted(j for r in done.missing(300) for j in r) == sorted(set(range(300)) - set(numbers[:n]))
     assert done.ranges == [(0, 300)]
+    for i in (0, 299, 150, 151):
+        done.remove(i)
+    assert done.ranges == [(1, 150), (152, 299)]
+    for i in (151, 0, 150, 299):
+        done.add(i)
+    assert done.ranges == [(0, 300)]
     assert list(done.missing(303)) == [range(300, 303)]
 
 
@@ -60,6 +66,22 @@ def test_findings_are_kept(tmp_path):
     assert [f.reproducer for f in again.findings] == [f.reproducer for f in first.findings]
     assert again.findings[0].count >= first.findings[0].count
     assert "FlippedKernel().conv(geometry" in again.findings[0].reproducer
+
+
+def test_code_that_has_changed_is_asked_again_for_what_failed(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    given = {"checks": ["exact"], "jobs": 1, "state": path, "shrink_seconds": 0.3}
+    found = audit.run(["defects:FlippedKernel"], geometries=12, **given)
+    state = State.read(path)
+    assert len(state.done) == 12
+    assert 1 < len(state.failing) <= sum(f.count for f in found.findings)
+    assert not audit.run(["defects:FlippedKernel"], geometries=12, **given).ok
+    assert State.read(path).runs[-1]["geometries"] == 0, "the same code is not asked again"
+    monkeypatch.setattr("preimage.audit.state.code_digest", lambda: "other code")
+    again = audit.run(["defects:FlippedKernel"], geometries=12, **given)
+    assert State.read(path).runs[-1]["geometries"] == len(state.failing)
+    assert {f.key for f in again.findings} == {f.key for f in found.findings}, "it was not mended"
+    assert State.read(path).earlier[0]["message"] == found.findings[0].message
 
 
 def test_a_killed_run_loses_seconds_and_its_file_is_whole(tmp_path):

@@ -22,6 +22,7 @@ from preimage.audit.files import expected_invalid
 from preimage.audit.findings import Failure, Finding, Report, SubjectReport, Tally, Trial
 from preimage.audit.reproduce import reproducer
 from preimage.audit.shrink import Shrunk, shrink
+from preimage.audit.state import SEED_STEP
 from preimage.audit.steer import Asked
 from preimage.audit.subjects.base import Subject
 
@@ -91,7 +92,7 @@ def death(check: str, trial: Trial, code: int | None) -> Failure:
 
 
 def seed_of(seed: int, index: int) -> int:
-    return seed * 1_000_003 + index
+    return seed * SEED_STEP + index
 
 
 def trials_of(check: Check, subject: Subject, case: Case | Asked, seed: int) -> list[Trial]:

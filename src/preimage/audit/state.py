@@ -18,8 +18,10 @@ from preimage.audit.findings import Report, SubjectReport
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import write_file
 
-__all__ = ["Done", "State", "code_digest"]
+__all__ = ["SEED_STEP", "Done", "State", "code_digest", "index_of"]
 
+#: From the data of one seed's cases to those of the next.
+SEED_STEP = 1_000_003
 _FORMAT = "preimage audit, long run, 1"
 
 
@@ -49,6 +51,13 @@ class Done:
         else:
             self.ranges.insert(0, (i, i + 1))
 
+    def remove(self, i: int) -> None:
+        """Take a number out, to be done again."""
+        for k, (first, end) in enumerate(self.ranges):
+            if first <= i < end:
+                self.ranges[k : k + 1] = [part for part in ((first, i), (i + 1, end)) if part[0] < part[1]]
+                return
+
     def __len__(self) -> int:
         return sum(end - first for first, end in self.ranges)
 
@@ -61,6 +70,11 @@ class Done:
             at = max(at, end)
         if at < count:
             yield range(at, count)
+
+
+def index_of(seed: int, data_seed: int) -> int:
+    """The number of a case, from the seed of its data (see `runner.seed_of`)."""
+    return data_seed - seed * SEED_STEP
 
 
 def code_digest() -> str:
@@ -79,6 +93,7 @@ class State:
     """A long run: what it is of, what is done, the report so far, and the runs that it took.
 
     what: subjects, checks and seed, which a run that goes on must share. runs: of each, the code's digest, geometries, seconds.
+    failing: the cases that failed. Code that has changed since is asked for them again; `earlier` keeps what was found then.
     """
 
     path: Path
@@ -87,6 +102,8 @@ class State:
     done: Done
     report: Report
     runs: list[dict[str, Any]] = field(default_factory=list)
+    failing: list[int] = field(default_factory=list)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
     every_seconds: float = 5.0
     _saved: float = field(default=0.0, repr=False)
 
@@ -129,7 +146,9 @@ class State:
             )
             done = Done([(int(a), int(b)) for a, b in data["done"]])
             report.cases = len(done)
-            return cls(path, what, int(data["wanted"]), done, report, list(data["runs"]))
+            seeds = [f.seed for f in report.findings]  # files of before `failing` know the first case of each finding
+            failing = [int(i) for i in data.get("failing", [index_of(what["seed"], s) for s in seeds])]
+            return cls(path, what, int(data["wanted"]), done, report, list(data["runs"]), failing, list(data.get("earlier", [])))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, FileFormatError):
                 raise
@@ -138,15 +157,30 @@ class State:
             ) from error
 
     def begin(self) -> None:
-        """Begin another run of the same."""
-        self.runs.append({"code": code_digest(), "geometries": 0, "seconds": 0.0})
+        """Begin another run of the same. What failed under other code is asked again."""
+        code = code_digest()
+        if self.failing and self.runs[-1]["code"] != code:
+            for part in self.report.subjects:
+                self.earlier += [
+                    {"code": self.runs[-1]["code"], "subject": f.subject, "check": f.check, "message": f.message, "case": f.case,
+                     "reproducer": f.reproducer, "count": f.count}
+                    for f in part.findings
+                ]  # fmt: skip
+                part.findings.clear()
+                part.tally.failed.clear()
+            for i in self.failing:
+                self.done.remove(i)
+            self.failing.clear()
+        self.runs.append({"code": code, "geometries": 0, "seconds": 0.0})
         self._began, self._before, self._saved = time.monotonic(), self.report.seconds, time.monotonic()
 
-    def finished(self, index: int) -> None:
-        """A case is done, its results merged into the report; the file is written every few seconds."""
+    def finished(self, index: int, failed: bool) -> None:
+        """A case is done, its results merged into the report; the file is written every few seconds, and at a failure."""
         self.done.add(index)
+        if failed:
+            self.failing.append(index)
         self.runs[-1]["geometries"] += 1
-        if time.monotonic() - self._saved > self.every_seconds:
+        if failed or time.monotonic() - self._saved > self.every_seconds:
             self.save()
 
     def save(self) -> None:
@@ -163,6 +197,8 @@ class State:
             "done": self.done.ranges,
             "seconds": self.report.seconds,
             "runs": self.runs,
+            "failing": self.failing,
+            "earlier": self.earlier,
             "subjects": self.report.to_json()["subjects"],
         }
         write_file(self.path, json.dumps(data))

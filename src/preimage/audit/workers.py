@@ -182,6 +182,7 @@ def run_in_workers(
     count = cases if isinstance(cases, int) else len(cases)
     tasks = _tasks(cases, count, first, state) if present else iter(())
     done, interrupted = 0 if state is None else len(state.done), False
+    deaths: set[int] = set()  # cases that ended a process
     try:
         for task in islice(tasks, jobs):
             pool.start(task)
@@ -191,6 +192,7 @@ def run_in_workers(
                 try:
                     message = conn.recv()
                 except (EOFError, OSError):
+                    deaths.add(int(pool.workers[conn][1][0]))
                     task = _after_death(pool, conn, present, made, reports, seed) or next(tasks, None)
                     if task is not None:
                         pool.start(task)
@@ -209,7 +211,7 @@ def run_in_workers(
                 for name, report in found.items():
                     reports[name].merge(report)
                 if state is not None:
-                    state.finished(index)
+                    state.finished(index, index in deaths or any(r.findings for r in found.values()))
                 if progress is not None:
                     progress(done, count, sum(len(r.findings) for r in reports.values()))
     except KeyboardInterrupt:

@@ -77,6 +77,9 @@ def print_status(state: State, console: Any) -> None:
     for k, run in enumerate(state.runs, 1):
         line = f"run {k}: {run['geometries']:,} geometries in {_duration(run['seconds'])}, code {run['code']}"
         console.print(line, highlight=False, markup=False)
+    for old in state.earlier:
+        line = f"found in code {old['code']}, and asked again since: {old['subject']}, {old['check']}: {old['message']}"
+        console.print(line, highlight=False, markup=False)
     _print_findings(state.report, console)
 
 
