@@ -92,8 +92,7 @@ class Identities(Check):
     # Each of these gives None, or the failure.
 
     def _dot(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
-        if any(subject.refuses(ops.case, r, trial.dtype) for r in _CONTRACTIONS):
-            raise Refused("not all three contractions")
+        _need_all(subject, trial, ops)
         others = {"conv": ops.y, "conv_transpose": ops.x, "conv_weight_grad": ops.w}
         found = {r: _inner(_run(subject, trial, ops, tally, r), others[r]) for r in _CONTRACTIONS}
         if len(set(found.values())) == 1:
@@ -162,6 +161,7 @@ class Identities(Check):
 
     def _gradients(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         case = ops.case
+        _need_all(subject, trial, ops)
         bias = ops.bias_array("conv", trial.dtype)
         x, w = ops.arrays("conv", trial.dtype, "contiguous")
         (gy,) = ops.arrays("bias_grad", trial.dtype, "contiguous")
@@ -178,6 +178,7 @@ class Identities(Check):
 
     def _double_backward(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         case, dtype = ops.case, dtype_of(trial.dtype)
+        _need_all(subject, trial, ops)
         # <grad_x, vx> + <grad_w, vw> = T(vx, w, gy) + T(x, vw, gy), with T(x, w, y) = <y, conv(x, w)>
         vx, vw = ops.x[..., ::-1], ops.w[::-1]
         arrays = [np.ascontiguousarray(a.astype(dtype)) for a in (ops.x, ops.w, ops.y, vx, vw)]
@@ -234,6 +235,12 @@ class Identities(Check):
         a, w = ops.arrays(result, trial.dtype, "contiguous")
         got = _guarded(lambda: subject.run_prepared(case, result, a, w, how, **given))
         return compare(np.asarray(got), want.astype(dtype), f"{result}, weights {how}")
+
+
+def _need_all(subject: Subject, trial: Trial, ops: Operands) -> None:
+    """Raises: Refused, unless the subject takes all three contractions of this case, as gradients of conv ask for."""
+    if any(subject.refuses(ops.case, r, trial.dtype) for r in _CONTRACTIONS):
+        raise Refused("not all three contractions")
 
 
 def _with(ops: Operands, **changes: Any) -> Operands:
