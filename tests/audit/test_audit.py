@@ -16,13 +16,16 @@ from typer.testing import CliRunner
 from preimage import audit
 from preimage.audit import guard
 from preimage.audit.case import RESULTS, Case
+from preimage.audit.checks.identities import Identities
 from preimage.audit.data import LAYOUTS, PRECISION, integers, lay_out
 from preimage.audit.files import expected_invalid, read_cases
+from preimage.audit.findings import Tally, Trial
 from preimage.audit.generate import case_at, cases
 from preimage.audit.invalid import invalid
 from preimage.audit.oracle import Truth, conv_at, fingerprint, fold
 from preimage.audit.shrink import smaller_cases
 from preimage.audit.subjects.definition import Definition
+from preimage.audit.subjects.engine import EngineSubject
 from preimage.cli.audit import audit as command
 from preimage.errors import FileFormatError, OptionError, PreimageError
 
@@ -372,6 +375,16 @@ class Picky(Definition):
 
     def supports(self, geometry, contraction, dtype):
         return None if len(geometry.kernel_size) == 1 else "one axis alone"
+
+
+@pytest.mark.parametrize("identity", ["gradients", "double_backward", "dot"])
+def test_gradients_whose_transpose_is_refused_are_skipped(identity):
+    """A stride of more phases than jit plans: the convolution runs, its input gradient is refused in words."""
+    case = Case(1, 2, 2, 1, (13500,), (2,), (3,), (13472,), ((0, 0),), (1,))
+    subject, check, tally = EngineSubject("jit"), Identities(), Tally()
+    trial = Trial("identities", "conv", "float32", extra=(identity,))
+    assert check.attempt(subject, trial, check.draw(case, trial, 3), tally) is None
+    assert dict(tally.refused) == {f"{identity}: not all three contractions": 1}
 
 
 def test_geometries_that_a_subject_does_not_take_are_counted():
