@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -12,7 +12,11 @@ import numpy as np
 
 import preimage.io.caffe as files
 from preimage.autograd import Tensor, array_of, enable_grad, grad, no_grad
+from preimage.caffe import hdf5
 from preimage.caffe.blob import Blob
+from preimage.caffe.feeds import Feed
+from preimage.caffe.net_batches import NetBatches
+from preimage.caffe.net_weights import NetWeights, readable
 from preimage.caffe.state import TEST, TRAIN, next_seed
 from preimage.errors import OptionError, ShapeError
 from preimage.io.caffe.assemble import Assembly
@@ -29,25 +33,43 @@ class Layer:
         self.type, self.blobs = type_name, blobs
 
 
-class Net:
-    """`Net("deploy.prototxt", "net.caffemodel", caffe.TEST)`, or without weights `Net("deploy.prototxt", caffe.TEST)`.
+class Net(NetWeights, NetBatches):
+    """`Net("deploy.prototxt", "net.caffemodel", caffe.TEST)`, or `Net("deploy.prototxt", caffe.TEST, level=0, stages=[...], weights=...)`.
 
-    Fill `net.blobs["data"].data`, call `forward()`, read `net.blobs[...]`. `backward()` starts from the diffs of the outputs (losses
-    have their loss_weight there) and leaves the gradient in every blob's diff; those of parameters add up until clear_param_diffs().
+    The first file is a net's description under any name, or a NetParameter. `input_shapes` gives sizes that it does not tell, `data` batches
+    for each forward pass (see set_data). Fill `net.blobs["data"].data`, call `forward()`, read `net.blobs[...]`. `backward()` starts from
+    the diffs of the outputs (losses have their loss_weight there) and leaves the gradient in every blob's diff; those of parameters
+    add up until clear_param_diffs().
+
+    Raises: MissingFileError (also a RuntimeError), FileFormatError, ShapeError, OptionError.
     """
 
     def __init__(self, network_file: Path | files.Message, *arguments: Any, **options: Any) -> None:
-        weights, phase = _arguments(arguments, options)
+        given = _arguments(arguments, options)
+        for source in (network_file, given["weights"]):
+            if isinstance(source, str | PathLike):
+                readable(source)
+        weights, self._feed = given["weights"], None if given["data"] is None else Feed(given["data"])
+        separate = isinstance(weights, str | PathLike) and hdf5.is_hdf5(weights)
         self._graph = files.load(
             network_file,
-            weights,
-            phase="TRAIN" if phase == TRAIN else "TEST",
-            level=options.get("level", 0),
-            stages=options.get("stages") or (),
-            input_shapes=options.get("input_shapes"),
+            None if separate else weights,
+            phase="TRAIN" if given["phase"] == TRAIN else "TEST",
+            level=given["level"],
+            stages=given["stages"] or (),
+            input_shapes=(self._feed.shapes() if self._feed else {}) | dict(given["input_shapes"] or {}),
             seed=next_seed(),
         )
-        assembly = self._graph.assembly
+        self._describe(self._graph.assembly)
+        if separate:
+            self.load_hdf5(weights)
+        self._recorded: dict[str, Any] = {}
+        self._record = given["phase"] == TRAIN
+        self._set_loss_diffs()
+        self._fill_constants()
+
+    def _describe(self, assembly: Assembly) -> None:
+        """The net's blobs, parameters and layers under pycaffe's names."""
         self._first = _first_versions(assembly)
         self.blobs: OrderedDict[str, Blob] = OrderedDict(
             (blob, Blob(assembly.shapes[value])) for blob, value in assembly.blobs.items()
@@ -68,9 +90,19 @@ class Net:
         self.blob_loss_weights = OrderedDict(
             (blob, assembly.loss_weights.get(value, 0.0)) for blob, value in assembly.blobs.items()
         )
-        self._recorded: dict[str, Any] = {}
-        self._record = phase == TRAIN
-        self._set_loss_diffs()
+
+    def _fill_constants(self) -> None:
+        """DummyData that is constant is made once; what is written into its blob afterwards stays, as in Caffe."""
+        nodes = [
+            n
+            for n in self._graph.nodes
+            if n.op == "dummy_data" and (n.attributes["filler"] is None or n.attributes["filler"].type == "constant")
+        ]
+        self._constant = {value for node in nodes for value in node.outputs}
+        with no_grad():
+            made = self._graph.run_nodes(nodes, {})
+        for value, array in made.items():
+            self.blobs[self._graph.assembly.blob_of[value]].receive(array)
 
     # -- sizes ---------------------------------------------------------------------------------------------------------
 
@@ -105,6 +137,8 @@ class Net:
                     )
                 self.blobs[name].data[...] = value
         first, last = self._span(start, end)
+        if first == 0 and not inputs:
+            self._fill()
         self.reshape()
         self._run(first, last)
         wanted = self.outputs if end is None else self.top_names[end]
@@ -118,7 +152,9 @@ class Net:
 
     def _run(self, first: int, last: int) -> None:
         """Run the nodes of layers first .. last on the blobs' present data, and hand the results to the blobs."""
-        nodes = [node for node in self._graph.nodes if first <= self._order[node.layer] <= last]
+        nodes = [
+            n for n in self._graph.nodes if first <= self._order[n.layer] <= last and not self._constant.issuperset(n.outputs)
+        ]
         made = {value for node in nodes for value in node.outputs}
         needed = [value for node in nodes for value in node.inputs if value and value not in made]
         blob_of = self._graph.assembly.blob_of
@@ -199,75 +235,53 @@ class Net:
         for blob in self._stored.values():
             blob.receive_diff(None)
 
-    # -- batches -------------------------------------------------------------------------------------------------------
+    # -- by position, as pycaffe's own code and some scripts ask -----------------------------------------------------------
 
-    def forward_all(self, blobs: Sequence[str] | None = None, **inputs: Any) -> dict[str, Any]:
-        """Run any number of inputs, in batches of the input blob's size; the last batch is padded and cut."""
-        names = list(dict.fromkeys([*self.outputs, *(blobs or [])]))
-        collected: dict[str, list[Any]] = {name: [] for name in names}
-        for batch in self._batches(inputs):
-            for name, value in self.forward(blobs=blobs, **batch).items():
-                collected[name].extend(np.array(value))
-        count = len(next(iter(inputs.values())))
-        return {name: np.asarray(rows[:count]) for name, rows in collected.items()}
+    _blob_names = property(lambda self: list(self.blobs), doc="The names of the blobs.")
+    _blobs = property(lambda self: list(self.blobs.values()), doc="The blobs.")
+    _blob_loss_weights = property(lambda self: list(self.blob_loss_weights.values()), doc="The loss weight of each blob.")
+    _inputs = property(lambda self: self._positions(self.inputs), doc="The positions of the inputs among the blobs.")
+    _outputs = property(lambda self: self._positions(self.outputs), doc="The positions of the outputs among the blobs.")
 
-    def forward_backward_all(
-        self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **arrays: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Forward and backward in batches; keywords are inputs and diffs of outputs."""
-        values: dict[str, list[Any]] = {name: [] for name in dict.fromkeys([*self.outputs, *(blobs or [])])}
-        slopes: dict[str, list[Any]] = {name: [] for name in dict.fromkeys([*self.inputs, *(diffs or [])])}
-        fed = {name: value for name, value in arrays.items() if name in self.inputs}
-        seeded = {name: value for name, value in arrays.items() if name in self.outputs}
-        tops = self._batches(seeded) if seeded else iter(())
-        for batch in self._batches(fed):
-            for name, value in self.forward(blobs=blobs, **batch).items():
-                values[name].extend(np.array(value))
-            for name, value in self.backward(diffs=diffs, **next(tops, {})).items():
-                slopes[name].extend(np.array(value))
-        count = len(next(iter(fed.values())))
-        return ({k: np.asarray(v[:count]) for k, v in values.items()}, {k: np.asarray(v[:count]) for k, v in slopes.items()})
+    def _positions(self, names: Sequence[str]) -> list[int]:
+        order = list(self.blobs)
+        return [order.index(name) for name in names]
 
-    def _batches(self, arrays: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        size = self.blobs[self.inputs[0]].shape[0]
-        count = len(next(iter(arrays.values())))
-        for begin in range(0, count, size):
-            batch = {name: np.asarray(value[begin : begin + size]) for name, value in arrays.items()}
-            short = size - len(next(iter(batch.values())))
-            if short:
-                batch = {k: np.concatenate([v, np.zeros((short, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
-            yield batch
+    def _top_ids(self, layer: int) -> list[int]:
+        return self._positions(self.top_names[self._layer_names[layer]])
 
-    # -- weights -------------------------------------------------------------------------------------------------------
+    def _bottom_ids(self, layer: int) -> list[int]:
+        return self._positions(self.bottom_names[self._layer_names[layer]])
 
-    def copy_from(self, trained_file: Path) -> None:
-        """Take weights from a caffemodel, by layer name."""
-        self._graph.copy_weights(trained_file)
+    def _loss(self) -> float:
+        """The sum of what the blobs with a loss weight hold."""
+        return sum(weight * float(np.sum(self.blobs[blob].data)) for blob, weight in self.blob_loss_weights.items() if weight)
 
-    def share_with(self, other: Net) -> None:
-        """Use the other net's arrays for layers of the same name."""
-        for layer, names in self._graph.assembly.layer_blobs.items():
-            for mine, theirs in zip(names, other._graph.assembly.layer_blobs.get(layer, ()), strict=False):
-                self._graph.put(mine, other._graph.array(theirs))
+    def _forward(self, first: int, last: int) -> float:
+        """Run the layers at positions first .. last; gives the loss."""
+        self.forward(start=self._layer_names[first], end=self._layer_names[last])
+        return self._loss()
 
-    def save(self, filename: Path) -> None:
-        """Write the net with its weights as a caffemodel."""
-        files.save(self._graph, filename)
+    def _backward(self, first: int, last: int) -> None:
+        """Run the layers at positions first .. last (first >= last) backwards."""
+        self.backward(start=self._layer_names[first], end=self._layer_names[last])
 
 
-def _arguments(arguments: Sequence[Any], options: Mapping[str, Any]) -> tuple[Any, int]:
-    """pycaffe's three ways: (file, phase), (file, weights, phase), (file, phase, weights=...)."""
-    weights, phase = options.get("weights"), options.get("phase", TEST)
-    for argument in arguments:
-        if isinstance(argument, int):
-            phase = argument
-        elif argument is not None:
-            weights = argument
-    if phase not in (TRAIN, TEST) or len(arguments) > 2:
+_DEFAULTS: dict[str, Any] = {"phase": TEST, "level": 0, "stages": None, "weights": None, "input_shapes": None, "data": None}
+
+
+def _arguments(arguments: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """pycaffe's ways: (file, weights, phase) and (file, phase, level, stages, weights), the latter also by name."""
+    if unknown := set(options) - set(_DEFAULTS):
+        raise OptionError(f"Net does not know {sorted(unknown)}; its options: {', '.join(_DEFAULTS)}")
+    old = bool(arguments) and not isinstance(arguments[0], int)
+    names = ("weights", "phase") if old else ("phase", "level", "stages", "weights")
+    given = _DEFAULTS | dict(zip(names, arguments, strict=False)) | dict(options)
+    if given["phase"] not in (TRAIN, TEST) or len(arguments) > len(names):
         raise OptionError(f"Net takes a file, weights and a phase (caffe.TRAIN or caffe.TEST), got {arguments}")
-    if unknown := set(options) - {"weights", "phase", "level", "stages", "input_shapes"}:
-        raise OptionError(f"Net does not know {sorted(unknown)}")
-    return weights, phase
+    if isinstance(given["stages"], str):
+        raise OptionError(f"stages must be a list of names, got {given['stages']!r}; wanted [{given['stages']!r}]")
+    return given
 
 
 def _first_versions(assembly: Assembly) -> dict[str, str]:

@@ -6,7 +6,7 @@ whole net too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,6 +114,10 @@ class CaffeGraph(Graph):
         else:
             self.state[name] = np.asarray(array, self.state[name].dtype).reshape(self.state[name].shape)
 
+    def given(self, names: Iterable[str]) -> None:
+        """Count these parameters and buffers as given by a file."""
+        self._filled -= set(names)
+
     def copy_weights(self, source: Source) -> list[str]:
         """Take the blobs of layers of the same names; gives the names of layers that have blobs here and none there.
 
@@ -132,7 +136,7 @@ class CaffeGraph(Graph):
                 fresh[value] = _stored(blob, self.assembly.parameters[value].shape, name)
         for value, array in fresh.items():
             self.put(value, array)
-        self._filled -= fresh.keys()
+        self.given(fresh)
         return [name for name, values in self.assembly.layer_blobs.items() if values and name not in found]
 
     def to_message(self, *, diffs: Mapping[str, Any] | None = None, weights: bool = True) -> Message:
@@ -162,7 +166,7 @@ def load(
     weights: Source | None = None,
     *,
     phase: str = "TEST",
-    level: int = 0,
+    level: int | None = None,
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
@@ -170,7 +174,8 @@ def load(
 ) -> CaffeGraph:
     """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
 
-    Layers are chosen by phase ("TEST" or "TRAIN"), level and stages. Blobs that no file gives start from their fillers (`seed`);
+    Layers are chosen by phase ("TEST" or "TRAIN"), level (default: what the file's `state` says, or 0) and stages (and those of the
+    file's `state`). Blobs that no file gives start from their fillers (`seed`);
     such layers are listed in `missing`. `input_shapes` replaces sizes in the file.
 
     Raises: FileFormatError for a file that is not what it should be (with line or byte, and layer), ShapeError for sizes that
@@ -180,7 +185,8 @@ def load(
         raise FileFormatError(f"phase must be 'TEST' or 'TRAIN', got {phase!r}")
     net, limits = read_net(model), limits or Limits()
     folder = None if isinstance(model, Message) else str(Path(model).parent)
-    rules = {"phase": phase.upper(), "level": level, "stages": tuple(stages), "folder": folder}
+    level = int(net.state.level) if level is None else level
+    rules = {"phase": phase.upper(), "level": level, "stages": (*net.state.stage, *stages), "folder": folder}
     assembly = assemble(net, **rules, input_shapes=input_shapes, limits=limits)  # type: ignore[arg-type]
     names = [assembly.blob_of[item.name] for item in assembly.inputs]
     if unknown := [name for name in input_shapes or {} if name not in names]:
