@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from itertools import product
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,18 @@ CONTRACTIONS = RESULTS[:3]
 
 
 def test_engine_passes_a_short_audit(engine_name):
-    report = audit.run([engine_name], geometries=30, jobs=2, seed=7)
+    report = audit.run([engine_name], geometries=30, jobs=2, seed=7, steer_seconds=0)  # rare decisions: test_decision_coverage.py
     assert report.ok, [(f.severity, f.check, f.message, f.reproducer) for f in report.findings]
     assert all(report.subjects[0].tally.runs[check] for check in audit.check_names() if check != "repeat")
 
 
 def test_reference_raises_no_false_alarm():
-    report = audit.run(["reference"], geometries=1000, jobs=2, seed=11, checks=["exact", "rounding", "hard"])
+    """On the cheap half of 1,000 geometries, which has all kinds, and a few of any size."""
+    some = [case for i, case in enumerate(cases(1000, seed=11)) if i < 40 or case.macs * prod(case.kernel_size) < 20_000]
+    assert len(some) >= 500
+    report = audit.run(["reference"], only=some, jobs=2, seed=11, checks=["exact", "rounding", "hard"])
     assert report.ok, [(f.severity, f.check, f.message) for f in report.findings]
-    assert report.subjects[0].tally.runs["exact"] >= 1000 * 8
+    assert report.subjects[0].tally.runs["exact"] >= 500 * 8
 
 
 # -- the oracle --------------------------------------------------------------------------------------------------------

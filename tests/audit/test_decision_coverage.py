@@ -43,7 +43,7 @@ class Planner(Subject):
         got = np.asarray(getattr(Definition(), result)(case.geometry(), *operands))
         return got if bias is None else got + bias.reshape(-1, *[1] * case.ndim)
 
-    def planned(self, case, result, dtype, channels_last):
+    def planned(self, case, result, dtype, channels_last, finite):
         with decisions.made() as found:
             self._decide(case)
         return frozenset(found)

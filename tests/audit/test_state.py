@@ -13,7 +13,7 @@ import time
 import pytest
 
 from preimage import audit
-from preimage.audit.state import Done, State
+from preimage.audit.state import Done, State, alone
 from preimage.errors import FileFormatError, OptionError, OutputError
 
 WHAT = {"subjects": ["gemm"], "checks": ["exact"], "seed": 3}
@@ -93,17 +93,37 @@ def test_a_killed_run_loses_seconds_and_its_file_is_whole(tmp_path):
     script = tmp_path / "long.py"
     script.write_text(code)
     counts = []
-    for _ in range(2):
+    for k in range(2):
         child = subprocess.Popen([sys.executable, str(script), str(path)], env=os.environ | {"PYTHONWARNINGS": "ignore"})
         until = time.monotonic() + 120
         seen = counts[-1] if counts else 0
         while time.monotonic() < until and (not path.exists() or len(State.read(path).done) <= seen):
             time.sleep(0.05)
+        if k == 0:
+            with pytest.raises(OptionError, match=rf"in use by another run \(process {child.pid}\)"):
+                audit.run(["gemm"], geometries=10, checks=["exact"], jobs=1, state=path)
         child.send_signal(signal.SIGKILL)
         child.wait()
         counts.append(len(State.read(path).done))
-    assert 0 < counts[0] < counts[1]
+    assert 0 < counts[0] < counts[1], "the second run was not kept out by the lock of the first"
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".json"] == ["run.json"]
+
+
+def test_two_runs_cannot_share_a_file(tmp_path):
+    path, link = tmp_path / "run.json", tmp_path / "link.json"
+    link.symlink_to(path)
+    given = {"geometries": 3, "seed": 3, "checks": ["exact"], "jobs": 1}
+    with alone(path):
+        for name in (path, link):
+            with pytest.raises(OptionError, match="in use by another run"):
+                audit.run(["gemm"], state=name, **given)
+        assert not path.exists(), "the second one has written nothing"
+        with alone(tmp_path / "other.json"):
+            pass
+    assert audit.run(["gemm"], state=link, **given).cases == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.json", "run.json"]
+    with pytest.raises(OutputError), alone(tmp_path / "no" / "run.json"):
+        pass
 
 
 def test_another_run_or_another_file_is_refused(tmp_path):

@@ -17,12 +17,13 @@ from typing import Any
 
 from preimage.audit.case import RESULTS, Case
 from preimage.audit.checks import names as check_names
+from preimage.audit.coverage import reachable
 from preimage.audit.files import CaseFile, read_cases
 from preimage.audit.findings import SEVERITIES, Finding, Report
 from preimage.audit.generate import cases
 from preimage.audit.known import near_case
 from preimage.audit.runner import refuse_expected, run_here
-from preimage.audit.state import State
+from preimage.audit.state import State, alone
 from preimage.audit.steer import Asked, steered
 from preimage.audit.subjects import Subject
 from preimage.audit.subjects import make as make_subject
@@ -87,7 +88,8 @@ def run(
     state: a file from which a long run goes on, and in which it is kept every few seconds (`audit.state`); the exact check then
     asks less of each case, so that far more are asked.
 
-    Raises: OptionError for an unknown subject or check, or a state of another run; FileFormatError for a file that is not one of cases.
+    Raises: OptionError for an unknown subject or check, or a state of another run or in use by one; FileFormatError for a file that
+    is not one of cases.
     """
     wanted = tuple(checks) if checks is not None else check_names()
     for name in wanted:
@@ -102,10 +104,11 @@ def run(
         if read or only is not None:
             raise OptionError("a long run draws all its geometries by its seed: give cases or a state, not both")
         what = {"subjects": [s.name for s in made], "checks": list(wanted), "seed": seed}
-        kept = State.open(state, what, geometries)
-        report = run_in_workers(
-            made, geometries, wanted, seed, jobs=max(jobs, 1), shrink_seconds=shrink_seconds, progress=progress, state=kept
-        )
+        with alone(state):
+            kept = State.open(state, what, geometries)
+            report = run_in_workers(
+                made, geometries, wanted, seed, jobs=max(jobs, 1), shrink_seconds=shrink_seconds, progress=progress, state=kept
+            )
     else:
         todo = list(only) if only is not None else [*_of_files(read, near, seed), *cases(geometries, seed)]
         report = _pass(made, todo, wanted, seed, jobs, shrink_seconds, progress)
@@ -116,6 +119,7 @@ def run(
     report.left_out += [line for f in read for line in f.left_out]
     report.versions = _versions()
     report.declared = {s.name: {d.name: d.words for d in declared(s.name)} for s in made if s.plans}
+    report.unreachable = {s.name: s.unreachable for s in made if s.plans}
     return report
 
 
@@ -161,7 +165,7 @@ def _steer(
         found
         for subject, part in zip(subjects, report.subjects, strict=True)
         if subject.plans and part.absent is None
-        for found in steered(subject, part.tally.decisions, [d.name for d in declared(subject.name)], seed, seconds=seconds)
+        for found in steered(subject, part.tally.decisions, reachable(subject), seed, seconds=seconds)
     ]
     if asked:
         report.merge(_pass(subjects, asked, checks, seed, jobs, shrink_seconds, progress, first=report.cases))

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
-from preimage.audit.case import Case
+from preimage.audit.case import RESULTS, Case
 from preimage.audit.data import dtype_of
 from preimage.audit.findings import Tally
 from preimage.audit.subjects.base import Subject
 from preimage.engines import decisions
 
-__all__ = ["ENOUGH", "Way", "contexts", "decisions_of", "planned", "spread", "ways_of"]
+__all__ = ["ENOUGH", "Way", "contexts", "decisions_of", "planned", "reachable", "spread", "ways_of"]
 
 #: Cases that should take each decision.
 ENOUGH = 20
@@ -38,13 +38,15 @@ def decisions_of(subject: Subject, tally: Tally) -> Iterator[None]:
 class Way:
     """How a contraction of a case is asked for: what its plan depends on beside the geometry.
 
-    under: settings, each "promise:number" of `Subject.variants`.
+    under: settings, each "promise:number" of `Subject.variants`. finite: whether the weights are (where not, a plan may have to be
+    made again).
     """
 
     result: str
     dtype: str = "float32"
     channels_last: bool = False
     under: tuple[str, ...] = ()
+    finite: bool = True
 
 
 @contextmanager
@@ -61,21 +63,24 @@ def contexts(subject: Subject, under: Sequence[str]) -> Iterator[None]:
 def ways_of(subject: Subject) -> list[Way]:
     """Every way in which a plan may be asked for, so ordered that neighbours differ in much."""
     unders: list[tuple[str, ...]] = [()]
-    if subject.variants("schedules"):
-        unders.append(("schedules:0",))
-    threads = [f"threads:{k}" for k in range(len(subject.variants("threads")))][1:2]
-    targets = [f"cpu:{k}" for k in range(len(subject.variants("cpu")))]
-    unders += [(*under, t) for under in list(unders) for t in threads]
-    unders += [(*under, t) for under in list(unders) for t in targets]
-    results = ("conv", "conv_transpose", "conv_weight_grad")
+    for promise, which in (
+        ("schedules", slice(0, 1)),
+        ("threads", slice(1, 2)),
+        ("caches", slice(0, 1)),
+        ("cpu", slice(0, None)),
+    ):
+        settings = [f"{promise}:{k}" for k in range(len(subject.variants(promise)))][which]
+        unders += [(*under, one) for under in list(unders) for one in settings if promise != "cpu" or "caches:0" not in under]
+    unders += [(f"tiles:{k}",) for k in range(len(subject.variants("tiles")))]
     ways = [
-        Way(result, dtype, last, under)
+        Way(result, dtype, last, under, finite)
         for under in unders
         for dtype in subject.dtypes
         for last in (False, True)
-        for result in results
+        for result in RESULTS[:3]
+        for finite in ((True,) if result == "conv_weight_grad" else (True, True, False))
     ]
-    step = next(s for s in (29, 31, 37, 41) if len(ways) % s)  # prime to the number: all of them come
+    step = next(s for s in (29, 31, 37, 41, 43) if len(ways) % s)  # prime to the number: all of them come
     return [ways[k * step % len(ways)] for k in range(len(ways))]
 
 
@@ -84,7 +89,7 @@ def planned(subject: Subject, case: Case, way: Way) -> frozenset[str]:
     with contexts(subject, way.under):
         if subject.refuses(case, way.result, way.dtype) is not None:
             return frozenset()
-        return subject.planned(case, way.result, dtype_of(way.dtype), way.channels_last)
+        return subject.planned(case, way.result, dtype_of(way.dtype), way.channels_last, way.finite)
 
 
 def spread(subject: Subject, cases: Sequence[Case], per_case: int = 3) -> Iterator[tuple[Case, Way, frozenset[str]]]:
@@ -96,3 +101,8 @@ def spread(subject: Subject, cases: Sequence[Case], per_case: int = 3) -> Iterat
             way = ways[at % len(ways)]
             at += 1
             yield case, way, planned(subject, case, way)
+
+
+def reachable(subject: Subject) -> list[str]:
+    """The names of the decisions that the subject can take on this machine."""
+    return [d.name for d in decisions.declared(subject.name) if d.name not in subject.unreachable]

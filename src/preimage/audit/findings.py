@@ -201,6 +201,8 @@ class Report:
     interrupted: bool = False
     #: What each subject's planner can decide, in the order of declaration: subject -> decision -> what it means.
     declared: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: Of these, what no call can decide on this machine, and why.
+    unreachable: dict[str, dict[str, str]] = field(default_factory=dict)
     #: Of small worlds: setting -> geometries.
     worlds: dict[str, int] = field(default_factory=dict)
     #: Cases that were drawn for decisions which too few of the others took.

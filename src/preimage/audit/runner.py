@@ -96,14 +96,17 @@ def seed_of(seed: int, index: int) -> int:
 
 
 def trials_of(check: Check, subject: Subject, case: Case | Asked, seed: int) -> list[Trial]:
-    """What a check asks of a subject for a case; for one that was drawn for a decision, the trial that takes it first."""
+    """What a check asks of a subject for a case.
+
+    Of one that was drawn for a decision, its own subject is asked the trial that takes it, and the rest of the exact check.
+    """
     plain = case.case if isinstance(case, Asked) else case
-    if isinstance(case, Asked) and case.alone:
-        return [case.trial] if (case.subject, case.trial.check) == (subject.name, check.name) else []
+    if isinstance(case, Asked):
+        own = [case.trial] if case.trial.check == check.name else []
+        if case.subject != subject.name or check.name != "exact" or case.alone:
+            return own if case.subject == subject.name else []
     trials = list(check.trials(subject, plain, np.random.default_rng((seed_of(seed, 0), _number(check.name), plain.macs))))
-    if isinstance(case, Asked) and (case.subject, case.trial.check) == (subject.name, check.name):
-        trials.insert(0, case.trial)
-    return trials
+    return own + trials if isinstance(case, Asked) else trials
 
 
 def _number(text: str) -> int:
@@ -130,6 +133,8 @@ def audit_case(
     drawn: dict[Any, Operands] = {}
     data_seed = seed_of(seed, index)
     for s, subject in enumerate(subjects):
+        if isinstance(given, Asked) and subject.name != given.subject:
+            continue
         report = reports[subject.name]
         with decisions_of(subject, report.tally):
             for c, check in enumerate(checks):

@@ -8,11 +8,14 @@ planned.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 from preimage.audit.case import Case
 from preimage.audit.coverage import ENOUGH, Way, planned, spread, ways_of
@@ -76,7 +79,10 @@ def steered(
 
 
 def _trial(way: Way) -> Trial:
+    """What asks in that way: the exact check, or for weights that are not finite the one of hard values."""
     layout = "channels_last" if way.channels_last else "contiguous"
+    if not way.finite:
+        return Trial("hard", way.result, way.dtype, layout, extra=("mixed", 0, 0, 1, way.under))
     return Trial("exact", way.result, way.dtype, layout, extra=(PRECISION[way.dtype], way.under))
 
 
@@ -89,6 +95,13 @@ def _large_ones(rng: random.Random) -> Iterator[Case]:
         yield draft.case("")
 
 
+@cache
+def rare_examples() -> tuple[tuple[Case, Way], ...]:
+    """Geometries and ways to ask that take decisions which cases at random hardly ever take (tools/rare_geometries.py finds them)."""
+    rows = json.loads(Path(__file__).with_name("rare.json").read_text())["rows"]
+    return tuple((Case.from_json(row["case"]), Way(**{**row["way"], "under": tuple(row["way"]["under"])})) for row in rows)
+
+
 class _Search:
     """Examples of decisions, and walks from them."""
 
@@ -97,6 +110,8 @@ class _Search:
         self.rng = random.Random(f"steer {seed}")
         self.ways = ways_of(subject)
         self.examples: dict[str, list[tuple[Case, Way]]] = defaultdict(list)
+        for case, way in rare_examples():
+            self.keep(case, way, planned(subject, case, way) if subject.plans else frozenset())
         examples = [*(case_at(i, seed) for i in range(EXAMPLES)), *_large_ones(self.rng)]
         for case, way, took in spread(subject, examples, per_case=1):
             self.keep(case, way, took)
@@ -114,7 +129,7 @@ class _Search:
 
     def find(self, name: str, count: int) -> list[tuple[Case, Way]]:
         """Up to `count` different geometries whose plans take the decision."""
-        found: dict[Case, Way] = {}
+        found: dict[Case, Way] = {case.with_(label=""): way for case, way in self.examples[name][:1]}
         for _ in range(TRIES):
             if len(found) >= count or self.late:
                 break
@@ -146,6 +161,8 @@ class _Search:
         fit(draft, rng.choice(_SIZES))
         if rng.random() < 0.3:
             other = rng.choice(self.ways)
-            field = rng.choice(("dtype", "channels_last", "under", "result"))
+            field = rng.choice(("dtype", "channels_last", "under", "result", "finite"))
             way = replace(way, **{field: getattr(other, field)})
+            if way.result == "conv_weight_grad":
+                way = replace(way, finite=True)  # a y that is not is no matter of the plan
         return draft.case(""), way

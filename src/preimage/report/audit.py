@@ -175,8 +175,10 @@ def title_of(report: Report) -> str:
 
 
 def coverage_rows(report: Report, subject: SubjectReport) -> list[tuple[int, str, str]]:
-    """(cases, decision, what it means), the rarest first."""
-    return sorted((subject.tally.decisions[name], name, words) for name, words in report.declared.get(subject.name, {}).items())
+    """(cases, decision, what it means), the rarest first; what cannot be taken on this machine is left out."""
+    out = report.unreachable.get(subject.name, {})
+    declared = report.declared.get(subject.name, {}).items()
+    return sorted((subject.tally.decisions[name], name, words) for name, words in declared if name not in out)
 
 
 def _print_coverage(report: Report, console: Any) -> None:
@@ -197,6 +199,8 @@ def _print_coverage(report: Report, console: Any) -> None:
         for count, name, words in rows:
             table.add_row(f"{count:,}", plain(name), plain(words), style=None if count else "red")
         console.print(table)
+        for name, why in report.unreachable.get(subject.name, {}).items():
+            console.print(f"{name} cannot be taken here: {why}", highlight=False, markup=False, style="dim")
 
 
 def _print_findings(report: Report, console: Any) -> None:

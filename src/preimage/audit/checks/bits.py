@@ -2,7 +2,8 @@
 
 What an engine promises (preimage.engines.base.PROMISES) must hold: "repeat" (again), "batch" (an image alone, and the same
 image elsewhere in a batch), "layout" (memory order and alignment), "threads", "tiling" and "cpu" (settings that the subject
-names itself; "schedules" are what it would take for larger work: "tiling" too). What it does not promise is counted and reported, and is no finding.
+names itself; "schedules" are what it would take for larger work, "tiles" tiles other than its own: "tiling" too; "caches" are a machine
+with small ones: "cpu" too). What it does not promise is counted and reported, and is no finding.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from preimage.audit.subjects.base import Refused, Subject
 __all__ = ["Bits", "Repeat"]
 
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
+#: Settings of `Subject.variants` that a promise of another name holds for.
+_PART_OF = {"schedules": "tiling", "tiles": "tiling", "caches": "cpu"}
 
 
 def _same_bits(a: Array, b: Array) -> Array:
@@ -66,7 +69,7 @@ class Bits(Check):
                 yield Trial(self.name, result, dtype, extra=("layout", layout))
         promises: tuple[str, ...] = ("threads", "tiling")
         if rng.random() < 0.2:  # other vectors, other schedules: all compiled anew
-            promises += ("cpu", "schedules")
+            promises += ("cpu", "caches", "schedules", *(("tiles",) if rng.random() < 0.2 else ()))
         for promise in promises:
             for i in range(len(subject.variants(promise))):
                 yield Trial(self.name, result, dtype, extra=(promise, i))
@@ -108,7 +111,7 @@ class Bits(Check):
             return other
         tally.runs[self.name] += 1
         failure = _difference(base, other, what, trial.result)
-        promise = {"schedules": "tiling"}.get(promise, promise)
+        promise = _PART_OF.get(promise, promise)
         tally.add_bits(promise, base.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
         return failure if promise in subject.promises else None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from preimage.audit.case import Case
 from preimage.audit.checks.base import Check, Operands, call, compare
+from preimage.audit.coverage import contexts
 from preimage.audit.data import LAYOUTS, PRECISION, dtype_of, integers
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import contract
@@ -49,7 +50,7 @@ class Hard(Check):
             yield Trial(self.name, result, dtype, layout, extra=(kind, *scale, int(rng.integers(1 << 30))))
 
     def draw(self, case: Case, trial: Trial, seed: int) -> Operands:
-        kind, first, second, salt = trial.extra
+        kind, first, second, salt = trial.extra[:4]
         rng = np.random.default_rng((seed, int(salt), 0x4A4D))
         dtype, result = trial.dtype, trial.result
         wide: Any = np.longdouble if dtype == "float64" else np.float64
@@ -78,7 +79,8 @@ class Hard(Check):
 
     def attempt(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         with np.errstate(all="ignore"):
-            got = call(subject, trial, ops, tally)
+            with contexts(subject, trial.extra[4] if len(trial.extra) > 4 else ()):
+                got = call(subject, trial, ops, tally)
             if got is None or isinstance(got, Failure):
                 return got
             tally.runs[self.name] += 1

@@ -50,6 +50,8 @@ class Subject:
     takes_prepared = False
     #: Whether it declares and takes decisions.
     plans = False
+    #: Decisions that no call can take on this machine, and why.
+    unreachable: dict[str, str] = {}  # noqa: RUF012 - a default, never changed
 
     @property
     def spec(self) -> str | None:
@@ -81,8 +83,9 @@ class Subject:
 
     def variants(self, promise: str) -> list[Variant]:
         """Settings to run under that must give the same bits if the subject promises `promise`: "threads", "tiling",
-        "cpu". Two more come under "tiling": "schedules" are settings that cost much to try, and "few kernels" is the one under
-        which cases of any sizes cost least.
+        "cpu". "caches" comes under "cpu": what another machine of the same instructions would take. Three more come under "tiling":
+        "schedules" and "tiles" are settings that cost much to try, and "few kernels" is the one under which cases of any sizes cost
+        least.
         """
         del promise
         return []
@@ -102,9 +105,11 @@ class Subject:
         """Make the call; an error of `errors` is what is wanted."""
         raise NotImplementedError
 
-    def planned(self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool) -> frozenset[str]:
+    def planned(
+        self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool, finite: bool
+    ) -> frozenset[str]:  # fmt: skip
         """The decisions (`preimage.engines.decisions`) that the plan of a call takes, where `plans`; nothing runs."""
-        del case, result, dtype, channels_last
+        del case, result, dtype, channels_last, finite
         return frozenset()
 
     def script_under(self, under: tuple[str, ...], script: str) -> str:

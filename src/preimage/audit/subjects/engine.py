@@ -11,6 +11,9 @@ where geometry is a preimage.ConvGeometry; one that lacks a contraction is audit
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -109,6 +112,15 @@ def _targets() -> list[Variant]:
     return found
 
 
+@lru_cache(maxsize=1)
+def _small_caches() -> list[Variant]:
+    """This CPU with caches so small that cases of any size do not fit them."""
+    from preimage.engines.jit.compiler import kernels
+
+    small = replace(kernels.host(), l1_bytes=1 << 10, l2_bytes=4 << 10, l3_bytes=16 << 10)
+    return [("caches of 1, 4 and 16 KiB", lambda: kernels.use_target(small))]
+
+
 class EngineSubject(Subject):
     """An engine of the registry, by name."""
 
@@ -191,6 +203,10 @@ class EngineSubject(Subject):
             own = [(f"workspace_bytes={n}", lambda n=n: config(workspace_bytes=n)) for n in (0, 1 << 14)]  # type: ignore[misc]
         if promise == "cpu" and self.name == "jit":
             own = _targets()
+        if promise == "caches" and self.name == "jit":
+            own = _small_caches()
+        if promise == "tiles" and self.name == "jit":
+            own = [(f"tiles of {p} pixels", lambda v=v, p=p: self._given_tile(v, p)) for v, p in ((1, 3), (2, 5))]  # type: ignore[misc]
         if promise == "few kernels" and self.name == "jit":
             from preimage.engines.jit.request import little_work
 
@@ -249,12 +265,34 @@ class EngineSubject(Subject):
         """Whether the engine declares decisions."""
         return bool(decisions.declared(self.name))
 
-    def planned(self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool) -> frozenset[str]:
+    @property
+    def unreachable(self) -> dict[str, str]:  # type: ignore[override]
+        """Decisions that no call can take on this machine, and why."""
+        asked = getattr(self.engine, "unreachable_decisions", None)
+        return {} if asked is None else asked()
+
+    @contextmanager
+    def _given_tile(self, vectors: int, pixels: int) -> Iterator[None]:
+        """An engine that takes a certain tile, instead of its own."""
+        from preimage.engines.jit.compiler import kernels
+        from preimage.engines.jit.engine import JitEngine
+
+        kept: Any = self.engine
+        given: Any = JitEngine((kernels.current_target().vector_bytes // 8, vectors, pixels))
+        self.engine = given
+        try:
+            yield
+        finally:
+            self.engine = kept
+
+    def planned(
+        self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool, finite: bool
+    ) -> frozenset[str]:  # fmt: skip
         if self.name != "jit":
             return frozenset()
         from preimage.engines.jit.planning import planned_decisions
 
-        return planned_decisions(self.engine, case.geometry(), result, dtype, channels_last)  # type: ignore[arg-type]
+        return planned_decisions(self.engine, case.geometry(), result, dtype, channels_last, finite)  # type: ignore[arg-type]
 
     def script_under(self, under: tuple[str, ...], script: str) -> str:
         if "    got =" not in script:

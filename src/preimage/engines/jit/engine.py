@@ -225,11 +225,14 @@ class JitEngine:
             self._run_ready(Ready(request, recipe, out, request.threads), out, x, w, epilogue)
         return out
 
-    def _exactly(self, request: Request) -> tuple[Request, Recipe]:
+    def exact_request(self, request: Request) -> Request:
         """For weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
         forward = request.contraction == "conv"
         branches.call("exact.every_tap" if forward else "exact.single_positions")
-        exact = replace(request, every_tap=forward, single=not forward)
+        return replace(request, every_tap=forward, single=not forward)
+
+    def _exactly(self, request: Request) -> tuple[Request, Recipe]:
+        exact = self.exact_request(request)
         recipe = self._recipe(exact)
         decisions.report(recipe.decisions)
         if recipe.bias_repeat != 1:
