@@ -57,7 +57,7 @@ class Net(NetWeights, NetBatches):
             phase="TRAIN" if given["phase"] == TRAIN else "TEST",
             level=given["level"],
             stages=given["stages"] or (),
-            input_shapes=(self._feed.shapes() if self._feed else {}) | dict(given["input_shapes"] or {}),
+            input_shapes=dict(given["input_shapes"] or {}) | (self._feed.shapes() if self._feed else {}),
             seed=next_seed(),
         )
         self._describe(self._graph.assembly)

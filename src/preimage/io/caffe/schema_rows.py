@@ -155,6 +155,7 @@ MESSAGES: dict[str, str] = {
         solver_type:30 SolverType, delta:31 f=1e-8, test_initialization:32 b=true, average_loss:33 i=1, stepvalue:34 i*,
         clip_gradients:35 f=-1, iter_size:36 i=1, snapshot_format:37 SnapshotFormat=BINARYPROTO, rms_decay:38 f=0.99,
         momentum2:39 f=0.999, type:40 s=SGD, layer_wise_reduce:41 b=true, weights:42 s*""",
+    "SolverState": "iter:1 i, learned_net:2 s, history:3 BlobProto*, current_step:4 i",
     "SPPParameter": "pyramid_height:1 u, pool:2 PoolMethod, engine:6 Engine",
     "SwishParameter": "beta:1 f=1",
     "TanHParameter": "engine:1 Engine",
