@@ -6,6 +6,7 @@ Importing loads NumPy and nothing heavier; the packages below `_LATER` are impor
 from typing import TYPE_CHECKING, Any
 
 from preimage.autograd import Tensor, enable_grad, grad, no_grad
+from preimage.display import show_with
 from preimage.engines import engines, plan
 from preimage.errors import (
     CheckError,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATER = ("analysis", "audit", "caffe", "io", "learning", "linop", "nn", "optim")
+
+
+# Pictures and tables for notebooks are made at the top of the package, and imported when a notebook asks.
+show_with(lambda value: import_later("preimage.report.notebook").html_of(value))
 
 
 def __getattr__(name: str) -> Any:

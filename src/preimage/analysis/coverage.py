@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import array_of
+from preimage.display import Shown
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry
 
@@ -32,8 +33,8 @@ __all__ = ["AxisCoverage", "Coverage", "coverage", "measured_energy", "phase_sum
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class AxisCoverage:
+@dataclass(frozen=True, repr=False)
+class AxisCoverage(Shown):
     """One axis of the large side.
 
     counts: taps on every cell. phases: taps that a cell i with i % stride = r would meet without borders, for r = 0, 1, ...
@@ -64,9 +65,12 @@ class AxisCoverage:
         """Variance over the phases relative to the mean square; None without an interior period."""
         return _relative_variance(np.array(self.phases, float), 0) if self.has_period else None
 
+    def __repr__(self) -> str:
+        return f"AxisCoverage({len(self.counts)} cells, phases {self.phases}, period {self.period}, {self.verdict})"
+
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Shown):
     """The coverage of the large side along every axis; in several dimensions a cell meets the product."""
 
     axes: tuple[AxisCoverage, ...]

@@ -24,6 +24,7 @@ from preimage.analysis.grids import Relation
 from preimage.analysis.record import Call, Record, record
 from preimage.analysis.structure import field_of, reached_from
 from preimage.analysis.tracing import LayerTrace, checked
+from preimage.display import Shown
 from preimage.errors import OptionError
 from preimage.geometry import ConvGeometry
 
@@ -33,7 +34,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Shown):
     """One layer of a net: the operations that share a name.
 
     shape: of its result. parameters: numbers that it alone holds or shares. axes: for each axis of the result what it sees of the
@@ -86,8 +87,8 @@ def _said(relation: Relation | Everything | None, what: Any) -> Any:
     return None if relation is None else "all" if isinstance(relation, Everything) else what(relation)
 
 
-@dataclass(frozen=True)
-class Network:
+@dataclass(frozen=True, repr=False)
+class Network(Shown):
     """The analysis of a net: see the module's text. misaligned: joins of paths whose grids do not lie on one another.
 
     gaps: nodes of a graph whose result the record does not follow; what comes after them is incomplete.
@@ -149,6 +150,9 @@ class Network:
         raise OptionError(
             f"layer {name!r} ({layer.op}) is no convolution, deconvolution or fully connected layer with weights of its own"
         )
+
+    def __repr__(self) -> str:
+        return f"Network({len(self.layers)} layers, {self.cost.flop:,} flop)"
 
     def __str__(self) -> str:
         head = ("layer", "operation", "output", "field", "jump", "start", "Mflop", "parameters", "kB")

@@ -21,6 +21,7 @@ from preimage.analysis.terms import Sides
 from preimage.analysis.tracing import LayerTrace, Stroke, checked
 from preimage.autograd import Spec, Tensor, grad, is_tensor
 from preimage.autograd.primitive import Node
+from preimage.display import Shown
 from preimage.errors import GraphError, OptionError
 
 __all__ = ["Born", "Entries", "Why", "first_nan", "reach", "why"]
@@ -31,8 +32,8 @@ Index = tuple[int, ...]
 MOST_BRANCHES = 64
 
 
-@dataclass(frozen=True)
-class Entries:
+@dataclass(frozen=True, repr=False)
+class Entries(Shown):
     """Entries of a Jacobian's row or column: where they lie, their factors, and (of a row) the value there. Largest first."""
 
     indices: tuple[Index, ...]
@@ -48,9 +49,13 @@ class Entries:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        first = f", first {list(self.indices[0])} with factor {self.factors[0]:.6g}" if self.indices else ""
+        return f"Entries({len(self)}{first})"
 
-@dataclass(frozen=True)
-class Why:
+
+@dataclass(frozen=True, repr=False)
+class Why(Shown):
     """What made one number: the sums of the contractions nearest to it, each with the operations between (`paths`).
 
     leaves: (name, index, value) of given arrays that entered without a contraction.
@@ -67,6 +72,9 @@ class Why:
         """The products of all sums, largest first."""
         found = [term for s in self.sums for term in s.largest]
         return tuple(sorted(found, key=lambda t: (t.product == t.product, -abs(t.product) if t.product == t.product else 0)))
+
+    def __repr__(self) -> str:
+        return f"Why({list(self.index)} = {self.value:.8g}: {len(self.sums)} sums, {len(self.leaves)} given values)"
 
     def __str__(self) -> str:
         lines = [f"{list(self.index)} = {self.value:.8g}"]
@@ -228,7 +236,7 @@ def _contraction(node: Node, index: Index) -> Sum:
 
 
 @dataclass(frozen=True)
-class Born:
+class Born(Shown):
     """Where the first NaN or infinity of a run appeared.
 
     layer: the name of the module or node (of an input or parameter: its own name); op: the operation, or "input", "parameter",

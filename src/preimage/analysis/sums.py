@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from preimage.analysis.order import Tree, add, arrangement, chain, narrowed
 from preimage.analysis.terms import Places
+from preimage.display import Shown
 from preimage.engines.base import accumulator_dtype
 
 __all__ = ["Sum", "Term", "sum_of"]
@@ -33,8 +34,8 @@ class Term:
     margin: bool = False
 
 
-@dataclass(frozen=True)
-class Sum:
+@dataclass(frozen=True, repr=False)
+class Sum(Shown):
     """One element of a contraction and the terms that made it, in the order in which they are summed.
 
     what: y, x, w, or the gradient of one; index: the element. inputs, weights: indices (terms, axes) into the two operands
@@ -84,6 +85,9 @@ class Sum:
             None if p.outside[k] else tuple(p.first[k].tolist()), tuple(p.second[k].tolist()), float(self.inputs[k]),
             float(self.weights[k]), float(self.products[k]), bool(p.margin[k]),
         )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Sum({self.what}{list(self.index)} = {self.value:.8g}, {len(self)} terms, {self.dtype})"
 
     def __str__(self) -> str:
         a, b = self.operands

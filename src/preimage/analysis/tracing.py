@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from preimage.analysis.sums import Sum, sum_of
 from preimage.analysis.terms import Places, Sides
 from preimage.autograd import array_of, no_grad
+from preimage.display import Shown
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import ConvGeometry
 from preimage.nn import Linear
@@ -40,8 +41,8 @@ Array = NDArray[Any]
 Index = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Stroke:
+@dataclass(frozen=True, repr=False)
+class Stroke(Shown):
     """What one input activation adds to the output: value * weights[k] at outputs[k], for every k.
 
     outputs, weight_index: (terms, axes) indices into the output and the weight; an output may appear more than once where a
@@ -62,16 +63,22 @@ class Stroke:
     def __len__(self) -> int:
         return len(self.outputs)
 
+    def __repr__(self) -> str:
+        return f"Stroke({list(self.index)} = {self.value:.8g} reaches {len(self)} outputs)"
 
-@dataclass(frozen=True)
-class Frame:
+
+@dataclass(frozen=True, repr=False)
+class Frame(Shown):
     """One step of the painting: the stroke, and the output (in float64) after it; the bias comes in the last frame."""
 
     stroke: Stroke | None
     output: Array
 
+    def __repr__(self) -> str:
+        return f"Frame(after {self.stroke or 'the bias'}, output {self.output.shape})"
 
-class LayerTrace:
+
+class LayerTrace(Shown):
     """One layer on one input. `x`, `w`, `b` are the layer's input, weight and bias; the geometry reads from large to small side.
 
     names: what the arrays are called in sums ("x", "w", "y"). Built by `trace`, `trace_conv`, `trace_conv_transpose`,

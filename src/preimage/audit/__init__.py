@@ -29,6 +29,7 @@ from preimage.audit.subjects import Subject
 from preimage.audit.subjects import make as make_subject
 from preimage.audit.subjects import names as subject_names
 from preimage.audit.workers import pick_jobs, run_in_workers
+from preimage.display import progress_lines
 from preimage.engines.decisions import declared
 from preimage.errors import OptionError
 
@@ -74,7 +75,7 @@ def run(
     jobs: int | None = None,
     most_macs: int = MOST_MACS,
     shrink_seconds: float = 5.0,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Callable[[int, int, int], None] | bool | None = None,
     steer_seconds: float = 30.0,
     state: str | Path | None = None,
 ) -> Report:
@@ -82,7 +83,8 @@ def run(
 
     geometries: how many random cases, by `seed`; files: JSON files of cases to add, and `near` geometries near each of theirs; only:
     these cases and no others. checks: a part of `check_names()`. jobs: processes, one per CPU unless given; 0: in this process
-    (checks that may end it run in forked children). progress(done, total, findings) is called after every case.
+    (checks that may end it run in forked children). progress(done, total, findings) is called after every case; True prints about
+    ten lines.
 
     steer_seconds: how long at most cases are searched for that take decisions of a planner which hardly any of the drawn ones took.
     state: a file from which a long run goes on, and in which it is kept every few seconds (`audit.state`); the exact check then
@@ -98,7 +100,7 @@ def run(
     made = [make_subject(s) for s in (default_subjects() if subjects is None else subjects)]
     if len({s.name for s in made}) < len(made):
         raise OptionError(f"subjects must have different names, got {', '.join(s.name for s in made)}")
-    jobs = pick_jobs(jobs)
+    jobs, progress = pick_jobs(jobs), _listener(progress)
     read = [read_cases(path, most_macs=most_macs) for path in files]
     if state is not None:
         if read or only is not None:
@@ -121,6 +123,13 @@ def run(
     report.declared = {s.name: {d.name: d.words for d in declared(s.name)} for s in made if s.plans}
     report.unreachable = {s.name: s.unreachable for s in made if s.plans}
     return report
+
+
+def _listener(progress: Callable[[int, int, int], None] | bool | None) -> Callable[[int, int, int], None] | None:
+    if progress is not True:
+        return progress or None
+    show = progress_lines("case")
+    return lambda done, total, found: show(done, total, f"{found} finding{'s' * (found != 1)}")
 
 
 def _of_files(read: Sequence[CaseFile], near: int, seed: int) -> Iterator[Case]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.display import Shown
+
 __all__ = ["BINS", "SEVERITIES", "Failure", "Finding", "Report", "SubjectReport", "Tally", "Trial"]
 
 #: Worst first.
@@ -187,8 +189,8 @@ class SubjectReport:
         return finding
 
 
-@dataclass
-class Report:
+@dataclass(repr=False)
+class Report(Shown):
     """The result of an audit: subjects, what ran, what was found."""
 
     subjects: list[SubjectReport]
@@ -225,6 +227,11 @@ class Report:
     def findings(self) -> list[Finding]:
         """All findings, worst severity first."""
         return sorted((f for s in self.subjects for f in s.findings), key=lambda f: SEVERITIES.index(f.severity))
+
+    def __repr__(self) -> str:
+        names = ", ".join(s.name if s.absent is None else f"{s.name} (absent)" for s in self.subjects)
+        found = len(self.findings)
+        return f"Report({names}: {self.cases:,} geometries, {found} finding{'s' * (found != 1)}, {self.seconds:.1f} s)"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dump."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.display import Shown
 from preimage.errors import DTypeError, GraphError, ShapeError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _float_array(data: Any) -> Array:
     return array if array.flags.aligned else array.copy()
 
 
-class Tensor:
+class Tensor(Shown):
     """An array with a place in a computation DAG.
 
     `data` is the ndarray (not copied). Operations on Tensors give Tensors; those that depend on a leaf with

@@ -45,11 +45,9 @@ class Watch:
             signal.signal(signal.SIGINT, self._handler)
 
     def __call__(self, step: Step) -> bool:
-        values = f"objective {step.objective:.4g}  {step.psnr:.2f} dB  {step.nonzeros_per_pixel:.3f} nz/px"
-        self._bar.update(self._task, completed=step.step, values=values)
+        self._bar.update(self._task, completed=step.step, values=step.values)
         if not self.console.is_terminal and (step.step in (1, step.steps) or step.step % max(1, step.steps // 10) == 0):
-            left = step.seconds / step.step * (step.steps - step.step)
-            self.console.print(f"{self.title} {step.step}/{step.steps}  {values}  {step.seconds:.0f} s, {left:.0f} s left")
+            self.console.print(f"{self.title} {step.step}/{step.steps}  {step.values}  {step.times}")
         return self.stopped
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:

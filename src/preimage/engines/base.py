@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.display import Shown
 from preimage.engines.buffers import aligned_empty
 from preimage.errors import DTypeError, OptionError
 from preimage.geometry import ConvGeometry
@@ -69,7 +70,7 @@ class Epilogue:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Shown):
     """What would run for one geometry, as plain data: `details` holds the engine's own figures (tile, blocking, ...).
 
     work_flop counts 2 per multiply-add; workspace_bytes is scratch memory beside inputs and output; promises are the

@@ -26,6 +26,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+from preimage.display import Shown
 from preimage.errors import GeometryError
 from preimage.geometry.sizes import (
     MAX_ELEMENTS,
@@ -52,7 +53,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class ConvGeometry:
+class ConvGeometry(Shown):
     """The sizes of one convolution: `input_size` is the large side, `output_size` the small one.
 
     Fields are tuples with one entry per spatial axis; `padding` holds (lo, hi) pairs. Use `from_conv`,

@@ -230,6 +230,12 @@ class Graph(Module):
         self._renew(fresh)
         return kept
 
+    def extra_repr(self) -> str:
+        """Its name, how many nodes it has, and what goes in and comes out."""
+        name = f"{self.name!r}, " if self.name else ""
+        inputs = ", ".join(f"{item.name}: {item.shape or 'any shape'}" for item in self.inputs)
+        return f"{name}{len(self.nodes)} nodes, ({inputs}) -> {', '.join(self.outputs)}"
+
     def _weights(self, values: Mapping[str, Value]) -> dict[str, PreparedWeight]:
         """Weights of contractions, packed by an earlier run while they have not changed."""
         found: dict[str, PreparedWeight] = {}

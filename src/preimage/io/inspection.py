@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import no_grad
+from preimage.display import Shown
 from preimage.engines import plan
 from preimage.errors import EngineError, OptionError, PreimageError
 from preimage.geometry import ConvGeometry, per_axis
@@ -42,8 +43,8 @@ class Layer:
     schedule: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+@dataclass(frozen=True, slots=True, repr=False)
+class ModelInfo(Shown):
     """A model's layers and totals for given input shapes.
 
     packed_bytes: what it holds to run contractions without packing (their weights once more, and the packed forms). buffer_bytes: what it keeps
@@ -60,6 +61,9 @@ class ModelInfo:
     peak_bytes: int
     packed_bytes: int
     buffer_bytes: int
+
+    def __repr__(self) -> str:
+        return f"ModelInfo({self.name!r}, {len(self.layers)} layers, {self.parameters:,} parameters, {self.work_flop:,} flop)"
 
 
 def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0) -> dict[str, np.ndarray]:

@@ -5,9 +5,10 @@ coded = learn([detail], Options(stencils=64, size=11, sparsity=0.05))
 rebuilt = slow + coded.painted[0]
 """
 
-from preimage.learning.dictionary import Coded, Options, Progress, encode, first_stencils, learn
+from preimage.learning.dictionary import Coded, Options, encode, first_stencils, learn
 from preimage.learning.model import Model
 from preimage.learning.painting import Frame, Painting, activation_map, order_of_use, paint_by_numbers, psnr, shares
+from preimage.learning.progress import Progress
 from preimage.learning.split import fill_in, noise_level, split_slow
 
 __all__ = [

@@ -19,19 +19,21 @@ for inertia in alternating blocks; Garcia-Cardona and Wohlberg (2018) for the pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.display import Shown
 from preimage.errors import OptionError, ShapeError
 from preimage.learning.canvas import Canvas, Sums, Workers
 from preimage.learning.model import Model
+from preimage.learning.progress import Listener, Progress, listener
 from preimage.settings import thread_count
 
-__all__ = ["Coded", "Options", "Progress", "encode", "first_stencils", "learn"]
+__all__ = ["Coded", "Options", "encode", "first_stencils", "learn"]
 
 Array = NDArray[Any]
 
@@ -69,27 +71,8 @@ class Options:
         return Model(self.size, self.stride, self.border)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands after one step: objective = fidelity + sparsity * absolute, of the stencils and activations then."""
-
-    step: int
-    steps: int
-    seconds: float
-    objective: float
-    fidelity: float
-    absolute: float
-    psnr: float
-    nonzeros_per_pixel: float
-    sparsity: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
-
-
-@dataclass(slots=True)
-class Coded:
+@dataclass(slots=True, repr=False)
+class Coded(Shown):
     """Stencils (K, C, k, k), the activations (K, h, w) of each picture, what they paint, and the curve of the run."""
 
     stencils: Array
@@ -99,6 +82,10 @@ class Coded:
     options: Options
     stopped: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count, last = len(self.painted), f", {self.curve[-1]}" if self.curve else ""
+        return f"Coded(stencils {self.stencils.shape}, {count} picture{'s' * (count != 1)}{last})"
 
 
 def first_stencils(details: Sequence[Array], options: Options) -> Array:
@@ -125,12 +112,13 @@ def learn(
     options: Options | None = None,
     *,
     stencils: Array | None = None,
-    progress: Callable[[Progress], bool | None] | None = None,
+    progress: Listener | bool | None = None,
 ) -> Coded:
     """Stencils and activations that paint the pictures, with the pictures' slow parts already taken off.
 
     Shapes: details: arrays (C, H, W) with one C; stencils, where the start is given, (K, C, k, k).
-    progress: called after every step; the run ends with what is there when it returns True.
+    progress: called with a Progress after every step; the run ends with what is there when it returns True. Or True: about ten
+    lines are printed.
     Cost: four contractions a step for every picture, 2 * 4 * K * C * k^2 * H * W flop.
     Raises: ShapeError for pictures smaller than a stencil or of different channels; OptionError for pictures without any detail.
     """
@@ -149,7 +137,7 @@ def encode(
     options: Options | None = None,
     *,
     known: Sequence[Array | None] | None = None,
-    progress: Callable[[Progress], bool | None] | None = None,
+    progress: Listener | bool | None = None,
 ) -> Coded:
     """The activations with which given stencils paint the pictures; pixels outside `known` do not count.
 
@@ -173,9 +161,9 @@ class _Descent:
         options: Options,
         stencils: Array,
         known: Sequence[Array | None] | None,
-        progress: Callable[[Progress], bool | None] | None,
+        progress: Listener | bool | None,
     ) -> None:
-        self.options, self.model, self.progress = options, options.model(), progress
+        self.options, self.model, self.progress = options, options.model(), listener(progress)
         self.workers = Workers(thread_count())
         masks = known or [None] * len(details)
         self.stencils, self.stencils_before = stencils, stencils

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.display import Shown
 from preimage.learning.dictionary import Coded
 
 __all__ = ["Frame", "Painting", "activation_map", "order_of_use", "paint_by_numbers", "psnr", "shares"]
@@ -15,7 +16,7 @@ __all__ = ["Frame", "Painting", "activation_map", "order_of_use", "paint_by_numb
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Frame:
     """The picture (C, H, W) after so many stencils, and its PSNR in dB."""
 
@@ -23,9 +24,12 @@ class Frame:
     picture: Array
     psnr: float
 
+    def __repr__(self) -> str:
+        return f"Frame(count={self.count}, picture {self.picture.shape}, {self.psnr:.2f} dB)"
 
-@dataclass(frozen=True, slots=True)
-class Painting:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Painting(Shown):
     """One picture's story: its name, the original, its slow part, the rebuilt picture, the frames of the painting, and for the
     strongest stencils the activations where they stand in the picture (index, (H, W), signed)."""
 
@@ -37,6 +41,10 @@ class Painting:
     nonzeros_per_pixel: float
     frames: list[Frame]
     maps: list[tuple[int, Array]]
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.original.shape))
+        return f"Painting({self.name!r}, {shape}, {self.psnr:.2f} dB, {self.nonzeros_per_pixel:.3f} activations per pixel)"
 
 
 def psnr(picture: Array, other: Array, known: Array | None = None) -> float:

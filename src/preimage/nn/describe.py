@@ -1,19 +1,19 @@
-"""What a module looks like: its tree as text, its parameters as a small table, and a summary for one input shape."""
+"""What a module looks like as text: its tree, and a summary for one input shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preimage.autograd import array_of, no_grad
+from preimage.display import Shown
 
 if TYPE_CHECKING:
     from preimage.nn.module import Module
 
-__all__ = ["Summary", "html_of", "summary", "text_of"]
+__all__ = ["Summary", "summary", "text_of"]
 
 
 def text_of(module: Module) -> str:
@@ -28,30 +28,8 @@ def text_of(module: Module) -> str:
     return f"{name}(\n" + "\n".join("  " + line for line in lines) + "\n)"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
-    parts = [f"<table><caption>{escape(caption)}</caption><tr>", *(f"<th>{escape(h)}</th>" for h in head), "</tr>"]
-    for row in rows:
-        parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    return "".join(parts) + "</table>"
-
-
-def html_of(module: Module) -> str:
-    """A table of the parameters: name, shape, dtype, how many, and the multiply-adds that one output position takes."""
-    owners = dict(module.named_modules())
-    rows: list[tuple[str, ...]] = []
-    for name, parameter in module.named_parameters():
-        owner = owners[name.rpartition(".")[0]]
-        flop = getattr(owner, "position_flop", None)
-        cost = f"{flop:,}" if flop is not None and name.endswith("weight") else ""
-        rows.append((name, str(parameter.shape), str(parameter.dtype), f"{parameter.size:,}", cost))
-    rows.append(("total", "", "", f"{sum(p.size for p in module.parameters()):,}", ""))
-    head = ("parameter", "shape", "dtype", "elements", "flop per output position")
-    options = module.extra_repr()
-    return _table(head, rows, f"{type(module).__name__}({options})" if options else type(module).__name__)
-
-
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """One row per module that was run: name, kind, shape of its result, parameters of its own, flop."""
 
     input_shape: tuple[int, ...]
@@ -65,12 +43,13 @@ class Summary:
     def work_flop(self) -> int:
         return sum(row[4] for row in self.rows)
 
-    def _cells(self) -> list[tuple[str, ...]]:
+    def cells(self) -> list[tuple[str, ...]]:
+        """The rows in words, the last one their total."""
         cells = [(name, kind, str(shape), f"{count:,}", f"{flop:,}") for name, kind, shape, count, flop in self.rows]
         return [*cells, ("total", "", "", f"{self.parameters:,}", f"{self.work_flop:,}")]
 
     def __str__(self) -> str:
-        table = [("module", "kind", "output", "parameters", "flop"), *self._cells()]
+        table = [("module", "kind", "output", "parameters", "flop"), *self.cells()]
         widths = [max(len(row[k]) for row in table) for k in range(5)]
         left, right = slice(0, 3), slice(3, 5)
         lines = [
@@ -79,9 +58,6 @@ class Summary:
             for row in table
         ]  # fmt: skip
         return "\n".join([f"input {self.input_shape}", *lines])
-
-    def _repr_html_(self) -> str:
-        return _table(("module", "kind", "output", "parameters", "flop"), self._cells(), f"input {self.input_shape}")
 
 
 def summary(module: Module, input_shape: tuple[int, ...], dtype: Any = np.float32) -> Summary:

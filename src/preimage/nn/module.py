@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, refuse_masked
+from preimage.display import Shown
 from preimage.errors import DTypeError, OptionError, ShapeError
-from preimage.nn.describe import html_of, text_of
+from preimage.nn.describe import text_of
 
 __all__ = ["LoadReport", "Module", "Parameter"]
 
@@ -37,7 +38,7 @@ class LoadReport(NamedTuple):
     unexpected_keys: list[str]
 
 
-class Module:
+class Module(Shown):
     """The base of all layers: assign Parameters and Modules as attributes and write `forward`."""
 
     _parameters: dict[str, Parameter | None]
@@ -295,6 +296,3 @@ class Module:
 
     def __repr__(self) -> str:
         return text_of(self)
-
-    def _repr_html_(self) -> str:
-        return html_of(self)
