@@ -33,6 +33,10 @@ COMMANDS = {
         "preimage.cli.explain:explain",
         "What a layer does, by options, in any library's words or out of a model: sizes, fields, flop, windows; an interactive page.",
     ),
+    "draw": Command(
+        "preimage.cli.draw:draw",
+        "Pictures of a layer at work, as SVG, PNG, GIF or animated PNG: painting, gradients, matrices, ...",
+    ),
     "audit": Command("preimage.cli.audit:audit", "Find wrong convolutions: in our engines, in installed libraries, in yours."),
     "bench": Command("preimage.cli.bench:bench", "Time layers on this library's engines and on installed peers."),
     "tune": Command("preimage.cli.tune:tune", "Measure the tiles that a layer could use, and keep the best for later calls."),

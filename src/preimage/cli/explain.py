@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import preimage
-from preimage.analysis.spellings import LIBRARIES, LayerSpec, read, write
-from preimage.cli import explained, text
+from preimage.analysis.spellings import LIBRARIES, LayerSpec, write
+from preimage.cli import explained, one_layer, text
 from preimage.engines import get, plan
 from preimage.errors import OptionError, PreimageError
 from preimage.geometry import ConvGeometry
@@ -77,9 +77,9 @@ def explain(
     else:
         if layer or at or weights is not None:
             raise OptionError("--layer, --at and --weights are about a model file: name one")
-        shape, weight_shape = _shapes(given, weight)
+        shape, weight_shape = one_layer.shapes(given, weight)
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "output_padding": output_padding}
-        g, is_transposed, spec = _layer(spelling, kernel, size, channels, transposed, shape, weight_shape, options)
+        g, is_transposed, spec = one_layer.layer_of(spelling, kernel, size, channels, transposed, shape, weight_shape, options)
         page_layer = None
     kind = _dtype(dtype)
     _tell(console, g, is_transposed, kind, spec is not None and spec.bias and bool(spelling or model))
@@ -95,64 +95,6 @@ def explain(
     if html is not None or serve:
         with settings:
             explained.show_page(page_layer or explained.page_of(g, is_transposed), html, serve, console)
-
-
-def _shapes(given: str, weight: str) -> tuple[Any, Any]:
-    if bool(given) != bool(weight):
-        missing = "--weight 128,64,3,3" if given else "--input 1,64,56,56"
-        raise OptionError(f"a layer by its whole shapes needs {missing}, too; or say --kernel, --size and --channels")
-    return (text.sizes(given), text.sizes(weight)) if given else (None, None)
-
-
-def _layer(
-    spelling: str, kernel: str, size: str, channels: str, transposed: bool, shape: Any, weight: Any, words: dict[str, Any]
-) -> tuple[ConvGeometry, bool, LayerSpec | None]:  # fmt: skip
-    """The geometry of the one layer that was asked for; its neutral form where it was spelled or its padding is numbers."""
-    if spelling:
-        return _spelled(spelling, size, channels)
-    options: dict[str, Any] = {
-        "stride": text.numbers(str(words["stride"])), "padding": text.padding(str(words["padding"])),
-        "dilation": text.numbers(str(words["dilation"])), "groups": words["groups"],
-    }  # fmt: skip
-    if shape is None:
-        if not kernel:  # the example that everybody knows: it doubles a picture
-            if transposed or size or channels or options != {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}:
-                raise OptionError("say the kernel's size: --kernel 4, or --kernel 4,3")
-            transposed, kernel, options = True, "4", options | {"stride": 2, "padding": 1}
-        sizes = text.sizes(kernel)
-        cells = text.sizes(size) if size else (4 if transposed else 8,)
-        ndim = max(len(sizes), len(cells), 2 if len(sizes) == len(cells) == 1 and not size else 1)
-        sizes, cells = sizes * ndim if len(sizes) == 1 else sizes, cells * ndim if len(cells) == 1 else cells
-        c, o = _channels(channels, words["groups"])
-        shape = (1, c, *cells)
-        weight = (c, o // words["groups"], *sizes) if transposed else (o, c // words["groups"], *sizes)
-    if transposed:
-        g = ConvGeometry.from_conv_transpose(shape, weight, output_padding=text.numbers(str(words["output_padding"])), **options)
-    else:
-        g = ConvGeometry.from_conv(shape, weight, **options)
-    return g, transposed, explained.spec_of(g, transposed)
-
-
-def _channels(channels: str, groups: int) -> tuple[int, int]:
-    values = text.sizes(channels) if channels else (groups, groups)
-    if len(values) != 2 or min(values) < 1 or any(v % groups for v in values):
-        raise OptionError(
-            f"--channels wants input and output channels that {groups} groups divide, such as {groups * 4},{groups}"
-        )
-    return values[0], values[1]
-
-
-def _spelled(spelling: str, size: str, channels: str) -> tuple[ConvGeometry, bool, LayerSpec]:
-    c = text.sizes(channels) if channels else ()
-    if len(c) > 2:
-        raise OptionError(f"--channels wants input and output channels such as 64,3, got {channels!r}")
-    found = read(spelling, in_channels=c[0] if c else None, out_channels=c[1] if len(c) > 1 else None)
-    spec = found.layer
-    cells = text.sizes(size) if size else found.input_size or tuple(max(8, e + 3) for e in spec.extent)
-    cells = cells * spec.ndim if len(cells) == 1 else cells
-    if len(cells) != spec.ndim:
-        raise OptionError(f"--size has {len(cells)} numbers, the layer {spec.ndim} spatial axes")
-    return spec.geometry(cells), spec.transposed, spec
 
 
 def _dtype(name: str) -> Any:
