@@ -1,4 +1,4 @@
-"""The code of docs/guide*.md and docs/analysis.md is run, and what it prints is compared."""
+"""The code of docs/guide*.md, docs/analysis.md and docs/deconvolution.md is run, and what it prints is compared."""
 
 import doctest
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-GUIDES = [*sorted(DOCS.glob("guide*.md")), DOCS / "analysis.md"]
+GUIDES = [*sorted(DOCS.glob("guide*.md")), DOCS / "analysis.md", DOCS / "deconvolution.md"]
 
 
 def blocks(text):
