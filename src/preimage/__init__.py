@@ -22,7 +22,7 @@ from preimage.errors import (
     ShapeError,
 )
 from preimage.geometry import ConvGeometry
-from preimage.locks import import_later
+from preimage.locks import import_apart
 from preimage.ops import conv, conv_transpose, conv_weight_grad, fold, fold_margin, pad, unfold
 from preimage.ops.checks import check_adjoint, check_grads
 from preimage.ops.conv import prepare
@@ -42,7 +42,7 @@ show_with(lambda value: import_later("preimage.report.notebook").html_of(value))
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return import_later(f"preimage.{name}")
+        return import_apart(f"preimage.{name}")
     raise AttributeError(f"module 'preimage' has no attribute {name!r}")
 
 

@@ -49,18 +49,19 @@ def _load(name: str) -> Engine | str:
     found = _loaded.get(name)
     if found is None:
         module, _, class_name = _ROWS[name].partition(":")
-        with LOCK:
-            room = available_memory()
-            if room < IMPORT_BYTES:
-                raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {room >> 20} MiB")
-            try:
-                engine: Engine = getattr(import_apart(module), class_name)()
-                made = engine.unavailable() or engine
-            except ImportError as error:
-                made = f"cannot be imported: {error}"
-            if isinstance(made, str) and available_memory() < LOADING_BYTES:  # another engine would give other bits
-                raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {made}")
-            found = _loaded.setdefault(name, made)
+        room = available_memory()
+        if room < IMPORT_BYTES:
+            raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {room >> 20} MiB")
+        try:
+            maker = getattr(import_apart(module), class_name)
+            with LOCK:
+                engine: Engine | str = _loaded.get(name) or maker()
+                made = engine if isinstance(engine, str) else engine.unavailable() or engine
+        except ImportError as error:
+            made = f"cannot be imported: {error}"
+        if isinstance(made, str) and available_memory() < LOADING_BYTES:  # another engine would give other bits
+            raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {made}")
+        found = _loaded.setdefault(name, made)
     return found
 
 

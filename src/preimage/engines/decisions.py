@@ -26,7 +26,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
@@ -128,9 +128,13 @@ def recording() -> Iterator[Counter[str]]:
     counter: Counter[str] = Counter()
     with LOCK:
         _recorders.append(counter)
-        _shortcuts[:] = [ref for ref in _shortcuts if ref() is not None]
-        for cache in [found for ref in _shortcuts if (found := ref()) is not None]:
-            cache.clear()
+        for ref in tuple(_shortcuts):
+            cache = ref()
+            if cache is not None:
+                cache.clear()
+            else:
+                with suppress(ValueError):  # a call in the middle of this one has removed it
+                    _shortcuts.remove(ref)
     try:
         yield counter
     finally:
@@ -147,7 +151,7 @@ class Shortcuts(dict[K, V]):
         """most: entries; with one more, all go."""
         super().__init__()
         self.most = most
-        _shortcuts.append(weakref.ref(self))  # one step, without LOCK: whoever waits for an engine's import holds it
+        _shortcuts.append(weakref.ref(self))  # one step
 
     def keep(self, key: K, value: V) -> None:
         if _recorders:

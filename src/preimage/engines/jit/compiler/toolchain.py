@@ -56,11 +56,11 @@ class LoadedKernel(int):
 
 @functools.cache
 def _binding() -> Any:
+    try:
+        binding = import_apart("llvmlite.binding")
+    except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
+        raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
     with LOCK:
-        try:
-            binding = import_apart("llvmlite.binding")
-        except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
-            raise EngineError(f"the jit engine needs llvmlite, which cannot be imported: {error}") from error
         if sys.maxsize < 2**32:
             raise EngineError("the jit engine needs a 64-bit process")
         _check_mapping(MODULE_BYTES)
