@@ -209,6 +209,29 @@ def test_training_nets_record_the_pass_that_they_ran(tmp_path: Path) -> None:
     assert (net.blobs["fc"].diff[dropped] == 0).all()
 
 
+def test_the_process_as_pycaffe_describes_it(caplog: Any) -> None:
+    assert {"Data", "Convolution", "InnerProduct", "Python"} <= set(caffe.layer_type_list())
+    assert not caffe.has_nccl()
+    with pytest.raises(RuntimeError, match="no NCCL"):
+        caffe.NCCL(None, b"")
+    assert (caffe.solver_count(), caffe.solver_rank()) == (1, 0)
+    caffe.set_multiprocess(True)
+    try:
+        caffe.set_solver_count(2)
+        caffe.set_solver_rank(1)
+        assert (caffe.solver_count(), caffe.solver_rank()) == (2, 1)
+    finally:
+        caffe.set_solver_count(1)
+        caffe.set_solver_rank(0)
+    with caplog.at_level("INFO", "preimage.caffe"):
+        caffe.log("50 % done")
+    assert caplog.messages == ["50 % done"]
+    timer = caffe.Timer()
+    timer.start()
+    timer.stop()
+    assert timer.ms >= 0
+
+
 # -- io ----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,18 +1,32 @@
 """pycaffe's face on preimage: `from preimage import caffe` and old scripts run, without Caffe.
 
-`Net`, `Classifier`, the solvers, `io`, `proto.caffe_pb2`, `NetSpec` with `layers` and `params`, `set_mode_cpu`. The differences
+`Net`, `Layer`, `Classifier`, the solvers, `io`, `proto.caffe_pb2`, `NetSpec` with `layers` and `params`, `set_mode_cpu`. The differences
 from Caffe are listed in docs/caffe.md. New code is better off with preimage.io.caffe.load, which gives a module that trains.
 """
 
 from __future__ import annotations
 
-import warnings
-
 from preimage.caffe import io, proto
 from preimage.caffe.blob import Blob
 from preimage.caffe.classifier import Classifier
+from preimage.caffe.layer import Layer
 from preimage.caffe.net import Net
 from preimage.caffe.net_spec import NetSpec, layers, params, to_proto
+from preimage.caffe.process import (
+    NCCL,
+    Timer,
+    has_nccl,
+    init_log,
+    log,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_multiprocess,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
+)
 from preimage.caffe.solver import (
     AdaDeltaSolver,
     AdaGradSolver,
@@ -29,6 +43,7 @@ from preimage.io.caffe import LAYERS
 __version__ = "1.0.0"
 
 __all__ = [
+    "NCCL",
     "TEST",
     "TRAIN",
     "AdaDeltaSolver",
@@ -36,38 +51,34 @@ __all__ = [
     "AdamSolver",
     "Blob",
     "Classifier",
+    "Layer",
     "NesterovSolver",
     "Net",
     "NetSpec",
     "RMSPropSolver",
     "SGDSolver",
     "Solver",
+    "Timer",
     "get_solver",
+    "has_nccl",
+    "init_log",
     "io",
     "layer_type_list",
     "layers",
+    "log",
     "params",
     "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
     "to_proto",
 ]
-
-
-def set_mode_cpu() -> None:
-    """The CPU computes; it always does."""
-
-
-def set_mode_gpu() -> None:
-    """Warns: the CPU computes."""
-    warnings.warn("preimage.caffe computes on the CPU; set_mode_gpu changes nothing", stacklevel=2)
-
-
-def set_device(device: int) -> None:
-    """Warns for a device: there is none to choose."""
-    warnings.warn(f"preimage.caffe computes on the CPU; set_device({device}) changes nothing", stacklevel=2)
 
 
 def layer_type_list() -> list[str]:

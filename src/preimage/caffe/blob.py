@@ -77,6 +77,10 @@ class Blob:
         if fresh != self._shape:
             self._shape, self._data, self._diff, self._pending = fresh, None, None, None
 
+    def attach(self, source: Callable[[], Any]) -> None:
+        """Show from now on the array that `source` gives."""
+        self._data, self._pending, self._source = None, None, source
+
     def receive(self, value: Any) -> None:
         """Take what a pass computed."""
         self.reshape(*value.shape)

@@ -15,22 +15,18 @@ from preimage.autograd import Tensor, array_of, enable_grad, grad, no_grad
 from preimage.caffe import hdf5
 from preimage.caffe.blob import Blob
 from preimage.caffe.feeds import Feed
+from preimage.caffe.layer import Layer
 from preimage.caffe.net_batches import NetBatches
 from preimage.caffe.net_weights import NetWeights, readable
+from preimage.caffe.python_layer import Host, Hosts, call, propagation
 from preimage.caffe.state import TEST, TRAIN, next_seed
 from preimage.errors import OptionError, ShapeError
 from preimage.io.caffe.assemble import Assembly
+from preimage.io.graph import Node
 
-__all__ = ["Layer", "Net"]
+__all__ = ["Net"]
 
 Path = str | PathLike[str]
-
-
-class Layer:
-    """One layer: its type and blobs."""
-
-    def __init__(self, type_name: str, blobs: list[Blob]) -> None:
-        self.type, self.blobs = type_name, blobs
 
 
 class Net(NetWeights, NetBatches):
@@ -59,6 +55,7 @@ class Net(NetWeights, NetBatches):
             stages=given["stages"] or (),
             input_shapes=dict(given["input_shapes"] or {}) | (self._feed.shapes() if self._feed else {}),
             seed=next_seed(),
+            python=Hosts(given["phase"]),
         )
         self._describe(self._graph.assembly)
         if separate:
@@ -76,12 +73,25 @@ class Net(NetWeights, NetBatches):
         )
         stored = {name: Blob(p.shape, partial(self._graph.array, name)) for name, p in assembly.parameters.items()}
         self._stored = stored
-        self.params: OrderedDict[str, list[Blob]] = OrderedDict(
-            (layer, [stored[name] for name in names]) for layer, names in assembly.layer_blobs.items() if names
-        )
+        self._hosts: dict[str, Host] = {n.layer: n.attributes["host"] for n in self._graph.nodes if n.op == "caffe_python"}
+        for layer, host in self._hosts.items():
+            for index, name in enumerate(assembly.layer_blobs[layer]):
+                if assembly.parameters[name].layer == layer:  # the blob that the layer made, and may hold
+                    stored[name] = host.layer.blobs[index]
+                    stored[name].attach(partial(self._graph.array, name))
+                host.layer.blobs[index] = stored[name]
+        propagation(assembly)
         self._layer_names = list(assembly.layer_tops)
         self._order = {name: position for position, name in enumerate(self._layer_names)}
-        self.layers = [Layer(layer.type, self.params.get(layer.name, [])) for layer in assembly.layers]
+        self.layers: list[Layer] = [
+            self._hosts[layer.name].layer
+            if layer.name in self._hosts
+            else Layer._of(layer.type, [stored[name] for name in assembly.layer_blobs[layer.name]])
+            for layer in assembly.layers
+        ]
+        self.params: OrderedDict[str, list[Blob]] = OrderedDict(
+            (name, layer.blobs) for name, layer in zip(self._layer_names, self.layers, strict=True) if layer.blobs
+        )
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
         self.top_names = OrderedDict(assembly.layer_tops)
         self.bottom_names = OrderedDict(assembly.layer_bottoms)
@@ -150,11 +160,16 @@ class Net(NetWeights, NetBatches):
                 raise OptionError(f"there is no layer {name!r}; layers: {', '.join(self._layer_names[:20])} ...")
         return self._order[start] if start else 0, self._order[end] if end else len(self._layer_names) - 1
 
-    def _run(self, first: int, last: int) -> None:
-        """Run the nodes of layers first .. last on the blobs' present data, and hand the results to the blobs."""
+    def _run(self, first: int, last: int, *, again: bool = False) -> None:
+        """Run the nodes of layers first .. last on the blobs' present data, and hand the results to the blobs.
+
+        again: for the record only; layers that make data of nothing do not make new ones.
+        """
         nodes = [
-            n for n in self._graph.nodes if first <= self._order[n.layer] <= last and not self._constant.issuperset(n.outputs)
+            n for n in self._graph.nodes if first <= self._order[n.layer] <= last and not self._constant.intersection(n.outputs)
         ]
+        if again:
+            nodes = [n for n in nodes if n.inputs or not n.outputs]
         made = {value for node in nodes for value in node.outputs}
         needed = [value for node in nodes for value in node.inputs if value and value not in made]
         blob_of = self._graph.assembly.blob_of
@@ -164,11 +179,25 @@ class Net(NetWeights, NetBatches):
         with enable_grad() if self._record else no_grad():
             if self._record:
                 feeds = {value: Tensor(array, requires_grad=True) for value, array in feeds.items()}
-            values = feeds | self._graph.run_nodes(nodes, feeds)
+            values = self._values(nodes, feeds)
         self._recorded = values if self._record else {}
         for blob, value in self._graph.assembly.blobs.items():
             if value in made:
                 self.blobs[blob].receive(array_of(values[value]))
+
+    def _values(self, nodes: Sequence[Node], feeds: dict[str, Any]) -> dict[str, Any]:
+        """Every value that the nodes make, and those that they were given."""
+        values, waiting = dict(feeds), []
+        for node in nodes:
+            if node.op != "caffe_python":
+                waiting.append(node)
+                continue
+            values |= self._graph.run_nodes(waiting, values)
+            waiting = []
+            stored = self._graph.weights
+            inputs = [values[name] if name in values else stored[name] for name in node.inputs]
+            values |= zip(node.outputs, call(node.attributes["host"], inputs), strict=True)
+        return values | self._graph.run_nodes(waiting, values)
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
@@ -191,7 +220,7 @@ class Net(NetWeights, NetBatches):
         """Record a pass, where the last one was not recorded: from now on every pass is."""
         if not self._record or not self._recorded:
             self._record = True
-            self._run(0, first)
+            self._run(0, first, again=True)
 
     def _sweep(self, first: int, last: int) -> None:
         assembly, recorded = self._graph.assembly, self._recorded
@@ -203,8 +232,12 @@ class Net(NetWeights, NetBatches):
         for blob in self.top_names[self._layer_names[first]]:
             seeds[assembly.blobs[blob]] = self.blobs[blob].diff
         for value, weight in assembly.loss_weights.items():
-            seeds.setdefault(value, np.full(assembly.shapes[value], weight, np.float32))
-        outputs = [v for v in seeds if isinstance(recorded.get(v), Tensor) and recorded[v].requires_grad and seeds[v].any()]
+            if value in recorded:
+                seeds.setdefault(value, np.full(np.shape(array_of(recorded[value])), weight, np.float32))
+        for layer, host in self._hosts.items():
+            host.active = last <= self._order[layer] <= first
+        outputs = [v for v in seeds if isinstance(recorded.get(v), Tensor) and recorded[v].requires_grad]
+        outputs = [v for v in outputs if self._hosts or seeds[v].any()]  # a Python layer may add to diffs whatever comes
         blobs = {blob: value for blob, value in self._first.items() if isinstance(recorded.get(value), Tensor)}
         blobs = {b: v for b, v in blobs.items() if recorded[v].requires_grad and b not in self._untouched(first, last, outputs)}
         trained = self._graph.weights

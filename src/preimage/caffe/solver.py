@@ -154,7 +154,8 @@ class Solver:
 
     def test(self, index: int = 0) -> dict[str, Any]:
         """The means of a test net's outputs over test_iter passes; also in test_results."""
-        net, sums, count = self.test_nets[index], {}, self.param.test_iter[index]
+        net, count = self.test_nets[index], self.param.test_iter[index]
+        sums: dict[str, Any] = {}
         net.share_with(self.net)
         for _ in range(count):
             for name, value in net.forward().items():

@@ -11,6 +11,7 @@ from preimage.io.caffe import (  # noqa: F401 - rows register themselves
     layers_conv,
     layers_loss,
     layers_pointwise,
+    layers_python,
     layers_shape,
 )
 from preimage.io.caffe.assemble import LAYERS, Limits

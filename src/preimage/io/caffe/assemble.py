@@ -50,6 +50,7 @@ class Parameter:
     share: str = ""
     lr_mult: float = 1.0
     decay_mult: float = 1.0
+    start: Any = None  # the array that it starts as, in place of the filler's
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class Assembly:
     work_flop: dict[str, int] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     folder: str | None = None  # where side files (an infogain matrix) may be read from
+    python: Callable[[Message], Any] | None = None  # makes a layers_python.PythonHost of a Python layer
 
     def peak_bytes(self) -> int:
         """Parameters and the largest sum of values alive at once, as float32; a layer's scratch counts as one more of its largest array."""
@@ -122,15 +124,24 @@ class Context:
             self.fail(f"axis {axis} does not exist in {ndim} axes")
         return canonical
 
-    def blob(self, label: str, shape: Shape, filler: Message | None = None, *, value: float = 0.0, trained: bool = True) -> str:
-        """Declare the layer's next blob; gives its value name. Without a filler it starts as the constant `value`."""
+    def blob(
+        self,
+        label: str,
+        shape: Shape,
+        filler: Message | None = None,
+        *,
+        value: float = 0.0,
+        trained: bool = True,
+        start: Any = None,
+    ) -> str:
+        """Declare the layer's next blob; gives its value name. Without a filler it starts as the array `start`, or the constant `value`."""
         index = len(self.assembly.layer_blobs[self.layer.name])
         spec = self.layer.param[index] if index < len(self.layer.param) else Message("ParamSpec")
         if filler is None or not list(filler.items()):
             filler = Message("FillerParameter", type="constant", value=value)
         name = f"{self.layer.name}.{label}"
         parameter = Parameter(
-            name, self.layer.name, index, self._checked(shape), filler, trained, spec.name, spec.lr_mult, spec.decay_mult
+            name, self.layer.name, index, self._checked(shape), filler, trained, spec.name, spec.lr_mult, spec.decay_mult, start
         )
         owner = self._owner(parameter, spec.word("share_mode") == "PERMISSIVE")
         if owner is None:
@@ -169,7 +180,7 @@ class Context:
         self.assembly.nodes.append(Node(name, op, inputs, outputs, attributes, self.layer.name))
         if shape is not None:
             self.assembly.shapes[outputs[0]] = self._checked(shape)
-        return outputs[0]
+        return outputs[0] if outputs else ""
 
     def inner(self, label: str) -> str:
         """A value name inside this layer."""
@@ -247,6 +258,7 @@ def assemble(
     input_shapes: Mapping[str, Shape] | None = None,
     limits: Limits | None = None,
     folder: str | None = None,
+    python: Callable[[Message], Any] | None = None,
 ) -> Assembly:
     """The net's nodes, parameters and shapes. Raises FileFormatError (naming the layer), ShapeError for sizes that do not fit.
 
@@ -256,9 +268,14 @@ def assemble(
     layers = selected(net, phase, level, stages)
     if len(layers) > limits.layers:
         raise FileFormatError(f"the net has {len(layers)} layers, more than the limit of {limits.layers}")
-    if strangers := [f"{layer.name!r} ({layer.type})" for layer in layers if layer.type not in LAYERS]:
-        raise FileFormatError(f"{len(strangers)} layers have a type that is not supported: {', '.join(strangers)}")
-    assembly = Assembly(net, phase, folder=folder)
+    known = LAYERS.keys() - (set() if python else {"Python"})
+    if strangers := [layer for layer in layers if layer.type not in known]:
+        listed = ", ".join(f"{layer.name!r} ({layer.type})" for layer in strangers)
+        why = "; Python layers run code that the net names, which only preimage.caffe.Net does" * any(
+            layer.type == "Python" for layer in strangers
+        )
+        raise FileFormatError(f"{len(strangers)} layers have a type that is not supported: {listed}{why}")
+    assembly = Assembly(net, phase, folder=folder, python=python)
     layers = [_with_top(layer) for layer in layers]
     versions = _Versions(layers)
     unused: dict[str, None] = {}
@@ -292,6 +309,8 @@ def _run_row(context: Context) -> None:
     except FileFormatError:
         raise
     except PreimageError as problem:
+        if layer.type == "Python":  # what the layer's own code raises is the caller's
+            raise
         raise ShapeError(f"layer {layer.name!r} ({layer.type}): {problem}") from None
     missing = [top for top in context.tops if top not in context.assembly.shapes]
     if missing:

@@ -171,12 +171,14 @@ def load(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     limits: Limits | None = None,
+    python: Callable[[Message], Any] | None = None,
 ) -> CaffeGraph:
     """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
 
     Layers are chosen by phase ("TEST" or "TRAIN"), level (default: what the file's `state` says, or 0) and stages (and those of the
     file's `state`). Blobs that no file gives start from their fillers (`seed`);
-    such layers are listed in `missing`. `input_shapes` replaces sizes in the file.
+    such layers are listed in `missing`. `input_shapes` replaces sizes in the file. `python` makes hosts of Python layers
+    (layers_python.PythonHost); without it they are refused, since they run code that the net names.
 
     Raises: FileFormatError for a file that is not what it should be (with line or byte, and layer), ShapeError for sizes that
     do not fit or are beyond `limits`.
@@ -186,7 +188,7 @@ def load(
     net, limits = read_net(model), limits or Limits()
     folder = None if isinstance(model, Message) else str(Path(model).parent)
     level = int(net.state.level) if level is None else level
-    rules = {"phase": phase.upper(), "level": level, "stages": (*net.state.stage, *stages), "folder": folder}
+    rules = {"phase": phase.upper(), "level": level, "stages": (*net.state.stage, *stages), "folder": folder, "python": python}
     assembly = assemble(net, **rules, input_shapes=input_shapes, limits=limits)  # type: ignore[arg-type]
     names = [assembly.blob_of[item.name] for item in assembly.inputs]
     if unknown := [name for name in input_shapes or {} if name not in names]:
@@ -196,7 +198,12 @@ def load(
     arrays = {}
     for name, declared in assembly.parameters.items():
         given = declared.layer in known
-        arrays[name] = np.zeros(declared.shape, np.float32) if given else fill(declared.filler, declared.shape, rng)
+        if given:
+            arrays[name] = np.zeros(declared.shape, np.float32)
+        elif declared.start is not None:
+            arrays[name] = np.array(declared.start, np.float32)
+        else:
+            arrays[name] = fill(declared.filler, declared.shape, rng)
     assembly.net, assembly.layers = _without_blobs(net), [_bare(layer) for layer in assembly.layers]
     graph = CaffeGraph(assembly, arrays, limits, rules)
     if known:
