@@ -37,7 +37,7 @@ _LATER = ("analysis", "audit", "caffe", "io", "learning", "linop", "nn", "optim"
 
 
 # Pictures and tables for notebooks are made at the top of the package, and imported when a notebook asks.
-show_with(lambda value: import_later("preimage.report.notebook").html_of(value))
+show_with(lambda value: import_apart("preimage.report.notebook").html_of(value))
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from PIL import Image
 
 import preimage as pre
 from preimage.cli import main
-from preimage.cli.inputs import check_memory
+from preimage.cli.inputs import check_memory, larger_would_take, longest_by_default
+from preimage.cli.watch import Watch
 from preimage.errors import OptionError
 from preimage.io.stencils import load_stencils, save_stencils
-from preimage.learning import Model, psnr
+from preimage.learning import Model, Progress, psnr
+from preimage.report.terminal import Terminal
 
 QUICK = ("--steps", "6", "--stencils", "4", "--size", "5", "--engine", "gemm", "--threads", "1")
 
@@ -84,6 +87,50 @@ def test_the_page_stands_alone(rng: np.random.Generator) -> None:
     for what in ("The stencils", "Painted stencil by stencil", "The strongest activation maps", "The run over time"):
         assert what in page
     assert page.count("<figure") > 10
+
+
+def test_a_large_photograph_is_made_smaller_unless_asked_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.arange(1600 * 1200, dtype=np.uint32).reshape(1200, 1600).astype(np.uint8)).save("big.png")
+    quick = ("--steps", "1", "--stencils", "2", "--size", "3", "--stride", "3", "--engine", "gemm")
+    assert run("learn", "big.png", *quick, "-o", "small") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "made smaller: 1600x1200 to 1024x768" in said
+    assert "--longest 1600 takes them as they are: 2.4 times the work" in said
+    assert run("learn", "big.png", *quick, "-o", "whole", "--longest", "1600") == 0
+    said = capsys.readouterr().out
+    assert "made smaller" not in said
+    assert "1600x1200" in said
+
+
+def test_scarce_memory_makes_pictures_smaller_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = Model(11), [(3000, 4000)] * 3
+    assert longest_by_default(sizes[:1], 64, 3, model) == 1024
+    assert longest_by_default([(20, 30)], 64, 3, model) == 1024
+    monkeypatch.setattr("preimage.cli.inputs.available_memory", lambda: 2**30)
+    longest = longest_by_default(sizes, 64, 3, model)
+    assert 64 < longest < 500
+    check_memory([(longest * 3 // 4, longest)] * 3, 64, 3, model)
+    with pytest.raises(OptionError):
+        check_memory([(longest, longest * 4 // 3)] * 3, 64, 3, model)
+    assert larger_would_take([(20, 30)], 1024, 64, 3, model) == ""
+
+
+def test_the_report_can_be_opened_with_a_click(rng: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture(rng)).save("a.png")
+    assert run("learn", "a.png", *QUICK, "-o", "out put") == 0
+    (address,) = [line.strip() for line in capsys.readouterr().out.splitlines() if "file://" in line]
+    assert address == (Path("out put") / "report.html").absolute().as_uri()
+    assert " " not in address
+    assert "<html" in urllib.request.urlopen(address).read().decode()
+
+
+def test_a_run_says_once_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch(Terminal(), "learn", 200)
+    for step in range(1, 201):  # the first step, which compiles, takes 4 s, the others 1 s each
+        watch(Progress(step, 200, 3.0 + step, 1.0, 1.0, 1.0, 30.0, 0.1, 0.05))
+    out = capsys.readouterr().out
+    assert out.count("Ctrl-C") == 1
+    assert "200 steps take about 3 min" in out  # 4 + 199 s
 
 
 def test_several_pictures_in_colour(rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ import typer
 
 import preimage
 from preimage.cli import text
-from preimage.cli.inputs import check_memory, machine, read_pictures, stored_sizes, word
+from preimage.cli.inputs import check_memory, larger_would_take, longest_by_default, machine, read_pictures, stored_sizes, word
 from preimage.cli.output import OutputFolder, free_name
 from preimage.cli.watch import Watch
 from preimage.engines import plan
@@ -27,7 +27,7 @@ from preimage.learning import learn as learn_stencils
 from preimage.report.learned import LearnedReport, render_learned, write_pngs
 from preimage.report.terminal import Terminal
 
-__all__ = ["engine_of", "learn", "write_results"]
+__all__ = ["engine_of", "learn", "say_where", "write_results"]
 
 _WHAT = "What to learn"
 _HOW = "How it runs"
@@ -52,7 +52,12 @@ def learn(
         str, typer.Option(help="full: activations also beyond the edge; circular: the edges are joined.", rich_help_panel=_WHAT)
     ] = "full",
     longest: Annotated[
-        int | None, typer.Option(min=1, help="Make pictures smaller whose longer side is above this.", rich_help_panel=_WHAT)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Make pictures smaller whose longer side is above this; default: 1024, or what fits into memory.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="How many steps.", rich_help_panel=_HOW)] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Which patches the stencils start from.", rich_help_panel=_HOW)] = 0,
@@ -75,6 +80,11 @@ def learn(
         stencils=stencils, size=size, stride=stride, sparsity=sparsity, steps=steps, seed=seed, border=border
     )  # fmt: skip
     settings = preimage.config(**text.settings(engine, threads))
+    kept = ""
+    if images and longest is None:
+        as_they_are = stored_sizes(images, None)
+        longest = longest_by_default(as_they_are, stencils, 3, options.model())
+        kept = larger_would_take(as_they_are, longest, stencils, 3, options.model())
     if images:
         check_memory(stored_sizes(images, longest), stencils, 1, options.model())
     pictures = read_pictures(images, longest) if images else [_demo(longest)]
@@ -89,6 +99,8 @@ def learn(
         for p in pictures:
             for note in p.notes:
                 console.print(f"  {p.name}: {note}")
+        if kept:
+            console.print(f"  {kept}")
         split = [split_slow(p) for p in originals]
         started = time.perf_counter()
         with Watch(console, "learn", steps) as watch:
@@ -125,7 +137,14 @@ def learn(
         f"objective {last.objective:.2f}, {last.psnr:.2f} dB, {last.nonzeros_per_pixel:.3f} non-zero activations per pixel,"
         f" {seconds:.1f} s",
     )
-    console.print(f"report: {folder.place / 'report.html'}")
+    say_where(console, folder)
+
+
+def say_where(console: Terminal, folder: OutputFolder) -> None:
+    """The report's place, as a path and as an address that terminals open with a click."""
+    page = folder.place / "report.html"
+    console.print(f"report: {page}")
+    console.print(f"        {page.absolute().as_uri()}", soft_wrap=True)  # a line broken in two is no address
 
 
 def write_results(folder: OutputFolder, report: LearnedReport, metrics: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import typer
 import preimage
 from preimage.cli import text
 from preimage.cli.inputs import check_memory, machine, word
-from preimage.cli.learn import engine_of, write_results
+from preimage.cli.learn import engine_of, say_where, write_results
 from preimage.cli.output import OutputFolder, free_name
 from preimage.cli.watch import Watch
 from preimage.errors import FileFormatError, OptionError
@@ -125,7 +125,8 @@ def rebuild(
         write_results(folder, report, metrics)
     for name, value in report.tiles:
         console.print(f"{name}: {value}")
-    console.print(f"picture: {folder.place / 'rebuilt.png'}\nreport: {folder.place / 'report.html'}")
+    console.print(f"picture: {folder.place / 'rebuilt.png'}")
+    say_where(console, folder)
 
 
 def _split(planes: list[Any], known: Any) -> tuple[list[Any], list[Any]]:

@@ -14,6 +14,9 @@ from preimage.learning import Progress as Step
 
 __all__ = ["Watch"]
 
+#: Steps after which a run's time is estimated, and from which time on that is said.
+MEASURED, WORTH_SAYING_S = 5, 5.0
+
 
 class Watch:
     """`with Watch(console, title, steps) as watch: learn(..., progress=watch)`.
@@ -24,6 +27,7 @@ class Watch:
     def __init__(self, console: Console, title: str, steps: int) -> None:
         self.console, self.title, self.steps, self.stopped = console, title, steps, False
         self._handler: Any = None
+        self._first = 0.0
         self._bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(None), MofNCompleteColumn(),
             TextColumn("{task.fields[values]}", markup=False),
@@ -46,9 +50,20 @@ class Watch:
 
     def __call__(self, step: Step) -> bool:
         self._bar.update(self._task, completed=step.step, values=step.values)
+        self._estimate(step)
         if not self.console.is_terminal and (step.step in (1, step.steps) or step.step % max(1, step.steps // 10) == 0):
             self.console.print(f"{self.title} {step.step}/{step.steps}  {step.values}  {step.times}")
         return self.stopped
+
+    def _estimate(self, step: Step) -> None:
+        """Say once how long the run takes, by its first steps; the very first also compiles."""
+        if step.step == 1:
+            self._first = step.seconds
+        elif step.step == MEASURED:
+            whole = self._first + (step.seconds - self._first) / (MEASURED - 1) * (step.steps - 1)
+            if whole >= WORTH_SAYING_S:
+                said = f"{whole:.0f} s" if whole < 100 else f"{whole / 60:.0f} min"
+                self.console.print(f"{step.steps} steps take about {said}; Ctrl-C ends the run and keeps what is there")
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.stopped:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from preimage.locks import import_later
+from preimage.locks import import_apart
 
 __all__ = ["ROWS", "html_of"]
 
@@ -46,6 +46,6 @@ def html_of(value: object) -> str | None:
         place = ROWS.get(f"{kind.__module__}.{kind.__qualname__}")
         if place is not None:
             module, _, name = place.partition(":")
-            show: Callable[[object], str] = getattr(import_later(f"preimage.report.notebook.{module}"), name)
+            show: Callable[[object], str] = getattr(import_apart(f"preimage.report.notebook.{module}"), name)
             return show(value)
     return None
