@@ -110,17 +110,12 @@ class _Import:
         except BaseException as error:  # raised by the one that waits
             self._error = error
         finally:
-            self._over = True
             with LOCK:
-                _imported(me)
+                _importers.discard(me)
+                if _collects and not _importers:
+                    gc.enable()
+                self._over = True
                 _import_over.notify_all()
-
-
-def _imported(thread: int) -> None:
-    """That thread imports no more."""
-    _importers.discard(thread)
-    if _collects and not _importers:
-        gc.enable()
 
 
 # ---------------------------------------------------------------------------------------------------------------- fork
