@@ -28,7 +28,7 @@ from preimage.audit.shrink import smaller_cases
 from preimage.audit.subjects.definition import Definition
 from preimage.audit.subjects.engine import EngineSubject
 from preimage.cli.audit import audit as command
-from preimage.errors import FileFormatError, OptionError, PreimageError
+from preimage.errors import EngineError, FileFormatError, OptionError, PreimageError
 
 CONTRACTIONS = RESULTS[:3]
 
@@ -381,6 +381,34 @@ class Picky(Definition):
         return None if len(geometry.kernel_size) == 1 else "one axis alone"
 
 
+class Yes(Definition):
+    """Says of every call that it takes it, in its own way."""
+
+    name = "Yes"
+
+    def supports(self, geometry, contraction, dtype):
+        return True
+
+
+class Broken(Definition):
+    name = "Broken"
+
+    def supports(self, geometry, contraction, dtype):
+        return 1 // 0
+
+
+class InWords(EngineSubject):
+    """Refuses everything as `preimage.engines` does."""
+
+    def __init__(self):
+        super().__init__("reference")
+
+    def run(self, *given, **epilogue):
+        raise EngineError("engine 'reference' cannot take this conv: it does not feel like it")
+
+    run_epilogue = gradients = double_backward = run
+
+
 @pytest.mark.parametrize("identity", ["gradients", "double_backward", "dot"])
 def test_gradients_whose_transpose_is_refused_are_skipped(identity):
     """A stride of more phases than jit plans: the convolution runs, its input gradient is refused in words."""
@@ -395,10 +423,27 @@ def test_geometries_that_a_subject_does_not_take_are_counted():
     report = audit.run([Picky()], geometries=40, jobs=0, checks=["exact"])
     tally = report.subjects[0].tally
     assert tally.cases == 40
-    assert tally.skipped == {"one axis alone": sum(c.ndim != 1 for c in cases(40))}
+    assert tally.skipped == {"your supports(): one axis alone": sum(c.ndim != 1 for c in cases(40))}
     shown = _command("test_audit:Picky", "-n", "40", "-j", "0", "--checks", "exact").output
-    assert f"{tally.skipped.total()} of 40" in " ".join(shown.split())
-    assert "geometries skipped: one axis alone" in shown
+    assert f"{tally.skipped.total()} of 40 skipped: your supports()" in " ".join(shown.split())
+    assert "geometries skipped: your supports(): one axis alone" in shown
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_supports_that_gives_no_reason_or_raises_is_named(jobs):
+    with pytest.raises(OptionError, match=r"Yes.supports gave True; wanted None for a call that it takes, and else the reason"):
+        audit.run([Yes()], geometries=3, jobs=jobs, checks=["exact"])
+    with pytest.raises(OptionError, match=r"Broken.supports raised ZeroDivisionError"):
+        audit.run([Broken()], geometries=3, jobs=jobs, checks=["exact"])
+
+
+@pytest.mark.parametrize("check", audit.check_names())
+def test_an_engine_that_refuses_in_words_is_no_finding_of_any_check(check):
+    """Even where its supports() said nothing of it."""
+    report = audit.run([InWords()], geometries=40, jobs=0, checks=[check])
+    assert report.ok, [f.message for f in report.findings]
+    if check not in ("errors", "repeat"):
+        assert any("cannot take this" in why for why in report.subjects[0].tally.refused)
 
 
 def test_a_subject_may_lie_in_the_current_folder(tmp_path, monkeypatch):

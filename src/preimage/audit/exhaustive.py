@@ -38,7 +38,7 @@ from preimage.audit.findings import Failure, Report, SubjectReport, Trial
 from preimage.audit.oracle import Array, operands
 from preimage.audit.runner import fresh_reports, record
 from preimage.audit.subjects import make as make_subject
-from preimage.audit.subjects.base import Refused, Subject
+from preimage.audit.subjects.base import REFUSALS, Subject
 from preimage.audit.workers import one_thread, single_threaded_children
 from preimage.errors import EngineError
 
@@ -162,7 +162,7 @@ def _group(
 def _attempt(subject: Subject, case: Case, result: str, given: dict[str, Array], want: Array) -> Failure | None:
     try:
         got = subject.run(case, result, *operands(result, given["x"], given["w"], given["y"]))
-    except Refused:
+    except REFUSALS:
         return None
     except Exception as error:
         return Failure("crash", f"raised {type(error).__name__}: {str(error).strip()[:300]}")

@@ -29,6 +29,7 @@ from preimage.audit.state import State
 from preimage.audit.steer import Asked
 from preimage.audit.subjects import make as make_subject
 from preimage.audit.subjects.base import Subject
+from preimage.errors import OptionError
 
 __all__ = ["one_thread", "pick_jobs", "run_in_workers", "single_threaded_children"]
 
@@ -74,6 +75,9 @@ def _worker(
 
             try:
                 audit_case(case, i, subjects, reports, made, seed, note=note, shrink_seconds=shrink_seconds, known=known)
+            except OptionError as error:  # what the subject says of itself makes no sense
+                conn.send(error)
+                return
             except Exception:  # subjects are called guarded: this is a defect of the audit
                 conn.send(f"case {case}\n{traceback.format_exc()}")
                 return
@@ -204,6 +208,8 @@ def run_in_workers(
                     else:
                         pool.stop(conn)
                     continue
+                if isinstance(message, OptionError):
+                    raise message
                 if isinstance(message, str):
                     raise RuntimeError(f"the audit itself failed at {message}")
                 index, found = message

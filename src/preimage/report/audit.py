@@ -125,7 +125,9 @@ def bits_cell(subject: SubjectReport) -> str:
 def verdict_of(subject: SubjectReport) -> tuple[str, str]:
     """What is to be thought of a subject, and whether that is "ok", "bad" or "mild"."""
     skipped, cases = subject.tally.skipped.total(), subject.tally.cases
-    some = f"; {skipped:,} of {cases:,} skipped" if skipped else ""
+    whose = {why.partition(":")[0] for why in subject.tally.skipped}
+    by = f": {next(iter(whose))}" if whose == {"your supports()"} else ""
+    some = f"; {skipped:,} of {cases:,} skipped{by}" if skipped else ""
     if not subject.ok:
         return _findings(len(subject.findings)) + some, "bad"
     if cases and skipped == cases:

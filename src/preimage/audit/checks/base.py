@@ -16,7 +16,7 @@ from preimage.audit.case import Case
 from preimage.audit.data import EPSILON, dtype_of, lay_out
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array, Truth, operands
-from preimage.audit.subjects.base import Refused, Subject
+from preimage.audit.subjects.base import REFUSALS, Subject
 
 __all__ = ["Check", "Operands", "call", "compare", "few_images", "gamma"]
 
@@ -110,7 +110,7 @@ def call(subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Array |
     bias = ops.bias_array(result, trial.dtype) if trial.bias else None
     try:
         got = subject.run(case, result, *arrays, bias=bias)
-    except Refused as reason:
+    except REFUSALS as reason:
         tally.refused[f"{result}: {reason}"] += 1
         return None
     except Exception as error:

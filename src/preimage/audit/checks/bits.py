@@ -19,7 +19,7 @@ from preimage.audit.checks.base import Check, Operands, call, few_images
 from preimage.audit.data import LAYOUTS, reals
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array
-from preimage.audit.subjects.base import Refused, Subject
+from preimage.audit.subjects.base import REFUSALS, Subject
 
 __all__ = ["Bits", "Repeat"]
 
@@ -104,7 +104,7 @@ class Bits(Check):
             try:
                 with context():
                     other = call(subject, plain, ops, tally)
-            except Refused as reason:
+            except REFUSALS as reason:
                 tally.refused[f"{trial.result}: {reason}"] += 1
                 return None
         if other is None or isinstance(other, Failure):
@@ -162,7 +162,7 @@ class Repeat(Check):
             try:
                 with context():
                     got = call(subject, trial, ops, tally)
-            except Refused:
+            except REFUSALS:
                 continue
             if got is None or isinstance(got, Failure):
                 return got

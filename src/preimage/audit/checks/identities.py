@@ -21,10 +21,10 @@ import numpy as np
 
 from preimage.audit.case import Case
 from preimage.audit.checks.base import Check, Operands, call, compare, few_images
-from preimage.audit.data import EPSILON, PRECISION, amplitude, dtype_of, integers
+from preimage.audit.data import EPSILON, LAYOUTS, PRECISION, amplitude, dtype_of, integers, lay_out
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array, contract
-from preimage.audit.subjects.base import Refused, Subject
+from preimage.audit.subjects.base import REFUSALS, Refused, Subject
 
 __all__ = ["Identities"]
 
@@ -57,7 +57,10 @@ class Identities(Check):
             dtype = subject.dtypes[rng.integers(len(subject.dtypes))]
             result = _CONTRACTIONS[rng.integers(2)]
             kind = ("relu", "leaky_relu", "clip", None)[rng.integers(4)]
-            yield Trial(self.name, result, dtype, extra=("epilogue", kind, bool(rng.random() < 0.6), bool(rng.random() < 0.6)))
+            layouts = LAYOUTS if subject.any_strides else LAYOUTS[:1]
+            layout, other = (layouts[rng.integers(len(layouts)) if rng.random() < 0.5 else 0] for _ in range(2))
+            residual = other if rng.random() < 0.6 else ""
+            yield Trial(self.name, result, dtype, layout, extra=("epilogue", kind, bool(rng.random() < 0.6), residual))
         if subject.takes_prepared and rng.random() < 0.3:
             dtype = subject.dtypes[rng.integers(len(subject.dtypes))]
             how = ("packed", "bound", "bound, with a chain")[rng.integers(3)]
@@ -81,7 +84,7 @@ class Identities(Check):
             failure = getattr(self, f"_{trial.extra[0]}")(subject, trial, ops, tally)
         except _Stop as stop:
             return stop.failure
-        except Refused as reason:
+        except REFUSALS as reason:
             tally.refused[f"{trial.extra[0]}: {reason}"] += 1
             return None
         tally.runs[self.name] += 1
@@ -195,7 +198,7 @@ class Identities(Check):
 
     def _epilogue(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         case, result, dtype = ops.case, trial.result, dtype_of(trial.dtype)
-        _, kind, with_bias, with_residual = trial.extra
+        _, kind, with_bias, residual_layout = trial.extra
         if subject.refuses(case, result, trial.dtype):
             raise Refused("refused")
         want = ops.truth[result].astype(np.float64)
@@ -203,10 +206,10 @@ class Identities(Check):
         if with_bias:
             given["bias"] = ops.bias_array(result, trial.dtype)
             want = want + ops.bias(result).reshape(-1, *[1] * case.ndim)
-        if with_residual:
+        if residual_layout:
             top = max(int(np.abs(ops.bias(result)).max(initial=1)), 1)
             residual = np.random.default_rng(want.size).integers(-top, top + 1, want.shape)
-            given["residual"] = residual.astype(dtype)
+            given["residual"] = lay_out(residual.astype(dtype), residual_layout)
             want = want + residual
         if kind == "relu":
             want = np.maximum(want, 0)
@@ -216,7 +219,7 @@ class Identities(Check):
         elif kind == "clip":
             given.update(lo=-3.0, hi=5.0)
             want = np.clip(want, -3, 5)
-        arrays = ops.arrays(result, trial.dtype, "contiguous")
+        arrays = ops.arrays(result, trial.dtype, trial.layout)
         got = _guarded(lambda: subject.run_epilogue(case, result, *arrays, **given))
         return compare(np.asarray(got), want.astype(dtype), f"{result} with {', '.join(given)}")
 
@@ -274,7 +277,7 @@ def _inner(a: Array, b: Array) -> int | float:
 def _guarded(function: Any) -> Any:
     try:
         return function()
-    except Refused:
+    except REFUSALS:
         raise
     except Exception as error:
         raise _Stop(Failure("crash", f"raised {type(error).__name__}: {str(error).strip()[:300]}")) from error

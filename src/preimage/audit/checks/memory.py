@@ -17,7 +17,7 @@ from preimage.audit.checks.base import Check, Operands, compare, operands_names
 from preimage.audit.checks.exact import Exact
 from preimage.audit.data import PRECISION, dtype_of
 from preimage.audit.findings import Failure, Tally, Trial
-from preimage.audit.subjects.base import Refused, Subject
+from preimage.audit.subjects.base import REFUSALS, Subject
 
 __all__ = ["Memory"]
 
@@ -61,7 +61,7 @@ class Memory(Check):
                 got = subject.run(case, result, *arrays, bias=bias)
             got = np.array(got)
             subject.forget_workspace()
-        except Refused as reason:
+        except REFUSALS as reason:
             tally.refused[f"{result}: {reason}"] += 1
             return None
         except Exception as error:

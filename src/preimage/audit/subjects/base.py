@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from preimage.audit.case import Case
 from preimage.audit.invalid import Invalid
+from preimage.errors import EngineError
 
-__all__ = ["Array", "Refused", "Subject", "Variant", "literal"]
+__all__ = ["REFUSALS", "Array", "Refused", "Subject", "Variant", "literal"]
 
 Array = NDArray[Any]
 Variant = tuple[str, Callable[[], AbstractContextManager[Any]]]
@@ -24,6 +25,10 @@ Variant = tuple[str, Callable[[], AbstractContextManager[Any]]]
 
 class Refused(Exception):  # noqa: N818 - not an error: the subject says that it cannot express a call
     """Raised by an adapter for a call that its library openly does not offer; counted, not a finding."""
+
+
+#: What a call may raise that is no finding: the subject, or an engine of ours inside it, says in words that it does not take it.
+REFUSALS = (Refused, EngineError)
 
 
 class Subject:

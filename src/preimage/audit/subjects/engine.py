@@ -25,13 +25,16 @@ from preimage.audit.invalid import Invalid
 from preimage.audit.subjects.base import Array, Refused, Subject, Variant
 from preimage.engines import decisions, get
 from preimage.engines.buffers import trim
-from preimage.errors import PreimageError
+from preimage.errors import OptionError, PreimageError
 
 __all__ = ["EngineSubject", "ObjectSubject"]
 
 #: Up to so many multiply-adds a case is computed by kernels whose sizes are arguments, where as few as may be shall be compiled.
 FEW_KERNELS_MACS = 1 << 24
 _LITTLE_MACS = {"schedules": 0, "few kernels": FEW_KERNELS_MACS}
+
+
+_SUPPORTS = "wanted None for a call that it takes, and else the reason as text"
 
 
 class ObjectSubject(Subject):
@@ -59,7 +62,15 @@ class ObjectSubject(Subject):
         if not hasattr(self.target, result):
             return f"has no {result}"
         supports = getattr(self.target, "supports", None)
-        return supports(case.geometry(), result, dtype_of(dtype)) if supports is not None and result != "bias_grad" else None
+        if supports is None or result == "bias_grad":
+            return None
+        try:
+            why = supports(case.geometry(), result, dtype_of(dtype))
+        except Exception as error:
+            raise OptionError(f"{self.name}.supports raised {type(error).__name__}: {error}; {_SUPPORTS}, for {case}") from error
+        if why is not None and not isinstance(why, str):
+            raise OptionError(f"{self.name}.supports gave {why!r}; {_SUPPORTS}")
+        return None if why is None else f"your supports(): {why}"
 
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         method = getattr(self.target, result)
