@@ -14,6 +14,7 @@ from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import fold_phases
 from preimage.engines.jit.request import little_work
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.select import lower
 from preimage.geometry import ConvGeometry
 from preimage.settings import config
 
@@ -40,9 +41,9 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
     monkeypatch.setattr(direct, "_share", keep)
     with config(threads=n_threads), little_work(0):
         request = replace(JIT.request(g, "conv_transpose", np.dtype("float32"), channels_last=True), prepared=True)
-        recipe = direct.dense_recipe(request)
-    step = recipe.steps[-1]
-    rows, _, lists, taps, bounds = step.tables
+        program = lower(request)
+    call = program.calls[-1]
+    rows, _, lists, taps, bounds = (table.array for _, table in call.tables)
 
     def tiles(table):
         return sorted((a, b, c, k) for a, b, c, first, end, *_ in table.tolist() for k in range(first, end))
@@ -52,9 +53,9 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
     assert bounds[-1] == len(rows)
     folded = fold_phases(g)
     assert folded is not None
-    assert (recipe.bias_repeat > 1) is (name == "folded")
+    assert (program.bias_repeat > 1) is (name == "folded")
     line = folded.axis.kernel if name == "folded" else g.kernel_size[-1]
-    tap_bytes = step.template[Slot.BLOCK_BYTES] // (g.kernel_size[0] * line)
+    tap_bytes = call.words[Slot.BLOCK_BYTES] // (g.kernel_size[0] * line)
     for begin, end in pairwise(bounds):
         phases = set()
         for row in rows[begin:end]:
@@ -115,4 +116,4 @@ def test_argument_vectors_begin_with_the_addresses_that_operands_fills_in(schedu
     from preimage.engines.jit.program import operands
 
     arg = import_module(f"preimage.engines.jit.{schedule}_kernel").Arg
-    assert [(arg(slot).name, int(arg(slot))) for slot, _ in operands()] == [(slot.name, int(slot)) for slot in list(Slot)[:6]]
+    assert [(slot.name, int(slot)) for slot in operands(arg)] == [(slot.name, int(slot)) for slot in list(Slot)[:6]]

@@ -9,8 +9,9 @@ from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
 from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit import select
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.conv import direct, direct_kernel, few_outputs, streamed_weights
+from preimage.engines.jit.conv import direct, direct_kernel, direct_layout, few_outputs, streamed_weights
 from preimage.engines.jit.conv import few_outputs_kernel as few_outputs_kernel
 from preimage.engines.jit.conv.few_outputs import FewPlan, few_plan
 from preimage.engines.jit.engine import JitEngine
@@ -18,9 +19,10 @@ from preimage.engines.jit.index import partition
 from preimage.engines.jit.index.partition import cut, images_at_once
 from preimage.engines.jit.index.taps import fold_phases, gather_axes
 from preimage.engines.jit.index.tiling import tile_phase
+from preimage.engines.jit.link import link
 from preimage.engines.jit.packing import copy_kernel, moves, weights_kernel
-from preimage.engines.jit.packing.moves import weight_step
-from preimage.engines.jit.program import Recipe
+from preimage.engines.jit.packing.moves import weight_call
+from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import little_work
 from preimage.engines.jit.runtime import program_kernel
 from preimage.engines.prepared import PreparedWeight
@@ -142,7 +144,7 @@ def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch):
         nonlocal taken
         found = few_plan(r, axes)
         rows = few_outputs.row_axis(axes)
-        if found is None or tile[2] > rows.out_size or (len(rows.phases) % tile[2] and tile[2] % len(rows.phases)):
+        if isinstance(found, str) or tile[2] > rows.out_size or (len(rows.phases) % tile[2] and tile[2] % len(rows.phases)):
             return found
         taken += 1
         return FewPlan(*tile, 0.0)
@@ -150,9 +152,9 @@ def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch):
     for name, geometry in CASES.items():
         for contraction, a, w in calls(geometry):
             a, w = a + np.float32(0.1), w * np.float32(0.3)
-            monkeypatch.setattr(direct, "few_plan", lambda r, axes: None)
+            monkeypatch.setattr(select, "few_plan", lambda r, axes: "not here")
             want = getattr(JitEngine(), contraction)(geometry, a, w)
-            monkeypatch.setattr(direct, "few_plan", planned)
+            monkeypatch.setattr(select, "few_plan", planned)
             for threads in (1, 2):
                 with config(threads=threads):
                     for array in (a, last(a)):
@@ -262,9 +264,7 @@ def test_tables_do_not_grow_with_the_batch(name, contraction):
     sizes = []
     for batch in (1 << 14, 1 << 20):
         geometry = replace(CASES[name], batch=batch)
-        JIT.plan(geometry, contraction, np.dtype(np.float32))
-        recipe = next(reversed(JIT._recipes.values()))
-        sizes.append(sum(table.nbytes for step in recipe.steps for table in step.tables if hasattr(table, "nbytes")))
+        sizes.append(JIT.program(geometry, contraction, np.dtype(np.float32)).table_bytes)
     assert sizes[0] == sizes[1] < 4 << 20
 
 
@@ -363,12 +363,12 @@ def test_weights_are_packed_block_by_block(contraction, taps, target):
         shape = (groups * channels, inner, taps) if contraction == "conv" else (groups * inner, channels, taps)
         w = np.arange(1, 1 + int(np.prod(shape)), dtype=dtype).reshape(shape)
         with kernels.use_target(machine):
-            step, block_bytes = weight_step(
+            call, block_bytes = weight_call(
                 contraction, shape, groups, source, source, machine.vector_bytes // w.itemsize, width, True
             )
             packed, flag = np.full(3 * groups * block_bytes // w.itemsize, -1, dtype), np.zeros(1, np.int64)
             here = {"w": w.ctypes.data, "packed": packed.ctypes.data, "flag": flag.ctypes.data}
-            Recipe("packing", [step]).run(here, 1)
+            link(Program("packing", (call,)), 1).run(here, 1)
         assert block_bytes >= taps * inner * width * w.itemsize
         assert inner < 16 or block_bytes // taps // 64 % 2  # taps lie an odd number of cache lines apart
         by_tap = packed.reshape(groups, 3, taps, -1)[..., : inner * width]
@@ -378,7 +378,7 @@ def test_weights_are_packed_block_by_block(contraction, taps, target):
         np.testing.assert_array_equal(got[:, :channels], wanted)
         assert not flag[0]
         w.flat[-1] = np.nan
-        Recipe("packing", [step]).run(here, 1)
+        link(Program("packing", (call,)), 1).run(here, 1)
         assert flag[0]
 
 
@@ -392,14 +392,14 @@ def test_ends_of_rows_are_computed_apart(name, contraction, monkeypatch):
     a = np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) * np.float32(0.37)
     whole = JitEngine()
     with monkeypatch.context() as patch:
-        patch.setattr(direct, "find_edges", lambda *_: None)
+        patch.setattr(direct_layout, "find_edges", lambda *_: None)
         wanted = getattr(whole, contraction)(g, a, w)
     for threads in (1, 2):
         engine = JitEngine()
         with config(threads=threads):
             got = getattr(engine, contraction)(g, a, w)
             assert got.tobytes() == wanted.tobytes()
-    used = [recipe.details["input"] for recipe in engine._recipes.values()]
+    used = [linked.program.details["input"] for linked in engine._programs.values()]
     if name.startswith("up") == (contraction == "conv_transpose"):
         assert used == [direct.ENDS]
     w[:, :, ..., -1] = np.nan
@@ -429,17 +429,17 @@ def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatc
         for many in (0, 1 << 40):
             monkeypatch.setattr(moves, "MANY_WEIGHTS", many)
             with kernels.use_target(target):
-                step, block_bytes = moves.folded_weight_step(shape, folded, source, inner, width)
+                call, block_bytes = moves.folded_weight_call(shape, folded, source, inner, width)
                 packed, flag = (
                     np.full(-(-channels * stride // width) * block_bytes // item, 7.0, f"f{item}"),
                     np.zeros(1, np.int64),
                 )
                 here = {"w": w.ctypes.data, "packed": packed.ctypes.data, "flag": flag.ctypes.data}
-                Recipe("packing", [step]).run(here, 1)
+                link(Program("packing", (call,)), 1).run(here, 1)
                 assert not flag[0]
                 bad, room = w.copy(), packed.copy()
                 bad.flat[-1] = np.inf
-                Recipe("packing", [step]).run(here | {"w": bad.ctypes.data, "packed": room.ctypes.data}, 1)
+                link(Program("packing", (call,)), 1).run(here | {"w": bad.ctypes.data, "packed": room.ctypes.data}, 1)
                 assert flag[0]
             results.append(packed)
         np.testing.assert_array_equal(*results)
@@ -460,7 +460,7 @@ PIECES = {
 def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
     """Sums put down between pieces of the taps and taken up again: the bits of sums that never left the registers."""
     g, rng, cut = PIECES[name], np.random.default_rng(8), 0
-    monkeypatch.setattr(direct, "few_plan", lambda r, axes: None)
+    monkeypatch.setattr(select, "few_plan", lambda r, axes: "not here")
     for contraction, a, w in calls(g):
         a, w = (rng.standard_normal(v.shape).astype(dtype) for v in (a, w))
         epilogue = Epilogue(
@@ -478,7 +478,7 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
                 with config(threads=threads):
                     got = getattr(engine, contraction)(g, array, moved, epilogue)
                 assert got.tobytes() == wanted.tobytes()
-                cut += any("pieces" in recipe.details.get("weights", "") for recipe in engine._recipes.values())
+                cut += any("pieces" in linked.program.details.get("weights", "") for linked in engine._programs.values())
             if kernels.named_target("avx2").runs_here:
                 with kernels.use_target("avx2"):
                     assert getattr(JitEngine(), contraction)(g, a, w, epilogue).tobytes() == wanted.tobytes()
@@ -493,9 +493,9 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
 def test_lines_that_no_tap_reads_are_not_copied():
     """A 1x1 layer with strides copies the lines that it reads; its pixels, taken a stride apart, do not fall on the same sets."""
     g = forward((1, 256, 56, 56), (16, 256, 1, 1), stride=2)
-    recipe = JitEngine()._recipe(JitEngine().request(g, "conv", np.dtype(np.float64)))
+    program = JitEngine().program(g, "conv", np.dtype(np.float64))
     lines, columns, channels = 28, 56, 256
-    assert {b.name: b.size for b in recipe.buffers}["slab"] == lines * columns * (channels * 8 + 64)
+    assert {b.name: b.size for b in program.buffers}["slab"] == lines * columns * (channels * 8 + 64)
     deep = forward((2, 17, 7, 9, 5), (18, 17, 1, 1, 1), stride=(3, 2, 2))
     short = forward((2, 17, 6, 8, 5), (18, 17, 1, 1, 2), stride=(3, 2, 2), padding=((0, 4), (0, 0), (1, 0)))
     for g in (deep, short):

@@ -97,12 +97,12 @@ def test_epilogues():
 def test_a_few_kernels_serve_every_size(monkeypatch):
     """Three contractions of 150 geometries, no two alike, in two layouts: fewer kernels than geometries, and ever fewer new ones."""
     made: list[str] = []
-    compile_cached = kernels.compile_cached
+    wanted = kernels.wanted
 
     def noted(spec, make_text, *rest):
-        return compile_cached(spec, lambda: (made.append(spec), make_text())[1], *rest)
+        return wanted(spec, lambda: (made.append(spec), make_text())[1], *rest)
 
-    monkeypatch.setattr(kernels, "compile_cached", noted)
+    monkeypatch.setattr(kernels, "wanted", noted)
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
     kernels.forget()
     engine, count = JitEngine(), []
@@ -117,7 +117,7 @@ def test_a_few_kernels_serve_every_size(monkeypatch):
 
 
 def test_the_tables_that_are_kept_are_bounded(monkeypatch):
-    """Ever new sizes: recipes go when their tables hold more than the limit, and a call that comes back is right again."""
+    """Ever new sizes: programs go when their tables hold more than the limit, and a call that comes back is right again."""
     from preimage.engines.jit import engine as module
 
     monkeypatch.setattr(module, "TABLE_BYTES", 1 << 16)
@@ -126,5 +126,5 @@ def test_the_tables_that_are_kept_are_bounded(monkeypatch):
         geometry = ConvGeometry.from_conv((2, 3, size, 9), w.shape, padding=1)
         x = np.ones(geometry.input_shape, np.float32)
         np.testing.assert_array_equal(engine.conv(geometry, x, w), REFERENCE.conv(geometry, x, w))
-        assert sum(recipe.table_bytes for recipe in engine._recipes.values()) <= 1 << 16
-    assert 1 < len(engine._recipes) < 50
+        assert sum(linked.program.table_bytes for linked in engine._programs.values()) <= 1 << 16
+    assert 1 < len(engine._programs) < 50

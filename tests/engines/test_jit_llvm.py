@@ -272,16 +272,20 @@ def added_by(kernel):
 
 
 def asked(numbers, made):
-    """A `make` for `together`: kernels that add the numbers, their spec counted in `made` whenever their text is made."""
+    """Kernels that add the numbers; each is counted in `made` whenever its text is made."""
 
     def one(number):
         def text():
             made.append(number)
             return adds(number)
 
-        return kernels.compile_cached(f"add {number}", text)
+        return kernels.wanted(f"add {number}", text)
 
-    return lambda: [one(number) for number in numbers]
+    return [one(number) for number in numbers]
+
+
+def loaded(modules):
+    return [found["kernel"] for found in kernels.load_all(modules)]
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -290,8 +294,8 @@ def test_kernels_asked_for_together_are_compiled_once_each(n_threads, monkeypatc
     kernels.forget()
     numbers, made = [n_threads * 1000 + k for k in range(7)], []
     with pre.config(threads=n_threads):
-        made_kernels = kernels.together(asked(numbers, made))
-        again = kernels.together(asked(numbers, made))
+        made_kernels = loaded(asked(numbers, made))
+        again = loaded(asked(numbers, made))
     assert [added_by(kernel) for kernel in made_kernels] == numbers
     assert made == numbers
     assert again == made_kernels
@@ -300,26 +304,21 @@ def test_kernels_asked_for_together_are_compiled_once_each(n_threads, monkeypatc
 def test_what_the_disk_has_is_not_compiled_together_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(tmp_path / "kernels"))
     made = []
-    kernels.together(asked([1, 2], made))
+    loaded(asked([1, 2], made))
     kernels.forget()
-    made_kernels = kernels.together(asked([1, 2, 3], made))
+    made_kernels = loaded(asked([1, 2, 3], made))
     assert made == [1, 2, 3]
     assert [added_by(kernel) for kernel in made_kernels] == [1, 2, 3]
 
 
-def test_a_text_that_is_refused_among_others_keeps_none_and_leaves_the_thread_as_it_was(monkeypatch):
+def test_a_text_that_is_refused_among_others_keeps_none(monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
     kernels.forget()
-
-    def make():
-        return [*asked([11, 12], [])(), kernels.compile_cached("nonsense", lambda: "no module at all")]
-
+    modules = [*asked([11, 12], []), kernels.wanted("nonsense", lambda: "no module at all")]
     with pre.config(threads=2), pytest.raises(RuntimeError, match="parsing error"):
-        kernels.together(make)
+        loaded(modules)
     assert kernels.loaded_count() == 0
-    with pytest.raises(ZeroDivisionError):
-        kernels.together(lambda: 1 // 0)
-    assert added_by(kernels.compile_cached("add 11", lambda: adds(11))) == 11  # not 0, as inside
+    assert added_by(loaded(asked([11], []))[0]) == 11
 
 
 def test_code_made_side_by_side_is_the_code_made_alone():

@@ -141,7 +141,7 @@ def test_one_plan_whatever_the_stride():
     _, w, y = operands(g, np.random.default_rng(0))
     for _ in range(6):
         engine.conv_transpose(g, undefined(rng, y), w)
-    assert len(engine._recipes) == 1
+    assert len(engine._programs) == 1
 
 
 def test_dense_arrays_keep_their_strides():

@@ -11,6 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,9 +23,10 @@ if kernels.unavailable():
     pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 from preimage.engines.ir.builder import Kernel  # noqa: E402
-from preimage.engines.jit.program import Step  # noqa: E402
+from preimage.engines.jit.index.cached import kept  # noqa: E402
+from preimage.engines.jit.link import link  # noqa: E402
+from preimage.engines.jit.program import Program, kernel_call  # noqa: E402
 from preimage.engines.jit.runtime import lockstep_kernel, pool  # noqa: E402
-from preimage.engines.jit.runtime.fork_safety import kept  # noqa: E402
 from preimage.engines.jit.runtime.lockstep import in_step  # noqa: E402
 
 STORM_SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "1.5"))
@@ -65,17 +69,28 @@ def test_every_task_runs_once(n_threads, tasks):
     assert (counts == 20).all()
 
 
-def relay() -> int:
-    """Task (turn, part): cell[part] = cell[part] * 3 + turn, after some work, not atomically. args = cells, parts, work."""
-    f = Kernel()
-    parts = f.int_arg(1)
-    part, turn = f.task % parts, f.task // parts
-    cell = f.ptr_arg(0, "i64").at(part * 8)
-    old = cell.load_int()
-    with f.loop(0, f.int_arg(2)):
-        cell.store_int(old)
-    cell.store_int(old * 3 + turn)
-    return kernels.compile_module(f.ir(), "relay")
+class Relay(IntEnum):
+    CELLS = 0
+    PARTS = 1
+    WORK = 2
+
+
+@dataclass(frozen=True)
+class RelaySpec:
+    """Task (turn, part): cell[part] = cell[part] * 3 + turn, after some work, not atomically."""
+
+    arguments: ClassVar = Relay
+
+    def ir(self) -> str:
+        f = Kernel()
+        parts = f.int_arg(Relay.PARTS)
+        part, turn = f.task % parts, f.task // parts
+        cell = f.ptr_arg(Relay.CELLS, "i64").at(part * 8)
+        old = cell.load_int()
+        with f.loop(0, f.int_arg(Relay.WORK)):
+            cell.store_int(old)
+        cell.store_int(old * 3 + turn)
+        return f.ir()
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
@@ -84,14 +99,13 @@ def test_the_rounds_of_a_part_follow_each_other(n_threads, n_parts):
     rounds, wanted = 200, 0
     for turn in range(rounds):
         wanted = (wanted * 3 + turn) % (1 << 64)
-    step = in_step(Step("relay", relay(), (0, n_parts, 200), ((0, "cells"),), rounds * n_parts), n_parts, n_threads)
-    assert step.tasks == min(n_parts, n_threads)
+    values = {Relay.CELLS: "cells", Relay.PARTS: n_parts, Relay.WORK: 200}
+    call = in_step(kernel_call("relay", RelaySpec(), values, rounds * n_parts), n_parts, n_threads)
+    assert call.tasks == min(n_parts, n_threads)
+    linked = link(Program("relay", (call,)), n_threads)
     for _ in range(20):
         cells = np.zeros((n_parts, 8), np.int64)
-        words = list(step.template)
-        for slot, _name in step.patches:
-            words[slot] = cells.ctypes.data
-        pool.launch(step.kernel, pool.pack_args(*words), step.tasks, n_threads)
+        linked.run({"cells": cells.ctypes.data}, n_threads)
         assert (cells[:, 0].view(np.uint64) == np.uint64(wanted)).all()
 
 

@@ -25,7 +25,7 @@ from preimage.engines import get  # noqa: E402
 from preimage.engines.jit.index import partition  # noqa: E402
 from preimage.engines.jit.packing import moves  # noqa: E402
 from preimage.engines.jit.request import little_work  # noqa: E402
-from preimage.engines.jit.weight_grad import lower, tiling  # noqa: E402
+from preimage.engines.jit.weight_grad import call, lower, tiling  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
 TARGETS = [name for name in ("host", "avx512", "avx2") if kernels.named_target(name).runs_here]
@@ -48,10 +48,14 @@ def gradient(geometry, x, y, threads=1):
         return get("jit").conv_weight_grad(geometry, x, y)
 
 
+def program_of(geometry, channels_last, threads):
+    with pre.config(threads=threads):
+        return get("jit").program(geometry, "conv_weight_grad", np.dtype(np.float32), channels_last)
+
+
 def forget():
-    """Drop the recipes that were made, so that a changed plan is used."""
-    lower.weight_grad_recipe.cache_clear()
-    getattr(lower, "_ready", {}).clear()
+    """Drop the programs that were made, so that a changed plan is used."""
+    get("jit").forget()
 
 
 def integers(rng, shape, dtype, low=-2, high=3):
@@ -129,7 +133,7 @@ def test_no_schedule_changes_a_bit(name, monkeypatch):
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
     wanted = bits(gradient(geometry, x, y))
-    monkeypatch.setattr(lower, "SMALL_MACS", 0)  # share out even the smallest
+    monkeypatch.setattr(call, "SMALL_MACS", 0)  # share out even the smallest
     forget()
     layouts = ((x, y), (last(x), last(y)))
     for target in TARGETS:
@@ -187,8 +191,7 @@ def test_tables_do_not_grow_with_the_batch():
     sizes = []
     for batch in (1 << 14, 1 << 20):
         geometry = ConvGeometry.from_conv((batch, 16, 14, 14), (32, 16, 3, 3), padding=1)
-        recipe = lower.recipe_for_shapes(geometry, "f32", 4, False, 2)
-        sizes.append(recipe.table_bytes)
+        sizes.append(program_of(geometry, False, 2).table_bytes)
     assert sizes[0] == sizes[1] < 4 << 20
 
 
@@ -198,7 +201,7 @@ def test_tasks_in_step_change_no_bit(name, monkeypatch):
     geometry, rng = made(name), np.random.default_rng(8)
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
-    monkeypatch.setattr(lower, "SMALL_MACS", 0)
+    monkeypatch.setattr(call, "SMALL_MACS", 0)
     for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0}.items():
         monkeypatch.setattr(tiling, key, value)
     forget()
@@ -225,7 +228,7 @@ def test_asking_early_changes_no_bit(name, monkeypatch):
     wanted = bits(gradient(geometry, x, y))
     for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0, "asks_early": lambda *_: True}.items():
         monkeypatch.setattr(tiling, key, value)
-    monkeypatch.setattr(lower, "SMALL_MACS", 0)
+    monkeypatch.setattr(call, "SMALL_MACS", 0)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert ("meanwhile" in plan.details["bands"]) == ("blocks" not in plan.details["x"] + plan.details["y"])
@@ -240,10 +243,10 @@ def test_what_is_asked_for_early_is_what_is_read():
     geometry = ConvGeometry.from_conv(
         (1, 64, 2, 120, 100), (128, 64, 1, 3, 3), stride=(1, 1, 1), padding=((0, 0), (1, 1), (1, 1))
     )
-    item, x_bytes, y_bytes = 4, 64 * 2 * 120 * 100 * 4, 128 * 2 * 120 * 100 * 4
-    recipe = lower.recipe_for_shapes(geometry, "f32", item, True, 1)
-    assert "meanwhile" in recipe.details["bands"]
-    words, starts = recipe.steps[-1].tables[-2:]
+    x_bytes, y_bytes = 64 * 2 * 120 * 100 * 4, 128 * 2 * 120 * 100 * 4
+    program = program_of(geometry, True, 1)
+    assert "meanwhile" in program.details["bands"]
+    words, starts = (table.array for _, table in program.calls[-1].tables[-2:])
     assert starts[0] == 0
     assert starts[-1] == len(words)
     for side, size in ((1, x_bytes), (0, y_bytes)):  # x as vectors, y as scalars
@@ -252,7 +255,7 @@ def test_what_is_asked_for_early_is_what_is_read():
         assert lines[:, 2].sum() * 64 == size
         assert len(np.unique(lines[:, 1])) == len(lines)
     geometry = ConvGeometry.from_conv((1, 64, 28, 28), (64, 64, 3, 3), padding=1)  # stays in the nearer caches
-    assert "meanwhile" not in lower.recipe_for_shapes(geometry, "f32", item, True, 1).details["bands"]
+    assert "meanwhile" not in program_of(geometry, True, 1).details["bands"]
 
 
 def test_the_changes_of_the_schedule_are_real(monkeypatch):

@@ -25,7 +25,6 @@ from preimage.engines import get
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise import fused
 from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.weight_grad import lower
 
 MOST_FAULTS = 3000
 
@@ -81,12 +80,9 @@ def every(fault: Callable[[int], Any], run: Callable[[], Any], allowed: tuple[ty
 
 
 def forget() -> None:
-    """As in a new process: no recipe, no kernel, no chain is in memory."""
+    """As in a new process: no program, no kernel, no chain is in memory."""
     engine: Any = get("jit")
-    engine._ready.clear()
-    engine._recipes.clear()
-    lower._ready.clear()
-    lower.weight_grad_recipe.cache_clear()
+    engine.forget()
     fused._ready.clear()
     fused._kept.clear()
     kernels.forget()
@@ -209,7 +205,9 @@ class Allocator:
     """NumPy's allocations in this thread, counted, of which the n-th fails."""
 
     def __init__(self) -> None:
-        code = kernels.compile_many(_ALLOCATOR, ("fault_malloc", "fault_calloc", "fault_realloc", "fault_free"), "allocator")
+        code = kernels.load_all(
+            [kernels.wanted_module(_ALLOCATOR, ("fault_malloc", "fault_calloc", "fault_realloc", "fault_free"), "allocator")]
+        )[0]
         self._code = code
         self.state = (ctypes.c_int64 * 4)()
         addresses = [int(code[name]) for name in code]

@@ -40,7 +40,7 @@ def test_a_call_at_every_opcode_of_a_warm_call(name):
 
 @pytest.mark.parametrize("name", ["conv by 2 threads", "conv_transpose", "conv_weight_grad by 2 threads", "arena"])
 def test_the_same_call_inside_itself(name):
-    """The very same arrays, recipe and kernels."""
+    """The very same arrays, program and kernels."""
     call = calls.CALLS[name].use()
     wanted = [call() for _ in range(3)][-1]
     seen = []
@@ -73,7 +73,7 @@ def test_a_call_somewhere_in_a_first_call(name, tmp_path, monkeypatch):
 
 
 def test_a_call_while_kernels_are_compiled(monkeypatch):
-    """In the middle of `together`, whose caller is told 0 for the addresses of kernels that are yet to be compiled."""
+    """In the middle of linking: kernels are being compiled side by side."""
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
     outer, inner = calls.CALLS["conv by 2 threads"].use(), calls.gradients()
     wanted, wanted_inside = outer(), inner()

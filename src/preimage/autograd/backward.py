@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd.arrays import fitted
 from preimage.autograd.modes import enable_grad, no_grad
 from preimage.autograd.primitive import Node
-from preimage.autograd.tensor import Tensor, array_of, method
-from preimage.errors import GraphError
+from preimage.autograd.tensor import Tensor, array_of, method, refuse_masked
+from preimage.errors import GraphError, ShapeError
 
 __all__ = ["backward", "grad"]
 
@@ -27,9 +26,12 @@ def _seed(output: Tensor, grad_output: Any) -> Any:
         if output.size != 1:
             raise GraphError(f"backward from a Tensor of shape {output.shape} needs grad_output of that shape")
         return np.ones(output.shape, output.dtype)
-    if isinstance(grad_output, Tensor) and grad_output.shape == output.shape:
+    refuse_masked(grad_output, "grad_output")
+    if np.shape(array_of(grad_output)) != output.shape:
+        raise ShapeError(f"grad_output has shape {np.shape(array_of(grad_output))}, wanted {output.shape}")
+    if isinstance(grad_output, Tensor):
         return grad_output
-    return fitted(array_of(grad_output), output.dtype, output.shape, "grad_output")
+    return np.asarray(grad_output, output.dtype)
 
 
 def _count_uses(roots: Sequence[Vertex]) -> dict[Vertex, int]:

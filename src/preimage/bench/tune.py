@@ -24,6 +24,7 @@ from preimage.bench.suite import Layer
 from preimage.engines.jit import autotune
 from preimage.engines.jit.autotune import Tile
 from preimage.engines.jit.engine import JitEngine
+from preimage.engines.jit.request import ConvRequest
 from preimage.errors import EngineError
 
 __all__ = ["Finding", "tune_layer"]
@@ -87,6 +88,7 @@ def _cell(layer: Layer, what: str, contraction: str, dtype: str, layout: str, th
     w = rng.standard_normal(g.weight_shape).astype(dtype)
     plain = JitEngine(tuned=False)
     request = plain.request(g, contraction, np.dtype(dtype), layout == "channels_last")
+    assert isinstance(request, ConvRequest)
     own = plain.plan(g, contraction, np.dtype(dtype), layout == "channels_last")
     wanted = _call(plain, contraction, g, a, w)()
     turns = [_Turn(None, _call(plain, contraction, g, a, w), [])]

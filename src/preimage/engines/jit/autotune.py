@@ -16,10 +16,10 @@ from typing import Any
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit.compiler import disk_cache
-from preimage.engines.jit.depthwise.channels_last import is_depthwise
+from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.index.taps import gather_axes
 from preimage.engines.jit.index.tiling import MAX_PIXELS, tile_costs, tile_shapes
-from preimage.engines.jit.request import Request
+from preimage.engines.jit.request import ConvRequest
 from preimage.errors import EngineError, OutputError
 from preimage.host import write_file
 
@@ -39,13 +39,13 @@ def path() -> Path | None:
     return None if folder is None else folder / "tuning.json"
 
 
-def key_of(r: Request) -> str:
+def key_of(r: ConvRequest) -> str:
     """All that the choice of a tile depends on, in words: the machine, the geometry, what is computed on which arrays."""
     layout = "channels_last" if r.in_strides[1] == ELEMENT_BYTES[r.element] else "channels_first"
     return "; ".join((r.target.key, r.contraction, r.element, layout, f"{r.threads} threads", repr(r.geometry)))
 
 
-def valid_tile(r: Request, tile: Any) -> bool:
+def valid_tile(r: ConvRequest, tile: Any) -> bool:
     """Whether the dense schedule can use such a tile on the request's machine."""
     if not (isinstance(tile, (list, tuple)) and len(tile) == 3 and all(type(n) is int for n in tile)):
         return False
@@ -55,7 +55,7 @@ def valid_tile(r: Request, tile: Any) -> bool:
     return (lanes, vectors) in tile_shapes(item, r.target.vector_bytes) and 1 <= pixels <= MAX_PIXELS and fits
 
 
-def tiles_to_try(r: Request, most: int = 16) -> list[Tile]:
+def tiles_to_try(r: ConvRequest, most: int = 16) -> list[Tile]:
     """The tiles of the dense schedule that the plan's model holds for the best; none where another schedule has the say."""
     g, item = r.geometry, 8 if r.element == "f64" else 4
     if is_depthwise(r) or not g.ndim:
@@ -68,7 +68,7 @@ def tiles_to_try(r: Request, most: int = 16) -> list[Tile]:
     return [(c.lanes, c.vectors, c.pixels) for c in ranked[:most]]
 
 
-def tile_for(r: Request) -> Tile | None:
+def tile_for(r: ConvRequest) -> Tile | None:
     """The tile that was measured to be best for a request; None: the plan's own choice is, or none was measured."""
     tile: Any = _entries().get(key_of(r))
     return (tile[0], tile[1], tile[2]) if valid_tile(r, tile) else None

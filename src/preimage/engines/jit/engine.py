@@ -1,4 +1,4 @@
-"""The jit engine: the three contractions, by recipes of generated kernels that are made once and kept."""
+"""The jit engine: the three contractions, by programs of generated kernels that are made once and kept."""
 
 from __future__ import annotations
 
@@ -24,13 +24,24 @@ from preimage.engines.buffers import aligned
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import autotune, branches
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.conv.direct import dense_recipe
-from preimage.engines.jit.depthwise.channels_last import depthwise_recipe, is_depthwise
+from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.index.partition import Band, cut, images_at_once
-from preimage.engines.jit.program import ALIGN, Recipe, address_of, made_together
-from preimage.engines.jit.request import Request, is_little, little_macs, little_work, readable, take_epilogue, take_request
+from preimage.engines.jit.link import LinkedProgram, address_of, link
+from preimage.engines.jit.program import ALIGN, Program
+from preimage.engines.jit.request import (
+    ELEMENTS,
+    SMALL_MACS,
+    ConvRequest,
+    Request,
+    dense_strides,
+    is_little,
+    little_macs,
+    little_work,
+    readable,
+)
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
-from preimage.engines.jit.weight_grad import lower
+from preimage.engines.jit.select import lower
+from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK
@@ -38,12 +49,10 @@ from preimage.settings import current, thread_count
 
 __all__ = ["JitEngine"]
 
-ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
-RECIPES = 2048  # kept at most; the oldest go first
+PROGRAMS = 2048  # kept at most; the oldest go first
 TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
 LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
-SMALL_MACS = 500_000  # less work than this is not worth handing out
 Weight = Array | PreparedWeight
 
 
@@ -59,11 +68,12 @@ class JitEngine:
         (`tuning`) are used. For tests and measurements.
         """
         self._tile, self._tuned = tile, tuned
-        self._recipes: dict[Request, Recipe] = {}
-        #: Bytes of their tables: asking thousands of recipes at every new one would take milliseconds.
-        self._recipe_bytes: dict[Request, int] = {}
-        self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(RECIPES)
+        self._programs: dict[Request, LinkedProgram] = {}
+        #: Bytes of their tables: asking thousands of programs at every new one would take milliseconds.
+        self._table_bytes: dict[Request, int] = {}
+        self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(PROGRAMS)
         self._scratch = Scratch()
+        self._weight_gradient = WeightGradients(self._linked, self._run)
 
     def unavailable(self) -> str | None:
         return kernels.unavailable()
@@ -123,8 +133,8 @@ class JitEngine:
 
     def _request(
         self, g: ConvGeometry, contraction: str, x: Array, out: Array, finish: Finish, threads: int, prepared: bool
-    ) -> Request:  # fmt: skip
-        return Request(
+    ) -> ConvRequest:  # fmt: skip
+        return ConvRequest(
             g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
             threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, kernels.current_target(),
             self._tile is None and is_little(g), self._tile,
@@ -140,13 +150,13 @@ class JitEngine:
             self._by_bands(cut(g, contraction, -(-g.batch // images)), contraction, x, w, epilogue, out, threads)
             return None
         request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
-        recipe = self._recipe(request)
-        bands = _bands(recipe, g, contraction)
+        linked = self._linked(request)
+        bands = _bands(linked.program, g, contraction)
         if bands is not None:
             self._by_bands(bands, contraction, x, w, epilogue, out, threads)
             return None
-        decisions.report(recipe.decisions)
-        ready = Ready(request, recipe, out, request.threads)
+        decisions.report(linked.program.decisions)
+        ready = Ready(request, linked, out, request.threads)
         self._run_ready(ready, out, x, w, epilogue)
         return ready
 
@@ -170,17 +180,17 @@ class JitEngine:
             return None
         w = w.fixed()
         request = self._request(geometry, contraction, x, out, finish_of(epilogue, chain), thread_count(), True)
-        recipe = self._recipe(request)
-        if _bands(recipe, geometry, contraction) is not None:
+        linked = self._linked(request)
+        if _bands(linked.program, geometry, contraction) is not None:
             return None
-        memory, finite = self._packed(w, recipe)
-        if recipe.skips_padding and not finite:
-            request, recipe = self._exactly(request)
-            memory, _ = self._packed(w, recipe)
-        decisions.report(recipe.decisions)
-        arrays = epilogue_arrays(epilogue, out.dtype, recipe.bias_repeat, chain)
+        memory, finite = self._packed(w, linked.program)
+        if linked.skips_padding and not finite:
+            request, linked = self._exactly(request)
+            memory, _ = self._packed(w, linked.program)
+        decisions.report(linked.program.decisions)
+        arrays = epilogue_arrays(epilogue, out.dtype, linked.bias_repeat, chain)
         arrays.pop("residual", None)
-        return Bound(Ready(request, recipe, out, request.threads), arrays | {"packed": memory}, self._scratch)
+        return Bound(Ready(request, linked, out, request.threads), arrays | {"packed": memory}, self._scratch)
 
     def _by_bands(
         self, bands: list[Band] | None, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, out: Array, threads: int
@@ -193,8 +203,8 @@ class JitEngine:
             self._into(part, contraction, x[read], w, own, out[written], threads)
 
     def _run_ready(self, ready: Ready, out: Array, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
-        """Run a recipe on arrays of the strides that it was made for."""
-        recipe, scratch = ready.recipe, self._scratch
+        """Run a program on arrays of the strides that it was made for."""
+        linked, scratch = ready.linked, self._scratch
         workspace = scratch.take(ready.size + ALIGN)
         base = workspace.address
         addresses = {"x": address_of(x), "out": address_of(out), "bias": 0, "residual": 0, "limits": 0}
@@ -202,12 +212,12 @@ class JitEngine:
             addresses[name] = base + at
         kept = None
         if epilogue is not None:
-            kept = epilogue_arrays(epilogue, ready.dtype, recipe.bias_repeat)
+            kept = epilogue_arrays(epilogue, ready.dtype, linked.bias_repeat)
             for name, array in kept.items():
                 addresses[name] = address_of(array)
         finite = True
         if type(w) is PreparedWeight:
-            packed, finite = self._packed(w, recipe)
+            packed, finite = self._packed(w, linked.program)
             addresses["packed"] = address_of(packed)
         else:
             assert not isinstance(w, PreparedWeight)
@@ -216,86 +226,94 @@ class JitEngine:
                 w = np.ascontiguousarray(w)
             addresses["w"] = address_of(w)
             addresses["flag"] = base
-        recipe.run(addresses, ready.threads)
+        linked.run(addresses, ready.threads)
         del kept  # the kernels have read them
         finite = finite and not workspace.flag[0]
         scratch.free.append(workspace)
-        if recipe.skips_padding and not finite:
-            request, recipe = self._exactly(ready.request)
-            self._run_ready(Ready(request, recipe, out, request.threads), out, x, w, epilogue)
+        if linked.skips_padding and not finite:
+            request, linked = self._exactly(ready.request)
+            self._run_ready(Ready(request, linked, out, request.threads), out, x, w, epilogue)
         return out
 
-    def exact_request(self, request: Request) -> Request:
+    def exact_request(self, request: ConvRequest) -> ConvRequest:
         """For weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
         forward = request.contraction == "conv"
         branches.call("exact.every_tap" if forward else "exact.single_positions")
         return replace(request, every_tap=forward, single=not forward)
 
-    def _exactly(self, request: Request) -> tuple[Request, Recipe]:
+    def _exactly(self, request: ConvRequest) -> tuple[ConvRequest, LinkedProgram]:
         exact = self.exact_request(request)
-        recipe = self._recipe(exact)
-        decisions.report(recipe.decisions)
-        if recipe.bias_repeat != 1:
-            raise AssertionError("an exact recipe has no folded phases")
-        return exact, recipe
+        linked = self._linked(exact)
+        decisions.report(linked.program.decisions)
+        if linked.bias_repeat != 1:
+            raise AssertionError("an exact program has no folded phases")
+        return exact, linked
 
-    def _packed(self, w: PreparedWeight, recipe: Recipe) -> tuple[Array, bool]:
-        """The weights as a recipe wants them, and whether all are finite."""
+    def _packed(self, w: PreparedWeight, program: Program) -> tuple[Array, bool]:
+        """The weights as a program wants them, and whether all are finite."""
         array, forms = w.state
-        found = forms.get(recipe.packed_key)
+        found = forms.get(program.packed_key)
         if found is None:
-            assert recipe.packing is not None
-            memory, flag = aligned(recipe.packed_bytes), np.zeros(1, np.int64)
-            once = Recipe("packing", [recipe.packing])
+            assert program.packing is not None
+            memory, flag = aligned(program.packed_bytes), np.zeros(1, np.int64)
+            once = link(Program("packing", (program.packing,)), 1)
             once.run({"w": address_of(array), "packed": address_of(memory), "flag": address_of(flag)}, 1)
-            found = forms[recipe.packed_key] = (memory, not flag[0])
+            found = forms[program.packed_key] = (memory, not flag[0])
         return found
 
-    def _run(self, recipe: Recipe, addresses: dict[str, int], n_threads: int) -> None:
-        workspace = self._scratch.take(recipe.workspace_bytes + ALIGN)
-        for name, at in recipe.places.items():
+    def _run(self, linked: LinkedProgram, addresses: dict[str, int], n_threads: int) -> None:
+        workspace = self._scratch.take(linked.workspace_bytes + ALIGN)
+        for name, at in linked.places.items():
             addresses[name] = workspace.address + at
-        recipe.run(addresses, n_threads)
+        linked.run(addresses, n_threads)
         self._scratch.free.append(workspace)
 
-    def _recipe(self, request: Request) -> Recipe:
-        recipe = self._recipes.get(request)
-        if recipe is None:
-            recipe = made_together(lambda: self._new_recipe(request), request.threads)
-            self._keep_recipe(request, recipe)
-        return recipe
+    def _linked(self, request: Request) -> LinkedProgram:
+        linked = self._programs.get(request)
+        if linked is None:
+            linked = link(self.lower(request), request.threads)
+            self._keep(request, linked)
+        return linked
 
-    def _new_recipe(self, request: Request) -> Recipe:
-        take_request(request.contraction, request.element, request.little, request.threads)
-        take_epilogue(request.finish, request.prepared)
-        if is_depthwise(request):
-            return depthwise_recipe(request)
-        tile = autotune.tile_for(request) if self._tuned and request.tile is None and not request.single else None
-        recipe = dense_recipe(request if tile is None else replace(request, tile=tile, little=False))
-        if tile is not None:
-            recipe.details["tile"] += ", tuned"
-        return recipe
+    def lower(self, request: Request) -> Program:
+        """The program of a request, with the tile that was measured for it, if one was. Compiles nothing."""
+        if isinstance(request, ConvRequest) and self._tuned and request.tile is None and not request.single:
+            tile = None if is_depthwise(request) else autotune.tile_for(request)
+            if tile is not None:
+                program = lower(replace(request, tile=tile, little=False))
+                program.details["tile"] += ", tuned"
+                return program
+        return lower(request)
 
-    def _keep_recipe(self, request: Request, recipe: Recipe) -> None:
+    def _keep(self, request: Request, linked: LinkedProgram) -> None:
         with LOCK:
-            if request in self._recipes:  # another thread made it meanwhile
+            if request in self._programs:  # another thread made it meanwhile
                 return
-            self._recipes[request] = recipe
-            self._recipe_bytes[request] = recipe.table_bytes
-            held = sum(tuple(self._recipe_bytes.values()))
-            if len(self._recipes) <= RECIPES and held <= TABLE_BYTES:
+            self._programs[request] = linked
+            self._table_bytes[request] = linked.program.table_bytes
+            held = sum(tuple(self._table_bytes.values()))
+            if len(self._programs) <= PROGRAMS and held <= TABLE_BYTES:
                 return
-            self._ready.clear()  # which holds recipes too
-            sizes = tuple(self._recipe_bytes.items())
+            self._ready.clear()  # which holds programs too
+            self._weight_gradient.forget()
+            sizes = tuple(self._table_bytes.items())
             for k, (key, size) in enumerate(sizes[:-1]):  # not the newest; a quarter at once, so that it comes seldom
-                if len(sizes) - k <= RECIPES * 3 // 4 and held <= TABLE_BYTES * 3 // 4:
+                if len(sizes) - k <= PROGRAMS * 3 // 4 and held <= TABLE_BYTES * 3 // 4:
                     break
-                self._recipes.pop(key, None)
-                self._recipe_bytes.pop(key, None)
+                self._programs.pop(key, None)
+                self._table_bytes.pop(key, None)
                 held -= size
 
+    def forget(self) -> None:
+        """Drop every program and every call that was made ready."""
+        with LOCK:
+            self._ready.clear()
+            self._weight_gradient.forget()
+            self._programs.clear()
+            self._table_bytes.clear()
+
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
-        return lower.conv_weight_grad(geometry, x, y, thread_count(), self._run)
+        return self._weight_gradient(geometry, x, y, thread_count())
 
     def audit_variants(self, promise: str) -> list[tuple[str, Any]]:
         """Schedules that the audit compares with the one that is taken: those of large work, for work of any size."""
@@ -308,30 +326,33 @@ class JitEngine:
         return {"jit.direct.tile.half_vectors": "half vectors are tried only where the CPU's vectors have 64 bytes"}
 
     def request(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Request:
-        """What a call on dense arrays of a layout asks for (conv and conv_transpose), so many images as one plan is made for."""
-        part, item = replace(geometry, batch=images_at_once(geometry, contraction)), dtype.itemsize
+        """What a call on dense arrays of a layout asks for, of so many images as one plan is made for."""
+        item, element = dtype.itemsize, ELEMENTS[dtype.name]
+        if contraction == "conv_weight_grad":
+            return request_for_shapes(geometry, element, item, channels_last, thread_count())
+        part = replace(geometry, batch=images_at_once(geometry, contraction))
         shapes = (part.input_shape, part.output_shape)[:: 1 if contraction == "conv" else -1]
-        x, out = (lower.dense_strides(s, item, channels_last) for s in shapes)
+        x, out = (dense_strides(s, item, channels_last) for s in shapes)
         threads = thread_count() if part.inside_macs > SMALL_MACS else 1
-        return Request(
-            part, contraction, ELEMENTS[dtype.name], x, out, Finish(), threads, False, False, False, kernels.current_target(),
+        return ConvRequest(
+            part, contraction, element, x, out, Finish(), threads, False, False, False, kernels.current_target(),
             self._tile is None and is_little(part), self._tile,
         )  # fmt: skip
 
+    def program(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Program:
+        """The program of a call on dense arrays. Nothing is compiled or loaded, and the target need not be this machine."""
+        return self.lower(self.request(geometry, contraction, dtype, channels_last))
+
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize
-        if contraction == "conv_weight_grad":
-            images = geometry.batch if geometry.is_depthwise else images_at_once(geometry)
-            recipe = lower.recipe_for_shapes(geometry, ELEMENTS[dtype.name], item, channels_last, threads)
-        else:
-            request = self.request(geometry, contraction, dtype, channels_last)
-            images, recipe = request.geometry.batch, self._recipe(request)
-        details = dict(recipe.details)
+        request = self.request(geometry, contraction, dtype, channels_last)
+        images, program = request.geometry.batch, self.lower(request)
+        details = dict(program.details)
         if images < geometry.batch:
             details["images"] = f"{images} at a time, of {geometry.batch}"
         return Plan(
-            self.name, contraction, recipe.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
-            recipe.workspace_bytes, threads, self.promises, details, recipe.refused, recipe.decisions,
+            self.name, contraction, program.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
+            program.workspace_bytes, threads, self.promises, details, program.refused, program.decisions,
         )  # fmt: skip
 
 
@@ -354,9 +375,9 @@ def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
     return epilogue.bias is not None, epilogue.activation, lies
 
 
-def _bands(recipe: Recipe, g: ConvGeometry, contraction: str) -> list[Band] | None:
+def _bands(program: Program, g: ConvGeometry, contraction: str) -> list[Band] | None:
     """The call in pieces, if the activations in scratch memory pass the limit and there are pieces."""
-    activations = sum(buffer.size for buffer in recipe.buffers if buffer.name != "packed")
+    activations = sum(buffer.size for buffer in program.buffers if buffer.name != "packed")
     limit = max(current().workspace_bytes, LEAST_SCRATCH)
     if activations <= limit:
         return None

@@ -1,4 +1,4 @@
-"""What a call would decide, without making a kernel: the plan is made, looked at and dropped. The audit searches with it."""
+"""What a call would decide: the plan is made, looked at and dropped. The audit searches with it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from preimage.engines import decisions
 from preimage.engines.base import DType
-from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.weight_grad import lower
-from preimage.engines.jit.weight_grad.lower import ELEMENTS
+from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, ConvRequest
+from preimage.engines.jit.weight_grad.call import request_for_shapes
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
 
@@ -19,12 +18,7 @@ __all__ = ["planned_decisions"]
 
 
 def planned_decisions(
-    engine: JitEngine,
-    geometry: ConvGeometry,
-    contraction: str,
-    dtype: DType,
-    channels_last: bool = False,
-    finite: bool = True,
+    engine: JitEngine, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False, finite: bool = True
 ) -> frozenset[str]:
     """The names of the decisions that the plan of a call takes, under the settings and the target of now.
 
@@ -34,13 +28,13 @@ def planned_decisions(
     sizes = (*geometry.input_shape, *geometry.output_shape, *geometry.weight_shape)
     if not all(sizes) or engine.supports(geometry, contraction, dtype) is not None:
         return frozenset()
-    with decisions.made() as found, kernels.nothing_compiled():
-        if contraction == "conv_weight_grad":
-            element = ELEMENTS[dtype.name]
-            threads = thread_count() if geometry.inside_macs > lower.SMALL_MACS else 1
-            lower._new_recipe(lower.request_for_shapes(geometry, element, dtype.itemsize, channels_last, threads))
-        else:
-            request = engine.request(geometry, contraction, dtype, channels_last)
-            if engine._new_recipe(request).skips_padding and not finite:
-                engine._new_recipe(engine.exact_request(request))
-    return frozenset(found)
+    if contraction == "conv_weight_grad":
+        threads = thread_count() if geometry.inside_macs > SMALL_MACS else 1
+        request = request_for_shapes(geometry, ELEMENTS[dtype.name], dtype.itemsize, channels_last, threads)
+        return frozenset(engine.lower(request).decisions)
+    with decisions.made() as found:
+        asked = engine.request(geometry, contraction, dtype, channels_last)
+        assert isinstance(asked, ConvRequest)
+        program = engine.lower(asked)
+        again = engine.lower(engine.exact_request(asked)).decisions if program.skips_padding and not finite else ()
+    return frozenset({*found, *program.decisions, *again})

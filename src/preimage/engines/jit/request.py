@@ -1,10 +1,12 @@
-"""What a recipe depends on."""
+"""What a program depends on: the keys under which programs are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +18,12 @@ from preimage.engines.jit.compiler import kernels
 from preimage.geometry import ConvGeometry
 
 __all__ = [
+    "ELEMENTS",
+    "SMALL_MACS",
+    "ConvRequest",
     "Request",
+    "WeightGradRequest",
+    "dense_strides",
     "is_little",
     "little_macs",
     "little_work",
@@ -26,6 +33,8 @@ __all__ = [
     "take_request",
 ]
 
+ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
+SMALL_MACS = 500_000  # less work than this is not worth handing out to threads
 _little = 1 << 16
 
 
@@ -87,8 +96,8 @@ def readable(a: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """All that a recipe depends on; element is f32, f64, f16 or bf16.
+class ConvRequest:
+    """All that the program of conv or conv_transpose depends on; element is f32, f64, f16 or bf16.
 
     Strides are in bytes: the arrays' own, but for axes of one position (`meaningful_strides`).
     """
@@ -112,6 +121,43 @@ class Request:
         given, result = (g.input_shape, g.output_shape)[:: 1 if self.contraction == "conv" else -1]
         object.__setattr__(self, "in_strides", meaningful_strides(given, self.in_strides, item))
         object.__setattr__(self, "out_strides", meaningful_strides(result, self.out_strides, item))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradRequest:
+    """All that the program of conv_weight_grad depends on. Strides in bytes as above; element: f32, f64, f16 or bf16."""
+
+    geometry: ConvGeometry
+    element: str
+    x_strides: tuple[int, ...]
+    y_strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    threads: int
+    target: kernels.Target
+    little: bool = False  # kernels whose sizes are all arguments
+    turn: str = "only"  # of the batch: "first", "middle" or "last", where the sums go on from call to call (array "sums")
+
+    @property
+    def contraction(self) -> str:
+        return "conv_weight_grad"
+
+    def __post_init__(self) -> None:
+        g, item = self.geometry, ELEMENT_BYTES[self.element]
+        for name, shape in (("x", g.input_shape), ("y", g.output_shape), ("out", g.weight_shape)):
+            field = f"{name}_strides"
+            object.__setattr__(self, field, meaningful_strides(shape, getattr(self, field), item))
+
+
+Request: TypeAlias = "ConvRequest | WeightGradRequest"
+
+
+def dense_strides(shape: tuple[int, ...], item: int, channels_last: bool) -> tuple[int, ...]:
+    """The strides of an array that lies densely in C order or channels-last."""
+    if channels_last:
+        memory = (shape[0], *shape[2:], shape[1])
+        steps = [item * prod(memory[k + 1 :]) for k in range(len(memory))]
+        return (steps[0], item, *steps[1:-1])
+    return tuple(item * prod(shape[k + 1 :]) for k in range(len(shape)))
 
 
 def take_request(contraction: str, element: str, little: bool, threads: int) -> None:

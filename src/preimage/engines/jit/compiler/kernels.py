@@ -2,7 +2,7 @@
 
     kernel = kernels.compile_module(text)              # an int: the address of the symbol `kernel`
     kernel = kernels.compile_cached(spec, make_text)   # the same, without making the text when the disk has the code
-    result = kernels.together(make)                    # what make() makes; the kernels that it asks for are compiled side by side
+    loaded = kernels.load_all([kernels.wanted(...)])   # many of them; those that nobody has are compiled side by side
 
 A kernel is an address that owns its code: it stays loaded while the `LoadedKernel` object lives, and is unloaded with it.
 Compiled code is kept in memory under its key (least recently used ones go first) and on disk (`disk_cache`). LLVM itself: `toolchain`.
@@ -15,12 +15,10 @@ import functools
 import hashlib
 import os
 import sys
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from preimage.engines.jit.compiler import disk_cache
 from preimage.engines.jit.compiler.toolchain import (
@@ -50,27 +48,27 @@ __all__ = [
     "CONTROL_LEVEL",
     "LoadedKernel",
     "Target",
+    "Wanted",
     "assembly",
-    "at_once",
     "checked_ir",
     "compile_cached",
-    "compile_many",
     "compile_module",
     "current_target",
     "forget",
     "host",
+    "load_all",
     "load_object",
     "loaded_count",
     "named_target",
-    "nothing_compiled",
     "object_code",
-    "together",
+    "print_once",
     "unavailable",
     "use_target",
+    "wanted",
+    "wanted_module",
 ]
 
 MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geometries than this recompiles from disk
-T = TypeVar("T")
 
 
 def generator_sources() -> list[str]:
@@ -96,49 +94,56 @@ _kernels: OrderedDict[str, Mapping[str, LoadedKernel]] = OrderedDict()
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kernels))  # at interpreter exit no code is unloaded under a running thread
 
 
-def compile_module(text: str, key: str = "", target: Target | None = None) -> LoadedKernel:
-    """The loaded function `kernel` of a module of IR text: from memory, from disk, or compiled now.
+class Wanted(NamedTuple):
+    """A module that somebody wants loaded: the key under which it is kept, and how it is made where nobody has it."""
 
-    key is only a readable name: what finds the code is the text itself, the target and the versions of the tool chain.
+    key: str
+    target: Target
+    make_text: Callable[[], str]
+    symbols: tuple[str, ...]
+    level: int
+
+
+def wanted_module(
+    text: str, symbols: Sequence[str] = ("kernel",), name: str = "", target: Target | None = None, level: int = CODEGEN_LEVEL
+) -> Wanted:
+    """A module of IR text with some functions. name is only readable: what finds the code is the text itself, the target and the
+    versions of the tool chain.
     """
-    return compile_many(text, ("kernel",), key, target)["kernel"]
-
-
-def compile_many(
-    text: str, symbols: Sequence[str], key: str = "", target: Target | None = None, level: int = CODEGEN_LEVEL
-) -> Mapping[str, LoadedKernel]:
-    """As compile_module, for a module with several functions."""
     target = target or current_target()
     digest = hashlib.sha256(text.encode()).hexdigest()
-    full = disk_cache.key(
-        name=key,
-        text=digest,
-        target=target.key,
-        tools=toolchain(),
-        level=str(level),
-    )
-    return _find(full, target, lambda: text, tuple(symbols), level)
+    key = disk_cache.key(name=name, text=digest, target=target.key, tools=toolchain(), level=str(level))
+    return Wanted(key, target, lambda: text, tuple(symbols), level)
+
+
+def wanted(spec: str, make_text: Callable[[], str], target: Target | None = None, level: int = CODEGEN_LEVEL) -> Wanted:
+    """The function `kernel` of text that `make_text()` makes from what `spec` says (and this engine's source) alone.
+
+    One that is in memory or on disk makes no text, which is most of the cost of a first call with a full disk cache.
+    """
+    target = target or current_target()
+    return Wanted(_spec_key(spec, target, level), target, make_text, ("kernel",), level)
+
+
+def compile_module(text: str, key: str = "", target: Target | None = None) -> LoadedKernel:
+    """The loaded function `kernel` of a module of IR text: from memory, from disk, or compiled now."""
+    return load_all([wanted_module(text, name=key, target=target)])[0]["kernel"]
 
 
 def compile_cached(
     spec: str, make_text: Callable[[], str], target: Target | None = None, level: int = CODEGEN_LEVEL
 ) -> LoadedKernel:
-    """As compile_module, for text that `make_text()` makes from what `spec` says (and this engine's source) alone.
-
-    A hit makes no text, which is most of the cost of a first call with a full disk cache.
-    """
-    if _asked.nothing:
-        return LoadedKernel(0, None, 0)
+    """As compile_module, for what `wanted` describes."""
     target = target or current_target()
     if (debug := current().debug) >= 4:
-        _print_once(spec, make_text, target, debug)
-    return _find(_spec_key(spec, target, level), target, make_text, ("kernel",), level)["kernel"]
+        print_once(spec, make_text, target, debug)
+    return load_all([wanted(spec, make_text, target, level)])[0]["kernel"]
 
 
 _printed: set[tuple[str, str]] = set()  # specs and targets
 
 
-def _print_once(spec: str, make_text: Callable[[], str], target: Target, debug: int) -> None:
+def print_once(spec: str, make_text: Callable[[], str], target: Target, debug: int) -> None:
     """Show a kernel on stderr as a plan first asks for it: its IR, from 5 on its assembly too."""
     if (spec, target.key) in _printed:
         return
@@ -160,84 +165,27 @@ def _spec_key(spec: str, target: Target, level: int) -> str:
     )
 
 
-class _Missing(NamedTuple):
-    """Code that was asked for and is neither in memory nor on disk."""
+def load_all(modules: Sequence[Wanted]) -> list[Mapping[str, LoadedKernel]]:
+    """The functions of every module, loaded: from memory, from disk; the others are compiled by as many threads as the settings allow.
 
-    target: Target
-    make_text: Callable[[], str]
-    symbols: tuple[str, ...]
-    level: int
-
-
-class _Asked(threading.local):
-    """What is missing, by key, while this thread is inside `together`."""
-
-    missing: dict[str, _Missing] | None = None
-    nothing = False
-
-
-_asked = _Asked()
-
-
-@contextmanager
-def _collected(missing: dict[str, _Missing] | None) -> Iterator[None]:
-    outer = _asked.missing, _asked.nothing
-    _asked.missing, _asked.nothing = missing, False
-    try:
-        yield
-    finally:
-        _asked.missing, _asked.nothing = outer
-
-
-def at_once() -> AbstractContextManager[None]:
-    """Inside the block, kernels are compiled as they are asked for, although the thread may be inside `together`.
-
-    Whoever asks for a kernel to run it must have it so: a signal handler, a finaliser or a trace function that calls the library may
-    find its thread there, and must not be given the 0 that was meant for another call.
+    Raises: EngineError for code of another CPU.
     """
-    return _collected(None)
-
-
-@contextmanager
-def nothing_compiled() -> Iterator[None]:
-    """In this thread every kernel is 0 inside the block, and neither made nor loaded: for plans that are looked at and dropped."""
-    before, _asked.nothing = _asked.nothing, True
-    try:
-        yield
-    finally:
-        _asked.nothing = before
-
-
-def together(make: Callable[[], T]) -> T:
-    """make(), the kernels that it asks for being compiled side by side, by as many threads as the settings allow.
-
-    Where some must be compiled, make is called twice: first it gets 0 for their addresses and its result is dropped. So it must do
-    nothing but make.
-    """
-    missing: dict[str, _Missing] = {}
-    with _collected(missing):
-        made = make()
-    if not missing:
-        return made
-    _compile(missing)
-    return make()
-
-
-def _find(
-    full: str, target: Target, make_text: Callable[[], str], symbols: tuple[str, ...], level: int
-) -> Mapping[str, LoadedKernel]:
-    kernels = _kernels.get(full)
-    if kernels is not None:
-        return kernels
-    if not target.runs_here:
-        raise EngineError(f"code made for {target.name} cannot run on this CPU ({host().cpu}); use object_code()")
-    missing = _Missing(target, make_text, symbols, level)
-    with LOCK:
-        kernels = _kernels.get(full) or _stored(full, symbols)
-    if kernels is None and _asked.missing is not None:
-        _asked.missing[full] = missing
-        return {symbol: LoadedKernel(0, None, 0) for symbol in symbols}
-    return kernels or _compile({full: missing})[full]
+    found: dict[str, Mapping[str, LoadedKernel]] = {}
+    missing: dict[str, Wanted] = {}
+    for module in modules:
+        kernels = _kernels.get(module.key)
+        if kernels is None and not module.target.runs_here:
+            raise EngineError(f"code made for {module.target.name} cannot run on this CPU ({host().cpu}); use object_code()")
+        if kernels is None:
+            with LOCK:
+                kernels = _kernels.get(module.key) or _stored(module.key, module.symbols)
+        if kernels is None:
+            missing[module.key] = module
+        else:
+            found[module.key] = kernels
+    if missing:
+        found |= _compile(missing)
+    return [found[module.key] for module in modules]
 
 
 def _stored(full: str, symbols: tuple[str, ...]) -> Mapping[str, LoadedKernel] | None:
@@ -251,7 +199,7 @@ def _stored(full: str, symbols: tuple[str, ...]) -> Mapping[str, LoadedKernel] |
         return None
 
 
-def _compile(missing: dict[str, _Missing]) -> dict[str, Mapping[str, LoadedKernel]]:
+def _compile(missing: dict[str, Wanted]) -> dict[str, Mapping[str, LoadedKernel]]:
     """Compile, load, keep and store; what another thread made meanwhile is taken as it is."""
     with LOCK:
         found = {full: _kernels[full] for full in missing if full in _kernels}

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
@@ -45,6 +47,8 @@ class DirectSpec:
     turned: the result is channels-first: a tile is transposed in registers before it is stored; pieced: a call has some of the
     taps only, and sums are put down in memory between calls (see `sequence`).
     """
+
+    arguments: ClassVar[type[IntEnum]] = Slot
 
     element: str
     out: str

@@ -1,4 +1,4 @@
-"""The recipe for few output channels: vectors across pixels, see `few_outputs_kernel`."""
+"""The program for few output channels: vectors across pixels, see `few_outputs_kernel`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
 from preimage.engines.jit.conv.few_outputs_kernel import Arg, FewSpec, Part
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints
-from preimage.engines.jit.packing.moves import weight_step
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled, operands
-from preimage.engines.jit.request import Request
+from preimage.engines.jit.packing.moves import weight_call
+from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["FewPlan", "few_plan", "few_recipe", "row_axis"]
+__all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
 
 MOST_CHANNELS = 8
 MOST_PRODUCTS = 400  # multiply-adds in the code
@@ -47,23 +47,27 @@ class FewPlan:
     cost: float
 
 
-def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
-    """The best tile, or None where the schedule does not fit: the last axis needs step 1 in the input, and some length."""
+def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
+    """The best tile, or why there is none: the last axis needs step 1 in the input, and some length."""
     g = r.geometry
     forward = r.contraction == "conv"
     channels = (g.out_channels if forward else g.in_channels) // g.groups
     run = (g.in_channels if forward else g.out_channels) // g.groups
     item = 8 if r.element == "f64" else 4
     if channels > MOST_CHANNELS or r.single or len(axes) < 2:
-        return _refused("many_channels" if channels > MOST_CHANNELS else "single_positions" if r.single else "no_axis")
+        if channels > MOST_CHANNELS:
+            return _refused("many_channels", f"{channels} output channels a group, more than {MOST_CHANNELS}")
+        if r.single:
+            return _refused("single_positions", "some weights are not finite, so positions are computed one by one")
+        return _refused("no_axis", "there is no spatial axis")
     phases = axes[-1].phases
     count = len(phases)
     _, last_out = _last(r)
     parts = count * channels if last_out else count
     if any(p.in_step != 1 for p in phases):
-        return _refused("stride")
+        return _refused("stride", "the input is read with a stride along its last axis")
     if not can_split(parts) or (last_out and g.groups > 1):
-        return _refused("store")
+        return _refused("store", f"vectors of {parts} interleaved parts cannot be stored")
     down = row_axis(axes)
     line = -(-axes[-1].out_size // count)
     outer = prod(a.out_size for a in axes[:-2])
@@ -71,7 +75,7 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
     long = line >= LONG_LINE
     columns = _windows(phases, range(count), forward)
     if not columns:
-        return _refused("no_taps")
+        return _refused("no_taps", "no output meets a tap along the last axis")
     best: FewPlan | None = None
     for lanes in (r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item):
         width = lanes * item / 64.0
@@ -103,16 +107,16 @@ def few_plan(r: Request, axes: list[Axis]) -> FewPlan | None:
             if best is None or cost * g.groups < best.cost:
                 best = FewPlan(lanes, vectors, rows, cost * g.groups)
     if best is None:
-        return _refused("no_tile")
+        return _refused("no_tile", "no tile of this kernel fits the registers and the code")
     return FewPlan(best.lanes, best.vectors, best.rows, best.cost + FILL_CYCLES * prod(a.in_size for a in axes) * run * g.groups)
 
 
-def _refused(why: str) -> FewPlan | None:
-    branches.few_outputs(f"refused.{why}")
-    return None
+def _refused(branch: str, words: str) -> str:
+    branches.few_outputs(f"refused.{branch}")
+    return words
 
 
-def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
+def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     """Steps of rows down blocks of columns; input lines that pass through a ring of scratch lines."""
     g, forward = r.geometry, r.contraction == "conv"
     inner = "f64" if r.element == "f64" else "f32"
@@ -150,13 +154,13 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     tasks = -(-units // per_task)
     scratch = walk.slots * channel_room * pitch
 
-    recipe = Recipe("direct, vectors across pixels")
-    weights, group_bytes = weight_step(r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels)
-    recipe.packing, recipe.packed_bytes = weights, g.groups * group_bytes
-    recipe.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
+    program = ProgramBuilder("direct, vectors across pixels")
+    weights, group_bytes = weight_call(r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels)
+    program.packing, program.packed_bytes = weights, g.groups * group_bytes
+    program.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
     if not r.prepared:
-        recipe.pack_first()
-    recipe.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
+        program.pack_first()
+    program.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
     last_in, last_out = _last(r)
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
     # in as many steps as there are for one that brings new lines.
@@ -169,10 +173,10 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, phases, channels, run, g.kernel_size[-1],
         tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
-    values = dict.fromkeys(Arg, 0) | {
-        Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.BANDS: bands.ctypes.data,
-        Arg.N_BANDS: len(bands), Arg.BLOCKS: blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps.ctypes.data,
-        Arg.FILLS: fills.ctypes.data, Arg.ROWS: rows.ctypes.data, Arg.COLUMNS: column_table.ctypes.data,
+    values: dict[int, Value] = {
+        **operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.BANDS: bands,
+        Arg.N_BANDS: len(bands), Arg.BLOCKS: blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps,
+        Arg.FILLS: fills, Arg.ROWS: rows, Arg.COLUMNS: column_table,
         Arg.N_COLUMNS: len(columns), Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
         Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: lead, Arg.BEGIN: begin, Arg.HIGHEST: highest, Arg.LINE: line, Arg.BLOCK: block,
         Arg.OUT_COLUMNS: column_axis.out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
@@ -180,18 +184,15 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
         Arg.AHEAD_PART: ahead * turns // walk.parts(steps),
         Arg.OUT_LINE: walk.out_line, Arg.PITCH: pitch, Arg.GROUP_WEIGHT_BYTES: group_bytes,
     }  # fmt: skip
-    patches = (*operands(), (Arg.SCRATCH, "scratch"))
-    template = tuple(int(v) for v in values.values())
-    recipe.steps.append(Step("direct", compiled(spec), template, patches, tasks, (bands, steps, fills, rows, column_table)))
-    recipe.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap
-    recipe.details = {
+    program.calls.append(kernel_call("direct", spec, values, tasks))
+    program.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap
+    program.details = {
         "tile": f"{plan.rows} rows x {plan.vectors} vectors of {plan.lanes} pixels x {phases} stride phases x {channels} channels",
         "tasks": f"{tasks}, of {blocks} blocks of columns x {len(bands)} bands of rows",
         "input": f"{'transposed' if last_in else 'copied'} line by line, {scratch} bytes of scratch a thread",
         "result": "stored as vectors",
         "tables": f"{len(steps)} steps, {len(rows)} lines",
     }
-    recipe.refused = {"vectors across channels": f"{channels} output channels do not fill a vector"}
     take = branches.few_outputs
     take("taken")
     take("input.transposed" if last_in else "input.copied")
@@ -207,11 +208,11 @@ def few_recipe(r: Request, axes: list[Axis], plan: FewPlan) -> Recipe:
     if blocks > 1:
         take("blocks.begin.aligned" if begin == -lead else "blocks.begin.first_read")
     take("bands.one" if len(bands) == 1 else "bands.several")
-    take(f"padding.{'skipped' if recipe.skips_padding else 'every_tap' if r.every_tap else 'none'}")
-    return recipe
+    take(f"padding.{'skipped' if program.skips_padding else 'every_tap' if r.every_tap else 'none'}")
+    return program.done()
 
 
-def _last(r: Request) -> tuple[bool, bool]:
+def _last(r: ConvRequest) -> tuple[bool, bool]:
     """Whether the input and the result are channels-last. (With one channel both orders are the same.)"""
     g = r.geometry
     counts = (g.in_channels, g.out_channels) if r.contraction == "conv" else (g.out_channels, g.in_channels)
@@ -242,7 +243,7 @@ OUTSIDE = -(1 << 62)
 class _Walk:
     """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
 
-    def __init__(self, r: Request, axes: list[Axis], rows: int) -> None:
+    def __init__(self, r: ConvRequest, axes: list[Axis], rows: int) -> None:
         g, self.row_axis, self.rows = r.geometry, row_axis(axes), rows
         self.every_tap, self.forward = r.every_tap, r.contraction == "conv"
         strides = [(r.in_strides[k + 1], r.out_strides[k + 1]) for k in range(1, len(axes))]

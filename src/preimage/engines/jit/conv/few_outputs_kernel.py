@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
@@ -96,6 +97,8 @@ class FewSpec:
     row; last_in, last_out: the arrays are channels-last; near: a line is asked for once more as it is copied (the L2 cache
     hardly holds what was asked for before).
     """
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     out: str

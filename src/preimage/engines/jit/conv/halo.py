@@ -20,8 +20,8 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.index.taps import Axis, Ints, Phase
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 from preimage.engines.jit.packing import copy_kernel
-from preimage.engines.jit.packing.moves import lines_step, positions
-from preimage.engines.jit.program import Step, compiled
+from preimage.engines.jit.packing.moves import lines_call, positions
+from preimage.engines.jit.program import KernelCall
 
 __all__ = ["Edges", "find_edges"]
 
@@ -61,7 +61,7 @@ class Edges:
         moved = np.where(low < 0, self.margins[0], self.margins[0] + self.first - self.last)
         return _only(cover, kept), moved[kept].astype(np.int64)
 
-    def copy_step(self, sizes: list[int], strides: list[int], channels: int, element: str, item: int, lanes: int) -> Step:
+    def copy_call(self, sizes: list[int], strides: list[int], channels: int, element: str, item: int, lanes: int) -> KernelCall:
         """Make the copy: `sizes` and `strides` (bytes) are those of the axes before the rows' own."""
         pixel, (left, right) = channels * item, self.margins
         source = positions(sizes, strides)
@@ -78,8 +78,8 @@ class Edges:
         for k, (origin, to, count) in enumerate(lines):
             table[:, k, 0], table[:, k, 1], table[:, k, 2] = origin, result + to * pixel, count * channels
         kept = np.ascontiguousarray(table.reshape(-1, copy_kernel.LINE_WORDS)[np.tile([n > 0 for *_, n in lines], len(source))])
-        patches = ((copy_kernel.Move.INPUT, "x"), (copy_kernel.Move.OUTPUT, "edges"))
-        return lines_step("copy ends of rows", compiled(copy_kernel.CopySpec(element, element, lanes)), kept, patches)
+        arrays: dict[int, str] = {copy_kernel.Move.INPUT: "x", copy_kernel.Move.OUTPUT: "edges"}
+        return lines_call("copy ends of rows", copy_kernel.CopySpec(element, element, lanes), kept, arrays)
 
 
 def _reads(phase: Phase, cover: Tiles) -> tuple[Ints, Ints]:

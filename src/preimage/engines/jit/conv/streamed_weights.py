@@ -17,10 +17,10 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import Ints, as_ints
 from preimage.engines.jit.packing.weights_kernel import WeightSlot
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled
+from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, Value, kernel_call
 from preimage.engines.jit.runtime.program_kernel import Sweep, SweepSpec
 
-__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "sweep_step", "sweeps"]
+__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "streamed_call", "sweeps"]
 
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
@@ -95,36 +95,32 @@ class Work:
         return self.tap_bytes * max(longest) if longest else self.block_bytes
 
 
-def sweep_step(recipe: Recipe, pack_step: Step, multiply: Step, chunks: int, threads: int, work: Work) -> None:
+def streamed_call(
+    program: ProgramBuilder, packing: KernelCall, multiply: KernelCall, chunks: int, threads: int, work: Work
+) -> None:  # fmt: skip
     """Add packing and multiplying, block by block and piece by piece, with the memory that they need."""
-    first, second = list(pack_step.template), list(multiply.template)
-    first[WeightSlot.BLOCK_BYTES] = second[Slot.BLOCK_BYTES] = 0  # every block is packed to the same memory
-    pieces, ways = [(0, first[WeightSlot.COLUMNS], 0, 0, 0)], 1
+    packing = packing.changed({WeightSlot.BLOCK_BYTES: 0})  # every block is packed to the same memory
+    multiply = multiply.changed({Slot.BLOCK_BYTES: 0})
+    pieces, ways = [(0, packing.words[WeightSlot.COLUMNS], 0, 0, 0)], 1
     if work.cuts is not None:
         ranges = [(a, b) for bounds in work.cuts for a, b in pairwise(bounds)]
         pieces, ways = [
             (a * work.item, b - a, a * 8, k * work.lists_bytes, a * work.tap_bytes) for k, (a, b) in enumerate(ranges)
         ], len(work.cuts)  # fmt: skip
-    table = as_ints(pieces)
-    words = [0] * len(Sweep)
-    at = len(words)
-    words[Sweep.PACK], words[Sweep.PACK_WORDS] = int(pack_step.kernel), at
-    words[Sweep.MULTIPLY], words[Sweep.MULTIPLY_WORDS] = int(multiply.kernel), at + len(first)
-    words[Sweep.CHUNKS], words[Sweep.PIECES], words[Sweep.PIECE_TABLE] = chunks, len(pieces) // ways, table.ctypes.data
-    words[Sweep.ALIGNMENTS] = ways
     packed = -(-work.packed_bytes // 4096) * 4096 + 64  # threads do not share pages, and their sets of the cache differ
-    words[Sweep.PACKED_BYTES], words[Sweep.PARTIAL_BYTES] = packed, work.partial_bytes
-    patches = [(at + slot, name) for slot, name in pack_step.patches]
-    patches += [(at + len(first) + slot, name) for slot, name in multiply.patches]
-    kept = (*pack_step.tables, *multiply.tables, pack_step.kernel, multiply.kernel, table)
+    values: dict[int, Value] = {
+        Sweep.PACK: packing.spec, Sweep.PACK_WORDS: len(Sweep), Sweep.MULTIPLY: multiply.spec,
+        Sweep.MULTIPLY_WORDS: len(Sweep) + len(packing.words), Sweep.CHUNKS: chunks, Sweep.PACKED_BYTES: packed,
+        Sweep.PARTIAL_BYTES: work.partial_bytes, Sweep.PIECES: len(pieces) // ways, Sweep.ALIGNMENTS: ways,
+        Sweep.PIECE_TABLE: as_ints(pieces),
+    }  # fmt: skip
     branches.streamed_weights("pieces.one" if work.cuts is None else "pieces.several")
     if ways > 1:
         branches.streamed_weights("pieces.by_alignment")
-    code = compiled(SweepSpec())
-    recipe.steps.append(Step("pack weights and multiply", code, (*words, *first, *second), tuple(patches), pack_step.tasks, kept))
-    recipe.buffers.append(Buffer("packed", packed * threads))
+    program.calls.append(kernel_call("pack weights and multiply", SweepSpec(), values, packing.tasks, [packing, multiply]))
+    program.buffers.append(Buffer("packed", packed * threads))
     if work.cuts is not None:
-        recipe.buffers.append(Buffer("partial", work.partial_bytes * threads))
-        recipe.details["weights"] = (
+        program.buffers.append(Buffer("partial", work.partial_bytes * threads))
+        program.details["weights"] = (
             f"packed in {len(pieces) // ways} pieces of up to {work.packed_bytes} bytes, sums put down in between"
         )

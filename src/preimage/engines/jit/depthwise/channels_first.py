@@ -1,4 +1,4 @@
-"""The recipe of a depthwise convolution whose arrays are channels-first: see `channels_first_kernel`."""
+"""The program of a depthwise convolution whose arrays are channels-first: see `channels_first_kernel`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from math import prod
 import numpy as np
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
-from preimage.engines.jit.conv.direct import Request
+from preimage.engines.jit.depthwise.applies import row_stride
 from preimage.engines.jit.depthwise.channels_first_kernel import (
     BAND_WORDS,
     TILE_WORDS,
@@ -19,49 +18,21 @@ from preimage.engines.jit.depthwise.channels_first_kernel import (
     WeightArg,
     WeightCopySpec,
 )
-from preimage.engines.jit.depthwise.upsample import row_stride, spread_recipe, spreads
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, gather_axes
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled, operands
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["plane_recipe", "wants_planes"]
+__all__ = ["copied_weights", "lower_plane"]
 
 BAND_BYTES = 48 << 10  # a band's scratch: it should stay in the nearest caches
 UNROLLED = 260  # multiply-adds in the code of a tile at most; with more, kernel rows become a loop
-DENSE = 40  # multiply-adds per element moved from which transposing to channels-last costs little
 _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
 
-def wants_planes(r: Request) -> bool:
-    """Whether a depthwise request is channels-first, of one or two axes, and light enough that transposing would show."""
-    g = r.geometry
-    own = ELEMENT_BYTES[r.element]
-    first = all(s[-1] == own or n == 1 for s, n in ((r.in_strides, _sizes(r)[0][-1]), (r.out_strides, _sizes(r)[1][-1])))
-    take = branches.channels_first
-    if not first or g.ndim > 2 or max(_sizes(r)[0][-1], _sizes(r)[1][-1]) < 4:
-        take(f"refused.{'layout' if not first else 'axes' if g.ndim > 2 else 'short_rows'}")
-        return False
-    parts = g.stride[-1] if r.contraction == "conv" else min(g.stride[-1], g.input_size[-1])
-    if not can_split(parts) and not spreads(r):
-        take("refused.stride")
-        return False
-    moved = prod(g.input_shape) + prod(g.output_shape)
-    if g.inside_macs >= DENSE * moved:
-        take("refused.much_work")
-        return False
-    return True
-
-
-def _sizes(r: Request) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    g = r.geometry
-    return (g.input_size, g.output_size) if r.contraction == "conv" else (g.output_size, g.input_size)
-
-
-def plane_recipe(r: Request) -> Recipe:
+def lower_plane(r: ConvRequest) -> Program:
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
     item = ELEMENT_BYTES[inner]
-    if spreads(r):
-        return spread_recipe(r, _weights(r, inner, item))
     axes = gather_axes(g, r.contraction)[1:]
     row_axis, column_axis = axes if len(axes) == 2 else (_LINE, axes[0])
     out_parts = len(column_axis.phases)
@@ -98,37 +69,35 @@ def plane_recipe(r: Request) -> Recipe:
     take("patterns.one" if len(patterns) == 1 else "patterns.several")
     take("vectors.one" if vectors == 1 else "vectors.several")
     take("bands.one" if len(bands) == 1 else "bands.several")
-    recipe = Recipe("depthwise, channels first")
-    recipe.packing = _weights(r, inner, item)
-    recipe.packed_bytes = prod(g.weight_shape) * item
-    recipe.packed_key = ("plane", r.element)
+    program = ProgramBuilder("depthwise, channels first")
+    program.packing = copied_weights(r)
+    program.packed_bytes = prod(g.weight_shape) * item
+    program.packed_key = ("plane", r.element)
     if not r.prepared:
-        recipe.pack_first()
-    recipe.buffers.append(Buffer("scratch", scratch * r.threads))
+        program.pack_first()
+    program.buffers.append(Buffer("scratch", scratch * r.threads))
     spec = PlaneSpec(
         r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
         margin, vectors, looped, r.finish,
     )  # fmt: skip
-    values = dict.fromkeys(Arg, 0) | {
-        Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_BANDS: len(bands),
+    values: dict[int, Value] = {
+        **operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_BANDS: len(bands),
         Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
         Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
-        Arg.BANDS: bands.ctypes.data, Arg.TILES: tiles.ctypes.data, Arg.ROW_PITCH: row_pitch, Arg.PART_PITCH: part_pitch,
+        Arg.BANDS: bands, Arg.TILES: tiles, Arg.ROW_PITCH: row_pitch, Arg.PART_PITCH: part_pitch,
         Arg.IN_ROWS: row_axis.in_size, Arg.IN_COLUMNS: column_axis.in_size, Arg.OUT_COLUMNS: column_axis.out_size,
         Arg.OUT_STEP: row_axis.phases[0].step * row_stride(r.out_strides, g.ndim), Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
     }  # fmt: skip
-    patches = (*operands(), (Arg.SCRATCH, "scratch"))
-    template = tuple(int(v) for v in values.values())
-    recipe.steps.append(Step("depthwise", compiled(spec), template, patches, tasks, (tiles, bands)))
-    recipe.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
-    take("padding.skipped" if recipe.skips_padding else "padding.none")
-    recipe.details = {
+    program.calls.append(kernel_call("depthwise", spec, values, tasks))
+    program.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
+    take("padding.skipped" if program.skips_padding else "padding.none")
+    program.details = {
         "tile": f"{rows} rows x {vectors} vectors of {lanes} pixels" + (f" x {out_parts} stride phases" if out_parts > 1 else ""),
         "rows of taps": "a loop" if looped else "unrolled",
         "bands": f"{len(bands)} a plane, {scratch} bytes of scratch a thread",
         "tasks": str(tasks),
     }
-    return recipe
+    return program.done()
 
 
 def _pattern(phase: Phase) -> RowPattern:
@@ -138,7 +107,7 @@ def _pattern(phase: Phase) -> RowPattern:
 
 
 def _tile(
-    r: Request, row_axis: Axis, columns: tuple[tuple[tuple[int, int, int], ...], ...], patterns: dict[RowPattern, int],
+    r: ConvRequest, row_axis: Axis, columns: tuple[tuple[tuple[int, int, int], ...], ...], patterns: dict[RowPattern, int],
     line: int, lanes: int,
 ) -> tuple[int, int, bool]:  # fmt: skip
     """Output rows and vectors of a tile, and whether kernel rows are a loop."""
@@ -188,9 +157,10 @@ def _bands(
     return as_ints(tiles), as_ints(bands), max(band[1] for band in bands)
 
 
-def _weights(r: Request, inner: str, item: int) -> Step:
-    values = [0] * len(WeightArg)
-    values[WeightArg.COUNT] = prod(r.geometry.weight_shape)
-    kernel = compiled(WeightCopySpec(r.element, inner, r.target.vector_bytes // item))
-    patches = ((WeightArg.SOURCE, "w"), (WeightArg.RESULT, "packed"), (WeightArg.FLAG, "flag"))
-    return Step("copy weights", kernel, tuple(values), patches, 1)
+def copied_weights(r: ConvRequest) -> KernelCall:
+    """The weights as they are, in one line of the sums' element type."""
+    inner = "f64" if r.element == "f64" else "f32"
+    spec = WeightCopySpec(r.element, inner, r.target.vector_bytes // ELEMENT_BYTES[inner])
+    a = WeightArg
+    values: dict[int, Value] = {a.SOURCE: "w", a.RESULT: "packed", a.FLAG: "flag", a.COUNT: prod(r.geometry.weight_shape)}
+    return kernel_call("copy weights", spec, values, 1)

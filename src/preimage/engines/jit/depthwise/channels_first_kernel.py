@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
@@ -90,6 +91,8 @@ class PlaneSpec:
     every part of the result its taps (number, part, place); width: taps of a kernel row; margin: places before column 0;
     looped: kh is a loop (one pattern, evenly spaced).
     """
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     out: str
@@ -275,6 +278,8 @@ class WeightArg(IntEnum):
 @dataclass(frozen=True, slots=True)
 class WeightCopySpec:
     """Weights widened, in their order, and looked at: are all finite?"""
+
+    arguments: ClassVar[type[IntEnum]] = WeightArg
 
     element: str
     inner: str

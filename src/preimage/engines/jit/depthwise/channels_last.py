@@ -1,4 +1,4 @@
-"""The recipe of a depthwise convolution or transposed convolution: see `channels_last_kernel`."""
+"""The program of a depthwise convolution or transposed convolution: see `channels_last_kernel`."""
 
 from __future__ import annotations
 
@@ -12,36 +12,16 @@ import numpy as np
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.depthwise.channels_first import plane_recipe, wants_planes
+from preimage.engines.jit.depthwise.applies import lanes_of
 from preimage.engines.jit.depthwise.channels_last_kernel import REUSE_STEP, Arg, DepthwiseSpec
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, distinct, gather_axes
-from preimage.engines.jit.packing.moves import slab_steps, swap_back, weight_step
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled, operands
-from preimage.engines.jit.request import Request
+from preimage.engines.jit.packing.moves import slab_calls, swap_back, weight_call
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["depthwise_recipe", "is_depthwise"]
+__all__ = ["lower_depthwise"]
 
 MAX_UNROLLED = 64  # taps of the last axis that stand in the code; of longer kernels every tap is a turn of a loop
-
-
-def is_depthwise(r: Request) -> bool:
-    """Whether the depthwise schedule takes a request: one input channel a group, and padding that may be left out.
-
-    With a multiplier (several output channels a group) a forward convolution of channels-last arrays whose vectors it divides.
-    """
-    g = r.geometry
-    if not g.is_depthwise or g.ndim == 0 or r.every_tap or r.single:
-        return False
-    if g.out_channels_per_group == 1:
-        return True
-    own = ELEMENT_BYTES[r.element]
-    in_place = r.in_strides[1] == own and r.out_strides[1] == own
-    return r.contraction == "conv" and in_place and _lanes(r) % g.out_channels_per_group == 0
-
-
-def _lanes(r: Request) -> int:
-    full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
-    return full if r.little else int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
 
 
 @dataclass(frozen=True)
@@ -64,18 +44,16 @@ def _pixel_axis(axes: list[Axis]) -> int:
     return max([k for k in range(1, len(axes)) if axes[k].kernel > 1 or axes[k].out_size > 1], default=len(axes) - 1)
 
 
-def depthwise_recipe(r: Request) -> Recipe:
-    """Channels-last in place; channels-first plane by plane, or where that costs little through channels-last scratch."""
-    if r.geometry.out_channels_per_group == 1 and not r.little and wants_planes(r):
-        return plane_recipe(r)
+def lower_depthwise(r: ConvRequest) -> Program:
+    """Channels-last in place; channels-first through channels-last scratch."""
     g = r.geometry
     target = r.target
     inner = "f64" if r.element == "f64" else "f32"
     item, own = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
     channels = g.out_channels
-    full, lanes = target.vector_bytes // item, _lanes(r)
+    full, lanes = target.vector_bytes // item, lanes_of(r)
     axes = gather_axes(g, r.contraction)
-    recipe = Recipe("depthwise")
+    program = ProgramBuilder("depthwise")
 
     in_sizes, out_sizes = [axis.in_size for axis in axes], [axis.out_size for axis in axes]
     in_strides, out_strides = [r.in_strides[0], *r.in_strides[2:]], [r.out_strides[0], *r.out_strides[2:]]
@@ -83,36 +61,36 @@ def depthwise_recipe(r: Request) -> Recipe:
     if r.in_strides[1] != own:
         read, element = "slab", inner
         slab_strides = [prod(in_sizes[k + 1 :]) * channels * item for k in range(len(axes))]
-        recipe.steps += slab_steps(
+        program.calls += slab_calls(
             in_sizes, in_strides, channels, r.in_strides[1], r.element, inner, [(0, 0)] * len(axes), full, slab_strides
         )
-        recipe.buffers.append(Buffer("slab", prod(in_sizes) * channels * item))
+        program.buffers.append(Buffer("slab", prod(in_sizes) * channels * item))
         in_strides = slab_strides
     straight = r.out_strides[1] == own
     if not straight:
         written = "scratch"
         out_strides = [prod(out_sizes[k + 1 :]) * channels * item for k in range(len(axes))]
-        recipe.buffers.append(Buffer("scratch", prod(out_sizes) * channels * item))
-    recipe.steps += _steps(recipe, r, axes, element, lanes, in_strides, out_strides, read, written, straight)
+        program.buffers.append(Buffer("scratch", prod(out_sizes) * channels * item))
+    program.calls += _calls(program, r, axes, element, lanes, in_strides, out_strides, read, written, straight)
     if not straight:
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
-        recipe.steps.append(swap_back(out_sizes, true_strides, channels, r.out_strides[1], inner, r.element, full, r.finish))
-    recipe.skips_padding = any(axis.margins != (0, 0) for axis in axes)
+        program.calls.append(swap_back(out_sizes, true_strides, channels, r.out_strides[1], inner, r.element, full, r.finish))
+    program.skips_padding = any(axis.margins != (0, 0) for axis in axes)
     take = branches.channels_last
     take("taken")
     take("input.in_place" if read == "x" else "input.transposed")
     take("result.in_place" if straight else "result.scratch")
     take("multiplier.one" if g.out_channels_per_group == 1 else "multiplier.several")
-    take("padding.skipped" if recipe.skips_padding else "padding.none")
-    recipe.details["input"] = "read in place" if read == "x" else "transposed to channels-last"
-    recipe.details["result"] = "stored in place" if straight else "transposed back from a channels-last scratch"
-    return recipe
+    take("padding.skipped" if program.skips_padding else "padding.none")
+    program.details["input"] = "read in place" if read == "x" else "transposed to channels-last"
+    program.details["result"] = "stored in place" if straight else "transposed back from a channels-last scratch"
+    return program.done()
 
 
-def _steps(
-    recipe: Recipe, r: Request, axes: list[Axis], element: str, lanes: int, in_strides: list[int], out_strides: list[int],
+def _calls(
+    program: ProgramBuilder, r: ConvRequest, axes: list[Axis], element: str, lanes: int, in_strides: list[int], out_strides: list[int],
     read: str, written: str, straight: bool,
-) -> list[Step]:  # fmt: skip
+) -> list[KernelCall]:  # fmt: skip
     """Packing the weights, and one launch for every pattern of taps along the pixel axis."""
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
@@ -125,20 +103,20 @@ def _steps(
             groups.setdefault(_pattern(phase), []).append(phase)
     vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
-    weights, block_bytes = weight_step("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
+    weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
     tap_bytes = width * ELEMENT_BYTES[inner]
     blocks = -(-channels // width)
-    recipe.packing, recipe.packed_bytes = weights, blocks * block_bytes
-    recipe.packed_key = ("depthwise", r.element, lanes, vectors)
+    program.packing, program.packed_bytes = weights, blocks * block_bytes
+    program.packed_key = ("depthwise", r.element, lanes, vectors)
     if not r.prepared:
-        recipe.buffers.append(Buffer("packed", recipe.packed_bytes))
+        program.buffers.append(Buffer("packed", program.packed_bytes))
     take = branches.channels_last
     take("pixels.last_axis" if at == len(axes) - 1 else "pixels.outer_axis")
     take("patterns.one" if len(groups) == 1 else "patterns.several")
     take("vectors.one" if vectors == 1 else "vectors.several")
     take("channels.whole" if channels % width == 0 else f"channels.ragged.{'one_block' if blocks == 1 else 'several_blocks'}")
     zeros = np.zeros(width, np.float64)  # as wide as a whole tile of any element type
-    steps = [] if r.prepared else [weights]
+    calls = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
         unrolled = len(pattern.columns) <= MAX_UNROLLED and not r.little
@@ -167,21 +145,18 @@ def _steps(
             "any" if r.little else ("last" if blocks == 1 else "any") if channels % width else "",
             r.little or bool(tiles[:, 3].any()), r.finish if straight else Finish(), down,
         )  # fmt: skip
-        values = [0] * len(Arg)
-        tables = {Arg.ROWS: rows, Arg.TILES: tiles, Arg.TAPS: taps, Arg.CHUNK_ROWS: bounds, Arg.ZEROS: zeros}
-        for slot, table in tables.items():
-            values[slot] = int(table.ctypes.data)
-        values[Arg.BLOCKS], values[Arg.BLOCK_BYTES], values[Arg.CHANNELS] = blocks, block_bytes, channels
-        values[Arg.STEP], values[Arg.PIXEL_BYTES] = phases[0].in_step, in_strides[at]
-        values[Arg.AHEAD] = in_strides[at - 1] if down else 0  # the next line: measured 1.3 times as fast on 25 MB of input
-        values[Arg.COLUMNS], values[Arg.OUT_PIXEL_BYTES] = pixel_axis.in_size, phases[0].step * out_strides[at]
-        steps.append(
-            Step("depthwise", compiled(spec), tuple(values), operands(read, written), len(bounds) - 1, tuple(tables.values()))
-        )
+        values: dict[int, Value] = {
+            **operands(Arg, read, written),
+            Arg.ROWS: rows, Arg.TILES: tiles, Arg.TAPS: taps, Arg.CHUNK_ROWS: bounds, Arg.ZEROS: zeros, Arg.BLOCKS: blocks,
+            Arg.BLOCK_BYTES: block_bytes, Arg.CHANNELS: channels, Arg.STEP: phases[0].in_step, Arg.PIXEL_BYTES: in_strides[at],
+            Arg.AHEAD: in_strides[at - 1] if down else 0,  # the next line: measured 1.3 times as fast on 25 MB of input
+            Arg.COLUMNS: pixel_axis.in_size, Arg.OUT_PIXEL_BYTES: phases[0].step * out_strides[at],
+        }  # fmt: skip
+        calls.append(kernel_call("depthwise", spec, values, len(bounds) - 1))
         tiles_of.append(f"{pixels} pixels x {vectors} vectors of {lanes} channels, {len(pattern.columns)} taps a row")
-    recipe.details["tile"] = "; ".join(tiles_of)
-    recipe.details["tasks"] = ", ".join(str(step.tasks) for step in steps[1:])
-    return steps
+    program.details["tile"] = "; ".join(tiles_of)
+    program.details["tasks"] = ", ".join(str(call.tasks) for call in calls[1:])
+    return calls
 
 
 def _vectors(channels: int, lanes: int, axis: Axis) -> int:
@@ -289,7 +264,7 @@ def _spread(rows: Ints, taps: Ints, pattern: _Pattern, in_stride: int, tap_bytes
     return rows, np.ascontiguousarray((taps[:, None, :] + inner[None]).reshape(-1, 3))
 
 
-def _goes_down(r: Request, columns: Axis, lines: Axis, line_bytes: int) -> bool:
+def _goes_down(r: ConvRequest, columns: Axis, lines: Axis, line_bytes: int) -> bool:
     """Whether tiles should go down the lines, not along them: kernel rows overlap, all lines under the kernel are more than
     the L2 cache holds, and little is computed with an element once it is there.
     """

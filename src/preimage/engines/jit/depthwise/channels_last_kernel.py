@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
@@ -69,6 +70,8 @@ class DepthwiseSpec:
     channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
     is not, "any" else; ahead: whether columns of a later line are asked for while these are used.
     """
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     out: str

@@ -1,4 +1,4 @@
-"""The recipe of a depthwise transposed convolution with a long stride, channels-first: see `upsample_kernel`."""
+"""The program of a depthwise transposed convolution with a long stride, channels-first: see `upsample_kernel`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,19 @@ from math import prod
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
+from preimage.engines.jit.depthwise.applies import row_stride
 from preimage.engines.jit.depthwise.upsample_kernel import Arg, SpreadSpec
 from preimage.engines.jit.index.taps import Axis, Ints, as_ints, gather_axes
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled, operands
-from preimage.engines.jit.request import Request
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["row_stride", "spread_recipe", "spreads"]
+__all__ = ["lower_spread"]
 
 SCRATCH_BYTES = 32 << 10  # of a thread; it should stay in the L1 cache beside a channel's weights
-MOST_VECTORS = 8  # of one run
 MOST_SUMS = 16
-MOST_TAPS = 8  # of a run, all in the code
 
 
-def spreads(r: Request) -> bool:
-    """Whether a depthwise request on planes is a transpose whose runs of stride phases fill vectors, with all their taps."""
-    g = r.geometry
-    if r.contraction != "conv_transpose" or g.ndim > 2 or (g.dilation[-1] != 1 and g.kernel_size[-1] > 1):
-        return False
-    stride, kernel = g.stride[-1], g.kernel_size[-1]
-    full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
-    fits = full // 2 <= stride <= MOST_VECTORS * full
-    return fits and kernel % stride == 0 and kernel // stride <= MOST_TAPS
-
-
-def spread_recipe(r: Request, packing: Step) -> Recipe:
+def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     """Tables of what meets in which row; units of a plane and a chunk of rows. packing: puts the weights in a line, as they are."""
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
@@ -55,12 +43,12 @@ def spread_recipe(r: Request, packing: Step) -> Recipe:
     per_task = 1 if r.threads > 1 else units
     scratch = pitch * max(int(chunks[:, 3].max()), 1)
 
-    recipe = Recipe("depthwise, channels first, vectors across stride phases")
-    recipe.packing, recipe.packed_key = packing, ("spread", r.element)
-    recipe.packed_bytes = prod(g.weight_shape) * item + r.target.vector_bytes  # a run's last vector may hang over
+    program = ProgramBuilder("depthwise, channels first, vectors across stride phases")
+    program.packing, program.packed_key = packing, ("spread", r.element)
+    program.packed_bytes = prod(g.weight_shape) * item + r.target.vector_bytes  # a run's last vector may hang over
     if not r.prepared:
-        recipe.pack_first()
-    recipe.buffers.append(Buffer("scratch", scratch * r.threads))
+        program.pack_first()
+    program.buffers.append(Buffer("scratch", scratch * r.threads))
     ragged = start != 0 or (large + lo) % stride != 0 or stride % lanes != 0
     take = branches.upsample
     take("taken")
@@ -71,29 +59,24 @@ def spread_recipe(r: Request, packing: Step) -> Recipe:
     take("tile.one_column" if tile == 1 else "tile.several_columns")
     take("chunks.one" if len(chunks) == 1 else "chunks.several")
     spec = SpreadSpec(r.element, r.element, inner, lanes, tile, stride, taps, ragged, r.finish)
-    values = dict.fromkeys(Arg, 0) | {
+    values: dict[int, Value] = {
+        **operands(Arg), Arg.SCRATCH: "scratch",
         Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_CHUNKS: len(chunks),
         Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
         Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
-        Arg.CHUNKS: chunks.ctypes.data, Arg.ROWS: rows.ctypes.data, Arg.TAPS: row_taps.ctypes.data, Arg.ROW_PITCH: pitch,
+        Arg.CHUNKS: chunks, Arg.ROWS: rows, Arg.TAPS: row_taps, Arg.ROW_PITCH: pitch,
         Arg.FIRST: first - taps + 1, Arg.IN_COLUMNS: small, Arg.OUT_COLUMNS: large, Arg.POSITIONS: positions, Arg.START: start,
         Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
     }  # fmt: skip
-    patches = (*operands(), (Arg.SCRATCH, "scratch"))
-    template, tasks = tuple(int(v) for v in values.values()), -(-units // per_task)
-    recipe.steps.append(Step("depthwise", compiled(spec), template, patches, tasks, (chunks, rows, row_taps)))
-    recipe.skips_padding = True  # zeros beside the rows are multiplied
-    recipe.details = {
+    tasks = -(-units // per_task)
+    program.calls.append(kernel_call("depthwise", spec, values, tasks))
+    program.skips_padding = True  # zeros beside the rows are multiplied
+    program.details = {
         "tile": f"{tile} input columns x {stride} stride phases, in vectors of {lanes}",
         "rows": f"{len(chunks)} chunks a plane, {scratch} bytes of scratch a thread",
         "tasks": str(tasks),
     }
-    return recipe
-
-
-def row_stride(strides: tuple[int, ...], ndim: int) -> int:
-    """Bytes from a row of a plane to the next."""
-    return strides[-2] if ndim == 2 else 0
+    return program.done()
 
 
 def _rows(axis: Axis | None, out_row: int, weight_row: int) -> tuple[Ints, Ints, list[tuple[int, int]]]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
@@ -67,6 +68,8 @@ TAP_WORDS = 2
 @dataclass(frozen=True, slots=True)
 class SpreadSpec:
     """What the code depends on. taps: J; positions: of a tile; ragged: runs are cut by padding, or hang over the last vector."""
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     out: str

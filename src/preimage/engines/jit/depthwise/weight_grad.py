@@ -1,11 +1,9 @@
-"""The recipe of a depthwise weight gradient: see `weight_grad_kernel`."""
+"""The program of a depthwise weight gradient: see `weight_grad_kernel`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise, product
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -15,45 +13,56 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.weight_grad_kernel import Arg, DepthwiseGradSpec
 from preimage.engines.jit.index.taps import Ints, as_ints
 from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
-from preimage.engines.jit.packing.moves import slab_steps
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled
-from preimage.engines.jit.request import little_macs
+from preimage.engines.jit.packing.moves import slab_calls
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
+from preimage.engines.jit.request import WeightGradRequest, little_macs
 from preimage.geometry import ConvGeometry
 
-__all__ = ["depthwise_grad_recipe", "is_depthwise_grad"]
+__all__ = ["is_depthwise_grad", "lower_depthwise_grad", "not_depthwise_grad"]
 
 MANY_KERNELS = 8  # this schedule is so many times faster than the dense one, whose kernels any sizes share
 
 
-def is_depthwise_grad(r: Any) -> bool:
-    """One input channel a group, and as many output channels as divide a vector (a depthwise multiplier of 1, 2, 4...)."""
-    g: ConvGeometry = r.geometry
+def is_depthwise_grad(r: WeightGradRequest) -> bool:
+    """Whether this strategy takes a request."""
+    return not_depthwise_grad(r) is None
+
+
+def not_depthwise_grad(r: WeightGradRequest) -> str | None:
+    """None for one input channel a group, and as many output channels as divide a vector (a depthwise multiplier of 1, 2, 4...)."""
+    g = r.geometry
+    if not g.is_depthwise or g.ndim == 0:
+        return (
+            "there is no spatial axis" if g.is_depthwise else f"each group has {g.in_channels_per_group} input channels, not one"
+        )
     if r.little and g.inside_macs * MANY_KERNELS <= little_macs():
-        return False
-    return g.is_depthwise and g.ndim > 0 and _lanes(r) % g.out_channels_per_group == 0
+        return "little work: the kernels of any size take it"
+    if _lanes(r) % g.out_channels_per_group:
+        return f"{g.out_channels_per_group} output channels a group do not divide vectors of {_lanes(r)}"
+    return None
 
 
-def _lanes(r: Any) -> int:
+def _lanes(r: WeightGradRequest) -> int:
     full = r.target.vector_bytes // ELEMENT_BYTES["f64" if r.element == "f64" else "f32"]
     return int(min(full, 1 << (r.geometry.out_channels - 1).bit_length()))
 
 
-def depthwise_grad_recipe(r: Any) -> Recipe:
-    """`r` is a WeightGradRequest. Channels-last operands in place, others through channels-last copies."""
+def lower_depthwise_grad(r: WeightGradRequest) -> Program:
+    """Channels-last operands in place, others through channels-last copies."""
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
     size = ELEMENT_BYTES[inner]
-    recipe = Recipe("depthwise weight gradient")
+    program = ProgramBuilder("depthwise weight gradient")
     lanes = _lanes(r)
-    x_name, x_element, x_strides = _side(recipe, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, inner)
-    y_name, y_element, y_strides = _side(recipe, r, "y", (g.batch, g.out_channels, *g.output_size), r.y_strides, inner)
+    x_name, x_element, x_strides = _side(program, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, inner)
+    y_name, y_element, y_strides = _side(program, r, "y", (g.batch, g.out_channels, *g.output_size), r.y_strides, inner)
 
     taps = prod(g.kernel_size)
     parts_h, parts_w, vectors = _split(g, lanes, 26 if r.target.vector_registers >= 32 else 10, r.threads)
     width = vectors * lanes
     blocks = -(-g.out_channels // width)
     sum_tap = blocks * width * size
-    recipe.buffers.append(Buffer("sums", taps * sum_tap))
+    program.buffers.append(Buffer("sums", taps * sum_tap))
     zeros = np.zeros(4 * 64, np.float64)
     tiles_said = []
     for rows, columns in product(sorted({n for _, n in parts_h}), sorted({n for _, n in parts_w})):
@@ -67,16 +76,13 @@ def depthwise_grad_recipe(r: Any) -> Recipe:
             _turn(rows * columns * vectors, vectors, r.target.vector_registers), x_strides[-1], y_strides[-1],
             g.out_channels_per_group, g.out_channels % width != 0, g.batch > 1,
         )  # fmt: skip
-        values = dict.fromkeys(Arg, 0) | {
-            Arg.TILES: tiles.ctypes.data, Arg.POSITIONS: positions.ctypes.data, Arg.N_TILES: len(tiles), Arg.UNITS: units,
+        values: dict[int, Value] = {
+            Arg.X: x_name, Arg.Y: y_name, Arg.SUMS: "sums", Arg.TILES: tiles, Arg.POSITIONS: positions, Arg.N_TILES: len(tiles), Arg.UNITS: units,
             Arg.UNITS_PER_TASK: per_task, Arg.IMAGES: g.batch, Arg.X_IMAGE: x_strides[0], Arg.Y_IMAGE: y_strides[0],
             Arg.X_ROW: x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, Arg.SUM_ROW: g.kernel_size[-1] * sum_tap,
-            Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.out_channels, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros.ctypes.data,
+            Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.out_channels, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros,
         }  # fmt: skip
-        patches = ((Arg.X, x_name), (Arg.Y, y_name), (Arg.SUMS, "sums"))
-        template = tuple(int(v) for v in values.values())
-        keep = (tiles, positions, zeros)
-        recipe.steps.append(Step("depthwise weight gradient", compiled(spec), template, patches, -(-units // per_task), keep))
+        program.calls.append(kernel_call("depthwise weight gradient", spec, values, -(-units // per_task)))
         tiles_said.append(f"{rows} x {columns} taps x {vectors} vectors of {lanes} channels")
     take = branches.depthwise_weight_grad
     take("taken")
@@ -89,14 +95,14 @@ def depthwise_grad_recipe(r: Any) -> Recipe:
     take("channels.ragged" if g.out_channels % width else "channels.whole")
     take("images.one" if g.batch == 1 else "images.several")
     take(f"axes.{('one', 'two')[g.ndim - 1] if g.ndim < 3 else 'more'}")
-    recipe.steps.append(_order(r, inner, taps, sum_tap))
-    recipe.skips_padding = True
-    recipe.details = {"tile": "; ".join(tiles_said), "x": x_name, "y": y_name}
-    return recipe
+    program.calls.append(_order(r, inner, taps, sum_tap))
+    program.skips_padding = True
+    program.details = {"tile": "; ".join(tiles_said), "x": x_name, "y": y_name}
+    return program.done()
 
 
 def _side(
-    recipe: Recipe, r: Any, name: str, shape: tuple[int, ...], strides: tuple[int, ...], inner: str
+    program: ProgramBuilder, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], inner: str
 ) -> tuple[str, str, list[int]]:
     """Array, element type and byte strides (image, spatial) of an operand with neighbouring channels."""
     own, size = ELEMENT_BYTES[r.element], ELEMENT_BYTES[inner]
@@ -105,13 +111,11 @@ def _side(
     sizes = [shape[0], *shape[2:]]
     slab = [prod(sizes[k + 1 :]) * shape[1] * size for k in range(len(sizes))]
     full = r.target.vector_bytes // size
-    steps = slab_steps(
+    calls = slab_calls(
         sizes, [strides[0], *strides[2:]], shape[1], strides[1], r.element, inner, [(0, 0)] * len(sizes), full, slab
     )
-    for made in steps:
-        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
-        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
-    recipe.buffers.append(Buffer(f"{name} slab", prod(sizes) * shape[1] * size))
+    program.calls += [call.renamed(f"{call.name} {name}", {"x": name, "slab": f"{name} slab"}) for call in calls]
+    program.buffers.append(Buffer(f"{name} slab", prod(sizes) * shape[1] * size))
     return f"{name} slab", inner, slab
 
 
@@ -205,12 +209,11 @@ def _tables(
     return as_ints(tiles), np.ascontiguousarray(joined)
 
 
-def _order(r: Any, inner: str, taps: int, sum_tap: int) -> Step:
+def _order(r: WeightGradRequest, inner: str, taps: int, sum_tap: int) -> KernelCall:
     """[tap][channel] to the result's [channel][tap]."""
     g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
-    table: Ints = as_ints([(0, 0, taps, g.out_channels, 0)])
-    values = [0] * (max(Move) + 1)
-    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), 1, 1
-    values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = sum_tap, taps * own
-    kernel = compiled(SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish()))
-    return Step("order result", kernel, tuple(values), ((Move.INPUT, "sums"), (Move.OUTPUT, "out")), 1, (table,))
+    values: dict[int, Value] = {
+        Move.INPUT: "sums", Move.OUTPUT: "out", Move.LINES: as_ints([(0, 0, taps, g.out_channels, 0)]), Move.TOTAL: 1,
+        Move.PER_TASK: 1, Move.SOURCE_STRIDE: sum_tap, Move.RESULT_STRIDE: taps * own,
+    }  # fmt: skip
+    return kernel_call("order result", SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish()), values, 1)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 
@@ -60,6 +61,8 @@ class DepthwiseGradSpec:
     output column to the next; pixel bytes are those of x and y; repeat: output channels of one input channel (a divisor of
     lanes); more: there are images after the first.
     """
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     x_element: str

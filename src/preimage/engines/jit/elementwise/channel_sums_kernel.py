@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 
@@ -44,6 +45,8 @@ class Arg(IntEnum):
 @dataclass(frozen=True, slots=True)
 class SumsSpec:
     """mode: plain, squares or products; columns: whether channels lie innermost; group: accumulators held at a time (columns)."""
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     lanes: int

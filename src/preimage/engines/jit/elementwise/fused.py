@@ -17,7 +17,7 @@ import numpy as np
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.fused_kernel import ChainSpec, Step
-from preimage.engines.jit.program import address_of, compiled
+from preimage.engines.jit.link import address_of, compiled
 from preimage.engines.jit.runtime import pool
 from preimage.settings import thread_count
 
@@ -48,8 +48,7 @@ def kept_kernel(spec: Any) -> kernels.LoadedKernel:
     if found is None:
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()
-        with kernels.at_once():
-            found = _kept[spec, id(target)] = (compiled(spec), target)  # the target is held, so that its id stays its own
+        found = _kept[spec, id(target)] = (compiled(spec), target)  # the target is held, so that its id stays its own
     return found[0]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
@@ -44,6 +45,8 @@ class ChainSpec:
     the line (row // divisor) % modulus), or "row" (one for a row: the (row // divisor) % modulus-th). Then come `numbers`
     numbers, given at the call.
     """
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     lanes: int

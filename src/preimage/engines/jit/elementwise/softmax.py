@@ -9,7 +9,7 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.softmax_kernel import Arg, SoftmaxSpec
-from preimage.engines.jit.program import address_of
+from preimage.engines.jit.link import address_of
 from preimage.engines.jit.runtime import pool
 from preimage.settings import thread_count
 

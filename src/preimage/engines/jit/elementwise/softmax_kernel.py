@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
@@ -36,6 +37,8 @@ class Arg(IntEnum):
 @dataclass(frozen=True, slots=True)
 class SoftmaxSpec:
     """columns: whether neighbouring vectors' lanes are different lines; gradient: which of the two."""
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     lanes: int

@@ -25,7 +25,7 @@ from preimage.engines.jit.elementwise.space_kernel import (
     RowsArg,
     RowsSpec,
 )
-from preimage.engines.jit.program import address_of
+from preimage.engines.jit.link import address_of
 from preimage.engines.jit.runtime import pool
 from preimage.settings import thread_count
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 
@@ -57,6 +58,8 @@ class RowsArg(IntEnum):
 class RowsSpec:
     """Rows copied to rows of another distance."""
 
+    arguments: ClassVar[type[IntEnum]] = RowsArg
+
     element: str
     lanes: int
 
@@ -103,6 +106,8 @@ class PoolArg(IntEnum):
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
     """mode "max" (NaN wins, -infinity over nothing) or "sum" (taps in order, from 0). A task is SHARE rows (outer, output)."""
+
+    arguments: ClassVar[type[IntEnum]] = PoolArg
 
     element: str
     lanes: int
@@ -159,6 +164,8 @@ class MaxGradArg(IntEnum):
 class MaxGradSpec:
     """The gradient of a maximum over windows: every g is added to the first element of its window that is the maximum (of NaNs
     the first); RESULT holds zeros before. A task is SHARE inner elements of one outer."""
+
+    arguments: ClassVar[type[IntEnum]] = MaxGradArg
 
     element: str
     lanes: int
@@ -238,6 +245,8 @@ class ResizeArg(IntEnum):
 @dataclass(frozen=True, slots=True)
 class ResizeSpec:
     """Two axes at once: nearest, or linear (rows are blended first, then columns)."""
+
+    arguments: ClassVar[type[IntEnum]] = ResizeArg
 
     element: str
     lanes: int

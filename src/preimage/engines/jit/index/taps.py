@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.engines.jit.runtime.fork_safety import kept
+from preimage.engines.jit.index.cached import kept
 from preimage.geometry import ConvGeometry
 
 __all__ = [

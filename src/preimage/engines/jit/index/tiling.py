@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from preimage.engines.jit import branches
+from preimage.engines.jit.index.cached import kept
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, classes
-from preimage.engines.jit.runtime.fork_safety import kept
 
 __all__ = ["MAX_PIXELS", "Choice", "Tiles", "choose_tile", "cover_size", "take_tiling", "tile_costs", "tile_phase", "tile_shapes"]
 

@@ -11,6 +11,8 @@ and the cache would hold lines that lie a power of two apart. So the channels ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import Kernel
 from preimage.engines.jit.packing.copy_kernel import LINE_WORDS, Move
@@ -21,6 +23,8 @@ __all__ = ["BlockSpec", "build"]
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
     """From one element type to another; width channels a block. SOURCE_STRIDE is the pixel stride of the source."""
+
+    arguments: ClassVar[type[IntEnum]] = Move
 
     source: str
     result: str

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
@@ -51,6 +52,8 @@ LINE_WORDS = 5
 class CopySpec:
     """Lines of `a` elements, from one element type to another."""
 
+    arguments: ClassVar[type[IntEnum]] = Move
+
     source: str
     result: str
     lanes: int
@@ -63,6 +66,8 @@ class CopySpec:
 @dataclass(frozen=True, slots=True)
 class SwapSpec:
     """Planes of a x b elements; the finish takes b as the channel."""
+
+    arguments: ClassVar[type[IntEnum]] = Move
 
     source: str
     result: str

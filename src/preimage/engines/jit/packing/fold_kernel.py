@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import Int, Kernel, Num, Ptr
 from preimage.engines.ir.shuffles import together
@@ -43,6 +44,8 @@ class FoldSlot(IntEnum):
 @dataclass(frozen=True, slots=True)
 class FoldSpec:
     """channels: output channels, so many vectors are interleaved."""
+
+    arguments: ClassVar[type[IntEnum]] = FoldSlot
 
     source: str
     result: str

@@ -1,4 +1,4 @@
-"""Steps that move data: an input into a slab, a result back into its order, weights into blocks (see `copy_kernel`)."""
+"""Calls that move data: an input into a slab, a result back into its order, weights into blocks (see `copy_kernel`)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
-from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.index.taps import Folded, Ints, as_ints
 from preimage.engines.jit.packing import copy_kernel, fold_kernel, weights_kernel
-from preimage.engines.jit.program import Step, address_of, compiled
+from preimage.engines.jit.program import KernelCall, Value, kernel_call
 
 __all__ = [
     "FEW_CHANNELS",
     "LINE_ELEMENTS",
     "block_lanes",
-    "folded_weight_step",
-    "lines_step",
+    "folded_weight_call",
+    "lines_call",
     "pieces",
     "positions",
-    "slab_steps",
+    "slab_calls",
     "swap_back",
     "tap_pitch",
-    "weight_step",
+    "weight_call",
 ]
 
 FEW_CHANNELS = 16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
@@ -39,22 +38,25 @@ MUCH_BYTES = 1 << 20  # of an array that is transposed by whole cache lines
 MOST_DEALT = 16  # taps that are dealt out instead of transposed
 
 
-def lines_step(
-    name: str, kernel: kernels.LoadedKernel, lines: Ints, patches: tuple[tuple[int, str], ...], strides: tuple[int, int] = (0, 0)
-) -> Step:
+def lines_call(
+    name: str,
+    spec: copy_kernel.CopySpec | copy_kernel.SwapSpec,
+    lines: Ints,
+    arrays: dict[int, str],
+    strides: tuple[int, int] = (0, 0),
+) -> KernelCall:
+    """A copying or transposing kernel over lines; arrays: by slot, as `strides` of the planes that are transposed."""
     total = len(lines)
     elements = int(np.maximum(lines[:, 2], 1).sum() if strides == (0, 0) else (lines[:, 2] * lines[:, 3]).sum())
     tasks = max(1, min(total, elements // LINE_ELEMENTS))
     per_task = -(-total // tasks)
     branches.packing("tasks.one" if tasks == 1 else "tasks.several")
-    template = [0] * (max(copy_kernel.Move) + 1)
-    template[copy_kernel.Move.LINES], template[copy_kernel.Move.TOTAL], template[copy_kernel.Move.PER_TASK] = (
-        address_of(lines),
-        total,
-        per_task,
-    )
-    template[copy_kernel.Move.SOURCE_STRIDE], template[copy_kernel.Move.RESULT_STRIDE] = strides
-    return Step(name, kernel, tuple(template), patches, -(-total // per_task), (lines,))
+    move = copy_kernel.Move
+    values: dict[int, Value] = {
+        **arrays, move.LINES: lines, move.TOTAL: total, move.PER_TASK: per_task, move.SOURCE_STRIDE: strides[0],
+        move.RESULT_STRIDE: strides[1],
+    }  # fmt: skip
+    return kernel_call(name, spec, values, -(-total // per_task))
 
 
 def positions(sizes: list[int], strides: list[int]) -> Ints:
@@ -69,10 +71,10 @@ def pieces(length: int, piece: int) -> list[tuple[int, int]]:
     return [(s, min(piece, length - s)) for s in range(0, length, piece)]
 
 
-def slab_steps(
+def slab_calls(
     sizes: list[int], strides: list[int], channels: int, channel_stride: int, source: str, result: str,
     margins: list[tuple[int, int]], lanes: int, result_strides: list[int],
-) -> list[Step]:  # fmt: skip
+) -> list[KernelCall]:  # fmt: skip
     """Copy an input (axes: batch and spatial; strides in bytes) into a channels-last slab with margins of zeros.
 
     Either the channels or the last axis lie contiguously in the source. Result strides are those of the slab.
@@ -86,8 +88,7 @@ def slab_steps(
     if any(m != (0, 0) for m in margins[:-1]):
         branches.packing("input.margins.lines")
     branches.packing("input.margins.columns" if margins[-1] != (0, 0) else "input.margins.no_columns")
-    patches = ((copy_kernel.Move.INPUT, "x"), (copy_kernel.Move.OUTPUT, "slab"))
-    steps: list[Step] = []
+    arrays: dict[int, str] = {copy_kernel.Move.INPUT: "x", copy_kernel.Move.OUTPUT: "slab"}
     zeros: list[tuple[int, ...]] = []
     outer = list(zip(sizes[:-1], strides[:-1], result_strides[:-1], margins[:-1], strict=True))
     width, (left, right) = sizes[-1], margins[-1]
@@ -112,20 +113,18 @@ def slab_steps(
             for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
             for s, n in pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
         ]
-        kernel = compiled(copy_kernel.CopySpec(source, result, lanes))
-        steps.append(lines_step("copy input", kernel, as_ints(lines + zeros), patches))
-        return steps
+        return [lines_call("copy input", copy_kernel.CopySpec(source, result, lanes), as_ints(lines + zeros), arrays)]
     lines = [
         (a + s * item, b + (left + s) * pixel, channels, n, 0)
         for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
         for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
     ]
     side = block_lanes(lanes, out_item, channels, prod(sizes))
-    kernel = compiled(copy_kernel.SwapSpec(source, result, side, Finish()))
-    steps.append(lines_step("transpose input", kernel, as_ints(lines), patches, (channel_stride, pixel)))
+    swap = copy_kernel.SwapSpec(source, result, side, Finish())
+    calls = [lines_call("transpose input", swap, as_ints(lines), arrays, (channel_stride, pixel))]
     if zeros:
-        steps.append(lines_step("zero margins", compiled(copy_kernel.CopySpec(source, result, lanes)), as_ints(zeros), patches))
-    return steps
+        calls.append(lines_call("zero margins", copy_kernel.CopySpec(source, result, lanes), as_ints(zeros), arrays))
+    return calls
 
 
 def swap_back(
@@ -137,7 +136,7 @@ def swap_back(
     result: str,
     lanes: int,
     finish: Finish,
-) -> Step:
+) -> KernelCall:
     """The channels-last scratch result into a channels-first one, with the epilogue."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     inner, flat = sizes[-1], len(sizes) - 1
@@ -152,14 +151,12 @@ def swap_back(
         for k, at in enumerate(to_offsets)
         for s, n in pieces(inner, piece)
     ]
-    names = ["bias", "residual", "limits"]
-    patches = (
-        (copy_kernel.Move.INPUT, "scratch"),
-        (copy_kernel.Move.OUTPUT, "out"),
-        *((copy_kernel.Move[n.upper()], n) for n in names),
-    )
-    kernel = compiled(copy_kernel.SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish))
-    return lines_step("transpose result", kernel, as_ints(lines), patches, (channels * item, channel_stride))
+    move = copy_kernel.Move
+    arrays: dict[int, str] = {
+        move.INPUT: "scratch", move.OUTPUT: "out", move.BIAS: "bias", move.RESIDUAL: "residual", move.LIMITS: "limits",
+    }  # fmt: skip
+    spec = copy_kernel.SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish)
+    return lines_call("transpose result", spec, as_ints(lines), arrays, (channels * item, channel_stride))
 
 
 def tap_pitch(run: int, width: int, item: int) -> int:
@@ -171,11 +168,11 @@ def tap_pitch(run: int, width: int, item: int) -> int:
     return size if run < FEW_CHANNELS else (-(-size // LINE_BYTES) | 1) * LINE_BYTES
 
 
-def weight_step(
+def weight_call(
     contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int,
     apart: bool = False, by_taps: bool = False,
-) -> tuple[Step, int]:  # fmt: skip
-    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the step and the bytes of a block.
+) -> tuple[KernelCall, int]:  # fmt: skip
+    """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the call and the bytes of a block.
 
     apart: taps lie `tap_pitch` apart; by_taps: the columns are taps alone, whatever the contraction, so that a call can be made
     to pack some of them.
@@ -203,13 +200,13 @@ def weight_step(
     dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT and not by_taps else 0
     blocks = -(-channels // width)
     block_bytes = taps * pitch
-    s, values = weights_kernel.WeightSlot, [0] * len(weights_kernel.WeightSlot)
-    values[s.GROUP_BLOCKS], values[s.GROUP_CHANNELS] = blocks, channels
-    values[s.GROUP_STRIDE] = shape[0] // groups * shape[1] * taps * item
-    values[s.CHANNEL_STRIDE], values[s.OUTER], values[s.OUTER_STRIDE] = channel_stride, outer, outer_stride
-    values[s.OUTER_RESULT], values[s.COLUMNS], values[s.TABLE] = width * out_item, len(table), address_of(table)
-    values[s.BLOCK_BYTES], values[s.WIDTH], values[s.AHEAD] = block_bytes, width, ahead
-    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
+    s = weights_kernel.WeightSlot
+    values: dict[int, Value] = {
+        s.SOURCE: "w", s.RESULT: "packed", s.FLAG: "flag", s.GROUP_BLOCKS: blocks, s.GROUP_CHANNELS: channels,
+        s.GROUP_STRIDE: shape[0] // groups * shape[1] * taps * item, s.CHANNEL_STRIDE: channel_stride, s.OUTER: outer,
+        s.OUTER_STRIDE: outer_stride, s.OUTER_RESULT: width * out_item, s.COLUMNS: len(table), s.TABLE: table,
+        s.BLOCK_BYTES: block_bytes, s.WIDTH: width, s.AHEAD: ahead,
+    }  # fmt: skip
     side = lanes if width % lanes == 0 else max(lanes // 2, 1)
     few = prod(shape) <= FEW_WEIGHTS
     if few:
@@ -218,19 +215,19 @@ def weight_step(
     branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
     if width % side:
         branches.packing("weights.ragged_squares")
-    kernel = compiled(weights_kernel.WeightSpec(source, result, side, dealt, width % side != 0, few))
-    return Step("pack weights", kernel, tuple(values), patches, groups * blocks, (table,)), block_bytes
+    spec = weights_kernel.WeightSpec(source, result, side, dealt, width % side != 0, few)
+    return kernel_call("pack weights", spec, values, groups * blocks), block_bytes
 
 
-def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
-    """As weight_step for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
+def folded_weight_call(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[KernelCall, int]:
+    """As weight_call for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     run, channels, kernel = shape[0], shape[1], shape[-1]
     lines, taps = prod(shape[2:-1]), folded.axis.kernel
     blocks = -(-channels * folded.stride // width)
     if prod(shape) >= MANY_WEIGHTS and can_split(channels):
         branches.packing("weights.folded.interleaved")
-        return _interleave_step(shape, folded, source, result, width)
+        return _interleave_call(shape, folded, source, result, width)
     branches.packing("weights.folded.gathered")
     lane = np.arange(blocks * width)
     q, o = lane // channels, lane % channels
@@ -240,16 +237,16 @@ def folded_weight_step(shape: tuple[int, ...], folded: Folded, source: str, resu
     table = place[None] + (np.arange(lines) * kernel * item)[:, None, None]
     table = np.where(exists[None], table, -1).reshape(lines * taps, blocks, width)
     table = np.ascontiguousarray(table.transpose(1, 0, 2).astype(np.int64))  # (block, tap, lane)
-    s, values = weights_kernel.WeightSlot, [0] * len(weights_kernel.WeightSlot)
-    values[s.OUTER], values[s.OUTER_STRIDE], values[s.TABLE] = run, channels * lines * kernel * item, address_of(table)
-    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel_code = compiled(weights_kernel.GatherWeightSpec(source, result, width))
-    tap_bytes = run * width * out_item
-    step = Step("pack weights", kernel_code, tuple(values), patches, blocks * lines * taps, (table,))
-    return step, lines * taps * tap_bytes
+    s = weights_kernel.WeightSlot
+    values: dict[int, Value] = {
+        s.SOURCE: "w", s.RESULT: "packed", s.FLAG: "flag", s.OUTER: run, s.OUTER_STRIDE: channels * lines * kernel * item,
+        s.TABLE: table,
+    }  # fmt: skip
+    spec = weights_kernel.GatherWeightSpec(source, result, width)
+    return kernel_call("pack weights", spec, values, blocks * lines * taps), lines * taps * run * width * out_item
 
 
-def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[Step, int]:
+def _interleave_call(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[KernelCall, int]:
     """The same by vectors: see `fold_kernel`."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     run, channels, kernel = shape[0], shape[1], shape[-1]
@@ -262,18 +259,15 @@ def _interleave_step(shape: tuple[int, ...], folded: Folded, source: str, result
     )  # number of a vector's first lane
     table = (first // width * (lines * taps * tap_bytes)) + first % width * out_item
     table[first >= blocks * width] = -1
-    s, values = fold_kernel.FoldSlot, [0] * len(fold_kernel.FoldSlot)
-    values[s.INPUTS], values[s.STRIDE], values[s.KERNEL], values[s.TAPS] = run, folded.stride, kernel, taps
-    values[s.TURNS], values[s.TABLE] = len(table) // channels, address_of(table)
-    values[s.SOURCE_LINE], values[s.SOURCE_CHANNEL] = kernel * item, lines * kernel * item
-    values[s.SOURCE_INPUT], values[s.RESULT_INPUT], values[s.RESULT_TAP] = (
-        channels * lines * kernel * item,
-        width * out_item,
-        tap_bytes,
-    )
-    patches = ((s.SOURCE, "w"), (s.RESULT, "packed"), (s.FLAG, "flag"))
-    kernel_code = compiled(fold_kernel.FoldSpec(source, result, lanes, channels))
-    return Step("pack weights", kernel_code, tuple(values), patches, lines, (table,)), lines * taps * tap_bytes
+    s = fold_kernel.FoldSlot
+    values: dict[int, Value] = {
+        s.SOURCE: "w", s.RESULT: "packed", s.FLAG: "flag", s.INPUTS: run, s.STRIDE: folded.stride, s.KERNEL: kernel, s.TAPS: taps,
+        s.TURNS: len(table) // channels, s.TABLE: table, s.SOURCE_LINE: kernel * item, s.SOURCE_CHANNEL: lines * kernel * item,
+        s.SOURCE_INPUT: channels * lines * kernel * item, s.RESULT_INPUT: width * out_item, s.RESULT_TAP: tap_bytes,
+    }  # fmt: skip
+    return kernel_call(
+        "pack weights", fold_kernel.FoldSpec(source, result, lanes, channels), values, lines
+    ), lines * taps * tap_bytes
 
 
 def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) -> int:

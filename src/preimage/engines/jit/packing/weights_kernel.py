@@ -23,6 +23,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.packing.copy_kernel import transposed
@@ -57,6 +58,8 @@ class WeightSpec:
     """lanes: side of the squares, or length of the vectors that are dealt; taps: how many there are, 0: squares; ragged: the
     width of a block is no multiple of lanes; few: the weights are so few that one body with masks does for every square.
     """
+
+    arguments: ClassVar[type[IntEnum]] = WeightSlot
 
     source: str
     result: str
@@ -198,6 +201,8 @@ def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, s
 @dataclass(frozen=True, slots=True)
 class GatherWeightSpec:
     """Weights in any order: element by element, from a table of source offsets (folded phases: few channels)."""
+
+    arguments: ClassVar[type[IntEnum]] = WeightSlot
 
     source: str
     result: str

@@ -1,6 +1,6 @@
 """Calls made ready: what a contraction needs to run again on arrays of the same shapes and strides.
 
-`Ready` remembers the recipe and where its scratch lies; `Bound` also has prepared weights and the epilogue's arrays, so that a
+`Ready` remembers the program and where its scratch lies; `Bound` also has prepared weights and the epilogue's arrays, so that a
 call only writes down the addresses of its input and result and launches.
 """
 
@@ -14,8 +14,9 @@ import numpy as np
 from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
 from preimage.engines.buffers import retrying
 from preimage.engines.ir.epilogue import Finish
-from preimage.engines.jit.program import ALIGN, Recipe, address_of
-from preimage.engines.jit.request import Request
+from preimage.engines.jit.link import LinkedProgram, address_of
+from preimage.engines.jit.program import ALIGN
+from preimage.engines.jit.request import ConvRequest
 from preimage.engines.jit.runtime import pool
 from preimage.resources import register_keeper
 
@@ -97,17 +98,17 @@ def epilogue_arrays(
 
 
 class Ready:
-    """What a call needs once its recipe is known: the shape of the result in memory, and where the scratch lies."""
+    """What a call needs once its program is known: the shape of the result in memory, and where the scratch lies."""
 
-    __slots__ = ("axes", "buffers", "dtype", "geometry", "recipe", "request", "shape", "size", "threads")
+    __slots__ = ("axes", "buffers", "dtype", "geometry", "linked", "request", "shape", "size", "threads")
 
-    def __init__(self, request: Request, recipe: Recipe, out: Array, n_threads: int) -> None:
-        self.request, self.recipe, self.geometry, self.threads = request, recipe, request.geometry, n_threads
-        self.dtype, self.size = out.dtype, recipe.workspace_bytes
+    def __init__(self, request: ConvRequest, linked: LinkedProgram, out: Array, n_threads: int) -> None:
+        self.request, self.linked, self.geometry, self.threads = request, linked, request.geometry, n_threads
+        self.dtype, self.size = out.dtype, linked.workspace_bytes
         last = not out.flags.c_contiguous
         self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
         self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
-        self.buffers = recipe.places
+        self.buffers = linked.places
 
     def empty(self) -> Array:
         memory = aligned_empty(self.shape, self.dtype)
@@ -124,22 +125,22 @@ class Bound:
     def __init__(self, ready: Ready, fixed: dict[str, Array], scratch: Scratch) -> None:
         self._ready, self._kept, self._scratch = ready, fixed, scratch
         addresses = {"bias": 0, "limits": 0} | {name: address_of(array) for name, array in fixed.items()}
-        recipe = ready.recipe
+        linked = ready.linked
         self._program: Any = None
         self._places: list[tuple[int, str]] = []
         self._steps: list[Any] = []
         if ready.threads <= 1:
-            entry, names, rest = recipe.program
-            head = recipe.head(addresses)
+            entry, names, rest = linked.whole()
+            head = linked.head(addresses)
             self._places = [(k, name) for k, name in enumerate(names) if name not in addresses]
             self._program = (entry, head, struct.Struct(f"{len(head)}q").pack, rest)
             return
-        for step in recipe.steps:
-            words = list(step.template)
-            for slot, name in step.patches:
+        for call in linked.calls:
+            words = list(call.words)
+            for slot, name in call.arrays:
                 words[slot] = addresses.get(name, 0)
-            places = [(slot, name) for slot, name in step.patches if name not in addresses]
-            self._steps.append((step.kernel, words, places, struct.Struct(f"{len(words)}q").pack, step.tasks))
+            places = [(slot, name) for slot, name in call.arrays if name not in addresses]
+            self._steps.append((call.kernel, words, places, struct.Struct(f"{len(words)}q").pack, call.tasks))
 
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
         ready = self._ready

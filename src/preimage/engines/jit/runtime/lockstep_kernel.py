@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 __all__ = ["FIRST_COUNTER", "LINE_WORDS", "Parts", "PartsSpec", "build"]
 
@@ -36,6 +37,9 @@ FIRST_COUNTER = 2 * LINE_WORDS
 @dataclass(frozen=True, slots=True)
 class PartsSpec:
     """There is one such kernel."""
+
+    arguments: ClassVar[type[IntEnum]] = Parts
+    controls: ClassVar[bool] = True
 
     def ir(self) -> str:
         """The text of the kernel."""

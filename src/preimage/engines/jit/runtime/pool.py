@@ -28,13 +28,12 @@ import signal
 import struct
 import time
 from array import array
-from collections.abc import Mapping
 
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.runtime.pool_ir import MOST_WORKERS, POOL_BYTES, SPINS, WORKERS, pool_ir
 from preimage.locks import LOCK
 
-__all__ = ["ask", "launch", "pack_args", "pool_size"]
+__all__ = ["is_loaded", "launch", "pack_args", "pool_size", "wanted"]
 
 SPIN_NS = 100_000  # how long a worker spins after a job before it parks
 PATIENCE = 256  # jobs that run on the workers there are before the system is asked again for a thread that it refused
@@ -44,22 +43,25 @@ _RunAlone = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_char_p, _I64)
 _Run = ctypes.CFUNCTYPE(_I64, _PTR, _PTR, ctypes.c_char_p, _I64, _I64)
 
 
-def ask() -> None:
-    """Have the pool's code compiled: with a first call's kernels (`kernels.together`), not after them."""
-    if _code is None:
-        _compiled()
+_FUNCTIONS = ("run_alone", "run", "init", "add_worker", "pauses")
 
 
-def _compiled() -> Mapping[str, kernels.LoadedKernel]:
-    names = ("run_alone", "run", "init", "add_worker", "pauses")
-    return kernels.compile_many(pool_ir(kernels.host().triple, _SIGNALS), names, "thread pool", level=kernels.CONTROL_LEVEL)
+def wanted() -> kernels.Wanted:
+    """The pool's code, to be compiled beside a first call's kernels and not after them."""
+    text = pool_ir(kernels.host().triple, _SIGNALS)
+    return kernels.wanted_module(text, _FUNCTIONS, "thread pool", level=kernels.CONTROL_LEVEL)
+
+
+def is_loaded() -> bool:
+    """Whether the pool's code is there."""
+    return _code is not None
 
 
 class _Code:
     """The compiled pool functions; made once per process and never unloaded."""
 
     def __init__(self) -> None:
-        self.kernels = _compiled()
+        self.kernels = kernels.load_all([wanted()])[0]
         self.run_alone = _RunAlone(int(self.kernels["run_alone"]))
         self.run = _Run(int(self.kernels["run"]))
         self.init = ctypes.CFUNCTYPE(None, _PTR)(int(self.kernels["init"]))
@@ -122,7 +124,7 @@ _pool: _Pool | None = None
 def _loaded_code() -> _Code:
     global _code
     if _code is None:
-        with LOCK, kernels.at_once():
+        with LOCK:
             made = _Code()
             _code = _code or made  # a signal handler may have made it meanwhile
     return _code

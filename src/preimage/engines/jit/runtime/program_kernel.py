@@ -13,15 +13,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import Int, Kernel, Ptr
 from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.packing.weights_kernel import WeightSlot
 
-__all__ = ["HEAD", "PIECE_WORDS", "ProgramSpec", "Sweep", "SweepSpec", "build_program", "build_sweep"]
+__all__ = ["HEAD", "PIECE_WORDS", "ProgramSlot", "ProgramSpec", "Sweep", "SweepSpec", "build_program", "build_sweep"]
 
 HEAD = 16  # words for addresses at the start of a program's arguments, then: patches, steps
 STEP_WORDS = 3
+
+
+class ProgramSlot(IntEnum):
+    """What stands behind the addresses; the lists follow: see `ProgramSpec`."""
+
+    PATCHES = HEAD
+    STEPS = HEAD + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,9 @@ class ProgramSpec:
     step (kernel, first word of its arguments, tasks).
     """
 
+    arguments: ClassVar[type[IntEnum]] = ProgramSlot
+    controls: ClassVar[bool] = True
+
     def ir(self) -> str:
         """The text of the kernel."""
         return build_program(self)
@@ -41,7 +52,7 @@ def build_program(spec: ProgramSpec) -> str:
     del spec
     f = Kernel()
     words = f.arguments
-    patches, steps = words.at(HEAD).load_int(), words.at(HEAD + 1).load_int()
+    patches, steps = words.at(ProgramSlot.PATCHES).load_int(), words.at(ProgramSlot.STEPS).load_int()
     table = words.at(HEAD + 2)
     with f.loop(0, patches) as k:
         patch = table.at(k.index * 2)
@@ -76,6 +87,9 @@ PIECE_WORDS = 5
 @dataclass(frozen=True, slots=True)
 class SweepSpec:
     """There is one sweep kernel."""
+
+    arguments: ClassVar[type[IntEnum]] = Sweep
+    controls: ClassVar[bool] = True
 
     def ir(self) -> str:
         """The text of the kernel."""

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.index.taps import Ints, as_ints
+from preimage.engines.jit.index.taps import as_ints
 from preimage.engines.jit.packing.blocks_kernel import BlockSpec
 from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
-from preimage.engines.jit.packing.moves import LINE_ELEMENTS, slab_steps
-from preimage.engines.jit.program import Buffer, Recipe, Step, compiled
-from preimage.engines.jit.request import meaningful_strides
+from preimage.engines.jit.packing.moves import LINE_ELEMENTS, slab_calls
+from preimage.engines.jit.program import Buffer, ProgramBuilder, Value, kernel_call
+from preimage.engines.jit.request import WeightGradRequest
 from preimage.engines.jit.weight_grad.tiling import Tables
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Side", "WeightGradRequest", "rows_read", "side_of"]
+__all__ = ["Side", "rows_read", "side_of"]
 
 NARROW_BYTES = 128  # of a block's pixel: two cache lines
-
-
-@dataclass(frozen=True, slots=True)
-class WeightGradRequest:
-    """All that the recipe depends on. Strides in bytes (see `request.meaningful_strides`); element: f32, f64, f16 or bf16."""
-
-    geometry: ConvGeometry
-    element: str
-    x_strides: tuple[int, ...]
-    y_strides: tuple[int, ...]
-    out_strides: tuple[int, ...]
-    threads: int
-    target: kernels.Target
-    little: bool = False  # kernels whose sizes are all arguments
-    turn: str = "only"  # of the batch: "first", "middle" or "last", where the sums go on from call to call (array "sums")
-
-    def __post_init__(self) -> None:
-        g, item = self.geometry, ELEMENT_BYTES[self.element]
-        for name, shape in (("x", g.input_shape), ("y", g.output_shape), ("out", g.weight_shape)):
-            field = f"{name}_strides"
-            object.__setattr__(self, field, meaningful_strides(shape, getattr(self, field), item))
 
 
 @dataclass(frozen=True)
@@ -71,7 +49,7 @@ class Side:
 
 
 def side_of(
-    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
+    program: ProgramBuilder, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int,
     tiles: int, margin: tuple[int, int] | None, blocks: bool, scalars: bool,
 ) -> Side:  # fmt: skip
     """The operand in place if its channels are neighbours (and its pixels, for a run without padding), or if it gives scalars and
@@ -87,7 +65,7 @@ def side_of(
         branches.weight_grad(f"{name}.streams")
         return Side(name, strides, per_group * strides[1], width * strides[1], (row - width) * strides[1], apart=strides[1])
     if blocks:
-        return _blocked(recipe, r, name, shape, strides, width, tiles)
+        return _blocked(program, r, name, shape, strides, width, tiles)
     in_place = own == size and (strides[1] == own or per_group == 1)
     if margin is not None:
         in_place = in_place and margin == (0, 0) and strides[-1] == per_group * size
@@ -101,16 +79,20 @@ def side_of(
     sizes = [shape[0], *shape[2:-1], shape[-1]]
     margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
     lanes = r.target.vector_bytes // size
-    steps = slab_steps(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
-    for made in steps:
-        patches = tuple((slot, name if old == "x" else f"{name} slab") for slot, old in made.patches)
-        recipe.steps.append(replace(made, name=f"{made.name} {name}", patches=patches))
-    recipe.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
+    calls = slab_calls(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
+    program.calls += [call.renamed(f"{call.name} {name}", {"x": name, "slab": f"{name} slab"}) for call in calls]
+    program.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
     return Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo)
 
 
 def _blocked(
-    recipe: Recipe, r: WeightGradRequest, name: str, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+    program: ProgramBuilder,
+    r: WeightGradRequest,
+    name: str,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    width: int,
+    tiles: int,
 ) -> Side:
     """A copy in blocks of one tile's channels: [group][tile][image][pixel][width]; the last tile overlaps its neighbour."""
     own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
@@ -121,7 +103,7 @@ def _blocked(
     hands = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
     if hands > 1:
         branches.weight_grad("x.split_columns")
-        return _dealt(recipe, r, shape, strides, width, tiles)
+        return _dealt(program, r, shape, strides, width, tiles)
     flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
     while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
         flat -= 1
@@ -153,19 +135,15 @@ def _blocked(
         at_source = source + channel * strides[1] + first * strides[-1]
         at_result = (q * tiles + tile) * block + result + first * width * size
         lines.append((at_source, at_result, *((width, count) if by_channel else (count, 0)), 0))
-    table: Ints = as_ints(lines)
     per_task = max(1, -(-len(lines) // (8 * r.threads)))
-    values = [0] * (max(Move) + 1)
-    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
-    if by_channel:
-        kernel = compiled(SwapSpec(r.element, inner, lanes, Finish()))
-        values[Move.SOURCE_STRIDE], values[Move.RESULT_STRIDE] = strides[1], width * size
-    else:
-        kernel = compiled(BlockSpec(r.element, inner, lanes, width))
-        values[Move.SOURCE_STRIDE] = strides[-1]
-    patches = ((Move.INPUT, name), (Move.OUTPUT, f"{name} blocks"))
-    recipe.steps.append(Step(f"block {name}", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
-    recipe.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
+    swap = SwapSpec(r.element, inner, lanes, Finish()) if by_channel else None
+    values: dict[int, Value] = {
+        Move.INPUT: name, Move.OUTPUT: f"{name} blocks", Move.LINES: as_ints(lines), Move.TOTAL: len(lines), Move.PER_TASK: per_task,
+        Move.SOURCE_STRIDE: strides[1] if swap else strides[-1], Move.RESULT_STRIDE: width * size if swap else 0,
+    }  # fmt: skip
+    spec = swap or BlockSpec(r.element, inner, lanes, width)
+    program.calls.append(kernel_call(f"block {name}", spec, values, -(-len(lines) // per_task)))
+    program.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
     steps = [width * size]
     for n in spatial[:0:-1]:
         steps.append(steps[-1] * n)
@@ -173,7 +151,7 @@ def _blocked(
 
 
 def _dealt(
-    recipe: Recipe, r: WeightGradRequest, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
+    program: ProgramBuilder, r: WeightGradRequest, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
 ) -> Side:  # fmt: skip
     """As `_blocked`, for an x that is read with a stride along its last axis: its columns are dealt out to `stride` hands.
 
@@ -199,15 +177,13 @@ def _dealt(
                 for first in range(0, held, piece):
                     at_source = source + (hand + first * stride) * strides[-1]
                     lines.append((at_source, result + (hand * each + first) * pixel, min(piece, held - first), 0, 0))
-    table: Ints = as_ints(lines)
     per_task = max(1, -(-len(lines) // (8 * r.threads)))
-    values = [0] * (max(Move) + 1)
-    values[Move.LINES], values[Move.TOTAL], values[Move.PER_TASK] = int(table.ctypes.data), len(lines), per_task
-    values[Move.SOURCE_STRIDE] = strides[-1] * stride
-    patches = ((Move.INPUT, "x"), (Move.OUTPUT, "x blocks"))
-    kernel = compiled(BlockSpec(r.element, inner, lanes, width))
-    recipe.steps.append(Step("deal x", kernel, tuple(values), patches, -(-len(lines) // per_task), (table,)))
-    recipe.buffers.append(Buffer("x blocks", g.groups * tiles * block))
+    values: dict[int, Value] = {
+        Move.INPUT: "x", Move.OUTPUT: "x blocks", Move.LINES: as_ints(lines), Move.TOTAL: len(lines), Move.PER_TASK: per_task,
+        Move.SOURCE_STRIDE: strides[-1] * stride,
+    }  # fmt: skip
+    program.calls.append(kernel_call("deal x", BlockSpec(r.element, inner, lanes, width), values, -(-len(lines) // per_task)))
+    program.buffers.append(Buffer("x blocks", g.groups * tiles * block))
     steps = [pixel, row]
     for n in spatial[-2:0:-1]:
         steps.append(steps[-1] * n)

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 
@@ -96,6 +97,8 @@ class TileSpec:
     early: every tile asks for a share of what the next round reads (into the second cache); far: the weights are so many that
     each tile asks for the lines that it will write before it computes; apart: a pixel's scalars are SCALAR_ROW bytes apart.
     """
+
+    arguments: ClassVar[type[IntEnum]] = Arg
 
     element: str
     rows: int

@@ -1,0 +1,245 @@
+"""How a direct convolution lays out its work: what is copied first, which tile it takes, where the result goes, and what that costs.
+
+`choose_layout` weighs the ways by the model and gives the cheapest; `direct.lower` makes the program of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.jit import branches
+from preimage.engines.jit.conv.direct_kernel import turned_side
+from preimage.engines.jit.conv.halo import Edges, find_edges
+from preimage.engines.jit.index.taps import Axis, Folded, fold_phases, gather_axes, join_taps, merge_axes
+from preimage.engines.jit.index.tiling import Choice, choose_tile, take_tiling
+from preimage.engines.jit.packing.moves import FEW_CHANNELS
+from preimage.engines.jit.request import ConvRequest
+
+__all__ = ["Layout", "Option", "choose_layout", "take_layout"]
+
+CROWDED_RUN = 256  # channels from which on the copy is worth its while
+SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
+PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
+COPY_CYCLES, TURN_CYCLES = 0.6, 2.0  # an element of the input, copied or transposed into a slab
+GATHER_CYCLES = 4.0  # one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to tile the work and to store the result, with its modelled cycles."""
+
+    axes: list[Axis]
+    in_strides: list[int]
+    out_strides: list[int]
+    choice: Choice
+    channels: int  # of a group, phases included
+    folded: Folded | None
+    store: str  # "straight", "turned" or "scratch"
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What was chosen, before any table is filled. Strides and sizes in bytes, along batch and spatial axes.
+
+    axes: as the kernel walks them, before some are merged (`best.axes`); run: input channels under one tap, and the taps of a line
+    where they are joined with them; lasting: the input is channels-last; crowded: its pixels would fall on the same few cache lines.
+    """
+
+    axes: list[Axis]
+    joined: bool
+    run: int
+    best: Option
+    edges: Edges | None
+    slab: bool
+    lasting: bool
+    crowded: bool
+    in_sizes: list[int]
+    raw_strides: list[int]
+    margins: list[tuple[int, int]]
+    pitch: int  # bytes of a pixel of the slab
+    slab_strides: list[int]
+    cost: float
+
+    @property
+    def padded(self) -> list[int]:
+        """Sizes of the slab."""
+        return [n + lo + hi for n, (lo, hi) in zip(self.in_sizes, self.margins, strict=True)]
+
+
+def choose_layout(r: ConvRequest) -> Layout:
+    """The cheapest way by the model: the input as it lies, with its ends apart, or as a channels-last slab with margins; the
+    result in place, turned in registers, or through a scratch.
+    """
+    g, forward = r.geometry, r.contraction == "conv"
+    inner = "f64" if r.element == "f64" else "f32"
+    item, own_item = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
+    run, channels = in_channels // g.groups, out_channels // g.groups
+    axes, joined = gather_axes(g, r.contraction, r.every_tap), False
+    if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
+        # The taps of a line and their few channels lie side by side: one longer run.
+        axes[-1], run, joined = join_taps(g), run * g.kernel_size[-1], True
+    raw_strides = _skip_lines(axes, [r.in_strides[0], *r.in_strides[2:]])
+    in_sizes = [axis.in_size for axis in axes]
+    lasting = r.in_strides[1] == own_item or in_channels == 1
+    pixel_axis = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
+    margins = _margins(r, axes, pixel_axis, joined)
+    # Neighbouring pixels a multiple of a page apart would all fall on the same few lines of the L1 cache.
+    pitch = in_channels * item
+    apart = (raw_strides[pixel_axis] if lasting else pitch) * axes[pixel_axis].phases[0].in_step
+    crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
+    if crowded and not joined:
+        pitch += 64
+    moved = crowded or r.element != inner or not lasting
+    slab = moved or any(m != (0, 0) for m in margins)
+    padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
+    slab_strides = [prod(padded[k + 1 :]) * pitch for k in range(len(axes))]
+    edges = best = None
+    if slab and not (moved or joined or r.every_tap or r.single):
+        best = min(_options(r, axes, raw_strides, channels, run, item), key=lambda option: option.cost)
+        edges = find_edges(best.axes, best.choice, in_channels * item) if best.folded is None else None
+    if edges is None:
+        in_strides = slab_strides if slab else raw_strides
+        best = min(_options(r, axes, in_strides, channels, run, item), key=lambda option: option.cost)
+    assert best is not None
+    copying = (COPY_CYCLES if lasting else TURN_CYCLES) * prod(in_sizes) * in_channels if slab and edges is None else 0.0
+    return Layout(
+        axes, joined, run, best, edges, slab, lasting, crowded, in_sizes, raw_strides, margins, pitch, slab_strides,
+        best.cost + copying,
+    )  # fmt: skip
+
+
+def _margins(r: ConvRequest, axes: list[Axis], pixel_axis: int, joined: bool) -> list[tuple[int, int]]:
+    """Zeros around the input, low and high along each axis, that some tile reads."""
+    reach = [axis.margins for axis in axes]
+    if r.every_tap:
+        margins = list(reach)
+    else:
+        margins = [(0, 0)] * len(axes)
+        if not r.single:
+            margins[pixel_axis] = reach[pixel_axis]
+    if joined:
+        margins[-1] = reach[-1]
+    folded = _may_fold(r)
+    if folded is not None:  # folded phases read one tap more at either end, for the phases that lack it
+        far = folded.axis.margins
+        margins[-1] = max(margins[-1][0], far[0]), max(margins[-1][1], far[1])
+    return margins
+
+
+def _skip_lines(axes: list[Axis], strides: list[int]) -> list[int]:
+    """Outer axes of which one tap reads every so many lines (1x1 layers with strides), as plain ones: no copy moves the lines
+    between. Changes `axes`; returns the strides in memory that go with them."""
+    out = list(strides)
+    for k in range(1, len(axes) - 1):
+        axis, only = axes[k], axes[k].phases[0]
+        inside = (only.count - 1) * only.in_step < axis.in_size
+        if axis.kernel == 1 and len(axis.phases) == 1 and only.step == 1 and only.taps == ((0, 0),) and inside:
+            if only.in_step > 1:
+                branches.direct("lines.skipped")
+            n = only.count
+            axes[k] = Axis(n, n, (replace(only, in_step=1, in_size=n),))
+            out[k] *= only.in_step
+    return out
+
+
+def _may_fold(r: ConvRequest) -> Folded | None:
+    """The last axis with its stride phases folded into channels, where that is a choice."""
+    g = r.geometry
+    if r.contraction != "conv_transpose" or g.groups != 1 or not g.ndim or r.single or r.little or r.tile is not None:
+        return None
+    folded = fold_phases(g)
+    return folded if folded is not None and folded.axis.phases[0].count > 1 else None
+
+
+def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: int, run: int, item: int) -> list[Option]:
+    """The ways to lay out the work, with modelled costs."""
+    g, own_item = r.geometry, ELEMENT_BYTES[r.element]
+    elements, all_channels = prod(g.weight_shape), channels * g.groups
+    sizes = [axis.out_size for axis in axes]
+    true_strides = [r.out_strides[0], *r.out_strides[2:]]
+    if r.out_strides[1] == own_item or all_channels == 1:
+        stores = [("straight", true_strides, 0.0)]
+    else:
+        scratch = [prod(sizes[k + 1 :]) * all_channels * item for k in range(len(axes))]
+        stores = [("scratch", scratch, SCRATCH_CYCLES * prod(sizes) * all_channels), ("turned", true_strides, 0.0)]
+    shape = (run, item, r.target.vector_bytes, r.target.vector_registers)
+    out: list[Option] = []
+    for store, out_strides, extra in stores:
+        merged, a, b = merge_axes(axes, in_strides, out_strides)
+        candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
+        if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
+            candidates.append(0)
+        side = turned_side(r.target.vector_bytes, item) if store == "turned" else 1
+        if store == "turned":
+            candidates = [k for k in candidates if len(merged[k].phases) == 1 and b[k] == own_item and merged[k].out_size >= side]
+            if not candidates or r.single or r.little:
+                continue
+        if r.tile is not None and not r.single:
+            lanes, vectors, pixels = r.tile
+            pixels = min(pixels, *(p.count for p in merged[candidates[0]].phases if p.count))
+            forced = Choice(candidates[0], lanes, vectors, pixels // side * side, 0.0)
+            if forced.pixels:
+                return [Option(merged, a, b, forced, channels, None, store, 0.0)]
+            continue
+        if r.single:
+            return [
+                Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)
+            ]
+        choice = choose_tile(merged, candidates, channels, g.groups, *shape, side, r.little)
+        out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + PACK_CYCLES * elements))
+        last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
+        contiguous = store != "turned" and out_strides[-1] == channels * last_bytes
+        folded = _may_fold(r) if contiguous else None
+        if folded is not None:
+            wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
+            choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape, little=r.little)
+            cost = choice.cost + extra + GATHER_CYCLES * elements
+            out.append(Option(phased, in_strides, out_strides, choice, wide, folded, store, cost))
+    return out
+
+
+def take_layout(r: ConvRequest, layout: Layout) -> None:
+    """Name the decisions that were made above, each by what it changes in the program."""
+    best, edges, inner = layout.best, layout.edges, "f64" if r.element == "f64" else "f32"
+    take, choice, axis = branches.direct, best.choice, best.axes[best.choice.axis]
+    take("taken")
+    if len(best.axes) < len(layout.axes):
+        take("axes.merged")
+    if edges is not None:
+        take("input.halo" if edges.tiles else "input.halo_unread")
+    elif layout.slab:
+        take("input.packed")
+        reasons = {
+            "channels_first": not layout.lasting, "widened": r.element != inner, "crowded": layout.crowded,
+            "margins": any(m != (0, 0) for m in layout.margins),
+        }  # fmt: skip
+        for reason in [name for name, holds in reasons.items() if holds]:
+            take(f"input.packed.{reason}")
+    else:
+        take("input.in_place")
+    take(f"result.{best.store}")
+    if best.folded is not None:
+        take("phases.folded")
+        if min(best.folded.phases_of_tap) < best.folded.stride:
+            take("phases.folded.partial")
+        if best.folded.first_cut or best.folded.last_end < best.folded.stride:
+            take("phases.folded.cut")
+    else:
+        take("phases.one" if len(axis.phases) == 1 else "phases.several")
+        if not all(phase.taps for phase in axis.phases):
+            take("phases.empty")
+    last = len(best.axes) - 1
+    take("pixels.last_axis" if choice.axis == last else "pixels.batch" if choice.axis == 0 else "pixels.outer_axis")
+    if r.single or r.tile is not None:
+        take("tile.single" if r.single else "tile.given")
+    full = r.target.vector_bytes // ELEMENT_BYTES[inner]
+    take_tiling(axis, choice)
+    take("tile.one_pixel" if choice.pixels == 1 else "tile.several_pixels")
+    take("tile.one_vector" if choice.vectors == 1 else "tile.several_vectors")
+    take("tile.full_vectors" if choice.lanes == full else "tile.half_vectors")
+    take("channels.ragged" if best.channels % (choice.lanes * choice.vectors) else "channels.whole")
+    take("groups.one" if r.geometry.groups == 1 else "groups.several")

@@ -1,0 +1,115 @@
+"""The tables of a gather: the rows, tiles, lists of taps and taps that a table-driven kernel walks (`tables.Slot`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+
+from preimage.engines.jit.index.taps import Axis, Folded, Ints, Phase, as_ints
+from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
+
+__all__ = ["gather_tables", "split_rows"]
+
+
+def gather_tables(
+    axes: list[Axis],
+    choice: Choice,
+    in_strides: list[int],
+    out_strides: list[int],
+    tap_bytes: int,
+    folded: Folded | None = None,
+    channels: int = 0,
+    part: Callable[[Phase, Tiles], tuple[Tiles, Ints]] | None = None,
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Rows, tiles, lists and taps (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
+
+    Strides are in bytes, along each axis; the addresses of INPUT and OUTPUT are those of position 0 everywhere.
+    part: picks some of a phase's tiles, and says how far (in positions) the input of each is moved.
+    Rows have one more number at their end: rows of one number (of the outer axes' phases, and the tile's) share their taps.
+    """
+    outer = [k for k in range(len(axes)) if k != choice.axis]
+    weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
+    covers: list[tuple[Phase, Tiles, list[tuple[int, int]], int, int]] = []
+    tiles: list[Ints] = []
+    count = 0
+    for phase in axes[choice.axis].phases:
+        if not phase.count:
+            continue
+        cover, moved = tile_phase(phase, choice.pixels), np.zeros(1, np.int64)
+        if part is not None:
+            cover, moved = part(phase, cover)
+        number, ranges = cover.classes
+        at_in = (cover.starts * phase.in_step + moved) * in_strides[choice.axis]
+        at_out = (phase.start + cover.starts * phase.step) * out_strides[choice.axis]
+        cut, end = np.zeros_like(at_in), np.full_like(at_in, 1 << 40)
+        if folded is not None:
+            cut[cover.starts == 0] = folded.first_cut * channels
+            end[cover.starts + cover.pixels == phase.count] = folded.last_end * channels
+        tiles.append(np.stack([at_in, at_out, number, cut, end], axis=1).astype(np.int64))
+        covers.append((phase, cover, ranges, count, count + len(cover.starts)))
+        count += len(cover.starts)
+    nothing = np.zeros((1, 3), np.int64)
+    parts: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
+
+    def words(k: int, p: Phase, taps: tuple[int, int]) -> Ints | None:
+        """What a range of taps of one axis adds to input offset, weight offset and channels; None for nothing at all."""
+        key = k, id(p), taps
+        if key not in parts:
+            numbers = np.array([n for n, _ in p.taps[slice(*taps)]], np.int64)
+            found = np.zeros((len(numbers), 3), np.int64)
+            found[:, 0], found[:, 1] = p.offsets[slice(*taps)] * in_strides[k], numbers * (weights[k] * tap_bytes)
+            if folded is not None and k == len(axes) - 1:
+                found[:, 2] = np.array(folded.phases_of_tap, np.int64)[numbers] * channels
+            parts[key] = found if len(found) != 1 or found.any() else None
+        return parts[key]
+
+    rows: list[Ints] = []
+    lists: list[tuple[int, int]] = []
+    taps: list[Ints] = []
+    tap_count = 0
+    for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
+        classed = [p.classes for p in phases]
+        for phase, _cover, ranges, first_tile, end_tile in covers:
+            at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+            for k, p, (cls, choices) in zip(outer, phases, classed, strict=True):
+                t = np.arange(p.count, dtype=np.int64)
+                at_in = (at_in[:, None] + t * (p.in_step * in_strides[k])).ravel()
+                at_out = (at_out[:, None] + (p.start + t * p.step) * out_strides[k]).ravel()
+                number = (number[:, None] * len(choices) + cls).ravel()
+            block = np.empty((len(at_in), 6), np.int64)
+            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(ranges)
+            block[:, 3], block[:, 4], block[:, 5] = first_tile, end_tile, len(rows)
+            rows.append(block)
+            for picked in product(*(choices for _, choices in classed)):
+                for lo, hi in ranges:
+                    where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
+                    where[choice.axis] = (phase, (lo, hi))
+                    entry = nothing
+                    for k in range(len(axes)):
+                        more = words(k, *where[k])
+                        if more is not None:
+                            entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, 3)
+                    lists.append((tap_count, tap_count + len(entry)))
+                    taps.append(entry)
+                    tap_count += len(entry)
+    all_tiles = np.concatenate(tiles) if tiles else np.zeros((0, 5), np.int64)
+    all_rows = np.concatenate(rows)
+    all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
+    return all_rows, all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+
+
+def split_rows(rows: Ints, pieces: int) -> Ints:
+    """Every row cut into up to `pieces` rows of fewer tiles, so that one long row can be shared."""
+    if pieces <= 1:
+        return rows
+    out = []
+    for piece in range(pieces):
+        part = rows.copy()
+        count = rows[:, 4] - rows[:, 3]
+        part[:, 3] = rows[:, 3] + count * piece // pieces
+        part[:, 4] = rows[:, 3] + count * (piece + 1) // pieces
+        out.append(part)
+    cut = np.stack(out, axis=1).reshape(-1, rows.shape[1])
+    return np.ascontiguousarray(cut[cut[:, 4] > cut[:, 3]])

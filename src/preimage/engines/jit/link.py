@@ -1,0 +1,163 @@
+"""Linking: a program's kernels, compiled side by side and loaded, and the addresses in its argument vectors filled in.
+
+    linked = link(program, n_threads)
+    linked.run({"x": address, ...}, n_threads)
+
+A linked program is kept and never changes: threads share it. A call copies the words of each kernel, writes the addresses of its own
+arrays among them, and launches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.program import KernelCall, KernelSpec, Program
+from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.program_kernel import HEAD, ProgramSpec
+from preimage.errors import EngineError
+from preimage.settings import current
+
+__all__ = ["LinkedCall", "LinkedProgram", "address_of", "compiled", "link"]
+
+
+class LinkedCall(NamedTuple):
+    """A kernel call with its addresses; `arrays` are (slot, name of the array whose address a call puts there)."""
+
+    kernel: kernels.LoadedKernel
+    words: tuple[int, ...]
+    arrays: tuple[tuple[int, str], ...]
+    tasks: int
+    others: tuple[kernels.LoadedKernel, ...]  # whose addresses are among the words: they stay loaded with this
+
+
+class LinkedProgram:
+    """A program that can run. What a warm call asks of the program lies here as plain attributes."""
+
+    __slots__ = ("_whole", "bias_repeat", "calls", "places", "program", "skips_padding", "workspace_bytes")
+
+    def __init__(self, program: Program, calls: tuple[LinkedCall, ...]) -> None:
+        self.program, self.calls = program, calls
+        self.bias_repeat, self.skips_padding = program.bias_repeat, program.skips_padding
+        self.places, self.workspace_bytes = program.places, program.workspace_bytes
+        self._whole: tuple[Any, tuple[str, ...], bytes] | None = None
+
+    def whole(self) -> tuple[Any, tuple[str, ...], bytes]:
+        """All calls as one: the function, the names of the addresses it begins with, and the rest of its words."""
+        if self._whole is not None:
+            return self._whole
+        names = tuple(dict.fromkeys(name for call in self.calls for _, name in call.arrays))
+        if len(names) > HEAD:
+            raise EngineError(f"a program may use {HEAD} arrays, this one uses {len(names)}")
+        patches: list[int] = []
+        steps: list[int] = []
+        sections: list[int] = []
+        count = sum(len(call.arrays) for call in self.calls)
+        begin = HEAD + 2 + 2 * count + 3 * len(self.calls)
+        for call in self.calls:
+            at = begin + len(sections)
+            for slot, name in call.arrays:
+                patches += [names.index(name), at + slot]
+            steps += [int(call.kernel), at, call.tasks]
+            sections += call.words
+        rest = pool.pack_args(count, len(self.calls), *patches, *steps, *sections)
+        kernel = compiled(ProgramSpec())
+        entry = _Entry(kernel)
+        entry.kernel = kernel  # type: ignore[attr-defined]  # stays loaded while it can be called
+        self._whole = entry, names, rest
+        return self._whole
+
+    def head(self, addresses: dict[str, int]) -> list[int]:
+        """The words that the whole begins with: addresses by name, 0 for those that are not given."""
+        head = [addresses.get(name, 0) for name in self.whole()[1]]
+        return [*head, *_PADDING[len(head) :]]
+
+    def run(self, addresses: dict[str, int], n_threads: int) -> None:
+        """Launch the calls with the addresses of this call's arrays."""
+        if n_threads <= 1:
+            entry, names, rest = self._whole or self.whole()
+            head = [addresses[name] for name in names]
+            entry(_pack_head(*head, *_PADDING[len(head) :]) + rest, 0, 0)  # without the pool
+            return
+        for call in self.calls:
+            words = list(call.words)
+            for slot, name in call.arrays:
+                words[slot] = addresses[name]
+            pool.launch(call.kernel, pool.pack_args(*words), call.tasks, n_threads)
+
+
+_PADDING = (0,) * HEAD
+_pack_head = struct.Struct(f"{HEAD}q").pack
+_Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def link(program: Program, n_threads: int) -> LinkedProgram:
+    """The program with its kernels loaded; what runs them (the pool, or the kernel that runs a whole program) is compiled beside them."""
+    specs = list(program.specs)
+    if n_threads <= 1:
+        specs.append(ProgramSpec())
+    target = kernels.current_target()
+    modules = [_wanted(spec, target) for spec in specs]
+    if n_threads > 1 and not pool.is_loaded():
+        modules.append(pool.wanted())
+    loaded = kernels.load_all(modules)
+    codes = {spec: found["kernel"] for spec, found in zip(specs, loaded, strict=False)}
+    return LinkedProgram(program, tuple([_linked(call, codes) for call in program.calls]))
+
+
+def _linked(call: KernelCall, codes: dict[KernelSpec, kernels.LoadedKernel]) -> LinkedCall:
+    words = list(call.words)
+    for slot, table in call.tables:
+        words[slot] = address_of(table.array)
+    for slot, spec in call.kernels:
+        words[slot] = int(codes[spec])
+    return LinkedCall(codes[call.spec], tuple(words), call.arrays, call.tasks, tuple([codes[spec] for _, spec in call.kernels]))
+
+
+def _wanted(spec: KernelSpec, target: kernels.Target) -> kernels.Wanted:
+    text = repr(spec)
+    if (debug := current().debug) >= 4:
+        kernels.print_once(text, spec.ir, target, debug)
+    return kernels.wanted(text, spec.ir, target, kernels.CONTROL_LEVEL if is_control(spec) else kernels.CODEGEN_LEVEL)
+
+
+def is_control(spec: KernelSpec) -> bool:
+    """Whether the kernel does nothing but call others: compiled at the lowest level."""
+    return getattr(spec, "controls", False)
+
+
+def compiled(spec: KernelSpec) -> kernels.LoadedKernel:
+    """The kernel of a spec, compiled or from the cache."""
+    return kernels.load_all([_wanted(spec, kernels.current_target())])[0]["kernel"]
+
+
+# ------------------------------------------------------------------------------------------------- addresses of arrays
+
+
+def _slow_address(a: Any) -> int:
+    return int(a.ctypes.data)
+
+
+def _field_address(a: Any) -> int:
+    return _Address.from_address(id(a) + _FIELD).value or 0
+
+
+#: NumPy's C structure of an array begins, after the object's head, with the address of the data. Reading it there takes
+#: 0.3 us where `a.ctypes.data` takes 1 and `__array_interface__` 3; probed below, in case an interpreter lays it out otherwise.
+_FIELD = object.__basicsize__
+_Address = ctypes.c_void_p
+
+
+def _probe() -> bool:
+    if platform.python_implementation() != "CPython":
+        return False
+    arrays = [np.empty(n, np.float32)[n // 2 :] for n in (3, 1000)]
+    return all(_field_address(a) == _slow_address(a) for a in arrays)
+
+
+address_of = _field_address if _probe() else _slow_address

@@ -1,0 +1,201 @@
+"""Calls of the weight gradient: from arrays to a request, and back to what the kernels left out.
+
+Padding that is left out (see `tiling`) changes no bit while y is finite: a skipped term is 0 * y = +-0, added to a sum. Where y holds
+an infinity or a NaN, 0 * y is NaN and must be seen. So where positions were left out and a sum is not finite because y is not, all is
+done again on a copy of x with its padding written out (`every_position`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines import decisions
+from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
+from preimage.engines.jit import branches
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
+from preimage.engines.jit.index.partition import images_at_once
+from preimage.engines.jit.link import LinkedProgram, address_of
+from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs, readable
+from preimage.engines.jit.weight_grad import tiling as planning
+from preimage.engines.jit.weight_grad.lower import leaves_out
+from preimage.geometry import ConvGeometry
+from preimage.settings import current
+
+__all__ = ["WeightGradients", "every_position", "request_for_shapes"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a call needs once its program is known: the shape of the result in memory, and the order of its axes."""
+
+    geometry: ConvGeometry
+    linked: LinkedProgram
+    memory: tuple[int, ...]
+    axes: tuple[int, ...] | None
+    exact: bool  # no position is left out
+
+
+class WeightGradients:
+    """conv_weight_grad of an engine. linked: gives the program of a request; run: gives a program its scratch memory and runs it."""
+
+    def __init__(
+        self, linked: Callable[[WeightGradRequest], LinkedProgram], run: Callable[[LinkedProgram, dict[str, int], int], None]
+    ) -> None:  # fmt: skip
+        self._linked, self._run = linked, run
+        self._ready: decisions.Shortcuts[tuple[Any, ...], _Ready] = decisions.Shortcuts(1024)
+
+    def forget(self) -> None:
+        """Drop the calls that were made ready."""
+        self._ready.clear()
+
+    def __call__(self, geometry: ConvGeometry, x: Array, y: Array, n_threads: int) -> Array:
+        limit = current().workspace_bytes
+        key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(kernels.current_target()), limit, little_macs())
+        ready = self._ready.get(key)
+        if ready is not None and ready.geometry is geometry:
+            result = aligned_empty(ready.memory, x.dtype)
+            if ready.axes is not None:
+                result = result.transpose(ready.axes)
+            self._run(ready.linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, n_threads)
+            if ready.exact:
+                return result
+        else:
+            result = empty_like_order(geometry.weight_shape, x)
+            if result.size == 0 or y.size == 0 or x.size == 0:
+                return _of_nothing(x, y, result)
+            self._fill(geometry, x, y, result, n_threads, key)
+        if leaves_out(geometry) and _reaches_padding(geometry, y, result):
+            branches.call("exact.every_position")
+            wide, whole = every_position(geometry, x)
+            self._fill(wide, whole, y, result, n_threads)
+        return result
+
+    def _fill(
+        self, geometry: ConvGeometry, x: Array, y: Array, result: Array, n_threads: int, key: tuple[Any, ...] | None = None
+    ) -> None:
+        given, given_strides, shape, last = geometry, (x.strides, y.strides), result.shape, not result.flags.c_contiguous
+        if geometry.ndim == 0:
+            x, y, result = x[..., None], y[..., None], result[..., None]
+        geometry = _spatial(geometry)
+        given_x, given_y = x, y
+        x, y = readable(x), readable(y)
+        if x is not given_x or y is not given_y:
+            branches.call("operand.copied")
+        shared = n_threads if geometry.inside_macs > SMALL_MACS else 1
+        request = WeightGradRequest(
+            geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, kernels.current_target(),
+            is_little(geometry),
+        )  # fmt: skip
+        depthwise = is_depthwise_grad(request)
+        images = geometry.batch if depthwise else images_at_once(geometry)
+        linked = self._linked(request if images == geometry.batch else replace(request, geometry=replace(geometry, batch=images)))
+        if not depthwise:
+            images = max(1, min(images, images * current().workspace_bytes // linked.workspace_bytes))
+        if images < geometry.batch:
+            self._in_turns(request, images, x, y, result)
+            return
+        decisions.report(linked.program.decisions)
+        self._run(linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, n_threads)
+        if key is not None and given.ndim and given_strides == (x.strides, y.strides):
+            memory = (shape[0], *shape[2:], shape[1]) if last else shape
+            axes = (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None
+            self._ready.keep(key, _Ready(given, linked, memory, axes, not leaves_out(given)))
+
+    def _in_turns(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
+        """The same sums, `images` at a time: an image is a chain of its own, and each turn goes on adding where the last one ended."""
+        batch = r.geometry.batch
+        sums = np.empty(prod(r.geometry.weight_shape), accumulator_dtype(x.dtype))
+        for first in range(0, batch, images):
+            part = slice(first, min(first + images, batch))
+            turn = "first" if first == 0 else "last" if part.stop == batch else "middle"
+            linked = self._linked(replace(r, geometry=replace(r.geometry, batch=part.stop - first), turn=turn))
+            decisions.report(linked.program.decisions)
+            addresses = {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(result), "sums": address_of(sums)}
+            self._run(linked, addresses, r.threads)
+
+
+def _of_nothing(x: Array, y: Array, result: Array) -> Array:
+    """The gradient where some array has no elements."""
+    branches.call("empty.weight_grad")
+    result[...] = 0
+    if y.size and result.size:  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
+        with np.errstate(invalid="ignore"):
+            zeros = (y * y.dtype.type(0)).sum(axis=(0, *range(2, y.ndim)))
+        result += zeros.reshape(-1, *[1] * (result.ndim - 1))
+    return result
+
+
+def _reaches_padding(geometry: ConvGeometry, y: Array, result: Array) -> bool:
+    """Whether a y that is not finite was left out over padding. The smaller array is looked at first.
+
+    A y that is not finite makes each sum that it takes part in not finite, so finite sums say enough, unless some
+    position of y meets nothing but padding.
+    """
+    if result.size < y.size and not _has_dark_positions(geometry) and _finite(result):
+        return False
+    return not _finite(y)
+
+
+def _finite(a: Array) -> bool:
+    """Whether all elements are finite: those of a finite sum are."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(a.sum())) or bool(np.isfinite(a).all())
+
+
+@lru_cache(maxsize=1024)
+def _has_dark_positions(geometry: ConvGeometry) -> bool:
+    """Whether some output position meets nothing but padding."""
+    for axis in range(geometry.ndim):
+        lit = np.zeros(geometry.output_size[axis], bool)
+        for k in range(geometry.kernel_size[axis]):
+            offset = k * geometry.dilation[axis] - geometry.padding[axis][0]
+            begin, end = planning.tap_range(geometry.input_size[axis], len(lit), offset, geometry.stride[axis])
+            lit[begin:end] = True
+        if not lit.all():
+            return True
+    return False
+
+
+def request_for_shapes(
+    geometry: ConvGeometry, element: str, item: int, channels_last: bool, n_threads: int
+) -> WeightGradRequest:  # fmt: skip
+    """What a call on arrays that lie densely in C order or channels-last asks for, so many images as one plan is made for."""
+    geometry = _spatial(geometry)
+    if not geometry.is_depthwise:
+        geometry = replace(geometry, batch=images_at_once(geometry))
+    shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
+    x, y, out = (dense_strides(shape, item, channels_last) for shape in shapes)
+    return WeightGradRequest(geometry, element, x, y, out, n_threads, kernels.current_target(), is_little(geometry))
+
+
+def _spatial(geometry: ConvGeometry) -> ConvGeometry:
+    """The geometry itself, or for one without spatial axes one pixel on an axis of length one."""
+    if geometry.ndim:
+        return geometry
+    one = (1,)
+    return replace(geometry, input_size=one, output_size=one, kernel_size=one, stride=one, dilation=one, padding=((0, 0),))
+
+
+def every_position(geometry: ConvGeometry, x: Array) -> tuple[ConvGeometry, Array]:
+    """The same sums without padding: x with all of its padding written out."""
+    sizes = tuple(
+        (out - 1) * stride + extent
+        for out, stride, extent in zip(geometry.output_size, geometry.stride, geometry.kernel_extent, strict=True)
+    )
+    whole = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    into, take = [slice(None)] * 2, [slice(None)] * 2
+    for axis, size in enumerate(sizes):
+        lo = geometry.padding[axis][0]
+        first = max(0, -lo)
+        last = max(first, min(x.shape[2 + axis], size - lo))
+        into.append(slice(first + lo, last + lo))
+        take.append(slice(first, last))
+    whole[tuple(into)] = x[tuple(take)]
+    return replace(geometry, input_size=sizes, padding=((0, 0),) * geometry.ndim), whole
