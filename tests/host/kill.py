@@ -11,12 +11,17 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from writers import WRITERS, leftovers
+
+#: What must not be found.
+FAULTS = ("damaged", "absent", "temporaries after the next write")
 
 
 def kills(name: str, count: int, folder: Path, seed: int = 0, longest: float = 0.05) -> dict[str, int]:
@@ -26,7 +31,7 @@ def kills(name: str, count: int, folder: Path, seed: int = 0, longest: float = 0
     for version in (0, 1, 0):  # what is loaded or remembered on the way is there before the fork
         writer.write(path, version)
         writer.read(path)
-    found = {"whole": 0, "damaged": 0, "absent": 0, "temporaries of the killed": 0, "temporaries after the next write": 0}
+    found = dict.fromkeys(("whole", *FAULTS, "temporaries of the killed"), 0)
     for _ in range(count):
         child = os.fork()
         if not child:
@@ -62,13 +67,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("writers", nargs="*", help="names; default: all")
     options = parser.parse_args()
-    bad = 0
-    for name in options.writers or WRITERS:
+    total = Counter[str]()
+    names = options.writers or list(WRITERS)
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             found = kills(name, options.count, Path(folder), options.seed)
-        bad += found["damaged"] + found["absent"] + found["temporaries after the next write"]
-        print(f"{name:26} {options.count} kills: " + ", ".join(f"{n} {what}" for what, n in found.items()), flush=True)
-    return 1 if bad else 0
+        total.update(found)
+        print(f"{name:26} {options.count} kills: {_listed(found)}", flush=True)
+    print(f"{options.count * len(names)} kills over {len(names)} writers: {_listed(total)}")
+    return 1 if any(total[what] for what in FAULTS) else 0
+
+
+def _listed(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in found.items())
 
 
 if __name__ == "__main__":

@@ -6,37 +6,32 @@ A new writer gets a row; tests make the n-th write, fsync and rename of each fai
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import page_writers as pages
 import pytest
+from page_writers import SIZE, one
 
 import preimage as pre
-
-#: Each version holds as many numbers as this: enough for several writes of a buffer.
-SIZE = 70_000
+from preimage.errors import OutputError
 
 
 class Writer(NamedTuple):
-    """`write(path, version)`; `read(path)` gives the version, and raises for what is no whole file."""
+    """`write(path, version)`; `read(path)` gives the version, and raises for what is no whole file. synced: it waits for the disk."""
 
     ending: str
     write: Callable[[Path, int], Any]
     read: Callable[[Path], int]
+    synced: bool = True
 
 
 def _array(version: int) -> np.ndarray:
     return np.full(SIZE, float(version), np.float32)
-
-
-def _one(values: Any) -> int:
-    """The version of an array: all its numbers are the same."""
-    numbers = np.unique(np.asarray(values))
-    assert numbers.size == 1
-    return int(numbers[0])
 
 
 def _bytes(path: Path, version: int) -> None:
@@ -54,7 +49,7 @@ def _weights(path: Path, version: int) -> None:
 def _read_weights(path: Path) -> int:
     from preimage.io.files import load_weights
 
-    return _one(np.concatenate([v.astype(np.float64) for v in load_weights(path).values()]))
+    return one(np.concatenate([v.astype(np.float64) for v in load_weights(path).values()]))
 
 
 def _npy(path: Path, version: int) -> None:
@@ -72,7 +67,7 @@ def _png(path: Path, version: int) -> None:
 def _read_png(path: Path) -> int:
     from preimage.io.pictures import read_picture
 
-    return _one(read_picture(path).values)
+    return one(read_picture(path).values)
 
 
 def _picture(path: Path, version: int) -> None:
@@ -113,7 +108,7 @@ def _read_model(path: Path) -> int:
 
     graph = load_model(path)
     stored = [np.asarray(p.data) for p in graph.weights.values()] + [a for a in graph.constants.values() if a.size > 100]
-    return _one(np.concatenate([a.reshape(-1) for a in stored]))
+    return one(np.concatenate([a.reshape(-1) for a in stored]))
 
 
 def _write_net(path: Path, version: int) -> None:
@@ -131,7 +126,7 @@ def _mean(path: Path, version: int) -> None:
 def _read_mean(path: Path) -> int:
     from preimage.io import caffe
 
-    return _one(caffe.read_mean(path))
+    return one(caffe.read_mean(path))
 
 
 class _Face:
@@ -151,17 +146,46 @@ def _face(path: Path, version: int) -> None:
     _Face.net(version).save(path)
 
 
-def _snapshot(path: Path, version: int) -> None:
-    """Solver.snapshot chooses the name: PREFIX_iter_N.caffemodel, here the path of the table."""
+def _face_hdf5(path: Path, version: int) -> None:
+    _Face.net(version).save_hdf5(path)
+
+
+def _read_face_hdf5(path: Path) -> int:
+    from preimage.caffe import hdf5
+
+    return one(hdf5.read_weights(path, {"ip": [(200, 300)]})["ip"][0])
+
+
+@cache
+def _solver(version: int) -> Any:
     from preimage import caffe
 
-    class Plain(caffe.Solver):
-        def __init__(self) -> None:
-            self.net, self.iter = _Face.net(version), 3
-            self.history: dict[str, Any] = {}
-            self.param = type("P", (), {"snapshot_prefix": str(path).removesuffix("_iter_3.caffemodel")})()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "net.prototxt").write_text(NET.replace("ROWS", "200"))
+        (Path(folder) / "solver.prototxt").write_text(
+            'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" snapshot_after_train: false'
+        )
+        solver = caffe.get_solver(Path(folder) / "solver.prototxt")
+    weight = solver.net.params["ip"][0].data
+    weight[...] = float(version)
+    solver.iter, solver.history = 3, {"ip.weight": (np.array(weight), np.zeros_like(weight))}
+    return solver
 
-    Plain().snapshot()
+
+def _snapshot(path: Path, version: int) -> None:
+    """Solver.snapshot chooses the names: PREFIX_iter_N.caffemodel, here the path of the table, and .solverstate."""
+    solver, (prefix, _, ending) = _solver(version), str(path).partition("_iter_3.caffemodel")
+    solver._file = None
+    solver.param.snapshot_prefix, solver.param.snapshot_format = prefix, "HDF5" if ending else "BINARYPROTO"
+    solver.snapshot()
+
+
+def _read_snapshot(path: Path) -> int:
+    """The version of the state, which is written last; the weights are whole too, of that version or the one before."""
+    from preimage.caffe.solver_state import read_state
+
+    (_read_face_hdf5 if path.suffix == ".h5" else _read_model)(path)
+    return one(read_state(str(path).replace(".caffemodel", ".solverstate"), [(200, 300)]).history[0])
 
 
 @cache
@@ -191,63 +215,36 @@ def _convert(path: Path, version: int) -> None:
     assert convert(source, path).ok
 
 
-def _run(version: int) -> Any:
-    from preimage.bench import Row, Run
+def _stencils(path: Path, version: int) -> None:
+    from preimage.io.stencils import save_stencils
 
-    rows = [
-        Row(f"layer{k}", "conv", "core", str(version), "forward", "conv", "float32", 1, name, "channels_last", 9, 9, 9, (1, 1), [2.0 + version])
-        for k in range(100) for name in ("jit", "torch")
-    ]  # fmt: skip
-    machine = {"cpu": "c", "target": "t", "system": "s", "denormals": "kept", "versions": {"numpy": "2"}, "affinity": [0]}
-    memory = {"dtype": "float32", "threads": 1, "peak_gflops": 9.0, "peaks": [9.0], "how": "", "memory_gbytes": {"1024": 5.0}}
-    return Run(machine, {}, [memory], rows)
+    save_stencils(path, np.full((64, 3, 9, 9), float(version), np.float32), {"how": version})
 
 
-def _bench_json(path: Path, version: int) -> None:
-    _run(version).save(path)
+def _read_stencils(path: Path) -> int:
+    from preimage.io.stencils import load_stencils
+
+    return one(load_stencils(path)[0])
 
 
-def _read_bench_json(path: Path) -> int:
-    from preimage.bench import Run
+def _cached(path: Path, call: Callable[[Any], Any]) -> Any:
+    from preimage.engines.jit.compiler import disk_cache
 
-    return _one([int(row.label) for row in Run.load(path).rows])
-
-
-def _bench_html(path: Path, version: int) -> None:
-    from preimage.report.bench import write_html
-
-    write_html(_run(version), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREIMAGE_CACHE_DIR", str(path))
+        return call(disk_cache)
 
 
-def _bench_markdown(path: Path, version: int) -> None:
-    from preimage.report.bench_markdown import write_markdown
-
-    write_markdown(_run(version), path)
-
-
-def _read_page(end: str, write: Callable[[Any], str]) -> Callable[[Path], int]:
-    @cache
-    def wanted(version: int) -> str:
-        return write(_run(version))
-
-    def read(path: Path) -> int:
-        text = path.read_text()
-        assert text.endswith(end)
-        return [wanted(0), wanted(1)].index(text)
-
-    return read
+def _kernel(path: Path, version: int) -> None:
+    """A cache may fail to keep a kernel; it may not keep a part of one."""
+    stored = _cached(path, lambda disk_cache: disk_cache.write("key", bytes([version]) * SIZE))
+    if not stored:
+        raise OutputError("not kept")
 
 
-def _html(run: Any) -> str:
-    from preimage.report.bench import render
-
-    return render(run)
-
-
-def _markdown(run: Any) -> str:
-    from preimage.report.bench_markdown import markdown
-
-    return markdown(run)
+def _read_kernel(path: Path) -> int:
+    code = _cached(path, lambda disk_cache: disk_cache.read("key"))
+    return one(np.frombuffer(code, np.uint8))
 
 
 def _tuning(path: Path, version: int) -> None:
@@ -261,7 +258,7 @@ def _tuning(path: Path, version: int) -> None:
 def _read_tuning(path: Path) -> int:
     tiles = json.loads(path.read_text())["tiles"]
     assert len(tiles) == 2000
-    return _one([tile[2] for tile in tiles.values()])
+    return one([tile[2] for tile in tiles.values()])
 
 
 def _folder(path: Path, version: int) -> None:
@@ -278,14 +275,14 @@ def _folder(path: Path, version: int) -> None:
 def _read_folder(path: Path) -> int:
     names = sorted(p.name for p in path.iterdir())
     assert names == ["a.png", "metrics.json", "report.html"]
-    return _one([_one(json.loads((path / name).read_text())) for name in names])
+    return one([one(json.loads((path / name).read_text())) for name in names])
 
 
 WRITERS = {
-    "write_file": Writer(".bin", _bytes, lambda path: _one(np.frombuffer(path.read_bytes(), np.uint8))),
+    "write_file": Writer(".bin", _bytes, lambda path: one(np.frombuffer(path.read_bytes(), np.uint8))),
     "save_weights npz": Writer(".npz", _weights, _read_weights),
     "save_weights safetensors": Writer(".safetensors", _weights, _read_weights),
-    "write_array npy": Writer(".npy", _npy, lambda path: _one(np.load(path))),
+    "write_array npy": Writer(".npy", _npy, lambda path: one(np.load(path))),
     "write_array png": Writer(".png", _png, _read_png),
     "write_picture": Writer(".png", _picture, _read_png),
     "caffe.save": Writer(".caffemodel", _caffemodel, _read_model),
@@ -294,12 +291,21 @@ WRITERS = {
     "caffe.write_net text": Writer(".prototxt", _write_net, _read_model),
     "caffe.write_mean": Writer(".binaryproto", _mean, _read_mean),
     "Net.save": Writer(".caffemodel", _face, _read_model),
-    "Solver.snapshot": Writer("_iter_3.caffemodel", _snapshot, _read_model),
+    "Net.save_hdf5": Writer(".caffemodel.h5", _face_hdf5, _read_face_hdf5),
+    "Solver.snapshot": Writer("_iter_3.caffemodel", _snapshot, _read_snapshot),
+    "Solver.snapshot HDF5": Writer("_iter_3.caffemodel.h5", _snapshot, _read_snapshot),
     "onnx export.save": Writer(".onnx", _onnx, _read_model),
     "convert": Writer(".onnx", _convert, _read_model),
-    "bench json": Writer(".json", _bench_json, _read_bench_json),
-    "bench html": Writer(".html", _bench_html, _read_page("</html>\n", _html)),
-    "bench markdown": Writer(".md", _bench_markdown, _read_page("\n", _markdown)),
+    "bench json": Writer(".json", pages.bench_json, pages.read_bench_json),
+    "bench html": Writer(".html", pages.bench_html, pages.read_page(pages.html)),
+    "bench markdown": Writer(".md", pages.bench_markdown, pages.read_page(pages.markdown)),
+    "audit json": Writer(".json", pages.audit_json, lambda path: int(json.loads(path.read_text())["seed"])),
+    "audit html": Writer(".html", pages.audit_html, pages.read_page(pages.audit_page)),
+    "audit state": Writer(".json", pages.audit_state, pages.read_audit_state),
+    "explain page": Writer(".html", pages.explain, pages.read_page(pages.explain_page)),
+    "draw": Writer(".apng", pages.draw, pages.read_drawing),
+    "stencils": Writer(".safetensors", _stencils, _read_stencils),
+    "kernel cache": Writer("", _kernel, _read_kernel, synced=False),
     "tuning file": Writer(".json", _tuning, _read_tuning),
     "learn folder": Writer("", _folder, _read_folder),
 }

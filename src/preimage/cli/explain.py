@@ -14,6 +14,7 @@ from rich.table import Table
 import preimage
 from preimage.analysis.spellings import LIBRARIES, LayerSpec, write
 from preimage.cli import explained, one_layer, text
+from preimage.cli.output import check_outputs
 from preimage.engines import get, plan
 from preimage.errors import OptionError, PreimageError
 from preimage.geometry import ConvGeometry
@@ -52,6 +53,7 @@ def explain(
     weights: Annotated[Path | None, typer.Option(help="The caffemodel of a prototxt.")] = None,
     at: Annotated[str, typer.Option(help="One output of a model's layer, such as 0,3,5,5: the products that made it.")] = "",
     html: Annotated[Path | None, typer.Option(help="Write the interactive page of the layer to this file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of the page.")] = False,
     serve: Annotated[bool, typer.Option(help="Serve the interactive page on this machine, the library computing.")] = False,
     plans: Annotated[bool, typer.Option("--plan", help="Also how the engine would run each of the three contractions.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")] = "float32",
@@ -59,6 +61,7 @@ def explain(
     engine: Annotated[str, typer.Option(help="auto, jit, gemm or reference.")] = "auto",
 ) -> None:
     """What a layer does: sizes, fields, flop, which taps land where. Without options: a deconvolution, as an example."""
+    check_outputs(html, overwrite=overwrite)
     settings = preimage.config(**text.settings(engine))
     if engine != "auto":
         get(engine)  # known, and able to run here
@@ -94,7 +97,7 @@ def explain(
         )
     if html is not None or serve:
         with settings:
-            explained.show_page(page_layer or explained.page_of(g, is_transposed), html, serve, console)
+            explained.show_page(page_layer or explained.page_of(g, is_transposed), html, serve, overwrite, console)
 
 
 def _dtype(name: str) -> Any:

@@ -166,7 +166,7 @@ def page_of_trace(t: LayerTrace) -> tuple[Any, dict[str, Any]]:
     return _mapping(part, t.transposed, b is not None) | {"_cut": part != g}, values
 
 
-def show_page(layer: tuple[Any, dict[str, Any]], html: Path | None, serve: bool, console: Console) -> None:
+def show_page(layer: tuple[Any, dict[str, Any]], html: Path | None, serve: bool, overwrite: bool, console: Console) -> None:
     """Write the page, or serve it until interrupted."""
     from preimage.report import explain
 
@@ -179,7 +179,7 @@ def show_page(layer: tuple[Any, dict[str, Any]], html: Path | None, serve: bool,
             highlight=False,
         )
     if html is not None:
-        path = explain.write(html, spec, values)
+        path = explain.write(html, spec, values, overwrite=overwrite)
         console.print(f"page: {path.resolve().as_uri()}", highlight=False, soft_wrap=True)
     if serve:
         explain.serve(spec, values, show=lambda address: console.print(f"page: {address} (Ctrl-C ends it)", highlight=False))

@@ -52,6 +52,7 @@ from pathlib import Path
 from typing import Any
 
 from preimage.geometry import ConvGeometry
+from preimage.host import write_file
 from preimage.report.explain.contract import MODES, checked_values, checked_view, encoded, full_layer, too_large
 from preimage.report.explain.part import part_of
 from preimage.report.explain.server import ExplainServer, serve
@@ -104,10 +105,13 @@ def page(
     return _assembled(title or TITLE, data)
 
 
-def write(path: str | PathLike[str], *args: Any, **options: Any) -> Path:
-    """The page (arguments as for `page`) as a file; gives its path."""
+def write(path: str | PathLike[str], *args: Any, overwrite: bool = True, **options: Any) -> Path:
+    """The page (arguments as for `page`) as a file, written whole or not at all; gives its path.
+
+    Raises: as `page`; OutputError where it cannot be written, or is there already and not to be overwritten.
+    """
     target = Path(path)
-    target.write_text(page(*args, **options), "utf-8")
+    write_file(target, page(*args, **options), overwrite=overwrite)
     return target
 
 
