@@ -1,14 +1,15 @@
 """pycaffe's face on preimage: `from preimage import caffe` and old scripts run, without Caffe.
 
-`Net`, `Layer`, `Classifier`, the solvers, `io`, `proto.caffe_pb2`, `NetSpec` with `layers` and `params`, `set_mode_cpu`. The differences
-from Caffe are listed in docs/caffe.md. New code is better off with preimage.io.caffe.load, which gives a module that trains.
+`Net`, `Layer`, `Classifier`, `Detector`, the solvers, `io`, `proto.caffe_pb2`, `NetSpec` with `layers` and `params`, `coord_map`,
+`draw`. The differences from Caffe are listed in docs/caffe.md. New code is better off with preimage.io.caffe.load, which gives a module that trains.
 """
 
 from __future__ import annotations
 
-from preimage.caffe import io, proto
+from preimage.caffe import coord_map, draw, io, net_spec, proto
 from preimage.caffe.blob import Blob
 from preimage.caffe.classifier import Classifier
+from preimage.caffe.detector import Detector
 from preimage.caffe.layer import Layer
 from preimage.caffe.net import Net
 from preimage.caffe.net_spec import NetSpec, layers, params, to_proto
@@ -51,6 +52,7 @@ __all__ = [
     "AdamSolver",
     "Blob",
     "Classifier",
+    "Detector",
     "Layer",
     "NesterovSolver",
     "Net",
@@ -59,6 +61,8 @@ __all__ = [
     "SGDSolver",
     "Solver",
     "Timer",
+    "coord_map",
+    "draw",
     "get_solver",
     "has_nccl",
     "init_log",
@@ -66,6 +70,7 @@ __all__ = [
     "layer_type_list",
     "layers",
     "log",
+    "net_spec",
     "params",
     "proto",
     "set_device",

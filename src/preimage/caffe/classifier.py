@@ -28,18 +28,9 @@ class Classifier(Net):
         raw_scale: float | None = None,
         channel_swap: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(model_file, pretrained_file, TEST)
+        super().__init__(model_file, TEST, weights=pretrained_file)
         name = self.inputs[0]
-        self.transformer = io.Transformer({name: self.blobs[name].data.shape})
-        self.transformer.set_transpose(name, (2, 0, 1))
-        for setting, value in (
-            ("mean", mean),
-            ("input_scale", input_scale),
-            ("raw_scale", raw_scale),
-            ("channel_swap", channel_swap),
-        ):
-            if value is not None:
-                getattr(self.transformer, f"set_{setting}")(name, value)
+        self.transformer = io.prepared(self, mean, input_scale, raw_scale, channel_swap)
         self.crop_dims = np.array(self.blobs[name].data.shape[2:])
         self.image_dims = np.array(image_dims) if image_dims else self.crop_dims
 

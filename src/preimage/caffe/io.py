@@ -166,6 +166,20 @@ class Transformer:
         self.input_scale[in_] = scale
 
 
+def prepared(
+    net: Any, mean: Any, input_scale: float | None, raw_scale: float | None, channel_swap: Sequence[int] | None
+) -> Transformer:
+    """The Transformer of a net's first input for (H, W, K) images; None leaves a step out."""
+    name = net.inputs[0]
+    made = Transformer({name: net.blobs[name].data.shape})
+    made.set_transpose(name, (2, 0, 1))
+    settings = {"mean": mean, "input_scale": input_scale, "raw_scale": raw_scale, "channel_swap": channel_swap}
+    for setting, value in settings.items():
+        if value is not None:
+            getattr(made, f"set_{setting}")(name, value)
+    return made
+
+
 def load_image(filename: str | PathLike[str], color: bool = True) -> Array:
     """An image file as float32 (H, W, 3) in 0..1, or (H, W, 1) with color=False. Needs Pillow."""
     from preimage.io.pictures import read_pixels

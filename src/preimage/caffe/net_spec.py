@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from preimage.caffe.errors import TopTypeError
 from preimage.errors import FileFormatError, OptionError
 from preimage.io.caffe.message import Message
 from preimage.io.caffe.schema import ENUMS, Field, message_fields
@@ -50,12 +51,16 @@ class _Function:
     """One layer that is being described."""
 
     def __init__(self, type_name: str, bottoms: tuple[Any, ...], settings: dict[str, Any]) -> None:
-        if strangers := [b for b in bottoms if not isinstance(b, Top)]:
-            raise OptionError(f"{type_name}: bottoms must be tops of other layers, got {type(strangers[0]).__name__}")
+        for index, bottom in enumerate(bottoms):
+            if not isinstance(bottom, Top):
+                raise TopTypeError(f"{type_name} input {index} is not a Top (type is {type(bottom)})")
         self.type_name, self.bottoms, self.settings = type_name, bottoms, dict(settings)
         self.in_place = self.settings.pop("in_place", False)
         self.tops = tuple(Top(self, k) for k in range(self.settings.pop("ntop", 1)))
         self.message = self._message()
+
+    inputs = property(lambda self: self.bottoms, doc="pycaffe's name for the bottoms.")
+    params = property(lambda self: self.settings, doc="pycaffe's name for the settings.")
 
     def _message(self) -> Message:
         layer = Message("LayerParameter", type=self.type_name)
@@ -175,9 +180,12 @@ def _written(roots: list[_Function], names: dict[Any, str]) -> Message:
             elif top in names:
                 blobs[top] = names[top]
             else:
-                counts[top.fn.type_name] = counts.get(top.fn.type_name, 0) + 1
-                blobs[top] = f"{top.fn.type_name}{counts[top.fn.type_name]}"
+                blobs[top] = made_up(top.fn)
         return blobs[top]
+
+    def made_up(function: _Function) -> str:
+        counts[function.type_name] = counts.get(function.type_name, 0) + 1
+        return f"{function.type_name}{counts[function.type_name]}"
 
     for function in _in_order(roots):
         layer = function.message.copy()
@@ -185,7 +193,8 @@ def _written(roots: list[_Function], names: dict[Any, str]) -> Message:
         layer.top = [blob_name(top) for top in function.tops]
         if not layer.has("name"):
             named = next((names[top] for top in function.tops if top in names), None) or names.get(function)
-            layer.name = named or (layer.top[0] if layer.top else function.type_name)
+            own = layer.top and not function.in_place
+            layer.name = named or (layer.top[0] if own else made_up(function))
         net.add("layer", layer)
     return net
 

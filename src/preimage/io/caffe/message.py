@@ -8,15 +8,24 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from preimage.errors import FileFormatError
+from preimage.io.caffe.descriptors import Descriptor, FieldDescriptor, descriptor
 from preimage.io.caffe.schema import ENUMS, Field, message_fields
 from preimage.io.wire import float32
 
-__all__ = ["ARRAY_MESSAGES", "Message", "Repeated", "checked"]
+__all__ = ["ARRAY_MESSAGES", "FieldNameError", "FieldTypeError", "Message", "Repeated", "checked"]
 
 #: Messages whose repeated numbers are data, and stay NumPy arrays.
 ARRAY_MESSAGES = ("BlobProto", "Datum")
 
 _RANGES = {"int32": (-(1 << 31), (1 << 31) - 1), "int64": (-(1 << 63), (1 << 63) - 1), "uint32": (0, (1 << 32) - 1)}
+
+
+class FieldNameError(FileFormatError, AttributeError):
+    """A field that a message does not have."""
+
+
+class FieldTypeError(FileFormatError, TypeError):
+    """A value that a field cannot hold."""
 
 
 class Message:
@@ -50,7 +59,7 @@ class Message:
         try:
             return message_fields(self._type)[name]
         except KeyError:
-            raise FileFormatError(f"{self._type} has no field {name!r}") from None
+            raise FieldNameError(f"{self._type} has no field {name!r}") from None
 
     def has(self, name: str) -> bool:
         """Whether a field was set (a repeated one: whether it has elements)."""
@@ -151,9 +160,23 @@ class Message:
         self._values.clear()
         self.unknown = b""
 
-    def ListFields(self) -> list[tuple[Field, Any]]:  # noqa: N802
-        """The fields that are set, by number, each with its value; a field's `name` and `number` are as in protobuf."""
-        return [(field, getattr(self, field.name)) for field, _ in self.items()]
+    @property
+    def DESCRIPTOR(self) -> Descriptor:  # noqa: N802
+        """The message's fields, in protobuf's words."""
+        return descriptor(self._type)
+
+    def ListFields(self) -> list[tuple[FieldDescriptor, Any]]:  # noqa: N802
+        """The fields that are set, by number, each with its value; a field's `name`, `number`, `type` ... are as in protobuf."""
+        known = self.DESCRIPTOR.fields_by_name
+        return [(known[field.name], getattr(self, field.name)) for field, _ in self.items()]
+
+    def SetInParent(self) -> None:  # noqa: N802
+        """Become the value of the field that this message was read from, though nothing in it is set."""
+        self._changed()
+
+    def WhichOneof(self, name: str) -> str | None:  # noqa: N802
+        """Raises: FileFormatError, since Caffe's messages have no oneof."""
+        raise FileFormatError(f"{self._type} has no oneof {name!r}")
 
     def IsInitialized(self) -> bool:  # noqa: N802
         """True: no field of Caffe's messages that scripts fill is required."""
@@ -212,6 +235,29 @@ class Message:
         from preimage.io.caffe.binary import encode
 
         return encode(self)
+
+    SerializePartialToString = SerializeToString
+
+    def __deepcopy__(self, memo: object) -> Message:
+        """A deep copy, arrays included."""
+        out = self.copy()
+        for message in out._within():
+            for name, value in message._values.items():
+                if isinstance(value, np.ndarray):
+                    message._values[name] = value.copy()
+        return out
+
+    def _within(self) -> Iterator[Message]:
+        yield self
+        for value in self._values.values():
+            for item in value if isinstance(value, list) else (value,):
+                if isinstance(item, Message):
+                    yield from item._within()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from preimage.io.caffe.binary import decode
+
+        return decode, (self._type, self.SerializeToString())
 
     def __str__(self) -> str:
         from preimage.io.caffe.text import format_text
@@ -320,4 +366,4 @@ def checked(field: Field, value: object) -> object:
             return value
         except UnicodeEncodeError:
             pass
-    raise FileFormatError(f"{field.name}: {value!r} is no {field.type if kind in ('message', 'enum') else kind}")
+    raise FieldTypeError(f"{field.name}: {value!r} is no {field.type if kind in ('message', 'enum') else kind}")
