@@ -17,6 +17,7 @@ from preimage.errors import GeometryError, OptionError, PreimageError, ShapeErro
 from preimage.report.explain import ExplainServer, page, write
 from preimage.report.explain.contract import checked_layer, decoded, encoded, full_layer, shapes_of
 from preimage.report.explain.part import part_of
+from preimage.report.explain.slices import slice_of
 
 DECONV = {
     "kind": "conv_transpose",
@@ -79,7 +80,7 @@ def test_words_for_padding_become_numbers() -> None:
         ({"input_size": 4, "kernal": 3}, None, OptionError, "has no kernal; its words are"),
         ({"kernel_size": 3}, None, OptionError, "needs its input_size"),
         ({"input_size": 4, "kind": "deconv"}, None, OptionError, "one of conv, conv_transpose, linear"),
-        ({"input_size": (4, 4, 4)}, None, GeometryError, "one or two axes"),
+        ({"input_size": (4, 4, 4, 4)}, None, GeometryError, "one or two axes, and slices of those over three"),
         ({"input_size": 4, "kernel_size": 9}, None, GeometryError, "covers 9"),
         ({"input_size": 4, "in_channels": 4, "out_channels": 4, "groups": 3}, None, GeometryError, "groups 3 do not divide"),
         ({"input_size": 64, "kernel_size": 32, "in_channels": 70_000}, None, GeometryError, "more than the page shows"),
@@ -157,6 +158,68 @@ def test_a_part_has_the_bits_of_the_whole() -> None:
         assert middle in places
         cut += places.size < whole.size
     assert cut > 15
+
+
+def test_a_slice_of_a_layer_over_three_axes_has_its_outputs() -> None:
+    """Random layers on whole numbers: the outputs at a depth, and the cotangents there; what each channel is called."""
+    rng, seen = np.random.default_rng(5), set()
+    for trial in range(60):
+        kind, groups = ("conv", "conv_transpose", "linear")[trial % 3], 1 if trial % 3 == 2 else int(rng.choice([1, 2]))
+        layer = {
+            "kind": kind, "in_channels": groups * int(rng.integers(1, 3)), "out_channels": groups * int(rng.integers(1, 3)),
+            "groups": groups, "input_size": [int(v) for v in rng.integers(2, 7, 3)],
+            "kernel_size": [int(v) for v in rng.integers(1, 4, 3)], "stride": [int(v) for v in rng.integers(1, 4, 3)],
+            "dilation": [int(v) for v in rng.integers(1, 3, 3)], "padding": [[int(v) for v in rng.integers(-1, 3, 2)] for _ in range(3)],
+            "output_size": [int(v) for v in rng.integers(1, 4, 3)],
+        }  # fmt: skip
+        try:
+            spec = full_layer(layer, False, {"bias": 0}, most_axes=3)
+        except PreimageError:
+            continue
+        values = {name: rng.integers(-4, 5, shape).astype(np.float32) for name, shape in shapes_of(spec).items()}
+        whole = _outputs(spec, values)
+        shape = (spec["out_channels"], *spec["output_size"])
+        at = [int(rng.integers(n)) for n in shape]
+        try:
+            cut = slice_of(spec, values, at)
+        except GeometryError:
+            bias = values["bias"].reshape(-1, 1, 1)
+            assert (whole[:, at[1]] == bias).all()
+            seen.add("alone")
+            continue
+        checked_layer(cut.spec, False, cut.values)
+        got = _outputs(cut.spec, cut.values)
+        assert np.array_equal(got, whole.reshape(got.shape) if kind == "linear" else whole[:, at[1]]), spec
+        if kind != "linear":
+            assert np.array_equal(cut.values["grad_output"], values["grad_output"][:, at[1]])
+            for plane, name in zip(cut.values["input"], cut.channels, strict=True):
+                c, depth = (int(n) for n in name.split(" k")[0].split(" d"))
+                assert np.array_equal(plane, values["input"][c, depth])
+        assert len(cut.channels) == cut.spec["in_channels"]
+        seen.add(kind)
+    assert seen == {"conv", "conv_transpose", "linear", "alone"}
+
+
+def test_a_page_of_a_layer_over_three_axes_says_which_slice_it_is() -> None:
+    layer = {"input_size": (5, 4, 4), "in_channels": 2, "kernel_size": 3, "padding": 1}
+    data = _data(page(layer))
+    assert data["note"].startswith("A slice of a layer over three axes: the outputs at depth 2 of 5.")
+    assert data["channels"] == [f"{c} d{d} k{d - 1}" for c in (0, 1) for d in (1, 2, 3)]
+    edge = _data(page(layer, at=(0, 0, 1, 1)))
+    assert edge["channels"][:2] == ["0 d0 k1", "0 d1 k2"]
+    assert "The other tap meets padding." in edge["note"]
+    assert "A part of a larger layer" in edge["note"]
+    wide = _data(page({**layer, "in_channels": 400, "out_channels": 400, "groups": 400}))
+    assert len(wide["channels"]) == wide["layer"]["in_channels"] < 512
+    assert wide["channels"][0].split()[0] not in ("0", "399")
+    with pytest.raises(
+        OptionError, match=r"wanted an index into the output of shape \(1, 5, 4, 4\): channel, depth, row, column"
+    ):
+        page(layer, at=(0, 5, 0, 0))
+    gaps = {"kind": "conv_transpose", "input_size": (3, 4, 4), "kernel_size": 1, "stride": 3}
+    with pytest.raises(GeometryError, match="no input reaches the outputs at depth 4; the nearest depth that one reaches is 3"):
+        page(gaps, at=(0, 4, 0, 0))
+    assert "depth 3 of 7" in _data(page(gaps))["note"]
 
 
 def test_a_long_fully_connected_input_is_laid_out_in_rows(rng: np.random.Generator) -> None:

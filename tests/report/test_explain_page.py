@@ -534,6 +534,28 @@ def test_a_part_of_a_large_layer(browser: Any, tmp_path: Path, rng: np.random.Ge
             assert "its block from input channel" in visit.text("#matrix-text")
 
 
+def test_a_slice_of_a_layer_over_three_axes(browser: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Its outputs are those of the layer at that depth; its planes say which depth and tap they are, while they are."""
+    x, w = rng.integers(-3, 4, (1, 2, 4, 5, 6)).astype(np.float32), rng.integers(-3, 4, (2, 3, 3, 3, 2)).astype(np.float32)
+    layer = {
+        "kind": "conv_transpose",
+        "in_channels": 2,
+        "out_channels": 3,
+        "input_size": (4, 5, 6),
+        "kernel_size": (3, 3, 2),
+        "stride": 2,
+    }
+    address = write(tmp_path / "deep.html", layer, {"weight": w, "input": x}, at=(0, 4, 0, 0), mode="slide").as_uri()
+    with Visit(browser, address) as visit:
+        assert "outputs at depth 4 of 9" in visit.text("#note")
+        got = decoded(visit.ask("preimage.encode(preimage.app.layer.values.output)"), "output", (3, 11, 12))
+        assert np.array_equal(got, pre.conv_transpose(x, w, stride=2)[0, :, 4])
+        names = "['input', 'weight', 'output'].map(name => preimage.app.stage.planeName(name, 3))"
+        assert visit.ask(names) == ["1 d2 k0", "0 k0 ↔ 0", "channel 3"]
+        visit.ask("{ preimage.app.layer.spec.in_channels = 9; }")
+        assert visit.ask(names) == ["channel 3", "1 ↔ 0", "channel 3"]
+
+
 def test_learning(browser: Any, default_page: str) -> None:
     with Visit(browser, default_page) as visit:
         first = visit.ask("preimage.app.learning.conv.errors.error[0]")

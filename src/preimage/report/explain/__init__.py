@@ -2,7 +2,7 @@
 
 `page` gives the page as text, `write` puts it into a file, `serve` shows it with the library computing behind it. The page
 is one file that needs no other and no network; its JavaScript computes in float32 with the library's bits. It shows layers
-over one or two axes and one image at a time.
+over one or two axes, slices of those over three (slices.py), and one image at a time.
 
 The layer is a mapping in PyTorch's words, or a `ConvGeometry` (with `transposed=True` for a deconvolution). Every value is
 an integer, or one a spatial axis:
@@ -32,6 +32,7 @@ The page carries this as JSON in `<script type="application/json" id="data">`:
      "values": {name: {"shape": [...], "float32": base64 of little-endian float32 in C order}},
      "view": {"mode": "paint" | "slide" | "grad_input" | "grad_weight" | "grad_bias", "step": int},
      "note": which part of a larger layer it is,              only where it is one
+     "channels": [what each input channel is, ...],           only for a slice
      "live": {"path": ..., "token": ...}                      only from `serve`}
 
 `serve` answers POST /compute with header X-Preimage-Token and a body {"layer": ..., "values": ...} of the same form, by
@@ -56,6 +57,7 @@ from preimage.host import write_file
 from preimage.report.explain.contract import MODES, checked_values, checked_view, encoded, full_layer, too_large
 from preimage.report.explain.part import part_of
 from preimage.report.explain.server import ExplainServer, serve
+from preimage.report.explain.slices import slice_of
 
 __all__ = ["MODES", "ExplainServer", "page", "serve", "write"]
 
@@ -83,7 +85,8 @@ def page(
 
     mode, step: what it opens with. at: an index into the output (channel, then space): the part of the layer around it is
     shown, a window of outputs with all that they are made of. A layer too large for the page is cut so by itself, around
-    its middle; the page says which part it shows. live: where the library answers (see `serve`).
+    its middle; of a layer over three axes the outputs at one depth are shown, the middle one. The page says which part it
+    shows. live: where the library answers (see `serve`).
 
     Raises: OptionError for a word or value that is none of those in the module's text; GeometryError for sizes that cannot
     be; ShapeError for arrays of another shape.
@@ -94,11 +97,19 @@ def page(
     if layer is None and (values or at is not None):
         layer = FIRST
     if layer is not None:
-        spec = full_layer(layer, transposed, values)
-        arrays = checked_values(spec, values or {})
+        spec = full_layer(layer, transposed, values, most_axes=3)
+        arrays, notes = checked_values(spec, values or {}), []
+        if len(spec["input_size"]) == 3:
+            cut = slice_of(spec, arrays, at)
+            spec, arrays, notes, data["channels"] = cut.spec, cut.values, [cut.note], cut.channels
+            at = None if at is None or spec["kind"] == "linear" else (at[0], *at[2:])
         if at is not None or too_large(spec) is not None:
             part = part_of(spec, arrays, at)
-            spec, arrays, data["note"] = part.spec, part.values, part.note
+            spec, arrays, notes = part.spec, part.values, [*notes, part.note]
+            if "channels" in data:
+                data["channels"] = data["channels"][part.inputs.start : part.inputs.stop]
+        if notes:
+            data["note"] = " ".join(notes)
         data["layer"], data["values"] = spec, {name: encoded(array) for name, array in arrays.items()}
     if live is not None:
         data["live"] = {"path": str(live["path"]), "token": str(live["token"])}

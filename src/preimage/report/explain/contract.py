@@ -62,7 +62,9 @@ def checked_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, val
     return spec
 
 
-def full_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, values: Mapping[str, Any] | None) -> Spec:
+def full_layer(
+    layer: Mapping[str, Any] | ConvGeometry, transposed: bool, values: Mapping[str, Any] | None, most_axes: int = 2
+) -> Spec:
     """A layer in full: every word there, lists one entry an axis, sizes that the library accepts."""
     given = _words_of(layer, transposed) if isinstance(layer, ConvGeometry) else dict(layer)
     unknown = [str(word) for word in given if word not in WORDS]
@@ -72,11 +74,13 @@ def full_layer(layer: Mapping[str, Any] | ConvGeometry, transposed: bool, values
     if kind not in KINDS:
         raise OptionError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if "input_size" not in given:
-        raise OptionError("a layer needs its input_size: one number a spatial axis, one axis or two")
+        raise OptionError("a layer needs its input_size: one number a spatial axis, one axis to three")
     size = given["input_size"]
     ndim = len(size) if hasattr(size, "__len__") and not isinstance(size, str) else 1
-    if ndim not in (1, 2):
-        raise GeometryError(f"the page shows layers over one or two axes, got input_size {size!r}; take a slice of a larger one")
+    if not 1 <= ndim <= most_axes:
+        raise GeometryError(
+            f"the page shows layers over one or two axes, and slices of those over three; got input_size {size!r}"
+        )
     spec: Spec = {"kind": kind}
     for word in ("in_channels", "out_channels", "groups"):
         spec[word] = per_axis(given.get(word, 1), 1, word)[0]

@@ -24,11 +24,12 @@ PART_MACS, PART_ELEMENTS, PART_OUTPUTS, PART_CHANNELS = 500_000, 60_000, 24, 8
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A layer in full, its arrays, and in words which part of the whole it is."""
+    """A layer in full, its arrays, in words which part of the whole it is, and which of the input channels it has."""
 
     spec: Spec
     values: dict[str, Array]
     note: str
+    inputs: range
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def part_of(spec: Spec, values: dict[str, Array], at: Sequence[int] | None) -> P
         if side == 1:
             raise GeometryError(f"one output of this layer has {geometry_of(small).macs} products: more than the page shows")
         side -= 1
-    return Part(small, _arrays(spec, values, channels, axes), _words(shape, channels[1], axes))
+    return Part(small, _arrays(spec, values, channels, axes), _words(shape, channels[1], axes), channels[0])
 
 
 def _cut(small: Spec, axes: list[_Axis]) -> None:
@@ -150,7 +151,8 @@ def _rows(spec: Spec, values: dict[str, Array], place: tuple[int, ...]) -> Part:
     kept = {name: array if name == "input" else array.reshape(outputs, -1)[rows] for name, array in values.items()}
     shapes = shapes_of(small)
     result = {name: np.ascontiguousarray(array).reshape(shapes[name]) for name, array in kept.items()}
-    return Part(small, result, f"Outputs {first} to {first + keep - 1} of {outputs}, each with all its inputs.")
+    note = f"Outputs {first} to {first + keep - 1} of {outputs}, each with all its inputs."
+    return Part(small, result, note, range(small["in_channels"]))
 
 
 def _rectangle(count: int) -> list[int]:

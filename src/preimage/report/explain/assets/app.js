@@ -21,6 +21,7 @@ class App {
       this.first.spec = data.layer;
       for (const name of GIVEN) if (this.embedded[name]) this.first.from[name] = 'given';
     }
+    this.channels = data.channels || [];  // of a slice: what its input channels are
     if (data.view) Object.assign(this.first, data.view);
     if (data.note) { byId('note').textContent = data.note; byId('note').hidden = false; }
     this.version = 0;

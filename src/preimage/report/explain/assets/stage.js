@@ -182,10 +182,13 @@ class Stage {
   }
 
   planeName(name, plane) {
-    if (name !== 'weight' && name !== 'grad_weight') return name === 'stamp' ? '' : name === 'bias' || name === 'grad_bias' ? String(plane) : `channel ${plane}`;
-    const {layer} = this.app, f = layer.frame;
+    const {layer} = this.app, f = layer.frame, {channels} = this.app;
+    const named = channels.length === layer.spec.in_channels;
+    const input = channel => named ? channels[channel].replace(/ d\d+/, '') : channel;
+    if (name !== 'weight' && name !== 'grad_weight') return name === 'stamp' ? '' : name === 'bias' || name === 'grad_bias' ? String(plane) : named && (name === 'input' || name === 'grad_input') ? channels[plane] : `channel ${plane}`;
     if (layer.spec.kind === 'linear') return `to output ${layer.place('output', Math.floor(plane / f.largePer))}`;
-    return `${Math.floor(plane / f.largePer)} ↔ ${plane % f.largePer + Math.floor(Math.floor(plane / f.largePer) / f.smallPer) * f.largePer}`;
+    const small = Math.floor(plane / f.largePer), large = plane % f.largePer + Math.floor(small / f.smallPer) * f.largePer;
+    return layer.transposed ? `${input(small)} ↔ ${large}` : `${small} ↔ ${input(large)}`;
   }
 
   /** The window that slides, or the stamp that lands, as a block around all its cells. */
