@@ -84,22 +84,25 @@ def test_the_page_stands_alone(rng: np.random.Generator) -> None:
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)|url\(|@import|https?://""", page)
     assert "a &lt;b&gt;&amp;" in page
     assert "a <b>" not in page
-    for what in ("The stencils", "Painted stencil by stencil", "The strongest activation maps", "The run over time"):
+    for what in ("The stencils", "Painted stroke by stroke", "The strongest activation maps", "The run over time"):
         assert what in page
     assert page.count("<figure") > 10
 
 
-def test_a_large_photograph_is_made_smaller_unless_asked_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
-    Image.fromarray(np.arange(1600 * 1200, dtype=np.uint32).reshape(1200, 1600).astype(np.uint8)).save("big.png")
+def test_a_large_photograph_is_made_smaller_unless_asked_otherwise(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("preimage.cli.inputs.LONGEST", 80)
+    Image.fromarray(picture(rng, 100, 125)).save("big.png")
     quick = ("--steps", "1", "--stencils", "2", "--size", "3", "--stride", "3", "--engine", "gemm")
     assert run("learn", "big.png", *quick, "-o", "small") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "made smaller: 1600x1200 to 1024x768" in said
-    assert "--longest 1600 takes them as they are: 2.4 times the work" in said
-    assert run("learn", "big.png", *quick, "-o", "whole", "--longest", "1600") == 0
+    assert "made smaller: 125x100 to 80x64" in said
+    assert "--longest 125 takes them as they are: 2.4 times the work" in said
+    assert run("learn", "big.png", *quick, "-o", "whole", "--longest", "125") == 0
     said = capsys.readouterr().out
     assert "made smaller" not in said
-    assert "1600x1200" in said
+    assert "125x100" in said
 
 
 def test_scarce_memory_makes_pictures_smaller_still(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import preimage as pre
-from preimage.learning import Coded, Options, activation_map, order_of_use, paint_by_numbers, psnr, shares
+from preimage.learning import Coded, Options, Strokes, activation_map, order_of_use, paint_by_numbers, psnr, shares, strokes
 
 
 def coded_by_hand(border: str = "full", stride: int = 1) -> Coded:
@@ -58,3 +58,39 @@ def test_psnr() -> None:
     a, b = np.zeros((1, 2, 2)), np.array([[[0.1, 0.1], [0.1, 0.3]]])
     assert psnr(a, b) == pytest.approx(-10 * np.log10(0.12 / 4))
     assert psnr(a, b, np.array([[True, True], [True, False]])) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("border", ["full", "circular"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_strokes_add_up_to_what_is_painted(border: str, stride: int, channels: int) -> None:
+    """Whole numbers, so that every order of adding gives the same sum; the loop here shares nothing with the model."""
+    options = Options(stencils=4, size=3, stride=stride, border=border)
+    rng, model = np.random.default_rng(2), options.model()
+    stencils = rng.integers(-5, 6, (4, channels, 3, 3)).astype(np.float32)
+    z = rng.integers(-3, 4, (4, *model.activation_size(11, 10))).astype(np.float32)
+    coded = Coded(stencils, [z], [model.paint(z, stencils, 11, 10)], [], options)
+    found = strokes(coded, 0)
+    assert len(found) == np.count_nonzero(z)
+    assert np.all(np.diff(np.abs(found.value)) <= 0)
+    out = np.zeros((channels, 11, 10))
+    for k, row, column, value in zip(found.stencil, found.row, found.column, found.value, strict=True):
+        for a in range(3):
+            for b in range(3):
+                y, x = row + a, column + b
+                if found.wraps:
+                    y, x = y % 11, x % 10
+                if 0 <= y < 11 and 0 <= x < 10:
+                    out[:, y, x] += value * stencils[k, :, a, b]
+    np.testing.assert_array_equal(out, coded.painted[0])
+
+
+def test_strokes_of_planes_are_joined_the_strongest_first() -> None:
+    parts = [strokes(coded_by_hand(), 0), strokes(coded_by_hand(stride=2), 0)]
+    whole = Strokes.joined(parts)
+    assert len(whole) == len(parts[0]) + len(parts[1])
+    assert np.all(np.diff(np.abs(whole.value)) <= 0)
+    for n, part in enumerate(parts):
+        mine = whole.plane == n
+        for name in ("stencil", "row", "column", "value"):
+            np.testing.assert_array_equal(getattr(whole, name)[mine], getattr(part, name))

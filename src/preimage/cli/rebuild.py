@@ -24,6 +24,7 @@ from preimage.learning import (
     Coded,
     Options,
     Painting,
+    Strokes,
     encode,
     fill_in,
     noise_level,
@@ -157,7 +158,10 @@ def _painting(
         frames.append(replace(frame, picture=shown, psnr=psnr(shown, target)))
     nonzeros = float(np.mean([s.nonzeros_per_pixel for s in stories]))
     slow_part = np.concatenate([s.slow for s in stories])
-    return Painting(name, target, slow_part, rebuilt, psnr(rebuilt, target), nonzeros, frames, first.maps)
+    parts = [s.strokes for s in stories if s.strokes is not None]
+    kept = known is not None and sigma is None  # known pixels are the picture's own: no sum of strokes
+    strokes = None if kept else Strokes.joined(parts)
+    return Painting(name, target, slow_part, rebuilt, psnr(rebuilt, target), nonzeros, frames, first.maps, strokes)
 
 
 def _report(

@@ -7,7 +7,17 @@ rebuilt = slow + coded.painted[0]
 
 from preimage.learning.dictionary import Coded, Options, encode, first_stencils, learn
 from preimage.learning.model import Model
-from preimage.learning.painting import Frame, Painting, activation_map, order_of_use, paint_by_numbers, psnr, shares
+from preimage.learning.painting import (
+    Frame,
+    Painting,
+    Strokes,
+    activation_map,
+    order_of_use,
+    paint_by_numbers,
+    psnr,
+    shares,
+    strokes,
+)
 from preimage.learning.progress import Progress
 from preimage.learning.split import fill_in, noise_level, split_slow
 
@@ -18,6 +28,7 @@ __all__ = [
     "Options",
     "Painting",
     "Progress",
+    "Strokes",
     "activation_map",
     "encode",
     "fill_in",
@@ -29,4 +40,5 @@ __all__ = [
     "psnr",
     "shares",
     "split_slow",
+    "strokes",
 ]

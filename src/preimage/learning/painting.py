@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from preimage.display import Shown
 from preimage.learning.dictionary import Coded
 
-__all__ = ["Frame", "Painting", "activation_map", "order_of_use", "paint_by_numbers", "psnr", "shares"]
+__all__ = ["Frame", "Painting", "Strokes", "activation_map", "order_of_use", "paint_by_numbers", "psnr", "shares", "strokes"]
 
 Array = NDArray[Any]
 
@@ -29,9 +30,40 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Strokes:
+    """Every activation that is not zero, the strongest first: `value` times stencil number `stencil`, one entry of each array a stroke.
+
+    row, column: where its corner lies in the picture, also outside of it: what lies beyond the edge is cropped, or comes in on the other side
+    where the border is circular (`wraps`). plane: the picture's channel that the stencil's first channel is painted on.
+    """
+
+    stencil: Array
+    row: Array
+    column: Array
+    value: Array
+    plane: Array
+    wraps: bool
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __repr__(self) -> str:
+        return f"Strokes({len(self)})"
+
+    @classmethod
+    def joined(cls, parts: Sequence[Strokes]) -> Strokes:
+        """The strokes of pictures that are the planes of one, together."""
+        plane = np.concatenate([np.full(len(s), n, np.int64) for n, s in enumerate(parts)])
+        value = np.concatenate([s.value for s in parts])
+        order = np.argsort(-np.abs(value), kind="stable")
+        stencil, row, column = (np.concatenate([getattr(s, name) for s in parts])[order] for name in ("stencil", "row", "column"))
+        return cls(stencil, row, column, value[order], plane[order], parts[0].wraps)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Painting(Shown):
-    """One picture's story: its name, the original, its slow part, the rebuilt picture, the frames of the painting, and for the
-    strongest stencils the activations where they stand in the picture (index, (H, W), signed)."""
+    """One picture's story: its name, the original, its slow part, the rebuilt picture, the frames of the painting, for the
+    strongest stencils the activations where they stand in the picture (index, (H, W), signed), and all strokes one by one."""
 
     name: str
     original: Array
@@ -41,6 +73,7 @@ class Painting(Shown):
     nonzeros_per_pixel: float
     frames: list[Frame]
     maps: list[tuple[int, Array]]
+    strokes: Strokes | None = None
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.original.shape))
@@ -81,6 +114,22 @@ def activation_map(coded: Coded, picture: int, stencil: int) -> Array:
     return result
 
 
+def strokes(coded: Coded, picture: int) -> Strokes:
+    """The strokes of one picture: their sum is what the activations paint."""
+    model, z = coded.options.model(), coded.activations[picture]
+    stencil, row, column = np.nonzero(z)
+    value = z[stencil, row, column]
+    order = np.argsort(-np.abs(value), kind="stable")
+    before = model.size - 1 if model.border == "full" else 0
+    stencil, row, column, value = (
+        stencil[order],
+        row[order] * model.stride - before,
+        column[order] * model.stride - before,
+        value[order],
+    )
+    return Strokes(stencil, row, column, value, np.zeros(len(order), np.int64), model.border == "circular")
+
+
 def paint_by_numbers(
     coded: Coded, picture: int, name: str, original: Array, slow: Array, *, counts: list[int] | None = None, maps: int = 8
 ) -> Painting:
@@ -104,7 +153,7 @@ def paint_by_numbers(
     rebuilt = slow + coded.painted[picture]
     strongest = [(int(k), activation_map(coded, picture, int(k))) for k in order[:maps]]
     nonzeros = np.count_nonzero(z) / (height * width)
-    return Painting(name, original, slow, rebuilt, psnr(original, rebuilt), nonzeros, frames, strongest)
+    return Painting(name, original, slow, rebuilt, psnr(original, rebuilt), nonzeros, frames, strongest, strokes(coded, picture))
 
 
 def _counts(stencils: int) -> list[int]:

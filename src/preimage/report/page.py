@@ -21,13 +21,12 @@ def inline(pixels: NDArray[Any], kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{b64encode(encoded(pixels, kind, **options)).decode()}"
 
 
-def image(pixels: NDArray[Any], alt: str, kind: str = "PNG", css: str = "") -> str:
-    """An <img> that carries its picture."""
+def image(pixels: NDArray[Any], alt: str, kind: str = "PNG", css: str = "", name: str = "") -> str:
+    """An <img> that carries its picture; name: its id, where a script looks for it."""
     height, width = pixels.shape[:2] if pixels.dtype == "uint8" else pixels.shape[-2:]
     of_class = f' class="{css}"' if css else ""
-    return (
-        f'<img{of_class} src="{inline(pixels, kind)}" alt="{escape(alt)}" width="{width}" height="{height}" style="height:auto">'
-    )
+    called = f' id="{name}"' if name else ""
+    return f'<img{of_class}{called} src="{inline(pixels, kind)}" alt="{escape(alt)}" width="{width}" height="{height}" style="height:auto">'
 
 
 def figure(content: str, caption: str) -> str:
@@ -46,12 +45,12 @@ def section(title: str, text: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2><p>{text}</p>{body}</section>"
 
 
-def page(title: str, lead: str, body: str) -> str:
-    """The whole file."""
-    style, script = (files("preimage.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+def page(title: str, lead: str, body: str, *, style: str = "", script: str = "") -> str:
+    """The whole file; style and script: what this page has beside the style and script of all."""
+    common, steps = (files("preimage.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{style}</style></head>\n<body><main><h1>{escape(title)}</h1>"
-        f'<p class="lead">{lead}</p>\n{body}\n</main><script>\n{script}</script></body></html>\n'
+        f"<title>{escape(title)}</title><style>\n{common}{style}</style></head>\n<body><main><h1>{escape(title)}</h1>"
+        f'<p class="lead">{lead}</p>\n{body}\n</main><script>\n{steps}{script}</script></body></html>\n'
     )

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from preimage.host import html as escape
-from preimage.host import write_file
-from preimage.io.pictures import write_picture
 from preimage.learning import Painting, Progress
 from preimage.report.chart import line_chart
-from preimage.report.drawing import difference, glow, rgb, sheet, stencil_tile, stencil_tiles
+from preimage.report.drawing import difference, glow, rgb, stencil_tile
+from preimage.report.learned.files import write_pngs
+from preimage.report.learned.live import assets, box, paintable, shared
 from preimage.report.page import figure, image, inline, page, section, tiles
 
 __all__ = ["LearnedReport", "render_learned", "write_pngs"]
@@ -47,11 +46,15 @@ def render_learned(report: LearnedReport) -> str:
     """The page as text: one file that needs no other."""
     parts = [tiles(report.tiles)]
     shown = report.paintings[:SHOWN]
-    for painting in shown:
-        parts.append(_beside(painting, report))
+    for number, painting in enumerate(shown):
+        parts.append(_beside(painting, number, report))
     parts.append(_stencils(report))
+    moving = paintable(shown, report.stencils.shape)
+    if moving:
+        parts.append(shared(report.stencils, report.order))
     for painting in shown:
-        parts.append(_painted(painting, report, len(shown) > 1))
+        number, named = report.paintings.index(painting), len(shown) > 1
+        parts.append(_stroked(painting, number, named) if number in moving else _painted(painting, report, named))
         parts.append(_maps(painting, report, len(shown) > 1))
     if len(report.curve) > 1:
         parts.append(_curves(report.curve))
@@ -62,16 +65,19 @@ def render_learned(report: LearnedReport) -> str:
             "How it was made", f"All numbers are in <code>metrics.json</code> beside this page.{more}", f"<table>{facts}</table>"
         )
     )
-    return page(report.title, report.lead, "\n".join(parts))
+    style, script = assets() if moving else ("", "")
+    return page(report.title, report.lead, "\n".join(parts), style=style, script=script)
 
 
-def _beside(p: Painting, report: LearnedReport) -> str:
+def _beside(p: Painting, number: int, report: LearnedReport) -> str:
     original, rebuilt = rgb(p.original), rgb(p.rebuilt)
     given = report.given.get(p.name)
     first, word = (original, "the original") if given is None else (rgb(given), report.given_word)
     against = "" if report.truth_known else " against the picture given"
     cells = [
-        figure(image(first, word), f"{escape(word[:1].upper() + word[1:])}."),
+        figure(
+            image(first, word, name="" if given is not None else f"original-{number}"), f"{escape(word[:1].upper() + word[1:])}."
+        ),
         figure(
             image(rebuilt, "rebuilt from stencils"),
             f"Rebuilt: {p.psnr:.2f} dB{against}, {p.nonzeros_per_pixel:.3f} activations per pixel.",
@@ -107,6 +113,15 @@ def _stencils(report: LearnedReport) -> str:
         " Mid-grey is zero; black and white are the two signs."
     )
     return section("The stencils", text, f'<div class="stencils">{"".join(cells)}</div>')
+
+
+def _stroked(p: Painting, number: int, named: bool) -> str:
+    title = f"{p.name}, painted stroke by stroke" if named else "Painted stroke by stroke"
+    text = (
+        "It begins with the slowly varying part. Every activation is one stroke: its number times its stencil, added where it stands."
+        " Touch the picture, or move the frame with the arrow keys, to see what one place is the sum of."
+    )
+    return section(title, text, box(p, number))
 
 
 def _painted(p: Painting, report: LearnedReport, named: bool) -> str:
@@ -169,62 +184,3 @@ def _curves(curve: Sequence[Progress]) -> str:
         " and falls to the value asked for, so the first part of the curve measures activations that are meant to be few."
     )
     return section("The run over time", text, f'<div class="row">{"".join(cells)}</div>')
-
-
-def write_pngs(report: LearnedReport, folder: Path) -> list[str]:
-    """The page's pictures as PNG files in the folder; their names."""
-    written = []
-
-    def write(name: str, pixels: Array) -> None:
-        write_picture(folder / name, pixels)
-        written.append(name)
-
-    write("stencils.png", stencil_tiles(report.stencils[report.order]))
-    names: set[str] = set()
-    for p in report.paintings:
-        stem = "" if len(report.paintings) == 1 else f"{_unique(p.name, names)}-"
-        write(f"{stem}original.png", rgb(p.original))
-        write(f"{stem}rebuilt.png", rgb(p.rebuilt))
-        if report.truth_known:
-            write(f"{stem}difference.png", difference(p.original, p.rebuilt))
-        if p.name in report.given:
-            write(f"{stem}given.png", rgb(report.given[p.name]))
-        write(f"{stem}painted.png", sheet([rgb(f.picture) for f in p.frames], columns=4))
-        write(f"{stem}activations.png", sheet([glow(a, p.slow) for _, a in p.maps], columns=4))
-    if len(report.curve) > 1:
-        _curve_png(report.curve, folder / "objective.png")
-        written.append("objective.png")
-    return written
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """A name for files: letters, digits and dashes, each once."""
-    base = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:60] or "picture"
-    result, n = base, 2
-    while result in taken:
-        result, n = f"{base}-{n}", n + 1
-    taken.add(result)
-    return result
-
-
-def _curve_png(curve: Sequence[Progress], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    seconds = [p.seconds for p in curve]
-    drawing = Figure(figsize=(9, 3.2), layout="constrained", dpi=130)
-    FigureCanvasAgg(drawing)
-    axes = drawing.subplots(1, 3)
-    rows = [
-        ("objective", [p.objective for p in curve], "#c4560a", True),
-        ("PSNR, dB", [p.psnr for p in curve], "#1f6f8b", False),
-        ("non-zeros per pixel", [p.nonzeros_per_pixel for p in curve], "#5b7f2b", True),
-    ]
-    for ax, (name, values, colour, log) in zip(axes, rows, strict=True):
-        ax.plot(seconds, values, color=colour, lw=1.8)
-        ax.set(xlabel="seconds", title=name)
-        if log and min(values) > 0:
-            ax.set_yscale("log")
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-    write_file(path, lambda file: drawing.savefig(file, format="png"))
