@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import preimage as pre
-from preimage.analysis import icnr, trace_conv, trace_conv_transpose, trace_linear
+from preimage.analysis import analyse, icnr, trace_conv, trace_conv_transpose, trace_linear
 from preimage.analysis.spectrum import spectrum
 from preimage.report import draw
 
@@ -102,6 +102,17 @@ def shared() -> draw.Drawing:
     return draw.shared(trace_conv(x, w), trace_linear(x[0], full.astype(np.float32)), cell=30)
 
 
+def field() -> draw.Drawing:
+    w = np.ones((1, 1, 3, 3), np.float32)
+
+    def net(x: pre.Tensor) -> pre.Tensor:
+        for step in (1, 2, 1):
+            x = pre.conv(x, w, stride=step, padding=1)
+        return x
+
+    return draw.Drawing((draw.stacked(draw.field(analyse(net, (1, 1, 17, 17)), cell=13).frames, gap=-14),))
+
+
 def wires(transposed: bool, size: int, kernel: int, step: int | None = None, **options: int) -> draw.Drawing:
     make = pre.ConvGeometry.from_conv_transpose if transposed else pre.ConvGeometry.from_conv
     drawing = draw.taps(make((1, 1, size), (1, 1, kernel), **options), transposed)
@@ -178,7 +189,7 @@ def solving() -> draw.Drawing:
 
 FIGURES: dict[str, Callable[[], draw.Drawing]] = {
     "painting.gif": painting, "slide.svg": slide, "paint.svg": paint, "matrix.svg": matrix, "columns.svg": columns, "col2im.svg": col2im,
-    "gradients.svg": gradients, "shared.svg": shared, "stride.svg": stride, "padding.svg": padding, "dilation.svg": dilation,
+    "gradients.svg": gradients, "shared.svg": shared, "field.svg": field, "stride.svg": stride, "padding.svg": padding, "dilation.svg": dilation,
     "output_padding.svg": output_padding, "groups.svg": groups, "checkerboard.svg": checkerboard, "spectrum.svg": spectra,
     "solving.svg": solving,
 }  # fmt: skip

@@ -27,6 +27,8 @@ REDUCTIONS = [
     Row("mean", ops.mean, normal(A), lambda a: a.sum() / a.size, linear=(0,), empty=None),
     Row("var", lambda a: ops.var(a, (0, 1)), normal(A), lambda a: (a**2).mean((0, 1)) - a.mean((0, 1)) ** 2, empty=None),
     Row("var", lambda a: ops.var(a, 2, keepdims=True, correction=1), normal(A), lambda a: a.var(2, ddof=1, keepdims=True)),
+    Row("std", lambda a: ops.std(a, (0, 1)), normal(A), lambda a: ((a**2).mean((0, 1)) - a.mean((0, 1)) ** 2) ** 0.5, empty=None),
+    Row("std", lambda a: ops.std(a, 2, keepdims=True, correction=1), normal(A), lambda a: a.std(2, ddof=1, keepdims=True)),
     Row("prod", lambda a: ops.prod(a, 1), normal((2, 5, 3)), lambda a: a.prod(1)),
     Row("prod", ops.prod, positive((2, 3)), lambda a: a.prod(), empty=((0, 2),)),
     Row("max", lambda a: ops.max(a, 1), distinct(A), lambda a: np.sort(a, 1)[:, -1], second=False),

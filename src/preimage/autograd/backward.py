@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from preimage.autograd.arrays import fitted
 from preimage.autograd.modes import enable_grad, no_grad
 from preimage.autograd.primitive import Node
-from preimage.autograd.tensor import Tensor, array_of, method, refuse_masked
-from preimage.errors import GraphError, ShapeError
+from preimage.autograd.tensor import Tensor, array_of, method
+from preimage.errors import GraphError
 
 __all__ = ["backward", "grad"]
 
@@ -26,12 +27,9 @@ def _seed(output: Tensor, grad_output: Any) -> Any:
         if output.size != 1:
             raise GraphError(f"backward from a Tensor of shape {output.shape} needs grad_output of that shape")
         return np.ones(output.shape, output.dtype)
-    refuse_masked(grad_output, "grad_output")
-    if np.shape(array_of(grad_output)) != output.shape:
-        raise ShapeError(f"grad_output has shape {np.shape(array_of(grad_output))}, wanted {output.shape}")
-    if isinstance(grad_output, Tensor):
+    if isinstance(grad_output, Tensor) and grad_output.shape == output.shape:
         return grad_output
-    return np.asarray(grad_output, output.dtype)
+    return fitted(array_of(grad_output), output.dtype, output.shape, "grad_output")
 
 
 def _count_uses(roots: Sequence[Vertex]) -> dict[Vertex, int]:

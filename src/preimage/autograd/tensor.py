@@ -8,20 +8,22 @@ The methods and operators (`t + 1`, `t.sum()`) are operations; preimage.ops inst
 
 from __future__ import annotations
 
-import sys
+import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.autograd.arrays import as_array, fitted
 from preimage.display import Shown
-from preimage.errors import DTypeError, GraphError, ShapeError
+from preimage.errors import DomainError, DTypeError, GraphError, ShapeError
 
 if TYPE_CHECKING:
     from preimage.autograd.primitive import Node
 
-__all__ = ["Tensor", "array_of", "install_methods", "is_tensor", "method", "refuse_masked"]
+__all__ = ["Tensor", "array_of", "install_methods", "is_tensor", "method"]
 
 Array = NDArray[Any]
 FLOATS = ("float32", "float64", "float16", "bfloat16")
@@ -44,21 +46,10 @@ def method(name: str) -> Callable[..., Any]:
         raise GraphError(f"Tensor has no operation {name!r} yet: import preimage.ops") from None
 
 
-def refuse_masked(value: Any, name: str) -> None:
-    """Raises: DTypeError for a masked array, or a list with one in it: no operation here would mind the mask."""
-    kind = type(value)
-    if kind is np.ndarray or "numpy.ma" not in sys.modules:  # numpy.ma is imported by whoever makes such an array
-        return
-    masked = np.ma.MaskedArray
-    if isinstance(value, masked) or (kind in (list, tuple) and any(isinstance(v, masked) for v in value)):
-        raise DTypeError(f"{name} is a masked array, and its mask would be lost; fill what is masked first: {name}.filled(0)")
-
-
 def _float_array(data: Any) -> Array:
     if isinstance(data, Tensor):
         data = data.data
-    refuse_masked(data, "data")
-    array = np.asarray(data)
+    array = as_array(data, "data")
     if array.dtype == object or array.dtype.name not in FLOATS:
         if isinstance(data, (float, int)) and not isinstance(data, bool):
             return np.asarray(data, np.float64)
@@ -80,7 +71,7 @@ class Tensor(Shown):
     Raises: DTypeError for data that is not float.
     """
 
-    __slots__ = ("__weakref__", "_data", "_node", "_version", "grad", "name", "requires_grad")
+    __slots__ = ("__weakref__", "_data", "_grad", "_node", "_version", "name", "requires_grad")
 
     #: NumPy's own operators give way: `array * tensor` calls Tensor.__rmul__.
     __array_ufunc__ = None
@@ -93,14 +84,14 @@ class Tensor(Shown):
         self._node: Node | None = None
         self._version = 0
         self.requires_grad = bool(requires_grad)
-        self.grad: Tensor | None = None
+        self._grad: Tensor | None = None
         self.name = name
 
     @classmethod
     def _result(cls, data: Array, node: Node | None) -> Tensor:
         tensor = cls.__new__(cls)
         tensor._data, tensor._node, tensor._version = data, node, 0
-        tensor.requires_grad, tensor.grad, tensor.name = node is not None, None, None
+        tensor.requires_grad, tensor._grad, tensor.name = node is not None, None, None
         return tensor
 
     # -- the array -------------------------------------------------------------------------------------------------
@@ -118,12 +109,28 @@ class Tensor(Shown):
         """Replace the values of a leaf: same shape, dtype kept; earlier records that need the old ones will say so."""
         if self._node is not None:
             raise GraphError(f"only a leaf can be assigned to; this Tensor is the result of {self._node.op.name}")
-        refuse_masked(value, "the value")
-        array = np.require(array_of(value), self._data.dtype, "A")
+        array = as_array(array_of(value), "the value to assign", values_only=True)
         if array.shape != self._data.shape:
             raise ShapeError(f"cannot assign shape {array.shape} to a Tensor of shape {self._data.shape}")
-        self._data = array
+        self._data = fitted(array, self._data.dtype, self._data.shape, "the value to assign")
         self._version += 1
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What `backward` added up here; None before. Assign None, a Tensor, or an array of the same shape.
+
+        An array is rounded to the Tensor's dtype. Raises: ShapeError for another shape; DTypeError for what holds no real numbers.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            if value.shape != self.shape:
+                raise ShapeError(f"the gradient of a Tensor of shape {self.shape} has that shape too, got {value.shape}")
+        elif value is not None:
+            value = Tensor(fitted(value, self.dtype, self.shape, "the gradient"))
+        self._grad = value
 
     def numpy(self) -> Array:
         """The values as an array (not copied; read-only where an operation recorded it)."""
@@ -132,6 +139,10 @@ class Tensor(Shown):
     def detach(self) -> Tensor:
         """A leaf with the same data that records nothing."""
         return Tensor(self._data)
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python floats; one float for a Tensor without axes."""
+        return self._data.tolist()
 
     def item(self) -> float:
         """The value of a Tensor with one element, as a Python float."""
@@ -160,14 +171,69 @@ class Tensor(Shown):
         """Whether no operation made it."""
         return self._node is None
 
-    def __len__(self) -> int:
-        return len(self._data)
+    def numel(self) -> int:
+        """How many elements there are: `size` under PyTorch's name."""
+        return self._data.size
+
+    def dim(self) -> int:
+        """How many axes there are: `ndim` under PyTorch's name."""
+        return self._data.ndim
+
+    # -- one number ------------------------------------------------------------------------------------------------
 
     def __float__(self) -> float:
         return self.item()
 
+    def __int__(self) -> int:
+        value = self.item()
+        if not math.isfinite(value):
+            raise DomainError(f"{value} is no integer")
+        return int(value)
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __round__(self, digits: int | None = None) -> float:
+        return round(self.item(), digits) if digits is not None else int(self)
+
     def __bool__(self) -> bool:
-        return bool(self._data)
+        if self._data.size != 1:
+            raise ShapeError(f"a Tensor of shape {self.shape} has not one truth; ask (t != 0).any() or (t != 0).all()")
+        return bool(self.item())
+
+    def __index__(self) -> int:
+        raise DTypeError(f"a Tensor holds {self.dtype} and is no index; int(t) makes an integer of one element")
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __len__(self) -> int:
+        if not self._data.ndim:
+            raise ShapeError("a Tensor without axes has no length")
+        return len(self._data)
+
+    # -- copies ----------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A copy with the record that led to it, and the leaves at its start."""
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        for slot in ("_data", "_grad", "_node", "_version", "name", "requires_grad"):
+            setattr(made, slot, copy.deepcopy(getattr(self, slot), memo))
+        return made
+
+    def __copy__(self) -> Tensor:
+        made = type(self).__new__(type(self))
+        for slot in ("_data", "_grad", "_node", "_version", "name", "requires_grad"):
+            setattr(made, slot, getattr(self, slot))
+        return made
+
+    def _leaf(self) -> tuple[Any, ...]:
+        return self._data, self.requires_grad and self._node is None, None if self._grad is None else self._grad.data, self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A file holds the values: the result of a recorded operation comes back as a leaf that records nothing."""
+        return _restored, (type(self), *self._leaf())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is None:  # as needed: NumPy 1 has no copy=None
@@ -212,6 +278,13 @@ class Tensor(Shown):
         def __ne__(self, other: object) -> Any: ...
         def __getitem__(self, key: Any) -> Tensor: ...
         def __getattr__(self, name: str) -> Any: ...
+
+
+def _restored(kind: type[Tensor], data: Array, requires_grad: bool, grad: Array | None, name: str | None) -> Tensor:
+    tensor = kind.__new__(kind)
+    Tensor.__init__(tensor, data, requires_grad, name)
+    tensor.grad = grad  # as an array: it is made a Tensor there
+    return tensor
 
 
 def is_tensor(value: Any) -> bool:

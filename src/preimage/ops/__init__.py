@@ -57,7 +57,7 @@ from preimage.ops.pool import (
     max_pool,
     max_unpool,
 )
-from preimage.ops.reduce import log_softmax, logsumexp, max, mean, min, prod, softmax, standardize, sum, var
+from preimage.ops.reduce import argmax, argmin, log_softmax, logsumexp, max, mean, min, prod, softmax, standardize, std, sum, var
 from preimage.ops.shape import (
     concat,
     expand_dims,
@@ -85,6 +85,8 @@ __all__ = [
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "add",
+    "argmax",
+    "argmin",
     "astype",
     "avg_pool",
     "broadcast_to",
@@ -160,6 +162,7 @@ __all__ = [
     "squeeze",
     "stack",
     "standardize",
+    "std",
     "subtract",
     "sum",
     "sum_pool",

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, is_grad_enabled, primitive, refuse_masked
+from preimage.autograd import Primitive, Tensor, array_of, as_array, is_grad_enabled, primitive
 from preimage.engines import PreparedWeight, run
 from preimage.engines.base import Array, Epilogue, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
@@ -59,11 +59,7 @@ def operand(value: Any, name: str) -> Any:
         return value
     if isinstance(value, PreparedWeight):
         raise DTypeError(f"{name} is a prepared weight; only w of conv and conv_transpose may be one, {name} must be an array")
-    refuse_masked(value, name)
-    try:
-        a = np.asarray(value)
-    except ValueError:
-        raise ShapeError(f"{name} is no regular array: all rows of one length are wanted") from None
+    a = as_array(value, name)
     if a.dtype.kind == "O" or not supported_dtype(a.dtype):
         raise DTypeError(f"{name} has dtype {a.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)")
     if not a.dtype.isnative:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Tensor, array_of, install_methods
-from preimage.errors import ShapeError
-from preimage.ops import activation, broadcast, linear, pointwise, reduce, shape
+from preimage.autograd import Tensor, array_of, as_array, fitted, install_methods
+from preimage.errors import GraphError, ShapeError
+from preimage.ops import activation, broadcast, linear, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 
 __all__: list[str] = []
 
@@ -75,13 +75,52 @@ install_methods(
         name: getattr(module, name)
         for module, names in (
             (pointwise, "abs clip exp log log1p sqrt square"),
-            (reduce, "sum mean max min prod var logsumexp softmax log_softmax"),
+            (reduce, "softmax log_softmax"),
             (shape, "reshape transpose moveaxis swapaxes flatten squeeze expand_dims"),
             (broadcast, "astype broadcast_to"),
             (activation, "relu sigmoid tanh"),
             (linear, "matmul"),
         )
         for name in names.split()
+    }
+)
+
+
+# -- what changes or looks inside ---------------------------------------------------------------------------------------
+
+
+def _set(self: Tensor, key: Any, value: Any) -> None:
+    """t[key] = value on a leaf: new values are assigned, so that a graph that needs the old ones says so."""
+    if not self.is_leaf:
+        raise GraphError("only a leaf can be assigned to; choose between values with ops.where, or change a copy: np.array(t)")
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise GraphError("the gradient of what is assigned would be lost; use ops.where, or assign value.detach()")
+    data = np.array(self.data)
+    place = shape.getitem(data, key).shape  # what is no index is an error there
+    values = as_array(array_of(value), "the value to assign")
+    values = fitted(values, self.dtype, values.shape, "the value to assign")
+    try:
+        data[shape.index_of(key)] = values
+    except ValueError:
+        raise ShapeError(f"cannot assign shape {values.shape} to elements of shape {place}") from None
+    self.assign(data)
+
+
+def _permute(self: Tensor, *dims: Any) -> Tensor:
+    """The axes in another order: `transpose` under PyTorch's name. A view."""
+    given = dims[0] if len(dims) == 1 and not isinstance(dims[0], int | np.integer) else dims
+    return shape.transpose(self, given) if len(given) or self.ndim else self
+
+
+install_methods(
+    {
+        "__pos__": lambda self: self,
+        "__contains__": lambda self, value: bool(np.any(self == value)),
+        "__setitem__": _set,
+        "permute": _permute,
+        "view": shape.reshape,
+        "ravel": lambda self: shape.reshape(self, -1),
+        "unsqueeze": shape.expand_dims,
     }
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import Tensor, array_of, refuse_masked
+from preimage.autograd import Tensor, array_of, as_array
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 
@@ -35,12 +35,13 @@ def _float_array(array: Array, name: str) -> Array:
 
 
 def regular(value: Any, name: str = "an argument") -> Array:
-    """The value as an array. Raises: ShapeError for a list of rows of different lengths; DTypeError for a masked array."""
-    refuse_masked(value, name)
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ShapeError("a list must be regular: all its rows of one length") from None
+    """The value as an array. Raises: ShapeError for a list of rows of different lengths; DTypeError where a mask or a graph would be lost."""
+    return as_array(value, name)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of NumPy or of another library, which has a dtype of its own; a number or list takes that of the others."""
+    return isinstance(value, np.ndarray) or (hasattr(type(value), "__array__") and not isinstance(value, np.generic | Tensor))
 
 
 def operand(value: Any, name: str) -> Any:
@@ -50,7 +51,7 @@ def operand(value: Any, name: str) -> Any:
     """
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.generic) or _is_array(value):
         return _float_array(regular(value, name), name)
     return _number(value, np.dtype(np.float64), name)
 
@@ -59,7 +60,8 @@ def _number(value: Any, dtype: Any, name: str) -> Array:
     array = regular(value, name)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind != "O" and supported_dtype(array.dtype)):
         raise DTypeError(f"{name} must be an array of floats or a number, got {type(value).__name__}")
-    array = np.array(array, dtype)
+    with np.errstate(all="ignore"):
+        array = np.array(array, dtype)
     array.flags.writeable = False  # made here: the graph need not watch it for changes
     return array
 
@@ -76,7 +78,7 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
         if all((type(v) is np.ndarray or isinstance(v, Tensor)) and v.dtype is dtype for v in values[1:]):
             return values
     what = f"an argument of {name}"
-    plain = [regular(v, what) if isinstance(v, np.ndarray) else v for v in values]
+    plain = [regular(v, what) if _is_array(v) else v for v in values]
     ready = [_float_array(v, what) if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in plain]
     dtypes = [v.dtype for v in ready if isinstance(v, Tensor | np.ndarray) and v.dtype.kind != "b"]
     if not dtypes:

@@ -14,12 +14,12 @@ from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, broadcast_to, widely
 from preimage.ops.operands import Array, Axes, axes_of, axis_of, narrow, operand, widened
-from preimage.ops.pointwise import divide, exp, multiply, select, square, subtract
+from preimage.ops.pointwise import divide, exp, multiply, select, sqrt, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
 from preimage.ops.sums import exactly, mean_of, sum_dtype, total
 
 __all__ = [
-    "log_softmax", "logsumexp", "max", "mean", "min", "prod", "softmax", "standardize", "sum", "var",
+    "argmax", "argmin", "log_softmax", "logsumexp", "max", "mean", "min", "prod", "softmax", "standardize", "std", "sum", "var",
 ]  # fmt: skip
 
 AxisTuple = tuple[int, ...]
@@ -91,6 +91,15 @@ def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0
     return astype(divide(sum(squares, axes, keepdims), np.maximum(float(count - correction), 0.0)), x.dtype)
 
 
+def std(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Any:
+    """The square root of `var`. Gradient: (x - mean) / (std * count), and 0 where all values are equal."""
+    x = operand(x, "x")
+    squares = var(_exact(x), axis, keepdims, correction)
+    flat = array_of(squares) == 0
+    root = select(flat, 0.0, sqrt(select(flat, 1.0, squares))) if flat.any() else sqrt(squares)
+    return astype(root, x.dtype)
+
+
 def _exact(x: Any) -> Any:
     """x in the dtype that its sums are kept in."""
     return astype(x, sum_dtype(x.dtype))
@@ -160,6 +169,28 @@ def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     axes = axes_of(axis, x.ndim, "min")
     _not_empty(x, axes, "min")
     return _min_op(x, axis=axes, keepdims=bool(keepdims))
+
+
+def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Where the largest value is along one axis (None: among all, in row-major order): an array of integers, which no gradient goes
+    through. The first of equal ones; NaN counts as the largest.
+
+    Raises: ShapeError over no elements.
+    """
+    return _where_extreme(np.argmax, x, axis, keepdims)
+
+
+def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Where the smallest value is: as `argmax`; NaN counts as the smallest."""
+    return _where_extreme(np.argmin, x, axis, keepdims)
+
+
+def _where_extreme(function: Any, x: Any, axis: int | None, keepdims: bool) -> Any:
+    x = operand(x, "x")
+    name = function.__name__
+    along = None if axis is None else axis_of(axis, x.ndim, name)
+    _not_empty(x, tuple(range(x.ndim)) if along is None else (along,), name[3:])
+    return np.asarray(function(widened(array_of(x)), axis=along, keepdims=bool(keepdims)))
 
 
 # -- softmax -----------------------------------------------------------------------------------------------------------

@@ -168,10 +168,10 @@ _getitem_op = primitive(
 _put_op: Primitive = primitive("put", _put, [lambda g, ans, y, shape, key: _getitem_op(g, key=key)], saves=(), linear=(0,))
 
 
-def _key(key: Any) -> Any:
+def index_of(key: Any) -> Any:
     """An index that nobody else can change: index arrays copied, Tensors refused by NumPy as floats are."""
     if isinstance(key, tuple):
-        return tuple(_key(k) for k in key)
+        return tuple(index_of(k) for k in key)
     if isinstance(key, bool | np.bool_):
         return np.asarray(key)
     if isinstance(key, int | np.integer):
@@ -195,12 +195,12 @@ def getitem(x: Any, key: Any) -> Any:
         array([2., 0., 1.])
     """
     x = operand(x, "x")
-    key = _key(key)
+    key = index_of(key)
     try:
         return _getitem_op(x, key=key)
     except IndexError as error:
-        kinds = np.asarray(key).dtype.kind if isinstance(key, np.ndarray) else "i"
-        raise (ShapeError if kinds in "ib" else OptionError)(f"getitem: {error}; shape {x.shape}") from None
+        no_index = str(error).startswith(("only integers", "arrays used as indices"))
+        raise (OptionError if no_index else ShapeError)(f"getitem: {error}; shape {x.shape}") from None
     except (TypeError, ValueError) as error:
         raise OptionError(f"getitem: {error}; shape {x.shape}") from None
 
@@ -215,7 +215,7 @@ def put(y: Any, shape: Any, key: Any) -> Any:
         >>> ops.put([1.0, 2.0, 4.0], (4,), [1, 1, 3])
         array([0., 3., 0., 4.])
     """
-    y, shape, key = operand(y, "y"), sizes_of(shape, "put"), _key(key)
+    y, shape, key = operand(y, "y"), sizes_of(shape, "put"), index_of(key)
     if any(n < 0 for n in shape):
         raise ShapeError(f"put: a shape has no negative sizes, got {shape}")
     taken = getitem(np.broadcast_to(np.zeros((), y.dtype), shape), key).shape

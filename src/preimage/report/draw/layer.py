@@ -67,7 +67,7 @@ def paint(
     whole: list[Grid | str] = [
         _grid(trace.x[0], "activations x", largest["x"], numbers),
         "×",
-        _grid(trace.w, "stencils w", largest["w"], numbers),
+        _grid(trace.w, _stencils(trace), largest["w"], numbers),
         "=",
         _grid(trace.output[0], f"picture y{bias}", None if bias else largest["y"], numbers),
     ]
@@ -82,7 +82,7 @@ def _stroke_card(
 ) -> Scene:  # fmt: skip
     x = _grid(trace.x[0], "activations x", largest["x"], numbers)
     x.marked = {stroke.index[1:]}
-    w = _grid(trace.w, "stencils w", largest["w"], numbers)
+    w = _grid(trace.w, _stencils(trace), largest["w"], numbers)
     w.lit = _set(stroke.weight_index)
     y = _grid(output, "picture y", largest["y"], numbers)
     y.marked = _set(stroke.outputs[:, 1:])
@@ -139,7 +139,7 @@ def _weight_card(trace: LayerTrace, total: Sum, g: Array, grad_w: Array, cell: f
 def _input_card(trace: LayerTrace, total: Sum, g: Array, grad_x: Array, cell: float) -> Scene:
     y = _grid(g[0], "gradient from above")
     y.lit = _set(total.places.first[:, 1:])
-    w = Grid(trace.w, "stencils w", lit=_set(total.places.second))
+    w = Grid(trace.w, _stencils(trace), lit=_set(total.places.second))
     out = _grid(grad_x, "gradient of x")
     out.marked = {total.index[1:]}
     formula = [
@@ -207,6 +207,10 @@ def _margin(trace: LayerTrace, here: bool) -> tuple[tuple[int, int], ...]:
     return tuple((max(lo, 0), max(hi, 0)) for lo, hi in trace.geometry.padding) if here else ()
 
 
+def _stencils(trace: LayerTrace) -> str:
+    return f"stencil{'s' * (trace.w.shape[0] * trace.w.shape[1] > 1)} w"
+
+
 def _grid(values: Array, caption: str, largest: float | None = None, numbers: bool | None = None) -> Grid:
     return Grid(values, caption, largest=largest, numbers=numbers)
 
@@ -218,7 +222,7 @@ def _input_grid(trace: LayerTrace, caption: str, places: Array, largest: float) 
 
 
 def _weight_grid(trace: LayerTrace, places: Array, largest: float) -> Grid:
-    return Grid(trace.w, "stencils w", lit=_set(places), largest=largest)
+    return Grid(trace.w, _stencils(trace), lit=_set(places), largest=largest)
 
 
 def _output_grid(trace: LayerTrace, values: Array, blank: set[Index], marked: set[Index], largest: float) -> Grid:
