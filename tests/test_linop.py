@@ -151,3 +151,91 @@ def test_errors():
         linop.Operator()._forward(np.ones(1))
     with pytest.raises(NotImplementedError):
         linop.Operator()._adjoint(np.ones(1))
+
+
+def scipy_solvers(dtype):
+    """A square, well-conditioned operator made of open dtypes, its dense matrix, and a right-hand side."""
+    w = NUMBERS.standard_normal((3, 2, 3)).astype(dtype)
+    A = linop.Conv(w, input_size=(7,), padding=1)
+    return A.T @ A + 0.5 * linop.Identity(A.input_shape), NUMBERS.standard_normal(14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_open_dtypes_follow_the_others(dtype):
+    B, _ = scipy_solvers(dtype)
+    assert B.dtype == dtype
+    pre.check_adjoint(B)
+    A = linop.Conv(np.ones((1, 2, 2), dtype), input_size=(6,))
+    eye, pad = linop.Identity((1, 2, 6)), linop.Pad((1, 2, 4), 1)
+    for op in (A @ pad, A @ eye, (A @ (2 * eye - eye.T)), eye + A.T @ A, A @ (eye @ pad), (pad.T @ A.T), -(eye / 2) + A.T @ A):
+        assert op.dtype == dtype
+        pre.check_adjoint(op)
+    assert (eye + eye).dtype == np.float64
+    assert (eye @ pad).dtype == np.float64
+    if dtype == np.float32:
+        for fixed in (linop.Identity((1, 2, 6), np.float64), linop.Pad((1, 2, 4), 1, dtype=np.float64)):
+            with pytest.raises(DTypeError, match="different dtypes"):
+                A @ fixed
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scipy_takes_it_as_it_is(dtype):
+    from scipy.sparse import linalg
+
+    B, b = scipy_solvers(dtype)
+    M = B.to_matrix()
+    S = linalg.aslinearoperator(B)
+    assert (S.shape, S.dtype) == (M.shape, dtype)
+    X = NUMBERS.standard_normal((14, 3))
+    for got, want in (
+        (S @ b, M @ b), (S.H @ b, M.T @ b), (S.matmat(X), M @ X), (S.rmatmat(X), M.T @ X), (B.matvec(b), M @ b), (B.rmatvec(b), M.T @ b),
+        (B.matmat(X), M @ X), (B.matvec(b[:, None]), M @ b[:, None]), (B.dot(b.astype(dtype)), M @ b), (B.H.matvec(b), M.T @ b),
+        (b.astype(dtype) @ B, b @ M), (X.T.astype(dtype) @ B, X.T @ M), (B @ X.astype(dtype), M @ X), (B * b.astype(dtype), M @ b),
+        ((B.dot(B)).matvec(b), M @ M @ b), ((B * 2).matvec(b), 2 * M @ b), (B.adjoint().matvec(b), M.T @ b),
+    ):  # fmt: skip
+        np.testing.assert_allclose(
+            got, want, rtol=1e-4 if dtype == np.float32 else 1e-11, atol=1e-3 if dtype == np.float32 else 1e-11
+        )
+    for solve in (linalg.cg, linalg.gmres, linalg.minres):
+        x, info = solve(B, b)
+        assert info == 0
+        np.testing.assert_allclose(M @ x, b, atol=1e-3)
+    np.testing.assert_allclose(linalg.svds(B, k=2, return_singular_vectors=False).max(), np.linalg.norm(M, 2), rtol=1e-3)
+    assert (B.dims, B.dimsd) == (B.input_shape, B.output_shape)
+
+
+def test_numpy_numbers_are_numbers():
+    w = NUMBERS.standard_normal((4, 1, 3))
+    same = linop.Conv(w, input_size=9, groups=2, batch=2, stride=2)
+    for one in (np.int64, np.uint8, np.array):
+        A = linop.Conv(w, input_size=one(9), groups=one(2), batch=one(2), stride=one(2))
+        assert (A.input_shape, A.output_shape, A.geometry) == (same.input_shape, same.output_shape, same.geometry)
+        assert all(type(n) is int for n in A.input_shape)
+    assert linop.Conv(w, input_size=np.array([9]), groups=2).input_shape == (1, 2, 9)
+    assert linop.Identity(np.array([2, 3])).input_shape == linop.Pad(np.array([2, 3]), 0, axes=(1,)).input_shape == (2, 3)
+    x = NUMBERS.standard_normal(same.input_shape)
+    for half in (0.5, np.float32(0.5), np.array(0.5), np.float64(0.5)):
+        for scaled in (half * same, same * half, same / (1 / half)):
+            np.testing.assert_array_equal(scaled @ x, 0.5 * (same @ x))
+
+
+def test_to_scipy_without_scipy(monkeypatch):
+    import sys
+
+    for name in [n for n in sys.modules if n.partition(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(pre.errors.MissingPackageError, match=r"pip install 'preimage\[scipy\]'"):
+        linop.Identity((3,)).to_scipy()
+
+
+def test_what_is_no_vector_or_number():
+    A = linop.Conv(NUMBERS.standard_normal((4, 3, 3)), input_size=9)
+    for call, kind in (
+        (lambda: A.matvec(np.ones(26)), ShapeError), (lambda: A.matvec(1j * np.ones(27)), DTypeError), (lambda: A.matmat(np.ones(27)), ShapeError),
+        (lambda: A @ "x", DTypeError), (lambda: A / 0, OptionError), (lambda: A / "2", DTypeError), (lambda: linop.Sum(A, 2), DTypeError),
+        (lambda: linop.Identity((2, -1)), ShapeError), (lambda: linop.Identity((2,), int), DTypeError), (lambda: linop.Identity("ab"), OptionError),
+        (lambda: A.norm(iterations=0), OptionError), (lambda: A.to_matrix(most="x"), OptionError), (lambda: linop.Diagonal([1j]), DTypeError),
+    ):  # fmt: skip
+        with pytest.raises(kind):
+            call()

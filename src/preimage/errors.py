@@ -11,6 +11,7 @@ __all__ = [
     "FileFormatError",
     "GeometryError",
     "GraphError",
+    "MissingPackageError",
     "OptionError",
     "OutOfMemoryError",
     "OutputError",
@@ -65,3 +66,7 @@ class FileFormatError(PreimageError, ValueError):
 
 class OutputError(PreimageError, OSError):
     """A file or folder that could not be written: the place, the disk, or something that is there already."""
+
+
+class MissingPackageError(PreimageError, ImportError):
+    """Something asked for needs a package that is not installed; says which, and how to install it."""

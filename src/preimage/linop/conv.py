@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,11 @@ import numpy as np
 from preimage.autograd import array_of
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
+from preimage.geometry.sizes import integer
 from preimage.linop.operator import Operator
 from preimage.ops import conv, conv_transpose
 from preimage.ops.contraction import weight_operand
+from preimage.ops.operands import count_of, entries, sizes_of
 
 __all__ = ["Conv"]
 
@@ -40,7 +41,7 @@ class Conv(Operator):
         self,
         w: Any,
         *,
-        input_size: int | Sequence[int],
+        input_size: PerAxis,
         batch: int = 1,
         stride: PerAxis = 1,
         padding: Padding = 0,
@@ -50,10 +51,14 @@ class Conv(Operator):
         layout: str = "channels_first",
     ) -> None:
         self.w = weight_operand(w, None)
-        size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,) * (len(self.w.shape) - 2)
-        if len(self.w.shape) < 2 or len(size) != len(self.w.shape) - 2:
+        if len(self.w.shape) < 2:
+            raise ShapeError(f"w has shape {self.w.shape}: wanted (C_out, C_in // groups, *kernel)")
+        size = sizes_of(input_size, "input_size")
+        size = size * (len(self.w.shape) - 2) if entries(input_size) is None else size
+        if len(size) != len(self.w.shape) - 2:
             raise ShapeError(f"w has shape {self.w.shape}, input_size {size}: wanted one size per spatial axis of w")
-        channels = self.w.shape[1] * groups if isinstance(groups, int) else 0
+        batch, groups = count_of(batch, "batch", 0), integer(groups, "groups")
+        channels = self.w.shape[1] * groups
         self.geometry = ConvGeometry.from_conv(
             (batch, channels, *size), self.w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
         )

@@ -13,14 +13,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import array_of, refuse_masked
-from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.autograd import Tensor, array_of, as_array, is_real
+from preimage.errors import DTypeError, MissingPackageError, OptionError, ShapeError
+from preimage.ops import reshape, stack, transpose
+from preimage.ops.operands import count_of, number_of
 
 __all__ = ["Adjoint", "Compose", "Operator", "Scaled", "Sum"]
 
 Array = NDArray[Any]
 #: to_matrix refuses more entries than this unless told otherwise (float64: 128 MiB).
 MATRIX_ENTRIES = 2**24
+
+
+def _given(x: Any, name: str = "x") -> Any:
+    """A Tensor as it is, anything else as an array."""
+    if isinstance(x, Tensor):
+        return x
+    array = as_array(x, name)
+    if not is_real(array.dtype):
+        raise DTypeError(f"an operator takes arrays of floats, got {type(x).__name__} of dtype {array.dtype}")
+    return array
+
+
+def _factor(value: Any) -> float | None:
+    """A real number, also as an array without axes; None for anything else."""
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0 and is_real(value.dtype):
+        return float(value)
+    return None
 
 
 def _length(v: Any) -> float:
@@ -32,6 +53,7 @@ class Operator:
     """A linear map between arrays of `input_shape` and arrays of `output_shape`, with its exact adjoint.
 
     A subclass gives `_forward(x)` and `_adjoint(y)`, linear in their argument, on arrays or Tensors of those shapes.
+    `shape`, `matvec`, `rmatvec`, `matmat`, `rmatmat`, `dot`, `H` are SciPy's: `scipy.sparse.linalg` and PyLops take an operator as it is.
     """
 
     input_shape: tuple[int, ...]
@@ -59,23 +81,106 @@ class Operator:
         """The adjoint operator."""
         return Adjoint(self)
 
+    @property
+    def H(self) -> Operator:  # noqa: N802 - as in SciPy
+        """The adjoint operator; all operators are real, so that it is the transpose."""
+        return self.T
+
+    def adjoint(self) -> Operator:
+        """The adjoint operator: `T`."""
+        return self.T
+
+    transpose = adjoint
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """`input_shape` under PyLops's name."""
+        return self.input_shape
+
+    @property
+    def dimsd(self) -> tuple[int, ...]:
+        """`output_shape` under PyLops's name."""
+        return self.output_shape
+
     def __matmul__(self, other: Any) -> Any:
-        """A @ x for an array or Tensor of `input_shape` (or flat, then the result is flat), A @ B for an operator."""
+        """A @ x for an array or Tensor of `input_shape` (or flat, then the result is flat); A @ X for the columns of a matrix, one flat
+        array each; A @ B for an operator.
+
+        Raises: ShapeError for another shape; DTypeError for another dtype.
+        """
         if isinstance(other, Operator):
             return Compose(self, other)
-        refuse_masked(other, "x")
-        x = other if hasattr(other, "shape") else np.asarray(other)
-        flat = x.shape == (prod(self.input_shape),) and x.shape != self.input_shape
-        if not flat and x.shape != self.input_shape:
-            raise ShapeError(f"{self} takes shape {self.input_shape} (or flat, {prod(self.input_shape)}), got {x.shape}")
+        x = _given(other)
+        columns = self.shape[1]
+        flat = x.shape == (columns,) and x.shape != self.input_shape
+        several = x.ndim == 2 and x.shape[0] == columns and x.shape != self.input_shape
+        if not flat and not several and x.shape != self.input_shape:
+            raise ShapeError(
+                f"{self} takes shape {self.input_shape} (or flat, {columns}; or columns of that length), got {x.shape}"
+            )
         if array_of(x).dtype != self.dtype:
             raise DTypeError(f"{self} works in {self.dtype}, got {array_of(x).dtype}; convert with .astype")
-        y = self._forward(x.reshape(self.input_shape) if flat else x)
-        return y.reshape(-1) if flat else y
+        if several:
+            if not x.shape[1]:
+                return np.zeros((self.shape[0], 0), self.dtype)
+            return stack([self @ x[:, k] for k in range(x.shape[1])], axis=1)
+        y = self._forward(reshape(x, self.input_shape) if flat else x)
+        return reshape(y, -1) if flat else y
+
+    def __rmatmul__(self, other: Any) -> Any:
+        """x @ A is A.T @ x, of the rows of a matrix too."""
+        x = _given(other)
+        rows = x.ndim == 2 and x.shape[1] == self.shape[0] and x.shape != self.output_shape
+        return transpose(self.T @ transpose(x)) if rows else self.T @ x
 
     def __call__(self, x: Any) -> Any:
         """The same as A @ x."""
         return self @ x
+
+    def dot(self, other: Any) -> Any:
+        """A @ other; a number gives the scaled operator."""
+        return self * other
+
+    def _vector(self, x: Any) -> Array:
+        """A flat array in the operator's dtype, from what SciPy's solvers give: any real dtype, also (n, 1)."""
+        array = as_array(array_of(x), "x")
+        if array.shape not in ((self.shape[1],), (self.shape[1], 1)):
+            raise ShapeError(f"matvec of {self} takes shape ({self.shape[1]},) or ({self.shape[1]}, 1), got {array.shape}")
+        if not is_real(array.dtype):
+            raise DTypeError(f"{self} is real, got {array.dtype}; apply it to the real and the imaginary part")
+        with np.errstate(all="ignore"):
+            return array.astype(self.dtype, copy=False)
+
+    def matvec(self, x: Any) -> Array:
+        """A @ x for a flat array (n,) or (n, 1) of any real dtype, computed in the operator's, as SciPy's solvers call it."""
+        v = self._vector(x)
+        y = np.asarray(array_of(self._forward(v.reshape(self.input_shape))))
+        return y.reshape(-1, 1) if v.ndim == 2 else y.reshape(-1)
+
+    def rmatvec(self, y: Any) -> Array:
+        """A.T @ y for a flat array: as `matvec`."""
+        return self.T.matvec(y)
+
+    def matmat(self, X: Any) -> Array:
+        """A @ X for a matrix (n, k): `matvec` of every column."""
+        matrix = as_array(array_of(X), "X")
+        if matrix.ndim != 2 or matrix.shape[0] != self.shape[1]:
+            raise ShapeError(f"matmat of {self} takes shape ({self.shape[1]}, k), got {matrix.shape}")
+        columns = [self.matvec(matrix[:, k]) for k in range(matrix.shape[1])]
+        return np.stack(columns, axis=1) if columns else np.zeros((self.shape[0], 0), self.dtype)
+
+    def rmatmat(self, Y: Any) -> Array:
+        """A.T @ Y for a matrix."""
+        return self.T.matmat(Y)
+
+    _matvec, _rmatvec = matvec, rmatvec  # PyLops wraps an operator that has these
+
+    #: Whether no dtype was asked for: beside another operator it takes that one's (see `_in`).
+    _open_dtype = False
+
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        """The same map in another dtype, of operators with `_open_dtype`."""
+        raise NotImplementedError
 
     # -- algebra ---------------------------------------------------------------------------------------------------
 
@@ -85,13 +190,22 @@ class Operator:
     def __sub__(self, other: Operator) -> Operator:
         return Sum(self, Scaled(other, -1.0)) if isinstance(other, Operator) else NotImplemented
 
-    def __mul__(self, factor: Any) -> Operator:
-        return Scaled(self, float(factor)) if isinstance(factor, Real) else NotImplemented
+    def __mul__(self, other: Any) -> Any:
+        """A number scales; anything else is applied to, as in SciPy: A * x is A @ x, A * B is A @ B."""
+        factor = _factor(other)
+        return self @ other if factor is None else Scaled(self, factor)
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: Any) -> Any:
+        factor = _factor(other)
+        return other @ self if factor is None and isinstance(other, np.ndarray | Tensor) else self * other
 
     def __truediv__(self, divisor: Any) -> Operator:
-        return Scaled(self, 1.0 / float(divisor)) if isinstance(divisor, Real) else NotImplemented
+        factor = _factor(divisor)
+        if factor is None:
+            raise DTypeError(f"an operator is divided by a number, got {type(divisor).__name__}")
+        if factor == 0:
+            raise OptionError("an operator cannot be divided by 0")
+        return Scaled(self, 1.0 / factor)
 
     def __neg__(self) -> Operator:
         return Scaled(self, -1.0)
@@ -104,7 +218,7 @@ class Operator:
         Raises: OptionError where it would have more than `most` entries.
         """
         rows, columns = self.shape
-        if rows * columns > most:
+        if rows * columns > count_of(most, "most", 0):
             raise OptionError(
                 f"the matrix of {self} would have {rows} x {columns} entries; to_matrix allows {most} (argument most)"
             )
@@ -112,20 +226,18 @@ class Operator:
         unit = np.zeros(columns, self.dtype)
         for k in range(columns):
             unit[k] = 1
-            matrix[:, k] = np.asarray(array_of(self._forward(unit.reshape(self.input_shape)))).reshape(-1)
+            matrix[:, k] = self.matvec(unit)
             unit[k] = 0
         return matrix
 
     def to_scipy(self) -> Any:
         """The operator as a scipy.sparse.linalg.LinearOperator on flat vectors."""
-        from scipy.sparse.linalg import LinearOperator  # loaded on first use
-
-        def applied(A: Operator, v: Any) -> Array:
-            x = np.asarray(v).reshape(A.input_shape).astype(A.dtype, copy=False)
-            return np.asarray(A._forward(x)).reshape(-1)
-
+        try:
+            from scipy.sparse.linalg import LinearOperator  # loaded on first use
+        except ImportError:
+            raise MissingPackageError("to_scipy needs the package scipy: pip install 'preimage[scipy]'") from None
         return LinearOperator(
-            self.shape, matvec=lambda v: applied(self, v), rmatvec=lambda v: applied(self.T, v), dtype=self.dtype
+            self.shape, matvec=self.matvec, rmatvec=self.rmatvec, matmat=self.matmat, rmatmat=self.rmatmat, dtype=self.dtype
         )
 
     def norm(self, *, iterations: int = 300, rtol: float = 1e-8, seed: int = 0) -> float:
@@ -133,19 +245,20 @@ class Operator:
 
         It stops when an iteration changes it by less than `rtol`, relative.
         """
+        iterations, rtol = count_of(iterations, "iterations", 1), number_of(rtol, "rtol", least=0)
         if 0 in self.shape:
             return 0.0
         sums = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
-        v = np.random.default_rng(seed).standard_normal(self.input_shape)
+        v = np.random.default_rng(count_of(seed, "seed", 0)).standard_normal(self.input_shape)
         estimate = 0.0
         for _ in range(iterations):
             length = _length(v)
             if length == 0.0:
                 return 0.0
             x = (v / length).astype(self.dtype)
-            y = self._forward(x)
+            y = array_of(self._forward(x))
             before, estimate = estimate, _length(np.asarray(y, sums).astype(np.float64))
-            v = np.asarray(self._adjoint(y), sums).astype(np.float64)
+            v = np.asarray(array_of(self._adjoint(y)), sums).astype(np.float64)
             if abs(estimate - before) <= rtol * estimate:
                 break
         return estimate
@@ -163,14 +276,19 @@ class Adjoint(Operator):
     """The adjoint of an operator; its own adjoint is the operator itself."""
 
     def __init__(self, A: Operator) -> None:
+        _operators(A)
         self.A = A
         self.input_shape, self.output_shape, self.dtype = A.output_shape, A.input_shape, A.dtype
+        self._open_dtype = A._open_dtype
 
     def _forward(self, x: Any) -> Any:
         return self.A._adjoint(x)
 
     def _adjoint(self, y: Any) -> Any:
         return self.A._forward(y)
+
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        return Adjoint(self.A._in(dtype))
 
     @property
     def T(self) -> Operator:  # noqa: N802
@@ -184,10 +302,12 @@ class Compose(Operator):
     """
 
     def __init__(self, A: Operator, B: Operator) -> None:
+        _operators(A, B)
         _same(A.input_shape, B.output_shape, "input of the left and output of the right one are")
-        _check_dtypes(A, B)
+        A, B = _in_one_dtype(A, B)
         self.A, self.B = A, B
         self.input_shape, self.output_shape, self.dtype = B.input_shape, A.output_shape, A.dtype
+        self._open_dtype = A._open_dtype and B._open_dtype
 
     def _forward(self, x: Any) -> Any:
         return self.A._forward(self.B._forward(x))
@@ -195,16 +315,21 @@ class Compose(Operator):
     def _adjoint(self, y: Any) -> Any:
         return self.B._adjoint(self.A._adjoint(y))
 
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        return Compose(self.A._in(dtype), self.B._in(dtype))
+
 
 class Sum(Operator):
     """A + B, of equal shapes and dtype."""
 
     def __init__(self, A: Operator, B: Operator) -> None:
+        _operators(A, B)
         _same(A.input_shape, B.input_shape, "inputs are")
         _same(A.output_shape, B.output_shape, "outputs are")
-        _check_dtypes(A, B)
+        A, B = _in_one_dtype(A, B)
         self.A, self.B = A, B
         self.input_shape, self.output_shape, self.dtype = A.input_shape, A.output_shape, A.dtype
+        self._open_dtype = A._open_dtype and B._open_dtype
 
     def _forward(self, x: Any) -> Any:
         return self.A._forward(x) + self.B._forward(x)
@@ -212,13 +337,18 @@ class Sum(Operator):
     def _adjoint(self, y: Any) -> Any:
         return self.A._adjoint(y) + self.B._adjoint(y)
 
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        return Sum(self.A._in(dtype), self.B._in(dtype))
+
 
 class Scaled(Operator):
     """factor * A."""
 
     def __init__(self, A: Operator, factor: float) -> None:
-        self.A, self.factor = A, factor
+        _operators(A)
+        self.A, self.factor = A, number_of(factor, "factor")
         self.input_shape, self.output_shape, self.dtype = A.input_shape, A.output_shape, A.dtype
+        self._open_dtype = A._open_dtype
 
     def _forward(self, x: Any) -> Any:
         return self.A._forward(x) * self.dtype.type(self.factor)
@@ -226,7 +356,22 @@ class Scaled(Operator):
     def _adjoint(self, y: Any) -> Any:
         return self.A._adjoint(y) * self.dtype.type(self.factor)
 
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        return Scaled(self.A._in(dtype), self.factor)
 
-def _check_dtypes(A: Operator, B: Operator) -> None:
-    if A.dtype != B.dtype:
-        raise DTypeError(f"the operators work in different dtypes: {A.dtype} and {B.dtype}")
+
+def _operators(*given: Any) -> None:
+    for value in given:
+        if not isinstance(value, Operator):
+            raise DTypeError(f"an operator of preimage.linop is wanted, got {type(value).__name__}")
+
+
+def _in_one_dtype(A: Operator, B: Operator) -> tuple[Operator, Operator]:
+    """Both in one dtype: one that was asked for no dtype takes the other's."""
+    if A.dtype == B.dtype:
+        return A, B
+    if B._open_dtype:
+        return A, B._in(A.dtype)
+    if A._open_dtype:
+        return A._in(B.dtype), B
+    raise DTypeError(f"the operators work in different dtypes: {A.dtype} and {B.dtype}")

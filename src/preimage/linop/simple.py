@@ -7,20 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import array_of, refuse_masked
+from preimage.autograd import array_of
 from preimage.geometry import Padding
 from preimage.linop.operator import Operator
 from preimage.ops import fold_margin, pad
+from preimage.ops.operands import float_dtype, operand, shape_sizes
 
 __all__ = ["Diagonal", "Identity", "Pad"]
 
 
 class Identity(Operator):
-    """x -> x."""
+    """x -> x. Without a dtype it works in that of the operators beside it, and in float64 alone."""
 
-    def __init__(self, shape: Sequence[int], dtype: Any = np.float64) -> None:
-        self.input_shape = self.output_shape = tuple(shape)
-        self.dtype = np.dtype(dtype)
+    def __init__(self, shape: int | Sequence[int], dtype: Any = None) -> None:
+        self.input_shape = self.output_shape = shape_sizes(shape, "Identity: shape")
+        self._open_dtype = dtype is None
+        self.dtype = float_dtype(np.float64 if dtype is None else dtype)
+
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        return Identity(self.input_shape, dtype)
 
     def _forward(self, x: Any) -> Any:
         return x
@@ -33,8 +38,7 @@ class Diagonal(Operator):
     """x -> d * x, element by element: weights, or a mask of zeros and ones."""
 
     def __init__(self, d: Any) -> None:
-        refuse_masked(d, "d")
-        self.d = d if hasattr(d, "shape") else np.asarray(d)
+        self.d = operand(d, "d")
         self.input_shape = self.output_shape = tuple(self.d.shape)
         self.dtype = array_of(self.d).dtype
 
@@ -46,13 +50,18 @@ class Diagonal(Operator):
 
 
 class Pad(Operator):
-    """x -> pad(x): the signal with a margin; the adjoint folds the margin back. Arguments as preimage.ops.pad."""
+    """x -> pad(x): the signal with a margin; the adjoint folds the margin back. Arguments as preimage.ops.pad.
+
+    Without a dtype it works in that of the operators beside it, and in float64 alone.
+    """
 
     def __init__(
-        self, input_shape: Sequence[int], padding: Padding, *, mode: str = "zeros", axes: Sequence[int] | None = None,
-        dtype: Any = np.float64,
+        self, input_shape: int | Sequence[int], padding: Padding, *, mode: str = "zeros", axes: Sequence[int] | None = None,
+        dtype: Any = None,
     ) -> None:  # fmt: skip
-        self.input_shape, self.dtype = tuple(input_shape), np.dtype(dtype)
+        self.input_shape = shape_sizes(input_shape, "Pad: input_shape")
+        self._open_dtype = dtype is None
+        self.dtype = float_dtype(np.float64 if dtype is None else dtype)
         self._padding = padding
         self._options: dict[str, Any] = {"mode": mode, "axes": axes}
         # a view of one element is enough to learn the shape of the result and to check the arguments
@@ -65,3 +74,6 @@ class Pad(Operator):
 
     def _adjoint(self, y: Any) -> Any:
         return fold_margin(y, self._padding, **self._options)
+
+    def _in(self, dtype: np.dtype[Any]) -> Operator:
+        return Pad(self.input_shape, self._padding, dtype=dtype, **self._options)

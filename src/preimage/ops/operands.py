@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from preimage.autograd import Tensor, array_of, as_array
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.geometry.sizes import MAX_ELEMENTS
 
 __all__ = [
     "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "common_dtype",
-    "count_of", "entries", "narrow", "operand", "operands", "parts_of", "regular",
-    "sizes_of", "widened",
+    "count_of", "entries", "float_dtype", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
+    "shape_sizes", "sizes_of", "widened",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -145,6 +147,46 @@ def count_of(value: Any, name: str, least: int) -> int:
             f"{name} must not be {'negative' if not least else f'less than {least}'}, got {count}; at least {least}"
         )
     return count
+
+
+def number_of(value: Any, name: str, least: float | None = None, most: float | None = None) -> float:
+    """One real number, also as an array without axes, as a Python float. Raises: OptionError for anything else, NaN included where bounds
+    are given, and what lies outside them.
+    """
+    plain = array_of(value)
+    if not isinstance(plain, str | bytes | bool | complex) and np.ndim(plain if isinstance(plain, np.ndarray) else 0) == 0:
+        try:
+            number = float(plain)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is not None:
+            bounded = (least is None or number >= least) and (most is None or number <= most)
+            if bounded:
+                return number
+            span = f"at least {least}" if most is None else f"at most {most}" if least is None else f"between {least} and {most}"
+            raise OptionError(f"{name} must be {span}, got {value!r}")
+    raise OptionError(f"{name} must be a number, got {value!r}")
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """One of the four float types. Raises: DTypeError for anything else."""
+    try:
+        wanted: np.dtype[Any] = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        raise DTypeError(f"{dtype!r} is no dtype; use float32, float64, float16 or bfloat16") from None
+    if wanted.kind == "O" or not supported_dtype(wanted):
+        raise DTypeError(f"dtype {wanted} is not supported; use float32, float64, float16 or bfloat16")
+    return wanted
+
+
+def shape_sizes(shape: Any, name: str) -> tuple[int, ...]:
+    """A shape as `sizes_of` reads it, with no size below 0 and no more elements than an array can have."""
+    sizes = sizes_of(shape, name)
+    if any(n < 0 for n in sizes):
+        raise ShapeError(f"{name}: sizes are not negative, got {sizes}")
+    if len(sizes) > 32 or math.prod(max(n, 1) for n in sizes) > MAX_ELEMENTS:
+        raise ShapeError(f"{name}: {sizes} is more than an array can hold")
+    return sizes
 
 
 def axis_of(axis: Any, ndim: int, name: str) -> int:
