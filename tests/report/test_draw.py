@@ -131,6 +131,17 @@ def test_the_border_of_a_stroke_surrounds_what_it_reaches(case: tuple[Any, ...])
         }
 
 
+def test_the_border_of_a_window_surrounds_what_an_output_reads() -> None:
+    trace, y = layer(CASES[0])
+    for at, scene in list(zip(np.ndindex(*y.shape[1:]), draw.slide(trace).frames, strict=True))[::3]:
+        one = np.zeros(y.shape, np.float32)
+        one[(0, *at)] = 1
+        with pre.config(engine="reference"):
+            read = pre.conv_transpose(one, np.ones_like(trace.w), output_size=trace.input_shape[2:], **CASES[0][3])
+        rects = [r for r, _ in cells(scene)][: trace.x[0].size]
+        assert border(scene, rects) == set(np.flatnonzero(read).tolist())
+
+
 @pytest.mark.parametrize("case", CASES[:4])
 def test_gradients_are_those_of_the_definition(case: tuple[Any, ...]) -> None:
     trace, y = layer(case)
