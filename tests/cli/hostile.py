@@ -281,6 +281,26 @@ def calls() -> Iterator[tuple[str, ...]]:
     yield from (("audit", "-n", "0", "--cases", f"{name}.json") for name in ("bad", "list", "deep", "cases", "fields", "nofile"))
     yield from (("audit", "-n", "0", option, place) for option in ("--json", "--html") for place in PLACES[:8:2])
     yield from (("audit", name, "-n", "1") for name in (*NAMES[:5], "os:system", "nope:x"))
+    small = ("--kernel", "3", "--size", "5")
+    yield from (("draw", kind, "-o", "a.svg", *small) for kind in (*NAMES[:5], "paint", "spectrum", "field"))
+    yield from (("draw", "paint", "-o", f"{place}{ending}", *small) for place in PLACES for ending in ("", ".gif"))
+    yield from (
+        ("draw", "slide", "-o", "a.svg", option, value)
+        for option in (
+            "--kernel",
+            "--size",
+            "--channels",
+            "--stride",
+            "--padding",
+            "--from",
+            "--seed",
+            "--frame",
+            "--scale",
+            "--axis",
+        )
+        for value in NUMBERS[:8]
+    )
+    yield from (("draw", "slide", "-o", "a.svg", *small, "--input", name) for name in ("a.npy", "a.png", "pipe", *NAMES[:4]))
     yield from (("cache", "x"), ("cache", "--nope"), ("explain",), ("tune", "nope"), ("bench", "[/red]"), ("tune", "\x1b[31m"))
 
 

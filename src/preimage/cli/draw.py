@@ -16,6 +16,7 @@ from preimage.cli import one_layer
 from preimage.cli.output import check_outputs
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import ConvGeometry
+from preimage.host import printable
 from preimage.io.weights import read_npy
 from preimage.ops import conv, conv_transpose
 from preimage.report import draw as pictures
@@ -75,15 +76,8 @@ def draw(
     made = _drawing(kind, values, axis, depth)
     made.write(output, frame=frame, scale=scale, overwrite=overwrite)
     moving = output.suffix.lower() in (".gif", ".apng")
-    Console(soft_wrap=True).print(
-        f"{output}: {len(made)} frames"
-        if moving
-        else f"{output}: one of {len(made)} frames (--frame)"
-        if len(made) > 1
-        else str(output),
-        highlight=False,
-        markup=False,
-    )
+    frames = f": {len(made)} frames" if moving else f": one of {len(made)} frames (--frame)" if len(made) > 1 else ""
+    Console(soft_wrap=True).print(f"{printable(str(output))}{frames}", highlight=False, markup=False)
 
 
 class Values:
