@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_the_same_call_writes_the_same_bytes_and_another_seed_others() -> None:
         assert run("paint", "-o", f"{name}.svg", "--seed", seed) == 0
     a, b, c = (Path(f"{n}.svg").read_bytes() for n in "abc")
     assert a == b != c
+
+
+def test_the_commands_of_the_page_run() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deconvolution.md").read_text()
+    commands = re.findall(r"^\$ preimage draw (.*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert run(*shlex.split(command)) == 0
+    assert {p.name for p in Path().iterdir()} == {"paint.gif", "gradients.svg", "taps.svg"}
 
 
 @pytest.mark.parametrize(("call", "message"), [
