@@ -306,3 +306,43 @@ def test_damaged_pictures_give_errors_of_ours(ending: str, tmp_path: Path) -> No
                 except FileFormatError as error:
                     said = str(error)
             assert str(path) in said
+
+
+# -- sizes and settings that only a hostile file has -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", [pre.ops.adaptive_avg_pool, pre.ops.adaptive_max_pool])
+def test_a_pool_of_more_windows_than_memory_holds_is_refused(pool: Any) -> None:
+    with pytest.raises(pre.OutOfMemoryError, match="windows over spatial axis 0"):
+        pool(np.ones((1, 2, 5, 5), np.float32), 10**30)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ('lr_policy: "inv" gamma: -1 power: 0.5', "no learning rate at iteration 1"),
+    ('lr_policy: "inv" gamma: -1 power: -0.5', "the power of a negative number"),
+    ('lr_policy: "poly" max_iter: 1 power: -1', "no learning rate at iteration 1"),
+    ('lr_policy: "sigmoid" gamma: -1e30 stepsize: 0', "no learning rate at iteration 1"),
+    ('lr_policy: "fixed" type: "Adam" momentum: 1', "below 1, got 1"),
+    ('lr_policy: "fixed" type: "Adam" momentum: 1.5 momentum2: 1.5', "below 1, got 1.5"),
+])  # fmt: skip
+def test_a_solver_s_settings_that_give_no_number(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "in" type: "Input" top: "x" top: "t" input_param { shape { dim: 2 dim: 3 } shape { dim: 2 dim: 2 } } } '
+        'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } } '
+        'layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }'
+    )
+    (tmp_path / "solver.prototxt").write_text(f'net: "net.prototxt" base_lr: 0.1 {text}')
+    solver = pre.caffe.get_solver(tmp_path / "solver.prototxt")
+    solver.net.blobs["x"].data[...] = 1
+    with np.errstate(all="ignore"), pytest.raises(FileFormatError, match=said):
+        solver.step(4)
+
+
+def test_no_images_give_no_detections() -> None:
+    net = """layer { name: "in" type: "Input" top: "a" top: "b" top: "c"
+      input_param { shape { dim: 0 dim: 8 } shape { dim: 0 dim: 6 } shape { dim: 1 dim: 2 dim: 8 } } }
+    layer { name: "d" type: "DetectionOutput" bottom: "a" bottom: "b" bottom: "c" top: "y"
+      detection_output_param { num_classes: 3 keep_top_k: 5 nms_param { nms_threshold: 0.4 } } }"""
+    graph = caffe.load(caffe.parse_text("NetParameter", net))
+    found = graph.run({"a": np.zeros((0, 8), "f4"), "b": np.zeros((0, 6), "f4"), "c": np.ones((1, 2, 8), "f4")})["y"]
+    assert (found[..., 1:] == -1).all()

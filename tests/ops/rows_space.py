@@ -142,6 +142,14 @@ POOLS = [
     ),
     Row(
         "adaptive_avg_pool",
+        lambda x: ops.adaptive_avg_pool(x, (4, 17)),  # more windows than positions
+        normal(IMAGE),
+        lambda x: _adaptive(x, (4, 17), np.mean),
+        linear=(0,),
+        empty=((0, 3, 7, 6),),
+    ),
+    Row(
+        "adaptive_avg_pool",
         lambda x: ops.adaptive_avg_pool(x, (2, 3, 2)),
         normal((1, 2, 3, 4, 5)),
         lambda x: np.stack(

@@ -33,22 +33,40 @@ _POLICIES = "fixed, step, exp, inv, multistep, poly, sigmoid"
 
 
 def rate(solver: Message, step: int) -> float:
-    """The learning rate at an iteration, by lr_policy. Raises: FileFormatError for a policy that is unknown or lacks its settings."""
+    """The learning rate at an iteration, by lr_policy.
+
+    Raises: FileFormatError for a policy that is unknown or lacks its settings, and where they give no number.
+    """
+    try:
+        found = _rate(solver, step)
+        if isinstance(found, complex):
+            raise ValueError("the power of a negative number")
+    except FileFormatError:
+        raise
+    except (ArithmeticError, ValueError) as error:
+        raise FileFormatError(
+            f"lr_policy {solver.lr_policy!r} with gamma {solver.gamma:g}, power {solver.power:g}, stepsize {solver.stepsize}, "
+            f"max_iter {solver.max_iter} gives no learning rate at iteration {step}: {error}"
+        ) from None
+    return float(found)
+
+
+def _rate(solver: Message, step: int) -> Any:
     base, gamma, policy = solver.base_lr, solver.gamma, solver.lr_policy
     if policy in ("step", "sigmoid") and not solver.has("stepsize"):
         raise FileFormatError(f"lr_policy {policy!r} needs stepsize")
     if policy == "fixed":
-        return float(base)
+        return base
     if policy in ("step", "multistep"):
-        return float(base * gamma ** current_step(solver, step))
+        return base * gamma ** current_step(solver, step)
     if policy == "exp":
-        return float(base * gamma**step)
+        return base * gamma**step
     if policy == "inv":
-        return float(base * (1 + gamma * step) ** -solver.power)
+        return base * (1 + gamma * step) ** -solver.power
     if policy == "poly":
-        return float(base * max(1 - step / max(solver.max_iter, 1), 0.0) ** solver.power)
+        return base * max(1 - step / max(solver.max_iter, 1), 0.0) ** solver.power
     if policy == "sigmoid":
-        return float(base / (1 + exp(-gamma * (step - solver.stepsize))))
+        return base / (1 + exp(-gamma * (step - solver.stepsize)))
     raise FileFormatError(f"lr_policy {policy!r} is unknown; known: {_POLICIES}")
 
 
@@ -79,7 +97,7 @@ def regularised(solver: Message, g: Any, weight: Any, decay_mult: float) -> Any:
 
 
 def change(rule: str, p: Message, step: int, g: Any, r: Any, h: Any, k: Any) -> tuple[Any, Any, Any]:
-    """What the rule takes off a weight at an iteration, and its two histories afterwards."""
+    """What the rule takes off a weight at an iteration, and its two histories afterwards. Raises: FileFormatError for settings of Adam's."""
     m = np.float32(p.momentum)
     if rule in ("SGD", "Nesterov"):
         fresh = m * h + r * g
@@ -95,6 +113,8 @@ def change(rule: str, p: Message, step: int, g: Any, r: Any, h: Any, k: Any) -> 
         k = m * k + (1 - m) * taken * taken
         taken = r * taken
     else:
+        if not (0 <= p.momentum < 1 and 0 <= p.momentum2 < 1):
+            raise FileFormatError(f"Adam needs momentum and momentum2 from 0 to below 1, got {p.momentum:g} and {p.momentum2:g}")
         n, t = np.float32(p.momentum2), step + 1
         h, k = m * h + (1 - m) * g, n * k + (1 - n) * g * g
         correction = np.float32(sqrt(1 - p.momentum2**t) / (1 - p.momentum**t))

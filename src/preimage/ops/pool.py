@@ -17,15 +17,16 @@ import numpy as np
 
 from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines import around
-from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.ops.broadcast import astype
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, count_of, entries, narrow, operand, regular, sizes_of
 from preimage.ops.reduce import max as max_over
 from preimage.ops.reduce import mean as mean_over
-from preimage.ops.shape import concat, getitem
+from preimage.ops.shape import concat, getitem, take
 from preimage.ops.sums import sum_dtype
 from preimage.ops.windows import Windows, along, spatial_of, taps, windows_of
+from preimage.resources import available_memory
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "global_avg_pool", "global_max_pool", "max_pool", "max_unpool"]
 
@@ -255,9 +256,19 @@ def _adaptive(x: Any, output_size: Any, name: str, reduce: Any) -> Any:
             raise ShapeError(f"{name}: cannot make {outputs} windows over spatial axis {k} of size {n}")
         if outputs == n:
             continue
-        # window o reaches from floor(o n / outputs) to ceil((o + 1) n / outputs)
-        edges = [(o * n // outputs, -(-(o + 1) * n // outputs)) for o in range(outputs)]
-        x = concat([reduce(getitem(x, along(k, slice(a, b))), k + 2, keepdims=True) for a, b in edges], axis=k + 2)
+        wanted_bytes = outputs * max(x.size // n * x.dtype.itemsize, 2 * np.dtype(np.intp).itemsize)
+        if wanted_bytes > available_memory():
+            raise OutOfMemoryError(
+                f"{name}: {outputs} windows over spatial axis {k} take {wanted_bytes:.3g} bytes, more than there are"
+            )
+        # Window o reaches from floor(o n / outputs) to ceil((o + 1) n / outputs): where there are more than n, many are the same.
+        o = np.arange(outputs + 1)
+        edges = np.stack([o[:-1] * n // outputs, -(-o[1:] * n // outputs)])
+        fresh = np.append(True, (edges[:, 1:] != edges[:, :-1]).any(axis=0))
+        pools = [reduce(getitem(x, along(k, slice(a, b))), k + 2, keepdims=True) for a, b in edges[:, fresh].T.tolist()]
+        x = concat(pools, axis=k + 2)
+        if len(pools) < outputs:
+            x = take(x, fresh.cumsum() - 1, k + 2)
     return astype(x, dtype)
 
 

@@ -134,7 +134,7 @@ def detection_output(
     prior, variance = np.asarray(constant(priors), np.float32)[0].reshape(2, -1, 4)
     batch = constant(scores).shape[0]
     score = np.asarray(constant(scores), np.float32).reshape(batch, len(prior), classes)
-    place = np.asarray(constant(places), np.float32).reshape(batch, len(prior), -1, 4)
+    place = np.asarray(constant(places), np.float32).reshape(batch, len(prior), 1 if share_location else classes, 4)
     rows: list[Floats] = []
     for image in range(batch):
         found: list[tuple[int, NDArray[np.intp], Floats]] = []
