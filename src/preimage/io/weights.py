@@ -1,5 +1,7 @@
 """Named arrays as files: `.safetensors` and `.npz`; single arrays as `.npy`. No pickle is ever loaded.
 
+Nested values (an optimiser's state) go into the same files as arrays under dotted names, and a text that says how they belong together.
+
 What a file claims of its sizes is compared with the bytes that are there, and with the memory allowed, before anything is allocated.
 """
 
@@ -16,9 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.errors import FileFormatError
+from preimage.errors import DTypeError, FileFormatError
 from preimage.host import write_file
 from preimage.io import limits
+from preimage.io.trees import TREE, flattened, is_flat, plain_array, rebuilt
 
 __all__ = ["load_weights", "read_npy", "save_weights", "weights_writer"]
 
@@ -37,9 +40,11 @@ def save_weights(
     *,
     overwrite: bool = True,
 ) -> None:
-    """Named arrays as `.safetensors` or `.npz`, written whole or not at all.
+    """Named arrays as `.safetensors` or `.npz`, written whole or not at all; also dicts, lists, numbers and words around arrays, such as
+    `optimizer.state_dict()`, which `load_weights` gives back as they were.
 
-    Raises: FileFormatError for another ending; OutputError where the file cannot be written.
+    Raises: FileFormatError for another ending; DTypeError for Python objects and masked arrays, which no file would give back;
+        OutputError where the file cannot be written.
     """
     write_file(path, weights_writer(arrays, Path(path).suffix.lower(), metadata), overwrite=overwrite)
 
@@ -48,12 +53,22 @@ def weights_writer(
     arrays: Mapping[str, Any], ending: str, metadata: Mapping[str, str] | None = None
 ) -> Callable[[BinaryIO], None]:
     """The function that writes named arrays to an open file. Raises: FileFormatError for an ending that is no weights file's."""
-    plain = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in arrays.items()}
-    if ending == ".safetensors":
-        return lambda file: _write_safetensors(plain, file, dict(metadata or {}))
+    if not isinstance(arrays, Mapping):
+        raise DTypeError(f"weights are a dict of names and arrays, got {type(arrays).__name__}")
+    if ending not in (".safetensors", ".npz"):
+        raise FileFormatError(f"weights are written as .safetensors or .npz, not as {ending or 'a file without an ending'}")
+    notes = dict(metadata or {})
+    text = None
+    if is_flat(arrays):
+        named = {name: plain_array(a, name) for name, a in arrays.items()}
+    else:
+        named, text = flattened(arrays)
+    plain = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in named.items()}
     if ending == ".npz":
+        if text is not None:
+            plain[TREE] = np.frombuffer(text.encode(), np.uint8)
         return lambda file: _write_npz(plain, file)
-    raise FileFormatError(f"weights are written as .safetensors or .npz, not as {ending or 'a file without an ending'}")
+    return lambda file: _write_safetensors(plain, file, notes if text is None else {**notes, TREE: text})
 
 
 def _write_npz(arrays: Mapping[str, Array], file: BinaryIO) -> None:
@@ -91,8 +106,8 @@ def _write_safetensors(arrays: Mapping[str, Array], file: BinaryIO, metadata: Ma
         file.write(little.reshape(-1).view(np.uint8).data)
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Named arrays from `.safetensors` or `.npz`.
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Named arrays from `.safetensors` or `.npz`; nested values as they were saved.
 
     Raises: FileFormatError for a damaged file, and one that holds more than the memory allowed.
     """
@@ -102,7 +117,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
     limits.check_bytes(source.stat().st_size, f"{path}: its arrays")
     try:
         if ending == ".safetensors":
-            return dict(_safetensors().load_file(str(path)))
+            return _read_safetensors(path)
         if ending == ".npz":
             return _read_npz(source)
     except FileFormatError:
@@ -112,15 +127,35 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
     raise FileFormatError(f"{str(path)!r}: weights are read from .safetensors or .npz")
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def _read_npz(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         limits.check_bytes(sum(entry.file_size for entry in entries), f"{path}: its arrays, unpacked,")
-        found = {}
+        found: dict[str, Array] = {}
         for entry in entries:
             with archive.open(entry) as member:
                 found[entry.filename.removesuffix(".npy")] = _read_array(member, entry.file_size, f"{path}: {entry.filename}")
-        return found
+        text = found.pop(TREE, None)
+        return found if text is None else _tree(found, text.tobytes().decode("utf-8", "replace"), str(path))
+
+
+def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+    package = _safetensors()
+    found = dict(package.load_file(str(path)))
+    with Path(path).open("rb") as file:  # the package has read it whole: the header is sound
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    text = header.get("__metadata__", {}).get(TREE)
+    return found if text is None else _tree(found, text, str(path))
+
+
+def _tree(arrays: dict[str, Array], text: str, path: str) -> dict[str, Any]:
+    try:
+        made = rebuilt(arrays, text)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    if not isinstance(made, dict):
+        raise FileFormatError(f"{path}: the description of nested values is of no dict")
+    return made
 
 
 def _safetensors() -> Any:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import Tensor, array_of, refuse_masked
+from preimage.autograd import Tensor, array_of, as_array, fitted
 from preimage.display import Shown
-from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.errors import DTypeError, OptionError, PreimageError, ShapeError
 from preimage.nn.describe import text_of
 
 __all__ = ["LoadReport", "Module", "Parameter"]
@@ -36,6 +36,10 @@ class LoadReport(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+def _buffer(value: Any, name: str) -> Array:
+    return as_array(array_of(value), name, values_only=True)
 
 
 class Module(Shown):
@@ -68,8 +72,7 @@ class Module(Shown):
                     tables[table][name] = None
                     return
             if name in tables["_buffers"]:
-                refuse_masked(value, name)
-                tables["_buffers"][name] = None if value is None else np.asarray(array_of(value))
+                tables["_buffers"][name] = None if value is None else _buffer(value, name)
                 return
             object.__setattr__(self, name, value)
             return
@@ -109,8 +112,7 @@ class Module(Shown):
     def register_buffer(self, name: str, value: Any) -> None:
         """An array that belongs to the state but is not learned, such as a running mean."""
         self._check_name(name)
-        refuse_masked(value, name)
-        self._buffers[name] = None if value is None else np.asarray(array_of(value))
+        self._buffers[name] = None if value is None else _buffer(value, name)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """A module under a name that need not be an identifier, such as "0"."""
@@ -259,33 +261,39 @@ class Module(Shown):
         All or nothing: where something does not fit, nothing is changed. A missing num_batches_tracked is forgiven: old
         files have none.
 
-        Raises: OptionError naming missing and unexpected keys (strict); ShapeError naming every array of another shape.
+        Values are rounded to the dtypes that are there; torch's tensors and parameters may stand for arrays.
+
+        Raises: OptionError naming missing and unexpected keys (strict); ShapeError naming every array of another shape; DTypeError naming
+            what would be lost: words, complex numbers, finite values that the dtype cannot hold.
         """
+        if not isinstance(state, Mapping):
+            raise OptionError(f"a state is a dict of names and arrays, got {type(state).__name__}")
         targets: dict[str, tuple[Module, str, Any]] = {}
         for table in ("_parameters", "_buffers"):
             for full, owner, name, value in self._entries(table):
                 if value is not None:
                     targets[full] = (owner, name, value)
         missing = [k for k in targets if k not in state and not k.endswith("num_batches_tracked")]
-        unexpected = [k for k in state if k not in targets]
+        unexpected = [str(k) for k in state if k not in targets]
         if strict and (missing or unexpected):
             parts = [f"{what} {', '.join(keys)}" for what, keys in (("missing:", missing), ("unexpected:", unexpected)) if keys]
             raise OptionError(f"the state does not fit {type(self).__name__}: {'; '.join(parts)}")
-        for k in targets:
-            refuse_masked(state.get(k), k)
-        arrays = {k: np.asarray(array_of(state[k])) for k in targets if k in state}
-        wrong = [
-            f"{k} has shape {a.shape}, wanted {targets[k][2].shape}" for k, a in arrays.items() if a.shape != targets[k][2].shape
-        ]
-        if wrong:
-            raise ShapeError(f"the state does not fit {type(self).__name__}: {'; '.join(wrong)}")
+        arrays: dict[str, Array] = {}
+        wrong: dict[type[PreimageError], list[str]] = {}
+        for k in (k for k in targets if k in state):
+            try:
+                arrays[k] = np.array(fitted(array_of(state[k]), targets[k][2].dtype, targets[k][2].shape, k))
+            except (ShapeError, DTypeError) as error:
+                wrong.setdefault(type(error), []).append(str(error))
+        for kind in (ShapeError, DTypeError):
+            if kind in wrong:
+                raise kind(f"the state does not fit {type(self).__name__}: {'; '.join(wrong[kind])}")
         for k, array in arrays.items():
             owner, name, value = targets[k]
-            fitted = np.array(array, value.dtype)
             if isinstance(value, Parameter):
-                value.assign(fitted)
+                value.assign(array)
             else:
-                owner._buffers[name] = fitted
+                owner._buffers[name] = array
         return LoadReport(missing, unexpected)
 
     # -- looking ---------------------------------------------------------------------------------------------------
