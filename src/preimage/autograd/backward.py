@@ -98,10 +98,10 @@ def _sweep(
         targets = {v for v in uses if isinstance(v, Tensor)}
     useful = _leads_to(uses, order, targets)
     pending: dict[Vertex, Any] = {}
-    for root, g in zip(roots, grad_outputs, strict=True):
-        pending[root] = _add(pending.get(root), g)
     found: dict[Vertex, Any] = {}
-    with enable_grad() if create_graph else no_grad():
+    with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
+        for root, g in zip(roots, grad_outputs, strict=True):
+            pending[root] = _add(pending.get(root), g)
         for vertex in order:
             g = pending.pop(vertex, None)
             if vertex in targets and g is not None:
@@ -137,7 +137,8 @@ def backward(output: Tensor, grad_output: Any = None, *, create_graph: bool = Fa
     retain = create_graph if retain_graph is None else retain_graph
     for leaf, g in _sweep([output], [seed], None, create_graph, retain).items():
         assert isinstance(leaf, Tensor)
-        total = g if leaf.grad is None else _add(leaf.grad if create_graph else leaf.grad.data, g)
+        with np.errstate(all="ignore"):
+            total = g if leaf.grad is None else _add(leaf.grad if create_graph else leaf.grad.data, g)
         leaf.grad = _as_tensor(np.array(total) if total is seed else total, create_graph)
 
 

@@ -5,7 +5,8 @@
 `forward(*args, **params)` sees arrays. Rule k is called as rule(g, ans, *args, **params), where g is the cotangent of the
 result; it gives the cotangent of argument k and is written with operations, so that when g is a Tensor (create_graph) the
 gradient itself is recorded, and derivatives of every order follow. Called without Tensors, an operation is just its
-forward function.
+forward function. NumPy's floating-point warnings are off inside, and in the rules: what IEEE 754 gives (infinity, NaN) is the
+answer, whatever the caller made of `numpy.seterr`.
 
 What a rule needs is kept. `saves` narrows that: argument numbers, and "ans" for the result; every other argument reaches
 the rules as a Spec (shape and dtype without data), so that an addition keeps nothing alive.
@@ -14,6 +15,7 @@ the rules as a Spec (shape and dtype without data), so that an addition keeps no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -181,6 +183,15 @@ class Primitive:
         return f"<op {self.name}>"
 
 
+def _silenced(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def call(*args: Any, **params: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return forward(*args, **params)
+
+    return call
+
+
 def primitive(
     name: str,
     forward: Callable[..., Any],
@@ -188,12 +199,14 @@ def primitive(
     *,
     saves: Sequence[int | str] | None = None,
     linear: tuple[int, ...] = (),
+    silent: bool = False,
 ) -> Primitive:
     """Declare an operation: see this module's text. `linear` names the arguments that the result is linear in (one at a
-    time), which the dot test of the test suite then checks."""
+    time), which the dot test of the test suite then checks. `silent`: the forward function turns NumPy's floating-point warnings
+    off itself, where it computes with NumPy at all (it saves half a microsecond a call)."""
     if name in _table:
         raise GraphError(f"an operation called {name!r} is declared already")
-    _table[name] = Primitive(name, forward, rules, saves, linear)
+    _table[name] = Primitive(name, forward if silent else _silenced(forward), rules, saves, linear)
     return _table[name]
 
 

@@ -190,7 +190,8 @@ class GemmEngine:
         if last:
             total = total.reshape(g.out_channels, *g.kernel_size, g.in_channels_per_group)
             total = np.moveaxis(total, -1, 1)
-        return np.ascontiguousarray(total.reshape(g.weight_shape), x.dtype)
+        with np.errstate(all="ignore"):
+            return np.ascontiguousarray(total.reshape(g.weight_shape), x.dtype)
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         g, sums = geometry, accumulator_dtype(dtype)

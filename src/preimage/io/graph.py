@@ -158,6 +158,7 @@ class Graph(Module):
         values = tuple(found[key] for key in self.outputs)
         return values[0] if len(values) == 1 else values
 
+    @np.errstate(all="ignore")
     def run(
         self,
         feeds: Mapping[str, Value],
@@ -250,6 +251,7 @@ class Graph(Module):
             found[key] = kept.of(value)
         return found
 
+    @np.errstate(all="ignore")
     def run_nodes(self, nodes: Sequence[Node], values: Mapping[str, Value]) -> dict[str, Value]:
         """Run some of the nodes on given values; gives every value that they make."""
         known = self._stored() | dict(values)

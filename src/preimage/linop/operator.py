@@ -102,6 +102,7 @@ class Operator:
         """`output_shape` under PyLops's name."""
         return self.output_shape
 
+    @np.errstate(all="ignore")
     def __matmul__(self, other: Any) -> Any:
         """A @ x for an array or Tensor of `input_shape` (or flat, then the result is flat); A @ X for the columns of a matrix, one flat
         array each; A @ B for an operator.
@@ -151,6 +152,7 @@ class Operator:
         with np.errstate(all="ignore"):
             return array.astype(self.dtype, copy=False)
 
+    @np.errstate(all="ignore")
     def matvec(self, x: Any) -> Array:
         """A @ x for a flat array (n,) or (n, 1) of any real dtype, computed in the operator's, as SciPy's solvers call it."""
         v = self._vector(x)
@@ -212,6 +214,7 @@ class Operator:
 
     # -- questions -------------------------------------------------------------------------------------------------
 
+    @np.errstate(all="ignore")
     def to_matrix(self, most: int = MATRIX_ENTRIES) -> Array:
         """The operator as a dense matrix (rows, columns), column by column: for small ones.
 
@@ -240,6 +243,7 @@ class Operator:
             self.shape, matvec=self.matvec, rmatvec=self.rmatvec, matmat=self.matmat, rmatmat=self.rmatmat, dtype=self.dtype
         )
 
+    @np.errstate(all="ignore")
     def norm(self, *, iterations: int = 300, rtol: float = 1e-8, seed: int = 0) -> float:
         """The largest singular value, by power iteration on A^T A: a lower bound that rises to it.
 

@@ -15,6 +15,7 @@ from preimage.autograd import Tensor, array_of, as_array, fitted
 from preimage.display import Shown
 from preimage.errors import DTypeError, OptionError, PreimageError, ShapeError
 from preimage.nn.describe import text_of
+from preimage.ops.operands import float_dtype
 
 __all__ = ["LoadReport", "Module", "Parameter"]
 
@@ -230,14 +231,15 @@ class Module(Shown):
 
     def astype(self, dtype: Any) -> Module:
         """All parameters and float buffers in another float dtype; gradients are forgotten."""
-        wanted = np.dtype(dtype)
-        Tensor(np.zeros((), wanted))  # refuses what no Tensor can hold
+        wanted = float_dtype(dtype)
         for parameter in self.parameters():
-            parameter._data = parameter._data.astype(wanted)
+            with np.errstate(all="ignore"):
+                parameter._data = parameter._data.astype(wanted)
             parameter.grad = None
         for _, owner, name, value in self._entries("_buffers"):
             if value is not None and value.dtype.kind not in "iub":
-                owner._buffers[name] = value.astype(wanted)
+                with np.errstate(all="ignore"):
+                    owner._buffers[name] = value.astype(wanted)
         return self
 
     # -- state -----------------------------------------------------------------------------------------------------

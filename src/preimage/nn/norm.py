@@ -86,6 +86,7 @@ class _BatchNorm(_Norm):
             self._track(mean, var, count)
         return y
 
+    @np.errstate(all="ignore")
     def _track(self, mean: Any, var: Any, count: int) -> None:
         seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
         self._buffers["num_batches_tracked"] = np.asarray(seen)

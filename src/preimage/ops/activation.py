@@ -120,6 +120,7 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
 
 
 @laid_out
+@np.errstate(all="ignore")
 def prelu(x: Any, weight: Any) -> Any:
     """x where x > 0, else weight * x, with one weight for all or one per channel (axis 1 of x, or the last by `layout`).
 

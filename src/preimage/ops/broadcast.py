@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Spec, Tensor, primitive
-from preimage.engines.base import supported_dtype
-from preimage.errors import DTypeError, ShapeError
-from preimage.ops.operands import Array, narrow, operand, sizes_of
+from preimage.errors import ShapeError
+from preimage.ops.operands import Array, float_dtype, narrow, operand, sizes_of
 from preimage.ops.sums import total
 
 __all__ = ["astype", "broadcast_to", "in_wide", "match", "sum_to", "widely"]
@@ -85,12 +84,7 @@ def sum_to(y: Any, shape: Any) -> Any:
 def astype(x: Any, dtype: Any) -> Any:
     """x in another float dtype. Gradient: the cotangent in the dtype of x. Raises: DTypeError for anything but floats."""
     x = operand(x, "x")
-    try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        raise DTypeError(f"astype: {dtype!r} is no dtype") from None
-    if wanted.kind == "O" or not supported_dtype(wanted):
-        raise DTypeError(f"astype: dtype {wanted} is not supported; use float32, float64, float16 or bfloat16")
+    wanted = float_dtype(dtype)
     return x if x.dtype == wanted else _astype_op(x, dtype=wanted)
 
 

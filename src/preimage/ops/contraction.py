@@ -194,6 +194,7 @@ conv_op: Primitive = primitive(
     ],
     saves=(0, 1),
     linear=(0, 1),
+    silent=True,
 )
 
 conv_transpose_op: Primitive = primitive(
@@ -206,6 +207,7 @@ conv_transpose_op: Primitive = primitive(
     ],
     saves=(0, 1),
     linear=(0, 1),
+    silent=True,
 )
 
 conv_weight_grad_op: Primitive = primitive(
@@ -217,6 +219,7 @@ conv_weight_grad_op: Primitive = primitive(
     ],
     saves=(0, 1),
     linear=(0, 1),
+    silent=True,
 )
 
 

@@ -32,7 +32,8 @@ def _comparison(ufunc: np.ufunc) -> Any:
         if not isinstance(value, np.ndarray | np.generic | int | float | list | tuple):
             return NotImplemented  # None, words, other objects: Python compares identities, or refuses an order
         try:
-            return ufunc(self._data, value)
+            with np.errstate(all="ignore"):  # comparing with NaN counts as invalid
+                return ufunc(self._data, value)
         except ValueError:
             raise ShapeError(f"{ufunc.__name__}: shapes {self.shape} and {np.shape(value)} do not broadcast") from None
 

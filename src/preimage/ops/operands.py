@@ -169,14 +169,14 @@ def number_of(value: Any, name: str, least: float | None = None, most: float | N
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """One of the four float types. Raises: DTypeError for anything else."""
+    """One of the four float types, in this machine's byte order. Raises: DTypeError for anything else."""
     try:
         wanted: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):
         raise DTypeError(f"{dtype!r} is no dtype; use float32, float64, float16 or bfloat16") from None
     if wanted.kind == "O" or not supported_dtype(wanted):
         raise DTypeError(f"dtype {wanted} is not supported; use float32, float64, float16 or bfloat16")
-    return wanted
+    return wanted if wanted.isnative else np.dtype(wanted.newbyteorder("="))
 
 
 def shape_sizes(shape: Any, name: str) -> tuple[int, ...]:

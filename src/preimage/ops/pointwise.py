@@ -31,17 +31,15 @@ def binary(name: str, a: Any, b: Any, op: Primitive) -> Any:
 
 
 def unary(ufunc: Callable[..., Any]) -> Callable[..., Array]:
-    """A forward function that computes narrow floats in float32, with NumPy's floating-point warnings off: what IEEE 754
-    gives (infinity, NaN) is the answer."""
+    """A forward function that computes narrow floats in float32."""
 
     def forward(x: Array, **params: Any) -> Array:
-        with np.errstate(all="ignore"):
-            return narrow(ufunc(widened(x), **params), x)
+        return narrow(ufunc(widened(x), **params), x)
 
     return forward
 
 
-def _quiet(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Array]:
+def _forward_of(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Array]:
     """As `unary`, for two arguments; `word` is the step's name among the generated ones."""
 
     def forward(a: Array, b: Array) -> Array:
@@ -49,8 +47,7 @@ def _quiet(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Array]:
             made = around.pointwise(word, a, b)
             if made is not None:
                 return made
-        with np.errstate(all="ignore"):
-            return np.asarray(ufunc(a, b))
+        return np.asarray(ufunc(a, b))
 
     return forward
 
@@ -69,21 +66,21 @@ def generated(word: str, function: Callable[[Array], Array]) -> Callable[[Array]
 
 _add_op = primitive(
     "add",
-    _quiet(np.add, "add"),
+    _forward_of(np.add, "add"),
     [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(g, b)],
     saves=(),
 )
 
 _subtract_op = primitive(
     "subtract",
-    _quiet(np.subtract, "sub"),
+    _forward_of(np.subtract, "sub"),
     [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(negative(g), b)],
     saves=(),
 )
 
 _multiply_op = primitive(
     "multiply",
-    _quiet(np.multiply, "mul"),
+    _forward_of(np.multiply, "mul"),
     widely([lambda g, ans, a, b: match(multiply(g, b), a), lambda g, ans, a, b: match(multiply(g, a), b)]),
     saves=(0, 1),
     linear=(0, 1),
@@ -91,7 +88,7 @@ _multiply_op = primitive(
 
 _divide_op = primitive(
     "divide",
-    _quiet(np.true_divide, "div"),
+    _forward_of(np.true_divide, "div"),
     widely(
         [
             lambda g, ans, a, b: match(divide(g, b), a),
@@ -233,7 +230,7 @@ def _power_exponent_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
     return match(multiply(g, multiply(value, log(select(none, 1.0, a)))), b)
 
 
-_power_op = primitive("power", _quiet(np.power), widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
+_power_op = primitive("power", _forward_of(np.power), widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
 
 
 def power(a: Any, b: Any) -> Any:
@@ -312,10 +309,10 @@ def _extremum_rule(first: bool) -> Callable[..., Any]:
 
 
 _maximum_op = primitive(
-    "maximum", _quiet(np.maximum, "maximum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+    "maximum", _forward_of(np.maximum, "maximum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
 )
 _minimum_op = primitive(
-    "minimum", _quiet(np.minimum, "minimum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+    "minimum", _forward_of(np.minimum, "minimum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
 )
 
 

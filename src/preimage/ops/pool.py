@@ -145,6 +145,7 @@ _max_pool_op = primitive("max_pool", _max_pool, [_max_pool_rule], saves=("ans", 
 
 
 @laid_out
+@np.errstate(all="ignore")
 def max_pool(
     x: Any,
     kernel_size: Any,

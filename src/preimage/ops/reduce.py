@@ -317,7 +317,7 @@ def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Ar
 
     def exponent(x: Array) -> Any:
         """The least power of two above all |x| of a slice; 0 where they are not finite, or all 0."""
-        top = np.maximum.reduce(np.abs(x), axis=axis, keepdims=True)
+        top = np.maximum.reduce(np.abs(x), axis=axis, keepdims=True, initial=0)
         return np.where(np.isfinite(top), np.frexp(top)[1], 0)
 
     dtype = wide.dtype

@@ -20,6 +20,7 @@ def _with_gradients(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
     return [p for p in listed if p.grad is not None]
 
 
+@np.errstate(all="ignore")
 def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_type: float = 2.0) -> float:
     """Scale all gradients together so that their norm, over all elements of all of them, is at most max_norm; gives the norm
     before.
@@ -43,6 +44,7 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_
     return total
 
 
+@np.errstate(all="ignore")
 def clip_grad_value(parameters: Iterable[Tensor] | Tensor, clip_value: float) -> None:
     """Hold every element of every gradient to -clip_value..clip_value. Raises: OptionError for a negative one."""
     if not clip_value >= 0:

@@ -148,6 +148,7 @@ class Optimizer:
         for parameter in self.parameters():
             parameter.grad = None
 
+    @np.errstate(all="ignore")
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         for group in self.groups:
@@ -159,8 +160,7 @@ class Optimizer:
                 state["step"] += 1
                 value = parameter.data.astype(wide, copy=False)
                 gradient = parameter.grad.data.astype(wide, copy=False)
-                with np.errstate(all="ignore"):
-                    parameter.assign(self._updated(value, gradient, state, group).astype(parameter.dtype, copy=False))
+                parameter.assign(self._updated(value, gradient, state, group).astype(parameter.dtype, copy=False))
 
     def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
         """The parameter after a step: a new array."""

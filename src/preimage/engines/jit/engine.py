@@ -111,10 +111,11 @@ class JitEngine:
             out[...] = 0
             if x.size == 0 and contraction == "conv":  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
                 weights = w.array if isinstance(w, PreparedWeight) else w
-                with np.errstate(invalid="ignore"):
+                with np.errstate(all="ignore"):
                     zeros = (weights * weights.dtype.type(0)).sum(axis=tuple(range(1, weights.ndim)))
-                out += zeros.reshape(-1, *[1] * geometry.ndim)
-            return apply_epilogue(out, epilogue)
+                    out += zeros.reshape(-1, *[1] * geometry.ndim)
+            with np.errstate(all="ignore"):
+                return apply_epilogue(out, epilogue)
         straight = readable(x)
         if straight is not x:
             branches.call("input.copied")

@@ -126,9 +126,9 @@ def _of_nothing(x: Array, y: Array, result: Array) -> Array:
     branches.call("empty.weight_grad")
     result[...] = 0
     if y.size and result.size:  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             zeros = (y * y.dtype.type(0)).sum(axis=(0, *range(2, y.ndim)))
-        result += zeros.reshape(-1, *[1] * (result.ndim - 1))
+            result += zeros.reshape(-1, *[1] * (result.ndim - 1))
     return result
 
 
