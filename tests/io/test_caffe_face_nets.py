@@ -308,6 +308,25 @@ def test_constant_data_are_made_once_and_random_data_anew(net: Any) -> None:
     assert first.std() == pytest.approx(2, rel=0.2)
 
 
+def test_a_seed_makes_weights_data_and_dropout_repeatable(tmp_path: Path) -> None:
+    text = NET.replace(
+        "layer { type: 'SoftmaxWithLoss'",
+        "layer { type: 'Dropout' name: 'd' bottom: 'scores' top: 'scores' } layer { type: 'SoftmaxWithLoss'",
+    )
+    path = written(tmp_path / "n", text)
+
+    def passes(seed: int) -> list[Any]:
+        caffe.set_random_seed(seed)
+        net = caffe.Net(path, caffe.TRAIN)
+        return [net.forward(blobs=["scores"])["scores"].copy() for _ in range(2)]
+
+    first, again, other = passes(7), passes(7), passes(8)
+    assert [np.array_equal(a, b) for a, b in zip(first, again, strict=True)] == [True, True]
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[0], other[0])
+    assert (first[0] == 0).any()
+
+
 MEMORY = """
 layer { name: 'm' type: 'MemoryData' top: 'x' top: 't' memory_data_param { batch_size: 2 channels: 1 height: 3 width: 4 } }
 layer { name: 'p' type: 'Power' bottom: 'x' top: 'y' power_param { scale: 2 } }
@@ -352,6 +371,8 @@ def test_data_in_place_of_a_database(tmp_path: Path) -> None:
         out = net.forward()
         assert np.array_equal(out["y"], 2 * wanted["x"].astype(np.float32))
         assert np.array_equal(out["z"], wanted["t"] + 1)
+    net.forward(start="p")  # part of a pass takes no batch
+    assert np.array_equal(net.forward()["y"], 2 * batches[1]["x"].astype(np.float32))
     asked = []
     net.set_data(lambda: asked.append(1) or batches[2])  # type: ignore[func-returns-value]
     net.forward()

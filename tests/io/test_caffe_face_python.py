@@ -221,6 +221,25 @@ def test_only_the_layers_asked_for_run(tmp_path: Path) -> None:
     assert LOG == [("backward", 0.5, [True])]
 
 
+def test_layers_outside_the_part_that_runs_backwards_are_left_alone(tmp_path: Path) -> None:
+    made = net(
+        tmp_path,
+        data("a", 2, 3, 2)
+        + python("mix", "a a", "s m", "Mixer")
+        + python("t", "s", "y", "Times")
+        + 'layer { name: "e" type: "Silence" bottom: "m" }',
+    )
+    made.forward()
+    LOG.clear()
+    made.blobs["y"].diff[...] = 1
+    made.backward(start="t", end="t")
+    assert [entry[0] for entry in LOG] == ["backward"]
+    assert (made.blobs["s"].diff == 10).all()
+    assert (made.params["mix"][0].diff == 0).all()
+    made.backward(start="t")
+    assert [entry[0] for entry in LOG] == ["backward", "backward", "mixer"]
+
+
 def test_other_sizes(tmp_path: Path) -> None:
     made = net(tmp_path, THREE)
     made.blobs["x"].reshape(4, 4, 4, 4)
@@ -276,6 +295,10 @@ def test_in_place(tmp_path: Path) -> None:
 
 
 def test_shapes_that_only_forward_knows(tmp_path: Path) -> None:
+    chain = net(tmp_path, python("rows", "", "r", "Rows") + python("t", "r", "y", "Times"), caffe.TEST)
+    for rows in (2, 4):
+        chain.layers[0].rows = rows
+        assert np.array_equal(chain.forward()["y"], 10 * np.outer(np.arange(rows), np.ones(3)))
     made = net(
         tmp_path,
         python("rows", "", "r", "Rows") + 'layer { name: "f" type: "InnerProduct" bottom: "r" top: "y" '

@@ -20,7 +20,7 @@ _seeds = _Seeds(np.random.default_rng())
 
 
 def set_random_seed(seed: int) -> None:
-    """Make the fillers of nets that are built from now on repeatable."""
+    """Make nets that are built from now on repeatable: their fillers, and what Dropout and DummyData draw."""
     _seeds.rng = np.random.default_rng(seed)
 
 

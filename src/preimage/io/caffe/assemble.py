@@ -76,6 +76,7 @@ class Assembly:
     outputs: list[str] = field(default_factory=list)
     folder: str | None = None  # where side files (an infogain matrix) may be read from
     python: Callable[[Message], Any] | None = None  # makes a layers_python.PythonHost of a Python layer
+    rng: Any = None  # the numpy.random.Generator that layers draw from in each pass; None: one of their own
 
     def peak_bytes(self) -> int:
         """Parameters and the largest sum of values alive at once, as float32; a layer's scratch counts as one more of its largest array."""
@@ -259,6 +260,7 @@ def assemble(
     limits: Limits | None = None,
     folder: str | None = None,
     python: Callable[[Message], Any] | None = None,
+    rng: Any = None,
 ) -> Assembly:
     """The net's nodes, parameters and shapes. Raises FileFormatError (naming the layer), ShapeError for sizes that do not fit.
 
@@ -275,7 +277,7 @@ def assemble(
             layer.type == "Python" for layer in strangers
         )
         raise FileFormatError(f"{len(strangers)} layers have a type that is not supported: {listed}{why}")
-    assembly = Assembly(net, phase, folder=folder, python=python)
+    assembly = Assembly(net, phase, folder=folder, python=python, rng=rng)
     layers = [_with_top(layer) for layer in layers]
     versions = _Versions(layers)
     unused: dict[str, None] = {}

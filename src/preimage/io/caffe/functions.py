@@ -163,21 +163,21 @@ def threshold(x: Value, *, threshold: float) -> Any:
 
 
 @graph_op("dropout", stateful=True)
-def dropout(x: Value, *, ratio: float, training: bool) -> Value:
+def dropout(x: Value, *, ratio: float, training: bool, rng: np.random.Generator | None = None) -> Value:
     """In training, elements kept with probability 1 - ratio, over 1 - ratio."""
     if not training or ratio == 0:
         return x
     data = constant(x)
-    keep = np.random.default_rng().random(data.shape) >= ratio
+    keep = (rng or np.random.default_rng()).random(data.shape) >= ratio
     return ops.multiply(x, (keep / (1 - ratio)).astype(data.dtype))
 
 
 @graph_op("dummy_data")
-def dummy_data(*, shape_of_data: tuple[int, ...], filler: Message | None) -> Any:
+def dummy_data(*, shape_of_data: tuple[int, ...], filler: Message | None, rng: np.random.Generator | None = None) -> Any:
     """An array from a filler (zeros without one)."""
     if filler is None:
         return np.zeros(shape_of_data, np.float32)
-    return fill(filler, shape_of_data, np.random.default_rng())
+    return fill(filler, shape_of_data, rng or np.random.default_rng())
 
 
 @graph_op("embed")

@@ -121,7 +121,7 @@ def _dropout(context: Context) -> None:
     ratio = context.layer.dropout_param.dropout_ratio
     if not 0 <= ratio < 1:
         context.fail(f"dropout_ratio {ratio} must be in [0, 1)")
-    _unary(context, "dropout", ratio=ratio)
+    _unary(context, "dropout", ratio=ratio, rng=context.assembly.rng)
 
 
 @layer_type("Split")

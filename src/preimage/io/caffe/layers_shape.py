@@ -221,7 +221,7 @@ def _dummy_data(context: Context) -> None:
     for index, top in enumerate(context.tops):
         shape = shapes[index % len(shapes)]
         filler = fillers[index % len(fillers)] if fillers else None
-        context.emit("dummy_data", [], [top], shape_of_data=shape, filler=filler)
+        context.emit("dummy_data", [], [top], shape_of_data=shape, filler=filler, rng=context.assembly.rng)
         context.top(shape, index)
 
 

@@ -176,8 +176,8 @@ def load(
     """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
 
     Layers are chosen by phase ("TEST" or "TRAIN"), level (default: what the file's `state` says, or 0) and stages (and those of the
-    file's `state`). Blobs that no file gives start from their fillers (`seed`);
-    such layers are listed in `missing`. `input_shapes` replaces sizes in the file. `python` makes hosts of Python layers
+    file's `state`). Blobs that no file gives start from their fillers; such layers are listed in `missing`. `seed` makes them, and what
+    Dropout and DummyData draw in each pass, repeatable. `input_shapes` replaces sizes in the file. `python` makes hosts of Python layers
     (layers_python.PythonHost); without it they are refused, since they run code that the net names.
 
     Raises: FileFormatError for a file that is not what it should be (with line or byte, and layer), ShapeError for sizes that
@@ -189,6 +189,7 @@ def load(
     folder = None if isinstance(model, Message) else str(Path(model).parent)
     level = int(net.state.level) if level is None else level
     rules = {"phase": phase.upper(), "level": level, "stages": (*net.state.stage, *stages), "folder": folder, "python": python}
+    rules["rng"] = np.random.default_rng([seed, 1])
     assembly = assemble(net, **rules, input_shapes=input_shapes, limits=limits)  # type: ignore[arg-type]
     names = [assembly.blob_of[item.name] for item in assembly.inputs]
     if unknown := [name for name in input_shapes or {} if name not in names]:
