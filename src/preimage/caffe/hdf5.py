@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.errors import FileFormatError, ShapeError
+from preimage.errors import FileFormatError, PreimageError, ShapeError
 from preimage.host import write_file
 
 __all__ = ["is_hdf5", "read_state", "read_weights", "write_state", "write_weights"]
@@ -90,6 +90,8 @@ def _blob(group: Any, index: int, shape: tuple[int, ...] | None, layer: str, pat
         if shape is None:
             return None
         raise FileFormatError(f"{path}: layer {layer!r} has no blob {index}, which the net needs")
+    if not isinstance(entry, _library().Dataset):
+        raise FileFormatError(f"{path}: {layer!r}: {index} is no array")
     if shape is not None and tuple(entry.shape) != shape:
         raise ShapeError(f"{path}: layer {layer!r}: blob {index} has shape {tuple(entry.shape)}, the net needs {shape}")
     return None if shape is None else _numbers(entry, path)
@@ -167,9 +169,9 @@ def _reading(path: StrPath) -> Iterator[Any]:
     try:
         with library.File(path, "r") as file:
             yield file
-    except FileFormatError:
+    except PreimageError:
         raise
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:  # as h5py meets damage
         raise FileFormatError(f"{path} cannot be read as HDF5: {error}") from None
 
 
