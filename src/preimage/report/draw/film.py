@@ -21,7 +21,7 @@ ENDINGS = (".svg", ".png", ".apng", ".gif")
 MOST_FRAMES = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Drawing:
     """Frames and how long each stays. still: the frame that SVG and PNG show where none is asked for."""
 
@@ -36,6 +36,10 @@ class Drawing:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __repr__(self) -> str:
+        scene = self.frame()
+        return f"Drawing({len(self)} frame{'s' * (len(self) != 1)} of {scene.width} x {scene.height}: {scene.alt})"
 
     def frame(self, number: int | None = None) -> Scene:
         """One frame, from 0; negative numbers count from the end. Raises: OptionError for a frame that is not there."""

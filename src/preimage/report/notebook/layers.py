@@ -7,26 +7,34 @@ import numpy as np
 from preimage.analysis.coverage import AxisCoverage, Coverage
 from preimage.engines import Plan
 from preimage.geometry import ConvGeometry
-from preimage.report import mechanics
-from preimage.report.notebook.parts import block, card, count, facts, heat, more, pictures, shape, table
+from preimage.report import draw, mechanics
+from preimage.report.notebook.parts import block, card, count, drawing, facts, heat, more, pictures, shape, table
 
 __all__ = ["axis_coverage", "coverage", "geometry", "plan"]
+
+#: Cells of an axis that are drawn with a wire for each tap.
+MOST_WIRED = 24
 
 
 def geometry(g: ConvGeometry) -> str:
     """Sizes, fields and costs of the convolution, and which input cells the first outputs read."""
     rows = [(name, value) for name, value in mechanics.facts(g, False, 4) if name != "arrays"]
     rows.append(("arrays, float32", f"{count(g.array_bytes(4))}B"))
-    drawn = "".join(
-        more(f"which inputs each output reads, axis {axis}", block(_axis(g, axis)))
-        for axis in range(g.ndim)
-        if axis == 0 or _axis(g, axis) != _axis(g, axis - 1)
-    )
+    axes = [axis for axis in range(g.ndim) if axis == 0 or _wires(g, axis) != _wires(g, axis - 1)]
+    drawn = "".join(_axis(g, axis, len(axes) > 1) for axis in axes)
     return card("Geometry", facts(rows), drawn, note=f"{shape(g.input_size)} → {shape(g.output_size)}")
 
 
-def _axis(g: ConvGeometry, axis: int) -> str:
-    return "\n".join([*mechanics.axis_picture(g, axis), *mechanics.coverage_lines(g, axis)])
+def _wires(g: ConvGeometry, axis: int) -> tuple[object, ...]:
+    return g.input_size[axis], g.output_size[axis], g.kernel_size[axis], g.stride[axis], g.padding[axis], g.dilation[axis]
+
+
+def _axis(g: ConvGeometry, axis: int, named: bool) -> str:
+    """Which inputs each output reads: drawn where there is room, else the first of them in letters."""
+    name = f"which inputs each output reads{f', axis {axis}' if named else ''}"
+    if g.input_size[axis] + sum(g.padding[axis]) <= MOST_WIRED and g.output_size[axis]:
+        return drawing(lambda: draw.taps(g, axis=axis))
+    return more(name, block("\n".join([*mechanics.axis_picture(g, axis), *mechanics.coverage_lines(g, axis)])))
 
 
 def plan(made: Plan) -> str:

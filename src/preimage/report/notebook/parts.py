@@ -8,15 +8,17 @@ from __future__ import annotations
 import struct
 import zlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.errors import OptionError
 from preimage.host import html as escape
+from preimage.report.draw import Drawing
 
-__all__ = ["block", "card", "count", "facts", "heat", "more", "picture", "pictures", "planes", "png", "shape", "table"]
+__all__ = ["block", "card", "count", "drawing", "facts", "heat", "more", "picture", "pictures", "planes", "png", "shape", "table"]
 
 #: Rows of a table that are shown at once; all open with a click.
 ROWS = 12
@@ -98,6 +100,14 @@ def more(title: str, body: str) -> str:
 def pictures(parts: Sequence[str]) -> str:
     """Pictures beside one another."""
     return f'<div class="pictures">{"".join(parts)}</div>' if parts else ""
+
+
+def drawing(make: Callable[[], Drawing]) -> str:
+    """A drawing as SVG; nothing where the arrays are too large to draw."""
+    try:
+        return f'<div class="scroll">{make().svg()}</div>'
+    except OptionError:
+        return ""
 
 
 def picture(pixels: NDArray[Any], caption: str, *, width: int | None = None, sharp: bool = False) -> str:

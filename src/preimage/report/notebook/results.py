@@ -49,7 +49,8 @@ def coded(c: Coded) -> str:
     """The stencils, the most used first, what they paint, and the run."""
     order, share = order_of_use(c), shares(c)
     k = c.stencils.shape[-1]
-    scale = max(1, min(4, 320 // max(1, k * round(len(c.stencils) ** 0.5))))
+    columns = max(1, round(len(c.stencils) ** 0.5))
+    scale = max(1, min(16, 240 // (k * columns)))
     sheet = stencil_tiles(c.stencils[order], scale)
     shown = [picture(sheet, "stencils, the most used first", width=min(sheet.shape[1], 420), sharp=True)]
     for n, painted in enumerate(c.painted[:SHOWN]):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from preimage.analysis.numbers import Born, Entries, Why
 from preimage.analysis.sums import Sum
 from preimage.analysis.tracing import Frame, LayerTrace, Stroke
-from preimage.report.notebook.parts import card, facts, pictures, planes, shape, table
+from preimage.report import draw
+from preimage.report.notebook.parts import card, drawing, facts, pictures, planes, shape, table
 
 __all__ = ["born", "entries", "frame", "layer_trace", "stroke", "total", "why"]
+
+#: Cells of the largest array of a trace whose numbers are drawn.
+MOST_CELLS = 300
 
 
 def layer_trace(t: LayerTrace) -> str:
@@ -20,9 +25,16 @@ def layer_trace(t: LayerTrace) -> str:
     if not t.fully_connected:
         mode = "" if t.padding_mode == "zeros" else f", {t.padding_mode}"
         rows.append(("stride, padding, dilation, groups", f"{g.stride}; {g.padding}{mode}; {g.dilation}; {g.groups}"))
-    shown = [planes(t.x, "input"), planes(t.w, "weight"), planes(t.output, "output")]
+    shown = _step(t) or pictures([planes(t.x, "input"), planes(t.w, "weight"), planes(t.output, "output")])
     name = f"{kind} {t.name}" if t.name else kind
-    return card(name, facts(rows), pictures(shown), note=f"{shape(t.input_shape)} → {shape(t.output_shape)}")
+    return card(name, facts(rows), shown, note=f"{shape(t.input_shape)} → {shape(t.output_shape)}")
+
+
+def _step(t: LayerTrace) -> str:
+    """One step of the layer, drawn with its numbers, where the arrays are small."""
+    if max(prod(t.input_shape[1:]), prod(t.output_shape[1:]), t.w.size) > MOST_CELLS or not t.input_shape[0]:
+        return ""
+    return drawing(lambda: draw.paint(t) if t.transposed else draw.slide(t))
 
 
 def stroke(s: Stroke) -> str:
