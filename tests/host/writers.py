@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import page_writers as pages
@@ -261,6 +262,22 @@ def _read_tuning(path: Path) -> int:
     return one([tile[2] for tile in tiles.values()])
 
 
+def _net_picture(path: Path, version: int) -> None:
+    from preimage import caffe
+
+    net = caffe.proto.caffe_pb2.NetParameter()
+    for k in range(8):
+        net.layer.add(name=f"layer {k} of {version}", type="ReLU", bottom=[f"b{k}"], top=[f"b{k + 1}"])
+    caffe.draw.draw_net_to_file(net, path)
+
+
+def _read_net_picture(path: Path) -> int:
+    titles = [element.text or "" for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}title")]
+    versions = [int(title.split()[3]) for title in titles if title.startswith("layer ")]
+    assert len(versions) == 8
+    return one(versions)
+
+
 def _folder(path: Path, version: int) -> None:
     """As `preimage learn` and `rebuild` write their results."""
     from preimage.cli.output import OutputFolder
@@ -294,6 +311,7 @@ WRITERS = {
     "Net.save_hdf5": Writer(".caffemodel.h5", _face_hdf5, _read_face_hdf5),
     "Solver.snapshot": Writer("_iter_3.caffemodel", _snapshot, _read_snapshot),
     "Solver.snapshot HDF5": Writer("_iter_3.caffemodel.h5", _snapshot, _read_snapshot),
+    "draw_net_to_file": Writer(".svg", _net_picture, _read_net_picture),
     "onnx export.save": Writer(".onnx", _onnx, _read_model),
     "convert": Writer(".onnx", _convert, _read_model),
     "bench json": Writer(".json", pages.bench_json, pages.read_bench_json),
