@@ -10,7 +10,7 @@ from preimage.bench import tune as tuning_bench
 from preimage.bench.suite import layer_from_sizes
 from preimage.bench.tune import tune_layer
 from preimage.cli import main
-from preimage.engines.jit import autotune
+from preimage.engines.jit.conv import autotune
 from preimage.engines.jit.engine import JitEngine
 from preimage.errors import EngineError
 from preimage.settings import config

@@ -249,7 +249,7 @@ def _read_kernel(path: Path) -> int:
 
 
 def _tuning(path: Path, version: int) -> None:
-    from preimage.engines.jit import autotune
+    from preimage.engines.jit.conv import autotune
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREIMAGE_TUNING", str(path))

@@ -21,8 +21,8 @@ import numpy as np
 from preimage.bench.contestants import thread_limit
 from preimage.bench.problem import Array, ordered
 from preimage.bench.suite import Layer
-from preimage.engines.jit import autotune
-from preimage.engines.jit.autotune import Tile
+from preimage.engines.jit.conv import autotune
+from preimage.engines.jit.conv.autotune import Tile
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.request import ConvRequest
 from preimage.errors import EngineError

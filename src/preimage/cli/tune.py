@@ -48,7 +48,7 @@ def tune(
     from rich.text import Text
 
     from preimage.bench.tune import tune_layer
-    from preimage.engines.jit import autotune
+    from preimage.engines.jit.conv import autotune
     from preimage.report.terminal import Terminal
 
     options: dict[str, Any] = {

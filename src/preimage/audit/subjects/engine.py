@@ -301,9 +301,9 @@ class EngineSubject(Subject):
     ) -> frozenset[str]:  # fmt: skip
         if self.name != "jit":
             return frozenset()
-        from preimage.engines.jit.planning import planned_decisions
-
-        return planned_decisions(self.engine, case.geometry(), result, dtype, channels_last, finite)  # type: ignore[arg-type]
+        planned: Any = self.engine
+        found: frozenset[str] = planned.planned_decisions(case.geometry(), result, dtype, channels_last, finite)
+        return found
 
     def script_under(self, under: tuple[str, ...], script: str) -> str:
         if "    got =" not in script:

@@ -12,20 +12,9 @@ from __future__ import annotations
 from preimage.engines.decisions import declare_all
 
 __all__ = [
-    "call",
-    "channels_first",
-    "channels_last",
-    "depthwise_weight_grad",
-    "direct",
-    "few_outputs",
-    "halo",
-    "packing",
-    "request",
-    "streamed_weights",
-    "tiling",
-    "upsample",
-    "weight_grad",
-]
+    "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "request",
+    "streamed_weights", "tiling", "upsample", "weight_grad",
+]  # fmt: skip
 
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 

@@ -22,10 +22,11 @@ from preimage.engines.base import (
 )
 from preimage.engines.buffers import aligned
 from preimage.engines.ir.epilogue import Finish
-from preimage.engines.jit import autotune, branches
+from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.conv import autotune
 from preimage.engines.jit.depthwise.applies import is_depthwise
-from preimage.engines.jit.index.partition import Band, cut, images_at_once
+from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.link import LinkedProgram, address_of, link
 from preimage.engines.jit.program import ALIGN, Program
 from preimage.engines.jit.request import (
@@ -51,7 +52,6 @@ __all__ = ["JitEngine"]
 
 PROGRAMS = 2048  # kept at most; the oldest go first
 TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
-LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 Weight = Array | PreparedWeight
 
@@ -152,7 +152,7 @@ class JitEngine:
             return None
         request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
         linked = self._linked(request)
-        bands = _bands(linked.program, g, contraction)
+        bands = bands_within(linked.program.scratch_bytes, g, contraction)
         if bands is not None:
             self._by_bands(bands, contraction, x, w, epilogue, out, threads)
             return None
@@ -182,7 +182,7 @@ class JitEngine:
         w = w.fixed()
         request = self._request(geometry, contraction, x, out, finish_of(epilogue, chain), thread_count(), True)
         linked = self._linked(request)
-        if _bands(linked.program, geometry, contraction) is not None:
+        if bands_within(linked.program.scratch_bytes, geometry, contraction) is not None:
             return None
         memory, finite = self._packed(w, linked.program)
         if linked.skips_padding and not finite:
@@ -246,8 +246,7 @@ class JitEngine:
         exact = self.exact_request(request)
         linked = self._linked(exact)
         decisions.report(linked.program.decisions)
-        if linked.bias_repeat != 1:
-            raise AssertionError("an exact program has no folded phases")
+        assert linked.bias_repeat == 1, "an exact program has no folded phases"
         return exact, linked
 
     def _packed(self, w: PreparedWeight, program: Program) -> tuple[Array, bool]:
@@ -340,9 +339,35 @@ class JitEngine:
             self._tile is None and is_little(part), self._tile,
         )  # fmt: skip
 
-    def program(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Program:
+    def program(
+        self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False,
+        target: kernels.Target | str | None = None,
+    ) -> Program:  # fmt: skip
         """The program of a call on dense arrays. Nothing is compiled or loaded, and the target need not be this machine."""
-        return self.lower(self.request(geometry, contraction, dtype, channels_last))
+        request = self.request(geometry, contraction, dtype, channels_last)
+        if target is not None:
+            request = replace(request, target=kernels.named_target(target) if isinstance(target, str) else target)
+        return self.lower(request)
+
+    def planned_decisions(
+        self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False, finite: bool = True
+    ) -> frozenset[str]:
+        """The names of the decisions that the plan of a call on dense arrays takes: the audit searches with it.
+
+        finite: whether the weights are; where they are not, and the first plan relied on it, a call is planned again (the decisions
+        are those of both plans). Empty arrays have no plan.
+        """
+        sizes = (*geometry.input_shape, *geometry.output_shape, *geometry.weight_shape)
+        if not all(sizes) or self.supports(geometry, contraction, dtype) is not None:
+            return frozenset()
+        with decisions.made() as found:
+            request = self.request(geometry, contraction, dtype, channels_last)
+            if not isinstance(request, ConvRequest):
+                threads = request.threads if geometry.inside_macs > SMALL_MACS else 1
+                return frozenset(self.lower(replace(request, threads=threads)).decisions)
+            program = self.lower(request)
+            again = self.lower(self.exact_request(request)).decisions if program.skips_padding and not finite else ()
+        return frozenset({*found, *program.decisions, *again})
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize
@@ -374,14 +399,3 @@ def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
     residual = epilogue.residual
     lies = None if residual is None else (residual.strides, residual.dtype.num)
     return epilogue.bias is not None, epilogue.activation, lies
-
-
-def _bands(program: Program, g: ConvGeometry, contraction: str) -> list[Band] | None:
-    """The call in pieces, if the activations in scratch memory pass the limit and there are pieces."""
-    activations = sum(buffer.size for buffer in program.buffers if buffer.name != "packed")
-    limit = max(current().workspace_bytes, LEAST_SCRATCH)
-    if activations <= limit:
-        return None
-    bands = cut(g, contraction, -(-activations // limit))
-    branches.call("partition.none" if bands is None else "partition.images" if g.batch > 1 else "partition.rows")
-    return bands

@@ -10,7 +10,7 @@ printed, compared and hashed, and made for a CPU that is not here. Making one co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -112,12 +112,19 @@ class KernelCall:
 
     def lines(self) -> list[str]:
         """What it says of itself, in lines."""
-        said = [f"{self.name}: {self.spec}, {self.tasks} task{'' if self.tasks == 1 else 's'}"]
+        said = [f"{self.name}: {_short(self.spec)}, {self.tasks} task{'' if self.tasks == 1 else 's'}"]
         words = [f"{name}={type(value).__name__ if hasattr(value, 'ir') else value}" for name, value in self.values().items()]
         said += ["  " + "  ".join(words[k : k + 6]) for k in range(0, len(words), 6)]
         for call in self.inner:
             said += ["  " + line for line in call.lines()]
         return said
+
+
+def _short(spec: Any) -> str:
+    """A spec with those of its fields that differ from nothing."""
+    found = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    said = [f"{name}={_short(v) if is_dataclass(v) else repr(v)}" for name, v in found.items() if v]
+    return f"{type(spec).__name__}({', '.join(word for word in said if not word.endswith('()'))})"
 
 
 def kernel_call(
@@ -186,6 +193,11 @@ class Program:
     def workspace_bytes(self) -> int:
         """The whole workspace."""
         return sum(-(-b.size // ALIGN) * ALIGN for b in self.buffers) + ALIGN
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What of the workspace grows with the activations: all but packed weights."""
+        return sum(buffer.size for buffer in self.buffers if buffer.name != "packed")
 
     @property
     def table_bytes(self) -> int:

@@ -11,7 +11,6 @@ sum (fused multiply-adds come from `llvm.fma` in the IR alone), and no optimisin
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import functools
 import itertools
@@ -19,11 +18,12 @@ import mmap
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
+from preimage.engines.jit.compiler.helpers import Helpers
 from preimage.engines.jit.compiler.target import Target, cache_sizes, vectors
 from preimage.errors import EngineError, OutOfMemoryError
 from preimage.locks import LOCK, hold_over_fork, import_apart
@@ -299,7 +299,7 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
     wanted = _compiling_bytes(works)
     with LOCK:
         _check_room(wanted)
-        helpers = _Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
+        helpers = Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
         run()
         helpers.wait()
     if failed:
@@ -307,44 +307,6 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
     if not all(codes):  # a thread found no memory, not even to say so
         raise OutOfMemoryError("there is not enough memory to compile a kernel")
     return codes
-
-
-class _Helpers:
-    """Threads that run a function beside their maker. The system may refuse any of them, or let it fail before it begins.
-
-    threading.Thread.start waits until the new thread says that it runs. One that finds no memory to say so is waited for
-    for ever. Here a thread that has not begun by the time of `wait` is not waited for, and never begins.
-    """
-
-    def __init__(self, run: Callable[[], None], count: int) -> None:
-        self._run, self._gates = run, [_thread.allocate_lock() for _ in range(max(0, count))]
-        self._over = [_thread.allocate_lock() for _ in self._gates]
-        for gate, over in zip(self._gates, self._over, strict=True):
-            over.acquire()
-            try:
-                _thread.start_new_thread(self._work, (gate, over))
-            except (RuntimeError, MemoryError):  # no more threads: those that there are do it
-                break
-
-    def _work(self, gate: Any, over: Any) -> None:
-        if gate.acquire(False):  # free: the maker still counts on this thread
-            try:
-                self._run()
-            finally:
-                over.release()
-
-    def wait(self) -> None:
-        """Until every thread that has begun is done, whatever a signal handler raises meanwhile."""
-        raised: BaseException | None = None
-        for gate, over in zip(self._gates, self._over, strict=True):
-            begun = not gate.acquire(False)
-            while begun:
-                try:
-                    begun = not over.acquire()
-                except BaseException as error:
-                    raised = error
-        if raised is not None:
-            raise raised
 
 
 def checked_ir(text: str, target: Target | None = None) -> str:

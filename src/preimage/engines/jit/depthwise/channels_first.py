@@ -30,6 +30,7 @@ _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
 
 def lower_plane(r: ConvRequest) -> Program:
+    """Bands of rows of a plane, brought to a scratch with their margins; vectors across its columns."""
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
     item = ELEMENT_BYTES[inner]
@@ -47,10 +48,7 @@ def lower_plane(r: ConvRequest) -> Program:
         patterns.setdefault(_pattern(phase), len(patterns))
     rows, vectors, looped = _tile(r, row_axis, columns, patterns, line, lanes)
 
-    pitch_places = margin + max(
-        -(-column_axis.in_size // (split * lanes)) * lanes, -(-line // (lanes * vectors)) * lanes * vectors + max(0, *places)
-    )
-    part_pitch = -(-(pitch_places + lanes) // lanes) * lanes * item
+    part_pitch = _part_pitch(column_axis, split, line, lanes, vectors, margin, max(0, *places)) * item
     row_pitch = part_pitch * split
     tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
     units = g.batch * g.groups * len(bands)
@@ -59,16 +57,10 @@ def lower_plane(r: ConvRequest) -> Program:
     tasks = -(-units // per_task)
     scratch = slots * row_pitch
 
-    take = branches.channels_first
-    take("taken")
-    take("axes.one" if len(axes) == 1 else "axes.two")
-    take("rows.one" if rows == 1 else "rows.several")
-    take("taps.looped" if looped else "taps.unrolled")
-    take("columns.together" if split == 1 else "columns.split")
-    take("phases.one" if out_parts == 1 else "phases.several")
-    take("patterns.one" if len(patterns) == 1 else "patterns.several")
-    take("vectors.one" if vectors == 1 else "vectors.several")
-    take("bands.one" if len(bands) == 1 else "bands.several")
+    _take(
+        looped, split, len(axes),
+        {"rows": rows, "phases": out_parts, "patterns": len(patterns), "vectors": vectors, "bands": len(bands)},
+    )  # fmt: skip
     program = ProgramBuilder("depthwise, channels first")
     program.packing = copied_weights(r)
     program.packed_bytes = prod(g.weight_shape) * item
@@ -90,7 +82,7 @@ def lower_plane(r: ConvRequest) -> Program:
     }  # fmt: skip
     program.calls.append(kernel_call("depthwise", spec, values, tasks))
     program.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
-    take("padding.skipped" if program.skips_padding else "padding.none")
+    branches.channels_first("padding.skipped" if program.skips_padding else "padding.none")
     program.details = {
         "tile": f"{rows} rows x {vectors} vectors of {lanes} pixels" + (f" x {out_parts} stride phases" if out_parts > 1 else ""),
         "rows of taps": "a loop" if looped else "unrolled",
@@ -98,6 +90,24 @@ def lower_plane(r: ConvRequest) -> Program:
         "tasks": str(tasks),
     }
     return program.done()
+
+
+def _take(looped: bool, split: int, axes: int, counts: dict[str, int]) -> None:
+    """Name the decisions that were made above."""
+    take = branches.channels_first
+    take("taken")
+    take("axes.one" if axes == 1 else "axes.two")
+    take("taps.looped" if looped else "taps.unrolled")
+    take("columns.together" if split == 1 else "columns.split")
+    for name, count in counts.items():
+        take(f"{name}.{'one' if count == 1 else 'several'}")
+
+
+def _part_pitch(axis: Axis, split: int, line: int, lanes: int, vectors: int, margin: int, reach: int) -> int:
+    """Places from one part of a scratch row to the next: what a row holds and what its last tile reads, in whole vectors."""
+    tile = lanes * vectors
+    places = margin + max(-(-axis.in_size // (split * lanes)) * lanes, -(-line // tile) * tile + reach)
+    return -(-(places + lanes) // lanes) * lanes
 
 
 def _pattern(phase: Phase) -> RowPattern:

@@ -97,10 +97,7 @@ def _calls(
     channels, at = g.out_channels, _pixel_axis(axes)
     pixel_axis = axes[at]
     outer = [k for k in range(len(axes)) if k != at]
-    groups: dict[_Pattern, list[Phase]] = {}
-    for phase in pixel_axis.phases:
-        if phase.count:
-            groups.setdefault(_pattern(phase), []).append(phase)
+    groups = _by_pattern(pixel_axis)
     vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
     weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
@@ -111,27 +108,19 @@ def _calls(
     if not r.prepared:
         program.buffers.append(Buffer("packed", program.packed_bytes))
     take = branches.channels_last
-    take("pixels.last_axis" if at == len(axes) - 1 else "pixels.outer_axis")
-    take("patterns.one" if len(groups) == 1 else "patterns.several")
-    take("vectors.one" if vectors == 1 else "vectors.several")
-    take("channels.whole" if channels % width == 0 else f"channels.ragged.{'one_block' if blocks == 1 else 'several_blocks'}")
+    _take_blocks(at == len(axes) - 1, len(groups), vectors, channels % width != 0, blocks)
     zeros = np.zeros(width, np.float64)  # as wide as a whole tile of any element type
     calls = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
         unrolled = len(pattern.columns) <= MAX_UNROLLED and not r.little
         columns = pattern.columns if unrolled else (0,)
-        pixels = _pixels(pattern, phases, vectors)
-        if r.little:
-            pixels = 1 << (pixels.bit_length() - 1)
-        take("taps.unrolled" if unrolled else "taps.looped")
+        down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
+        pixels = _tile_pixels(r, pattern, phases, vectors, in_strides[at] if down else 0)
+        tiles = _tiles(pixel_axis, phases, pixels, columns, out_strides[at], tap_bytes)
         if not pattern.columns:
             take("phases.empty")
-        down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
-        if down:
-            span = r.target.l2_bytes * 3 // 4 // (g.kernel_extent[-2] * in_strides[at])
-            pixels = max(1, min(pixels, (span - max(pattern.columns, default=0)) // phases[0].in_step + 1))
-        tiles = _tiles(pixel_axis, phases, pixels, columns, out_strides[at], tap_bytes)
+        take("taps.unrolled" if unrolled else "taps.looped")
         take("tiles.down" if down else "tiles.along")
         take("tiles.over_the_ends" if tiles[:, 3].any() else "tiles.inside")
         rows, taps = _rows(axes, outer, in_strides, out_strides, tap_bytes)
@@ -157,6 +146,34 @@ def _calls(
     program.details["tile"] = "; ".join(tiles_of)
     program.details["tasks"] = ", ".join(str(call.tasks) for call in calls[1:])
     return calls
+
+
+def _by_pattern(axis: Axis) -> dict[_Pattern, list[Phase]]:
+    """The phases with positions, by what they share."""
+    found: dict[_Pattern, list[Phase]] = {}
+    for phase in axis.phases:
+        if phase.count:
+            found.setdefault(_pattern(phase), []).append(phase)
+    return found
+
+
+def _take_blocks(last_axis: bool, patterns: int, vectors: int, ragged: bool, blocks: int) -> None:
+    take = branches.channels_last
+    take("pixels.last_axis" if last_axis else "pixels.outer_axis")
+    take("patterns.one" if patterns == 1 else "patterns.several")
+    take("vectors.one" if vectors == 1 else "vectors.several")
+    take("channels.whole" if not ragged else f"channels.ragged.{'one_block' if blocks == 1 else 'several_blocks'}")
+
+
+def _tile_pixels(r: ConvRequest, pattern: _Pattern, phases: list[Phase], vectors: int, pixel_bytes: int) -> int:
+    """Pixels of a tile; pixel_bytes: where tiles go down the lines, of a pixel of the input, so that what they read stays in the cache."""
+    pixels = _pixels(pattern, phases, vectors)
+    if r.little:
+        pixels = 1 << (pixels.bit_length() - 1)
+    if pixel_bytes:
+        span = r.target.l2_bytes * 3 // 4 // (r.geometry.kernel_extent[-2] * pixel_bytes)
+        pixels = max(1, min(pixels, (span - max(pattern.columns, default=0)) // phases[0].in_step + 1))
+    return pixels
 
 
 def _vectors(channels: int, lanes: int, axis: Axis) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,12 +30,52 @@ def gather_tables(
     part: picks some of a phase's tiles, and says how far (in positions) the input of each is moved.
     Rows have one more number at their end: rows of one number (of the outer axes' phases, and the tile's) share their taps.
     """
+    covers, all_tiles = _covers(axes[choice.axis], choice, in_strides, out_strides, folded, channels, part)
     outer = [k for k in range(len(axes)) if k != choice.axis]
-    weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
-    covers: list[tuple[Phase, Tiles, list[tuple[int, int]], int, int]] = []
+    entries = _TapWords(axes, in_strides, tap_bytes, folded, channels)
+    rows: list[Ints] = []
+    lists: list[tuple[int, int]] = []
+    taps: list[Ints] = []
+    tap_count = 0
+    for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
+        at_in, at_out, number = _positions(outer, phases, in_strides, out_strides)
+        picks = [p.classes[1] for p in phases]
+        for cover in covers:
+            block = np.empty((len(at_in), 6), np.int64)
+            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(cover.ranges)
+            block[:, 3], block[:, 4], block[:, 5] = cover.first, cover.end, len(rows)
+            rows.append(block)
+            for picked in product(*picks):
+                for taps_of_tile in cover.ranges:
+                    where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
+                    where[choice.axis] = (cover.phase, taps_of_tile)
+                    entry = entries.of(where)
+                    lists.append((tap_count, tap_count + len(entry)))
+                    taps.append(entry)
+                    tap_count += len(entry)
+    all_rows = np.concatenate(rows)
+    all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
+    return all_rows, all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+
+
+class _Cover(NamedTuple):
+    """The tiles of one phase of the pixels' axis: the ranges of taps that they have, and their numbers (first, last + 1)."""
+
+    phase: Phase
+    ranges: list[tuple[int, int]]
+    first: int
+    end: int
+
+
+def _covers(
+    axis: Axis, choice: Choice, in_strides: list[int], out_strides: list[int], folded: Folded | None, channels: int,
+    part: Callable[[Phase, Tiles], tuple[Tiles, Ints]] | None,
+) -> tuple[list[_Cover], Ints]:  # fmt: skip
+    """How tiles cover each phase of the pixels' axis, and the table of tiles."""
+    covers: list[_Cover] = []
     tiles: list[Ints] = []
     count = 0
-    for phase in axes[choice.axis].phases:
+    for phase in axis.phases:
         if not phase.count:
             continue
         cover, moved = tile_phase(phase, choice.pixels), np.zeros(1, np.int64)
@@ -48,56 +89,54 @@ def gather_tables(
             cut[cover.starts == 0] = folded.first_cut * channels
             end[cover.starts + cover.pixels == phase.count] = folded.last_end * channels
         tiles.append(np.stack([at_in, at_out, number, cut, end], axis=1).astype(np.int64))
-        covers.append((phase, cover, ranges, count, count + len(cover.starts)))
+        covers.append(_Cover(phase, ranges, count, count + len(cover.starts)))
         count += len(cover.starts)
-    nothing = np.zeros((1, 3), np.int64)
-    parts: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
+    return covers, np.concatenate(tiles) if tiles else np.zeros((0, 5), np.int64)
 
-    def words(k: int, p: Phase, taps: tuple[int, int]) -> Ints | None:
-        """What a range of taps of one axis adds to input offset, weight offset and channels; None for nothing at all."""
+
+def _positions(
+    outer: list[int], phases: tuple[Phase, ...], in_strides: list[int], out_strides: list[int]
+) -> tuple[Ints, Ints, Ints]:
+    """Input offset, output offset and class of taps of all positions of the outer axes' phases, row-major."""
+    at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    for k, p in zip(outer, phases, strict=True):
+        cls, choices = p.classes
+        t = np.arange(p.count, dtype=np.int64)
+        at_in = (at_in[:, None] + t * (p.in_step * in_strides[k])).ravel()
+        at_out = (at_out[:, None] + (p.start + t * p.step) * out_strides[k]).ravel()
+        number = (number[:, None] * len(choices) + cls).ravel()
+    return at_in, at_out, number
+
+
+class _TapWords:
+    """The words of lists of taps: input offset, weight offset, channels that have the tap (where phases are folded)."""
+
+    def __init__(self, axes: list[Axis], in_strides: list[int], tap_bytes: int, folded: Folded | None, channels: int) -> None:
+        self._axes, self._in_strides, self._folded, self._channels = axes, in_strides, folded, channels
+        weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
+        self._weight_bytes = [int(w) * tap_bytes for w in weights]
+        self._known: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
+
+    def of(self, where: dict[int, tuple[Phase, tuple[int, int]]]) -> Ints:
+        """The taps in the product of a range of taps along each axis."""
+        nothing = entry = np.zeros((1, 3), np.int64)
+        for k in range(len(self._axes)):
+            more = self._along(k, *where[k])
+            if more is not None:
+                entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, 3)
+        return entry
+
+    def _along(self, k: int, p: Phase, taps: tuple[int, int]) -> Ints | None:
+        """What a range of taps of one axis adds; None for nothing at all."""
         key = k, id(p), taps
-        if key not in parts:
+        if key not in self._known:
             numbers = np.array([n for n, _ in p.taps[slice(*taps)]], np.int64)
             found = np.zeros((len(numbers), 3), np.int64)
-            found[:, 0], found[:, 1] = p.offsets[slice(*taps)] * in_strides[k], numbers * (weights[k] * tap_bytes)
-            if folded is not None and k == len(axes) - 1:
-                found[:, 2] = np.array(folded.phases_of_tap, np.int64)[numbers] * channels
-            parts[key] = found if len(found) != 1 or found.any() else None
-        return parts[key]
-
-    rows: list[Ints] = []
-    lists: list[tuple[int, int]] = []
-    taps: list[Ints] = []
-    tap_count = 0
-    for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
-        classed = [p.classes for p in phases]
-        for phase, _cover, ranges, first_tile, end_tile in covers:
-            at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
-            for k, p, (cls, choices) in zip(outer, phases, classed, strict=True):
-                t = np.arange(p.count, dtype=np.int64)
-                at_in = (at_in[:, None] + t * (p.in_step * in_strides[k])).ravel()
-                at_out = (at_out[:, None] + (p.start + t * p.step) * out_strides[k]).ravel()
-                number = (number[:, None] * len(choices) + cls).ravel()
-            block = np.empty((len(at_in), 6), np.int64)
-            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(ranges)
-            block[:, 3], block[:, 4], block[:, 5] = first_tile, end_tile, len(rows)
-            rows.append(block)
-            for picked in product(*(choices for _, choices in classed)):
-                for lo, hi in ranges:
-                    where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
-                    where[choice.axis] = (phase, (lo, hi))
-                    entry = nothing
-                    for k in range(len(axes)):
-                        more = words(k, *where[k])
-                        if more is not None:
-                            entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, 3)
-                    lists.append((tap_count, tap_count + len(entry)))
-                    taps.append(entry)
-                    tap_count += len(entry)
-    all_tiles = np.concatenate(tiles) if tiles else np.zeros((0, 5), np.int64)
-    all_rows = np.concatenate(rows)
-    all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
-    return all_rows, all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+            found[:, 0], found[:, 1] = p.offsets[slice(*taps)] * self._in_strides[k], numbers * self._weight_bytes[k]
+            if self._folded is not None and k == len(self._axes) - 1:
+                found[:, 2] = np.array(self._folded.phases_of_tap, np.int64)[numbers] * self._channels
+            self._known[key] = found if len(found) != 1 or found.any() else None
+        return self._known[key]
 
 
 def split_rows(rows: Ints, pieces: int) -> Ints:

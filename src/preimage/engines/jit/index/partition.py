@@ -10,14 +10,17 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from preimage.engines.jit import branches
 from preimage.geometry import ConvGeometry
+from preimage.settings import current
 
-__all__ = ["MOST_POSITIONS", "MOST_ROWS", "cut", "images_at_once"]
+__all__ = ["MOST_POSITIONS", "MOST_ROWS", "Band", "bands_within", "cut", "images_at_once"]
 
 Band = tuple[ConvGeometry, tuple[slice, ...], tuple[slice, ...]]
 
 # What one plan's tables may speak of. A larger batch runs the same plan again and again, so its size costs no memory.
 MOST_ROWS = 1 << 14  # lines of the result, of all images together
+LEAST_SCRATCH = 4096  # bytes; a call is not cut to stay below a page
 MOST_POSITIONS = 1 << 18  # where lines are merged into one (1x1 kernels)
 
 
@@ -78,3 +81,13 @@ def _cut(g: ConvGeometry, contraction: str, axis: int, begin: int, end: int) -> 
 
 def _with(values: tuple[Any, ...], axis: int, value: Any) -> tuple[Any, ...]:
     return (*values[:axis], value, *values[axis + 1 :])
+
+
+def bands_within(scratch_bytes: int, g: ConvGeometry, contraction: str) -> list[Band] | None:
+    """The call in pieces, if its activations in scratch memory pass the limit of the settings and there are pieces."""
+    limit = max(current().workspace_bytes, LEAST_SCRATCH)
+    if scratch_bytes <= limit:
+        return None
+    bands = cut(g, contraction, -(-scratch_bytes // limit))
+    branches.call("partition.none" if bands is None else "partition.images" if g.batch > 1 else "partition.rows")
+    return bands

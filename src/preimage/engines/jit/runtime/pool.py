@@ -15,7 +15,7 @@ goes in by compare-and-swap on an open gate only. So one that wakes late finds i
 the caller never waits for a worker that the system has not scheduled.
 
 A worker takes over the caller's floating-point control word (rounding, denormals) for the job: the same bits come from
-any number of threads. On Linux workers are kept off the CPU that the caller runs on (pool_ir._placing says why). In a
+any number of threads. On Linux workers are kept off the CPU that the caller runs on (`affinity_ir` says why). In a
 forked child there are no workers; the pool notices (the fork hook, or the process id that it keeps) and is built anew. At
 exit nothing is joined: parked workers end with the process, and their code is never unloaded.
 """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from string import Template
+
+from preimage.engines.jit.runtime.affinity_ir import placing
+
 __all__ = ["COND", "LINUX_SIGNALS", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "WORKERS", "pool_ir"]
 
 POOL_BYTES = 4096
@@ -12,10 +16,17 @@ GATE, JOB, NEXT, SLEEPERS, BUSY = 0, 128, 256, 384, 512
 PID, SPINS, CPU, WORKERS, MUTEX, COND = 640, 648, 768, 776, 1024, 1536
 MASK = 1792  # the CPUs that the workers' places were chosen from
 THREADS = 2048  # the pthread_t of every worker
-CPU_SET = 128  # bytes of a cpu_set_t
 SIGNAL_SET = 128  # bytes of a sigset_t, or more
 #: Linux's numbers of SIG_SETMASK, SIGSEGV, SIGBUS, SIGFPE and SIGILL.
 LINUX_SIGNALS = (2, 11, 7, 8, 4)
+
+
+#: The names of the pool's words in the functions below, and where they lie.
+_WORDS = (
+    ("gate", GATE), ("j.kernel", JOB), ("j.args", JOB + 8), ("j.tasks", JOB + 16), ("j.limit", JOB + 24),
+    ("j.fp", JOB + 32), ("next", NEXT), ("sleepers", SLEEPERS), ("busy", BUSY), ("p.pid", PID),
+    ("p.spins", SPINS), ("p.cpu", CPU), ("p.workers", WORKERS), ("mutex", MUTEX), ("cond", COND),
+)  # fmt: skip
 
 
 def _floating_point(triple: str) -> tuple[str, str, str]:
@@ -40,107 +51,25 @@ def _pause(triple: str) -> tuple[str, str]:
     return "call void @llvm.aarch64.isb(i32 15)", "declare void @llvm.aarch64.isb(i32)"
 
 
-def _placing(triple: str) -> tuple[str, str]:
-    """IR that keeps the workers off the caller's CPU, and the function that does it; nothing where the system has no such call.
-
-    A worker that is woken may be put on the CPU that the caller keeps busy, although another is idle (Linux, few CPUs: measured
-    on two, where both then shared one CPU for tens of ms). So whenever the caller is found on another CPU than at its last job, or may
-    run on other CPUs than then, the workers may run on all of its CPUs but that one.
-    """
-    if "linux" not in triple:
-        return "", ""
-    call = "call void @place(ptr %pool)"
-    function = f"""
-declare i32 @sched_getcpu()
-declare i32 @sched_getaffinity(i32, i64, ptr)
-declare i32 @pthread_setaffinity_np(i64, i64, ptr)
-declare i32 @memcmp(ptr, ptr, i64)
-
-; the workers may run where the caller may, but on its own CPU only if there is no other
-define internal void @place(ptr %pool) {{
-entry:
-  %set = alloca [{CPU_SET} x i8], align 8
-  %p.cpu = getelementptr i8, ptr %pool, i64 {CPU}
-  %p.workers = getelementptr i8, ptr %pool, i64 {WORKERS}
-  %p.mask = getelementptr i8, ptr %pool, i64 {MASK}
-  %workers = load i64, ptr %p.workers
-  %cpu = call i32 @sched_getcpu()
-  %cpu.0 = load i32, ptr %p.cpu
-  call void @llvm.memset.p0.i64(ptr %set, i8 0, i64 {CPU_SET}, i1 false)
-  %got = call i32 @sched_getaffinity(i32 0, i64 {CPU_SET}, ptr %set)
-  %failed = icmp slt i32 %got, 0
-  %far = icmp uge i32 %cpu, {8 * CPU_SET}
-  %no = or i1 %failed, %far
-  br i1 %no, label %done, label %compare
-compare:
-  %moved = icmp ne i32 %cpu, %cpu.0
-  %other = call i32 @memcmp(ptr %p.mask, ptr %set, i64 {CPU_SET})
-  %masked = icmp ne i32 %other, 0
-  %change = or i1 %moved, %masked
-  br i1 %change, label %clear, label %done
-clear:
-  store i32 %cpu, ptr %p.cpu
-  call void @llvm.memcpy.p0.p0.i64(ptr %p.mask, ptr %set, i64 {CPU_SET}, i1 false)
-  %bit.0 = zext i32 %cpu to i64
-  %at = lshr i64 %bit.0, 6
-  %shift = and i64 %bit.0, 63
-  %word = getelementptr i64, ptr %set, i64 %at
-  %old = load i64, ptr %word
-  %bit = shl i64 1, %shift
-  %not = xor i64 %bit, -1
-  %new = and i64 %old, %not
-  store i64 %new, ptr %word
-  br label %any
-any:  ; is another CPU left?
-  %k = phi i64 [ 0, %clear ], [ %k.1, %any ]
-  %sum = phi i64 [ 0, %clear ], [ %sum.1, %any ]
-  %p = getelementptr i64, ptr %set, i64 %k
-  %v = load i64, ptr %p
-  %sum.1 = or i64 %sum, %v
-  %k.1 = add i64 %k, 1
-  %more = icmp slt i64 %k.1, {CPU_SET // 8}
-  br i1 %more, label %any, label %found
-found:
-  %alone = icmp eq i64 %sum.1, 0
-  %kept = select i1 %alone, i64 %old, i64 %new
-  store i64 %kept, ptr %word
-  br label %loop
-loop:
-  %i = phi i64 [ 0, %found ], [ %i.1, %set.one ]
-  %has = icmp slt i64 %i, %workers
-  br i1 %has, label %set.one, label %done
-set.one:
-  %i.at = mul i64 %i, 8
-  %i.off = add i64 %i.at, {THREADS}
-  %i.p = getelementptr i8, ptr %pool, i64 %i.off
-  %thread = load i64, ptr %i.p
-  call i32 @pthread_setaffinity_np(i64 %thread, i64 {CPU_SET}, ptr %set)
-  %i.1 = add i64 %i, 1
-  br label %loop
-done:
-  ret void
-}}
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
-declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-"""
-    return call, function
-
-
 def pool_ir(triple: str, signals: tuple[int, ...] = LINUX_SIGNALS) -> str:
-    """The pool as LLVM IR, readable top to bottom; `run` is what `launch` calls. signals: the system's numbers of those named above."""
-    place, place_function = _placing(triple)
+    """The pool as LLVM IR: its functions as below, in order; `run` is what `launch` calls. signals: the system's numbers of those
+    named above.
+    """
+    place, place_function = placing(triple, _PLACES)
     save_fp, load_fp, declare_fp = _floating_point(triple)
     pause, declare_pause = _pause(triple)
     unmasked = "\n".join(f"  call i32 @sigdelset(ptr %masked, i32 {number})" for number in signals[1:])
-    addresses = "\n".join(
-        f"  %{name} = getelementptr i8, ptr %pool, i64 {offset}"
-        for name, offset in (
-            ("gate", GATE), ("j.kernel", JOB), ("j.args", JOB + 8), ("j.tasks", JOB + 16), ("j.limit", JOB + 24),
-            ("j.fp", JOB + 32), ("next", NEXT), ("sleepers", SLEEPERS), ("busy", BUSY), ("p.pid", PID),
-            ("p.spins", SPINS), ("p.cpu", CPU), ("p.workers", WORKERS), ("mutex", MUTEX), ("cond", COND),
-        )
+    addresses = "\n".join(f"  %{name} = getelementptr i8, ptr %pool, i64 {offset}" for name, offset in _WORDS)
+    pieces = (_DECLARATIONS, _RUN_ALONE, _TAKE, _WORKER, _RUN, _INIT, _ADD_WORKER, _PAUSES)
+    return Template("".join(pieces)).substitute(
+        _PLACES, signal_set=SIGNAL_SET, place=place, place_function=place_function, save_fp=save_fp, load_fp=load_fp, declare_fp=declare_fp,
+        pause=pause, declare_pause=declare_pause, unmasked=unmasked, addresses=addresses, set_mask=signals[0],
     )  # fmt: skip
-    return f"""
+
+
+_PLACES = {"cpu": CPU, "workers": WORKERS, "mask": MASK, "threads": THREADS}
+
+_DECLARATIONS = """
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
 declare i32 @pthread_mutex_init(ptr, ptr)
@@ -154,11 +83,13 @@ declare i32 @getpid()
 declare i32 @sigfillset(ptr)
 declare i32 @sigdelset(ptr, i32)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
-{declare_fp}
-{declare_pause}
-{place_function}
-; every task, one after the other
-define void @run_alone(ptr %kernel, ptr %args, i64 %tasks) {{
+${declare_fp}
+${declare_pause}
+${place_function}
+"""
+
+_RUN_ALONE = """; every task, one after the other
+define void @run_alone(ptr %kernel, ptr %args, i64 %tasks) {
 entry:
   %any = icmp sgt i64 %tasks, 0
   br i1 %any, label %loop, label %done
@@ -170,12 +101,14 @@ loop:
   br i1 %more, label %loop, label %done
 done:
   ret void
-}}
+}
 
-; tasks from the counter until none is left; the caller is thread 0, workers follow. The caller takes them from the front, workers
+"""
+
+_TAKE = """; tasks from the counter until none is left; the caller is thread 0, workers follow. The caller takes them from the front, workers
 ; from the back: in the next call they meet the same data, which they find in their own caches. The counter's low half counts the
 ; tasks taken in front, its high half those behind.
-define internal void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks, i64 %thread) {{
+define internal void @take(ptr %next, ptr %kernel, ptr %args, i64 %tasks, i64 %thread) {
 entry:
   %leads = icmp eq i64 %thread, 0
   %one = select i1 %leads, i64 1, i64 4294967296
@@ -195,15 +128,17 @@ work:
   br label %loop
 done:
   ret void
-}}
+}
 
-; what a worker does all its life; its argument is a record (pool, its number), 16 bytes
-define internal ptr @worker(ptr %record) {{
+"""
+
+_WORKER = """; what a worker does all its life; its argument is a record (pool, its number), 16 bytes
+define internal ptr @worker(ptr %record) {
 entry:
   %pool = load ptr, ptr %record
   %r.index = getelementptr i8, ptr %record, i64 8
   %index = load i64, ptr %r.index
-{addresses}
+${addresses}
   br label %wait
 wait:  ; last = the job that this worker need not look at again
   %last = phi i64 [ -1, %entry ], [ %job, %look ], [ %out.job, %leave ]
@@ -223,7 +158,7 @@ spin.more:
   %tired = icmp sgt i64 %s, %spins
   br i1 %tired, label %park, label %spin.on
 spin.on:
-  {pause}
+  ${pause}
   br label %spin
 park:
   call i32 @pthread_mutex_lock(ptr %mutex)
@@ -253,8 +188,8 @@ look:  ; try to go in
 enter:
   %in = add i64 %seen, 2
   %swap = cmpxchg ptr %gate, i64 %seen, i64 %in acq_rel acquire
-  %ok = extractvalue {{i64, i1}} %swap, 1
-  %now = extractvalue {{i64, i1}} %swap, 0
+  %ok = extractvalue {i64, i1} %swap, 1
+  %now = extractvalue {i64, i1} %swap, 0
   br i1 %ok, label %inside, label %again
 again:
   br label %look
@@ -263,7 +198,7 @@ inside:  ; the job cannot end while this worker is counted
   %wanted = icmp slt i64 %index, %limit
   br i1 %wanted, label %work, label %leave
 work:
-  {load_fp}
+  ${load_fp}
   %kernel = load ptr, ptr %j.kernel
   %args = load ptr, ptr %j.args
   %tasks = load i64, ptr %j.tasks
@@ -274,12 +209,14 @@ leave:
   %out.job = lshr i64 %in, 32
   atomicrmw sub ptr %gate, i64 2 release
   br label %wait
-}}
+}
 
-; 0: done; 1: the pool belongs to another process, nothing was run
-define i64 @run(ptr %pool, ptr %kernel, ptr %args, i64 %tasks, i64 %limit) {{
+"""
+
+_RUN = """; 0: done; 1: the pool belongs to another process, nothing was run
+define i64 @run(ptr %pool, ptr %kernel, ptr %args, i64 %tasks, i64 %limit) {
 entry:
-{addresses}
+${addresses}
   %pid = call i32 @getpid()
   %pid.0 = load i32, ptr %p.pid
   %here = icmp eq i32 %pid, %pid.0
@@ -288,18 +225,18 @@ foreign:
   ret i64 1
 lock:
   %try = cmpxchg ptr %busy, i64 0, i64 1 acquire monotonic
-  %mine = extractvalue {{i64, i1}} %try, 1
+  %mine = extractvalue {i64, i1} %try, 1
   br i1 %mine, label %write, label %alone
 alone:  ; another thread's job is running: more threads would only get in its way
   call void @run_alone(ptr %kernel, ptr %args, i64 %tasks)
   ret i64 0
 write:
-  {place}
+  ${place}
   store ptr %kernel, ptr %j.kernel
   store ptr %args, ptr %j.args
   store i64 %tasks, ptr %j.tasks
   store i64 %limit, ptr %j.limit
-  {save_fp}
+  ${save_fp}
   store atomic i64 0, ptr %next monotonic, align 8
   %old = load atomic i64, ptr %gate monotonic, align 8
   %old.job = lshr i64 %old, 32
@@ -330,7 +267,7 @@ patience:
   %long = icmp sgt i64 %w, 2000
   br i1 %long, label %yield, label %still
 still:
-  {pause}
+  ${pause}
   br label %waiting
 yield:
   call i32 @sched_yield()
@@ -338,11 +275,13 @@ yield:
 finish:
   store atomic i64 0, ptr %busy release, align 8
   ret i64 0
-}}
+}
 
-define void @init(ptr %pool) {{
+"""
+
+_INIT = """define void @init(ptr %pool) {
 entry:
-{addresses}
+${addresses}
   call i32 @pthread_mutex_init(ptr %mutex, ptr null)
   call i32 @pthread_cond_init(ptr %cond, ptr null)
   %pid = call i32 @getpid()
@@ -350,23 +289,25 @@ entry:
   store i32 -1, ptr %p.cpu
   store i64 0, ptr %p.workers
   ret void
-}}
+}
 
-; start one worker (under the package's lock): 0, or the error of pthread_create. It takes no signals but those that its own code
+"""
+
+_ADD_WORKER = """; start one worker (under the package's lock): 0, or the error of pthread_create. It takes no signals but those that its own code
 ; causes: the others are the Python threads' affair. They are masked here, where no signal handler of Python's can come between.
-define i64 @add_worker(ptr %record) {{
+define i64 @add_worker(ptr %record) {
 entry:
   %thread = alloca i64
-  %masked = alloca [{SIGNAL_SET} x i8], align 8
-  %before = alloca [{SIGNAL_SET} x i8], align 8
+  %masked = alloca [${signal_set} x i8], align 8
+  %before = alloca [${signal_set} x i8], align 8
   call i32 @sigfillset(ptr %masked)
-{unmasked}
-  call i32 @pthread_sigmask(i32 {signals[0]}, ptr %masked, ptr %before)
+${unmasked}
+  call i32 @pthread_sigmask(i32 ${set_mask}, ptr %masked, ptr %before)
   %pool = load ptr, ptr %record
-  %p.cpu = getelementptr i8, ptr %pool, i64 {CPU}
-  %p.workers = getelementptr i8, ptr %pool, i64 {WORKERS}
+  %p.cpu = getelementptr i8, ptr %pool, i64 ${cpu}
+  %p.workers = getelementptr i8, ptr %pool, i64 ${workers}
   %error = call i32 @pthread_create(ptr %thread, ptr null, ptr @worker, ptr %record)
-  call i32 @pthread_sigmask(i32 {signals[0]}, ptr %before, ptr null)
+  call i32 @pthread_sigmask(i32 ${set_mask}, ptr %before, ptr null)
   %wide = sext i32 %error to i64
   %good = icmp eq i32 %error, 0
   br i1 %good, label %detach, label %done
@@ -375,7 +316,7 @@ detach:
   call i32 @pthread_detach(i64 %id)
   %n = load i64, ptr %p.workers
   %at = mul i64 %n, 8
-  %off = add i64 %at, {THREADS}
+  %off = add i64 %at, ${threads}
   %mine = getelementptr i8, ptr %pool, i64 %off
   store i64 %id, ptr %mine
   %n.1 = add i64 %n, 1
@@ -384,19 +325,21 @@ detach:
   br label %done
 done:
   ret i64 %wide
-}}
+}
 
-; how long n pauses take, to turn a time into a number of spins
-define void @pauses(i64 %n) {{
+"""
+
+_PAUSES = """; how long n pauses take, to turn a time into a number of spins
+define void @pauses(i64 %n) {
 entry:
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %i.1, %loop ]
-  {pause}
+  ${pause}
   %i.1 = add i64 %i, 1
   %more = icmp slt i64 %i.1, %n
   br i1 %more, label %loop, label %done
 done:
   ret void
-}}
+}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -10,7 +11,7 @@ import numpy as np
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.index.taps import as_ints
+from preimage.engines.jit.index.taps import Ints, as_ints
 from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
@@ -76,102 +77,150 @@ def _share(reading: planning.Reading, columns: bool) -> tuple[int, int]:
 
 
 def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, inner: str) -> None:
-    g, size = r.geometry, ELEMENT_BYTES[inner]
-    groups, batch = g.groups, g.batch
-    i, o = g.in_channels_per_group, g.out_channels_per_group
-    n_outer, last = prod(g.kernel_size[:-1]), g.kernel_size[-1]
-    stride, dilation, lo = g.stride[-1], g.dilation[-1], g.padding[-1][0]
-    x_is_vector = reading.kind != "outputs"
-    pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and (y.apart != 0 or y.name == "y blocks"))
-    table = planning.tables(g, x.strides[2:], y.strides[2:], pixels)
-    segments = np.ascontiguousarray(table.segments if not x_is_vector else table.segments[:, [1, 0, 2, 3]])
+    """The call that sums, and what follows it."""
+    g, size, m = r.geometry, ELEMENT_BYTES[inner], _Matrix.of(r, reading, x, y, inner)
+    weight_bytes, one_band = prod(g.weight_shape) * size, m.table.n_bands == 1
+    if not m.direct and r.turn == "only":
+        program.buffers.append(Buffer("sums", weight_bytes))
+    if m.has_chain:
+        program.buffers.append(Buffer("chain", weight_bytes))
+    moved = g.batch * prod(g.output_size) * (g.in_channels * prod(g.stride) + g.out_channels) * size
+    often = planning.products(g)
+    ahead = [
+        planning.lines_ahead(size, step, width, often[side.name[0]]) if moved > r.target.l2_bytes else 0
+        for side, step, width in ((m.scalar, m.scalar_step, reading.tile_rows), (m.vector, m.vector_step, reading.tile_columns))
+    ]
+    spec = planning.tile_spec(
+        reading, inner, g.batch == 1 and one_band and r.turn == "only", (ahead[0], ahead[1]), r.little, m.early,
+        one_band and weight_bytes > FAR_RESULT * r.target.l2_bytes, m.scalar.apart != 0,
+    )  # fmt: skip
+    call = kernel_call("weight gradient", spec, _arguments(r, reading, x, y, m, size), m.tasks)
+    program.calls.append(in_step(call, m.parts, r.threads) if m.tasks > m.parts else call)
+    named = {
+        "early.taken": m.early, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
+        "result.in_place": m.direct,
+    }  # fmt: skip
+    _take(g, m, [name for name, holds in named.items() if holds])
+    if not m.direct and r.turn in ("only", "last"):
+        program.calls.append(_order_call(r, m.x_is_vector, inner))
+    program.details = _details(g, reading, x, y, m)
 
-    weights = prod(g.weight_shape)
-    if x_is_vector:  # [o][tap][i]
-        row_bytes, tap_bytes, outer_bytes = n_outer * last * i * size, i * size, last * i * size
-    else:  # [group][tap][i][o]
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """The matrix of weights cut into tiles, and the pixels into bands and rounds. vector, scalar: which operand gives which, with the
+    bytes from one pixel to the next.
+    """
+
+    x_is_vector: bool
+    vector: Side
+    vector_step: int
+    scalar: Side
+    scalar_step: int
+    pixels: int  # of a band, about
+    table: planning.Tables
+    n_taps: int  # along the last axis, as turns of a loop
+    n_outer: int  # of the other axes
+    tiles: int
+    per_turn: int  # images at a time
+    rounds: int
+    parts: int
+    per_part: int
+    rounds_per_task: int
+    has_chain: bool  # sums go on from band to band, beside those of the images before
+    direct: bool  # the sums are the result
+    early: bool  # the next band's lines are asked for while this one is summed
+
+    @property
+    def tasks(self) -> int:
+        return self.parts * -(-self.rounds // self.rounds_per_task)
+
+    @classmethod
+    def of(cls, r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, inner: str) -> _Matrix:
+        g, size = r.geometry, ELEMENT_BYTES[inner]
+        x_is_vector, n_outer, last = reading.kind != "outputs", prod(g.kernel_size[:-1]), g.kernel_size[-1]
+        pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and (y.apart != 0 or y.name == "y blocks"))
+        table = planning.tables(g, x.strides[2:], y.strides[2:], pixels)
+        n_taps = 1 if reading.run else last
+        tiles = n_taps * n_outer * reading.row_tiles * reading.column_tiles * g.groups
+        per_turn = 1 if table.n_bands > 1 else max(1, min(g.batch, pixels // max(1, prod(g.output_size))))
+        rounds = -(-g.batch // per_turn) * table.n_bands
+        parts, rounds_per_task = _shares(tiles, rounds, r.threads)
+        per_part = -(-tiles // parts)
+        as_is = r.out_strides[1] == size or g.in_channels_per_group == 1 or n_outer * last == 1  # the sums' order is the result's
+        x_step, y_step = x.strides[-1] * (g.stride[-1] if x.hands == 1 else 1), y.strides[-1]
+        sides = (x, x_step, y, y_step) if x_is_vector else (y, y_step, x, x_step)
+        early = not r.little and "blocks" not in x.name + y.name and planning.asks_early(g, reading, size, r.target.l2_bytes)
+        return cls(
+            x_is_vector, *sides, pixels, table, n_taps, n_outer, tiles, per_turn, rounds, -(-tiles // per_part), per_part,
+            rounds_per_task, (g.batch > 1 or r.turn != "only") and table.n_bands > 1, x_is_vector and as_is and inner == r.element,
+            early,
+        )  # fmt: skip
+
+
+def _arguments(r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, m: _Matrix, size: int) -> dict[int, Value]:
+    """The argument vector of the tile kernel."""
+    g, last = r.geometry, r.geometry.kernel_size[-1]
+    i, o = g.in_channels_per_group, g.out_channels_per_group
+    if m.x_is_vector:  # the sums lie as [o][tap][i]
+        row_bytes, tap_bytes, outer_bytes = m.n_outer * last * i * size, i * size, last * i * size
+    else:  # as [group][tap][i][o]
         row_bytes, tap_bytes, outer_bytes = o * size, i * o * size, last * i * o * size
-    n_taps = 1 if reading.run else last
-    taps = np.zeros((n_taps, KW_WORDS), np.int64)
-    for k in range(n_taps):
-        offset = k * dilation - lo
-        taps[k, 1 if x_is_vector else 0] = x.column(offset)
+    segments = np.ascontiguousarray(m.table.segments if not m.x_is_vector else m.table.segments[:, [1, 0, 2, 3]])
+    spans, span_bounds = planning.spans(rows_read(g, m.table, x, y, m.x_is_vector) if m.early else [])
+    # A run's columns are neighbours in memory: all of them before the next row of x. Else one block of channels, for every tap.
+    every = (reading.column_tiles, 1) if reading.kind == "run" else (1, m.n_outer)
+    sums = "out" if m.direct else "sums"
+    return {
+        Arg.SCALARS: m.scalar.name, Arg.VECTORS: m.vector.name, Arg.TOTAL: sums, Arg.CHAIN: "chain" if m.has_chain else sums,
+        Arg.SEGMENTS: segments, Arg.BANDS: m.table.bands, Arg.TAPS: _tap_table(g, reading, x, m, tap_bytes),
+        Arg.IMAGES: g.batch, Arg.IMAGES_PER_TURN: m.per_turn, Arg.ROUNDS: m.rounds, Arg.N_BANDS: m.table.n_bands,
+        Arg.TILES: m.tiles, Arg.TILES_PER_PART: m.per_part, Arg.PARTS: m.parts, Arg.ROUNDS_PER_TASK: m.rounds_per_task,
+        Arg.N_TAPS: m.n_taps, Arg.N_OUTER: m.n_outer, Arg.OUTER_EVERY: every[0], Arg.COL_EVERY: every[1],
+        Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
+        Arg.ROW_STEP: m.scalar.step, Arg.ROW_LAST: m.scalar.last, Arg.COL_STEP: m.vector.step, Arg.COL_LAST: m.vector.last,
+        Arg.SCALAR_PIXEL: m.scalar_step, Arg.SCALAR_IMAGE: m.scalar.strides[0], Arg.SCALAR_GROUP: m.scalar.group,
+        Arg.VECTOR_PIXEL: m.vector_step, Arg.VECTOR_IMAGE: m.vector.strides[0], Arg.VECTOR_GROUP: m.vector.group,
+        Arg.SCALAR_ROW: m.scalar.apart, Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes,
+        Arg.OUT_GROUP: prod(g.weight_shape) // g.groups * size, Arg.BEGUN: int(r.turn in ("middle", "last")),
+        Arg.SPANS: spans, Arg.SPAN_BOUNDS: span_bounds,
+    }  # fmt: skip
+
+
+def _tap_table(g: ConvGeometry, reading: planning.Reading, x: Side, m: _Matrix, tap_bytes: int) -> Ints:
+    """Where each tap of the last axis reads and sums, and which columns of the output it meets."""
+    taps = np.zeros((m.n_taps, KW_WORDS), np.int64)
+    for k in range(m.n_taps):
+        offset = k * g.dilation[-1] - g.padding[-1][0]
+        taps[k, 1 if m.x_is_vector else 0] = x.column(offset)
         taps[k, 2] = k * tap_bytes
         whole = (0, g.output_size[-1])
-        taps[k, 3:] = whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, stride)
+        taps[k, 3:] = whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, g.stride[-1])
+    return taps
 
-    tiles = n_taps * n_outer * reading.row_tiles * reading.column_tiles * groups
-    per_turn = 1 if table.n_bands > 1 else max(1, min(batch, pixels // max(1, prod(g.output_size))))
-    rounds = -(-batch // per_turn) * table.n_bands
-    parts, rounds_per_task = _shares(tiles, rounds, r.threads)
-    per_part = -(-tiles // parts)
-    parts = -(-tiles // per_part)
-    has_chain = (batch > 1 or r.turn != "only") and table.n_bands > 1
-    as_is = r.out_strides[1] == size or i == 1 or n_outer * last == 1  # the sums' memory order is the result's
-    direct = x_is_vector and as_is and inner == r.element
 
-    early = not r.little and "blocks" not in x.name + y.name and planning.asks_early(g, reading, size, r.target.l2_bytes)
-    asked = planning.spans(rows_read(g, table, x, y, x_is_vector) if early else [])
-    # A run's columns are neighbours in memory: all of them before the next row of x. Else one block of channels, for every tap.
-    every = (reading.column_tiles, 1) if reading.kind == "run" else (1, n_outer)
-    x_step, y_step = x.strides[-1] * (stride if x.hands == 1 else 1), y.strides[-1]
-    vector, scalar = ((x, x_step), (y, y_step)) if x_is_vector else ((y, y_step), (x, x_step))
-    sums = "out" if direct else "sums"
-    values: dict[int, Value] = {
-        Arg.SCALARS: scalar[0].name, Arg.VECTORS: vector[0].name, Arg.TOTAL: sums, Arg.CHAIN: "chain" if has_chain else sums,
-        Arg.SEGMENTS: segments, Arg.BANDS: table.bands, Arg.TAPS: taps,
-        Arg.IMAGES: batch, Arg.IMAGES_PER_TURN: per_turn, Arg.ROUNDS: rounds, Arg.N_BANDS: table.n_bands,
-        Arg.TILES: tiles, Arg.TILES_PER_PART: per_part, Arg.PARTS: parts, Arg.ROUNDS_PER_TASK: rounds_per_task,
-        Arg.N_TAPS: n_taps, Arg.N_OUTER: n_outer,
-        Arg.OUTER_EVERY: every[0], Arg.COL_EVERY: every[1],
-        Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
-        Arg.ROW_STEP: scalar[0].step, Arg.ROW_LAST: scalar[0].last, Arg.COL_STEP: vector[0].step,
-        Arg.COL_LAST: vector[0].last, Arg.SCALAR_PIXEL: scalar[1], Arg.SCALAR_IMAGE: scalar[0].strides[0],
-        Arg.SCALAR_GROUP: scalar[0].group, Arg.VECTOR_PIXEL: vector[1], Arg.VECTOR_IMAGE: vector[0].strides[0],
-        Arg.VECTOR_GROUP: vector[0].group, Arg.SCALAR_ROW: scalar[0].apart,
-        Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes, Arg.OUT_GROUP: weights // groups * size,
-        Arg.BEGUN: int(r.turn in ("middle", "last")), Arg.SPANS: asked[0], Arg.SPAN_BOUNDS: asked[1],
-    }  # fmt: skip
-    if not direct and r.turn == "only":
-        program.buffers.append(Buffer("sums", weights * size))
-    if has_chain:
-        program.buffers.append(Buffer("chain", weights * size))
-    large = batch * prod(g.output_size) * (g.in_channels * prod(g.stride) + g.out_channels) * size > r.target.l2_bytes
-    often = planning.products(g)
-    ahead = tuple(
-        planning.lines_ahead(size, step, width, often[side.name[0]]) if large else 0
-        for (side, step), width in ((scalar, reading.tile_rows), (vector, reading.tile_columns))
-    )
-    spec = planning.tile_spec(
-        reading, inner, batch == 1 and table.n_bands == 1 and r.turn == "only", (ahead[0], ahead[1]), r.little, early,
-        table.n_bands == 1 and weights * size > FAR_RESULT * r.target.l2_bytes, scalar[0].apart != 0,
-    )  # fmt: skip
-    tasks = parts * -(-rounds // rounds_per_task)
-    call = kernel_call("weight gradient", spec, values, tasks)
-    program.calls.append(in_step(call, parts, r.threads) if tasks > parts else call)
+def _take(g: ConvGeometry, m: _Matrix, named: list[str]) -> None:
+    """Name the decisions that were made above."""
     take = branches.weight_grad
-    take("bands.one" if table.n_bands == 1 else "bands.columns" if g.output_size[-1] > pixels else "bands.rows")
-    take("images.one" if per_turn == 1 else "images.several")
-    take("sums.chained" if has_chain else "sums.held")
-    named = {
-        "early.taken": early, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
-        "result.in_place": direct,
-    }  # fmt: skip
-    for name in [name for name, holds in named.items() if holds]:
+    take("bands.one" if m.table.n_bands == 1 else "bands.columns" if g.output_size[-1] > m.pixels else "bands.rows")
+    take("images.one" if m.per_turn == 1 else "images.several")
+    take("sums.chained" if m.has_chain else "sums.held")
+    for name in named:
         take(name)
-    take("tasks.one" if tasks == 1 else "tasks.in_step" if tasks > parts else "tasks.several")
-    if not direct and r.turn in ("only", "last"):
-        program.calls.append(_order_call(r, x_is_vector, inner))
-    program.details = {
+    take("tasks.one" if m.tasks == 1 else "tasks.in_step" if m.tasks > m.parts else "tasks.several")
+
+
+def _details(g: ConvGeometry, reading: planning.Reading, x: Side, y: Side, m: _Matrix) -> dict[str, str]:
+    return {
         "reading": f"{reading.rows} rows x {reading.columns} columns ({reading.kind}), "
-        f"{1 if reading.run else last} x {n_outer} taps, {groups} groups",
+        f"{m.n_taps} x {m.n_outer} taps, {g.groups} groups",
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
-        "bands": f"{table.n_bands} of about {pixels} pixels, {per_turn} images at a time"
-        + (", the next one asked for meanwhile" if early else ""),
-        "tasks": f"{parts} parts of the tiles, {rounds_per_task} of {rounds} rounds each",
+        "bands": f"{m.table.n_bands} of about {m.pixels} pixels, {m.per_turn} images at a time"
+        + (", the next one asked for meanwhile" if m.early else ""),
+        "tasks": f"{m.parts} parts of the tiles, {m.rounds_per_task} of {m.rounds} rounds each",
         "x": _HOW[x.name[2:]] + (", columns a stride apart dealt out" if x.hands > 1 else ""),
         "y": _HOW[y.name[2:]],
-        "result": "stored in place" if direct else "reordered from the order of the sums",
+        "result": "stored in place" if m.direct else "reordered from the order of the sums",
     }
 
 

@@ -118,16 +118,10 @@ def _blocked(
     if narrow:
         take("blocks.narrow")
     piece = max(16, LINE_ELEMENTS // (shape[1] if narrow else width))
-    pieces = [
-        (
-            n * strides[0] + sum(a * s for a, s in zip(at, strides[2:], strict=False)),
-            n * image + number * run * width * size,
-            first,
-        )
-        for n in range(shape[0])
-        for number, at in enumerate(outer)
-        for first in range(0, run, piece)
-    ]
+    pieces = []  # source and result offset, first pixel
+    for n, (number, at) in product(range(shape[0]), enumerate(outer)):
+        source = n * strides[0] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
+        pieces += [(source, n * image + number * run * width * size, first) for first in range(0, run, piece)]
     blocks = list(product(range(groups), range(tiles)))
     lines = []
     for (source, result, first), (q, tile) in product(pieces, blocks) if narrow else ((p, b) for b in blocks for p in pieces):

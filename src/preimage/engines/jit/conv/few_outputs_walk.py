@@ -1,0 +1,146 @@
+"""How few output channels walk down a plane: steps of rows, the input lines that each reads, and the ring of scratch lines under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+from preimage.engines.jit.conv.few_outputs_kernel import Part
+from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints
+from preimage.engines.jit.request import ConvRequest
+
+__all__ = ["Walk", "Window", "row_axis", "windows"]
+
+_LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Lines that a tile's rows read (or columns that its phases read), in order: position after the tile's base, the
+    number of the first member's tap, and the members with their taps after it.
+    """
+
+    at: int
+    tap: int
+    part: Part
+
+
+def row_axis(axes: list[Axis]) -> Axis:
+    """The axis that a tile's rows run along: the last but one."""
+    return axes[-2] if len(axes) > 2 else _LINE
+
+
+def windows(phases: tuple[Phase, ...], members: range, forward: bool) -> list[Window]:
+    """What the members (positions 0 .. of an axis, by number) read, in the order in which each of them reads."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for k, member in enumerate(members):
+        phase, turn = phases[member % len(phases)], member // len(phases)
+        for tap, offset in phase.taps:
+            found.setdefault(turn * phase.in_step + offset, []).append((k, tap))
+    order = sorted(found, reverse=not forward)
+    return [Window(at, found[at][0][1], tuple((k, tap - found[at][0][1]) for k, tap in found[at])) for at in order]
+
+
+#: In place of an input offset, which may be negative: the line lies outside the input.
+OUTSIDE = -(1 << 62)
+
+
+class Walk:
+    """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
+
+    def __init__(self, r: ConvRequest, axes: list[Axis], rows: int) -> None:
+        g, self.row_axis, self.rows = r.geometry, row_axis(axes), rows
+        self.every_tap, self.forward = r.every_tap, r.contraction == "conv"
+        strides = [(r.in_strides[k + 1], r.out_strides[k + 1]) for k in range(1, len(axes))]
+        self.in_line, self.out_line = strides[-2] if len(axes) > 2 else (0, 0)
+        self.columns = axes[-1].in_size
+        self.outer, self.outer_strides = axes[1:-2], strides[:-2]
+        self.kernel_rows, self.width = (g.kernel_size[-2] if len(axes) > 2 else 1), g.kernel_size[-1]
+        self.patterns: dict[int, list[Window]] = {}
+        self.steps = list(self._steps())
+        self.count = len(self.steps)
+        self.slots = max(1, *(len({source for source, _, _ in lines}) for _, lines, _ in self.steps))
+
+    @staticmethod
+    def parts(steps: Ints) -> int:
+        """Steps for one that brings new lines."""
+        return max(1, len(steps) // max(1, int((steps[:, 1] > steps[:, 0]).sum())))
+
+    def _steps(self) -> Iterator[tuple[int, list[tuple[int, int, Part]], int]]:
+        """Output offset, lines (source offset, tap, part), and the lines of the result that exist."""
+        phases, size = self.row_axis.phases, self.row_axis.out_size
+        for position in product(*(range(a.out_size) for a in self.outer)):
+            taps, out = [(0, 0)], 0  # input offset, number of the tap
+            for p, axis, (in_stride, out_stride) in zip(position, self.outer, self.outer_strides, strict=True):
+                phase, turn = axis.phases[p % len(axis.phases)], p // len(axis.phases)
+                out += p * out_stride
+                here = [(turn * phase.in_step + offset, k) for k, offset in phase.taps]
+                here = [(at, k) for at, k in here if 0 <= at < axis.in_size or self.every_tap]
+                taps = [
+                    (
+                        OUTSIDE if base == OUTSIDE or not 0 <= at < axis.in_size else base + at * in_stride,
+                        number * axis.kernel + k,
+                    )
+                    for base, number in taps
+                    for at, k in here
+                ]
+            for first in range(0, size, self.rows):
+                start = first % len(phases)
+                if start not in self.patterns:
+                    self.patterns[start] = windows(phases, range(start, start + self.rows), self.forward)
+                base = first // len(phases) * phases[0].in_step
+                lines = []
+                for at_outer, number in taps:
+                    for window in self.patterns[start]:
+                        at = base + window.at
+                        inside = 0 <= at < self.row_axis.in_size
+                        if inside or self.every_tap:
+                            source = at_outer + at * self.in_line if inside and at_outer != OUTSIDE else OUTSIDE
+                            lines.append((source, (number * self.kernel_rows + window.tap) * self.width, window.part))
+                yield out + first * self.out_line, lines, min(self.rows, size - first)
+
+    def tables(self, bands: int, line_bytes: int, tap_bytes: int) -> tuple[Ints, Ints, Ints, Ints, list[Part]]:
+        """Bands, steps, fills and rows as the kernel reads them, and the parts of rows."""
+        parts: dict[Part, int] = {}
+        edges = [self.count * band // bands for band in range(bands + 1)]
+        steps: list[tuple[int, ...]] = []
+        fills: list[tuple[int, int, int]] = []
+        rows: list[tuple[int, int, int]] = []
+        for begin, end in pairwise(edges):
+            ring: dict[int, int] = {}
+            for out, lines, exist in self.steps[begin:end]:
+                wanted = dict.fromkeys(source for source, _, _ in lines)
+                ring = {source: slot for source, slot in ring.items() if source in wanted}
+                free = iter(sorted(set(range(self.slots)) - set(ring.values())))
+                first_fill, first_row = len(fills), len(rows)
+                for source in wanted:
+                    if source not in ring:
+                        ring[source] = next(free)
+                        columns = self.columns if source != OUTSIDE else 0
+                        fills.append((source if columns else 0, ring[source] * line_bytes, columns))
+                for source, tap, part in lines:
+                    rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts))))
+                steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
+        bounds = as_ints(list(pairwise(edges)))
+        steps = _looking_ahead(steps, edges)
+        return bounds, as_ints(steps), _table(fills), _table(rows), list(parts) or [()]
+
+
+def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> list[tuple[int, ...]]:
+    """Every step with the fills of the next step that has some, how many steps away it is, and whether it is the next unit's."""
+    out = list(steps)
+    bands = list(pairwise(edges))
+    for band, (begin, end) in enumerate(bands):
+        first = steps[bands[(band + 1) % len(bands)][0]]
+        fills, far, beyond = first[:2], 0, 1
+        for number in range(end - 1, begin - 1, -1):
+            far += 1
+            out[number] = (*steps[number], *fills, far, beyond)
+            if steps[number][0] < steps[number][1]:
+                fills, far, beyond = steps[number][:2], 0, 0
+    return out
+
+
+def _table(rows: list[tuple[int, int, int]]) -> Ints:
+    return as_ints(rows).reshape(-1, 3)
