@@ -9,7 +9,6 @@ Both are linear and separable: along one axis after the other. 16-bit floats are
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from preimage.errors import OptionError
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, narrow, operand
 from preimage.ops.sums import exactly
-from preimage.ops.windows import Windows, along, spatial_of, windows_of
+from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
 
-__all__ = ["avg_pool", "sum_pool"]
+__all__ = ["averages_over", "avg_pool", "sum_pool"]
 
 
 def _zeros(like: Array, k: int, size: int) -> Array:
@@ -93,14 +92,13 @@ def sum_pool(
     return _sum_pool_op(x, windows=windows)
 
 
-@lru_cache(maxsize=32)
 def _counts(windows: Windows, padded: bool) -> Array:
     """The number of elements of every window; a single number where all have as many."""
     counts: Any = np.ones((1,) * len(windows))
     for k, w in enumerate(windows):
-        counts = counts * np.reshape(w.covered(padded), [-1 if j == k else 1 for j in range(len(windows))])
-    if counts.size and (counts == counts.flat[0]).all():
-        counts = counts.flat[0]
+        own = w.covered(padded)
+        own = own[:1] if own.size and (own == own[0]).all() else own
+        counts = counts * np.reshape(own, [-1 if j == k else 1 for j in range(len(windows))])
     return np.asarray(counts)
 
 
@@ -167,3 +165,57 @@ def avg_pool(
         raise OptionError("avg_pool: divisor_override must not be 0")
     divisor = None if divisor_override is None else float(divisor_override)
     return _avg_pool_op(x, windows=windows, divisor=divisor, padded=bool(count_include_pad))
+
+
+# -- adaptive windows --------------------------------------------------------------------------------------------------
+
+
+def _binned(x: Array, bins: tuple[Bins, ...]) -> Array:
+    """Sums over adaptive windows: window by window, or where there are more of them than elements in one, tap by tap."""
+    value = x
+    for k, b in enumerate(bins):
+        if b.outputs == b.size:
+            continue
+        starts, stops = b.edges()
+        out = _zeros(value, k, b.outputs)
+        if b.outputs <= (stops - starts).max():
+            for o, (first, last) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+                np.add.reduce(value[along(k, slice(first, last))], axis=k + 2, keepdims=True, out=out[along(k, slice(o, o + 1))])
+        else:
+            for t in range(int((stops - starts).max())):
+                here = np.flatnonzero(starts + t < stops)
+                out[along(k, here)] += np.take(value, starts[here] + t, axis=k + 2)
+        value = out
+    return value.copy() if value is x else value
+
+
+def _elements(bins: tuple[Bins, ...], dtype: Any) -> Array:
+    """The number of elements of every window."""
+    counts: Any = np.ones((1,) * len(bins))
+    for k, b in enumerate(bins):
+        starts, stops = b.edges()
+        counts = counts * np.reshape(stops - starts, [-1 if j == k else 1 for j in range(len(bins))])
+    return np.asarray(counts, dtype)
+
+
+def _means(x: Array, *, bins: tuple[Bins, ...]) -> Array:
+    value = exactly(x)
+    over = _elements(bins, value.dtype)
+    made = _binned(value, bins) / over
+    if x.dtype.itemsize > 2 and not np.isfinite(made).all():  # a sum may overflow on the way to a mean that does not
+        part = value.dtype.type(2.0 ** -math.ceil(math.log2(max(float(over.max(initial=0)), 2))))
+        made = np.where(np.isfinite(made), made, _binned(value * part, bins) / over / part)
+    return narrow(made, x)
+
+
+def _means_back(y: Array, *, bins: tuple[Bins, ...]) -> Array:
+    value = exactly(y)
+    return narrow(_binned(value / _elements(bins, value.dtype), tuple(b.back for b in bins)), y)
+
+
+averages_over: Primitive = primitive(
+    "adaptive_avg_pool", _means, [lambda g, ans, x, bins: _means_back_op(g, bins=bins)], saves=(), linear=(0,)
+)
+_means_back_op: Primitive = primitive(
+    "adaptive_avg_unpool", _means_back, [lambda g, ans, y, bins: averages_over(g, bins=bins)], saves=(), linear=(0,)
+)

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array
 from preimage.engines.base import accumulator_dtype, supported_dtype
-from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.geometry.sizes import MAX_ELEMENTS
+from preimage.resources import memory_limit
 
 __all__ = [
-    "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "common_dtype",
+    "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "check_room", "common_dtype",
     "count_of", "entries", "float_dtype", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
     "shape_sizes", "sizes_of", "widened",
 ]  # fmt: skip
@@ -219,6 +220,19 @@ def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
         return tuple(operator.index(n) for n in ([shape] if listed is None else listed))
     except TypeError:
         raise OptionError(f"{name}: sizes are integers, got {shape!r}") from None
+
+
+def check_room(name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raises: ShapeError for a result of more elements than an array can have; OutOfMemoryError for more bytes than the process may take."""
+    count = math.prod(shape)
+    if count > MAX_ELEMENTS:
+        raise ShapeError(
+            f"{name}: the result would have shape {shape}: more than the {MAX_ELEMENTS} elements that can be indexed"
+        )
+    if count > 1 << 24 and count * dtype.itemsize > memory_limit():
+        raise OutOfMemoryError(
+            f"{name}: the result of shape {shape} would take {count * dtype.itemsize >> 20} MiB; there are {memory_limit() >> 20} MiB"
+        )
 
 
 def widened(array: Array) -> Array:

@@ -17,7 +17,6 @@ A negative lo or hi leaves cells of the extended signal out. Margins may be wide
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,10 @@ from numpy.typing import NDArray
 
 from preimage.autograd import Primitive, primitive
 from preimage.engines.base import Array
+from preimage.engines.kept_tables import kept_tables
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import Padding, normalise_padding
-from preimage.ops.operands import axis_of, operand
+from preimage.ops.operands import axis_of, check_room, operand
 from preimage.ops.sums import sum_dtype
 
 __all__ = ["MODES", "check_mode", "fold_margin", "pad"]
@@ -42,7 +42,7 @@ def check_mode(mode: str) -> None:
         raise OptionError(f"padding mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
 
 
-@lru_cache(maxsize=1024)
+@kept_tables
 def _sources(n: int, lo: int, hi: int, mode: str) -> NDArray[np.intp]:
     """m(p) for p = -lo .. n + hi - 1 in a mode that copies cells."""
     p = np.arange(-lo, n + hi)
@@ -164,6 +164,7 @@ def _check_sizes(shape: tuple[int, ...], pairs: Pairs, mode: str, name: str) -> 
 def pad_pairs(x: Any, pairs: Pairs, mode: str, value: float = 0.0) -> Any:
     """`pad` for checked arguments: one pair for every axis."""
     _check_sizes(x.shape, pairs, mode, "pad")
+    check_room("pad", tuple(n + lo + hi for n, (lo, hi) in zip(x.shape, pairs, strict=True)), x.dtype)
     return _pad_op(x, pairs=pairs, mode=mode, value=value)
 
 

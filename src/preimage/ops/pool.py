@@ -17,16 +17,14 @@ import numpy as np
 
 from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines import around
-from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
-from preimage.ops.broadcast import astype
+from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.ops.averages import averages_over
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, count_of, entries, narrow, operand, regular, sizes_of
+from preimage.ops.operands import Array, check_room, count_of, entries, narrow, operand, regular, sizes_of
 from preimage.ops.reduce import max as max_over
 from preimage.ops.reduce import mean as mean_over
-from preimage.ops.shape import concat, getitem, take
 from preimage.ops.sums import sum_dtype
-from preimage.ops.windows import Windows, along, spatial_of, taps, windows_of
-from preimage.resources import available_memory
+from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "global_avg_pool", "global_max_pool", "max_pool", "max_unpool"]
 
@@ -59,21 +57,53 @@ def _max_pool(x: Array, *, windows: Windows) -> Array:
     return value.copy() if value is x else value
 
 
-def _switches(x: Array, pooled: Array, windows: Windows) -> Array:
-    """Where each maximum came from: the first place in row-major order (of NaNs, the first NaN); -1 for no element."""
-    found = np.full(pooled.shape, -1, np.int64)
-    size = x.shape[2:]
-    for serves, reads in taps(windows, backwards=True):
-        here: Any = (..., *serves)
-        there: Any = (..., *reads)
-        value = x[there]
-        position: Any = np.zeros((1,) * len(size), np.int64)
-        for k, part in enumerate(reads):
-            stops = np.arange(part.start, part.stop, part.step).reshape([-1 if j == k else 1 for j in range(len(size))])
-            position = position * size[k] + stops
-        # a NaN maximum equals nothing: then the NaNs of the window are the candidates
-        np.copyto(found[here], position, where=(value == pooled[here]) | np.isnan(value))
-    return found
+def _switches(x: Array, windows: Windows) -> Array:
+    """Where each maximum is: the first place in row-major order (of NaNs, the first NaN); -1 for no element.
+
+    Axis by axis, the innermost first: the first row that holds the maximum, and in it the first column.
+    """
+    value = x
+    found = np.arange(math.prod(x.shape[2:])).reshape((1, 1, *x.shape[2:]))
+    for k, w in reversed(list(enumerate(windows))):
+        shape = (*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :])
+        best, place = np.full(shape, -np.inf, x.dtype), np.full(shape, -1, np.int64)
+        for t in range(w.kernel):
+            reach = w.reach(t)
+            if reach is None:
+                continue
+            here, there = along(k, reach[0]), along(k, reach[1])
+            new, old, seen, at = value[there], best[here], place[here], found[there]
+            better = ((new > old) | (np.isnan(new) & ~np.isnan(old)) | (seen < 0)) & (at >= 0)
+            best[here], place[here] = np.where(better, new, old), np.where(better, at, seen)
+        value, found = best, place
+    return np.broadcast_to(found, value.shape).copy()
+
+
+def _switches_of_bins(x: Array, bins: tuple[Bins, ...]) -> Array:
+    """`_switches` for adaptive windows: window by window, or where there are more of them than elements in one, tap by tap."""
+    value, found = x, np.arange(math.prod(x.shape[2:])).reshape((1, 1, *x.shape[2:]))
+    for k, b in reversed(list(enumerate(bins))):
+        if b.outputs == b.size:
+            continue
+        starts, stops = b.edges()
+        found = np.broadcast_to(found, value.shape)
+        if b.outputs <= (stops - starts).max():
+            parts = [along(k, slice(int(first), int(last))) for first, last in zip(starts, stops, strict=True)]
+            at = [np.argmax(value[part], axis=k + 2, keepdims=True) for part in parts]  # of NaNs the first, else of maxima
+            value, found = (
+                np.concatenate([np.take_along_axis(a[part], i, k + 2) for part, i in zip(parts, at, strict=True)], k + 2)
+                for a in (value, found)
+            )
+            continue
+        best, place = np.take(value, starts, axis=k + 2), np.take(found, starts, axis=k + 2)
+        for t in range(1, int((stops - starts).max())):
+            here = np.flatnonzero(starts + t < stops)
+            new, seen = np.take(value, starts[here] + t, axis=k + 2), np.take(found, starts[here] + t, axis=k + 2)
+            old, to = np.take(best, here, axis=k + 2), along(k, here)
+            better = (new > old) | (np.isnan(new) & ~np.isnan(old))
+            best[to], place[to] = np.where(better, new, old), np.where(better, seen, place[to])
+        value, found = best, place
+    return np.broadcast_to(found, value.shape).copy()
 
 
 def _planes(switches: Array, plane: int) -> Array:
@@ -126,13 +156,13 @@ def _max_pool_back(g: Array, *, x: Array, pooled: Array, windows: Windows) -> Ar
     made = around.max_pool_grad(g, x, pooled, sizes)
     if made is not None:
         return made
-    return _put_switches(g, switches=_switches(x, pooled, windows), size=x.shape[2:])
+    return _put_switches(g, switches=_switches(x, windows), size=x.shape[2:])
 
 
 _max_pool_back_op = primitive(
     "max_pool_back",
     _max_pool_back,
-    [lambda g, ans, y, x, pooled, windows: _take_op(g, switches=_switches(x, pooled, windows))],
+    [lambda g, ans, y, x, pooled, windows: _take_op(g, switches=_switches(x, windows))],
     saves=(),
 )
 
@@ -177,7 +207,7 @@ def max_pool(
     windows = windows_of("max_pool", spatial_of(x, "max_pool"), kernel_size, stride, padding, dilation, ceil_mode)
     if not return_switches:
         return _max_pool_op(x, windows=windows)
-    switches = _switches(array_of(x), _max_pool(array_of(x), windows=windows), windows)
+    switches = _switches(array_of(x), windows)
     return _take_op(x, switches=switches), switches
 
 
@@ -217,6 +247,7 @@ def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last"
     if where.shape != y.shape:
         raise ShapeError(f"max_unpool: switches have shape {where.shape}, wanted y's, {y.shape}")
     plane = math.prod(size)
+    check_room("max_unpool", (*y.shape[:2], *size), y.dtype)
     if where.size and (where.max() >= plane or where.min() < -1):
         raise ShapeError(f"max_unpool: switches reach from {where.min()} to {where.max()}; output_size {size} has {plane} places")
     if not isinstance(overlap, str) or overlap not in ("last", "add"):
@@ -242,44 +273,32 @@ def global_max_pool(x: Any) -> Any:
     return max_over(x, tuple(range(2, 2 + len(spatial_of(x, "global_max_pool")))), keepdims=True)
 
 
-def _adaptive(x: Any, output_size: Any, name: str, reduce: Any) -> Any:
-    x = operand(x, "x")
-    dtype, spatial = x.dtype, spatial_of(x, name)
-    listed = entries(output_size)
+def _bins(x: Any, output_size: Any, name: str) -> tuple[Bins, ...]:
+    spatial, listed = spatial_of(x, name), entries(output_size)
     wanted = (output_size,) * len(spatial) if listed is None else tuple(listed)
     if len(wanted) != len(spatial):
         raise ShapeError(f"{name}: output_size {output_size!r} does not fit the {len(spatial)} spatial axes of shape {x.shape}")
-    if reduce is mean_over:
-        x = astype(x, sum_dtype(dtype))  # means of means, rounded once at the end
-    for k, (n, m) in enumerate(zip(spatial, wanted, strict=True)):
-        outputs = n if m is None else count_of(m, f"{name}: a size", 0)
-        if outputs < 1 or n < 1:
-            raise ShapeError(f"{name}: cannot make {outputs} windows over spatial axis {k} of size {n}")
-        if outputs == n:
-            continue
-        wanted_bytes = outputs * max(x.size // n * x.dtype.itemsize, 2 * np.dtype(np.intp).itemsize)
-        if wanted_bytes > available_memory():
-            raise OutOfMemoryError(
-                f"{name}: {outputs} windows over spatial axis {k} take {wanted_bytes:.3g} bytes, more than there are"
-            )
-        # Window o reaches from floor(o n / outputs) to ceil((o + 1) n / outputs): where there are more than n, many are the same.
-        o = np.arange(outputs + 1)
-        edges = np.stack([o[:-1] * n // outputs, -(-o[1:] * n // outputs)])
-        fresh = np.append(True, (edges[:, 1:] != edges[:, :-1]).any(axis=0))
-        pools = [reduce(getitem(x, along(k, slice(a, b))), k + 2, keepdims=True) for a, b in edges[:, fresh].T.tolist()]
-        x = concat(pools, axis=k + 2)
-        if len(pools) < outputs:
-            x = take(x, fresh.cumsum() - 1, k + 2)
-    return astype(x, dtype)
+    bins = tuple(Bins(n, n if m is None else count_of(m, f"{name}: a size", 0)) for n, m in zip(spatial, wanted, strict=True))
+    for k, b in enumerate(bins):
+        if b.outputs < 1 or b.size < 1:
+            raise ShapeError(f"{name}: cannot make {b.outputs} windows over spatial axis {k} of size {b.size}")
+        check_room(name, (*x.shape[:2], *(c.outputs for c in bins[: k + 1]), *spatial[k + 1 :]), x.dtype)
+    return bins
 
 
 @laid_out
 def adaptive_avg_pool(x: Any, output_size: Any) -> Any:
     """The mean over windows chosen so that the output has `output_size` (None for an axis: as it is)."""
-    return _adaptive(x, output_size, "adaptive_avg_pool", mean_over)
+    x = operand(x, "x")
+    return averages_over(x, bins=_bins(x, output_size, "adaptive_avg_pool"))
 
 
 @laid_out
+@np.errstate(all="ignore")
 def adaptive_max_pool(x: Any, output_size: Any) -> Any:
-    """The maximum over windows chosen so that the output has `output_size` (None for an axis: as it is)."""
-    return _adaptive(x, output_size, "adaptive_max_pool", max_over)
+    """The maximum over windows chosen so that the output has `output_size` (None for an axis: as it is).
+
+    Gradient: to the element that won, as in max_pool.
+    """
+    x = operand(x, "x")
+    return _take_op(x, switches=_switches_of_bins(array_of(x), _bins(x, output_size, "adaptive_max_pool")))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ import numpy as np
 from preimage.autograd import Primitive, primitive
 from preimage.engines import around
 from preimage.engines.base import is_channels_last
+from preimage.engines.kept_tables import kept_tables
 from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, entries, narrow, operand, sizes_of
+from preimage.ops.operands import Array, check_room, entries, narrow, operand, sizes_of
 from preimage.ops.sampling import Positions, simplest_fraction
 from preimage.ops.shape import reshape, transpose
 from preimage.ops.sums import exactly
@@ -106,14 +106,19 @@ def _runs(low: Array, high: Array, period: int) -> list[Run]:
     return runs
 
 
-@lru_cache(maxsize=256)
-def _plan(axis: Resize) -> tuple[Array, list[Run]]:
-    """The weights t, and the runs for the best period: a step of p / q repeats after q outputs, and nearly after q / p."""
+#: With more stretches than this single elements are gathered: a call for each would take longer.
+MOST_RUNS = 256
+
+
+@kept_tables
+def _plan(axis: Resize) -> tuple[Array, Array, Array, list[Run] | None]:
+    """low, high, t, and the runs for the best period: a step of p / q repeats after q outputs, and nearly after q / p. None: too many."""
     low, high, t = axis.weights()
     p, q = axis.positions.step.numerator, axis.positions.step.denominator
     near = q // p if p else 1
-    periods = {k for k in (1, near, near + 1, q) if 1 <= k <= max(1, low.size // 2)}
-    return t, _runs(low, high, min(sorted(periods), key=lambda period: _breaks(low, high, period)))
+    periods = {k for k in (1, near, near + 1, q) if 1 <= k <= max(1, min(low.size // 2, MOST_RUNS))}
+    breaks, period = min((_breaks(low, high, k), k) for k in periods)
+    return low, high, t, _runs(low, high, period) if breaks <= MOST_RUNS else None
 
 
 def _in_memory(x: Array) -> tuple[Array, int]:
@@ -125,11 +130,68 @@ def _column(t: Array, like: Array, axis: int) -> Array:
     return t.astype(like.dtype).reshape((-1,) + (1,) * (like.ndim - axis - 1))
 
 
-@lru_cache(maxsize=256)
+@kept_tables
 def _tables(axis: Resize, dtype: Any) -> tuple[Array, Array, Array, Array]:
     """What the generated kernel reads: low, high, t, and 1 where the two are blended, else 0."""
     low, high, t = axis.weights()
     return low, high, t.astype(dtype), (t > 0).astype(dtype)
+
+
+def _by_runs(value: Array, k: int, outputs: int, t: Array, runs: list[Run]) -> Array:
+    """Axis k resized, stretch by stretch."""
+    lead = (slice(None),) * k
+    out = np.empty((*value.shape[:k], outputs, *value.shape[k + 1 :]), value.dtype)
+    for to, low, high in runs:
+        if t[to].any():
+            weight = _column(t[to], value, k)
+            np.multiply(value[(*lead, low)], 1 - weight, out=out[(*lead, to)])
+            out[(*lead, to)] += value[(*lead, high)] * weight
+        else:
+            out[(*lead, to)] = value[(*lead, low)]
+    return out
+
+
+def _back_by_runs(value: Array, k: int, t: Array, runs: list[Run], out: Array) -> None:
+    lead = (slice(None),) * k
+    for to, low, high in runs:
+        part = value[(*lead, to)]
+        if t[to].any():
+            weight = _column(t[to], value, k)
+            out[(*lead, low)] += part * (1 - weight)
+            out[(*lead, high)] += part * weight
+        else:
+            out[(*lead, low)] += part
+
+
+def _gathered(value: Array, k: int, low: Array, high: Array, t: Array) -> Array:
+    """Axis k resized, element by element; an element that is not blended is copied, whatever lies beside it."""
+    out = np.take(value, low, axis=k)
+    between = np.flatnonzero(t)
+    if between.size:
+        at: Any = (*(slice(None),) * k, between)
+        weight = _column(t[between], value, k)
+        out[at] = out[at] * (1 - weight) + np.take(value, high[between], axis=k) * weight
+    return out
+
+
+def _scattered(value: Array, k: int, low: Array, high: Array, t: Array, out: Array) -> None:
+    """The adjoint of `_gathered`, added to out. Positions rise, so what is added to one element lies side by side."""
+    between = np.flatnonzero(t)
+    below = value
+    if between.size:
+        weight = _column(t[between], value, k)
+        upper = np.take(value, between, axis=k)
+        below = value.copy()
+        at: Any = (*(slice(None),) * k, between)
+        below[at] = upper * (1 - weight)
+        _add_sorted(out, k, high[between], upper * weight)
+    _add_sorted(out, k, low, below)
+
+
+def _add_sorted(out: Array, k: int, places: Array, values: Array) -> None:
+    first = np.flatnonzero(np.diff(places, prepend=-1))
+    at: Any = (*(slice(None),) * k, places[first])
+    out[at] += np.add.reduceat(values, first, axis=k)
 
 
 def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
@@ -138,34 +200,20 @@ def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
         return made
     value, start = _in_memory(exactly(x))
     for k, axis in enumerate(axes, start):
-        t, runs = _plan(axis)
-        lead = (slice(None),) * k
-        out = np.empty((*value.shape[:k], axis.outputs, *value.shape[k + 1 :]), value.dtype)
-        for to, low, high in runs:
-            if t[to].any():
-                weight = _column(t[to], value, k)
-                np.multiply(value[(*lead, low)], 1 - weight, out=out[(*lead, to)])
-                out[(*lead, to)] += value[(*lead, high)] * weight
-            else:
-                out[(*lead, to)] = value[(*lead, low)]
-        value = out
+        low, high, t, runs = _plan(axis)
+        value = _gathered(value, k, low, high, t) if runs is None else _by_runs(value, k, axis.outputs, t, runs)
     return narrow(value if start == 2 else np.moveaxis(value, -1, 1), x)
 
 
 def _resize_back(y: Array, *, axes: tuple[Resize, ...]) -> Array:
     value, start = _in_memory(exactly(y))
     for k, axis in reversed(list(enumerate(axes, start))):
-        t, runs = _plan(axis)
-        lead = (slice(None),) * k
+        low, high, t, runs = _plan(axis)
         out = np.zeros((*value.shape[:k], axis.size, *value.shape[k + 1 :]), value.dtype)
-        for to, low, high in runs:
-            part = value[(*lead, to)]
-            if t[to].any():
-                weight = _column(t[to], value, k)
-                out[(*lead, low)] += part * (1 - weight)
-                out[(*lead, high)] += part * weight
-            else:
-                out[(*lead, low)] += part
+        if runs is None:
+            _scattered(value, k, low, high, t, out)
+        else:
+            _back_by_runs(value, k, t, runs, out)
         value = out
     return narrow(value if start == 2 else np.moveaxis(value, -1, 1), y)
 
@@ -240,6 +288,7 @@ def upsample(
         if n < 1 or m < 1:
             raise ShapeError(f"upsample: spatial axis {k} of size {n} cannot be resized to {m}")
         exact = None if factor is None else simplest_fraction(factor)
+        check_room("upsample", (*x.shape[:2], *sizes[: k + 1], *x.shape[k + 3 :]), x.dtype)
         axes.append(Resize(n, line(n, m, exact, mode, bool(align_corners)), mode == "linear"))
     return _resize_op(x, axes=tuple(axes))
 

@@ -7,8 +7,6 @@ over taps of whole-array operations, and nothing is padded or copied.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from preimage.errors import GeometryError, ShapeError
 from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
 
-__all__ = ["Axis", "Windows", "along", "spatial_of", "taps", "windows_of"]
+__all__ = ["Axis", "Bins", "Windows", "along", "spatial_of", "windows_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,27 @@ class Axis:
 Windows = tuple[Axis, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Adaptive windows along one axis: window o of `outputs` covers floor(o size / outputs) .. ceil((o + 1) size / outputs) - 1.
+
+    Element i lies in the windows floor(i outputs / size) .. ceil((i + 1) outputs / size) - 1: going back, sizes change places.
+    """
+
+    size: int
+    outputs: int
+
+    def edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first element of every window, and the end."""
+        o = np.arange(self.outputs, dtype=np.int64)
+        return o * self.size // self.outputs, -(-(o + 1) * self.size // self.outputs)
+
+    @property
+    def back(self) -> Bins:
+        """The windows of outputs in which each element lies."""
+        return Bins(self.outputs, self.size)
+
+
 def spatial_of(x: Any, name: str) -> tuple[int, ...]:
     """The spatial sizes of an array (N, C, *spatial). Raises: ShapeError for fewer than two axes."""
     if x.ndim < 2:
@@ -61,7 +80,7 @@ def spatial_of(x: Any, name: str) -> tuple[int, ...]:
     return tuple(x.shape[2:])
 
 
-def along(k: int, part: slice) -> tuple[slice, ...]:
+def along(k: int, part: Any) -> tuple[Any, ...]:
     """The index of a part of the k-th spatial axis."""
     return (slice(None), slice(None), *([slice(None)] * k), part)
 
@@ -114,12 +133,3 @@ def windows_of(
             outputs -= 1
         axes.append(Axis(n, outputs, kernel, step, lo, hi, dil))
     return tuple(axes)
-
-
-def taps(windows: Windows, backwards: bool = False) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Every tap in row-major order: the slices of the outputs that it serves, and of the inputs that it reads."""
-    order = list(itertools.product(*(range(w.kernel) for w in windows)))
-    for index in reversed(order) if backwards else order:
-        reach = [r for r in (w.reach(k) for w, k in zip(windows, index, strict=True)) if r is not None]
-        if len(reach) == len(windows):
-            yield tuple(r[0] for r in reach), tuple(r[1] for r in reach)

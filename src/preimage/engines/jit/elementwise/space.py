@@ -6,7 +6,6 @@ Arrays lie densely, in C order or with channels innermost; None is given for any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -27,6 +26,7 @@ from preimage.engines.jit.elementwise.space_kernel import (
 )
 from preimage.engines.jit.link import address_of
 from preimage.engines.jit.runtime import pool
+from preimage.engines.kept_tables import kept_tables
 from preimage.settings import thread_count
 
 __all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
@@ -74,16 +74,16 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
 # -- windows -----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
+@kept_tables
 def _window_table(size: int, outputs: int, kernel: int, stride: int, lo: int, dilation: int) -> Array:
     """(first position inside, taps inside) of every window along an axis."""
-    start = np.arange(outputs, dtype=np.int64)[:, None] * stride - lo + np.arange(kernel) * dilation
-    inside = (start >= 0) & (start < size)
-    first = np.where(inside.any(1), np.where(inside, start, size).min(1), 0)
-    return np.ascontiguousarray(np.stack([first, inside.sum(1)], axis=1))
+    start = np.arange(outputs, dtype=np.int64) * stride - lo
+    first = np.maximum(-(start // dilation), 0)
+    count = np.maximum(np.minimum((size - 1 - start) // dilation, kernel - 1) - first + 1, 0)
+    return np.ascontiguousarray(np.stack([np.where(count > 0, start + first * dilation, 0), count], axis=1))
 
 
-@lru_cache(maxsize=256)
+@kept_tables
 def _cover_table(size: int, outputs: int, kernel: int, stride: int, lo: int) -> Array:
     """(last window, windows) that cover every position along an axis."""
     place = np.arange(size, dtype=np.int64) + lo
@@ -134,7 +134,11 @@ def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms:
 Windows = tuple[tuple[int, int, int, int, int, int], ...]
 
 
-@lru_cache(maxsize=8)  # a table of a large image takes megabytes
+#: Entries of a table of taps: with more of them the gradient is NumPy's, whose memory does not grow with the window.
+MOST_TAPS = 1 << 20
+
+
+@kept_tables
 def _tap_table(windows: Windows) -> Array:
     """The flat positions of every window's taps, in row-major order; -1 outside. windows: size, outputs, kernel, stride, lo, dilation."""
     flat = np.zeros((1, 1), np.int64)
@@ -149,7 +153,7 @@ def _tap_table(windows: Windows) -> Array:
 def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array | None:
     """g of every window added to the first element of x that is the window's maximum, in order of the outputs."""
     last = innermost(x)
-    if last is None:
+    if last is None or prod(outputs * kernel for _, outputs, kernel, _, _, _ in windows) > MOST_TAPS:
         return None
     g, pooled = (a if innermost(a) is last else _placed(a, last) for a in (g, pooled))
     space, outputs = prod(x.shape[2:]), prod(g.shape[2:])
