@@ -32,13 +32,14 @@ _STYLE = """<style>
 .preimage-card .scroll { overflow-x: auto; } .preimage-card .soft, .preimage-card caption { color: var(--soft); }
 .preimage-card .head { font-weight: 600; font-size: 14px; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 .preimage-card .head span { font-weight: 400; color: var(--soft); margin-left: .6em; }
-div.preimage-card table { border-collapse: collapse; margin: .3rem 0; font: inherit; border: 0; width: auto; }
-div.preimage-card table tr { background: none; }
-div.preimage-card table th, div.preimage-card table td { text-align: left; padding: .12rem 1.1rem .12rem 0; border: 0;
+div.preimage-card.preimage-card table { border-collapse: collapse; margin: .3rem 0; font: inherit; border: 0; width: auto; }
+div.preimage-card.preimage-card table tr { background: none; }
+div.preimage-card.preimage-card table th, div.preimage-card.preimage-card table td { text-align: left; padding: .12rem 1.1rem .12rem 0; border: 0;
   border-bottom: 1px solid var(--line); vertical-align: top; white-space: normal; max-width: 34rem; overflow-wrap: break-word; color: inherit; }
-div.preimage-card table th { font-weight: 600; } div.preimage-card table.facts td:first-child { color: var(--soft); white-space: nowrap; }
-div.preimage-card table .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-div.preimage-card table tr.total td { font-weight: 600; border-bottom: 0; }
+div.preimage-card.preimage-card table th { font-weight: 600; }
+div.preimage-card.preimage-card table.facts td:first-child { color: var(--soft); white-space: nowrap; }
+div.preimage-card.preimage-card table .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+div.preimage-card.preimage-card table tr.total td { font-weight: 600; border-bottom: 0; }
 .preimage-card pre { font: 12px/1.4 ui-monospace, Menlo, Consolas, monospace; margin: .3rem 0; padding: 0; background: none;
   color: inherit; white-space: pre; }
 .preimage-card .pictures { display: flex; flex-wrap: wrap; gap: .8rem; margin: .4rem 0; }
