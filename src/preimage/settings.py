@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields, replace
+from operator import index
 from typing import Any
 
 from preimage.errors import OptionError
@@ -47,9 +48,14 @@ class Settings:
             raise OptionError(f"engine must be a name such as 'auto' or 'gemm', got {self.engine!r}")
         for name, least in (("threads", 0), ("workspace_bytes", 0), ("debug", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            try:
+                number = least - 1 if isinstance(value, bool) else index(value)
+            except TypeError:
+                number = least - 1
+            if number < least:
                 raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if self.accuracy not in ACCURACIES:
+            object.__setattr__(self, name, number)  # NumPy's integers as Python's
+        if not isinstance(self.accuracy, str) or self.accuracy not in ACCURACIES:
             planned = "; algorithms that sum in another order are not built yet" if self.accuracy == "fast" else ""
             raise OptionError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {self.accuracy!r}{planned}")
 

@@ -111,6 +111,8 @@ class Graph(Module):
     op is not registered (all such nodes in one message).
     """
 
+    _own_kinds = True  # its run plans the memory of arrays
+
     def __init__(
         self,
         nodes: Iterable[Node],

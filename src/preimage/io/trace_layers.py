@@ -59,7 +59,9 @@ def _group_norm(m: Any, values: list[str], name: Name) -> Built:
     return "group_norm", [*values, *_affine(m, name)], {"groups": m.num_groups, "channels": m.num_channels, "eps": float(m.eps)}
 
 
-def _instance_norm(m: Any, values: list[str], name: Name) -> Built:
+def _instance_norm(m: Any, values: list[str], name: Name) -> Built | None:
+    if m.running_mean is not None:  # in evaluation they stand for the image's own
+        return _batch_norm(m, values, name)
     return "instance_norm", [*values, *_affine(m, name)], {"channels": m.num_features, "eps": float(m.eps)}
 
 

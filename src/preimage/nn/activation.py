@@ -9,6 +9,7 @@ import numpy as np
 from preimage import ops
 from preimage.nn.module import Module, Parameter
 from preimage.ops.layout import check_layout
+from preimage.ops.operands import count_of, float_dtype, number_of
 
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish",
@@ -183,8 +184,8 @@ class PReLU(Module):
         self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = np.float32, layout: str = "channels_first"
     ) -> None:
         super().__init__()
-        self.num_parameters, self.layout = num_parameters, check_layout(layout)
-        self.weight = Parameter(np.full(num_parameters, init, dtype))
+        self.num_parameters, self.layout = count_of(num_parameters, "PReLU: num_parameters", 1), check_layout(layout)
+        self.weight = Parameter(np.full(self.num_parameters, number_of(init, "PReLU: init"), float_dtype(dtype)))
 
     def forward(self, x: Any) -> Any:
         return ops.prelu(x, self.weight, layout=self.layout)

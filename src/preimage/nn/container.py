@@ -16,6 +16,7 @@ from preimage.nn.activation import _Activation
 from preimage.nn.conv import _Convolution, is_recording
 from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
+from preimage.ops.operands import axis_of, float_dtype, integer_of, operand, sizes_of
 
 __all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
 
@@ -137,10 +138,8 @@ class Linear(Module):
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32, rng: Any = None
     ) -> None:
         super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-                raise OptionError(f"{name} must be an integer of at least 0, got {value!r}")
-        self.in_features, self.out_features = int(in_features), int(out_features)
+        in_features, out_features = integer_of(in_features, "in_features", 0), integer_of(out_features, "out_features", 0)
+        self.in_features, self.out_features, dtype = in_features, out_features, float_dtype(dtype)
         generator = init.generator(rng)
         bound = 1 / math.sqrt(max(1, in_features))
         self.weight = Parameter(init.uniform((out_features, in_features), -bound, bound, rng=generator).astype(dtype))
@@ -191,11 +190,12 @@ class Unflatten(Module):
 
     def __init__(self, dim: int, unflattened_size: Iterable[int]) -> None:
         super().__init__()
-        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+        self.dim, self.unflattened_size = dim, sizes_of(unflattened_size, "Unflatten")
 
     def forward(self, x: Any) -> Any:
+        x = operand(x, "x")
         shape = x.shape
-        k = self.dim % len(shape)
+        k = axis_of(self.dim, len(shape), "Unflatten")
         known = math.prod(n for n in self.unflattened_size if n != -1)
         sizes = tuple(shape[k] // max(1, known) if n == -1 else n for n in self.unflattened_size)
         return ops.reshape(x, (*shape[:k], *sizes, *shape[k + 1 :]))

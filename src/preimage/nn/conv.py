@@ -14,6 +14,8 @@ from preimage.geometry import normalise_padding, per_axis
 from preimage.nn import init
 from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
+from preimage.ops.layout import check_layout
+from preimage.ops.operands import float_dtype, integer_of
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
@@ -51,16 +53,14 @@ class _Convolution(Module):
         rng: Any = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("in_channels", in_channels, 0), ("out_channels", out_channels, 0), ("groups", groups, 1)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
+        in_channels, out_channels = integer_of(in_channels, "in_channels", 0), integer_of(out_channels, "out_channels", 0)
+        groups, dtype = integer_of(groups, "groups", 1), float_dtype(dtype)
         if in_channels % groups or out_channels % groups:
             raise OptionError(f"groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
-        if padding_mode not in MODES:
+        if not isinstance(padding_mode, str) or padding_mode not in MODES:
             raise OptionError(f"padding_mode must be one of {', '.join(repr(m) for m in MODES)}, got {padding_mode!r}")
-        if layout not in ("channels_first", "channels_last"):
-            raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
-        self.in_channels, self.out_channels, self.groups = int(in_channels), int(out_channels), int(groups)
+        check_layout(layout)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = per_axis(kernel_size, self.ndim, "kernel_size")
         self.stride = per_axis(stride, self.ndim, "stride")
         self.dilation = per_axis(dilation, self.ndim, "dilation")

@@ -4,7 +4,8 @@
     init.kaiming_normal_(layer.weight, rng=0)          sets the layer's weight
 
 `rng` is a numpy Generator, a seed, or None for the library's own generator, which starts from seed 0 in every process:
-the same program gives the same network (`manual_seed` starts it elsewhere).
+the same program gives the same network (`manual_seed` starts it elsewhere). A forked process goes on from where its parent stood,
+so forked workers draw the same numbers: give each a seed of its own (`manual_seed(worker)`, or `rng=worker`).
 
 Weights are (out, in / groups, *kernel); fan_in = in / groups * prod(kernel), fan_out = out * prod(kernel), as in PyTorch, also
 for the transpose, whose first axis is its input channels.
@@ -25,8 +26,9 @@ from preimage.locks import hold_over_fork
 
 __all__ = [
     "bilinear", "bilinear_", "constant", "constant_", "dirac", "dirac_", "fans", "gain", "generator", "icnr", "icnr_",
-    "kaiming_normal", "kaiming_normal_", "kaiming_uniform", "kaiming_uniform_", "manual_seed", "normal", "normal_", "orthogonal",
-    "orthogonal_", "uniform", "uniform_", "xavier_normal", "xavier_normal_", "xavier_uniform", "xavier_uniform_",
+    "kaiming_normal", "kaiming_normal_", "kaiming_uniform", "kaiming_uniform_", "manual_seed", "normal", "normal_", "ones", "ones_", "orthogonal",
+    "orthogonal_", "trunc_normal", "trunc_normal_", "uniform", "uniform_", "xavier_normal", "xavier_normal_", "xavier_uniform", "xavier_uniform_",
+    "zeros", "zeros_",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -82,6 +84,29 @@ def _fan(shape: Shape, mode: str) -> int:
 def constant(shape: Shape, value: float = 0.0) -> Array:
     """One value everywhere."""
     return np.full(shape, value, np.float64)
+
+
+def zeros(shape: Shape) -> Array:
+    """0 everywhere."""
+    return constant(shape, 0.0)
+
+
+def ones(shape: Shape) -> Array:
+    """1 everywhere."""
+    return constant(shape, 1.0)
+
+
+def trunc_normal(shape: Shape, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, *, rng: Rng = None) -> Array:
+    """Normal, drawn again where it lies outside a..b. Raises: OptionError for bounds that hold too little of it to be drawn from."""
+    if not a < b or not std > 0 or (min(abs(a - mean), abs(b - mean)) > 4 * std and not a < mean < b):
+        raise OptionError(
+            f"trunc_normal: bounds {a}..{b} hold next to nothing of a normal distribution with mean {mean}, deviation {std}"
+        )
+    draw = generator(rng)
+    values = draw.normal(mean, std, shape)
+    while (outside := (values < a) | (values > b)).any():
+        values = np.where(outside, draw.normal(mean, std, shape), values)
+    return np.asarray(values)
 
 
 def uniform(shape: Shape, lo: float = 0.0, hi: float = 1.0, *, rng: Rng = None) -> Array:
@@ -196,6 +221,9 @@ def _setter(initialiser: Callable[..., Array]) -> Callable[..., Tensor]:
     return set_
 
 
+ones_ = _setter(ones)
+trunc_normal_ = _setter(trunc_normal)
+zeros_ = _setter(zeros)
 bilinear_ = _setter(bilinear)
 constant_ = _setter(constant)
 dirac_ = _setter(dirac)

@@ -6,12 +6,14 @@ Names and shapes in `state_dict` are PyTorch's, so weights go from one library t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array, fitted
+from preimage.autograd.tensor import FLOATS
 from preimage.display import Shown
 from preimage.errors import DTypeError, OptionError, PreimageError, ShapeError
 from preimage.nn.describe import text_of
@@ -37,6 +39,31 @@ class LoadReport(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+_inside: ContextVar[bool] = ContextVar("preimage_inside_module", default=False)
+
+
+def _has_tensor(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_has_tensor(v) for v in value)
+    if isinstance(value, dict):
+        return any(_has_tensor(v) for v in value.values())
+    return isinstance(value, Tensor)
+
+
+def _as_tensor(value: Any) -> Any:
+    """A float array as a Tensor that records nothing; anything else as it is, for the operations to judge."""
+    return Tensor(value) if type(value) is np.ndarray and value.dtype.name in FLOATS else value
+
+
+def _as_arrays(result: Any) -> Any:
+    """A result with arrays in place of Tensors that record nothing, also inside tuples, lists and dicts."""
+    if isinstance(result, Tensor):
+        return result if result.requires_grad else result.data
+    if type(result) in (tuple, list):
+        return type(result)(_as_arrays(r) for r in result)
+    return {k: _as_arrays(r) for k, r in result.items()} if type(result) is dict else result
 
 
 def _buffer(value: Any, name: str) -> Array:
@@ -127,6 +154,21 @@ class Module(Shown):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's result: Tensors where gradients are recorded or a Tensor was given, arrays of NumPy otherwise, whatever the layer."""
+        if self._own_kinds or _inside.get() or _has_tensor(args) or _has_tensor(kwargs):
+            return self._run_hooked(args, kwargs)
+        # Inside, all is Tensors, so that a `forward` which calls their methods runs alike whether it records or not.
+        token = _inside.set(True)
+        try:
+            result = self._run_hooked(tuple(_as_tensor(a) for a in args), {k: _as_tensor(v) for k, v in kwargs.items()})
+        finally:
+            _inside.reset(token)
+        return _as_arrays(result)
+
+    #: A module that itself gives arrays for arrays.
+    _own_kinds = False
+
+    def _run_hooked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = self.forward(*args, **kwargs)
         for hook in list(self._hooks.values()):
             changed = hook(self, args, result)

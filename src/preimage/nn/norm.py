@@ -16,7 +16,7 @@ from preimage.nn.module import Module, Parameter
 from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
 from preimage.ops.normalise import normalise, scaled_by, standardized
-from preimage.ops.operands import operand
+from preimage.ops.operands import count_of, float_dtype, number_of, operand, shape_sizes
 from preimage.ops.pointwise import select
 
 __all__ = [
@@ -30,7 +30,10 @@ class _Norm(Module):
 
     def __init__(self, channels: int, eps: float, affine: bool, dtype: Any, layout: str) -> None:
         super().__init__()
-        self.eps, self.affine, self.layout = eps, affine, check_layout(layout)
+        name = type(self).__name__
+        channels = count_of(channels, f"{name}: the number of channels", 0)
+        self.eps, self.affine, self.layout = number_of(eps, f"{name}: eps", least=0), bool(affine), check_layout(layout)
+        dtype = float_dtype(dtype)
         self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if affine else None)
 
@@ -43,7 +46,38 @@ class _Norm(Module):
         raise NotImplementedError
 
 
-class _BatchNorm(_Norm):
+class _Tracking(_Norm):
+    """Running mean and variance of every channel, moved in training by `momentum` (None: the plain average over all batches)."""
+
+    def __init__(
+        self, num_features: int, eps: float, momentum: float | None, affine: bool, track: bool, dtype: Any, layout: str
+    ) -> None:
+        super().__init__(num_features, eps, affine, dtype, layout)
+        name = type(self).__name__
+        self.num_features = count_of(num_features, f"{name}: num_features", 0)
+        self.momentum = None if momentum is None else number_of(momentum, f"{name}: momentum")
+        self.track_running_stats = bool(track)
+        for buffer, start in (("running_mean", np.zeros), ("running_var", np.ones)):
+            self.register_buffer(buffer, start(self.num_features, dtype) if track else None)
+        self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track else None)
+
+    @np.errstate(all="ignore")
+    def _track(self, mean: Any, var: Any, count: int) -> None:
+        seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
+        self._buffers["num_batches_tracked"] = np.asarray(seen)
+        rate = 1.0 / float(seen) if self.momentum is None else self.momentum
+        for name, batch in (("running_mean", mean), ("running_var", var * (count / (count - 1)))):
+            old = getattr(self, name)
+            setattr(self, name, ((1 - rate) * old + rate * np.asarray(batch)).astype(old.dtype))
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine},"
+            f" track_running_stats={self.track_running_stats}"
+        )
+
+
+class _BatchNorm(_Tracking):
     """(x - mean) / sqrt(var + eps) * weight + bias, mean and variance of each channel over batch and space.
 
     In training those are the batch's, and the running ones move towards them by `momentum` (None: the plain average over all
@@ -65,11 +99,7 @@ class _BatchNorm(_Norm):
         dtype: Any = np.float32,
         layout: str = "channels_first",
     ) -> None:
-        super().__init__(num_features, eps, affine, dtype, layout)
-        self.num_features, self.momentum, self.track_running_stats = num_features, momentum, track_running_stats
-        self.register_buffer("running_mean", np.zeros(num_features, dtype) if track_running_stats else None)
-        self.register_buffer("running_var", np.ones(num_features, dtype) if track_running_stats else None)
-        self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track_running_stats else None)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, layout)
 
     def _run(self, x: Any) -> Any:
         shape = np.shape(array_of(x))
@@ -85,21 +115,6 @@ class _BatchNorm(_Norm):
         if self.training and self.track_running_stats:
             self._track(mean, var, count)
         return y
-
-    @np.errstate(all="ignore")
-    def _track(self, mean: Any, var: Any, count: int) -> None:
-        seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
-        self._buffers["num_batches_tracked"] = np.asarray(seen)
-        rate = 1.0 / float(seen) if self.momentum is None else self.momentum
-        for name, batch in (("running_mean", mean), ("running_var", var * (count / (count - 1)))):
-            old = getattr(self, name)
-            setattr(self, name, ((1 - rate) * old + rate * np.asarray(batch)).astype(old.dtype))
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine},"
-            f" track_running_stats={self.track_running_stats}"
-        )
 
 
 class BatchNorm1d(_BatchNorm):
@@ -136,7 +151,10 @@ class GroupNorm(_Norm):
         dtype: Any = np.float32,
         layout: str = "channels_first",
     ) -> None:
-        if num_groups < 1 or num_channels % num_groups:
+        num_groups, num_channels = (
+            count_of(v, f"GroupNorm: {k}", 1) for k, v in (("num_groups", num_groups), ("num_channels", num_channels))
+        )
+        if num_channels % num_groups:
             raise OptionError(f"GroupNorm: num_groups {num_groups} must divide num_channels {num_channels}")
         super().__init__(num_channels, eps, affine, dtype, layout)
         self.num_groups, self.num_channels = num_groups, num_channels
@@ -156,8 +174,11 @@ class GroupNorm(_Norm):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
 
 
-class _InstanceNorm(_Norm):
+class _InstanceNorm(_Tracking):
     """Each channel of each image standardised over space (Ulyanov et al. 2016).
+
+    track_running_stats: in evaluation the running mean and variance are used, which in training move towards the mean of the images'
+    own by `momentum`.
 
     Raises: ShapeError for other axes or channels, and for a single value per channel, whose answer would be 0 whatever it is.
     """
@@ -168,13 +189,14 @@ class _InstanceNorm(_Norm):
         self,
         num_features: int,
         eps: float = 1e-5,
+        momentum: float | None = 0.1,
         affine: bool = False,
+        track_running_stats: bool = False,
         *,
         dtype: Any = np.float32,
         layout: str = "channels_first",
     ) -> None:
-        super().__init__(num_features, eps, affine, dtype, layout)
-        self.num_features = num_features
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, layout)
 
     def _run(self, x: Any) -> Any:
         shape = np.shape(array_of(x))
@@ -182,12 +204,16 @@ class _InstanceNorm(_Norm):
             raise ShapeError(
                 f"{type(self).__name__}: wanted (N, {self.num_features}, {self.ndim} spatial axes), got shape {shape}"
             )
-        if math.prod(shape[2:]) == 1:
+        if not self.training and self.track_running_stats:
+            return scaled_by(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+        count = math.prod(shape[2:])
+        if count == 1:
             raise ShapeError(f"{type(self).__name__}: needs more than one value per channel of an image, got shape {shape}")
-        return normalise(x, self.weight, self.bias, images=False, eps=self.eps)[0]
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+        y, mean, var = normalise(x, self.weight, self.bias, images=False, eps=self.eps)
+        if self.training and self.track_running_stats and shape[0]:
+            of_images = (np.asarray(array_of(v)).reshape(shape[0], -1).mean(0) for v in (mean, var))
+            self._track(next(of_images), next(of_images), count)
+        return y
 
 
 class InstanceNorm1d(_InstanceNorm):
@@ -224,8 +250,7 @@ class LayerNorm(Module):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
-        sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-        self.normalized_shape = tuple(int(n) for n in sizes)
+        self.normalized_shape = shape_sizes(normalized_shape, "LayerNorm: normalized_shape")
         self.eps, self.elementwise_affine = eps, elementwise_affine
         shape = self.normalized_shape
         self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if elementwise_affine else None)
@@ -250,6 +275,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Any = None) -> None:
         super().__init__()
+        p = number_of(p, f"{type(self).__name__}: p")
         if not 0 <= p <= 1:
             raise OptionError(f"{type(self).__name__}: p must lie in 0..1, got {p}")
         self.p = p

@@ -18,7 +18,7 @@ from preimage.resources import memory_limit
 
 __all__ = [
     "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "check_room", "common_dtype",
-    "count_of", "entries", "float_dtype", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
+    "count_of", "entries", "float_dtype", "integer_of", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
     "shape_sizes", "sizes_of", "widened",
 ]  # fmt: skip
 
@@ -147,6 +147,17 @@ def count_of(value: Any, name: str, least: int) -> int:
         raise OptionError(
             f"{name} must not be {'negative' if not least else f'less than {least}'}, got {count}; at least {least}"
         )
+    return count
+
+
+def integer_of(value: Any, name: str, least: int) -> int:
+    """One integer of at least `least`, and no truth value. Raises: OptionError for anything else."""
+    try:
+        count = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
     return count
 
 
