@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from preimage import audit
-from preimage.audit.coverage import ENOUGH, Way, planned, spread
+from preimage.audit.checks import make as make_check
+from preimage.audit.coverage import ENOUGH, Way, planned, reachable, spread
+from preimage.audit.findings import Tally
 from preimage.audit.generate import case_at, cases
-from preimage.audit.runner import run_here
+from preimage.audit.rare import Rare, rare_cases, trial_of, way_of
+from preimage.audit.runner import run_here, seed_of, trials_of
 from preimage.audit.steer import rare, steered
 from preimage.audit.subjects.base import Subject
 from preimage.audit.subjects.definition import Definition
@@ -99,3 +105,52 @@ def test_planning_takes_what_the_call_takes_and_makes_no_kernel():
         with decisions.recording() as counts:
             JIT.run(case, "conv", x, w)
         assert {n for n in counts if not n.startswith("jit.call.")} == took, case
+
+
+def ways_asked(case, index):
+    """How the exact check and that of bits ask for a case of the default run."""
+    for name in ("exact", "bits"):
+        for trial in trials_of(make_check(name), JIT, case, seed_of(0, index)):
+            last = "channels_last" in (trial.layout, *trial.extra[1:])
+            under = trial.extra[-1] if name == "exact" else (f"{trial.extra[0]}:{trial.extra[1]}",)
+            if trial.result != "bias_grad" and (name == "exact" or JIT.variants(str(trial.extra[0])) or last):
+                yield Way(trial.result, trial.dtype, last, () if name == "bits" and last else under)
+
+
+@needs_jit
+@pytest.mark.parametrize("vectors", ["avx2", "avx512"])
+def test_every_decision_of_the_planner_is_reached_by_the_default_run(vectors):
+    """By its first cases, or by the known examples, which it asks where too few cases took a decision.
+
+    Planned for vectors of both widths, whichever this CPU has. What is decided beside a plan is seen as the trial runs.
+    """
+    from preimage.engines.jit.compiler import kernels
+
+    counts: Counter[str] = Counter()
+    with kernels.use_target(replace(kernels.named_target(vectors), runs_here=True)):
+        declared = reachable(JIT)
+        for i, case in enumerate(cases(25)):
+            for way in ways_asked(case, i):
+                counts.update(planned(JIT, case, way))
+        asked = steered(JIT, {}, declared, 0, seconds=0)
+        for found in asked:
+            if (way := way_of(found.trial)) is not None:
+                counts.update(planned(JIT, found.case, way))
+    for found in asked:
+        if way_of(found.trial) is None:
+            check = make_check(found.trial.check)
+            with decisions.recording() as seen, np.errstate(all="ignore"):
+                failure = check.attempt(JIT, found.trial, check.draw(found.case, found.trial, 0), Tally())
+            assert failure is None, found
+            counts.update(seen)
+    missed = [name for name in declared if not counts[name]]
+    assert not missed, f"no case of the default run takes {', '.join(missed)}: run tools/rare_geometries.py"
+
+
+def test_a_way_and_its_trial_name_each_other():
+    for way in (Way("conv"), Way("conv_transpose", "float16", True, ("tiles:0",), False), Way("conv_weight_grad", "float64")):
+        assert way_of(trial_of(way)) == way
+    for row in rare_cases():
+        assert Rare.from_json(row.to_json()) == row
+        assert row.takes
+        row.case.geometry()

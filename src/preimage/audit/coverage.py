@@ -85,7 +85,11 @@ def ways_of(subject: Subject) -> list[Way]:
 
 
 def planned(subject: Subject, case: Case, way: Way) -> frozenset[str]:
-    """The decisions that the subject's plan takes; none where it refuses the case or says nothing of its plans."""
+    """The decisions that the subject's plan takes; none where it refuses the case, lacks a setting, or says nothing of its plans."""
+    if not all(
+        int(number) < len(subject.variants(promise)) for promise, _, number in (text.partition(":") for text in way.under)
+    ):
+        return frozenset()
     with contexts(subject, way.under):
         if subject.refuses(case, way.result, way.dtype) is not None:
             return frozenset()

@@ -1,4 +1,5 @@
-"""Cases on purpose: for a decision that hardly any case took, geometries near one that took it, or took what lies beside it.
+"""Cases on purpose: for a decision that hardly any case took, a known one (`rare`), and geometries near one that took it, or took what
+lies beside it.
 
 The search plans and runs nothing (a millisecond a try), so it may try many. It begins at the examples of the decision itself;
 where there are none, at those of decisions whose names share most with it, and keeps what comes nearer: a geometry that takes
@@ -8,23 +9,20 @@ planned.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 from preimage.audit.case import Case
 from preimage.audit.coverage import ENOUGH, Way, planned, spread, ways_of
-from preimage.audit.data import PRECISION
 from preimage.audit.draft import LIMITS, Limits, draft_of, fit
 from preimage.audit.extremes import EXTREMES
 from preimage.audit.findings import Trial
 from preimage.audit.generate import LARGE_LIMITS, case_at
 from preimage.audit.known import known_cases, one_change
+from preimage.audit.rare import Rare, rare_cases, trial_of, way_of
 from preimage.audit.subjects.base import Subject
 
 __all__ = ["Asked", "rare", "steered"]
@@ -62,28 +60,36 @@ def steered(
 ) -> list[Asked]:
     """Cases for the rare decisions of a subject, as many as are missing to ENOUGH of each where they are found.
 
-    seconds: a bound on the search, which ends earlier where all are found.
+    seconds: a bound on the search, which ends earlier where all are found. The known examples are asked in any case.
     """
     wanted = {name: ENOUGH - counts.get(name, 0) for name in rare(counts, declared)}
     if not wanted:
         return []
+    found = [_asked(subject, row.case, row.trial, f"known {k}", names) for k, row, names in _examples(subject, set(wanted))]
+    if seconds <= 0:
+        return found
     search = _Search(subject, seed, time.monotonic() + seconds)
-    found: list[Asked] = []
     for name in wanted:
         if search.late:
             break
         for case, way in search.find(name, wanted[name]):
-            label = f"steered {seed}:{len(found)} ({name})"
-            found.append(Asked(case.with_(label=label), subject.name, _trial(way)))
+            found.append(_asked(subject, case, trial_of(way), f"steered {seed}:{len(found)}", [name]))
     return found
 
 
-def _trial(way: Way) -> Trial:
-    """What asks in that way: the exact check, or for weights that are not finite the one of hard values."""
-    layout = "channels_last" if way.channels_last else "contiguous"
-    if not way.finite:
-        return Trial("hard", way.result, way.dtype, layout, extra=("mixed", 0, 0, 1, way.under))
-    return Trial("exact", way.result, way.dtype, layout, extra=(PRECISION[way.dtype], way.under))
+def _asked(subject: Subject, case: Case, trial: Trial, label: str, names: Sequence[str]) -> Asked:
+    return Asked(case.with_(label=f"{label} ({', '.join(names)})"), subject.name, trial)
+
+
+def _examples(subject: Subject, wanted: set[str]) -> Iterator[tuple[int, Rare, list[str]]]:
+    """The known examples that take some of these decisions on this machine: their number, and which."""
+    for k, row in enumerate(rare_cases()):
+        names = wanted.intersection(row.takes)
+        way = way_of(row.trial)
+        if names and way is not None:
+            names &= planned(subject, row.case, way)
+        if names:
+            yield k, row, sorted(names)
 
 
 def _large_ones(rng: random.Random) -> Iterator[Case]:
@@ -95,13 +101,6 @@ def _large_ones(rng: random.Random) -> Iterator[Case]:
         yield draft.case("")
 
 
-@cache
-def rare_examples() -> tuple[tuple[Case, Way], ...]:
-    """Geometries and ways to ask that take decisions which cases at random hardly ever take (tools/rare_geometries.py finds them)."""
-    rows = json.loads(Path(__file__).with_name("rare.json").read_text())["rows"]
-    return tuple((Case.from_json(row["case"]), Way(**{**row["way"], "under": tuple(row["way"]["under"])})) for row in rows)
-
-
 class _Search:
     """Examples of decisions, and walks from them."""
 
@@ -110,8 +109,9 @@ class _Search:
         self.rng = random.Random(f"steer {seed}")
         self.ways = ways_of(subject)
         self.examples: dict[str, list[tuple[Case, Way]]] = defaultdict(list)
-        for case, way in rare_examples():
-            self.keep(case, way, planned(subject, case, way) if subject.plans else frozenset())
+        for row in rare_cases():
+            if (known := way_of(row.trial)) is not None:
+                self.keep(row.case, known, planned(subject, row.case, known))
         examples = [*(case_at(i, seed) for i in range(EXAMPLES)), *_large_ones(self.rng)]
         for case, way, took in spread(subject, examples, per_case=1):
             self.keep(case, way, took)
@@ -129,7 +129,7 @@ class _Search:
 
     def find(self, name: str, count: int) -> list[tuple[Case, Way]]:
         """Up to `count` different geometries whose plans take the decision."""
-        found: dict[Case, Way] = {case.with_(label=""): way for case, way in self.examples[name][:1]}
+        found: dict[Case, Way] = {}
         for _ in range(TRIES):
             if len(found) >= count or self.late:
                 break

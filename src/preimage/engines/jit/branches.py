@@ -138,7 +138,6 @@ few_outputs = declare_all(
         "refused.single_positions": "vectors across pixels refused: no zero may be multiplied",
         "refused.no_axis": "vectors across pixels refused: there is no spatial axis",
         "refused.store": "vectors across pixels refused: the stride phases or channels of the result cannot be interleaved",
-        "refused.no_taps": "vectors across pixels refused: no position of the last axis has a tap",
         "refused.no_tile": "vectors across pixels refused: no tile fits the registers and the code",
         "refused.dearer": "vectors across pixels refused: vectors across channels cost less",
         "input.transposed": "channels-last input lines are transposed into scratch memory",

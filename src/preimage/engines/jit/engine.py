@@ -28,6 +28,7 @@ from preimage.engines.jit.conv import autotune
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.link import LinkedProgram, address_of, link
+from preimage.engines.jit.planning import planned_decisions
 from preimage.engines.jit.program import ALIGN, Program
 from preimage.engines.jit.request import (
     ELEMENTS,
@@ -354,20 +355,9 @@ class JitEngine:
     ) -> frozenset[str]:
         """The names of the decisions that the plan of a call on dense arrays takes: the audit searches with it.
 
-        finite: whether the weights are; where they are not, and the first plan relied on it, a call is planned again (the decisions
-        are those of both plans). Empty arrays have no plan.
+        finite: whether the weights are (see `planning`).
         """
-        sizes = (*geometry.input_shape, *geometry.output_shape, *geometry.weight_shape)
-        if not all(sizes) or self.supports(geometry, contraction, dtype) is not None:
-            return frozenset()
-        with decisions.made() as found:
-            request = self.request(geometry, contraction, dtype, channels_last)
-            if not isinstance(request, ConvRequest):
-                threads = request.threads if geometry.inside_macs > SMALL_MACS else 1
-                return frozenset(self.lower(replace(request, threads=threads)).decisions)
-            program = self.lower(request)
-            again = self.lower(self.exact_request(request)).decisions if program.skips_padding and not finite else ()
-        return frozenset({*found, *program.decisions, *again})
+        return planned_decisions(self, geometry, contraction, dtype, channels_last, finite)
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize

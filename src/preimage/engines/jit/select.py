@@ -22,7 +22,7 @@ from preimage.engines.jit.depthwise.applies import is_depthwise, not_depthwise, 
 from preimage.engines.jit.depthwise.channels_first import copied_weights, lower_plane
 from preimage.engines.jit.depthwise.channels_last import lower_depthwise
 from preimage.engines.jit.depthwise.upsample import lower_spread
-from preimage.engines.jit.depthwise.weight_grad import lower_depthwise_grad, not_depthwise_grad
+from preimage.engines.jit.depthwise.weight_grad import lower_depthwise_grad, not_depthwise_grad, take_refusal
 from preimage.engines.jit.index.taps import gather_axes
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import ConvRequest, Request, WeightGradRequest, take_epilogue, take_request
@@ -92,7 +92,10 @@ def _consider_direct(r: ConvRequest) -> Candidate | str:
 
 
 def _consider_depthwise_grad(r: WeightGradRequest) -> Candidate | str:
-    return not_depthwise_grad(r) or Candidate(partial(lower_depthwise_grad, r))
+    refused = not_depthwise_grad(r)
+    if refused is not None:
+        take_refusal(r)
+    return refused or Candidate(partial(lower_depthwise_grad, r))
 
 
 def _consider_weight_grad(r: WeightGradRequest) -> Candidate | str:

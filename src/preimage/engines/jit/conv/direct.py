@@ -50,6 +50,8 @@ def lower_direct(r: ConvRequest, layout: Layout) -> Program:
         program.buffers.append(Buffer("scratch", size))
     block_bytes = _pack(program, r, layout, sizes)
     take_layout(r, layout)
+    if layout.joined:
+        branches.direct("taps.joined")
     main = _multiply(r, layout, sizes, block_bytes, source, best.in_strides, origin, edges.inner if edges else None)
     if r.prepared:
         program.calls.append(main.call)

@@ -18,7 +18,7 @@ from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBui
 from preimage.engines.jit.request import WeightGradRequest, little_macs
 from preimage.geometry import ConvGeometry
 
-__all__ = ["is_depthwise_grad", "lower_depthwise_grad", "not_depthwise_grad"]
+__all__ = ["is_depthwise_grad", "lower_depthwise_grad", "not_depthwise_grad", "take_refusal"]
 
 MANY_KERNELS = 8  # this schedule is so many times faster than the dense one, whose kernels any sizes share
 
@@ -35,11 +35,21 @@ def not_depthwise_grad(r: WeightGradRequest) -> str | None:
         return (
             "there is no spatial axis" if g.is_depthwise else f"each group has {g.in_channels_per_group} input channels, not one"
         )
-    if r.little and g.inside_macs * MANY_KERNELS <= little_macs():
+    if _is_too_little(r):
         return "little work: the kernels of any size take it"
     if _lanes(r) % g.out_channels_per_group:
         return f"{g.out_channels_per_group} output channels a group do not divide vectors of {_lanes(r)}"
     return None
+
+
+def take_refusal(r: WeightGradRequest) -> None:
+    """Name the decision that a depthwise layer is not computed by this strategy."""
+    if r.geometry.is_depthwise and r.geometry.ndim:
+        branches.depthwise_weight_grad("refused.little_work" if _is_too_little(r) else "refused.multiplier")
+
+
+def _is_too_little(r: WeightGradRequest) -> bool:
+    return r.little and r.geometry.inside_macs * MANY_KERNELS <= little_macs()
 
 
 def _lanes(r: WeightGradRequest) -> int:

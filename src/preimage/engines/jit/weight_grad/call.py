@@ -28,7 +28,7 @@ from preimage.engines.jit.weight_grad.lower import leaves_out
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
 
-__all__ = ["WeightGradients", "every_position", "request_for_shapes"]
+__all__ = ["WeightGradients", "as_tables_allow", "every_position", "images_of_a_turn", "request_for_shapes", "turns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,8 @@ class WeightGradients:
             geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, kernels.current_target(),
             is_little(geometry),
         )  # fmt: skip
-        depthwise = is_depthwise_grad(request)
-        images = geometry.batch if depthwise else images_at_once(geometry)
-        linked = self._linked(request if images == geometry.batch else replace(request, geometry=replace(geometry, batch=images)))
-        if not depthwise:
-            images = max(1, min(images, images * current().workspace_bytes // linked.workspace_bytes))
+        linked = self._linked(as_tables_allow(request))
+        images = images_of_a_turn(request, linked.workspace_bytes)
         if images < geometry.batch:
             self._in_turns(request, images, x, y, result)
             return
@@ -110,15 +107,37 @@ class WeightGradients:
 
     def _in_turns(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
         """The same sums, `images` at a time: an image is a chain of its own, and each turn goes on adding where the last one ended."""
-        batch = r.geometry.batch
         sums = np.empty(prod(r.geometry.weight_shape), accumulator_dtype(x.dtype))
-        for first in range(0, batch, images):
-            part = slice(first, min(first + images, batch))
-            turn = "first" if first == 0 else "last" if part.stop == batch else "middle"
-            linked = self._linked(replace(r, geometry=replace(r.geometry, batch=part.stop - first), turn=turn))
+        for part, turn in turns(r, images):
+            linked = self._linked(turn)
             decisions.report(linked.program.decisions)
             addresses = {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(result), "sums": address_of(sums)}
             self._run(linked, addresses, r.threads)
+
+
+def as_tables_allow(r: WeightGradRequest) -> WeightGradRequest:
+    """The request for so many images as the tables of one program may speak of."""
+    images = r.geometry.batch if is_depthwise_grad(r) else images_at_once(r.geometry)
+    return r if images == r.geometry.batch else replace(r, geometry=replace(r.geometry, batch=images))
+
+
+def images_of_a_turn(r: WeightGradRequest, workspace_bytes: int) -> int:
+    """How many images are summed in one run. workspace_bytes: what the program of `as_tables_allow` takes."""
+    if is_depthwise_grad(r):
+        return r.geometry.batch
+    images = as_tables_allow(r).geometry.batch
+    return max(1, min(images, images * current().workspace_bytes // workspace_bytes))
+
+
+def turns(r: WeightGradRequest, images: int) -> list[tuple[slice, WeightGradRequest]]:
+    """The requests that sum a batch so many images at a time, and the images of each."""
+    batch = r.geometry.batch
+    parts = [slice(first, min(first + images, batch)) for first in range(0, batch, images)]
+    names = ["first", *["middle"] * (len(parts) - 2), "last"]
+    return [
+        (part, replace(r, geometry=replace(r.geometry, batch=part.stop - part.start), turn=name))
+        for part, name in zip(parts, names, strict=True)
+    ]
 
 
 def _of_nothing(x: Array, y: Array, result: Array) -> Array:
