@@ -97,3 +97,90 @@ def test_cache_shows_its_folder_and_clears(tmp_path, monkeypatch, capsys):
     assert call("cache") == 0
     assert call("cache", "--clear") == 0
     assert "stored kernels removed" in capsys.readouterr().out
+
+
+# -- what a user would believe, and it is not so -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ok"),
+    [
+        ([1.0, 2.0], [np.nan, 2.0], False),
+        ([np.nan, 1.0], [np.nan, 100.0], False),
+        ([np.inf, 1.0], [np.inf, 50.0], False),
+        ([np.inf, 1.0], [-np.inf, 1.0], False),
+        ([1.0, 2.0], [1.0, np.inf], False),
+        ([np.nan, np.inf, 1.0], [np.nan, np.inf, 1.0], True),
+        ([1.0, 2.0], [1.0, 2.0 + 1e-7], True),
+    ],
+)
+def test_convert_compares_what_is_not_finite(before, after, ok):
+    from preimage.io.convert import _compare_outputs
+
+    class Fixed:
+        outputs, inputs = ("y",), ()
+
+        def __init__(self, value):
+            self.value = np.array(value)
+
+        def run(self, _):
+            return {"y": self.value}
+
+    verdict = _compare_outputs("a", "b", Fixed(before), Fixed(after), {})
+    assert verdict.ok == ok
+    assert verdict.problem or verdict.largest_difference <= 1e-3 or not ok
+
+
+def test_convert_writes_nothing_that_gives_nan_where_the_original_does_not(model, tmp_path, monkeypatch, capsys):
+    from preimage.io import convert
+
+    real, loads = convert.load_model, []
+
+    def broken(path, *arguments, **options):
+        graph = real(path, *arguments, **options)
+        loads.append(path)
+        if len(loads) == 2:
+            for parameter in graph.weights.values():
+                parameter.data[...] = np.nan
+        return graph
+
+    monkeypatch.setattr(convert, "load_model", broken)
+    (tmp_path / "there.onnx").write_text("mine")
+    assert call("convert", model, tmp_path / "new.onnx", "--shape", "input=1,3,8,8") == 1
+    assert "NaN" in "".join(capsys.readouterr())
+    assert not (tmp_path / "new.onnx").exists()
+    loads.clear()
+    assert call("convert", model, tmp_path / "there.onnx", "--shape", "input=1,3,8,8", "--overwrite") == 1
+    assert (tmp_path / "there.onnx").read_text() == "mine"
+
+
+def hostile_model(path, names):
+    """A net whose outputs have these names."""
+    import onnx
+    from onnx import helper
+
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Mul", ["x", f"c{k}"], [name]) for k, name in enumerate(names)]
+    scales = [helper.make_tensor(f"c{k}", 1, [1], [float(k + 1)]) for k in range(len(names))]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [1, 3, 4, 4])], [value(n, 1, [1, 3, 4, 4]) for n in names], scales)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_results_never_take_one_another_s_place(tmp_path, capsys):
+    names = ["a.b", "a_b", "A/B", "out[logits]", "[/red]", "\x1b[2J"]
+    model = hostile_model(tmp_path / "m.onnx", names)
+    for k in (1, 2):
+        (tmp_path / str(k)).mkdir()
+        np.save(tmp_path / str(k) / "p.npy", np.full((1, 3, 4, 4), 10.0**k, np.float32))
+    given = [tmp_path / "1/p.npy", tmp_path / "2/p.npy"]
+    assert call("run", model, *given, "-o", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "out[logits]" in said
+    assert "[/red]" in said
+    assert "\x1b" not in said
+    found = sorted(float(np.load(p).flat[0]) for p in (tmp_path / "out").iterdir())
+    assert found == sorted(10.0**k * (n + 1) for k in (1, 2) for n in range(len(names)))
+    assert call("run", model, *given, "-o", tmp_path / "out") == 2  # what is there stays
+    assert "--overwrite" in capsys.readouterr().err
+    assert call("run", model, *given, "-o", tmp_path / "out", "--overwrite") == 0
