@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -110,13 +111,15 @@ class _Shape:
             return None
         tile, products, kinds = 0.0, 0, set()
         patterns = range(0, len(down.phases), rows) if len(down.phases) > 1 else range(1)
+        across = Counter(column.part for column in self.columns)  # of a large kernel's windows most are alike
         for start in patterns:
-            for row, column in product(windows(down.phases, range(start, start + rows), self.forward), self.columns):
-                work = len(row.part) * len(column.part) * self.channels
+            along = Counter(row.part for row in windows(down.phases, range(start, start + rows), self.forward))
+            for (row, count), (column, times) in product(along.items(), across.items()):
+                work = len(row) * len(column) * self.channels
                 loads = vectors * width * (2.0 if len(self.columns) > 1 else 1.0) + 0.5 * work
-                tile += (max(work * vectors * width, 4.0, loads) + 0.4) / len(patterns)
-                if (row.part, column.part) not in kinds:
-                    kinds.add((row.part, column.part))
+                tile += (max(work * vectors * width, 4.0, loads) + 0.4) * (count * times) / len(patterns)
+                if (row, column) not in kinds:
+                    kinds.add((row, column))
                     products += work * vectors
         if products > MOST_PRODUCTS or (long and lanes * vectors > LONG_TILE):
             return None
