@@ -19,12 +19,12 @@ from preimage.engines.jit.index import partition
 from preimage.engines.jit.index.partition import cut, images_at_once
 from preimage.engines.jit.index.taps import fold_phases, gather_axes
 from preimage.engines.jit.index.tiling import tile_phase
-from preimage.engines.jit.link import link
 from preimage.engines.jit.packing import copy_kernel, moves, weights_kernel
 from preimage.engines.jit.packing.moves import weight_call
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import little_work
 from preimage.engines.jit.runtime import program_kernel
+from preimage.engines.jit.runtime.link import link
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
 from preimage.geometry import ConvGeometry

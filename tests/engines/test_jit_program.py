@@ -18,8 +18,8 @@ from preimage.bench.suite import builtin_suite
 from preimage.engines.base import CONTRACTIONS
 from preimage.engines.jit import select
 from preimage.engines.jit.engine import JitEngine
-from preimage.engines.jit.link import link
 from preimage.engines.jit.program import Program, Table, kernel_call
+from preimage.engines.jit.runtime.link import link
 
 kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
 toolchain = pytest.importorskip("preimage.engines.jit.compiler.toolchain")

@@ -24,9 +24,9 @@ if kernels.unavailable():
 
 from preimage.engines.ir.builder import Kernel  # noqa: E402
 from preimage.engines.jit.index.cached import kept  # noqa: E402
-from preimage.engines.jit.link import link  # noqa: E402
 from preimage.engines.jit.program import Program, kernel_call  # noqa: E402
 from preimage.engines.jit.runtime import lockstep_kernel, pool  # noqa: E402
+from preimage.engines.jit.runtime.link import link  # noqa: E402
 from preimage.engines.jit.runtime.lockstep import in_step  # noqa: E402
 
 STORM_SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "1.5"))

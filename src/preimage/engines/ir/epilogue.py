@@ -7,12 +7,21 @@ cannot show, not even in the sign of a zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num
-from preimage.engines.jit.elementwise.fused_kernel import WORDS, Step
-from preimage.engines.jit.index.tables import Slot
+from preimage.engines.ir.elementwise import WORDS, Step
 
-__all__ = ["Finish", "finish"]
+__all__ = ["Finish", "Slot", "finish"]
+
+
+class Slot(IntEnum):
+    """Where the argument vector of every kernel with an epilogue has what it needs."""
+
+    OUTPUT = 2
+    BIAS = 3
+    RESIDUAL = 4
+    LIMITS = 5  # address of the activation's two numbers, or of the chain's
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,6 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv import autotune
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
-from preimage.engines.jit.link import LinkedProgram, address_of, link
 from preimage.engines.jit.planning import planned_decisions
 from preimage.engines.jit.program import ALIGN, Program
 from preimage.engines.jit.request import (
@@ -42,6 +41,7 @@ from preimage.engines.jit.request import (
     readable,
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
+from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.select import lower
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
@@ -208,16 +208,14 @@ class JitEngine:
         """Run a program on arrays of the strides that it was made for."""
         linked, scratch = ready.linked, self._scratch
         workspace = scratch.take(ready.size + ALIGN)
-        base = workspace.address
+        base, finite, kept = workspace.address, True, None
         addresses = {"x": address_of(x), "out": address_of(out), "bias": 0, "residual": 0, "limits": 0}
         for name, at in ready.buffers.items():
             addresses[name] = base + at
-        kept = None
         if epilogue is not None:
             kept = epilogue_arrays(epilogue, ready.dtype, linked.bias_repeat)
             for name, array in kept.items():
                 addresses[name] = address_of(array)
-        finite = True
         if type(w) is PreparedWeight:
             packed, finite = self._packed(w, linked.program)
             addresses["packed"] = address_of(packed)

@@ -51,11 +51,9 @@ def lower_plane(r: ConvRequest) -> Program:
     part_pitch = _part_pitch(column_axis, split, line, lanes, vectors, margin, max(0, *places)) * item
     row_pitch = part_pitch * split
     tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
-    units = g.batch * g.groups * len(bands)
-    tasks = 1 if r.threads == 1 else min(units, 4 * r.threads)
-    per_task = -(-units // tasks)
+    units, scratch = g.batch * g.groups * len(bands), slots * row_pitch
+    per_task = -(-units // (1 if r.threads == 1 else min(units, 4 * r.threads)))
     tasks = -(-units // per_task)
-    scratch = slots * row_pitch
 
     _take(
         looped, split, len(axes),

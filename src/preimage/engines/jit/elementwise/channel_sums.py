@@ -15,8 +15,8 @@ from preimage.engines.base import Array
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.channel_sums_kernel import Arg, SumsSpec
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of
-from preimage.engines.jit.link import address_of
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.link import address_of
 from preimage.settings import thread_count
 
 __all__ = ["channel_sums", "innermost"]

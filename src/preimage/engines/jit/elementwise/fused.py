@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
+from preimage.engines.ir.elementwise import Step
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.elementwise.fused_kernel import ChainSpec, Step
-from preimage.engines.jit.link import address_of, compiled
+from preimage.engines.jit.elementwise.fused_kernel import ChainSpec
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.link import address_of, compiled
 from preimage.settings import thread_count
 
 __all__ = ["ELEMENTS", "dense_order", "kept_kernel", "placed_empty", "run_chain"]

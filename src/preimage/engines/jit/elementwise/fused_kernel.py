@@ -6,21 +6,20 @@
             for each step: values += [step(values)]
             results[..][row, i] = values[..]
 
-Every step rounds as its NumPy function does (exp, sigmoid and tanh: `functions`); nothing is fused into another rounding. NaN
+Every step rounds as its NumPy function does (exp, sigmoid and tanh: `ir/math.py`); nothing is fused into another rounding. NaN
 passes every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
-from preimage.engines.ir import math
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+from preimage.engines.ir.elementwise import WORDS, Step
 
-__all__ = ["WORDS", "Arg", "ChainSpec", "Step", "build"]
+__all__ = ["Arg", "ChainSpec", "build"]
 
 
 class Arg(IntEnum):
@@ -31,10 +30,6 @@ class Arg(IntEnum):
     ROWS_PER_TASK = 2
     NUMBERS = 3
     RESULTS = 4
-
-
-#: A step: its word, and its operands: places in the list of operands, numbers and earlier steps' values.
-Step = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,50 +98,3 @@ def build(spec: ChainSpec) -> str:
         with f.when(whole < here):
             body(whole, f.lane_mask(lanes, here - whole), begins, splats, stores)
     return f.ir()
-
-
-def _zero(f: Kernel, x: Num) -> Num:
-    return f.zeros(x.dtype, x.lanes)
-
-
-def _maximum(f: Kernel, x: Num, y: Num) -> Num:
-    """NaN if either is; of equal zeros the second, as numpy.maximum."""
-    value: Num = (x.is_above(y) | x.is_nan()).select(x, y)
-    return value
-
-
-def _minimum(f: Kernel, x: Num, y: Num) -> Num:
-    value: Num = (x.is_below(y) | x.is_nan()).select(x, y)
-    return value
-
-
-def _clip(f: Kernel, x: Num, lo: Num, hi: Num) -> Num:
-    """As numpy.clip with both bounds."""
-    x = x.is_below(lo).select(lo, x)
-    held: Num = x.is_above(hi).select(hi, x)
-    return held
-
-
-def _if_positive(f: Kernel, x: Num, yes: Num, no: Num) -> Num:
-    value: Num = x.is_above(_zero(f, x)).select(yes, no)
-    return value
-
-
-#: What a step may be.
-WORDS: dict[str, Callable[..., Num]] = {
-    "abs": lambda f, x: x.absolute(),
-    "add": lambda f, x, y: x + y,
-    "clip": _clip,
-    "div": lambda f, x, y: x / y,
-    "exp": math.exp,
-    "if_positive": _if_positive,
-    "leaky_relu": lambda f, x, slope: _if_positive(f, x, x, x * slope),
-    "maximum": _maximum,
-    "minimum": _minimum,
-    "mul": lambda f, x, y: x * y,
-    "relu": lambda f, x: _maximum(f, x, _zero(f, x)),
-    "sigmoid": math.sigmoid,
-    "sqrt": lambda f, x: x.sqrt(),
-    "sub": lambda f, x, y: x - y,
-    "tanh": math.tanh,
-}

@@ -9,8 +9,8 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.softmax_kernel import Arg, SoftmaxSpec
-from preimage.engines.jit.link import address_of
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.link import address_of
 from preimage.settings import thread_count
 
 __all__ = ["softmax"]

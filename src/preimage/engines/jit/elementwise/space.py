@@ -24,8 +24,8 @@ from preimage.engines.jit.elementwise.space_kernel import (
     RowsArg,
     RowsSpec,
 )
-from preimage.engines.jit.link import address_of
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.link import address_of
 from preimage.engines.kept_tables import kept_tables
 from preimage.settings import thread_count
 

@@ -14,10 +14,10 @@ import numpy as np
 from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
 from preimage.engines.buffers import retrying
 from preimage.engines.ir.epilogue import Finish
-from preimage.engines.jit.link import LinkedProgram, address_of
 from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ConvRequest
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.link import LinkedProgram, address_of
 from preimage.resources import register_keeper
 
 __all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_of"]

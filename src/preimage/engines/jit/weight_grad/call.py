@@ -21,8 +21,8 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
 from preimage.engines.jit.index.partition import images_at_once
-from preimage.engines.jit.link import LinkedProgram, address_of
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs, readable
+from preimage.engines.jit.runtime.link import LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
 from preimage.geometry import ConvGeometry
