@@ -243,7 +243,7 @@ def test_case_files(tmp_path):
 def test_files_that_are_none(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     for path, text in (
-        (tmp_path / "broken.json", "cannot be read as JSON"),
+        (tmp_path / "broken.json", "is no JSON"),
         (_file(tmp_path, [{"kind": "conv"}], "short.json"), "entry 0: KeyError"),
         (_file(tmp_path, [{**ROW, "output": [3, 7]}], "says.json"), "its numbers give"),
         (_file(tmp_path, [{**ROW, "kind": "pool"}], "kind.json"), "wanted 'conv' or 'deconv'"),

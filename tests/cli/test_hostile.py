@@ -84,3 +84,18 @@ def test_every_error_is_a_line_and_a_status(
     monkeypatch.setenv("PREIMAGE_DEBUG", "1")
     assert ended("cache") == status
     assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("audit", "-n", "0", "--cases", "deep.json"), "nested too deeply"),
+        (("audit", "-n", "0", "--cases", "pipe"), "is a pipe"),
+        (("audit", "-n", "1", "--state", "deep.json"), "nested too deeply"),
+        (("audit", "os:system", "-n", "1"), "'os:system' has none of the contractions"),
+    ],
+)
+def test_what_an_audit_is_given_may_be_hostile_too(template: Path, arguments: tuple[str, ...], text: str) -> None:
+    outcome = run(arguments, template)
+    assert outcome.fault == ""
+    assert text in outcome.output

@@ -7,7 +7,6 @@ file says of the output size is compared with what the audit derives; a case tha
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from preimage.audit.case import Case
 from preimage.audit.invalid import Invalid
 from preimage.errors import FileFormatError
+from preimage.host import read_json
 
 __all__ = ["CaseFile", "expected_invalid", "read_cases"]
 
@@ -38,10 +38,7 @@ def read_cases(path: str | Path, *, most_macs: int | None = None, batch: int | N
     Raises: FileFormatError naming the file and the entry that cannot be read.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path}: cannot be read as JSON: {error}") from error
+    data = read_json(path)
     rows = data.get("cases") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise FileFormatError(f"{path}: wanted a list of cases, or an object with one under 'cases'")

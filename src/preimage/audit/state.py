@@ -18,7 +18,7 @@ from typing import Any
 
 from preimage.audit.findings import Report, SubjectReport
 from preimage.errors import FileFormatError, OptionError
-from preimage.host import write_file
+from preimage.host import read_json, write_file
 from preimage.host.writing import failed, locked, still_there
 
 __all__ = ["SEED_STEP", "Done", "State", "alone", "code_digest", "index_of"]
@@ -174,7 +174,7 @@ class State:
         """The state in a file, to look at or to go on with."""
         path = Path(path)
         try:
-            data = json.loads(path.read_text())
+            data = read_json(path)
             if not isinstance(data, dict) or data.get("format") != _FORMAT:
                 raise FileFormatError(f"{path}: no state of a long audit; wanted a file that `preimage audit --state` wrote")
             what = data["what"]

@@ -65,7 +65,13 @@ def make(what: Any) -> Subject:
     except Exception as error:  # whatever the module raises
         raise OptionError(f"{what!r} cannot be imported (installed modules and {here} were looked at): {error}") from error
     if isinstance(target, type) or not _contractions(target):
-        target = target()
+        try:
+            target = target()
+        except Exception as error:  # whatever it raises
+            kind = type(error).__name__
+            raise OptionError(
+                f"{what!r} has none of the contractions, and cannot be called for an object that has: {kind}: {error}"
+            ) from error
     return _around(target, what)
 
 
