@@ -64,7 +64,7 @@ def test_every_operation_is_classified():
     """One that is not counts as connecting everything: correct, but blunt. Say so here, or teach structure.py."""
     known = structure.ELEMENTWISE | structure.MOVES | structure.CONTRACTIONS | structure.REDUCTIONS | structure.ALONG
     # what gradients of gradients alone record; losses of Caffe's, which are there once its files have been read
-    blunt = set(primitives()) - known - {"concat", "max_pool"}
+    blunt = set(primitives()) - known - {"concat", "max_pool", "adaptive_max_pool"}
     assert blunt <= {"max_pool_back"} | {name for name in blunt if name.startswith(("test", "caffe_"))}
 
 
@@ -169,6 +169,14 @@ def test_everything_is_seen_after_global_pooling():
     assert found.layers[2].field == ("all", "all")
     assert found.receptive_field((0, 1)).all()
     assert found.cost.macs == 6 * 6 * 4 * 2 * 9 + 12
+
+
+def test_adaptive_windows_are_seen():
+    for pool in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d):
+        found = analyse(nn.Sequential(pool((3, 4))), (1, 2, 6, 6))
+        assert found.layers[0].field == (2, None)  # six into four: windows of one length and another
+        seen = found.receptive_field((0, 1, 1, 2))
+        assert np.argwhere(np.reshape(seen, (2, 6, 6))).tolist() == [[1, r, c] for r in (2, 3) for c in (3, 4)]
 
 
 # -- flop --------------------------------------------------------------------------------------------------------------

@@ -204,12 +204,11 @@ def test_adaptive_pooling_takes_no_node_for_each_window():
 @pytest.mark.parametrize("size", [10**12, 10**30])
 def test_sizes_that_nothing_could_hold_are_refused_at_once(size):
     x = np.ones((1, 1, 4), np.float32)
-    wanted = pytest.raises((pre.errors.OutOfMemoryError, pre.ShapeError), match="result")
-    with wanted:
+    with pytest.raises(pre.OutOfMemoryError, match="windows over spatial axis 0"):
         ops.adaptive_avg_pool(x, size)
-    with wanted:
-        ops.adaptive_max_pool(x[None], (2, size, 2)[:2])
-    with wanted:
+    with pytest.raises(pre.OutOfMemoryError, match="windows over spatial axis 1"):
+        ops.adaptive_max_pool(x[None], (1, size))
+    with pytest.raises((pre.OutOfMemoryError, pre.ShapeError), match="result"):
         ops.max_unpool(x, np.zeros(x.shape, np.int64), size)
     with pytest.raises(pre.PreimageError):
         ops.upsample(x, size=size)

@@ -16,6 +16,8 @@ from typing import Any
 from preimage.analysis.grids import Grid, Relation, conv_axis, identity, resize_axis, transpose_axis, window_axis
 from preimage.analysis.record import Call, Record
 from preimage.analysis.structure import ALONG, ELEMENTWISE, REDUCTIONS
+from preimage.ops.windows import Axis as Windows
+from preimage.ops.windows import Bins
 
 __all__ = ["All", "Axis", "Join", "relations"]
 
@@ -107,6 +109,14 @@ def _step(axis: Axis | None, step: Relation | None) -> Axis | None:
     return None if found is None else Axis(axis.of, found)
 
 
+def _binned(axis: Axis | None, bins: Bins) -> Axis | None:
+    """Through adaptive windows: known where all are alike."""
+    n, m = bins.size, bins.outputs
+    if m == 1 or n == m or n % m:
+        return _all(axis) if m == 1 else axis if n == m else None
+    return _step(axis, window_axis(Windows(n, m, n // m, n // m, 0, 0, 1)))
+
+
 def _all(axis: Axis | None) -> Axis | None:
     return None if axis is None else Axis(axis.of, All)
 
@@ -120,6 +130,8 @@ def _through(call: Call, k: int, axes: Axes, record: Record) -> Axes:
         return _contracted(call, axes, len(shape)) if k == 0 else (None,) * len(shape)
     if name in ("max_pool", "sum_pool", "avg_pool"):
         return axes[:2] + tuple(_step(a, window_axis(w)) for a, w in zip(axes[2:], call.params["windows"], strict=True))
+    if name in ("adaptive_avg_pool", "adaptive_max_pool"):
+        return axes[:2] + tuple(_binned(a, b) for a, b in zip(axes[2:], call.params["bins"], strict=True))
     if name == "upsample":
         return axes[:2] + tuple(_step(a, resize_axis(r)) for a, r in zip(axes[2:], call.params["axes"], strict=True))
     if name == "pad":

@@ -108,6 +108,12 @@ def _others(call: Call, size: int) -> int:
         for w in call.params["windows"]:
             inside *= sum(w.covered(False))
         return inside
+    if name in ("adaptive_avg_pool", "adaptive_max_pool"):
+        inside = prod(first.shape[:2])
+        for b in call.params["bins"]:
+            starts, stops = b.edges()
+            inside *= int((stops - starts).sum())
+        return inside
     if name == "upsample":
         axes = call.params["axes"]
         return size << len(axes) if axes[0].blended else 0

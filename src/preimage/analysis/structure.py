@@ -30,7 +30,8 @@ ELEMENTWISE = frozenset((
 #: Linear in their one argument, with nothing but ones and fractions: sets go through as numbers do.
 MOVES = frozenset((
     "reshape", "transpose", "getitem", "put", "broadcast_to", "sum_to", "sum", "mean", "sum_over_space", "spread_over_space", "pad",
-    "fold_margin", "take_switches", "put_switches", "sum_pool", "sum_unpool", "avg_pool", "avg_unpool", "unfold", "fold", "upsample", "upsample_back",
+    "fold_margin", "take_switches", "put_switches", "sum_pool", "sum_unpool", "avg_pool", "avg_unpool",
+    "adaptive_avg_pool", "adaptive_avg_unpool", "unfold", "fold", "upsample", "upsample_back",
 ))  # fmt: skip
 CONTRACTIONS = frozenset(("conv", "conv_transpose", "conv_weight_grad", "matmul", "linear"))
 REDUCTIONS = frozenset(("max", "min", "logsumexp"))
@@ -53,6 +54,8 @@ def sources(call: Call, k: int, chosen: Array) -> Array:
             return _back(call, k, chosen, call.params)
         if name == "max_pool":
             return _through("sum_unpool", chosen, call.params)
+        if name == "adaptive_max_pool":
+            return _through("adaptive_avg_unpool", chosen, call.params)
         if name in REDUCTIONS:
             return _spread(chosen, spec.shape, call.params["axis"])
         if name in ALONG and not k:
@@ -85,7 +88,9 @@ def targets(call: Call, k: int, chosen: Array, shape: tuple[int, ...]) -> Array:
                 args[2] = None
             return _is_set(call.op.forward(*args, **call.params))
         if name == "max_pool":
-            return _is_set(primitives()["sum_pool"].forward(_numbers(chosen), **call.params))
+            return _through("sum_pool", chosen, call.params)
+        if name == "adaptive_max_pool":
+            return _through("adaptive_avg_pool", chosen, call.params)
         if name in REDUCTIONS:
             return np.asarray(chosen.any(axis=call.params["axis"], keepdims=call.params["keepdims"]))
         if name == "normalise" and k:

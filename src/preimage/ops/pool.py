@@ -17,7 +17,7 @@ import numpy as np
 
 from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines import around
-from preimage.errors import DTypeError, OptionError, ShapeError
+from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.ops.averages import averages_over
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, check_room, count_of, entries, narrow, operand, regular, sizes_of
@@ -25,6 +25,7 @@ from preimage.ops.reduce import max as max_over
 from preimage.ops.reduce import mean as mean_over
 from preimage.ops.sums import sum_dtype
 from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
+from preimage.resources import available_memory
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "global_avg_pool", "global_max_pool", "max_pool", "max_unpool"]
 
@@ -282,8 +283,23 @@ def _bins(x: Any, output_size: Any, name: str) -> tuple[Bins, ...]:
     for k, b in enumerate(bins):
         if b.outputs < 1 or b.size < 1:
             raise ShapeError(f"{name}: cannot make {b.outputs} windows over spatial axis {k} of size {b.size}")
-        check_room(name, (*x.shape[:2], *(c.outputs for c in bins[: k + 1]), *spatial[k + 1 :]), x.dtype)
+        wanted_bytes = b.outputs * max(x.size // b.size * x.dtype.itemsize, 2 * np.dtype(np.intp).itemsize)
+        if b.outputs > b.size and wanted_bytes > available_memory():
+            raise OutOfMemoryError(
+                f"{name}: {b.outputs} windows over spatial axis {k} take {wanted_bytes:.3g} bytes, more than there are"
+            )
     return bins
+
+
+def _adaptive_max(x: Array, *, bins: tuple[Bins, ...]) -> Array:
+    return _take_switches(x, switches=_switches_of_bins(x, bins))
+
+
+def _adaptive_max_rule(g: Any, ans: Any, x: Any, *, bins: tuple[Bins, ...]) -> Any:
+    return _put_op(g, switches=_switches_of_bins(array_of(x), bins), size=x.shape[2:])
+
+
+_adaptive_max_op = primitive("adaptive_max_pool", _adaptive_max, [_adaptive_max_rule], saves=(0,))
 
 
 @laid_out
@@ -294,11 +310,10 @@ def adaptive_avg_pool(x: Any, output_size: Any) -> Any:
 
 
 @laid_out
-@np.errstate(all="ignore")
 def adaptive_max_pool(x: Any, output_size: Any) -> Any:
     """The maximum over windows chosen so that the output has `output_size` (None for an axis: as it is).
 
     Gradient: to the element that won, as in max_pool.
     """
     x = operand(x, "x")
-    return _take_op(x, switches=_switches_of_bins(array_of(x), _bins(x, output_size, "adaptive_max_pool")))
+    return _adaptive_max_op(x, bins=_bins(x, output_size, "adaptive_max_pool"))
