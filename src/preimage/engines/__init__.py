@@ -9,9 +9,11 @@ and for each kernel that a plan of jit first asks for 4 its IR, 5 its assembly.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -211,4 +213,26 @@ def plan(
         dtype = np.dtype(dtype)
     except TypeError:
         raise DTypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}") from None
-    return choose(geometry, contraction, dtype).plan(geometry, contraction, dtype, layout == "channels_last")
+    found = choose(geometry, contraction, dtype).plan(geometry, contraction, dtype, layout == "channels_last")
+    note = _large_kernel(geometry)
+    return found if note is None else replace(found, details=found.details | {"large kernel": note})
+
+
+#: A kernel counts as large where fast Fourier transforms would take this many times less work.
+LARGE_KERNEL = 8
+
+
+def _large_kernel(g: ConvGeometry) -> str | None:
+    """What a plan says of a kernel so large (a point spread function as large as the picture) that adding up its taps is the slow way."""
+    taps = math.prod(g.kernel_size)
+    cells = math.prod(max(n + lo + hi, 1) for n, (lo, hi) in zip(g.input_size, g.padding, strict=True))
+    planes = g.batch * (g.in_channels + g.out_channels) + g.out_channels * g.in_channels_per_group
+    transforms = (
+        2.5 * planes * cells * math.log2(max(cells, 2)) + 4.0 * cells * g.batch * g.out_channels * g.in_channels_per_group
+    )
+    if not transforms or g.work_flop < LARGE_KERNEL * transforms:
+        return None
+    return (
+        f"slow: every output adds up the products of {taps} taps and {g.in_channels_per_group} channels, {g.work_flop:.2g} flop in all; by"
+        f" fast Fourier transforms, which no engine here does, it would be about {transforms:.1g}"
+    )
