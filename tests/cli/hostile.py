@@ -274,7 +274,7 @@ def calls() -> Iterator[tuple[str, ...]]:
             for value in NUMBERS[:8] + NUMBERS[13:14]
         )
     yield from (
-        ("audit", "-n", "1", "--jobs", "1", "--checks", "exact", option, value)
+        ("audit", "gemm", "-n", "1", "--jobs", "1", "--checks", "exact", option, value)
         for option in ("--most-macs", "--seed", "--shrink")
         for value in NUMBERS[:6]
     )
