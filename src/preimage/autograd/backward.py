@@ -158,6 +158,13 @@ def grad(
 
     Raises: GraphError where an input does not lead to an output (unless allow_unused, which gives None for it).
     """
+    for name, given in (
+        ("outputs", outputs),
+        ("inputs", inputs),
+        *((("grad_outputs", grad_outputs),) if grad_outputs is not None else ()),
+    ):
+        if not isinstance(given, Tensor | list | tuple) and not (name == "grad_outputs" and isinstance(outputs, Tensor)):
+            raise GraphError(f"grad works on Tensors, one or a list of {name}, got {type(given).__name__}")
     outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     seeds = [grad_outputs] if isinstance(outputs, Tensor) else [None] * len(outs) if grad_outputs is None else list(grad_outputs)

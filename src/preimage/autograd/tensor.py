@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from preimage.autograd.arrays import as_array, fitted
 from preimage.display import Shown
-from preimage.errors import DomainError, DTypeError, GraphError, ShapeError
+from preimage.errors import DomainError, DTypeError, GraphError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from preimage.autograd.primitive import Node
@@ -83,6 +83,8 @@ class Tensor(Shown):
         self._data = _float_array(data)
         self._node: Node | None = None
         self._version = 0
+        if not isinstance(requires_grad, (bool, np.bool_, int)):
+            raise OptionError(f"requires_grad must be True or False, got {requires_grad!r}")
         self.requires_grad = bool(requires_grad)
         self._grad: Tensor | None = None
         self.name = name

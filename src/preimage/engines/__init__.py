@@ -205,9 +205,11 @@ def plan(
     layout: str = "channels_first",
 ) -> Plan:
     """What would run for this geometry with the settings in force: algorithm, blocking, flop, bytes, workspace, promises."""
-    if contraction not in CONTRACTIONS:
+    if not isinstance(geometry, ConvGeometry):
+        raise OptionError(f"plan takes a ConvGeometry, got {type(geometry).__name__}; ConvGeometry.from_conv makes one")
+    if not isinstance(contraction, str) or contraction not in CONTRACTIONS:
         raise OptionError(f"contraction must be one of {', '.join(CONTRACTIONS)}, got {contraction!r}")
-    if layout not in ("channels_first", "channels_last"):
+    if not isinstance(layout, str) or layout not in ("channels_first", "channels_last"):
         raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
     try:
         dtype = np.dtype(dtype)

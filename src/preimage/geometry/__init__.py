@@ -43,6 +43,7 @@ from preimage.geometry.sizes import (
     normalise_padding,
     per_axis,
     shape_of,
+    sizes,
     split_same,
 )
 
@@ -75,6 +76,14 @@ class ConvGeometry(Shown):
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
+        for name in ("input_size", "output_size", "kernel_size", "stride", "padding", "dilation"):
+            if type(getattr(self, name)) is not tuple:
+                raise GeometryError(f"{name} must be a tuple with one entry per spatial axis, got {getattr(self, name)!r:.200}")
+            object.__setattr__(self, name, tuple(hashable(v) for v in getattr(self, name)))
+        if any(type(pair) is not tuple or len(pair) != 2 or not all(type(v) is int for v in pair) for pair in self.padding):
+            raise GeometryError(f"padding must hold one pair (lo, hi) of integers per spatial axis, got {self.padding!r}")
+        for name in ("batch", "in_channels", "out_channels", "groups"):
+            object.__setattr__(self, name, integer(getattr(self, name), name))
         # a geometry is looked up at every call: its hash is worked out once
         sizes = (self.input_size, self.output_size, self.kernel_size, self.stride, self.padding, self.dilation)
         object.__setattr__(self, "_hash", hash((self.batch, self.in_channels, self.out_channels, self.groups, *sizes)))
@@ -213,8 +222,8 @@ class ConvGeometry(Shown):
         Raises: GeometryError where channels and groups disagree, the kernel does not fit, or a number is not valid.
         """
         return _from_conv(
-            tuple(input_shape),
-            tuple(weight_shape),
+            sizes(input_shape, "input"),
+            sizes(weight_shape, "weight"),
             hashable(stride),
             hashable(padding),
             hashable(dilation),
@@ -240,7 +249,7 @@ class ConvGeometry(Shown):
         The large size is said by `output_padding` (below max(stride, dilation)) or by `output_size`, not by both.
         """
         return _from_conv_transpose(
-            tuple(input_shape), tuple(weight_shape), hashable(stride), hashable(padding), hashable(output_padding),
+            sizes(input_shape, "input"), sizes(weight_shape, "weight"), hashable(stride), hashable(padding), hashable(output_padding),
             None if output_size is None else hashable(output_size), hashable(dilation), integer(groups, "groups"),
         )  # fmt: skip
 
@@ -258,8 +267,9 @@ class ConvGeometry(Shown):
     ) -> ConvGeometry:
         """The geometry between two shapes, (N, C_in, *large) and (N, C_out, *small), as conv_weight_grad needs it."""
         return _from_sizes(
-            tuple(input_shape), tuple(output_shape), hashable(kernel_size), hashable(stride), hashable(padding), hashable(dilation),
-            integer(groups, "groups"),
+            sizes(input_shape, "input"), sizes(output_shape, "output"), hashable(kernel_size),
+            hashable(stride), hashable(padding),
+            hashable(dilation), integer(groups, "groups"),
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from preimage.errors import GeometryError
 
 __all__ = [
     "MAX_ELEMENTS", "MAX_PARAMETER", "Padding", "Pairs", "PerAxis", "check_groups", "check_ndim", "conv_size",
-    "conv_transpose_size", "extent_of", "hashable", "integer", "normalise_padding", "per_axis", "shape_of", "split_same",
+    "conv_transpose_size", "extent_of", "hashable", "integer", "normalise_padding", "per_axis", "shape_of", "sizes", "split_same",
 ]  # fmt: skip
 
 PerAxis = int | Sequence[int]
@@ -123,6 +123,13 @@ def check_groups(groups: int, in_channels: int, out_channels: int) -> None:
         if channels % groups:
             near = channels - channels % groups or groups
             raise GeometryError(f"groups {groups} do not divide {name} {channels}; the nearest that would do is {near}")
+
+
+def sizes(shape: Any, name: str) -> tuple[int, ...]:
+    """A shape as a tuple of exact integers. Raises: GeometryError for what is none."""
+    if not hasattr(shape, "__iter__") or isinstance(shape, str | bytes) or getattr(shape, "ndim", 1) != 1:
+        raise GeometryError(f"the {name} shape must be a sequence of sizes, got {shape!r:.200}")
+    return tuple(integer(v, f"{name} shape") for v in shape)
 
 
 def shape_of(shape: Any, name: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from preimage.geometry.sizes import integer
 from preimage.linop.operator import Operator
 from preimage.ops import conv, conv_transpose
 from preimage.ops.contraction import weight_operand
+from preimage.ops.layout import check_layout
 from preimage.ops.operands import count_of, entries, sizes_of
 
 __all__ = ["Conv"]
@@ -68,7 +69,7 @@ class Conv(Operator):
             "padding_mode": padding_mode, "layout": layout,
         }  # fmt: skip
         self.dtype = array_of(self.w).dtype
-        last = layout == "channels_last"
+        last = check_layout(layout) == "channels_last"
         self.input_shape = (batch, *size, channels) if last else g.input_shape
         self.output_shape = (batch, *g.output_size, g.out_channels) if last else g.output_shape
         # one call on nothing: every option and the dtype are checked now, not at first use

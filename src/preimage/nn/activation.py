@@ -9,7 +9,7 @@ import numpy as np
 from preimage import ops
 from preimage.nn.module import Module, Parameter
 from preimage.ops.layout import check_layout
-from preimage.ops.operands import count_of, float_dtype, number_of
+from preimage.ops.operands import check_room, count_of, float_dtype, number_of
 
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish",
@@ -185,6 +185,7 @@ class PReLU(Module):
     ) -> None:
         super().__init__()
         self.num_parameters, self.layout = count_of(num_parameters, "PReLU: num_parameters", 1), check_layout(layout)
+        check_room("PReLU", (self.num_parameters,), float_dtype(dtype))
         self.weight = Parameter(np.full(self.num_parameters, number_of(init, "PReLU: init"), float_dtype(dtype)))
 
     def forward(self, x: Any) -> Any:

@@ -16,7 +16,7 @@ from preimage.nn.activation import _Activation
 from preimage.nn.conv import _Convolution, is_recording
 from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
-from preimage.ops.operands import axis_of, float_dtype, integer_of, operand, sizes_of
+from preimage.ops.operands import axis_of, flag_of, float_dtype, integer_of, operand, sizes_of
 
 __all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
 
@@ -77,6 +77,8 @@ class ModuleList(Module):
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
+        if not isinstance(modules, Iterable) or isinstance(modules, np.ndarray):
+            raise OptionError(f"ModuleList takes a list of Modules, got {type(modules).__name__}")
         for module in modules:
             self.append(module)
 
@@ -103,6 +105,8 @@ class ModuleDict(Module):
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         super().__init__()
+        if modules is not None and not isinstance(modules, Mapping):
+            raise OptionError(f"ModuleDict takes a dict of Modules, got {type(modules).__name__}")
         for name, module in (modules or {}).items():
             self[name] = module
 
@@ -139,7 +143,8 @@ class Linear(Module):
     ) -> None:
         super().__init__()
         in_features, out_features = integer_of(in_features, "in_features", 0), integer_of(out_features, "out_features", 0)
-        self.in_features, self.out_features, dtype = in_features, out_features, float_dtype(dtype)
+        self.in_features, self.out_features = in_features, out_features
+        dtype, bias = float_dtype(dtype), flag_of(bias, "bias")
         generator = init.generator(rng)
         bound = 1 / math.sqrt(max(1, in_features))
         self.weight = Parameter(init.uniform((out_features, in_features), -bound, bound, rng=generator).astype(dtype))

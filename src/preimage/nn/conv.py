@@ -15,7 +15,7 @@ from preimage.nn import init
 from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
 from preimage.ops.layout import check_layout
-from preimage.ops.operands import float_dtype, integer_of
+from preimage.ops.operands import flag_of, float_dtype, integer_of
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
@@ -54,7 +54,7 @@ class _Convolution(Module):
     ) -> None:
         super().__init__()
         in_channels, out_channels = integer_of(in_channels, "in_channels", 0), integer_of(out_channels, "out_channels", 0)
-        groups, dtype = integer_of(groups, "groups", 1), float_dtype(dtype)
+        groups, dtype, bias = integer_of(groups, "groups", 1), float_dtype(dtype), flag_of(bias, "bias")
         if in_channels % groups or out_channels % groups:
             raise OptionError(f"groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
         if not isinstance(padding_mode, str) or padding_mode not in MODES:

@@ -9,6 +9,8 @@ import numpy as np
 
 from preimage.autograd import array_of, no_grad
 from preimage.display import Shown
+from preimage.errors import OptionError
+from preimage.ops.operands import float_dtype, shape_sizes
 
 if TYPE_CHECKING:
     from preimage.nn.module import Module
@@ -65,6 +67,9 @@ def summary(module: Module, input_shape: tuple[int, ...], dtype: Any = np.float3
 
     The flop are those of convolutions and matrix products, 2 per multiply-add.
     """
+    if not hasattr(module, "named_modules"):
+        raise OptionError(f"summary takes a Module, got {type(module).__name__}")
+    input_shape, dtype = shape_sizes(input_shape, "summary: input_shape"), float_dtype(dtype)
     rows: list[tuple[str, str, tuple[int, ...], int, int]] = []
     undo = []
 

@@ -13,6 +13,7 @@ for the transpose, whose first axis is its input channels.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from preimage.autograd import Tensor
 from preimage.errors import OptionError, ShapeError
 from preimage.locks import hold_over_fork
+from preimage.ops.operands import check_room, count_of, number_of, shape_sizes
 
 __all__ = [
     "bilinear", "bilinear_", "constant", "constant_", "dirac", "dirac_", "fans", "gain", "generator", "icnr", "icnr_",
@@ -42,7 +44,7 @@ hold_over_fork(lambda: _own.bit_generator.lock)  # a draw takes it: a child fork
 def manual_seed(seed: int) -> None:
     """Start the library's own generator from a seed."""
     global _own
-    _own = np.random.default_rng(seed)
+    _own = np.random.default_rng(count_of(seed, "seed", 0))
 
 
 def generator(rng: Rng = None) -> np.random.Generator:
@@ -51,13 +53,14 @@ def generator(rng: Rng = None) -> np.random.Generator:
         return _own
     if isinstance(rng, np.random.Generator):
         return rng
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
         raise OptionError(f"rng must be a numpy Generator, a seed or None, got {type(rng).__name__}")
     return np.random.default_rng(int(rng))
 
 
 def fans(shape: Shape) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight shape. Raises: ShapeError for less than two axes."""
+    shape = _sized(shape)
     if len(shape) < 2:
         raise ShapeError(f"fan in and out need a weight of at least two axes, got shape {shape}")
     taps = math.prod(shape[2:])
@@ -66,24 +69,32 @@ def fans(shape: Shape) -> tuple[int, int]:
 
 def gain(nonlinearity: str, slope: float = 0.01) -> float:
     """The factor that keeps the variance through an activation. Raises: OptionError for one that is not known."""
+    slope = number_of(slope, "gain: slope")
     gains = {
         "linear": 1.0, "conv": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2.0),
         "leaky_relu": math.sqrt(2.0 / (1 + slope * slope)), "selu": 0.75,
     }  # fmt: skip
-    if nonlinearity not in gains:
+    if not isinstance(nonlinearity, str) or nonlinearity not in gains:
         raise OptionError(f"gain: nonlinearity must be one of {', '.join(gains)}, got {nonlinearity!r}")
     return gains[nonlinearity]
 
 
+def _sized(shape: Any) -> Shape:
+    """The shape of an array that memory can hold."""
+    sizes = shape_sizes(shape, "shape")
+    check_room("an initial weight", sizes, np.dtype(np.float64))
+    return sizes
+
+
 def _fan(shape: Shape, mode: str) -> int:
-    if mode not in ("fan_in", "fan_out"):
+    if not isinstance(mode, str) or mode not in ("fan_in", "fan_out"):
         raise OptionError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     return max(1, fans(shape)[mode == "fan_out"])
 
 
 def constant(shape: Shape, value: float = 0.0) -> Array:
     """One value everywhere."""
-    return np.full(shape, value, np.float64)
+    return np.full(_sized(shape), number_of(value, "value"), np.float64)
 
 
 def zeros(shape: Shape) -> Array:
@@ -98,6 +109,8 @@ def ones(shape: Shape) -> Array:
 
 def trunc_normal(shape: Shape, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, *, rng: Rng = None) -> Array:
     """Normal, drawn again where it lies outside a..b. Raises: OptionError for bounds that hold too little of it to be drawn from."""
+    mean, std, a, b = (number_of(v, k) for k, v in (("mean", mean), ("std", std), ("a", a), ("b", b)))
+    shape = _sized(shape)
     if not a < b or not std > 0 or (min(abs(a - mean), abs(b - mean)) > 4 * std and not a < mean < b):
         raise OptionError(
             f"trunc_normal: bounds {a}..{b} hold next to nothing of a normal distribution with mean {mean}, deviation {std}"
@@ -111,12 +124,15 @@ def trunc_normal(shape: Shape, mean: float = 0.0, std: float = 1.0, a: float = -
 
 def uniform(shape: Shape, lo: float = 0.0, hi: float = 1.0, *, rng: Rng = None) -> Array:
     """Uniform between lo and hi."""
-    return generator(rng).uniform(lo, hi, shape)
+    lo, hi = number_of(lo, "lo"), number_of(hi, "hi")
+    if not -math.inf < lo <= hi < math.inf or math.isinf(hi - lo):
+        raise OptionError(f"uniform: wanted finite bounds, lo not above hi, got {lo} and {hi}")
+    return generator(rng).uniform(lo, hi, _sized(shape))
 
 
 def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, *, rng: Rng = None) -> Array:
     """Normal with this mean and standard deviation."""
-    return generator(rng).normal(mean, std, shape)
+    return generator(rng).normal(number_of(mean, "mean"), number_of(std, "std", least=0), _sized(shape))
 
 
 def kaiming_uniform(
@@ -136,17 +152,18 @@ def kaiming_normal(
 
 def xavier_uniform(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
     """Uniform within scale * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    bound = scale * math.sqrt(6.0 / max(1, sum(fans(shape))))
+    bound = number_of(scale, "scale", least=0) * math.sqrt(6.0 / max(1, sum(fans(shape))))
     return uniform(shape, -bound, bound, rng=rng)
 
 
 def xavier_normal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
     """Normal with standard deviation scale * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    return normal(shape, 0.0, scale * math.sqrt(2.0 / max(1, sum(fans(shape)))), rng=rng)
+    return normal(shape, 0.0, number_of(scale, "scale", least=0) * math.sqrt(2.0 / max(1, sum(fans(shape)))), rng=rng)
 
 
 def orthogonal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
     """Rows (or columns, whichever are fewer) of the weight as a matrix orthonormal, times scale (Saxe et al. 2014)."""
+    shape, scale = _sized(shape), number_of(scale, "scale")
     if len(shape) < 2:
         raise ShapeError(f"orthogonal needs a weight of at least two axes, got shape {shape}")
     rows, columns = shape[0], math.prod(shape[1:])
@@ -158,6 +175,7 @@ def orthogonal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
 
 def dirac(shape: Shape, *, groups: int = 1) -> Array:
     """The weight that passes its input on: 1 at the kernel's centre, from channel k of each group to channel k."""
+    shape, groups = _sized(shape), count_of(groups, "groups", 1)
     if len(shape) < 3 or shape[0] % groups:
         raise ShapeError(f"dirac needs (out, in / groups, *kernel) with out divisible by groups {groups}, got shape {shape}")
     weight = np.zeros(shape)
@@ -182,12 +200,15 @@ def bilinear(shape: Shape, *, pairs: str = "diagonal") -> Array:
 
     Raises: ShapeError where "diagonal" has no diagonal to fill.
     """
+    shape = _sized(shape)
     if len(shape) < 3:
         raise ShapeError(f"bilinear needs (in, out / groups, *kernel), got shape {shape}")
     stencil: Any = np.ones(())
     for kernel in shape[2:]:
         stencil = np.multiply.outer(stencil, _hat(kernel))
     weight = np.zeros(shape)
+    if not isinstance(pairs, str):
+        raise OptionError(f"bilinear: pairs must be 'diagonal' or 'all', got {pairs!r}")
     if pairs == "all" or (pairs == "diagonal" and shape[1] == 1):
         weight[...] = stencil
     elif pairs == "diagonal":
@@ -205,6 +226,11 @@ def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_norm
 
     Raises: ShapeError where the output channels do not divide.
     """
+    shape, factor = _sized(shape), count_of(factor, "icnr: factor", 1)
+    if not callable(base):
+        raise OptionError(f"icnr: base must be an initialiser, got {type(base).__name__}")
+    if len(shape) < 3 or factor > shape[0]:
+        raise ShapeError(f"icnr: {shape[:1]} output channels do not divide by {factor} to the number of spatial axes")
     block = factor ** (len(shape) - 2)
     if len(shape) < 3 or shape[0] % block:
         raise ShapeError(f"icnr: {shape[0]} output channels do not divide by {factor} to the number of spatial axes")
@@ -213,9 +239,13 @@ def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_norm
 
 def _setter(initialiser: Callable[..., Array]) -> Callable[..., Tensor]:
     def set_(parameter: Tensor, *args: Any, **options: Any) -> Tensor:
+        if not isinstance(parameter, Tensor):
+            raise OptionError(f"{initialiser.__name__}_ sets a Parameter, got {type(parameter).__name__}")
         parameter.assign(initialiser(parameter.shape, *args, **options).astype(parameter.dtype))
         return parameter
 
+    first, *others = inspect.signature(initialiser).parameters.values()
+    set_.__signature__ = inspect.Signature([first.replace(name="parameter", annotation=Tensor), *others])  # type: ignore[attr-defined]
     set_.__name__ = initialiser.__name__ + "_"
     set_.__doc__ = f"Set a parameter with `{initialiser.__name__}`; gives the parameter."
     return set_

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import array_of, primitive
+from preimage.autograd import array_of, fitted, primitive
 from preimage.errors import DomainError, DTypeError, OptionError, ShapeError
 from preimage.nn.module import Module
 from preimage.ops.broadcast import in_wide, match, widely
-from preimage.ops.operands import operand, regular
+from preimage.ops.operands import broadcast_shape, number_of, operand, operands, regular
 
 __all__ = [
     "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss", "bce_loss",
@@ -25,7 +25,7 @@ __all__ = [
 
 def _reduce(values: Any, reduction: str, dtype: Any) -> Any:
     """The losses of all elements reduced, in the dtype that the arguments had."""
-    if reduction not in ("mean", "sum", "none"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise OptionError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     reduced = values if reduction == "none" else ops.mean(values) if reduction == "mean" else ops.sum(values)
     return ops.astype(reduced, dtype)
@@ -45,6 +45,8 @@ def _pair(name: str, prediction: Any, target: Any) -> tuple[Any, Any, Any]:
 
 def _product(weight: Any, value: Any) -> Any:
     """weight * value, and 0 where the weight is 0, also beside an infinity."""
+    weight, value = operands("a weighted loss", weight, value)
+    broadcast_shape("a weighted loss", weight.shape, value.shape)
     lost = (array_of(weight) == 0) & np.isinf(array_of(value))
     return ops.multiply(weight, ops.where(lost, 0.0, value) if lost.any() else value)
 
@@ -63,6 +65,7 @@ def l1_loss(prediction: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 def huber_loss(prediction: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Any:
     """d^2 / 2 for |d| <= delta, else delta (|d| - delta / 2), with d = prediction - target."""
+    delta = number_of(delta, "huber_loss: delta")
     if not delta > 0:
         raise OptionError(f"huber_loss: delta must be positive, got {delta}")
     prediction, target, dtype = _pair("huber_loss", prediction, target)
@@ -77,10 +80,10 @@ def huber_loss(prediction: Any, target: Any, *, delta: float = 1.0, reduction: s
 def _class_weights(weight: Any, classes: int, dtype: Any) -> Any:
     if weight is None:
         return None
-    values = regular(array_of(weight), "weight").astype(dtype)
+    values = regular(array_of(weight), "weight")
     if values.shape != (classes,):
         raise ShapeError(f"weight has shape {values.shape}, wanted ({classes},): one per class")
-    return values
+    return fitted(values, np.dtype(dtype), (classes,), "weight")
 
 
 def nll_loss(log_probability: Any, target: Any, *, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
@@ -150,6 +153,7 @@ def cross_entropy(
     Raises: as nll_loss; OptionError for a label_smoothing outside 0..1.
     """
     x, classes, dtype = _classes(logits, "cross_entropy")
+    label_smoothing = number_of(label_smoothing, "cross_entropy: label_smoothing")
     if not 0 <= label_smoothing <= 1:
         raise OptionError(f"cross_entropy: label_smoothing must lie in 0..1, got {label_smoothing}")
     low = ops.log_softmax(x, axis=1)
@@ -269,7 +273,7 @@ class _Loss(Module):
         return type(self)._function(prediction, target, **self._options)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) == 0 and v is not None)
+        return ", ".join(f"{k}={v!r}" for k, v in self._options.items() if isinstance(v, str | bool | int | float))
 
 
 class MSELoss(_Loss):
@@ -343,6 +347,7 @@ class DiceLoss(_Loss):
     _function = staticmethod(dice_loss)
 
     def __init__(self, smooth: float = 1.0, reduction: str = "mean") -> None:
+        smooth = number_of(smooth, "DiceLoss: smooth")
         if smooth < 0 or not math.isfinite(smooth):
             raise OptionError(f"DiceLoss: smooth must not be negative, got {smooth}")
         super().__init__(smooth=smooth, reduction=reduction)

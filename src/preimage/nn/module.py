@@ -127,7 +127,7 @@ class Module(Shown):
         object.__delattr__(self, name)
 
     def _check_name(self, name: str) -> None:
-        if not name or "." in name:
+        if not isinstance(name, str) or not name or "." in name:
             raise OptionError(f"a name must not be empty or hold a dot, got {name!r}")
         if name in self.__dict__ or hasattr(type(self), name):
             raise OptionError(f"{type(self).__name__} has an attribute {name!r} already")

@@ -16,7 +16,7 @@ from preimage.nn.module import Module, Parameter
 from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
 from preimage.ops.normalise import normalise, scaled_by, standardized
-from preimage.ops.operands import count_of, float_dtype, number_of, operand, shape_sizes
+from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_sizes
 from preimage.ops.pointwise import select
 
 __all__ = [
@@ -32,10 +32,15 @@ class _Norm(Module):
         super().__init__()
         name = type(self).__name__
         channels = count_of(channels, f"{name}: the number of channels", 0)
-        self.eps, self.affine, self.layout = number_of(eps, f"{name}: eps", least=0), bool(affine), check_layout(layout)
+        self.eps, self.affine, self.layout = (
+            number_of(eps, f"{name}: eps", least=0),
+            flag_of(affine, f"{name}: affine"),
+            check_layout(layout),
+        )
         dtype = float_dtype(dtype)
-        self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if affine else None)
-        self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if affine else None)
+        check_room(name, (channels,), dtype)
+        self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if self.affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if self.affine else None)
 
     def forward(self, x: Any) -> Any:
         if self.layout == "channels_first" or np.ndim(array_of(x)) < 3:
@@ -56,7 +61,7 @@ class _Tracking(_Norm):
         name = type(self).__name__
         self.num_features = count_of(num_features, f"{name}: num_features", 0)
         self.momentum = None if momentum is None else number_of(momentum, f"{name}: momentum")
-        self.track_running_stats = bool(track)
+        self.track_running_stats = track = flag_of(track, f"{name}: track_running_stats")
         for buffer, start in (("running_mean", np.zeros), ("running_var", np.ones)):
             self.register_buffer(buffer, start(self.num_features, dtype) if track else None)
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track else None)
@@ -251,10 +256,15 @@ class LayerNorm(Module):
     ) -> None:
         super().__init__()
         self.normalized_shape = shape_sizes(normalized_shape, "LayerNorm: normalized_shape")
-        self.eps, self.elementwise_affine = eps, elementwise_affine
+        self.eps, dtype = number_of(eps, "LayerNorm: eps", least=0), float_dtype(dtype)
+        self.elementwise_affine, bias = (
+            flag_of(elementwise_affine, "LayerNorm: elementwise_affine"),
+            flag_of(bias, "LayerNorm: bias"),
+        )
         shape = self.normalized_shape
-        self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if elementwise_affine else None)
-        self.register_parameter("bias", Parameter(np.zeros(shape, dtype)) if elementwise_affine and bias else None)
+        check_room("LayerNorm", shape, dtype)
+        self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if self.elementwise_affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(shape, dtype)) if self.elementwise_affine and bias else None)
 
     def forward(self, x: Any) -> Any:
         shape, last = np.shape(array_of(x)), self.normalized_shape

@@ -12,6 +12,7 @@ from preimage.errors import OptionError, ShapeError
 from preimage.geometry import per_axis
 from preimage.nn.module import Module
 from preimage.ops.layout import check_layout
+from preimage.ops.operands import flag_of
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
@@ -250,10 +251,13 @@ class Upsample(Module):
         layout: str = "channels_first",
     ) -> None:
         super().__init__()
-        if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
+        if not isinstance(mode, str) or mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
             raise OptionError(f"Upsample: mode must be nearest, nearest-exact, linear, bilinear or trilinear, got {mode!r}")
         self.size, self.scale_factor, self.mode, self.layout = size, scale_factor, mode, check_layout(layout)
-        self.align_corners, self.recompute_scale_factor = align_corners, recompute_scale_factor
+        self.align_corners = None if align_corners is None else flag_of(align_corners, "Upsample: align_corners")
+        self.recompute_scale_factor = (
+            None if recompute_scale_factor is None else flag_of(recompute_scale_factor, "Upsample: recompute_scale_factor")
+        )
 
     def forward(self, x: Any) -> Any:
         wanted = {"bilinear": 2, "trilinear": 3}.get(self.mode)

@@ -16,7 +16,7 @@ from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import widely
 from preimage.ops.errorfunction import erf_values, normal_cdf_values
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, operand, operands
+from preimage.ops.operands import Array, number_of, operand, operands
 from preimage.ops.pointwise import (
     abs,
     add,
@@ -116,7 +116,7 @@ def relu(x: Any) -> Any:
 
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     """x where x > 0, else slope * x."""
-    return _leaky_relu_op(operand(x, "x"), slope=float(slope))
+    return _leaky_relu_op(operand(x, "x"), slope=number_of(slope, "leaky_relu: slope"))
 
 
 @laid_out
@@ -140,6 +140,7 @@ def hardtanh(x: Any, lo: float = -1.0, hi: float = 1.0) -> Any:
 
     Raises: OptionError where lo > hi.
     """
+    lo, hi = number_of(lo, "hardtanh: lo"), number_of(hi, "hardtanh: hi")
     if lo > hi:
         raise OptionError(f"hardtanh: lo {lo} is above hi {hi}")
     return _hardtanh_op(operand(x, "x"), lo=float(lo), hi=float(hi))
@@ -152,7 +153,9 @@ def relu6(x: Any) -> Any:
 
 def hardsigmoid(x: Any, alpha: float = 1 / 6, beta: float = 0.5) -> Any:
     """alpha * x + beta held between 0 and 1 (PyTorch's alpha; ONNX's is 0.2 unless the file says otherwise)."""
-    return _hardsigmoid_op(operand(x, "x"), alpha=float(alpha), beta=float(beta))
+    return _hardsigmoid_op(
+        operand(x, "x"), alpha=number_of(alpha, "hardsigmoid: alpha"), beta=number_of(beta, "hardsigmoid: beta")
+    )
 
 
 # -- smooth ------------------------------------------------------------------------------------------------------------
@@ -217,6 +220,7 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
 
     Raises: OptionError for beta = 0.
     """
+    beta = number_of(beta, "softplus: beta")
     if not beta:
         raise OptionError("softplus: beta must not be 0")
     return _softplus_op(operand(x, "x"), beta=float(beta))
@@ -257,7 +261,7 @@ _elu_op = primitive("elu", unary(_elu), widely([_elu_rule]), saves=(0,))
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """x where x > 0, else alpha (exp(x) - 1)."""
-    return _elu_op(operand(x, "x"), alpha=float(alpha), inner=1.0, scale=1.0)
+    return _elu_op(operand(x, "x"), alpha=number_of(alpha, "elu: alpha"), inner=1.0, scale=1.0)
 
 
 def selu(x: Any) -> Any:
@@ -270,6 +274,7 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 
     Raises: OptionError for alpha = 0.
     """
+    alpha = number_of(alpha, "celu: alpha")
     if not alpha:
         raise OptionError("celu: alpha must not be 0")
     return _elu_op(operand(x, "x"), alpha=float(alpha), inner=1 / float(alpha), scale=1.0)

@@ -17,7 +17,7 @@ from preimage.autograd import Primitive, primitive
 from preimage.engines import around
 from preimage.errors import OptionError
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, narrow, operand
+from preimage.ops.operands import Array, flag_of, narrow, number_of, operand
 from preimage.ops.sums import exactly
 from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
 
@@ -161,10 +161,10 @@ def avg_pool(
     """
     x = operand(x, "x")
     windows = windows_of("avg_pool", spatial_of(x, "avg_pool"), kernel_size, stride, padding, dilation, ceil_mode)
-    if divisor_override is not None and not divisor_override:
+    divisor = None if divisor_override is None else number_of(divisor_override, "avg_pool: divisor_override")
+    if divisor == 0:
         raise OptionError("avg_pool: divisor_override must not be 0")
-    divisor = None if divisor_override is None else float(divisor_override)
-    return _avg_pool_op(x, windows=windows, divisor=divisor, padded=bool(count_include_pad))
+    return _avg_pool_op(x, windows=windows, divisor=divisor, padded=flag_of(count_include_pad, "avg_pool: count_include_pad"))
 
 
 # -- adaptive windows --------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.autograd import Tensor, array_of, grad
+from preimage.autograd import Tensor, array_of, grad, is_real
 from preimage.errors import CheckError, OptionError, ShapeError
+from preimage.ops.operands import count_of, entries, number_of
 
 __all__ = ["check_adjoint", "check_grads"]
 
@@ -121,10 +122,20 @@ def check_grads(
         >>> from preimage.ops.checks import check_grads
         >>> check_grads(lambda x, w: pre.conv(x, w, stride=2), [np.random.rand(2, 3, 7), np.random.rand(4, 3, 2)])
     """
-    if order not in (1, 2):
+    if not callable(f):
+        raise OptionError(f"check_grads takes a function, got {type(f).__name__}")
+    if isinstance(args, str | bytes) or not isinstance(args, list | tuple):
+        raise OptionError(f"check_grads: args must be a list of arrays, got {type(args).__name__}")
+    trials, seed = count_of(trials, "trials", 1), count_of(seed, "seed", 0)
+    rtol = None if rtol is None else number_of(rtol, "rtol", least=0)
+    if not isinstance(order, int) or order not in (1, 2):
         raise OptionError(f"order must be 1 or 2, got {order!r}")
     arrays = [Tensor(a).data if not isinstance(a, Tensor) else a.data for a in args]
-    which = tuple(range(len(arrays))) if argnums is None else tuple(argnums)
+    listed = entries(argnums)
+    chosen = range(len(arrays)) if argnums is None else [argnums] if listed is None else listed
+    which = tuple(count_of(k, "argnums", 0) for k in chosen)
+    if not which or max(which) >= len(arrays):
+        raise OptionError(f"argnums must name some of the {len(arrays)} arguments, got {argnums!r}")
     rng = np.random.default_rng(seed)
     narrowest = min((arrays[k].dtype for k in which), key=lambda d: d.itemsize)
     _check_first(f, arrays, which, rng, trials, _tolerance(narrowest, 0) if rtol is None else rtol, "first derivative")
@@ -155,10 +166,14 @@ def _pair(A: Any, x: Any, rng: np.random.Generator) -> tuple[Callable[[Any], Any
             x = rng.standard_normal(A.input_shape).astype(A.dtype)
         return (lambda v: A @ v), (lambda v: A.T @ v), x
     if hasattr(A, "shape") and hasattr(A, "dot"):
+        if isinstance(A, Tensor) or len(A.shape) != 2 or not is_real(np.dtype(A.dtype)):
+            raise OptionError(f"check_adjoint takes a real matrix, got shape {A.shape} of {A.dtype}")
         if x is None:
             x = rng.standard_normal(A.shape[1]).astype(A.dtype)
         if hasattr(A, "rmatvec"):
             return A.matvec, A.rmatvec, x
+        if np.shape(x) != (A.shape[1],):
+            raise ShapeError(f"check_adjoint: x has shape {np.shape(x)}, the matrix takes ({A.shape[1]},)")
         return A.dot, A.T.dot, x
     if not callable(A):
         raise OptionError(f"check_adjoint takes an operator, a matrix or a linear function, got {type(A).__name__}")
@@ -187,7 +202,8 @@ def check_adjoint(A: Any, x: Any = None, *, rtol: float | None = None, trials: i
         >>> from preimage.ops.checks import check_adjoint
         >>> check_adjoint(lambda x: pre.ops.pad(x, 2, mode="reflect"), np.zeros((1, 1, 5, 6)))
     """
-    rng = np.random.default_rng(seed)
+    trials, rtol = count_of(trials, "trials", 1), None if rtol is None else number_of(rtol, "rtol", least=0)
+    rng = np.random.default_rng(count_of(seed, "seed", 0))
     for _ in range(trials):
         forward, adjoint, v = _pair(A, x, rng)
         Av = forward(v)

@@ -87,7 +87,7 @@ def logical_shape(a: Any, layout: str, name: str, like: Any, like_name: str) -> 
 
     Raises: OptionError for another layout; ShapeError where an axis is missing beside `like`, the weights.
     """
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
     shape: tuple[int, ...] = a.shape
     if like is not None and len(shape) != len(like):

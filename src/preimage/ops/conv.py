@@ -184,6 +184,8 @@ def conv(
         logical_shape(x, layout, "x", w.shape, "w"), w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     check_bias(b, geometry.out_channels)
+    if not isinstance(padding_mode, str):
+        check_mode(padding_mode)
     if residual is None and activation is None and padding_mode == "zeros":
         return conv_op(x, w, b, geometry=geometry, layout=layout)
     check_mode(padding_mode)
@@ -239,6 +241,8 @@ def conv_transpose(
         output_size=output_size, dilation=dilation, groups=groups,
     )  # fmt: skip
     check_bias(b, geometry.in_channels)
+    if not isinstance(padding_mode, str):
+        check_mode(padding_mode)
     if residual is None and activation is None and padding_mode == "zeros":
         return conv_transpose_op(y, w, b, geometry=geometry, layout=layout)
     check_mode(padding_mode)
@@ -281,7 +285,7 @@ def conv_weight_grad(
         logical_shape(x, layout, "x", y.shape, "y"), logical_shape(y, layout, "y", None, ""), kernel_size,
         stride=stride, padding=padding, dilation=dilation, groups=groups,
     )  # fmt: skip
-    if padding_mode != "zeros":
+    if not isinstance(padding_mode, str) or padding_mode != "zeros":
         check_mode(padding_mode)
         x, geometry = pad_pairs(x, _pairs(geometry, layout), padding_mode), margin_free(geometry)
     return conv_weight_grad_op(x, y, geometry=geometry, layout=layout)

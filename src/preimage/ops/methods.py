@@ -10,6 +10,7 @@ import numpy as np
 from preimage.autograd import Tensor, array_of, as_array, fitted, install_methods
 from preimage.errors import GraphError, ShapeError
 from preimage.ops import activation, broadcast, linear, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
+from preimage.ops.operands import entries
 
 __all__: list[str] = []
 
@@ -109,8 +110,9 @@ def _set(self: Tensor, key: Any, value: Any) -> None:
 
 def _permute(self: Tensor, *dims: Any) -> Tensor:
     """The axes in another order: `transpose` under PyTorch's name. A view."""
-    given = dims[0] if len(dims) == 1 and not isinstance(dims[0], int | np.integer) else dims
-    return shape.transpose(self, given) if len(given) or self.ndim else self
+    given = entries(dims[0]) if len(dims) == 1 else None
+    order = dims if given is None else given
+    return shape.transpose(self, order) if len(order) or self.ndim else self
 
 
 install_methods(

@@ -14,6 +14,7 @@ import numpy as np
 from preimage.autograd import Tensor, array_of, install_methods, is_grad_enabled
 from preimage.errors import GraphError, OptionError, PreimageError, ShapeError
 from preimage.ops import activation, broadcast, linear, pointwise, reduce, shape
+from preimage.ops.operands import flag_of
 
 __all__ = ["into", "reduction"]
 
@@ -58,18 +59,22 @@ def reduction(operation: Callable[..., Any], plain: Callable[..., Any] | None = 
         keepdims = keepdims if keepdim is _UNSET else keepdim
         if keepdims is _UNSET or keepdims is np._NoValue:
             keepdims = False
-        if not isinstance(keepdims, (bool, np.bool_, int)):
-            raise OptionError(f"{name}: keepdims must be True or False, got {keepdims!r}")
+        keepdims = flag_of(keepdims, f"{name}: keepdims")
         if dtype is not None:
             x = broadcast.astype(x, dtype)
         extra = {k: v for k, v in (("initial", initial), ("where", where)) if v is not _UNSET and v is not np._NoValue}
         if not extra:
-            return into(operation(x, axis, keepdims=bool(keepdims), **options), out)
+            return into(operation(x, axis, keepdims=keepdims, **options), out)
         if plain is None or _records(x):
             raise OptionError(
                 f"{name}: no gradient goes through {' and '.join(extra)}; select with ops.where first, or use t.numpy()"
             )
-        return into(Tensor(plain(array_of(x), axis=axis, keepdims=bool(keepdims), **extra)), out)
+        try:
+            return into(Tensor(plain(array_of(x), axis=axis, keepdims=keepdims, **extra)), out)
+        except (TypeError, ValueError) as error:  # what NumPy says of its own keywords
+            if isinstance(error, PreimageError):
+                raise
+            raise OptionError(f"{name}: {error}") from None
 
     method.__name__, method.__doc__ = name, operation.__doc__
     return method

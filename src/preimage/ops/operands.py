@@ -18,7 +18,7 @@ from preimage.resources import memory_limit
 
 __all__ = [
     "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "check_room", "common_dtype",
-    "count_of", "entries", "float_dtype", "integer_of", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
+    "count_of", "entries", "flag_of", "float_dtype", "integer_of", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
     "shape_sizes", "sizes_of", "widened",
 ]  # fmt: skip
 
@@ -150,6 +150,16 @@ def count_of(value: Any, name: str, least: int) -> int:
     return count
 
 
+def flag_of(value: Any, name: str) -> bool:
+    """True or False, also as NumPy's, as 0 or 1. Raises: OptionError for anything else."""
+    plain = (
+        value.item() if isinstance(value, np.ndarray | np.generic) and value.ndim == 0 and value.dtype.kind in "biu" else value
+    )
+    if not isinstance(plain, int) or plain not in (0, 1):
+        raise OptionError(f"{name} must be True or False, got {value!r}")
+    return bool(plain)
+
+
 def integer_of(value: Any, name: str, least: int) -> int:
     """One integer of at least `least`, and no truth value. Raises: OptionError for anything else."""
     try:
@@ -236,7 +246,7 @@ def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
 def check_room(name: str, shape: tuple[int, ...], dtype: Any) -> None:
     """Raises: ShapeError for a result of more elements than an array can have; OutOfMemoryError for more bytes than the process may take."""
     count = math.prod(shape)
-    if count > MAX_ELEMENTS:
+    if count > MAX_ELEMENTS or any(n > MAX_ELEMENTS for n in shape):
         raise ShapeError(
             f"{name}: the result would have shape {shape}: more than the {MAX_ELEMENTS} elements that can be indexed"
         )

@@ -27,7 +27,7 @@ from preimage.engines.base import Array
 from preimage.engines.kept_tables import kept_tables
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import Padding, normalise_padding
-from preimage.ops.operands import axis_of, check_room, operand
+from preimage.ops.operands import axis_of, check_room, entries, number_of, operand
 from preimage.ops.sums import sum_dtype
 
 __all__ = ["MODES", "check_mode", "fold_margin", "pad"]
@@ -38,7 +38,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 def check_mode(mode: str) -> None:
     """Raises: OptionError for a mode that is not one of MODES."""
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise OptionError(f"padding mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
 
 
@@ -141,9 +141,10 @@ def _all_pairs(ndim: int, padding: Any, axes: Sequence[int] | None, name: str) -
     if axes is None:
         chosen = tuple(range(2, ndim))
     else:
-        chosen = tuple(axis_of(a, ndim, name) for a in axes)
+        listed = entries(axes)
+        chosen = tuple(axis_of(a, ndim, name) for a in ([axes] if listed is None else listed))
         if len(set(chosen)) != len(chosen):
-            raise ShapeError(f"{name}: axes {tuple(axes)} name one axis twice")
+            raise ShapeError(f"{name}: axes {axes!r} name one axis twice")
     given = normalise_padding(padding, len(chosen))
     if isinstance(given, str):
         raise OptionError(f"{name} takes numbers of cells, not {padding!r}")
@@ -193,7 +194,7 @@ def pad(x: Any, padding: Padding, *, mode: str = "zeros", value: float = 0.0, ax
     """
     check_mode(mode)
     x = operand(x, "x")
-    return pad_pairs(x, _all_pairs(x.ndim, padding, axes, "pad"), mode, float(value))
+    return pad_pairs(x, _all_pairs(x.ndim, padding, axes, "pad"), mode, number_of(value, "pad: value"))
 
 
 def fold_margin(y: Any, padding: Padding, *, mode: str = "zeros", axes: Sequence[int] | None = None) -> Any:

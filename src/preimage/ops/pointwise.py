@@ -15,7 +15,7 @@ from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match, widely
-from preimage.ops.operands import Array, broadcast_shape, narrow, operand, operands, regular, widened
+from preimage.ops.operands import Array, broadcast_shape, narrow, number_of, operand, operands, regular, widened
 
 __all__ = [
     "abs", "add", "clip", "cos", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "negative",
@@ -361,8 +361,9 @@ def clip(x: Any, lo: float | None = None, hi: float | None = None) -> Any:
 
     Raises: OptionError where lo > hi.
     """
+    lo, hi = (None if v is None else number_of(v, f"clip: {k}") for k, v in (("lo", lo), ("hi", hi)))
     if lo is not None and hi is not None and lo > hi:
-        raise OptionError(f"clip: lo {lo} is above hi {hi}")
+        raise OptionError(f"clip: lo {lo:g} is above hi {hi:g}")
     return _clip_op(operand(x, "x"), lo=lo, hi=hi)
 
 

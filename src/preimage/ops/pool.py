@@ -20,7 +20,7 @@ from preimage.engines import around
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.ops.averages import averages_over
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, check_room, count_of, entries, narrow, operand, regular, sizes_of
+from preimage.ops.operands import Array, check_room, count_of, entries, flag_of, narrow, operand, regular, sizes_of
 from preimage.ops.reduce import max as max_over
 from preimage.ops.reduce import mean as mean_over
 from preimage.ops.sums import sum_dtype
@@ -206,7 +206,7 @@ def max_pool(
     """
     x = operand(x, "x")
     windows = windows_of("max_pool", spatial_of(x, "max_pool"), kernel_size, stride, padding, dilation, ceil_mode)
-    if not return_switches:
+    if not flag_of(return_switches, "max_pool: return_switches"):
         return _max_pool_op(x, windows=windows)
     switches = _switches(array_of(x), windows)
     return _take_op(x, switches=switches), switches

@@ -13,7 +13,7 @@ from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, broadcast_to, widely
-from preimage.ops.operands import Array, Axes, axes_of, axis_of, narrow, operand, widened
+from preimage.ops.operands import Array, Axes, axes_of, axis_of, flag_of, narrow, number_of, operand, widened
 from preimage.ops.pointwise import divide, exp, multiply, select, sqrt, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
 from preimage.ops.sums import exactly, mean_of, sum_dtype, total
@@ -65,13 +65,13 @@ _mean_op = primitive(
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     """The sum over the axes; 0 over none. Gradient: the cotangent, repeated."""
     x = operand(x, "x")
-    return _sum_op(x, axis=axes_of(axis, x.ndim, "sum"), keepdims=bool(keepdims))
+    return _sum_op(x, axis=axes_of(axis, x.ndim, "sum"), keepdims=flag_of(keepdims, "keepdims"))
 
 
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     """The mean over the axes; NaN over no elements. A sum that overflows on the way does not matter."""
     x = operand(x, "x")
-    return _mean_op(x, axis=axes_of(axis, x.ndim, "mean"), keepdims=bool(keepdims))
+    return _mean_op(x, axis=axes_of(axis, x.ndim, "mean"), keepdims=flag_of(keepdims, "keepdims"))
 
 
 def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Any:
@@ -81,7 +81,11 @@ def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0
     added up cannot fall below 0.
     """
     x = operand(x, "x")
-    axes = axes_of(axis, x.ndim, "var")
+    axes, keepdims, correction = (
+        axes_of(axis, x.ndim, "var"),
+        flag_of(keepdims, "keepdims"),
+        number_of(correction, "var: correction"),
+    )
     count = _count(x.shape, axes)
     wide = _exact(x)
     centred = subtract(wide, mean(wide, axes, keepdims=True))
@@ -108,7 +112,7 @@ def _exact(x: Any) -> Any:
 def prod(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     """The product over the axes; 1 over none. Multiplied in halves, so its gradient is right at zeros too."""
     x = operand(x, "x")
-    axes = axes_of(axis, x.ndim, "prod")
+    axes, keepdims = axes_of(axis, x.ndim, "prod"), flag_of(keepdims, "keepdims")
     shape = _kept(x.shape, axes) if keepdims else tuple(n for k, n in enumerate(x.shape) if k not in axes)
     last = moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
     flat = reshape(last, (*(n for k, n in enumerate(x.shape) if k not in axes), _count(x.shape, axes)))
@@ -157,7 +161,7 @@ def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     x = operand(x, "x")
     axes = axes_of(axis, x.ndim, "max")
     _not_empty(x, axes, "max")
-    return _max_op(x, axis=axes, keepdims=bool(keepdims))
+    return _max_op(x, axis=axes, keepdims=flag_of(keepdims, "keepdims"))
 
 
 def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
@@ -168,7 +172,7 @@ def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     x = operand(x, "x")
     axes = axes_of(axis, x.ndim, "min")
     _not_empty(x, axes, "min")
-    return _min_op(x, axis=axes, keepdims=bool(keepdims))
+    return _min_op(x, axis=axes, keepdims=flag_of(keepdims, "keepdims"))
 
 
 def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -190,7 +194,7 @@ def _where_extreme(function: Any, x: Any, axis: int | None, keepdims: bool) -> A
     name = function.__name__
     along = None if axis is None else axis_of(axis, x.ndim, name)
     _not_empty(x, tuple(range(x.ndim)) if along is None else (along,), name[3:])
-    return np.asarray(function(widened(array_of(x)), axis=along, keepdims=bool(keepdims)))
+    return np.asarray(function(widened(array_of(x)), axis=along, keepdims=flag_of(keepdims, "keepdims")))
 
 
 # -- softmax -----------------------------------------------------------------------------------------------------------
@@ -277,7 +281,7 @@ _log_softmax_op = primitive(
 def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) over the axes, without overflow; -infinity over none. Gradient: the softmax; 0 at a -infinity."""
     x = operand(x, "x")
-    return _logsumexp_op(x, axis=axes_of(axis, x.ndim, "logsumexp"), keepdims=bool(keepdims))
+    return _logsumexp_op(x, axis=axes_of(axis, x.ndim, "logsumexp"), keepdims=flag_of(keepdims, "keepdims"))
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
@@ -385,6 +389,7 @@ def standardize(x: Any, axis: Axes, eps: float = 1e-5) -> Any:
     Raises: OptionError for a negative eps.
     """
     x = operand(x, "x")
+    eps = number_of(eps, "standardize: eps")
     if eps < 0:
         raise OptionError(f"standardize: eps must not be negative, got {eps}")
     return _standardize_op(x, axis=axes_of(axis, x.ndim, "standardize"), eps=float(eps))

@@ -17,7 +17,7 @@ import numpy as np
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
-from preimage.ops.operands import Array, axes_of, axis_of, count_of, entries, operand, parts_of, regular, sizes_of
+from preimage.ops.operands import Array, axes_of, axis_of, check_room, count_of, entries, operand, parts_of, regular, sizes_of
 from preimage.ops.sums import sum_dtype
 
 __all__ = [
@@ -73,8 +73,9 @@ def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Any:
 def expand_dims(x: Any, axis: Any) -> Any:
     """New axes of size 1, at these places of the result."""
     x = operand(x, "x")
-    ndim = x.ndim + len(_listed(axis))
-    axes = axes_of(axis, ndim, "expand_dims")
+    given = _listed(axis)
+    ndim = x.ndim + len(given)
+    axes = axes_of(given, ndim, "expand_dims")
     sizes = iter(x.shape)
     return reshape(x, tuple(1 if k in axes else next(sizes) for k in range(ndim)))
 
@@ -201,7 +202,7 @@ def getitem(x: Any, key: Any) -> Any:
     except IndexError as error:
         no_index = str(error).startswith(("only integers", "arrays used as indices"))
         raise (OptionError if no_index else ShapeError)(f"getitem: {error}; shape {x.shape}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"getitem: {error}; shape {x.shape}") from None
 
 
@@ -218,6 +219,7 @@ def put(y: Any, shape: Any, key: Any) -> Any:
     y, shape, key = operand(y, "y"), sizes_of(shape, "put"), index_of(key)
     if any(n < 0 for n in shape):
         raise ShapeError(f"put: a shape has no negative sizes, got {shape}")
+    check_room("put", shape, y.dtype)
     taken = getitem(np.broadcast_to(np.zeros((), y.dtype), shape), key).shape
     if taken != y.shape:
         raise ShapeError(f"put: y has shape {y.shape}, but this index of shape {shape} takes {taken}")
@@ -312,6 +314,7 @@ def tile(x: Any, repeats: Any) -> Any:
     ndim = max(x.ndim, len(counts))
     counts = (1,) * (ndim - len(counts)) + counts
     shape = (1,) * (ndim - x.ndim) + x.shape
+    check_room("tile", tuple(n * c for n, c in zip(shape, counts, strict=True)), x.dtype)
     return _repeated(reshape(x, shape), shape, counts, whole=True)
 
 
@@ -320,6 +323,7 @@ def repeat(x: Any, repeats: int, axis: int) -> Any:
     x = operand(x, "x")
     count = count_of(repeats, "repeat: repeats", 0)
     k = axis_of(axis, x.ndim, "repeat")
+    check_room("repeat", (*x.shape, count), x.dtype)
     return _repeated(x, x.shape, tuple(count if j == k else 1 for j in range(x.ndim)), whole=False)
 
 

@@ -16,7 +16,7 @@ from preimage.engines.base import Array
 from preimage.engines.columns import Columns
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis, per_axis
-from preimage.ops.operands import operand
+from preimage.ops.operands import entries, operand
 from preimage.ops.sums import sum_dtype
 
 __all__ = ["fold", "unfold"]
@@ -106,7 +106,7 @@ def fold(
         [[1.0, 2.0, 2.0, 1.0]]
     """
     columns = operand(columns, "columns")
-    lengths = [len(v) for v in (output_size, kernel_size) if not isinstance(v, int) and hasattr(v, "__len__")]
+    lengths = [len(v) for v in (entries(output_size), entries(kernel_size)) if v is not None]
     ndim = lengths[0] if lengths else 1
     size = per_axis(output_size, ndim, "output_size", least=0)
     kernel = per_axis(kernel_size, ndim, "kernel_size")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from preimage.errors import GeometryError, ShapeError
 from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
+from preimage.ops.operands import flag_of
 
 __all__ = ["Axis", "Bins", "Windows", "along", "spatial_of", "windows_of"]
 
@@ -115,6 +116,7 @@ def windows_of(
     if isinstance(pads, str):
         pads = _pads_of_word(pads, size, kernels, strides, dilations)
     axes = []
+    ceil_mode = flag_of(ceil_mode, f"{name}: ceil_mode")
     for k, (n, kernel, step, (lo, hi), dil) in enumerate(zip(size, kernels, strides, pads, dilations, strict=True)):
         extent = extent_of(kernel, dil)
         if not (0 <= lo < extent and 0 <= hi < extent):

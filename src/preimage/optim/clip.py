@@ -11,12 +11,17 @@ import numpy as np
 from preimage.autograd import Tensor
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
+from preimage.ops.operands import entries, number_of
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
 
 
 def _with_gradients(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
-    listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    several = None if isinstance(parameters, Tensor) else entries(parameters)
+    listed: list[Any] = [parameters] if several is None else several
+    for p in listed:
+        if not isinstance(p, Tensor):
+            raise OptionError(f"gradients are clipped of Tensors, got {type(p).__name__}")
     return [p for p in listed if p.grad is not None]
 
 
@@ -28,6 +33,7 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_
     norm_type: p of the p-norm, math.inf for the largest absolute value.
     Raises: OptionError for a max_norm or norm_type that is not positive.
     """
+    max_norm, norm_type = number_of(max_norm, "max_norm"), number_of(norm_type, "norm_type")
     if not max_norm > 0 or not norm_type > 0:
         raise OptionError(f"clip_grad_norm: max_norm and norm_type must be positive, got {max_norm} and {norm_type}")
     held = _with_gradients(parameters)
@@ -47,6 +53,7 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_
 @np.errstate(all="ignore")
 def clip_grad_value(parameters: Iterable[Tensor] | Tensor, clip_value: float) -> None:
     """Hold every element of every gradient to -clip_value..clip_value. Raises: OptionError for a negative one."""
+    clip_value = number_of(clip_value, "clip_value")
     if not clip_value >= 0:
         raise OptionError(f"clip_grad_value: clip_value must be at least 0, got {clip_value}")
     for p in _with_gradients(parameters):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from preimage.autograd import Tensor, array_of, fitted
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
-from preimage.ops.operands import count_of, number_of
+from preimage.ops.operands import count_of, entries, flag_of, number_of
 from preimage.optim.torch_state import from_torch
 
 __all__ = ["Array", "Optimizer", "State"]
@@ -60,12 +60,12 @@ class Optimizer:
     state_names: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        given: list[Any] = (
-            [params] if isinstance(params, Tensor | Mapping) else list(params) if isinstance(params, Iterable) else []
-        )
+        given: list[Any] = [params] if isinstance(params, Tensor | Mapping) else entries(params) or []
         if not given:
             raise OptionError(f"{type(self).__name__} got no parameters")
         groups = given if isinstance(given[0], Mapping) else [{"params": given}]
+        if not isinstance(defaults, Mapping):
+            raise OptionError(f"{type(self).__name__}: defaults must be a dict of options, got {type(defaults).__name__}")
         self._defaults = dict(defaults)
         self.groups: list[dict[str, Any]] = []
         for group in groups:
@@ -85,7 +85,7 @@ class Optimizer:
         if unknown:
             raise OptionError(f"{name} has no option {', '.join(sorted(unknown))}; it has {', '.join(self._defaults)}")
         params = group["params"]
-        held = [params] if isinstance(params, Tensor) else list(params) if isinstance(params, Iterable) else [params]
+        held = [params] if isinstance(params, Tensor) else [params] if entries(params) is None else entries(params) or []
         seen = set(self.parameters())
         for p in held:
             if not isinstance(p, Tensor) or not p.is_leaf:
@@ -116,7 +116,7 @@ class Optimizer:
             checked["betas"] = tuple(self._share(b, "betas") for b in pair)
         for key in ("nesterov", "maximize", "amsgrad", "centered"):
             if key in checked:
-                checked[key] = bool(array_of(checked[key]))
+                checked[key] = flag_of(array_of(checked[key]), f"{name}: {key}")
         if checked.get("nesterov") and (checked["momentum"] <= 0 or checked["dampening"]):
             raise OptionError(f"{name}: nesterov needs a momentum above 0 and no dampening")
         return checked

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from preimage.errors import OptionError
+from preimage.ops.operands import integer_of, number_of, sizes_of
 from preimage.optim.optimizer import Optimizer
 
 __all__ = ["Schedule", "cosine", "exp", "fixed", "from_caffe", "inv", "multistep", "poly", "sigmoid", "step"]
@@ -33,9 +34,11 @@ class Schedule:
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], warmup: int = 0) -> None:
-        if warmup < 0:
-            raise OptionError(f"warmup must be at least 0 steps, got {warmup}")
-        self.optimizer, self.factor, self.warmup = optimizer, factor, warmup
+        if not isinstance(optimizer, Optimizer) or not callable(factor):
+            raise OptionError(
+                f"a Schedule takes an Optimizer and a function of the step, got {type(optimizer).__name__} and {type(factor).__name__}"
+            )
+        self.optimizer, self.factor, self.warmup = optimizer, factor, integer_of(warmup, "warmup", 0)
         self.base = [float(g["lr"]) for g in optimizer.groups]
         self.count = 0
         self._set()
@@ -43,7 +46,13 @@ class Schedule:
     def _set(self) -> None:
         rise = min(1.0, (self.count + 1) / (self.warmup + 1))
         for group, base in zip(self.optimizer.groups, self.base, strict=True):
-            group["lr"] = base * self.factor(self.count) * rise
+            group["lr"] = base * self._now() * rise
+
+    def _now(self) -> float:
+        try:
+            return float(self.factor(self.count))
+        except (OverflowError, ZeroDivisionError, TypeError) as error:  # powers of hostile numbers: too large, of 0, or complex
+            raise OptionError(f"the schedule has no rate at step {self.count}: {error}") from None
 
     def step(self) -> None:
         """One step of the optimiser was taken."""
@@ -74,41 +83,43 @@ def fixed(optimizer: Optimizer, *, warmup: int = 0) -> Schedule:
 
 def step(optimizer: Optimizer, *, stepsize: int, gamma: float = 0.1, warmup: int = 0) -> Schedule:
     """Times gamma after every stepsize steps."""
-    if stepsize < 1:
-        raise OptionError(f"step: stepsize must be at least 1, got {stepsize}")
-    return Schedule(optimizer, lambda i: float(gamma ** (i // stepsize)), warmup)
+    size, rate = integer_of(stepsize, "step: stepsize", 1), number_of(gamma, "step: gamma")
+    return Schedule(optimizer, lambda i: float(rate ** (i // size)), warmup)
 
 
 def multistep(optimizer: Optimizer, *, stepvalues: Sequence[int], gamma: float = 0.1, warmup: int = 0) -> Schedule:
     """Times gamma at each of these steps."""
-    values = list(stepvalues)
+    values, rate = list(sizes_of(stepvalues, "multistep: stepvalues")), number_of(gamma, "multistep: gamma")
     if values != sorted(values):
         raise OptionError(f"multistep: stepvalues must rise, got {values}")
-    return Schedule(optimizer, lambda i: float(gamma ** bisect_right(values, i)), warmup)
+    return Schedule(optimizer, lambda i: float(rate ** bisect_right(values, i)), warmup)
 
 
 def exp(optimizer: Optimizer, *, gamma: float, warmup: int = 0) -> Schedule:
     """Times gamma at every step."""
-    return Schedule(optimizer, lambda i: float(gamma**i), warmup)
+    rate = number_of(gamma, "exp: gamma")
+    return Schedule(optimizer, lambda i: float(rate**i), warmup)
 
 
 def inv(optimizer: Optimizer, *, gamma: float, power: float, warmup: int = 0) -> Schedule:
     """Falling like an inverse power."""
-    return Schedule(optimizer, lambda i: float((1 + gamma * i) ** -power), warmup)
+    rate, exponent = number_of(gamma, "inv: gamma"), number_of(power, "inv: power")
+    return Schedule(optimizer, lambda i: float((1 + rate * i) ** -exponent), warmup)
 
 
 def poly(optimizer: Optimizer, *, max_iter: int, power: float = 1.0, warmup: int = 0) -> Schedule:
     """Falling to 0 at max_iter, and staying there."""
-    if max_iter < 1:
-        raise OptionError(f"poly: max_iter must be at least 1, got {max_iter}")
-    return Schedule(optimizer, lambda i: float(max(0.0, 1 - i / max_iter) ** power), warmup)
+    end, exponent = integer_of(max_iter, "poly: max_iter", 1), number_of(power, "poly: power")
+    return Schedule(optimizer, lambda i: float(max(0.0, 1 - i / end) ** exponent), warmup)
 
 
 def sigmoid(optimizer: Optimizer, *, gamma: float, stepsize: float, warmup: int = 0) -> Schedule:
     """A smooth step at `stepsize`: down for a negative gamma."""
 
+    rate, middle = number_of(gamma, "sigmoid: gamma"), number_of(stepsize, "sigmoid: stepsize")
+
     def factor(i: int) -> float:
-        x = gamma * (i - stepsize)
+        x = rate * (i - middle)
         e = math.exp(-abs(x))
         return 1 / (1 + e) if x >= 0 else e / (1 + e)
 
@@ -117,9 +128,8 @@ def sigmoid(optimizer: Optimizer, *, gamma: float, stepsize: float, warmup: int 
 
 def cosine(optimizer: Optimizer, *, max_iter: int, low: float = 0.0, warmup: int = 0) -> Schedule:
     """Half a cosine from the rate to `low` (a fraction of it) at max_iter, and staying there."""
-    if max_iter < 1:
-        raise OptionError(f"cosine: max_iter must be at least 1, got {max_iter}")
-    return Schedule(optimizer, lambda i: low + (1 - low) * (1 + math.cos(math.pi * min(i, max_iter) / max_iter)) / 2, warmup)
+    end, least = integer_of(max_iter, "cosine: max_iter", 1), number_of(low, "cosine: low")
+    return Schedule(optimizer, lambda i: least + (1 - least) * (1 + math.cos(math.pi * min(i, end) / end)) / 2, warmup)
 
 
 _NEEDS: dict[str, tuple[Callable[..., Schedule], dict[str, str]]] = {
@@ -138,8 +148,10 @@ def from_caffe(optimizer: Optimizer, solver: Mapping[str, Any]) -> Schedule:
 
     Raises: OptionError for a policy that does not exist, or a field that is missing.
     """
+    if not isinstance(solver, Mapping):
+        raise OptionError(f"a solver's fields are a dict, got {type(solver).__name__}")
     policy = solver.get("lr_policy", "fixed")
-    if policy not in _NEEDS:
+    if not isinstance(policy, str) or policy not in _NEEDS:
         raise OptionError(f"lr_policy must be one of {', '.join(_NEEDS)}, got {policy!r}")
     build, fields = _NEEDS[policy]
     missing = [field for field in fields.values() if field not in solver]
