@@ -8,7 +8,7 @@ from around_kernels import SHAPE, beside, data, laid, same
 
 import preimage as pre
 from preimage import ops
-from preimage.engines import around
+from preimage.engines import around, get
 
 kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
 if kernels.unavailable():
@@ -274,3 +274,18 @@ def test_gradient_of_softmax_as_recorded():
     t = pre.Tensor(x, requires_grad=True)
     (fused,), (recorded,) = (pre.grad(ops.softmax(t, 1), [t], g, create_graph=c) for c in (False, True))
     np.testing.assert_allclose(fused.data, recorded.data, rtol=0, atol=1e-14)
+
+
+def test_any_engine_may_offer_kernels(monkeypatch):
+    """What an engine computes beside the contractions is asked of the engine that the settings choose."""
+
+    class Doubled:
+        def run_chain(self, operands, steps, numbers=(), results=None):
+            return (2 * operands[0],)
+
+    x = np.arange(1.0, 9.0)
+    monkeypatch.setattr(around, "_found", {})
+    with pre.config(engine="gemm"):
+        assert around.function("exp", x) is None
+        monkeypatch.setattr(get("gemm"), "kernels", Doubled(), raising=False)
+        np.testing.assert_array_equal(around.function("exp", x), 2 * x)

@@ -1,6 +1,6 @@
-"""What networks need around the contractions, generated: the door from the operations to the jit engine's other kernels.
+"""What networks need around the contractions, by the kernels that an engine has beside them (`Engine.kernels`).
 
-Every function gives None where NumPy has to do the work: another engine is asked for, the dtype is not float32 or float64, the
+Every function gives None where NumPy has to do the work: the engine has no such kernels, the dtype is not float32 or float64, the
 arrays are too small to pay, or they do not lie densely in memory. The operations keep their NumPy definitions for that; the
 results agree bit for bit where only sums of two, products, maxima and the like are taken. exp, sigmoid and tanh differ in the
 last bits from NumPy's, so these are generated for arrays of every size: their bits depend on the engine alone.
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines import engines
-from preimage.engines.base import Array
-from preimage.locks import import_apart
+from preimage.engines import get, names
+from preimage.engines.base import Array, ElementwiseKernels
+from preimage.errors import EngineError
 from preimage.settings import current, thread_count
 
 __all__ = [
@@ -38,34 +38,37 @@ __all__ = [
 LEAST_CHAIN = 1 << 13
 LEAST_PASS = 1 << 15
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
-#: The modules behind the functions of this one, imported before any of them runs.
-_KERNELS = ("fused", "channel_sums", "space", "softmax")
-_available = False  # as far as is known
+#: By the setting `engine`, the kernels that were found, and the engine's name.
+_found: dict[str, tuple[ElementwiseKernels, str]] = {}
 
 
-def active() -> bool:
-    """Whether the settings let the jit engine's kernels run, and they can run here."""
-    global _available
-    if current().engine not in ("auto", "jit"):
-        return False
-    if not _available and engines()["jit"] == "available":
-        for name in _KERNELS:
-            import_apart(f"preimage.engines.jit.elementwise.{name}")
-        _available = True
-    return _available
+def active() -> ElementwiseKernels | None:
+    """The kernels of the engine that the settings choose; for "auto" of the first engine that runs here and has some."""
+    wanted = current().engine
+    known = _found.get(wanted)
+    if known is None:
+        for name in names() if wanted == "auto" else (wanted,):
+            try:
+                kernels = getattr(get(name), "kernels", None)
+            except EngineError:
+                continue
+            if kernels is not None:
+                known = _found[wanted] = kernels, name
+                break
+    return None if known is None else known[0]
 
 
 def told(what: str, *arrays: Any) -> None:
     """With PREIMAGE_DEBUG: what runs on generated kernels."""
     if current().debug:
         shapes = ", ".join(str(a.shape) for a in arrays)
-        print(f"preimage: {what} of {shapes} {arrays[0].dtype} runs on jit", file=sys.stderr)
+        print(f"preimage: {what} of {shapes} {arrays[0].dtype} runs on {_found[current().engine][1]}", file=sys.stderr)
 
 
-def fits(*arrays: Any) -> bool:
-    """Whether generated kernels run and take arrays of this dtype."""
+def fits(*arrays: Any) -> ElementwiseKernels | None:
+    """The kernels, where there are some and they take arrays of this dtype."""
     dtype = arrays[0].dtype
-    return dtype in _WIDE and all(a.dtype == dtype for a in arrays[1:]) and active()
+    return active() if dtype in _WIDE and all(a.dtype == dtype for a in arrays[1:]) else None
 
 
 def chain(
@@ -75,12 +78,10 @@ def chain(
     results: tuple[int, ...] | None = None,
     least: int = LEAST_CHAIN,
 ) -> tuple[Array, ...] | None:
-    """Elementwise steps in one pass (jit/elementwise/fused.py); `least` is the number of elements from which it pays."""
-    if max([a.size for a in operands]) < max(least, 1) or not fits(*operands):
+    """Elementwise steps in one pass (`run_chain`); `least` is the number of elements from which it pays."""
+    if max([a.size for a in operands]) < max(least, 1) or (kernels := fits(*operands)) is None:
         return None
-    from preimage.engines.jit.elementwise.fused import run_chain
-
-    made = run_chain(operands, steps, numbers, results)
+    made = kernels.run_chain(operands, steps, numbers, results)
     if made is not None:
         told(" ".join(word for word, _ in steps), *operands)
     return made
@@ -116,13 +117,11 @@ def function(word: str, x: Array) -> Array | None:
 
 
 def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...] | None:
-    """Sums per channel of (N, C, *space) arrays (jit/elementwise/channel_sums.py), whatever the size: the engine alone decides on the bits."""
-    if not x.size or x.ndim < 2 or not fits(x):
+    """Sums per channel of (N, C, *space) arrays, whatever the size: the engine alone decides on the bits."""
+    if not x.size or x.ndim < 2 or (kernels := fits(x)) is None:
         return None
-    from preimage.engines.jit.elementwise import channel_sums
-
     told(f"sums ({mode})", x)
-    return channel_sums.channel_sums(x, mode, images, g, m)
+    return kernels.channel_sums(x, mode, images, g, m)
 
 
 def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
@@ -140,56 +139,44 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
-    """The parts side by side (jit/elementwise/space.py)."""
-    if sum([p.size for p in parts]) < LEAST_CHAIN or not fits(*parts):
+    """The parts side by side."""
+    if sum([p.size for p in parts]) < LEAST_CHAIN or (kernels := fits(*parts)) is None:
         return None
-    from preimage.engines.jit.elementwise import space
-
-    return _said("concat", space.concat(parts, axis), *parts)
+    return _said("concat", kernels.concat(parts, axis), *parts)
 
 
 def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
     """The maximum ("max") or sum ("sum") over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
-    if x.size < LEAST_CHAIN or not fits(x):
+    if x.size < LEAST_CHAIN or (kernels := fits(x)) is None:
         return None
-    from preimage.engines.jit.elementwise import space
-
-    return _said(f"{mode} over windows", space.pool_axis(x, axis, window, mode), x)
+    return _said(f"{mode} over windows", kernels.pool_axis(x, axis, window, mode), x)
 
 
 def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
     """The adjoint of the sum over windows along a spatial axis of `size`."""
-    if y.size < LEAST_CHAIN or not fits(y):
+    if y.size < LEAST_CHAIN or (kernels := fits(y)) is None:
         return None
-    from preimage.engines.jit.elementwise import space
-
-    return _said("sum over windows, transposed", space.unpool_axis(y, axis, size, window), y)
+    return _said("sum over windows, transposed", kernels.unpool_axis(y, axis, size, window), y)
 
 
 def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, int, int, int, int, int], ...]) -> Array | None:
     """The gradient of a maximum over windows (each: size, outputs, kernel, stride, lo, dilation)."""
-    if not g.size or x.size < LEAST_CHAIN or not fits(g, x, pooled):
+    if not g.size or x.size < LEAST_CHAIN or (kernels := fits(g, x, pooled)) is None:
         return None
-    from preimage.engines.jit.elementwise import space
-
-    return _said("gradient of max over windows", space.max_pool_grad(g, x, pooled, windows), x)
+    return _said("gradient of max over windows", kernels.max_pool_grad(g, x, pooled, windows), x)
 
 
 def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear: bool) -> Array | None:
     """The spatial axes resized; tables: per axis low and high positions, weight of the high one, whether they are blended."""
-    if x.size < LEAST_CHAIN or not fits(x):
+    if x.size < LEAST_CHAIN or (kernels := fits(x)) is None:
         return None
-    from preimage.engines.jit.elementwise import space
-
-    return _said("resize", space.resize(x, tables, linear), x)
+    return _said("resize", kernels.resize(x, tables, linear), x)
 
 
 def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:
     """exp(x) / sum exp(x) along an axis, or with g its gradient at the answer x, whatever the size: the engine decides on the bits."""
-    if not x.size or not fits(x, *(() if g is None else (g,))):
+    if not x.size or (kernels := fits(x, *(() if g is None else (g,)))) is None:
         return None
-    from preimage.engines.jit.elementwise import softmax as kernels
-
     return _said("softmax" if g is None else "gradient of softmax", kernels.softmax(x, axis, g), x)
 
 

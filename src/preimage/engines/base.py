@@ -7,6 +7,7 @@ memory order of its first array. Narrow floats (float16, bfloat16) are stored na
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ __all__ = [
     "PROMISES",
     "Array",
     "Chain",
+    "ElementwiseKernels",
     "Engine",
     "Epilogue",
     "Plan",
@@ -37,7 +39,8 @@ __all__ = [
 Array = NDArray[Any]
 DType = np.dtype[Any]
 #: Elementwise steps on a result: (word, places), and the numbers they take. Places: 0 the result, then the numbers, then earlier steps.
-Chain = tuple[tuple[tuple[str, tuple[int, ...]], ...], tuple[float, ...]]
+Steps = tuple[tuple[str, tuple[int, ...]], ...]
+Chain = tuple[Steps, tuple[float, ...]]
 
 CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 ACTIVATIONS = (None, "relu", "leaky_relu", "clip")
@@ -107,15 +110,46 @@ class Plan(Shown):
         return "\n".join(lines)
 
 
+class ElementwiseKernels(Protocol):
+    """What an engine may compute beside the contractions, on arrays of one dtype, float32 or float64: see `engines.around`.
+
+    Functions that give None where the arrays do not lie so in memory leave the work to NumPy.
+    """
+
+    def run_chain(
+        self, operands: Sequence[Array], steps: Steps, numbers: Sequence[float] = (), results: tuple[int, ...] | None = None
+    ) -> tuple[Array, ...] | None: ...
+
+    def channel_sums(
+        self, x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None
+    ) -> tuple[Array, ...]: ...
+
+    def concat(self, parts: Sequence[Array], axis: int) -> Array | None: ...
+
+    def pool_axis(self, x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None: ...
+
+    def unpool_axis(self, y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None: ...
+
+    def max_pool_grad(
+        self, g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, int, int, int, int, int], ...]
+    ) -> Array | None: ...
+
+    def resize(self, x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear: bool) -> Array | None: ...
+
+    def softmax(self, x: Array, axis: int, g: Array | None = None) -> Array: ...
+
+
 class Engine(Protocol):
     """The three contractions. `unavailable` and `supports` give None, or the reason why not.
 
     takes_prepared: conv and conv_transpose also take a PreparedWeight for w; other engines are given its array.
+    kernels: what it computes beside the contractions, if anything.
     """
 
     name: str
     promises: tuple[str, ...]
     takes_prepared: bool
+    kernels: ElementwiseKernels | None
 
     def unavailable(self) -> str | None: ...
 

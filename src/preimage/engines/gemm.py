@@ -83,6 +83,7 @@ class GemmEngine:
 
     name = "gemm"
     takes_prepared = False
+    kernels = None
     promises = ("repeat", "batch")
 
     def unavailable(self) -> str | None:

@@ -67,6 +67,7 @@ class ReferenceEngine:
 
     name = "reference"
     takes_prepared = False
+    kernels = None
     promises = PROMISES
 
     def unavailable(self) -> str | None:

@@ -24,8 +24,10 @@ from preimage.engines.buffers import aligned
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.compiler.kernels import Target
 from preimage.engines.jit.conv import autotune
 from preimage.engines.jit.depthwise.applies import is_depthwise
+from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.planning import planned_decisions
 from preimage.engines.jit.program import ALIGN, Program
@@ -62,6 +64,7 @@ class JitEngine:
 
     name = "jit"
     takes_prepared = True
+    kernels = JitKernels()
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
     def __init__(self, tile: tuple[int, int, int] | None = None, tuned: bool = True) -> None:
@@ -340,7 +343,7 @@ class JitEngine:
 
     def program(
         self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False,
-        target: kernels.Target | str | None = None,
+        target: Target | str | None = None,
     ) -> Program:  # fmt: skip
         """The program of a call on dense arrays. Nothing is compiled or loaded, and the target need not be this machine."""
         request = self.request(geometry, contraction, dtype, channels_last)

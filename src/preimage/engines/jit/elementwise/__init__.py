@@ -1,1 +1,21 @@
-"""Kernels that are no contractions: fused pointwise steps, sums, softmax, pooling, resizing, concatenation."""
+"""Kernels that are no contractions, as the engine offers them (`engines.base.ElementwiseKernels`)."""
+
+from preimage.engines.jit.elementwise.channel_sums import channel_sums
+from preimage.engines.jit.elementwise.fused import run_chain
+from preimage.engines.jit.elementwise.softmax import softmax
+from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
+
+__all__ = ["JitKernels"]
+
+
+class JitKernels:
+    """The functions of the modules here."""
+
+    run_chain = staticmethod(run_chain)
+    channel_sums = staticmethod(channel_sums)
+    softmax = staticmethod(softmax)
+    concat = staticmethod(concat)
+    pool_axis = staticmethod(pool_axis)
+    unpool_axis = staticmethod(unpool_axis)
+    max_pool_grad = staticmethod(max_pool_grad)
+    resize = staticmethod(resize)
