@@ -9,7 +9,6 @@ and columns can be written straight to where it belongs. Any number of spatial a
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from preimage.engines.base import Array, DType
+from preimage.engines.kept_tables import kept_tables
 from preimage.geometry import ConvGeometry
 
 __all__ = ["Block", "Columns", "blocks", "is_pointwise"]
@@ -34,7 +34,7 @@ def is_pointwise(g: ConvGeometry) -> bool:
     )
 
 
-@lru_cache(maxsize=1024)
+@kept_tables
 def blocks(size: tuple[int, ...], most: int) -> tuple[Block, ...]:
     """Boxes of at most `most` positions (at least 1), each one contiguous range of the flattened `size`, in order."""
     if 0 in size:
@@ -51,7 +51,7 @@ def blocks(size: tuple[int, ...], most: int) -> tuple[Block, ...]:
     return ((),)
 
 
-@lru_cache(maxsize=1024)
+@kept_tables
 def _tap_ranges(g: ConvGeometry) -> tuple[tuple[tuple[int, int, int], ...], ...]:
     """Per axis and tap: (first, last + 1, offset), the output positions p whose tap p*stride + offset lies on the input."""
     axes = []

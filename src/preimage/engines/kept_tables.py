@@ -30,13 +30,13 @@ def _size(value: Any) -> int:
 class _Kept:
     """Values by key, the oldest first. Every step is one operation of a dict: calls may meet in the middle of each other."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, size: Callable[[Any], int]) -> None:
+        self.most, self.size = most, size
         self.values: dict[Any, tuple[Any, int]] = {}
         register_keeper(self)
 
     def add(self, key: Any, value: Any) -> None:
-        size = _size(value)
+        size = self.size(value)
         if size > self.most:
             return
         self.values[key] = value, size
@@ -53,9 +53,12 @@ class _Kept:
         return held
 
 
-def kept_tables(make: Callable[P, R], most: int = TABLE_BYTES) -> Callable[P, R]:
-    """`make` with its results kept for the same arguments, the latest ones, up to `most` bytes together; a larger one is not kept."""
-    kept = _Kept(most)
+def kept_tables(make: Callable[P, R], most: int = TABLE_BYTES, size: Callable[[Any], int] = _size) -> Callable[P, R]:
+    """`make` with its results kept for the same arguments, the latest ones, up to `most` bytes together; a larger one is not kept.
+
+    size: the bytes of a result, where they are not those of its arrays.
+    """
+    kept = _Kept(most, size)
 
     @wraps(make)
     def call(*args: P.args, **options: P.kwargs) -> R:

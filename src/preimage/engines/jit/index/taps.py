@@ -14,13 +14,14 @@ any of its pixels needs, and reads zeros from a margin for the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.jit.index.cached import kept
+from preimage.engines.kept_tables import kept_tables
 from preimage.geometry import ConvGeometry
 
 __all__ = [
@@ -151,7 +152,12 @@ def gather_axes(g: ConvGeometry, contraction: str, every_tap: bool = False) -> l
     return axes
 
 
-@lru_cache(maxsize=256)  # one layer is planned for several memory orders and batches: what its axes found out is kept with them
+def _axis_bytes(axis: Axis) -> int:
+    """What an axis holds when all is known of it: ranges of taps and their classes, three numbers a position."""
+    return 512 + sum(24 * phase.count + 64 * len(phase.taps) for phase in axis.phases)
+
+
+@partial(kept_tables, size=_axis_bytes)  # one layer is planned for several memory orders and batches
 def _spatial_axis(
     forward: bool, every_tap: bool, kernel: int, stride: int, dilation: int, lo: int, large: int, small: int
 ) -> Axis:  # fmt: skip
