@@ -318,3 +318,20 @@ def test_nothing_to_do_gives_the_same_tensor_back():
 def test_slopes_at_kinks(op, at, slope):
     x = leaf([at])
     assert pre.grad(op(x).sum(), x).item() == slope
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_without_axes(dtype):
+    """NumPy makes numbers of them on the way, whose memory is no array's: gelu's kernel once read through a wild pointer."""
+    for op in (
+        lambda v: ops.gelu(v, approximate="tanh"),
+        ops.gelu,
+        ops.sigmoid,
+        ops.tanh,
+        ops.exp,
+        ops.silu,
+        ops.mish,
+        ops.hardswish,
+        ops.softplus,
+    ):
+        np.testing.assert_array_equal(op(np.array(0.5, dtype)), op(np.array([0.5], dtype))[0])

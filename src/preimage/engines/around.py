@@ -81,6 +81,7 @@ def chain(
     """Elementwise steps in one pass (`run_chain`); `least` is the number of elements from which it pays."""
     if max([a.size for a in operands]) < max(least, 1) or (kernels := fits(*operands)) is None:
         return None
+    operands = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in operands]  # a NumPy number's bits lie in no array
     made = kernels.run_chain(operands, steps, numbers, results)
     if made is not None:
         told(" ".join(word for word, _ in steps), *operands)
