@@ -87,6 +87,16 @@ def test_every_plan_says_why_the_other_strategies_were_refused():
             assert all(len(why) > 10 for why in plan.refused.values())
 
 
+def test_kernels_as_large_as_their_pictures_are_left_to_another_engine():
+    """Padding makes a list of taps for every position: gigabytes of tables (found by a memory limit: MemoryError while planning)."""
+    g = pre.ConvGeometry.from_conv((1, 16, 256, 256), (16, 16, 255, 255), padding=127)
+    for contraction in CONTRACTIONS[:2]:
+        assert "lists of 405,806,849 taps" in JitEngine().supports(g, contraction, F32)
+        assert pre.plan(g, contraction=contraction).engine == "gemm"
+    small = pre.ConvGeometry.from_conv((1, 16, 96, 96), (16, 16, 65, 65), padding=32)
+    assert JitEngine().supports(small, "conv", F32) is None
+
+
 def test_tables_are_equal_by_content():
     a, b = np.arange(6).reshape(2, 3), np.arange(6).reshape(2, 3)
     assert Table(a) == Table(b)

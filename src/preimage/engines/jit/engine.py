@@ -44,7 +44,7 @@ from preimage.engines.jit.request import (
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
-from preimage.engines.jit.select import lower
+from preimage.engines.jit.select import considered, lower
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
@@ -55,6 +55,7 @@ __all__ = ["JitEngine"]
 
 PROGRAMS = 2048  # kept at most; the oldest go first
 TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
+LARGE_KERNEL = 1 << 12  # taps from which strategies are asked whether they take it
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 Weight = Array | PreparedWeight
 
@@ -88,7 +89,14 @@ class JitEngine:
         phases = prod(min(s, n) for s, n in zip(geometry.stride, geometry.input_size, strict=True))
         if contraction == "conv_transpose" and phases > MOST_PHASES:
             return f"strides {geometry.stride} make {phases:,} stride phases, most of them without taps; at most {MOST_PHASES:,} are planned"
+        if contraction != "conv_weight_grad" and prod(geometry.kernel_size) >= LARGE_KERNEL:
+            return self._too_large(geometry, contraction, dtype)
         return None
+
+    def _too_large(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
+        """Why no strategy takes a kernel of many taps, in one of the memory orders."""
+        both = [considered(self.request(geometry, contraction, dtype, last)) for last in (False, True)]
+        return next((refused["direct"] for found, refused in both if not found), None)
 
     def conv(self, geometry: ConvGeometry, x: Array, w: Weight, epilogue: Epilogue | None = None) -> Array:
         return self._gather(geometry, "conv", x, w, epilogue)

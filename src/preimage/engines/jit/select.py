@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 from preimage.engines import decisions
 from preimage.engines.base import CONTRACTIONS
@@ -23,13 +24,16 @@ from preimage.engines.jit.depthwise.channels_first import copied_weights, lower_
 from preimage.engines.jit.depthwise.channels_last import lower_depthwise
 from preimage.engines.jit.depthwise.upsample import lower_spread
 from preimage.engines.jit.depthwise.weight_grad import lower_depthwise_grad, not_depthwise_grad, take_refusal
+from preimage.engines.jit.index.gather import count_taps
 from preimage.engines.jit.index.taps import gather_axes
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import ConvRequest, Request, WeightGradRequest, take_epilogue, take_request
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
 from preimage.errors import EngineError
 
-__all__ = ["STRATEGIES", "Candidate", "Strategy", "lower"]
+__all__ = ["STRATEGIES", "Candidate", "Strategy", "considered", "lower"]
+
+MOST_TAPS = 1 << 23  # 200 MB of tables, made in a second: kernels as large as their pictures are another engine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,11 @@ def _consider_direct(r: ConvRequest) -> Candidate | str:
     if is_depthwise(r):
         return _ONE_CHANNEL
     layout = choose_layout(r)
+    taps = count_taps(layout.best.axes, layout.best.choice)
+    if taps > MOST_TAPS and not (r.single or r.every_tap):  # those are asked for in the middle of a call
+        return (
+            f"lists of {taps:,} taps, as a kernel of {prod(r.geometry.kernel_size):,} and padding need, more than {MOST_TAPS:,}"
+        )
     return Candidate(partial(lower_direct, r, layout), layout.cost)
 
 
@@ -127,15 +136,7 @@ def lower(r: Request) -> Program:
         take_request(r.contraction, r.element, r.little, r.threads)
         if isinstance(r, ConvRequest):
             take_epilogue(r.finish, r.prepared)
-        refused: dict[str, str] = {}
-        found: dict[str, Candidate] = {}
-        for strategy in STRATEGIES:
-            if r.contraction in strategy.contractions:
-                said = strategy.consider(r)
-                if isinstance(said, str):
-                    refused[strategy.name] = said
-                else:
-                    found[strategy.name] = said
+        found, refused = considered(r)
         if not found:
             raise EngineError(f"no strategy takes this {r.contraction}: {'; '.join(f'{n}: {w}' for n, w in refused.items())}")
         best = min(found, key=lambda name: found[name].cost or 0.0)
@@ -145,6 +146,20 @@ def lower(r: Request) -> Program:
                 refused[name] = f"{_cycles(candidate)} by the model, {best} {_cycles(found[best])}"
         program = found[best].lower()
     return replace(program, refused=refused, decisions=tuple(taken))
+
+
+def considered(r: Request) -> tuple[dict[str, Candidate], dict[str, str]]:
+    """The candidates for a request, and why the other strategies are refused, by name."""
+    found: dict[str, Candidate] = {}
+    refused: dict[str, str] = {}
+    for strategy in STRATEGIES:
+        if r.contraction in strategy.contractions:
+            said = strategy.consider(r)
+            if isinstance(said, str):
+                refused[strategy.name] = said
+            else:
+                found[strategy.name] = said
+    return found, refused
 
 
 def _cycles(candidate: Candidate) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from preimage.engines.jit.index.taps import Axis, Folded, Ints, Phase, as_ints
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 
-__all__ = ["gather_tables", "split_rows"]
+__all__ = ["count_taps", "gather_tables", "split_rows"]
 
 
 def gather_tables(
@@ -56,6 +56,16 @@ def gather_tables(
     all_rows = np.concatenate(rows)
     all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
     return all_rows, all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+
+
+def count_taps(axes: list[Axis], choice: Choice) -> int:
+    """How many taps the lists of `gather_tables` hold, at most."""
+    found = 1
+    for k, axis in enumerate(axes):
+        phases = [p for p in axis.phases if p.count]
+        ranges = [(tile_phase(p, choice.pixels) if k == choice.axis else p).classes[1] for p in phases]
+        found *= sum(max(1, last - first) for some in ranges for first, last in some)
+    return found
 
 
 class _Cover(NamedTuple):
