@@ -7,11 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from preimage.engines.ir.epilogue import Slot as EpilogueSlot
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv import direct
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import fold_phases
+from preimage.engines.jit.packing.copy_kernel import Move
 from preimage.engines.jit.request import little_work
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.select import lower
@@ -117,3 +119,9 @@ def test_argument_vectors_begin_with_the_addresses_that_operands_fills_in(schedu
 
     arg = import_module(f"preimage.engines.jit.{schedule}_kernel").Arg
     assert [(slot.name, int(slot)) for slot in operands(arg)] == [(slot.name, int(slot)) for slot in list(Slot)[:6]]
+
+
+@pytest.mark.parametrize("vector", [Slot, Move])
+def test_an_epilogue_finds_its_arguments_in_every_vector(vector) -> None:
+    """The text layer names their places itself; the vectors above begin as `Slot` does."""
+    assert {slot.name: int(slot) for slot in EpilogueSlot}.items() <= {slot.name: int(slot) for slot in vector}.items()

@@ -40,15 +40,15 @@ KINDS = {
 def draw(
     kind: Annotated[str, typer.Argument(help=", ".join(KINDS))],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file: .svg, .png (one frame), .gif or .apng (all frames).")],
-    kernel: Annotated[str, typer.Option(help="The kernel's size: one number, or one per axis. No layer said: 4.")] = "",
+    kernel: one_layer.Kernel = "",
     size: Annotated[str, typer.Option(help="The input's spatial size: 8 or 8,8.")] = "",
     channels: Annotated[str, typer.Option(help="Input and output channels: 2,1.")] = "",
-    transposed: Annotated[bool, typer.Option("--transposed", "--transpose", help="It is a deconvolution.")] = False,
-    stride: Annotated[str, typer.Option(help="One number, or one per axis: 2 or 2,1.")] = "1",
-    padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
-    dilation: Annotated[str, typer.Option()] = "1",
-    groups: Annotated[int, typer.Option()] = 1,
-    output_padding: Annotated[str, typer.Option(help="With --transposed.")] = "0",
+    transposed: one_layer.Transposed = False,
+    stride: one_layer.Stride = "1",
+    padding: one_layer.Padding = "0",
+    dilation: one_layer.Dilation = "1",
+    groups: one_layer.Groups = 1,
+    output_padding: one_layer.OutputPadding = "0",
     spelling: Annotated[
         str, typer.Option("--from", help='A layer in a library\'s words: "ConvTranspose2d(1, 1, 4, 2, 1)".')
     ] = "",

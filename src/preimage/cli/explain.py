@@ -31,15 +31,15 @@ CONTRACTIONS = {
 
 def explain(
     model: Annotated[Path | None, typer.Argument(help="An .onnx, .prototxt or .caffemodel file; none: one layer.")] = None,
-    kernel: Annotated[str, typer.Option(help="The kernel's size: one number, or one per axis. No layer said: 4.")] = "",
+    kernel: one_layer.Kernel = "",
     size: Annotated[str, typer.Option(help="The input's spatial size: 8 or 8,8. For a model: of its input.")] = "",
     channels: Annotated[str, typer.Option(help="Input and output channels: 64,3.")] = "",
-    transposed: Annotated[bool, typer.Option("--transposed", "--transpose", help="It is a deconvolution.")] = False,
-    stride: Annotated[str, typer.Option(help="One number, or one per axis: 2 or 2,1.")] = "1",
-    padding: Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")] = "0",
-    dilation: Annotated[str, typer.Option()] = "1",
-    groups: Annotated[int, typer.Option()] = 1,
-    output_padding: Annotated[str, typer.Option(help="With --transposed.")] = "0",
+    transposed: one_layer.Transposed = False,
+    stride: one_layer.Stride = "1",
+    padding: one_layer.Padding = "0",
+    dilation: one_layer.Dilation = "1",
+    groups: one_layer.Groups = 1,
+    output_padding: one_layer.OutputPadding = "0",
     given: Annotated[
         str,
         typer.Option("--input", help="The input's whole shape, 1,64,56,56 (with --weight); for a model: a picture or .npy file."),

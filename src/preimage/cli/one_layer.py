@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from preimage.analysis.spellings import LayerSpec, read
 from preimage.cli import explained, text
 from preimage.errors import OptionError
 from preimage.geometry import ConvGeometry
 
-__all__ = ["layer_of", "shapes"]
+__all__ = ["Dilation", "Groups", "Kernel", "OutputPadding", "Padding", "Stride", "Transposed", "layer_of", "shapes"]
+
+# The options that say one layer, for every command that takes one.
+Kernel = Annotated[str, typer.Option(help="The kernel's size: one number, or one per axis. No layer said: 4.")]
+Transposed = Annotated[bool, typer.Option("--transposed", "--transpose", help="It is a deconvolution.")]
+Stride = Annotated[str, typer.Option(help="One number, or one per axis: 2 or 2,1.")]
+Padding = Annotated[str, typer.Option(help="One number, one per axis, lo:hi pairs, same or valid.")]
+Dilation = Annotated[str, typer.Option()]
+Groups = Annotated[int, typer.Option()]
+OutputPadding = Annotated[str, typer.Option(help="With --transposed.")]
 
 
 def shapes(given: str, weight: str) -> tuple[Any, Any]:

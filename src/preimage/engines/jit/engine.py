@@ -144,10 +144,12 @@ class JitEngine:
         return out
 
     def _request(
-        self, g: ConvGeometry, contraction: str, x: Array, out: Array, finish: Finish, threads: int, prepared: bool
+        self, g: ConvGeometry, contraction: str, dtype: DType, given: tuple[int, ...], result: tuple[int, ...], finish: Finish,
+        threads: int, prepared: bool,
     ) -> ConvRequest:  # fmt: skip
+        """given, result: the strides of the input and of the result."""
         return ConvRequest(
-            g, contraction, ELEMENTS[x.dtype.name], x.strides, out.strides, finish,
+            g, contraction, ELEMENTS[dtype.name], given, result, finish,
             threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, kernels.current_target(),
             self._tile is None and is_little(g), self._tile,
         )  # fmt: skip
@@ -161,7 +163,8 @@ class JitEngine:
             branches.call("partition.tables")
             self._by_bands(cut(g, contraction, -(-g.batch // images)), contraction, x, w, epilogue, out, threads)
             return None
-        request = self._request(g, contraction, x, out, finish_of(epilogue), threads, type(w) is PreparedWeight)
+        prepared = type(w) is PreparedWeight
+        request = self._request(g, contraction, x.dtype, x.strides, out.strides, finish_of(epilogue), threads, prepared)
         linked = self._linked(request)
         bands = bands_within(linked.program.scratch_bytes, g, contraction)
         if bands is not None:
@@ -191,7 +194,8 @@ class JitEngine:
         if images_at_once(geometry, contraction) < geometry.batch:
             return None
         w = w.fixed()
-        request = self._request(geometry, contraction, x, out, finish_of(epilogue, chain), thread_count(), True)
+        finish = finish_of(epilogue, chain)
+        request = self._request(geometry, contraction, x.dtype, x.strides, out.strides, finish, thread_count(), True)
         linked = self._linked(request)
         if bands_within(linked.program.scratch_bytes, geometry, contraction) is not None:
             return None
@@ -336,17 +340,13 @@ class JitEngine:
 
     def request(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Request:
         """What a call on dense arrays of a layout asks for, of so many images as one plan is made for."""
-        item, element = dtype.itemsize, ELEMENTS[dtype.name]
+        item = dtype.itemsize
         if contraction == "conv_weight_grad":
-            return request_for_shapes(geometry, element, item, channels_last, thread_count())
+            return request_for_shapes(geometry, ELEMENTS[dtype.name], item, channels_last, thread_count())
         part = replace(geometry, batch=images_at_once(geometry, contraction))
         shapes = (part.input_shape, part.output_shape)[:: 1 if contraction == "conv" else -1]
         x, out = (dense_strides(s, item, channels_last) for s in shapes)
-        threads = thread_count() if part.inside_macs > SMALL_MACS else 1
-        return ConvRequest(
-            part, contraction, element, x, out, Finish(), threads, False, False, False, kernels.current_target(),
-            self._tile is None and is_little(part), self._tile,
-        )  # fmt: skip
+        return self._request(part, contraction, dtype, x, out, Finish(), thread_count(), False)
 
     def program(
         self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False,

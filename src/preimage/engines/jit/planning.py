@@ -66,7 +66,7 @@ def _plan(engine: JitEngine, g: ConvGeometry, contraction: str, x: Array, out: A
         found.add("jit.call.partition.tables")
         bands = cut(g, contraction, -(-g.batch // images))
     else:
-        request = engine._request(g, contraction, x, out, Finish(), thread_count(), False)
+        request = engine._request(g, contraction, x.dtype, x.strides, out.strides, Finish(), thread_count(), False)
         program = engine.lower(request)
         with decisions.made() as around:
             bands = bands_within(program.scratch_bytes, g, contraction)

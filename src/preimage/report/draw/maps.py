@@ -60,9 +60,9 @@ def _wires(
         return left + (i - first) * cell
 
     centres = [at((min(r) + max(r)) / 2) + cell / 2 for r in reads]
-    items: list[Item] = [
-        Label(MARGIN, MARGIN + 4, _wire_title(g, transposed, axis) if title is None else title, 15, INK, bold=True)
-    ]
+    words = _wire_title(g, transposed, axis)
+    heading = words if title is None else title
+    items: list[Item] = [Label(MARGIN, MARGIN + 4, heading, 15, INK, bold=True)]
     a, b = ("input", "output") if transposed else ("output", "input")
     items += [
         Label(left - 12, large_y + cell / 2, b, 12.5, SOFT, "end"),
@@ -77,25 +77,8 @@ def _wires(
             stroke = tones[k] if o == step else mix(LINE, PAPER, 0.25)
             items.append(Path(ends_at, stroke, 2.2 if o == step else 1.0, dashed=not inside))
     for i in range(first, last):
-        inside = 0 <= i < size
-        met = i in reads[step]
-        fill = tones[reads[step].index(i)] if met and inside else WHITE if inside else ""
-        items.append(
-            Rect(
-                at(i) + (0 if inside else 1.5),
-                large_y + (0 if inside else 1.5),
-                cell - (0 if inside else 3),
-                cell - (0 if inside else 3),
-                fill,
-                SOFT if met else LINE,
-                1.0,
-                dashed=not inside,
-            )
-        )
-        if inside:
-            items.append(
-                Label(at(i) + cell / 2, large_y + cell / 2, str(counts[i]), 11.5, label_on(fill) if met else SOFT, "middle")
-            )
+        tone = tones[reads[step].index(i)] if i in reads[step] else None
+        items += _wired_cell(at(i), large_y, cell, tone, str(counts[i]) if 0 <= i < size else None)
     half = min(cell, g.stride[axis] * cell) / 2 - 1
     for o, x in enumerate(centres):
         fill = mix(WHITE, INK, 0.85) if o == step else WHITE
@@ -108,15 +91,25 @@ def _wires(
         else "numbers in the input: how many outputs use the cell"
     )
     items.append(Label(left, under, what, 11.5, SOFT))
-    heading = _wire_title(g, transposed, axis) if title is None else title
     ends_of = (at(last), max(centres, default=0.0) + half, left + width_of(what, 11.5), MARGIN + width_of(heading, 15, True))
     width = max(ends_of) + MARGIN
     return Scene(
         int(width + 1),
         int(under + MARGIN),
         tuple(items),
-        f"{_wire_title(g, transposed, axis)}; position {step} meets cells {reads[step]}",
+        f"{words}; position {step} meets cells {reads[step]}",
     )
+
+
+def _wired_cell(x: float, y: float, cell: float, tone: str | None, count: str | None) -> list[Item]:
+    """A cell of the large side. tone: of the wire that ends here; count: the number in it, None for one of the padding."""
+    inset = 1.5 if count is None else 0
+    fill = "" if count is None else WHITE if tone is None else tone
+    edge = LINE if tone is None else SOFT
+    items: list[Item] = [Rect(x + inset, y + inset, cell - 2 * inset, cell - 2 * inset, fill, edge, 1.0, dashed=count is None)]
+    if count is not None:
+        items.append(Label(x + cell / 2, y + cell / 2, count, 11.5, SOFT if tone is None else label_on(fill), "middle"))
+    return items
 
 
 def _wire_title(g: ConvGeometry, transposed: bool, axis: int) -> str:

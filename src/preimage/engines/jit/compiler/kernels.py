@@ -1,7 +1,6 @@
 """Kernels: IR text in, machine code with an address out, compiled once and kept.
 
     kernel = kernels.compile_module(text)              # an int: the address of the symbol `kernel`
-    kernel = kernels.compile_cached(spec, make_text)   # the same, without making the text when the disk has the code
     loaded = kernels.load_all([kernels.wanted(...)])   # many of them; those that nobody has are compiled side by side
 
 A kernel is an address that owns its code: it stays loaded while the `LoadedKernel` object lives, and is unloaded with it.
@@ -14,7 +13,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +39,7 @@ from preimage.engines.jit.compiler.toolchain import (
 )
 from preimage.errors import EngineError
 from preimage.locks import LOCK
-from preimage.settings import current, thread_count
+from preimage.settings import thread_count
 
 __all__ = [
     "CODEGEN_LEVEL",
@@ -51,7 +49,6 @@ __all__ = [
     "Wanted",
     "assembly",
     "checked_ir",
-    "compile_cached",
     "compile_module",
     "current_target",
     "forget",
@@ -61,7 +58,6 @@ __all__ = [
     "loaded_count",
     "named_target",
     "object_code",
-    "print_once",
     "unavailable",
     "use_target",
     "wanted",
@@ -128,30 +124,6 @@ def wanted(spec: str, make_text: Callable[[], str], target: Target | None = None
 def compile_module(text: str, key: str = "", target: Target | None = None) -> LoadedKernel:
     """The loaded function `kernel` of a module of IR text: from memory, from disk, or compiled now."""
     return load_all([wanted_module(text, name=key, target=target)])[0]["kernel"]
-
-
-def compile_cached(
-    spec: str, make_text: Callable[[], str], target: Target | None = None, level: int = CODEGEN_LEVEL
-) -> LoadedKernel:
-    """As compile_module, for what `wanted` describes."""
-    target = target or current_target()
-    if (debug := current().debug) >= 4:
-        print_once(spec, make_text, target, debug)
-    return load_all([wanted(spec, make_text, target, level)])[0]["kernel"]
-
-
-_printed: set[tuple[str, str]] = set()  # specs and targets
-
-
-def print_once(spec: str, make_text: Callable[[], str], target: Target, debug: int) -> None:
-    """Show a kernel on stderr as a plan first asks for it: its IR, from 5 on its assembly too."""
-    if (spec, target.key) in _printed:
-        return
-    _printed.add((spec, target.key))
-    text = make_text()
-    print(f"preimage: kernel {spec}\n{text}", file=sys.stderr)
-    if debug >= 5:
-        print(f"preimage: its assembly for {target.name}\n{assembly(text, target)}", file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import struct
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,8 +124,22 @@ def _linked(call: KernelCall, codes: dict[KernelSpec, kernels.LoadedKernel]) -> 
 def _wanted(spec: KernelSpec, target: kernels.Target) -> kernels.Wanted:
     text = repr(spec)
     if (debug := current().debug) >= 4:
-        kernels.print_once(text, spec.ir, target, debug)
+        _print_once(text, spec.ir, target, debug)
     return kernels.wanted(text, spec.ir, target, kernels.CONTROL_LEVEL if is_control(spec) else kernels.CODEGEN_LEVEL)
+
+
+_printed: set[tuple[str, str]] = set()  # specs and targets
+
+
+def _print_once(spec: str, make_text: Callable[[], str], target: kernels.Target, debug: int) -> None:
+    """Show a kernel on stderr as a plan first asks for it: its IR, from 5 on its assembly too."""
+    if (spec, target.key) in _printed:
+        return
+    _printed.add((spec, target.key))
+    text = make_text()
+    print(f"preimage: kernel {spec}\n{text}", file=sys.stderr)
+    if debug >= 5:
+        print(f"preimage: its assembly for {target.name}\n{kernels.assembly(text, target)}", file=sys.stderr)
 
 
 def is_control(spec: KernelSpec) -> bool:
