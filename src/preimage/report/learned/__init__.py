@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from preimage.host import html as escape
 from preimage.learning import Painting, Progress
 from preimage.report.chart import line_chart
-from preimage.report.drawing import difference, glow, rgb, stencil_tile
+from preimage.report.images import difference, glow, rgb, stencil_tile
 from preimage.report.learned.files import write_pngs
 from preimage.report.learned.live import assets, box, paintable, shared
 from preimage.report.page import figure, image, inline, page, section, tiles

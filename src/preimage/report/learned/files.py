@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from preimage.host import write_file
 from preimage.io.pictures import write_picture
 from preimage.learning import Progress
-from preimage.report.drawing import difference, glow, rgb, sheet, stencil_tiles
+from preimage.report.images import difference, glow, rgb, sheet, stencil_tiles
 
 if TYPE_CHECKING:
     from preimage.report.learned import LearnedReport

@@ -7,7 +7,7 @@ from preimage.host import html as escape
 from preimage.learning import Coded, Painting, order_of_use, shares
 from preimage.report.audit import bits_cell, checks_cell, notes_of, title_of, verdict_of, worst_units
 from preimage.report.chart import line_chart
-from preimage.report.drawing import difference, rgb, stencil_tiles
+from preimage.report.images import difference, rgb, stencil_tiles
 from preimage.report.notebook.parts import block, card, facts, more, picture, pictures, table
 
 __all__ = ["audit", "coded", "painting"]
