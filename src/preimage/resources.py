@@ -215,5 +215,5 @@ def register_keeper(keeper: Keeper) -> None:
 
 def release_memory() -> int:
     """Give memory that is only kept for later calls back to the system; returns how many bytes."""
-    alive = [keeper for reference in tuple(_keepers.values()) if (keeper := reference()) is not None]
+    alive = [keeper for reference in list(_keepers.values()) if (keeper := reference()) is not None]
     return sum([keeper.clear() for keeper in alive])

@@ -119,11 +119,11 @@ class _Spare:
 
     @property
     def bytes(self) -> int:
-        return sum(block.nbytes for block in tuple(self._blocks.values()))
+        return sum(block.nbytes for block in list(self._blocks.values()))
 
     def take(self, size: int) -> Array | None:
         """A block of at least `size` bytes and not much more."""
-        for key, block in reversed(tuple(self._blocks.items())):
+        for key, block in reversed(list(self._blocks.copy().items())):
             if size <= block.nbytes <= size + size // 4:
                 found = self._blocks.pop(key, None)  # None: another thread was quicker
                 if found is not None:
@@ -135,12 +135,12 @@ class _Spare:
             return
         self._blocks[id(block)] = block
         while self.bytes > self.limit:
-            for key in tuple(self._blocks)[:1]:
+            for key in list(self._blocks)[:1]:
                 self._blocks.pop(key, None)
 
     def clear(self) -> int:
         blocks, self._blocks = self._blocks, {}
-        return sum([block.nbytes for block in tuple(blocks.values())])
+        return sum([block.nbytes for block in list(blocks.values())])
 
 
 class _Large:
@@ -298,7 +298,7 @@ class Arenas:
     @property
     def bytes(self) -> int:
         """The memory that is held between runs."""
-        return sum(arena.bytes for arenas in tuple(self._free.values()) for arena in tuple(arenas))
+        return sum(arena.bytes for arenas in list(self._free.values()) for arena in list(arenas))
 
     def clear(self) -> int:
         """Let go of it; returns how many bytes."""

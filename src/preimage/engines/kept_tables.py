@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from preimage.locks import LOCK
 from preimage.resources import register_keeper
 
 __all__ = ["TABLE_BYTES", "kept_tables"]
@@ -28,28 +29,45 @@ def _size(value: Any) -> int:
 
 
 class _Kept:
-    """Values by key, the oldest first. Every step is one operation of a dict: calls may meet in the middle of each other."""
+    """Values by key, the oldest first. Looking one up takes no lock; calls of other threads, of a signal handler or a finaliser may come
+    between any two steps, so keys and values are walked as they were at one moment: in a list, which is made in one step. (A tuple of
+    them, or a list of items, allocates while it walks; there the collector may run a finaliser that adds an entry.)
+    """
 
     def __init__(self, most: int, size: Callable[[Any], int]) -> None:
         self.most, self.size = most, size
         self.values: dict[Any, tuple[Any, int]] = {}
+        self._at_most = 0  # bytes held, or more
         register_keeper(self)
 
     def add(self, key: Any, value: Any) -> None:
         size = self.size(value)
         if size > self.most:
             return
-        self.values[key] = value, size
-        held = sum([n for _, n in tuple(self.values.values())])
-        for old, (_, n) in tuple(self.values.items()):
-            if held <= self.most:
-                break
-            self.values.pop(old, None)
-            held -= n
+        with LOCK:
+            self.values[key] = value, size
+            self._at_most += size
+            if self._at_most > self.most:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Let the oldest go until there is room again: an eighth at once, so that the entries are seldom added up."""
+        held = self._held()
+        if held > self.most:
+            for old in list(self.values):
+                if held <= self.most - self.most // 8:
+                    break
+                _, size = self.values.pop(old, (None, 0))
+                held -= size
+        self._at_most = held
+
+    def _held(self) -> int:
+        return sum([n for _, n in list(self.values.values())])
 
     def clear(self) -> int:
-        held = sum([n for _, n in tuple(self.values.values())])
-        self.values.clear()
+        with LOCK:
+            held, self._at_most = self._held(), 0
+            self.values.clear()
         return held
 
 

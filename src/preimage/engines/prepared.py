@@ -64,7 +64,7 @@ class PreparedWeight:
     @property
     def packed_bytes(self) -> int:
         """Memory held by the packed forms, beside `array`."""
-        return sum(memory.nbytes for memory, _ in tuple(self._state[1].values()))
+        return sum(memory.nbytes for memory, _ in list(self._state[1].values()))
 
     def __reduce__(self) -> tuple[Any, ...]:  # packed forms belong to this process and CPU
         return (PreparedWeight, (self.array,))

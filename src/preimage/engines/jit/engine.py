@@ -304,12 +304,12 @@ class JitEngine:
                 return
             self._programs[request] = linked
             self._table_bytes[request] = linked.program.table_bytes
-            held = sum(tuple(self._table_bytes.values()))
+            held = sum(list(self._table_bytes.values()))
             if len(self._programs) <= PROGRAMS and held <= TABLE_BYTES:
                 return
             self._ready.clear()  # which holds programs too
             self._weight_gradient.forget()
-            sizes = tuple(self._table_bytes.items())
+            sizes = list(self._table_bytes.copy().items())  # of one moment: see kept_tables
             for k, (key, size) in enumerate(sizes[:-1]):  # not the newest; a quarter at once, so that it comes seldom
                 if len(sizes) - k <= PROGRAMS * 3 // 4 and held <= TABLE_BYTES * 3 // 4:
                     break
