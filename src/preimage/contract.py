@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: Bounds of the number of terms in a block, and the most block sums (or group sums) in a group.
-BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 8
+BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
 
 Array = np.ndarray[Any, Any]
 #: Sizes of the axes that a sum runs over, the innermost first.
@@ -52,13 +52,14 @@ def block_limit(terms: int) -> int:
 def cut(axes: Axes, limit: int) -> tuple[list[tuple[int, int]], Axes]:
     """Cut the index space of `axes` into consecutive pieces of at most `limit` members; the pieces, and the axes that number them.
 
-    The innermost axes that fit together stay whole; the next one is cut into pieces of as many indices as fit, the last piece
-    shorter; every index of the axes further out begins a new piece.
+    The innermost axes that fit together stay whole; the next one is cut into as few pieces as can be, as equal as can be (the last
+    may be shorter); every index of the axes further out begins a new piece.
     """
     whole = 1
     for place, size in enumerate(axes):
         if whole * size > limit:
-            row, step = whole * size, whole * max(1, limit // whole)
+            pieces = -(-size // max(1, limit // whole))
+            row, step = whole * size, whole * -(-size // pieces)
             starts = [r + s for r in range(0, prod(axes), row) for s in range(0, row, step)]
             ends = [min(s + step, s - s % row + row) for s in starts]
             return list(zip(starts, ends, strict=True)), (-(-row // step), *axes[place + 1 :])
