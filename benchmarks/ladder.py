@@ -38,6 +38,35 @@ LAYERS = {
 }
 
 
+#: What stands behind the tables.
+TAIL = """\
+The stride phases are in every step: position t of phase r of a transposed convolution reads only the taps that hit it,
+so a 4x4 kernel with stride 2 is four 2x2 convolutions, and no zero between strided values is multiplied.
+
+A planned kernel may stand a few percent behind a tile above it: the plan chooses by a model of the machine, not by trying, and on
+these small layers several tiles are about equally fast. `preimage tune` measures the tiles instead.
+
+## The code of a step
+
+Each of the first four steps is the same kernel with another tile: `JitEngine((lanes, vectors, pixels))` in `benchmarks/ladder.py`. The
+sums of the tile are plain values that LLVM keeps in registers; one step of their chains is, without its special cases (`_run` in `engines/jit/conv/direct_kernel.py`):
+
+```
+for p in range(spec.pixels):
+    value = pixel[p].at(i).splat(spec.lanes)                    # one input, broadcast to all lanes
+    for v in range(spec.vectors):
+        sums[p, v] = value.fma(weight[v], sums[p, v])           # one product for each lane's output channel
+```
+
+- lanes = vectors = pixels = 1: one chain, each product waits for the one before.
+- lanes of a whole vector: one broadcast and one multiply-add serve that many output channels.
+- pixels = 4: a loaded weight serves four pixels, and four independent chains fill the time that one would wait.
+- vectors = 2, pixels = 8: sixteen chains; a broadcast serves two vectors.
+- planned: `select.py` asks each strategy what it would cost; with few output channels the pixels lie across the lanes (`few_outputs_kernel.py`).
+- packed once: the copy of the weights into the order `[block][tap][i][vectors * lanes]` is made before, not in each call.
+"""
+
+
 def last(a: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
 
@@ -112,9 +141,7 @@ def measure() -> str:
             lines.append(f"| {what} | {seconds * 1e3:.3f} | {rate:.1f} | {100 * rate / peak:.0f} % |")
     lines += [
         "",
-        "The stride phases are in every step: position t of phase r of a transposed convolution reads only the taps that hit it,",
-        "so a 4x4 kernel with stride 2 is four 2x2 convolutions, and no zero between strided values is multiplied. The code:",
-        "`engines/jit/conv/direct_kernel.py` (channels across lanes), `few_outputs_kernel.py` (pixels across lanes), `engine.py` (which and why).",
+        *TAIL.splitlines(),
     ]
     return "\n".join(lines) + "\n"
 

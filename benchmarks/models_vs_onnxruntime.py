@@ -38,16 +38,27 @@ SETTLE = 0.06
 
 
 def subjects() -> dict[str, tuple[onnx.ModelProto, np.ndarray]]:
-    """Each model with its input: CenterFace at 512x512, DBNet at 640x640, the vocoder at T = 200; batch 1."""
+    """Each model with its input: CenterFace at 512x512, DBNet at 640x640, the classifier at 48x192, the vocoder at T = 200; batch 1."""
     from skimage import data
 
     face = np.ascontiguousarray(data.astronaut().transpose(2, 0, 1)[None]).astype(np.float32)
     latent = np.random.default_rng(0).standard_normal((1, 192, 200)).astype(np.float32)
+    line = np.random.default_rng(1).random((1, 3, 48, 192), np.float32)
     return {
         "CenterFace 512x512": (opened("centerface"), face),
         "DBNet 640x640": (onnx.load(place("dbnet")), page(640, 640)),
+        "classifier 48x192": (opened("classifier"), line),
         "vocoder T=200": (vocoder(Path(tempfile.mkdtemp())), latent),
     }
+
+
+def with_constant_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its stored weights no longer among its inputs, where every library takes them for constants."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [each for each in proto.graph.input if each.name not in stored]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    return proto
 
 
 def seconds(call: Callable[[], Any]) -> Callable[[], int]:
@@ -156,6 +167,7 @@ def main() -> None:
     for name, (proto, x) in subjects().items():
         if options.models not in name:
             continue
+        proto = with_constant_weights(proto)
         for threads in (int(t) for t in options.threads.split(",")):
             for library, row in measure(proto, x, threads, options.rounds, sides).items():
                 rows.append({"model": name, "threads": threads, "library": library, **row})

