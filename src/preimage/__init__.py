@@ -30,11 +30,11 @@ from preimage.ops.conv import prepare
 from preimage.settings import config
 
 if TYPE_CHECKING:
-    from preimage import analysis, audit, caffe, io, learning, linop, nn, ops, optim, reduction
+    from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction
 
 __version__ = "0.1.0"
 
-_LATER = ("analysis", "audit", "caffe", "io", "learning", "linop", "nn", "optim", "reduction")
+_LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn", "optim", "reduction")
 
 
 # Pictures and tables for notebooks are made at the top of the package, and imported when a notebook asks.
@@ -75,6 +75,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "conv_weight_grad",
+    "data",
     "enable_grad",
     "engines",
     "fold",

@@ -57,6 +57,7 @@ _EXTRAS = {
     "onnx": "onnx",
     "scipy": "scipy",
     "ml_dtypes": "bfloat16",
+    "nibabel": "data",
 }
 
 

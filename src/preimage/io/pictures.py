@@ -27,6 +27,7 @@ from preimage.io import limits
 
 __all__ = [
     "Picture",
+    "decoded_pixels",
     "demo_picture",
     "encoded",
     "picture_size",
@@ -121,6 +122,20 @@ def read_pixels(path: str | Path, *, colour: bool = True, size: tuple[int, int] 
         if size is not None:
             plain = plain.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         return np.asarray(plain, np.float32)
+
+
+def decoded_pixels(data: bytes, said: str) -> Array:
+    """The bytes (H, W) or (H, W, 3) of a picture that lies inside another file; `said` names it in errors. Raises: as read_picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    with _decoding(Path(said)):
+        try:
+            image = Image.open(BytesIO(data), formats=FORMATS)
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            raise FileFormatError(f"{said}: no picture that Pillow can read as {', '.join(FORMATS)}") from None
+        limits.check_bytes(BYTES_A_PIXEL * image.width * image.height, f"{said}: a picture of {image.width}x{image.height}")
+        image.load()
+        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def demo_picture() -> Picture:
