@@ -7,21 +7,23 @@ cannot show, not even in the sign of a zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
+from preimage.engines.ir.arguments import Arguments, Elements, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num
 from preimage.engines.ir.elementwise import WORDS, Step
 
-__all__ = ["Finish", "Slot", "finish"]
+__all__ = ["EpilogueArguments", "Finish", "finish"]
 
 
-class Slot(IntEnum):
-    """Where the argument vector of every kernel with an epilogue has what it needs."""
+class EpilogueArguments(Arguments):
+    """How the argument vector of every kernel with an epilogue begins."""
 
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5  # address of the activation's two numbers, or of the chain's
+    input: Elements = elements("element")
+    weight: Elements = elements("inner", default=0)
+    output: Elements = elements("out")
+    bias: Elements = elements("out", default=0)
+    residual: Elements = elements("out", default=0)
+    limits: Elements = elements("inner", default=0)  # the activation's two numbers, or the chain's
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,16 @@ class Finish:
 def finish(
     f: Kernel, steps: Finish, total: Num, element: str, at: Int, channel: Int, mask: Bit | None, spread: bool = False
 ) -> None:
-    """Store one vector of sums at OUTPUT + at; `channel` is the number of its first lane's channel (`spread`: of all)."""
-    lanes = total.lanes
+    """Store one vector of sums at output + at; `channel` is the number of its first lane's channel (`spread`: of all)."""
+    args, lanes = EpilogueArguments.read(f, None), total.lanes
     value = total + f.zeros(total.dtype, lanes)
     if steps.bias:
-        bias = f.ptr_arg(Slot.BIAS, element).at(channel)
+        bias = args.pointer(EpilogueArguments.bias, element).at(channel)
         value = value + (bias.splat(lanes) if spread else bias.load(lanes, mask))
     if steps.residual:
-        value = value + f.ptr_arg(Slot.RESIDUAL, element).at_bytes(at).load(lanes, mask)
+        value = value + args.pointer(EpilogueArguments.residual, element).at_bytes(at).load(lanes, mask)
     if steps.activation is not None:
-        limits = f.ptr_arg(Slot.LIMITS, total.dtype)
+        limits = args.pointer(EpilogueArguments.limits, total.dtype)
         first = limits.splat(lanes)
         if steps.activation == "relu":
             zero = f.zeros(total.dtype, lanes)
@@ -59,9 +61,9 @@ def finish(
             value = value.is_below(first).select(first, value)
             value = value.is_above(last).select(last, value)
     if steps.chain:
-        limits = f.ptr_arg(Slot.LIMITS, total.dtype)
+        limits = args.pointer(EpilogueArguments.limits, total.dtype)
         values = [value, *(limits.at(k).splat(lanes) for k in range(steps.numbers))]
         for word, places in steps.chain:
             values.append(WORDS[word](f, *(values[p] for p in places)))
         value = values[-1]
-    f.ptr_arg(Slot.OUTPUT, element).at_bytes(at).store(value, mask)
+    args.pointer(EpilogueArguments.output, element).at_bytes(at).store(value, mask)

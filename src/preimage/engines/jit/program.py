@@ -1,6 +1,6 @@
 """Programs: what one call runs, as plain data. A strategy lowers a request to one; `link` gives it addresses.
 
-    call = kernel_call("direct", DirectSpec(...), {Slot.INPUT: "x", Slot.ROWS: rows, Slot.CHUNKS: 4}, tasks=8)
+    call = kernel_call("direct", DirectSpec(...), DirectArguments(input="x", rows=rows, chunks=4, ...), tasks=8)
 
 A program says which kernels run one after another, in how many tasks each, and what stands in their argument vectors: numbers, tables
 (constant arrays), arrays of the call by name, other kernels. Nothing in it is an address or belongs to this machine: it can be
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.ir.arguments import Arguments, Field
 
 __all__ = [
     "ALIGN",
@@ -40,7 +41,7 @@ class KernelSpec(Protocol):
     arguments: the names of the words of its argument vector. controls: it only calls other kernels.
     """
 
-    arguments: ClassVar[type[IntEnum]]
+    arguments: ClassVar[Any]
 
     def ir(self) -> str: ...
 
@@ -48,10 +49,10 @@ class KernelSpec(Protocol):
 class Table:
     """A constant array that a kernel reads. Tables are equal where their contents are."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "name")
 
-    def __init__(self, array: Array) -> None:
-        self.array = np.ascontiguousarray(array)
+    def __init__(self, array: Array, name: str = "") -> None:
+        self.array, self.name = np.ascontiguousarray(array), name or str(array.dtype)
         self.array.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:
@@ -64,7 +65,7 @@ class Table:
         return hash((self.array.shape, self.array.tobytes()))
 
     def __repr__(self) -> str:
-        return f"{self.array.dtype}{list(self.array.shape)}"
+        return f"{self.name}{list(self.array.shape)}"
 
 
 #: What may stand in an argument vector: a number, the name of an array of the call, a table, the address of another kernel.
@@ -87,11 +88,15 @@ class KernelCall:
     tasks: int
     inner: tuple[KernelCall, ...] = ()
 
-    def changed(self, values: Mapping[int, int]) -> KernelCall:
+    def integer(self, field: Field) -> int:
+        """The number that stands in a word."""
+        return self.words[field.slot]
+
+    def changed(self, values: Mapping[Field | int, int]) -> KernelCall:
         """The same call with other numbers in some slots."""
         words = list(self.words)
-        for slot, value in values.items():
-            words[slot] = int(value)
+        for word, value in values.items():
+            words[word.slot if isinstance(word, Field) else word] = int(value)
         return KernelCall(self.name, self.spec, tuple(words), self.arrays, self.tables, self.kernels, self.tasks, self.inner)
 
     def renamed(self, name: str, arrays: Mapping[str, str]) -> KernelCall:
@@ -107,7 +112,8 @@ class KernelCall:
     def values(self) -> dict[str, int | str | Table | KernelSpec]:
         """The argument vector by the names of its words (without those of inner calls); words that are 0 are left out."""
         special = {slot: value for pairs in (self.arrays, self.tables, self.kernels) for slot, value in pairs}
-        found = {slot.name: special.get(slot, self.words[slot]) for slot in self.spec.arguments if slot < len(self.words)}
+        slots = _slots(self.spec.arguments).items()
+        found = {name: special.get(slot, self.words[slot]) for name, slot in slots if slot < len(self.words)}
         return {name: value for name, value in found.items() if not (isinstance(value, int) and value == 0)}
 
     def lines(self) -> list[str]:
@@ -128,21 +134,24 @@ def _short(spec: Any) -> str:
 
 
 def kernel_call(
-    name: str, spec: KernelSpec, values: Mapping[int, Value], tasks: int, inner: Sequence[KernelCall] = (), room: int = 0
+    name: str, spec: KernelSpec, values: Arguments | Mapping[int, Value], tasks: int, inner: Sequence[KernelCall] = (), room: int = 0
 ) -> KernelCall:  # fmt: skip
-    """A call of the kernel of `spec`; values: what stands in which slot of its argument vector, 0 where nothing is said.
+    """A call of the kernel of `spec`; values: its argument vector.
 
     inner: calls whose argument vectors are put after this one's `room` words (of its declared ones, where that is 0), one after another.
     """
-    words = [0] * (room or max(spec.arguments) + 1)
+    if isinstance(values, Arguments) and type(values) is not spec.arguments:
+        raise TypeError(f"{type(spec).__name__} takes {spec.arguments.__name__}, not {type(values).__name__}")
+    words = [0] * (room or max(_slots(spec.arguments).values()) + 1)
     arrays: list[tuple[int, str]] = []
     tables: list[tuple[int, Table]] = []
     kernels: list[tuple[int, KernelSpec]] = []
-    for slot, value in values.items():
+    for word, value in values.given() if isinstance(values, Arguments) else values.items():
+        slot, record = (word.slot, getattr(word, "record", None)) if isinstance(word, Field) else (word, None)
         if isinstance(value, str):
             arrays.append((int(slot), value))
         elif isinstance(value, np.ndarray):
-            tables.append((int(slot), Table(value)))
+            tables.append((int(slot), Table(value, "" if record is None else record.__name__)))
         elif hasattr(value, "ir"):
             kernels.append((int(slot), value))  # type: ignore[arg-type]
         else:
@@ -154,6 +163,13 @@ def kernel_call(
         tables += [(at + slot, table) for slot, table in call.tables]
         kernels += [(at + slot, other) for slot, other in call.kernels]
     return KernelCall(name, spec, tuple(words), tuple(arrays), tuple(tables), tuple(kernels), tasks, tuple(inner))
+
+
+def _slots(arguments: Any) -> dict[str, int]:
+    """The places of the words of an argument vector, by name."""
+    if issubclass(arguments, Arguments):
+        return {name: field.slot for name, field in arguments.fields.items()}
+    return {slot.name: int(slot) for slot in arguments}
 
 
 @dataclass(frozen=True, slots=True)

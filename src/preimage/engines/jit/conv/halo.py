@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from preimage.engines.jit import branches
 from preimage.engines.jit.index.taps import Axis, Ints, Phase
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
-from preimage.engines.jit.packing import copy_kernel
-from preimage.engines.jit.packing.moves import lines_call, positions
+from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopySpec, Line
+from preimage.engines.jit.packing.moves import copy_call, positions
 from preimage.engines.jit.program import KernelCall
 
 __all__ = ["Edges", "find_edges"]
@@ -64,22 +64,18 @@ class Edges:
     def copy_call(self, sizes: list[int], strides: list[int], channels: int, element: str, item: int, lanes: int) -> KernelCall:
         """Make the copy: `sizes` and `strides` (bytes) are those of the axes before the rows' own."""
         pixel, (left, right) = channels * item, self.margins
-        source = positions(sizes, strides)
-        result = np.arange(len(source), dtype=np.int64) * (self.width * pixel)
+        source = positions(sizes, strides)[:, None]
+        result = np.arange(len(source), dtype=np.int64)[:, None] * (self.width * pixel)
         behind = left + self.first + self.size - self.last
-        none = np.full_like(source, copy_kernel.NO_SOURCE)
-        lines = [
-            (none, 0, left),
-            (source, left, self.first),
-            (source + self.last * pixel, left + self.first, self.size - self.last),
-            (none, behind, right),
-        ]
-        table = np.zeros((len(source), len(lines), copy_kernel.LINE_WORDS), np.int64)
-        for k, (origin, to, count) in enumerate(lines):
-            table[:, k, 0], table[:, k, 1], table[:, k, 2] = origin, result + to * pixel, count * channels
-        kept = np.ascontiguousarray(table.reshape(-1, copy_kernel.LINE_WORDS)[np.tile([n > 0 for *_, n in lines], len(source))])
-        arrays: dict[int, str] = {copy_kernel.Move.INPUT: "x", copy_kernel.Move.OUTPUT: "edges"}
-        return lines_call("copy ends of rows", copy_kernel.CopySpec(element, element, lanes), kept, arrays)
+        zeros = np.array([True, False, False, True])
+        starts = np.array([0, 0, self.last, 0]) * pixel
+        places = np.array([0, left, left + self.first, behind]) * pixel
+        counts = np.array([left, self.first, self.size - self.last, right]) * channels
+        kept = counts > 0
+        lines = Line(
+            source=np.where(zeros, NO_SOURCE, source + starts)[:, kept], result=result + places[kept], count=counts[kept]
+        ).table()
+        return copy_call("copy ends of rows", CopySpec(element, element, lanes), lines, "x", "edges")
 
 
 def _reads(phase: Phase, cover: Tiles) -> tuple[Ints, Ints]:

@@ -12,7 +12,7 @@ from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.weight_grad_kernel import Arg, DepthwiseGradSpec
 from preimage.engines.jit.index.taps import Ints, as_ints
-from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
+from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.packing.moves import slab_calls
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
 from preimage.engines.jit.request import WeightGradRequest, little_macs
@@ -222,8 +222,8 @@ def _tables(
 def _order(r: WeightGradRequest, inner: str, taps: int, sum_tap: int) -> KernelCall:
     """[tap][channel] to the result's [channel][tap]."""
     g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
-    values: dict[int, Value] = {
-        Move.INPUT: "sums", Move.OUTPUT: "out", Move.LINES: as_ints([(0, 0, taps, g.out_channels, 0)]), Move.TOTAL: 1,
-        Move.PER_TASK: 1, Move.SOURCE_STRIDE: sum_tap, Move.RESULT_STRIDE: taps * own,
-    }  # fmt: skip
+    values = SwapArguments(
+        input="sums", output="out", lines=Line(source=0, result=0, count=taps, columns=[g.out_channels]), total=1, per_task=1,
+        source_stride=sum_tap, result_stride=taps * own,
+    )  # fmt: skip
     return kernel_call("order result", SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish()), values, 1)

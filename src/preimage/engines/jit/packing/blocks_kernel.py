@@ -11,20 +11,26 @@ and the cache would hold lines that lie a power of two apart. So the channels ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Integer
 from preimage.engines.ir.builder import Kernel
-from preimage.engines.jit.packing.copy_kernel import LINE_WORDS, Move
+from preimage.engines.jit.packing.copy_kernel import CopyArguments
 
-__all__ = ["BlockSpec", "build"]
+__all__ = ["BlockArguments", "BlockSpec", "build"]
+
+
+class BlockArguments(CopyArguments):
+    """Lines of `count` pixels of one block, in tasks of `per_task`."""
+
+    source_stride: Integer  # bytes from pixel to pixel
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
-    """From one element type to another; width channels a block. SOURCE_STRIDE is the pixel stride of the source."""
+    """From one element type to another; width channels a block."""
 
-    arguments: ClassVar[type[IntEnum]] = Move
+    arguments: ClassVar = BlockArguments
 
     source: str
     result: str
@@ -38,14 +44,15 @@ class BlockSpec:
 
 def build(spec: BlockSpec) -> str:
     f = Kernel()
-    source, result = f.ptr_arg(Move.INPUT, spec.source), f.ptr_arg(Move.OUTPUT, spec.result)
-    lines, total, per_task = f.ptr_arg(Move.LINES, "i64"), f.int_arg(Move.TOTAL), f.int_arg(Move.PER_TASK)
-    stride = f.int_arg(Move.SOURCE_STRIDE)
+    args = BlockArguments.read(f, spec)
+    source, result = args.input, args.output
+    lines, total, per_task = args.lines, args.total, args.per_task
+    stride = args.source_stride
     begin = f.task * per_task
-    with f.loop(begin, (begin + per_task).minimum(total)) as turn:
-        line = lines.at(turn.index * LINE_WORDS)
-        origin, to = source.at_bytes(line.load_int()), result.at_bytes(line.at(1).load_int())
-        with f.loop(0, line.at(2).load_int()) as pixel:
+    with f.loop(begin, (begin + per_task).minimum(total)) as k:
+        line = lines[k.index]
+        origin, to = source.at_bytes(line.source), result.at_bytes(line.result)
+        with f.loop(0, line.count) as pixel:
             here, there = origin.at_bytes(pixel.index * stride), to.at(pixel.index * spec.width)
             first, lanes = 0, spec.lanes
             while first < spec.width:  # vectors, then narrower ones: a masked store takes several times as long

@@ -10,17 +10,18 @@ Every kernel widens f16 and bf16 as it loads. All sizes are arguments. Weights: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, column, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 
 __all__ = [
-    "LINE_WORDS",
     "NO_SOURCE",
+    "CopyArguments",
     "CopySpec",
-    "Move",
+    "Line",
+    "SwapArguments",
     "SwapSpec",
     "build_copy",
     "build_swap",
@@ -30,29 +31,38 @@ __all__ = [
 NO_SOURCE = -(1 << 62)  # a line of zeros
 
 
-class Move(IntEnum):
-    """Arguments of copy and swap. The first six are those of `tables.Slot`, as the epilogue reads them there."""
+class Line(Record):
+    """A line to copy, or a plane to transpose; offsets in bytes."""
 
-    INPUT = 0
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    LINES = 6  # per line: source offset, destination offset, a, b, number of the first b (all offsets in bytes)
-    TOTAL = 7  # how many lines
-    PER_TASK = 8
-    SOURCE_STRIDE = 9  # swap: bytes between the source's rows (a)
-    RESULT_STRIDE = 10  # swap: bytes between the result's rows (b)
+    source: Column  # offset; NO_SOURCE: zeros
+    result: Column  # offset
+    count: Column  # elements, or rows of a plane
+    columns: Column = column(default=0)  # of a plane
+    channel: Column = column(default=0)  # of a plane's first column
 
 
-LINE_WORDS = 5
+class CopyArguments(EpilogueArguments):
+    """Lines in tasks of `per_task`; the last task has what is left."""
+
+    input: Elements = elements("source")
+    output: Elements = elements("result")
+    lines: Records[Line]
+    total: Integer  # how many lines
+    per_task: Integer
+
+
+class SwapArguments(CopyArguments):
+    """Planes in tasks likewise."""
+
+    source_stride: Integer  # bytes between a plane's rows
+    result_stride: Integer  # bytes between the result's rows, the plane's columns
 
 
 @dataclass(frozen=True, slots=True)
 class CopySpec:
-    """Lines of `a` elements, from one element type to another."""
+    """Lines of elements, from one element type to another."""
 
-    arguments: ClassVar[type[IntEnum]] = Move
+    arguments: ClassVar = CopyArguments
 
     source: str
     result: str
@@ -65,9 +75,9 @@ class CopySpec:
 
 @dataclass(frozen=True, slots=True)
 class SwapSpec:
-    """Planes of a x b elements; the finish takes b as the channel."""
+    """Planes of rows x columns; the epilogue takes the column as the channel."""
 
-    arguments: ClassVar[type[IntEnum]] = Move
+    arguments: ClassVar = SwapArguments
 
     source: str
     result: str
@@ -81,13 +91,14 @@ class SwapSpec:
 
 def build_copy(spec: CopySpec) -> str:
     f = Kernel()
+    args = CopyArguments.read(f, spec)
     kind = "f64" if spec.source == "f64" else "f32"
-    source, result = f.ptr_arg(Move.INPUT, spec.source), f.ptr_arg(Move.OUTPUT, spec.result)
-    lines, total, per_task = f.ptr_arg(Move.LINES, "i64"), f.int_arg(Move.TOTAL), f.int_arg(Move.PER_TASK)
+    source, result = args.input, args.output
+    lines, total, per_task = args.lines, args.total, args.per_task
     begin = f.task * per_task
-    with f.loop(begin, (begin + per_task).minimum(total)) as turn:
-        line = lines.at(turn.index * LINE_WORDS)
-        origin, to, count = line.load_int(), result.at_bytes(line.at(1).load_int()), line.at(2).load_int()
+    with f.loop(begin, (begin + per_task).minimum(total)) as k:
+        line = lines[k.index]
+        origin, to, count = line.source, result.at_bytes(line.result), line.count
         zero = f.zeros(kind, spec.lanes)
         whole = count // spec.lanes * spec.lanes
         with f.when(origin.equals(NO_SOURCE)):
@@ -132,15 +143,16 @@ def _block(start: Ptr, lanes: int, stride: Int, rows_left: Int | None, mask: Bit
 
 def build_swap(spec: SwapSpec) -> str:
     f = Kernel()
+    args = SwapArguments.read(f, spec)
     lanes, size = spec.lanes, ELEMENT_BYTES[spec.source]
-    source, lines = f.ptr_arg(Move.INPUT, spec.source), f.ptr_arg(Move.LINES, "i64")
-    total, per_task = f.int_arg(Move.TOTAL), f.int_arg(Move.PER_TASK)
-    stride, out_stride = f.int_arg(Move.SOURCE_STRIDE), f.int_arg(Move.RESULT_STRIDE)
+    source, lines = args.input, args.lines
+    total, per_task = args.total, args.per_task
+    stride, out_stride = args.source_stride, args.result_stride
     begin = f.task * per_task
-    with f.loop(begin, (begin + per_task).minimum(total)) as turn:
-        line = lines.at(turn.index * LINE_WORDS)
-        start, to = source.at_bytes(line.load_int()), line.at(1).load_int()
-        rows, columns, channel = line.at(2).load_int(), line.at(3).load_int(), line.at(4).load_int()
+    with f.loop(begin, (begin + per_task).minimum(total)) as k:
+        plane = lines[k.index]
+        start, to = source.at_bytes(plane.source), plane.result
+        rows, columns, channel = plane.count, plane.columns, plane.channel
         with f.loop(0, rows, lanes) as a, f.loop(0, columns, lanes) as b:
             corner = start.at_bytes(a.index * stride + b.index * size)
             rows_left, columns_left = rows - a.index, columns - b.index

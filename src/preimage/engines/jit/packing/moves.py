@@ -6,20 +6,22 @@ from math import prod
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
-from preimage.engines.jit.index.taps import Folded, Ints, as_ints
-from preimage.engines.jit.packing import copy_kernel, fold_kernel, weights_kernel
+from preimage.engines.jit.index.taps import Folded, Ints
+from preimage.engines.jit.packing import fold_kernel, weights_kernel
+from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopyArguments, CopySpec, Line, SwapArguments, SwapSpec
 from preimage.engines.jit.program import KernelCall, Value, kernel_call
 
 __all__ = [
     "FEW_CHANNELS",
     "LINE_ELEMENTS",
     "block_lanes",
+    "copy_call",
     "folded_weight_call",
-    "lines_call",
     "pieces",
     "positions",
     "slab_calls",
@@ -38,25 +40,18 @@ MUCH_BYTES = 1 << 20  # of an array that is transposed by whole cache lines
 MOST_DEALT = 16  # taps that are dealt out instead of transposed
 
 
-def lines_call(
-    name: str,
-    spec: copy_kernel.CopySpec | copy_kernel.SwapSpec,
-    lines: Ints,
-    arrays: dict[int, str],
-    strides: tuple[int, int] = (0, 0),
-) -> KernelCall:
-    """A copying or transposing kernel over lines; arrays: by slot, as `strides` of the planes that are transposed."""
-    total = len(lines)
-    elements = int(np.maximum(lines[:, 2], 1).sum() if strides == (0, 0) else (lines[:, 2] * lines[:, 3]).sum())
-    tasks = max(1, min(total, elements // LINE_ELEMENTS))
-    per_task = -(-total // tasks)
+def copy_call(name: str, spec: CopySpec, lines: Array, source: str, result: str) -> KernelCall:
+    """Copy lines (a table of `Line`) from one array to another."""
+    total, per_task, tasks = _shares(len(lines), int(np.maximum(lines["count"], 1).sum()))
+    return kernel_call(name, spec, CopyArguments(input=source, output=result, lines=lines, total=total, per_task=per_task), tasks)
+
+
+def _shares(lines: int, elements: int) -> tuple[int, int, int]:
+    """Lines in all and in a task, and tasks: of about `LINE_ELEMENTS` elements."""
+    tasks = max(1, min(lines, elements // LINE_ELEMENTS))
+    per_task = -(-lines // tasks)
     branches.packing("tasks.one" if tasks == 1 else "tasks.several")
-    move = copy_kernel.Move
-    values: dict[int, Value] = {
-        **arrays, move.LINES: lines, move.TOTAL: total, move.PER_TASK: per_task, move.SOURCE_STRIDE: strides[0],
-        move.RESULT_STRIDE: strides[1],
-    }  # fmt: skip
-    return kernel_call(name, spec, values, -(-total // per_task))
+    return lines, per_task, -(-lines // per_task)
 
 
 def positions(sizes: list[int], strides: list[int]) -> Ints:
@@ -67,8 +62,10 @@ def positions(sizes: list[int], strides: list[int]) -> Ints:
     return at
 
 
-def pieces(length: int, piece: int) -> list[tuple[int, int]]:
-    return [(s, min(piece, length - s)) for s in range(0, length, piece)]
+def pieces(length: int, piece: int) -> tuple[Ints, Ints]:
+    """First element and length of the pieces that a line is cut into."""
+    first = np.arange(0, length, piece, dtype=np.int64)
+    return first, np.minimum(piece, length - first)
 
 
 def slab_calls(
@@ -88,42 +85,36 @@ def slab_calls(
     if any(m != (0, 0) for m in margins[:-1]):
         branches.packing("input.margins.lines")
     branches.packing("input.margins.columns" if margins[-1] != (0, 0) else "input.margins.no_columns")
-    arrays: dict[int, str] = {copy_kernel.Move.INPUT: "x", copy_kernel.Move.OUTPUT: "slab"}
-    zeros: list[tuple[int, ...]] = []
     outer = list(zip(sizes[:-1], strides[:-1], result_strides[:-1], margins[:-1], strict=True))
     width, (left, right) = sizes[-1], margins[-1]
-    from_offsets = positions([s for s, *_ in outer], [a for _, a, *_ in outer])
-    to_offsets = positions([s for s, *_ in outer], [b for _, _, b, _ in outer]) + sum(m[0] * b for _, _, b, m in outer)
+    begins = positions([s for s, *_ in outer], [a for _, a, *_ in outer])[:, None]  # of rows, in the source and in the slab
+    places = positions([s for s, *_ in outer], [b for _, _, b, _ in outer])[:, None] + sum(m[0] * b for _, _, b, m in outer)
+    zeros = Line.zeros(0)
     if padded:
-        if any(m != (0, 0) for *_, m in outer):  # zero the whole slab's outer margins by zeroing lines first
-            every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
-            inside = set(to_offsets.tolist())
-            zeros += [
-                (copy_kernel.NO_SOURCE, at, (left + width + right) * pitch, 0, 0) for at in every.tolist() if at not in inside
-            ]
-        for at in to_offsets.tolist():
-            if left:
-                zeros.append((copy_kernel.NO_SOURCE, at, left * pitch, 0, 0))
-            if right:
-                zeros.append((copy_kernel.NO_SOURCE, at + (left + width) * pixel, right * pitch, 0, 0))
+        every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
+        whole = every[~np.isin(every, places)]  # rows of the outer margins
+        ends = [(at, n * pitch) for at, n in ((0, left), ((left + width) * pixel, right)) if n]
+        at, count = np.array(ends, np.int64).reshape(-1, 2).T
+        zeros = np.concatenate([
+            Line(source=NO_SOURCE, result=whole, count=(left + width + right) * pitch).table(),
+            Line(source=NO_SOURCE, result=places + at, count=count).table(),
+        ])  # fmt: skip
+    copy = CopySpec(source, result, lanes)
     if last:
         assert width <= 1 or strides[-1] == channels * item
-        lines = [
-            (a + s * channels * item, b + (left + s) * pixel, n * channels, 0, 0)
-            for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-            for s, n in pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
-        ]
-        return [lines_call("copy input", copy_kernel.CopySpec(source, result, lanes), as_ints(lines + zeros), arrays)]
-    lines = [
-        (a + s * item, b + (left + s) * pixel, channels, n, 0)
-        for a, b in zip(from_offsets.tolist(), to_offsets.tolist(), strict=True)
-        for s, n in pieces(width, max(64, LINE_ELEMENTS // channels))
-    ]
+        first, count = pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
+        lines = Line(source=begins + first * channels * item, result=places + (left + first) * pixel, count=count * channels)
+        return [copy_call("copy input", copy, np.concatenate([lines.table(), zeros]), "x", "slab")]
+    first, count = pieces(width, max(64, LINE_ELEMENTS // channels))
+    planes = Line(source=begins + first * item, result=places + (left + first) * pixel, count=channels, columns=count).table()
+    total, per_task, tasks = _shares(len(planes), prod(sizes) * channels)
+    swap = SwapArguments(
+        input="x", output="slab", lines=planes, total=total, per_task=per_task, source_stride=channel_stride, result_stride=pixel
+    )
     side = block_lanes(lanes, out_item, channels, prod(sizes))
-    swap = copy_kernel.SwapSpec(source, result, side, Finish())
-    calls = [lines_call("transpose input", swap, as_ints(lines), arrays, (channel_stride, pixel))]
-    if zeros:
-        calls.append(lines_call("zero margins", copy_kernel.CopySpec(source, result, lanes), as_ints(zeros), arrays))
+    calls = [kernel_call("transpose input", SwapSpec(source, result, side, Finish()), swap, tasks)]
+    if len(zeros):
+        calls.append(copy_call("zero margins", copy, zeros, "x", "slab"))
     return calls
 
 
@@ -144,19 +135,19 @@ def swap_back(
         flat -= 1
         inner *= sizes[flat]
     branches.packing("result.rows_joined" if flat < len(sizes) - 1 else "result.rows_apart")
-    to_offsets = positions(sizes[:flat], strides[:flat]).tolist()
-    piece, band = max(64, LINE_ELEMENTS // channels), inner * channels * item
-    lines = [
-        (k * band + s * channels * item, at + s * out_item, n, channels, 0)
-        for k, at in enumerate(to_offsets)
-        for s, n in pieces(inner, piece)
-    ]
-    move = copy_kernel.Move
-    arrays: dict[int, str] = {
-        move.INPUT: "scratch", move.OUTPUT: "out", move.BIAS: "bias", move.RESIDUAL: "residual", move.LIMITS: "limits",
-    }  # fmt: skip
-    spec = copy_kernel.SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish)
-    return lines_call("transpose result", spec, as_ints(lines), arrays, (channels * item, channel_stride))
+    rows = positions(sizes[:flat], strides[:flat])[:, None]
+    first, count = pieces(inner, max(64, LINE_ELEMENTS // channels))
+    number = np.arange(len(rows), dtype=np.int64)[:, None]
+    planes = Line(
+        source=(number * inner + first) * (channels * item), result=rows + first * out_item, count=count, columns=channels
+    ).table()
+    total, per_task, tasks = _shares(len(planes), prod(sizes) * channels)
+    values = SwapArguments(
+        input="scratch", output="out", bias="bias", residual="residual", limits="limits", lines=planes, total=total,
+        per_task=per_task, source_stride=channels * item, result_stride=channel_stride,
+    )  # fmt: skip
+    spec = SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish)
+    return kernel_call("transpose result", spec, values, tasks)
 
 
 def tap_pitch(run: int, width: int, item: int) -> int:

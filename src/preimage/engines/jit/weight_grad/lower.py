@@ -11,8 +11,8 @@ import numpy as np
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.index.taps import Ints, as_ints
-from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
+from preimage.engines.jit.index.taps import Ints
+from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
 from preimage.engines.jit.runtime.lockstep import in_step
@@ -244,20 +244,22 @@ def _order_call(r: WeightGradRequest, x_is_vector: bool, inner: str) -> KernelCa
     branches.weight_grad(f"result.reordered.{order}")
     if x_is_vector:  # for each o: [tap][i] -> [i][tap], or a copy
         rows, columns = (taps, i) if not last_order else (taps * i, 1)
-        lines = [(c * taps * i * size, c * taps * i * own, rows, columns, 0) for c in range(g.out_channels)]
+        c = np.arange(g.out_channels)
+        planes = Line(source=c * taps * i * size, result=c * taps * i * own, count=rows, columns=columns)
         strides = (columns * size, taps * own)
     elif last_order:  # for each group: [(tap, i)][o] -> [o][(tap, i)]
-        lines = [(q * taps * i * o * size, q * o * taps * i * own, taps * i, o, 0) for q in range(g.groups)]
+        q = np.arange(g.groups)
+        planes = Line(source=q * taps * i * o * size, result=q * o * taps * i * own, count=taps * i, columns=o)
         strides = (o * size, taps * i * own)
     else:  # for each group and i: [tap][o] -> [o][tap], at i
-        lines = [
-            ((q * taps * i + c) * o * size, (q * o * i + c) * taps * own, taps, o, 0) for q in range(g.groups) for c in range(i)
-        ]
+        q, c = np.arange(g.groups)[:, None], np.arange(i)
+        planes = Line(source=(q * taps * i + c) * o * size, result=(q * o * i + c) * taps * own, count=taps, columns=o)
         strides = (i * o * size, i * taps * own)
+    lines = planes.table()
     per_task = max(1, -(-len(lines) // (1 if r.threads == 1 else 4 * r.threads)))
-    values: dict[int, Value] = {
-        Move.INPUT: "sums", Move.OUTPUT: "out", Move.LINES: as_ints(lines), Move.TOTAL: len(lines), Move.PER_TASK: per_task,
-        Move.SOURCE_STRIDE: strides[0], Move.RESULT_STRIDE: strides[1],
-    }  # fmt: skip
+    values = SwapArguments(
+        input="sums", output="out", lines=lines, total=len(lines), per_task=per_task, source_stride=strides[0],
+        result_stride=strides[1],
+    )  # fmt: skip
     spec = SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish())
     return kernel_call("order result", spec, values, -(-len(lines) // per_task))

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+import numpy as np
+
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.index.taps import as_ints
-from preimage.engines.jit.packing.blocks_kernel import BlockSpec
-from preimage.engines.jit.packing.copy_kernel import Move, SwapSpec
+from preimage.engines.jit.packing.blocks_kernel import BlockArguments, BlockSpec
+from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.packing.moves import LINE_ELEMENTS, slab_calls
-from preimage.engines.jit.program import Buffer, ProgramBuilder, Value, kernel_call
+from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
 from preimage.engines.jit.weight_grad.tiling import Tables
 from preimage.geometry import ConvGeometry
@@ -96,7 +97,7 @@ def _blocked(
 ) -> Side:
     """A copy in blocks of one tile's channels: [group][tile][image][pixel][width]; the last tile overlaps its neighbour."""
     own, inner = ELEMENT_BYTES[r.element], "f64" if r.element == "f64" else "f32"
-    size, lanes = ELEMENT_BYTES[inner], r.target.vector_bytes // ELEMENT_BYTES[inner]
+    size = ELEMENT_BYTES[inner]
     groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
     image = prod(spatial) * width * size
     block = shape[0] * image
@@ -128,20 +129,33 @@ def _blocked(
         channel, count = q * per_group + min(tile * width, per_group - width), min(piece, run - first)
         at_source = source + channel * strides[1] + first * strides[-1]
         at_result = (q * tiles + tile) * block + result + first * width * size
-        lines.append((at_source, at_result, *((width, count) if by_channel else (count, 0)), 0))
-    per_task = max(1, -(-len(lines) // (8 * r.threads)))
-    swap = SwapSpec(r.element, inner, lanes, Finish()) if by_channel else None
-    values: dict[int, Value] = {
-        Move.INPUT: name, Move.OUTPUT: f"{name} blocks", Move.LINES: as_ints(lines), Move.TOTAL: len(lines), Move.PER_TASK: per_task,
-        Move.SOURCE_STRIDE: strides[1] if swap else strides[-1], Move.RESULT_STRIDE: width * size if swap else 0,
-    }  # fmt: skip
-    spec = swap or BlockSpec(r.element, inner, lanes, width)
-    program.calls.append(kernel_call(f"block {name}", spec, values, -(-len(lines) // per_task)))
+        lines.append((at_source, at_result, count))
+    source_stride = strides[1] if by_channel else strides[-1]
+    program.calls.append(_cut_call(r, f"block {name}", name, width, lines, source_stride, by_channel))
     program.buffers.append(Buffer(f"{name} blocks", groups * tiles * block))
     steps = [width * size]
     for n in spatial[:0:-1]:
         steps.append(steps[-1] * n)
     return Side(f"{name} blocks", (image, size, *steps[::-1]), tiles * block, block, (tiles - 1) * block)
+
+
+def _cut_call(
+    r: WeightGradRequest, title: str, name: str, width: int, lines: list[tuple[int, int, int]], source_stride: int, by_channel: bool
+) -> KernelCall:  # fmt: skip
+    """Copy lines (source and result offset, pixels) to blocks of `width` channels; by_channel: from a channels-first array."""
+    inner = "f64" if r.element == "f64" else "f32"
+    size, total = ELEMENT_BYTES[inner], len(lines)
+    lanes, per_task = r.target.vector_bytes // size, max(1, -(-total // (8 * r.threads)))
+    source, result, pixels = np.array(lines, np.int64).T
+    if by_channel:
+        return kernel_call(title, SwapSpec(r.element, inner, lanes, Finish()), SwapArguments(
+            input=name, output=f"{name} blocks", lines=Line(source=source, result=result, count=width, columns=pixels),
+            total=total, per_task=per_task, source_stride=source_stride, result_stride=width * size,
+        ), -(-total // per_task))  # fmt: skip
+    return kernel_call(title, BlockSpec(r.element, inner, lanes, width), BlockArguments(
+        input=name, output=f"{name} blocks", lines=Line(source=source, result=result, count=pixels),
+        total=total, per_task=per_task, source_stride=source_stride,
+    ), -(-total // per_task))  # fmt: skip
 
 
 def _dealt(
@@ -153,7 +167,7 @@ def _dealt(
     """
     g, inner = r.geometry, "f64" if r.element == "f64" else "f32"
     size, stride = ELEMENT_BYTES[inner], g.stride[-1]
-    lanes, per_group, spatial = r.target.vector_bytes // size, shape[1] // g.groups, shape[2:]
+    per_group, spatial = shape[1] // g.groups, shape[2:]
     pixel, each = width * size, -(-spatial[-1] // stride)
     row = stride * each * pixel
     image = prod(spatial[:-1]) * row
@@ -170,13 +184,8 @@ def _dealt(
                 held = -(-(spatial[-1] - hand) // stride)
                 for first in range(0, held, piece):
                     at_source = source + (hand + first * stride) * strides[-1]
-                    lines.append((at_source, result + (hand * each + first) * pixel, min(piece, held - first), 0, 0))
-    per_task = max(1, -(-len(lines) // (8 * r.threads)))
-    values: dict[int, Value] = {
-        Move.INPUT: "x", Move.OUTPUT: "x blocks", Move.LINES: as_ints(lines), Move.TOTAL: len(lines), Move.PER_TASK: per_task,
-        Move.SOURCE_STRIDE: strides[-1] * stride,
-    }  # fmt: skip
-    program.calls.append(kernel_call("deal x", BlockSpec(r.element, inner, lanes, width), values, -(-len(lines) // per_task)))
+                    lines.append((at_source, result + (hand * each + first) * pixel, min(piece, held - first)))
+    program.calls.append(_cut_call(r, "deal x", "x", width, lines, strides[-1] * stride, by_channel=False))
     program.buffers.append(Buffer("x blocks", g.groups * tiles * block))
     steps = [pixel, row]
     for n in spatial[-2:0:-1]:
