@@ -26,7 +26,7 @@ import onnxruntime as ort
 
 import preimage as pre
 from preimage.io import onnx as onnx_io
-from preimage.io.graph_passes import optimise
+from preimage.io.graph import optimise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "io"))
 from models import place

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import preimage as pre
-from preimage.io.files import load_weights
+from preimage.io import load_weights
 
 nn = pre.nn
 

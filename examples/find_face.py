@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import preimage as pre
-from preimage.io.files import load_model
-from preimage.io.graph_passes import optimise
+from preimage.io import load_model
+from preimage.io.graph import optimise
 
 
 def model_file() -> Path:

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import preimage as pre
-from preimage.io.files import load_model
-from preimage.io.graph_passes import optimise
+from preimage.io import load_model
+from preimage.io.graph import optimise
 
 
 def model_file() -> Path:

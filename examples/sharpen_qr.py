@@ -20,7 +20,7 @@ from PIL import Image
 
 import preimage as pre
 from preimage.io import caffe
-from preimage.io.graph_passes import optimise
+from preimage.io.graph import optimise
 
 ROWS = """
 1fcd667f 10537141 175e295d 174e045d 17527d5d 1059be41 1fd5557f 00197c00 1a67d076 0f351149 07dcda3e 0b00b0b6 1661bbcb 0a855e80 00fa519f

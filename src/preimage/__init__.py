@@ -31,10 +31,13 @@ from preimage.settings import config
 
 if TYPE_CHECKING:
     from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction
+    from preimage.io import load_model, save_model
 
 __version__ = "0.1.0"
 
 _LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn", "optim", "reduction")
+#: Functions of those packages that stand at the top, too.
+_FACES = {"load_model": "preimage.io", "save_model": "preimage.io"}
 
 
 # Pictures and tables for notebooks are made at the top of the package, and imported when a notebook asks.
@@ -44,11 +47,13 @@ show_with(lambda value: import_apart("preimage.report.notebook").html_of(value))
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return import_apart(f"preimage.{name}")
+    if name in _FACES:
+        return getattr(import_apart(_FACES[name]), name)
     raise AttributeError(f"module 'preimage' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, *_FACES})
 
 
 __all__ = [
@@ -84,6 +89,7 @@ __all__ = [
     "io",
     "learning",
     "linop",
+    "load_model",
     "nn",
     "no_grad",
     "ops",
@@ -92,5 +98,6 @@ __all__ = [
     "plan",
     "prepare",
     "reduction",
+    "save_model",
     "unfold",
 ]

@@ -18,7 +18,7 @@ from onnx.backend.test.loader import load_model_tests
 from preimage import PreimageError, no_grad
 from preimage.io import onnx as onnx_io
 from preimage.io.graph import OPS
-from preimage.io.graph_types import graph_types
+from preimage.io.graph.types import graph_types
 
 KINDS = ("node", "pytorch-converted", "pytorch-operator", "simple")
 #: Cases whose expected values we do not give, with the reason; docs/onnx.md says so too.

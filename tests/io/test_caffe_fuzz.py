@@ -4,13 +4,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import fuzz_caffe as fuzz
 import numpy as np
 import pytest
+from fuzz_caffe_nets import SSD
 
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io import caffe
-from preimage.io.caffe import fuzz, fuzz_nets
-from preimage.io.caffe.binary import encode
+from preimage.io.caffe.wire.binary import encode
 
 
 def test_mutated_nets() -> None:
@@ -70,7 +71,7 @@ def test_bytes_that_are_no_net(data: bytes, tmp_path: Path) -> None:
 
 
 def test_shapes_and_data_that_disagree(tmp_path: Path) -> None:
-    net = caffe.load(caffe.parse_text("NetParameter", fuzz_nets.SSD)).to_message()
+    net = caffe.load(caffe.parse_text("NetParameter", SSD)).to_message()
     net.layer.insert(1, caffe.Message("LayerParameter", name="ip", type="InnerProduct", bottom=["loc"], top=["ip"]))
     net.layer[1].sub("inner_product_param").num_output = 2
     blob = net.layer[1].add("blobs")

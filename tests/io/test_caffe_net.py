@@ -9,9 +9,9 @@ import pytest
 import preimage as pre
 from preimage.errors import FileFormatError, PreimageError, ShapeError
 from preimage.io import caffe
-from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.fillers import bilinear, fill
 from preimage.io.caffe.upgrade import upgraded
+from preimage.io.caffe.wire.binary import decode, encode
 
 INPUT = 'layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 5 } } }'
 CONV = 'type: "Convolution" convolution_param { num_output: 3 kernel_size: 3 pad: 1 weight_filler { type: "msra" } }'

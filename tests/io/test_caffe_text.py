@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from preimage.errors import FileFormatError
 from preimage.io.caffe import Message, format_text, parse_text
-from preimage.io.caffe.binary import decode, encode
-from preimage.io.caffe.text import text_of_bytes
+from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.caffe.wire.text import text_of_bytes
 
 
 def test_every_notation() -> None:

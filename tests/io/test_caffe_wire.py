@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from preimage.errors import FileFormatError
-from preimage.io import wire
+from preimage.io import protobuf
 from preimage.io.caffe import Message
-from preimage.io.caffe.binary import decode, encode
-from preimage.io.caffe.schema import message_fields
-from preimage.io.caffe.schema_rows import ENUMS, MESSAGES
+from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.caffe.wire.schema import message_fields
+from preimage.io.caffe.wire.schema_rows import ENUMS, MESSAGES
 
 
 @pytest.mark.parametrize(("value", "data"), [(0, b"\x00"), (1, b"\x01"), (300, b"\xac\x02"), (-1, b"\xff" * 9 + b"\x01")])
 def test_varints_by_hand(value: int, data: bytes) -> None:
-    assert wire.varint(value) == data
-    read, end = wire.read_varint(memoryview(data), 0, len(data))
-    assert (wire.signed(read, 64), end) == (value, len(data))
+    assert protobuf.varint(value) == data
+    read, end = protobuf.read_varint(memoryview(data), 0, len(data))
+    assert (protobuf.signed(read, 64), end) == (value, len(data))
 
 
 def test_message_by_hand() -> None:
@@ -62,7 +62,7 @@ def test_unknown_fields_are_kept() -> None:
 
 def test_a_singular_field_twice_takes_the_last_and_merges_messages() -> None:
     first, second = Message("NetState", level=1, stage=["a"]), Message("NetState", level=2, stage=["b"])
-    data = b"".join(b"\x32" + wire.varint(len(encode(m))) + encode(m) for m in (first, second))
+    data = b"".join(b"\x32" + protobuf.varint(len(encode(m))) + encode(m) for m in (first, second))
     state = decode("NetParameter", data).state
     assert (state.level, list(state.stage)) == (2, ["a", "b"])
 

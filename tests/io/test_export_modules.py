@@ -12,8 +12,8 @@ import preimage as pre  # noqa: E402
 from preimage import nn  # noqa: E402
 from preimage.autograd import array_of  # noqa: E402
 from preimage.io import files  # noqa: E402
+from preimage.io.graph.trace import trace  # noqa: E402
 from preimage.io.onnx import export  # noqa: E402
-from preimage.io.trace import trace  # noqa: E402
 
 MAP, LINE, VOLUME, ROW = (2, 4, 6, 5), (2, 4, 7), (2, 4, 3, 4, 5), (3, 4)
 LAST = (2, 6, 5, 4)

@@ -114,15 +114,15 @@ def test_prior_boxes_are_the_same_from_text_and_binary_and_in_opencv(tmp_path: P
 
 
 def float_fields() -> Sequence[tuple[str, str]]:
-    from preimage.io.caffe.schema import MESSAGES, message_fields
+    from preimage.io.caffe.wire.schema import MESSAGES, message_fields
 
     return [(name, field.name) for name in MESSAGES for field in message_fields(name).values() if field.kind == "float"]
 
 
 @pytest.mark.parametrize(("message", "name"), float_fields())
 def test_every_float_field_keeps_its_bits_in_text_and_binary(message: str, name: str) -> None:
-    from preimage.io.caffe.binary import decode, encode
-    from preimage.io.caffe.message import ARRAY_MESSAGES
+    from preimage.io.caffe.wire.binary import decode, encode
+    from preimage.io.caffe.wire.message import ARRAY_MESSAGES
 
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 1 << 32, 400, np.uint32).view(np.float32)
@@ -269,7 +269,7 @@ def test_what_is_known_to_be_float_is_known_behind_every_operator(name: str) -> 
     from onnx_models import model, ours
 
     from preimage.io import onnx as onnx_io
-    from preimage.io.graph_passes import optimise
+    from preimage.io.graph.passes import optimise
 
     rng = np.random.default_rng(0)
     feeds = {"u": rng.integers(1, 255, (2, 3, 8, 8), np.uint8)}

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import preimage as pre
-from preimage.io import graph_ops  # noqa: F401 - the words
 from preimage.io.graph import Graph, Input, Node
-from preimage.io.graph_passes import channels_last, drop_identities, fold_affine, fold_constants, fuse_epilogues, optimise
-from preimage.io.graph_pointwise import fuse_chains, fuse_pointwise
+from preimage.io.graph.passes import channels_last, drop_identities, fold_affine, fold_constants, fuse_epilogues, optimise
+from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
 
 RNG = np.random.default_rng(6)
 X = RNG.standard_normal((2, 4, 6, 5)).astype(np.float32)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import preimage as pre
-from preimage.io import graph_ops  # noqa: F401 - the words
 from preimage.io.graph import Graph, Input, Node
-from preimage.io.graph_pointwise import fuse_pointwise
+from preimage.io.graph.pointwise import fuse_pointwise
 
 SHAPE = (2, 21, 13, 9)
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import preimage as pre
-from preimage.io import graph_ops  # noqa: F401 - the words
 from preimage.io.graph import Graph, Input, Node
-from preimage.io.graph_passes import optimise, prepare_weights
+from preimage.io.graph.passes import optimise, prepare_weights
 from preimage.io.inspection import inspect_model
 
 SAME = {"stride": (1, 1), "padding": ((1, 1), (1, 1))}

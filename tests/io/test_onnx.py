@@ -12,9 +12,9 @@ import preimage as pre
 from preimage.io import files, limits
 from preimage.io import onnx as onnx_io
 from preimage.io.graph import Graph, Input, Node
-from preimage.io.graph_passes import PASSES, channels_last, optimise
+from preimage.io.graph.passes import PASSES, channels_last, optimise
+from preimage.io.graph.trace import trace
 from preimage.io.onnx import export
-from preimage.io.trace import trace
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper

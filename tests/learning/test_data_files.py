@@ -13,8 +13,8 @@ import pytest
 from preimage import data
 from preimage.errors import FileFormatError, MissingPackageError, OptionError, ShapeError
 from preimage.host import write_file
-from preimage.io.caffe.binary import encode
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.binary import encode
+from preimage.io.caffe.wire.message import Message
 from preimage.io.limits import limits
 from preimage.io.pictures import encoded, write_picture
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from preimage.caffe.net_spec import Top, layers
 from preimage.errors import CheckError, OptionError, PreimageError
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.message import Message
 
 __all__ = [
     "AxisMismatchError",

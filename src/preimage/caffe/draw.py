@@ -14,7 +14,7 @@ from preimage.caffe.draw_write import CHARACTER, LINE, as_dot, as_png, as_svg
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import printable, write_file
 from preimage.io.caffe import read_net
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.message import Message
 
 __all__ = [
     "choose_color_by_layertype", "draw_net", "draw_net_to_file", "get_edge_label", "get_layer_label", "get_layer_lr_mult", "picture",

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import OptionError, ShapeError
-from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.caffe.wire.message import Message
 
 __all__ = [
     "Transformer",

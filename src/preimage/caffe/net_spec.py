@@ -15,8 +15,8 @@ from typing import Any
 
 from preimage.caffe.errors import TopTypeError
 from preimage.errors import FileFormatError, OptionError
-from preimage.io.caffe.message import Message
-from preimage.io.caffe.schema import ENUMS, Field, message_fields
+from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.schema import ENUMS, Field, message_fields
 
 __all__ = ["NetSpec", "Top", "layers", "params", "to_proto"]
 

@@ -13,7 +13,7 @@ from preimage.caffe.errors import MissingFileError
 from preimage.errors import ShapeError
 from preimage.host import write_file
 from preimage.io.caffe import CaffeGraph
-from preimage.io.caffe.binary import encode
+from preimage.io.caffe.wire.binary import encode
 
 __all__ = ["NetWeights", "readable"]
 

@@ -21,7 +21,7 @@ from preimage.caffe.blob import Blob
 from preimage.caffe.errors import LayerError
 from preimage.caffe.layer import BlobVec, Layer
 from preimage.io.caffe.assemble import Assembly, Shape
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import graph_op
 
 __all__ = ["Host", "Hosts", "call", "propagation"]

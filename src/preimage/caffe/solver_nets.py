@@ -16,8 +16,8 @@ from preimage.caffe.errors import MissingFileError
 from preimage.caffe.net import Net
 from preimage.caffe.state import TEST, TRAIN
 from preimage.errors import FileFormatError, OptionError
-from preimage.io.caffe.message import Message
-from preimage.io.caffe.text import parse_text, text_of_bytes
+from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.text import parse_text, text_of_bytes
 
 __all__ = ["net_to_train", "nets_to_test", "place", "read_solver", "sources_of_tests", "sources_of_training"]
 

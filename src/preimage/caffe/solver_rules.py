@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.message import Message
 
 __all__ = ["TWO_HISTORIES", "TYPES", "change", "clipped", "current_step", "rate", "regularised"]
 

@@ -14,9 +14,9 @@ from preimage.caffe import hdf5
 from preimage.caffe.errors import MissingFileError
 from preimage.errors import FileFormatError, ShapeError
 from preimage.host import write_file
-from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.caffe.wire.message import Message
 
 __all__ = ["State", "read_state", "weights_of", "write_state"]
 

@@ -109,7 +109,7 @@ def run(
 ) -> None:
     """Run a model on pictures or arrays."""
     from preimage.io.files import load_model
-    from preimage.io.graph_passes import optimise
+    from preimage.io.graph.passes import optimise
     from preimage.report.models import print_profile, print_results
     from preimage.report.terminal import Terminal
 

@@ -22,8 +22,8 @@ import numpy as np
 from preimage.data.dataset import Array, Sample
 from preimage.errors import FileFormatError
 from preimage.io import limits
-from preimage.io.caffe.binary import decode
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.binary import decode
+from preimage.io.caffe.wire.message import Message
 from preimage.io.pictures import decoded_pixels
 
 __all__ = ["LmdbDataset", "LmdbReader", "array_of_datum"]

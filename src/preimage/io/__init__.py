@@ -1,0 +1,22 @@
+"""Model files, weights, images: reading and writing them. Names of other formats live only here.
+
+    load_model, save_model      ONNX and Caffe models; what a file is its content says, whatever its name
+    load_weights, save_weights  arrays by name: `.safetensors`, `.npz`
+    convert                     one model format to another, checked by running both
+    limits                      what a foreign file may take: memory, work, time
+    graph                       the network that a file becomes: a Module that runs, differentiates and trains
+    onnx, caffe                 the formats themselves
+
+Example:
+    >>> import numpy as np, preimage as pre, tempfile
+    >>> net = pre.nn.Sequential(pre.nn.Conv2d(3, 4, 3), pre.nn.ReLU())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pre.save_model(net, f"{folder}/net.onnx", example=np.zeros((1, 3, 8, 8), np.float32))
+    ...     graph = pre.load_model(f"{folder}/net.onnx")
+    >>> graph(np.ones((2, 3, 8, 8), np.float32)).shape
+    (2, 4, 6, 6)
+"""
+
+from preimage.io.files import load_model, load_weights, save_model, save_weights
+
+__all__ = ["load_model", "load_weights", "save_model", "save_weights"]

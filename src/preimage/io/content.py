@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 from pathlib import Path
-from typing import Any
 
 from preimage.errors import FileFormatError
-from preimage.io import wire
+from preimage.io.caffe.wire.detect import ENDINGS, kind_of
 
-__all__ = ["is_text_net", "kind_of", "kind_of_file"]
-
-_HEAD = 1 << 16
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_ENDINGS = {".onnx": "onnx", ".caffemodel": "caffemodel", ".prototxt": "prototxt", ".pbtxt": "prototxt", ".txt": "prototxt"}
+__all__ = ["kind_of_file"]
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
@@ -36,53 +30,7 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
         raise FileFormatError(f"{str(place)!r} cannot be read: {error.strerror or error}") from None
     except FileFormatError as error:
         raise FileFormatError(f"{str(place)!r} {error}") from None
-    kind = kind or _ENDINGS.get(place.suffix.lower())
+    kind = kind or ENDINGS.get(place.suffix.lower())
     if kind is None:
-        raise FileFormatError(f"{str(place)!r} is no model by its content, and its ending is none of {', '.join(_ENDINGS)}")
+        raise FileFormatError(f"{str(place)!r} is no model by its content, and its ending is none of {', '.join(ENDINGS)}")
     return kind
-
-
-def kind_of(data: Any) -> str | None:
-    """ "onnx", "caffemodel" or "prototxt" where the bytes leave no doubt, else None (empty, damaged, something else).
-
-    Raises: FileFormatError for a Git LFS pointer, which only names the file that is meant.
-    """
-    head = bytes(data[:_HEAD])
-    if head.startswith(b"version https://git-lfs"):
-        raise FileFormatError("is a Git LFS pointer, not the model itself: fetch the model with `git lfs pull`")
-    seen = _top_level(memoryview(data))
-    if {(1, wire.VARINT), (7, wire.BYTES)} <= seen or {(7, wire.BYTES), (8, wire.BYTES)} <= seen:  # version, graph, opsets
-        return "onnx"
-    if seen and seen <= _net_fields():
-        return "caffemodel"
-    bare = re.sub(rb"#[^\n\r]*", b"", head.removeprefix(b"\xef\xbb\xbf"))
-    if head and not _CONTROL.search(bare) and re.match(rb"\s*(?:[A-Za-z_]|$)", bare):
-        return "prototxt"
-    return None
-
-
-def is_text_net(data: bytes, ending: str) -> bool:
-    """Whether a Caffe net is text; `ending` decides where the content does not.
-
-    Raises: FileFormatError for an ONNX model.
-    """
-    kind = kind_of(data)
-    if kind == "onnx":
-        raise FileFormatError("is an ONNX model, no Caffe net")
-    return (kind or _ENDINGS.get(ending.lower())) == "prototxt"
-
-
-def _net_fields() -> set[tuple[int, int]]:
-    """Numbers and wire types of the fields of a Caffe net."""
-    from preimage.io.caffe.schema import message_numbers  # that package imports this module
-
-    fields = message_numbers("NetParameter").items()
-    return {(number, wire.BYTES if field.kind in ("string", "message") else wire.VARINT) for number, field in fields}
-
-
-def _top_level(data: memoryview) -> set[tuple[int, int]]:
-    """Numbers and wire types of a message's own fields; none where the bytes are no whole message."""
-    try:
-        return {(number, kind) for number, kind, _, _, _ in wire.fields(data, 0, len(data))}
-    except FileFormatError:
-        return set()

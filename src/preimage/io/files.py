@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import write_file
 from preimage.io.content import kind_of_file
-from preimage.io.graph import Graph
+from preimage.io.graph import Graph, trace
 from preimage.io.weights import load_weights, read_npy, save_weights, weights_writer
+from preimage.nn import Module
 
 __all__ = [
     "graph_arrays", "load_model", "load_weights", "model_writer", "read_input", "save_model", "save_weights", "write_array",
@@ -48,15 +49,27 @@ def load_model(
     return graph
 
 
-def save_model(graph: Graph, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+def save_model(model: Module, path: str | os.PathLike[str], *, example: Any = None, overwrite: bool = True) -> None:
     """Write a graph: `.onnx`; nets that came from Caffe as `.caffemodel`, or their description alone, as text, as `.prototxt`;
     the weights as `.safetensors` or `.npz`.
 
+    A Module of one's own is traced on `example`, an array of the input's shape, of which the batch size stays open.
     The file appears whole or not at all; overwrite=False refuses a place where one is.
 
-    Raises: FileFormatError for other endings, and for what the format cannot say; OutputError where the file cannot be written.
+    Raises: FileFormatError for other endings, and for what the format cannot say; OptionError for a Module that is no graph without an
+    example; OutputError where the file cannot be written.
     """
-    write_file(path, model_writer(graph, path), overwrite=overwrite)
+    write_file(path, model_writer(_graph_of(model, example), path), overwrite=overwrite)
+
+
+def _graph_of(model: Module, example: Any) -> Graph:
+    if isinstance(model, Graph):
+        return model
+    if not isinstance(model, Module):
+        raise OptionError(f"a model is a Module or a Graph, got {type(model).__name__}")
+    if example is None:
+        raise OptionError("a Module is written by tracing its forward: give example=, an array of the input's shape")
+    return trace(model, example)
 
 
 def model_writer(graph: Graph, path: str | os.PathLike[str]) -> Callable[[BinaryIO], object]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from preimage.io.caffe.binary import decode
-from preimage.io.caffe.descriptors import Descriptor, EnumDescriptor, descriptor, enum_descriptor
-from preimage.io.caffe.message import Message
-from preimage.io.caffe.schema_rows import ENUMS, MESSAGES
-from preimage.io.caffe.text import format_text, parse_text, text_of_bytes
+from preimage.io.caffe.wire.binary import decode
+from preimage.io.caffe.wire.descriptors import Descriptor, EnumDescriptor, descriptor, enum_descriptor
+from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.schema_rows import ENUMS, MESSAGES
+from preimage.io.caffe.wire.text import format_text, parse_text, text_of_bytes
 
 __all__ = ["TEST", "TRAIN", "BlobProto", "BlobProtoVector", "Datum", "LayerParameter", "NetParameter", "text_format"]
 

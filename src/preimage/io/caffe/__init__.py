@@ -3,22 +3,12 @@
 `load` gives a Graph that runs, differentiates and trains; `save` writes one back. The pycaffe-shaped face is preimage.caffe.
 """
 
-from preimage.io import graph_ops  # noqa: F401 - words register themselves
-from preimage.io.caffe import (  # noqa: F401 - rows register themselves
-    functions,
-    functions_loss,
-    functions_ssd,
-    layers_conv,
-    layers_loss,
-    layers_pointwise,
-    layers_python,
-    layers_shape,
-)
+from preimage.io.caffe import functions, layers  # noqa: F401 - their rows register themselves
 from preimage.io.caffe.assemble import LAYERS, Limits
 from preimage.io.caffe.blobs import read_mean, write_mean
 from preimage.io.caffe.load import CaffeGraph, graph_writer, load, read_net, save, write_net
-from preimage.io.caffe.message import Message
-from preimage.io.caffe.text import format_text, parse_text
+from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.text import format_text, parse_text
 
 __all__ = [
     "LAYERS",

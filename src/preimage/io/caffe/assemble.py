@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from preimage.errors import FileFormatError, PreimageError, ShapeError
 from preimage.io import limits as budget
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import Input, Node
 
 __all__ = ["LAYERS", "Assembly", "Context", "Limits", "Parameter", "assemble", "layer_type", "selected"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from preimage.errors import FileFormatError
 from preimage.host import write_file
-from preimage.io.caffe.binary import decode, encode
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.caffe.wire.message import Message
 
 __all__ = ["array_of_blob", "blob_of_array", "blob_shape", "fits", "read_mean", "write_mean"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe.message import Message
+from preimage.io.caffe.wire.message import Message
 
 __all__ = ["bilinear", "fill"]
 

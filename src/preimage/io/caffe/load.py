@@ -17,13 +17,13 @@ from preimage.autograd import array_of
 from preimage.errors import FileFormatError, ShapeError
 from preimage.host import write_file
 from preimage.io.caffe.assemble import Assembly, Limits, assemble
-from preimage.io.caffe.binary import decode, encode
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
 from preimage.io.caffe.fillers import fill
-from preimage.io.caffe.message import Message
-from preimage.io.caffe.text import format_text, parse_text, text_of_bytes
 from preimage.io.caffe.upgrade import upgraded
-from preimage.io.content import is_text_net
+from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.caffe.wire.detect import is_text_net
+from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.text import format_text, parse_text, text_of_bytes
 from preimage.io.graph import Graph
 
 __all__ = ["CaffeGraph", "graph_writer", "load", "read_net", "save", "write_net"]

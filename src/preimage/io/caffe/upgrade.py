@@ -10,8 +10,8 @@ Source: BVLC/caffe, the rules of `src/caffe/util/upgrade_proto.cpp` and its test
 from __future__ import annotations
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe.message import Message
-from preimage.io.caffe.schema import message_fields
+from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.schema import message_fields
 
 __all__ = ["upgraded"]
 
@@ -210,7 +210,7 @@ def _v1_layer(old: Message) -> Message:
 
 def old_words() -> dict[str, int]:
     """The words of V1's layer types."""
-    from preimage.io.caffe.schema import ENUMS
+    from preimage.io.caffe.wire.schema import ENUMS
 
     return ENUMS[message_fields("V1LayerParameter")["type"].type]
 

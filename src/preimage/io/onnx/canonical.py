@@ -1,6 +1,6 @@
 """ONNX nodes in our own words, wherever they say the same: what passes and reports then see is one vocabulary.
 
-Our words take floats only, ONNX's arithmetic any type; so the words are used where values are known to be float (io.graph_types).
+Our words take floats only, ONNX's arithmetic any type; so the words are used where values are known to be float (io.graph.types).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from preimage.io.graph import OPS, Graph, Node
-from preimage.io.graph_types import FLOATS, graph_types
-from preimage.io.onnx.contractions import pairs_of
+from preimage.io.graph.types import FLOATS, graph_types
+from preimage.io.onnx.operators.contractions import pairs_of
 
 __all__ = ["in_our_words"]
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError, GraphError
-from preimage.io import graph_ops  # noqa: F401 - our own words
 from preimage.io.graph import OPS, Graph, Input, Node
-from preimage.io.onnx import boxes, contractions, indexing, pointwise, reductions, resizing, shapes  # noqa: F401 - they register the ops
+from preimage.io.onnx import operators  # noqa: F401 - they register themselves
 from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model, require_onnx
 

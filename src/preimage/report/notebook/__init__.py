@@ -32,7 +32,7 @@ ROWS = {
     "preimage.autograd.tensor.Tensor": "nets:tensor",
     "preimage.nn.module.Module": "nets:module",
     "preimage.nn.describe.Summary": "nets:summary",
-    "preimage.io.graph.Graph": "nets:graph",
+    "preimage.io.graph.graph.Graph": "nets:graph",
     "preimage.io.inspection.ModelInfo": "nets:model_info",
     "preimage.audit.findings.Report": "results:audit",
     "preimage.learning.dictionary.Coded": "results:coded",

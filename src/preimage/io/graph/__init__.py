@@ -1,0 +1,19 @@
+"""Imported networks: data (nodes, stored arrays, inputs, outputs) that runs, differentiates, trains and is rewritten.
+
+nodes       Node, Input, Op and the registry OPS, into which `graph_op` puts a function under its word
+graph       Graph, the nn.Module that runs nodes in order
+ops, layers the words that all formats share
+types       the dtype of every value, known before anything runs
+calls       contractions bound once for a shape
+pointwise   chains of elementwise nodes as one node
+passes      `optimise`: rewriting for inference
+trace       a Module written down as a Graph
+"""
+
+from preimage.io.graph import layers, ops  # noqa: F401 - their words register themselves
+from preimage.io.graph.graph import Graph
+from preimage.io.graph.nodes import OPS, Input, Node, Op, Step, graph_op
+from preimage.io.graph.passes import optimise
+from preimage.io.graph.trace import trace
+
+__all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "graph_op", "optimise", "trace"]

@@ -1,0 +1,139 @@
+"""Contractions of a graph, made ready: what does not change from one run to the next is done once.
+
+The first time that a node meets arrays of some shape and place in memory, its geometry is computed, its sizes are checked against
+the limits, and the engine binds a call (engines.bind). From then on the node costs that call alone. Whatever a bound call does
+not cover (Tensors, residuals that broadcast, engines that bind nothing) runs as an operation, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from preimage.engines import Epilogue, PreparedWeight, bind
+from preimage.engines.base import Chain
+from preimage.engines.prepared import is_fixed, same_bits
+from preimage.errors import PreimageError
+from preimage.geometry import ConvGeometry
+from preimage.io import limits
+from preimage.settings import current, thread_count
+
+if TYPE_CHECKING:
+    from preimage.io.graph.nodes import Node
+
+__all__ = ["CONTRACTIONS", "NodeCall", "NodeChain", "compiled_steps", "mark_of_now"]
+
+CONTRACTIONS = ("conv", "conv_transpose")
+_GEOMETRY = ("stride", "padding", "dilation", "groups", "output_padding", "output_size")
+#: Shapes that a node remembers at once.
+MOST = 16
+
+
+def mark_of_now() -> tuple[Any, ...]:
+    """What bound calls depend on beside their arrays."""
+    return current(), thread_count(), limits.current()
+
+
+#: Elementwise steps after a contraction: as an attribute `steps` of a pointwise node, whose inputs are the result and single values.
+NodeChain = tuple[tuple[tuple[str, tuple[int, ...], Mapping[str, Any]], ...], tuple[float, ...]]
+
+
+_NUMBERS = {"leaky_relu": ("slope",), "clip": ("lo", "hi")}
+
+
+def compiled_steps(
+    steps: Sequence[tuple[str, tuple[int, ...], Mapping[str, Any]]], inputs: int
+) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], list[float]]:
+    """The steps as the generated kernels know them, and their numbers. Places count the operands, then the numbers, then the steps."""
+    given = [
+        [steps[k][2][name] for name in _NUMBERS.get(steps[k][0], ()) if steps[k][2].get(name) is not None]
+        for k in range(len(steps))
+    ]
+    total = sum(len(g) for g in given)
+    words: list[tuple[str, tuple[int, ...]]] = []
+    numbers: list[float] = []
+    for (word, at, attributes), own in zip(steps, given, strict=True):
+        places = [k if k >= 0 else inputs + total - 1 - k for k in at]
+        places += range(inputs + len(numbers), inputs + len(numbers) + len(own))
+        numbers += [float(n) for n in own]
+        if word == "clip" and len(own) < 2:
+            word = "maximum" if attributes.get("lo") is not None else "minimum"
+            if not own:  # no bound: the value itself, which any exact step of it and itself gives
+                places.append(places[0])
+        words.append((word, tuple(places)))
+    return tuple(words), numbers
+
+
+def compiled_chain(chain: NodeChain | None) -> Chain | None:
+    """The steps as engines take them."""
+    if chain is None:
+        return None
+    words, numbers = compiled_steps(chain[0], 1 + len(chain[1]))
+    return words, (*chain[1], *numbers)
+
+
+class NodeCall:
+    """One contraction node and the calls that it has bound."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._bound: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        known = {*_GEOMETRY, "activation", "slope", "clip_range", "chain", "innermost"}
+        self._fits = len(node.outputs) == 1 and 2 <= len(node.inputs) <= 4 and known.issuperset(node.attributes)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # calls belong to this process; a copy binds its own
+        return (NodeCall, (self.node,))
+
+    def __call__(self, values: Sequence[Any], weight: PreparedWeight | None, mark: tuple[Any, ...]) -> Any:
+        """The node's value; None where it must be run as an operation."""
+        x = values[0]
+        if weight is None or not self._fits or type(x) is not np.ndarray:
+            return None
+        bias = values[2] if len(values) > 2 else None
+        residual = values[3] if len(values) > 3 else None
+        lies = None if residual is None else (type(residual), residual.shape, getattr(residual, "strides", None), residual.dtype)
+        key = (x.shape, x.strides, x.dtype, lies)
+        found = self._bound.get(key)
+        if (
+            found is None
+            or found[1] is not weight.array
+            or not (found[2] is mark or found[2] == mark)
+            or not (found[3] is bias and (found[4] is None or same_bits(found[4], bias)))
+        ):
+            found = self._bind(x, weight, bias, residual, mark)
+            if len(self._bound) >= MOST:
+                self._bound.clear()
+            self._bound[key] = found
+        call = found[0]
+        return None if call is None else call(x, residual)
+
+    def _bind(self, x: Any, weight: PreparedWeight, bias: Any, residual: Any, mark: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The call; the weights, settings and bias that it was made for; the bias's values where they could be changed."""
+        arrays = [a for a in (x, bias, residual) if a is not None]
+        call: Callable[..., Any] | None = None
+        if all(type(a) is np.ndarray and a.dtype == weight.dtype and a.flags.aligned and a.dtype.isnative for a in arrays):
+            call = self._call(x, weight, bias, residual)
+        values = None if bias is None or type(bias) is not np.ndarray or is_fixed(bias) else bias.copy()
+        return call, weight.array, mark, bias, values
+
+    def _call(self, x: Any, weight: PreparedWeight, bias: Any, residual: Any) -> Callable[..., Any] | None:
+        node, attributes = self.node, self.node.attributes
+        options = {key: attributes[key] for key in _GEOMETRY if key in attributes}
+        forward = node.op == "conv"
+        try:
+            limits.check(node.op, [x, weight.array], attributes, f"node {node.name!r} ({node.op})")
+            make: Callable[..., ConvGeometry] = ConvGeometry.from_conv if forward else ConvGeometry.from_conv_transpose
+            geometry = make(x.shape, weight.shape, **options)
+            shape = geometry.output_shape if forward else geometry.input_shape
+            if (bias is not None and bias.shape != (shape[1],)) or (residual is not None and residual.shape != shape):
+                return None
+            lo, hi = attributes.get("clip_range", (0.0, 6.0))
+            epilogue = Epilogue(
+                bias, residual, attributes.get("activation"), float(attributes.get("slope", 0.01)), float(lo), float(hi)
+            )
+            innermost = bool(attributes.get("innermost", False))
+            return bind(node.op, geometry, x, weight, epilogue, compiled_chain(attributes.get("chain")), innermost)
+        except (PreimageError, TypeError, ValueError):
+            return None  # the operation says what is wrong

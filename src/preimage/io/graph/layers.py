@@ -1,0 +1,70 @@
+"""The words of graphs for layers of preimage.nn beyond `ops`: activations, normalisations, resizing, adaptive pooling.
+
+Each computes what the layer's own forward does, so that a traced module gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.autograd import array_of
+from preimage.io.graph.nodes import graph_op
+from preimage.ops.normalise import normalise, standardized
+
+__all__: list[str] = []
+
+Value = Any
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "adaptive_avg_pool": ops.adaptive_avg_pool,
+    "adaptive_max_pool": ops.adaptive_max_pool,
+    "celu": ops.celu,
+    "gelu": ops.gelu,
+    "hard_sigmoid": ops.hardsigmoid,
+    "hard_swish": ops.hardswish,
+    "log_sigmoid": ops.log_sigmoid,
+    "log_softmax": ops.log_softmax,
+    "mish": ops.mish,
+    "neg": ops.negative,
+    "reciprocal": ops.reciprocal,
+    "rsqrt": ops.rsqrt,
+    "selu": ops.selu,
+    "softsign": ops.softsign,
+    "square": ops.square,
+    "upsample": ops.upsample,
+}
+for _name, _function in _FUNCTIONS.items():
+    graph_op(_name)(_function)
+
+
+@graph_op("group_norm")
+def group_norm(x: Value, weight: Value = None, bias: Value = None, *, groups: int, channels: int, eps: float) -> Value:
+    """Each image standardised over each group of channels and all space; weight and bias per channel."""
+    shape = np.shape(array_of(x))
+    spread = (channels, *[1] * (len(shape) - 2))
+    weight, bias = (None if v is None else ops.reshape(v, spread) for v in (weight, bias))
+    return standardized(x, weight, bias, axes=(2,), eps=eps, shape=(shape[0], groups, prod(shape[1:]) // groups))
+
+
+@graph_op("instance_norm")
+def instance_norm(x: Value, weight: Value = None, bias: Value = None, *, channels: int, eps: float) -> Value:
+    """Each channel of each image standardised over space; weight and bias per channel."""
+    return normalise(x, weight, bias, images=False, eps=eps)[0]
+
+
+@graph_op("batch_statistics_norm")
+def batch_statistics_norm(x: Value, weight: Value = None, bias: Value = None, *, channels: int, eps: float) -> Value:
+    """Each channel standardised over batch and space; weight and bias per channel."""
+    return normalise(x, weight, bias, images=True, eps=eps)[0]
+
+
+@graph_op("layer_norm")
+def layer_norm(x: Value, weight: Value = None, bias: Value = None, *, sizes: tuple[int, ...], eps: float) -> Value:
+    """Standardised over the last axes, of these sizes; weight and bias of their shape."""
+    ndim = len(np.shape(array_of(x)))
+    return standardized(x, weight, bias, axes=tuple(range(ndim - len(sizes), ndim)), eps=eps)

@@ -1,0 +1,135 @@
+"""What a Graph is made of: the registry of ops, inputs, nodes, and the order in which nodes can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from preimage.errors import GraphError
+from preimage.io.graph.types import LIKE_FIRST, TypeRule
+
+__all__ = ["OPS", "Input", "Node", "Op", "Step", "graph_op", "last_uses", "ordered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A registered function: `function(*inputs, **attributes)` gives the value, or a tuple of them where `outputs` > 1.
+
+    `stateful`: the function also takes `training`, and its outputs after the first may feed Graph.updates. `types`: the dtypes of
+    its results; by default that of the first input.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    stateful: bool = False
+    types: TypeRule = LIKE_FIRST
+
+
+OPS: dict[str, Op] = {}
+
+
+def graph_op(
+    name: str, *, stateful: bool = False, types: TypeRule | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as the op `name` of graphs: the decorator of every row in `ops` and in the importers."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        if name in OPS:
+            raise GraphError(f"graph op {name!r} is registered already")
+        OPS[name] = Op(name, function, stateful, types or LIKE_FIRST)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a graph: its name, and its shape with None (or a name) where a size is open; None for any shape.
+
+    `example`: sizes that the file names without insisting on them, as every Caffe net does.
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...] | None
+    dtype: str = "float32"
+    example: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step: `outputs = op(inputs, **attributes)`. Inputs and outputs are value names; "" is an absent optional input.
+
+    `layer` is the name that the file gives to what the node belongs to: a layer may need several nodes.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    layer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What running one node was like: for `--profile` and `info`."""
+
+    node: Node
+    shapes: tuple[tuple[int, ...], ...]
+    time_ns: int
+    output_bytes: int
+
+
+def ordered(nodes: tuple[Node, ...], given: Sequence[str], outputs: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes in an order in which every value is made before it is used; the given order where it will do."""
+    _check_names(nodes, given, outputs)
+    maker = {key: index for index, node in enumerate(nodes) for key in node.outputs if key}
+    needs = [{maker[key] for key in node.inputs if key in maker} for node in nodes]
+    if all(max(before, default=-1) < index for index, before in enumerate(needs)):
+        return nodes
+    users: list[list[int]] = [[] for _ in nodes]
+    for index, before in enumerate(needs):
+        for other in before:
+            users[other].append(index)
+    ready = [index for index, before in enumerate(needs) if not before]
+    left = [len(before) for before in needs]
+    order: list[int] = []
+    while ready:
+        order.append(index := ready.pop())
+        for user in reversed(users[index]):
+            left[user] -= 1
+            if not left[user]:
+                ready.append(user)
+    if len(order) < len(nodes):
+        stuck = [node.name for node, count in zip(nodes, left, strict=True) if count]
+        raise GraphError(f"the nodes form a cycle: {', '.join(stuck[:8])}{' ...' if len(stuck) > 8 else ''}")
+    return tuple(nodes[index] for index in order)
+
+
+def _check_names(nodes: Sequence[Node], given: Sequence[str], outputs: Sequence[str]) -> None:
+    known: set[str] = set()
+    for key in (*given, *(key for node in nodes for key in node.outputs if key)):
+        if key in known:
+            raise GraphError(f"value {key!r} is made twice")
+        known.add(key)
+    for node in nodes:
+        for key in node.inputs:
+            if key and key not in known:
+                raise GraphError(f"node {node.name!r} ({node.op}) takes {key!r}, which nothing makes")
+    for key in outputs:
+        if key not in known:
+            raise GraphError(f"output {key!r} is made by nothing")
+    if strangers := [f"{node.name!r} ({node.op})" for node in nodes if node.op not in OPS]:
+        raise GraphError(f"{len(strangers)} nodes have an op that is not supported: {', '.join(strangers)}")
+
+
+def last_uses(nodes: Sequence[Node]) -> tuple[tuple[str, ...], ...]:
+    """For each node, the values that nothing after it takes (its own outputs too, where nobody takes them)."""
+    last: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        last |= dict.fromkeys((key for key in (*node.inputs, *node.outputs) if key), index)
+    dead: list[list[str]] = [[] for _ in nodes]
+    for key, index in last.items():
+        dead[index].append(key)
+    return tuple(map(tuple, dead))

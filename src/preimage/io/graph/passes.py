@@ -1,0 +1,314 @@
+"""Rewriting a graph so that it runs faster and says the same: each pass is a function from graph to graph.
+
+    drop_identities   values that are only other names are called by one name
+    fold_constants    what depends on stored arrays alone is computed once
+    fold_affine       a batch normalisation, scale or offset per channel goes into the weights of the contraction before it
+    fuse_epilogues    a residual sum and an activation go into the engine's epilogue
+    fuse_pointwise    chains of elementwise nodes run block by block, in the cache
+    fuse_chains       such a chain behind a contraction goes into the engine's epilogue, where its other operands are single numbers
+    channels_last     inputs are laid out with channels innermost, which every later array follows
+    prepare_weights   weights and biases of contractions become constants that nobody can write to: packed once, never looked at again
+
+The result is for inference, with the values that the parameters have now: those of contractions are constants, and their gradients
+are gone. After more training the trained graph is optimised anew. fold_affine rounds each weight once
+more, so its values are the same to rounding; the other passes keep the bits (channels_last with an engine that promises the same
+bits for any memory layout: jit does, BLAS inside gemm does not).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preimage.autograd import no_grad
+from preimage.io.graph.calls import CONTRACTIONS
+from preimage.io.graph.graph import Graph
+from preimage.io.graph.nodes import OPS, Node, graph_op
+from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
+
+__all__ = [
+    "PASSES",
+    "channels_last",
+    "drop_identities",
+    "fold_affine",
+    "fold_constants",
+    "fuse_epilogues",
+    "optimise",
+    "prepare_weights",
+]
+
+Array = NDArray[Any]
+MAX_FOLDED_BYTES = 1 << 26
+
+
+def optimise(graph: Graph, passes: Sequence[Callable[[Graph], Graph]] | None = None) -> Graph:
+    """The graph after all passes (or those given), for inference."""
+    for each in PASSES if passes is None else passes:
+        graph = each(graph)
+    return graph
+
+
+def _stored(graph: Graph) -> dict[str, Array]:
+    return {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+
+
+def _users(graph: Graph) -> dict[str, list[Node]]:
+    users: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for key in dict.fromkeys(node.inputs):
+            users.setdefault(key, []).append(node)
+    return users
+
+
+def _pruned(graph: Graph, nodes: Sequence[Node], constants: Mapping[str, Any]) -> Graph:
+    """The graph of these nodes and constants, without stored arrays that nothing takes any more."""
+    taken = {key for node in nodes for key in node.inputs} | set(graph.outputs) | set(graph.updates.values())
+    return graph.replaced(
+        nodes=nodes,
+        constants={key: value for key, value in constants.items() if key in taken},
+        parameters={key: value for key, value in graph.weights.items() if key in taken},
+        buffers={key: value for key, value in graph.state.items() if key in taken},
+    )
+
+
+def drop_identities(graph: Graph) -> Graph:
+    """Take out nodes that hand their input on (identity, and dropout outside training)."""
+    idle = {"identity"} if graph.training else {"identity", "dropout"}
+    names: dict[str, str] = {}
+    kept = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(names.get(key, key) for key in node.inputs))
+        if node.op in idle and len(node.outputs) == 1 and node.outputs[0] not in graph.outputs:
+            names[node.outputs[0]] = node.inputs[0]
+        else:
+            kept.append(node)
+    return _pruned(graph, kept, graph.constants)
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Compute nodes that take stored arrays alone; results above 64 MiB are left to be computed in each run."""
+    known = _stored(graph)
+    found: dict[str, Any] = {}
+    kept = []
+    with no_grad():
+        for node in graph.nodes:
+            op = OPS[node.op]
+            inputs = [key for key in node.inputs if key]
+            if not inputs or op.stateful or any(key not in known for key in inputs) or graph.training:
+                kept.append(node)
+                continue
+            made = graph.run_nodes([node], {key: known[key] for key in inputs})
+            if sum(np.asarray(value).nbytes for value in made.values()) > MAX_FOLDED_BYTES:
+                kept.append(node)
+                continue
+            known |= made
+            found |= {key: np.asarray(value) for key, value in made.items()}
+    return _pruned(graph, kept, graph.constants | found)
+
+
+def _channel_vector(array: Array, channels: int, ndim: int) -> Array | None:
+    """An array that broadcasts against (N, C, *space) as one number per channel, as a vector; None if it does not."""
+    if array.size == 1 and array.ndim <= ndim:
+        return np.full(channels, array.reshape(()), np.float64)
+    behind = ndim - 2
+    if array.ndim < 1 + behind or array.ndim > ndim or array.shape[array.ndim - 1 - behind :] != (channels, *(1,) * behind):
+        return None
+    return array.reshape(channels).astype(np.float64) if array.size == channels else None
+
+
+def _affine(node: Node, value: str, known: Mapping[str, Array], channels: int, ndim: int) -> tuple[Array, Array] | None:
+    """What the node does to `value`, as factor and offset per channel; None if it is nothing of the kind."""
+    ones, zeros = np.ones(channels), np.zeros(channels)
+    if node.op == "batch_norm" and node.inputs[0] == value:
+        if any(key and (key not in known or known[key].shape != (channels,)) for key in node.inputs[1:]):
+            return None
+        scale, bias, mean, variance = (known[key].astype(np.float64) if key else None for key in node.inputs[1:5])
+        factor = (ones if scale is None else scale) / np.sqrt(variance + node.attributes["eps"])
+        return factor, (zeros if bias is None else bias) - mean * factor
+    if node.op not in ("mul", "add", "sub", "div") or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:
+        return None
+    first = node.inputs[0] == value
+    other = known.get(node.inputs[1] if first else node.inputs[0])
+    if other is None or other.dtype.kind != "f" or (not first and node.op in ("sub", "div")):
+        return None
+    vector = _channel_vector(other, channels, ndim)
+    if vector is None:
+        return None
+    return {
+        "mul": (vector, zeros), "div": (1 / vector, zeros) if vector.all() else None,
+        "add": (ones, vector), "sub": (ones, -vector),
+    }[node.op]  # fmt: skip
+
+
+def fold_affine(graph: Graph) -> Graph:
+    """Fold chains of per-channel factors and offsets after a contraction into its weights and bias."""
+    known, users = _stored(graph), _users(graph)
+    constants = dict(graph.constants)
+    swallowed: set[str] = set()
+    renewed: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.op not in CONTRACTIONS or node.attributes.keys() & {"activation", "chain"} or len(node.inputs) > 3:
+            continue
+        weight, bias = known.get(node.inputs[1]), known.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+        if weight is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):
+            continue
+        groups = node.attributes.get("groups", 1)
+        channels = weight.shape[1] * groups if node.op == "conv_transpose" else weight.shape[0]
+        factor, offset = np.ones(channels), np.zeros(channels) if bias is None else bias.astype(np.float64)
+        value, chain = node.outputs[0], []
+        while len(users.get(value, ())) == 1 and value not in graph.outputs:
+            step = _affine(users[value][0], value, known, channels, weight.ndim)
+            if step is None:
+                break
+            factor, offset = factor * step[0], offset * step[0] + step[1]
+            chain.append(users[value][0])
+            value = chain[-1].outputs[0]
+        if not chain:
+            continue
+        new_weight, new_bias = f"{node.name}:folded weight", f"{node.name}:folded bias"
+        constants[new_weight] = _scaled(weight, factor, groups, node.op == "conv_transpose")
+        constants[new_bias] = offset.astype(weight.dtype)
+        swallowed |= {each.name for each in (node, *chain)}
+        renewed[chain[-1].name] = replace(node, inputs=(node.inputs[0], new_weight, new_bias), outputs=(value,))
+    nodes = [renewed.get(n.name, n) for n in graph.nodes if n.name not in swallowed or n.name in renewed]
+    return _pruned(graph, nodes, constants)
+
+
+def _scaled(weight: Array, factor: Array, groups: int, transposed: bool) -> Array:
+    """The weights with each output channel times its factor, rounded once."""
+    behind = (1,) * (weight.ndim - 2)
+    if not transposed:
+        return (weight * factor.reshape(-1, 1, *behind)).astype(weight.dtype)
+    split = weight.reshape(groups, -1, *weight.shape[1:]) * factor.reshape(groups, 1, -1, *behind)
+    return split.reshape(weight.shape).astype(weight.dtype)
+
+
+_ACTIVATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
+    "relu": lambda a: {"activation": "relu"},
+    "leaky_relu": lambda a: {"activation": "leaky_relu", "slope": a["slope"]},
+    "clip": lambda a: {
+        "activation": "clip",
+        "clip_range": (-np.inf if a.get("lo") is None else a["lo"], np.inf if a.get("hi") is None else a["hi"]),
+    },
+}
+
+
+def fuse_epilogues(graph: Graph) -> Graph:
+    """Give contractions the residual sum and the activation that follow them and nothing else takes."""
+    users, known = _users(graph), _stored(graph)
+    swallowed: set[str] = set()
+    renewed: dict[str, Node] = {}
+    for node in graph.nodes:
+        if (
+            node.op not in CONTRACTIONS
+            or node.attributes.keys() & {"activation", "chain"}
+            or len(node.inputs) > 3
+            or node.name in swallowed
+        ):
+            continue
+        fused, chain, value = node, [], node.outputs[0]
+        while len(users.get(value, ())) == 1 and value not in graph.outputs and users[value][0].name not in swallowed:
+            after = users[value][0]
+            if after.op == "add" and len(fused.inputs) < 4 and set(after.inputs) != {value} and len(after.inputs) == 2:
+                other = after.inputs[1] if after.inputs[0] == value else after.inputs[0]
+                if other in known:
+                    break
+                fused = replace(fused, inputs=(*fused.inputs[:2], fused.inputs[2] if len(fused.inputs) > 2 else "", other))
+            elif after.op in _ACTIVATIONS and after.inputs == (value,):
+                found = _ACTIVATIONS[after.op](after.attributes)
+                fused = replace(fused, attributes=dict(fused.attributes) | (found or {}))
+            else:
+                break
+            chain.append(after)
+            value = after.outputs[0]
+            if "activation" in fused.attributes:
+                break
+        if chain:
+            swallowed |= {each.name for each in (node, *chain)}
+            renewed[chain[-1].name] = replace(fused, outputs=(value,))
+    nodes = [renewed.get(n.name, n) for n in graph.nodes if n.name not in swallowed or n.name in renewed]
+    return _pruned(graph, nodes, graph.constants)
+
+
+@graph_op("channels_innermost")
+def channels_innermost(x: Any) -> Any:
+    """The same array, laid out in memory with axis 1 innermost."""
+    if not isinstance(x, np.ndarray) or x.ndim < 3 or x.shape[1] == 1:
+        return x
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def channels_last(graph: Graph) -> Graph:
+    """Have the first contractions after the inputs lay their results out with channels innermost, which every later array follows.
+
+    A contraction that alone takes its input reads it as it lies; for several the input is laid out first.
+    """
+    if any(node.op == "channels_innermost" or "innermost" in node.attributes for node in graph.nodes):
+        return graph
+    first = _first_contractions(graph)
+    takers = Counter(node.inputs[0] for node in first)
+    marked = {node.outputs for node in first}
+    if not first:
+        return graph
+    laid_out: set[str] = set()
+    nodes = []
+    for node in graph.nodes:
+        value = node.inputs[0] if node.inputs else ""
+        if node.outputs not in marked:
+            nodes.append(node)
+        elif takers[value] == 1 and len(node.inputs) < 4:
+            nodes.append(replace(node, attributes=dict(node.attributes) | {"innermost": True}))
+        else:
+            name = f"{value}:channels last"
+            if value not in laid_out:
+                laid_out.add(value)
+                nodes.append(Node(name, "channels_innermost", (value,), (name,)))
+            nodes.append(replace(node, inputs=(name, *node.inputs[1:])))
+    return _pruned(graph, nodes, graph.constants)
+
+
+def _first_contractions(graph: Graph) -> list[Node]:
+    """The contractions with spatial axes that no other contraction lies before."""
+    stored = _stored(graph)
+    raw = {item.name for item in graph.inputs}  # values that come from the inputs without a contraction
+    first = []
+    for node in graph.nodes:
+        if node.op not in CONTRACTIONS:
+            taken = [key for key in node.inputs if key and key not in stored]
+            raw.update(node.outputs if taken and raw.issuperset(taken) else ())
+        elif node.inputs[0] in raw and node.inputs[1] in stored and stored[node.inputs[1]].ndim > 2:
+            first.append(node)
+    return first
+
+
+def prepare_weights(graph: Graph) -> Graph:
+    """Make the stored weights and biases of contractions constants of their own that cannot be written to."""
+    known = _stored(graph)
+    keys = {key for node in graph.nodes if node.op in CONTRACTIONS for key in node.inputs[1:3] if key in known}
+    keys -= {*graph.outputs, *graph.updates, *graph.updates.values()}
+    fixed = {}
+    for key in keys:
+        fixed[key] = known[key].copy(order="C")
+        fixed[key].flags.writeable = False
+    return graph.replaced(
+        constants=graph.constants | fixed,
+        parameters={key: value for key, value in graph.weights.items() if key not in fixed},
+        buffers={key: value for key, value in graph.state.items() if key not in fixed},
+    )
+
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    drop_identities,
+    fold_constants,
+    fold_affine,
+    fuse_epilogues,
+    fuse_pointwise,
+    fuse_chains,
+    channels_last,
+    prepare_weights,
+)

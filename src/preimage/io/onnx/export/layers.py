@@ -1,0 +1,189 @@
+"""How the words for layers of preimage.nn (io.graph.layers) are written as ONNX operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.errors import FileFormatError
+from preimage.io.graph import Node
+from preimage.io.onnx.export.words import Writer, word
+
+__all__: list[str] = []
+
+#: Word -> operator, and the operator's attributes from the word's.
+_OPERATORS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+    "celu": ("Celu", lambda a: {"alpha": float(a.get("alpha", 1.0))}),
+    "gelu": ("Gelu", lambda a: {"approximate": a.get("approximate", "none")}),
+    "hard_sigmoid": ("HardSigmoid", lambda a: {"alpha": float(a.get("alpha", 1 / 6)), "beta": float(a.get("beta", 0.5))}),
+    "hard_swish": ("HardSwish", lambda a: {}),
+    "log_softmax": ("LogSoftmax", lambda a: {"axis": int(a.get("axis", -1))}),
+    "mish": ("Mish", lambda a: {}),
+    "neg": ("Neg", lambda a: {}),
+    "reciprocal": ("Reciprocal", lambda a: {}),
+    "selu": ("Selu", lambda a: {}),
+    "softsign": ("Softsign", lambda a: {}),
+}
+
+
+@word(*_OPERATORS)
+def _operator(writer: Writer, node: Node) -> None:
+    op, attributes = _OPERATORS[node.op]
+    writer.add(op, node.inputs, node.outputs, node.name, **attributes(node.attributes))
+
+
+def _steps(writer: Writer, node: Node, *steps: tuple[str, float | None]) -> None:
+    """Operators one after the other on the node's input, with one more number or none, ending in its output."""
+    value = node.inputs[0]
+    for position, (op, number) in enumerate(steps):
+        result = node.outputs[0] if position == len(steps) - 1 else writer.value()
+        writer.add(op, [value] if number is None else [value, writer.constant(number)], [result])
+        value = result
+
+
+@word("square")
+def _square(writer: Writer, node: Node) -> None:
+    writer.add("Mul", [node.inputs[0], node.inputs[0]], node.outputs, node.name)
+
+
+@word("rsqrt")
+def _rsqrt(writer: Writer, node: Node) -> None:
+    _steps(writer, node, ("Sqrt", None), ("Reciprocal", None))
+
+
+@word("log_sigmoid")
+def _log_sigmoid(writer: Writer, node: Node) -> None:
+    _steps(writer, node, ("Neg", None), ("Softplus", None), ("Neg", None))
+
+
+@word("softplus")
+def _softplus(writer: Writer, node: Node) -> None:
+    beta = float(node.attributes.get("beta", 1.0))
+    if beta == 1:
+        _steps(writer, node, ("Softplus", None))
+    else:
+        _steps(writer, node, ("Mul", beta), ("Softplus", None), ("Div", beta))
+
+
+# -- normalisations ----------------------------------------------------------------------------------------------------
+
+
+def _weights(writer: Writer, node: Node, shape: Sequence[int]) -> list[str]:
+    """The inputs with weight and bias; 1 and 0 where the layer has none."""
+    x, weight, bias = (*node.inputs, "", "")[:3]
+    return [x, weight or writer.constant(np.ones(shape)), bias or writer.constant(np.zeros(shape))]
+
+
+@word("group_norm")
+def _group_norm(writer: Writer, node: Node) -> None:
+    a = node.attributes
+    inputs = _weights(writer, node, (a["channels"],))
+    writer.add("GroupNormalization", inputs, node.outputs, node.name, num_groups=int(a["groups"]), epsilon=float(a["eps"]))
+    writer.same_sizes(node.outputs[0], node.inputs[0])
+
+
+@word("instance_norm")
+def _instance_norm(writer: Writer, node: Node) -> None:
+    inputs = _weights(writer, node, (node.attributes["channels"],))
+    writer.add("InstanceNormalization", inputs, node.outputs, node.name, epsilon=float(node.attributes["eps"]))
+
+
+@word("layer_norm")
+def _layer_norm(writer: Writer, node: Node) -> None:
+    sizes = node.attributes["sizes"]
+    inputs = _weights(writer, node, sizes)
+    writer.add("LayerNormalization", inputs, node.outputs, node.name, axis=-len(sizes), epsilon=float(node.attributes["eps"]))
+
+
+@word("batch_statistics_norm")
+def _batch_statistics_norm(writer: Writer, node: Node) -> None:
+    """Every channel over the batch and space: transposed, that is a normalisation of each channel over all that is behind it."""
+    x, weight, bias = _weights(writer, node, (node.attributes["channels"],))
+    sizes = writer.sizes(x)
+    if sizes is None:
+        raise FileFormatError(f"node {node.name!r} (batch_statistics_norm): the number of axes of its input is not known")
+    swapped, normal = writer.value(), writer.value()
+    order = [1, 0, *range(2, len(sizes))]
+    writer.add("Transpose", [x], [swapped], perm=order)
+    flat, shape, one = writer.value(), writer.value(), writer.value()
+    writer.add("Reshape", [swapped, writer.constant([1, int(node.attributes["channels"]), -1], np.int64)], [flat])
+    writer.add("InstanceNormalization", [flat, weight, bias], [one], node.name, epsilon=float(node.attributes["eps"]))
+    writer.add("Shape", [swapped], [shape])
+    writer.add("Reshape", [one, shape], [normal])
+    writer.add("Transpose", [normal], node.outputs, perm=order)
+
+
+# -- resizing and adaptive pooling -------------------------------------------------------------------------------------
+
+
+def _spatial(writer: Writer, node: Node) -> list[int]:
+    sizes = writer.sizes(node.inputs[0])
+    if sizes is None or any(n is None for n in sizes[2:]):
+        raise FileFormatError(f"node {node.name!r} ({node.op}): the spatial sizes of its input must be known, they are {sizes}")
+    return [int(n) for n in sizes[2:] if n is not None]
+
+
+def _per_axis(given: Any, count: int) -> list[Any]:
+    return [given] * count if given is None or np.ndim(given) == 0 else list(given)
+
+
+@word("upsample")
+def _upsample(writer: Writer, node: Node) -> None:
+    """Positions on pixel centres or corners, as ONNX names them; over the spatial axes alone."""
+    a = node.attributes
+    coordinates, rounding = {
+        "nearest": ("asymmetric", "floor"),
+        "nearest-exact": ("half_pixel", "round_prefer_ceil"),
+        "linear": ("align_corners" if a.get("align_corners") else "half_pixel", None),
+    }[a.get("mode", "nearest")]
+    spatial = writer.sizes(node.inputs[0])
+    if spatial is None:
+        raise FileFormatError(f"node {node.name!r} (upsample): the number of axes of its input is not known")
+    count = len(spatial) - 2
+    if a.get("size") is not None or a.get("recompute_scale_factor"):
+        given = _per_axis(a.get("size"), count)
+        if a.get("size") is None:
+            factors = _per_axis(a["scale_factor"], count)
+            given = [int(n * float(f)) for n, f in zip(_spatial(writer, node), factors, strict=True)]
+        first, sizes = writer.value(), writer.value()
+        writer.add("Shape", [node.inputs[0]], [first], start=0, end=2)
+        writer.add("Concat", [first, writer.constant(given, np.int64)], [sizes], axis=0)
+        inputs = ["", "", sizes]
+    else:
+        inputs = ["", writer.constant([1, 1, *_per_axis(a["scale_factor"], count)], np.float32)]
+    writer.add(
+        "Resize", [node.inputs[0], *inputs], node.outputs, node.name, mode="linear" if a.get("mode") == "linear" else "nearest",
+        coordinate_transformation_mode=coordinates, nearest_mode=rounding,
+    )  # fmt: skip
+
+
+@word("adaptive_avg_pool", "adaptive_max_pool")
+def _adaptive_pool(writer: Writer, node: Node) -> None:
+    """One window: global pooling. Windows of one size: pooling. Else axis by axis, window by window, for the sizes at hand."""
+    mean = node.op == "adaptive_avg_pool"
+    known = writer.sizes(node.inputs[0])
+    count = len(known) - 2 if known is not None else max(np.size(node.attributes["output_size"]), 1)
+    wanted = _per_axis(node.attributes["output_size"], count)
+    if all(m == 1 for m in wanted):
+        writer.add("GlobalAveragePool" if mean else "GlobalMaxPool", node.inputs, node.outputs, node.name)
+        return
+    pairs = [(n, n if m is None else int(m)) for n, m in zip(_spatial(writer, node), wanted, strict=True)]
+    if all(n % m == 0 for n, m in pairs):
+        window = [n // m for n, m in pairs]
+        op = "AveragePool" if mean else "MaxPool"
+        writer.add(op, node.inputs, node.outputs, node.name, kernel_shape=window, strides=window)
+        return
+    value, left = node.inputs[0], [k for k, (n, m) in enumerate(pairs) if n != m]
+    for k in left:
+        n, m = pairs[k]
+        parts, axis = [], writer.constant([k + 2], np.int64)
+        for o in range(m):
+            edges = [writer.constant([edge], np.int64) for edge in (o * n // m, -(-(o + 1) * n // m))]
+            piece, part = writer.value(), writer.value()
+            writer.add("Slice", [value, *edges, axis], [piece])
+            writer.add("ReduceMean" if mean else "ReduceMax", [piece, axis], [part], keepdims=1)
+            parts.append(part)
+        value = node.outputs[0] if k == left[-1] else writer.value()
+        writer.add("Concat", parts, [value], node.name if k == left[-1] else "", axis=k + 2)

@@ -1,0 +1,11 @@
+"""ONNX's operators, each a word `onnx.Name` of graphs: those for which `preimage.io.graph` has no word of its own."""
+
+from preimage.io.onnx.operators import (  # noqa: F401 - operators register themselves
+    boxes,
+    contractions,
+    indexing,
+    pointwise,
+    reductions,
+    resizing,
+    shapes,
+)

@@ -1,0 +1,96 @@
+"""ONNX's operators that gather and scatter by indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage.errors import FileFormatError, PreimageError
+from preimage.io.graph import graph_op
+from preimage.io.limits import checked_size
+from preimage.io.onnx.operators.moving import recorded, take
+from preimage.io.onnx.operators.shapes import axis_of, data_of
+
+__all__: list[str] = []
+
+
+def _valid(indices: Any, size: int, what: str) -> np.ndarray:
+    index = np.asarray(data_of(indices))
+    if index.dtype.kind not in "iu":
+        raise FileFormatError(f"{what}: indices are {index.dtype}")
+    if index.size and (index.min() < -size or index.max() >= size):
+        raise FileFormatError(f"{what}: an index from {index.min()} to {index.max()} into an axis of {size}")
+    return np.where(index < 0, index + size, index)
+
+
+@graph_op("onnx.Gather")
+def _gather(x: Any, indices: Any, axis: int = 0) -> Any:
+    axis = axis_of(axis, x.ndim, "Gather")
+    index = _valid(indices, x.shape[axis], "Gather")
+    checked_size((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]), "Gather")
+    return take(x, index, axis)
+
+
+@graph_op("onnx.GatherElements")
+def _gather_elements(x: Any, indices: Any, axis: int = 0) -> Any:
+    axis = axis_of(axis, x.ndim, "GatherElements")
+    index = _valid(indices, x.shape[axis], "GatherElements")
+    if index.ndim != x.ndim or any(a > b for k, (a, b) in enumerate(zip(index.shape, x.shape, strict=True)) if k != axis):
+        raise FileFormatError(f"GatherElements: indices of shape {index.shape} into {x.shape}")
+    where = [np.arange(n).reshape([-1 if j == k else 1 for j in range(x.ndim)]) for k, n in enumerate(index.shape)]
+    where[axis] = index
+    return x[tuple(where)]
+
+
+@graph_op("onnx.GatherND")
+def _gather_nd(x: Any, indices: Any, batch_dims: int = 0) -> Any:
+    index = np.asarray(data_of(indices))
+    if index.ndim < 1 or not 0 <= batch_dims < min(x.ndim, index.ndim) or batch_dims + index.shape[-1] > x.ndim:
+        raise FileFormatError(f"GatherND: indices of shape {index.shape} into {x.shape} with batch_dims {batch_dims}")
+    if index.shape[:batch_dims] != x.shape[:batch_dims]:
+        raise FileFormatError(f"GatherND: batch axes of {index.shape} and {x.shape} differ")
+    batch = [
+        np.arange(n).reshape([-1 if j == k else 1 for j in range(index.ndim - 1)]) for k, n in enumerate(index.shape[:batch_dims])
+    ]
+    rest = [_valid(index[..., k], x.shape[batch_dims + k], "GatherND") for k in range(index.shape[-1])]
+    return x[(*batch, *rest)]
+
+
+_REDUCE = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _scatter(x: Any, where: tuple[Any, ...], updates: Any, reduction: str, what: str) -> Any:
+    if recorded(x, updates):
+        raise PreimageError(f"{what} has no gradient: run it under no_grad")
+    result = x.copy()
+    if reduction == "none":
+        result[where] = updates
+    elif reduction in _REDUCE:
+        _REDUCE[reduction].at(result, where, updates)
+    else:
+        raise FileFormatError(f"{what}: reduction {reduction!r}")
+    return result
+
+
+@graph_op("onnx.ScatterND")
+def _scatter_nd(x: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
+    index = np.asarray(data_of(indices))
+    if index.ndim < 1 or index.shape[-1] > x.ndim or updates.shape != index.shape[:-1] + x.shape[index.shape[-1] :]:
+        raise FileFormatError(f"ScatterND: indices {index.shape}, updates {updates.shape} into {x.shape}")
+    where = tuple(_valid(index[..., k], x.shape[k], "ScatterND") for k in range(index.shape[-1]))
+    return _scatter(x, where, updates, reduction, "ScatterND")
+
+
+@graph_op("onnx.ScatterElements")
+def _scatter_elements(x: Any, indices: Any, updates: Any, axis: int = 0, reduction: str = "none") -> Any:
+    axis = axis_of(axis, x.ndim, "ScatterElements")
+    index = _valid(indices, x.shape[axis], "ScatterElements")
+    if index.shape != updates.shape or index.ndim != x.ndim:
+        raise FileFormatError(f"ScatterElements: indices {index.shape}, updates {updates.shape} into {x.shape}")
+    where: list[Any] = [np.arange(n).reshape([-1 if j == k else 1 for j in range(x.ndim)]) for k, n in enumerate(index.shape)]
+    where[axis] = index
+    return _scatter(x, tuple(np.broadcast_arrays(*where)), updates, reduction, "ScatterElements")
+
+
+graph_op("onnx.Scatter")(_scatter_elements)
