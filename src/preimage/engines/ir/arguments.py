@@ -52,6 +52,7 @@ __all__ = [
 
 Array: TypeAlias = npt.NDArray[Any]
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound="Record")
 
 
 class Field:
@@ -256,7 +257,11 @@ class Rows(Generic[R]):
         return self._record.read(self._at.at(index * len(self._record.fields)))
 
     def at(self, index: Int | int) -> Rows[R]:
-        return Rows(self._record, self._at.at(index * len(self._record.fields)))
+        return Rows(self._record, self[index]._at)
+
+    def followed_by(self, rows: Int, record: type[S]) -> Rows[S]:
+        """The table behind so many rows of this one."""
+        return Rows(record, self[rows]._at)
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(elements, integer))

@@ -15,10 +15,10 @@ import numpy as np
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.index.tables import Slot
-from preimage.engines.jit.index.taps import Ints, as_ints
-from preimage.engines.jit.packing.weights_kernel import WeightSlot
-from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, Value, kernel_call
-from preimage.engines.jit.runtime.program_kernel import Sweep, SweepSpec
+from preimage.engines.jit.index.taps import Ints
+from preimage.engines.jit.packing.weights_kernel import WeightArguments
+from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
+from preimage.engines.jit.runtime.program_kernel import Piece, SweepArguments, SweepSpec
 
 __all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "streamed_call", "sweeps"]
 
@@ -99,21 +99,24 @@ def streamed_call(
     program: ProgramBuilder, packing: KernelCall, multiply: KernelCall, chunks: int, threads: int, work: Work
 ) -> None:  # fmt: skip
     """Add packing and multiplying, block by block and piece by piece, with the memory that they need."""
-    packing = packing.changed({WeightSlot.BLOCK_BYTES: 0})  # every block is packed to the same memory
+    packing = packing.changed({WeightArguments.block_bytes: 0})  # every block is packed to the same memory
     multiply = multiply.changed({Slot.BLOCK_BYTES: 0})
-    pieces, ways = [(0, packing.words[WeightSlot.COLUMNS], 0, 0, 0)], 1
+    pieces, ways = Piece(source=0, columns=[packing.integer(WeightArguments.columns)], column_table=0, list_table=0, inside=0), 1
     if work.cuts is not None:
-        ranges = [(a, b) for bounds in work.cuts for a, b in pairwise(bounds)]
-        pieces, ways = [
-            (a * work.item, b - a, a * 8, k * work.lists_bytes, a * work.tap_bytes) for k, (a, b) in enumerate(ranges)
-        ], len(work.cuts)  # fmt: skip
+        first, last = np.array([pair for bounds in work.cuts for pair in pairwise(bounds)], np.int64).T
+        pieces = Piece(
+            source=first * work.item, columns=last - first, column_table=first * 8, list_table=np.arange(len(first)) * work.lists_bytes,
+            inside=first * work.tap_bytes,
+        )  # fmt: skip
+        ways = len(work.cuts)
+    table = pieces.table()
+    count = len(table) // ways
     packed = -(-work.packed_bytes // 4096) * 4096 + 64  # threads do not share pages, and their sets of the cache differ
-    values: dict[int, Value] = {
-        Sweep.PACK: packing.spec, Sweep.PACK_WORDS: len(Sweep), Sweep.MULTIPLY: multiply.spec,
-        Sweep.MULTIPLY_WORDS: len(Sweep) + len(packing.words), Sweep.CHUNKS: chunks, Sweep.PACKED_BYTES: packed,
-        Sweep.PARTIAL_BYTES: work.partial_bytes, Sweep.PIECES: len(pieces) // ways, Sweep.ALIGNMENTS: ways,
-        Sweep.PIECE_TABLE: as_ints(pieces),
-    }  # fmt: skip
+    own = len(SweepArguments.fields)
+    values = SweepArguments(
+        pack=packing.spec, pack_words=own, multiply=multiply.spec, multiply_words=own + len(packing.words), chunks=chunks,
+        packed_bytes=packed, partial_bytes=work.partial_bytes, pieces=count, alignments=ways, piece_table=table,
+    )  # fmt: skip
     branches.streamed_weights("pieces.one" if work.cuts is None else "pieces.several")
     if ways > 1:
         branches.streamed_weights("pieces.by_alignment")
@@ -121,6 +124,4 @@ def streamed_call(
     program.buffers.append(Buffer("packed", packed * threads))
     if work.cuts is not None:
         program.buffers.append(Buffer("partial", work.partial_bytes * threads))
-        program.details["weights"] = (
-            f"packed in {len(pieces) // ways} pieces of up to {work.packed_bytes} bytes, sums put down in between"
-        )
+        program.details["weights"] = f"packed in {count} pieces of up to {work.packed_bytes} bytes, sums put down in between"

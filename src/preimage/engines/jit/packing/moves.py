@@ -12,9 +12,10 @@ from preimage.engines.ir.epilogue import Finish
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
 from preimage.engines.jit.index.taps import Folded, Ints
-from preimage.engines.jit.packing import fold_kernel, weights_kernel
 from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopyArguments, CopySpec, Line, SwapArguments, SwapSpec
-from preimage.engines.jit.program import KernelCall, Value, kernel_call
+from preimage.engines.jit.packing.fold_kernel import FoldArguments, FoldSpec
+from preimage.engines.jit.packing.weights_kernel import GatherWeightArguments, GatherWeightSpec, WeightArguments, WeightSpec
+from preimage.engines.jit.program import KernelCall, kernel_call
 
 __all__ = [
     "FEW_CHANNELS",
@@ -191,13 +192,12 @@ def weight_call(
     dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT and not by_taps else 0
     blocks = -(-channels // width)
     block_bytes = taps * pitch
-    s = weights_kernel.WeightSlot
-    values: dict[int, Value] = {
-        s.SOURCE: "w", s.RESULT: "packed", s.FLAG: "flag", s.GROUP_BLOCKS: blocks, s.GROUP_CHANNELS: channels,
-        s.GROUP_STRIDE: shape[0] // groups * shape[1] * taps * item, s.CHANNEL_STRIDE: channel_stride, s.OUTER: outer,
-        s.OUTER_STRIDE: outer_stride, s.OUTER_RESULT: width * out_item, s.COLUMNS: len(table), s.TABLE: table,
-        s.BLOCK_BYTES: block_bytes, s.WIDTH: width, s.AHEAD: ahead,
-    }  # fmt: skip
+    values = WeightArguments(
+        source="w", result="packed", flag="flag", group_blocks=blocks, group_channels=channels,
+        group_stride=shape[0] // groups * shape[1] * taps * item, channel_stride=channel_stride, outer=outer,
+        outer_stride=outer_stride, outer_result=width * out_item, columns=len(table), table=table, block_bytes=block_bytes,
+        width=width, ahead=ahead,
+    )  # fmt: skip
     side = lanes if width % lanes == 0 else max(lanes // 2, 1)
     few = prod(shape) <= FEW_WEIGHTS
     if few:
@@ -206,7 +206,7 @@ def weight_call(
     branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
     if width % side:
         branches.packing("weights.ragged_squares")
-    spec = weights_kernel.WeightSpec(source, result, side, dealt, width % side != 0, few)
+    spec = WeightSpec(source, result, side, dealt, width % side != 0, few)
     return kernel_call("pack weights", spec, values, groups * blocks), block_bytes
 
 
@@ -228,12 +228,10 @@ def folded_weight_call(shape: tuple[int, ...], folded: Folded, source: str, resu
     table = place[None] + (np.arange(lines) * kernel * item)[:, None, None]
     table = np.where(exists[None], table, -1).reshape(lines * taps, blocks, width)
     table = np.ascontiguousarray(table.transpose(1, 0, 2).astype(np.int64))  # (block, tap, lane)
-    s = weights_kernel.WeightSlot
-    values: dict[int, Value] = {
-        s.SOURCE: "w", s.RESULT: "packed", s.FLAG: "flag", s.OUTER: run, s.OUTER_STRIDE: channels * lines * kernel * item,
-        s.TABLE: table,
-    }  # fmt: skip
-    spec = weights_kernel.GatherWeightSpec(source, result, width)
+    values = GatherWeightArguments(
+        source="w", result="packed", flag="flag", outer=run, outer_stride=channels * lines * kernel * item, table=table
+    )
+    spec = GatherWeightSpec(source, result, width)
     return kernel_call("pack weights", spec, values, blocks * lines * taps), lines * taps * run * width * out_item
 
 
@@ -245,20 +243,16 @@ def _interleave_call(shape: tuple[int, ...], folded: Folded, source: str, result
     blocks = -(-channels * folded.stride // width)
     lanes = min(width & -width, 64 // out_item)
     tap_bytes = run * width * out_item
-    first = (
-        np.arange(-(-blocks * width // (lanes * channels)) * channels, dtype=np.int64) * lanes
-    )  # number of a vector's first lane
+    vectors = -(-blocks * width // (lanes * channels)) * channels
+    first = np.arange(vectors, dtype=np.int64) * lanes  # number of a vector's first lane
     table = (first // width * (lines * taps * tap_bytes)) + first % width * out_item
     table[first >= blocks * width] = -1
-    s = fold_kernel.FoldSlot
-    values: dict[int, Value] = {
-        s.SOURCE: "w", s.RESULT: "packed", s.FLAG: "flag", s.INPUTS: run, s.STRIDE: folded.stride, s.KERNEL: kernel, s.TAPS: taps,
-        s.TURNS: len(table) // channels, s.TABLE: table, s.SOURCE_LINE: kernel * item, s.SOURCE_CHANNEL: lines * kernel * item,
-        s.SOURCE_INPUT: channels * lines * kernel * item, s.RESULT_INPUT: width * out_item, s.RESULT_TAP: tap_bytes,
-    }  # fmt: skip
-    return kernel_call(
-        "pack weights", fold_kernel.FoldSpec(source, result, lanes, channels), values, lines
-    ), lines * taps * tap_bytes
+    values = FoldArguments(
+        source="w", result="packed", flag="flag", inputs=run, stride=folded.stride, kernel=kernel, taps=taps,
+        vectors=len(table) // channels, table=table, source_line=kernel * item, source_channel=lines * kernel * item,
+        source_input=channels * lines * kernel * item, result_input=width * out_item, result_tap=tap_bytes,
+    )  # fmt: skip
+    return kernel_call("pack weights", FoldSpec(source, result, lanes, channels), values, lines), lines * taps * tap_bytes
 
 
 def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) -> int:

@@ -22,35 +22,43 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements, integer
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.packing.copy_kernel import transposed
 
-__all__ = ["GatherWeightSpec", "WeightSlot", "WeightSpec", "build_gather_weight", "build_weight", "dealt"]
+__all__ = [
+    "GatherWeightArguments",
+    "GatherWeightSpec",
+    "WeightArguments",
+    "WeightSpec",
+    "build_gather_weight",
+    "build_weight",
+    "dealt",
+]
 
 CHAINS = 4  # sums that look for what is not finite, side by side
 
 
-class WeightSlot(IntEnum):
-    """Arguments of the weight packing; one task packs one block of output channels. Offsets and strides in bytes."""
+class WeightArguments(Arguments):
+    """One task packs one block of output channels. Strides in bytes."""
 
-    SOURCE = 0
-    RESULT = 1
-    FLAG = 2  # set to 1 if a weight is not finite
-    GROUP_BLOCKS = 3
-    GROUP_CHANNELS = 4
-    GROUP_STRIDE = 5  # from a group's weights to the next group's
-    CHANNEL_STRIDE = 6  # between output channels
-    OUTER = 7  # outer repeats (input channels, where they are not contiguous with the taps)
-    OUTER_STRIDE = 8
-    OUTER_RESULT = 9
-    COLUMNS = 10  # contiguous elements of one output channel
-    TABLE = 11  # result offset of every column
-    BLOCK_BYTES = 12
-    WIDTH = 13  # channels of a block
-    AHEAD = 14  # how far in front of a load its successor is asked for
+    source: Elements = elements("source")
+    result: Elements = elements("result")
+    flag: Words  # set to 1 if a weight is not finite
+    group_blocks: Integer
+    group_channels: Integer
+    group_stride: Integer  # from a group's weights to the next group's
+    channel_stride: Integer  # between output channels
+    outer: Integer  # outer repeats (input channels, where they are not contiguous with the taps)
+    outer_stride: Integer
+    outer_result: Integer
+    columns: Integer  # contiguous elements of one output channel
+    table: Words  # result offset of every column
+    block_bytes: Integer
+    width: Integer  # channels of a block
+    ahead: Integer  # from a load to what is prefetched meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class WeightSpec:
     width of a block is no multiple of lanes; few: the weights are so few that one body with masks does for every square.
     """
 
-    arguments: ClassVar[type[IntEnum]] = WeightSlot
+    arguments: ClassVar = WeightArguments
 
     source: str
     result: str
@@ -96,34 +104,28 @@ def dealt(vectors: list[Num]) -> list[Num]:
 
 def build_weight(spec: WeightSpec) -> str:
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in WeightSlot}
-    group, block = f.task // arg[WeightSlot.GROUP_BLOCKS], f.task % arg[WeightSlot.GROUP_BLOCKS]
-    stride, width = arg[WeightSlot.CHANNEL_STRIDE], arg[WeightSlot.WIDTH]
+    args = WeightArguments.read(f, spec, at_entry=True)
+    group, block = f.task // args.group_blocks, f.task % args.group_blocks
+    stride, width = args.channel_stride, args.width
     first = block * width
-    source = f.ptr_arg(WeightSlot.SOURCE, spec.source).at_bytes(group * arg[WeightSlot.GROUP_STRIDE] + first * stride)
-    result = f.ptr_arg(WeightSlot.RESULT, spec.result).at_bytes(f.task * arg[WeightSlot.BLOCK_BYTES])
-    channels = (arg[WeightSlot.GROUP_CHANNELS] - first).minimum(width)  # of this block; `seen` finds NaN in what exists
+    source = args.source.at_bytes(group * args.group_stride + first * stride)
+    result = args.result.at_bytes(f.task * args.block_bytes)
+    channels = (args.group_channels - first).minimum(width)  # of this block; `seen` finds NaN in what exists
     seen = [f.zeros(spec.result, spec.lanes)] * CHAINS
-    with f.loop(0, arg[WeightSlot.OUTER], carry=seen) as outer:
-        outer.carry = _parts(
-            f,
-            spec,
-            source.at_bytes(outer.index * arg[WeightSlot.OUTER_STRIDE]),
-            result.at_bytes(outer.index * arg[WeightSlot.OUTER_RESULT]),
-            channels,
-            outer.carry,
-        )
+    with f.loop(0, args.outer, carry=seen) as outer:
+        here, there = source.at_bytes(outer.index * args.outer_stride), result.at_bytes(outer.index * args.outer_result)
+        outer.carry = _parts(f, spec, here, there, channels, outer.carry)
     total = outer.result[0]
     for chain in outer.result[1:]:
         total = total + chain
     with f.when(total.is_nan().anywhere()):
-        f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
+        args.flag.store_int(1)
     return f.ir()
 
 
 def _parts(f: Kernel, spec: WeightSpec, source: Ptr, result: Ptr, channels: Int, seen: list[Num]) -> list[Num]:
     """The vectors of a block: those that are full, then the last one. Lanes without a channel hold any finite number."""
-    lanes, stride = spec.lanes, f.int_arg(WeightSlot.CHANNEL_STRIDE)
+    lanes, stride = spec.lanes, WeightArguments.read(f, spec).channel_stride
     some = _dealt_part if spec.taps else _rows
     if spec.few:
         with f.loop(0, channels, lanes, carry=seen) as part:
@@ -156,7 +158,8 @@ def _kept(f: Kernel, spec: WeightSpec, left: Int | None) -> Bit | None:
 
 def _dealt_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, seen: list[Num]) -> list[Num]:
     """`lanes` channels with their taps side by side; of the last ones only those that are `left`."""
-    table, ahead, values = f.ptr_arg(WeightSlot.TABLE, "i64"), f.int_arg(WeightSlot.AHEAD), []
+    args = WeightArguments.read(f, spec)
+    table, ahead, values = args.table, args.ahead, []
     for k in range(spec.taps):
         at = source.at(k * spec.lanes)
         f.prefetch(at.at_bytes(ahead), 2)
@@ -170,8 +173,9 @@ def _dealt_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | N
 
 def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, seen: list[Num]) -> list[Num]:
     """`lanes` rows of columns, transposed square by square; rows that do not exist repeat the last one."""
-    lanes, size, stride = spec.lanes, ELEMENT_BYTES[spec.source], f.int_arg(WeightSlot.CHANNEL_STRIDE)
-    table, columns, ahead = f.ptr_arg(WeightSlot.TABLE, "i64"), f.int_arg(WeightSlot.COLUMNS), f.int_arg(WeightSlot.AHEAD)
+    args = WeightArguments.read(f, spec)
+    lanes, size, stride = spec.lanes, ELEMENT_BYTES[spec.source], args.channel_stride
+    table, columns, ahead = args.table, args.columns, args.ahead
     lines = [source.at_bytes(stride * j if left is None else (left - 1).minimum(j) * stride) for j in range(lanes)]
     keep = _kept(f, spec, left)
 
@@ -198,11 +202,26 @@ def _rows(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, s
     return q.result
 
 
+class GatherWeightArguments(WeightArguments):
+    """One task packs one row of the table: the channels of one tap, for all `outer` input channels. It reads no more than is named here."""
+
+    group_blocks: Integer = integer(default=0)
+    group_channels: Integer = integer(default=0)
+    group_stride: Integer = integer(default=0)
+    channel_stride: Integer = integer(default=0)
+    outer_result: Integer = integer(default=0)
+    columns: Integer = integer(default=0)
+    table: Words  # source offset of every channel, row by row; -1: zero
+    block_bytes: Integer = integer(default=0)
+    width: Integer = integer(default=0)
+    ahead: Integer = integer(default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class GatherWeightSpec:
     """Weights in any order: element by element, from a table of source offsets (folded phases: few channels)."""
 
-    arguments: ClassVar[type[IntEnum]] = WeightSlot
+    arguments: ClassVar = GatherWeightArguments
 
     source: str
     result: str
@@ -214,24 +233,24 @@ class GatherWeightSpec:
 
 
 def build_gather_weight(spec: GatherWeightSpec) -> str:
-    """COLUMNS rows of `width` source offsets (-1: zero), each repeated for OUTER input channels; one task a row."""
+    """Rows of `width` source offsets, each repeated for `outer` input channels."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in WeightSlot}
-    source, result = f.ptr_arg(WeightSlot.SOURCE, spec.source), f.ptr_arg(WeightSlot.RESULT, spec.result)
-    table = f.ptr_arg(WeightSlot.TABLE, "i64").at(f.task * spec.width)
-    to = result.at(f.task * arg[WeightSlot.OUTER] * spec.width)
+    args = GatherWeightArguments.read(f, spec, at_entry=True)
+    source, result = args.source, args.result
+    table = args.table.at(f.task * spec.width)
+    to = result.at(f.task * args.outer * spec.width)
     zero = f.zeros(spec.result, 1)
     with f.loop(0, spec.width, carry=[zero]) as lane:
         offset = table.at(lane.index).load_int()
-        with f.when(offset < 0), f.loop(0, arg[WeightSlot.OUTER]) as i:
+        with f.when(offset < 0), f.loop(0, args.outer) as i:
             to.at(i.index * spec.width + lane.index).store(zero)
         # A place without a weight reads none: its loop has no turns.
-        turns = (offset >= 0).select(arg[WeightSlot.OUTER], f.i64(0))
+        turns = (offset >= 0).select(args.outer, f.i64(0))
         with f.loop(0, turns, carry=lane.carry) as i:
-            value = source.at_bytes(offset + i.index * arg[WeightSlot.OUTER_STRIDE]).load()
+            value = source.at_bytes(offset + i.index * args.outer_stride).load()
             to.at(i.index * spec.width + lane.index).store(value)
             i.carry = [value.fma(zero, i.carry[0])]
         lane.carry = i.result
     with f.when(lane.result[0].is_nan()):
-        f.ptr_arg(WeightSlot.FLAG, "i64").store_int(1)
+        args.flag.store_int(1)
     return f.ir()

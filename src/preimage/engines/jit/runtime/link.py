@@ -21,7 +21,7 @@ import numpy as np
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.program_kernel import HEAD, ProgramSpec
+from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
 from preimage.errors import EngineError
 from preimage.settings import current
 
@@ -60,7 +60,7 @@ class LinkedProgram:
         steps: list[int] = []
         sections: list[int] = []
         count = sum(len(call.arrays) for call in self.calls)
-        begin = HEAD + 2 + 2 * count + 3 * len(self.calls)
+        begin = HEAD + len(Counts.fields) + len(Patch.fields) * count + len(Step.fields) * len(self.calls)
         for call in self.calls:
             at = begin + len(sections)
             for slot, name in call.arrays:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from preimage.engines.jit.program import KernelCall, Value, kernel_call
-from preimage.engines.jit.runtime.lockstep_kernel import FIRST_COUNTER, LINE_WORDS, Parts, PartsSpec
+from preimage.engines.jit.program import KernelCall, kernel_call
+from preimage.engines.jit.runtime.lockstep_kernel import FIRST_COUNTER, LINE_WORDS, PartsArguments, PartsSpec
 
 __all__ = ["in_step"]
 
@@ -11,8 +11,6 @@ __all__ = ["in_step"]
 def in_step(call: KernelCall, parts: int, threads: int) -> KernelCall:
     """The same work: task round * parts + part after task (round - 1) * parts + part, on any of the threads."""
     at = FIRST_COUNTER + LINE_WORDS * parts
-    values: dict[int, Value] = {
-        Parts.CODE: call.spec, Parts.WORDS: at, Parts.PARTS: parts, Parts.ROUNDS: call.tasks // parts,
-        Parts.OWN: max(1, parts // threads),
-    }  # fmt: skip
+    rounds = call.tasks // parts
+    values = PartsArguments(code=call.spec, words=at, parts=parts, rounds=rounds, own=max(1, parts // threads))
     return kernel_call(call.name, PartsSpec(), values, min(threads, parts), [call], room=at)

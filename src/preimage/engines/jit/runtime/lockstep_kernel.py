@@ -14,20 +14,21 @@ a runner is at it. The counters stand in the argument vector, which belongs to o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
-__all__ = ["FIRST_COUNTER", "LINE_WORDS", "Parts", "PartsSpec", "build"]
+from preimage.engines.ir.arguments import Arguments, Code, Integer
+
+__all__ = ["FIRST_COUNTER", "LINE_WORDS", "PartsArguments", "PartsSpec", "build"]
 
 
-class Parts(IntEnum):
-    """Arguments, before the counters and the kernel's own words."""
+class PartsArguments(Arguments):
+    """What stands before the counters and the kernel's own words. (In capitals: the names of the values in the text below.)"""
 
-    CODE = 0  # the kernel
-    WORDS = 1  # first word of its arguments
-    PARTS = 2
-    ROUNDS = 3
-    OWN = 4  # parts that a thread begins with: thread t looks from part t * OWN on
+    code: Code
+    words: Integer  # first word of the kernel's arguments
+    parts: Integer
+    rounds: Integer
+    own: Integer  # parts that a thread begins with: thread t looks from part t * own on
 
 
 LINE_WORDS = 8  # a counter has a cache line of its own
@@ -38,7 +39,7 @@ FIRST_COUNTER = 2 * LINE_WORDS
 class PartsSpec:
     """There is one such kernel."""
 
-    arguments: ClassVar[type[IntEnum]] = Parts
+    arguments: ClassVar = PartsArguments
     controls: ClassVar[bool] = True
 
     def ir(self) -> str:
@@ -50,8 +51,8 @@ def build(spec: PartsSpec) -> str:
     """The kernel's IR text."""
     del spec
     words = "\n".join(
-        f"  %p.{slot.name} = getelementptr i64, ptr %args, i64 {slot.value}\n  %{slot.name} = load i64, ptr %p.{slot.name}"
-        for slot in Parts
+        f"  %p.{name} = getelementptr i64, ptr %args, i64 {slot}\n  %{name} = load i64, ptr %p.{name}"
+        for name, slot in ((name.upper(), field.slot) for name, field in PartsArguments.fields.items())
     )
     return f"""
 define void @kernel(ptr %args, i64 %task, i64 %thread) nounwind {{

@@ -12,35 +12,60 @@ program first copies the addresses to where the steps' own argument vectors want
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Code, Column, Integer, Record, Records, Rows
 from preimage.engines.ir.builder import Int, Kernel, Ptr
 from preimage.engines.jit.index.tables import Slot
-from preimage.engines.jit.packing.weights_kernel import WeightSlot
+from preimage.engines.jit.packing.weights_kernel import WeightArguments
 
-__all__ = ["HEAD", "PIECE_WORDS", "ProgramSlot", "ProgramSpec", "Sweep", "SweepSpec", "build_program", "build_sweep"]
+__all__ = [
+    "HEAD",
+    "Counts",
+    "Patch",
+    "Piece",
+    "ProgramSpec",
+    "Step",
+    "SweepArguments",
+    "SweepSpec",
+    "build_program",
+    "build_sweep",
+]
 
-HEAD = 16  # words for addresses at the start of a program's arguments, then: patches, steps
-STEP_WORDS = 3
+HEAD = 16  # words for addresses at the start of a program's vector
 
 
-class ProgramSlot(IntEnum):
-    """What stands behind the addresses; the lists follow: see `ProgramSpec`."""
+class Counts(Record):
+    """What follows the addresses."""
 
-    PATCHES = HEAD
-    STEPS = HEAD + 1
+    patches: Column
+    steps: Column
+
+
+class Patch(Record):
+    """An address to be copied into the argument vector of a step."""
+
+    address: Column  # number of the address
+    word: Column  # where it is wanted
+
+
+class Step(Record):
+    """A kernel and its tasks."""
+
+    kernel: Column
+    words: Column  # first word of its argument vector
+    tasks: Column
+
+
+class ProgramArguments(Arguments):
+    """A program's vector has no fixed length: `HEAD` addresses, the counts, so many patches and steps, then the steps' own vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """There is one program kernel; its arguments say what it runs.
+    """There is one program kernel; its arguments say what it runs."""
 
-    Words: HEAD addresses; number of patches, number of steps; per patch (number of the address, word to write it to); per
-    step (kernel, first word of its arguments, tasks).
-    """
-
-    arguments: ClassVar[type[IntEnum]] = ProgramSlot
+    arguments: ClassVar = ProgramArguments
     controls: ClassVar[bool] = True
 
     def ir(self) -> str:
@@ -52,43 +77,51 @@ def build_program(spec: ProgramSpec) -> str:
     del spec
     f = Kernel()
     words = f.arguments
-    patches, steps = words.at(ProgramSlot.PATCHES).load_int(), words.at(ProgramSlot.STEPS).load_int()
-    table = words.at(HEAD + 2)
-    with f.loop(0, patches) as k:
-        patch = table.at(k.index * 2)
-        words.at(patch.at(1).load_int()).store_int(words.at(patch.load_int()).load_int())
-    listed = table.at(patches * 2)
-    with f.loop(0, steps) as k:
-        step = listed.at(k.index * STEP_WORDS)
-        code, own = step.load_int(), words.at(step.at(1).load_int())
-        with f.loop(0, step.at(2).load_int()) as task:
+    counts = Counts.read(words.at(HEAD))
+    n_patches, n_steps = counts.patches, counts.steps
+    patches = Rows(Patch, words.at(HEAD + len(Counts.fields)))
+    with f.loop(0, n_patches) as k:
+        patch = patches[k.index]
+        words.at(patch.word).store_int(words.at(patch.address).load_int())
+    steps = patches.followed_by(n_patches, Step)
+    with f.loop(0, n_steps) as k:
+        step = steps[k.index]
+        code, own = step.kernel, words.at(step.words)
+        with f.loop(0, step.tasks) as task:
             f.call(code, own, task.index)
     return f.ir()
 
 
-class Sweep(IntEnum):
-    """Arguments of a sweep; one task is one block of output channels."""
+class Piece(Record):
+    """A piece of the weights; offsets in bytes."""
 
-    PACK = 0  # kernel
-    PACK_WORDS = 1  # first word of its arguments
-    MULTIPLY = 2
-    MULTIPLY_WORDS = 3
-    CHUNKS = 4
-    PACKED_BYTES = 5  # of a thread
-    PARTIAL_BYTES = 6  # the same, of sums that are put down between pieces
-    PIECES = 7
-    ALIGNMENTS = 8  # places of the weights in a cache line for which there are pieces, 1 or 4
-    PIECE_TABLE = 9  # per piece: offset in the weights, columns, offsets in the tables of columns and lists, in the block
+    source: Column  # offset in the weights
+    columns: Column
+    column_table: Column  # offset in the table of columns
+    list_table: Column  # offset in the table of lists
+    inside: Column  # offset in the block
 
 
-PIECE_WORDS = 5
+class SweepArguments(Arguments):
+    """One task is one block of output channels. The vectors of the two kernels follow."""
+
+    pack: Code
+    pack_words: Integer  # first word of its vector
+    multiply: Code
+    multiply_words: Integer
+    chunks: Integer
+    packed_bytes: Integer  # of a thread
+    partial_bytes: Integer  # of a thread: sums that wait in memory between pieces
+    pieces: Integer
+    alignments: Integer  # places of the weights in a cache line for which there are pieces, 1 or 4
+    piece_table: Records[Piece]
 
 
 @dataclass(frozen=True, slots=True)
 class SweepSpec:
     """There is one sweep kernel."""
 
-    arguments: ClassVar[type[IntEnum]] = Sweep
+    arguments: ClassVar = SweepArguments
     controls: ClassVar[bool] = True
 
     def ir(self) -> str:
@@ -97,13 +130,14 @@ class SweepSpec:
 
 
 def build_sweep(spec: SweepSpec) -> str:
-    del spec
     f = Kernel()
-    words, chunks = f.arguments, f.int_arg(Sweep.CHUNKS)
+    args, weights = SweepArguments.read(f, spec), WeightArguments
+    words, chunks = f.arguments, args.chunks
     # The threads share the arguments, so each makes itself a copy that it may change.
-    pack, multiply = f.stack("i64", len(WeightSlot)), f.stack("i64", len(Slot))
-    for own, first, count in ((pack, Sweep.PACK_WORDS, len(WeightSlot)), (multiply, Sweep.MULTIPLY_WORDS, len(Slot))):
-        given = words.at(f.int_arg(first))
+    pack, multiply = f.stack("i64", len(weights.fields)), f.stack("i64", len(Slot))
+    copies = (pack, SweepArguments.pack_words, len(weights.fields)), (multiply, SweepArguments.multiply_words, len(Slot))
+    for own, first, count in copies:
+        given = words.at(args.word(first))
         with f.loop(0, count) as k:
             own.at(k.index).store_int(given.at(k.index).load_int())
 
@@ -112,23 +146,23 @@ def build_sweep(spec: SweepSpec) -> str:
         where.store_int(value)
         return value
 
-    result = moved(pack.at(WeightSlot.RESULT), f.thread * f.int_arg(Sweep.PACKED_BYTES))
-    weight = moved(multiply.at(Slot.WEIGHT), f.thread * f.int_arg(Sweep.PACKED_BYTES))
-    moved(multiply.at(Slot.PARTIAL), f.thread * f.int_arg(Sweep.PARTIAL_BYTES))
-    source, table = pack.at(WeightSlot.SOURCE).load_int(), pack.at(WeightSlot.TABLE).load_int()
+    result = moved(pack.at(weights.result.slot), f.thread * args.packed_bytes)
+    weight = moved(multiply.at(Slot.WEIGHT), f.thread * args.packed_bytes)
+    moved(multiply.at(Slot.PARTIAL), f.thread * args.partial_bytes)
+    source, table = pack.at(weights.source.slot).load_int(), pack.at(weights.table.slot).load_int()
     lists = multiply.at(Slot.LISTS).load_int()
-    way = source // 16 % f.int_arg(Sweep.ALIGNMENTS)
-    pieces = f.ptr_arg(Sweep.PIECE_TABLE, "i64").at(way * f.int_arg(Sweep.PIECES) * PIECE_WORDS)
-    with f.loop(0, f.int_arg(Sweep.PIECES)) as piece:
-        entry = pieces.at(piece.index * PIECE_WORDS)
-        inside = entry.at(4).load_int()
-        pack.at(WeightSlot.SOURCE).store_int(source + entry.load_int())
-        pack.at(WeightSlot.COLUMNS).store_int(entry.at(1).load_int())
-        pack.at(WeightSlot.TABLE).store_int(table + entry.at(2).load_int())
-        pack.at(WeightSlot.RESULT).store_int(result - inside)
+    way = source // 16 % args.alignments
+    pieces = args.piece_table.at(way * args.pieces)
+    with f.loop(0, args.pieces) as k:
+        piece = pieces[k.index]
+        inside = piece.inside
+        pack.at(weights.source.slot).store_int(source + piece.source)
+        pack.at(weights.columns.slot).store_int(piece.columns)
+        pack.at(weights.table.slot).store_int(table + piece.column_table)
+        pack.at(weights.result.slot).store_int(result - inside)
         multiply.at(Slot.WEIGHT).store_int(weight - inside)
-        multiply.at(Slot.LISTS).store_int(lists + entry.at(3).load_int())
-        f.call(f.int_arg(Sweep.PACK), pack, f.task)
+        multiply.at(Slot.LISTS).store_int(lists + piece.list_table)
+        f.call(args.pack, pack, f.task)
         with f.loop(0, chunks) as chunk:
-            f.call(f.int_arg(Sweep.MULTIPLY), multiply, f.task * chunks + chunk.index)
+            f.call(args.multiply, multiply, f.task * chunks + chunk.index)
     return f.ir()
