@@ -7,6 +7,7 @@ import pytest
 
 import preimage as pre
 from preimage.cli import main
+from preimage.io.inspection import inspect_model
 
 pytest.importorskip("onnx")
 pytest.importorskip("PIL")
@@ -90,6 +91,24 @@ def test_info_says_what_the_layers_are(model, capsys):
     assert "163 parameters" in said
     assert "3x3" in said  # the receptive field
     assert "held between runs: packed weights " in said
+
+
+def test_info_says_why_strategies_were_refused(model, capsys):
+    """Every reason of the plans is there, beside the layer; without plans none is."""
+    graph = pre.load_model(model)
+    feeds = {"input": np.zeros((1, 3, 8, 8), np.float32)}
+    with pre.config(engine="jit"):
+        layers = inspect_model(graph, feeds).layers
+        conv = next(layer for layer in layers if layer.op == "conv")
+        geometry = pre.ConvGeometry.from_conv((1, 3, 8, 8), graph.weights[graph.nodes[0].inputs[1]].shape, padding=1)
+        assert dict(conv.refused) == dict(pre.plan(geometry, np.float32).refused) != {}
+    assert call("info", model, "--shape", "input=1,3,8,8") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for reason in {why for layer in layers for why in layer.refused.values()}:
+        assert reason in text
+    assert conv.name in text.partition("strategies refused")[2]
+    assert call("info", model, "--shape", "input=1,3,8,8", "--no-plans") == 0
+    assert "strategies refused" not in capsys.readouterr().out
 
 
 def test_cache_shows_its_folder_and_clears(tmp_path, monkeypatch, capsys):

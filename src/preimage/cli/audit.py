@@ -131,7 +131,7 @@ def _list(console: Any) -> None:
 
 
 def _run(subjects: tuple[str, ...], given: dict[str, Any], console: Any) -> Report:
-    """Random geometries and those of files. A long run that is told to end writes its file first."""
+    """Random geometries and those of files. A long run that receives a signal to end writes its file first."""
     from preimage import audit as audits
     from preimage.report.audit import progress_bar, progress_lines
 

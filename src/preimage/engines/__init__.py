@@ -126,7 +126,7 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedW
     global _remembered
     settings = current()
     if settings.debug:
-        return _run_aloud(contraction, geometry, a, b, epilogue, settings)
+        return _run_logged(contraction, geometry, a, b, epilogue, settings)
     under, choices = _remembered
     if under is not settings:
         choices = {}
@@ -176,7 +176,7 @@ def _call(
     return engine.conv_weight_grad(geometry, a, b)
 
 
-def _run_aloud(
+def _run_logged(
     contraction: str, geometry: ConvGeometry, a: Array, b: Any, epilogue: Epilogue | None, settings: Settings
 ) -> Array:
     """`run` with the lines of PREIMAGE_DEBUG: the figures are those of `plan`, and the time of this call."""

@@ -58,8 +58,8 @@ def active() -> ElementwiseKernels | None:
     return None if known is None else known[0]
 
 
-def told(what: str, *arrays: Any) -> None:
-    """With PREIMAGE_DEBUG: what runs on generated kernels."""
+def log_kernels(what: str, *arrays: Any) -> None:
+    """Log to stderr, with PREIMAGE_DEBUG, which operation runs on generated kernels."""
     if current().debug:
         shapes = ", ".join(str(a.shape) for a in arrays)
         print(f"preimage: {what} of {shapes} {arrays[0].dtype} runs on {_found[current().engine][1]}", file=sys.stderr)
@@ -84,7 +84,7 @@ def chain(
     operands = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in operands]  # a NumPy number's bits lie in no array
     made = kernels.run_chain(operands, steps, numbers, results)
     if made is not None:
-        told(" ".join(word for word, _ in steps), *operands)
+        log_kernels(" ".join(word for word, _ in steps), *operands)
     return made
 
 
@@ -121,7 +121,7 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     """Sums per channel of (N, C, *space) arrays, whatever the size: the engine alone decides on the bits."""
     if not x.size or x.ndim < 2 or (kernels := fits(x)) is None:
         return None
-    told(f"sums ({mode})", x)
+    log_kernels(f"sums ({mode})", x)
     return kernels.channel_sums(x, mode, images, g, m)
 
 
@@ -183,5 +183,5 @@ def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:
 
 def _said(what: str, made: Array | None, *arrays: Array) -> Array | None:
     if made is not None:
-        told(what, *arrays)
+        log_kernels(what, *arrays)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -29,7 +30,8 @@ class Layer:
     """One node of a model after a run.
 
     work_flop counts 2 per multiply-add and is 0 for nodes that are no contraction. field: the size of the input patch that
-    one output value sees, per axis (None where it has no meaning). schedule: what the engine in force runs.
+    one output value sees, per axis (None where it has no meaning). schedule: what the engine in force runs. refused: the
+    engine's other strategies, each with the reason against it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Layer:
     time_ns: int
     field: tuple[int, ...] | None
     schedule: str
+    refused: Mapping[str, str] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,12 +115,13 @@ def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool 
         if field is not None:
             fields.update(dict.fromkeys(node.outputs, field))
         weights = {k: graph.weights[k] for k in inputs if k in graph.weights}
+        schedule, refused = _schedule(geometry, node.op, dtypes.get(inputs[0])) if geometry and plans else ("", {})
         layers.append(
             Layer(
                 node.name, node.op.removeprefix("onnx."), step.shapes, sum(int(p.data.size) for p in weights.values()),
                 geometry.work_flop if geometry else 0, step.output_bytes, step.time_ns,
                 field.size if field is not None and field.size else None,
-                _schedule(geometry, node.op, dtypes.get(inputs[0])) if geometry and plans else "",
+                schedule, refused,
             )
         )  # fmt: skip
     stored = [np.asarray(p.data) for p in graph.weights.values()] + list(graph.state.values())
@@ -198,12 +202,13 @@ def _geometry(graph: Graph, node: Node, shapes: Mapping[str, tuple[int, ...]]) -
         return None
 
 
-def _schedule(geometry: ConvGeometry, op: str, dtype: Any) -> str:
+def _schedule(geometry: ConvGeometry, op: str, dtype: Any) -> tuple[str, Mapping[str, str]]:
+    """What the engine would run, and why not its other strategies."""
     try:
         chosen = plan(geometry, np.dtype(dtype) if dtype is not None else np.float32, op)
     except (EngineError, PreimageError) as error:
-        return str(error)
-    return f"{chosen.engine}: {chosen.algorithm}"
+        return str(error), {}
+    return f"{chosen.engine}: {chosen.algorithm}", chosen.refused
 
 
 def _peak(steps: Sequence[Step], outputs: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ One step moves the activations and then the stencils (an inertial alternating pr
 so a step costs four contractions: two paintings, one match, one gradient of the stencils; without learning it is two, since
 painting is linear in z. L_k is a bound of the curvature along stencil k, times a factor that follows what the paintings show
 (too long a step is taken back); M_k is the energy of the activations of k, times a factor found likewise. The sparsity starts
-where few activations survive and falls to the value asked for: that keeps z sparse, and the curvature it meets small.
+where few activations survive and falls to that of the options: this keeps z sparse, and the curvature it meets small.
 Source: Beck and Teboulle (2009) for the accelerated step; O'Donoghue and Candes (2015) for the restart; Pock and Sabach (2016)
 for inertia in alternating blocks; Garcia-Cardona and Wohlberg (2018) for the problem.
 """
@@ -228,11 +228,14 @@ class _Descent:
         return gradients, points
 
     def _start(self, gradients: list[Array]) -> tuple[float, float]:
-        """The first sparsity and the factor by which it falls each step: to the value asked for in a quarter of the steps."""
+        """The first sparsity, and the factor of each step on its way to `options.sparsity`.
+
+        Fewer than 120 steps: the factor that gets there in a quarter of them. Otherwise 0.9, however many steps there are.
+        """
         strongest = 0.5 * max(max(float(g.max()), -float(g.min())) for g in gradients)
         first = max(self.options.sparsity, strongest)
         falls = max(1, self.options.steps // 4)
-        return first, min(1.0, max(0.0, self.options.sparsity / first) ** (1.0 / falls), 1.0) if falls < 30 else 0.9
+        return first, (self.options.sparsity / first) ** (1.0 / falls) if falls < 30 else 0.9
 
     def _activation_step(self, gradients: list[Array], points: list[Array], push: float, sparsity: float) -> tuple[Sums, float]:
         """A proximal step as long as the curvature that it meets allows; accepted."""

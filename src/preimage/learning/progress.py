@@ -1,4 +1,4 @@
-"""Where a run stands, and who is told: a function of the caller's, or about ten printed lines."""
+"""Progress of a run, reported to a function of the caller's, or about ten printed lines."""
 
 from __future__ import annotations
 

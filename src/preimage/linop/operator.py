@@ -21,7 +21,7 @@ from preimage.ops.operands import count_of, number_of
 __all__ = ["Adjoint", "Compose", "Operator", "Scaled", "Sum"]
 
 Array = NDArray[Any]
-#: to_matrix refuses more entries than this unless told otherwise (float64: 128 MiB).
+#: to_matrix refuses more entries than this unless `most` says otherwise (float64: 128 MiB).
 MATRIX_ENTRIES = 2**24
 
 

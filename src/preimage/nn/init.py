@@ -221,7 +221,7 @@ def bilinear(shape: Shape, *, pairs: str = "diagonal") -> Array:
 
 
 def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_normal, rng: Rng = None) -> Array:
-    """A weight whose pixel shuffle by `factor` starts as nearest up-sampling: all channels that are dealt to one pixel's
+    """A weight whose pixel shuffle by `factor` starts as nearest up-sampling: all channels that go to one pixel's
     block are equal (Aitken et al. 2017).
 
     Raises: ShapeError where the output channels do not divide.

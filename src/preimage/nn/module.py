@@ -26,7 +26,7 @@ Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 
 class Parameter(Tensor):
-    """A leaf that a module owns and an optimiser changes; it requires a gradient unless told otherwise."""
+    """A leaf that a module owns and an optimiser changes; it requires a gradient unless requires_grad=False."""
 
     __slots__ = ()
 

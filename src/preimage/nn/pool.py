@@ -275,7 +275,7 @@ class Upsample(Module):
 
 
 class PixelShuffle(Module):
-    """Channels dealt out over space."""
+    """Channels rearranged into space."""
 
     def __init__(self, upscale_factor: Any, *, layout: str = "channels_first") -> None:
         super().__init__()

@@ -153,7 +153,7 @@ def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str
 def _sum_over_space(g: Array, *, layout: str) -> Array:
     """Sum over batch and space in one order for any layout: pixels of an image, then images as a tree."""
     g = _channels_first(g, layout)
-    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be told on an empty batch
+    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be inferred for an empty batch
     with np.errstate(all="ignore"):
         per_image: Any = np.add.reduce(flat, axis=2, dtype=sum_dtype(g.dtype))
         return np.asarray(tree(per_image)).astype(g.dtype, copy=False)

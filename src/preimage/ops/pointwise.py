@@ -40,7 +40,10 @@ def unary(ufunc: Callable[..., Any]) -> Callable[..., Array]:
 
 
 def _forward_of(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Array]:
-    """As `unary`, for two arguments; `word` is the step's name among the generated ones."""
+    """A forward function of two arguments in the dtype that they share (`operands`), narrow floats included: NumPy rounds those once.
+
+    word: the kernel that computes large arrays, by its name among the generated ones; "" where there is none.
+    """
 
     def forward(a: Array, b: Array) -> Array:
         if word and (a.size >= around.LEAST_CHAIN or b.size >= around.LEAST_CHAIN):

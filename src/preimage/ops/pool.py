@@ -110,7 +110,7 @@ def _switches_of_bins(x: Array, bins: tuple[Bins, ...]) -> Array:
 def _planes(switches: Array, plane: int) -> Array:
     """Switches as positions in the whole array, planes one after the other; -1 stays."""
     count = math.prod(switches.shape[:2])
-    flat = switches.reshape(count, math.prod(switches.shape[2:]))  # -1 cannot be told of nothing
+    flat = switches.reshape(count, math.prod(switches.shape[2:]))  # -1 cannot be inferred for an empty array
     offset = np.arange(count, dtype=np.int64)[:, None] * plane
     return np.where(flat < 0, np.int64(-1), flat + offset)
 

@@ -298,7 +298,7 @@ def upsample(
 
 @laid_out
 def pixel_shuffle(x: Any, factor: Any) -> Any:
-    """Channels dealt out over space: (N, C * prod(factor), *spatial) -> (N, C, *(spatial * factor)) (Shi et al. 2016).
+    """Channels rearranged into space: (N, C * prod(factor), *spatial) -> (N, C, *(spatial * factor)) (Shi et al. 2016).
 
     Raises: ShapeError where the channels do not divide.
 

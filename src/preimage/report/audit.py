@@ -35,17 +35,17 @@ def console_for() -> Any:
 
 @contextmanager
 def progress_lines(console: Any) -> Iterator[Callable[[int, int, int], None]]:
-    """A line a minute, for runs of hours whose output goes to a file; gives the function that is told of every case."""
+    """A line a minute, for runs of hours whose output goes to a file; gives the function to call after every case."""
     start = time.monotonic()
-    told = [start, -1]  # when the last line was written, and how many were done when this run began
+    last = [start, -1]  # when the last line was written, and how many were done when this run began
 
     def move(done: int, total: int, found: int) -> None:
-        if told[1] < 0:
-            told[1] = done - 1
+        if last[1] < 0:
+            last[1] = done - 1
         now = time.monotonic()
-        if now - told[0] >= 60 or done == total:
-            told[0] = now
-            rate = (done - told[1]) / max(now - start, 1e-9)
+        if now - last[0] >= 60 or done == total:
+            last[0] = now
+            rate = (done - last[1]) / max(now - start, 1e-9)
             console.print(_progress_text(done, total, found, rate), highlight=False, markup=False)
 
     yield move

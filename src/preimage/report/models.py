@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from preimage.io.graph import Step
-from preimage.io.inspection import ModelInfo
+from preimage.io.inspection import Layer, ModelInfo
 from preimage.report.terminal import Terminal
 
 __all__ = ["print_info", "print_profile", "print_results"]
+
+#: Layers named beside a reason; the others are counted.
+SHOWN_LAYERS = 4
 
 
 def _count(n: float) -> str:
@@ -54,9 +57,28 @@ def print_info(info: ModelInfo, console: Console) -> None:
         f"{len(info.layers)} layers  {info.parameters:,} parameters ({_count(info.stored_bytes)}B)  {_count(info.work_flop)}flop"
         f"  values alive at once: {_count(info.peak_bytes)}B",
     )
+    _print_refusals(info.layers, out)
     out.print(
         f"held between runs: packed weights {_count(info.packed_bytes)}B, buffers {_count(info.buffer_bytes)}B",
     )
+
+
+def _print_refusals(layers: Sequence[Layer], out: Console) -> None:
+    """The strategies that the plans refused: each reason once, with the layers that it concerns."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for layer in layers:
+        for strategy, reason in layer.refused.items():
+            reasons.setdefault((strategy, reason), []).append(layer.name)
+    if not reasons:
+        return
+    table = Table(title="strategies refused", title_justify="left", box=None, header_style="bold")
+    for name in ("strategy", "reason", "layers"):
+        table.add_column(name, overflow="fold")
+    for (strategy, reason), names in sorted(reasons.items()):
+        more = f" and {len(names) - SHOWN_LAYERS} more" if len(names) > SHOWN_LAYERS else ""
+        table.add_row(strategy, reason, ", ".join(names[:SHOWN_LAYERS]) + more)
+    out.print(table)
+    out.print("")
 
 
 def print_profile(steps: Sequence[Step], console: Console) -> None:

@@ -26,7 +26,7 @@ _ALIASES = {"pytorch": "torch", "tensorflow": "keras", "tf": "keras", "tf.keras"
 
 
 def read(text: str, *, in_channels: int | None = None, out_channels: int | None = None, ndim: int | None = None) -> Spelled:
-    """The layer that a text spells; the library is told by its name. in_channels, out_channels: where the text does not say them.
+    """The layer that a text spells; the library is recognised by its name. in_channels, out_channels: where the text does not say them.
 
     ndim: the spatial axes of a Caffe layer (else 2, or as many as its lists have).
 

@@ -116,7 +116,7 @@ class _Recorder:
 
 @contextmanager
 def _watching(recorder: _Recorder) -> Iterator[None]:
-    """Every layer and operation called inside the block is told to the recorder (in the whole process: one trace at a time)."""
+    """Every layer and operation called inside the block is reported to the recorder (in the whole process: one trace at a time)."""
     call_module, call_primitive, prepared = nn.Module.__call__, Primitive.__call__, KeptWeight.of
 
     def module_called(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,7 @@ __all__ = [
 PAPER, WHITE, INK, SOFT, LINE = "#faf9f6", "#ffffff", "#1d1d1b", "#6b6a64", "#d5d2c8"
 #: Values above and below zero; blue and orange can be told apart by the colour-blind.
 POSITIVE, NEGATIVE = "#d9640f", "#1f6f9b"
-#: For what is told apart and has no sign: taps, groups.
+#: For categories and has no sign: taps, groups.
 TONES = (POSITIVE, "#1f6f9b", "#5b7f2b", "#8e2a8b", "#b8860b", "#2a8b86")
 #: How wide the letters of DejaVu Sans are at most, in units of their size; those not listed, 1.
 _WIDTHS = {

@@ -1,7 +1,7 @@
 """Rows of losses and measures, and of SSD's box layers.
 
 Source: BVLC/caffe (9b891540), the layer code of the same names: InfogainLoss there holds a softmax, SigmoidCrossEntropyLoss
-divides by the batch unless told otherwise. PriorBox and DetectionOutput: weiliu89/caffe, branch ssd. Read as facts.
+divides by the batch unless the layer says otherwise. PriorBox and DetectionOutput: weiliu89/caffe, branch ssd. Read as facts.
 """
 
 from __future__ import annotations

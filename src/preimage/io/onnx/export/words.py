@@ -29,7 +29,7 @@ class Writer:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.stored: dict[str, np.ndarray] = {}
         self.inputs: list[Any] = []
-        self._told: dict[str, tuple[int | None, ...]] = {}
+        self._known_shapes: dict[str, tuple[int | None, ...]] = {}
         self._sizes: dict[str, tuple[int | None, ...] | None] = {}
         self._count = 0
 
@@ -60,7 +60,7 @@ class Writer:
         """Note that a value has the sizes of another, where ONNX's inference does not know it."""
         sizes = self.sizes(source)
         if sizes is not None:
-            self._told[output] = sizes
+            self._known_shapes[output] = sizes
 
     def _infer(self) -> None:
         """ONNX's own shape inference over the nodes so far; large stored arrays take part by their shapes alone."""
@@ -72,8 +72,8 @@ class Writer:
             for k, v in arrays.items() if v.size > 64
         ]  # fmt: skip
         code = helper.np_dtype_to_tensor_dtype(self.dtype)
-        told = [helper.make_tensor_value_info(k, code, sizes) for k, sizes in self._told.items()]
-        graph = helper.make_graph(self.nodes, "g", [*self.inputs, *large], [], small, value_info=told)
+        infos = [helper.make_tensor_value_info(k, code, sizes) for k, sizes in self._known_shapes.items()]
+        graph = helper.make_graph(self.nodes, "g", [*self.inputs, *large], [], small, value_info=infos)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         known = self.onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         for item in (*known.value_info, *known.input):
