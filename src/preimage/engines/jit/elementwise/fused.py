@@ -183,7 +183,7 @@ def run_chain(
     layout = ready.layout
     made = [placed_empty(layout.memory, layout.back, dtype) for _ in range(ready.results)]
     given = np.array(numbers, dtype)
-    words = [*ready.head, address_of(given), *[address_of(a) for a in made]]
+    words = [*ready.head, address_of(given), *[address_of(a) for a in made]]  # `ChainArguments`, the results, then each `Operand`
     for operand, line in zip(operands, layout.lines, strict=True):
         words += (address_of(operand), *line)
     pool.launch(ready.kernel, pool.pack_args(*words), ready.tasks, thread_count() if ready.shared else 1)

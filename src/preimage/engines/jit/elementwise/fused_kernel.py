@@ -13,23 +13,30 @@ passes every step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Rows, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.elementwise import WORDS, Step
 
-__all__ = ["Arg", "ChainSpec", "build"]
+__all__ = ["ChainArguments", "ChainSpec", "Operand", "build"]
 
 
-class Arg(IntEnum):
-    """Where an argument lies in the vector; the results' addresses follow, then (address, divisor, modulus) per operand."""
+class ChainArguments(Arguments):
+    """How the vector begins. The results' addresses follow, then an `Operand` for each operand."""
 
-    TOTAL = 0
-    WIDTH = 1
-    ROWS_PER_TASK = 2
-    NUMBERS = 3
-    RESULTS = 4
+    total: Integer  # elements
+    width: Integer  # of a row
+    rows_per_task: Integer
+    numbers: Elements = elements("element")
+
+
+class Operand(Record):
+    """Where an operand lies, and which of its lines belongs to a row: (row // divisor) % modulus."""
+
+    address: Column
+    divisor: Column
+    modulus: Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class ChainSpec:
     numbers, given at the call.
     """
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = ChainArguments
 
     element: str
     lanes: int
@@ -59,11 +66,13 @@ def build(spec: ChainSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     lanes, element = spec.lanes, spec.element
-    total, width, share = f.int_arg(Arg.TOTAL), f.int_arg(Arg.WIDTH), f.int_arg(Arg.ROWS_PER_TASK)
-    given = f.ptr_arg(Arg.NUMBERS, element)
-    outputs = [f.ptr_arg(Arg.RESULTS + k, element) for k in range(len(spec.results))]
-    slots = [Arg.RESULTS + len(outputs) + 3 * k for k in range(len(spec.kinds))]
-    arrays = [f.ptr_arg(slot, element) for slot in slots]
+    args = ChainArguments.read(f, spec)
+    total, width, share = args.total, args.width, args.rows_per_task
+    given = args.numbers
+    n_results = len(spec.results)
+    outputs = [f.ptr_arg(len(ChainArguments.fields) + k, element) for k in range(n_results)]
+    operands = Rows(Operand, f.arguments.at(len(ChainArguments.fields) + n_results))
+    arrays = [f.pointer(operands[k].address, element) for k in range(len(spec.kinds))]
     numbers = [given.at(k).splat(lanes) for k in range(spec.numbers)]
     first = f.task * share
     n_rows = (total + width - 1) // width
@@ -77,7 +86,7 @@ def build(spec: ChainSpec) -> str:
             if kind == "full":
                 begins[number] = arrays[number].at(start)
             elif kind in ("columns", "row"):
-                line = row.index // f.int_arg(slots[number] + 1) % f.int_arg(slots[number] + 2)
+                line = row.index // operands[number].divisor % operands[number].modulus
                 begins[number] = arrays[number].at(line * width if kind == "columns" else line)
             if kind in ("one", "row"):
                 splats[number] = begins[number].splat(lanes)

@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.elementwise.channel_sums import innermost
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.space_kernel import (
-    MaxGradArg,
+    MaxGradArguments,
     MaxGradSpec,
-    PoolArg,
+    PoolArguments,
     PoolSpec,
-    ResizeArg,
+    ResizeArguments,
     ResizeSpec,
-    RowsArg,
+    RowsArguments,
     RowsSpec,
+    Window,
 )
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
@@ -35,8 +37,8 @@ TASK_ELEMENTS = 1 << 14
 LEAST_INNER = 8  # shorter runs are mostly masked vectors
 
 
-def _launch(spec: Any, words: Sequence[int], tasks: int) -> None:
-    pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if tasks > 1 else 1)
+def _launch(spec: Any, arguments: Arguments, tasks: int) -> None:
+    pool.launch(kept_kernel(spec), arguments.packed(), tasks, thread_count() if tasks > 1 else 1)
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
@@ -56,17 +58,18 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     memory = tuple(length if k == axis else first.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), first.dtype)
     spec = RowsSpec(ELEMENTS[first.dtype], lanes_of(first.dtype))
-    a, start = RowsArg, 0
+    start = 0
     for part in parts:
         width = part.shape[axis] * behind
-        share = max(1, TASK_ELEMENTS // max(width, 1))
-        piece = min(width, TASK_ELEMENTS)
-        words = [0] * len(a)
-        words[a.SOURCE], words[a.RESULT] = address_of(part), address_of(made) + start * behind * first.itemsize
-        words[a.ROWS], words[a.WIDTH], words[a.SOURCE_STEP], words[a.RESULT_STEP] = rows, width, width, length * behind
-        words[a.SHARE], words[a.PIECE], words[a.PIECES] = share, piece, max(1, -(-width // max(piece, 1)))
+        share, piece = max(1, TASK_ELEMENTS // max(width, 1)), min(width, TASK_ELEMENTS)
+        pieces = max(1, -(-width // max(piece, 1)))
+        place = address_of(made) + start * behind * first.itemsize
         if width:
-            _launch(spec, words, -(-rows // share) * words[a.PIECES])
+            arguments = RowsArguments(
+                source=address_of(part), result=place, rows=rows, width=width, source_step=width, result_step=length * behind,
+                share=share, piece=piece, pieces=pieces,
+            )  # fmt: skip
+            _launch(spec, arguments, -(-rows // share) * pieces)
         start += part.shape[axis]
     return made
 
@@ -80,7 +83,7 @@ def _window_table(size: int, outputs: int, kernel: int, stride: int, lo: int, di
     start = np.arange(outputs, dtype=np.int64) * stride - lo
     first = np.maximum(-(start // dilation), 0)
     count = np.maximum(np.minimum((size - 1 - start) // dilation, kernel - 1) - first + 1, 0)
-    return np.ascontiguousarray(np.stack([np.where(count > 0, start + first * dilation, 0), count], axis=1))
+    return Window(first=np.where(count > 0, start + first * dilation, 0), taps=count).table()
 
 
 @kept_tables
@@ -90,7 +93,7 @@ def _cover_table(size: int, outputs: int, kernel: int, stride: int, lo: int) -> 
     last = np.minimum(place // stride, outputs - 1)
     first = np.maximum(-((kernel - 1 - place) // stride), 0)
     count = np.maximum(last - first + 1, 0)
-    return np.ascontiguousarray(np.stack([np.where(count > 0, last, 0), count], axis=1))
+    return Window(first=np.where(count > 0, last, 0), taps=count).table()
 
 
 def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
@@ -122,12 +125,11 @@ def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms:
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
     rows = prod(memory[: at + 1])
     share = max(1, TASK_ELEMENTS // (inner * terms))
-    a = PoolArg
-    words = [0] * len(a)
-    words[a.X], words[a.RESULT], words[a.TABLE] = address_of(x), address_of(made), address_of(table)
-    words[a.SIZE], words[a.OUTPUTS], words[a.INNER], words[a.STEP] = x.shape[axis], outputs, inner, step
-    words[a.ROWS], words[a.SHARE] = rows, share
-    _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), words, -(-rows // share))
+    arguments = PoolArguments(
+        x=address_of(x), result=address_of(made), windows=address_of(table), size=x.shape[axis], outputs=outputs, inner=inner,
+        step=step, rows=rows, share=share,
+    )  # fmt: skip
+    _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), arguments, -(-rows // share))
     return made
 
 
@@ -163,12 +165,12 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
     outer = x.size // (space * inner)
     lanes = lanes_of(x.dtype) if inner >= LEAST_INNER else 1
     share = -(-min(inner, max(lanes, TASK_ELEMENTS // outputs)) // lanes) * lanes
-    a = MaxGradArg
-    words = [0] * len(a)
-    words[a.X], words[a.POOLED], words[a.G], words[a.RESULT] = (address_of(v) for v in (x, pooled, g, made))
-    words[a.TABLE], words[a.SIZE], words[a.OUTPUTS], words[a.TAPS] = address_of(table), space, outputs, table.shape[1]
-    words[a.INNER], words[a.SHARE], words[a.SHARES] = inner, share, -(-inner // share)
-    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes), words, outer * words[a.SHARES])
+    shares = -(-inner // share)
+    arguments = MaxGradArguments(
+        x=address_of(x), pooled=address_of(pooled), g=address_of(g), result=address_of(made), positions=address_of(table), size=space,
+        outputs=outputs, taps=table.shape[1], inner=inner, share=share, shares=shares,
+    )  # fmt: skip
+    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes), arguments, outer * shares)
     return made
 
 
@@ -218,13 +220,14 @@ def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, line
     outer = prod(value.shape[:axis])
     out = (*value.shape[:axis], len(rows[0]), *([] if columns is None else [len(low)]), *value.shape[behind:])
     made = placed_empty(out, None, value.dtype)
-    a = ResizeArg
-    words = [0] * len(a)
-    words[a.X], words[a.RESULT] = address_of(value), address_of(made)
-    words[a.ROWS_IN], words[a.ROWS], words[a.COLUMNS_IN], words[a.COLUMNS] = value.shape[axis], len(rows[0]), columns_in, len(low)
-    words[a.INNER], words[a.TOTAL] = inner, outer * len(rows[0])
-    words[a.SHARE] = share = max(1, TASK_ELEMENTS // (inner * len(low)))
-    words[a.ROW_LOW : a.COLUMN_BLEND + 1] = [address_of(t) for t in (*rows, low, high, weight, blended)]
+    total, share = outer * len(rows[0]), max(1, TASK_ELEMENTS // (inner * len(low)))
+    row_low, row_high, row_weight, row_blend = rows
+    arguments = ResizeArguments(
+        x=address_of(value), result=address_of(made), rows_in=value.shape[axis], rows=len(rows[0]), columns_in=columns_in,
+        columns=len(low), inner=inner, total=total, share=share, row_low=address_of(row_low), row_high=address_of(row_high),
+        row_weight=address_of(row_weight), row_blend=address_of(row_blend), column_low=address_of(low),
+        column_high=address_of(high), column_weight=address_of(weight), column_blend=address_of(blended),
+    )  # fmt: skip
     lanes = lanes_of(value.dtype) if inner > 1 else 1
-    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), words, -(-words[a.TOTAL] // share))
+    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), arguments, -(-total // share))
     return made

@@ -7,14 +7,14 @@ Which positions an output reads stands in tables that the caller makes, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 
 __all__ = [
-    "MaxGradArg", "MaxGradSpec", "PoolArg", "PoolSpec", "ResizeArg", "ResizeSpec", "RowsArg", "RowsSpec", "build_max_grad",
-    "build_pool", "build_resize", "build_rows",
+    "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "ResizeArguments", "ResizeSpec", "RowsArguments", "RowsSpec",
+    "Window", "build_max_grad", "build_pool", "build_resize", "build_rows",
 ]  # fmt: skip
 
 
@@ -40,25 +40,25 @@ class _Vectors:
 # -- copies ------------------------------------------------------------------------------------------------------------
 
 
-class RowsArg(IntEnum):
-    """ROWS rows of WIDTH elements, STEPs apart; a task copies SHARE rows, PIECE columns of them."""
+class RowsArguments(Arguments):
+    """Rows of `width` elements, `source_step` and `result_step` apart; a task copies `share` rows, `piece` columns of them."""
 
-    SOURCE = 0
-    RESULT = 1
-    ROWS = 2
-    WIDTH = 3
-    SOURCE_STEP = 4
-    RESULT_STEP = 5
-    SHARE = 6
-    PIECE = 7
-    PIECES = 8
+    source: Elements = elements("element")
+    result: Elements = elements("element")
+    rows: Integer
+    width: Integer
+    source_step: Integer
+    result_step: Integer
+    share: Integer
+    piece: Integer
+    pieces: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class RowsSpec:
     """Rows copied to rows of another distance."""
 
-    arguments: ClassVar[type[IntEnum]] = RowsArg
+    arguments: ClassVar = RowsArguments
 
     element: str
     lanes: int
@@ -69,15 +69,16 @@ class RowsSpec:
 
 
 def build_rows(spec: RowsSpec) -> str:
-    f, a = Kernel(), RowsArg
-    source, result = f.ptr_arg(a.SOURCE, spec.element), f.ptr_arg(a.RESULT, spec.element)
-    pieces, piece, share = f.int_arg(a.PIECES), f.int_arg(a.PIECE), f.int_arg(a.SHARE)
+    f = Kernel()
+    args = RowsArguments.read(f, spec)
+    source, result = args.source, args.result
+    pieces, piece, share = args.pieces, args.piece, args.share
     first = f.task % pieces * piece
-    last = (first + piece).minimum(f.int_arg(a.WIDTH))
+    last = (first + piece).minimum(args.width)
     top = f.task // pieces * share
-    with f.loop(top, (top + share).minimum(f.int_arg(a.ROWS))) as row:
-        line = source.at(row.index * f.int_arg(a.SOURCE_STEP))
-        to = result.at(row.index * f.int_arg(a.RESULT_STEP))
+    with f.loop(top, (top + share).minimum(args.rows)) as row:
+        line = source.at(row.index * args.source_step)
+        to = result.at(row.index * args.result_step)
 
         def body(i: Int, mask: Bit | None, line: Ptr = line, to: Ptr = to) -> None:
             to.at(i).store(line.at(i).load(spec.lanes, mask), mask)
@@ -89,25 +90,32 @@ def build_rows(spec: RowsSpec) -> str:
 # -- windows along one axis --------------------------------------------------------------------------------------------
 
 
-class PoolArg(IntEnum):
-    """(outer, SIZE, INNER) -> (outer, OUTPUTS, INNER); TABLE: (first position, taps) of every output; STEP between taps."""
+class Window(Record):
+    """The part of a window that lies inside the input."""
 
-    X = 0
-    RESULT = 1
-    TABLE = 2
-    SIZE = 3
-    OUTPUTS = 4
-    INNER = 5
-    STEP = 6
-    ROWS = 7
-    SHARE = 8
+    first: Column  # position
+    taps: Column
+
+
+class PoolArguments(Arguments):
+    """(outer, size, inner) -> (outer, outputs, inner); a task is `share` of the rows (outer, output)."""
+
+    x: Elements = elements("element")
+    result: Elements = elements("element")
+    windows: Records[Window]  # of every output
+    size: Integer
+    outputs: Integer
+    inner: Integer
+    step: Integer  # between taps
+    rows: Integer
+    share: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """mode "max" (NaN wins, -infinity over nothing) or "sum" (taps in order, from 0). A task is SHARE rows (outer, output)."""
+    """mode "max" (NaN wins, -infinity over nothing) or "sum" (taps in order, from 0)."""
 
-    arguments: ClassVar[type[IntEnum]] = PoolArg
+    arguments: ClassVar = PoolArguments
 
     element: str
     lanes: int
@@ -119,16 +127,17 @@ class PoolSpec:
 
 
 def build_pool(spec: PoolSpec) -> str:
-    f, a = Kernel(), PoolArg
-    x, result, table = f.ptr_arg(a.X, spec.element), f.ptr_arg(a.RESULT, spec.element), f.ptr_arg(a.TABLE, "i64")
-    inner, outputs, share = f.int_arg(a.INNER), f.int_arg(a.OUTPUTS), f.int_arg(a.SHARE)
+    f = Kernel()
+    args = PoolArguments.read(f, spec)
+    x, result, windows = args.x, args.result, args.windows
+    inner, outputs, share = args.inner, args.outputs, args.share
     start = f.const(spec.element, spec.lanes, 0.0 if spec.mode == "sum" else float("-inf"))
-    step = f.int_arg(a.STEP) * inner
+    step = args.step * inner
     top = f.task * share
-    with f.loop(top, (top + share).minimum(f.int_arg(a.ROWS))) as row:
-        entry = table.at(row.index % outputs * 2)
-        line = x.at((row.index // outputs * f.int_arg(a.SIZE) + entry.load_int()) * inner)
-        taps, to = entry.at(1).load_int(), result.at(row.index * inner)
+    with f.loop(top, (top + share).minimum(args.rows)) as row:
+        window = windows[row.index % outputs]
+        line = x.at((row.index // outputs * args.size + window.first) * inner)
+        taps, to = window.taps, result.at(row.index * inner)
 
         def body(i: Int, mask: Bit | None, line: Ptr = line, taps: Int = taps, to: Ptr = to) -> None:
             with f.loop(0, taps, carry=[start]) as tap:
@@ -144,28 +153,28 @@ def build_pool(spec: PoolSpec) -> str:
     return f.ir()
 
 
-class MaxGradArg(IntEnum):
-    """X, RESULT (outer, SIZE, INNER); POOLED, G (outer, OUTPUTS, INNER); TABLE: TAPS positions of every output, -1: outside."""
+class MaxGradArguments(Arguments):
+    """x and result (outer, size, inner); pooled and g (outer, outputs, inner). A task is `share` inner elements of one outer."""
 
-    X = 0
-    POOLED = 1
-    G = 2
-    RESULT = 3
-    TABLE = 4
-    SIZE = 5
-    OUTPUTS = 6
-    TAPS = 7
-    INNER = 8
-    SHARE = 9
-    SHARES = 10
+    x: Elements = elements("element")
+    pooled: Elements = elements("element")
+    g: Elements = elements("element")
+    result: Elements = elements("element")
+    positions: Words  # of the taps of every output; -1: outside
+    size: Integer
+    outputs: Integer
+    taps: Integer
+    inner: Integer
+    share: Integer
+    shares: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class MaxGradSpec:
     """The gradient of a maximum over windows: every g is added to the first element of its window that is the maximum (of NaNs
-    the first); RESULT holds zeros before. A task is SHARE inner elements of one outer."""
+    the first); the result holds zeros before."""
 
-    arguments: ClassVar[type[IntEnum]] = MaxGradArg
+    arguments: ClassVar = MaxGradArguments
 
     element: str
     lanes: int
@@ -176,18 +185,19 @@ class MaxGradSpec:
 
 
 def build_max_grad(spec: MaxGradSpec) -> str:
-    f, a = Kernel(), MaxGradArg
-    lanes, inner, taps, outputs = spec.lanes, f.int_arg(a.INNER), f.int_arg(a.TAPS), f.int_arg(a.OUTPUTS)
-    shares, share = f.int_arg(a.SHARES), f.int_arg(a.SHARE)
+    f = Kernel()
+    args = MaxGradArguments.read(f, spec)
+    lanes, inner, taps, outputs = spec.lanes, args.inner, args.taps, args.outputs
+    shares, share = args.shares, args.share
     outer, first = f.task // shares, f.task % shares * share
     last = (first + share).minimum(inner)
-    large, small = outer * (f.int_arg(a.SIZE) * inner), outer * (outputs * inner)
-    x, result = f.ptr_arg(a.X, spec.element).at(large), f.ptr_arg(a.RESULT, spec.element).at(large)
-    pooled, g = f.ptr_arg(a.POOLED, spec.element).at(small), f.ptr_arg(a.G, spec.element).at(small)
-    table = f.ptr_arg(a.TABLE, "i64")
+    large, small = outer * (args.size * inner), outer * (outputs * inner)
+    x, result = args.x.at(large), args.result.at(large)
+    pooled, g = args.pooled.at(small), args.g.at(small)
+    positions = args.positions
     zero = f.zeros(spec.element, lanes)
     with f.loop(0, outputs) as o:
-        line = table.at(o.index * taps)
+        line = positions.at(o.index * taps)
 
         def body(i: Int, mask: Bit | None, line: Ptr = line, at: Int = o.index * inner) -> None:
             best = pooled.at(at + i).load(lanes, mask)
@@ -216,37 +226,36 @@ def _both(f: Kernel, hit: Bit, inside: Bit, lanes: int) -> Bit:
 # -- resizing ----------------------------------------------------------------------------------------------------------
 
 
-class ResizeArg(IntEnum):
-    """(outer, ROWS_IN, COLUMNS_IN, INNER) -> (outer, rows out, COLUMNS, INNER).
+class ResizeArguments(Arguments):
+    """(outer, rows_in, columns_in, inner) -> (outer, rows, columns, inner); a task is `share` of the rows (outer, row).
 
-    LOW.., for rows and for columns: the two positions of every output (integers), the second's weight, and 1 where the two are
-    blended, else 0 (elements). A task is SHARE of the TOTAL rows (outer, row out).
+    Of rows and of columns: the two positions that every output reads, the second's weight, and 1 where the two are blended, else 0.
     """
 
-    X = 0
-    RESULT = 1
-    ROWS_IN = 2
-    ROWS = 3
-    COLUMNS_IN = 4
-    COLUMNS = 5
-    INNER = 6
-    TOTAL = 7
-    SHARE = 8
-    ROW_LOW = 9
-    ROW_HIGH = 10
-    ROW_WEIGHT = 11
-    ROW_BLEND = 12
-    COLUMN_LOW = 13
-    COLUMN_HIGH = 14
-    COLUMN_WEIGHT = 15
-    COLUMN_BLEND = 16
+    x: Elements = elements("element")
+    result: Elements = elements("element")
+    rows_in: Integer
+    rows: Integer
+    columns_in: Integer
+    columns: Integer
+    inner: Integer
+    total: Integer
+    share: Integer
+    row_low: Words
+    row_high: Words
+    row_weight: Elements = elements("element")
+    row_blend: Elements = elements("element")
+    column_low: Words
+    column_high: Words
+    column_weight: Elements = elements("element")
+    column_blend: Elements = elements("element")
 
 
 @dataclass(frozen=True, slots=True)
 class ResizeSpec:
     """Two axes at once: nearest, or linear (rows are blended first, then columns)."""
 
-    arguments: ClassVar[type[IntEnum]] = ResizeArg
+    arguments: ClassVar = ResizeArguments
 
     element: str
     lanes: int
@@ -258,27 +267,27 @@ class ResizeSpec:
 
 
 def build_resize(spec: ResizeSpec) -> str:
-    f, a, e, lanes = Kernel(), ResizeArg, spec.element, spec.lanes
-    x, result, inner = f.ptr_arg(a.X, e), f.ptr_arg(a.RESULT, e), f.int_arg(a.INNER)
-    n_in, n_rows, columns_in, columns = (f.int_arg(k) for k in (a.ROWS_IN, a.ROWS, a.COLUMNS_IN, a.COLUMNS))
+    f, e, lanes = Kernel(), spec.element, spec.lanes
+    args = ResizeArguments.read(f, spec)
+    x, result, inner = args.x, args.result, args.inner
+    n_in, n_rows, columns_in, columns = args.rows_in, args.rows, args.columns_in, args.columns
     one, zero = f.const(e, lanes, 1.0), f.zeros(e, lanes)
-
-    def table(slot: int, at: Int) -> Int:
-        return f.ptr_arg(slot, "i64").at(at).load_int()
-
-    def blend(slot: int, at: Int) -> tuple[Num, Bit]:
-        weight, flag = f.ptr_arg(slot, e).at(at).splat(lanes), f.ptr_arg(slot + 1, e).at(at).splat(lanes)
-        return weight, flag.is_above(zero)
-
-    top, share = f.task * f.int_arg(a.SHARE), f.int_arg(a.SHARE)
-    with f.loop(top, (top + share).minimum(f.int_arg(a.TOTAL))) as row:
+    top, share = f.task * args.share, args.share
+    with f.loop(top, (top + share).minimum(args.total)) as row:
         r, base = row.index % n_rows, row.index // n_rows * n_in
-        lines = [x.at((base + table(slot, r)) * (columns_in * inner)) for slot in (a.ROW_LOW, a.ROW_HIGH)[: 1 + spec.linear]]
-        over = blend(a.ROW_WEIGHT, r) if spec.linear else None
+        lines = [x.at((base + args.row_low.at(r).load_int()) * (columns_in * inner))]
+        over = None
+        if spec.linear:
+            lines.append(x.at((base + args.row_high.at(r).load_int()) * (columns_in * inner)))
+            weight, flag = args.row_weight.at(r).splat(lanes), args.row_blend.at(r).splat(lanes)
+            over = weight, flag.is_above(zero)
         with f.loop(0, columns) as column:
-            c = column.index
-            starts = [table(slot, c) * inner for slot in (a.COLUMN_LOW, a.COLUMN_HIGH)[: 1 + spec.linear]]
-            along = blend(a.COLUMN_WEIGHT, c) if spec.linear else None
+            c, along = column.index, None
+            starts = [args.column_low.at(c).load_int() * inner]
+            if spec.linear:
+                starts.append(args.column_high.at(c).load_int() * inner)
+                weight, flag = args.column_weight.at(c).splat(lanes), args.column_blend.at(c).splat(lanes)
+                along = weight, flag.is_above(zero)
             to = result.at((row.index * columns + c) * inner)
 
             def body(i: Int, mask: Bit | None, to: Ptr = to, starts: list[Int] = starts, along: object = along) -> None:
