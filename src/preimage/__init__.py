@@ -10,6 +10,7 @@ from preimage.display import show_with
 from preimage.engines import engines, plan
 from preimage.errors import (
     CheckError,
+    DivergedError,
     DTypeError,
     EngineError,
     FileFormatError,
@@ -32,12 +33,18 @@ from preimage.settings import config
 if TYPE_CHECKING:
     from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction
     from preimage.io import load_model, save_model
+    from preimage.learning.checkpoints import load, save
 
 __version__ = "0.1.0"
 
 _LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn", "optim", "reduction")
 #: Functions of those packages that stand at the top, too.
-_FACES = {"load_model": "preimage.io", "save_model": "preimage.io"}
+_FACES = {
+    "load_model": "preimage.io",
+    "save_model": "preimage.io",
+    "load": "preimage.learning.checkpoints",
+    "save": "preimage.learning.checkpoints",
+}
 
 
 # Pictures and tables for notebooks are made at the top of the package, and imported when a notebook asks.
@@ -60,6 +67,7 @@ __all__ = [
     "CheckError",
     "ConvGeometry",
     "DTypeError",
+    "DivergedError",
     "EngineError",
     "FileFormatError",
     "GeometryError",
@@ -89,6 +97,7 @@ __all__ = [
     "io",
     "learning",
     "linop",
+    "load",
     "load_model",
     "nn",
     "no_grad",
@@ -98,6 +107,7 @@ __all__ = [
     "plan",
     "prepare",
     "reduction",
+    "save",
     "save_model",
     "unfold",
 ]

@@ -6,6 +6,7 @@ They also inherit the built-in class that a NumPy user would try to catch.
 __all__ = [
     "CheckError",
     "DTypeError",
+    "DivergedError",
     "DomainError",
     "EngineError",
     "FileFormatError",
@@ -34,6 +35,10 @@ class GeometryError(ShapeError):
 
 class DTypeError(PreimageError, TypeError):
     """An array or tensor of a type that the operation does not take."""
+
+
+class DivergedError(PreimageError, ArithmeticError):
+    """A training run whose loss or gradients became NaN or infinite: says at which step, and where it began."""
 
 
 class DomainError(PreimageError, ValueError):

@@ -295,10 +295,38 @@ def _read_folder(path: Path) -> int:
     return one([one(json.loads((path / name).read_text())) for name in names])
 
 
+def _idx(path: Path, version: int) -> None:
+    from preimage.data import write_idx
+
+    write_idx(np.full((300, 200), version, np.uint8), path)
+
+
+def _read_idx(path: Path) -> int:
+    from preimage.data import read_idx
+
+    return one(read_idx(path))
+
+
+def _checkpoint(path: Path, version: int) -> None:
+    """One more in a folder, the one before it gone when it is whole; every other time of the same step as that."""
+    from preimage.learning import checkpoints
+
+    steps = [int(p.stem.split("-")[1]) for p in path.glob("step-*.json")] if path.is_dir() else []
+    checkpoints.save(path, step=max(steps, default=0) + version, keep=1, x=_array(version))
+
+
+def _read_checkpoint(path: Path) -> int:
+    from preimage.learning import checkpoints
+
+    return one(checkpoints.newest(path).parts["x"])
+
+
 WRITERS = {
     "write_file": Writer(".bin", _bytes, lambda path: one(np.frombuffer(path.read_bytes(), np.uint8))),
     "save_weights npz": Writer(".npz", _weights, _read_weights),
     "save_weights safetensors": Writer(".safetensors", _weights, _read_weights),
+    "write_idx": Writer(".idx", _idx, _read_idx),
+    "checkpoint": Writer("", _checkpoint, _read_checkpoint),
     "write_array npy": Writer(".npy", _npy, lambda path: one(np.load(path))),
     "write_array png": Writer(".png", _png, _read_png),
     "write_picture": Writer(".png", _picture, _read_png),

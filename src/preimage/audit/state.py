@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from preimage.audit.findings import Report, SubjectReport
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import read_json, write_file
-from preimage.host.writing import failed, locked, still_there
+from preimage.host.alone import alone as claimed
 
 __all__ = ["SEED_STEP", "Done", "State", "alone", "code_digest", "index_of"]
 
@@ -91,42 +90,12 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def alone(path: str | Path) -> Iterator[None]:
+def alone(path: str | Path) -> AbstractContextManager[None]:
     """Inside the block no other run of this machine takes the same file; a second one would undo what the first has written.
-
-    The lock ends with the process that holds it, however that ends.
 
     Raises: OptionError where another run holds it; OutputError where no lock can lie beside the file.
     """
-    path = Path(path)
-    descriptor, place = _taken(path.resolve())
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        yield
-    finally:
-        with suppress(OSError):
-            place.unlink()  # before the lock ends: whoever waits for this very file looks whether it is still there
-        os.close(descriptor)
-
-
-def _taken(path: Path) -> tuple[int, Path]:
-    """The lock beside a file, held, and where it lies."""
-    place = path.with_name(f".{path.name}.lock")
-    while True:
-        with failed(path):
-            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-        if locked(descriptor) is False:
-            number = os.read(descriptor, 20).decode(errors="replace")
-            os.close(descriptor)
-            raise OptionError(
-                f"{path} is in use by another run (process {number}): wait for its end, or name another file with --state; "
-                "--status shows how far it is"
-            )
-        if still_there(descriptor, place):
-            return descriptor, place
-        os.close(descriptor)
+    return claimed(path, "wait for its end, or name another file with --state; --status shows how far it is")
 
 
 @dataclass

@@ -26,6 +26,8 @@ from preimage.io.trees import TREE, flattened, is_flat, plain_array, rebuilt
 __all__ = ["load_weights", "read_npy", "save_weights", "weights_writer"]
 
 Array = NDArray[Any]
+#: The array in an .npz file that lists the names of those of bfloat16.
+_NARROW = "preimage.bfloat16"
 #: NumPy's names of types and those of the safetensors format, in the order in which its package writes arrays, the last ones first.
 _TYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "float16": "F16", "bfloat16": "BF16",
@@ -65,6 +67,8 @@ def weights_writer(
         named, text = flattened(arrays)
     plain = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in named.items()}
     if ending == ".npz":
+        if narrow := [name for name, a in plain.items() if a.dtype.name == "bfloat16"]:  # NumPy's format has no name for it
+            plain[_NARROW] = np.frombuffer(json.dumps(narrow).encode(), np.uint8)
         if text is not None:
             plain[TREE] = np.frombuffer(text.encode(), np.uint8)
         return lambda file: _write_npz(plain, file)
@@ -135,6 +139,12 @@ def _read_npz(path: Path) -> dict[str, Any]:
         for entry in entries:
             with archive.open(entry) as member:
                 found[entry.filename.removesuffix(".npy")] = _read_array(member, entry.file_size, f"{path}: {entry.filename}")
+        narrow = found.pop(_NARROW, None)
+        if narrow is not None:
+            bfloat16 = _bfloat16()
+            found |= {
+                name: found[name].view(bfloat16) for name in json.loads(narrow.tobytes()) if found[name].dtype.itemsize == 2
+            }
         text = found.pop(TREE, None)
         return found if text is None else _tree(found, text.tobytes().decode("utf-8", "replace"), str(path))
 
@@ -156,6 +166,14 @@ def _tree(arrays: dict[str, Array], text: str, path: str) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise FileFormatError(f"{path}: the description of nested values is of no dict")
     return made
+
+
+def _bfloat16() -> Any:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        raise FileFormatError("arrays of bfloat16 need the package ml_dtypes: pip install 'preimage[bfloat16]'") from error
+    return bfloat16
 
 
 def _safetensors() -> Any:
