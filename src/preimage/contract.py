@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: Bounds of the number of terms in a block, and the most block sums (or group sums) in a group.
-BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
+BLOCK_LEAST, BLOCK_MOST, GROUP = 32, 128, 9
 
 Array = np.ndarray[Any, Any]
 #: Sizes of the axes that a sum runs over, the innermost first.
@@ -42,7 +42,7 @@ Axes = tuple[int, ...]
 
 
 def block_limit(terms: int) -> int:
-    """The most terms of a block, of a sum of so many: the largest power of two up to 2 sqrt(terms), within 16 to 128."""
+    """The most terms of a block, of a sum of so many: the largest power of two up to 2 sqrt(terms), within 32 to 128."""
     limit = BLOCK_LEAST
     while limit < BLOCK_MOST and (2 * limit) ** 2 <= 4 * terms:
         limit *= 2

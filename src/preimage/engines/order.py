@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Cut", "Order"]
 
-LEAST, MOST, GROUP = 16, 128, 9
+LEAST, MOST, GROUP = 32, 128, 9
 
 Ints = NDArray[np.int64]
 

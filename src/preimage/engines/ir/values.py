@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preimage.engines.ir.builder import Kernel
 
-__all__ = ["ELEMENT_BYTES", "Bit", "Int", "Num", "Ptr"]
+__all__ = ["ACCUMULATE", "ELEMENT_BYTES", "Bit", "Int", "Num", "Ptr"]
+
+#: llvm.fma(a, b, sum) whose result takes the register of the sum; what compiles the text says how on its target.
+ACCUMULATE = "preimage.accumulate"
 
 ELEMENT_BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
 TYPES = {"f32": "float", "f64": "double", "f16": "half", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8", "i1": "i1"}
@@ -201,6 +204,14 @@ class Num:
     def fma(self, factor: Num, addend: Num) -> Num:
         """self * factor + addend with one rounding."""
         return self.like(self.kernel.intrinsic("llvm.fma", self, factor, addend))
+
+    def plus_product(self, a: Num, b: Num) -> Num:
+        """self + a * b with one rounding, kept in the register of self: for sums that go round a loop.
+
+        Of `fma` LLVM may put the result into the register of a factor. In a loop whose registers are all taken sums then change places, some
+        through memory.
+        """
+        return self.like(self.kernel.intrinsic(ACCUMULATE if self.lanes > 1 else "llvm.fma", a, b, self))
 
     def sqrt(self) -> Num:
         return self.like(self.kernel.intrinsic("llvm.sqrt", self))

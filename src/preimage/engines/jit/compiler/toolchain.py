@@ -17,12 +17,14 @@ import itertools
 import mmap
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
+from preimage.engines.ir.values import ACCUMULATE
 from preimage.engines.jit.compiler.helpers import Helpers
 from preimage.engines.jit.compiler.target import Target, cache_sizes, vectors
 from preimage.errors import EngineError, OutOfMemoryError
@@ -66,6 +68,7 @@ def _binding() -> Any:
         _check_mapping(MODULE_BYTES)
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
+        binding.initialize_native_asmparser()
     return binding
 
 
@@ -225,6 +228,22 @@ def _check_mapping(wanted: int) -> None:
 # ------------------------------------------------------------------------------------------------- from text to code
 
 
+_ACCUMULATE = re.compile(rf"call (<\d+ x (float|double)>) @{re.escape(ACCUMULATE)}\.\w+\(")
+
+
+def _accumulating(text: str, target: Target) -> str:
+    """The text with its accumulations as this target has them: on x86 the instruction that adds to its first operand, by name, since
+    LLVM would choose among three; elsewhere there is one only.
+    """
+    if ACCUMULATE not in text:
+        return text
+    if not target.triple.startswith("x86_64") or not host().triple.startswith("x86_64"):
+        return text.replace(f"@{ACCUMULATE}.", "@llvm.fma.")
+    return _ACCUMULATE.sub(
+        lambda m: f'call {m[1]} asm "vfmadd231{"ps" if m[2] == "float" else "pd"} $2, $1, $0", "=v,v,v,0"(', text
+    )
+
+
 def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, Any]:
     """The module and the context that owns it: a context of its own, so that all its memory goes with it.
 
@@ -233,7 +252,7 @@ def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, 
     """
     binding = _binding()
     context = binding.create_context()
-    module = binding.parse_assembly(text, context)
+    module = binding.parse_assembly(_accumulating(text, target), context)
     module.triple = target.triple
     module.data_layout = str(machine.target_data)
     if verify:
