@@ -49,13 +49,14 @@ these small layers several tiles are about equally fast. `preimage tune` measure
 ## The code of a step
 
 Each of the first four steps is the same kernel with another tile: `JitEngine((lanes, vectors, pixels))` in `benchmarks/ladder.py`. The
-sums of the tile are plain values that LLVM keeps in registers; one step of their chains is, without its special cases (`_run` in `engines/jit/conv/direct_kernel.py`):
+sums of the tile are plain values that LLVM keeps in registers; one step of their chains is, without its special cases
+(`_run` in `engines/jit/conv/direct_kernel.py`):
 
 ```
 for p in range(spec.pixels):
     value = pixel[p].at(i).splat(spec.lanes)                    # one input, broadcast to all lanes
     for v in range(spec.vectors):
-        sums[p, v] = value.fma(weight[v], sums[p, v])           # one product for each lane's output channel
+        sums[p, v] = sums[p, v].plus_product(weight[v], value)  # one product for each lane's output channel
 ```
 
 - lanes = vectors = pixels = 1: one chain, each product waits for the one before.
