@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "Value",
     "kernel_call",
+    "numbered_operands",
     "operands",
 ]
 
@@ -263,7 +264,22 @@ class ProgramBuilder:
         )  # fmt: skip
 
 
-def operands(arguments: type[IntEnum], source: str = "x", result: str = "out") -> dict[int, str]:
-    """The arrays with which the argument vector of every contraction by packed weights begins."""
-    names = {"INPUT": source, "WEIGHT": "packed", "OUTPUT": result, "BIAS": "bias", "RESIDUAL": "residual", "LIMITS": "limits"}
-    return {arguments[word]: name for word, name in names.items()}
+class Operands(TypedDict):
+    """The arrays with which the argument vector of every contraction by packed weights begins (`EpilogueArguments`)."""
+
+    input: str
+    weight: str
+    output: str
+    bias: str
+    residual: str
+    limits: str
+
+
+def operands(source: str = "x", result: str = "out") -> Operands:
+    """Those arrays by the names that they have in a call."""
+    return {"input": source, "weight": "packed", "output": result, "bias": "bias", "residual": "residual", "limits": "limits"}
+
+
+def numbered_operands(arguments: type[IntEnum], source: str = "x", result: str = "out") -> dict[int, str]:
+    """The same for a vector whose places are numbers."""
+    return {arguments[name.upper()]: str(array) for name, array in operands(source, result).items()}

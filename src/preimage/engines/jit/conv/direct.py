@@ -20,7 +20,7 @@ from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import Ints, Phase, as_ints, distinct
 from preimage.engines.jit.index.tiling import Choice, Tiles
 from preimage.engines.jit.packing.moves import folded_weight_call, slab_calls, swap_back, tap_pitch, weight_call
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, numbered_operands
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["Layout", "choose_layout", "lower_direct"]
@@ -217,7 +217,7 @@ def _multiply(
             spec = replace(spec, pieced=True)
             streamed = replace(streamed, cuts=cuts, lists_bytes=lists[0].nbytes, partial_bytes=partial)
     values: dict[int, Value] = {
-        **operands(Slot, source, "scratch" if best.store == "scratch" else "out"),
+        **numbered_operands(Slot, source, "scratch" if best.store == "scratch" else "out"),
         Slot.ROWS: rows, Slot.TILES: tiles, Slot.LISTS: lists, Slot.TAPS: taps, Slot.CHUNK_ROWS: bounds, Slot.CHUNKS: chunks,
         Slot.CHUNK_DIV: blocks if blocks_inside else 1, Slot.BLOCKS: blocks, Slot.BLOCK_DIV: 1 if blocks_inside else chunks,
         Slot.GROUP_BLOCKS: sizes.group_blocks, Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * item,

@@ -14,7 +14,7 @@ from preimage.engines.jit.conv.few_outputs_kernel import Arg, FewSpec
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
 from preimage.engines.jit.index.taps import Axis, as_ints
 from preimage.engines.jit.packing.moves import weight_call
-from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, Value, kernel_call, numbered_operands
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
@@ -176,7 +176,7 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
         tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
     values: dict[int, Value] = {
-        **operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task,
+        **numbered_operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task,
         Arg.BANDS: bands, Arg.N_BANDS: len(bands), Arg.BLOCKS: cut.blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps,
         Arg.FILLS: fills, Arg.ROWS: rows, Arg.COLUMNS: column_table, Arg.N_COLUMNS: len(columns),
         Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1], Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: cut.lead,

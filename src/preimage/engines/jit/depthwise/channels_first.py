@@ -6,20 +6,21 @@ from math import prod
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import row_stride
 from preimage.engines.jit.depthwise.channels_first_kernel import (
-    BAND_WORDS,
-    TILE_WORDS,
-    Arg,
+    Band,
+    PlaneArguments,
     PlaneSpec,
     RowPattern,
-    WeightArg,
+    Tile,
+    WeightCopyArguments,
     WeightCopySpec,
 )
-from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, gather_axes
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.index.taps import Axis, Phase, gather_axes
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["copied_weights", "lower_plane"]
@@ -70,14 +71,13 @@ def lower_plane(r: ConvRequest) -> Program:
         r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
         margin, vectors, looped, r.finish,
     )  # fmt: skip
-    values: dict[int, Value] = {
-        **operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_BANDS: len(bands),
-        Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
-        Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
-        Arg.BANDS: bands, Arg.TILES: tiles, Arg.ROW_PITCH: row_pitch, Arg.PART_PITCH: part_pitch,
-        Arg.IN_ROWS: row_axis.in_size, Arg.IN_COLUMNS: column_axis.in_size, Arg.OUT_COLUMNS: column_axis.out_size,
-        Arg.OUT_STEP: row_axis.phases[0].step * row_stride(r.out_strides, g.ndim), Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
-    }  # fmt: skip
+    values = PlaneArguments(
+        **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_bands=len(bands),
+        channels=g.groups, x_image=r.in_strides[0], x_channel=r.in_strides[1], x_row=row_stride(r.in_strides, g.ndim),
+        out_image=r.out_strides[0], out_channel=r.out_strides[1], bands=bands, tiles=tiles, row_pitch=row_pitch,
+        part_pitch=part_pitch, in_rows=row_axis.in_size, in_columns=column_axis.in_size, out_columns=column_axis.out_size,
+        out_step=row_axis.phases[0].step * row_stride(r.out_strides, g.ndim), weight_bytes=prod(g.kernel_size) * item,
+    )  # fmt: skip
     program.calls.append(kernel_call("depthwise", spec, values, tasks))
     program.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
     branches.channels_first("padding.skipped" if program.skips_padding else "padding.none")
@@ -136,7 +136,7 @@ def _tile(
 
 def _bands(
     axis: Axis, patterns: dict[RowPattern, int], rows: int, row_pitch: int, out_row: int, weight_row: int
-) -> tuple[Ints, Ints, int]:
+) -> tuple[Array, Array, int]:
     """Tiles ordered by the input rows that they read, cut into bands that fit the scratch; and the most rows of a band."""
     found: list[tuple[int, int, int, int, int]] = []  # lowest row, last + 1, pattern, output offset, weight offset
     for phase in axis.phases:
@@ -159,16 +159,19 @@ def _bands(
         bands[-1][3] = number + 1
     tiles = []
     for first, _, begin, last in bands:
-        tiles += [[pattern, start - first, out, weight] for start, _, pattern, out, weight in found[begin:last]]
-    assert len(bands[0]) == BAND_WORDS
-    assert len(tiles[0]) == TILE_WORDS
-    return as_ints(tiles), as_ints(bands), max(band[1] for band in bands)
+        tiles += [(pattern, start - first, out, weight) for start, _, pattern, out, weight in found[begin:last]]
+    first_row, in_band, first_tile, end_tile = np.array(bands, np.int64).T
+    kind, lowest, output, number_of_weight = np.array(tiles, np.int64).T
+    return (
+        Tile(pattern=kind, lowest_row=lowest, output=output, weight=number_of_weight).table(),
+        Band(first_row=first_row, rows=in_band, first_tile=first_tile, end_tile=end_tile).table(),
+        int(in_band.max()),
+    )
 
 
 def copied_weights(r: ConvRequest) -> KernelCall:
     """The weights as they are, in one line of the sums' element type."""
     inner = "f64" if r.element == "f64" else "f32"
     spec = WeightCopySpec(r.element, inner, r.target.vector_bytes // ELEMENT_BYTES[inner])
-    a = WeightArg
-    values: dict[int, Value] = {a.SOURCE: "w", a.RESULT: "packed", a.FLAG: "flag", a.COUNT: prod(r.geometry.weight_shape)}
+    values = WeightCopyArguments(source="w", result="packed", flag="flag", count=prod(r.geometry.weight_shape))
     return kernel_call("copy weights", spec, values, 1)

@@ -20,59 +20,67 @@ single numbers, read as they lie: [c][kh][kw].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 from preimage.engines.ir.shuffles import apart, together
 
 __all__ = [
-    "BAND_WORDS",
-    "TILE_WORDS",
-    "Arg",
+    "Band",
+    "PlaneArguments",
     "PlaneSpec",
     "RowPattern",
-    "WeightArg",
+    "Tile",
+    "WeightCopyArguments",
     "WeightCopySpec",
     "build",
     "build_weights",
 ]
 
 
-class Arg(IntEnum):
-    """Where an argument lies in the vector; the first six are those of `tables.Slot`. Offsets and strides are in bytes."""
+class Band(Record):
+    """Neighbouring input rows that are in the scratch together, and the tiles that read them."""
 
-    INPUT = 0
-    WEIGHT = 1
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    SCRATCH = 6
-    SCRATCH_BYTES = 7  # of one thread
-    UNITS = 8
-    UNITS_PER_TASK = 9
-    N_BANDS = 10
-    CHANNELS = 11
-    X_IMAGE = 12
-    X_CHANNEL = 13
-    X_ROW = 14
-    OUT_IMAGE = 15
-    OUT_CHANNEL = 16
-    BANDS = 17  # first input row, rows, first tile, last + 1
-    TILES = 18  # pattern, lowest input row after the band's first, output offset, weight offset
-    ROW_PITCH = 19  # of the scratch
-    PART_PITCH = 20
-    IN_ROWS = 21
-    IN_COLUMNS = 22
-    OUT_COLUMNS = 23
-    OUT_STEP = 24  # from an output row of a tile to the next
-    WEIGHT_BYTES = 25  # of a channel
+    first_row: Column
+    rows: Column
+    first_tile: Column
+    end_tile: Column  # last tile + 1
 
 
-BAND_WORDS = 4
-TILE_WORDS = 4
+class Tile(Record):
+    """Output rows that are computed together."""
+
+    pattern: Column
+    lowest_row: Column  # input row, after the band's first
+    output: Column  # offset
+    weight: Column  # offset
+
+
+class PlaneArguments(EpilogueArguments):
+    """Offsets and strides in bytes."""
+
+    scratch: Elements = elements("inner")
+    scratch_bytes: Integer  # of one thread
+    units: Integer
+    units_per_task: Integer
+    n_bands: Integer
+    channels: Integer
+    x_image: Integer
+    x_channel: Integer
+    x_row: Integer
+    out_image: Integer
+    out_channel: Integer
+    bands: Records[Band]
+    tiles: Records[Tile]
+    row_pitch: Integer  # of the scratch
+    part_pitch: Integer
+    in_rows: Integer
+    in_columns: Integer
+    out_columns: Integer
+    out_step: Integer  # from an output row of a tile to the next
+    weight_bytes: Integer  # of a channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class PlaneSpec:
     looped: kh is a loop (one pattern, evenly spaced).
     """
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = PlaneArguments
 
     element: str
     out: str
@@ -117,55 +125,55 @@ class PlaneSpec:
 def build(spec: PlaneSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in Arg}
+    args = PlaneArguments.read(f, spec, at_entry=True)
     item, out_item = ELEMENT_BYTES[spec.inner], ELEMENT_BYTES[spec.out]
-    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
+    scratch = args.scratch.at_bytes(f.thread * args.scratch_bytes)
     zero = f.zeros(spec.inner, spec.lanes)
-    with f.loop(0, arg[Arg.SCRATCH_BYTES], spec.lanes * item) as at:
+    with f.loop(0, args.scratch_bytes, spec.lanes * item) as at:
         scratch.at_bytes(at.index).store(zero)
-    with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
-        plane, band_number = unit.index // arg[Arg.N_BANDS], unit.index % arg[Arg.N_BANDS]
-        n, c = plane // arg[Arg.CHANNELS], plane % arg[Arg.CHANNELS]
-        x = f.ptr_arg(Arg.INPUT, spec.element).at_bytes(n * arg[Arg.X_IMAGE] + c * arg[Arg.X_CHANNEL])
-        w = f.ptr_arg(Arg.WEIGHT, spec.inner).at_bytes(c * arg[Arg.WEIGHT_BYTES])
-        out = n * arg[Arg.OUT_IMAGE] + c * arg[Arg.OUT_CHANNEL]
-        band = f.ptr_arg(Arg.BANDS, "i64").at(band_number * BAND_WORDS)
-        _fill(f, spec, arg, scratch, x, band.load_int(), band.at(1).load_int())
-        with f.loop(band.at(2).load_int(), band.at(3).load_int()) as tile:
-            entry = f.ptr_arg(Arg.TILES, "i64").at(tile.index * TILE_WORDS)
-            pattern, base = entry.load_int(), scratch.at_bytes(entry.at(1).load_int() * arg[Arg.ROW_PITCH])
-            out_tile, w_tile = out + entry.at(2).load_int(), w.at_bytes(entry.at(3).load_int())
+    with f.share(args.units, args.units_per_task) as unit:
+        plane, band_number = unit.index // args.n_bands, unit.index % args.n_bands
+        n, c = plane // args.channels, plane % args.channels
+        x = args.input.at_bytes(n * args.x_image + c * args.x_channel)
+        w = args.weight.at_bytes(c * args.weight_bytes)
+        out = n * args.out_image + c * args.out_channel
+        band = args.bands[band_number]
+        _fill(f, spec, args, scratch, x, band.first_row, band.rows)
+        with f.loop(band.first_tile, band.end_tile) as k:
+            tile = args.tiles[k.index]
+            pattern, base = tile.pattern, scratch.at_bytes(tile.lowest_row * args.row_pitch)
+            out_tile, w_tile = out + tile.output, w.at_bytes(tile.weight)
             step = spec.lanes * spec.vectors
             for number, rows in enumerate(spec.patterns):
                 with f.when(pattern.equals(number)):
                     parts = len(spec.columns)
-                    with f.loop(0, (arg[Arg.OUT_COLUMNS] + (parts - 1)) // parts, step) as t:
+                    with f.loop(0, (args.out_columns + (parts - 1)) // parts, step) as t:
                         sums = _looped(f, spec, rows, base.at(t.index), w_tile) if spec.looped else None
                         if sums is None:
                             sums = _unrolled(f, spec, rows, base.at(t.index), w_tile)
-                        left = arg[Arg.OUT_COLUMNS] - t.index * parts
-                        _store(f, spec, arg, sums, out_tile + t.index * (parts * out_item), c, left)
+                        left = args.out_columns - t.index * parts
+                        _store(f, spec, args, sums, out_tile + t.index * (parts * out_item), c, left)
     return f.ir()
 
 
 # -------------------------------------------------------------------------------------------------------- the scratch
 
 
-def _fill(f: Kernel, spec: PlaneSpec, arg: dict[Arg, Int], scratch: Ptr, x: Ptr, first: Int, rows: Int) -> None:
+def _fill(f: Kernel, spec: PlaneSpec, args: PlaneArguments, scratch: Ptr, x: Ptr, first: Int, rows: Int) -> None:
     """The band's input rows, split; rows outside the input are zeros."""
-    columns, lanes, item = arg[Arg.IN_COLUMNS], spec.lanes, ELEMENT_BYTES[spec.inner]
+    columns, lanes, item = args.in_columns, spec.lanes, ELEMENT_BYTES[spec.inner]
     wide = lanes * spec.split
     with f.loop(0, rows) as slot:
         row = first + slot.index
-        to = scratch.at_bytes(slot.index * arg[Arg.ROW_PITCH]).at(spec.margin)
-        whole = row.below(arg[Arg.IN_ROWS]).select(columns // wide * wide, f.i64(0))
-        source = x.at_bytes(row * arg[Arg.X_ROW])
+        to = scratch.at_bytes(slot.index * args.row_pitch).at(spec.margin)
+        whole = row.below(args.in_rows).select(columns // wide * wide, f.i64(0))
+        source = x.at_bytes(row * args.x_row)
         with f.loop(0, whole, wide) as at:
             start = source.at(at.index)
             _split(
                 f, spec, to.at_bytes(at.index // spec.split * item), [start.at(v * lanes).load(lanes) for v in range(spec.split)]
             )
-        rest = row.below(arg[Arg.IN_ROWS]).select(columns, f.i64(0))
+        rest = row.below(args.in_rows).select(columns, f.i64(0))
         with f.loop(whole, columns, wide) as at:  # the tail; or all of a row outside, as zeros
             start, left = source.at(at.index), rest - at.index
             values = [start.at(v * lanes).load(lanes, f.lane_mask(lanes, left - v * lanes)) for v in range(spec.split)]
@@ -174,7 +182,7 @@ def _fill(f: Kernel, spec: PlaneSpec, arg: dict[Arg, Int], scratch: Ptr, x: Ptr,
 
 def _split(f: Kernel, spec: PlaneSpec, to: Ptr, values: list[Num]) -> None:
     for part, value in enumerate(apart(values)):
-        to.at_bytes(f.int_arg(Arg.PART_PITCH) * part if part else 0).store(value)
+        to.at_bytes(PlaneArguments.read(f, spec).part_pitch * part if part else 0).store(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ the sums
@@ -184,13 +192,13 @@ Sums = list[list[list[Num]]]  # [part of the result][row][vector]
 
 def _place(f: Kernel, spec: PlaneSpec, row: Ptr, part: int, place: int, v: int) -> Num:
     """A vector of the scratch."""
-    at = row.at_bytes(f.int_arg(Arg.PART_PITCH) * part) if part else row
+    at = row.at_bytes(PlaneArguments.read(f, spec).part_pitch * part) if part else row
     return at.at(spec.margin + place + v * spec.lanes).load(spec.lanes)
 
 
 def _unrolled(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
     """Scratch rows in the order in which every output row wants them; each loaded vector serves all output rows."""
-    pitch, zero = f.int_arg(Arg.ROW_PITCH), f.zeros(spec.inner, spec.lanes)
+    pitch, zero = PlaneArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
     users: dict[int, list[tuple[int, int]]] = {}
     for r in range(spec.rows):
         for j, offset in enumerate(pattern.offsets):
@@ -226,7 +234,7 @@ def _unrolled(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr
 
 def _looped(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
     """Kernel rows as turns of a loop."""
-    pitch, zero = f.int_arg(Arg.ROW_PITCH), f.zeros(spec.inner, spec.lanes)
+    pitch, zero = PlaneArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
     count = len(pattern.offsets)
     step = pattern.offsets[1] - pattern.offsets[0] if count > 1 else 0
     carry = [zero] * (len(spec.columns) * spec.rows * spec.vectors)
@@ -248,7 +256,7 @@ def _looped(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) 
     return [[[next(whole) for _ in range(spec.vectors)] for _ in range(spec.rows)] for _ in spec.columns]
 
 
-def _store(f: Kernel, spec: PlaneSpec, arg: dict[Arg, Int], sums: Sums, out: Int, channel: Int, left: Int) -> None:
+def _store(f: Kernel, spec: PlaneSpec, args: PlaneArguments, sums: Sums, out: Int, channel: Int, left: Int) -> None:
     """The tile's sums to memory; of the line's last vectors only the lanes that exist."""
     lanes, parts, item = spec.lanes, len(spec.columns), ELEMENT_BYTES[spec.out]
     full = left >= lanes * parts * spec.vectors
@@ -259,27 +267,27 @@ def _store(f: Kernel, spec: PlaneSpec, arg: dict[Arg, Int], sums: Sums, out: Int
                     for q, value in enumerate(together([sums[part][r][v] for part in range(parts)])):
                         place = (v * parts + q) * lanes
                         mask = None if whole else f.lane_mask(lanes, left - place)
-                        at = out + arg[Arg.OUT_STEP] * r + place * item
+                        at = out + args.out_step * r + place * item
                         finish(f, spec.finish, value, spec.out, at, channel, mask, True)
 
 
 # --------------------------------------------------------------------------------------------------------- the weights
 
 
-class WeightArg(IntEnum):
-    """Arguments of the copy of the weights."""
+class WeightCopyArguments(Arguments):
+    """One task copies all."""
 
-    SOURCE = 0
-    RESULT = 1
-    FLAG = 2  # set to 1 if a weight is not finite
-    COUNT = 3
+    source: Elements = elements("element")
+    result: Elements = elements("inner")
+    flag: Words  # set to 1 if a weight is not finite
+    count: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class WeightCopySpec:
     """Weights widened, in their order, and looked at: are all finite?"""
 
-    arguments: ClassVar[type[IntEnum]] = WeightArg
+    arguments: ClassVar = WeightCopyArguments
 
     element: str
     inner: str
@@ -292,8 +300,9 @@ class WeightCopySpec:
 
 def build_weights(spec: WeightCopySpec) -> str:
     f = Kernel()
-    source, result = f.ptr_arg(WeightArg.SOURCE, spec.element), f.ptr_arg(WeightArg.RESULT, spec.inner)
-    count, lanes = f.int_arg(WeightArg.COUNT), spec.lanes
+    args = WeightCopyArguments.read(f, spec)
+    source, result = args.source, args.result
+    count, lanes = args.count, spec.lanes
     zero = f.zeros(spec.inner, lanes)
     with f.loop(0, count, lanes, carry=[zero]) as at:
         mask = f.lane_mask(lanes, count - at.index)
@@ -304,5 +313,5 @@ def build_weights(spec: WeightCopySpec) -> str:
     for lane in range(1, lanes):
         total = total + at.result[0].lane(lane)
     with f.when(total.is_nan()):
-        f.ptr_arg(WeightArg.FLAG, "i64").store_int(1)
+        args.flag.store_int(1)
     return f.ir()

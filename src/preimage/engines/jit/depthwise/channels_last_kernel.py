@@ -21,42 +21,61 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 
-__all__ = ["ROW_WORDS", "TAP_WORDS", "TILE_WORDS", "Arg", "DepthwiseSpec", "build"]
-
-
-class Arg(IntEnum):
-    """Where an argument lies in the vector; the first six are those of `tables.Slot`. Offsets are in bytes."""
-
-    INPUT = 0
-    WEIGHT = 1
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    ROWS = 6  # input offset, output offset, first outer tap, last + 1, first tile, last + 1
-    TILES = 7  # first input column, output offset, weight offset, whether it is an edge tile
-    TAPS = 8  # of the outer axes: input offset, weight offset, columns further
-    CHUNK_ROWS = 9  # first row of every task, and the end
-    BLOCKS = 10
-    BLOCK_BYTES = 11  # packed weights of a block
-    CHANNELS = 12
-    COLUMNS = 13  # input columns
-    OUT_PIXEL_BYTES = 14
-    ZEROS = 15  # address of a vector of zeros
-    STEP = 16  # input columns from one output pixel to the next, where the code does not say
-    PIXEL_BYTES = 17  # of the input, likewise
-    AHEAD = 18  # bytes to what is asked for early
+__all__ = ["ChannelsLastArguments", "DepthwiseSpec", "Row", "Tap", "Tile", "build"]
 
 
-ROW_WORDS = 6
-TILE_WORDS = 4
-TAP_WORDS = 3
+class Row(Record):
+    """A line of output pixels, and the outer taps that reach it."""
+
+    input: Column  # offset
+    output: Column  # offset
+    first_tap: Column
+    end_tap: Column  # last tap + 1
+    first_tile: Column
+    end_tile: Column  # last tile + 1
+
+
+class Tile(Record):
+    """Neighbouring output pixels of a line."""
+
+    column: Column  # first input column
+    output: Column  # offset
+    weight: Column  # offset
+    edge: Column  # 1 where some columns lie outside the input, else 0
+
+
+class Tap(Record):
+    """A tap of the outer axes."""
+
+    input: Column  # offset
+    weight: Column  # offset
+    columns: Column  # further
+
+
+class ChannelsLastArguments(EpilogueArguments):
+    """Offsets in bytes."""
+
+    rows: Records[Row]
+    tiles: Records[Tile]
+    taps: Records[Tap]
+    chunk_rows: Words  # first row of every task, and the end
+    blocks: Integer
+    block_bytes: Integer  # packed weights of a block
+    channels: Integer
+    columns: Integer  # of the input
+    out_pixel_bytes: Integer
+    zeros: Elements = elements("element")  # a vector of zeros
+    step: Integer  # input columns from one output pixel to the next, where the code does not say
+    pixel_bytes: Integer  # of the input, likewise
+    ahead: Integer  # bytes to what is prefetched
+
+
 REUSE_STEP = 2  # with a longer stride a column waits too many taps for its next use to stay in a register
 
 
@@ -71,7 +90,7 @@ class DepthwiseSpec:
     is not, "any" else; ahead: whether columns of a later line are asked for while these are used.
     """
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = ChannelsLastArguments
 
     element: str
     out: str
@@ -102,38 +121,42 @@ class DepthwiseSpec:
 def build(spec: DepthwiseSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in Arg}
-    x, w = f.ptr_arg(Arg.INPUT, spec.element), f.ptr_arg(Arg.WEIGHT, spec.inner)
-    rows, tiles = f.ptr_arg(Arg.ROWS, "i64"), f.ptr_arg(Arg.TILES, "i64")
-    bounds = f.ptr_arg(Arg.CHUNK_ROWS, "i64").at(f.task)
+    args = ChannelsLastArguments.read(f, spec, at_entry=True)
+    x, w, rows, tiles = args.input, args.weight, args.rows, args.tiles
+    bounds = args.chunk_rows.at(f.task)
     item, width = ELEMENT_BYTES[spec.element], spec.vectors * spec.lanes
-    with f.loop(bounds.load_int(), bounds.at(1).load_int()) as row, f.loop(0, arg[Arg.BLOCKS]) as block:
-        line = rows.at(row.index * ROW_WORDS)
+    with f.loop(bounds.load_int(), bounds.at(1).load_int()) as k, f.loop(0, args.blocks) as block:
+        row = rows[k.index]
         channel = block.index * width
-        masks = _masks(f, spec, arg[Arg.CHANNELS] - channel)
+        masks = _masks(f, spec, args.channels - channel)
         x_channel = channel // spec.repeat if spec.repeat > 1 else channel
-        x_row = x.at_bytes(line.load_int() + x_channel * item)
-        w_block = w.at_bytes(block.index * arg[Arg.BLOCK_BYTES])
-        out_row = line.at(1).load_int() + channel * ELEMENT_BYTES[spec.out]
-        outer = line.at(2).load_int(), line.at(3).load_int()
-        with f.loop(line.at(4).load_int(), line.at(5).load_int()) as tile:
-            entry = tiles.at(tile.index * TILE_WORDS)
-            column, out_tile = entry.load_int(), out_row + entry.at(1).load_int()
-            w_tile = w_block.at_bytes(entry.at(2).load_int())
+        x_row = x.at_bytes(row.input + x_channel * item)
+        w_block = w.at_bytes(block.index * args.block_bytes)
+        out_row = row.output + channel * ELEMENT_BYTES[spec.out]
+        outer = row.first_tap, row.end_tap
+        with f.loop(row.first_tile, row.end_tile) as t:
+            tile = tiles[t.index]
+            column, out_tile = tile.column, out_row + tile.output
+            w_tile = w_block.at_bytes(tile.weight)
             x_tile = x_row.at_bytes(column * _pixel_bytes(f, spec))
-            edge = entry.at(3).load_int()
+            edge = tile.edge
             with f.when(edge.equals(0)):
                 sums = _inside(f, spec, x_tile, w_tile, outer, masks)
                 _store(f, spec, sums, out_tile, channel, masks)
             if spec.edges:
                 with f.when(edge.equals(1)):
-                    sums = _edge(f, spec, x_tile, w_tile, outer, column, arg[Arg.COLUMNS], masks)
+                    sums = _edge(f, spec, x_tile, w_tile, outer, column, args.columns, masks)
                     _store(f, spec, sums, out_tile, channel, masks)
     return f.ir()
 
 
+def _args(f: Kernel, spec: DepthwiseSpec) -> ChannelsLastArguments:
+    """The arguments, loaded where they are read: what only some tiles want stays in no register meanwhile."""
+    return ChannelsLastArguments.read(f, spec)
+
+
 def _pixel_bytes(f: Kernel, spec: DepthwiseSpec) -> Int | int:
-    return spec.pixel_bytes or f.int_arg(Arg.PIXEL_BYTES)
+    return spec.pixel_bytes or _args(f, spec).pixel_bytes
 
 
 Masks = list[Bit | None]
@@ -156,15 +179,15 @@ def _chain(
     w: Ptr,
     outer: tuple[Int, Int],
     masks: Masks,
-    read: Callable[[Ptr], Callable[[Int | int], list[Num]]],
+    read: Callable[[Tap], Callable[[Int | int], list[Num]]],
 ) -> list[Num]:
     """The sums of a tile: outer taps in a loop, taps of the last axis unrolled; `read` gives an outer tap's columns."""
-    taps = f.ptr_arg(Arg.TAPS, "i64")
+    taps = _args(f, spec).taps
     zero = f.zeros(spec.inner, spec.lanes)
     with f.loop(*outer, carry=[zero] * (spec.pixels * spec.vectors)) as tap:
-        entry = taps.at(tap.index * TAP_WORDS)
-        w_tap = w.at_bytes(entry.at(1).load_int())
-        load, sums = read(entry), list(tap.carry)
+        outer_tap = taps[tap.index]
+        w_tap = w.at_bytes(outer_tap.weight)
+        load, sums = read(outer_tap), list(tap.carry)
         seen: dict[int, list[Num]] = {}
         for k, first in enumerate(spec.columns):
             at = w_tap.at(k * spec.tap_stride * spec.vectors * spec.lanes)
@@ -176,7 +199,7 @@ def _chain(
                     if spec.step <= REUSE_STEP:
                         seen[column] = values
                 else:
-                    values = load(f.int_arg(Arg.STEP) * p + first)
+                    values = load(_args(f, spec).step * p + first)
                 for v in range(spec.vectors):
                     sums[p * spec.vectors + v] = values[v].fma(weights[v], sums[p * spec.vectors + v])
         tap.carry = sums
@@ -199,14 +222,14 @@ def _inside(f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, In
 
     pixel_bytes = _pixel_bytes(f, spec)
 
-    def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
-        here = x.at_bytes(entry.load_int())
+    def read(outer_tap: Tap) -> Callable[[Int | int], list[Num]]:
+        here = x.at_bytes(outer_tap.input)
 
         def load(column: Int | int) -> list[Num]:
             at = here.at_bytes(column * pixel_bytes)
             if spec.ahead:
                 for v in range(spec.vectors):
-                    f.prefetch(at.at(v * spec.lanes).at_bytes(f.int_arg(Arg.AHEAD)), level=2)
+                    f.prefetch(at.at(v * spec.lanes).at_bytes(_args(f, spec).ahead), level=2)
             return _pixel(f, spec, at, masks)
 
         return load
@@ -218,10 +241,10 @@ def _edge(
     f: Kernel, spec: DepthwiseSpec, x: Ptr, w: Ptr, outer: tuple[Int, Int], column: Int, columns: Int, masks: Masks
 ) -> list[Num]:
     """A tile that reaches over an end of the input: columns outside come from the vector of zeros."""
-    zeros, pixel_bytes = f.int_arg(Arg.ZEROS), _pixel_bytes(f, spec)
+    zeros, pixel_bytes = _args(f, spec).word(ChannelsLastArguments.zeros), _pixel_bytes(f, spec)
 
-    def read(entry: Ptr) -> Callable[[Int | int], list[Num]]:
-        address, start = x.at_bytes(entry.load_int()).address(), column + entry.at(2).load_int()
+    def read(outer_tap: Tap) -> Callable[[Int | int], list[Num]]:
+        address, start = x.at_bytes(outer_tap.input).address(), column + outer_tap.columns
 
         def load(number: Int | int) -> list[Num]:
             inside = (start + number).below(columns)
@@ -234,7 +257,7 @@ def _edge(
 
 
 def _store(f: Kernel, spec: DepthwiseSpec, sums: list[Num], out: Int, channel: Int, masks: Masks) -> None:
-    pixel_bytes = f.int_arg(Arg.OUT_PIXEL_BYTES)
+    pixel_bytes = _args(f, spec).out_pixel_bytes
     for p in range(spec.pixels):
         for v in range(spec.vectors):
             at = out + pixel_bytes * p + v * spec.lanes * ELEMENT_BYTES[spec.out]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 
+import numpy as np
+
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import row_stride
-from preimage.engines.jit.depthwise.upsample_kernel import Arg, SpreadSpec
-from preimage.engines.jit.index.taps import Axis, Ints, as_ints, gather_axes
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, operands
+from preimage.engines.jit.depthwise.upsample_kernel import Chunk, Row, SpreadSpec, Tap, UpsampleArguments
+from preimage.engines.jit.index.taps import Axis, gather_axes
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["lower_spread"]
@@ -41,7 +44,7 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     chunks = _chunks(reach, min(pieces, len(rows)))
     units = planes * len(chunks)
     per_task = 1 if r.threads > 1 else units
-    scratch = pitch * max(int(chunks[:, 3].max()), 1)
+    scratch = pitch * max(int(chunks["rows"].max()), 1)
 
     program = ProgramBuilder("depthwise, channels first, vectors across stride phases")
     program.packing, program.packed_key = packing, ("spread", r.element)
@@ -59,15 +62,13 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     take("tile.one_column" if tile == 1 else "tile.several_columns")
     take("chunks.one" if len(chunks) == 1 else "chunks.several")
     spec = SpreadSpec(r.element, r.element, inner, lanes, tile, stride, taps, ragged, r.finish)
-    values: dict[int, Value] = {
-        **operands(Arg), Arg.SCRATCH: "scratch",
-        Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task, Arg.N_CHUNKS: len(chunks),
-        Arg.CHANNELS: g.groups, Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1],
-        Arg.X_ROW: row_stride(r.in_strides, g.ndim), Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
-        Arg.CHUNKS: chunks, Arg.ROWS: rows, Arg.TAPS: row_taps, Arg.ROW_PITCH: pitch,
-        Arg.FIRST: first - taps + 1, Arg.IN_COLUMNS: small, Arg.OUT_COLUMNS: large, Arg.POSITIONS: positions, Arg.START: start,
-        Arg.WEIGHT_BYTES: prod(g.kernel_size) * item,
-    }  # fmt: skip
+    values = UpsampleArguments(
+        **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_chunks=len(chunks),
+        channels=g.groups, x_image=r.in_strides[0], x_channel=r.in_strides[1], x_row=row_stride(r.in_strides, g.ndim),
+        out_image=r.out_strides[0], out_channel=r.out_strides[1], chunks=chunks, rows=rows, taps=row_taps, row_pitch=pitch,
+        first=first - taps + 1, in_columns=small, out_columns=large, positions=positions, start=start,
+        weight_bytes=prod(g.kernel_size) * item,
+    )  # fmt: skip
     tasks = -(-units // per_task)
     program.calls.append(kernel_call("depthwise", spec, values, tasks))
     program.skips_padding = True  # zeros beside the rows are multiplied
@@ -79,7 +80,7 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     return program.done()
 
 
-def _rows(axis: Axis | None, out_row: int, weight_row: int) -> tuple[Ints, Ints, list[tuple[int, int]]]:
+def _rows(axis: Axis | None, out_row: int, weight_row: int) -> tuple[Array, Array, list[tuple[int, int]]]:
     """Every output row's offset and taps; the taps; and the lowest and highest input row of each (0, -1: none)."""
     rows: list[tuple[int, int, int]] = []
     taps: list[tuple[int, int]] = []
@@ -92,10 +93,12 @@ def _rows(axis: Axis | None, out_row: int, weight_row: int) -> tuple[Ints, Ints,
         rows.append((ih * out_row, len(taps), len(taps) + len(found)))
         reach.append((min((at for at, _ in found), default=0), max((at for at, _ in found), default=-1)))
         taps += [(at, kh * weight_row) for at, kh in found]
-    return as_ints(rows), as_ints(taps).reshape(-1, 2), reach
+    offset, begin, end = np.array(rows, np.int64).T
+    at, weight = np.array(taps, np.int64).reshape(-1, 2).T
+    return Row(output=offset, first=begin, end=end).table(), Tap(row=at, weight=weight).table(), reach
 
 
-def _chunks(reach: list[tuple[int, int]], count: int) -> Ints:
+def _chunks(reach: list[tuple[int, int]], count: int) -> Array:
     """Rows in so many chunks: first, last + 1, and which input rows they read."""
     edges = [len(reach) * k // count for k in range(count + 1)]
     chunks = []
@@ -103,4 +106,5 @@ def _chunks(reach: list[tuple[int, int]], count: int) -> Ints:
         some = [r for r in reach[begin:end] if r[1] >= 0]
         low, high = min((a for a, _ in some), default=0), max((b for _, b in some), default=-1)
         chunks.append((begin, end, low, high - low + 1))
-    return as_ints(chunks)
+    first, end, lowest, rows = np.array(chunks, np.int64).T
+    return Chunk(first=first, end=end, lowest=lowest, rows=rows).table()

@@ -19,57 +19,70 @@ Which rows meet stands in tables, so strides, dilation and padding of the rows a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 
-__all__ = ["CHUNK_WORDS", "ROW_WORDS", "TAP_WORDS", "Arg", "SpreadSpec", "build"]
-
-
-class Arg(IntEnum):
-    """Where an argument lies in the vector; the first six are those of `tables.Slot`. Offsets and strides are in bytes."""
-
-    INPUT = 0
-    WEIGHT = 1
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    SCRATCH = 6
-    SCRATCH_BYTES = 7  # of one thread
-    UNITS = 8
-    UNITS_PER_TASK = 9
-    N_CHUNKS = 10
-    CHANNELS = 11
-    X_IMAGE = 12
-    X_CHANNEL = 13
-    X_ROW = 14
-    OUT_IMAGE = 15
-    OUT_CHANNEL = 16
-    CHUNKS = 17  # first output row, last + 1, first input row, input rows
-    ROWS = 18  # output offset, first tap, last + 1
-    TAPS = 19  # input row, weight offset
-    ROW_PITCH = 20  # of the scratch
-    FIRST = 21  # input column of the scratch's first place
-    IN_COLUMNS = 22
-    OUT_COLUMNS = 23
-    POSITIONS = 24  # input columns u that reach the output
-    START = 25  # output column of the first one's phase 0 (negative where padding cuts into it)
-    WEIGHT_BYTES = 26  # of a channel
+__all__ = ["Chunk", "Row", "SpreadSpec", "Tap", "UpsampleArguments", "build"]
 
 
-CHUNK_WORDS = 4
-ROW_WORDS = 3
-TAP_WORDS = 2
+class Chunk(Record):
+    """Some output rows of a plane, and the input rows that they read."""
+
+    first: Column  # output row
+    end: Column  # last output row + 1
+    lowest: Column  # input row
+    rows: Column  # input rows
+
+
+class Row(Record):
+    """An output row."""
+
+    output: Column  # offset
+    first: Column  # tap
+    end: Column  # last tap + 1
+
+
+class Tap(Record):
+    """An input row and the kernel row that meets it in an output row."""
+
+    row: Column
+    weight: Column  # offset
+
+
+class UpsampleArguments(EpilogueArguments):
+    """Offsets and strides in bytes."""
+
+    scratch: Elements = elements("inner")
+    scratch_bytes: Integer  # of one thread
+    units: Integer
+    units_per_task: Integer
+    n_chunks: Integer
+    channels: Integer
+    x_image: Integer
+    x_channel: Integer
+    x_row: Integer
+    out_image: Integer
+    out_channel: Integer
+    chunks: Records[Chunk]
+    rows: Records[Row]
+    taps: Records[Tap]
+    row_pitch: Integer  # of the scratch
+    first: Integer  # input column of the scratch's first place
+    in_columns: Integer
+    out_columns: Integer
+    positions: Integer  # input columns u that reach the output
+    start: Integer  # output column of the first one's phase 0 (negative where padding cuts into it)
+    weight_bytes: Integer  # of a channel
 
 
 @dataclass(frozen=True, slots=True)
 class SpreadSpec:
     """What the code depends on. taps: J; positions: of a tile; ragged: runs are cut by padding, or hang over the last vector."""
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = UpsampleArguments
 
     element: str
     out: str
@@ -89,45 +102,45 @@ class SpreadSpec:
 def build(spec: SpreadSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in Arg}
-    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
-    with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
-        plane, chunk_number = unit.index // arg[Arg.N_CHUNKS], unit.index % arg[Arg.N_CHUNKS]
-        n, c = plane // arg[Arg.CHANNELS], plane % arg[Arg.CHANNELS]
-        chunk = f.ptr_arg(Arg.CHUNKS, "i64").at(chunk_number * CHUNK_WORDS)
-        lowest = chunk.at(2).load_int()
-        x = f.ptr_arg(Arg.INPUT, spec.element).at_bytes(n * arg[Arg.X_IMAGE] + c * arg[Arg.X_CHANNEL] + lowest * arg[Arg.X_ROW])
-        w = f.ptr_arg(Arg.WEIGHT, spec.inner).at_bytes(c * arg[Arg.WEIGHT_BYTES])
-        out = n * arg[Arg.OUT_IMAGE] + c * arg[Arg.OUT_CHANNEL]
-        _fill(f, spec, arg, scratch, x, chunk.at(3).load_int())
-        with f.loop(chunk.load_int(), chunk.at(1).load_int()) as row:
-            entry = f.ptr_arg(Arg.ROWS, "i64").at(row.index * ROW_WORDS)
-            out_row, first, last = out + entry.load_int(), entry.at(1).load_int(), entry.at(2).load_int()
-            with f.loop(0, arg[Arg.POSITIONS], spec.positions) as tile:
-                u = tile.index.minimum(arg[Arg.POSITIONS] - spec.positions)  # the last tile may lie over the one before
-                sums = _sums(f, spec, arg, scratch.at(u), lowest, w, first, last)
-                _store(f, spec, arg, sums, out_row, u * spec.stride + arg[Arg.START], c)
+    args = UpsampleArguments.read(f, spec, at_entry=True)
+    scratch = args.scratch.at_bytes(f.thread * args.scratch_bytes)
+    with f.share(args.units, args.units_per_task) as unit:
+        plane, chunk_number = unit.index // args.n_chunks, unit.index % args.n_chunks
+        n, c = plane // args.channels, plane % args.channels
+        chunk = args.chunks[chunk_number]
+        lowest = chunk.lowest
+        x = args.input.at_bytes(n * args.x_image + c * args.x_channel + lowest * args.x_row)
+        w = args.weight.at_bytes(c * args.weight_bytes)
+        out = n * args.out_image + c * args.out_channel
+        _fill(f, spec, args, scratch, x, chunk.rows)
+        with f.loop(chunk.first, chunk.end) as k:
+            row = args.rows[k.index]
+            out_row, first, end = out + row.output, row.first, row.end
+            with f.loop(0, args.positions, spec.positions) as tile:
+                u = tile.index.minimum(args.positions - spec.positions)  # the last tile may lie over the one before
+                sums = _sums(f, spec, args, scratch.at(u), lowest, w, first, end)
+                _store(f, spec, args, sums, out_row, u * spec.stride + args.start, c)
     return f.ir()
 
 
-def _fill(f: Kernel, spec: SpreadSpec, arg: dict[Arg, Int], scratch: Ptr, x: Ptr, rows: Int) -> None:
+def _fill(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, scratch: Ptr, x: Ptr, rows: Int) -> None:
     """The unit's input rows; places before and behind them are zeros."""
     lanes, item = spec.lanes, ELEMENT_BYTES[spec.inner]
     with f.loop(0, rows) as row:
-        source, to = x.at_bytes(row.index * arg[Arg.X_ROW]), scratch.at_bytes(row.index * arg[Arg.ROW_PITCH])
-        with f.loop(0, arg[Arg.ROW_PITCH] // item, lanes) as place:
-            column = place.index + arg[Arg.FIRST]
-            inside = _inside(f, lanes, column, arg[Arg.IN_COLUMNS] - column)
+        source, to = x.at_bytes(row.index * args.x_row), scratch.at_bytes(row.index * args.row_pitch)
+        with f.loop(0, args.row_pitch // item, lanes) as place:
+            column = place.index + args.first
+            inside = _inside(f, lanes, column, args.in_columns - column)
             to.at(place.index).store(source.at(column).load(lanes, inside))
 
 
-def _sums(f: Kernel, spec: SpreadSpec, arg: dict[Arg, Int], x: Ptr, lowest: Int, w: Ptr, first: Int, last: Int) -> list[Num]:
+def _sums(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, x: Ptr, lowest: Int, w: Ptr, first: Int, last: Int) -> list[Num]:
     """The sums of a tile, numbered (position, vector)."""
     lanes, vectors = spec.lanes, -(-spec.stride // spec.lanes)
     zeros = [f.zeros(spec.inner, lanes)] * (spec.positions * vectors)
     with f.loop(first, last, carry=zeros) as tap:
-        entry = f.ptr_arg(Arg.TAPS, "i64").at(tap.index * TAP_WORDS)
-        line, here = x.at_bytes((entry.load_int() - lowest) * arg[Arg.ROW_PITCH]), w.at_bytes(entry.at(1).load_int())
+        entry = args.taps[tap.index]
+        line, here = x.at_bytes((entry.row - lowest) * args.row_pitch), w.at_bytes(entry.weight)
         sums = list(tap.carry)
         for j in range(spec.taps):
             weights = [here.at(j * spec.stride + v * lanes).load(lanes) for v in range(vectors)]
@@ -139,14 +152,14 @@ def _sums(f: Kernel, spec: SpreadSpec, arg: dict[Arg, Int], x: Ptr, lowest: Int,
     return tap.result
 
 
-def _store(f: Kernel, spec: SpreadSpec, arg: dict[Arg, Int], sums: list[Num], out: Int, start: Int, channel: Int) -> None:
+def _store(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, sums: list[Num], out: Int, start: Int, channel: Int) -> None:
     """The tile's sums to memory, of the first and the last run only what lies inside the result."""
     lanes, vectors, item = spec.lanes, -(-spec.stride // spec.lanes), ELEMENT_BYTES[spec.out]
     for number, value in enumerate(sums):
         p, v = divmod(number, vectors)
         column, mask = start + (p * spec.stride + v * lanes), None
         if spec.ragged:
-            mask = _inside(f, lanes, column, (arg[Arg.OUT_COLUMNS] - column).minimum(spec.stride - v * lanes))
+            mask = _inside(f, lanes, column, (args.out_columns - column).minimum(spec.stride - v * lanes))
         finish(f, spec.finish, value, spec.out, out + column * item, channel, mask, spread=True)
 
 
