@@ -1,6 +1,6 @@
 """Filling in and denoising with learned stencils beside scikit-image's own methods: PSNR, no clock.
 
-    python benchmarks/rebuild_vs_skimage.py
+    pip install PyWavelets && python benchmarks/rebuild_vs_skimage.py
 
 64 stencils of 11x11 are learned from scikit-image's photograph `camera` (as `preimage learn` does). The pictures are 256x256 parts of
 `camera`, from which they were learned, and of `coins`, which they never saw. scikit-image's denoisers have their strength chosen
