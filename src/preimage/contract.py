@@ -31,6 +31,7 @@ __all__ = [
     "image_tree",
     "matmul",
     "ordered_sum",
+    "sum_over",
 ]
 
 #: Bounds of the number of terms in a block, and the most block sums (or group sums) in a group.
@@ -204,6 +205,33 @@ def matmul(a: Array, b: Array) -> Array:
     return ordered_sum(
         lambda t, total: fma(a[..., :, t, None], b[..., t, None, :], total), (a.shape[-1],), np.zeros(shape, a.dtype)
     )
+
+
+def sum_over(x: Array, axis: Sequence[int], y: Array | None = None) -> Array:
+    """Pure sums (means, norms, losses, bias gradients): the sum over the axes, which are dropped; with y, of the products x y.
+
+    The first axis, where it is summed over, counts images; the terms of an image run in row-major order over the other axes, in blocks
+    of 512. Term t of a block is added to partial sum t % 16, each from +0; partial sums j and j + 8 are added, then 4, 2 and 1 apart.
+    Blocks of an image are added by the tree of images, and so are the images.
+    """
+    axes = sorted(axis)
+    kept = tuple(n for k, n in enumerate(x.shape) if k not in axes)
+    given = [np.moveaxis(a, axes, range(len(axes))) for a in (x, y) if a is not None]
+    images = x.shape[0] if 0 in axes else 1
+    terms = [a.reshape(images, prod(x.shape[k] for k in axes if k), *kept) for a in given]
+
+    def block(image: int, first: int) -> Array:
+        partials = np.zeros((16, *kept), x.dtype)
+        for t in range(first, min(first + 512, terms[0].shape[1])):
+            first_factor, total = terms[0][image, t], partials[t % 16]
+            partials[t % 16] = total + first_factor if y is None else fma(first_factor, terms[1][image, t], total)
+        for half in (8, 4, 2, 1):
+            partials = partials[:half] + partials[half:]
+        sum_of_block: Array = partials[0]
+        return sum_of_block
+
+    sums = [image_tree([block(i, first) for first in range(0, terms[0].shape[1], 512)]) for i in range(images) if terms[0].size]
+    return image_tree(sums) if sums else np.zeros(kept, x.dtype)
 
 
 def fma(x: Array, y: Array, z: Array) -> Array:

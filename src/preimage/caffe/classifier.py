@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage import ops
 from preimage.caffe import io
 from preimage.caffe.net import Net
 from preimage.caffe.state import TEST
@@ -46,4 +47,4 @@ class Classifier(Net):
         ready = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
         fed: dict[str, Any] = {name: ready}
         scores = self.forward_all(**fed)[self.outputs[0]]
-        return scores.reshape(len(inputs), 10, -1).mean(axis=1) if oversample else scores
+        return ops.mean(scores.reshape(len(inputs), 10, -1), 1) if oversample else scores

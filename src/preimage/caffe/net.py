@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import preimage.io.caffe as files
+from preimage import ops
 from preimage.autograd import Tensor, array_of, enable_grad, grad, no_grad
 from preimage.caffe import hdf5
 from preimage.caffe.blob import Blob
@@ -288,7 +289,7 @@ class Net(NetWeights, NetBatches):
 
     def _loss(self) -> float:
         """The sum of what the blobs with a loss weight hold."""
-        return sum(weight * float(np.sum(self.blobs[blob].data)) for blob, weight in self.blob_loss_weights.items() if weight)
+        return sum(weight * float(ops.sum(self.blobs[blob].data)) for blob, weight in self.blob_loss_weights.items() if weight)
 
     def _forward(self, first: int, last: int) -> float:
         """Run the layers at positions first .. last; gives the loss."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage import ops
 from preimage.errors import FileFormatError
 from preimage.io.caffe.wire.message import Message
 
@@ -81,7 +82,7 @@ def clipped(solver: Message, gradients: Mapping[str, Any]) -> dict[str, Any]:
     """The gradients, scaled down to the norm clip_gradients where that is set and they are longer, and divided by iter_size."""
     factor = 1.0
     if solver.clip_gradients >= 0:
-        norm = sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
+        norm = sqrt(sum(float(ops.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
         if norm > solver.clip_gradients:
             factor = solver.clip_gradients / norm
     factor /= max(solver.iter_size, 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines import get, names
+from preimage.engines import get, names, sums
 from preimage.engines.base import Array, ElementwiseKernels
 from preimage.errors import EngineError
 from preimage.settings import current, thread_count
@@ -125,18 +125,13 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     return kernels.channel_sums(x, mode, images, g, m)
 
 
-def sum_over(x: Array, axis: tuple[int, ...]) -> Array | None:
-    """The sum over space, or over images and space, of (N, C, *space); over the rows of a matrix. Axes are dropped."""
-    space = tuple(range(2, x.ndim))
-    if axis == (0, *space) and x.ndim >= 2:
-        if x.ndim == 2:
-            x = x[None].transpose(0, 2, 1)  # the rows are the space of one image
-        made = channel_sums(x, "plain", images=True)
-    elif axis == space and space:
-        made = channel_sums(x, "plain", images=False)
-    else:
-        return None
-    return None if made is None else made[0]
+def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
+    """The sum over any axes, which are dropped, in the contract's order; NumPy where no kernel fits, with the same bits."""
+    kernels = fits(x) if x.size else None
+    if kernels is None:
+        return sums.sum_over(x, axis)
+    log_kernels(f"sum over {axis}", x)
+    return sums.sum_over(x, axis, lambda view: kernels.channel_sums(view, "plain", False)[0])
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:

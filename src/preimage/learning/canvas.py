@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.learning.model import Model
+from preimage.ops.sums import dot
 
 __all__ = ["Canvas", "Sums", "Workers"]
 
@@ -169,8 +170,8 @@ class Canvas:
                 nonzeros = int(np.count_nonzero(kept))
                 self._next.put(k, [places[kept]], [new[kept]])
             back = v - new
-            turned = float(np.dot(back, new - self._now.flat[k][places])) if push else 0.0
-            return [float(np.dot(back, back)), turned, float(np.abs(new).sum()), float(np.dot(new, new)), nonzeros]
+            turned = dot(back, new - self._now.flat[k][places]) if push else 0.0
+            return [dot(back, back), turned, float(np.abs(new).sum()), dot(new, new), nonzeros]
 
         return Sums.of(self.workers.each(one, range(len(flat))))
 

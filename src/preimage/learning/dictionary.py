@@ -31,6 +31,7 @@ from preimage.errors import OptionError, ShapeError
 from preimage.learning.canvas import Canvas, Sums, Workers
 from preimage.learning.model import Model
 from preimage.learning.progress import Listener, Progress, listener
+from preimage.ops.sums import dot
 from preimage.settings import thread_count
 
 __all__ = ["Coded", "Options", "encode", "first_stencils", "learn"]
@@ -316,7 +317,8 @@ class _Descent:
 
 def _square(a: Array) -> float:
     """|a|^2, summed in float64."""
-    return float(np.sum(np.square(a, dtype=np.float64)))
+    wide = np.asarray(a, np.float64)
+    return dot(wide, wide)
 
 
 def _norms(stencils: Array) -> Array:

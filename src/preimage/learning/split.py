@@ -14,15 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import OptionError, ShapeError
+from preimage.ops.sums import dot
 
 __all__ = ["fill_in", "noise_level", "split_slow"]
 
 Array = NDArray[Any]
-
-
-def _dot(a: Array, b: Array) -> float:
-    """The sum of the products, without BLAS, whose threads no setting here binds."""
-    return float(np.add.reduce(a * b, axis=None))
 
 
 def split_slow(picture: Array, weight: float = 5.0, margin: int = 16) -> tuple[Array, Array]:
@@ -78,16 +74,16 @@ def fill_in(picture: Array, known: Array, weight: float = 5.0, tolerance: float 
     s = np.empty_like(x)
     s[...] = x[..., known].mean(axis=-1)[..., None, None]
     residual = data * x - apply(s)
-    direction, square = residual.copy(), _dot(residual, residual)
-    goal = tolerance**2 * max(_dot(data * x, data * x), 1e-30)
+    direction, square = residual.copy(), dot(residual, residual)
+    goal = tolerance**2 * max(dot(data * x, data * x), 1e-30)
     for _ in range(steps):
         if square <= goal:
             break
         image = apply(direction)
-        length = square / _dot(direction, image)
+        length = square / dot(direction, image)
         s += length * direction
         residual -= length * image
-        square, last = _dot(residual, residual), square
+        square, last = dot(residual, residual), square
         direction = residual + (square / last) * direction
     return s.astype(picture.dtype)
 

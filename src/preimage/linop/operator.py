@@ -17,6 +17,7 @@ from preimage.autograd import Tensor, array_of, as_array, is_real
 from preimage.errors import DTypeError, MissingPackageError, OptionError, ShapeError
 from preimage.ops import reshape, stack, transpose
 from preimage.ops.operands import count_of, number_of
+from preimage.ops.sums import dot
 
 __all__ = ["Adjoint", "Compose", "Operator", "Scaled", "Sum"]
 
@@ -45,8 +46,8 @@ def _factor(value: Any) -> float | None:
 
 
 def _length(v: Any) -> float:
-    """The Euclidean norm, without BLAS, whose threads no setting here binds."""
-    return math.sqrt(float(np.add.reduce(np.square(v), axis=None)))
+    """The Euclidean norm."""
+    return math.sqrt(dot(v, v))
 
 
 class Operator:

@@ -105,15 +105,16 @@ def nll_loss(log_probability: Any, target: Any, *, weight: Any = None, ignore_in
     picked = ops.negative(rows[(np.arange(labels.size), safe)])
     # an ignored position must not bring its infinity or NaN along
     losses = ops.where(used.reshape(-1), _product(scale, picked), 0.0)
+    losses = ops.reshape(losses, labels.shape)
     if reduction == "mean":
-        return ops.astype(_over(losses, scale), dtype)
-    return _reduce(ops.reshape(losses, labels.shape), reduction, dtype)
+        return ops.astype(_over(losses, scale.reshape(labels.shape)), dtype)
+    return _reduce(losses, reduction, dtype)
 
 
 def _over(losses: Any, weights: Any) -> Any:
     """The sum of the losses over the sum of the weights."""
     with np.errstate(all="ignore"):
-        return ops.divide(ops.sum(losses), np.asarray(weights.sum(dtype=np.float64), weights.dtype))
+        return ops.divide(ops.sum(losses), np.asarray(ops.sum(weights.astype(np.float64)), weights.dtype))
 
 
 def _classes(x: Any, name: str) -> tuple[Any, int, Any]:

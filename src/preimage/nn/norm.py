@@ -216,7 +216,7 @@ class _InstanceNorm(_Tracking):
             raise ShapeError(f"{type(self).__name__}: needs more than one value per channel of an image, got shape {shape}")
         y, mean, var = normalise(x, self.weight, self.bias, images=False, eps=self.eps)
         if self.training and self.track_running_stats and shape[0]:
-            of_images = (np.asarray(array_of(v)).reshape(shape[0], -1).mean(0) for v in (mean, var))
+            of_images = (ops.mean(np.asarray(array_of(v)).reshape(shape[0], -1), 0) for v in (mean, var))
             self._track(next(of_images), next(of_images), count)
         return y
 

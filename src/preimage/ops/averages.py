@@ -171,22 +171,28 @@ def avg_pool(
 
 
 def _binned(x: Array, bins: tuple[Bins, ...]) -> Array:
-    """Sums over adaptive windows: window by window, or where there are more of them than elements in one, tap by tap."""
+    """Sums over adaptive windows, one axis after another: windows of one length together, each a sum in the contract's order."""
     value = x
     for k, b in enumerate(bins):
         if b.outputs == b.size:
             continue
         starts, stops = b.edges()
+        lengths = stops - starts
         out = _zeros(value, k, b.outputs)
-        if b.outputs <= (stops - starts).max():
-            for o, (first, last) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-                np.add.reduce(value[along(k, slice(first, last))], axis=k + 2, keepdims=True, out=out[along(k, slice(o, o + 1))])
-        else:
-            for t in range(int((stops - starts).max())):
-                here = np.flatnonzero(starts + t < stops)
-                out[along(k, here)] += np.take(value, starts[here] + t, axis=k + 2)
+        for length in np.unique(lengths[lengths > 0]).tolist():
+            here = np.flatnonzero(lengths == length)
+            out[along(k, here)] = around.sum_over(_windows(value, k + 2, starts[here], length), (k + 3,))
         value = out
     return value.copy() if value is x else value
+
+
+def _windows(x: Array, axis: int, starts: Array, length: int) -> Array:
+    """The windows of one length along an axis, which becomes two: where they begin, and their elements."""
+    if len(starts) == 1:
+        first = int(starts[0])
+        part = x[(slice(None),) * axis + (slice(first, first + length),)]
+        return np.expand_dims(part, axis)
+    return np.take(x, starts[:, None] + np.arange(length), axis=axis)
 
 
 def _elements(bins: tuple[Bins, ...], dtype: Any) -> Array:

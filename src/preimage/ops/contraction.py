@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from preimage.engines import PreparedWeight, run
 from preimage.engines.base import Array, Epilogue, supported_dtype
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
-from preimage.ops.sums import sum_dtype, tree
+from preimage.ops.sums import total
 
 __all__ = [
     "conv_op",
@@ -153,10 +152,7 @@ def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str
 def _sum_over_space(g: Array, *, layout: str) -> Array:
     """Sum over batch and space in one order for any layout: pixels of an image, then images as a tree."""
     g = _channels_first(g, layout)
-    flat = np.ascontiguousarray(g).reshape(g.shape[0], g.shape[1], prod(g.shape[2:]))  # -1 cannot be inferred for an empty batch
-    with np.errstate(all="ignore"):
-        per_image: Any = np.add.reduce(flat, axis=2, dtype=sum_dtype(g.dtype))
-        return np.asarray(tree(per_image)).astype(g.dtype, copy=False)
+    return total(g, (0, *range(2, g.ndim)), keepdims=False).astype(g.dtype, copy=False)
 
 
 def _spread_over_space(b: Array, *, shape: tuple[int, ...], layout: str) -> Array:

@@ -26,6 +26,7 @@ from preimage.ops.pointwise import add, multiply, subtract
 from preimage.ops.reduce import mean, standardize, standardize_gradient, sum, var
 from preimage.ops.shape import reshape
 from preimage.ops.sums import sum_dtype
+from preimage.reduction import tree_sum
 
 __all__ = ["affine", "normalise", "scaled_by", "standardized"]
 
@@ -47,7 +48,7 @@ class _Statistics:
             made = around.channel_sums(x, "products", images, g, self.mean)
             if made is None:  # the engine was changed since the forward pass
                 axes, centred = _axes(x.ndim, images), x - _spread(self.mean, x.ndim)
-                made = np.add.reduce(g, axes), np.add.reduce(g * centred, axes)
+                made = around.sum_over(g, axes), around.sum_over(g * centred, axes)
             with np.errstate(all="ignore"):
                 self._sums, self._seen = (made[0], made[1] - self.rest * made[0]), weakref.ref(g)
         return self._sums
@@ -187,14 +188,14 @@ def _weight_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bo
     lost = _Lost(x, found)
     if lost.part is not None:
         along[lost.mask] = sum(multiply(g[lost.where], standardize(lost.part, lost.axes, eps)), lost.axes)
-    return along if images else np.add.reduce(along, 0)
+    return along if images else tree_sum(along)
 
 
 def _bias_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
     if isinstance(g, Tensor):
         return sum(g, _axes(x.ndim, True))
     total = found.sums(g, x, images)[0]
-    return total if images else np.add.reduce(total, 0)
+    return total if images else tree_sum(total)
 
 
 _normalise_op = primitive("normalise", _forward, [_input_rule, _weight_rule, _bias_rule], saves=(0, 1))

@@ -206,11 +206,21 @@ def _shift(x: Array, axis: AxisTuple) -> Array:
     return np.where(np.isinf(top), np.zeros((), top.dtype), top)
 
 
+def _exponentials(x: Array) -> Array:
+    made = around.function("exp", x)
+    return np.exp(np.ascontiguousarray(x)) if made is None else made
+
+
+def _along(e: Array, axis: AxisTuple) -> Array:
+    """The sum of exponentials, axes kept: terms of one line, also where the first axis, which elsewhere counts images, is summed over."""
+    return around.sum_over(e[None], tuple(k + 1 for k in axis)).reshape(_kept(e.shape, axis))
+
+
 def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
     wide = widened(x)
     with np.errstate(all="ignore"):
         top = _shift(wide, axis)
-        result = np.log(np.add.reduce(np.exp(wide - top), axis=axis, keepdims=True)) + top
+        result = np.log(_along(_exponentials(wide - top), axis)) + top
     shape = result.shape if keepdims else tuple(n for k, n in enumerate(result.shape) if k not in axis)
     return narrow(result, x).reshape(shape)
 
@@ -230,8 +240,8 @@ def _softmax(x: Array, *, axis: int) -> Array:
     if made is not None:
         return narrow(made, x)
     with np.errstate(all="ignore"):
-        e = np.exp(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))
-        e /= np.add.reduce(e, axis=axis, keepdims=True)
+        e = _exponentials(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))
+        e /= _along(e, (axis,))
     return narrow(e, x)
 
 
@@ -239,7 +249,7 @@ def _log_softmax(x: Array, *, axis: int) -> Array:
     wide = _held(widened(x), axis)
     with np.errstate(all="ignore"):
         low = wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf)
-        low -= np.log(np.add.reduce(np.exp(low), axis=axis, keepdims=True))
+        low -= np.log(_along(_exponentials(low), (axis,)))
     return narrow(low, x)
 
 
@@ -312,19 +322,19 @@ def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Ar
     """x - mean, 1 / sqrt(var + eps), and the factor that both were taken of: 1, but where the squares overflow, or vanish beside no eps."""
 
     def mean_off(x: Array) -> Array:
-        centred = x - np.add.reduce(x, axis=axis, keepdims=True) / count
-        centred -= np.add.reduce(centred, axis=axis, keepdims=True) / count  # what rounding left of a large mean
+        centred = x - around.sum_over(x, axis).reshape(shape) / count
+        centred -= around.sum_over(centred, axis).reshape(shape) / count  # what rounding left of a large mean
         return np.asarray(centred)
 
     def below(centred: Array, there: Any) -> Any:
-        return np.add.reduce(np.square(centred), axis=axis, keepdims=True) / count + there
+        return around.sum_over(np.square(centred), axis).reshape(shape) / count + there
 
     def exponent(x: Array) -> Any:
         """The least power of two above all |x| of a slice; 0 where they are not finite, or all 0."""
         top = np.maximum.reduce(np.abs(x), axis=axis, keepdims=True, initial=0)
         return np.where(np.isfinite(top), np.frexp(top)[1], 0)
 
-    dtype = wide.dtype
+    dtype, shape = wide.dtype, _kept(wide.shape, axis)
     info, count, small = np.finfo(dtype), dtype.type(_count(wide.shape, axis)), dtype.type(eps)
     with np.errstate(all="ignore"):
         centred = mean_off(wide)

@@ -1,8 +1,9 @@
 """How sums are taken beside the contractions: the dtype they are kept in, and what becomes of one that overflows on its way.
 
 16-bit floats are summed in float64, where sums of thousands of them are exact, and rounded once at the end: such a sum or mean is the
-exact one, rounded, in whatever order it was taken. A float32 or float64 sum whose partial sums overflow while it does not itself is
-taken again of fractions (a power of two, so no digit is lost).
+exact one, rounded, in whatever order it was taken. float32 and float64 are summed in the contract's order (`engines/sums.py`), for any
+axes, layout and number of threads. A sum whose partial sums overflow while it does not itself is taken again of fractions (a power of
+two, so no digit is lost).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from preimage.engines import around
 from preimage.engines.base import accumulator_dtype
 from preimage.ops.operands import Array
 
-__all__ = ["exactly", "mean_of", "sum_dtype", "total", "tree"]
+__all__ = ["dot", "exactly", "mean_of", "sum_dtype", "total"]
 
 
 def sum_dtype(dtype: Any) -> np.dtype[Any]:
@@ -30,12 +31,8 @@ def exactly(x: Array) -> Array:
 
 
 def _summed(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    made = around.sum_over(x, axis)
-    if made is not None:
-        return made.reshape([1 if k in axis else n for k, n in enumerate(x.shape)]) if keepdims else made
-    reduced: Any = np.add.reduce
-    with np.errstate(all="ignore"):
-        return np.asarray(reduced(x, axis=axis, dtype=sum_dtype(x.dtype), keepdims=keepdims))
+    made = around.sum_over(exactly(x), axis)
+    return made.reshape([1 if k in axis else n for k, n in enumerate(x.shape)]) if keepdims else made
 
 
 def _again(x: Array, axis: tuple[int, ...], keepdims: bool, found: Array, divisor: float) -> Array:
@@ -62,11 +59,7 @@ def mean_of(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
         return _again(x, axis, keepdims, np.asarray(found / found.dtype.type(count)), count)
 
 
-def tree(values: Array) -> Array:
-    """The sum over the first axis as an aligned binary tree: entry i with i ^ 1, then pairs with pairs; what is left over goes up alone."""
-    with np.errstate(all="ignore"):
-        while values.shape[0] > 1:
-            even = values.shape[0] // 2 * 2
-            pairs = values[:even:2] + values[1:even:2]
-            values = np.concatenate((pairs, values[even:])) if even < values.shape[0] else pairs
-    return values[0] if values.shape[0] else np.zeros(values.shape[1:], values.dtype)
+@np.errstate(all="ignore")
+def dot(a: Array, b: Array) -> float:
+    """The sum of the products of two arrays of one shape, elements in row-major order: without BLAS, whose threads no setting binds."""
+    return float(around.sum_over(exactly(a * b).reshape(1, -1), (1,))[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage import ops
 from preimage.autograd import Tensor
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
@@ -41,7 +42,7 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_
     top = float(np.max([np.max(a) for a in sizes if a.size], initial=0.0))
     total = top
     if not math.isinf(norm_type) and 0 < top < math.inf:  # powers of fractions of the largest: none of them overflows
-        total = top * math.fsum(float(np.sum((a / top) ** norm_type)) for a in sizes) ** (1 / norm_type)
+        total = top * math.fsum(float(ops.sum((a / top) ** norm_type)) for a in sizes) ** (1 / norm_type)
     scale = max_norm / (total + 1e-6)  # PyTorch's guard against a norm of 0
     if scale < 1:
         for p in held:

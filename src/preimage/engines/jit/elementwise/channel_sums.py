@@ -1,6 +1,6 @@
 """Sums per channel of (N, C, *space) arrays, by blocks of space, in an order that the shape alone sets (channel_sums_kernel.py).
 
-    sum over a block (sixteen partial sums, a tree) -> blocks of an image, then images: j + (j + half) until one is left
+    sum over a block (sixteen partial sums, a tree) -> blocks of an image, then images: the aligned tree (preimage.reduction)
 
 Memory order, threads and vector width change no bit; neither does the batch change an image's own sums.
 """
@@ -17,11 +17,12 @@ from preimage.engines.jit.elementwise.channel_sums_kernel import Arg, SumsSpec
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
+from preimage.engines.sums import BLOCK
+from preimage.reduction import tree_sum
 from preimage.settings import thread_count
 
 __all__ = ["channel_sums", "innermost"]
 
-BLOCK = 2048  # elements of a block: 128 terms follow each other in a partial sum
 TASK_ELEMENTS = 1 << 14
 
 
@@ -66,17 +67,5 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     words[Arg.SHARE], words[Arg.SHARES] = share, shares
     tasks = count * shares * (blocks if columns else 1)
     pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if x.size > TASK_ELEMENTS else 1)
-    if images:
-        return tuple([_folded(s.reshape(1, count * blocks, channels))[0] for s in sums])
-    return tuple([_folded(s) for s in sums])
-
-
-def _folded(sums: Array) -> Array:
-    """The sums over axis 1: entry j and entry j + half are added until one is left."""
-    n = sums.shape[1]
-    with np.errstate(all="ignore"):
-        while n > 1:
-            half = (n + 1) // 2
-            sums[:, : n - half] += sums[:, half:n]
-            n = half
-    return sums[:, 0]
+    found = [tree_sum(s, axis=1) for s in sums]
+    return tuple([tree_sum(s) for s in found]) if images else tuple(found)

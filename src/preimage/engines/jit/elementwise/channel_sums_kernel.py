@@ -16,10 +16,9 @@ from enum import IntEnum
 from typing import ClassVar
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+from preimage.engines.sums import PARTIALS
 
-__all__ = ["PARTIALS", "Arg", "SumsSpec", "build"]
-
-PARTIALS = 16
+__all__ = ["Arg", "SumsSpec", "build"]
 
 
 class Arg(IntEnum):

@@ -11,6 +11,7 @@ from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_k
 from preimage.engines.jit.elementwise.softmax_kernel import Arg, SoftmaxSpec
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
+from preimage.engines.sums import BLOCK
 from preimage.settings import thread_count
 
 __all__ = ["softmax"]
@@ -39,6 +40,8 @@ def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
     words[Arg.X], words[Arg.G], words[Arg.RESULT] = address_of(x), address_of(x if g is None else g), address_of(made)
     words[Arg.LENGTH], words[Arg.INNER], words[Arg.TOTAL] = length, inner, outer
     words[Arg.SHARE], words[Arg.SHARES] = share, shares
+    words[Arg.BLOCKS] = -(-length // BLOCK)
+    words[Arg.LEVELS] = words[Arg.BLOCKS].bit_length()
     tasks = outer * shares if columns else -(-outer // share)
     spec = SoftmaxSpec(ELEMENTS[x.dtype], lanes, columns, g is not None)
     pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if tasks > 1 else 1)

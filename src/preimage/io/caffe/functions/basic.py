@@ -208,7 +208,7 @@ def batch_norm_train(
     axes = tuple(k for k in range(data.ndim) if k != 1) if data.ndim > 1 else (0,)
     count = data.size // max(data.shape[1], 1) if data.ndim > 1 else data.size
     out = ops.standardize(x, axes, eps)
-    found, spread = data.mean(axis=axes, keepdims=data.ndim == 1), data.var(axis=axes, keepdims=data.ndim == 1)
+    found, spread = (f(data, axes, keepdims=data.ndim == 1) for f in (ops.mean, ops.var))
     unbiased = spread * (count / (count - 1) if count > 1 else 1.0)
     kept = np.float32(fraction)
     return (

@@ -67,7 +67,7 @@ def _log_sum_exp(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
         wide = x.astype(np.float64)
         top = np.max(wide, axis=axes, keepdims=True, initial=-np.inf)
         top = np.where(np.isfinite(top), top, 0)
-        total = np.log(np.sum(np.exp(wide - top), axis=axes, keepdims=True)) + top
+        total = np.log(ops.sum(ops.exp(wide - top), axes, keepdims=True)) + top
         return (total if keep else np.squeeze(total, axes)).astype(x.dtype)
 
 
@@ -204,7 +204,7 @@ def _batch_norm(x: Any, scale: Any, bias: Any, mean: Any, variance: Any, *, epsi
     axes = (0, *range(2, shape))
     y = typed(_normalised(x, axes, epsilon) * _per_channel(scale, shape) + _per_channel(bias, shape), x)
     data = x.data if isinstance(x, Tensor) else x
-    batch_mean, batch_variance = data.mean(axes), data.var(axes)
+    batch_mean, batch_variance = ops.mean(data, axes), ops.var(data, axes)
     running = [
         (old * momentum + new * (1 - momentum)).astype(old.dtype) for old, new in ((mean, batch_mean), (variance, batch_variance))
     ]

@@ -1,0 +1,79 @@
+"""Pure sums in the contract's order (docs/contract.md), for any axes of any array: the views that kernels take, and the same bits in NumPy.
+
+    terms of an image, row-major -> blocks of 512 -> sixteen partial sums a block, added as a tree
+    blocks of an image -> the aligned tree;  images (axis 0, where it is summed over) -> the aligned tree
+
+Only additions of whole arrays are used, so neither memory order nor NumPy's own order of reduction has a say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.reduction import tree_sum
+
+__all__ = ["BLOCK", "PARTIALS", "Blocked", "sum_over"]
+
+#: Terms of a block, and partial sums in it: term i goes to partial sum i % PARTIALS.
+BLOCK, PARTIALS = 512, 16
+
+#: The sums over space, (N, C), of an array (N, C, S).
+Blocked = Callable[[Array], Array]
+
+
+@np.errstate(all="ignore")
+def sum_over(x: Array, axis: tuple[int, ...], blocked: Blocked | None = None) -> Array:
+    """The sum over the axes (numbered from 0), which are dropped, in the dtype of x. blocked: what sums the images, by default NumPy."""
+    kept = [k for k in range(x.ndim) if k not in axis]
+    terms = [k for k in axis if k]
+    images = [0] if 0 in axis else []
+    if not x.size:
+        return np.zeros([x.shape[k] for k in kept], x.dtype)
+    # What lies innermost in memory stays there, as one axis: of terms, or of results.
+    near = sorted(kept, key=lambda k: -abs(x.strides[k]))
+    step = min([abs(x.strides[k]) for k in terms if x.shape[k] > 1], default=0)
+    inner = [k for k in near if abs(x.strides[k]) < step] if step else near
+    outer = [k for k in near if k not in inner]
+    count = prod(x.shape[k] for k in images)
+    lead, space, channels = (prod(x.shape[k] for k in axes) for axes in (outer, sorted(terms), inner))
+    if space > 1 and not inner:
+        view = x.transpose([*images, *outer, *sorted(terms)]).reshape(count, lead, space)
+    else:
+        view = x.transpose([*images, *outer, *sorted(terms), *inner]).reshape(count * lead, space, channels).transpose(0, 2, 1)
+    sums = (view[:, :, 0] + x.dtype.type(0)) if space == 1 else (blocked or _in_numpy)(view)
+    total: Array = tree_sum(sums.reshape(count, lead * channels))
+    order = outer + inner
+    return total.reshape([x.shape[k] for k in order]).transpose([order.index(k) for k in kept])
+
+
+def _in_numpy(view: Array) -> Array:
+    terms = view.transpose(2, 0, 1)
+    whole = len(terms) // BLOCK
+    sums = []
+    if whole:
+        rows = terms[: whole * BLOCK].reshape(whole, BLOCK // PARTIALS, PARTIALS, *terms.shape[1:])
+        sums.append(_block(rows.swapaxes(0, 1)))
+    if len(terms) % BLOCK:
+        rest = terms[whole * BLOCK :]
+        even = len(rest) // PARTIALS * PARTIALS
+        rows = rest[:even].reshape(-1, 1, PARTIALS, *terms.shape[1:])
+        sums.append(_block(rows, rest[even:]))
+    return np.asarray(tree_sum(np.concatenate(sums)))
+
+
+def _block(rows: Array, rest: Array | None = None) -> Array:
+    """Sums of blocks: rows (R, blocks, 16, ...) of whole sets of sixteen, and of a single block what is left."""
+    partials = np.zeros(rows.shape[1:], rows.dtype)
+    for row in rows:
+        partials += row
+    if rest is not None:
+        partials[0, : len(rest)] += rest
+    half = PARTIALS // 2
+    while half:
+        partials = partials[:, :half] + partials[:, half : 2 * half]
+        half //= 2
+    return partials[:, 0]
