@@ -362,6 +362,26 @@ def test_an_engine_that_cannot_is_an_error_not_a_fallback(monkeypatch):
     sys.modules["preimage.engines"]._loaded.pop("refuses")
 
 
+@pytest.mark.parametrize("slope", ["0.1", None, 1j, np.ones(2), True])
+def test_a_slope_is_a_number(slope):
+    x, w = np.ones((1, 1, 4)), np.ones((1, 1, 2))
+    for contraction in (pre.conv, pre.conv_transpose):
+        with pytest.raises(OptionError, match="slope must be a number"):
+            contraction(x, w, activation="leaky_relu", slope=slope)
+    assert pre.conv(-x, w, activation="leaky_relu", slope=np.array(0.25)).tolist() == [[[-0.5] * 3]]
+
+
+def test_lists_are_read_as_by_every_other_operation():
+    """Numbers and lists are float64; integers are refused in arrays alone, whose dtype says what their owner meant."""
+    assert pre.conv([[[1, 2, 4]]], [[[-1, 1]]]).tolist() == [[[1.0, 2.0]]]
+    assert pre.conv_transpose([[[1, 10]]], [[[1, 2]]], [0.5]).tolist() == [[[1.5, 12.5, 20.5]]]
+    assert pre.conv_weight_grad([[[1, 2, 3]]], [[[1, 10]]], kernel_size=2).tolist() == [[[21.0, 32.0]]]
+    with pytest.raises(DTypeError, match="x has dtype int64"):
+        pre.conv(np.array([[[1, 2, 4]]]), [[[-1.0, 1.0]]])
+    with pytest.raises(DTypeError, match="prepared weight"):
+        pre.ops.exp(pre.prepare(np.ones((1, 1, 2))))
+
+
 def test_many_geometries_do_not_pile_up():
     run = sys.modules["preimage.engines"]
     with pre.config(engine="gemm"):

@@ -21,6 +21,7 @@ from preimage.analysis.order import Tree
 from preimage.geometry import ConvGeometry
 from preimage.ops.contraction import margin_free
 from preimage.ops.pad import pad
+from preimage.typing import PaddingMode
 
 __all__ = ["Places", "Sides"]
 
@@ -51,7 +52,7 @@ class Places:
 class Sides:
     """A geometry with its padding mode: where the terms of each of the three contractions lie."""
 
-    def __init__(self, geometry: ConvGeometry, mode: str = "zeros") -> None:
+    def __init__(self, geometry: ConvGeometry, mode: PaddingMode = "zeros") -> None:
         self.geometry, self.mode = geometry, mode
         self.extended = mode != "zeros" and any(lo or hi for lo, hi in geometry.padding)
         self.inner = margin_free(geometry) if self.extended else geometry

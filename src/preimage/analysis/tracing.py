@@ -32,8 +32,10 @@ from preimage.nn import Linear
 from preimage.ops import conv as run_conv
 from preimage.ops import conv_transpose as run_conv_transpose
 from preimage.ops import linear as run_linear
-from preimage.ops.contraction import one_dtype, operand
+from preimage.ops.contraction import one_dtype
+from preimage.ops.operands import operand
 from preimage.ops.pad import check_mode
+from preimage.typing import PaddingMode
 
 __all__ = ["Frame", "LayerTrace", "Stroke", "trace", "trace_conv", "trace_conv_transpose", "trace_linear"]
 
@@ -86,7 +88,7 @@ class LayerTrace(Shown):
     """
 
     def __init__(
-        self, geometry: ConvGeometry, transposed: bool, x: Array, w: Array, b: Array | None, mode: str = "zeros",
+        self, geometry: ConvGeometry, transposed: bool, x: Array, w: Array, b: Array | None, mode: PaddingMode = "zeros",
         fully_connected: bool = False, name: str = "",
     ) -> None:  # fmt: skip
         self.geometry, self.transposed, self.padding_mode = geometry, transposed, mode
@@ -235,7 +237,7 @@ def _check_bias(b: Array | None, channels: int) -> None:
         raise ShapeError(f"b has shape {b.shape}, wanted ({channels},): one value per channel of the output")
 
 
-def trace_conv(x: Any, w: Any, b: Any = None, *, padding_mode: str = "zeros", **options: Any) -> LayerTrace:
+def trace_conv(x: Any, w: Any, b: Any = None, *, padding_mode: PaddingMode = "zeros", **options: Any) -> LayerTrace:
     """The trace of `preimage.conv(x, w, b, **options)`: stride, padding, dilation, groups, padding_mode."""
     check_mode(padding_mode)
     x, w, b = _operands(x, w, b)
@@ -244,7 +246,7 @@ def trace_conv(x: Any, w: Any, b: Any = None, *, padding_mode: str = "zeros", **
     return LayerTrace(g, False, x, w, b, padding_mode)
 
 
-def trace_conv_transpose(y: Any, w: Any, b: Any = None, *, padding_mode: str = "zeros", **options: Any) -> LayerTrace:
+def trace_conv_transpose(y: Any, w: Any, b: Any = None, *, padding_mode: PaddingMode = "zeros", **options: Any) -> LayerTrace:
     """The trace of `preimage.conv_transpose(y, w, b, **options)`: also output_padding or output_size."""
     check_mode(padding_mode)
     y, w, b = _operands(y, w, b)

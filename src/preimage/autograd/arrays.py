@@ -18,13 +18,13 @@ __all__ = ["as_array", "fitted", "is_real", "refuse_masked"]
 Array = NDArray[Any]
 
 
-def refuse_masked(value: Any, name: str) -> None:
+def refuse_masked(value: object, name: str) -> None:
     """Raises: DTypeError for a masked array, or a list with one in it: no operation here would mind the mask."""
     kind = type(value)
     if kind is np.ndarray or "numpy.ma" not in sys.modules:  # numpy.ma is imported by whoever makes such an array
         return
     masked = np.ma.MaskedArray
-    if isinstance(value, masked) or (kind in (list, tuple) and any(isinstance(v, masked) for v in value)):
+    if isinstance(value, masked) or (isinstance(value, list | tuple) and any(isinstance(v, masked) for v in value)):
         raise DTypeError(f"{name} is a masked array, and its mask would be lost; fill what is masked first: {name}.filled(0)")
 
 
@@ -56,7 +56,7 @@ def _bfloat16(name: str) -> Any:
     return bfloat16
 
 
-def as_array(value: Any, name: str = "an argument", *, values_only: bool = False) -> Array:
+def as_array(value: object, name: str = "an argument", *, values_only: bool = False) -> Array:
     """The value as an array, not copied where that can be: of numbers, lists, and arrays of NumPy, torch, JAX or others.
 
     values_only: a torch tensor may require grad, since only its values are asked for.
@@ -86,7 +86,7 @@ def is_real(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biuf" or (dtype.kind == "V" and "float" in dtype.name)
 
 
-def fitted(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
+def fitted(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
     """The value as an aligned array of this dtype and shape, rounded to it; for what replaces an array that exists.
 
     Raises: ShapeError for another shape; DTypeError for what holds no real numbers, fractions where integers are wanted, and finite

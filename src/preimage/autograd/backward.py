@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -12,6 +12,12 @@ from preimage.autograd.modes import enable_grad, no_grad
 from preimage.autograd.primitive import Node
 from preimage.autograd.tensor import Tensor, array_of, method
 from preimage.errors import GraphError
+
+if TYPE_CHECKING:
+    from preimage.typing import Operand
+
+    #: What the outputs are contracted with: an array for one output; for several a list, None for those of one element.
+    GradOutputs: TypeAlias = Operand | Sequence[Operand | None] | None
 
 __all__ = ["backward", "grad"]
 
@@ -126,7 +132,9 @@ def _as_tensor(g: Any, create_graph: bool) -> Tensor:
     return Tensor(g)
 
 
-def backward(output: Tensor, grad_output: Any = None, *, create_graph: bool = False, retain_graph: bool | None = None) -> None:
+def backward(
+    output: Tensor, grad_output: Operand | None = None, *, create_graph: bool = False, retain_graph: bool | None = None
+) -> None:
     """Add the gradient of `output` (contracted with `grad_output`) to `.grad` of every leaf that requires it.
 
     Raises: GraphError if nothing was recorded, or its buffers were freed; ShapeError for a grad_output of another shape.
@@ -142,6 +150,26 @@ def backward(output: Tensor, grad_output: Any = None, *, create_graph: bool = Fa
         leaf.grad = _as_tensor(np.array(total) if total is seed else total, create_graph)
 
 
+@overload
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Tensor, grad_outputs: GradOutputs = None, *, create_graph: bool = False,
+    retain_graph: bool | None = None, allow_unused: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+@overload
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Tensor, grad_outputs: GradOutputs = None, *, create_graph: bool = False,
+    retain_graph: bool | None = None, allow_unused: bool,
+) -> Tensor | None: ...  # fmt: skip
+@overload
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], grad_outputs: GradOutputs = None, *, create_graph: bool = False,
+    retain_graph: bool | None = None, allow_unused: Literal[False] = False,
+) -> list[Tensor]: ...  # fmt: skip
+@overload
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], grad_outputs: GradOutputs = None, *, create_graph: bool = False,
+    retain_graph: bool | None = None, allow_unused: bool,
+) -> list[Tensor | None]: ...  # fmt: skip
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],

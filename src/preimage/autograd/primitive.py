@@ -28,6 +28,7 @@ from preimage.errors import GraphError
 __all__ = ["Node", "Primitive", "Spec", "primitive", "primitives"]
 
 Array = NDArray[Any]
+Value = Array | Tensor
 Rule = Callable[..., Any]
 Rules = Sequence[Rule | None] | Callable[[int], Rule | None]
 
@@ -158,12 +159,13 @@ class Primitive:
             return Spec(value.shape, value.dtype)
         return _Saved(value, edge)
 
-    def __call__(self, *args: Any, **params: Any) -> Any:
+    def __call__(self, *args: Any, **params: Any) -> Value:
         for a in args:
             if isinstance(a, Tensor):
                 break
         else:  # a loop: `any` with its generator costs as much as all else here
-            return self.forward(*args, **params)
+            plain: Array = self.forward(*args, **params)
+            return plain
         arrays = [a._data if isinstance(a, Tensor) else a for a in args]
         result = np.asarray(self.forward(*arrays, **params))
         if is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):

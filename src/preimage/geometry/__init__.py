@@ -31,6 +31,7 @@ from preimage.errors import GeometryError
 from preimage.geometry.sizes import (
     MAX_ELEMENTS,
     Padding,
+    PaddingWord,
     Pairs,
     PerAxis,
     check_groups,
@@ -48,7 +49,7 @@ from preimage.geometry.sizes import (
 )
 
 __all__ = [
-    "ConvGeometry", "Padding", "PerAxis", "conv_size", "conv_transpose_size", "extent_of", "normalise_padding", "per_axis",
+    "ConvGeometry", "Padding", "PaddingWord", "PerAxis", "conv_size", "conv_transpose_size", "extent_of", "normalise_padding", "per_axis",
     "split_same",
 ]  # fmt: skip
 

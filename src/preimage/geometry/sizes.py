@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import Any, Literal, SupportsIndex
 
 from preimage.errors import GeometryError
 
 __all__ = [
-    "MAX_ELEMENTS", "MAX_PARAMETER", "Padding", "Pairs", "PerAxis", "check_groups", "check_ndim", "conv_size",
+    "MAX_ELEMENTS", "MAX_PARAMETER", "Padding", "PaddingWord", "Pairs", "PerAxis", "check_groups", "check_ndim", "conv_size",
     "conv_transpose_size", "extent_of", "hashable", "integer", "normalise_padding", "per_axis", "shape_of", "sizes", "split_same",
 ]  # fmt: skip
 
-PerAxis = int | Sequence[int]
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+#: A number for every spatial axis, or one for all.
+PerAxis = SupportsIndex | Sequence[SupportsIndex]
+PaddingWord = Literal["same", "same_upper", "same_lower", "valid"]
+#: Padding of the spatial axes: a number for both ends of all, one per axis, a pair (lo, hi) per axis, or a word.
+Padding = SupportsIndex | PaddingWord | Sequence[SupportsIndex | Sequence[SupportsIndex]]
 Pairs = tuple[tuple[int, int], ...]
+_WORDS: dict[str, PaddingWord] = {"same": "same", "same_upper": "same", "same_lower": "same_lower", "valid": "valid"}
 
 #: No engine indexes an array of more elements (2**40 float32 are 4 TiB); what is larger is refused, not wrapped.
 MAX_ELEMENTS = 2**40
@@ -52,12 +56,13 @@ def per_axis(value: PerAxis, ndim: int, name: str, least: int = 1) -> tuple[int,
 
     Raises: GeometryError for another count, a value below `least`, or something that is no integer.
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) != 0:
-            value = tuple(value)
+    given: Any = value  # anything may come
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        if hasattr(given, "__iter__") and not isinstance(given, (str, bytes)) and getattr(given, "ndim", 1) != 0:
+            given = tuple(given)
         else:
-            value = (integer(value, name),) * ndim
-    values = tuple(integer(v, f"{name}[{axis}]") for axis, v in enumerate(value))
+            given = (integer(given, name),) * ndim
+    values = tuple(integer(v, f"{name}[{axis}]") for axis, v in enumerate(given))
     if len(values) != ndim:
         raise GeometryError(f"{name} {values} has {len(values)} entries, wanted one integer or one per axis ({ndim})")
     for axis, v in enumerate(values):
@@ -68,21 +73,22 @@ def per_axis(value: PerAxis, ndim: int, name: str, least: int = 1) -> tuple[int,
     return values
 
 
-def normalise_padding(padding: Any, ndim: int) -> Pairs | str:
+def normalise_padding(padding: Padding, ndim: int) -> Pairs | PaddingWord:
     """`padding` as one (lo, hi) pair an axis, or one of the words "same", "same_lower", "valid".
 
     An integer stands for both ends of every axis, an integer per axis for both its ends. Negative padding crops.
     """
     if isinstance(padding, str):
-        word = padding.lower()
-        if word not in ("same", "same_upper", "same_lower", "valid"):
+        word = _WORDS.get(padding.lower())
+        if word is None:
             raise GeometryError(f"padding must be numbers, 'same', 'same_lower' or 'valid', got {padding!r}")
-        return "same" if word == "same_upper" else word
-    if not hasattr(padding, "__iter__") or getattr(padding, "ndim", 1) == 0:
-        both = integer(padding, "padding")
+        return word
+    given: Any = padding  # anything may come
+    if not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0:
+        both = integer(given, "padding")
         entries: list[Any] = [both] * ndim
     else:
-        entries = list(padding)
+        entries = list(given)
     if len(entries) != ndim:
         hint = f"; one axis takes a pair inside: (({entries[0]}, {entries[1]}),)" if ndim == 1 and len(entries) == 2 else ""
         raise GeometryError(f"padding {padding!r} has {len(entries)} entries, wanted one per axis ({ndim}){hint}")
@@ -131,18 +137,18 @@ def check_groups(groups: int, in_channels: int, out_channels: int) -> None:
             raise GeometryError(f"groups {groups} do not divide {name} {channels}; the nearest that would do is {near}")
 
 
-def sizes(shape: Any, name: str) -> tuple[int, ...]:
+def sizes(shape: Sequence[SupportsIndex], name: str) -> tuple[int, ...]:
     """A shape as a tuple of exact integers. Raises: GeometryError for what is none."""
     if not hasattr(shape, "__iter__") or isinstance(shape, str | bytes) or getattr(shape, "ndim", 1) != 1:
         raise GeometryError(f"the {name} shape must be a sequence of sizes, got {shape!r:.200}")
-    found = tuple(shape)
+    found: tuple[Any, ...] = tuple(shape)
     for v in found:
         if type(v) is not int:  # an array's own shape needs no more than this look: it comes with every call
             return tuple([integer(v, f"{name} shape") for v in found])
     return found
 
 
-def shape_of(shape: Any, name: str) -> tuple[int, ...]:
+def shape_of(shape: Sequence[SupportsIndex], name: str) -> tuple[int, ...]:
     """A shape as exact integers: batch, channels and what follows."""
     sizes = tuple(integer(v, f"{name} shape") for v in shape)
     if len(sizes) < 2:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
 from preimage import ops
-from preimage.nn.module import Module, Parameter
+from preimage.nn.module import Layer, Parameter
 from preimage.ops.layout import check_layout
 from preimage.ops.operands import check_room, count_of, float_dtype, number_of
+from preimage.typing import DTypeLike, EpilogueOptions, Layout, Operand, Value
 
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish",
@@ -17,20 +19,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Activation(Module):
+class _Activation(Layer):
     """A function of one argument with fixed options."""
 
-    def __init__(self, function: Any, **options: Any) -> None:
+    def __init__(self, function: Callable[..., Value], **options: Any) -> None:
         super().__init__()
         self._function, self._options = function, options
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         return self._function(x, **self._options)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self._options.items())
 
-    def epilogue(self) -> dict[str, Any] | None:
+    def epilogue(self) -> EpilogueOptions | None:
         """Options for ops.conv that fuse this activation; None where it cannot be fused."""
         return None
 
@@ -41,7 +43,7 @@ class ReLU(_Activation):
     def __init__(self, inplace: bool = False) -> None:  # PyTorch's argument; nothing is ever changed in place here
         super().__init__(ops.relu)
 
-    def epilogue(self) -> dict[str, Any]:
+    def epilogue(self) -> EpilogueOptions:
         return {"activation": "relu"}
 
 
@@ -51,7 +53,7 @@ class LeakyReLU(_Activation):
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__(ops.leaky_relu, slope=negative_slope)
 
-    def epilogue(self) -> dict[str, Any]:
+    def epilogue(self) -> EpilogueOptions:
         return {"activation": "leaky_relu", "slope": self._options["slope"]}
 
 
@@ -61,7 +63,7 @@ class Hardtanh(_Activation):
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         super().__init__(ops.hardtanh, lo=min_val, hi=max_val)
 
-    def epilogue(self) -> dict[str, Any]:
+    def epilogue(self) -> EpilogueOptions:
         return {"activation": "clip", "clip_range": (self._options["lo"], self._options["hi"])}
 
 
@@ -96,7 +98,7 @@ class SELU(_Activation):
 class GELU(_Activation):
     """x times the normal distribution function of x; approximate="tanh" for the formula with tanh."""
 
-    def __init__(self, approximate: str = "none") -> None:
+    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
         super().__init__(ops.gelu, approximate=approximate)
 
 
@@ -177,18 +179,18 @@ class LogSoftmax(_Activation):
         super().__init__(ops.log_softmax, axis=dim)
 
 
-class PReLU(Module):
+class PReLU(Layer):
     """x where x > 0, else weight * x with learned weights, one or one per channel."""
 
     def __init__(
-        self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = np.float32, layout: str = "channels_first"
+        self, num_parameters: int = 1, init: float = 0.25, *, dtype: DTypeLike = np.float32, layout: Layout = "channels_first"
     ) -> None:
         super().__init__()
         self.num_parameters, self.layout = count_of(num_parameters, "PReLU: num_parameters", 1), check_layout(layout)
         check_room("PReLU", (self.num_parameters,), float_dtype(dtype))
         self.weight = Parameter(np.full(self.num_parameters, number_of(init, "PReLU: init"), float_dtype(dtype)))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         return ops.prelu(x, self.weight, layout=self.layout)
 
     def extra_repr(self) -> str:

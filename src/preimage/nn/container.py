@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import cast, overload
 
 import numpy as np
 
@@ -15,20 +15,21 @@ from preimage.nn import init
 from preimage.nn.activation import _Activation
 from preimage.nn.conv import _Convolution, is_recording
 from preimage.nn.kept import KeptWeight
-from preimage.nn.module import Module, Parameter
+from preimage.nn.module import Layer, Module, Parameter
 from preimage.ops.operands import axis_of, flag_of, float_dtype, integer_of, operand, sizes_of
+from preimage.typing import DTypeLike, EpilogueOptions, Operand, Seed, Shape, Value
 
 __all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
 
 
-class Sequential(Module):
+class Sequential(Layer):
     """Modules one after the other: `Sequential(a, b)` or `Sequential({"first": a, "second": b})`.
 
     In evaluation, where nothing is recorded, a convolution and the ReLU, LeakyReLU, ReLU6 or Hardtanh after it run as one
     call (the engine's epilogue); the values are the same.
     """
 
-    def __init__(self, *modules: Any) -> None:
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
         named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else None
         for name, module in named.items() if named is not None else ((str(k), m) for k, m in enumerate(modules)):
@@ -36,17 +37,18 @@ class Sequential(Module):
                 raise OptionError(f"Sequential takes Modules, got {type(module).__name__}")
             self.add_module(name, module)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         layers = list(self.children())
+        value = cast("Value", x)
         k = 0
         while k < len(layers):
             layer, after = layers[k], layers[k + 1] if k + 1 < len(layers) else None
-            options = self._fusible(layer, after, x)
-            x = layer(x) if options is None else layer(x, **options)
+            options = self._fusible(layer, after, value)
+            value = layer(value) if options is None else layer(value, **options)
             k += 1 if options is None else 2
-        return x
+        return value
 
-    def _fusible(self, layer: Module, after: Module | None, x: Any) -> dict[str, Any] | None:
+    def _fusible(self, layer: Module, after: Module | None, x: object) -> EpilogueOptions | None:
         if not isinstance(layer, _Convolution) or not isinstance(after, _Activation) or layer.training or after.training:
             return None
         if layer._hooks or after._hooks or (is_grad_enabled() and is_recording(layer, x)):
@@ -59,9 +61,15 @@ class Sequential(Module):
     def __iter__(self) -> Iterator[Module]:
         return self.children()
 
-    def __getitem__(self, key: int | slice | str) -> Any:
+    @overload
+    def __getitem__(self, key: int | str) -> Module: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequential: ...
+    def __getitem__(self, key: int | slice | str) -> Module:
         if isinstance(key, str):
-            return self._modules[key]
+            found = self._modules[key]
+            assert found is not None
+            return found
         if isinstance(key, slice):
             return Sequential(dict(list(self.named_children())[key]))
         return list(self.children())[key]
@@ -95,9 +103,13 @@ class ModuleList(Module):
     def __iter__(self) -> Iterator[Module]:
         return self.children()
 
-    def __getitem__(self, key: int | slice) -> Any:
-        held = list(self.children())[key]
-        return ModuleList(held) if isinstance(key, slice) else held
+    @overload
+    def __getitem__(self, key: int) -> Module: ...
+    @overload
+    def __getitem__(self, key: slice) -> ModuleList: ...
+    def __getitem__(self, key: int | slice) -> Module:
+        held = list(self.children())
+        return ModuleList(held[key]) if isinstance(key, slice) else held[key]
 
 
 class ModuleDict(Module):
@@ -135,11 +147,11 @@ class ModuleDict(Module):
         return self.named_children()
 
 
-class Linear(Module):
+class Linear(Layer):
     """x @ weight.T + bias on the last axis: weight (out_features, in_features)."""
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32, rng: Any = None
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: DTypeLike = np.float32, rng: Seed = None
     ) -> None:
         super().__init__()
         in_features, out_features = integer_of(in_features, "in_features", 0), integer_of(out_features, "out_features", 0)
@@ -152,7 +164,7 @@ class Linear(Module):
         self.register_parameter("bias", start)
         self._kept = KeptWeight()
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         if is_grad_enabled() and is_recording(self, x):
             return ops.linear(x, self.weight, self.bias)
         result = ops.linear(x, self._kept.of(self.weight), self.bias)
@@ -176,28 +188,28 @@ class Linear(Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class Flatten(Module):
+class Flatten(Layer):
     """The axes start_dim..end_dim as one."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()
         self.start_dim, self.end_dim = start_dim, end_dim
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         return ops.flatten(x, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
-class Unflatten(Module):
+class Unflatten(Layer):
     """One axis as several, of these sizes (one may be -1)."""
 
-    def __init__(self, dim: int, unflattened_size: Iterable[int]) -> None:
+    def __init__(self, dim: int, unflattened_size: Shape) -> None:
         super().__init__()
         self.dim, self.unflattened_size = dim, sizes_of(unflattened_size, "Unflatten")
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         x = operand(x, "x")
         shape = x.shape
         k = axis_of(self.dim, len(shape), "Unflatten")
@@ -209,11 +221,11 @@ class Unflatten(Module):
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
-class Identity(Module):
+class Identity(Layer):
     """x."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Operand:
         return x

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import Tensor, array_of, is_grad_enabled
+from preimage.autograd import Tensor, is_grad_enabled
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import normalise_padding, per_axis
 from preimage.nn import init
 from preimage.nn.kept import KeptWeight
-from preimage.nn.module import Module, Parameter
+from preimage.nn.module import Layer, Module, Parameter
 from preimage.ops.layout import check_layout
-from preimage.ops.operands import flag_of, float_dtype, integer_of
+from preimage.ops.operands import flag_of, float_dtype, integer_of, shape_of
+from preimage.typing import ArrayLike, DTypeLike, EpilogueOptions, Layout, Operand, Padding, PaddingMode, PerAxis, Seed, Value
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class _Convolution(Module):
+class _Convolution(Layer):
     """What a convolution and its transpose share: options, weight and bias.
 
     stride, dilation, kernel_size: an int or one per axis; padding: an int, one per axis, (lo, hi) pairs, "same" or "valid";
@@ -34,23 +35,32 @@ class _Convolution(Module):
 
     ndim: int
     transposed: bool
+    bias: Parameter | None
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor, **epilogue: Unpack[EpilogueOptions]) -> Tensor: ...
+        @overload
+        def __call__(self, x: ArrayLike, **epilogue: Unpack[EpilogueOptions]) -> Value: ...
+        def __call__(self, x: Operand, **epilogue: Unpack[EpilogueOptions]) -> Value: ...
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
+        kernel_size: PerAxis,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
         *,
-        output_padding: Any = 0,
+        output_padding: PerAxis = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: str = "zeros",
-        layout: str = "channels_first",
-        dtype: Any = np.float32,
-        rng: Any = None,
+        dilation: PerAxis = 1,
+        padding_mode: PaddingMode = "zeros",
+        layout: Layout = "channels_first",
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
     ) -> None:
         super().__init__()
         in_channels, out_channels = integer_of(in_channels, "in_channels", 0), integer_of(out_channels, "out_channels", 0)
@@ -81,9 +91,9 @@ class _Convolution(Module):
         names = ("stride", "padding", "dilation", "groups", "padding_mode", "layout")
         return {name: getattr(self, name) for name in names}
 
-    def forward(self, x: Any, **options: Any) -> Any:
+    def forward(self, x: Operand, **options: Any) -> Value:
         """The layer's result; an input without a batch axis gives one without."""
-        shape = np.shape(array_of(x))
+        shape = shape_of(x)
         if len(shape) == self.ndim + 1:
             return self._run(ops.reshape(x, (1, *shape)), **options)[0]
         if len(shape) != self.ndim + 2:
@@ -95,7 +105,7 @@ class _Convolution(Module):
             )
         return self._run(x, **options)
 
-    def _run(self, x: Any, **options: Any) -> Any:
+    def _run(self, x: Operand, **options: Any) -> Value:
         """The contraction; where nothing records it, with weights that an earlier call has packed."""
         contraction = ops.conv_transpose if self.transposed else ops.conv
         if is_grad_enabled() and is_recording(self, x):
@@ -147,17 +157,17 @@ class _Conv(_Convolution):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: PerAxis,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
+        dilation: PerAxis = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
-        layout: str = "channels_first",
-        dtype: Any = np.float32,
-        rng: Any = None,
+        layout: Layout = "channels_first",
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias, dilation=dilation,
@@ -168,33 +178,42 @@ class _Conv(_Convolution):
 class _ConvTranspose(_Convolution):
     transposed = True
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor, output_size: PerAxis | None = None, **epilogue: Unpack[EpilogueOptions]) -> Tensor: ...
+        @overload
+        def __call__(self, x: ArrayLike, output_size: PerAxis | None = None, **epilogue: Unpack[EpilogueOptions]) -> Value: ...
+        def __call__(self, x: Operand, output_size: PerAxis | None = None, **epilogue: Unpack[EpilogueOptions]) -> Value: ...
+
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
+        kernel_size: PerAxis,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
+        output_padding: PerAxis = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: str = "zeros",
+        dilation: PerAxis = 1,
+        padding_mode: PaddingMode = "zeros",
         *,
-        layout: str = "channels_first",
-        dtype: Any = np.float32,
-        rng: Any = None,
+        layout: Layout = "channels_first",
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, output_padding=output_padding, groups=groups, bias=bias,
             dilation=dilation, padding_mode=padding_mode, layout=layout, dtype=dtype, rng=rng,
         )  # fmt: skip
 
-    def forward(self, x: Any, output_size: Any = None, **epilogue: Any) -> Any:
+    def forward(self, x: Operand, output_size: PerAxis | None = None, **epilogue: Any) -> Value:
         """The layer's result. output_size says the spatial sizes (or the whole shape) instead of output_padding."""
         if output_size is None:
             return super().forward(x, output_padding=self.output_padding, **epilogue)
-        sizes = tuple(output_size) if hasattr(output_size, "__iter__") else (output_size,) * self.ndim
+        given: Any = output_size
+        sizes: tuple[Any, ...] = tuple(given) if hasattr(given, "__iter__") else (given,) * self.ndim
         if len(sizes) > self.ndim:  # PyTorch takes the shape with its channels, and its batch, too
             whole = self.layout == "channels_last"
             sizes = sizes[-1 - self.ndim : -1] if whole else sizes[-self.ndim :]
@@ -237,6 +256,6 @@ class ConvTranspose3d(_ConvTranspose):
     ndim = 3
 
 
-def is_recording(layer: Module, x: Any) -> bool:
+def is_recording(layer: Module, x: object) -> bool:
     """Whether a call of this layer on x would be recorded, were recording on."""
     return (isinstance(x, Tensor) and x.requires_grad) or any(p.requires_grad for p in layer.parameters())

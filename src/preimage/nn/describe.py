@@ -11,6 +11,7 @@ from preimage.autograd import array_of, no_grad
 from preimage.display import Shown
 from preimage.errors import OptionError
 from preimage.ops.operands import float_dtype, shape_sizes
+from preimage.typing import DTypeLike
 
 if TYPE_CHECKING:
     from preimage.nn.module import Module
@@ -62,7 +63,7 @@ class Summary(Shown):
         return "\n".join([f"input {self.input_shape}", *lines])
 
 
-def summary(module: Module, input_shape: tuple[int, ...], dtype: Any = np.float32) -> Summary:
+def summary(module: Module, input_shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Summary:
     """Run the module once on zeros (evaluation mode, no graph) and say what each part gave and what it cost.
 
     The flop are those of convolutions and matrix products, 2 per multiply-add.

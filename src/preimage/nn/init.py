@@ -16,15 +16,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, Literal, ParamSpec
 
 import numpy as np
-from numpy.typing import NDArray
 
 from preimage.autograd import Tensor
 from preimage.errors import OptionError, ShapeError
 from preimage.locks import hold_over_fork
 from preimage.ops.operands import check_room, count_of, number_of, shape_sizes
+from preimage.typing import Array, Seed, Shape
 
 __all__ = [
     "bilinear", "bilinear_", "constant", "constant_", "dirac", "dirac_", "fans", "gain", "generator", "icnr", "icnr_",
@@ -33,9 +33,9 @@ __all__ = [
     "zeros", "zeros_",
 ]  # fmt: skip
 
-Array = NDArray[Any]
-Shape = tuple[int, ...]
-Rng = np.random.Generator | int | None
+FanMode = Literal["fan_in", "fan_out"]
+Nonlinearity = Literal["linear", "conv", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
+P = ParamSpec("P")
 
 _own = np.random.default_rng(0)
 hold_over_fork(lambda: _own.bit_generator.lock)  # a draw takes it: a child forked in the middle of one could never draw
@@ -47,7 +47,7 @@ def manual_seed(seed: int) -> None:
     _own = np.random.default_rng(count_of(seed, "seed", 0))
 
 
-def generator(rng: Rng = None) -> np.random.Generator:
+def generator(rng: Seed = None) -> np.random.Generator:
     """A Generator from a Generator, a seed, or None (the library's own)."""
     if rng is None:
         return _own
@@ -67,7 +67,7 @@ def fans(shape: Shape) -> tuple[int, int]:
     return shape[1] * taps, shape[0] * taps
 
 
-def gain(nonlinearity: str, slope: float = 0.01) -> float:
+def gain(nonlinearity: Nonlinearity, slope: float = 0.01) -> float:
     """The factor that keeps the variance through an activation. Raises: OptionError for one that is not known."""
     slope = number_of(slope, "gain: slope")
     gains = {
@@ -79,14 +79,14 @@ def gain(nonlinearity: str, slope: float = 0.01) -> float:
     return gains[nonlinearity]
 
 
-def _sized(shape: Any) -> Shape:
+def _sized(shape: Shape) -> tuple[int, ...]:
     """The shape of an array that memory can hold."""
     sizes = shape_sizes(shape, "shape")
     check_room("an initial weight", sizes, np.dtype(np.float64))
     return sizes
 
 
-def _fan(shape: Shape, mode: str) -> int:
+def _fan(shape: Shape, mode: FanMode) -> int:
     if not isinstance(mode, str) or mode not in ("fan_in", "fan_out"):
         raise OptionError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     return max(1, fans(shape)[mode == "fan_out"])
@@ -107,7 +107,9 @@ def ones(shape: Shape) -> Array:
     return constant(shape, 1.0)
 
 
-def trunc_normal(shape: Shape, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, *, rng: Rng = None) -> Array:
+def trunc_normal(
+    shape: Shape, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, *, rng: Seed = None
+) -> Array:
     """Normal, drawn again where it lies outside a..b. Raises: OptionError for bounds that hold too little of it to be drawn from."""
     mean, std, a, b = (number_of(v, k) for k, v in (("mean", mean), ("std", std), ("a", a), ("b", b)))
     shape = _sized(shape)
@@ -122,7 +124,7 @@ def trunc_normal(shape: Shape, mean: float = 0.0, std: float = 1.0, a: float = -
     return np.asarray(values)
 
 
-def uniform(shape: Shape, lo: float = 0.0, hi: float = 1.0, *, rng: Rng = None) -> Array:
+def uniform(shape: Shape, lo: float = 0.0, hi: float = 1.0, *, rng: Seed = None) -> Array:
     """Uniform between lo and hi."""
     lo, hi = number_of(lo, "lo"), number_of(hi, "hi")
     if not -math.inf < lo <= hi < math.inf or math.isinf(hi - lo):
@@ -130,13 +132,13 @@ def uniform(shape: Shape, lo: float = 0.0, hi: float = 1.0, *, rng: Rng = None) 
     return generator(rng).uniform(lo, hi, _sized(shape))
 
 
-def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, *, rng: Rng = None) -> Array:
+def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, *, rng: Seed = None) -> Array:
     """Normal with this mean and standard deviation."""
     return generator(rng).normal(number_of(mean, "mean"), number_of(std, "std", least=0), _sized(shape))
 
 
 def kaiming_uniform(
-    shape: Shape, *, slope: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", rng: Rng = None
+    shape: Shape, *, slope: float = 0.0, mode: FanMode = "fan_in", nonlinearity: Nonlinearity = "leaky_relu", rng: Seed = None
 ) -> Array:
     """Uniform within gain * sqrt(3 / fan) (He et al. 2015)."""
     bound = gain(nonlinearity, slope) * math.sqrt(3.0 / _fan(shape, mode))
@@ -144,24 +146,24 @@ def kaiming_uniform(
 
 
 def kaiming_normal(
-    shape: Shape, *, slope: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", rng: Rng = None
+    shape: Shape, *, slope: float = 0.0, mode: FanMode = "fan_in", nonlinearity: Nonlinearity = "leaky_relu", rng: Seed = None
 ) -> Array:
     """Normal with standard deviation gain / sqrt(fan) (He et al. 2015)."""
     return normal(shape, 0.0, gain(nonlinearity, slope) / math.sqrt(_fan(shape, mode)), rng=rng)
 
 
-def xavier_uniform(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
+def xavier_uniform(shape: Shape, *, scale: float = 1.0, rng: Seed = None) -> Array:
     """Uniform within scale * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
     bound = number_of(scale, "scale", least=0) * math.sqrt(6.0 / max(1, sum(fans(shape))))
     return uniform(shape, -bound, bound, rng=rng)
 
 
-def xavier_normal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
+def xavier_normal(shape: Shape, *, scale: float = 1.0, rng: Seed = None) -> Array:
     """Normal with standard deviation scale * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
     return normal(shape, 0.0, number_of(scale, "scale", least=0) * math.sqrt(2.0 / max(1, sum(fans(shape)))), rng=rng)
 
 
-def orthogonal(shape: Shape, *, scale: float = 1.0, rng: Rng = None) -> Array:
+def orthogonal(shape: Shape, *, scale: float = 1.0, rng: Seed = None) -> Array:
     """Rows (or columns, whichever are fewer) of the weight as a matrix orthonormal, times scale (Saxe et al. 2014)."""
     shape, scale = _sized(shape), number_of(scale, "scale")
     if len(shape) < 2:
@@ -192,7 +194,7 @@ def _hat(kernel: int) -> Array:
     return 1.0 - np.abs(np.arange(kernel) / f - (kernel - 1) / (2.0 * f))
 
 
-def bilinear(shape: Shape, *, pairs: str = "diagonal") -> Array:
+def bilinear(shape: Shape, *, pairs: Literal["diagonal", "all"] = "diagonal") -> Array:
     """The stencil of linear interpolation, for a deconvolution that up-samples (kernel 2s - s % 2, stride s), in any dimension.
 
     pairs="diagonal": each channel to itself, as FCN fills a dense weight, and as a depthwise weight (C, 1, *kernel) needs;
@@ -220,7 +222,7 @@ def bilinear(shape: Shape, *, pairs: str = "diagonal") -> Array:
     return weight
 
 
-def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_normal, rng: Rng = None) -> Array:
+def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_normal, rng: Seed = None) -> Array:
     """A weight whose pixel shuffle by `factor` starts as nearest up-sampling: all channels that go to one pixel's
     block are equal (Aitken et al. 2017).
 
@@ -237,8 +239,8 @@ def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_norm
     return np.repeat(base((shape[0] // block, *shape[1:]), rng=rng), block, axis=0)
 
 
-def _setter(initialiser: Callable[..., Array]) -> Callable[..., Tensor]:
-    def set_(parameter: Tensor, *args: Any, **options: Any) -> Tensor:
+def _setter(initialiser: Callable[Concatenate[Shape, P], Array]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    def set_(parameter: Tensor, /, *args: P.args, **options: P.kwargs) -> Tensor:
         if not isinstance(parameter, Tensor):
             raise OptionError(f"{initialiser.__name__}_ sets a Parameter, got {type(parameter).__name__}")
         parameter.assign(initialiser(parameter.shape, *args, **options).astype(parameter.dtype))

@@ -7,6 +7,7 @@ from typing import Any
 from preimage.autograd import array_of
 from preimage.engines import PreparedWeight
 from preimage.engines.prepared import is_fixed, same_bits
+from preimage.typing import Value
 
 __all__ = ["KeptWeight"]
 
@@ -23,7 +24,7 @@ class KeptWeight:
     def __init__(self) -> None:
         self._held: tuple[Any, PreparedWeight] | None = None
 
-    def of(self, weight: Any) -> Any:
+    def of(self, weight: Value) -> PreparedWeight:
         """The prepared weight for the values that a parameter or array has now."""
         array, held = array_of(weight), self._held
         if held is not None and ((held[0] is array and is_fixed(array)) or same_bits(array, held[1].array)):

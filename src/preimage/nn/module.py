@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array, fitted
 from preimage.autograd.tensor import FLOATS
@@ -18,10 +17,10 @@ from preimage.display import Shown
 from preimage.errors import DTypeError, OptionError, PreimageError, ShapeError
 from preimage.nn.describe import text_of
 from preimage.ops.operands import float_dtype
+from preimage.typing import Array, ArrayLike, DTypeLike, Operand, Value
 
-__all__ = ["LoadReport", "Module", "Parameter"]
+__all__ = ["Layer", "LoadReport", "Module", "Parameter"]
 
-Array = NDArray[Any]
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 
@@ -30,7 +29,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, requires_grad: bool = True, name: str | None = None) -> None:
+    def __init__(self, data: Operand, requires_grad: bool = True, name: str | None = None) -> None:
         super().__init__(data, requires_grad=requires_grad, name=name)
 
 
@@ -85,7 +84,7 @@ class Module(Shown):
 
     # -- attributes ------------------------------------------------------------------------------------------------
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         tables = self.__dict__
         if "_parameters" not in tables:
             raise OptionError(f"{type(self).__name__}: call super().__init__() before setting attributes")
@@ -137,7 +136,7 @@ class Module(Shown):
         self._check_name(name)
         self._parameters[name] = value
 
-    def register_buffer(self, name: str, value: Any) -> None:
+    def register_buffer(self, name: str, value: Operand | None) -> None:
         """An array that belongs to the state but is not learned, such as a running mean."""
         self._check_name(name)
         self._buffers[name] = None if value is None else _buffer(value, name)
@@ -242,7 +241,7 @@ class Module(Shown):
             if value is not None:
                 yield full, value
 
-    def apply(self, function: Callable[[Module], Any]) -> Module:
+    def apply(self, function: Callable[[Module], Any]) -> Self:
         """Call a function on every module, this one last; gives this module."""
         for module in reversed(list(self.modules())):
             function(module)
@@ -250,17 +249,17 @@ class Module(Shown):
 
     # -- modes -----------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> Module:
+    def train(self, mode: bool = True) -> Self:
         """Training mode (dropout drops, batch normalisation uses the batch) for this module and all below."""
         for module in self.modules():
             object.__setattr__(module, "training", bool(mode))
         return self
 
-    def eval(self) -> Module:
+    def eval(self) -> Self:
         """Evaluation mode."""
         return self.train(False)
 
-    def requires_grad_(self, requires_grad: bool = True) -> Module:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Whether the parameters get gradients."""
         for parameter in self.parameters():
             parameter.requires_grad = bool(requires_grad)
@@ -271,7 +270,7 @@ class Module(Shown):
         for parameter in self.parameters():
             parameter.grad = None
 
-    def astype(self, dtype: Any) -> Module:
+    def astype(self, dtype: DTypeLike) -> Self:
         """All parameters and float buffers in another float dtype; gradients are forgotten."""
         wanted = float_dtype(dtype)
         for parameter in self.parameters():
@@ -299,7 +298,7 @@ class Module(Shown):
             stack += [(f"{path}.{name}" if path else name, m) for name, m in reversed(list(module.named_children()))]
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
+    def load_state_dict(self, state: Mapping[str, Operand], strict: bool = True) -> LoadReport:
         """Set all parameters and buffers from arrays (of NumPy, Tensors, or anything numpy.asarray takes) under their names.
 
         All or nothing: where something does not fit, nothing is changed. A missing num_batches_tracked is forgiven: old
@@ -348,3 +347,15 @@ class Module(Shown):
 
     def __repr__(self) -> str:
         return text_of(self)
+
+
+class Layer(Module):
+    """A module of one array: a Tensor gives a Tensor; an array gives an array, or a Tensor where gradients are recorded."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor) -> Tensor: ...
+        @overload
+        def __call__(self, x: ArrayLike) -> Value: ...
+        def __call__(self, x: Operand) -> Value: ...

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,12 +11,13 @@ from preimage import ops
 from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
-from preimage.nn.module import Module, Parameter
+from preimage.nn.module import Layer, Parameter
 from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
 from preimage.ops.normalise import normalise, scaled_by, standardized
-from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_sizes
+from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_of, shape_sizes
 from preimage.ops.pointwise import select
+from preimage.typing import Array, DTypeLike, Layout, Operand, Seed, Shape, Value
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "GroupNorm", "InstanceNorm1d",
@@ -25,10 +25,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Norm(Module):
+class _Norm(Layer):
     """Weight and bias per channel, if `affine`; `_run` sees (N, C, *spatial) whatever the layout."""
 
-    def __init__(self, channels: int, eps: float, affine: bool, dtype: Any, layout: str) -> None:
+    def __init__(self, channels: int, eps: float, affine: bool, dtype: DTypeLike, layout: Layout) -> None:
         super().__init__()
         name = type(self).__name__
         channels = count_of(channels, f"{name}: the number of channels", 0)
@@ -42,12 +42,12 @@ class _Norm(Module):
         self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if self.affine else None)
         self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if self.affine else None)
 
-    def forward(self, x: Any) -> Any:
-        if self.layout == "channels_first" or np.ndim(array_of(x)) < 3:
+    def forward(self, x: Operand) -> Value:
+        if self.layout == "channels_first" or len(shape_of(x)) < 3:
             return self._run(x)
         return ops.moveaxis(self._run(ops.moveaxis(x, -1, 1)), 1, -1)
 
-    def _run(self, x: Any) -> Any:
+    def _run(self, x: Operand) -> Value:
         raise NotImplementedError
 
 
@@ -55,7 +55,7 @@ class _Tracking(_Norm):
     """Running mean and variance of every channel, moved in training by `momentum` (None: the plain average over all batches)."""
 
     def __init__(
-        self, num_features: int, eps: float, momentum: float | None, affine: bool, track: bool, dtype: Any, layout: str
+        self, num_features: int, eps: float, momentum: float | None, affine: bool, track: bool, dtype: DTypeLike, layout: Layout
     ) -> None:
         super().__init__(num_features, eps, affine, dtype, layout)
         name = type(self).__name__
@@ -67,7 +67,7 @@ class _Tracking(_Norm):
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track else None)
 
     @np.errstate(all="ignore")
-    def _track(self, mean: Any, var: Any, count: int) -> None:
+    def _track(self, mean: Array, var: Array, count: int) -> None:
         seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
         self._buffers["num_batches_tracked"] = np.asarray(seen)
         rate = 1.0 / float(seen) if self.momentum is None else self.momentum
@@ -101,13 +101,13 @@ class _BatchNorm(_Tracking):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
-        dtype: Any = np.float32,
-        layout: str = "channels_first",
+        dtype: DTypeLike = np.float32,
+        layout: Layout = "channels_first",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, layout)
 
-    def _run(self, x: Any) -> Any:
-        shape = np.shape(array_of(x))
+    def _run(self, x: Operand) -> Value:
+        shape = shape_of(x)
         if len(shape) not in self.ndims or shape[1] != self.num_features:
             wanted = " or ".join(str(n) for n in self.ndims)
             raise ShapeError(f"{type(self).__name__}: wanted {wanted} axes and {self.num_features} channels, got shape {shape}")
@@ -153,8 +153,8 @@ class GroupNorm(_Norm):
         eps: float = 1e-5,
         affine: bool = True,
         *,
-        dtype: Any = np.float32,
-        layout: str = "channels_first",
+        dtype: DTypeLike = np.float32,
+        layout: Layout = "channels_first",
     ) -> None:
         num_groups, num_channels = (
             count_of(v, f"GroupNorm: {k}", 1) for k, v in (("num_groups", num_groups), ("num_channels", num_channels))
@@ -164,8 +164,8 @@ class GroupNorm(_Norm):
         super().__init__(num_channels, eps, affine, dtype, layout)
         self.num_groups, self.num_channels = num_groups, num_channels
 
-    def _run(self, x: Any) -> Any:
-        shape = np.shape(array_of(x))
+    def _run(self, x: Operand) -> Value:
+        shape = shape_of(x)
         if len(shape) < 2 or shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
         each = math.prod(shape[1:]) // self.num_groups
@@ -198,13 +198,13 @@ class _InstanceNorm(_Tracking):
         affine: bool = False,
         track_running_stats: bool = False,
         *,
-        dtype: Any = np.float32,
-        layout: str = "channels_first",
+        dtype: DTypeLike = np.float32,
+        layout: Layout = "channels_first",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, layout)
 
-    def _run(self, x: Any) -> Any:
-        shape = np.shape(array_of(x))
+    def _run(self, x: Operand) -> Value:
+        shape = shape_of(x)
         if len(shape) != self.ndim + 2 or shape[1] != self.num_features:
             raise ShapeError(
                 f"{type(self).__name__}: wanted (N, {self.num_features}, {self.ndim} spatial axes), got shape {shape}"
@@ -239,7 +239,7 @@ class InstanceNorm3d(_InstanceNorm):
     ndim = 3
 
 
-class LayerNorm(Module):
+class LayerNorm(Layer):
     """Standardised over the last axes, of shape normalized_shape (Ba et al. 2016).
 
     Raises: ShapeError where the last axes have another shape.
@@ -247,12 +247,12 @@ class LayerNorm(Module):
 
     def __init__(
         self,
-        normalized_shape: int | Sequence[int],
+        normalized_shape: Shape,
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
         *,
-        dtype: Any = np.float32,
+        dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
         self.normalized_shape = shape_sizes(normalized_shape, "LayerNorm: normalized_shape")
@@ -266,8 +266,8 @@ class LayerNorm(Module):
         self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if self.elementwise_affine else None)
         self.register_parameter("bias", Parameter(np.zeros(shape, dtype)) if self.elementwise_affine and bias else None)
 
-    def forward(self, x: Any) -> Any:
-        shape, last = np.shape(array_of(x)), self.normalized_shape
+    def forward(self, x: Operand) -> Value:
+        shape, last = shape_of(x), self.normalized_shape
         if shape[len(shape) - len(last) :] != last:
             raise ShapeError(f"LayerNorm: wanted last axes {last}, got shape {shape}")
         axes = tuple(range(len(shape) - len(last), len(shape)))
@@ -277,13 +277,13 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
-class Dropout(Module):
+class Dropout(Layer):
     """In training every element is 0 with probability p, the others times 1 / (1 - p); in evaluation nothing happens.
 
     rng: a numpy Generator or seed of its own. Raises: OptionError for a p outside 0..1.
     """
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Any = None) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Seed = None) -> None:
         super().__init__()
         p = number_of(p, f"{type(self).__name__}: p")
         if not 0 <= p <= 1:
@@ -294,9 +294,9 @@ class Dropout(Module):
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         if not self.training or not self.p:
-            return x
+            return cast("Value", x)
         x = operand(x, "x")
         kept = init.generator(self._rng).random(self._mask_shape(x.shape)) >= self.p
         scale = 0.0 if self.p == 1 else 1 / (1 - self.p)
@@ -310,7 +310,7 @@ class Dropout(Module):
 class _ChannelDropout(Dropout):
     """Whole channels are dropped."""
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Any = None, layout: str = "channels_first") -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Seed = None, layout: Layout = "channels_first") -> None:
         super().__init__(p, inplace, rng=rng)
         self.layout = check_layout(layout)
 

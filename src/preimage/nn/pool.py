@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import Literal, SupportsIndex
 
 from preimage import ops
-from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import per_axis
-from preimage.nn.module import Module
+from preimage.nn.module import Layer
 from preimage.ops.layout import check_layout
-from preimage.ops.operands import flag_of
+from preimage.ops.operands import flag_of, shape_of
+from preimage.typing import Array, Integers, Layout, Operand, OutputSize, Padding, PerAxis, ResizeMode, ScaleFactor, Value
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
@@ -21,17 +20,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Spatial(Module):
+class _Spatial(Layer):
     """A layer over (N, C, *spatial), or with layout="channels_last" over (N, *spatial, C)."""
 
     ndim: int
 
-    def __init__(self, layout: str) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout = check_layout(layout)
 
-    def _check(self, x: Any) -> tuple[int, ...]:
-        shape: tuple[int, ...] = np.shape(array_of(x))
+    def _check(self, x: Operand) -> tuple[int, ...]:
+        shape = shape_of(x)
         if len(shape) != self.ndim + 2:
             raise ShapeError(f"{type(self).__name__}: wanted (N, C, {self.ndim} spatial axes), got shape {shape}")
         return shape
@@ -42,20 +41,20 @@ class _MaxPool(_Spatial):
 
     def __init__(
         self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: PerAxis,
+        stride: PerAxis | None = None,
+        padding: Padding = 0,
+        dilation: PerAxis = 1,
         return_indices: bool = False,
         ceil_mode: bool = False,
         *,
-        layout: str = "channels_first",
+        layout: Layout = "channels_first",
     ) -> None:
         super().__init__(layout)
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value | tuple[Value, Array]:
         self._check(x)
         return ops.max_pool(
             x, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
@@ -75,20 +74,20 @@ class _AvgPool(_Spatial):
 
     def __init__(
         self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
+        kernel_size: PerAxis,
+        stride: PerAxis | None = None,
+        padding: Padding = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: float | None = None,
         *,
-        layout: str = "channels_first",
+        layout: Layout = "channels_first",
     ) -> None:
         super().__init__(layout)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.ceil_mode, self.count_include_pad, self.divisor_override = ceil_mode, count_include_pad, divisor_override
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         self._check(x)
         return ops.avg_pool(
             x, self.kernel_size, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode,
@@ -104,14 +103,15 @@ class _MaxUnpool(_Spatial):
     """Every value put back where its maximum was, zeros elsewhere; overlap as in ops.max_unpool."""
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, overlap: str = "last", layout: str = "channels_first"
-    ) -> None:
+        self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: PerAxis = 0, *, overlap: Literal["last", "add"] = "last",
+        layout: Layout = "channels_first",
+    ) -> None:  # fmt: skip
         super().__init__(layout)
         self.kernel_size = per_axis(kernel_size, self.ndim, "kernel_size")
         self.stride = self.kernel_size if stride is None else per_axis(stride, self.ndim, "stride")
         self.padding, self.overlap = per_axis(padding, self.ndim, "padding", 0), overlap
 
-    def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:
+    def forward(self, x: Operand, indices: Integers, output_size: Sequence[SupportsIndex] | None = None) -> Value:
         """indices: what max pooling recorded; output_size: the pooled array's spatial sizes, or its whole shape."""
         shape = self._check(x)
         last = self.layout == "channels_last"
@@ -129,13 +129,13 @@ class _MaxUnpool(_Spatial):
 class _Adaptive(_Spatial):
     """Pooling with windows chosen so that the output has output_size (None for an axis: as it is)."""
 
-    _pool: Any
+    _pool: Callable[..., Value]
 
-    def __init__(self, output_size: Any, *, layout: str = "channels_first") -> None:
+    def __init__(self, output_size: OutputSize, *, layout: Layout = "channels_first") -> None:
         super().__init__(layout)
         self.output_size = output_size
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         self._check(x)
         return type(self)._pool(x, self.output_size, layout=self.layout)
 
@@ -233,7 +233,12 @@ class AdaptiveMaxPool3d(_Adaptive):
     ndim, _pool = 3, staticmethod(ops.adaptive_max_pool)
 
 
-class Upsample(Module):
+_RESIZE_MODES: dict[str, ResizeMode] = {
+    "nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "linear", "bilinear": "linear", "trilinear": "linear",
+}  # fmt: skip
+
+
+class Upsample(Layer):
     """Resizing of the spatial axes: mode "nearest", "nearest-exact" or "linear" ("bilinear", "trilinear" are its names in two
     and three dimensions).
 
@@ -242,16 +247,16 @@ class Upsample(Module):
 
     def __init__(
         self,
-        size: Any = None,
-        scale_factor: Any = None,
-        mode: str = "nearest",
+        size: PerAxis | None = None,
+        scale_factor: ScaleFactor | None = None,
+        mode: Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear"] = "nearest",
         align_corners: bool | None = None,
         recompute_scale_factor: bool = False,
         *,
-        layout: str = "channels_first",
+        layout: Layout = "channels_first",
     ) -> None:
         super().__init__()
-        if not isinstance(mode, str) or mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
+        if not isinstance(mode, str) or mode not in _RESIZE_MODES:
             raise OptionError(f"Upsample: mode must be nearest, nearest-exact, linear, bilinear or trilinear, got {mode!r}")
         self.size, self.scale_factor, self.mode, self.layout = size, scale_factor, mode, check_layout(layout)
         self.align_corners = None if align_corners is None else flag_of(align_corners, "Upsample: align_corners")
@@ -259,12 +264,12 @@ class Upsample(Module):
             None if recompute_scale_factor is None else flag_of(recompute_scale_factor, "Upsample: recompute_scale_factor")
         )
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         wanted = {"bilinear": 2, "trilinear": 3}.get(self.mode)
-        if wanted is not None and np.ndim(array_of(x)) != wanted + 2:
-            raise OptionError(f"Upsample: mode {self.mode!r} is for {wanted} spatial axes, got shape {np.shape(array_of(x))}")
+        if wanted is not None and len(shape_of(x)) != wanted + 2:
+            raise OptionError(f"Upsample: mode {self.mode!r} is for {wanted} spatial axes, got shape {shape_of(x)}")
         return ops.upsample(
-            x, size=self.size, scale_factor=self.scale_factor, mode="linear" if "linear" in self.mode else self.mode,
+            x, size=self.size, scale_factor=self.scale_factor, mode=_RESIZE_MODES[self.mode],
             align_corners=bool(self.align_corners), recompute_scale_factor=self.recompute_scale_factor,
             layout=self.layout,
         )  # fmt: skip
@@ -274,28 +279,28 @@ class Upsample(Module):
         return f"{how}, mode={self.mode!r}"
 
 
-class PixelShuffle(Module):
+class PixelShuffle(Layer):
     """Channels rearranged into space."""
 
-    def __init__(self, upscale_factor: Any, *, layout: str = "channels_first") -> None:
+    def __init__(self, upscale_factor: PerAxis, *, layout: Layout = "channels_first") -> None:
         super().__init__()
         self.upscale_factor, self.layout = upscale_factor, check_layout(layout)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         return ops.pixel_shuffle(x, self.upscale_factor, layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"upscale_factor={self.upscale_factor}"
 
 
-class PixelUnshuffle(Module):
+class PixelUnshuffle(Layer):
     """Space gathered into channels."""
 
-    def __init__(self, downscale_factor: Any, *, layout: str = "channels_first") -> None:
+    def __init__(self, downscale_factor: PerAxis, *, layout: Layout = "channels_first") -> None:
         super().__init__()
         self.downscale_factor, self.layout = downscale_factor, check_layout(layout)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Operand) -> Value:
         return ops.pixel_unshuffle(x, self.downscale_factor, layout=self.layout)
 
     def extra_repr(self) -> str:

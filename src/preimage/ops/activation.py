@@ -31,6 +31,7 @@ from preimage.ops.pointwise import (
     unary,
 )  # fmt: skip
 from preimage.ops.shape import reshape
+from preimage.typing import Operand, Value
 
 __all__ = [
     "celu", "elu", "erf", "hardsigmoid", "hardtanh", "leaky_relu", "log_sigmoid", "normal_cdf", "prelu", "relu", "relu6", "selu",
@@ -54,7 +55,7 @@ def _leaky_relu(x: Array, *, slope: float) -> Array:
     return np.asarray(np.maximum(x, scaled) if 0 < slope <= 1 else np.where(x > 0, x, scaled))
 
 
-def _gated(g: Any, gate: Array, slope: float) -> Any:
+def _gated(g: Value, gate: Array, slope: float) -> Value:
     """g where the gate is above 0, else slope * g: in one pass, if it need not be recorded."""
     if not isinstance(g, Tensor):
         steps = (("if_positive", (0, 1, 2)),) if not slope else (("mul", (1, 2)), ("if_positive", (0, 1, 3)))
@@ -109,19 +110,19 @@ _hardsigmoid_op = primitive(
 )
 
 
-def relu(x: Any) -> Any:
+def relu(x: Operand) -> Value:
     """max(x, 0). Gradient: 1 where x > 0, else 0."""
     return _relu_op(operand(x, "x"))
 
 
-def leaky_relu(x: Any, slope: float = 0.01) -> Any:
+def leaky_relu(x: Operand, slope: float = 0.01) -> Value:
     """x where x > 0, else slope * x."""
     return _leaky_relu_op(operand(x, "x"), slope=number_of(slope, "leaky_relu: slope"))
 
 
 @laid_out
 @np.errstate(all="ignore")
-def prelu(x: Any, weight: Any) -> Any:
+def prelu(x: Operand, weight: Operand) -> Value:
     """x where x > 0, else weight * x, with one weight for all or one per channel (axis 1 of x, or the last by `layout`).
 
     Raises: ShapeError for another number of weights.
@@ -135,7 +136,7 @@ def prelu(x: Any, weight: Any) -> Any:
     return select(right, x, multiply(select(right, 0.0, x), per_channel))
 
 
-def hardtanh(x: Any, lo: float = -1.0, hi: float = 1.0) -> Any:
+def hardtanh(x: Operand, lo: float = -1.0, hi: float = 1.0) -> Value:
     """x held between lo and hi. Gradient: 1 strictly inside, else 0 (`clip` counts the bounds in).
 
     Raises: OptionError where lo > hi.
@@ -146,12 +147,12 @@ def hardtanh(x: Any, lo: float = -1.0, hi: float = 1.0) -> Any:
     return _hardtanh_op(operand(x, "x"), lo=float(lo), hi=float(hi))
 
 
-def relu6(x: Any) -> Any:
+def relu6(x: Operand) -> Value:
     """min(max(x, 0), 6)."""
     return hardtanh(x, 0.0, 6.0)
 
 
-def hardsigmoid(x: Any, alpha: float = 1 / 6, beta: float = 0.5) -> Any:
+def hardsigmoid(x: Operand, alpha: float = 1 / 6, beta: float = 0.5) -> Value:
     """alpha * x + beta held between 0 and 1 (PyTorch's alpha; ONNX's is 0.2 unless the file says otherwise)."""
     return _hardsigmoid_op(
         operand(x, "x"), alpha=number_of(alpha, "hardsigmoid: alpha"), beta=number_of(beta, "hardsigmoid: beta")
@@ -195,27 +196,27 @@ _softplus_op = primitive(
 )
 
 
-def sigmoid_slope(x: Any) -> Any:
+def sigmoid_slope(x: Operand) -> Value:
     """sigmoid(x) sigmoid(-x)."""
     return multiply(sigmoid(x), sigmoid(negative(x)))
 
 
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: Operand) -> Value:
     """1 / (1 + exp(-x)), relatively exact on the left too."""
     return _sigmoid_op(operand(x, "x"))
 
 
-def log_sigmoid(x: Any) -> Any:
+def log_sigmoid(x: Operand) -> Value:
     """log(sigmoid(x)) = -softplus(-x)."""
     return negative(softplus(negative(x)))
 
 
-def tanh(x: Any) -> Any:
+def tanh(x: Operand) -> Value:
     """The hyperbolic tangent."""
     return _tanh_op(operand(x, "x"))
 
 
-def softplus(x: Any, beta: float = 1.0) -> Any:
+def softplus(x: Operand, beta: float = 1.0) -> Value:
     """log(1 + exp(beta x)) / beta, without overflow.
 
     Raises: OptionError for beta = 0.
@@ -239,7 +240,7 @@ _softsign_op = primitive(
 )
 
 
-def softsign(x: Any) -> Any:
+def softsign(x: Operand) -> Value:
     """x / (1 + |x|)."""
     return _softsign_op(operand(x, "x"))
 
@@ -259,17 +260,17 @@ def _elu_rule(g: Any, ans: Any, x: Any, *, alpha: float, inner: float, scale: fl
 _elu_op = primitive("elu", unary(_elu), widely([_elu_rule]), saves=(0,))
 
 
-def elu(x: Any, alpha: float = 1.0) -> Any:
+def elu(x: Operand, alpha: float = 1.0) -> Value:
     """x where x > 0, else alpha (exp(x) - 1)."""
     return _elu_op(operand(x, "x"), alpha=number_of(alpha, "elu: alpha"), inner=1.0, scale=1.0)
 
 
-def selu(x: Any) -> Any:
+def selu(x: Operand) -> Value:
     """The scaled elu whose activations keep mean 0 and variance 1 (Klambauer et al. 2017, equation 2)."""
     return _elu_op(operand(x, "x"), alpha=1.6732632423543772, inner=1.0, scale=1.0507009873554805)
 
 
-def celu(x: Any, alpha: float = 1.0) -> Any:
+def celu(x: Operand, alpha: float = 1.0) -> Value:
     """x where x > 0, else alpha (exp(x / alpha) - 1): smooth at 0 for every alpha.
 
     Raises: OptionError for alpha = 0.
@@ -283,7 +284,7 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 # -- the error function ------------------------------------------------------------------------------------------------
 
 
-def bell(x: Any, height: float, width: float) -> Any:
+def bell(x: Operand, height: float, width: float) -> Value:
     """height * exp(-width x^2)."""
     return multiply(exp(multiply(square(x), -width)), height)
 
@@ -299,11 +300,11 @@ _normal_cdf_op = primitive(
 )
 
 
-def erf(x: Any) -> Any:
+def erf(x: Operand) -> Value:
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     return _erf_op(operand(x, "x"))
 
 
-def normal_cdf(x: Any) -> Any:
+def normal_cdf(x: Operand) -> Value:
     """The probability that a standard normal variable is at most x: (1 + erf(x / sqrt(2))) / 2."""
     return _normal_cdf_op(operand(x, "x"))

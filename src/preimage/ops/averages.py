@@ -20,6 +20,7 @@ from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, flag_of, narrow, number_of, operand
 from preimage.ops.sums import exactly
 from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
+from preimage.typing import Operand, Padding, PerAxis, Value
 
 __all__ = ["averages_over", "avg_pool", "sum_pool"]
 
@@ -84,8 +85,14 @@ _sum_unpool_op: Primitive = primitive(
 
 @laid_out
 def sum_pool(
-    x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-) -> Any:
+    x: Operand,
+    kernel_size: PerAxis,
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+) -> Value:
     """The sum over every window of the spatial axes, zeros in the padding. Linear; its gradient is its adjoint."""
     x = operand(x, "x")
     windows = windows_of("sum_pool", spatial_of(x, "sum_pool"), kernel_size, stride, padding, dilation, ceil_mode)
@@ -133,16 +140,16 @@ _avg_unpool_op: Primitive = primitive(
 
 @laid_out
 def avg_pool(
-    x: Any,
-    kernel_size: Any,
+    x: Operand,
+    kernel_size: PerAxis,
     *,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: float | None = None,
-) -> Any:
+) -> Value:
     """The mean over every window of the spatial axes.
 
     Shapes: as max_pool.

@@ -15,6 +15,7 @@ from preimage.autograd import Spec, Tensor, primitive
 from preimage.errors import ShapeError
 from preimage.ops.operands import Array, float_dtype, narrow, operand, sizes_of
 from preimage.ops.sums import total
+from preimage.typing import DTypeLike, Operand, Shape, Value
 
 __all__ = ["astype", "broadcast_to", "in_wide", "match", "sum_to", "widely"]
 
@@ -52,7 +53,7 @@ _astype_op = primitive(
 )
 
 
-def broadcast_to(x: Any, shape: Any) -> Any:
+def broadcast_to(x: Operand, shape: Shape) -> Value:
     """x repeated along new leading axes and along axes of size 1, to `shape`; a read-only view, no copy.
 
     Gradient: the sum over the repeated axes.
@@ -69,7 +70,7 @@ def broadcast_to(x: Any, shape: Any) -> Any:
     return x if x.shape == shape else _broadcast_to_op(x, shape=shape)
 
 
-def sum_to(y: Any, shape: Any) -> Any:
+def sum_to(y: Operand, shape: Shape) -> Value:
     """y summed over the axes along which `shape` would be repeated to reach y's: the adjoint of broadcast_to.
 
     Raises: ShapeError where `shape` does not broadcast to y's.
@@ -81,14 +82,14 @@ def sum_to(y: Any, shape: Any) -> Any:
     return y if y.shape == shape else _sum_to_op(y, shape=shape)
 
 
-def astype(x: Any, dtype: Any) -> Any:
+def astype(x: Operand, dtype: DTypeLike) -> Value:
     """x in another float dtype. Gradient: the cotangent in the dtype of x. Raises: DTypeError for anything but floats."""
     x = operand(x, "x")
     wanted = float_dtype(dtype)
     return x if x.dtype == wanted else _astype_op(x, dtype=wanted)
 
 
-def match(g: Any, like: Any) -> Any:
+def match(g: Value, like: Value | Spec) -> Value:
     """A cotangent brought back to an argument's shape and dtype: summed over what was broadcast."""
     if g.shape != like.shape:
         g = sum_to(g, like.shape)

@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, as_array, is_grad_enabled, primitive
+from preimage.autograd import Primitive, Tensor, is_grad_enabled, primitive
 from preimage.engines import PreparedWeight, run
-from preimage.engines.base import Array, Epilogue, supported_dtype
+from preimage.engines.base import Array, Epilogue
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
+from preimage.ops.operands import operand
 from preimage.ops.sums import total
+from preimage.typing import Operand, Value
 
 __all__ = [
     "conv_op",
@@ -34,46 +36,25 @@ __all__ = [
     "logical_shape",
     "margin_free",
     "one_dtype",
-    "operand",
     "spread_over_space",
     "sum_over_space",
     "weight_operand",
 ]
 
 LAYOUTS = ("channels_first", "channels_last")
-_PLAIN = frozenset((np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)))
 
 
 # -- from arrays to an engine ------------------------------------------------------------------------------------------
 
 
-def operand(value: Any, name: str) -> Any:
-    """The argument as engines take it: a Tensor as it is, an array made native and aligned; copied only where it must be.
-
-    Raises: DTypeError for anything but the four float types.
-    """
-    if isinstance(value, Tensor):
-        return value  # its array was made native and aligned when the Tensor was
-    if type(value) is np.ndarray and value.dtype in _PLAIN and value.flags.aligned:
-        return value
-    if isinstance(value, PreparedWeight):
-        raise DTypeError(f"{name} is a prepared weight; only w of conv and conv_transpose may be one, {name} must be an array")
-    a = as_array(value, name)
-    if a.dtype.kind == "O" or not supported_dtype(a.dtype):
-        raise DTypeError(f"{name} has dtype {a.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)")
-    if not a.dtype.isnative:
-        a = a.astype(a.dtype.newbyteorder("="))
-    return a if a.flags.aligned else a.copy()
-
-
-def weight_operand(value: Any, other: Any) -> Any:
+def weight_operand(value: Operand | PreparedWeight, other: Value | None) -> Value | PreparedWeight:
     """The weights as engines take them. Prepared ones are constants: where `other` records, with the values that they have now."""
-    if type(value) is not PreparedWeight:
+    if not isinstance(value, PreparedWeight):
         return operand(value, "w")
     return value.fixed() if is_grad_enabled() and records(other) else value
 
 
-def one_dtype(**arrays: Any) -> None:
+def one_dtype(**arrays: Value | PreparedWeight | None) -> None:
     """Raises: DTypeError unless all that are not None have one dtype."""
     given = {name: a.dtype for name, a in arrays.items() if a is not None}
     if len(set(given.values())) > 1:
@@ -81,14 +62,14 @@ def one_dtype(**arrays: Any) -> None:
         raise DTypeError(f"all arrays must have one dtype, got {listed}; convert with .astype")
 
 
-def logical_shape(a: Any, layout: str, name: str, like: Any, like_name: str) -> tuple[int, ...]:
+def logical_shape(a: Value, layout: object, name: str, like: tuple[int, ...] | None, like_name: str) -> tuple[int, ...]:
     """The shape in the order (N, C, *spatial).
 
     Raises: OptionError for another layout; ShapeError where an axis is missing beside `like`, the weights.
     """
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
-    shape: tuple[int, ...] = a.shape
+    shape = a.shape
     if like is not None and len(shape) != len(like):
         if len(shape) == len(like) - 1:
             raise ShapeError(
@@ -104,7 +85,8 @@ def logical_shape(a: Any, layout: str, name: str, like: Any, like_name: str) -> 
     return shape
 
 
-def _channels_first(a: Array, layout: str) -> Array:
+def channels_first(a: Array, layout: str) -> Array:
+    """The array as engines see it, (N, C, *spatial): a view."""
     return np.moveaxis(a, -1, 1) if layout == "channels_last" else a
 
 
@@ -112,7 +94,7 @@ def _as_laid_out(a: Array, layout: str) -> Array:
     return np.moveaxis(a, 1, -1) if layout == "channels_last" else a
 
 
-def check_bias(bias: Any, channels: int) -> None:
+def check_bias(bias: Value | None, channels: int) -> None:
     """Raises: ShapeError unless there is one value per channel of the result."""
     if bias is not None and bias.shape != (channels,):
         raise ShapeError(f"bias has shape {bias.shape}, wanted ({channels},): one value per channel of the result")
@@ -128,30 +110,30 @@ def margin_free(geometry: ConvGeometry) -> ConvGeometry:
 # -- the operations ----------------------------------------------------------------------------------------------------
 
 
-def _conv(x: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
+def _conv(x: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
     return fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, layout)
 
 
-def _conv_transpose(y: Array, w: Array, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
+def _conv_transpose(y: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
     return fused("conv_transpose", y, w, None if b is None else Epilogue(bias=b), geometry, layout)
 
 
-def fused(contraction: str, a: Array, w: Array, epilogue: Epilogue | None, geometry: ConvGeometry, layout: str) -> Array:
-    """One contraction with its epilogue inside the engine; nothing is recorded."""
+def fused(
+    contraction: str, a: Array, w: Array | PreparedWeight, epilogue: Epilogue | None, geometry: ConvGeometry, layout: str
+) -> Array:
+    """One contraction with its epilogue, which the engine gets as it is; nothing is recorded."""
     if layout == "channels_first":
         return run(contraction, geometry, a, w, epilogue)
-    if epilogue is not None and epilogue.residual is not None:
-        epilogue = replace(epilogue, residual=_channels_first(epilogue.residual, layout))
-    return _as_laid_out(run(contraction, geometry, _channels_first(a, layout), w, epilogue), layout)
+    return _as_laid_out(run(contraction, geometry, channels_first(a, layout), w, epilogue), layout)
 
 
 def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str) -> Array:
-    return run("conv_weight_grad", geometry, _channels_first(x, layout), _channels_first(y, layout), None)
+    return run("conv_weight_grad", geometry, channels_first(x, layout), channels_first(y, layout), None)
 
 
 def _sum_over_space(g: Array, *, layout: str) -> Array:
     """Sum over batch and space in one order for any layout: pixels of an image, then images as a tree."""
-    g = _channels_first(g, layout)
+    g = channels_first(g, layout)
     return total(g, (0, *range(2, g.ndim)), keepdims=False).astype(g.dtype, copy=False)
 
 
@@ -219,11 +201,6 @@ conv_weight_grad_op: Primitive = primitive(
 )
 
 
-def records(*values: Any) -> bool:
+def records(*values: object) -> bool:
     """Whether one of the values is a Tensor that a gradient can be asked for."""
     return any(isinstance(v, Tensor) and v.requires_grad for v in values)
-
-
-def plain(value: Any) -> Any:
-    """The array inside a Tensor."""
-    return array_of(value)

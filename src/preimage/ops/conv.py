@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from preimage.autograd import Tensor, is_grad_enabled
+import numpy as np
+
+from preimage.autograd import Tensor, array_of, is_grad_enabled
 from preimage.engines import PreparedWeight
 from preimage.engines.base import Epilogue
 from preimage.errors import DTypeError, OptionError, ShapeError
@@ -17,6 +19,7 @@ from preimage.geometry import ConvGeometry, Padding, PerAxis
 from preimage.ops.activation import leaky_relu, relu
 from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.contraction import (
+    channels_first,
     check_bias,
     conv_op,
     conv_transpose_op,
@@ -25,19 +28,20 @@ from preimage.ops.contraction import (
     logical_shape,
     margin_free,
     one_dtype,
-    operand,
-    plain,
     records,
     sum_over_space,
     weight_operand,
 )
+from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
+from preimage.ops.shape import reshape
+from preimage.typing import Activation, Layout, Operand, PaddingMode, Value
 
 __all__ = ["conv", "conv_transpose", "conv_weight_grad", "prepare", "sum_over_space"]
 
 
-def prepare(w: Any) -> PreparedWeight:
+def prepare(w: Operand) -> PreparedWeight:
     """The weights w, packed once for all calls that are given them: `w = prepare(w)`, then `conv(x, w)`, `conv_transpose(y, w)`.
 
     Shapes: w (C_out, C_in // groups, *kernel), an array or a Tensor, as conv and conv_transpose take it.
@@ -53,7 +57,7 @@ def prepare(w: Any) -> PreparedWeight:
         >>> [pre.conv(np.array([[row]]), w).tolist() for row in ([0.0, 0.0, 1.0], [1.0, 2.0, 4.0])]
         [[[[0.0, 1.0]]], [[[1.0, 2.0]]]]
     """
-    array = plain(operand(w, "w"))
+    array = array_of(operand(w, "w"))
     if array.ndim < 2:
         raise ShapeError(
             f"w has shape {array.shape}; weights have at least two axes, (out_channels, in_channels // groups, *kernel)"
@@ -61,7 +65,7 @@ def prepare(w: Any) -> PreparedWeight:
     return PreparedWeight(array)
 
 
-def _activate(result: Any, residual: Any, epilogue: Epilogue) -> Any:
+def _activate(result: Value, residual: Value | None, epilogue: Epilogue) -> Value:
     """The epilogue after the bias, as operations that record."""
     if residual is not None:
         result = add(result, residual)
@@ -72,9 +76,10 @@ def _activate(result: Any, residual: Any, epilogue: Epilogue) -> Any:
     return clip(result, epilogue.lo, epilogue.hi) if epilogue.activation == "clip" else result
 
 
-def _bounds(limits: Any) -> tuple[float, float]:
+def _bounds(limits: object) -> tuple[float, float]:
+    given: Any = limits
     try:
-        lo, hi = (float(v) for v in limits)
+        lo, hi = (float(v) for v in given)
     except (TypeError, ValueError):
         raise OptionError(f"clip_range must be a pair of numbers (lo, hi), got {limits!r}") from None
     if not lo <= hi:
@@ -82,7 +87,7 @@ def _bounds(limits: Any) -> tuple[float, float]:
     return lo, hi
 
 
-def _residual(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def _residual(value: Operand, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
     value = operand(value, "residual")
     if value.shape != shape:
         raise ShapeError(f"residual has shape {value.shape}, wanted that of the result, {shape}")
@@ -102,55 +107,66 @@ def _pairs(geometry: ConvGeometry, layout: str) -> tuple[tuple[int, int], ...]:
 
 
 def _with_epilogue(
-    contraction: str, a: Any, w: Any, b: Any, geometry: ConvGeometry, layout: str, mode: str,
-    residual: Any, activation: str | None, slope: float, clip_range: tuple[float, float],
-) -> Any:  # fmt: skip
-    """A contraction and what follows it: in the engine where nothing records, else operation by operation."""
-    transposed = contraction == "conv_transpose"
-    op = conv_transpose_op if transposed else conv_op
-    pairs = _pairs(geometry, layout)
-    margin = mode != "zeros" and any(lo or hi for lo, hi in geometry.padding)
-    shape = geometry.input_shape if transposed else geometry.output_shape
-    if residual is not None:
-        residual = _residual(residual, _laid_out(shape, layout), a.dtype)
+    contraction: str, a: Value, w: Value | PreparedWeight, b: Value | None, geometry: ConvGeometry, layout: str, mode: str,
+    residual: Operand | None, activation: Activation | None, slope: float, clip_range: tuple[float, float],
+) -> Value:  # fmt: skip
+    """A contraction and what follows it: in the engine where nothing records, else operation by operation.
+
+    The Epilogue is made here, once, of checked arrays as engines want them: what is below reads it and changes nothing.
+    """
+    shape = geometry.input_shape if contraction == "conv_transpose" else geometry.output_shape
+    rest = None if residual is None else _residual(residual, _laid_out(shape, layout), a.dtype)
     lo, hi = _bounds(clip_range)
-    epilogue = Epilogue(activation=activation, slope=float(slope), lo=lo, hi=hi)
-    if margin and not transposed:
-        a, geometry = pad_pairs(a, pairs, mode), margin_free(geometry)
+    epilogue = Epilogue(
+        None if b is None else array_of(b), None if rest is None else channels_first(array_of(rest), layout), activation,
+        number_of(slope, "slope"), lo, hi,
+    )  # fmt: skip
+    pairs = _pairs(geometry, layout)
+    margin = mode != "zeros" and any(before or after for before, after in geometry.padding)
+    if margin and contraction == "conv":
+        a, geometry, margin = pad_pairs(a, pairs, mode), margin_free(geometry), False
+    if margin or (is_grad_enabled() and records(a, w, b, rest)):
+        return _step_by_step(contraction, (a, w, b, rest), epilogue, geometry, layout, (pairs, mode) if margin else None)
+    result = fused(contraction, array_of(a), array_of(w), epilogue, geometry, layout)
+    return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, rest)) else result
+
+
+def _step_by_step(
+    contraction: str, operands: tuple[Value, Value | PreparedWeight, Value | None, Value | None], epilogue: Epilogue,
+    geometry: ConvGeometry, layout: str, margin: tuple[tuple[tuple[int, int], ...], str] | None,
+) -> Value:  # fmt: skip
+    """A contraction and what follows it as operations; `margin`: (pairs, mode) that a transposed one folds back before the bias."""
+    a, w, b, residual = operands
     dtype = a.dtype
-    if dtype.itemsize == 2 and (
-        (margin and transposed) or (residual is not None and is_grad_enabled() and records(a, w, b, residual))
-    ):
+    if dtype.itemsize == 2 and (margin is not None or residual is not None):
         # several sums into one element: in float32, and rounded once
-        a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in (a, w, b, residual))
-    if margin and transposed:
-        result = fold_pairs(op(a, w, None, geometry=margin_free(geometry), layout=layout), pairs, mode)
+        a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in operands)
+    op = conv_transpose_op if contraction == "conv_transpose" else conv_op
+    if margin is None:
+        result = op(a, w, b, geometry=geometry, layout=layout)
+    else:
+        result = fold_pairs(op(a, w, None, geometry=margin_free(geometry), layout=layout), *margin)
         if b is not None:
-            result = add(result, b if layout == "channels_last" else b.reshape(-1, *[1] * geometry.ndim))
-        return astype(_activate(result, residual, epilogue), dtype)
-    if is_grad_enabled() and records(a, w, b, residual):
-        return astype(_activate(op(a, w, b, geometry=geometry, layout=layout), residual, epilogue), dtype)
-    whole = Epilogue(plain(b), plain(residual), activation, float(slope), lo, hi)
-    result = fused(contraction, plain(a), plain(w), whole, geometry, layout)
-    return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, residual)) else result
+            result = add(result, b if layout == "channels_last" else reshape(b, (-1, *[1] * geometry.ndim)))
+    return astype(_activate(result, residual, epilogue), dtype)
 
 
 def conv(
-    x: Any,
-    w: Any,
-    b: Any = None,
+    x: Operand,
+    w: Operand | PreparedWeight,
+    b: Operand | None = None,
     *,
     stride: PerAxis = 1,
     padding: Padding = 0,
     dilation: PerAxis = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
-    layout: str = "channels_first",
-    residual: Any = None,
-    activation: str | None = None,
+    padding_mode: PaddingMode = "zeros",
+    layout: Layout = "channels_first",
+    residual: Operand | None = None,
+    activation: Activation | None = None,
     slope: float = 0.01,
     clip_range: tuple[float, float] = (0.0, 6.0),
-) -> Any:
+) -> Value:
     """Convolution: the degree of match of every patch of x with each of the stencils w, linear in x and in w.
 
     Shapes: x (N, C_in, *spatial), or (N, *spatial, C_in) with layout="channels_last"; any number of spatial axes, none
@@ -175,7 +191,8 @@ def conv(
         >>> pre.conv(step, np.array([[[-1.0, 1.0]]])).tolist()
         [[[0.0, 1.0, 0.0]]]
     """
-    x, w = operand(x, "x"), weight_operand(w, x)
+    x = operand(x, "x")
+    w = weight_operand(w, x)
     if b is not None:
         b = operand(b, "b")
     if x.dtype is not w.dtype or b is not None:
@@ -195,9 +212,9 @@ def conv(
 
 
 def conv_transpose(
-    y: Any,
-    w: Any,
-    b: Any = None,
+    y: Operand,
+    w: Operand | PreparedWeight,
+    b: Operand | None = None,
     *,
     stride: PerAxis = 1,
     padding: Padding = 0,
@@ -205,13 +222,13 @@ def conv_transpose(
     output_size: PerAxis | None = None,
     dilation: PerAxis = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
-    layout: str = "channels_first",
-    residual: Any = None,
-    activation: str | None = None,
+    padding_mode: PaddingMode = "zeros",
+    layout: Layout = "channels_first",
+    residual: Operand | None = None,
+    activation: Activation | None = None,
     slope: float = 0.01,
     clip_range: tuple[float, float] = (0.0, 6.0),
-) -> Any:
+) -> Value:
     """Transposed convolution: every activation of y blown up by its stencil, and the pieces added up; the adjoint of conv.
 
     Shapes: y (N, C_in, *spatial) in either layout, w (C_in, C_out // groups, *kernel): the array of the convolution whose
@@ -231,7 +248,8 @@ def conv_transpose(
         >>> pre.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2).tolist()
         [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
     """
-    y, w = operand(y, "y"), weight_operand(w, y)
+    y = operand(y, "y")
+    w = weight_operand(w, y)
     if b is not None:
         b = operand(b, "b")
     if y.dtype is not w.dtype or b is not None:
@@ -252,17 +270,17 @@ def conv_transpose(
 
 
 def conv_weight_grad(
-    x: Any,
-    y: Any,
+    x: Operand,
+    y: Operand,
     *,
     kernel_size: PerAxis,
     stride: PerAxis = 1,
     padding: Padding = 0,
     dilation: PerAxis = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
-    layout: str = "channels_first",
-) -> Any:
+    padding_mode: PaddingMode = "zeros",
+    layout: Layout = "channels_first",
+) -> Value:
     """The third contraction: how much of y lies where x does, for every offset in the kernel; linear in x and in y.
 
     Shapes: x (N, C_in, *large), y (N, C_out, *small) as conv would give it; the result (C_out, C_in // groups, *kernel).

@@ -6,12 +6,11 @@ Where f is 0 or 1 to the last bit, x is held: their limits at -infinity and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from preimage.autograd import array_of, primitive
+from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines import around
 from preimage.errors import OptionError
 from preimage.ops.activation import (
@@ -31,6 +30,7 @@ from preimage.ops.broadcast import widely
 from preimage.ops.errorfunction import normal_cdf_values
 from preimage.ops.operands import Array, operand
 from preimage.ops.pointwise import add, clip, multiply, negative, select, square, unary
+from preimage.typing import Operand, Value
 
 __all__ = ["gelu", "hardswish", "mish", "silu"]
 
@@ -58,7 +58,7 @@ def _hardswish_rule(g: Any, ans: Any, x: Any) -> Any:
 _hardswish_op = primitive("hardswish", unary(_hardswish), widely([_hardswish_rule]), saves=(0,))
 
 
-def hardswish(x: Any) -> Any:
+def hardswish(x: Operand) -> Value:
     """x * hardsigmoid(x): 0 below -3, x above 3."""
     return _hardswish_op(operand(x, "x"))
 
@@ -85,16 +85,16 @@ _silu_op = primitive(
 )
 
 
-def _silu_slope(x: Any) -> Any:
+def _silu_slope(x: Value) -> Value:
     return multiply(sigmoid(x), add(multiply(x, sigmoid(negative(x))), 1.0))
 
 
-def silu(x: Any) -> Any:
+def silu(x: Operand) -> Value:
     """x * sigmoid(x), also called swish."""
     return _silu_op(operand(x, "x"))
 
 
-def _mish_slope(x: Any) -> Any:
+def _mish_slope(x: Value) -> Value:
     p = softplus(x)
     return add(tanh(p), multiply(multiply(x, multiply(sigmoid_slope(multiply(p, 2.0)), 4.0)), sigmoid(x)))
 
@@ -107,7 +107,7 @@ _mish_op = primitive(
 )
 
 
-def mish(x: Any) -> Any:
+def mish(x: Operand) -> Value:
     """x * tanh(softplus(x))."""
     return _mish_op(operand(x, "x"))
 
@@ -116,7 +116,7 @@ def _gelu(x: Array) -> Array:
     return _above(x, FLAT) * normal_cdf_values(x)
 
 
-def _gelu_slope(x: Any) -> Any:
+def _gelu_slope(x: Value) -> Value:
     return add(normal_cdf(x), multiply(x, bell(x, 1 / math.sqrt(2 * math.pi), 0.5)))
 
 
@@ -132,7 +132,7 @@ def _gelu_tanh(x: Array) -> Array:
     return _above(x, FLAT) * sigmoid_values(2 * inner)
 
 
-def _gelu_tanh_slope(x: Any) -> Any:
+def _gelu_tanh_slope(x: Value) -> Value:
     held = clip(x, -FLAT, FLAT)  # x^2 (1 + ..) cannot become infinity times 0
     cubic = add(multiply(square(held), _TANH_CUBE), 1.0)
     inner = multiply(multiply(held, cubic), 2 * _TANH_SCALE)
@@ -146,10 +146,10 @@ _gelu_tanh_op = primitive(
     "gelu_tanh", unary(_gelu_tanh), widely([lambda g, ans, x: multiply(g, _gelu_tanh_slope(x))]), saves=(0,)
 )
 
-_GELU: dict[str, Callable[..., Any]] = {"none": _gelu_op, "tanh": _gelu_tanh_op}
+_GELU: dict[str, Primitive] = {"none": _gelu_op, "tanh": _gelu_tanh_op}
 
 
-def gelu(x: Any, approximate: str = "none") -> Any:
+def gelu(x: Operand, approximate: Literal["none", "tanh"] = "none") -> Value:
     """x times the probability that a standard normal variable is at most x; approximate="tanh" is the usual formula with tanh.
 
     Raises: OptionError for another approximation.

@@ -14,17 +14,18 @@ from preimage.autograd import array_of
 from preimage.errors import OptionError
 from preimage.ops.operands import operand
 from preimage.ops.shape import moveaxis
+from preimage.typing import Layout
 
 __all__ = ["LAYOUTS", "check_layout", "laid_out"]
 
 LAYOUTS = ("channels_first", "channels_last")
 
 
-def check_layout(layout: Any) -> str:
+def check_layout(layout: object) -> Layout:
     """The layout itself. Raises: OptionError for any other word."""
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
-    return str(layout)
+    return "channels_last" if layout == "channels_last" else "channels_first"
 
 
 def _back(result: Any) -> Any:

@@ -22,6 +22,7 @@ from preimage.ops.broadcast import astype, match
 from preimage.ops.contraction import conv_transpose_op, conv_weight_grad_op, fused, sum_over_space, weight_operand
 from preimage.ops.operands import Array, broadcast_shape, operands
 from preimage.ops.shape import getitem, reshape, swapaxes
+from preimage.typing import Operand, Value
 
 __all__ = ["linear", "matmul"]
 
@@ -65,13 +66,13 @@ _matmul_op = primitive(
 )
 
 
-def _one_dtype(*values: Any) -> tuple[Any, ...]:
+def _one_dtype(*values: Value) -> tuple[Value, ...]:
     """Arrays of several dtypes in the one that they promote to."""
     dtype = np.result_type(*[v.dtype for v in values])
     return tuple(v if v.dtype == dtype else astype(v, dtype) for v in values)
 
 
-def matmul(a: Any, b: Any) -> Any:
+def matmul(a: Operand, b: Operand) -> Value:
     """The matrix product over the last two axes, the others broadcasting; one axis means a vector, as in NumPy.
 
     Every element of the result has one order of summation, that of `conv`: the same bits alone and in a batch, on any number of threads.
@@ -96,7 +97,7 @@ def matmul(a: Any, b: Any) -> Any:
     return getitem(result, (..., 0)) if column else result
 
 
-def _rows(a: Any) -> Any:
+def _rows(a: Value) -> Value:
     return reshape(a, (prod(a.shape[:-1]), a.shape[-1]))
 
 
@@ -114,7 +115,7 @@ _linear_op = primitive(
 )
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+def linear(x: Operand, weight: Operand | PreparedWeight, bias: Operand | None = None) -> Value:
     """x @ weight.T + bias: x (..., in_features), weight (out_features, in_features), bias (out_features,).
 
     The weight may be what `preimage.prepare` made of one. The result has the dtype of x.

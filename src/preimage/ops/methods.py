@@ -9,8 +9,10 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, as_array, fitted, install_methods
 from preimage.errors import GraphError, ShapeError
-from preimage.ops import activation, broadcast, linear, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
+from preimage.ops import activation, broadcast, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
+from preimage.ops.linear import matmul
 from preimage.ops.operands import entries
+from preimage.typing import Shape, Value
 
 __all__: list[str] = []
 
@@ -64,8 +66,8 @@ install_methods(
         "__rpow__": _reflected(pointwise.power),
         "__neg__": pointwise.negative,
         "__abs__": pointwise.abs,
-        "__matmul__": linear.matmul,
-        "__rmatmul__": _reflected(linear.matmul),
+        "__matmul__": matmul,
+        "__rmatmul__": _reflected(matmul),
         "__getitem__": shape.getitem,
         "__iter__": _iterate,
         **_comparisons,
@@ -81,7 +83,6 @@ install_methods(
             (shape, "reshape transpose moveaxis swapaxes flatten squeeze expand_dims"),
             (broadcast, "astype broadcast_to"),
             (activation, "relu sigmoid tanh"),
-            (linear, "matmul"),
         )
         for name in names.split()
     }
@@ -108,15 +109,16 @@ def _set(self: Tensor, key: Any, value: Any) -> None:
     self.assign(data)
 
 
-def _permute(self: Tensor, *dims: Any) -> Tensor:
+def _permute(self: Tensor, *dims: Shape) -> Value:
     """The axes in another order: `transpose` under PyTorch's name. A view."""
     given = entries(dims[0]) if len(dims) == 1 else None
-    order = dims if given is None else given
+    order: Any = dims if given is None else given
     return shape.transpose(self, order) if len(order) or self.ndim else self
 
 
 install_methods(
     {
+        "matmul": matmul,
         "__pos__": lambda self: self,
         "__contains__": lambda self, value: bool(np.any(self == value)),
         "__setitem__": _set,

@@ -27,6 +27,7 @@ from preimage.ops.reduce import mean, standardize, standardize_gradient, sum, va
 from preimage.ops.shape import reshape
 from preimage.ops.sums import sum_dtype
 from preimage.reduction import tree_sum
+from preimage.typing import Value
 
 __all__ = ["affine", "normalise", "scaled_by", "standardized"]
 
@@ -65,7 +66,7 @@ def _spread(values: Any, ndim: int) -> Any:
     return reshape(values, shape) if isinstance(values, Tensor) else values.reshape(shape)
 
 
-def affine(x: Any, weight: Any, bias: Any) -> Any:
+def affine(x: Value, weight: Value | None, bias: Value | None) -> Value:
     """x weight + bias, one number each per channel (axis 1); None: left out."""
     if weight is not None:
         x = multiply(x, _spread(weight, x.ndim))
@@ -73,18 +74,19 @@ def affine(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def standardized(
-    x: Any, weight: Any, bias: Any, *, axes: tuple[int, ...], eps: float, shape: tuple[int, ...] | None = None
-) -> Any:
+    x: Value, weight: Value | None, bias: Value | None, *, axes: tuple[int, ...], eps: float, shape: tuple[int, ...] | None = None
+) -> Value:
     """x (seen in another shape, if one is given) standardised over the axes, times weight plus bias, which broadcast; rounded once."""
     dtype = common_dtype("a normalisation", x, weight, bias)
     if x.dtype.itemsize == 2:
-        x, weight, bias = (None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
+        wide: tuple[Any, ...] = tuple(None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
+        x, weight, bias = wide
     y = reshape(standardize(x if shape is None else reshape(x, shape), axes, eps), x.shape)
     y = y if weight is None else multiply(y, weight)
     return astype(y if bias is None else add(y, bias), dtype)
 
 
-def scaled_by(x: Any, mean: Array, var: Array, weight: Any, bias: Any, eps: float) -> Any:
+def scaled_by(x: Any, mean: Array, var: Array, weight: Any, bias: Any, eps: float) -> Value:
     """(x - mean) / sqrt(var + eps) weight + bias, one number each per channel (axis 1): the mean is taken off first, so that a large one
     costs no digits."""
     x = operand(x, "x")
@@ -136,7 +138,7 @@ def _forward(x: Array, weight: Array, bias: Array, *, images: bool, eps: float, 
     if lost.part is None:
         return y
     with np.errstate(all="ignore"):
-        return _mended(y, lost, standardize(lost.part, lost.axes, eps) * lost.numbers(weight) + lost.numbers(bias))
+        return _mended(y, lost, array_of(standardize(lost.part, lost.axes, eps)) * lost.numbers(weight) + lost.numbers(bias))
 
 
 class _Lost:
@@ -177,7 +179,7 @@ def _input_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: boo
         return made
     with np.errstate(all="ignore"):
         slopes = g[lost.where] * lost.numbers(weight)
-        return _mended(made, lost, standardize_gradient(slopes, lost.part, lost.axes, eps))
+        return _mended(made, lost, array_of(standardize_gradient(slopes, lost.part, lost.axes, eps)))
 
 
 def _weight_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
@@ -201,7 +203,7 @@ def _bias_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool
 _normalise_op = primitive("normalise", _forward, [_input_rule, _weight_rule, _bias_rule], saves=(0, 1))
 
 
-def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tuple[Any, Array, Array]:
+def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tuple[Value, Array, Array]:
     """(x - mean) / sqrt(var + eps) * weight + bias, and the mean and variance of each channel as arrays.
 
     Shapes: x (N, C, *space); weight, bias (C,) or None; mean, var (C,) with `images` (over images and space), else (N, C).
@@ -209,12 +211,14 @@ def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tu
     x = operand(x, "x")
     dtype = common_dtype("a normalisation", x, weight, bias)
     if x.dtype.itemsize == 2:  # summed exactly, and rounded once behind weight and bias
-        x, weight, bias = (None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
+        wide: tuple[Any, ...] = tuple(None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
+        x, weight, bias = wide
     data = array_of(x)
     given = [array_of(v) for v in (weight, bias) if v is not None]
     if not data.size or not around.fits(data, *given):
         axes = _axes(x.ndim, images)
-        return astype(affine(standardize(x, axes, eps), weight, bias), dtype), mean(data, axes), var(data, axes)
+        y = astype(affine(standardize(x, axes, eps), weight, bias), dtype)
+        return y, array_of(mean(data, axes)), array_of(var(data, axes))
     found = _Statistics()
     ones, zeros = np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
     ones.flags.writeable = zeros.flags.writeable = False  # nobody else holds them: the graph need not watch them

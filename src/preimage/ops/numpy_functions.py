@@ -13,7 +13,8 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, install_methods, is_grad_enabled
 from preimage.errors import GraphError, OptionError, PreimageError, ShapeError
-from preimage.ops import activation, broadcast, linear, pointwise, reduce, shape
+from preimage.ops import activation, broadcast, pointwise, reduce, shape
+from preimage.ops.linear import matmul
 from preimage.ops.operands import flag_of
 
 __all__ = ["into", "reduction"]
@@ -140,7 +141,7 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
         return into(pointwise.multiply(a, b), out)
     if ndims[1] > 2:
         return into(np.dot(np.asarray(array_of(a)), np.asarray(array_of(b))), out)
-    return into(linear.matmul(a, b), out)
+    return into(matmul(a, b), out)
 
 
 def _clip(a: Any, a_min: Any = None, a_max: Any = None, out: Any = None, *, min: Any = None, max: Any = None) -> Any:
@@ -265,7 +266,7 @@ _UFUNCS: dict[Any, Callable[..., Any]] = {
     np.sign: pointwise.sign,
     np.maximum: pointwise.maximum,
     np.minimum: pointwise.minimum,
-    np.matmul: linear.matmul,
+    np.matmul: matmul,
 }
 
 _REDUCES = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}

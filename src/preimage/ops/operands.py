@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array
+from preimage.engines import PreparedWeight
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.geometry.sizes import MAX_ELEMENTS
 from preimage.resources import memory_limit
+from preimage.typing import Axes, DTypeLike, Operand, Shape, Value
 
 __all__ = [
     "Array", "Axes", "axes_of", "axis_of", "broadcast_shape", "check_room", "common_dtype",
     "count_of", "entries", "flag_of", "float_dtype", "integer_of", "narrow", "number_of", "operand", "operands", "parts_of", "regular",
-    "shape_sizes", "sizes_of", "widened",
+    "shape_of", "shape_sizes", "sizes_of", "widened",
 ]  # fmt: skip
 
 Array = NDArray[Any]
-Axes = int | Sequence[int] | None
 _PLAIN = frozenset(
     np.dtype(t) for t in (np.float32, np.float64, np.float16)
 )  # these are native; a foreign byte order is not equal
@@ -34,32 +35,38 @@ def _float_array(array: Array, name: str) -> Array:
         raise DTypeError(
             f"{name} has dtype {array.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)"
         )
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.aligned else array.copy()
 
 
-def regular(value: Any, name: str = "an argument") -> Array:
+def regular(value: object, name: str = "an argument") -> Array:
     """The value as an array. Raises: ShapeError for a list of rows of different lengths; DTypeError where a mask or a graph would be lost."""
     return as_array(value, name)
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     """Whether it is an array of NumPy or of another library, which has a dtype of its own; a number or list takes that of the others."""
     return isinstance(value, np.ndarray) or (hasattr(type(value), "__array__") and not isinstance(value, np.generic | Tensor))
 
 
-def operand(value: Any, name: str) -> Any:
-    """One argument: a Tensor as it is, an array checked to be float, a number or list as float64.
+def operand(value: Operand, name: str) -> Value:
+    """One argument as operations and engines take it: a Tensor as it is; an array of floats made native and aligned, copied only where it must
+    be; a number or list as float64.
 
-    Raises: DTypeError for integers, booleans, complex numbers and objects in an array.
+    Raises: DTypeError for integers, booleans, complex numbers and objects in an array, and for prepared weights.
     """
     if isinstance(value, Tensor):
+        return value  # its array was made native and aligned when the Tensor was
+    if type(value) is np.ndarray and value.dtype in _PLAIN and value.flags.aligned:
         return value
+    if isinstance(value, PreparedWeight):
+        raise DTypeError(f"{name} is a prepared weight; only w of conv and conv_transpose may be one, {name} must be an array")
     if isinstance(value, np.generic) or _is_array(value):
         return _float_array(regular(value, name), name)
     return _number(value, np.dtype(np.float64), name)
 
 
-def _number(value: Any, dtype: Any, name: str) -> Array:
+def _number(value: object, dtype: np.dtype[Any], name: str) -> Array:
     array = regular(value, name)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind != "O" and supported_dtype(array.dtype)):
         raise DTypeError(f"{name} must be an array of floats or a number, got {type(value).__name__}")
@@ -69,17 +76,17 @@ def _number(value: Any, dtype: Any, name: str) -> Array:
     return array
 
 
-def operands(name: str, *values: Any) -> tuple[Any, ...]:
+def operands(name: str, *values: Operand) -> tuple[Value, ...]:
     """The arguments of one operation. Numbers, lists and boolean masks take the dtype of the arrays beside them, so
     `float32_tensor * 2.0` stays float32; arrays of different float dtypes promote as in NumPy.
 
     Raises: DTypeError for integers in an array (a silent change of their values would follow).
     """
-    first = values[0]
+    first: Any = values[0]
     if (type(first) is np.ndarray or isinstance(first, Tensor)) and first.dtype in _PLAIN:
         dtype = first.dtype
         if all((type(v) is np.ndarray or isinstance(v, Tensor)) and v.dtype is dtype for v in values[1:]):
-            return values
+            return cast("tuple[Value, ...]", values)
     what = f"an argument of {name}"
     plain = [regular(v, what) if _is_array(v) else v for v in values]
     ready = [_float_array(v, what) if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in plain]
@@ -95,7 +102,7 @@ def operands(name: str, *values: Any) -> tuple[Any, ...]:
     )
 
 
-def common_dtype(name: str, *values: Any) -> np.dtype[Any]:
+def common_dtype(name: str, *values: Value | None) -> np.dtype[Any]:
     """The dtype that arrays and Tensors (None: left out) promote to. Raises: DTypeError for those that do not mix."""
     return _promoted(name, [v.dtype for v in values if v is not None])
 
@@ -119,7 +126,13 @@ def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         raise ShapeError(f"{name}: shapes {listed} do not broadcast; from the last axis, sizes must be equal or 1") from None
 
 
-def entries(value: Any) -> list[Any] | None:
+def shape_of(value: object) -> tuple[int, ...]:
+    """The shape of what may be a Tensor, an array or a list of numbers."""
+    given: Any = array_of(value)
+    return np.shape(given)
+
+
+def entries(value: object) -> list[Any] | None:
     """The entries of a sequence; None for a single value (a word is one, and so is an array without axes)."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable | Tensor):
         return None
@@ -129,7 +142,7 @@ def entries(value: Any) -> list[Any] | None:
     return list(value)
 
 
-def parts_of(parts: Any, name: str) -> tuple[Any, ...]:
+def parts_of(parts: Sequence[Operand], name: str) -> tuple[Value, ...]:
     """The arguments of an operation over a list of arrays. Raises: ShapeError for none, or for what is no list."""
     listed = None if isinstance(parts, Tensor | np.ndarray) else entries(parts)
     if not listed:
@@ -137,10 +150,10 @@ def parts_of(parts: Any, name: str) -> tuple[Any, ...]:
     return operands(name, *listed)
 
 
-def count_of(value: Any, name: str, least: int) -> int:
+def count_of(value: object, name: str, least: int) -> int:
     """One integer of at least `least`. Raises: OptionError for anything else."""
     try:
-        count = operator.index(value)
+        count = operator.index(cast(SupportsIndex, value))
     except TypeError:
         raise OptionError(f"{name} must be an integer, got {value!r}") from None
     if count < least:
@@ -150,7 +163,7 @@ def count_of(value: Any, name: str, least: int) -> int:
     return count
 
 
-def flag_of(value: Any, name: str) -> bool:
+def flag_of(value: object, name: str) -> bool:
     """True or False, also as NumPy's, as 0 or 1. Raises: OptionError for anything else."""
     plain = (
         value.item() if isinstance(value, np.ndarray | np.generic) and value.ndim == 0 and value.dtype.kind in "biu" else value
@@ -160,10 +173,10 @@ def flag_of(value: Any, name: str) -> bool:
     return bool(plain)
 
 
-def integer_of(value: Any, name: str, least: int) -> int:
+def integer_of(value: object, name: str, least: int) -> int:
     """One integer of at least `least`, and no truth value. Raises: OptionError for anything else."""
     try:
-        count = least - 1 if isinstance(value, bool) else operator.index(value)
+        count = least - 1 if isinstance(value, bool) else operator.index(cast(SupportsIndex, value))
     except TypeError:
         count = least - 1
     if count < least:
@@ -171,11 +184,11 @@ def integer_of(value: Any, name: str, least: int) -> int:
     return count
 
 
-def number_of(value: Any, name: str, least: float | None = None, most: float | None = None) -> float:
+def number_of(value: object, name: str, least: float | None = None, most: float | None = None) -> float:
     """One real number, also as an array without axes, as a Python float. Raises: OptionError for anything else, NaN included where bounds
     are given, and what lies outside them.
     """
-    plain = array_of(value)
+    plain: Any = array_of(value)
     if not isinstance(plain, str | bytes | bool | complex) and np.ndim(plain if isinstance(plain, np.ndarray) else 0) == 0:
         try:
             number = float(plain)
@@ -190,7 +203,7 @@ def number_of(value: Any, name: str, least: float | None = None, most: float | N
     raise OptionError(f"{name} must be a number, got {value!r}")
 
 
-def float_dtype(dtype: Any) -> np.dtype[Any]:
+def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """One of the four float types, in this machine's byte order. Raises: DTypeError for anything else."""
     try:
         wanted: np.dtype[Any] = np.dtype(dtype)
@@ -201,7 +214,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     return wanted if wanted.isnative else np.dtype(wanted.newbyteorder("="))
 
 
-def shape_sizes(shape: Any, name: str) -> tuple[int, ...]:
+def shape_sizes(shape: Shape, name: str) -> tuple[int, ...]:
     """A shape as `sizes_of` reads it, with no size below 0 and no more elements than an array can have."""
     sizes = sizes_of(shape, name)
     if any(n < 0 for n in sizes):
@@ -211,7 +224,7 @@ def shape_sizes(shape: Any, name: str) -> tuple[int, ...]:
     return sizes
 
 
-def axis_of(axis: Any, ndim: int, name: str) -> int:
+def axis_of(axis: SupportsIndex, ndim: int, name: str) -> int:
     """One axis as 0..ndim-1. Raises: ShapeError where there is no such axis."""
     try:
         k = operator.index(axis)
@@ -222,28 +235,29 @@ def axis_of(axis: Any, ndim: int, name: str) -> int:
     return k % ndim
 
 
-def axes_of(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
+def axes_of(axis: Axes, ndim: int, name: str) -> tuple[int, ...]:
     """The axes that `axis` names (None: all), in rising order. Raises: ShapeError for one that does not exist or comes twice."""
     if axis is None:
         return tuple(range(ndim))
     listed = entries(axis)
-    given = [axis] if listed is None else listed
+    given: list[Any] = [axis] if listed is None else listed
     axes = sorted(axis_of(a, ndim, name) for a in given)
     if len(set(axes)) < len(axes):
         raise ShapeError(f"{name}: axis given twice in {axis!r}")
     return tuple(axes)
 
 
-def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
+def sizes_of(shape: Shape, name: str) -> tuple[int, ...]:
     """A shape as a tuple of Python ints, from one int or a sequence. Raises: OptionError for anything else."""
-    listed = entries(shape)
+    listed: list[Any] | None = entries(shape)
+    given: Any = shape
     try:
-        return tuple(operator.index(n) for n in ([shape] if listed is None else listed))
+        return tuple(operator.index(n) for n in ([given] if listed is None else listed))
     except TypeError:
         raise OptionError(f"{name}: sizes are integers, got {shape!r}") from None
 
 
-def check_room(name: str, shape: tuple[int, ...], dtype: Any) -> None:
+def check_room(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raises: ShapeError for a result of more elements than an array can have; OutOfMemoryError for more bytes than the process may take."""
     count = math.prod(shape)
     if count > MAX_ELEMENTS or any(n > MAX_ELEMENTS for n in shape):

@@ -16,7 +16,6 @@ A negative lo or hi leaves cells of the extended signal out. Margins may be wide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from preimage.errors import OptionError, ShapeError
 from preimage.geometry import Padding, normalise_padding
 from preimage.ops.operands import axis_of, check_room, entries, number_of, operand
 from preimage.ops.sums import sum_dtype
+from preimage.typing import Axes, Operand, PaddingMode, Value
 
 __all__ = ["MODES", "check_mode", "fold_margin", "pad"]
 
@@ -136,13 +136,14 @@ _fold_margin_op: Primitive = primitive(
 )
 
 
-def _all_pairs(ndim: int, padding: Any, axes: Sequence[int] | None, name: str) -> Pairs:
+def _all_pairs(ndim: int, padding: Padding, axes: Axes, name: str) -> Pairs:
     """(lo, hi) of every axis from the padding of `axes` (None: all axes after batch and channels)."""
     if axes is None:
         chosen = tuple(range(2, ndim))
     else:
         listed = entries(axes)
-        chosen = tuple(axis_of(a, ndim, name) for a in ([axes] if listed is None else listed))
+        given_axes: list[Any] = [axes] if listed is None else listed
+        chosen = tuple(axis_of(a, ndim, name) for a in given_axes)
         if len(set(chosen)) != len(chosen):
             raise ShapeError(f"{name}: axes {axes!r} name one axis twice")
     given = normalise_padding(padding, len(chosen))
@@ -162,21 +163,21 @@ def _check_sizes(shape: tuple[int, ...], pairs: Pairs, mode: str, name: str) -> 
             raise ShapeError(f"{name}: axis {axis} has no cells that mode {mode!r} could copy")
 
 
-def pad_pairs(x: Any, pairs: Pairs, mode: str, value: float = 0.0) -> Any:
+def pad_pairs(x: Value, pairs: Pairs, mode: str, value: float = 0.0) -> Value:
     """`pad` for checked arguments: one pair for every axis."""
     _check_sizes(x.shape, pairs, mode, "pad")
     check_room("pad", tuple(n + lo + hi for n, (lo, hi) in zip(x.shape, pairs, strict=True)), x.dtype)
     return _pad_op(x, pairs=pairs, mode=mode, value=value)
 
 
-def fold_pairs(y: Any, pairs: Pairs, mode: str) -> Any:
+def fold_pairs(y: Value, pairs: Pairs, mode: str) -> Value:
     """`fold_margin` for checked arguments: one pair for every axis."""
     shape = tuple(n - lo - hi for n, (lo, hi) in zip(y.shape, pairs, strict=True))
     _check_sizes(shape, pairs, mode, "fold_margin")
     return _fold_margin_op(y, shape=shape, pairs=pairs, mode=mode)
 
 
-def pad(x: Any, padding: Padding, *, mode: str = "zeros", value: float = 0.0, axes: Sequence[int] | None = None) -> Any:
+def pad(x: Operand, padding: Padding, *, mode: PaddingMode = "zeros", value: float = 0.0, axes: Axes = None) -> Value:
     """The signal extended beyond its borders by a margin: linear in x (where `value` is 0).
 
     Shapes: x any; the result has size + lo + hi along the padded axes. `axes` are those that `padding` speaks of; None means
@@ -197,7 +198,7 @@ def pad(x: Any, padding: Padding, *, mode: str = "zeros", value: float = 0.0, ax
     return pad_pairs(x, _all_pairs(x.ndim, padding, axes, "pad"), mode, number_of(value, "pad: value"))
 
 
-def fold_margin(y: Any, padding: Padding, *, mode: str = "zeros", axes: Sequence[int] | None = None) -> Any:
+def fold_margin(y: Operand, padding: Padding, *, mode: PaddingMode = "zeros", axes: Axes = None) -> Value:
     """The adjoint of `pad`: the margin is taken off and added to the cells that it was copied from.
 
     Shapes: y as `pad` gives it; the result has size - lo - hi along the padded axes.

@@ -7,7 +7,7 @@ dtype is the arguments'; narrow floats are computed in float32 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match, widely
 from preimage.ops.operands import Array, broadcast_shape, narrow, number_of, operand, operands, regular, widened
+from preimage.typing import Condition, Operand, Value
 
 __all__ = [
     "abs", "add", "clip", "cos", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "negative",
@@ -23,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def binary(name: str, a: Any, b: Any, op: Primitive) -> Any:
+def binary(name: str, a: Operand, b: Operand, op: Primitive) -> Value:
     """Call a primitive of two broadcasting arguments."""
     a, b = operands(name, a, b)
     broadcast_shape(name, a.shape, b.shape)
@@ -105,27 +106,27 @@ _divide_op = primitive(
 _negative_op = primitive("negative", unary(np.negative), [lambda g, ans, x: negative(g)], saves=(), linear=(0,))
 
 
-def add(a: Any, b: Any) -> Any:
+def add(a: Operand, b: Operand) -> Value:
     """a + b, shapes broadcast. Gradient: the cotangent, summed over what was broadcast."""
     return binary("add", a, b, _add_op)
 
 
-def subtract(a: Any, b: Any) -> Any:
+def subtract(a: Operand, b: Operand) -> Value:
     """a - b, shapes broadcast."""
     return binary("subtract", a, b, _subtract_op)
 
 
-def multiply(a: Any, b: Any) -> Any:
+def multiply(a: Operand, b: Operand) -> Value:
     """a * b element by element, shapes broadcast."""
     return binary("multiply", a, b, _multiply_op)
 
 
-def divide(a: Any, b: Any) -> Any:
+def divide(a: Operand, b: Operand) -> Value:
     """a / b element by element, shapes broadcast; a division by zero gives what IEEE 754 says."""
     return binary("divide", a, b, _divide_op)
 
 
-def negative(x: Any) -> Any:
+def negative(x: Operand) -> Value:
     """-x."""
     return _negative_op(operand(x, "x"))
 
@@ -156,52 +157,52 @@ _sin_op = primitive("sin", unary(np.sin), widely([lambda g, ans, x: multiply(g, 
 _cos_op = primitive("cos", unary(np.cos), widely([lambda g, ans, x: negative(multiply(g, sin(x)))]), saves=(0,))
 
 
-def exp(x: Any) -> Any:
+def exp(x: Operand) -> Value:
     """e to the x."""
     return _exp_op(operand(x, "x"))
 
 
-def expm1(x: Any) -> Any:
+def expm1(x: Operand) -> Value:
     """exp(x) - 1, exact near zero."""
     return _expm1_op(operand(x, "x"))
 
 
-def log(x: Any) -> Any:
+def log(x: Operand) -> Value:
     """The natural logarithm: -infinity at 0, NaN below."""
     return _log_op(operand(x, "x"))
 
 
-def log1p(x: Any) -> Any:
+def log1p(x: Operand) -> Value:
     """log(1 + x), exact near zero."""
     return _log1p_op(operand(x, "x"))
 
 
-def sqrt(x: Any) -> Any:
+def sqrt(x: Operand) -> Value:
     """The square root. Gradient: g / (2 sqrt(x)), infinite at 0."""
     return _sqrt_op(operand(x, "x"))
 
 
-def rsqrt(x: Any) -> Any:
+def rsqrt(x: Operand) -> Value:
     """1 / sqrt(x)."""
     return _rsqrt_op(operand(x, "x"))
 
 
-def square(x: Any) -> Any:
+def square(x: Operand) -> Value:
     """x * x."""
     return _square_op(operand(x, "x"))
 
 
-def reciprocal(x: Any) -> Any:
+def reciprocal(x: Operand) -> Value:
     """1 / x."""
     return _reciprocal_op(operand(x, "x"))
 
 
-def sin(x: Any) -> Any:
+def sin(x: Operand) -> Value:
     """The sine, x in radians."""
     return _sin_op(operand(x, "x"))
 
 
-def cos(x: Any) -> Any:
+def cos(x: Operand) -> Value:
     """The cosine, x in radians."""
     return _cos_op(operand(x, "x"))
 
@@ -236,14 +237,14 @@ def _power_exponent_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
 _power_op = primitive("power", _forward_of(np.power), widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
 
 
-def power(a: Any, b: Any) -> Any:
+def power(a: Operand, b: Operand) -> Value:
     """a to the b. A plain number b is the usual, cheap case; an array or Tensor b broadcasts and has a gradient.
 
     Gradient: b a^(b-1) and a^b log(a); both 0 where the power is constant (b = 0; a = 0 with b >= 0).
     """
     if not isinstance(b, Tensor | np.ndarray | np.generic | list | tuple):
         try:
-            exponent = float(b)
+            exponent = float(cast(SupportsFloat, b))
         except (TypeError, ValueError):
             raise DTypeError(f"power: the exponent must be a number, an array or a Tensor, got {type(b).__name__}") from None
         a = operand(a, "a")
@@ -271,14 +272,14 @@ _select_op = primitive(
 )
 
 
-def select(condition: Array, a: Any, b: Any) -> Any:
+def select(condition: Array, a: Operand, b: Operand) -> Value:
     """`where` for a boolean array that is known to be one."""
     a, b = operands("where", a, b)
     broadcast_shape("where", condition.shape, a.shape, b.shape)
     return _select_op(a, b, condition=condition)
 
 
-def where(condition: Any, a: Any, b: Any) -> Any:
+def where(condition: Condition, a: Operand, b: Operand) -> Value:
     """a where the condition holds, else b; all three broadcast. The condition is a boolean array (constant).
 
     Raises: DTypeError for a condition that is not boolean.
@@ -290,7 +291,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return select(chosen.copy() if isinstance(a, Tensor) or isinstance(b, Tensor) else chosen, a, b)
 
 
-def nothing(g: Any) -> Any:
+def nothing(g: Value) -> Value:
     """The cotangent of what does not depend on its argument: 0, also where g is infinite."""
     return select(np.zeros(g.shape, bool), g, 0.0)
 
@@ -319,12 +320,12 @@ _minimum_op = primitive(
 )
 
 
-def maximum(a: Any, b: Any) -> Any:
+def maximum(a: Operand, b: Operand) -> Value:
     """The larger of a and b, element by element; NaN if either is. Gradient: to the larger, halved where they are equal."""
     return binary("maximum", a, b, _maximum_op)
 
 
-def minimum(a: Any, b: Any) -> Any:
+def minimum(a: Operand, b: Operand) -> Value:
     """The smaller of a and b, element by element; NaN if either is. Gradient: to the smaller, halved where they are equal."""
     return binary("minimum", a, b, _minimum_op)
 
@@ -359,7 +360,7 @@ _clip_op = primitive(
 )
 
 
-def clip(x: Any, lo: float | None = None, hi: float | None = None) -> Any:
+def clip(x: Operand, lo: float | None = None, hi: float | None = None) -> Value:
     """x held between the numbers lo and hi (None: no bound); NaN stays NaN. Gradient: passes for lo <= x <= hi.
 
     Raises: OptionError where lo > hi.
@@ -374,11 +375,11 @@ _sign_op = primitive("sign", unary(np.sign), [lambda g, ans, x: nothing(g)], sav
 _abs_op = primitive("abs", unary(np.abs), [lambda g, ans, x: multiply(g, np.sign(array_of(x)))], saves=(0,))
 
 
-def sign(x: Any) -> Any:
+def sign(x: Operand) -> Value:
     """-1, 0 or 1. Gradient: 0."""
     return _sign_op(operand(x, "x"))
 
 
-def abs(x: Any) -> Any:
+def abs(x: Operand) -> Value:
     """The absolute value. Gradient: the sign (0 at 0)."""
     return _abs_op(operand(x, "x"))

@@ -11,7 +11,7 @@ takes layout="channels_last".
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from preimage.ops.reduce import mean as mean_over
 from preimage.ops.sums import sum_dtype
 from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
 from preimage.resources import available_memory
+from preimage.typing import Integers, Operand, OutputSize, Padding, PerAxis, Shape, Value
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "global_avg_pool", "global_max_pool", "max_pool", "max_unpool"]
 
@@ -178,15 +179,15 @@ _max_pool_op = primitive("max_pool", _max_pool, [_max_pool_rule], saves=("ans", 
 @laid_out
 @np.errstate(all="ignore")
 def max_pool(
-    x: Any,
-    kernel_size: Any,
+    x: Operand,
+    kernel_size: PerAxis,
     *,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
     return_switches: bool = False,
-) -> Any:
+) -> Value | tuple[Value, Array]:
     """The maximum over every window of the spatial axes; NaN if one is in it. The padding never wins.
 
     Shapes: x (N, C, *spatial) -> (N, C, *outputs), outputs = floor or (ceil_mode) ceil((size + lo + hi - extent) / stride) + 1;
@@ -224,7 +225,7 @@ def _winners(switches: Array, plane: int) -> Array:
 
 
 @laid_out
-def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last") -> Any:
+def max_unpool(y: Operand, switches: Integers, output_size: Shape, *, overlap: Literal["last", "add"] = "last") -> Value:
     """Every value of y put where its maximum was, zeros elsewhere: the approximate inverse of max_pool (Zeiler and Fergus 2014).
 
     Shapes: y (N, C, *spatial) and switches of the same shape -> (N, C, *output_size).
@@ -261,20 +262,20 @@ def max_unpool(y: Any, switches: Any, output_size: Any, *, overlap: str = "last"
 
 
 @laid_out
-def global_avg_pool(x: Any) -> Any:
+def global_avg_pool(x: Operand) -> Value:
     """The mean over all spatial axes, kept as 1."""
     x = operand(x, "x")
     return mean_over(x, tuple(range(2, 2 + len(spatial_of(x, "global_avg_pool")))), keepdims=True)
 
 
 @laid_out
-def global_max_pool(x: Any) -> Any:
+def global_max_pool(x: Operand) -> Value:
     """The maximum over all spatial axes, kept as 1. Gradient: shared evenly where several are equal."""
     x = operand(x, "x")
     return max_over(x, tuple(range(2, 2 + len(spatial_of(x, "global_max_pool")))), keepdims=True)
 
 
-def _bins(x: Any, output_size: Any, name: str) -> tuple[Bins, ...]:
+def _bins(x: Value, output_size: OutputSize, name: str) -> tuple[Bins, ...]:
     spatial, listed = spatial_of(x, name), entries(output_size)
     wanted = (output_size,) * len(spatial) if listed is None else tuple(listed)
     if len(wanted) != len(spatial):
@@ -303,14 +304,14 @@ _adaptive_max_op = primitive("adaptive_max_pool", _adaptive_max, [_adaptive_max_
 
 
 @laid_out
-def adaptive_avg_pool(x: Any, output_size: Any) -> Any:
+def adaptive_avg_pool(x: Operand, output_size: OutputSize) -> Value:
     """The mean over windows chosen so that the output has `output_size` (None for an axis: as it is)."""
     x = operand(x, "x")
     return averages_over(x, bins=_bins(x, output_size, "adaptive_avg_pool"))
 
 
 @laid_out
-def adaptive_max_pool(x: Any, output_size: Any) -> Any:
+def adaptive_max_pool(x: Operand, output_size: OutputSize) -> Value:
     """The maximum over windows chosen so that the output has `output_size` (None for an axis: as it is).
 
     Gradient: to the element that won, as in max_pool.

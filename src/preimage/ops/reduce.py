@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.autograd import Primitive, Spec, Tensor, array_of, primitive
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, broadcast_to, widely
@@ -17,6 +18,7 @@ from preimage.ops.operands import Array, Axes, axes_of, axis_of, flag_of, narrow
 from preimage.ops.pointwise import divide, exp, multiply, select, sqrt, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
 from preimage.ops.sums import exactly, mean_of, sum_dtype, total
+from preimage.typing import Operand, Value
 
 __all__ = [
     "argmax", "argmin", "log_softmax", "logsumexp", "max", "mean", "min", "prod", "softmax", "standardize", "std", "sum", "var",
@@ -34,7 +36,7 @@ def _count(shape: tuple[int, ...], axis: AxisTuple) -> int:
     return int(np.prod([shape[k] for k in axis], dtype=object))
 
 
-def _spread(g: Any, x: Any, axis: AxisTuple) -> Any:
+def _spread(g: Value, x: Value | Spec, axis: AxisTuple) -> Value:
     """A reduced cotangent (axes kept or not) repeated to the shape of x."""
     return broadcast_to(reshape(g, _kept(x.shape, axis)), x.shape)
 
@@ -62,19 +64,19 @@ _mean_op = primitive(
 )
 
 
-def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+def sum(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The sum over the axes; 0 over none. Gradient: the cotangent, repeated."""
     x = operand(x, "x")
     return _sum_op(x, axis=axes_of(axis, x.ndim, "sum"), keepdims=flag_of(keepdims, "keepdims"))
 
 
-def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+def mean(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The mean over the axes; NaN over no elements. A sum that overflows on the way does not matter."""
     x = operand(x, "x")
     return _mean_op(x, axis=axes_of(axis, x.ndim, "mean"), keepdims=flag_of(keepdims, "keepdims"))
 
 
-def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Any:
+def var(x: Operand, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Value:
     """The mean squared distance from the mean; `correction` is taken off the count (1: the unbiased estimate).
 
     The distances are from a mean that is corrected by the mean of the distances, so that a large mean costs no digits; squares that are
@@ -95,7 +97,7 @@ def var(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0
     return astype(divide(sum(squares, axes, keepdims), np.maximum(float(count - correction), 0.0)), x.dtype)
 
 
-def std(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Any:
+def std(x: Operand, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Value:
     """The square root of `var`. Gradient: (x - mean) / (std * count), and 0 where all values are equal."""
     x = operand(x, "x")
     squares = var(_exact(x), axis, keepdims, correction)
@@ -104,12 +106,12 @@ def std(x: Any, axis: Axes = None, keepdims: bool = False, correction: float = 0
     return astype(root, x.dtype)
 
 
-def _exact(x: Any) -> Any:
+def _exact(x: Value) -> Value:
     """x in the dtype that its sums are kept in."""
     return astype(x, sum_dtype(x.dtype))
 
 
-def prod(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+def prod(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The product over the axes; 1 over none. Multiplied in halves, so its gradient is right at zeros too."""
     x = operand(x, "x")
     axes, keepdims = axes_of(axis, x.ndim, "prod"), flag_of(keepdims, "keepdims")
@@ -148,12 +150,12 @@ _max_op = primitive("max", _extremum(np.maximum), widely([_extremum_rule]), save
 _min_op = primitive("min", _extremum(np.minimum), widely([_extremum_rule]), saves=("ans", 0))
 
 
-def _not_empty(x: Any, axis: AxisTuple, name: str) -> None:
+def _not_empty(x: Value, axis: AxisTuple, name: str) -> None:
     if not _count(x.shape, axis):
         raise ShapeError(f"{name}: there is no {name} over no elements: shape {x.shape}, axes {axis}")
 
 
-def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+def max(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The largest value over the axes; NaN if any is. Gradient: to the largest, shared evenly where several are equal.
 
     Raises: ShapeError over no elements.
@@ -164,7 +166,7 @@ def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     return _max_op(x, axis=axes, keepdims=flag_of(keepdims, "keepdims"))
 
 
-def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+def min(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The smallest value over the axes; NaN if any is. Gradient: to the smallest, shared evenly where several are equal.
 
     Raises: ShapeError over no elements.
@@ -175,7 +177,7 @@ def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     return _min_op(x, axis=axes, keepdims=flag_of(keepdims, "keepdims"))
 
 
-def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+def argmax(x: Operand, axis: int | None = None, keepdims: bool = False) -> Array:
     """Where the largest value is along one axis (None: among all, in row-major order): an array of integers, which no gradient goes
     through. The first of equal ones; NaN counts as the largest.
 
@@ -184,12 +186,12 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
     return _where_extreme(np.argmax, x, axis, keepdims)
 
 
-def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+def argmin(x: Operand, axis: int | None = None, keepdims: bool = False) -> Array:
     """Where the smallest value is: as `argmax`; NaN counts as the smallest."""
     return _where_extreme(np.argmin, x, axis, keepdims)
 
 
-def _where_extreme(function: Any, x: Any, axis: int | None, keepdims: bool) -> Any:
+def _where_extreme(function: Callable[..., Array], x: Operand, axis: int | None, keepdims: bool) -> Array:
     x = operand(x, "x")
     name = function.__name__
     along = None if axis is None else axis_of(axis, x.ndim, name)
@@ -288,13 +290,13 @@ _log_softmax_op = primitive(
 )
 
 
-def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+def logsumexp(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """log(sum(exp(x))) over the axes, without overflow; -infinity over none. Gradient: the softmax; 0 at a -infinity."""
     x = operand(x, "x")
     return _logsumexp_op(x, axis=axes_of(axis, x.ndim, "logsumexp"), keepdims=flag_of(keepdims, "keepdims"))
 
 
-def softmax(x: Any, axis: int = -1) -> Any:
+def softmax(x: Operand, axis: int = -1) -> Value:
     """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1; shared evenly by the elements that are +infinity,
     and NaN where all are -infinity.
 
@@ -309,7 +311,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     return _softmax_op(x, axis=axis_of(axis, x.ndim, "softmax"))
 
 
-def log_softmax(x: Any, axis: int = -1) -> Any:
+def log_softmax(x: Operand, axis: int = -1) -> Value:
     """log(softmax(x)) along one axis, exact where softmax underflows."""
     x = operand(x, "x")
     return _log_softmax_op(x, axis=axis_of(axis, x.ndim, "log_softmax"))
@@ -374,12 +376,12 @@ def _inverse_deviation_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: f
 _inverse_deviation_op = primitive("inverse_deviation", _inverse_deviation, [_inverse_deviation_rule], saves=("ans", 0))
 
 
-def standardize_gradient(g: Any, x: Any, axis: AxisTuple, eps: float) -> Any:
+def standardize_gradient(g: Value, x: Value, axis: AxisTuple, eps: float) -> Value:
     """The gradient of `standardize` at x, as operations."""
     return _standardize_rule(g, None, x, axis=axis, eps=float(eps))
 
 
-def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
+def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Value:
     # s (g - mean(g) - y mean(g y)) with y = standardize(x), s = 1 / sqrt(var(x) + eps)
     dtype = x.dtype
     if ans is None or dtype.itemsize == 2:
@@ -393,7 +395,7 @@ def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) 
 _standardize_op: Primitive = primitive("standardize", _standardize, [_standardize_rule], saves=("ans", 0))
 
 
-def standardize(x: Any, axis: Axes, eps: float = 1e-5) -> Any:
+def standardize(x: Operand, axis: Axes, eps: float = 1e-5) -> Value:
     """(x - mean(x)) / sqrt(var(x) + eps) over the axes.
 
     Raises: OptionError for a negative eps.

@@ -19,6 +19,7 @@ from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.operands import Array, axes_of, axis_of, check_room, count_of, entries, operand, parts_of, regular, sizes_of
 from preimage.ops.sums import sum_dtype
+from preimage.typing import Axes, Index, Integers, Operand, Shape, Value
 
 __all__ = [
     "concat", "expand_dims", "flatten", "flip", "getitem", "moveaxis", "put", "repeat", "reshape", "roll", "split", "squeeze",
@@ -43,14 +44,15 @@ _reshape_op = primitive(
 )
 
 
-def reshape(x: Any, *shape: Any) -> Any:
+def reshape(x: Operand, *shape: Shape) -> Value:
     """The elements in row-major order under another shape; one size may be -1 (what is left). `reshape(x, (2, 3))` or
     `reshape(x, 2, 3)`.
 
     Raises: ShapeError where the number of elements differs.
     """
     x = operand(x, "x")
-    wanted = sizes_of(shape[0] if len(shape) == 1 else shape, "reshape")
+    given: Any = shape[0] if len(shape) == 1 else shape
+    wanted = sizes_of(given, "reshape")
     known = int(np.prod([n for n in wanted if n != -1], dtype=object))
     if wanted.count(-1) == 1 and known > 0 and x.size % known == 0:
         wanted = tuple(x.size // known if n == -1 else n for n in wanted)
@@ -59,7 +61,7 @@ def reshape(x: Any, *shape: Any) -> Any:
     return x if x.shape == wanted else _reshape_op(x, shape=wanted)
 
 
-def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Any:
+def flatten(x: Operand, start_axis: int = 0, end_axis: int = -1) -> Value:
     """The axes start_axis..end_axis as one."""
     x = operand(x, "x")
     if not x.ndim:
@@ -70,7 +72,7 @@ def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Any:
     return reshape(x, (*x.shape[:first], int(np.prod(x.shape[first : last + 1], dtype=object)), *x.shape[last + 1 :]))
 
 
-def expand_dims(x: Any, axis: Any) -> Any:
+def expand_dims(x: Operand, axis: Shape) -> Value:
     """New axes of size 1, at these places of the result."""
     x = operand(x, "x")
     given = _listed(axis)
@@ -80,7 +82,7 @@ def expand_dims(x: Any, axis: Any) -> Any:
     return reshape(x, tuple(1 if k in axes else next(sizes) for k in range(ndim)))
 
 
-def squeeze(x: Any, axis: Any = None) -> Any:
+def squeeze(x: Operand, axis: Axes = None) -> Value:
     """Without these axes, which must have size 1 (None: every axis of size 1).
 
     Raises: ShapeError for an axis of another size.
@@ -102,7 +104,7 @@ _transpose_op = primitive(
 )
 
 
-def transpose(x: Any, *axes: Any) -> Any:
+def transpose(x: Operand, *axes: Axes) -> Value:
     """The axes in another order (none given: reversed). A view.
 
     Raises: ShapeError where `axes` is not a permutation.
@@ -111,14 +113,14 @@ def transpose(x: Any, *axes: Any) -> Any:
     if not axes or (len(axes) == 1 and axes[0] is None):
         order = tuple(reversed(range(x.ndim)))
     else:
-        given = _listed(axes[0]) if len(axes) == 1 else axes
+        given: Sequence[Any] = _listed(axes[0]) if len(axes) == 1 else axes
         order = tuple(axis_of(a, x.ndim, "transpose") for a in given)
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(f"transpose: {order} is no order of the {x.ndim} axes of shape {x.shape}")
     return x if order == tuple(range(x.ndim)) else _transpose_op(x, axes=order)
 
 
-def moveaxis(x: Any, source: Any, destination: Any) -> Any:
+def moveaxis(x: Operand, source: Shape, destination: Shape) -> Value:
     """Axes moved to other places, the others staying in order."""
     x = operand(x, "x")
     origin = [axis_of(a, x.ndim, "moveaxis") for a in _listed(source)]
@@ -131,7 +133,7 @@ def moveaxis(x: Any, source: Any, destination: Any) -> Any:
     return transpose(x, order)
 
 
-def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+def swapaxes(x: Operand, axis1: int, axis2: int) -> Value:
     """Two axes exchanged."""
     x = operand(x, "x")
     order = list(range(x.ndim))
@@ -183,7 +185,7 @@ def index_of(key: Any) -> Any:
     return key
 
 
-def getitem(x: Any, key: Any) -> Any:
+def getitem(x: Operand, key: Index) -> Value:
     """x[key] with NumPy's indexing: numbers, slices, None, ..., index arrays and boolean masks.
 
     Gradient: added up at the places that were taken, once per time that they were.
@@ -206,7 +208,7 @@ def getitem(x: Any, key: Any) -> Any:
         raise OptionError(f"getitem: {error}; shape {x.shape}") from None
 
 
-def put(y: Any, shape: Any, key: Any) -> Any:
+def put(y: Operand, shape: Shape, key: Index) -> Value:
     """Zeros of `shape`, with y added at [key]: the adjoint of getitem.
 
     Raises: ShapeError where y is not of the shape that [key] takes.
@@ -226,14 +228,14 @@ def put(y: Any, shape: Any, key: Any) -> Any:
     return _put_op(y, shape=shape, key=key)
 
 
-def take(x: Any, indices: Any, axis: int) -> Any:
+def take(x: Operand, indices: Integers, axis: int) -> Value:
     """The slices of x at these integer indices along one axis."""
     x = operand(x, "x")
     key = (slice(None),) * axis_of(axis, x.ndim, "take") + (regular(array_of(indices)),)
     return getitem(x, key)
 
 
-def flip(x: Any, axis: Any = None) -> Any:
+def flip(x: Operand, axis: Axes = None) -> Value:
     """Reversed along the axes (None: all)."""
     x = operand(x, "x")
     axes = axes_of(axis, x.ndim, "flip")
@@ -260,7 +262,7 @@ def concatenated(*parts: Array, axis: int) -> Array:
 _concat_op = primitive("concat", concatenated, _concat_rule, saves=())
 
 
-def concat(parts: Sequence[Any], axis: int = 0) -> Any:
+def concat(parts: Sequence[Operand], axis: int = 0) -> Value:
     """Arrays side by side along an axis; all other sizes must agree.
 
     Raises: ShapeError for none at all, or where the other sizes differ.
@@ -277,7 +279,7 @@ def concat(parts: Sequence[Any], axis: int = 0) -> Any:
     return _concat_op(*ready, axis=k)
 
 
-def stack(parts: Sequence[Any], axis: int = 0) -> Any:
+def stack(parts: Sequence[Operand], axis: int = 0) -> Value:
     """Arrays of one shape along a new axis."""
     ready = parts_of(parts, "stack")
     for part in ready[1:]:
@@ -287,7 +289,7 @@ def stack(parts: Sequence[Any], axis: int = 0) -> Any:
     return concat([expand_dims(p, k) for p in ready], axis=k)
 
 
-def split(x: Any, sizes: int | Sequence[int], axis: int = 0) -> list[Any]:
+def split(x: Operand, sizes: Shape, axis: int = 0) -> list[Value]:
     """Pieces along an axis: of one size (the last may be shorter), or of the sizes listed, which must add up.
 
     Raises: ShapeError where they do not.
@@ -306,7 +308,7 @@ def split(x: Any, sizes: int | Sequence[int], axis: int = 0) -> list[Any]:
     return [getitem(x, (slice(None),) * k + (slice(a, b),)) for a, b in itertools.pairwise(edges)]
 
 
-def tile(x: Any, repeats: Any) -> Any:
+def tile(x: Operand, repeats: Shape) -> Value:
     """The whole array repeated along its axes, as numpy.tile."""
     x, counts = operand(x, "x"), sizes_of(repeats, "tile")
     if any(n < 0 for n in counts):
@@ -318,7 +320,7 @@ def tile(x: Any, repeats: Any) -> Any:
     return _repeated(reshape(x, shape), shape, counts, whole=True)
 
 
-def repeat(x: Any, repeats: int, axis: int) -> Any:
+def repeat(x: Operand, repeats: int, axis: int) -> Value:
     """Each slice along an axis `repeats` times in a row."""
     x = operand(x, "x")
     count = count_of(repeats, "repeat: repeats", 0)
@@ -327,7 +329,7 @@ def repeat(x: Any, repeats: int, axis: int) -> Any:
     return _repeated(x, x.shape, tuple(count if j == k else 1 for j in range(x.ndim)), whole=False)
 
 
-def _repeated(x: Any, shape: tuple[int, ...], counts: tuple[int, ...], whole: bool) -> Any:
+def _repeated(x: Value, shape: tuple[int, ...], counts: tuple[int, ...], whole: bool) -> Value:
     """Every axis n as a pair (count, n) or (n, count), the count a broadcast axis of size 1 before."""
     from preimage.ops.broadcast import broadcast_to
 
@@ -337,7 +339,7 @@ def _repeated(x: Any, shape: tuple[int, ...], counts: tuple[int, ...], whole: bo
     return reshape(broadcast_to(reshape(x, before), after), tuple(n * c for n, c in zip(shape, counts, strict=True)))
 
 
-def roll(x: Any, shift: int, axis: int) -> Any:
+def roll(x: Operand, shift: int, axis: int) -> Value:
     """Rolled along an axis: what leaves at one end comes in at the other."""
     x = operand(x, "x")
     k = axis_of(axis, x.ndim, "roll")

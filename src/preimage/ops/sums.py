@@ -20,7 +20,7 @@ from preimage.ops.operands import Array
 __all__ = ["dot", "exactly", "mean_of", "sum_dtype", "total"]
 
 
-def sum_dtype(dtype: Any) -> np.dtype[Any]:
+def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that sums are kept in. Raises: DTypeError for anything but the four float types."""
     return np.dtype(np.float64) if dtype.itemsize == 2 else accumulator_dtype(dtype)
 

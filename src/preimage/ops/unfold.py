@@ -7,7 +7,6 @@ fold    x[n, i, ih..] = sum of c[n, (i, kh..), (oh..)] over all oh, kh with oh*s
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis, per_axis
 from preimage.ops.operands import entries, operand
 from preimage.ops.sums import sum_dtype
+from preimage.typing import Operand, Value
 
 __all__ = ["fold", "unfold"]
 
@@ -60,7 +60,7 @@ _fold_op: Primitive = primitive(
 )
 
 
-def unfold(x: Any, kernel_size: PerAxis, *, stride: PerAxis = 1, padding: Padding = 0, dilation: PerAxis = 1) -> Any:
+def unfold(x: Operand, kernel_size: PerAxis, *, stride: PerAxis = 1, padding: Padding = 0, dilation: PerAxis = 1) -> Value:
     """Every patch of x that a kernel of that size would see, as a column (im2col).
 
     Shapes: x (N, C, *spatial), any number of spatial axes; the result (N, C * taps, positions), rows ordered (channel, taps),
@@ -83,14 +83,14 @@ def unfold(x: Any, kernel_size: PerAxis, *, stride: PerAxis = 1, padding: Paddin
 
 
 def fold(
-    columns: Any,
+    columns: Operand,
     output_size: PerAxis,
     kernel_size: PerAxis,
     *,
     stride: PerAxis = 1,
     padding: Padding = 0,
     dilation: PerAxis = 1,
-) -> Any:
+) -> Value:
     """The adjoint of `unfold`: every entry of the columns added to the cell that it was read from (col2im).
 
     Shapes: columns (N, C * taps, positions); the result (N, C, *output_size), the size of what was unfolded. An integer size

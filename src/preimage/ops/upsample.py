@@ -28,6 +28,7 @@ from preimage.ops.operands import Array, check_room, entries, narrow, operand, s
 from preimage.ops.sampling import Positions, simplest_fraction
 from preimage.ops.shape import reshape, transpose
 from preimage.ops.sums import exactly
+from preimage.typing import Operand, PerAxis, ResizeMode, ScaleFactor, Value
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
 
@@ -238,14 +239,14 @@ def _factors(scale_factor: Any, ndim: int) -> tuple[Any, ...]:
 
 @laid_out
 def upsample(
-    x: Any,
+    x: Operand,
     *,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
+    size: PerAxis | None = None,
+    scale_factor: ScaleFactor | None = None,
+    mode: ResizeMode = "nearest",
     align_corners: bool = False,
     recompute_scale_factor: bool = False,
-) -> Any:
+) -> Value:
     """Resizing of the spatial axes to `size`, or by `scale_factor` (the sizes rounded down): linear in x.
 
     Shapes: x (N, C, *spatial) -> (N, C, *size).
@@ -297,7 +298,7 @@ def upsample(
 
 
 @laid_out
-def pixel_shuffle(x: Any, factor: Any) -> Any:
+def pixel_shuffle(x: Operand, factor: PerAxis) -> Value:
     """Channels rearranged into space: (N, C * prod(factor), *spatial) -> (N, C, *(spatial * factor)) (Shi et al. 2016).
 
     Raises: ShapeError where the channels do not divide.
@@ -322,7 +323,7 @@ def pixel_shuffle(x: Any, factor: Any) -> Any:
 
 
 @laid_out
-def pixel_unshuffle(x: Any, factor: Any) -> Any:
+def pixel_unshuffle(x: Operand, factor: PerAxis) -> Value:
     """Space gathered into channels, the inverse of pixel_shuffle: (N, C, *spatial) -> (N, C * prod(factor), *(spatial / factor)).
 
     Raises: ShapeError where the sizes do not divide.

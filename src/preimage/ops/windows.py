@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from preimage.errors import GeometryError, ShapeError
 from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
 from preimage.ops.operands import flag_of
+from preimage.typing import Padding, PerAxis, Value
 
 __all__ = ["Axis", "Bins", "Windows", "along", "spatial_of", "windows_of"]
 
@@ -74,7 +75,7 @@ class Bins:
         return Bins(self.outputs, self.size)
 
 
-def spatial_of(x: Any, name: str) -> tuple[int, ...]:
+def spatial_of(x: Value, name: str) -> tuple[int, ...]:
     """The spatial sizes of an array (N, C, *spatial). Raises: ShapeError for fewer than two axes."""
     if x.ndim < 2:
         raise ShapeError(f"{name}: wanted (N, C, *spatial), got shape {x.shape}")
@@ -99,7 +100,13 @@ def _pads_of_word(
 
 
 def windows_of(
-    name: str, size: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    name: str,
+    size: tuple[int, ...],
+    kernel_size: PerAxis,
+    stride: PerAxis | None,
+    padding: Padding,
+    dilation: PerAxis,
+    ceil_mode: bool,
 ) -> Windows:
     """The windows over an input of spatial `size`; stride None means the kernel size.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.errors import OptionError
-from preimage.geometry import ConvGeometry, extent_of, split_same
+from preimage.geometry import ConvGeometry, PaddingWord, extent_of, split_same
 
 __all__ = ["LayerSpec", "Spelled"]
 
@@ -28,7 +28,7 @@ class LayerSpec:
     transposed: bool
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: Pairs | str
+    padding: Pairs | PaddingWord
     dilation: tuple[int, ...]
     groups: int = 1
     in_channels: int | None = None

@@ -145,9 +145,10 @@ def _watching(recorder: _Recorder) -> Iterator[None]:
             recorder.write(_operation(self.name, args, params, values), self.name, result)
         return result
 
+    known_by_name: Any = lambda self, weight: weight  # noqa: E731
     with _lock:
         nn.Module.__call__, Primitive.__call__ = module_called, primitive_called  # type: ignore[method-assign]
-        KeptWeight.of = lambda self, weight: weight  # type: ignore[method-assign]  # known by name
+        KeptWeight.of = known_by_name  # type: ignore[method-assign]
         try:
             yield
         finally:

@@ -122,8 +122,8 @@ def _max_pool(x: Any, *, kernel_shape: list[int], auto_pad: str = "NOTSET", pads
     padding = _pool_padding(x, kernel_shape, stride, dilation, auto_pad, pads, "MaxPool")
     integers = not recorded(x) and x.dtype.kind in "iu"
     value = x.astype(np.float64) if integers else x
-    result = ops.max_pool(value, kernel_shape, stride=stride, padding=padding, dilation=dilation, ceil_mode=bool(ceil_mode),
-                          return_switches=outputs > 1)  # fmt: skip
+    result: Any = ops.max_pool(value, kernel_shape, stride=stride, padding=padding, dilation=dilation, ceil_mode=bool(ceil_mode),
+                               return_switches=outputs > 1)  # fmt: skip
     if outputs == 1:
         return result.astype(x.dtype) if integers else result
     pooled, switches = result

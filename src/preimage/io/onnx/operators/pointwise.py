@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -195,7 +195,7 @@ def _celu(x: Any, alpha: float = 1.0) -> Any:
 
 
 @graph_op("onnx.Gelu")
-def _gelu(x: Any, approximate: str = "none") -> Any:
+def _gelu(x: Any, approximate: Literal["none", "tanh"] = "none") -> Any:
     return ops.gelu(x, approximate=approximate)
 
 

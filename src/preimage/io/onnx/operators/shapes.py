@@ -19,6 +19,7 @@ from preimage.io.graph.types import gives
 from preimage.io.limits import checked_size
 from preimage.io.onnx.model import CODES, dtype_of
 from preimage.io.onnx.operators.moving import recorded, reshape, tile, transpose, where
+from preimage.typing import PaddingMode
 
 __all__ = ["axis_of", "data_of", "ints"]
 
@@ -298,7 +299,7 @@ def _compress(x: Any, condition: Any, axis: int | None = None) -> Any:
     return data[(slice(None),) * k + (np.flatnonzero(flags),)]
 
 
-_MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+_MODES: dict[str, PaddingMode] = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 @graph_op("onnx.Pad")
