@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
@@ -17,7 +18,7 @@ kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
 if kernels.unavailable():
     pytest.skip(kernels.unavailable(), allow_module_level=True)
 
-from preimage.engines.ir import builder  # noqa: E402
+from preimage.engines.ir import builder, functions  # noqa: E402
 from preimage.engines.jit.compiler import toolchain  # noqa: E402
 from preimage.engines.jit.runtime import pool  # noqa: E402
 from preimage.errors import EngineError  # noqa: E402
@@ -177,6 +178,38 @@ def test_the_thread_pool_and_a_schedule_compile_for_every_target():
         reading = tiling.read_geometry(geometry, 4, target)
         text = tile_kernel.build(tiling.tile_spec(reading, "f32", True, (0, 0), False, True, True))
         assert kernels.assembly(text, target).count(fused) >= reading.tile_rows * len(reading.lanes)
+
+
+def test_functions_with_loops_that_are_left_and_atomics():
+    """Collatz steps, counted in a cell and added to a word by compare-and-swap; 0 comes back for what is no positive number."""
+    f = functions.Function("steps", "i64", total="ptr", n="i64")
+    total, value, count = f.parameter("total"), f.cell(f.number("n")), f.cell(0)
+    with f.when(f.number("n") < 1):
+        f.give(0)
+    with f.forever() as walking:
+        n = value.load_int()
+        with f.when(n.equals(1)):
+            walking.leave()
+        odd = (n & 1).equals(1)
+        value.store_int(odd.pick(n * 3 + 1, n >> 1))
+        count.store_int(count.load_int() + 1)
+    with f.forever() as adding:
+        old = total.atomic_load("acquire")
+        done, seen = total.compare_exchange(old, old + count.load_int(), "acq_rel", "acquire")
+        with f.when(done & seen.equals(old)):
+            adding.leave()
+    with f.when(total.atomic_update("or", 1 << 40, "seq_cst") >= 1 << 40):
+        total.atomic_store(-1, "release")
+    f.give(count.load_int())
+    loaded = kernels.load_all([kernels.wanted_module(functions.module([f]), ("steps",), "steps", level=kernels.CONTROL_LEVEL)])[0]
+    steps = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(int(loaded["steps"]))
+    total = np.zeros(1, np.int64)
+    assert [steps(total.ctypes.data, n) for n in (0, -3)] == [0, 0]
+    assert total[0] == 0
+    assert steps(total.ctypes.data, 27) == 111
+    assert total[0] == 111 | 1 << 40
+    assert steps(total.ctypes.data, 1) == 0
+    assert total[0] == -1
 
 
 def test_a_loop_shows_the_code_generator_no_counter():

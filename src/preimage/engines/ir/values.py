@@ -88,6 +88,16 @@ class Int:
     def __and__(self, other: Int | int) -> Int:
         return self._binary("and", other)
 
+    def __or__(self, other: Int | int) -> Int:
+        return self._binary("or", other)
+
+    def __lshift__(self, bits: Int | int) -> Int:
+        return self._binary("shl", bits)
+
+    def __rshift__(self, bits: Int | int) -> Int:
+        """Zeros come in at the top."""
+        return self._binary("lshr", bits)
+
     def _compare(self, op: str, other: Int | int) -> Bit:
         right = other.value if isinstance(other, Int) else str(int(other))
         return Bit(self.kernel, self.kernel.once(f"icmp {op} i64 {self.value}, {right}"))
@@ -314,6 +324,26 @@ class Ptr:
 
     def store_int(self, value: Int | int) -> None:
         self.kernel.write(f"store i64 {self.kernel.i64(value).value}, ptr {self.value}, align 8")
+
+    # Atomics on a 64-bit word. `order` is LLVM's: monotonic, acquire, release, acq_rel, seq_cst.
+
+    def atomic_load(self, order: str) -> Int:
+        return Int(self.kernel, self.kernel.let(f"load atomic i64, ptr {self.value} {order}, align 8"))
+
+    def atomic_store(self, value: Int | int, order: str) -> None:
+        self.kernel.write(f"store atomic i64 {self.kernel.i64(value).value}, ptr {self.value} {order}, align 8")
+
+    def atomic_update(self, operation: str, value: Int | int, order: str) -> Int:
+        """Change the word by add, sub, and, or, xchg; what stood there before."""
+        written = self.kernel.i64(value).value
+        return Int(self.kernel, self.kernel.let(f"atomicrmw {operation} ptr {self.value}, i64 {written} {order}"))
+
+    def compare_exchange(self, expected: Int | int, new: Int | int, order: str, failed: str = "monotonic") -> tuple[Bit, Int]:
+        """Write `new` where `expected` stands; whether it did, and what stood there. failed: the order where it did not."""
+        k = self.kernel
+        words = f"i64 {k.i64(expected).value}, i64 {k.i64(new).value}"
+        pair = k.let(f"cmpxchg ptr {self.value}, {words} {order} {failed}")
+        return Bit(k, k.let(f"extractvalue {{i64, i1}} {pair}, 1")), Int(k, k.let(f"extractvalue {{i64, i1}} {pair}, 0"))
 
     def load(self, lanes: int = 1, mask: Bit | None = None) -> Num:
         """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero."""
