@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Target", "cache_sizes", "vectors"]
+from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON, CostModel
+
+__all__ = ["Target", "cache_sizes", "costs_of", "vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,7 @@ class Target:
 
     vector_bytes: width of the widest vector register in bytes; vector_registers: how many there are;
     l1_bytes, l2_bytes, l3_bytes: data caches of one core (defaults where the system does not tell);
-    runs_here: whether this process may execute the code.
+    runs_here: whether this process may execute the code; costs: the measured numbers behind plans.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Target:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     l3_bytes: int = 8 << 20
+    costs: CostModel = field(default=AVX512, repr=False)
 
     @property
     def key(self) -> str:
@@ -53,6 +56,11 @@ def cache_sizes() -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     return {name: size for name, size in sizes.items() if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0}
+
+
+def costs_of(vector_bytes: int) -> CostModel:
+    """The cost model of the family of CPUs whose vector registers are so wide."""
+    return {64: AVX512, 32: AVX2}.get(vector_bytes, NEON)
 
 
 def vectors(triple: str, features: frozenset[str]) -> tuple[int, int]:

@@ -25,8 +25,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from preimage.engines.ir.values import ACCUMULATE
+from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
 from preimage.engines.jit.compiler.helpers import Helpers
-from preimage.engines.jit.compiler.target import Target, cache_sizes, vectors
+from preimage.engines.jit.compiler.target import Target, cache_sizes, costs_of, vectors
 from preimage.errors import EngineError, OutOfMemoryError
 from preimage.locks import LOCK, hold_over_fork, import_apart
 from preimage.resources import available_memory, release_memory
@@ -104,7 +105,7 @@ def host() -> Target:
     triple = binding.get_process_triple()
     width, registers = vectors(triple, have)
     cpu = binding.get_host_cpu_name()
-    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **cache_sizes())
+    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **cache_sizes(), costs=costs_of(width))
 
 
 @functools.cache
@@ -119,16 +120,16 @@ def named_target(name: str) -> Target:
         runs = intel and {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"} <= have
         triple = here.triple if intel else "x86_64-unknown-linux-gnu"
         return replace(here, name=name, triple=triple, cpu="x86-64-v4", features="", vector_bytes=64,
-                       vector_registers=32, runs_here=runs)  # fmt: skip
+                       vector_registers=32, runs_here=runs, costs=AVX512)  # fmt: skip
     if name == "avx2":
         triple = here.triple if intel else "x86_64-unknown-linux-gnu"
         return replace(here, name=name, triple=triple, cpu="x86-64-v3", features="", vector_bytes=32,
-                       vector_registers=16, runs_here=intel and {"avx2", "fma", "f16c"} <= have)  # fmt: skip
+                       vector_registers=16, runs_here=intel and {"avx2", "fma", "f16c"} <= have, costs=AVX2)  # fmt: skip
     if name == "neon":
         arm = here.triple.startswith(("aarch64", "arm64"))
         triple = here.triple if arm else "aarch64-unknown-linux-gnu"
         return replace(here, name=name, triple=triple, cpu="generic", features="+neon", vector_bytes=16,
-                       vector_registers=32, runs_here=arm)  # fmt: skip
+                       vector_registers=32, runs_here=arm, costs=NEON)  # fmt: skip
     raise EngineError(f"no target is called {name!r}; there are host, avx512, avx2, neon")
 
 

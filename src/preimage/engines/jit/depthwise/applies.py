@@ -11,7 +11,6 @@ from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["is_depthwise", "lanes_of", "not_depthwise", "not_planes", "not_upsampling", "row_stride"]
 
-DENSE = 40  # multiply-adds per element moved from which transposing to channels-last costs little
 MOST_VECTORS = 8  # of one run of stride phases
 MOST_TAPS = 8  # of a run, all in the code
 
@@ -64,7 +63,7 @@ def not_planes(r: ConvRequest) -> str | None:
         take("refused.stride")
         return f"vectors cannot be split into {parts} stride phases"
     moved = prod(g.input_shape) + prod(g.output_shape)
-    if g.inside_macs >= DENSE * moved:
+    if g.inside_macs >= r.target.costs.depthwise.dense * moved:
         take("refused.much_work")
         return f"{g.inside_macs / moved:.0f} multiply-adds an element: transposing to channels-last costs little beside them"
     return None

@@ -25,8 +25,6 @@ from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["copied_weights", "lower_plane"]
 
-BAND_BYTES = 48 << 10  # a band's scratch: it should stay in the nearest caches
-UNROLLED = 260  # multiply-adds in the code of a tile at most; with more, kernel rows become a loop
 _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
 
@@ -51,7 +49,9 @@ def lower_plane(r: ConvRequest) -> Program:
 
     part_pitch = _part_pitch(column_axis, split, line, lanes, vectors, margin, max(0, *places)) * item
     row_pitch = part_pitch * split
-    tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
+    out_row, weight_row = row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item
+    band_bytes = r.target.costs.depthwise.band_bytes
+    tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, out_row, weight_row, band_bytes)
     units, scratch = g.batch * g.groups * len(bands), slots * row_pitch
     per_task = -(-units // (1 if r.threads == 1 else min(units, 4 * r.threads)))
     tasks = -(-units // per_task)
@@ -76,7 +76,7 @@ def lower_plane(r: ConvRequest) -> Program:
         channels=g.groups, x_image=r.in_strides[0], x_channel=r.in_strides[1], x_row=row_stride(r.in_strides, g.ndim),
         out_image=r.out_strides[0], out_channel=r.out_strides[1], bands=bands, tiles=tiles, row_pitch=row_pitch,
         part_pitch=part_pitch, in_rows=row_axis.in_size, in_columns=column_axis.in_size, out_columns=column_axis.out_size,
-        out_step=row_axis.phases[0].step * row_stride(r.out_strides, g.ndim), weight_bytes=prod(g.kernel_size) * item,
+        out_step=row_axis.phases[0].step * out_row, weight_bytes=prod(g.kernel_size) * item,
     )  # fmt: skip
     program.calls.append(kernel_call("depthwise", spec, values, tasks))
     program.skips_padding = r.contraction != "conv" and any(axis.margins != (0, 0) for axis in axes)
@@ -122,20 +122,20 @@ def _tile(
     taps, lines = sum(map(len, columns)), max(len(p.offsets) for p in patterns)
     least = min(p.count for p in row_axis.phases if p.count)
     room = 16 if r.target.vector_registers >= 32 else 8
-    vectors = 1
+    vectors, most = 1, r.target.costs.depthwise.most_unrolled
     if len(columns) == 1 and lines * taps > 9 and line > lanes:
         vectors = 2
     rows = max(1, min(least, room // (2 * vectors) if len(columns) == 1 else 4))
-    while rows > 1 and rows * vectors * lines * taps > UNROLLED:
+    while rows > 1 and rows * vectors * lines * taps > most:
         rows -= 1
-    looped = rows * vectors * lines * taps > UNROLLED and len(patterns) == 1
+    looped = rows * vectors * lines * taps > most and len(patterns) == 1
     if looped:
         rows, vectors = min(least, 4), 1
     return rows, vectors, looped
 
 
 def _bands(
-    axis: Axis, patterns: dict[RowPattern, int], rows: int, row_pitch: int, out_row: int, weight_row: int
+    axis: Axis, patterns: dict[RowPattern, int], rows: int, row_pitch: int, out_row: int, weight_row: int, band_bytes: int
 ) -> tuple[Array, Array, int]:
     """Tiles ordered by the input rows that they read, cut into bands that fit the scratch; and the most rows of a band."""
     found: list[tuple[int, int, int, int, int]] = []  # lowest row, last + 1, pattern, output offset, weight offset
@@ -150,7 +150,7 @@ def _bands(
             start = t * phase.in_step + low if phase.taps else 0
             found.append((start, start + span, patterns[pattern], (phase.start + t * phase.step) * out_row, number * weight_row))
     found.sort(key=lambda tile: (tile[0], tile[3]))
-    most = max(BAND_BYTES // row_pitch, max(end - start for start, end, *_ in found))
+    most = max(band_bytes // row_pitch, max(end - start for start, end, *_ in found))
     bands: list[list[int]] = []
     for number, (start, end, *_) in enumerate(found):
         if not bands or max(end, bands[-1][0] + bands[-1][1]) - bands[-1][0] > most:

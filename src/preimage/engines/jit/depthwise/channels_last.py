@@ -22,8 +22,6 @@ from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["lower_depthwise"]
 
-MAX_UNROLLED = 64  # taps of the last axis that stand in the code; of longer kernels every tap is a turn of a loop
-
 
 @dataclass(frozen=True)
 class _Pattern:
@@ -114,7 +112,7 @@ def _calls(
     calls = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
-        unrolled = len(pattern.columns) <= MAX_UNROLLED and not r.little
+        unrolled = len(pattern.columns) <= r.target.costs.depthwise.most_taps_in_code and not r.little
         columns = pattern.columns if unrolled else (0,)
         down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
         pixels = _tile_pixels(r, pattern, phases, vectors, in_strides[at] if down else 0)
@@ -128,7 +126,7 @@ def _calls(
         if not unrolled:
             rows, taps = _spread(rows, taps, pattern, in_strides[at], tap_bytes)
         rows["first_tile"], rows["end_tile"] = 0, len(tiles)
-        rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r.threads, down)
+        rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r, down)
         spec = DepthwiseSpec(
             element, r.element if straight else inner, inner, lanes, vectors, pixels, columns,
             *((0, 1, 0) if r.little else (phases[0].in_step, pattern.tap_stride, in_strides[at])), g.out_channels_per_group,
@@ -288,11 +286,11 @@ def _goes_down(r: ConvRequest, columns: Axis, lines: Axis, line_bytes: int) -> b
     return overlap and window > r.target.l2_bytes // 2 and g.inside_macs < 8 * prod(g.input_shape)
 
 
-def _share(rows: Array, row_work: int, threads: int, down: bool) -> tuple[Array, Ints]:
+def _share(rows: Array, row_work: int, r: ConvRequest, down: bool) -> tuple[Array, Ints]:
     """Rows in order, cut into tasks of about equal work; long rows are cut into pieces first; down: tile by tile."""
     rows = rows[np.argsort(rows["output"], kind="stable")]
     total = row_work * len(rows)
-    wanted = 1 if threads == 1 else max(1, min(8 * threads, total // 20_000))
+    wanted = 1 if r.threads == 1 else max(1, min(8 * r.threads, total // r.target.costs.depthwise.least_task))
     longest = int(rows["end_tile"][0])
     pieces = longest if down else min(longest, -(-wanted // len(rows)))
     branches.channels_last("rows.cut" if pieces > 1 else "rows.whole")

@@ -18,13 +18,10 @@ from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["lower_spread"]
 
-SCRATCH_BYTES = 32 << 10  # of a thread; it should stay in the L1 cache beside a channel's weights
-MOST_SUMS = 16
-
 
 def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     """Tables of what meets in which row; units of a plane and a chunk of rows. packing: puts the weights in a line, as they are."""
-    g = r.geometry
+    g, costs = r.geometry, r.target.costs.depthwise
     inner = "f64" if r.element == "f64" else "f32"
     item = ELEMENT_BYTES[inner]
     stride, taps, lo = g.stride[-1], g.kernel_size[-1] // g.stride[-1], g.padding[-1][0]
@@ -33,13 +30,13 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     lanes = min((full, full // 2), key=lambda n: (-(-stride // n) * n, -n))
     first, last = lo // stride, (large - 1 + lo) // stride
     positions = last - first + 1
-    tile = min(positions, max(1, MOST_SUMS // -(-stride // lanes)))
+    tile = min(positions, max(1, costs.most_sums // -(-stride // lanes)))
     start = first * stride - lo
     pitch = -(-(positions + taps - 1) // lanes) * lanes * item
     row_axis = gather_axes(g, r.contraction)[1] if g.ndim == 2 else None
     rows, row_taps, reach = _rows(row_axis, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
     planes = g.batch * g.groups
-    most = max(1, SCRATCH_BYTES // pitch)
+    most = max(1, costs.scratch_bytes // pitch)
     pieces = max(-(-row_axis.in_size // most) if row_axis else 1, 1 if r.threads == 1 else -(-8 * r.threads // planes))
     chunks = _chunks(reach, min(pieces, len(rows)))
     units = planes * len(chunks)

@@ -20,8 +20,6 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["is_depthwise_grad", "lower_depthwise_grad", "not_depthwise_grad", "take_refusal"]
 
-MANY_KERNELS = 8  # this schedule is so many times faster than the dense one, whose kernels any sizes share
-
 
 def is_depthwise_grad(r: WeightGradRequest) -> bool:
     """Whether this strategy takes a request."""
@@ -49,7 +47,7 @@ def take_refusal(r: WeightGradRequest) -> None:
 
 
 def _is_too_little(r: WeightGradRequest) -> bool:
-    return r.little and r.geometry.inside_macs * MANY_KERNELS <= little_macs()
+    return r.little and r.geometry.inside_macs * r.target.costs.depthwise.weight_grad_gain <= little_macs()
 
 
 def _lanes(r: WeightGradRequest) -> int:

@@ -17,22 +17,15 @@ import numpy as np
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.ir.elementwise import Step
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.compiler.costs import ElementwiseCosts
 from preimage.engines.jit.elementwise.fused_kernel import ChainSpec
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of, compiled
 from preimage.settings import thread_count
 
-__all__ = ["ELEMENTS", "dense_order", "kept_kernel", "placed_empty", "run_chain"]
+__all__ = ["ELEMENTS", "costs", "dense_order", "kept_kernel", "placed_empty", "run_chain"]
 
-#: A task has at least about so many elements.
-TASK_ELEMENTS = 1 << 14
-#: Fewer elements are one thread's: waking another costs as much as a pass over them. Functions reckon with a quarter.
-LEAST_SHARED = 1 << 16
 _HEAVY = frozenset(("exp", "sigmoid", "tanh"))
-#: The rows into which arrays are cut where nothing depends on the row.
-ROW_ELEMENTS = 1 << 12
-#: Rows shorter than this are mostly masked vectors.
-LEAST_WIDTH = 8
 ELEMENTS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
 Shape = tuple[int, ...]
@@ -51,6 +44,11 @@ def kept_kernel(spec: Any) -> kernels.LoadedKernel:
             _kept.clear()
         found = _kept[spec, id(target)] = (compiled(spec), target)  # the target is held, so that its id stays its own
     return found[0]
+
+
+def costs() -> ElementwiseCosts:
+    """Those of the current target."""
+    return kernels.current_target().costs.elementwise
 
 
 def lanes_of(dtype: np.dtype[Any]) -> int:
@@ -90,7 +88,7 @@ class _Layout:
 
 
 @lru_cache(maxsize=4096)
-def _layout(shapes: tuple[Shape, ...], strides: tuple[Shape, ...], item: int) -> _Layout | None:
+def _layout(shapes: tuple[Shape, ...], strides: tuple[Shape, ...], item: int, costs: ElementwiseCosts) -> _Layout | None:
     full = max(range(len(shapes)), key=lambda k: (prod(shapes[k]), len(shapes[k])))
     whole = shapes[full]
     order = dense_order(whole, strides[full], item)
@@ -143,8 +141,8 @@ def _layout(shapes: tuple[Shape, ...], strides: tuple[Shape, ...], item: int) ->
             i, j = t, cut
         kinds.append("row" if not trails else "columns" if j else "column")
         lines.append((prod(sizes[j:cut]), prod(sizes[i:j])) if j else (1, 1))
-    width = ROW_ELEMENTS if cut < 0 else prod(sizes[cut:])
-    if width < LEAST_WIDTH:
+    width = costs.row_elements if cut < 0 else prod(sizes[cut:])
+    if width < costs.least_width:
         return None
     back = tuple(int(k) for k in np.argsort(order)) if order != tuple(range(len(order))) else None
     return _Layout(order, back, tuple(whole[k] for k in order), tuple(kinds), width, tuple(lines))
@@ -171,7 +169,8 @@ def run_chain(
     )  # fmt: skip
     ready = _ready.get(key)
     if ready is None:
-        layout = _layout(key[0], key[1], dtype.itemsize)
+        numbers_of = costs()
+        layout = _layout(key[0], key[1], dtype.itemsize, numbers_of)
         if layout is None:
             return None
         stored = (len(operands) + len(numbers) + len(steps) - 1,) if results is None else results
@@ -179,7 +178,7 @@ def run_chain(
         if len(_ready) >= _MOST_READY:
             _ready.clear()
         heavy = any(word in _HEAVY for word, _ in steps)
-        ready = _ready[key] = _Ready(layout, kept_kernel(spec), len(stored), heavy)
+        ready = _ready[key] = _Ready(layout, kept_kernel(spec), len(stored), heavy, numbers_of)
     layout = ready.layout
     made = [placed_empty(layout.memory, layout.back, dtype) for _ in range(ready.results)]
     given = np.array(numbers, dtype)
@@ -195,13 +194,13 @@ class _Ready:
 
     __slots__ = ("head", "kernel", "layout", "results", "shared", "tasks")
 
-    def __init__(self, layout: _Layout, kernel: kernels.LoadedKernel, results: int, heavy: bool) -> None:
+    def __init__(self, layout: _Layout, kernel: kernels.LoadedKernel, results: int, heavy: bool, costs: ElementwiseCosts) -> None:
         self.layout, self.kernel, self.results = layout, kernel, results
         total, width = prod(layout.memory), layout.width
-        share = max(1, TASK_ELEMENTS // width)
+        share = max(1, costs.task_elements // width)
         self.head = (total, width, share)
         self.tasks = -(-total // (width * share))
-        self.shared = self.tasks > 1 and total >= (LEAST_SHARED >> 2 if heavy else LEAST_SHARED)
+        self.shared = self.tasks > 1 and total * (costs.heavy if heavy else 1) >= costs.least_shared
 
 
 _ready: dict[tuple[Any, ...], _Ready] = {}

@@ -14,7 +14,7 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.elementwise.channel_sums import innermost
-from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.fused import ELEMENTS, costs, dense_order, kept_kernel, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.space_kernel import (
     MaxGradArguments,
     MaxGradSpec,
@@ -32,9 +32,6 @@ from preimage.engines.kept_tables import kept_tables
 from preimage.settings import thread_count
 
 __all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
-
-TASK_ELEMENTS = 1 << 14
-LEAST_INNER = 8  # shorter runs are mostly masked vectors
 
 
 def _launch(spec: Any, arguments: Arguments, tasks: int) -> None:
@@ -58,10 +55,10 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     memory = tuple(length if k == axis else first.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), first.dtype)
     spec = RowsSpec(ELEMENTS[first.dtype], lanes_of(first.dtype))
-    start = 0
+    start, most = 0, costs().task_elements
     for part in parts:
         width = part.shape[axis] * behind
-        share, piece = max(1, TASK_ELEMENTS // max(width, 1)), min(width, TASK_ELEMENTS)
+        share, piece = max(1, most // max(width, 1)), min(width, most)
         pieces = max(1, -(-width // max(piece, 1)))
         place = address_of(made) + start * behind * first.itemsize
         if width:
@@ -119,12 +116,12 @@ def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms:
     order = (0, *range(2, x.ndim), 1) if last else tuple(range(x.ndim))
     at = order.index(axis)
     inner = prod(x.shape[k] for k in order[at + 1 :])
-    if inner < LEAST_INNER:
+    if inner < costs().least_width:
         return None
     memory = tuple(outputs if k == axis else x.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
     rows = prod(memory[: at + 1])
-    share = max(1, TASK_ELEMENTS // (inner * terms))
+    share = max(1, costs().task_elements // (inner * terms))
     arguments = PoolArguments(
         x=address_of(x), result=address_of(made), windows=address_of(table), size=x.shape[axis], outputs=outputs, inner=inner,
         step=step, rows=rows, share=share,
@@ -163,8 +160,8 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
     made = np.zeros_like(x)
     inner = x.shape[1] if last else 1
     outer = x.size // (space * inner)
-    lanes = lanes_of(x.dtype) if inner >= LEAST_INNER else 1
-    share = -(-min(inner, max(lanes, TASK_ELEMENTS // outputs)) // lanes) * lanes
+    lanes = lanes_of(x.dtype) if inner >= costs().least_width else 1
+    share = -(-min(inner, max(lanes, costs().task_elements // outputs)) // lanes) * lanes
     shares = -(-inner // share)
     arguments = MaxGradArguments(
         x=address_of(x), pooled=address_of(pooled), g=address_of(g), result=address_of(made), positions=address_of(table), size=space,
@@ -189,7 +186,7 @@ def resize(x: Array, tables: Sequence[Tables], linear: bool) -> Array | None:
     """The spatial axes resized, the first one first: with channels innermost the last two in one pass, else (linear alone; NumPy
     copies single elements as fast) axis by axis."""
     last = innermost(x)
-    if last is None or (x.shape[1] < LEAST_INNER if last else not linear):
+    if last is None or (x.shape[1] < costs().least_width if last else not linear):
         return None
     if not last:
         value = x
@@ -220,7 +217,7 @@ def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, line
     outer = prod(value.shape[:axis])
     out = (*value.shape[:axis], len(rows[0]), *([] if columns is None else [len(low)]), *value.shape[behind:])
     made = placed_empty(out, None, value.dtype)
-    total, share = outer * len(rows[0]), max(1, TASK_ELEMENTS // (inner * len(low)))
+    total, share = outer * len(rows[0]), max(1, costs().task_elements // (inner * len(low)))
     row_low, row_high, row_weight, row_blend = rows
     arguments = ResizeArguments(
         x=address_of(value), result=address_of(made), rows_in=value.shape[axis], rows=len(rows[0]), columns_in=columns_in,

@@ -1,0 +1,177 @@
+"""The numbers behind plans that were measured, or chosen by measuring, on one CPU: what things cost, and what caches hold.
+
+They decide which plan is taken, never a bit of its result. Planners read them from the target (`r.target.costs`), so that a CPU can
+have its own:
+
+    other = replace(target, costs=replace(AVX512, direct=replace(AVX512.direct, copy_cycles=2.0)))
+
+All were measured on one core of Zen 4 and Zen 5 with AVX-512 (48 KiB of L1 cache, 1 MiB of L2), float32, unless a line says otherwise.
+The other families have the same numbers until somebody measures theirs: there they are a guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+__all__ = [
+    "AVX2",
+    "AVX512",
+    "NEON",
+    "CostModel",
+    "DepthwiseCosts",
+    "DirectCosts",
+    "ElementwiseCosts",
+    "FewOutputsCosts",
+    "PackingCosts",
+    "StreamingCosts",
+    "TilingCosts",
+    "WeightGradCosts",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TilingCosts:
+    """Register tiles of the direct kernel (`index/tiling.py`)."""
+
+    tile_overhead: float = 60.0  # cycles to begin and end a tile: tables, first loads
+    store_cycles: float = 3.0  # for each vector of sums that a tile stores
+    crowded_stores: int = 18  # with more vectors than this the stores are not hidden behind the next tile ...
+    crowded_cycles: float = 20.0  # ... and each further one costs this
+    transpose_cycles: float = 6.0  # for each vector of a tile that is transposed in registers before it is stored
+    worth_fitting: float = (
+        0.96  # a tile of one pixel less must save this much of the tiles, or new sizes want new kernels for nothing
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCosts:
+    """Direct convolution with vectors across output channels (`conv/direct*.py`, `conv/halo.py`)."""
+
+    copy_cycles: float = 0.6  # an element of the input, copied into a slab
+    transpose_cycles: float = 2.0  # an element of the input, transposed into a slab
+    scratch_cycles: float = 1.5  # an element of the result, written to a scratch and transposed back
+    pack_cycles: float = 1.0  # an element of the weights, packed in blocks
+    gather_cycles: float = 4.0  # an element of the weights, packed one by one
+    crowded_run: int = 256  # input channels from which on the copy of an input whose pixels share cache sets is worth its while
+    band_bytes: int = (
+        512 << 10
+    )  # of input and output together, which the L2 cache holds while all blocks of channels pass over them
+    least_band_bytes: int = 16 << 10  # of input
+    small_weights: int = 64 << 10  # bytes of all stride phases together: these need no chunks of their own
+    most_edges: float = 0.34  # of a row's tiles: with more of them on the padding the whole row is copied
+    edge_copy_cycles: float = 0.25  # a byte of the input, copied into a slab and read from there
+    worth_edges: float = 0.02  # of the whole: what reading in place must save
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingCosts:
+    """Weights packed block by block, just before their use (`conv/streamed_weights.py`)."""
+
+    least_bytes: int = 256 << 10  # of packed weights: fewer are packed first
+    piece_bytes: int = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
+    whole_pieces: int = 4  # a block of so many pieces is not worth cutting: most of it stays in the cache anyway
+    most_partial_bytes: int = 2 << 20  # of sums that wait in memory between pieces
+    most_input_bytes: int = 1 << 20  # that are read again for every piece
+    most_uneven: float = 1.21  # how much longer the busiest thread may work than with even shares, where sums are cheap ...
+    uneven: float = 1.125  # ... and where they are not: where each weight meets many positions
+    few_positions: int = 320  # sums of so many positions take about as long as packing everything first
+
+
+@dataclass(frozen=True, slots=True)
+class FewOutputsCosts:
+    """Few output channels, vectors across pixels (`conv/few_outputs*.py`)."""
+
+    most_products: int = 400  # multiply-adds in the code: more miss the instruction cache
+    long_line: int = 128  # positions: in longer lines what is wasted at the end does not count ...
+    long_tile: int = 32  # ... so the tile has at most so many pixels, and new sizes find their kernels made
+    scratch_bytes: int = 384 << 10  # of a thread; it should stay in the L2 cache
+    fill_cycles: float = 0.5  # an element brought to the scratch
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseCosts:
+    """Depthwise kernels (`depthwise/*.py`)."""
+
+    dense: int = 40  # multiply-adds for each element moved, from which on transposing to channels-last costs little
+    band_bytes: int = 48 << 10  # scratch of a band of a plane: it should stay in the nearest caches
+    most_unrolled: int = 260  # multiply-adds in the code of a tile of a plane; with more, kernel rows become a loop
+    scratch_bytes: int = 32 << 10  # of a thread, upsampling; it should stay in the L1 cache beside a channel's weights
+    most_sums: int = 16  # vectors of sums of a tile, upsampling
+    most_taps_in_code: int = 64  # channels-last: of longer kernel rows every tap is a turn of a loop
+    least_task: int = 20_000  # multiply-adds that are worth a task of their own
+    weight_grad_gain: int = 8  # so many times faster than the dense weight gradient, whose kernels any sizes share
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradCosts:
+    """Weight gradients (`weight_grad/*.py`)."""
+
+    band_bytes: int = 384 << 10  # of both operands: what the L2 cache keeps while all tiles pass over a band
+    least_band_pixels: int = 256  # so that loading and storing the sums between bands costs little
+    block_far_bytes: int = (
+        1024  # from pixel to pixel: an operand whose pixels lie this far apart is copied in blocks of channels ...
+    )
+    block_image_bytes: int = 192 << 10  # ... if an image is larger than this, so that it does not stay in the cache anyway ...
+    block_products: int = 256  # ... and each element is multiplied this often
+    block_weight_bytes: int = 1 << 20  # of sums: loading and storing so many between bands costs more than the copy
+    block_band_bytes: int = 512 << 10  # of one tile's vectors in a band of blocks
+    narrow_bytes: int = 128  # of a block's pixel, two cache lines: narrower blocks are cut side by side
+    stream_products: int = 1024  # channels-first scalars used more often than this are worth their copy in blocks
+    far_pixel_bytes: int = 512  # from pixel to pixel: farther than the hardware's prefetcher follows
+    most_lines_ahead: int = 5  # cache lines of a pixel that are prefetched: with more the hardware sees the pattern itself
+    early_products: int = 60  # vectors of products for one cache line of the next band that is prefetched
+    far_result: int = 4  # L2 caches full of weights, from which on a tile's lines of the result are prefetched
+    tasks_per_thread: int = 3  # where tasks are cut from all pixels
+    parts_per_thread: int = 2  # where they are parts of a round
+    most_turns: int = 64  # tasks of one part: so many are enough to keep the threads in step
+
+
+@dataclass(frozen=True, slots=True)
+class PackingCosts:
+    """Copies, transposes, packed weights (`packing/moves.py`)."""
+
+    line_elements: int = 1 << 15  # that a task of copying moves, about
+    few_channels: int = (
+        16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
+    )
+    few_weights: int = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
+    many_weights: int = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
+    most_taps_split: int = 16  # taps that are split from one another by shuffles instead of transposed
+    row_ahead: int = 512  # bytes: rows of weights are read from end to end, and prefetched this far ahead
+    pieces_ahead: int = 8192  # bytes: pieces of weights of so much in all are prefetched
+    large_bytes: int = 1 << 20  # an array so large is transposed by whole cache lines
+
+
+@dataclass(frozen=True, slots=True)
+class ElementwiseCosts:
+    """Kernels that are no contractions (`elementwise/*.py`)."""
+
+    task_elements: int = 1 << 14  # a task has at least about so many
+    softmax_task_elements: int = 1 << 13  # the same, of exponentials
+    least_shared: int = 1 << 16  # fewer elements are one thread's: waking another costs as much as a pass over them
+    heavy: int = 4  # how many elements a step of exp, sigmoid or tanh counts for there
+    row_elements: int = 1 << 12  # of the rows into which arrays are cut where nothing depends on the row
+    least_width: int = 8  # elements: shorter rows are mostly masked vectors
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """All of them, for one family of CPUs."""
+
+    name: str
+    tiling: TilingCosts = field(default_factory=TilingCosts)
+    direct: DirectCosts = field(default_factory=DirectCosts)
+    streaming: StreamingCosts = field(default_factory=StreamingCosts)
+    few_outputs: FewOutputsCosts = field(default_factory=FewOutputsCosts)
+    depthwise: DepthwiseCosts = field(default_factory=DepthwiseCosts)
+    weight_grad: WeightGradCosts = field(default_factory=WeightGradCosts)
+    packing: PackingCosts = field(default_factory=PackingCosts)
+    elementwise: ElementwiseCosts = field(default_factory=ElementwiseCosts)
+
+    def __hash__(self) -> int:  # of every request that is looked up
+        return hash(self.name)
+
+
+AVX512 = CostModel("avx512")
+AVX2 = replace(AVX512, name="avx2")
+NEON = replace(AVX512, name="neon")
