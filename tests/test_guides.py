@@ -1,4 +1,4 @@
-"""The code of docs/guide*.md, docs/analysis.md, docs/deconvolution.md and docs/reading-the-engine.md is run, and what it prints is compared."""
+"""The code of docs/guide*.md, and of the other pages in GUIDES, is run, and what it prints is compared."""
 
 import doctest
 import re
@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-GUIDES = [*sorted(DOCS.glob("guide*.md")), DOCS / "analysis.md", DOCS / "deconvolution.md", DOCS / "reading-the-engine.md"]
+GUIDES = [
+    *sorted(DOCS.glob("guide*.md")),
+    DOCS / "analysis.md",
+    DOCS / "deconvolution.md",
+    DOCS / "reading-the-engine.md",
+    DOCS / "training.md",
+]
 
 
 def blocks(text):

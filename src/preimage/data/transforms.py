@@ -7,7 +7,7 @@ Crops and flips change the image and everything of the same height and width wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from preimage.ops.operands import count_of, number_of
 
 __all__ = ["Colour", "Compose", "Crop", "Flip", "Mean", "Scale", "Transform"]
 
-Transform = Callable[[Sample, np.random.Generator], Sample]
+
+class Transform(Protocol):
+    """What happens to a sample: a function of it and a generator to draw from, that gives the sample changed."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, /) -> Sample: ...
 
 
 def _over_space(sample: Sample, change: Callable[[Array], Array]) -> Sample:

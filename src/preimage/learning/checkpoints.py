@@ -34,7 +34,7 @@ from preimage.io.weights import load_weights, weights_writer
 from preimage.nn import Module, init
 from preimage.ops.operands import count_of
 
-__all__ = ["Checkpoint", "claimed", "load", "newest", "save"]
+__all__ = ["Checkpoint", "claimed", "load", "newest", "restored", "save", "states", "steps_in"]
 
 StrPath = str | os.PathLike[str]
 _FORMAT = "preimage checkpoint, 1"
@@ -266,20 +266,31 @@ def load(
     targets = {name: value for name, value in given.items() if value is not None}
     if missing := [name for name in targets if name not in checkpoint.parts]:
         raise OptionError(f"{checkpoint.path}: has no {', '.join(missing)}; it has {', '.join(sorted(checkpoint.parts))}")
-    library = init.generator()
-    before = {name: _state_of(value, name) for name, value in targets.items()} | {_LIBRARY: _generator_state(library)}
-    everything = {**targets, _LIBRARY: library}
-    done: list[str] = []
+    before = states(targets)
     try:
-        for name, value in everything.items():
-            if name in checkpoint.parts:
-                done.append(name)
-                _restore(value, checkpoint.parts[name], name)
+        restored(targets, checkpoint.parts)
     except BaseException:
-        for name in done:
-            _restore(everything[name], before[name], name)
+        restored(targets, before)
         raise
     return checkpoint
+
+
+def states(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of the states of parts, and of the library's own generator, in memory."""
+    made = {name: copy.deepcopy(_state_of(value, name)) for name, value in parts.items()}
+    return {**made, _LIBRARY: _generator_state(init.generator())}
+
+
+def restored(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Bring parts to saved states. Raises: as load; what came before the one that does not fit is then changed."""
+    for name, value in {**parts, _LIBRARY: init.generator()}.items():
+        if name in saved:
+            _restore(value, saved[name], name)
+
+
+def steps_in(folder: StrPath) -> list[int]:
+    """The steps of the checkpoints in a folder, whole or not."""
+    return sorted(_step_of(p) for p in _files(Path(folder), "json"))
 
 
 def _restore(value: Any, state: Any, name: str) -> None:

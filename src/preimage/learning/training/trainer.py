@@ -1,0 +1,212 @@
+"""Trainer: a net, a loss and an optimiser, trained on batches; the same bits for any number of threads, and after any interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preimage.autograd import Tensor, array_of, no_grad
+from preimage.data import Loader, batches_of
+from preimage.errors import DivergedError, OptionError
+from preimage.learning.training import faults
+from preimage.learning.training.averages import EMA
+from preimage.learning.training.loop import History, Listener, Plan, lines, run
+from preimage.learning.training.metrics import metric_of
+from preimage.nn import Module
+from preimage.ops.operands import count_of, number_of
+from preimage.optim import Optimizer, clip_grad_norm, clip_grad_value
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """Trains `net` so that loss(net(input), target) falls.
+
+    A batch is (input, target) or (input, target, more targets): loss(output, *targets); with the input alone, it is the target too.
+    loss: a function or a module. schedule: an optim.Schedule of the optimiser. metrics: names and measures for tests ("accuracy", "dice", "psnr",
+    a function of output and target, or an object with reset, update and value). accumulate: batches whose gradients are averaged for one step.
+    clip_norm, clip_value: bounds of the gradients. ema: the decay of an average of the weights, with which tests are made.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> net = pre.nn.Linear(2, 1, rng=0)
+        >>> trainer = pre.learning.Trainer(net, pre.nn.mse_loss, pre.optim.SGD(net.parameters(), lr=0.1))
+        >>> x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
+        >>> history = trainer.fit([(x, x[:, :1] - x[:, 1:])], iterations=100)
+        >>> history.step, history.values("loss")[-1][1] < 1e-6
+        (100, True)
+    """
+
+    def __init__(
+        self,
+        net: Module,
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
+        *,
+        schedule: Any = None,
+        metrics: Mapping[str, Any] | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
+    ) -> None:
+        if not isinstance(net, Module) or not callable(loss) or not isinstance(optimizer, Optimizer):
+            raise OptionError(
+                "Trainer takes a Module, a loss and an Optimizer, "
+                f"got {type(net).__name__}, {type(loss).__name__} and {type(optimizer).__name__}"
+            )
+        self.net, self.loss, self.optimizer, self.schedule = net, loss, optimizer, schedule
+        self.metrics = {str(name): metric_of(value) for name, value in (metrics or {}).items()}
+        self.accumulate = count_of(accumulate, "accumulate", 1)
+        self.clip_norm = None if clip_norm is None else number_of(clip_norm, "clip_norm", 0)
+        self.clip_value = None if clip_value is None else number_of(clip_value, "clip_value", 0)
+        self.ema = None if ema is None else EMA(net, ema)
+        self.step = 0
+        self._data: Any = None
+        self._test: Any = None
+        self._batches: Iterator[Any] | None = None
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        test: Any = None,
+        *,
+        epochs: int | None = None,
+        iterations: int | None = None,
+        folder: str | PathLike[str] | None = None,
+        resume: bool = False,
+        save_every: int | None = None,
+        test_every: int | None = None,
+        keep: int = 3,
+        monitor: str | None = None,
+        patience: int | None = None,
+        progress: Listener | bool | None = None,
+    ) -> History:
+        """Train until `iterations` steps, or `epochs` epochs, are made in all (those of earlier calls count).
+
+        data, test: a Loader, or any iterable of batches that can begin again. test_every: in steps; default: after every epoch. The other options
+        are those of `Plan`: journal, checkpoints, resume, best, patience. progress: a function that hears of every step (True from it ends the run),
+        or True for about ten lines.
+
+        Raises: DivergedError naming the step and the first layer that gave a NaN; OptionError, OutputError as `loop.run`.
+        """
+        self._data, self._test = batches_of(data), None if test is None else batches_of(test)
+        a_epoch = self._epoch_length()
+        if (epochs is None) == (iterations is None):
+            raise OptionError("fit takes either epochs or iterations")
+        if epochs is not None and a_epoch is None:
+            raise OptionError("the data do not say how many batches an epoch has: give iterations")
+        steps = iterations if iterations is not None else -(-count_of(epochs, "epochs", 0) * (a_epoch or 1) // self.accumulate)
+        if self._test is not None and test_every is None:
+            test_every = max(1, (a_epoch or steps or 1) // self.accumulate)
+        plan = Plan(
+            None if folder is None else Path(folder),
+            resume,
+            save_every,
+            test_every if self._test is not None else None,
+            keep,
+            monitor,
+            patience,
+        )
+        listeners = [lines()] if progress is True else [progress] if callable(progress) else []
+        return run(self, steps, plan, listeners)
+
+    def _epoch_length(self) -> int | None:
+        source = self._data if isinstance(self._data, Loader) else self._data.source
+        try:
+            return len(source)
+        except TypeError:
+            return None
+
+    def advance(self) -> dict[str, float]:
+        """One step of the optimiser, on `accumulate` batches. Raises: DivergedError."""
+        self.net.train()
+        self.optimizer.zero_grad()
+        total, samples, rate = 0.0, 0, self.optimizer.lr
+        for _ in range(self.accumulate):
+            batch = self._next()
+            samples += len(batch[0])
+            loss = self._loss(batch)
+            value = float(loss.item())
+            if not np.isfinite(value):
+                raise DivergedError(f"the loss is {value} at step {self.step + 1}: {faults.origin(self.net, batch)}")
+            total += value / self.accumulate
+            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+        wrong = faults.first_gradient(self.net.named_parameters())
+        if wrong is not None:
+            raise DivergedError(f"the gradient of {wrong!r} is not finite at step {self.step + 1}, though the loss is {total:g}")
+        if self.clip_value is not None:
+            clip_grad_value(self.optimizer.parameters(), self.clip_value)
+        if self.clip_norm is not None:
+            clip_grad_norm(self.optimizer.parameters(), self.clip_norm)
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        if self.ema is not None:
+            self.ema.update()
+        self.step += 1
+        return {"loss": total, "lr": rate, "samples": float(samples)}
+
+    def _next(self) -> Any:
+        for _ in range(3):  # a state may stand at the end of an epoch, and an epoch may be empty but for that
+            if self._batches is None:
+                self._batches = iter(self._data)
+            batch = next(self._batches, None)
+            if batch is not None:
+                return batch
+            self._batches = None
+        raise OptionError("the data have no batches")
+
+    def _loss(self, batch: Any) -> Tensor:
+        output = self.net(Tensor(batch[0]))
+        loss = self.loss(output, *(batch[1:] or batch[:1]))
+        if not isinstance(loss, Tensor) or loss.size != 1:
+            raise OptionError(
+                f"the loss must be one number that records gradients, got {type(loss).__name__} of shape {np.shape(array_of(loss))}"
+            )
+        return loss
+
+    # -- tests ---------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, data: Any = None) -> dict[str, float]:
+        """The mean loss and the metrics over one epoch of the data (default: those for tests), in evaluation mode, with the averages of `ema`."""
+        source = self._test if data is None else batches_of(data)
+        if source is None:
+            return {}
+        for metric in self.metrics.values():
+            metric.reset()
+        total, count, was = 0.0, 0, self.net.training
+        self.net.eval()
+        try:
+            with no_grad(), nullcontext() if self.ema is None else self.ema.applied():
+                for batch in source:
+                    output, targets = self.net(batch[0]), batch[1:] or batch[:1]
+                    total += float(np.asarray(array_of(self.loss(output, *targets)), np.float64)) * len(batch[0])
+                    count += len(batch[0])
+                    for metric in self.metrics.values():
+                        metric.update(output, targets[0])
+        finally:
+            self.net.train(was)
+        return {"loss": total / max(count, 1), **{name: metric.value() for name, metric in self.metrics.items()}}
+
+    # -- the loop's questions --------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        held = {"net": self.net, "optimizer": self.optimizer, "schedule": self.schedule, "data": self._data, "ema": self.ema}
+        return {name: value for name, value in held.items() if value is not None}
+
+    def close(self) -> None:
+        """End the threads that make batches; the place in the data stays."""
+        if self._batches is not None and hasattr(self._batches, "close"):
+            state = self._data.state_dict()
+            self._batches.close()
+            self._data.load_state_dict(state)
+        self._batches = None
