@@ -116,7 +116,18 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "PixelUnshuffle": (nn.PixelUnshuffle((2, 5)), MAP),
 }
 #: Layers that take more than one input or give more than one result are no nets of their own.
-ELSEWHERE = {"Module", "ModuleList", "ModuleDict", "Sequential", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"}
+ELSEWHERE = {
+    "Module",
+    "ModuleList",
+    "ModuleDict",
+    "Sequential",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
+    "RNN",
+    "LSTM",
+    "GRU",
+}
 
 
 def prepared(module: Any, seed: int = 0) -> Any:

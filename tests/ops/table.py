@@ -7,4 +7,17 @@ from rows_space import POOLS, RESIZES
 ROWS = [*POINTWISE, *ACTIVATIONS, *REDUCTIONS, *SHAPES, *PRODUCTS, *POOLS, *RESIZES]
 
 #: Operations with tests of their own beside this table.
-ELSEWHERE = {"argmax", "argmin", "conv", "conv_transpose", "conv_weight_grad", "pad", "fold_margin", "unfold", "fold"}
+ELSEWHERE = {
+    "argmax",
+    "argmin",
+    "conv",
+    "conv_transpose",
+    "conv_weight_grad",
+    "pad",
+    "fold_margin",
+    "unfold",
+    "fold",
+    "rnn",
+    "lstm",
+    "gru",
+}

@@ -155,6 +155,9 @@ OPTIONS = {
     "layout": VALUES,
 }
 ARITY = {
+    "rnn": 3,
+    "gru": 3,
+    "lstm": 3,
     "add": 2,
     "subtract": 2,
     "multiply": 2,

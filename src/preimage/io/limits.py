@@ -30,7 +30,7 @@ from preimage.geometry import ConvGeometry
 from preimage.resources import available_memory
 
 __all__ = [
-    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "checked_size", "current", "deadline", "limits",
+    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "limits",
     "memory_bytes", "metered",
 ]  # fmt: skip
 
@@ -230,7 +230,7 @@ def check(op: str, values: Sequence[Any], attributes: Any, what: str) -> None:
         a, b = shapes[:2]
         if a and b:
             checked_size([max(prod(a[:-1]), 1), max(b[-1], b[0] if len(b) > 1 else 1, 1)], what)
-            _check_work(2 * prod(a) * max(b), what)
+            check_work(2 * prod(a) * max(b), what)
     elif len(shapes) <= 3:
         longest = max(map(len, shapes))
         if prod(map(prod, shapes)) > allowed() and longest:
@@ -243,7 +243,8 @@ def check(op: str, values: Sequence[Any], attributes: Any, what: str) -> None:
                 )
 
 
-def _check_work(flop: int, what: str) -> None:
+def check_work(flop: int, what: str) -> None:
+    """Count the work of a node that begins, and refuse it where a run's would be too much. Raises: FileFormatError that names the setting."""
     meter = _meter.get()
     if meter is not None:
         meter.work(flop, what)
@@ -272,4 +273,4 @@ def _check_contraction(word: str, shapes: Sequence[tuple[int, ...]], attributes:
     except PreimageError:
         return  # the contraction itself says what is wrong
     checked_size(result, what)
-    _check_work(geometry.work_flop, what)
+    check_work(geometry.work_flop, what)

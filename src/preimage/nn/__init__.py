@@ -94,11 +94,15 @@ from preimage.nn.pool import (
     PixelUnshuffle,
     Upsample,
 )
+from preimage.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",

@@ -57,6 +57,7 @@ from preimage.ops.pool import (
     max_pool,
     max_unpool,
 )
+from preimage.ops.recurrent import gru, lstm, rnn
 from preimage.ops.reduce import argmax, argmin, log_softmax, logsumexp, max, mean, min, prod, softmax, standardize, std, sum, var
 from preimage.ops.shape import (
     concat,
@@ -111,6 +112,7 @@ __all__ = [
     "getitem",
     "global_avg_pool",
     "global_max_pool",
+    "gru",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -121,6 +123,7 @@ __all__ = [
     "log_sigmoid",
     "log_softmax",
     "logsumexp",
+    "lstm",
     "matmul",
     "max",
     "max_pool",
@@ -146,6 +149,7 @@ __all__ = [
     "relu6",
     "repeat",
     "reshape",
+    "rnn",
     "roll",
     "rsqrt",
     "selu",

@@ -4,8 +4,8 @@ The code is typed by `Operand` and `Value` (an array or a Tensor); which of the 
 signature with its function.
 """
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from preimage.autograd import Tensor
 from preimage.engines import PreparedWeight
@@ -120,6 +120,155 @@ def matmul(a: Tensor, b: Operand) -> Tensor: ...
 def matmul(a: ArrayLike, b: Tensor) -> Tensor: ...
 @overload
 def matmul(a: ArrayLike, b: ArrayLike) -> Array: ...
+
+# -- recurrent layers --------------------------------------------------------------------------------------------------
+
+_Function: TypeAlias = Callable[[Any], Any]
+
+@overload
+def rnn(
+    x: Tensor,
+    weight_ih: Operand,
+    weight_hh: Operand,
+    bias_ih: Operand | None = None,
+    bias_hh: Operand | None = None,
+    *,
+    h0: Operand | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activation: _Function = ...,
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def rnn(
+    x: ArrayLike,
+    weight_ih: Tensor,
+    weight_hh: Operand,
+    bias_ih: Operand | None = None,
+    bias_hh: Operand | None = None,
+    *,
+    h0: Operand | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activation: _Function = ...,
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def rnn(
+    x: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike | None = None,
+    bias_hh: ArrayLike | None = None,
+    *,
+    h0: ArrayLike | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activation: _Function = ...,
+    clip: float | None = None,
+) -> tuple[Array, Array]: ...
+@overload
+def lstm(
+    x: Tensor,
+    weight_ih: Operand,
+    weight_hh: Operand,
+    bias_ih: Operand | None = None,
+    bias_hh: Operand | None = None,
+    *,
+    h0: Operand | None = None,
+    c0: Operand | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activations: Sequence[_Function] | None = None,
+    peephole: Operand | None = None,
+    clip: float | None = None,
+    coupled: bool = False,
+    gate_order: str = "ifgo",
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def lstm(
+    x: ArrayLike,
+    weight_ih: Tensor,
+    weight_hh: Operand,
+    bias_ih: Operand | None = None,
+    bias_hh: Operand | None = None,
+    *,
+    h0: Operand | None = None,
+    c0: Operand | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activations: Sequence[_Function] | None = None,
+    peephole: Operand | None = None,
+    clip: float | None = None,
+    coupled: bool = False,
+    gate_order: str = "ifgo",
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def lstm(
+    x: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike | None = None,
+    bias_hh: ArrayLike | None = None,
+    *,
+    h0: ArrayLike | None = None,
+    c0: ArrayLike | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activations: Sequence[_Function] | None = None,
+    peephole: ArrayLike | None = None,
+    clip: float | None = None,
+    coupled: bool = False,
+    gate_order: str = "ifgo",
+) -> tuple[Array, Array, Array]: ...
+@overload
+def gru(
+    x: Tensor,
+    weight_ih: Operand,
+    weight_hh: Operand,
+    bias_ih: Operand | None = None,
+    bias_hh: Operand | None = None,
+    *,
+    h0: Operand | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activations: Sequence[_Function] | None = None,
+    clip: float | None = None,
+    reset_after: bool = True,
+    gate_order: str = "rzn",
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gru(
+    x: ArrayLike,
+    weight_ih: Tensor,
+    weight_hh: Operand,
+    bias_ih: Operand | None = None,
+    bias_hh: Operand | None = None,
+    *,
+    h0: Operand | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activations: Sequence[_Function] | None = None,
+    clip: float | None = None,
+    reset_after: bool = True,
+    gate_order: str = "rzn",
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gru(
+    x: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias_ih: ArrayLike | None = None,
+    bias_hh: ArrayLike | None = None,
+    *,
+    h0: ArrayLike | None = None,
+    lengths: Integers | None = None,
+    reverse: bool = False,
+    activations: Sequence[_Function] | None = None,
+    clip: float | None = None,
+    reset_after: bool = True,
+    gate_order: str = "rzn",
+) -> tuple[Array, Array]: ...
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ __all__ = ["load", "supported_ops", "to_graph"]
 _WEIGHTS: dict[str, tuple[int, ...] | None] = {
     "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "BatchNormalization": (1, 2), "PRelu": (1,),
     "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "LayerNormalization": (1, 2), "RMSNormalization": (1,),
-    "Add": None, "Sub": None, "Mul": None, "Div": None,
+    "RNN": (1, 2, 3), "GRU": (1, 2, 3), "LSTM": (1, 2, 3, 7), "Add": None, "Sub": None, "Mul": None, "Div": None,
 }  # fmt: skip
 _BUFFERS = {"BatchNormalization": (3, 4)}
 #: Ops whose meaning depends on the opset beyond what their attributes say.

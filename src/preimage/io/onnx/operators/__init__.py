@@ -5,6 +5,7 @@ from preimage.io.onnx.operators import (  # noqa: F401 - operators register them
     contractions,
     indexing,
     pointwise,
+    recurrent,
     reductions,
     resizing,
     shapes,
