@@ -13,7 +13,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.elementwise.channel_sums_kernel import Arg, SumsSpec
+from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
@@ -22,8 +22,6 @@ from preimage.reduction import tree_sum
 from preimage.settings import thread_count
 
 __all__ = ["channel_sums", "innermost"]
-
-TASK_ELEMENTS = 1 << 14
 
 
 def innermost(x: Array) -> bool | None:
@@ -52,20 +50,18 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     target = kernels.current_target()
     spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
     sums = [np.empty((count, blocks, channels), dtype) for _ in range(1 if mode == "plain" else 2)]
-    share = max(1, TASK_ELEMENTS // (min(space, BLOCK) if columns else space))
+    task_elements = target.costs.elementwise.task_elements
+    share = max(1, task_elements // (min(space, BLOCK) if columns else space))
     if columns:
         share = -(-share // 32) * 32
     shares = -(-channels // min(share, channels))
-    words = [0] * len(Arg)
-    words[Arg.X], words[Arg.R], words[Arg.R2] = address_of(x), address_of(sums[0]), address_of(sums[-1])
-    if m is not None:
-        m = np.ascontiguousarray(m)
-        words[Arg.M], words[Arg.M_STEP] = address_of(m), channels if m.ndim == 2 else 0
-    if g is not None:
-        words[Arg.G] = address_of(g)
-    words[Arg.CHANNELS], words[Arg.SPACE], words[Arg.BLOCK], words[Arg.BLOCKS] = channels, space, BLOCK, blocks
-    words[Arg.SHARE], words[Arg.SHARES] = share, shares
+    m = None if m is None else np.ascontiguousarray(m)
+    arguments = SumsArguments(
+        x=address_of(x), g=0 if g is None else address_of(g), m=0 if m is None else address_of(m),
+        m_step=channels if m is not None and m.ndim == 2 else 0, first=address_of(sums[0]), second=address_of(sums[-1]),
+        channels=channels, space=space, block=BLOCK, blocks=blocks, share=share, shares=shares,
+    )  # fmt: skip
     tasks = count * shares * (blocks if columns else 1)
-    pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if x.size > TASK_ELEMENTS else 1)
+    pool.launch(kept_kernel(spec), arguments.packed(), tasks, thread_count() if x.size > task_elements else 1)
     found = [tree_sum(s, axis=1) for s in sums]
     return tuple([tree_sum(s) for s in found]) if images else tuple(found)

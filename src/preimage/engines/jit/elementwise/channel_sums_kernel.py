@@ -12,40 +12,37 @@ sixteen partial sums are the lanes. So both give the same bits, for any vector w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements, integer
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.sums import PARTIALS
 
-__all__ = ["Arg", "SumsSpec", "build"]
+__all__ = ["SumsArguments", "SumsSpec", "build"]
 
 
-class Arg(IntEnum):
-    """Arguments. A task is `SHARE` channels of an image: of one of its blocks (columns), or block by block (rows).
+class SumsArguments(Arguments):
+    """A task is `share` channels of an image: of one of its blocks (columns), or block by block (rows)."""
 
-    X: values; G: the other factor; M: offsets, M_STEP elements further for each image; R, R2: sums (images, blocks, channels).
-    """
-
-    X = 0
-    G = 1
-    M = 2
-    M_STEP = 3
-    R = 4
-    R2 = 5
-    CHANNELS = 6
-    SPACE = 7
-    BLOCK = 8
-    BLOCKS = 9
-    SHARE = 10
-    SHARES = 11
+    x: Elements = elements("element")
+    g: Elements = elements("element", default=0)  # the other factor
+    m: Elements = elements("element", default=0)  # offsets
+    m_step: Integer = integer(default=0)  # elements from an image's offsets to the next image's
+    first: Elements = elements("element")  # sums (images, blocks, channels): of x - m, or of g
+    second: Elements = elements("element")  # of squares, or of products
+    channels: Integer
+    space: Integer
+    block: Integer
+    blocks: Integer
+    share: Integer
+    shares: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class SumsSpec:
     """mode: plain, squares or products; columns: whether channels lie innermost; group: accumulators held at a time (columns)."""
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = SumsArguments
 
     element: str
     lanes: int
@@ -61,26 +58,28 @@ class SumsSpec:
 def build(spec: SumsSpec) -> str:
     """The kernel's IR text. Tasks: images x (columns: blocks) x shares of the channels."""
     f = Kernel()
-    channels, space, share = f.int_arg(Arg.CHANNELS), f.int_arg(Arg.SPACE), f.int_arg(Arg.SHARE)
-    blocks, shares = f.int_arg(Arg.BLOCKS), f.int_arg(Arg.SHARES)
-    each = f.int_arg(Arg.BLOCK)
+    args = SumsArguments.read(f, spec)
+    channels, space, share = args.channels, args.space, args.share
+    blocks, shares = args.blocks, args.shares
+    each = args.block
     piece, rest = f.task % shares, f.task // shares
     first = piece * share
     last = (first + share).minimum(channels)
     block, image = (rest % blocks, rest // blocks) if spec.columns else (f.i64(0), rest)
     whole = image * (channels * space)
-    x = f.ptr_arg(Arg.X, spec.element).at(whole)
-    g = f.ptr_arg(Arg.G, spec.element).at(whole) if spec.mode == "products" else x
-    m = f.ptr_arg(Arg.M, spec.element).at(image * f.int_arg(Arg.M_STEP))
+    x = args.x.at(whole)
+    g = args.g.at(whole) if spec.mode == "products" else x
+    m = args.m.at(image * args.m_step)
     line = (image * blocks + block) * channels
-    results = [f.ptr_arg(slot, spec.element).at(line) for slot in (Arg.R, Arg.R2)[: _sums(spec)]]
+    results = [args.first.at(line)]
+    if _sums(spec) == 2:
+        results.append(args.second.at(line))
     if spec.columns:
         start = block * each
         count = (space - start).minimum(each)
         x, g = x.at(start * channels), g.at(start * channels)
-        with f.loop(
-            first, last, spec.lanes
-        ) as c:  # all vectors masked: a body without masks beside it would take as long to compile
+        # All vectors are masked: a body without masks beside it would take as long to compile.
+        with f.loop(first, last, spec.lanes) as c:
             _column(f, spec, x, g, m, results, channels, count, c.index, f.lane_mask(spec.lanes, last - c.index))
     else:
         with f.loop(first, last) as c, f.loop(0, blocks) as b:

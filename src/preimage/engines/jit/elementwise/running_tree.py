@@ -20,7 +20,7 @@ class RunningTree:
         self._slots = f.stack(element, LEVELS * lanes)
 
     def _weight(self, level: Int) -> Int:
-        return Int(self._f, self._f.once(f"shl i64 1, {level.value}"))
+        return self._f.i64(1) << level
 
     def add(self, number: Int, value: Num) -> None:
         """Add value `number`; they come in order, from 0."""

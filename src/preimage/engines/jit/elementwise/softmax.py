@@ -7,16 +7,14 @@ from math import prod
 import numpy as np
 
 from preimage.engines.base import Array
-from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of, placed_empty
-from preimage.engines.jit.elementwise.softmax_kernel import Arg, SoftmaxSpec
+from preimage.engines.jit.elementwise.fused import ELEMENTS, costs, dense_order, kept_kernel, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.softmax_kernel import SoftmaxArguments, SoftmaxSpec
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
 from preimage.engines.sums import BLOCK
 from preimage.settings import thread_count
 
 __all__ = ["softmax"]
-
-TASK_ELEMENTS = 1 << 13
 
 
 def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
@@ -32,17 +30,16 @@ def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
     outer, length, inner = prod(memory[:at]), memory[at], prod(memory[at + 1 :])
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), x.dtype)
     columns, lanes = inner > 1, lanes_of(x.dtype)
-    share = max(1, TASK_ELEMENTS // length)
+    share = max(1, costs().softmax_task_elements // length)
     if columns:
         share = min(-(-share // lanes) * lanes, -(-inner // lanes) * lanes)
     shares = -(-inner // share) if columns else 1
-    words = [0] * len(Arg)
-    words[Arg.X], words[Arg.G], words[Arg.RESULT] = address_of(x), address_of(x if g is None else g), address_of(made)
-    words[Arg.LENGTH], words[Arg.INNER], words[Arg.TOTAL] = length, inner, outer
-    words[Arg.SHARE], words[Arg.SHARES] = share, shares
-    words[Arg.BLOCKS] = -(-length // BLOCK)
-    words[Arg.LEVELS] = words[Arg.BLOCKS].bit_length()
+    blocks = -(-length // BLOCK)
+    arguments = SoftmaxArguments(
+        x=address_of(x), g=address_of(x if g is None else g), result=address_of(made), length=length, inner=inner, total=outer,
+        share=share, shares=shares, blocks=blocks, levels=blocks.bit_length(),
+    )  # fmt: skip
     tasks = outer * shares if columns else -(-outer // share)
     spec = SoftmaxSpec(ELEMENTS[x.dtype], lanes, columns, g is not None)
-    pool.launch(kept_kernel(spec), pool.pack_args(*words), tasks, thread_count() if tasks > 1 else 1)
+    pool.launch(kept_kernel(spec), arguments.packed(), tasks, thread_count() if tasks > 1 else 1)
     return made

@@ -1,4 +1,4 @@
-"""Softmax along one axis and its gradient, of arrays seen as (outer, LENGTH, inner):
+"""Softmax along one axis and its gradient, of arrays seen as (outer, length, inner):
 
     forward    m = max x;  y = exp(x - m);  s = sum y;  y = y / s
     gradient   s = sum g y;  y (g - s)
@@ -10,38 +10,37 @@ tree. With inner = 1 the partial sums are lanes (rows), else vectors over `inner
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
 from preimage.engines.ir import math
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.elementwise.running_tree import RunningTree
 from preimage.engines.sums import BLOCK, PARTIALS
 
-__all__ = ["Arg", "SoftmaxSpec", "build"]
+__all__ = ["SoftmaxArguments", "SoftmaxSpec", "build"]
 
 
-class Arg(IntEnum):
-    """X: the values (gradient: the answer y); G: the cotangent; a task is SHARE of the TOTAL lines (rows), or SHARE inner
-    elements of one outer (columns, SHARES of them); BLOCKS and LEVELS: of the sum of a line."""
+class SoftmaxArguments(Arguments):
+    """A task is `share` of all lines (rows), or `share` inner elements of one outer (columns, `shares` of them)."""
 
-    X = 0
-    G = 1
-    RESULT = 2
-    LENGTH = 3
-    INNER = 4
-    TOTAL = 5
-    SHARE = 6
-    SHARES = 7
-    BLOCKS = 8
-    LEVELS = 9
+    x: Elements = elements("element")  # the values (gradient: the answer y)
+    g: Elements = elements("element")  # the cotangent
+    result: Elements = elements("element")
+    length: Integer
+    inner: Integer
+    total: Integer  # lines
+    share: Integer
+    shares: Integer
+    blocks: Integer  # of the sum of a line
+    levels: Integer  # of the tree over the blocks
 
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxSpec:
     """columns: whether neighbouring vectors' lanes are different lines; gradient: which of the two."""
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = SoftmaxArguments
 
     element: str
     lanes: int
@@ -69,16 +68,17 @@ def build(spec: SoftmaxSpec) -> str:
     f = Kernel()
     lanes = spec.lanes
     room = f.stack(spec.element, PARTIALS * lanes)
-    length, share = f.int_arg(Arg.LENGTH), f.int_arg(Arg.SHARE)
-    line = _Line(f, spec, length, f.int_arg(Arg.BLOCKS), f.int_arg(Arg.LEVELS))
-    x, g, result = (f.ptr_arg(slot, spec.element) for slot in (Arg.X, Arg.G, Arg.RESULT))
+    args = SoftmaxArguments.read(f, spec)
+    length, share = args.length, args.share
+    line = _Line(f, spec, length, args.blocks, args.levels)
+    x, g, result = args.x, args.g, args.result
     if not spec.columns:
         top = f.task * share
-        with f.loop(top, (top + share).minimum(f.int_arg(Arg.TOTAL))) as row:
+        with f.loop(top, (top + share).minimum(args.total)) as row:
             at = row.index * length
             _row(line, x.at(at), g.at(at), result.at(at))
         return f.ir()
-    inner, shares = f.int_arg(Arg.INNER), f.int_arg(Arg.SHARES)
+    inner, shares = args.inner, args.shares
     begin = f.task // shares * (length * inner)
     first = f.task % shares * share
     last = (first + share).minimum(inner)
