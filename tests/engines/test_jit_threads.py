@@ -5,6 +5,7 @@ The long form:  PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_threads.py 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -332,8 +333,8 @@ elif how == "interrupt":
 
 
 @pytest.mark.skipif(not kernels.host().triple.startswith("x86_64"), reason="reads the x86 control word")
-def test_workers_use_the_callers_rounding_and_denormals():
-    """A worker takes over the floating-point control word, so the thread count changes no bit there either."""
+def test_kernels_run_with_the_standard_control_word():
+    """Rounding to nearest, denormals kept, on every thread and whatever the caller has set, which is there again afterwards."""
     text = """
 define void @kernel(ptr %args, i64 %task) {
   %base = load ptr, ptr %args
@@ -358,13 +359,19 @@ define void @kernel(ptr %args, i64 %task) {
 }
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 """
-    words = np.zeros(64, np.int32)
+    words, own = np.zeros(64, np.int32), np.zeros(1, np.int32)
+    direct = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)
     kernel, control = kernels.compile_module(text, "read mxcsr"), kernels.compile_module(setter, "set mxcsr")
-    for wanted in (0x1F80, 0x9FC0, 0x1F80):  # default; flush to zero and denormals are zero; default
-        pool.launch(control, pool.pack_args(wanted), 1, 1)
-        for _ in range(20):
-            pool.launch(kernel, pool.pack_args(words.ctypes.data), 64, 3)
-            assert set(words & 0xFFC0) == {wanted & 0xFFC0}
+    try:
+        for wanted in (0x1F80, 0x9FC0, 0x7F80):  # standard; flush to zero and denormals are zero; towards zero
+            direct(int(control))(pool.pack_args(wanted), 0)
+            for threads in (1, 3) * 10:
+                pool.launch(kernel, pool.pack_args(words.ctypes.data), 64, threads)
+                assert set(words & 0xFFC0) == {0x1F80}
+            direct(int(kernel))(pool.pack_args(own.ctypes.data), 0)
+            assert own[0] & 0xFFC0 == wanted & 0xFFC0
+    finally:
+        direct(int(control))(pool.pack_args(0x1F80), 0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are placed on Linux only")

@@ -12,6 +12,7 @@ from preimage.autograd.modes import enable_grad, no_grad
 from preimage.autograd.primitive import Node
 from preimage.autograd.tensor import Tensor, array_of, method
 from preimage.errors import GraphError
+from preimage.floating_point import in_standard_mode
 
 if TYPE_CHECKING:
     from preimage.typing import Operand
@@ -132,6 +133,7 @@ def _as_tensor(g: Any, create_graph: bool) -> Tensor:
     return Tensor(g)
 
 
+@in_standard_mode
 def backward(
     output: Tensor, grad_output: Operand | None = None, *, create_graph: bool = False, retain_graph: bool | None = None
 ) -> None:
@@ -170,6 +172,7 @@ def grad(
     outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], grad_outputs: GradOutputs = None, *, create_graph: bool = False,
     retain_graph: bool | None = None, allow_unused: bool,
 ) -> list[Tensor | None]: ...  # fmt: skip
+@in_standard_mode
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],

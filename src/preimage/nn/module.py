@@ -15,6 +15,7 @@ from preimage.autograd import Tensor, array_of, as_array, fitted
 from preimage.autograd.tensor import FLOATS
 from preimage.display import Shown
 from preimage.errors import DTypeError, OptionError, PreimageError, ShapeError
+from preimage.floating_point import is_changed, standard
 from preimage.nn.describe import text_of
 from preimage.ops.operands import float_dtype
 from preimage.typing import Array, ArrayLike, DTypeLike, Operand, Value
@@ -154,6 +155,9 @@ class Module(Shown):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result: Tensors where gradients are recorded or a Tensor was given, arrays of NumPy otherwise, whatever the layer."""
+        if is_changed():
+            with standard():
+                return self(*args, **kwargs)
         if self._own_kinds or _inside.get() or _has_tensor(args) or _has_tensor(kwargs):
             return self._run_hooked(args, kwargs)
         # Inside, all is Tensors, so that a `forward` which calls their methods runs alike whether it records or not.

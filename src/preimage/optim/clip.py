@@ -12,6 +12,7 @@ from preimage import ops
 from preimage.autograd import Tensor
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
+from preimage.floating_point import in_standard_mode
 from preimage.ops.operands import entries, number_of
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
@@ -26,6 +27,7 @@ def _with_gradients(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
     return [p for p in listed if p.grad is not None]
 
 
+@in_standard_mode
 @np.errstate(all="ignore")
 def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_type: float = 2.0) -> float:
     """Scale all gradients together so that their norm, over all elements of all of them, is at most max_norm; gives the norm

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from preimage.autograd import Tensor, array_of, fitted
 from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
+from preimage.floating_point import in_standard_mode
 from preimage.ops.operands import count_of, entries, flag_of, number_of
 from preimage.optim.torch_state import from_torch
 
@@ -148,6 +149,7 @@ class Optimizer:
         for parameter in self.parameters():
             parameter.grad = None
 
+    @in_standard_mode
     @np.errstate(all="ignore")
     def step(self) -> None:
         """Change every parameter that has a gradient."""

@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from preimage.engines.ir import floating_point
 from preimage.engines.ir.values import ELEMENT_BYTES, TYPES, Bit, Int, Num, Ptr, constant, lane_numbers, type_of
 
 __all__ = ["ELEMENT_BYTES", "LINE_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
@@ -208,6 +209,20 @@ class Kernel:
         self.write(f"br label %{after}")
         self._begin(after)
         self._known = known
+
+    @contextmanager
+    def standard_floating_point(self, triple: str) -> Iterator[None]:
+        """The block calls kernels with the standard floating-point control word; afterwards the thread has its own again."""
+        self.set_floating_point(triple, saved=True)
+        yield
+        self.write(floating_point.restore(triple))
+
+    def set_floating_point(self, triple: str, saved: bool = False) -> None:
+        """Load the standard floating-point control word; saved: so that the thread's own can be put back. Once in a kernel, before any loop."""
+        for number, line in enumerate(floating_point.declarations(triple)):
+            self._declared[f"floating point {number}"] = line
+        for line in floating_point.set_standard(triple, saved):
+            self.write(line)
 
     def call(self, code: Int, arguments: Ptr, task: Int) -> None:
         """Run another kernel, given by its address."""

@@ -18,6 +18,7 @@ from preimage.engines import PreparedWeight
 from preimage.engines.base import supported_dtype
 from preimage.engines.buffers import Arenas
 from preimage.errors import GraphError, PreimageError, ShapeError
+from preimage.floating_point import in_standard_mode
 from preimage.io import limits
 from preimage.io.graph.calls import CONTRACTIONS, NodeCall, mark_of_now
 from preimage.io.graph.nodes import OPS, Input, Node, Step, last_uses, ordered
@@ -90,6 +91,7 @@ class Graph(Module):
         values = tuple(found[key] for key in self.outputs)
         return values[0] if len(values) == 1 else values
 
+    @in_standard_mode
     @np.errstate(all="ignore")
     def run(
         self,
@@ -183,6 +185,7 @@ class Graph(Module):
             found[key] = kept.of(value)
         return found
 
+    @in_standard_mode
     @np.errstate(all="ignore")
     def run_nodes(self, nodes: Sequence[Node], values: Mapping[str, Value]) -> dict[str, Value]:
         """Run some of the nodes on given values; gives every value that they make."""

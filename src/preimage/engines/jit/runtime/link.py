@@ -68,7 +68,7 @@ class LinkedProgram:
             steps += [int(call.kernel), at, call.tasks]
             sections += call.words
         rest = pool.pack_args(count, len(self.calls), *patches, *steps, *sections)
-        kernel = compiled(ProgramSpec())
+        kernel = compiled(ProgramSpec(kernels.current_target().triple))
         entry = _Entry(kernel)
         entry.kernel = kernel  # type: ignore[attr-defined]  # stays loaded while it can be called
         self._whole = entry, names, rest
@@ -101,9 +101,9 @@ _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 def link(program: Program, n_threads: int) -> LinkedProgram:
     """The program with its kernels loaded; what runs them (the pool, or the kernel that runs a whole program) is compiled beside them."""
     specs = list(program.specs)
-    if n_threads <= 1:
-        specs.append(ProgramSpec())
     target = kernels.current_target()
+    if n_threads <= 1:
+        specs.append(ProgramSpec(target.triple))
     modules = [_wanted(spec, target) for spec in specs]
     if n_threads > 1 and not pool.is_loaded():
         modules.append(pool.wanted())

@@ -14,10 +14,11 @@ The gate is one 64-bit word: bit 0 open, bits 1..31 how many workers are inside,
 goes in by compare-and-swap on an open gate only. So one that wakes late finds it closed and waits for the next job, and
 the caller never waits for a worker that the system has not scheduled.
 
-A worker takes over the caller's floating-point control word (rounding, denormals) for the job: the same bits come from
-any number of threads. On Linux workers are kept off the CPU that the caller runs on (`affinity_ir` says why). In a
-forked child there are no workers; the pool notices (the fork hook, or the process id that it keeps) and is built anew. At
-exit nothing is joined: parked workers end with the process, and their code is never unloaded.
+All kernels run with the standard floating-point control word (rounding to nearest, denormals kept), whatever the caller's
+thread or the one that a worker was started from has set; the caller gets its own back. On Linux workers are kept off the CPU
+that the caller runs on (`affinity_ir` says why). In a forked child there are no workers; the pool notices (the fork hook, or
+the process id that it keeps) and is built anew. At exit nothing is joined: parked workers end with the process, and their
+code is never unloaded.
 """
 
 from __future__ import annotations

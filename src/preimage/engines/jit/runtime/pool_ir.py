@@ -32,7 +32,7 @@ class Words:
     def __init__(self, pool: Ptr) -> None:
         self.pool = pool
         self.gate, self.next, self.sleepers, self.busy = (pool.at_bytes(at) for at in (GATE, NEXT, SLEEPERS, BUSY))
-        self.kernel, self.args, self.tasks, self.limit, self.floats = (pool.at_bytes(JOB + 8 * k) for k in range(5))
+        self.kernel, self.args, self.tasks, self.limit = (pool.at_bytes(JOB + 8 * k) for k in range(4))
         self.pid, self.spins, self.cpu, self.workers = (pool.at_bytes(at) for at in (PID, SPINS, CPU, WORKERS))
         self.mutex, self.cond, self.mask, self.threads = (pool.at_bytes(at) for at in (MUTEX, COND, MASK, THREADS))
 
@@ -42,7 +42,7 @@ def pool_ir(triple: str, signals: tuple[int, ...] = LINUX_SIGNALS) -> str:
     place = [place_function(Words)] if "linux" in triple else []
     return module(
         [
-            *place, _run_alone(), _take(), _worker(triple), _run(triple, bool(place)), _init(), _add_worker(signals), _pauses(triple),
+            *place, _run_alone(triple), _take(), _worker(triple), _run(triple, bool(place)), _init(), _add_worker(signals), _pauses(triple),
         ]
     )  # fmt: skip
 
@@ -55,27 +55,11 @@ def _pause(f: Function, triple: str) -> None:
         f.call_c("llvm.aarch64.isb", "void", I32(15))
 
 
-def _save_floats(f: Function, words: Words, triple: str) -> None:
-    """Write the caller's floating-point control word (rounding, denormals) to the job."""
-    if triple.startswith("x86_64"):
-        f.call_c("llvm.x86.sse.stmxcsr", "void", words.floats)
-    else:
-        words.floats.store_int(f.call_c("llvm.aarch64.get.fpcr", "i64"))
-
-
-def _load_floats(f: Function, words: Words, triple: str) -> None:
-    """Take over the job's floating-point control word."""
-    if triple.startswith("x86_64"):
-        f.call_c("llvm.x86.sse.ldmxcsr", "void", words.floats)
-    else:
-        f.call_c("llvm.aarch64.set.fpcr", "void", words.floats.load_int())
-
-
-def _run_alone() -> Function:
+def _run_alone(triple: str) -> Function:
     """Every task, one after the other."""
     f = Function("run_alone", "void", kernel="ptr", args="ptr", tasks="i64")
     kernel, args, f.thread = f.parameter("kernel"), f.parameter("args"), f.i64(0)
-    with f.loop(0, f.number("tasks")) as task:
+    with f.standard_floating_point(triple), f.loop(0, f.number("tasks")) as task:
         f.call(kernel.address(), args, task.index)
     return f
 
@@ -111,6 +95,7 @@ def _worker(triple: str) -> Function:
     words, index = Words(f.pointer(record.load_int(), "i64")), record.at(1).load_int()
     last = f.cell(-1)  # the job that this worker need not look at again
     seen, spun = f.cell(0), f.cell(0)  # the gate as it was last seen
+    f.set_floating_point(triple)  # a new thread has its maker's
     with f.forever():
         _await_job(f, words, last, seen, spun, triple)
         with f.forever() as entering:  # while the gate is open, try to go in
@@ -121,7 +106,6 @@ def _worker(triple: str) -> Function:
             entered, now = words.gate.compare_exchange(gate, gate + INSIDE, "acq_rel", "acquire")
             with f.when(entered):  # the job cannot end while this worker is counted
                 with f.when(index < words.limit.load_int()):
-                    _load_floats(f, words, triple)
                     job = [f.pointer(word.load_int(), "i64") for word in (words.kernel, words.args)]
                     f.call_function("take", words.next, *job, words.tasks.load_int(), index + 1)
                 words.gate.atomic_update("sub", INSIDE, "release")
@@ -170,7 +154,6 @@ def _run(triple: str, places: bool) -> Function:
     for word, value in ((words.kernel, kernel.address()), (words.args, args.address()), (words.tasks, tasks)):
         word.store_int(value)
     words.limit.store_int(f.number("limit"))
-    _save_floats(f, words, triple)
     words.next.atomic_store(0, "monotonic")
     job = (words.gate.atomic_load("monotonic") >> JOB_BIT) + 1
     words.gate.atomic_update("xchg", (job << JOB_BIT) | OPEN, "seq_cst")
@@ -178,7 +161,8 @@ def _run(triple: str, places: bool) -> Function:
         f.call_c("pthread_mutex_lock", "i32", words.mutex)
         f.call_c("pthread_mutex_unlock", "i32", words.mutex)
         f.call_c("pthread_cond_broadcast", "i32", words.cond)
-    f.call_function("take", words.next, kernel, args, tasks, f.i64(0))
+    with f.standard_floating_point(triple):
+        f.call_function("take", words.next, kernel, args, tasks, f.i64(0))
     words.gate.atomic_update("and", ~OPEN, "acq_rel")
     with f.forever() as leaving:
         with f.when((words.gate.atomic_load("acquire") & LOW_HALF).equals(0)):

@@ -63,10 +63,12 @@ class ProgramArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """There is one program kernel; its arguments say what it runs."""
+    """There is one program kernel; its arguments say what it runs. triple: LLVM's name of the machine."""
 
     arguments: ClassVar = ProgramArguments
     controls: ClassVar[bool] = True
+
+    triple: str
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -74,7 +76,6 @@ class ProgramSpec:
 
 
 def build_program(spec: ProgramSpec) -> str:
-    del spec
     f = Kernel()
     words = f.arguments
     counts = Counts.read(words.at(HEAD))
@@ -84,7 +85,7 @@ def build_program(spec: ProgramSpec) -> str:
         patch = patches[k.index]
         words.at(patch.word).store_int(words.at(patch.address).load_int())
     steps = patches.followed_by(n_patches, Step)
-    with f.loop(0, n_steps) as k:
+    with f.standard_floating_point(spec.triple), f.loop(0, n_steps) as k:
         step = steps[k.index]
         code, own = step.kernel, words.at(step.words)
         with f.loop(0, step.tasks) as task:
