@@ -223,7 +223,7 @@ class Record:
         self._values = _given(type(self), self.fields, values)
 
     def table(self) -> Array:
-        """The columns as a structured array. They are broadcast; a table of several axes is put down row by row."""
+        """The columns as a structured array. They are broadcast; a table of several axes is stored row by row."""
         columns = np.broadcast_arrays(*(np.asarray(value, np.int64) for value in self._values.values()))
         made = np.empty(columns[0].shape, self.dtype)
         for name, values in zip(self.fields, columns, strict=True):

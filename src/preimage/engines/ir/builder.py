@@ -1,4 +1,4 @@
-"""The loop, vector and pointer layer in which schedules are written: Python that reads like the loops it emits.
+"""The loop, vector and pointer layer in which kernels are written: Python that reads like the loops it emits.
 
 A `Kernel` is one LLVM function `void kernel(i64* args, i64 task, i64 thread)`; threads of a job are numbered from 0, and each
 may keep scratch of its own. Its values are thin wrappers that carry their builder:
@@ -6,12 +6,12 @@ may keep scratch of its own. Its values are thin wrappers that carry their build
     f = Kernel()
     x, y = f.ptr_arg(0, "f32"), f.ptr_arg(1, "f32")     # args[0], args[1] hold addresses
     n, a = f.int_arg(2), f.ptr_arg(3, "f32").splat(16)  # args[2] a size; one scalar broadcast to 16 lanes
-    with f.loop(0, n, 16) as i:                         # i.index is an Int; i.carry the values that go round
+    with f.loop(0, n, 16) as i:                         # i.index is an Int; i.carry the loop-carried values
         v = a.fma(x.at(i.index).load(16), y.at(i.index).load(16))
         y.at(i.index).store(v)
     text = f.ir()                                       # LLVM IR, the input of llvm.compile_module
 
-Sums that stay in registers go round a loop as its carry (phi nodes, no memory):
+Sums that stay in registers are loop-carried values (phi nodes, no memory):
 
     with f.loop(0, taps, carry=[f.zeros("f32", 16)] * 4) as tap:
         tap.carry = [w.fma(x, acc) for acc in tap.carry]
@@ -40,7 +40,7 @@ LINE_BYTES = 64  # of the cache
 
 
 class Loop:
-    """The inside of `with f.loop(...)`: `index`, the values that go round (`carry`), and after it `result`."""
+    """The inside of `with f.loop(...)`: `index`, the loop-carried values (`carry`), and after it `result`."""
 
     __slots__ = ("carry", "index", "result")
 
@@ -150,7 +150,7 @@ class Kernel:
     def loop(
         self, start: Int | int, stop: Int | int, step: int = 1, carry: Sequence[Num] = (), once: bool = False
     ) -> Iterator[Loop]:
-        """for index in range(start, stop, step), with `carry` going round; once=True promises at least one turn."""
+        """for index in range(start, stop, step), with loop-carried values; once=True promises at least one iteration."""
         first, last = self.i64(start).value, self.i64(stop).value
         body, after = self._label("loop"), self._label("after")
         guarded = not (once or (isinstance(start, int) and isinstance(stop, int) and start < stop))
@@ -163,7 +163,7 @@ class Kernel:
         self._begin(body)
         place = len(self._lines)
         index, phis = self._name(), [value.like(self._name()) for value in carry]
-        self._lines += [""] * (1 + len(phis))  # the phis: what comes round is known at the end
+        self._lines += [""] * (1 + len(phis))  # the phis: their values from the end of the body are known there
         loop = Loop(Int(self, self._apart(index)), list(phis))
         yield loop
         following = self.let(f"add nsw i64 {index}, {step}")
@@ -184,10 +184,10 @@ class Kernel:
             ]
 
     def _apart(self, index: str) -> str:
-        """The same number, of which the code generator does not know that it counts a loop.
+        """A copy of the loop counter that the code generator cannot trace back to the loop.
 
-        What it knows, it uses to rewrite every address as a pointer that goes round (loop strength reduction): the same code
-        for what is written here, or a worse one, for a quarter of the time that compiling takes. A frozen value is only itself.
+        Else it rewrites every address as an induction variable of its own (loop strength reduction). That gives the same code as what is
+        written here, or worse code, and takes a quarter of the compile time. Nothing is known of a frozen value.
         """
         same = self.let(f"add i64 {index}, 0")  # a frozen phi would be thawed
         return self.let(f"freeze i64 {same}")
@@ -202,7 +202,7 @@ class Kernel:
         """The block runs if the condition holds."""
         inside, after = self._label("when"), self._label("after")
         self.write(f"br i1 {condition.value}, label %{inside}, label %{after}")
-        known = self._known  # what was known before the branch is known in it and behind it
+        known = self._known  # what was computed before the branch can be used in it and after it
         self._begin(inside)
         self._known = dict(known)
         yield
@@ -250,7 +250,7 @@ class Kernel:
         self.write(f"call void @{name}({kind} {value}, ptr {address}, i32 {align}, {mask.typed})")
 
     def prefetch(self, where: Ptr, level: int = 1, write: bool = False) -> None:
-        """Ask for a cache line that will be read (or written) soon, into the first cache or the second."""
+        """Prefetch a cache line that will be read (or written) soon, into the L1 cache or the L2 cache."""
         self._declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
         self.write(f"call void @llvm.prefetch.p0(ptr {where.value}, i32 {int(write)}, i32 {4 - level}, i32 1)")
 
@@ -301,5 +301,5 @@ class Kernel:
 
 
 def _suffix(element: str, lanes: int) -> str:
-    """How the names of intrinsics write a type."""
+    """A type as the names of intrinsics write it."""
     return element if lanes == 1 else f"v{lanes}{element}"

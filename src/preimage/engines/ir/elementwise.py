@@ -1,4 +1,4 @@
-"""Elementwise steps by their words: what a chain, or an epilogue, may do to a value."""
+"""Elementwise steps by name: what a chain, or an epilogue, may do to a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from preimage.engines.ir.builder import Kernel, Num
 
 __all__ = ["WORDS", "Step"]
 
-#: A step: its word, and its operands: places in the list of operands, numbers and earlier steps' values.
+#: A step: its name, and its operands as indices into the list of operands, numbers and earlier steps' values.
 Step = tuple[str, tuple[int, ...]]
 
 
@@ -40,7 +40,7 @@ def _if_positive(f: Kernel, x: Num, yes: Num, no: Num) -> Num:
     return value
 
 
-#: What a step may be.
+#: All steps.
 WORDS: dict[str, Callable[..., Num]] = {
     "abs": lambda f, x: x.absolute(),
     "add": lambda f, x, y: x + y,

@@ -1,7 +1,7 @@
-"""What happens to a finished sum before it is stored: + 0, bias, residual, activation or a chain of steps, one rounding.
+"""The epilogue of a finished sum before it is stored: + 0, bias, residual, activation or a chain of steps, one rounding.
 
-The + 0 turns a sum of -0 (products that underflow) into +0. So whether taps over the padding were multiplied or left out
-cannot show, not even in the sign of a zero.
+The + 0 turns a sum of -0 (products that underflow) into +0. So the result is the same whether taps over the padding were multiplied
+or left out, the sign of a zero included.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Finish:
     bias: bool = False
     residual: bool = False
     activation: str | None = None
-    chain: tuple[Step, ...] = ()  # places: 0 the value so far, then the numbers, then earlier steps
+    chain: tuple[Step, ...] = ()  # operands by index: 0 the value so far, then the numbers, then earlier steps
     numbers: int = 0  # how many the chain takes
 
 

@@ -1,7 +1,7 @@
-"""Functions beside kernels: any parameters, calls of one another and of C, loops that are left from inside.
+"""Functions with any parameters, calls of one another and of C, loops that are left from inside.
 
     f = Function("wait_for", "void", gate="ptr")
-    turns = f.cell(0)                                # a number that changes: it lies in memory
+    turns = f.cell(0)                                # a variable in memory
     with f.forever() as loop:
         with f.when(f.parameter("gate").atomic_load("acquire").equals(0)):
             loop.leave()
@@ -45,7 +45,7 @@ class Function(Kernel):
     def __init__(self, name: str, result: str, internal: bool = False, **parameters: str) -> None:
         super().__init__()
         self.name, self.result, self._internal, self._parameters = name, result, internal, parameters
-        self._closed = False  # the block that is being written has its end
+        self._closed = False  # the current block has its terminator
 
     def parameter(self, name: str) -> Ptr:
         """A parameter that is an address, of 64-bit words."""
@@ -70,7 +70,7 @@ class Function(Kernel):
         self._closed = False
 
     def end_block(self, terminator: str) -> None:
-        """The end of the block that is being written; nothing may follow it inside the same `with`."""
+        """Terminate the current block; nothing may follow inside the same `with`."""
         self.write(terminator)
         self._closed = True
 
@@ -131,7 +131,7 @@ class Function(Kernel):
 
     @property
     def declarations(self) -> dict[str, str]:
-        """What it calls from outside."""
+        """The declarations of external functions that it calls."""
         return self._declared
 
 

@@ -1,8 +1,8 @@
-"""The values of the emitter: integers, truth values, floating-point vectors, addresses; each carries its kernel.
+"""The values of the builder: integers, truth values, floating-point vectors, addresses; each carries its kernel.
 
-`builder` describes them; they live here so that no file is long. A value holds its operand in IR: the name of a register or
-a constant. What computes integers and addresses is written once per block (`Kernel.once`): tables and strides are asked
-for again and again, and text that is not written is not parsed, selected or scheduled.
+`builder` describes them. A value holds its operand in IR: the name of a register or a constant. Computations of integers and
+addresses are written once per block (`Kernel.once`): kernels use the same strides many times, and each line of text costs time
+in the parser, the instruction selector and the scheduler.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Int:
         return self._binary("shl", bits)
 
     def __rshift__(self, bits: Int | int) -> Int:
-        """Zeros come in at the top."""
+        """Logical: zeros are shifted in."""
         return self._binary("lshr", bits)
 
     def _compare(self, op: str, other: Int | int) -> Bit:
@@ -216,7 +216,7 @@ class Num:
         return self.like(self.kernel.intrinsic("llvm.fma", self, factor, addend))
 
     def plus_product(self, a: Num, b: Num) -> Num:
-        """self + a * b with one rounding, kept in the register of self: for sums that go round a loop.
+        """self + a * b with one rounding, kept in the register of self: for loop-carried sums.
 
         Of `fma` LLVM may put the result into the register of a factor. In a loop whose registers are all taken sums then change places, some
         through memory.
@@ -334,12 +334,12 @@ class Ptr:
         self.kernel.write(f"store atomic i64 {self.kernel.i64(value).value}, ptr {self.value} {order}, align 8")
 
     def atomic_update(self, operation: str, value: Int | int, order: str) -> Int:
-        """Change the word by add, sub, and, or, xchg; what stood there before."""
+        """Read, modify and write by add, sub, and, or, xchg; the value before."""
         written = self.kernel.i64(value).value
         return Int(self.kernel, self.kernel.let(f"atomicrmw {operation} ptr {self.value}, i64 {written} {order}"))
 
     def compare_exchange(self, expected: Int | int, new: Int | int, order: str, failed: str = "monotonic") -> tuple[Bit, Int]:
-        """Write `new` where `expected` stands; whether it did, and what stood there. failed: the order where it did not."""
+        """Write `new` if the word is `expected`; whether it was, and the value before. failed: the memory order if it was not."""
         k = self.kernel
         words = f"i64 {k.i64(expected).value}, i64 {k.i64(new).value}"
         pair = k.let(f"cmpxchg ptr {self.value}, {words} {order} {failed}")

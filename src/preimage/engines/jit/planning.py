@@ -1,4 +1,4 @@
-"""What a call would decide: the plan is made, looked at and dropped. The audit searches with it."""
+"""The decisions that planning a call takes, without running it: the audit's search uses them."""
 
 from __future__ import annotations
 

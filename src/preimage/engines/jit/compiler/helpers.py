@@ -1,4 +1,4 @@
-"""Threads that compile beside the one that asks."""
+"""Helper threads that compile beside the calling one."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
-from preimage.engines.ir.shuffles import together
+from preimage.engines.ir.shuffles import interleave
 from preimage.engines.jit.packing.copy_kernel import transposed
 
 __all__ = ["COLUMN_WORDS", "FILL_WORDS", "ROW_WORDS", "STEP_WORDS", "Arg", "FewSpec", "Part", "build"]
@@ -318,12 +318,12 @@ def _store(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], kept: Ptr, out: Int, p
         first = (place + q.index * lanes) * spec.phases
         left, at = arg[Arg.OUT_COLUMNS] - first, out + r.index * arg[Arg.OUT_LINE]
         if spec.last_out:
-            for j, value in enumerate(together(values)):
+            for j, value in enumerate(interleave(values)):
                 mask = f.lane_mask(lanes, left * spec.channels - j * lanes)
                 finish(f, steps, value, spec.out, at + (first * spec.channels + j * lanes) * item, channel, mask)
         else:
             for o in range(spec.channels):
                 line = at + arg[Arg.OUT_CHANNEL] * o + first * item
-                for j, value in enumerate(together(values[o :: spec.channels])):
+                for j, value in enumerate(interleave(values[o :: spec.channels])):
                     mask = f.lane_mask(lanes, left - j * lanes)
                     finish(f, steps, value, spec.out, line + j * lanes * item, channel, mask)

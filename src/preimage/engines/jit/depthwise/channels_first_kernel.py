@@ -25,7 +25,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
-from preimage.engines.ir.shuffles import apart, together
+from preimage.engines.ir.shuffles import deinterleave, interleave
 
 __all__ = [
     "Band",
@@ -181,7 +181,7 @@ def _fill(f: Kernel, spec: PlaneSpec, args: PlaneArguments, scratch: Ptr, x: Ptr
 
 
 def _split(f: Kernel, spec: PlaneSpec, to: Ptr, values: list[Num]) -> None:
-    for part, value in enumerate(apart(values)):
+    for part, value in enumerate(deinterleave(values)):
         to.at_bytes(PlaneArguments.read(f, spec).part_pitch * part if part else 0).store(value)
 
 
@@ -264,7 +264,7 @@ def _store(f: Kernel, spec: PlaneSpec, args: PlaneArguments, sums: Sums, out: In
         with f.when(full if whole else left < lanes * parts * spec.vectors):
             for r in range(spec.rows):
                 for v in range(spec.vectors):
-                    for q, value in enumerate(together([sums[part][r][v] for part in range(parts)])):
+                    for q, value in enumerate(interleave([sums[part][r][v] for part in range(parts)])):
                         place = (v * parts + q) * lanes
                         mask = None if whole else f.lane_mask(lanes, left - place)
                         at = out + args.out_step * r + place * item
@@ -285,7 +285,7 @@ class WeightCopyArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class WeightCopySpec:
-    """Weights widened, in their order, and looked at: are all finite?"""
+    """Weights widened, in their order; the flag is set where one is not finite."""
 
     arguments: ClassVar = WeightCopyArguments
 
@@ -308,7 +308,7 @@ def build_weights(spec: WeightCopySpec) -> str:
         mask = f.lane_mask(lanes, count - at.index)
         value = source.at(at.index).load(lanes, mask)
         result.at(at.index).store(value, mask)
-        at.carry = [value.fma(zero, at.carry[0])]  # becomes NaN with the first that is not finite
+        at.carry = [value.fma(zero, at.carry[0])]  # NaN from the first weight on that is not finite
     total = at.result[0].lane(0)
     for lane in range(1, lanes):
         total = total + at.result[0].lane(lane)

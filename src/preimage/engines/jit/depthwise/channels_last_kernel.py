@@ -76,7 +76,7 @@ class ChannelsLastArguments(EpilogueArguments):
     ahead: Integer  # bytes to what is prefetched
 
 
-REUSE_STEP = 2  # with a longer stride a column waits too many taps for its next use to stay in a register
+REUSE_STEP = 2  # with a longer stride too many taps lie between two uses of a column to keep it in a register
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class DepthwiseSpec:
     the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
     pixel_bytes: of the input (step and pixel_bytes are 0 where only the call knows); repeat: output channels of one input
     channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
-    is not, "any" else; ahead: whether columns of a later line are asked for while these are used.
+    is not, "any" else; ahead: whether columns of a later line are prefetched.
     """
 
     arguments: ClassVar = ChannelsLastArguments

@@ -1,7 +1,7 @@
 """Channels-last pixels cut into blocks of channels: each block's pixels lie one after another.
 
-A schedule that reads a few channels of many pixels would touch a new page for every pixel where the channels are many,
-and the cache would hold lines that lie a power of two apart. So the channels are copied in blocks of `width` first:
+A kernel that reads a few channels of many pixels would touch a new page for every pixel where there are many channels, and cache
+lines at a stride of a power of two evict one another. So the channels are copied in blocks of `width` first:
 
     for line in this task's lines                # a line: neighbouring pixels of one block
         for pixel in line

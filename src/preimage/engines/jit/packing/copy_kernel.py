@@ -1,10 +1,10 @@
-"""Moving data into the order that a kernel reads: copied lines, transposed planes.
+"""Copies into the order that a kernel reads: lines, and transposed planes.
 
     copy        line by line, contiguous to contiguous; a line without a source is filled with zeros (margins)
     swap        planes [a][b] -> [b][a] in blocks of lanes x lanes, transposed in registers; channels-first to
-                channels-last and back, with the epilogue on the way back
+                channels-last, and back with the epilogue
 
-Every kernel widens f16 and bf16 as it loads. All sizes are arguments. Weights: see `weights`.
+Every kernel widens f16 and bf16 as it loads. All sizes are arguments. Weights: see `weights_kernel`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The weights of a transposed convolution whose stride phases are folded into channels (see `plan.Folded`), in vectors.
+"""The weights of a transposed convolution whose stride phases are folded into channels (see `taps.Folded`), in vectors.
 
 Number q * channels + o of phase q and channel o is tap k = q + j*stride of a kernel line. Neighbouring taps lie together in
 the weights, channels lie together in the result: so the taps of all channels are loaded as vectors and interleaved.
@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Int, Kernel, Num, Ptr
-from preimage.engines.ir.shuffles import together
+from preimage.engines.ir.shuffles import interleave
 
 __all__ = ["FoldArguments", "FoldSpec", "build"]
 
@@ -90,10 +90,10 @@ def _vector(f: Kernel, spec: FoldSpec, args: FoldArguments, source: Ptr, to: Ptr
         at = source.at(k).at_bytes(args.source_channel * o)
         f.prefetch(at.at_bytes(args.source_input))
         value = at.load(spec.lanes, inside)
-        bad = value.fma(f.zeros(spec.result, spec.lanes), bad)  # becomes NaN with the first that is not finite
+        bad = value.fma(f.zeros(spec.result, spec.lanes), bad)  # NaN from the first weight on that is not finite
         values.append(value)
     places = args.table.at(number * spec.channels)
-    for number_of_vector, value in enumerate(together(values)):
+    for number_of_vector, value in enumerate(interleave(values)):
         place = places.at(number_of_vector).load_int()
         with f.when(place >= 0):
             there = to.at_bytes(place)

@@ -1,4 +1,4 @@
-"""Calls that move data: an input into a slab, a result back into its order, weights into blocks (see `copy_kernel`)."""
+"""Calls that pack: an input into a slab, a result back into its memory order, weights into blocks (see the `*_kernel` files)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ FEW_WEIGHTS = 1 << 16  # so many are packed in microseconds, and by a small kern
 MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
 LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
 ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
-PIECES_AHEAD = 8192  # bytes: pieces of so much in all are asked for before they are read
+PIECES_AHEAD = 8192  # bytes: pieces of so much in all are prefetched
 MUCH_BYTES = 1 << 20  # of an array that is transposed by whole cache lines
-MOST_DEALT = 16  # taps that are dealt out instead of transposed
+MOST_SPLIT = 16  # taps that are deinterleaved instead of transposed
 
 
 def copy_call(name: str, spec: CopySpec, lines: Array, source: str, result: str) -> KernelCall:
@@ -189,7 +189,7 @@ def weight_call(
         table = np.arange(taps, dtype=np.int64) * pitch
         ahead = outer_stride * max(1, PIECES_AHEAD // (min(width, channels) * channel_stride))
     # The kernel depends on the number of taps only where they are few.
-    dealt = taps if contraction == "conv_transpose" and taps <= MOST_DEALT and not by_taps else 0
+    split = taps if contraction == "conv_transpose" and taps <= MOST_SPLIT and not by_taps else 0
     blocks = -(-channels // width)
     block_bytes = taps * pitch
     values = WeightArguments(
@@ -201,12 +201,12 @@ def weight_call(
     side = lanes if width % lanes == 0 else max(lanes // 2, 1)
     few = prod(shape) <= FEW_WEIGHTS
     if few:
-        dealt, side = 0, block_lanes(lanes, out_item)
-    branches.packing(f"weights.{'few' if few else 'dealt' if dealt else 'many'}")
+        split, side = 0, block_lanes(lanes, out_item)
+    branches.packing(f"weights.{'few' if few else 'split' if split else 'many'}")
     branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
     if width % side:
         branches.packing("weights.ragged_squares")
-    spec = WeightSpec(source, result, side, dealt, width % side != 0, few)
+    spec = WeightSpec(source, result, side, split, width % side != 0, few)
     return kernel_call("pack weights", spec, values, groups * blocks), block_bytes
 
 

@@ -2,8 +2,8 @@
 
     squares     rows of output channels, columns (taps, or input channels and taps) that lie one after another: squares of
                 lanes x lanes, transposed in registers; a table says where each column goes
-    dealt       few taps lie inside, the output channels next to them (transposed convolution): `taps` vectors hold those
-                of `lanes` channels; they are dealt out, one vector to each tap
+    split       few taps lie inside, the output channels next to them (transposed convolution): `taps` vectors hold those
+                of `lanes` channels; they are deinterleaved into one vector for each tap
     gather      element by element, from a table (folded phases: few channels)
 
 The loops of the first two, for one block of output channels:
@@ -13,9 +13,8 @@ The loops of the first two, for one block of output channels:
             for column in columns                     # squares; `lanes` at a time
                 result[part, column, outer] = ...     # whole lines of the cache, written once
 
-What is read next is asked for early, into the second cache: the pieces read in one go are short and lie far apart, often so
-that they would push each other out of the first. Every kernel notes
-whether all weights are finite, and widens f16 and bf16 as it loads.
+Reads are prefetched into the L2 cache: the pieces read together are short and lie far apart, often at strides that map them to the
+same sets of the L1 cache. Every kernel checks whether all weights are finite, and widens f16 and bf16 as it loads.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ __all__ = [
     "WeightSpec",
     "build_gather_weight",
     "build_weight",
-    "dealt",
+    "deinterleaved",
 ]
 
-CHAINS = 4  # sums that look for what is not finite, side by side
+CHAINS = 4  # independent sums that become NaN where a weight is not finite
 
 
 class WeightArguments(Arguments):
@@ -63,8 +62,8 @@ class WeightArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class WeightSpec:
-    """lanes: side of the squares, or length of the vectors that are dealt; taps: how many there are, 0: squares; ragged: the
-    width of a block is no multiple of lanes; few: the weights are so few that one body with masks does for every square.
+    """lanes: side of the squares, or length of the vectors that are deinterleaved; taps: how many there are, 0: squares; ragged: the
+    width of a block is no multiple of lanes; few: there are so few weights that every square takes the body with masks.
     """
 
     arguments: ClassVar = WeightArguments
@@ -81,15 +80,15 @@ class WeightSpec:
         return build_weight(self)
 
 
-def dealt(vectors: list[Num]) -> list[Num]:
-    """n vectors, read as one run of numbers, dealt to n new ones in turn: number k goes to vector k % n."""
+def deinterleaved(vectors: list[Num]) -> list[Num]:
+    """n vectors of neighbouring elements to n vectors by element number modulo n, in radix steps (`shuffles.deinterleave` has other shuffles)."""
     n, lanes = len(vectors), vectors[0].lanes
     if n == 1:
         return vectors
     p = next(p for p in range(2, n + 1) if n % p == 0)
-    hands = []  # p runs of n / p vectors each
+    parts = []  # p runs of n / p vectors each
     for s in range(p):
-        hand = []
+        part = []
         for k in range(n // p):
             wanted = [lane * p + s for lane in range(lanes)]  # in the vectors k*p .. k*p + p - 1
             value = vectors[k * p]
@@ -97,9 +96,9 @@ def dealt(vectors: list[Num]) -> list[Num]:
                 low = [w if w < lanes else lane for lane, w in enumerate(wanted)] if source == 1 else list(range(lanes))
                 picked = [w - source * lanes + lanes if w // lanes == source else low[lane] for lane, w in enumerate(wanted)]
                 value = value.shuffle(vectors[k * p + source], picked)
-            hand.append(value)
-        hands.append(dealt(hand))
-    return [hands[t % p][t // p] for t in range(n)]
+            part.append(value)
+        parts.append(deinterleaved(part))
+    return [parts[t % p][t // p] for t in range(n)]
 
 
 def build_weight(spec: WeightSpec) -> str:
@@ -110,7 +109,7 @@ def build_weight(spec: WeightSpec) -> str:
     first = block * width
     source = args.source.at_bytes(group * args.group_stride + first * stride)
     result = args.result.at_bytes(f.task * args.block_bytes)
-    channels = (args.group_channels - first).minimum(width)  # of this block; `seen` finds NaN in what exists
+    channels = (args.group_channels - first).minimum(width)  # of this block: `seen` watches no others
     seen = [f.zeros(spec.result, spec.lanes)] * CHAINS
     with f.loop(0, args.outer, carry=seen) as outer:
         here, there = source.at_bytes(outer.index * args.outer_stride), result.at_bytes(outer.index * args.outer_result)
@@ -126,7 +125,7 @@ def build_weight(spec: WeightSpec) -> str:
 def _parts(f: Kernel, spec: WeightSpec, source: Ptr, result: Ptr, channels: Int, seen: list[Num]) -> list[Num]:
     """The vectors of a block: those that are full, then the last one. Lanes without a channel hold any finite number."""
     lanes, stride = spec.lanes, WeightArguments.read(f, spec).channel_stride
-    some = _dealt_part if spec.taps else _rows
+    some = _split_part if spec.taps else _rows
     if spec.few:
         with f.loop(0, channels, lanes, carry=seen) as part:
             at, to = source.at_bytes(part.index * stride), result.at(part.index)
@@ -142,9 +141,9 @@ def _parts(f: Kernel, spec: WeightSpec, source: Ptr, result: Ptr, channels: Int,
 
 
 def _watched(value: Num, number: int, seen: list[Num]) -> list[Num]:
-    """The chains, each NaN from the first value on that is not finite; values go to them in turn.
+    """The chains, each NaN from the first value on that is not finite; values go to them round robin.
 
-    Watched is what is stored: what was loaded would have to be kept beside it, in more registers than there are.
+    The values are those that are stored: keeping the loaded ones as well would take more registers than there are.
     """
     out, chain = list(seen), number % CHAINS
     out[chain] = value.fma(value.kernel.zeros(value.dtype, value.lanes), out[chain])
@@ -152,11 +151,11 @@ def _watched(value: Num, number: int, seen: list[Num]) -> list[Num]:
 
 
 def _kept(f: Kernel, spec: WeightSpec, left: Int | None) -> Bit | None:
-    """The lanes that a vector of the result may write: all of them, but where its last one hangs over the end."""
+    """The lanes that a vector of the result may write: all, except of the last vector of a ragged block."""
     return f.lane_mask(spec.lanes, left) if spec.ragged and left is not None else None
 
 
-def _dealt_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, seen: list[Num]) -> list[Num]:
+def _split_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | None, seen: list[Num]) -> list[Num]:
     """`lanes` channels with their taps side by side; of the last ones only those that are `left`."""
     args = WeightArguments.read(f, spec)
     table, ahead, values = args.table, args.ahead, []
@@ -165,7 +164,7 @@ def _dealt_part(f: Kernel, spec: WeightSpec, source: Ptr, to: Ptr, left: Int | N
         f.prefetch(at.at_bytes(ahead), 2)
         values.append(at.load(spec.lanes, None if left is None else f.lane_mask(spec.lanes, left * spec.taps - k * spec.lanes)))
     keep = _kept(f, spec, left)
-    for tap, value in enumerate(dealt(values)):
+    for tap, value in enumerate(deinterleaved(values)):
         seen = _watched(value, tap, seen)
         to.at_bytes(table.at(tap).load_int()).store(value, keep)
     return seen
@@ -244,7 +243,7 @@ def build_gather_weight(spec: GatherWeightSpec) -> str:
         offset = table.at(lane.index).load_int()
         with f.when(offset < 0), f.loop(0, args.outer) as i:
             to.at(i.index * spec.width + lane.index).store(zero)
-        # A place without a weight reads none: its loop has no turns.
+        # For a lane without a weight the loop has no iterations.
         turns = (offset >= 0).select(args.outer, f.i64(0))
         with f.loop(0, turns, carry=lane.carry) as i:
             value = source.at_bytes(offset + i.index * args.outer_stride).load()

@@ -1,4 +1,4 @@
-"""Calls made ready: what a contraction needs to run again on arrays of the same shapes and strides.
+"""Bound calls: what a contraction needs to run again on arrays of the same shapes and strides.
 
 `Ready` remembers the program and where its scratch lies; `Bound` also has prepared weights and the epilogue's arrays, so that a
 call only writes down the addresses of its input and result and launches.
@@ -24,7 +24,7 @@ __all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_
 
 
 class Workspace:
-    """Memory that one call writes to. Its first bytes, `flag`, are the word in which packing says "not finite"."""
+    """Memory that one call writes to. Its first bytes, `flag`, are the word that packing sets where a weight is not finite."""
 
     __slots__ = ("address", "flag", "memory", "size")
 
@@ -79,7 +79,7 @@ def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> Finish:
 def epilogue_arrays(
     epilogue: Epilogue | None, dtype: np.dtype[Any], bias_repeat: int, chain: Chain | None = None
 ) -> dict[str, Array]:
-    """The arrays whose addresses an epilogue's code reads, as it reads them; they must live until the call is over."""
+    """The arrays whose addresses an epilogue's code reads, converted as it expects them; they must live until the call is over."""
     arrays: dict[str, Array] = {}
     wide = np.float64 if dtype == np.float64 else np.float32
     if chain is not None:

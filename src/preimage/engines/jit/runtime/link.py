@@ -39,7 +39,7 @@ class LinkedCall(NamedTuple):
 
 
 class LinkedProgram:
-    """A program that can run. What a warm call asks of the program lies here as plain attributes."""
+    """A program that can run. What a warm call reads is a plain attribute here."""
 
     __slots__ = ("_whole", "bias_repeat", "calls", "places", "program", "skips_padding", "workspace_bytes")
 
@@ -132,7 +132,7 @@ _printed: set[tuple[str, str]] = set()  # specs and targets
 
 
 def _print_once(spec: str, make_text: Callable[[], str], target: kernels.Target, debug: int) -> None:
-    """Show a kernel on stderr as a plan first asks for it: its IR, from 5 on its assembly too."""
+    """Print a kernel on stderr the first time that it is linked: its IR, from 5 on its assembly too."""
     if (spec, target.key) in _printed:
         return
     _printed.add((spec, target.key))

@@ -1,14 +1,14 @@
-"""Work in parts that go through rounds: each part's rounds one after another, on any thread, all parts about as far.
+"""Dataflow scheduling of parts that go through rounds: each part's rounds one after another, on any thread, all parts about as far.
 
-A kernel's task (round, part) goes on from where the task (round - 1, part) ended. A runner, one for each thread, does
+A kernel's task (round, part) continues the task (round - 1, part). A runner, one for each thread, does
 
-    while some part has rounds left and nobody is at it:
+    while some part has rounds left and no runner has claimed it:
         part = the one of them that is furthest behind; the first from this thread's own on, where several are
         task(its round, part)
 
 So the threads are in the same round or in neighbouring ones, and read the same data from memory once. Nothing waits: a thread
 that the system has stopped keeps one part, the others go on with the rest. A part's counter is twice its round, plus one while
-a runner is at it. The counters stand in the argument vector, which belongs to one call and begins with zeros there.
+a runner has claimed it. The counters are words of the argument vector, which belongs to one call, and begin as zeros.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class _Pool:
         self._records: list[array[int]] = []
         self._numbers = list(range(MOST_WORKERS - 1, -1, -1))  # not used yet, the lowest last
         self._started = _I64.from_address(self.address + WORKERS)
-        self._patience = 0  # how often `grow` asks for nothing, after the system refused
+        self._patience = 0  # calls of `grow` that start no thread, after the system refused one
         self.workers = 0
         code.init(self.address)
         begin = time.perf_counter_ns()
