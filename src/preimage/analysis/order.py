@@ -4,6 +4,7 @@ A sum is cut into *blocks* of consecutive terms, each one chain of fused multipl
 sums are added: a number is a block, a tuple adds its members from the left. The bias comes last.
 
     conv, conv_transpose   one block: taps in row-major order, then the channels of the group
+    matmul                 blocks and groups of the inner axis (`engines.order`)
     conv_weight_grad       a block for each image: positions in row-major order; images in order
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.base import accumulator_dtype
+from preimage.engines.order import Order
 
 __all__ = ["Tree", "add", "arrangement", "chain", "fma", "narrowed"]
 
@@ -28,6 +30,12 @@ Tree = int | tuple["Tree", ...]
 def arrangement(contraction: str, images: Sequence[int]) -> tuple[list[slice], Tree]:
     """The blocks of one element's terms, and the tree over them; `images`: the batch index of each term, in order."""
     count = len(images)
+    if contraction == "matmul":
+        order = Order.of((count,))
+        members: list[Tree] = list(range(len(order.blocks())))
+        for _, step in order.levels[1:]:
+            members = [tuple(members[k : k + step]) for k in range(0, len(members), step)]
+        return [slice(a, b) for a, b in order.blocks()], tuple(members)
     if contraction != "conv_weight_grad":
         return [slice(0, count)], 0
     edges = [k for k in range(count) if not k or images[k] != images[k - 1]]

@@ -134,7 +134,7 @@ class LayerTrace(Shown):
         at = checked(index, self.output_shape, "the output")
         places = self.sides.large(at) if self.transposed else self.sides.small(at)
         bias = None if self.b is None else float(self.b[at[1]])
-        contraction = "conv_transpose" if self.transposed else "conv"
+        contraction = "matmul" if self.fully_connected else "conv_transpose" if self.transposed else "conv"
         return sum_of("y", at, ("x", "w"), places, self.x, self.w, bias, contraction, wide=True)
 
     def paint(self, index: Any) -> Stroke:
@@ -171,7 +171,7 @@ class LayerTrace(Shown):
         """The gradient of one input cell: the cotangents of all outputs that it fed, each times the weight on the way."""
         at, g = checked(index, self.input_shape, "the input"), self._cotangent(grad_output)
         places = self.sides.small(at) if self.transposed else self.sides.large(at)
-        contraction = "conv" if self.transposed else "conv_transpose"
+        contraction = "matmul" if self.fully_connected else "conv" if self.transposed else "conv_transpose"
         return sum_of("grad_x", at, ("grad_y", "w"), places, g, self.w, None, contraction)
 
     def grad_weight(self, index: Any, grad_output: Any) -> Sum:

@@ -8,7 +8,7 @@ memory order of its first array. Narrow floats (float16, bfloat16) are stored na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,9 +28,11 @@ __all__ = [
     "Engine",
     "Epilogue",
     "Plan",
+    "ProductKernels",
     "accumulator_dtype",
     "aligned_empty",
     "apply_epilogue",
+    "apply_to_columns",
     "empty_like_order",
     "is_channels_last",
     "supported_dtype",
@@ -139,17 +141,30 @@ class ElementwiseKernels(Protocol):
     def softmax(self, x: Array, axis: int, g: Array | None = None) -> Array: ...
 
 
+class ProductKernels(Protocol):
+    """Matrix products, as an engine computes them: arrays of one of the four float dtypes, aligned and native, with any strides."""
+
+    def matmul(self, a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
+        """a (..., m, k) times b (..., k, n); the other axes broadcast. The epilogue's channels are the n columns."""
+        ...
+
+    def linear(self, x: Array, w: Any, epilogue: Epilogue | None = None) -> Array:
+        """x (..., k) times the transpose of w (n, k), which may be a PreparedWeight where the engine takes prepared ones."""
+        ...
+
+
 class Engine(Protocol):
     """The three contractions. `unavailable` and `supports` give None, or the reason why not.
 
     takes_prepared: conv and conv_transpose also take a PreparedWeight for w; other engines are given its array.
-    kernels: what it computes beside the contractions, if anything.
+    kernels: what it computes beside the contractions, if anything. products: its matrix products.
     """
 
     name: str
     promises: tuple[str, ...]
     takes_prepared: bool
     kernels: ElementwiseKernels | None
+    products: ProductKernels
 
     def unavailable(self) -> str | None: ...
 
@@ -210,3 +225,13 @@ def apply_epilogue(result: Array, epilogue: Epilogue | None) -> Array:
     elif epilogue.activation == "clip":
         np.clip(result, result.dtype.type(epilogue.lo), result.dtype.type(epilogue.hi), out=result)
     return result
+
+
+def apply_to_columns(result: Array, epilogue: Epilogue | None) -> Array:
+    """apply_epilogue to a new contiguous array whose channels are its last axis: of a matrix product."""
+    if epilogue is None or not result.size:
+        return result
+    flat = result.reshape(-1, result.shape[-1])
+    if epilogue.residual is not None:
+        epilogue = replace(epilogue, residual=epilogue.residual.reshape(flat.shape))
+    return apply_epilogue(flat, epilogue).reshape(result.shape)

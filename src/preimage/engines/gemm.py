@@ -25,6 +25,7 @@ from preimage.engines.base import (
     Plan,
     accumulator_dtype,
     apply_epilogue,
+    apply_to_columns,
     empty_like_order,
     is_channels_last,
     supported_dtype,
@@ -78,12 +79,27 @@ def _matrices(a: Array, groups: int, rows: int, dtype: DType) -> Array:
     return m if fine and m.dtype == dtype else np.array(m, dtype, order="C")
 
 
+class GemmProducts:
+    """Matrix products by BLAS; 16-bit factors are widened to float32, and the result is rounded once."""
+
+    def matmul(self, a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
+        sums = accumulator_dtype(a.dtype)
+        work = 2 * a.size * b.shape[-1]
+        with blas_threads(current().threads, work), np.errstate(all="ignore"):
+            made = multiply(a.astype(sums, copy=False), b.astype(sums, copy=False))
+            return apply_to_columns(made, epilogue).astype(a.dtype, copy=False)
+
+    def linear(self, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
+        return self.matmul(x, w.T, epilogue)
+
+
 class GemmEngine:
     """The three contractions as matrix products."""
 
     name = "gemm"
     takes_prepared = False
     kernels = None
+    products = GemmProducts()
     promises = ("repeat", "batch")
 
     def unavailable(self) -> str | None:

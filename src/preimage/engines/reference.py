@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import PROMISES, Array, DType, Epilogue, Plan, apply_epilogue, empty_like_order
+from preimage.engines.base import PROMISES, Array, DType, Epilogue, Plan, apply_epilogue, apply_to_columns, empty_like_order
 from preimage.geometry import ConvGeometry
 
 __all__ = ["ReferenceEngine"]
@@ -62,12 +62,30 @@ def _positions(g: ConvGeometry, tap: tuple[int, ...]) -> Index:
     return (..., *(slice(k * d, k * d + (out - 1) * s + 1, s) for k, d, out, s in steps))
 
 
+class ReferenceProducts:
+    """Matrix products by the definition: one chain of products and additions over the inner axis."""
+
+    def matmul(self, a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
+        sums = _sum_dtype(a.dtype)
+        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        total = np.zeros(shape, sums)
+        left, right = a.astype(sums, copy=False), b.astype(sums, copy=False)
+        with np.errstate(all="ignore"):
+            for k in range(a.shape[-1]):
+                total += left[..., :, k, None] * right[..., k, None, :]
+            return apply_to_columns(total, epilogue).astype(a.dtype, copy=False)
+
+    def linear(self, x: Array, w: Array, epilogue: Epilogue | None = None) -> Array:
+        return self.matmul(x, w.T, epilogue)
+
+
 class ReferenceEngine:
     """The three contractions in loops over taps; any dtype, any dimension; slow and plain."""
 
     name = "reference"
     takes_prepared = False
     kernels = None
+    products = ReferenceProducts()
     promises = PROMISES
 
     def unavailable(self) -> str | None:

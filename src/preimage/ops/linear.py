@@ -1,9 +1,10 @@
-"""Matrix products, which are contractions without spatial axes: the engines' kernels, orders of summation and threads serve them too.
+"""Matrix products, on the engine that the settings choose: every form gives the same bits, alone, in a batch, in any memory order.
 
-    C [m, n] = A [m, k] B [k, n]        conv_transpose of the rows of A with the weights B;  A B^T is conv
+    C [m, n] = A [m, k] B [k, n]
     grad A [m, k] = g [m, n] B^T        grad B [k, n] = A^T g
 
-Batches of products are groups of channels of one call, or images where one matrix meets them all: every form gives the same bits.
+A layer's rows are images: the gradient of its weights is `conv_weight_grad` without spatial axes, summed by the tree over images,
+so that any number of workers may share a batch.
 """
 
 from __future__ import annotations
@@ -14,55 +15,28 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import primitive
-from preimage.engines import PreparedWeight, run
+from preimage.engines import PreparedWeight, products
 from preimage.engines.base import Epilogue
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry
 from preimage.ops.broadcast import astype, match
-from preimage.ops.contraction import conv_transpose_op, conv_weight_grad_op, fused, sum_over_space, weight_operand
+from preimage.ops.contraction import conv_weight_grad_op, sum_over_space, weight_operand
 from preimage.ops.operands import Array, broadcast_shape, operands
 from preimage.ops.shape import getitem, reshape, swapaxes
 from preimage.typing import Operand, Value
 
 __all__ = ["linear", "matmul"]
 
-
-def _conv(x: Array, w: Array, groups: int = 1) -> Array:
-    """conv of arrays whose axes fit: products of the kernel size 1."""
-    return run("conv", ConvGeometry.from_conv(x.shape, w.shape, groups=groups), x, w)
-
-
-def _one_by_one(a: Array, b: Array) -> Array:
-    """A B of two matrices; B is read as it lies in memory, by rows or by columns."""
-    if b.strides[0] < b.strides[1]:
-        return _conv(a, b.T)
-    return run("conv_transpose", ConvGeometry.from_conv_transpose(a.shape, b.shape), a, b)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    (m, k), n, count = a.shape[-2:], b.shape[-1], prod(lead)
-    shape = (*lead, m, n)
-    if not (count and m and n and k):
-        return np.zeros(shape, a.dtype)
-    if prod(b.shape[:-2]) == 1:  # the rows of all A meet one B
-        return _one_by_one(a.reshape(-1, k), b.reshape(k, n)).reshape(shape)
-    right = np.broadcast_to(b, (*lead, k, n))
-    if prod(a.shape[:-2]) == 1:  # one A meets all B: their columns are the positions of images
-        return _conv(right.reshape(count, k, n), a.reshape(m, k, 1)).reshape(shape)
-    left = np.broadcast_to(a, (*lead, m, k))
-    return _conv(right.reshape(1, count * k, n), left.reshape(count * m, k, 1), groups=count).reshape(shape)
-
-
 _matmul_op = primitive(
     "matmul",
-    _matmul,
+    lambda a, b: products.matmul(a, b),
     [
         lambda g, ans, a, b: match(matmul(g, swapaxes(b, -1, -2)), a),
         lambda g, ans, a, b: match(matmul(swapaxes(a, -1, -2), g), b),
     ],
     saves=(0, 1),
     linear=(0, 1),
+    silent=True,
 )
 
 
@@ -75,7 +49,7 @@ def _one_dtype(*values: Value) -> tuple[Value, ...]:
 def matmul(a: Operand, b: Operand) -> Value:
     """The matrix product over the last two axes, the others broadcasting; one axis means a vector, as in NumPy.
 
-    Every element of the result has one order of summation, that of `conv`: the same bits alone and in a batch, on any number of threads.
+    Every element of the result has one order of summation (docs/contract.md): the same bits alone and in a batch, on any number of threads.
     Raises: ShapeError where the inner sizes differ, or for an array without axes.
     """
     a, b = operands("matmul", a, b)
@@ -103,15 +77,21 @@ def _rows(a: Value) -> Value:
 
 _FIRST: Any = {"layout": "channels_first"}
 
+
+def _linear(x: Array, w: Any, b: Array | None, *, geometry: ConvGeometry) -> Array:
+    return products.linear(x, w, None if b is None else Epilogue(bias=b))
+
+
 _linear_op = primitive(
     "linear",
-    lambda x, w, b, geometry: fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, **_FIRST),
+    _linear,
     [
-        lambda g, ans, x, w, b, geometry: conv_transpose_op(g, w, None, geometry=geometry, **_FIRST),
+        lambda g, ans, x, w, b, geometry: matmul(g, w.array if isinstance(w, PreparedWeight) else w),
         lambda g, ans, x, w, b, geometry: conv_weight_grad_op(x, g, geometry=geometry, **_FIRST),
         lambda g, ans, x, w, b, geometry: sum_over_space(g, **_FIRST),
     ],
     saves=(0, 1),
+    silent=True,
 )
 
 

@@ -30,6 +30,7 @@ from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.planning import planned_decisions
+from preimage.engines.jit.products import JitProducts
 from preimage.engines.jit.program import ALIGN, Program
 from preimage.engines.jit.request import (
     ELEMENTS,
@@ -65,6 +66,7 @@ class JitEngine:
     name = "jit"
     takes_prepared = True
     kernels = JitKernels()
+    products = JitProducts()
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
     def __init__(self, tile: tuple[int, int, int] | None = None, tuned: bool = True) -> None:

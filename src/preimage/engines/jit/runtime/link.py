@@ -25,7 +25,7 @@ from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, Pro
 from preimage.errors import EngineError
 from preimage.settings import current
 
-__all__ = ["LinkedCall", "LinkedProgram", "address_of", "compiled", "link"]
+__all__ = ["DATA_FIELD", "LinkedCall", "LinkedProgram", "address_of", "compiled", "link"]
 
 
 class LinkedCall(NamedTuple):
@@ -177,3 +177,5 @@ def _probe() -> bool:
 
 
 address_of = _field_address if _probe() else _slow_address
+#: Where in the object of an array the address of its data lies, for kernels that are given the object; None where that is not known.
+DATA_FIELD = _FIELD if address_of is _field_address else None

@@ -1,0 +1,256 @@
+"""The program of a product: pack what must be packed, multiply (`tile_kernel`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
+from preimage.engines.jit.products.pack_kernel import PackSlot, PackSpec
+from preimage.engines.jit.products.request import ProductRequest, Side, choose_rows, standard_vectors
+from preimage.engines.jit.products.stream_kernel import StreamSlot, StreamSpec
+from preimage.engines.jit.products.tile_kernel import Slot, TileSpec
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
+from preimage.engines.order import Order
+
+__all__ = ["lower_product", "pack_call"]
+
+LOCAL_TILES = 32  # tiles of rows up to which a task has all of them
+TASK_MACS = 1 << 17  # about the least work of a task
+TOTALS_BYTES = 1 << 20  # of sums that wait in memory between chunks, a thread
+PACK_ELEMENTS = 1 << 14  # a task of packing
+STREAM_ROWS = 4  # of A at most, where B is read line by line
+STREAM_COLUMNS = 1 << 11  # of one row, whose sums stay in the first cache
+
+
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """How a kernel reads a factor; strides as in the request, or those of the packed form."""
+
+    packed: bool
+    member: int
+    term: int
+    panel: int
+    start: int
+    places: tuple[int, ...]
+
+
+def panel_bytes(terms: int, width: int, item: int) -> int:
+    """From one packed panel to the next: an odd number of cache lines, with room for a vector stored over the end."""
+    return ((terms * width * item + LINE_BYTES - 1) // LINE_BYTES + 1 | 1) * LINE_BYTES
+
+
+def pack_call(
+    name: str, side: Side, source: str, result: str, lanes: int, width: int, arrays: tuple[str, str]
+) -> tuple[KernelCall, int]:
+    """Pack one side of every product; the call, and the bytes of the result."""
+    item = ELEMENT_BYTES[source]
+    panels, pitch = max(1, -(-side.members // width)), panel_bytes(side.terms, width, ELEMENT_BYTES[result])
+    turned = side.by_terms(item)
+    group = 1 if turned or width % lanes else panels  # a vector stored over the end of a line must not meet another task's
+    share = side.terms if width % lanes else max(lanes, PACK_ELEMENTS // (width * group) // lanes * lanes)
+    shares, groups = max(1, -(-side.terms // max(share, 1))), -(-panels // group)
+    s = PackSlot
+    values: dict[int, Value] = {
+        s.SOURCE: arrays[0], s.RESULT: arrays[1], s.PLACES: np.array(side.places, np.int64), s.MEMBERS: side.members,
+        s.TERMS: side.terms, s.MEMBER_STRIDE: side.member_stride, s.TERM_STRIDE: side.term_stride, s.PANELS: panels,
+        s.PANEL_BYTES: pitch, s.SHARE: share, s.SHARES: shares, s.GROUP: group, s.GROUPS: groups,
+    }  # fmt: skip
+    spec = PackSpec(source, result, lanes, width, turned, side.members < width)
+    count = len(side.places)
+    return kernel_call(name, spec, values, count * groups * shares), count * panels * pitch
+
+
+def _unpacked(side: Side) -> _Operand:
+    return _Operand(False, side.member_stride, side.term_stride, 0, side.member_stride, side.places)
+
+
+def _packed(side: Side, width: int, item: int, count: int) -> _Operand:
+    panels, pitch = max(1, -(-side.members // width)), panel_bytes(side.terms, width, item)
+    return _Operand(True, item, width * item, pitch, 0, tuple(p * panels * pitch for p in range(count)))
+
+
+def lower_product(r: ProductRequest) -> Program:
+    """The program of a product whose matrices all have elements. Compiles nothing."""
+    program = ProgramBuilder("matrix product")
+    if _should_stream(r):
+        program.calls.append(_stream(r, program))
+        return program.done()
+    lanes, wide = r.lanes, ELEMENT_BYTES[r.sums]
+    turned = r.b.by_terms(r.item) and not r.prepared
+    vectors = standard_vectors(r.columns, lanes)
+    way = _way(r, turned, choose_rows(r.rows, vectors, r.target))
+    if way == "direct":
+        vectors = _skinny_vectors(r, turned)
+    rows = choose_rows(r.rows, vectors, r.target)
+    masked = r.columns < vectors * lanes
+    a, b, a_element, b_element = _unpacked(r.a), _unpacked(r.b), r.element, r.element
+    if way == "packed":
+        width = vectors * lanes
+        call, size = pack_call("pack B", r.b, r.element, r.sums, lanes, width, ("w" if r.prepared else "b", "packed"))
+        b, b_element = _packed(r.b, width, wide, r.products), r.sums
+        if r.prepared:
+            program.packing, program.packed_bytes = call, size
+            program.packed_key = ("product", r.b, r.element, lanes, width)
+        else:
+            program.calls.append(call)
+            program.buffers.append(Buffer("packed", size))
+    if _should_pack_a(r, rows):
+        call, size = pack_call("pack A", r.a, r.element, r.sums, lanes, rows, ("a", "rows"))
+        a, a_element = _packed(r.a, rows, wide, r.products), r.sums
+        program.calls.append(call)
+        program.buffers.append(Buffer("rows", size))
+    spec = TileSpec(
+        a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
+        turned and way != "packed", vectors * lanes if way == "packed" else 0, masked, way != "packed" and _is_far(r),
+        way == "local", r.finish,
+    )  # fmt: skip
+    program.details["B"] = WAYS[way]
+    program.calls.append(_multiply(r, program, spec, a, b))
+    return program.done()
+
+
+WAYS = {
+    "packed": "packed first", "local": "copied panel by panel by the thread that reads it", "direct": "read where it lies",
+}  # fmt: skip
+
+
+def _way(r: ProductRequest, turned: bool, rows: int) -> str:
+    """How B is read: a few tiles of rows read it where it lies; one task's worth of them share copies of its panels; else it is packed."""
+    tiles = -(-r.rows // rows)
+    if r.prepared:
+        return "packed"
+    if r.rows <= 2 if turned else tiles < 2 and not (_is_far(r) and r.rows > STREAM_ROWS):
+        return "direct"
+    small = r.columns * r.terms * r.item <= r.target.l1_bytes // 4
+    if not turned and small and r.item > 2:
+        return "direct"
+    return "local" if tiles <= LOCAL_TILES else "packed"
+
+
+def _is_far(r: ProductRequest) -> bool:
+    """Whether B is too large for the second cache."""
+    return r.columns * r.terms * r.item > r.target.l2_bytes // 2
+
+
+def _should_stream(r: ProductRequest) -> bool:
+    """Whether B is read line by line: from far, for a few rows."""
+    return r.rows <= STREAM_ROWS and not r.prepared and not r.b.by_terms(r.item) and r.columns >= 128 and _is_far(r)
+
+
+def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
+    order, wide = Order.of((r.terms,)), ELEMENT_BYTES[r.sums]
+    steps = [cut.step for cut in order.levels] or [r.terms]
+    lines = max(1, (16 if r.target.vector_registers > 16 else 8) // r.rows)
+    share = min(STREAM_COLUMNS // r.rows, r.columns)
+    if r.threads > 1:
+        share = max(128, min(share, -(-r.columns // (2 * r.threads))))
+    share = -(-share // 32) * 32
+    shares = -(-r.columns // share)
+    thread_bytes = (order.depth + 1) * r.rows * share * wide
+    program.buffers.append(Buffer("totals", thread_bytes * r.threads))
+    program.details["lines"] = f"{lines} of B at a time"
+    s = StreamSlot
+    values: dict[int, Value] = {
+        s.A: "a", s.B: "b", s.OUTPUT: "out", s.BIAS: "bias", s.RESIDUAL: "residual", s.LIMITS: "limits", s.TOTALS: "totals",
+        s.THREAD_BYTES: thread_bytes, s.COLUMNS: r.columns, s.TERMS: r.terms, s.BLOCK: steps[0],
+        s.BLOCKS: -(-r.terms // steps[0]), s.LEVELS: order.depth, s.GROUPS: _group_sizes(steps), s.A_ROW: r.a.member_stride,
+        s.A_TERM: r.a.term_stride, s.B_TERM: r.b.term_stride, s.OUT_ROW: r.columns * r.item,
+        s.OUT_PRODUCT: r.rows * r.columns * r.item, s.A_PLACES: np.array(r.a.places, np.int64),
+        s.B_PLACES: np.array(r.b.places, np.int64), s.SHARE: share, s.SHARES: shares, s.PITCH: share,
+    }  # fmt: skip
+    spec = StreamSpec(r.element, r.lanes, r.rows, lines, r.finish)
+    return kernel_call("multiply", spec, values, r.products * shares)
+
+
+def _group_sizes(steps: list[int]) -> Any:
+    """How many blocks make a group, a group of groups, and so on; one number more that no count reaches."""
+    return np.cumprod(np.array([*steps[1:], 1 << 30], np.int64))
+
+
+def _skinny_vectors(r: ProductRequest, turned: bool) -> int:
+    """Vectors of a tile whose B is read where it lies: many where the rows are few, so that there are chains enough."""
+    if turned:
+        return 1
+    most = -(-r.columns // r.lanes)
+    many = r.target.vector_registers > 16
+    wanted = {1: 8, 2: 4, 3: 4 if many else 3, 4: 3}.get(r.rows, 2)
+    return min(wanted, most)
+
+
+def _should_pack_a(r: ProductRequest, rows: int) -> bool:
+    """Whether A is copied first: where its rows would meet in the same sets of the first cache, or each term is on a page of its own."""
+    if r.item == 2:
+        return r.columns > 4 * r.lanes
+    if r.columns <= 4 * 2 * r.lanes or rows == 1:
+        return False
+    if r.a.by_terms(r.item):
+        return _shared_sets(r.a.member_stride, rows) > 4
+    return abs(r.a.term_stride) >= 1024 and r.terms > 32
+
+
+def _shared_sets(stride: int, rows: int) -> int:
+    """How many of the rows begin at the same place modulo a page."""
+    return int(max(np.unique(np.arange(rows) * stride % 4096 // LINE_BYTES, return_counts=True)[1]))
+
+
+def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Operand, b: _Operand) -> KernelCall:
+    order = Order.of((r.terms,))
+    steps = [cut.step for cut in order.levels] or [r.terms]
+    blocks, wide = -(-r.terms // steps[0]), ELEMENT_BYTES[r.sums]
+    tiles, panels = -(-r.rows // spec.rows), -(-r.columns // spec.width)
+    chunk, line = blocks, spec.width * wide  # bytes of a term of a panel
+    if not b.packed and not spec.local and not spec.turned and spec.ahead:
+        chunk = 1
+    if (b.packed or spec.local) and r.terms * line > r.target.l1_bytes * 3 // 4 and tiles > 1:
+        chunk = max(1, r.target.l1_bytes // (4 if spec.local else 2) // (line * steps[0]))
+    local_panel = ((min(chunk * steps[0], r.terms) + spec.line) * line // LINE_BYTES | 1) * LINE_BYTES if spec.local else 0
+    task_tiles, task_panels = _shares(
+        r, spec, tiles, panels, min(chunk * steps[0], r.terms), order.depth if chunk < blocks else 0, local_panel
+    )
+    row_tasks, column_tasks = -(-tiles // task_tiles), -(-panels // task_panels)
+    tile_bytes = order.depth * spec.rows * line
+    totals_bytes = -(-tile_bytes * (task_tiles * task_panels if chunk < blocks else 1) // LINE_BYTES) * LINE_BYTES
+    thread_bytes = totals_bytes + local_panel * task_panels
+    program.buffers.append(Buffer("totals", max(thread_bytes, LINE_BYTES) * r.threads))
+    program.details["tile"] = f"{spec.rows} rows x {spec.width} columns"
+    s = Slot
+    values: dict[int, Value] = {
+        s.A: "rows" if a.packed else "a", s.B: "packed" if b.packed else "b", s.OUTPUT: "out", s.BIAS: "bias",
+        s.RESIDUAL: "residual", s.LIMITS: "limits", s.TOTALS: "totals", s.THREAD_BYTES: thread_bytes,
+        s.TILE_BYTES: tile_bytes if chunk < blocks else 0, s.ROWS: r.rows, s.COLUMNS: r.columns, s.TERMS: r.terms,
+        s.BLOCK: steps[0], s.BLOCKS: blocks, s.CHUNK: chunk, s.CHUNKS: -(-blocks // chunk), s.LEVELS: order.depth,
+        s.GROUPS: _group_sizes(steps), s.A_ROW: a.member, s.A_TERM: a.term, s.A_TILE: a.panel, s.A_START: a.start, s.B_COLUMN: b.member,
+        s.B_TERM: b.term, s.B_PANEL: b.panel, s.B_START: b.start, s.OUT_ROW: r.columns * r.item,
+        s.OUT_PRODUCT: r.rows * r.columns * r.item, s.A_PLACES: np.array(a.places, np.int64),
+        s.B_PLACES: np.array(b.places, np.int64), s.TILES: tiles, s.PANELS: panels, s.TASK_TILES: task_tiles,
+        s.TASK_PANELS: task_panels, s.ROW_TASKS: row_tasks, s.COLUMN_TASKS: column_tasks,
+        s.LOCAL: totals_bytes, s.LOCAL_PANEL: local_panel,
+    }  # fmt: skip
+    return kernel_call("multiply", spec, values, r.products * row_tasks * column_tasks)
+
+
+def _shares(
+    r: ProductRequest, spec: TileSpec, tiles: int, panels: int, terms: int, levels: int, local_panel: int
+) -> tuple[int, int]:
+    """Tiles and panels of a task: A's part of it, or its own copy of B's, in the second cache, its totals in TOTALS_BYTES, tasks
+    enough for the threads.
+    """
+    wide = ELEMENT_BYTES[r.sums]
+    task_tiles = tiles if spec.local else max(1, min(tiles, r.target.l2_bytes // 3 // (spec.rows * terms * wide)))
+    task_panels = panels
+    if levels:
+        task_panels = max(1, min(panels, TOTALS_BYTES // (levels * task_tiles * spec.rows * spec.width * wide)))
+    if local_panel:
+        task_panels = max(1, min(task_panels, r.target.l2_bytes * 3 // 8 // local_panel))
+    if r.threads > 1:
+        wanted = min(4 * r.threads, max(1, r.macs // TASK_MACS))
+        while r.products * -(-tiles // task_tiles) * -(-panels // task_panels) < wanted and task_tiles * task_panels > 1:
+            if task_panels > 1:
+                task_panels = -(-task_panels // 2)
+            else:
+                task_tiles = -(-task_tiles // 2)
+    task_tiles = -(-tiles // -(-tiles // task_tiles))
+    return task_tiles, -(-panels // -(-panels // task_panels))

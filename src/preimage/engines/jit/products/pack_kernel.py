@@ -1,0 +1,125 @@
+"""Packing one side of a product: panels of `width` rows of A, or columns of B, as [panel][term][width], widened.
+
+    straight    the members of a panel are neighbours in memory: a line a term is copied
+    turned      the terms are neighbours: squares of lanes x lanes are transposed in registers
+
+The last panel begins so that it ends with the last member; where there are fewer than a panel has, what lies behind them in the
+result is not used. Vectors that are wider than the rest of a line are stored over it: the next line is written after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.products.turned import across
+
+__all__ = ["PackSlot", "PackSpec", "build"]
+
+
+class PackSlot(IntEnum):
+    """Arguments; strides and pitches in bytes. A task is SHARE terms of GROUP panels of one matrix, which begins at PLACES."""
+
+    SOURCE = 0
+    PLACES = 1
+    RESULT = 2
+    MEMBERS = 3
+    TERMS = 4
+    MEMBER_STRIDE = 5
+    TERM_STRIDE = 6
+    PANELS = 7
+    PANEL_BYTES = 8
+    SHARE = 9
+    SHARES = 10
+    GROUP = 11
+    GROUPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PackSpec:
+    """source, result: element types; lanes, width: of a vector, of a panel; turned: terms are contiguous in the source;
+    short: there are fewer members than a panel has.
+    """
+
+    arguments: ClassVar[type[IntEnum]] = PackSlot
+
+    source: str
+    result: str
+    lanes: int
+    width: int
+    turned: bool
+    short: bool
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: PackSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in PackSlot}
+    share, rest = f.task % arg[PackSlot.SHARES], f.task // arg[PackSlot.SHARES]
+    panels = arg[PackSlot.PANELS]
+    group, product = rest % arg[PackSlot.GROUPS], rest // arg[PackSlot.GROUPS]
+    source = f.ptr_arg(PackSlot.SOURCE, spec.source).at_bytes(f.ptr_arg(PackSlot.PLACES, "i64").at(product).load_int())
+    result = f.ptr_arg(PackSlot.RESULT, spec.result).at_bytes(product * panels * arg[PackSlot.PANEL_BYTES])
+    begin = share * arg[PackSlot.SHARE]
+    end = (begin + arg[PackSlot.SHARE]).minimum(arg[PackSlot.TERMS])
+    first = group * arg[PackSlot.GROUP]
+    last = (first + arg[PackSlot.GROUP]).minimum(panels)
+    if spec.turned:
+        with f.loop(first, last) as panel:
+            member = _first_member(f, spec, panel.index)
+            from_, to = (
+                source.at_bytes(member * arg[PackSlot.MEMBER_STRIDE]),
+                result.at_bytes(panel.index * arg[PackSlot.PANEL_BYTES]),
+            )
+            _turned(f, spec, from_, to, begin, end, arg[PackSlot.MEMBERS] - member)
+    else:
+        with f.loop(begin, end) as k, f.loop(first, last) as panel:  # along the lines, as they lie in memory
+            member = _first_member(f, spec, panel.index)
+            line = source.at_bytes(member * arg[PackSlot.MEMBER_STRIDE] + k.index * arg[PackSlot.TERM_STRIDE])
+            to = result.at_bytes(panel.index * arg[PackSlot.PANEL_BYTES]).at(k.index * spec.width)
+            left = arg[PackSlot.MEMBERS] - member
+            values = [line.at(s).load(spec.lanes, f.lane_mask(spec.lanes, left - s)) for s in _starts(spec)]
+            for s, value in zip(_starts(spec), values, strict=True):
+                to.at(s).store(value)
+    return f.ir()
+
+
+def _first_member(f: Kernel, spec: PackSpec, panel: Int) -> Int:
+    return f.i64(0) if spec.short else (panel * spec.width).minimum(f.int_arg(PackSlot.MEMBERS) - spec.width)
+
+
+def _starts(spec: PackSpec) -> range:
+    """First members of the vectors that cover a line."""
+    return range(0, spec.width, spec.lanes)
+
+
+def _turned(f: Kernel, spec: PackSpec, source: Ptr, result: Ptr, begin: Int, end: Int, left: Int) -> None:
+    lanes, stride = spec.lanes, f.int_arg(PackSlot.MEMBER_STRIDE)
+    ragged = spec.short or spec.width % lanes != 0
+    side = min(lanes, 16 // ELEMENT_BYTES[spec.result])
+
+    def lines(k: Int, last: Int | None) -> list[list[Num]]:
+        """The vectors of `lanes` lines from line k on."""
+        masks: list[Bit | None] = [None if last is None else f.lane_mask(side, last - k - s) for s in range(0, lanes, side)]
+        found = []
+        for s in _starts(spec):
+            members = [(left - 1).minimum(s + j) if ragged else s + j for j in range(lanes)]
+            found.append(across([source.at_bytes(stride * m).at(k) for m in members], lanes, masks, side))
+        return [list(line) for line in zip(*found, strict=True)]
+
+    whole = end - (end - begin) % lanes
+    with f.loop(begin, whole, lanes) as k:
+        for j, line in enumerate(lines(k.index, None)):
+            for s, value in zip(_starts(spec), line, strict=True):
+                result.at((k.index + j) * spec.width + s).store(value)
+    with f.loop(whole, end, lanes) as k:
+        for j, line in enumerate(lines(k.index, end)):
+            with f.when(k.index + j < end):
+                for s, value in zip(_starts(spec), line, strict=True):
+                    result.at((k.index + j) * spec.width + s).store(value)

@@ -1,0 +1,82 @@
+"""A product made ready: what is left of a call once its program is known."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.jit.products.entry_kernel import MOST_WORDS, EntrySpec
+from preimage.engines.jit.runtime.bound_call import Scratch
+from preimage.engines.jit.runtime.link import DATA_FIELD, LinkedProgram, address_of, compiled
+
+__all__ = ["Ready"]
+
+#: The objects of a call, in the order in which the entry kernel is given them.
+OBJECTS = ("a", "b", "out", "packed", "bias", "residual", "limits")
+_Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+_pack = struct.Struct(f"{2 + len(OBJECTS)}q").pack
+
+
+class Ready:
+    """A product of arrays of known shapes and strides. swapped: it is computed as B^T A^T, whose result lies in memory alike."""
+
+    __slots__ = ("_entry", "_kept", "_scratch", "_table", "dtype", "linked", "shape", "swapped", "threads")
+
+    def __init__(
+        self, linked: LinkedProgram, scratch: Scratch, shape: tuple[int, ...], dtype: np.dtype[Any], swapped: bool, threads: int
+    ) -> None:
+        self.linked, self.shape, self.dtype, self.swapped, self.threads = linked, shape, dtype, swapped, threads
+        self._scratch = scratch
+        self._entry: Any = None
+        if threads == 1 and DATA_FIELD is not None:
+            self._make_entry(DATA_FIELD)
+
+    def _make_entry(self, field: int) -> None:
+        places = self.linked.places
+        words: list[int] = []
+        patches: list[int] = []
+        steps: list[int] = []
+        for call in self.linked.calls:
+            begin = len(words)
+            for slot, name in call.arrays:
+                patches += [-1 if name in places else OBJECTS.index(name), begin + slot, places.get(name, 0)]
+            steps += [int(call.kernel), begin, call.tasks]
+            words += call.words
+        if len(words) > MOST_WORDS:
+            return
+        kernel = compiled(EntrySpec(field))
+        table = np.array([len(words), len(patches) // 3, len(steps) // 3, *patches, *steps, *words], np.int64)
+        self._kept, self._table = (kernel, table), address_of(table)
+        self._entry = _Entry(int(kernel))
+
+    def __call__(self, a: Array, b: Any, packed: Array | None = None, more: dict[str, Array] | None = None) -> Array:
+        """The product; more: the epilogue's arrays by name."""
+        out = aligned_empty(self.shape, self.dtype)
+        if self.swapped:
+            a, b = b, a
+        workspace = self._scratch.take(self.linked.workspace_bytes)
+        if self._entry is not None and more is None:
+            self._entry(
+                _pack(self._table, workspace.address, id(a), id(b), id(out), 0 if packed is None else id(packed), 0, 0, 0), 0, 0
+            )
+        elif self._entry is not None:
+            assert more is not None
+            rest = [id(more[name]) if name in more else 0 for name in OBJECTS[4:]]
+            self._entry(
+                _pack(self._table, workspace.address, id(a), id(b), id(out), 0 if packed is None else id(packed), *rest), 0, 0
+            )
+        else:
+            given = (
+                {"a": a, "out": out, "packed": packed, **(more or {})}
+                if packed is not None
+                else {"a": a, "b": b, "out": out, **(more or {})}
+            )
+            addresses = {name: workspace.address + at for name, at in self.linked.places.items()}
+            addresses |= {name: address_of(given[name]) if name in given else 0 for name in OBJECTS if name not in addresses}
+            self.linked.run(addresses, self.threads)
+        self._scratch.free.append(workspace)
+        return out

@@ -1,0 +1,109 @@
+"""What the program of a product depends on, and the tile that its kernel takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.ir.epilogue import Finish
+from preimage.engines.jit.compiler.target import Target
+
+__all__ = ["ProductRequest", "Side", "Tile", "choose_rows", "standard_vectors"]
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One factor as its kernel reads it: `members` rows of A or columns of B, with `terms` each, of every product of a batch.
+
+    Strides in bytes; places: where the matrix of each product begins.
+    """
+
+    members: int
+    terms: int
+    member_stride: int
+    term_stride: int
+    places: Ints
+
+    def by_terms(self, item: int) -> bool:
+        """Whether the terms of a member are neighbours in memory (else its members are, or it must be copied)."""
+        return self.term_stride == item and (self.member_stride != item or self.terms > 1)
+
+    def is_readable(self, item: int) -> bool:
+        """Whether one of its axes is contiguous."""
+        return item in (self.member_stride, self.term_stride)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductRequest:
+    """C[p] = A[p] B[p] for every product p of a batch; element: f32, f64, f16 or bf16. prepared: B comes packed."""
+
+    element: str
+    a: Side
+    b: Side
+    finish: Finish
+    threads: int
+    target: Target
+    prepared: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.a.members
+
+    @property
+    def columns(self) -> int:
+        return self.b.members
+
+    @property
+    def terms(self) -> int:
+        return self.a.terms
+
+    @property
+    def products(self) -> int:
+        return len(self.a.places)
+
+    @property
+    def macs(self) -> int:
+        return prod((self.products, self.rows, self.columns, self.terms))
+
+    @property
+    def sums(self) -> str:
+        return "f64" if self.element == "f64" else "f32"
+
+    @property
+    def item(self) -> int:
+        return ELEMENT_BYTES[self.element]
+
+    @property
+    def lanes(self) -> int:
+        return self.target.vector_bytes // ELEMENT_BYTES[self.sums]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows and vectors of columns whose sums are in registers."""
+
+    rows: int
+    vectors: int
+
+
+def standard_vectors(columns: int, lanes: int) -> int:
+    """Vectors of a packed panel: two, fewer where there are fewer columns."""
+    return min(2, -(-columns // lanes))
+
+
+def most_rows(target: Target, vectors: int) -> int:
+    """Rows of the largest tile: sums, a vector line of B and one element of A share the registers."""
+    return max(1, min((target.vector_registers - (2 if target.vector_registers > 16 else 1)) // vectors - 1, 14))
+
+
+def choose_rows(rows: int, vectors: int, target: Target) -> int:
+    """The tile's rows for which all tiles together take the least time: products and loads, two of each in a cycle."""
+
+    def cost(r: int) -> tuple[float, int]:
+        tiles = -(-rows // r)
+        return tiles * (max(r * vectors, 4 + r + vectors, 8) / 2 + 0.5), -r
+
+    return min(range(1, min(rows, most_rows(target, vectors)) + 1), key=cost)

@@ -1,0 +1,147 @@
+"""A few rows of A times a B that comes from far: B is read once, from its first byte to its last, several lines at a time.
+
+    for block of terms
+        for a few lines of B in the block            # so many that their elements of A fill the registers
+            for vector of the task's columns
+                sum[r] = fma(A[r, k], B[k, vector], sum[r]) for each line k, each row r
+        totals[level 1] += sum; sum = +0             # the sums of a row wait in the first cache, as do the totals
+        at the end of a group: totals[next level] += totals[level]; totals[level] = 0
+
+The same chains as those of `tile_kernel`, put down in memory between lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.ir.epilogue import Finish, finish
+
+__all__ = ["StreamSlot", "StreamSpec", "build"]
+
+
+class StreamSlot(IntEnum):
+    """Arguments; 2 to 5 are the epilogue's. A task is SHARE columns of one product. TOTALS has PITCH elements for each row of each level."""
+
+    A = 0
+    B = 1
+    OUTPUT = 2
+    BIAS = 3
+    RESIDUAL = 4
+    LIMITS = 5
+    TOTALS = 6
+    THREAD_BYTES = 7
+    COLUMNS = 8
+    TERMS = 9
+    BLOCK = 10
+    BLOCKS = 11
+    LEVELS = 12
+    GROUPS = 13
+    A_ROW = 14
+    A_TERM = 15
+    B_TERM = 16
+    OUT_ROW = 17
+    OUT_PRODUCT = 18
+    A_PLACES = 19
+    B_PLACES = 20
+    SHARE = 21
+    SHARES = 22
+    PITCH = 23
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """element: of A, B and the result; lanes: of a vector; rows: of A; lines: of B that are read side by side."""
+
+    arguments: ClassVar[type[IntEnum]] = StreamSlot
+
+    element: str
+    lanes: int
+    rows: int
+    lines: int
+    finish: Finish
+
+    @property
+    def sums(self) -> str:
+        """The type of the sums."""
+        return "f64" if self.element == "f64" else "f32"
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: StreamSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in StreamSlot}
+    product, share = f.task // arg[StreamSlot.SHARES], f.task % arg[StreamSlot.SHARES]
+    first = share * arg[StreamSlot.SHARE]
+    count = arg[StreamSlot.SHARE].minimum(arg[StreamSlot.COLUMNS] - first)
+    a = f.ptr_arg(StreamSlot.A, spec.element).at_bytes(f.ptr_arg(StreamSlot.A_PLACES, "i64").at(product).load_int())
+    b = f.ptr_arg(StreamSlot.B, spec.element).at_bytes(f.ptr_arg(StreamSlot.B_PLACES, "i64").at(product).load_int()).at(first)
+    sums = f.ptr_arg(StreamSlot.TOTALS, spec.sums).at_bytes(f.thread * arg[StreamSlot.THREAD_BYTES])
+    pitch, levels, blocks = arg[StreamSlot.PITCH], arg[StreamSlot.LEVELS], arg[StreamSlot.BLOCKS]
+    level_pitch = pitch * spec.rows
+    zero = f.zeros(spec.sums, spec.lanes)
+    with f.loop(0, level_pitch * (levels + 1), spec.lanes) as n:
+        sums.at(n.index).store(zero)
+    with f.loop(0, blocks) as block:
+        start = block.index * arg[StreamSlot.BLOCK]
+        end = (start + arg[StreamSlot.BLOCK]).minimum(arg[StreamSlot.TERMS])
+        whole = end - (end - start) % spec.lines
+        with f.loop(start, whole, spec.lines) as k:
+            _lines(f, spec, a, b, sums, k.index, spec.lines, count)
+        with f.loop(whole, end) as k:
+            _lines(f, spec, a, b, sums, k.index, 1, count)
+        done = block.index + 1
+        with f.when(done < blocks):
+            _add(f, spec, sums, sums.at(level_pitch), level_pitch)
+            with f.loop(1, levels) as level:
+                size = f.ptr_arg(StreamSlot.GROUPS, "i64").at(level.index - 1).load_int()
+                with f.when((done % size).equals(0)):
+                    _add(f, spec, sums.at(level_pitch * level.index), sums.at(level_pitch * (level.index + 1)), level_pitch)
+    out = product * arg[StreamSlot.OUT_PRODUCT] + first * ELEMENT_BYTES[spec.element]
+    for r in range(spec.rows):
+        row = sums.at(pitch * r)
+        with f.loop(0, count, spec.lanes) as n:
+            with f.loop(0, levels, carry=[row.at(n.index).load(spec.lanes)]) as level:
+                above = row.at(level_pitch * (level.index + 1) + n.index).load(spec.lanes)
+                level.carry = [above + level.carry[0]]
+            mask = f.lane_mask(spec.lanes, count - n.index)
+            at = out + arg[StreamSlot.OUT_ROW] * r + n.index * ELEMENT_BYTES[spec.element]
+            finish(f, spec.finish, level.result[0], spec.element, at, first + n.index, mask)
+    return f.ir()
+
+
+def _add(f: Kernel, spec: StreamSpec, lower: Ptr, upper: Ptr, count: Int) -> None:
+    """Add sums to those of the level above, and begin them anew."""
+    with f.loop(0, count, spec.lanes) as n:
+        place = upper.at(n.index)
+        place.store(place.load(spec.lanes) + lower.at(n.index).load(spec.lanes))
+        lower.at(n.index).store(f.zeros(spec.sums, spec.lanes))
+
+
+def _lines(f: Kernel, spec: StreamSpec, a: Ptr, b: Ptr, sums: Ptr, k: Int, lines: int, count: Int) -> None:
+    """A few lines of B, along all columns."""
+    lanes, pitch = spec.lanes, f.int_arg(StreamSlot.PITCH)
+    rows = [a.at_bytes(f.int_arg(StreamSlot.A_ROW) * r) for r in range(spec.rows)]
+    left = [[row.at_bytes((k + j) * f.int_arg(StreamSlot.A_TERM)).splat(lanes) for j in range(lines)] for row in rows]
+    right = [b.at_bytes((k + j) * f.int_arg(StreamSlot.B_TERM)) for j in range(lines)]
+
+    def vector(n: Int, mask: Bit | None) -> None:
+        places = [sums.at(pitch * r + n) for r in range(spec.rows)]
+        totals: list[Num] = [place.load(lanes) for place in places]
+        for j in range(lines):
+            value = right[j].at(n).load(lanes, mask)
+            totals = [left[r][j].fma(value, total) for r, total in enumerate(totals)]
+        for place, total in zip(places, totals, strict=True):
+            place.store(total)
+
+    whole = count - count % lanes
+    with f.loop(0, whole, lanes) as n:
+        vector(n.index, None)
+    with f.loop(whole, count, lanes) as n:
+        vector(n.index, f.lane_mask(lanes, count - n.index))

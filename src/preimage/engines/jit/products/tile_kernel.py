@@ -1,0 +1,384 @@
+"""Matrix products C = A B (+ bias, activation): tiles of `rows` x `vectors` vectors of columns whose sums stay in registers.
+
+    for chunk of blocks of terms                 # so many that a panel of B stays in the first cache
+        for panel of columns in this task        # vectors * lanes columns of B
+            for tile of rows in this task
+                for block in the chunk           # a block: a chain from +0 (docs/contract.md)
+                    sum[r][v] = +0
+                    for k in the block
+                        sum[r][v] = fma(A[r, k], B[k, v], sum[r][v])
+                    total[level 1] += sum        # levels above wait in memory: a sum of block sums, of groups, ...
+                    at the end of a group        total[next level] += total[level]; total[level] = 0
+                after the last chunk             C[r, v] = epilogue(totals, from the innermost level out)
+
+A and B are read where they lie, or packed beforehand (`pack_kernel`), or a thread copies the chunk's part of its panels of B
+for itself ("local"). A's elements are broadcast, so either of its axes may be
+contiguous. B's columns fill vectors: neighbours in memory ("panel"), or rows of memory that are transposed in registers
+("turned"). Tiles and panels at the end overlap those before them: the same sums are then written twice. All sizes are arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.jit.products.turned import across
+
+__all__ = ["Slot", "TileSpec", "build"]
+
+UNROLL_PRODUCTS = 96  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
+ROW_AHEAD = 256  # bytes: rows that are transposed in registers are asked for so long before they are read
+
+
+class Slot(IntEnum):
+    """Arguments; 2 to 5 are the epilogue's. Strides, pitches and offsets are in bytes.
+
+    Rows of A (columns of B, terms) lie A_ROW (B_COLUMN, A_TERM and B_TERM) apart. Tile t of rows begins at t * A_TILE + its first
+    row * A_START, panels of B likewise. BLOCK terms make a block; GROUPS lists how many blocks make a group, a group of groups, ...
+    A task is TASK_TILES x TASK_PANELS of one product of the batch, whose matrices begin at A_PLACES and B_PLACES. A thread has
+    THREAD_BYTES at TOTALS, its copies of panels begin at LOCAL among them.
+    """
+
+    A = 0
+    B = 1
+    OUTPUT = 2
+    BIAS = 3
+    RESIDUAL = 4
+    LIMITS = 5
+    TOTALS = 6
+    THREAD_BYTES = 7
+    TILE_BYTES = 8
+    ROWS = 9
+    COLUMNS = 10
+    TERMS = 11
+    BLOCK = 12
+    BLOCKS = 13
+    CHUNK = 14
+    CHUNKS = 15
+    LEVELS = 16
+    GROUPS = 17
+    A_ROW = 18
+    A_TERM = 19
+    A_TILE = 20
+    A_START = 21
+    B_COLUMN = 22
+    B_TERM = 23
+    B_PANEL = 24
+    B_START = 25
+    OUT_ROW = 26
+    OUT_PRODUCT = 27
+    A_PLACES = 28
+    B_PLACES = 29
+    TILES = 30
+    PANELS = 31
+    TASK_TILES = 32
+    TASK_PANELS = 33
+    ROW_TASKS = 34
+    COLUMN_TASKS = 35
+    LOCAL = 36
+    LOCAL_PANEL = 37
+
+
+@dataclass(frozen=True, slots=True)
+class TileSpec:
+    """What the code depends on.
+
+    a, b, out: element types; rows, vectors, lanes: the tile; by_rows: A's terms are contiguous (else its rows are);
+    a_step, b_step: elements from one term to the next, where they are known (packed), else 0; turned: B's terms are contiguous;
+    masked: there are fewer columns than a panel has; ahead: B comes from far, and is asked for before it is read;
+    local: the chunk's part of the task's panels is copied first.
+    """
+
+    arguments: ClassVar[type[IntEnum]] = Slot
+
+    a: str
+    b: str
+    out: str
+    lanes: int
+    rows: int
+    vectors: int
+    by_rows: bool
+    a_step: int
+    turned: bool
+    b_step: int
+    masked: bool
+    ahead: bool
+    local: bool
+    finish: Finish
+
+    @property
+    def sums(self) -> str:
+        """The type of the sums."""
+        return "f64" if self.a == "f64" else "f32"
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def line(self) -> int:
+        """Terms that are transposed one after another: those of a cache line, so that it is read at once."""
+        return max(self.lanes, LINE_BYTES // ELEMENT_BYTES[self.b])
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: TileSpec) -> str:
+    """The kernel's IR text. Tasks: products of the batch x shares of the columns x shares of the rows."""
+    f = Kernel()
+    arg = {slot: f.int_arg(slot) for slot in Slot}
+    row_task, rest = f.task % arg[Slot.ROW_TASKS], f.task // arg[Slot.ROW_TASKS]
+    column_task, product = rest % arg[Slot.COLUMN_TASKS], rest // arg[Slot.COLUMN_TASKS]
+    a = f.ptr_arg(Slot.A, spec.a).at_bytes(f.ptr_arg(Slot.A_PLACES, "i64").at(product).load_int())
+    b = f.ptr_arg(Slot.B, spec.b).at_bytes(f.ptr_arg(Slot.B_PLACES, "i64").at(product).load_int())
+    out = product * arg[Slot.OUT_PRODUCT]
+    totals = f.ptr_arg(Slot.TOTALS, spec.sums).at_bytes(f.thread * arg[Slot.THREAD_BYTES])
+    local = totals.at_bytes(arg[Slot.LOCAL])
+    tile_0, panel_0 = row_task * arg[Slot.TASK_TILES], column_task * arg[Slot.TASK_PANELS]
+    tile_1 = (tile_0 + arg[Slot.TASK_TILES]).minimum(arg[Slot.TILES])
+    panel_1 = (panel_0 + arg[Slot.TASK_PANELS]).minimum(arg[Slot.PANELS])
+    with f.loop(0, arg[Slot.CHUNKS]) as chunk:
+        first = chunk.index * arg[Slot.CHUNK]
+        last = (first + arg[Slot.CHUNK]).minimum(arg[Slot.BLOCKS])
+        if spec.local:
+            end = (last * arg[Slot.BLOCK]).minimum(arg[Slot.TERMS])
+            (_copy_turned if spec.turned else _copy_lines)(f, spec, b, local, first * arg[Slot.BLOCK], end, panel_0, panel_1)
+        with f.loop(panel_0, panel_1) as panel:
+            column = _first_column(f, spec, panel.index)
+            if spec.local:
+                b_panel = local.at_bytes((panel.index - panel_0) * arg[Slot.LOCAL_PANEL]).at(
+                    first * arg[Slot.BLOCK] * -spec.width
+                )
+            else:
+                b_panel = b.at_bytes(panel.index * arg[Slot.B_PANEL] + column * arg[Slot.B_START])
+            with f.loop(tile_0, tile_1) as tile:
+                row = (tile.index * spec.rows).minimum(arg[Slot.ROWS] - spec.rows)
+                a_tile = a.at_bytes(tile.index * arg[Slot.A_TILE] + row * arg[Slot.A_START])
+                number = (panel.index - panel_0) * arg[Slot.TASK_TILES] + (tile.index - tile_0)
+                kept = totals.at_bytes(number * arg[Slot.TILE_BYTES])
+                sums = _blocks(f, spec, a_tile, b_panel, kept, first, last)
+                with f.when(last.equals(arg[Slot.BLOCKS])):
+                    sums = _folded(f, spec, sums, kept)
+                    _store(f, spec, sums, out + row * arg[Slot.OUT_ROW] + column * ELEMENT_BYTES[spec.out], column)
+    return f.ir()
+
+
+def _first_column(f: Kernel, spec: TileSpec, panel: Int) -> Int:
+    return f.i64(0) if spec.masked else (panel * spec.width).minimum(f.int_arg(Slot.COLUMNS) - spec.width)
+
+
+def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
+    """The chunk's part of all the task's panels to the thread's own memory: along the lines of B, as they lie."""
+    with f.loop(first, end) as k, f.loop(panel_0, panel_1) as panel:
+        line = _line(f, spec, b.at_bytes(_first_column(f, spec, panel.index) * f.int_arg(Slot.B_START)), k.index)
+        place = local.at_bytes((panel.index - panel_0) * f.int_arg(Slot.LOCAL_PANEL)).at((k.index - first) * spec.width)
+        for v, value in enumerate(line):
+            place.at(v * spec.lanes).store(value)
+
+
+def _copy_turned(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
+    """The same of a B whose columns are contiguous. What is stored behind the last term is not read."""
+    with f.loop(panel_0, panel_1) as panel:
+        start = b.at_bytes(_first_column(f, spec, panel.index) * f.int_arg(Slot.B_START))
+        place = local.at_bytes((panel.index - panel_0) * f.int_arg(Slot.LOCAL_PANEL))
+        with f.loop(first, end, spec.line) as k:
+            for j, line in enumerate(_turned_lines(f, spec, start, k.index, end)):
+                for v, value in enumerate(line):
+                    place.at((k.index - first + j) * spec.width + v * spec.lanes).store(value)
+
+
+def _line(f: Kernel, spec: TileSpec, b: Ptr, k: Int) -> list[Num]:
+    """One term of a panel's columns, which are neighbours in memory."""
+    line = b.at_bytes(k * f.int_arg(Slot.B_TERM))
+    if spec.ahead and not spec.local:
+        for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
+            f.prefetch(line.at_bytes(spec.width * ELEMENT_BYTES[spec.b] + offset), level=2)
+    masks: list[Bit | None] = [None] * spec.vectors
+    if spec.masked:
+        masks = [f.lane_mask(spec.lanes, f.int_arg(Slot.COLUMNS) - v * spec.lanes) for v in range(spec.vectors)]
+    return [line.at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)]
+
+
+def _turned_lines(f: Kernel, spec: TileSpec, b: Ptr, k: Int, last: Int) -> list[list[Num]]:
+    """The terms of a cache line of a panel's columns, of which each is contiguous; terms from `last` on are zero.
+
+    There is room for them behind the copy.
+    """
+    side = min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
+    masks: list[Bit | None] = [f.lane_mask(side, last - k - s) for s in range(0, spec.line, side)]
+    columns = []
+    for v in range(spec.vectors):
+        places = [place.at(k) for place in _columns(f, spec, b, v)]
+        columns.append(across(places, spec.line, masks, side))
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def _columns(f: Kernel, spec: TileSpec, b: Ptr, v: int) -> list[Ptr]:
+    """Where the columns of a vector begin; those that are not there are read as the last one again."""
+    numbers: list[Int | int] = [v * spec.lanes + j for j in range(spec.lanes)]
+    if spec.masked:
+        numbers = [(f.int_arg(Slot.COLUMNS) - 1).minimum(n) for n in numbers]
+    return [b.at_bytes(f.int_arg(Slot.B_COLUMN) * n) for n in numbers]
+
+
+def _level(spec: TileSpec, kept: Ptr, level: Int | int) -> list[Ptr]:
+    """Where the sums of a level wait."""
+    count = spec.rows * spec.vectors
+    start = kept.at(level * (count * spec.lanes))
+    return [start.at(k * spec.lanes) for k in range(count)]
+
+
+def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, last: Int) -> list[Num]:
+    """The blocks of a chunk; all but the very last of the sum are added to the totals, that one is given back."""
+    terms, blocks = f.int_arg(Slot.BLOCK), f.int_arg(Slot.BLOCKS)
+    count = spec.rows * spec.vectors
+    zeros = [f.zeros(spec.sums, spec.lanes)] * count
+    if (
+        spec.turned and not spec.local
+    ):  # all blocks are one chunk; two at a time, since one chain for each row would wait for itself
+        pairs = first + (blocks - 1 - first) // 2 * 2
+        with f.loop(first, pairs, 2) as block:
+            start = block.index * terms
+            sums = _chain(f, spec, a, b, [start, start + terms], terms, zeros * 2)
+            _keep(f, spec, kept, sums[:count], block.index + 1)
+            _keep(f, spec, kept, sums[count:], block.index + 2)
+        first = pairs
+    with f.loop(first, last, carry=zeros, once=True) as block:
+        start = block.index * terms
+        sums = _chain(f, spec, a, b, [start], terms.minimum(f.int_arg(Slot.TERMS) - start), zeros)
+        done = block.index + 1
+        with f.when(done < blocks):
+            _keep(f, spec, kept, sums, done)
+        block.carry = sums
+    return block.result
+
+
+def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], done: Int) -> None:
+    """Add the sums of a block to the totals, as block number `done` of them, from 1."""
+    with f.when(done > 1):
+        for place, value in zip(_level(spec, kept, 0), sums, strict=True):
+            place.store(place.load(spec.lanes) + value)
+    with f.when(done.equals(1)):
+        for place, value in zip(_level(spec, kept, 0), sums, strict=True):
+            place.store(value)
+        with f.loop(1, f.int_arg(Slot.LEVELS)) as level:
+            for place in _level(spec, kept, level.index):
+                place.store(f.zeros(spec.sums, spec.lanes))
+    _end_groups(f, spec, kept, done)
+
+
+def _end_groups(f: Kernel, spec: TileSpec, kept: Ptr, done: Int) -> None:
+    """Groups that are complete go to the level above."""
+    zero = f.zeros(spec.sums, spec.lanes)
+    groups = f.ptr_arg(Slot.GROUPS, "i64")
+    with f.loop(1, f.int_arg(Slot.LEVELS)) as level:
+        below = level.index - 1
+        with f.when((done % groups.at(below).load_int()).equals(0)):
+            for upper, lower in zip(_level(spec, kept, level.index), _level(spec, kept, below), strict=True):
+                upper.store(upper.load(spec.lanes) + lower.load(spec.lanes))
+                lower.store(zero)
+
+
+def _folded(f: Kernel, spec: TileSpec, sums: list[Num], kept: Ptr) -> list[Num]:
+    """The last block's sums to the totals of every level, from the innermost out."""
+    with f.loop(0, f.int_arg(Slot.LEVELS), carry=sums) as level:
+        level.carry = [
+            place.load(spec.lanes) + value for place, value in zip(_level(spec, kept, level.index), level.carry, strict=True)
+        ]
+    return level.result
+
+
+def _chain(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, starts: list[Int], count: Int, sums: list[Num]) -> list[Num]:
+    """`count` terms from each start on, chains side by side: an unrolled loop, and what is left over after it."""
+    turned = spec.turned and not spec.local
+    step = spec.line if turned else min(16, max(1, UNROLL_PRODUCTS // (spec.rows * spec.vectors)))
+    rest = spec.lanes if turned else 1
+    whole = count - count % step
+    rows = [a.at_bytes(f.int_arg(Slot.A_ROW) * r) for r in range(spec.rows)] if spec.by_rows else []
+    body, size = _turned_body if turned else _panel_body, len(sums) // len(starts)
+
+    def all_chains(k: Int, terms: int, before: list[Num], is_last: bool) -> list[Num]:
+        after: list[Num] = []
+        for n, start in enumerate(starts):
+            own = before[n * size : (n + 1) * size]
+            after += body(f, spec, a, rows, b, start + k, terms, own, start + count if is_last else None)
+        return after
+
+    with f.loop(0, whole, step, carry=sums) as k:
+        k.carry = all_chains(k.index, step, k.carry, False)
+    if step == 1:
+        return k.result
+    with f.loop(whole, count, rest, carry=k.result) as k:
+        k.carry = all_chains(k.index, rest, k.carry, True)
+    return k.result
+
+
+def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int) -> list[Ptr]:
+    """Where A's elements of one term are, one for each row of the tile."""
+    if spec.by_rows:
+        return [row.at(k) for row in rows]
+    column = a.at(k * spec.a_step) if spec.a_step else a.at_bytes(k * f.int_arg(Slot.A_TERM))
+    return [column.at(r) for r in range(spec.rows)]
+
+
+def _products(spec: TileSpec, left: list[Num], right: list[Num], sums: list[Num]) -> list[Num]:
+    return [total.plus_product(left[k // spec.vectors], right[k % spec.vectors]) for k, total in enumerate(sums)]
+
+
+def _panel_body(
+    f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
+) -> list[Num]:
+    del last
+    step = spec.width if spec.local else spec.b_step
+    for j in range(count):
+        if step:
+            line = b.at((k + j) * step)
+            right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
+        else:
+            right = _line(f, spec, b, k + j)
+        left = [place.splat(spec.lanes) for place in _elements(f, spec, a, rows, k + j)]
+        sums = _products(spec, left, right, sums)
+    return sums
+
+
+def _turned_body(
+    f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
+) -> list[Num]:
+    """`count` terms of every column: squares are transposed in registers. last: terms from there on count as zero."""
+    side = min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
+    sums = list(sums)
+    for v in range(spec.vectors):
+        places = [place.at(k) for place in _columns(f, spec, b, v)]
+        if spec.ahead and last is None:
+            for place in places:
+                f.prefetch(place.at_bytes(ROW_AHEAD))
+        masks: list[Bit | None] = [None if last is None else f.lane_mask(side, last - k - s) for s in range(0, count, side)]
+        for j, right in enumerate(across(places, count, masks, side)):
+            for r, left in enumerate(_scalars(f, spec, a, rows, k + j, last)):
+                at = r * spec.vectors + v
+                sums[at] = sums[at].plus_product(left.splat(spec.lanes), right)
+    return sums
+
+
+def _scalars(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], term: Int, last: Int | None) -> list[Num]:
+    """A's elements of one term; zeros from term `last` on."""
+    if last is None:
+        return [place.load() for place in _elements(f, spec, a, rows, term)]
+    inside = term < last
+    found = [place.load() for place in _elements(f, spec, a, rows, inside.pick(term, last - 1))]
+    return [inside.select(value, f.zeros(spec.sums, 1)) for value in found]
+
+
+def _store(f: Kernel, spec: TileSpec, sums: list[Num], at: Int, column: Int) -> None:
+    for r in range(spec.rows):
+        for v in range(spec.vectors):
+            first = column + v * spec.lanes
+            mask = f.lane_mask(spec.lanes, f.int_arg(Slot.COLUMNS) - v * spec.lanes) if spec.masked else None
+            place = at + f.int_arg(Slot.OUT_ROW) * r + v * spec.lanes * ELEMENT_BYTES[spec.out]
+            finish(f, spec.finish, sums[r * spec.vectors + v], spec.out, place, first, mask)

@@ -1,0 +1,78 @@
+"""Matrix products on the engine that the settings choose (`Engine.products`): for "auto" the first that runs here.
+
+Every engine takes the four float dtypes. What other dtypes there are, NumPy multiplies itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from preimage.engines import get, names
+from preimage.engines.base import Array, Engine, Epilogue
+from preimage.engines.prepared import PreparedWeight
+from preimage.errors import EngineError
+from preimage.resources import release_memory
+from preimage.settings import current
+
+__all__ = ["linear", "matmul"]
+
+#: By the setting `engine`, the engine that was found.
+_found: dict[str, Engine] = {}
+
+
+def _engine() -> Engine:
+    settings = current()
+    return _found.get(settings.engine) or _choose(settings.engine)
+
+
+def _choose(wanted: str) -> Engine:
+    reasons = []
+    for name in names() if wanted == "auto" else (wanted,):
+        try:
+            engine = get(name)
+        except EngineError as error:
+            if wanted != "auto":
+                raise
+            reasons.append(str(error))
+            continue
+        if getattr(engine, "products", None) is not None:
+            _found[wanted] = engine
+            return engine
+        reasons.append(f"engine {name!r} has no matrix products")
+    raise EngineError("no engine can take this matrix product: " + "; ".join(reasons))
+
+
+def matmul(a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
+    """a (..., m, k) times b (..., k, n), of one dtype; the other axes broadcast. The epilogue's channels are the n columns."""
+    engine = _engine()
+    if current().debug:
+        _say("matmul", engine, a, b)
+    try:
+        return engine.products.matmul(a, b, epilogue)
+    except MemoryError:  # what is only kept for later calls is given back, and the call made once more
+        if not release_memory():
+            raise
+    return engine.products.matmul(a, b, epilogue)
+
+
+def linear(x: Array, w: Array | PreparedWeight, epilogue: Epilogue | None = None) -> Array:
+    """x (..., k) times the transpose of w (n, k), of one dtype; w may be prepared."""
+    engine = _engine()
+    if current().debug:
+        _say("linear", engine, x, w)
+    if type(w) is PreparedWeight and not engine.takes_prepared:
+        w = w.array
+    try:
+        return engine.products.linear(x, w, epilogue)
+    except MemoryError:
+        if not release_memory():
+            raise
+    return engine.products.linear(x, w, epilogue)
+
+
+def _say(what: str, engine: Engine, a: Any, b: Any) -> None:
+    """With PREIMAGE_DEBUG: which engine multiplies what."""
+    print(f"preimage: {what} of {a.shape} and {b.shape} {np.dtype(a.dtype)} runs on {engine.name}", file=sys.stderr)
