@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx_control_models import BRANCHES, HEAD, RECURRENT, SCAN, WHILE
 
 from preimage import PreimageError, no_grad
 from preimage.io import limits
@@ -96,7 +97,15 @@ def base_models() -> list[bytes]:
         ],
         {"x": [1, 4, 10]}, ["y"], {"w": f32(4, 6, 4), "w2": f32(6, 3, 3)}, opset=11,
     )  # fmt: skip
-    return [net, shapes, audio]
+    return [net, shapes, audio, *_with_graphs(rng)]
+
+
+def _with_graphs(rng: np.random.Generator) -> list[bytes]:
+    """Branches, loops, and a recurrent layer, whose stored arrays get values here."""
+    parsed = [onnx.parser.parse_model(HEAD + text) for text in (BRANCHES, WHILE, SCAN, RECURRENT)]
+    for key, shape in (("w", (2, 20, 3)), ("r", (2, 20, 5)), ("b", (2, 40))):
+        parsed[-1].graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), key))
+    return [each.SerializeToString() for each in parsed]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -113,13 +122,23 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     model = onnx.ModelProto()
     model.ParseFromString(data)
     for _ in range(rng.choice([1, 1, 2, 3])):
-        _structure(model.graph, rng)
+        _structure(_some_graph(model.graph, rng), rng)
     return model.SerializeToString()
+
+
+def _some_graph(graph, rng: random.Random):
+    """The graph, or one inside its nodes."""
+    inner = [a.g for node in graph.node for a in node.attribute if a.type == 5 and a.g.node]
+    return _some_graph(rng.choice(inner), rng) if inner and rng.random() < 0.5 else graph
 
 
 def _structure(graph, rng: random.Random) -> None:
     node = rng.choice(graph.node)
     what = rng.randrange(14)
+    if what in (1, 2, 7, 8, 11) and not graph.initializer:
+        what = 3
+    if what == 9 and not graph.input:
+        what = 10
     if what == 0 and node.attribute:
         a = rng.choice(node.attribute)
         if a.ints:
@@ -143,6 +162,8 @@ def _structure(graph, rng: random.Random) -> None:
             flat[rng.randrange(value.size)] = rng.choice(_HUGE) if value.dtype == np.int64 else rng.choice([0, 1, -1])
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     elif what == 3:
+        if not node.input:
+            node.input.append("x")
         node.input[rng.randrange(len(node.input))] = rng.choice([*node.output, *rng.choice(graph.node).output, "", "nothing"])
     elif what == 4:
         node.output[0] = rng.choice([rng.choice(graph.node).output[0], "x", ""])
@@ -175,7 +196,7 @@ def _structure(graph, rng: random.Random) -> None:
         graph.node.extend(copies)
     elif what == 13 and node.attribute:
         a = rng.choice(node.attribute)
-        a.name = rng.choice(["pads", "axis", "to", "junk", "kernel_shape", "opset", "outputs", "x", "self"])
+        a.name = rng.choice(["pads", "axis", "to", "junk", "kernel_shape", "opset", "outputs", "captured", "x", "self"])
 
 
 def attempt(data: bytes) -> str:

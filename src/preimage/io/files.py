@@ -92,8 +92,8 @@ def model_writer(graph: Graph, path: str | os.PathLike[str]) -> Callable[[Binary
 
 
 def graph_arrays(graph: Graph) -> dict[str, np.ndarray]:
-    """Parameters and buffers of a graph by name."""
-    return {name: np.asarray(p.data) for name, p in graph.weights.items()} | {k: np.asarray(v) for k, v in graph.state.items()}
+    """Parameters and buffers of a graph, and of those inside its nodes, by name."""
+    return {k: np.asarray(p.data) for k, p in graph.named_parameters()} | {k: np.asarray(v) for k, v in graph.named_buffers()}
 
 
 def read_input(path: str | os.PathLike[str], *, channels: int = 3, size: tuple[int, int] | None = None, scale: float = 1.0,

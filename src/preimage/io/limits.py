@@ -5,7 +5,8 @@
         graph.run(feeds)
 
 memory_bytes: all that a file's arrays and a run's values take together; unless it is set, four fifths of the memory that is free
-for this process (containers' limits included). flop: one run. seconds: one run, looked at between its nodes. elements: one value.
+for this process (containers' limits included). flop: one run. seconds: one run, looked at between its nodes. elements: one value. trips: one loop
+of a model.
 
 `check` foresees what a node would make from the shapes that it is given, for the words that can multiply sizes: the
 contractions, windows, products and broadcasting. Words that take sizes from data (Expand, Range, Tile ...) check themselves.
@@ -30,7 +31,7 @@ from preimage.geometry import ConvGeometry
 from preimage.resources import available_memory
 
 __all__ = [
-    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "limits",
+    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "limits", "looping",
     "memory_bytes", "metered",
 ]  # fmt: skip
 
@@ -38,6 +39,10 @@ __all__ = [
 _HOW = "{name} of preimage.io.limits.limits; --{option} of preimage run, convert and info"
 #: The part of the free memory that a foreign file may take.
 SHARE = 0.8
+#: Work that a node inside a loop or branch counts as, at least: what a call takes anyway.
+STEP_FLOP = 1 << 24
+#: Words whose arguments do not broadcast and that check themselves.
+_THEMSELVES = ("rnn", "gru", "lstm", "if", "loop", "scan")
 #: Runs that are remembered to have passed.
 MOST_PASSED = 256
 #: Words (as `check` spells them) whose result is no larger than their largest argument, or a view of it.
@@ -56,6 +61,7 @@ class Budget:
     flop: int = 2**50
     seconds: float | None = None
     elements: int = 2**29
+    trips: int = 2**20
 
 
 _DEFAULT = Budget()
@@ -70,9 +76,10 @@ def limits(
     flop: int | None = None,
     seconds: float | None = None,
     elements: int | None = None,
+    trips: int | None = None,
 ) -> Iterator[None]:
     """Other limits inside a `with` block, in this thread. Raises: OptionError for a limit that is not positive."""
-    given = {"memory_bytes": memory_bytes, "flop": flop, "seconds": seconds, "elements": elements}
+    given = {"memory_bytes": memory_bytes, "flop": flop, "seconds": seconds, "elements": elements, "trips": trips}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, value in changes.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -101,6 +108,8 @@ def memory_bytes() -> int:
 
 
 def _gib(size: float) -> str:
+    if size > 1e27:  # sizes of a damaged file may be larger than any float
+        return "more than 1e+18 GiB"
     return f"{size / 2**30:.3g} GiB" if size >= 2**20 else f"{size:.0f} bytes"
 
 
@@ -118,15 +127,20 @@ def _too_much(what: str, size: float, most: float) -> str:
 class Meter:
     """Memory and work of one run of a graph. `with meter:` makes the checks of this thread count against it.
 
-    held: bytes that are taken before the run begins (stored arrays).
+    held: bytes that are taken before the run begins (stored arrays). outer: the meter of the run whose node runs this graph (the body of a
+    loop, a branch); what is done here is counted there, and every node counts as STEP_FLOP at least: a loop over next to nothing takes time, too.
     """
 
-    def __init__(self, held: int = 0) -> None:
+    def __init__(self, held: int = 0, outer: Meter | None = None) -> None:
         budget = _budget.get()
-        self.most_bytes = budget.memory_bytes if budget.memory_bytes is not None else held + memory_bytes()
-        self.most_flop = budget.flop
-        self.bytes, self.flop = held, 0
+        self.outer = outer
         self._sizes: dict[str, int] = {}
+        if outer is None:
+            self.most_bytes = budget.memory_bytes if budget.memory_bytes is not None else held + memory_bytes()
+            self.most_flop, self.bytes, self.flop, self.end = budget.flop, held, 0, deadline()
+        else:
+            self.most_bytes, self.most_flop, self.end = outer.most_bytes, outer.most_flop, outer.end
+            self.bytes, self.flop = outer.bytes, outer.flop
 
     def __enter__(self) -> Meter:
         self._token = _meter.set(self)
@@ -134,6 +148,8 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         _meter.reset(self._token)
+        if self.outer is not None:
+            self.outer.flop = self.flop
 
     def foresee(self, size: int, what: str) -> None:
         """Refuse a value of so many bytes where it does not fit beside those that are alive."""
@@ -156,6 +172,8 @@ class Meter:
             self._sizes[name] = array.nbytes
             self.bytes += array.nbytes
             self.work(array.size, what)
+        if self.outer is not None:
+            self.work(STEP_FLOP, what)
 
     def dropped(self, name: str) -> None:
         """A value is not needed any more."""
@@ -164,7 +182,15 @@ class Meter:
 
 @contextmanager
 def metered(passed: MutableSet[Any], key: Any, held: Callable[[], int]) -> Iterator[Meter | None]:
-    """A Meter for a run whose like (`key`: its shapes) has not passed yet; None for one that has: it takes no more than before."""
+    """A Meter for a run whose like (`key`: its shapes) has not passed yet; None for one that has: it takes no more than before.
+
+    Inside the run of another graph, always one that counts there.
+    """
+    outer = _meter.get()
+    if outer is not None:
+        with Meter(outer=outer) as inner:
+            yield inner
+        return
     key = (key, _budget.get())
     meter = None if key in passed else Meter(held())
     with meter or nullcontext():
@@ -178,8 +204,28 @@ def _too_long(what: str, flop: int, most: int) -> str:
     return f"{what}: {flop:.3g} flop in one run are more than the {most:.3g} allowed ({_HOW.format(name='flop', option='flop')})"
 
 
+@contextmanager
+def looping(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A loop whose bodies count as one run; gives the function to call before each: the number of the trip, and the bytes kept so far."""
+    most = _budget.get().trips
+
+    def before(trip: int, kept_bytes: int) -> None:
+        if trip >= most:
+            raise FileFormatError(f"{what}: more than the {most} trips allowed (trips of preimage.io.limits.limits)")
+        meter.foresee(kept_bytes, what)
+        if meter.end is not None:
+            check_deadline(meter.end, f"trip {trip} of {what}")
+
+    outer = _meter.get()
+    with Meter(outer=outer) as meter:
+        yield before
+
+
 def deadline() -> float | None:
-    """When a run that begins now must have ended, in seconds of time.monotonic; None: whenever."""
+    """When a run that begins now must have ended, in seconds of time.monotonic; None: whenever. One inside another ends with that."""
+    meter = _meter.get()
+    if meter is not None:
+        return meter.end
     seconds = _budget.get().seconds
     return None if seconds is None else time.monotonic() + seconds
 
@@ -231,7 +277,7 @@ def check(op: str, values: Sequence[Any], attributes: Any, what: str) -> None:
         if a and b:
             checked_size([max(prod(a[:-1]), 1), max(b[-1], b[0] if len(b) > 1 else 1, 1)], what)
             check_work(2 * prod(a) * max(b), what)
-    elif len(shapes) <= 3:
+    elif len(shapes) <= 3 and word not in _THEMSELVES:
         longest = max(map(len, shapes))
         if prod(map(prod, shapes)) > allowed() and longest:
             aligned = [(1,) * (longest - len(s)) + s for s in shapes]

@@ -68,7 +68,11 @@ class Graph(Module):
         self._arenas = Arenas()
         self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         self._metered: set[Any] = set()
+        self.graphs = {
+            f"{node.name}.{key}": g for node in self.nodes for key, g in node.attributes.items() if isinstance(g, Graph)
+        }
         # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
+        self._modules.update(self.graphs)
         self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
         self._buffers.update({key: np.asarray(value) for key, value in (buffers or {}).items()})
 
@@ -113,7 +117,8 @@ class Graph(Module):
         shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
         recorded = any(isinstance(value, Tensor) for value in values.values())
         key = (shapes, frozenset(wanted), current())
-        with limits.metered(self._metered, (key, recorded), self._stored_bytes) as meter:
+        passed = set() if self.graphs else self._metered  # how often a body runs depends on values
+        with limits.metered(passed, (key, recorded), self._stored_bytes) as meter:
             if recorded:  # what a gradient needs outlives the run: nothing to plan
                 return self._sweep(values, wanted, steps, meter)
             with self._arenas.arena(key):
@@ -217,7 +222,10 @@ class Graph(Module):
             elapsed = time.perf_counter_ns() - start
             shapes = tuple(tuple(np.shape(_array(v))) for v in made)
             steps.append(Step(node, shapes, elapsed, sum(_array(v).nbytes for v in made)))
-        return {key: value for key, value in zip(node.outputs, made, strict=False) if key}
+        named = {key: value for key, value in zip(node.outputs, made, strict=False) if key}
+        if any(value is None for value in named.values()):
+            raise GraphError(f"node {node.name!r} ({node.op}) gives no value: an input that it needs is absent")
+        return named
 
     def _operation(self, node: Node, arguments: list[Value]) -> tuple[Value, ...]:
         """One node by its registered function."""
@@ -270,6 +278,8 @@ class Graph(Module):
     def astype(self, dtype: Any) -> Graph:
         """All parameters, float buffers and float constants in another float dtype."""
         super().astype(dtype)
+        for graph in self.graphs.values():
+            graph.astype(dtype)
         self.constants = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in self.constants.items()}
         return self
 

@@ -50,7 +50,19 @@ def optimise(graph: Graph, passes: Sequence[Callable[[Graph], Graph]] | None = N
     """The graph after all passes (or those given), for inference."""
     for each in PASSES if passes is None else passes:
         graph = each(graph)
-    return graph
+    return with_graphs(graph, lambda inner: optimise(inner, passes))
+
+
+def with_graphs(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
+    """The graph with those inside its nodes (branches, bodies of loops) changed."""
+    if not graph.graphs:
+        return graph
+    return graph.replaced(
+        nodes=[
+            replace(n, attributes={k: change(v) if isinstance(v, Graph) else v for k, v in n.attributes.items()})
+            for n in graph.nodes
+        ]
+    )
 
 
 def _stored(graph: Graph) -> dict[str, Array]:

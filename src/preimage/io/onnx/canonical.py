@@ -30,6 +30,7 @@ def in_our_words(graph: Graph) -> Graph:
     stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
     nodes = []
     for node in graph.nodes:
+        node = _with_typed_graphs(node, types) if graph.graphs else node
         op = node.op.removeprefix("onnx.")
         if node.inputs and all(types[key] in FLOATS for key in node.inputs if key):
             if op in _POINTWISE:
@@ -38,6 +39,16 @@ def in_our_words(graph: Graph) -> Graph:
                 node = _REWRITE[op](node, stored) or node
         nodes.append(node)
     return graph.replaced(nodes=nodes)
+
+
+def _with_typed_graphs(node: Node, types: Mapping[str, str | None]) -> Node:
+    """A node whose graphs know the dtypes of what they take from outside, in our words too."""
+
+    def inner(graph: Graph) -> Graph:
+        inputs = [replace(i, dtype=types.get(i.name) or "") if i.name in node.attributes["captured"] else i for i in graph.inputs]
+        return in_our_words(graph.replaced(inputs=inputs))
+
+    return replace(node, attributes={k: inner(v) if isinstance(v, Graph) else v for k, v in node.attributes.items()})
 
 
 def _window(node: Node, ndim: int) -> dict[str, Any] | None:

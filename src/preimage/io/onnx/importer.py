@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from preimage.errors import FileFormatError, GraphError
 from preimage.io.graph import OPS, Graph, Input, Node
 from preimage.io.onnx import operators  # noqa: F401 - they register themselves
 from preimage.io.onnx.canonical import in_our_words
-from preimage.io.onnx.model import CODES, OnnxModel, OnnxNode, read_model, require_onnx
+from preimage.io.onnx.model import CODES, OnnxGraph, OnnxModel, OnnxNode, read_model, require_onnx
 
 __all__ = ["load", "supported_ops", "to_graph"]
 
@@ -60,24 +61,7 @@ def to_graph(
 ) -> Graph:
     """The Graph of a model that was read."""
     problems: list[str] = []
-    nodes: list[Node] = []
-    stored = dict(model.initializers)
-    for node in model.nodes:
-        if node.op == "Constant":
-            if len(node.outputs) != 1 or node.outputs[0] in stored:
-                problems.append(f"{node.name!r} (Constant: its value is made twice)")
-                continue
-            value = _constant(node)
-            if value is None:
-                problems.append(f"{node.name!r} (Constant without a supported value)")
-            else:
-                stored[node.outputs[0]] = value
-        else:
-            built = _node(node, model.opset)
-            if isinstance(built, str):
-                problems.append(f"{node.name!r} ({built})")
-            else:
-                nodes.append(built)
+    nodes, stored = _built(model.nodes, model.initializers, model.opset, problems)
     if problems:
         raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
     parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs})
@@ -87,6 +71,63 @@ def to_graph(
         return in_our_words(graph)
     except GraphError as error:
         raise FileFormatError(f"the model's graph is not sound: {error}") from error
+
+
+def _built(
+    given: Sequence[OnnxNode], initializers: Mapping[str, np.ndarray], opset: int, problems: list[str]
+) -> tuple[list[Node], dict[str, np.ndarray]]:
+    """The nodes of a graph, and its stored arrays; what is not supported is added to the problems."""
+    nodes: list[Node] = []
+    stored = dict(initializers)
+    for node in given:
+        if node.op == "Constant":
+            if len(node.outputs) != 1 or node.outputs[0] in stored:
+                problems.append(f"{node.name!r} (Constant: its value is made twice)")
+                continue
+            value = _constant(node)
+            if value is None:
+                problems.append(f"{node.name!r} (Constant without a supported value)")
+            else:
+                stored[node.outputs[0]] = value
+            continue
+        if any(isinstance(value, OnnxGraph) for value in node.attributes.values()):
+            before = len(problems)
+            node = _with_graphs(node, opset, problems)
+            if len(problems) > before:
+                continue
+        built = _node(node, opset)
+        if isinstance(built, str):
+            problems.append(f"{node.name!r} ({built})")
+        else:
+            nodes.append(built)
+    return nodes, stored
+
+
+def _with_graphs(node: OnnxNode, opset: int, problems: list[str]) -> OnnxNode:
+    """A node with its OnnxGraphs as Graphs.
+
+    The values of outer graphs that they take, named by the attribute `captured`, become the node's last inputs. A Graph takes its own
+    inputs first, then those of `captured` that it needs, by name.
+    """
+    attributes, parts = dict(node.attributes), {}
+    captured: dict[str, None] = {}
+    for key, value in node.attributes.items():
+        if isinstance(value, OnnxGraph):
+            nodes, stored = _built(value.nodes, value.initializers, opset, problems)
+            own = {v.name for v in value.inputs} | stored.keys() | {key for n in nodes for key in n.outputs}
+            taken = [key for n in nodes for key in n.inputs] + [v.name for v in value.outputs]
+            parts[key] = value, nodes, stored, own
+            captured |= dict.fromkeys(name for name in taken if name and name not in own)
+    for key, (value, nodes, stored, own) in parts.items():
+        outputs = [v.name for v in value.outputs]
+        outer = [name for name in captured if name not in own]
+        inputs = [Input(v.name, None, v.dtype) for v in value.inputs] + [Input(name, None, "") for name in outer]
+        try:
+            attributes[key] = Graph(nodes, inputs, outputs, *_sort_stored(stored, nodes, set(outputs)), name=value.name)
+        except GraphError as error:
+            problems.append(f"{node.name!r} ({node.op}: its graph {key} is not sound: {error})")
+    attributes["captured"] = tuple(captured)
+    return replace(node, inputs=(*node.inputs, *captured), attributes=attributes)
 
 
 def _constant(node: OnnxNode) -> np.ndarray | None:
@@ -107,16 +148,20 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     op = OPS.get(f"onnx.{node.op}")
     if op is None:
         return node.op
+    if node.op == "Scan" and opset < 9:
+        return "Scan before opset 9, over batches"
     attributes: dict[str, Any] = {}
     for key, value in node.attributes.items():
         if value is NotImplemented:
-            return f"{node.op}: attribute {key!r} holds a graph"
-        if not _right_kind(node.op, opset, key, value):
+            return f"{node.op}: attribute {key!r} is of a kind that is not supported"
+        if key != "captured" and not _right_kind(node.op, opset, key, value):
             return f"{node.op}: attribute {key!r} is {value!r}"
         attributes[_RENAMED.get((node.op, key), key)] = value
     inputs = list(node.inputs)
     while inputs and not inputs[-1]:
         inputs.pop()
+    if "captured" in node.attributes:  # positions count
+        inputs = list(node.inputs)
     outputs = list(node.outputs)
     while outputs and not outputs[-1]:
         outputs.pop()
@@ -165,7 +210,7 @@ def _right_kind(op: str, opset: int, key: str, value: Any) -> bool:
         return True  # an attribute of an older form; the function's own signature decides
     if isinstance(value, list):
         return wanted in (6, 7, 8) and (not value or {float: 6, int: 7, str: 8}[type(value[0])] == wanted)
-    return {float: 1, int: 2, str: 3, np.ndarray: 4}.get(type(value)) == wanted
+    return {float: 1, int: 2, str: 3, np.ndarray: 4, Graph: 5}.get(type(value)) == wanted
 
 
 def _sort_stored(

@@ -17,8 +17,10 @@ import numpy as np
 from preimage.errors import FileFormatError
 from preimage.io import limits
 
-__all__ = ["OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
+__all__ = ["OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
 
+#: Graphs inside nodes inside graphs, at most.
+MAX_DEPTH = 16
 #: protobuf itself reads no larger message.
 MAX_FILE_BYTES = 2**31 - 1
 #: Opset 6 differs from 7 in the broadcasting attributes only, which are read too.
@@ -52,6 +54,17 @@ class OnnxValue:
     name: str
     dtype: str
     shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxGraph:
+    """A graph inside a node (a branch of If, the body of Loop or Scan), as plain data. It may take values of the graphs around it by name."""
+
+    name: str
+    nodes: tuple[OnnxNode, ...]
+    inputs: tuple[OnnxValue, ...]
+    outputs: tuple[OnnxValue, ...]
+    initializers: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +201,7 @@ def _typed_data(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count
     return np.array(values).astype(dtype).reshape(shape)
 
 
-def _attribute(attribute: Any, folder: Path | None, where: str) -> Any:
+def _attribute(attribute: Any, folder: Path | None, where: str, depth: int) -> Any:
     kind = attribute.type
     where = f"{where}, attribute {attribute.name!r}"
     if attribute.ref_attr_name:
@@ -201,13 +214,15 @@ def _attribute(attribute: Any, folder: Path | None, where: str) -> Any:
         return attribute.s.decode("utf-8", "replace")
     if kind == 4:
         return to_array(attribute.t, folder, where)
+    if kind == 5:
+        return _graph(attribute.g, folder, where, depth + 1)
     if kind == 6:
         return [float(v) for v in attribute.floats]
     if kind == 7:
         return [int(v) for v in attribute.ints]
     if kind == 8:
         return [v.decode("utf-8", "replace") for v in attribute.strings]
-    return NotImplemented  # a graph, a type, a sparse tensor: the op that has one is refused with all the others
+    return NotImplemented  # a type, a sparse tensor, several graphs: the op that has one is refused with all the others
 
 
 def _text(value: Any) -> str:
@@ -267,8 +282,9 @@ def read_model(source: Any) -> OnnxModel:
 
 def _declared_bytes(graph: Any) -> int:
     """What the stored arrays of a model take, as it says; a file of a few bytes can name a sparse file of any size beside it."""
-    total = 0
-    for tensor in (*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.type == 4)):
+    attributes = [a for node in graph.node for a in node.attribute]
+    total = sum(_declared_bytes(a.g) for a in attributes if a.type == 5)
+    for tensor in (*graph.initializer, *(a.t for a in attributes if a.type == 4)):
         name = CODES.get(tensor.data_type, "float32")  # others are refused by name later
         total += prod(max(int(d), 0) for d in tensor.dims) * (2 if name == "bfloat16" else np.dtype(name).itemsize)
     return total
@@ -287,9 +303,17 @@ def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
         names = ", ".join(f.name for f in list(proto.functions)[:8])
         raise FileFormatError(f"{label} defines functions of its own ({names}), which is not supported")
     graph = proto.graph
+    limits.check_bytes(_declared_bytes(graph), f"{label}: its arrays")
+    read = _graph(graph, folder, label, 0)
+    metadata = {p.key: p.value for p in proto.metadata_props}
+    return OnnxModel(read.name, opset, read.nodes, read.inputs, read.outputs, read.initializers, metadata)
+
+
+def _graph(graph: Any, folder: Path | None, label: str, depth: int) -> OnnxGraph:
+    if depth > MAX_DEPTH:
+        raise FileFormatError(f"{label}: graphs inside graphs to a depth of more than {MAX_DEPTH}")
     if graph.sparse_initializer:
         raise FileFormatError(f"{label} holds sparse initializers, which is not supported")
-    limits.check_bytes(_declared_bytes(graph), f"{label}: its arrays")
     initializers: dict[str, np.ndarray] = {}
     for tensor in graph.initializer:
         if tensor.name in initializers:
@@ -300,10 +324,7 @@ def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
         kind, domain = _text(node.op_type), _text(node.domain)
         name = _text(node.name) or f"{kind}_{position}"
         op = kind if domain in ("", "ai.onnx") else f"{domain}::{kind}"
-        attributes = {_text(a.name): _attribute(a, folder, f"node {name!r} ({op})") for a in node.attribute}
+        attributes = {_text(a.name): _attribute(a, folder, f"node {name!r} ({op})", depth) for a in node.attribute}
         nodes.append(OnnxNode(name, op, tuple(map(_text, node.input)), tuple(map(_text, node.output)), attributes))
     inputs = tuple(_value(v) for v in graph.input if v.name not in initializers)
-    return OnnxModel(
-        graph.name, opset, tuple(nodes), inputs, tuple(_value(v) for v in graph.output), initializers,
-        {p.key: p.value for p in proto.metadata_props},
-    )  # fmt: skip
+    return OnnxGraph(graph.name, tuple(nodes), inputs, tuple(_value(v) for v in graph.output), initializers)

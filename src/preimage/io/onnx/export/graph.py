@@ -101,7 +101,10 @@ def from_graph(graph: Graph) -> Any:
     floats = [v.dtype for v in stored.values() if v.dtype.name in FLOATS]
     writer = Writer(dtype := next(iter(floats), dtype_of(_CODES[(named or ["float32"])[0]], "the model")))
     writer.stored, writer.shapes = stored, {k: v.shape for k, v in stored.items()}
-    if unknown := [f"{n.name!r} ({n.op})" for n in graph.nodes if not n.op.startswith("onnx.") and n.op not in WORDS]:
+    inner = {n.name for n in graph.nodes if any(isinstance(v, Graph) for v in n.attributes.values())}
+    if unknown := [
+        f"{n.name!r} ({n.op})" for n in graph.nodes if n.name in inner or not (n.op.startswith("onnx.") or n.op in WORDS)
+    ]:
         raise FileFormatError(f"{len(unknown)} nodes cannot be written as ONNX: {', '.join(unknown)}")
     helper = onnx.helper
     inputs = [helper.make_tensor_value_info(i.name, _CODES[i.dtype], _open_names(i)) for i in graph.inputs]

@@ -3,6 +3,7 @@
 from preimage.io.onnx.operators import (  # noqa: F401 - operators register themselves
     boxes,
     contractions,
+    control,
     indexing,
     pointwise,
     recurrent,
