@@ -1,6 +1,9 @@
 """The generated weight gradient: exact sums, one order of them whatever the schedule, padding as the definition says.
 
-The long form:  PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_weight_grad.py     (seconds of random geometries)
+The long forms:
+
+    PREIMAGE_LONG_TESTS=60 pytest tests/engines/test_jit_weight_grad.py                        (seconds of random geometries)
+    PREIMAGE_CONTRACT_CASES=20000 pytest tests/engines/test_jit_weight_grad.py -k definition   (cases against preimage.contract)
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import pytest
 from tests import oracle
 
 import preimage as pre
+from preimage import contract
 from preimage.geometry import ConvGeometry
 
 kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
@@ -26,6 +30,8 @@ from preimage.engines.jit.index import partition  # noqa: E402
 from preimage.engines.jit.packing import moves  # noqa: E402
 from preimage.engines.jit.request import little_work  # noqa: E402
 from preimage.engines.jit.weight_grad import call, lower, tiling  # noqa: E402
+from preimage.engines.jit.weight_grad.tile_kernel import Arg  # noqa: E402
+from preimage.engines.order import Order  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
 TARGETS = [name for name in ("host", "avx512", "avx2") if kernels.named_target(name).runs_here]
@@ -195,7 +201,7 @@ def test_tables_do_not_grow_with_the_batch():
     assert sizes[0] == sizes[1] < 4 << 20
 
 
-@pytest.mark.parametrize("name", ["dense 3x3", "rgb head", "21 classes", "long line", "many small images"])
+@pytest.mark.parametrize("name", ["dense 3x3", "rgb head", "dense 1x1", "long line", "many small images"])
 def test_tasks_in_step_change_no_bit(name, monkeypatch):
     """Parts of the tiles that follow each other from round to round, on any thread: more threads than CPUs, again and again."""
     geometry, rng = made(name), np.random.default_rng(8)
@@ -246,7 +252,8 @@ def test_what_is_asked_for_early_is_what_is_read():
     x_bytes, y_bytes = 64 * 2 * 120 * 100 * 4, 128 * 2 * 120 * 100 * 4
     program = program_of(geometry, True, 1)
     assert "meanwhile" in program.details["bands"]
-    words, starts = (table.array for _, table in program.calls[-1].tables[-2:])
+    tables = dict(program.calls[-1].tables)
+    words, starts = tables[Arg.SPANS].array, tables[Arg.SPAN_BOUNDS].array
     assert starts[0] == 0
     assert starts[-1] == len(words)
     for side, size in ((1, x_bytes), (0, y_bytes)):  # x as vectors, y as scalars
@@ -265,7 +272,7 @@ def test_the_changes_of_the_schedule_are_real(monkeypatch):
     monkeypatch.setattr(tiling, "BAND_BYTES", 0)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
-    assert int(plan.details["bands"].split()[0]) > geometry.output_size[0]
+    assert int(plan.details["bands"].split()[0]) == len(Order.of(geometry.output_size[::-1]).blocks()) > 5
     for name in ("BLOCK_IMAGE_BYTES", "BLOCK_FAR_BYTES", "BLOCK_PRODUCTS"):
         monkeypatch.setattr(tiling, name, 0)
     forget()
@@ -277,50 +284,64 @@ def test_the_changes_of_the_schedule_are_real(monkeypatch):
     forget()
 
 
-def fused(a: float, b: float, c: float) -> float:
-    """a * b + c of float32 numbers, rounded once: exact in Python's integers."""
-    from fractions import Fraction
+def drawn(rng, case):
+    """A geometry of unequal sizes, small enough for the executable definition, with one to some hundred blocks of positions."""
+    while True:
+        ndim, groups = int(rng.integers(0, 4)), int(rng.choice([1, 1, 2, 3]))
+        i, o = int(rng.choice([1, 1, 2, 5, 8, 17])), int(rng.choice([1, 2, 3, 7, 16]))
+        sizes = rng.integers(1, (2, 2500, 50, 14)[ndim], ndim).tolist()
+        batch = int(rng.integers(1, 10 if ndim else 70)) if math.prod(sizes) < 200 or rng.random() < 0.2 else 1 + case % 2
+        options = {
+            "stride": tuple(rng.integers(1, 4, ndim).tolist()), "dilation": tuple(rng.integers(1, 3, ndim).tolist()), "groups": groups,
+            "padding": tuple(tuple(pair) for pair in rng.integers(-1, 4, (ndim, 2)).tolist()),
+        }  # fmt: skip
+        try:
+            geometry = ConvGeometry.from_conv(
+                (batch, i * groups, *sizes), (o * groups, i, *rng.integers(1, 4, ndim).tolist()), **options
+            )
+        except pre.PreimageError:
+            continue
+        if 0 < math.prod(geometry.output_size) * batch <= 3000 and geometry.inside_macs < 400_000:
+            return geometry, options
 
-    exact = Fraction(a) * Fraction(b) + Fraction(c)
-    if exact == 0:
-        return math.copysign(0.0, math.copysign(1, a) * math.copysign(1, b) + math.copysign(1, c))
-    low = np.float32(float(exact))  # float64 first may round twice: take the nearest of the neighbours
-    best = min(
-        (low, np.nextafter(low, np.float32(np.inf)), np.nextafter(low, np.float32(-np.inf))),
-        key=lambda v: (abs(Fraction(float(v)) - exact), int(np.float32(v).view(np.uint32)) & 1),
-    )
-    return float(best)
+
+@pytest.mark.parametrize("case", range(int(os.environ.get("PREIMAGE_CONTRACT_CASES", "24"))))
+def test_the_bits_are_those_of_the_executable_definition(case, monkeypatch):
+    """Whatever the layout, threads, workspace, vectors and bands."""
+    rng = np.random.default_rng((12, case))
+    geometry, options = drawn(rng, case)
+    dtype = np.dtype(["float32", "float32", "float16", "float64"][case % 4 if geometry.inside_macs < 3000 else case % 3])
+    x, y = (rng.standard_normal(shape).astype(dtype) for shape in (geometry.input_shape, geometry.output_shape))
+    wide = np.promote_types(dtype, np.float32)
+    wanted = bits(contract.conv_weight_grad(x.astype(wide), y.astype(wide), geometry.kernel_size, **options).astype(dtype))
+    monkeypatch.setattr(call, "SMALL_MACS", 0)
+    for change in ({}, {"BAND_PIXELS": 3, "BAND_BYTES": 0}):
+        for key, value in change.items():
+            monkeypatch.setattr(tiling, key, value)
+        forget()
+        for number, (a, b) in enumerate(((x, y), (last(x), last(y)), (last(x), y))):
+            threads = number + 1
+            with (
+                kernels.use_target(TARGETS[(case + number) % len(TARGETS)]),
+                little_work(1 << 20 if number == 1 else 0),
+                pre.config(workspace_bytes=0 if case % 3 == number else 64 << 20),
+            ):
+                assert bits(gradient(geometry, a, b, threads)) == wanted, (geometry, dtype, change, threads)
+    forget()
 
 
-def test_the_order_of_a_sum_is_the_agreed_one():
-    """One chain of fused multiply-adds over (oh, ow) an image, images added in order: computed here with fractions."""
+def test_the_order_shows():
+    """The test above would prove nothing if another order gave the same bits."""
+    geometry = ConvGeometry.from_conv((4, 3, 13, 11), (2, 3, 3, 2))
     rng = np.random.default_rng(5)
-    geometry = ConvGeometry.from_conv((3, 2, 6, 5), (2, 2, 3, 2), stride=(1, 2), padding=((1, 1), (1, 0)))
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
-    got = gradient(geometry, x, y)
-    backwards = 0
-    for index in np.ndindex(*geometry.weight_shape):
-        o, i, kh, kw = index
-        images = []
-        for n in range(3):
-            terms = []
-            for oh, ow in np.ndindex(*geometry.output_size):
-                ih, iw = oh - 1 + kh, 2 * ow - 1 + kw
-                if 0 <= ih < 6 and 0 <= iw < 5:
-                    terms.append((float(x[n, i, ih, iw]), float(y[n, o, oh, ow])))
-            chain, other = 0.0, 0.0
-            for a, b in terms:
-                chain = fused(a, b, chain)
-            for a, b in terms[::-1]:
-                other = fused(a, b, other)
-            backwards += chain != other
-            images.append(np.float32(chain))
-        total = images[0]
-        for image in images[1:]:
-            total = np.float32(total + image)
-        assert total == got[index], index
-    assert backwards > 0, "an order that does not matter proves nothing"
+    wanted = gradient(geometry, x, y)
+    one_by_one = np.zeros_like(wanted)
+    for n in range(4):
+        one_by_one += gradient(dataclasses.replace(geometry, batch=1), x[n : n + 1], y[n : n + 1])
+    assert not np.array_equal(one_by_one, wanted)
+    assert not np.array_equal(gradient(geometry, x[..., ::-1], y[..., ::-1])[..., ::-1], wanted)
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])

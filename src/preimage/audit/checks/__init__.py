@@ -13,6 +13,7 @@ _ROWS = {
     "exact": "preimage.audit.checks.exact:Exact",
     "rounding": "preimage.audit.checks.rounding:Rounding",
     "identities": "preimage.audit.checks.identities:Identities",
+    "contract": "preimage.audit.checks.contract:Contract",
     "bits": "preimage.audit.checks.bits:Bits",
     "repeat": "preimage.audit.checks.bits:Repeat",
     "hard": "preimage.audit.checks.hard:Hard",

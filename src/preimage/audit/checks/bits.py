@@ -21,7 +21,7 @@ from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array
 from preimage.audit.subjects.base import REFUSALS, Subject
 
-__all__ = ["Bits", "Repeat"]
+__all__ = ["Bits", "Repeat", "bit_difference"]
 
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 #: Settings of `Subject.variants` that a promise of another name holds for.
@@ -34,7 +34,8 @@ def _same_bits(a: Array, b: Array) -> Array:
     return np.asarray((a.view(kind) == b.view(kind)) | (np.isnan(a) & np.isnan(b)))
 
 
-def _difference(a: Array, b: Array, what: str, result: str) -> Failure | None:
+def bit_difference(a: Array, b: Array, what: str, result: str) -> Failure | None:
+    """None if all bits are the same; else a failure that counts and places the difference."""
     same = _same_bits(np.ascontiguousarray(a), np.ascontiguousarray(b))
     if same.all():
         return None
@@ -110,7 +111,7 @@ class Bits(Check):
         if other is None or isinstance(other, Failure):
             return other
         tally.runs[self.name] += 1
-        failure = _difference(base, other, what, trial.result)
+        failure = bit_difference(base, other, what, trial.result)
         promise = _PART_OF.get(promise, promise)
         tally.add_bits(promise, base.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
         return failure if promise in subject.promises else None
@@ -170,7 +171,7 @@ class Repeat(Check):
                 base = got
                 continue
             what = f"run {k + 1} of the same call" + (f" ({name})" if name else "")
-            failure = _difference(base, got, what, trial.result)
+            failure = bit_difference(base, got, what, trial.result)
             tally.add_bits("repeat", base.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
             if failure is not None and ("repeat" in subject.promises or not _is_rounding(base, got, ops, trial)):
                 return failure

@@ -37,6 +37,8 @@ class Subject:
     name = "subject"
     #: Changes under which the bits must stay the same (a part of preimage.engines.base.PROMISES); others are only measured.
     promises: frozenset[str] = frozenset()
+    #: The contractions whose bits are those of `preimage.contract`.
+    sums_by_contract: frozenset[str] = frozenset()
     #: Whether padding counts as zeros that take part (0 * inf = NaN), as the library's contract says; None: either is right.
     padding_takes_part: bool | None = None
     #: Whether narrow floats are summed in float32 and rounded once, as the library's contract says.

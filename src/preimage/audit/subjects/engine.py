@@ -34,12 +34,15 @@ FEW_KERNELS_MACS = 1 << 24
 _LITTLE_MACS = {"schedules": 0, "few kernels": FEW_KERNELS_MACS}
 
 
+#: Contractions in the contract's order, by engine.
+_BY_CONTRACT = {"jit": frozenset({"conv_weight_grad"})}
+
 _SUPPORTS = "wanted None for a call that it takes, and else the reason as text"
 
 
 class ObjectSubject(Subject):
     """An object with the three contractions. It may also have, each with the meaning of the attribute of Subject:
-    name, promises, dtypes, padding_takes_part, rounds_once, any_strides, must_be_exact, supports(geometry, contraction, dtype).
+    name, promises, sums_by_contract, dtypes, padding_takes_part, rounds_once, any_strides, must_be_exact, supports(geometry, contraction, dtype).
     """
 
     def __init__(self, target: Any, spec: str | None = None) -> None:
@@ -47,6 +50,7 @@ class ObjectSubject(Subject):
         self._spec = spec
         self.name = getattr(target, "name", None) or type(target).__name__
         self.promises = frozenset(getattr(target, "promises", ()))
+        self.sums_by_contract = frozenset(getattr(target, "sums_by_contract", ()))
         for attribute in ("dtypes", "padding_takes_part", "rounds_once", "any_strides", "must_be_exact"):
             if hasattr(target, attribute):
                 setattr(self, attribute, getattr(target, attribute))
@@ -151,6 +155,7 @@ class EngineSubject(Subject):
         try:
             self.engine = get(name)
             self.promises = frozenset(self.engine.promises)
+            self.sums_by_contract = _BY_CONTRACT.get(name, frozenset())
         except PreimageError as error:
             self._reason = str(error)
         try:

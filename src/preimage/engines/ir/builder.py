@@ -239,6 +239,11 @@ class Kernel:
             self._declared[full] = f"declare {kind} @{full}({', '.join([kind] * len(operands))})"
         return self.let(f"call {kind} @{full}({', '.join(operand.typed for operand in operands)})")
 
+    def trailing_zeros(self, number: str) -> str:
+        """How many bits are 0 below the lowest that is 1."""
+        self._declared["llvm.cttz.i64"] = "declare i64 @llvm.cttz.i64(i64, i1)"
+        return self.once(f"call i64 @llvm.cttz.i64(i64 {number}, i1 false)")
+
     def masked_load(self, address: str, element: str, lanes: int, mask: Bit, align: int) -> str:
         kind, name = type_of(element, lanes), f"llvm.masked.load.{_suffix(element, lanes)}.p0"
         self._declared[name] = f"declare {kind} @{name}(ptr, i32, {type_of('i1', lanes)}, {kind})"

@@ -121,6 +121,10 @@ class Int:
         """0 <= self < other, in one comparison without sign."""
         return self._compare("ult", other)
 
+    def trailing_ones(self) -> Int:
+        """How many bits are 1 below the lowest that is 0."""
+        return Int(self.kernel, self.kernel.trailing_zeros(self._binary("xor", -1).value))
+
     def minimum(self, other: Int | int) -> Int:
         return (self < other).pick(self, self.kernel.i64(other))
 

@@ -12,7 +12,7 @@ from preimage.engines.base import Array, DType
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, is_little
-from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_turn, request_for_shapes, turns
+from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_part, parts, request_for_shapes
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
 
@@ -87,9 +87,9 @@ def _plan_weight_grad(engine: JitEngine, geometry: ConvGeometry, dtype: DType, c
     whole = replace(request.geometry, batch=geometry.batch)
     request = replace(request, geometry=whole, little=is_little(whole))
     program = engine.lower(as_tables_allow(request))
-    images = images_of_a_turn(request, program.workspace_bytes)
+    images = images_of_a_part(request, program.workspace_bytes)
     if images == geometry.batch:
         found.update(program.decisions)
         return
-    for _, turn in _some(turns(request, images)):
-        found.update(engine.lower(turn).decisions)
+    for _, part in _some(parts(request, images)):
+        found.update(engine.lower(part).decisions)

@@ -135,17 +135,27 @@ class WeightGradRequest:
     threads: int
     target: kernels.Target
     little: bool = False  # kernels whose sizes are all arguments
-    turn: str = "only"  # of the batch: "first", "middle" or "last", where the sums go on from call to call (array "sums")
+    part: bool = False  # of a batch: the result is a node of the images' tree, in the type of the sums
 
     @property
     def contraction(self) -> str:
         return "conv_weight_grad"
 
+    @property
+    def sums(self) -> str:
+        """The type in which is summed."""
+        return "f64" if self.element == "f64" else "f32"
+
+    @property
+    def result(self) -> str:
+        """The element type of the result."""
+        return self.sums if self.part else self.element
+
     def __post_init__(self) -> None:
-        g, item = self.geometry, ELEMENT_BYTES[self.element]
-        for name, shape in (("x", g.input_shape), ("y", g.output_shape), ("out", g.weight_shape)):
+        g, own = self.geometry, self.element
+        for name, shape, element in (("x", g.input_shape, own), ("y", g.output_shape, own), ("out", g.weight_shape, self.result)):
             field = f"{name}_strides"
-            object.__setattr__(self, field, meaningful_strides(shape, getattr(self, field), item))
+            object.__setattr__(self, field, meaningful_strides(shape, getattr(self, field), ELEMENT_BYTES[element]))
 
 
 Request: TypeAlias = "ConvRequest | WeightGradRequest"

@@ -11,6 +11,7 @@ from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.weight_grad_kernel import Arg, DepthwiseGradSpec
+from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
 from preimage.engines.jit.index.taps import Ints, as_ints
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.packing.moves import slab_calls
@@ -58,8 +59,7 @@ def _lanes(r: WeightGradRequest) -> int:
 def lower_depthwise_grad(r: WeightGradRequest) -> Program:
     """Channels-last operands in place, others through channels-last copies."""
     g = r.geometry
-    inner = "f64" if r.element == "f64" else "f32"
-    size = ELEMENT_BYTES[inner]
+    inner, size = r.sums, ELEMENT_BYTES[r.sums]
     program = ProgramBuilder("depthwise weight gradient")
     lanes = _lanes(r)
     x_name, x_element, x_strides = _side(program, r, "x", (g.batch, g.in_channels, *g.input_size), r.x_strides, inner)
@@ -72,9 +72,13 @@ def lower_depthwise_grad(r: WeightGradRequest) -> Program:
     sum_tap = blocks * width * size
     program.buffers.append(Buffer("sums", taps * sum_tap))
     zeros = np.zeros(4 * 64, np.float64)
+    walk = running_sums(g.output_size)
+    steps, image_steps, last_steps = walk.with_images(g.batch)
+    n_levels = walk.depth + image_levels(g.batch)
+    level_room = 0
     tiles_said = []
     for rows, columns in product(sorted({n for _, n in parts_h}), sorted({n for _, n in parts_w})):
-        tiles, positions = _tables(g, x_strides, y_strides, [k for k, n in parts_h if n == rows], rows,
+        tiles, blocks_of_tiles, positions = _tables(g, walk, x_strides, y_strides, [k for k, n in parts_h if n == rows], rows,
                                    [k for k, n in parts_w if n == columns], columns, sum_tap)  # fmt: skip
         units = len(tiles) * blocks
         wanted = 1 if r.threads == 1 else min(units, 4 * r.threads)
@@ -82,16 +86,23 @@ def lower_depthwise_grad(r: WeightGradRequest) -> Program:
         spec = DepthwiseGradSpec(
             inner, x_element, y_element, lanes, vectors, rows, tuple(k * g.dilation[-1] for k in range(columns)), g.stride[-1],
             _turn(rows * columns * vectors, vectors, r.target.vector_registers), x_strides[-1], y_strides[-1],
-            g.out_channels_per_group, g.out_channels % width != 0, g.batch > 1,
+            g.out_channels_per_group, g.out_channels % width != 0,
         )  # fmt: skip
         values: dict[int, Value] = {
             Arg.X: x_name, Arg.Y: y_name, Arg.SUMS: "sums", Arg.TILES: tiles, Arg.POSITIONS: positions, Arg.N_TILES: len(tiles), Arg.UNITS: units,
             Arg.UNITS_PER_TASK: per_task, Arg.IMAGES: g.batch, Arg.X_IMAGE: x_strides[0], Arg.Y_IMAGE: y_strides[0],
             Arg.X_ROW: x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, Arg.SUM_ROW: g.kernel_size[-1] * sum_tap,
             Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.out_channels, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros,
+            Arg.BLOCKS: blocks_of_tiles, Arg.N_BLOCKS: len(walk.ends), Arg.THREAD_BYTES: n_levels * spec.tile_bytes, Arg.STEPS: steps,
+            Arg.IMAGE_STEPS: image_steps, Arg.LAST_STEPS: last_steps, Arg.N_STEPS: len(steps), Arg.IMAGE_LEVEL: walk.depth,
         }  # fmt: skip
+        if n_levels:
+            values[Arg.LEVELS] = "levels"
+            level_room = max(level_room, n_levels * spec.tile_bytes)
         program.calls.append(kernel_call("depthwise weight gradient", spec, values, -(-units // per_task)))
         tiles_said.append(f"{rows} x {columns} taps x {vectors} vectors of {lanes} channels")
+    if level_room:
+        program.buffers.append(Buffer("levels", r.threads * level_room))
     take = branches.depthwise_weight_grad
     take("taken")
     take("x.in_place" if x_name == "x" else "x.copied")
@@ -170,25 +181,31 @@ def _reach(g: ConvGeometry, axis: int, k: int) -> tuple[int, int]:
 
 
 def _tables(
-    g: ConvGeometry, x_strides: list[int], y_strides: list[int], starts_h: list[int], rows: int, starts_w: list[int],
+    g: ConvGeometry, walk: RunningSums, x_strides: list[int], y_strides: list[int], starts_h: list[int], rows: int, starts_w: list[int],
     columns: int, sum_tap: int,
-) -> tuple[Ints, Ints]:  # fmt: skip
-    """The tiles of rows x columns taps, and the positions of each (see the schedule's words)."""
+) -> tuple[Ints, Ints, Ints]:  # fmt: skip
+    """The tiles of rows x columns taps, the blocks and the positions of each (see the schedule's words)."""
     tiles: list[list[int]] = []
+    blocks: list[Ints] = []
     positions: list[Ints] = []
     count = 0
+    lines = walk.lines()
+    firsts = np.searchsorted(lines[:, 0], np.arange(len(walk.ends) + 1))
+    block_rows = np.column_stack([lines[firsts[:-1], 1], lines[firsts[1:] - 1, 1] + 1])
+    block_columns = lines[firsts[:-1], 2:]
     far, above = list(range(g.ndim - 2)), g.ndim - 2  # the axes before, and the second last one
     last = g.ndim - 1
     for outer in product(*(range(g.kernel_size[k]) for k in far), starts_h):
-        table = np.zeros((1, 4), np.int64)
+        table = np.zeros((1, 5), np.int64)  # the words of a position, and its row among all
         table[:, 3] = rows if g.ndim == 1 else 0
         for axis, k in zip(far, outer, strict=False):
             first, end = _reach(g, axis, k)
             at = np.arange(first, end, dtype=np.int64)
-            more = np.zeros((len(at), 4), np.int64)
+            more = np.zeros((len(at), 5), np.int64)
             more[:, 0] = (at * g.stride[axis] + k * g.dilation[axis] - g.padding[axis][0]) * x_strides[1 + axis]
             more[:, 1] = at * y_strides[1 + axis]
-            table = (table[:, None] + more[None]).reshape(-1, 4)
+            more[:, 4] = at * prod(g.output_size[axis + 1 : last])
+            table = (table[:, None] + more[None]).reshape(-1, 5)
         if g.ndim > 1:
             start = outer[-1]
             at = np.arange(g.output_size[above], dtype=np.int64)
@@ -196,9 +213,12 @@ def _tables(
             on = np.stack(
                 [(line + q * g.dilation[above] >= 0) & (line + q * g.dilation[above] < g.input_size[above]) for q in range(rows)]
             )
-            more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0)], axis=1)
-            table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 4)
-        positions.append(table)
+            more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0), at], axis=1)
+            table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 5)
+        positions.append(table[:, :4])
+        met = np.searchsorted(table[:, 4], block_rows) + count
+        first_block = len(blocks) * len(walk.ends)
+        blocks.append(np.column_stack([met, block_columns, walk.ends]))
         number = 0
         for axis, k in zip(range(g.ndim - 1), outer, strict=False):
             number = number * g.kernel_size[axis] + k
@@ -211,10 +231,10 @@ def _tables(
                 middle = after = end
             column = start * g.dilation[last] - g.padding[last][0]
             offset = (number * g.kernel_size[last] + start) * sum_tap
-            tiles.append([count, count + len(table), column, begin, middle, after, end, offset])
+            tiles.append([first_block, column, begin, middle, after, end, offset])
         count += len(table)
     joined = np.concatenate(positions) if count else np.zeros((1, 4), np.int64)
-    return as_ints(tiles), np.ascontiguousarray(joined)
+    return as_ints(tiles), np.ascontiguousarray(np.concatenate(blocks)), np.ascontiguousarray(joined)
 
 
 def _order(r: WeightGradRequest, inner: str, taps: int, sum_tap: int) -> KernelCall:

@@ -1,16 +1,18 @@
 """Weight gradient of a depthwise convolution, vectors across channels: a few taps kept in registers while pixels pass.
 
 grad_w[c, kd, kh, kw] = sum over n, od, oh, ow of  x[n, c, od.., oh*s - lo + kh*d, ow*s - lo + kw*d] * y[n, c, od, oh, ow],
-one chain over (od, oh, ow) for each image, images added in order. A tile is `rows` taps of the second last axis by
-len(columns) taps of the last, for one block of channels; it passes over all pixels of an image:
+in the contract's order: blocks of positions, groups of them, images as their tree (`index.running_sums`). A tile is `rows` taps of
+the second last axis by len(columns) taps of the last, for one block of channels; it passes over all pixels of an image:
 
     for unit in this task's units                      # a unit: block of channels, tile of taps
         for n in images
-            sum[r][t] = +0
-            for position in the tile's positions       # (od, oh) with at least one row of taps on the input; a table
-                for ow in columns that any tap reaches
-                    for r, t:  sum[r][t] = fma(x[row + r, ow*step + column[t]], y[ow], sum[r][t])
-            total <- sum, or total + sum
+            for block in the image's blocks
+                sum[r][t] = +0
+                for position in the tile's positions of the block   # (od, oh) with at least one row of taps on the input; a table
+                    for ow in columns that any tap reaches
+                        for r, t:  sum[r][t] = fma(x[row + r, ow*step + column[t]], y[ow], sum[r][t])
+                sum goes up, and is put down
+            sum goes up the tree;  total <- +0 + sum after the last image
 
 The middle of a line, where every tap lies on the input, runs in turns of `turn` pixels that load each column once; its
 ends, and positions where a row of taps lies outside, read what is outside from a vector of zeros.
@@ -20,11 +22,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import ClassVar
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.index.running_sums_kernel import Levels, Steps, level_bytes
 
-__all__ = ["POSITION_WORDS", "TILE_WORDS", "Arg", "DepthwiseGradSpec", "build"]
+__all__ = ["BLOCK_WORDS", "POSITION_WORDS", "TILE_WORDS", "Arg", "DepthwiseGradSpec", "build"]
 
 
 class Arg(IntEnum):
@@ -47,11 +51,22 @@ class Arg(IntEnum):
     CHANNELS = 14
     COLUMNS = 15  # input columns
     ZEROS = 16  # address of a vector of zeros
+    BLOCKS = 17  # see BLOCK_WORDS
+    N_BLOCKS = 18  # of an image
+    LEVELS = 19  # running sums
+    THREAD_BYTES = 20  # of one thread
+    STEPS = 21  # table: levels
+    IMAGE_STEPS = 22  # where in it the levels of the images' tree stand in a row
+    LAST_STEPS = 23  # and where those of the last image do; they end the table
+    N_STEPS = 24
+    IMAGE_LEVEL = 25  # the first level of the tree
 
 
-# first position, last + 1, input column of the first tap at ow = 0, then output columns: first that any tap reaches, first
+# first block, input column of the first tap at ow = 0, then output columns: first that any tap reaches, first
 # that all reach, last + 1 that all reach, last + 1 that any reaches; offset of the sums
-TILE_WORDS = 8
+TILE_WORDS = 7
+# first position, last + 1, first output column, last + 1, first step, last + 1, level of the sum (-1: the image ends here)
+BLOCK_WORDS = 7
 POSITION_WORDS = 4  # x offset of the first row of taps, y offset, first row on the input, how many rows
 
 
@@ -59,7 +74,7 @@ POSITION_WORDS = 4  # x offset of the first row of taps, y offset, first row on 
 class DepthwiseGradSpec:
     """What the code depends on. columns: input column of every tap of a row, from the first; step: input columns from one
     output column to the next; pixel bytes are those of x and y; repeat: output channels of one input channel (a divisor of
-    lanes); more: there are images after the first.
+    lanes).
     """
 
     arguments: ClassVar[type[IntEnum]] = Arg
@@ -77,7 +92,11 @@ class DepthwiseGradSpec:
     y_pixel: int
     repeat: int
     ragged: bool
-    more: bool
+
+    @property
+    def tile_bytes(self) -> int:
+        """A tile's sums in a level."""
+        return level_bytes(self.element, (self.lanes,) * (self.rows * len(self.columns) * self.vectors))
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -103,13 +122,29 @@ def build(spec: DepthwiseGradSpec) -> str:
         x_masks = masks
         if spec.ragged and spec.repeat > 1:
             x_masks = [f.lane_mask(few, left // spec.repeat - v * few) for v in range(spec.vectors)]
-        body = _Body(f, spec, x, y, tile.at(2).load_int(), masks, x_masks)
-        sums = [f.zeros(spec.element, spec.lanes)] * (spec.rows * len(spec.columns) * spec.vectors)
-        with f.loop(tile.load_int(), tile.at(1).load_int(), carry=sums) as position:
-            entry = f.ptr_arg(Arg.POSITIONS, "i64").at(position.index * POSITION_WORDS)
-            position.carry = body.line(tile, entry, position.carry)
-        _finish(f, spec, n.index, tile.at(7).load_int(), channel, position.result)
+        body = _Body(f, spec, x, y, tile.at(1).load_int(), masks, x_masks)
+        levels = _levels(f, spec, arg)
+        zeros = [f.zeros(spec.element, spec.lanes)] * (spec.rows * len(spec.columns) * spec.vectors)
+        first_block = tile.load_int()
+        with f.loop(first_block, first_block + arg[Arg.N_BLOCKS], carry=zeros, once=True) as block:
+            words = f.ptr_arg(Arg.BLOCKS, "i64").at(block.index * BLOCK_WORDS)
+            reach = body.reach(tile, words)
+            with f.loop(words.load_int(), words.at(1).load_int(), carry=zeros) as position:
+                entry = f.ptr_arg(Arg.POSITIONS, "i64").at(position.index * POSITION_WORDS)
+                position.carry = body.line(reach, entry, position.carry)
+            ends = words.at(4).load_int(), words.at(5).load_int(), words.at(6).load_int()
+            block.carry = levels.end_block(*ends, position.result)
+        levels.end_image(n.index, arg[Arg.IMAGES], block.result, partial(_store, f, spec, tile.at(6).load_int(), channel))
     return f.ir()
+
+
+def _levels(f: Kernel, spec: DepthwiseGradSpec, arg: dict[Arg, Int]) -> Levels:
+    """The running sums of a unit, in memory of the thread."""
+    start = arg[Arg.LEVELS] + f.thread * arg[Arg.THREAD_BYTES]
+    steps = Steps(
+        f.ptr_arg(Arg.STEPS, "i64"), arg[Arg.IMAGE_STEPS], arg[Arg.LAST_STEPS], arg[Arg.N_STEPS], arg[Arg.IMAGE_LEVEL]
+    )  # fmt: skip
+    return Levels(f, spec.element, steps, lambda level: level * spec.tile_bytes + start)
 
 
 Masks = list[Bit | None]
@@ -123,15 +158,20 @@ class _Body:
     ) -> None:  # fmt: skip
         self.f, self.spec, self.x, self.y, self.column, self.masks, self.x_masks = f, spec, x, y, column, masks, x_masks
 
-    def line(self, tile: Ptr, entry: Ptr, sums: list[Num]) -> list[Num]:
+    def reach(self, tile: Ptr, block: Ptr) -> tuple[Int, Int, Int, Int]:
+        """The columns of a block: first that any tap reaches, first that all reach, last + 1 of both."""
+        first, end = block.at(2).load_int(), block.at(3).load_int()
+        begin, middle, after, last = (tile.at(k).load_int().maximum(first).minimum(end) for k in range(2, 6))
+        return begin, middle, after, last
+
+    def line(self, reach: tuple[Int, Int, Int, Int], entry: Ptr, sums: list[Num]) -> list[Num]:
         f, spec = self.f, self.spec
-        begin, end = tile.at(3).load_int(), tile.at(6).load_int()
+        begin, all_begin, all_end, end = reach
         x_line = self.x.at_bytes(entry.load_int() + self.column * spec.x_pixel)
         y_line = self.y.at_bytes(entry.at(1).load_int())
         row, rows = entry.at(2).load_int(), entry.at(3).load_int()
         whole = rows.equals(spec.rows)
-        middle = whole.select(tile.at(4).load_int(), end)
-        after = whole.select(tile.at(5).load_int(), end)
+        middle, after = whole.select(all_begin, end), whole.select(all_end, end)
         with f.loop(begin, middle, carry=sums) as ow:
             ow.carry = self._edge(x_line, y_line, ow.index, row, rows, ow.carry)
         turns = (after - middle) // spec.turn * spec.turn + middle
@@ -198,8 +238,8 @@ class _Body:
         return sums
 
 
-def _finish(f: Kernel, spec: DepthwiseGradSpec, n: Int, offset: Int, channel: Int, sums: list[Num]) -> None:
-    """The chain of the first image as it is; those of later images are added to what is there."""
+def _store(f: Kernel, spec: DepthwiseGradSpec, offset: Int, channel: Int, sums: list[Num]) -> None:
+    """The sums of a unit, tap by tap."""
     base = f.ptr_arg(Arg.SUMS, spec.element).at(channel).at_bytes(offset)
     cells = [
         base.at_bytes(f.int_arg(Arg.SUM_ROW) * r + f.int_arg(Arg.SUM_TAP) * t).at(v * spec.lanes)
@@ -207,13 +247,5 @@ def _finish(f: Kernel, spec: DepthwiseGradSpec, n: Int, offset: Int, channel: In
         for t in range(len(spec.columns))
         for v in range(spec.vectors)
     ]
-    if not spec.more:
-        for cell, total in zip(cells, sums, strict=True):
-            cell.store(total)
-        return
-    with f.when(n.equals(0)):
-        for cell, total in zip(cells, sums, strict=True):
-            cell.store(total)
-    with f.when(n > 0):
-        for cell, total in zip(cells, sums, strict=True):
-            cell.store(cell.load(spec.lanes) + total)
+    for cell, total in zip(cells, sums, strict=True):
+        cell.store(total)

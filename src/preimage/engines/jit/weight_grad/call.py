@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage.engines import decisions
 from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
+from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
@@ -26,9 +26,10 @@ from preimage.engines.jit.runtime.link import LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
 from preimage.geometry import ConvGeometry
+from preimage.reduction import TreeSum
 from preimage.settings import current
 
-__all__ = ["WeightGradients", "as_tables_allow", "every_position", "images_of_a_turn", "request_for_shapes", "turns"]
+__all__ = ["WeightGradients", "as_tables_allow", "every_position", "images_of_a_part", "parts", "request_for_shapes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class _Ready:
 
     geometry: ConvGeometry
     linked: LinkedProgram
+    threads: int
     memory: tuple[int, ...]
     axes: tuple[int, ...] | None
     exact: bool  # no position is left out
@@ -63,7 +65,7 @@ class WeightGradients:
             result = aligned_empty(ready.memory, x.dtype)
             if ready.axes is not None:
                 result = result.transpose(ready.axes)
-            self._run(ready.linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, n_threads)
+            self._run(ready.linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, ready.threads)
             if ready.exact:
                 return result
         else:
@@ -94,25 +96,28 @@ class WeightGradients:
             is_little(geometry),
         )  # fmt: skip
         linked = self._linked(as_tables_allow(request))
-        images = images_of_a_turn(request, linked.workspace_bytes)
+        images = images_of_a_part(request, linked.workspace_bytes)
         if images < geometry.batch:
-            self._in_turns(request, images, x, y, result)
+            self._in_parts(request, images, x, y, result)
             return
         decisions.report(linked.program.decisions)
-        self._run(linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, n_threads)
+        self._run(linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, shared)
         if key is not None and given.ndim and given_strides == (x.strides, y.strides):
             memory = (shape[0], *shape[2:], shape[1]) if last else shape
             axes = (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None
-            self._ready.keep(key, _Ready(given, linked, memory, axes, not leaves_out(given)))
+            self._ready.keep(key, _Ready(given, linked, shared, memory, axes, not leaves_out(given)))
 
-    def _in_turns(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
-        """The same sums, `images` at a time: an image is a chain of its own, and each turn goes on adding where the last one ended."""
-        sums = np.empty(prod(r.geometry.weight_shape), accumulator_dtype(x.dtype))
-        for part, turn in turns(r, images):
-            linked = self._linked(turn)
+    def _in_parts(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
+        """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
+        tree = TreeSum()
+        for number, (part, request) in enumerate(parts(r, images)):
+            linked = self._linked(request)
             decisions.report(linked.program.decisions)
-            addresses = {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(result), "sums": address_of(sums)}
-            self._run(linked, addresses, r.threads)
+            node = empty_like_order(r.geometry.weight_shape, result, accumulator_dtype(x.dtype))
+            self._run(linked, {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(node)}, r.threads)
+            tree.add(node, number, images.bit_length() - 1)
+        with np.errstate(all="ignore"):
+            result[...] = tree.total()
 
 
 def as_tables_allow(r: WeightGradRequest) -> WeightGradRequest:
@@ -121,23 +126,21 @@ def as_tables_allow(r: WeightGradRequest) -> WeightGradRequest:
     return r if images == r.geometry.batch else replace(r, geometry=replace(r.geometry, batch=images))
 
 
-def images_of_a_turn(r: WeightGradRequest, workspace_bytes: int) -> int:
-    """How many images are summed in one run. workspace_bytes: what the program of `as_tables_allow` takes."""
+def images_of_a_part(r: WeightGradRequest, workspace_bytes: int) -> int:
+    """How many images are summed in one run: all, or a power of two. workspace_bytes: what the program of `as_tables_allow` takes."""
     if is_depthwise_grad(r):
         return r.geometry.batch
     images = as_tables_allow(r).geometry.batch
-    return max(1, min(images, images * current().workspace_bytes // workspace_bytes))
+    images = max(1, min(images, images * current().workspace_bytes // workspace_bytes))
+    return images if images == r.geometry.batch else 1 << images.bit_length() - 1
 
 
-def turns(r: WeightGradRequest, images: int) -> list[tuple[slice, WeightGradRequest]]:
+def parts(r: WeightGradRequest, images: int) -> list[tuple[slice, WeightGradRequest]]:
     """The requests that sum a batch so many images at a time, and the images of each."""
-    batch = r.geometry.batch
-    parts = [slice(first, min(first + images, batch)) for first in range(0, batch, images)]
-    names = ["first", *["middle"] * (len(parts) - 2), "last"]
-    return [
-        (part, replace(r, geometry=replace(r.geometry, batch=part.stop - part.start), turn=name))
-        for part, name in zip(parts, names, strict=True)
-    ]
+    batch, g = r.geometry.batch, r.geometry
+    out = tuple(stride // ELEMENT_BYTES[r.element] * ELEMENT_BYTES[r.sums] for stride in r.out_strides)
+    found = [slice(first, min(first + images, batch)) for first in range(0, batch, images)]
+    return [(part, replace(r, geometry=replace(g, batch=part.stop - part.start), part=True, out_strides=out)) for part in found]
 
 
 def _of_nothing(x: Array, y: Array, result: Array) -> Array:

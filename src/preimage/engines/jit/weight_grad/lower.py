@@ -11,6 +11,7 @@ import numpy as np
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
+from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
 from preimage.engines.jit.index.taps import Ints
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
@@ -44,8 +45,7 @@ def _pads(geometry: ConvGeometry, axis: int) -> bool:
 def lower_weight_grad(r: WeightGradRequest) -> Program:
     """Tiles of the matrix of weights over all pixels: see `tile_kernel`."""
     g = r.geometry
-    inner = "f64" if r.element == "f64" else "f32"
-    size = ELEMENT_BYTES[inner]
+    inner, size = r.sums, ELEMENT_BYTES[r.sums]
     reading = planning.read_geometry(g, size, r.target, r.little)
     program = ProgramBuilder(f"weight gradient, {reading.kind} as columns")
     x_is_vector = reading.kind != "outputs"
@@ -65,7 +65,7 @@ def lower_weight_grad(r: WeightGradRequest) -> Program:
     program.skips_padding = leaves_out(g)
     planning.take_reading(g, reading, size, r.target)
     branches.weight_grad("padding.skipped" if program.skips_padding else "padding.none")
-    branches.weight_grad(f"batch.{'whole' if r.turn == 'only' else r.turn}")
+    branches.weight_grad("batch.part" if r.part else "batch.whole")
     return program.done()
 
 
@@ -80,10 +80,8 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
     """The call that sums, and what follows it."""
     g, size, m = r.geometry, ELEMENT_BYTES[inner], _Matrix.of(r, reading, x, y, inner)
     weight_bytes, one_band = prod(g.weight_shape) * size, m.table.n_bands == 1
-    if not m.direct and r.turn == "only":
+    if not m.direct:
         program.buffers.append(Buffer("sums", weight_bytes))
-    if m.has_chain:
-        program.buffers.append(Buffer("chain", weight_bytes))
     moved = g.batch * prod(g.output_size) * (g.in_channels * prod(g.stride) + g.out_channels) * size
     often = planning.products(g)
     ahead = [
@@ -91,17 +89,21 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
         for side, step, width in ((m.scalar, m.scalar_step, reading.tile_rows), (m.vector, m.vector_step, reading.tile_columns))
     ]
     spec = planning.tile_spec(
-        reading, inner, g.batch == 1 and one_band and r.turn == "only", (ahead[0], ahead[1]), r.little, m.early,
+        reading, inner, (ahead[0], ahead[1]), r.little, m.early,
         one_band and weight_bytes > FAR_RESULT * r.target.l2_bytes, m.scalar.apart != 0,
     )  # fmt: skip
-    call = kernel_call("weight gradient", spec, _arguments(r, reading, x, y, m, size), m.tasks)
+    values, level_bytes = _arguments(r, reading, x, y, m, size), _level_bytes(r, m, spec.tile_bytes)
+    if level_bytes:
+        program.buffers.append(Buffer("levels", level_bytes))
+    call = kernel_call("weight gradient", spec, values | _levels(r, m, spec.tile_bytes), m.tasks)
     program.calls.append(in_step(call, m.parts, r.threads) if m.tasks > m.parts else call)
     named = {
+        "images.together": spec.together,
         "early.taken": m.early, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
         "result.in_place": m.direct,
     }  # fmt: skip
     _take(g, m, [name for name, holds in named.items() if holds])
-    if not m.direct and r.turn in ("only", "last"):
+    if not m.direct:
         program.calls.append(_order_call(r, m.x_is_vector, inner))
     program.details = _details(g, reading, x, y, m)
 
@@ -122,12 +124,14 @@ class _Matrix:
     n_taps: int  # along the last axis, as turns of a loop
     n_outer: int  # of the other axes
     tiles: int
-    per_turn: int  # images at a time
+    per_turn: int  # images at a time, a power of two where there are several turns
     rounds: int
     parts: int
     per_part: int
     rounds_per_task: int
-    has_chain: bool  # sums go on from band to band, beside those of the images before
+    sums: RunningSums
+    thread_levels: int  # levels of running sums that no round leaves open
+    tile_levels: int  # the others
     direct: bool  # the sums are the result
     early: bool  # the next band's lines are asked for while this one is summed
 
@@ -140,10 +144,14 @@ class _Matrix:
         g, size = r.geometry, ELEMENT_BYTES[inner]
         x_is_vector, n_outer, last = reading.kind != "outputs", prod(g.kernel_size[:-1]), g.kernel_size[-1]
         pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and (y.apart != 0 or y.name == "y blocks"))
-        table = planning.tables(g, x.strides[2:], y.strides[2:], pixels)
+        sums = running_sums(g.output_size)
+        table = planning.tables(g, sums, x.strides[2:], y.strides[2:], pixels)
         n_taps = 1 if reading.run else last
         tiles = n_taps * n_outer * reading.row_tiles * reading.column_tiles * g.groups
         per_turn = 1 if table.n_bands > 1 else max(1, min(g.batch, pixels // max(1, prod(g.output_size))))
+        per_turn = 1 << image_levels(g.batch) if per_turn == g.batch else 1 << per_turn.bit_length() - 1
+        levels = sums.depth + image_levels(g.batch)
+        thread_levels = sums.depth - table.open_levels if table.n_bands > 1 else sums.depth + image_levels(per_turn)
         rounds = -(-g.batch // per_turn) * table.n_bands
         parts, rounds_per_task = _shares(tiles, rounds, r.threads)
         per_part = -(-tiles // parts)
@@ -153,8 +161,7 @@ class _Matrix:
         early = not r.little and "blocks" not in x.name + y.name and planning.asks_early(g, reading, size, r.target.l2_bytes)
         return cls(
             x_is_vector, *sides, pixels, table, n_taps, n_outer, tiles, per_turn, rounds, -(-tiles // per_part), per_part,
-            rounds_per_task, (g.batch > 1 or r.turn != "only") and table.n_bands > 1, x_is_vector and as_is and inner == r.element,
-            early,
+            rounds_per_task, sums, thread_levels, levels - thread_levels, x_is_vector and as_is and inner == r.result, early,
         )  # fmt: skip
 
 
@@ -172,8 +179,8 @@ def _arguments(r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side
     every = (reading.column_tiles, 1) if reading.kind == "run" else (1, m.n_outer)
     sums = "out" if m.direct else "sums"
     return {
-        Arg.SCALARS: m.scalar.name, Arg.VECTORS: m.vector.name, Arg.TOTAL: sums, Arg.CHAIN: "chain" if m.has_chain else sums,
-        Arg.SEGMENTS: segments, Arg.BANDS: m.table.bands, Arg.TAPS: _tap_table(g, reading, x, m, tap_bytes),
+        Arg.SCALARS: m.scalar.name, Arg.VECTORS: m.vector.name, Arg.TOTAL: sums, Arg.SEGMENTS: segments,
+        Arg.BLOCKS: m.table.blocks, Arg.BANDS: m.table.bands, Arg.TAPS: _tap_table(g, reading, x, m, tap_bytes),
         Arg.IMAGES: g.batch, Arg.IMAGES_PER_TURN: m.per_turn, Arg.ROUNDS: m.rounds, Arg.N_BANDS: m.table.n_bands,
         Arg.TILES: m.tiles, Arg.TILES_PER_PART: m.per_part, Arg.PARTS: m.parts, Arg.ROUNDS_PER_TASK: m.rounds_per_task,
         Arg.N_TAPS: m.n_taps, Arg.N_OUTER: m.n_outer, Arg.OUTER_EVERY: every[0], Arg.COL_EVERY: every[1],
@@ -182,9 +189,25 @@ def _arguments(r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side
         Arg.SCALAR_PIXEL: m.scalar_step, Arg.SCALAR_IMAGE: m.scalar.strides[0], Arg.SCALAR_GROUP: m.scalar.group,
         Arg.VECTOR_PIXEL: m.vector_step, Arg.VECTOR_IMAGE: m.vector.strides[0], Arg.VECTOR_GROUP: m.vector.group,
         Arg.SCALAR_ROW: m.scalar.apart, Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes,
-        Arg.OUT_GROUP: prod(g.weight_shape) // g.groups * size, Arg.BEGUN: int(r.turn in ("middle", "last")),
-        Arg.SPANS: spans, Arg.SPAN_BOUNDS: span_bounds,
+        Arg.OUT_GROUP: prod(g.weight_shape) // g.groups * size, Arg.SPANS: spans, Arg.SPAN_BOUNDS: span_bounds,
     }  # fmt: skip
+
+
+def _level_bytes(r: WeightGradRequest, m: _Matrix, tile_bytes: int) -> int:
+    return (r.threads * m.thread_levels + m.tiles * m.tile_levels) * tile_bytes
+
+
+def _levels(r: WeightGradRequest, m: _Matrix, tile_bytes: int) -> dict[int, Value]:
+    """The arguments that say where the running sums stand and which of them meet."""
+    steps, image, last = m.sums.with_images(r.geometry.batch)
+    values: dict[int, Value] = {
+        Arg.STEPS: steps, Arg.IMAGE_STEPS: image, Arg.LAST_STEPS: last, Arg.N_STEPS: len(steps), Arg.IMAGE_LEVEL: m.sums.depth,
+        Arg.THREAD_LEVELS: m.thread_levels, Arg.THREAD_BYTES: m.thread_levels * tile_bytes,
+        Arg.TILE_LEVELS: r.threads * m.thread_levels * tile_bytes, Arg.LEVEL_BYTES: m.tiles * tile_bytes,
+    }  # fmt: skip
+    if m.thread_levels + m.tile_levels:
+        values[Arg.LEVELS] = "levels"
+    return values
 
 
 def _tap_table(g: ConvGeometry, reading: planning.Reading, x: Side, m: _Matrix, tap_bytes: int) -> Ints:
@@ -204,7 +227,8 @@ def _take(g: ConvGeometry, m: _Matrix, named: list[str]) -> None:
     take = branches.weight_grad
     take("bands.one" if m.table.n_bands == 1 else "bands.columns" if g.output_size[-1] > m.pixels else "bands.rows")
     take("images.one" if m.per_turn == 1 else "images.several")
-    take("sums.chained" if m.has_chain else "sums.held")
+    take("sums.put_down" if m.tile_levels else "sums.held")
+    take("blocks.one" if m.sums.depth == 0 else "blocks.several" if m.sums.depth == 1 else "blocks.groups")
     for name in named:
         take(name)
     take("tasks.one" if m.tasks == 1 else "tasks.in_step" if m.tasks > m.parts else "tasks.several")
@@ -217,6 +241,7 @@ def _details(g: ConvGeometry, reading: planning.Reading, x: Side, y: Side, m: _M
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
         "bands": f"{m.table.n_bands} of about {m.pixels} pixels, {m.per_turn} images at a time"
         + (", the next one asked for meanwhile" if m.early else ""),
+        "sums": f"{len(m.sums.ends)} blocks an image, {m.sums.depth} levels above them, {m.tile_levels} of all levels kept between rounds",
         "tasks": f"{m.parts} parts of the tiles, {m.rounds_per_task} of {m.rounds} rounds each",
         "x": _HOW[x.name[2:]] + (", columns a stride apart dealt out" if x.hands > 1 else ""),
         "y": _HOW[y.name[2:]],
@@ -235,7 +260,7 @@ def _shares(tiles: int, rounds: int, threads: int) -> tuple[int, int]:
 
 def _order_call(r: WeightGradRequest, x_is_vector: bool, inner: str) -> KernelCall:
     """The sums ([o][tap][i], or [group][tap][i][o]) to the result's order and element type."""
-    g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
+    g, size, own = r.geometry, ELEMENT_BYTES[inner], ELEMENT_BYTES[r.result]
     i, o, taps = g.in_channels_per_group, g.out_channels_per_group, prod(g.kernel_size)
     last_order = r.out_strides[1] == own or i == 1  # the result is [o][tap][i]
     order = "copied" if last_order else "by_output"
@@ -261,5 +286,5 @@ def _order_call(r: WeightGradRequest, x_is_vector: bool, inner: str) -> KernelCa
         input="sums", output="out", lines=lines, total=len(lines), per_task=per_task, source_stride=strides[0],
         result_stride=strides[1],
     )  # fmt: skip
-    spec = SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish())
+    spec = SwapSpec(inner, r.result, r.target.vector_bytes // size, Finish())
     return kernel_call("order result", spec, values, -(-len(lines) // per_task))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -25,7 +25,8 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.kernels import Target
-from preimage.engines.jit.weight_grad.tile_kernel import TileSpec
+from preimage.engines.jit.index.running_sums import RunningSums
+from preimage.engines.jit.weight_grad.tile_kernel import TOGETHER, TileSpec
 from preimage.geometry import ConvGeometry
 
 __all__ = [
@@ -44,9 +45,9 @@ __all__ = [
     "wants_blocks",
 ]
 
-# A band is a stretch of output pixels that all tiles pass over before the next one; sums are put down between bands.
+# A band is a stretch of output pixels that all tiles pass over before the next one; running sums are put down between bands.
 BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
-BAND_PIXELS = 256  # and no fewer pixels than this, so that taking up a chain costs little
+BAND_PIXELS = 256  # and no fewer pixels than this, so that beginning a band costs little
 # An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
 # long bands pay; if the image does not stay in the cache anyway and each element is multiplied often enough.
 BLOCK_FAR_BYTES = 1024
@@ -71,6 +72,7 @@ class Reading:
     lanes: tuple[int, ...]
     valid: int
     run: bool
+    together: bool = False  # images of one position, several at once
 
     @property
     def tile_columns(self) -> int:
@@ -115,16 +117,20 @@ def _shapes(columns: int, lanes: int, little: bool) -> list[tuple[tuple[int, ...
     return [(shape, min(shape[-1], columns - sum(shape[:-1]))) for shape in shapes]
 
 
-def _tile(kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int, little: bool = False) -> Reading:
+def _tile(
+    kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int, little: bool, together: bool
+) -> Reading:  # fmt: skip
     """The tile with the least waste, then the fewest loads: rows * vectors accumulators, and room for the operands."""
     lanes = target.vector_bytes // element_bytes
     best: tuple[float, Reading] | None = None
     for shape, valid in _shapes(columns, lanes, little):
         width = len(shape)
         room = (target.vector_registers - 1 - width) // width if target.vector_registers > 16 else (15 - width) // width
+        if together:  # two sums of images wait while a third is made
+            room = (target.vector_registers - 4) // 3 // width
         highest = min(rows, room, 16)
         for tile_rows in [n for n in (1, 2, 4, 8) if n <= highest] if little else range(1, highest + 1):
-            reading = Reading(kind, rows, columns, tile_rows, shape, valid, run)
+            reading = Reading(kind, rows, columns, tile_rows, shape, valid, run, together)
             sums = tile_rows * width
             latency = max(1.0, 10 / sums)  # too few sums do not hide the latency of a multiply-add
             loads = (width + 0.5 * tile_rows) / sums  # a vector load costs a slot, a broadcast half of one
@@ -140,15 +146,16 @@ def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target, li
     """The reading with the least cost. It depends on the lanes of the target only through the tile, never in its order."""
     i, o = geometry.in_channels_per_group, geometry.out_channels_per_group
     last = geometry.kernel_size[-1] if geometry.ndim else 1
+    how = target, element_bytes, little, not little and prod(geometry.output_size) == 1 and geometry.batch >= TOGETHER
     if last > 1 and _run_by_geometry(geometry):
         readings = [
-            _tile("run", o, last * i, True, target, element_bytes, little),
-            _tile("outputs", last * i, o, True, target, element_bytes, little),
+            _tile("run", o, last * i, True, *how),
+            _tile("outputs", last * i, o, True, *how),
         ]
     else:
         readings = [
-            _tile("channels", o, i, False, target, element_bytes, little),
-            _tile("outputs", i, o, False, target, element_bytes, little),
+            _tile("channels", o, i, False, *how),
+            _tile("outputs", i, o, False, *how),
         ]
     return min(readings, key=lambda r: r.waste * (1.06 if r.kind == "outputs" else 1.0))
 
@@ -219,23 +226,29 @@ def band_pixels(geometry: ConvGeometry, reading: Reading, size: int, blocks: boo
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Segments in bytes of the two operands (x, y), for every outer tap and band; see `weight_grad`."""
+    """What a tile passes over, for every outer tap; offsets in bytes of the two operands (x, y). See `tile_kernel`."""
 
     segments: Array  # int64 (count, 4): x offset, y offset, first ow, last ow + 1
-    bands: Array  # int64 (outer taps, bands + 1)
-    n_bands: int
+    blocks: Array  # int64 (outer taps * blocks of an image, BLOCK_WORDS)
+    bands: Array  # int64 (outer taps, bands + 1): the first block of each
+    open_levels: int  # levels of positions that are put down between bands; below them the levels end with every band
+
+    @property
+    def n_bands(self) -> int:
+        return int(self.bands.shape[1]) - 1
 
 
-def tables(geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[int, ...], pixels_per_band: int) -> Tables:
-    """Rows of output pixels that each outer tap reaches, cut into bands of about `pixels_per_band` output pixels."""
-    width = geometry.output_size[-1] if geometry.ndim else 1
+def tables(
+    geometry: ConvGeometry, sums: RunningSums, x_strides: tuple[int, ...], y_strides: tuple[int, ...], pixels_per_band: int
+) -> Tables:  # fmt: skip
+    """The blocks of an image as segments of rows that each outer tap reaches, in bands of about `pixels_per_band` output pixels."""
     outer_sizes = geometry.output_size[:-1]
-    n_rows = prod(outer_sizes)
-    cuts = _cut(n_rows, width, pixels_per_band)
+    n_rows, lines = prod(outer_sizes), sums.lines()
+    edges, closes = _band_edges(sums, pixels_per_band)
     rows = np.array(list(product(*map(range, outer_sizes))), np.int64).reshape(n_rows, len(outer_sizes))
     y_row = rows @ np.array(y_strides[:-1], np.int64) if outer_sizes else np.zeros(n_rows, np.int64)
     segments: list[Array] = []
-    starts: list[list[int]] = []
+    walks: list[Array] = []
     count = 0
     for taps in product(*map(range, geometry.kernel_size[:-1])):
         valid = np.ones(n_rows, bool)
@@ -244,30 +257,37 @@ def tables(geometry: ConvGeometry, x_strides: tuple[int, ...], y_strides: tuple[
             position = rows[:, axis] * geometry.stride[axis] - geometry.padding[axis][0] + k * geometry.dilation[axis]
             valid &= (position >= 0) & (position < geometry.input_size[axis])
             x_row += position * x_strides[axis]
-        start = []
-        for first_row, last_row, first, last in cuts:
-            start.append(count)
-            chosen = np.flatnonzero(valid[first_row:last_row]) + first_row
-            part = np.empty((len(chosen), 4), np.int64)
-            part[:, 0], part[:, 1], part[:, 2], part[:, 3] = x_row[chosen], y_row[chosen], first, last
-            segments.append(part)
-            count += len(part)
-        start.append(count)
-        starts.append(start)
-    joined = np.concatenate(segments) if segments else np.zeros((0, 4), np.int64)
-    return Tables(np.ascontiguousarray(joined), np.array(starts, np.int64), len(cuts))
+        met = lines[valid[lines[:, 1]]]
+        segments.append(np.column_stack([x_row[met[:, 1]], y_row[met[:, 1]], met[:, 2:]]))
+        end = np.cumsum(np.bincount(met[:, 0], minlength=len(sums.ends))) + count
+        walks.append(np.column_stack([np.concatenate([[count], end[:-1]]), end, sums.ends]))
+        count += len(met)
+    bands = np.arange(len(walks))[:, None] * len(sums.ends) + edges
+    return Tables(
+        np.ascontiguousarray(np.concatenate(segments)), np.ascontiguousarray(np.concatenate(walks)), np.ascontiguousarray(bands),
+        sums.depth - closes if len(edges) > 2 else 0,
+    )  # fmt: skip
 
 
-def _cut(n_rows: int, width: int, pixels: int) -> list[tuple[int, int, int, int]]:
-    """Bands: (first row, last row + 1, first column, last column + 1); whole rows, or pieces of one row."""
-    if n_rows == 0 or width == 0:
-        return [(0, 0, 0, 0)]
-    if width > pixels:
-        pieces = -(-width // pixels)
-        edges = [width * p // pieces for p in range(pieces + 1)]
-        return [(r, r + 1, a, b) for r in range(n_rows) for a, b in pairwise(edges)]
-    height = max(1, pixels // width)
-    return [(r, min(r + height, n_rows), 0, width) for r in range(0, n_rows, height)]
+def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
+    """Where bands begin and end, in blocks, and how many levels end with every band.
+
+    A band is a whole number of blocks, or of groups of them as large as the cache allows: then fewer sums are put down.
+    """
+    blocks, closes = np.array(sums.order.blocks(), np.int64), 0
+    count = len(blocks)
+    if blocks[-1, 1] * 4 <= pixels * 5:
+        return np.array([0, count], np.int64), 0
+    ends = np.arange(1, count + 1)
+    for level in range(1, sums.depth):
+        wider = np.flatnonzero(sums.closed >= level) + 1
+        if np.diff(blocks[wider - 1, 1], prepend=0).max() * 3 > pixels * 4:
+            break
+        ends, closes = wider, level
+    member = blocks[-1, 1] / len(ends)
+    bands = -(-len(ends) // max(1, round(pixels / member)))
+    last = np.array([len(ends) * (k + 1) // bands for k in range(bands)], np.int64)
+    return np.concatenate([[0], ends[last - 1]]), closes
 
 
 def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
@@ -313,7 +333,6 @@ def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
 def tile_spec(
     reading: Reading,
     element: str,
-    single: bool,
     ahead: tuple[int, int],
     little: bool,
     early: bool,
@@ -322,7 +341,7 @@ def tile_spec(
 ) -> TileSpec:
     """What code the reading needs."""
     if little:
-        return TileSpec(element, reading.tile_rows, reading.lanes, 0, True, True, False)
+        return TileSpec(element, reading.tile_rows, reading.lanes, 0, True, True)
     return TileSpec(
         element=element,
         rows=reading.tile_rows,
@@ -330,7 +349,7 @@ def tile_spec(
         valid=reading.valid,
         ragged_rows=reading.rows % reading.tile_rows != 0,
         ragged_cols=reading.columns % reading.tile_columns != 0,
-        single=single,
+        together=reading.together,
         ahead=ahead,
         early=early,
         far=far,
