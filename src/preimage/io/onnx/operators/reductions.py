@@ -84,7 +84,7 @@ _REDUCTIONS = {
     "ReduceMax": _extreme("max", 1),
     "ReduceMin": _extreme("min", -1),
     "ReduceProd": lambda x, axes, keep: (
-        ops.prod(x, axes, keepdims=keep) if recorded(x) else np.prod(x, axes, keepdims=keep, dtype=x.dtype)
+        ops.prod(x, axes, keepdims=keep) if is_float(x) else np.prod(x, axes, keepdims=keep, dtype=x.dtype)
     ),
     "ReduceL1": lambda x, axes, keep: _sum(ops.abs(x) if recorded(x) else np.abs(x), axes, keep),
     "ReduceL2": lambda x, axes, keep: _root(_sum(x * x, axes, keep)),
