@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import array_of
+from preimage.engines import PreparedWeight
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry, Padding, PerAxis
 from preimage.geometry.sizes import integer
@@ -15,6 +16,7 @@ from preimage.ops import conv, conv_transpose
 from preimage.ops.contraction import weight_operand
 from preimage.ops.layout import check_layout
 from preimage.ops.operands import count_of, entries, sizes_of
+from preimage.typing import Layout, Operand, PaddingMode, Value
 
 __all__ = ["Conv"]
 
@@ -40,7 +42,7 @@ class Conv(Operator):
 
     def __init__(
         self,
-        w: Any,
+        w: Operand | PreparedWeight,
         *,
         input_size: PerAxis,
         batch: int = 1,
@@ -48,8 +50,8 @@ class Conv(Operator):
         padding: Padding = 0,
         dilation: PerAxis = 1,
         groups: int = 1,
-        padding_mode: str = "zeros",
-        layout: str = "channels_first",
+        padding_mode: PaddingMode = "zeros",
+        layout: Layout = "channels_first",
     ) -> None:
         self.w = weight_operand(w, None)
         if len(self.w.shape) < 2:
@@ -75,8 +77,8 @@ class Conv(Operator):
         # one call on nothing: every option and the dtype are checked now, not at first use
         conv(np.zeros((0, *self.input_shape[1:]), self.dtype), self.w, **self._options)
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return conv(x, self.w, **self._options)
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return conv_transpose(y, self.w, output_size=self.geometry.input_size, **self._options)

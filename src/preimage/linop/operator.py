@@ -8,25 +8,30 @@ from __future__ import annotations
 import math
 from math import prod
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array, is_real
 from preimage.errors import DTypeError, MissingPackageError, OptionError, ShapeError
 from preimage.ops import reshape, stack, transpose
 from preimage.ops.operands import count_of, number_of
 from preimage.ops.sums import dot
+from preimage.typing import Array, ForeignArray, Operand, Rows, Value
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 __all__ = ["Adjoint", "Compose", "Operator", "Scaled", "Sum"]
 
-Array = NDArray[Any]
+#: What an operator is applied to, beside Tensors: a number scales it.
+_Arrays: TypeAlias = Array | ForeignArray | Rows
+_Number: TypeAlias = float | np.floating[Any]
 #: to_matrix refuses more entries than this unless `most` says otherwise (float64: 128 MiB).
 MATRIX_ENTRIES = 2**24
 
 
-def _given(x: Any, name: str = "x") -> Any:
+def _given(x: Operand, name: str = "x") -> Value:
     """A Tensor as it is, anything else as an array."""
     if isinstance(x, Tensor):
         return x
@@ -36,7 +41,7 @@ def _given(x: Any, name: str = "x") -> Any:
     return array
 
 
-def _factor(value: Any) -> float | None:
+def _factor(value: object) -> float | None:
     """A real number, also as an array without axes; None for anything else."""
     if isinstance(value, Real):
         return float(value)
@@ -45,7 +50,7 @@ def _factor(value: Any) -> float | None:
     return None
 
 
-def _length(v: Any) -> float:
+def _length(v: Array) -> float:
     """The Euclidean norm."""
     return math.sqrt(dot(v, v))
 
@@ -64,10 +69,10 @@ class Operator:
     #: NumPy's own @ and * give way to the operator's.
     __array_ufunc__ = None
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         raise NotImplementedError
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         raise NotImplementedError
 
     # -- application -----------------------------------------------------------------------------------------------
@@ -103,8 +108,14 @@ class Operator:
         """`output_shape` under PyLops's name."""
         return self.output_shape
 
+    @overload
+    def __matmul__(self, other: Operator) -> Operator: ...
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __matmul__(self, other: _Arrays) -> Array: ...
     @np.errstate(all="ignore")
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, other: _Arrays | Tensor | Operator) -> Value | Operator:
         """A @ x for an array or Tensor of `input_shape` (or flat, then the result is flat); A @ X for the columns of a matrix, one flat
         array each; A @ B for an operator.
 
@@ -129,21 +140,39 @@ class Operator:
         y = self._forward(reshape(x, self.input_shape) if flat else x)
         return reshape(y, -1) if flat else y
 
-    def __rmatmul__(self, other: Any) -> Any:
+    @overload
+    def __rmatmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __rmatmul__(self, other: _Arrays) -> Array: ...
+    def __rmatmul__(self, other: _Arrays | Tensor) -> Value:
         """x @ A is A.T @ x, of the rows of a matrix too."""
         x = _given(other)
         rows = x.ndim == 2 and x.shape[1] == self.shape[0] and x.shape != self.output_shape
         return transpose(self.T @ transpose(x)) if rows else self.T @ x
 
-    def __call__(self, x: Any) -> Any:
+    @overload
+    def __call__(self, x: Operator) -> Operator: ...
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
+    @overload
+    def __call__(self, x: _Arrays) -> Array: ...
+    def __call__(self, x: _Arrays | Tensor | Operator) -> Value | Operator:
         """The same as A @ x."""
         return self @ x
 
-    def dot(self, other: Any) -> Any:
+    @overload
+    def dot(self, other: _Number) -> Operator: ...
+    @overload
+    def dot(self, other: Operator) -> Operator: ...
+    @overload
+    def dot(self, other: Tensor) -> Tensor: ...
+    @overload
+    def dot(self, other: _Arrays) -> Array: ...
+    def dot(self, other: _Number | _Arrays | Tensor | Operator) -> Value | Operator:
         """A @ other; a number gives the scaled operator."""
         return self * other
 
-    def _vector(self, x: Any) -> Array:
+    def _vector(self, x: Operand) -> Array:
         """A flat array in the operator's dtype, from what SciPy's solvers give: any real dtype, also (n, 1)."""
         array = as_array(array_of(x), "x")
         if array.shape not in ((self.shape[1],), (self.shape[1], 1)):
@@ -154,17 +183,17 @@ class Operator:
             return array.astype(self.dtype, copy=False)
 
     @np.errstate(all="ignore")
-    def matvec(self, x: Any) -> Array:
+    def matvec(self, x: Operand) -> Array:
         """A @ x for a flat array (n,) or (n, 1) of any real dtype, computed in the operator's, as SciPy's solvers call it."""
         v = self._vector(x)
         y = np.asarray(array_of(self._forward(v.reshape(self.input_shape))))
         return y.reshape(-1, 1) if v.ndim == 2 else y.reshape(-1)
 
-    def rmatvec(self, y: Any) -> Array:
+    def rmatvec(self, y: Operand) -> Array:
         """A.T @ y for a flat array: as `matvec`."""
         return self.T.matvec(y)
 
-    def matmat(self, X: Any) -> Array:
+    def matmat(self, X: Operand) -> Array:
         """A @ X for a matrix (n, k): `matvec` of every column."""
         matrix = as_array(array_of(X), "X")
         if matrix.ndim != 2 or matrix.shape[0] != self.shape[1]:
@@ -172,7 +201,7 @@ class Operator:
         columns = [self.matvec(matrix[:, k]) for k in range(matrix.shape[1])]
         return np.stack(columns, axis=1) if columns else np.zeros((self.shape[0], 0), self.dtype)
 
-    def rmatmat(self, Y: Any) -> Array:
+    def rmatmat(self, Y: Operand) -> Array:
         """A.T @ Y for a matrix."""
         return self.T.matmat(Y)
 
@@ -193,16 +222,30 @@ class Operator:
     def __sub__(self, other: Operator) -> Operator:
         return Sum(self, Scaled(other, -1.0)) if isinstance(other, Operator) else NotImplemented
 
-    def __mul__(self, other: Any) -> Any:
+    @overload
+    def __mul__(self, other: _Number) -> Operator: ...
+    @overload
+    def __mul__(self, other: Operator) -> Operator: ...
+    @overload
+    def __mul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __mul__(self, other: _Arrays) -> Array: ...
+    def __mul__(self, other: _Number | _Arrays | Tensor | Operator) -> Value | Operator:
         """A number scales; anything else is applied to, as in SciPy: A * x is A @ x, A * B is A @ B."""
-        factor = _factor(other)
-        return self @ other if factor is None else Scaled(self, factor)
+        factor, applied = _factor(other), cast("_Arrays | Tensor | Operator", other)
+        return self @ applied if factor is None else Scaled(self, factor)
 
-    def __rmul__(self, other: Any) -> Any:
+    @overload
+    def __rmul__(self, other: _Number) -> Operator: ...
+    @overload
+    def __rmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __rmul__(self, other: _Arrays) -> Array: ...
+    def __rmul__(self, other: _Number | _Arrays | Tensor) -> Value | Operator:
         factor = _factor(other)
         return other @ self if factor is None and isinstance(other, np.ndarray | Tensor) else self * other
 
-    def __truediv__(self, divisor: Any) -> Operator:
+    def __truediv__(self, divisor: _Number) -> Operator:
         factor = _factor(divisor)
         if factor is None:
             raise DTypeError(f"an operator is divided by a number, got {type(divisor).__name__}")
@@ -234,7 +277,7 @@ class Operator:
             unit[k] = 0
         return matrix
 
-    def to_scipy(self) -> Any:
+    def to_scipy(self) -> LinearOperator:
         """The operator as a scipy.sparse.linalg.LinearOperator on flat vectors."""
         try:
             from scipy.sparse.linalg import LinearOperator  # loaded on first use
@@ -272,7 +315,7 @@ class Operator:
         return f"{type(self).__name__}({self.output_shape} <- {self.input_shape}, {self.dtype})"
 
 
-def _same(a: Any, b: Any, what: str) -> None:
+def _same(a: object, b: object, what: str) -> None:
     if a != b:
         raise ShapeError(f"the operators do not fit: {what} {a} and {b}")
 
@@ -286,10 +329,10 @@ class Adjoint(Operator):
         self.input_shape, self.output_shape, self.dtype = A.output_shape, A.input_shape, A.dtype
         self._open_dtype = A._open_dtype
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return self.A._adjoint(x)
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return self.A._forward(y)
 
     def _in(self, dtype: np.dtype[Any]) -> Operator:
@@ -314,10 +357,10 @@ class Compose(Operator):
         self.input_shape, self.output_shape, self.dtype = B.input_shape, A.output_shape, A.dtype
         self._open_dtype = A._open_dtype and B._open_dtype
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return self.A._forward(self.B._forward(x))
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return self.B._adjoint(self.A._adjoint(y))
 
     def _in(self, dtype: np.dtype[Any]) -> Operator:
@@ -336,10 +379,10 @@ class Sum(Operator):
         self.input_shape, self.output_shape, self.dtype = A.input_shape, A.output_shape, A.dtype
         self._open_dtype = A._open_dtype and B._open_dtype
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return self.A._forward(x) + self.B._forward(x)
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return self.A._adjoint(y) + self.B._adjoint(y)
 
     def _in(self, dtype: np.dtype[Any]) -> Operator:
@@ -355,17 +398,19 @@ class Scaled(Operator):
         self.input_shape, self.output_shape, self.dtype = A.input_shape, A.output_shape, A.dtype
         self._open_dtype = A._open_dtype
 
-    def _forward(self, x: Any) -> Any:
-        return self.A._forward(x) * self.dtype.type(self.factor)
+    def _forward(self, x: Value) -> Value:
+        scaled: Value = self.A._forward(x) * self.dtype.type(self.factor)
+        return scaled
 
-    def _adjoint(self, y: Any) -> Any:
-        return self.A._adjoint(y) * self.dtype.type(self.factor)
+    def _adjoint(self, y: Value) -> Value:
+        scaled: Value = self.A._adjoint(y) * self.dtype.type(self.factor)
+        return scaled
 
     def _in(self, dtype: np.dtype[Any]) -> Operator:
         return Scaled(self.A._in(dtype), self.factor)
 
 
-def _operators(*given: Any) -> None:
+def _operators(*given: object) -> None:
     for value in given:
         if not isinstance(value, Operator):
             raise DTypeError(f"an operator of preimage.linop is wanted, got {type(value).__name__}")

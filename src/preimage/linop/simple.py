@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from preimage.geometry import Padding
 from preimage.linop.operator import Operator
 from preimage.ops import fold_margin, pad
 from preimage.ops.operands import float_dtype, operand, shape_sizes
+from preimage.typing import Axes, DTypeLike, Operand, PaddingMode, Shape, Value
 
 __all__ = ["Diagonal", "Identity", "Pad"]
 
@@ -19,7 +19,7 @@ __all__ = ["Diagonal", "Identity", "Pad"]
 class Identity(Operator):
     """x -> x. Without a dtype it works in that of the operators beside it, and in float64 alone."""
 
-    def __init__(self, shape: int | Sequence[int], dtype: Any = None) -> None:
+    def __init__(self, shape: Shape, dtype: DTypeLike | None = None) -> None:
         self.input_shape = self.output_shape = shape_sizes(shape, "Identity: shape")
         self._open_dtype = dtype is None
         self.dtype = float_dtype(np.float64 if dtype is None else dtype)
@@ -27,25 +27,25 @@ class Identity(Operator):
     def _in(self, dtype: np.dtype[Any]) -> Operator:
         return Identity(self.input_shape, dtype)
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return x
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return y
 
 
 class Diagonal(Operator):
     """x -> d * x, element by element: weights, or a mask of zeros and ones."""
 
-    def __init__(self, d: Any) -> None:
+    def __init__(self, d: Operand) -> None:
         self.d = operand(d, "d")
         self.input_shape = self.output_shape = tuple(self.d.shape)
         self.dtype = array_of(self.d).dtype
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return x * self.d
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return y * self.d
 
 
@@ -56,8 +56,8 @@ class Pad(Operator):
     """
 
     def __init__(
-        self, input_shape: int | Sequence[int], padding: Padding, *, mode: str = "zeros", axes: Sequence[int] | None = None,
-        dtype: Any = None,
+        self, input_shape: Shape, padding: Padding, *, mode: PaddingMode = "zeros", axes: Axes = None,
+        dtype: DTypeLike | None = None,
     ) -> None:  # fmt: skip
         self.input_shape = shape_sizes(input_shape, "Pad: input_shape")
         self._open_dtype = dtype is None
@@ -69,10 +69,10 @@ class Pad(Operator):
             pad(np.broadcast_to(np.zeros((), self.dtype), self.input_shape), padding, **self._options).shape
         )
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: Value) -> Value:
         return pad(x, self._padding, **self._options)
 
-    def _adjoint(self, y: Any) -> Any:
+    def _adjoint(self, y: Value) -> Value:
         return fold_margin(y, self._padding, **self._options)
 
     def _in(self, dtype: np.dtype[Any]) -> Operator:

@@ -41,24 +41,8 @@ from preimage.nn.conv import (
     ConvTranspose3d,
 )
 from preimage.nn.describe import Summary, summary
-from preimage.nn.losses import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    DiceLoss,
-    HuberLoss,
-    L1Loss,
-    MSELoss,
-    NLLLoss,
-    bce_loss,
-    bce_with_logits_loss,
-    cross_entropy,
-    dice_loss,
-    huber_loss,
-    l1_loss,
-    mse_loss,
-    nll_loss,
-)
+from preimage.nn.loss_modules import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, DiceLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
+from preimage.nn.losses import bce_loss, bce_with_logits_loss, cross_entropy, dice_loss, huber_loss, l1_loss, mse_loss, nll_loss
 from preimage.nn.module import LoadReport, Module, Parameter
 from preimage.nn.norm import (
     BatchNorm1d,

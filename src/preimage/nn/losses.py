@@ -1,29 +1,49 @@
-"""Losses, as functions and as modules. reduction: "mean", "sum" or "none".
+"""Losses, as functions; as modules in loss_modules.py. reduction: "mean", "sum" or "none".
 
 16-bit floats are computed in float32 and rounded once. Where a weight, a label or a mask is 0, an infinity beside it counts for nothing.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 
 from preimage import ops
-from preimage.autograd import array_of, fitted, primitive
+from preimage.autograd import Tensor, array_of, fitted, primitive
 from preimage.errors import DomainError, DTypeError, OptionError, ShapeError
-from preimage.nn.module import Module
 from preimage.ops.broadcast import in_wide, match, widely
 from preimage.ops.operands import broadcast_shape, number_of, operand, operands, regular
+from preimage.typing import Array, ArrayLike, Integers, LossReduction, Operand, Value
 
 __all__ = [
-    "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss", "bce_loss",
-    "bce_with_logits_loss", "cross_entropy", "dice_loss", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
+    "bce_loss", "bce_with_logits_loss", "cross_entropy", "dice_loss", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
 ]  # fmt: skip
 
 
-def _reduce(values: Any, reduction: str, dtype: Any) -> Any:
+class _Weights(TypedDict, total=False):
+    weight: Operand | None
+    pos_weight: Operand | None
+    reduction: LossReduction
+
+
+class _ArrayWeights(TypedDict, total=False):
+    weight: ArrayLike | None
+    pos_weight: ArrayLike | None
+    reduction: LossReduction
+
+
+class _LabelOptions(TypedDict, total=False):
+    weight: Operand | None
+    ignore_index: int
+    reduction: LossReduction
+
+
+class _ClassOptions(_LabelOptions, total=False):
+    label_smoothing: float
+
+
+def _reduce(values: Value, reduction: LossReduction, dtype: np.dtype[Any]) -> Value:
     """The losses of all elements reduced, in the dtype that the arguments had."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise OptionError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
@@ -31,7 +51,7 @@ def _reduce(values: Any, reduction: str, dtype: Any) -> Any:
     return ops.astype(reduced, dtype)
 
 
-def _pair(name: str, prediction: Any, target: Any) -> tuple[Any, Any, Any]:
+def _pair(name: str, prediction: Operand, target: Operand) -> tuple[Value, Value, np.dtype[Any]]:
     """Both arguments, narrow floats in float32; and the dtype of the result."""
     prediction = operand(prediction, "prediction")
     target = operand(target, "target")
@@ -43,7 +63,7 @@ def _pair(name: str, prediction: Any, target: Any) -> tuple[Any, Any, Any]:
     return in_wide(prediction), in_wide(target), dtype
 
 
-def _product(weight: Any, value: Any) -> Any:
+def _product(weight: Operand, value: Value) -> Value:
     """weight * value, and 0 where the weight is 0, also beside an infinity."""
     weight, value = operands("a weighted loss", weight, value)
     broadcast_shape("a weighted loss", weight.shape, value.shape)
@@ -51,19 +71,37 @@ def _product(weight: Any, value: Any) -> Any:
     return ops.multiply(weight, ops.where(lost, 0.0, value) if lost.any() else value)
 
 
-def mse_loss(prediction: Any, target: Any, *, reduction: str = "mean") -> Any:
+@overload
+def mse_loss(prediction: Tensor, target: Operand, *, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def mse_loss(prediction: ArrayLike, target: Tensor, *, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def mse_loss(prediction: ArrayLike, target: ArrayLike, *, reduction: LossReduction = "mean") -> Array: ...
+def mse_loss(prediction: Operand, target: Operand, *, reduction: LossReduction = "mean") -> Value:
     """(prediction - target)^2."""
     prediction, target, dtype = _pair("mse_loss", prediction, target)
     return _reduce(ops.square(ops.subtract(prediction, target)), reduction, dtype)
 
 
-def l1_loss(prediction: Any, target: Any, *, reduction: str = "mean") -> Any:
+@overload
+def l1_loss(prediction: Tensor, target: Operand, *, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def l1_loss(prediction: ArrayLike, target: Tensor, *, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def l1_loss(prediction: ArrayLike, target: ArrayLike, *, reduction: LossReduction = "mean") -> Array: ...
+def l1_loss(prediction: Operand, target: Operand, *, reduction: LossReduction = "mean") -> Value:
     """|prediction - target|."""
     prediction, target, dtype = _pair("l1_loss", prediction, target)
     return _reduce(ops.abs(ops.subtract(prediction, target)), reduction, dtype)
 
 
-def huber_loss(prediction: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Any:
+@overload
+def huber_loss(prediction: Tensor, target: Operand, *, delta: float = 1.0, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def huber_loss(prediction: ArrayLike, target: Tensor, *, delta: float = 1.0, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def huber_loss(prediction: ArrayLike, target: ArrayLike, *, delta: float = 1.0, reduction: LossReduction = "mean") -> Array: ...
+def huber_loss(prediction: Operand, target: Operand, *, delta: float = 1.0, reduction: LossReduction = "mean") -> Value:
     """d^2 / 2 for |d| <= delta, else delta (|d| - delta / 2), with d = prediction - target."""
     delta = number_of(delta, "huber_loss: delta")
     if not delta > 0:
@@ -77,7 +115,7 @@ def huber_loss(prediction: Any, target: Any, *, delta: float = 1.0, reduction: s
 # -- classes -----------------------------------------------------------------------------------------------------------
 
 
-def _class_weights(weight: Any, classes: int, dtype: Any) -> Any:
+def _class_weights(weight: Operand | None, classes: int, dtype: np.dtype[Any]) -> Array | None:
     if weight is None:
         return None
     values = regular(array_of(weight), "weight")
@@ -86,7 +124,18 @@ def _class_weights(weight: Any, classes: int, dtype: Any) -> Any:
     return fitted(values, np.dtype(dtype), (classes,), "weight")
 
 
-def nll_loss(log_probability: Any, target: Any, *, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
+@overload
+def nll_loss(log_probability: Tensor, target: Integers, **options: Unpack[_LabelOptions]) -> Tensor: ...
+@overload
+def nll_loss(log_probability: ArrayLike, target: Integers, **options: Unpack[_LabelOptions]) -> Array: ...
+def nll_loss(
+    log_probability: Operand,
+    target: Integers,
+    *,
+    weight: Operand | None = None,
+    ignore_index: int = -100,
+    reduction: LossReduction = "mean",
+) -> Value:
     """-log_probability of the target class: log_probability (N, classes, *), target (N, *) of integers.
 
     weight: one per class; the mean is then over the weights. Positions whose target is ignore_index count for nothing.
@@ -111,13 +160,13 @@ def nll_loss(log_probability: Any, target: Any, *, weight: Any = None, ignore_in
     return _reduce(losses, reduction, dtype)
 
 
-def _over(losses: Any, weights: Any) -> Any:
+def _over(losses: Value, weights: Array) -> Value:
     """The sum of the losses over the sum of the weights."""
     with np.errstate(all="ignore"):
         return ops.divide(ops.sum(losses), np.asarray(ops.sum(weights.astype(np.float64)), weights.dtype))
 
 
-def _classes(x: Any, name: str) -> tuple[Any, int, Any]:
+def _classes(x: Operand, name: str) -> tuple[Value, int, np.dtype[Any]]:
     """The array with narrow floats in float32, the number of classes, and the dtype of the result."""
     x = operand(x, "input")
     if x.ndim < 2:
@@ -125,7 +174,7 @@ def _classes(x: Any, name: str) -> tuple[Any, int, Any]:
     return in_wide(x), x.shape[1], x.dtype
 
 
-def _labels(target: Any, x: Any, name: str, ignore_index: int) -> Any:
+def _labels(target: Operand, x: Value, name: str, ignore_index: int) -> Array:
     labels = regular(array_of(target), "target")
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"{name}: target must hold integer classes, got {labels.dtype}")
@@ -138,15 +187,21 @@ def _labels(target: Any, x: Any, name: str, ignore_index: int) -> Any:
     return labels.astype(np.int64)
 
 
+@overload
+def cross_entropy(logits: Tensor, target: Operand, **options: Unpack[_ClassOptions]) -> Tensor: ...
+@overload
+def cross_entropy(logits: ArrayLike, target: Tensor, **options: Unpack[_ClassOptions]) -> Tensor: ...
+@overload
+def cross_entropy(logits: ArrayLike, target: ArrayLike, **options: Unpack[_ClassOptions]) -> Array: ...
 def cross_entropy(
-    logits: Any,
-    target: Any,
+    logits: Operand,
+    target: Operand,
     *,
-    weight: Any = None,
+    weight: Operand | None = None,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: LossReduction = "mean",
     label_smoothing: float = 0.0,
-) -> Any:
+) -> Value:
     """-log softmax(logits) at the target: logits (N, classes, *), target (N, *) of integers, or probabilities as logits.
 
     label_smoothing mixes the target with the uniform distribution.
@@ -161,7 +216,8 @@ def cross_entropy(
     weights = _class_weights(weight, classes, x.dtype)
     column = None if weights is None else weights.reshape(1, classes, *([1] * (x.ndim - 2)))
     if regular(array_of(target), "target").dtype.kind in "iu":
-        loss = nll_loss(low, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+        labels: Any = target
+        loss = nll_loss(low, labels, weight=weight, ignore_index=ignore_index, reduction=reduction)
         if label_smoothing:
             flat = _flat_loss(low, _labels(target, x, "cross_entropy", ignore_index), weights, ignore_index, reduction)
             loss = ops.add(ops.multiply(loss, 1 - label_smoothing), ops.multiply(flat, label_smoothing / classes))
@@ -174,7 +230,7 @@ def cross_entropy(
     return _reduce(ops.negative(ops.sum(_product(wanted, low), 1)), reduction, dtype)
 
 
-def _flat_loss(low: Any, labels: Any, weights: Any, ignore_index: int, reduction: str) -> Any:
+def _flat_loss(low: Value, labels: Array, weights: Array | None, ignore_index: int, reduction: LossReduction) -> Value:
     """The cross entropy with equal probabilities for all classes, times their number, where labels count."""
     classes, used = low.shape[1], labels != ignore_index
     weights = np.ones(classes, low.dtype) if weights is None else weights
@@ -186,7 +242,20 @@ def _flat_loss(low: Any, labels: Any, weights: Any, ignore_index: int, reduction
 # -- two classes -------------------------------------------------------------------------------------------------------
 
 
-def bce_with_logits_loss(logits: Any, target: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean") -> Any:
+@overload
+def bce_with_logits_loss(logits: Tensor, target: Operand, **options: Unpack[_Weights]) -> Tensor: ...
+@overload
+def bce_with_logits_loss(logits: ArrayLike, target: Tensor, **options: Unpack[_Weights]) -> Tensor: ...
+@overload
+def bce_with_logits_loss(logits: ArrayLike, target: ArrayLike, **options: Unpack[_ArrayWeights]) -> Array: ...
+def bce_with_logits_loss(
+    logits: Operand,
+    target: Operand,
+    *,
+    weight: Operand | None = None,
+    pos_weight: Operand | None = None,
+    reduction: LossReduction = "mean",
+) -> Value:
     """-(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), without overflow, and without a difference that cancels.
 
     Definition: (1 - t) x for x >= 0, else -t x, plus log(1 + exp(-|x|)). pos_weight multiplies the first term, weight the whole; both
@@ -227,7 +296,19 @@ def _bce_target_rule(g: Any, ans: Any, p: Any, t: Any, *, near: tuple[float, flo
 _bce_op = primitive("binary_cross_entropy", _bce, widely([_bce_rule, _bce_target_rule]), saves=(0, 1))
 
 
-def bce_loss(probability: Any, target: Any, *, weight: Any = None, reduction: str = "mean") -> Any:
+@overload
+def bce_loss(
+    probability: Tensor, target: Operand, *, weight: Operand | None = None, reduction: LossReduction = "mean"
+) -> Tensor: ...
+@overload
+def bce_loss(
+    probability: ArrayLike, target: Tensor, *, weight: Operand | None = None, reduction: LossReduction = "mean"
+) -> Tensor: ...
+@overload
+def bce_loss(
+    probability: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: LossReduction = "mean"
+) -> Array: ...
+def bce_loss(probability: Operand, target: Operand, *, weight: Operand | None = None, reduction: LossReduction = "mean") -> Value:
     """-(t log p + (1 - t) log(1 - p)), the logarithms held at -100 as in PyTorch; from logits use bce_with_logits_loss.
 
     Gradient: (1 - t) / (1 - p) - t / p, so 1 at p = t = 0 and -1 at p = t = 1. Where p has rounded to the other end, the smallest 1 - p
@@ -245,7 +326,13 @@ def bce_loss(probability: Any, target: Any, *, weight: Any = None, reduction: st
     return _reduce(losses if weight is None else _product(weight, losses), reduction, dtype)
 
 
-def dice_loss(probability: Any, target: Any, *, smooth: float = 1.0, reduction: str = "mean") -> Any:
+@overload
+def dice_loss(probability: Tensor, target: Operand, *, smooth: float = 1.0, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def dice_loss(probability: ArrayLike, target: Tensor, *, smooth: float = 1.0, reduction: LossReduction = "mean") -> Tensor: ...
+@overload
+def dice_loss(probability: ArrayLike, target: ArrayLike, *, smooth: float = 1.0, reduction: LossReduction = "mean") -> Array: ...
+def dice_loss(probability: Operand, target: Operand, *, smooth: float = 1.0, reduction: LossReduction = "mean") -> Value:
     """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), the sums over space, for every image and channel (Milletari et
     al. 2016): p and t (N, C, *spatial), p after a sigmoid or softmax.
     """
@@ -256,99 +343,3 @@ def dice_loss(probability: Any, target: Any, *, smooth: float = 1.0, reduction: 
     both = ops.add(ops.multiply(ops.sum(ops.multiply(p, t), space), 2.0), smooth)
     total = ops.add(ops.add(ops.sum(p, space), ops.sum(t, space)), smooth)
     return _reduce(ops.subtract(1.0, ops.divide(both, total)), reduction, dtype)
-
-
-# -- the same as modules -----------------------------------------------------------------------------------------------
-
-
-class _Loss(Module):
-    """A loss with fixed options."""
-
-    _function: Any
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self._options = options
-
-    def forward(self, prediction: Any, target: Any) -> Any:
-        return type(self)._function(prediction, target, **self._options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self._options.items() if isinstance(v, str | bool | int | float))
-
-
-class MSELoss(_Loss):
-    """The mean squared difference."""
-
-    _function = staticmethod(mse_loss)
-
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction)
-
-
-class L1Loss(_Loss):
-    """The mean absolute difference."""
-
-    _function = staticmethod(l1_loss)
-
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction)
-
-
-class HuberLoss(_Loss):
-    """Squared near zero, absolute beyond delta."""
-
-    _function = staticmethod(huber_loss)
-
-    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
-        super().__init__(reduction=reduction, delta=delta)
-
-
-class NLLLoss(_Loss):
-    """The negative log-probability of the target class."""
-
-    _function = staticmethod(nll_loss)
-
-    def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-
-
-class CrossEntropyLoss(_Loss):
-    """Cross entropy from logits."""
-
-    _function = staticmethod(cross_entropy)
-
-    def __init__(
-        self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
-    ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
-
-
-class BCELoss(_Loss):
-    """Binary cross entropy from probabilities."""
-
-    _function = staticmethod(bce_loss)
-
-    def __init__(self, weight: Any = None, reduction: str = "mean") -> None:
-        super().__init__(weight=weight, reduction=reduction)
-
-
-class BCEWithLogitsLoss(_Loss):
-    """Binary cross entropy from logits."""
-
-    _function = staticmethod(bce_with_logits_loss)
-
-    def __init__(self, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> None:
-        super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
-
-
-class DiceLoss(_Loss):
-    """1 - the Dice coefficient, from probabilities."""
-
-    _function = staticmethod(dice_loss)
-
-    def __init__(self, smooth: float = 1.0, reduction: str = "mean") -> None:
-        smooth = number_of(smooth, "DiceLoss: smooth")
-        if smooth < 0 or not math.isfinite(smooth):
-            raise OptionError(f"DiceLoss: smooth must not be negative, got {smooth}")
-        super().__init__(smooth=smooth, reduction=reduction)

@@ -10,7 +10,7 @@ and follow the dtype. The test suite proves that both fail on wrong gradients (t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +18,45 @@ from numpy.typing import NDArray
 from preimage.autograd import Tensor, array_of, grad, is_real
 from preimage.errors import CheckError, OptionError, ShapeError
 from preimage.ops.operands import count_of, entries, number_of
+from preimage.typing import Array, Operand, Value
 
 __all__ = ["check_adjoint", "check_grads"]
 
+
+class SupportsMatmul(Protocol):
+    """An operator: of preimage.linop, of SciPy, or a sparse matrix."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def dot(self, other: Any, /) -> Any: ...
+
+
+#: What can be asked for its adjoint: an operator (of preimage.linop or SciPy), a matrix, or a linear function.
+Linear: TypeAlias = SupportsMatmul | Array | Callable[[Tensor], Value]
 #: Relative tolerances: (first derivatives, second derivatives, adjoint) by the size of the dtype in bytes.
 _TOLERANCES = {8: (1e-7, 1e-5, 1e-12), 4: (2e-3, 2e-2, 1e-5), 2: (1e-1, 3e-1, 2e-2)}
 
 
-def _tolerance(dtype: Any, which: int) -> float:
+def _tolerance(dtype: np.dtype[Any], which: int) -> float:
     return _TOLERANCES[min(8, max(2, np.dtype(dtype).itemsize))][which]
 
 
-def _wide(value: Any) -> NDArray[np.float64]:
+def _wide(value: Operand) -> NDArray[np.float64]:
     return np.asarray(np.asarray(array_of(value)), np.float64)
 
 
-def _random_like(rng: np.random.Generator, a: Any) -> NDArray[Any]:
+def _random_like(rng: np.random.Generator, a: Array | Tensor) -> NDArray[Any]:
     return np.asarray(rng.standard_normal(a.shape)).astype(a.dtype)
 
 
+def _listed(outputs: Any) -> list[Any]:
+    """The results of a function that gives one, or several."""
+    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+
+
 def _contracted(f: Callable[..., Any], args: Sequence[Any], cotangents: Sequence[Any]) -> float:
-    outputs = f(*args)
-    outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    outputs = _listed(f(*args))
     return float(sum(np.sum(_wide(o) * _wide(c)) for o, c in zip(outputs, cotangents, strict=True)))
 
 
@@ -96,11 +113,11 @@ def _check_first(
 
 
 def check_grads(
-    f: Callable[..., Any],
-    args: Sequence[Any],
+    f: Callable[..., Value | Sequence[Value]],
+    args: Sequence[Operand],
     *,
     order: int = 2,
-    argnums: Sequence[int] | None = None,
+    argnums: int | Sequence[int] | None = None,
     rtol: float | None = None,
     trials: int = 3,
     seed: int = 0,
@@ -141,14 +158,12 @@ def check_grads(
     _check_first(f, arrays, which, rng, trials, _tolerance(narrowest, 0) if rtol is None else rtol, "first derivative")
     if order == 1:
         return
-    probe = f(*arrays)
-    probe = probe if isinstance(probe, (tuple, list)) else [probe]
+    probe = _listed(f(*arrays))
     cotangents = [_random_like(rng, np.asarray(array_of(o))) for o in probe]
 
     def gradients(*values: Any) -> list[Any]:
         leaves = [v if isinstance(v, Tensor) else Tensor(v, requires_grad=k in which) for k, v in enumerate(values)]
-        outs = f(*leaves)
-        outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
+        outs = _listed(f(*leaves))
         found = grad(outs, [leaves[k] for k in which], cotangents, create_graph=True, allow_unused=True)
         return [Tensor(np.zeros_like(leaves[k].data)) if g is None else g for k, g in zip(which, found, strict=True)]
 
@@ -188,7 +203,7 @@ def _pair(A: Any, x: Any, rng: np.random.Generator) -> tuple[Callable[[Any], Any
     return A, adjoint, x
 
 
-def check_adjoint(A: Any, x: Any = None, *, rtol: float | None = None, trials: int = 3, seed: int = 0) -> None:
+def check_adjoint(A: Linear, x: Operand | None = None, *, rtol: float | None = None, trials: int = 3, seed: int = 0) -> None:
     """The dot test: <A x, y> == <x, A^T y> for random x and y.
 
     Shapes: A is an operator of preimage.linop (or any object with input_shape, dtype, @ and T), a matrix, a scipy

@@ -14,6 +14,7 @@ from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
 from preimage.floating_point import in_standard_mode
 from preimage.ops.operands import entries, number_of
+from preimage.typing import Array
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
 
@@ -64,6 +65,6 @@ def clip_grad_value(parameters: Iterable[Tensor] | Tensor, clip_value: float) ->
         p.grad = Tensor(np.clip(g, g.dtype.type(-clip_value), g.dtype.type(clip_value)))
 
 
-def _gradient(parameter: Tensor) -> Any:
+def _gradient(parameter: Tensor) -> Array:
     assert parameter.grad is not None
     return parameter.grad.data

@@ -6,10 +6,9 @@ A step computes new arrays and assigns them, so a graph that still needs the old
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, TypedDict, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, fitted
 from preimage.engines.base import accumulator_dtype
@@ -17,18 +16,46 @@ from preimage.errors import OptionError
 from preimage.floating_point import in_standard_mode
 from preimage.ops.operands import count_of, entries, flag_of, number_of
 from preimage.optim.torch_state import from_torch
+from preimage.typing import Array
 
-__all__ = ["Array", "Optimizer", "State"]
+__all__ = ["Array", "Group", "Optimizer", "OptimizerState", "Params", "State"]
 
-Array = NDArray[Any]
 State = dict[str, Any]
+#: Parameters, or groups of them: dicts with the parameters under "params" and options of their own.
+Params: TypeAlias = Tensor | Iterable[Tensor] | Mapping[str, object] | Iterable[Mapping[str, object]]
 
 
-def _copied(held: Mapping[str, Any]) -> State:
+class Group(TypedDict, total=False):
+    """The parameters of a group and the options that its optimiser has."""
+
+    params: list[Tensor]
+    lr: float
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    maximize: bool
+    betas: tuple[float, float]
+    eps: float
+    amsgrad: bool
+    alpha: float
+    centered: bool
+    lr_decay: float
+    initial_accumulator_value: float
+
+
+class OptimizerState(TypedDict):
+    """What an optimiser goes on from: the state of its parameters by number, and the options of its groups."""
+
+    state: dict[int, dict[str, Any]]
+    groups: list[dict[str, Any]]
+
+
+def _copied(held: State) -> State:
     return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in held.items()}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return (
         type(value).__name__
         if not isinstance(value, Mapping)
@@ -42,7 +69,7 @@ def _whole(value: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def _are_groups(value: Any) -> bool:
+def _are_groups(value: object) -> bool:
     return isinstance(value, list | tuple) and all(
         isinstance(g, Mapping) and isinstance(g.get("params"), list | tuple) for g in value
     )
@@ -60,7 +87,7 @@ class Optimizer:
     #: The arrays that a parameter's state may hold, and the names that torch gives them.
     state_names: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Params, defaults: Mapping[str, object]) -> None:
         given: list[Any] = [params] if isinstance(params, Tensor | Mapping) else entries(params) or []
         if not given:
             raise OptionError(f"{type(self).__name__} got no parameters")
@@ -68,13 +95,13 @@ class Optimizer:
         if not isinstance(defaults, Mapping):
             raise OptionError(f"{type(self).__name__}: defaults must be a dict of options, got {type(defaults).__name__}")
         self._defaults = dict(defaults)
-        self.groups: list[dict[str, Any]] = []
+        self.groups: list[Group] = []
         for group in groups:
             self.add_param_group(group)
         # by the Tensor itself, which a copy of the optimiser copies along with the groups; numbers of memory would stay behind
         self._state: dict[Tensor, State] = {}
 
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
+    def add_param_group(self, group: Mapping[str, object]) -> None:
         """One more group: {"params": [...], option: value}; options that it does not name are as they were given at the start.
 
         Raises: OptionError for an option that does not exist, what is no leaf, and a parameter that comes twice.
@@ -85,7 +112,7 @@ class Optimizer:
         unknown = [str(k) for k in group if k not in self._defaults and k != "params"]
         if unknown:
             raise OptionError(f"{name} has no option {', '.join(sorted(unknown))}; it has {', '.join(self._defaults)}")
-        params = group["params"]
+        params: Any = group["params"]
         held = [params] if isinstance(params, Tensor) else [params] if entries(params) is None else entries(params) or []
         seen = set(self.parameters())
         for p in held:
@@ -95,10 +122,10 @@ class Optimizer:
                 raise OptionError(f"a parameter of shape {p.shape} comes twice")
             seen.add(p)
         options = {**self._defaults, **{k: v for k, v in group.items() if k != "params"}}
-        self.groups.append({"params": held, **self._checked(options)})
+        self.groups.append(cast("Group", {"params": held, **self._checked(options)}))
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[Group]:
         """`groups` under PyTorch's name."""
         return self.groups
 
@@ -164,13 +191,13 @@ class Optimizer:
                 gradient = parameter.grad.data.astype(wide, copy=False)
                 parameter.assign(self._updated(value, gradient, state, group).astype(parameter.dtype, copy=False))
 
-    def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+    def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
         """The parameter after a step: a new array."""
         raise NotImplementedError
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> OptimizerState:
         """Options of the groups and copies of the state, parameters by number: what `load_state_dict` takes."""
         number = {p: k for k, p in enumerate(self.parameters())}
         state = {number[p]: _copied(held) for p, held in self._state.items() if p in number}
@@ -179,7 +206,7 @@ class Optimizer:
         ]
         return {"state": state, "groups": groups}
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, object]) -> None:
         """Go on from a saved state: same groups and parameter shapes. What torch.optim's optimiser of the same name saves is taken too.
 
         All or nothing: where something does not fit, nothing is changed.
@@ -187,16 +214,17 @@ class Optimizer:
             real numbers.
         """
         name = type(self).__name__
-        if isinstance(saved, Mapping) and "param_groups" in saved:
-            saved = from_torch(saved, self.state_names, {*self._defaults, "params"}, name)
-        if not isinstance(saved, Mapping) or not isinstance(saved.get("state"), Mapping) or not _are_groups(saved.get("groups")):
-            raise OptionError(f"{name}: a saved state has 'state' and 'groups' (torch: 'param_groups'), got {_shown(saved)}")
-        own, given = [len(g["params"]) for g in self.groups], [len(g["params"]) for g in saved["groups"]]
-        if given != own:
-            raise OptionError(f"the state is of {given} parameters per group, wanted {own}")
+        given: Any = saved
+        if isinstance(given, Mapping) and "param_groups" in given:
+            given = from_torch(given, self.state_names, {*self._defaults, "params"}, name)
+        if not isinstance(given, Mapping) or not isinstance(given.get("state"), Mapping) or not _are_groups(given.get("groups")):
+            raise OptionError(f"{name}: a saved state has 'state' and 'groups' (torch: 'param_groups'), got {_shown(given)}")
+        own, theirs = [len(g["params"]) for g in self.groups], [len(g["params"]) for g in given["groups"]]
+        if theirs != own:
+            raise OptionError(f"the state is of {theirs} parameters per group, wanted {own}")
         parameters = self.parameters()
         state: dict[Tensor, State] = {}
-        for number, held in saved["state"].items():
+        for number, held in given["state"].items():
             k = (
                 int(number)
                 if isinstance(number, str) and number.isdecimal()
@@ -206,14 +234,14 @@ class Optimizer:
                 raise OptionError(f"the state has a parameter {number}; there are {len(parameters)}, counted from 0")
             state[parameters[k]] = self._fitted_state(held, parameters[k], k)
         options = []
-        for group, wanted in zip(self.groups, saved["groups"], strict=True):
+        for group, wanted in zip(self.groups, given["groups"], strict=True):
             unknown = [str(k) for k in wanted if k not in group]
             if unknown:
                 raise OptionError(f"{name} has no option {', '.join(sorted(unknown))}; it has {', '.join(self._defaults)}")
             given_options = {k: v for k, v in wanted.items() if k != "params"}
             options.append(self._checked({**{k: v for k, v in group.items() if k != "params"}, **given_options}))
         for group, checked in zip(self.groups, options, strict=True):
-            group.update(checked)
+            group.update(cast("Group", checked))
         self._state = state
 
     def _fitted_state(self, held: Any, parameter: Tensor, number: int) -> State:

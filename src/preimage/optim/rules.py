@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from preimage.engines import around
-from preimage.optim.optimizer import Array, Optimizer, State
+from preimage.optim.optimizer import Array, Group, Optimizer, Params, State
 
 __all__ = ["SGD", "AdaGrad", "Adagrad", "Adam", "AdamW", "RMSProp", "RMSprop"]
 
@@ -55,7 +55,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Params,
         lr: float = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -66,7 +66,7 @@ class SGD(Optimizer):
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize})
 
-    def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+    def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
         fused = self._fused(p, g, state, group)
         if fused is not None:
             return fused
@@ -82,7 +82,7 @@ class SGD(Optimizer):
             g = g + momentum * state["momentum"] if group["nesterov"] else state["momentum"]
         return np.asarray(p - group["lr"] * g)
 
-    def _fused(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array | None:
+    def _fused(self, p: Array, g: Array, state: State, group: Group) -> Array | None:
         """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
         held = state.get("momentum")
         if group["maximize"] or held is None or p.size < around.LEAST_CHAIN:
@@ -116,7 +116,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Params,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -127,7 +127,7 @@ class Adam(Optimizer):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
 
-    def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+    def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
         fused = self._fused(p, g, state, group)
         if fused is not None:
             return fused
@@ -144,7 +144,7 @@ class Adam(Optimizer):
         first, second = 1 - b1 ** state["step"], 1 - b2 ** state["step"]
         return np.asarray(p - (lr / first) * m / (np.sqrt(v) / second**0.5 + group["eps"]))
 
-    def _fused(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array | None:
+    def _fused(self, p: Array, g: Array, state: State, group: Group) -> Array | None:
         """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
         if group["maximize"] or group["amsgrad"] or "mean" not in state or p.size < around.LEAST_CHAIN:
             return None
@@ -177,7 +177,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Params,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -204,7 +204,7 @@ class RMSProp(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Params,
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -215,7 +215,7 @@ class RMSProp(Optimizer):
         options = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, {**options, "centered": centered})
 
-    def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+    def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         alpha = group["alpha"]
@@ -241,7 +241,7 @@ class AdaGrad(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Params,
         lr: float = 1e-2,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
@@ -251,7 +251,7 @@ class AdaGrad(Optimizer):
         options = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay}
         super().__init__(params, {**options, "initial_accumulator_value": initial_accumulator_value, "eps": eps})
 
-    def _updated(self, p: Array, g: Array, state: State, group: dict[str, Any]) -> Array:
+    def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         v = state["sum"] = state.get("sum", np.full_like(g, group["initial_accumulator_value"])) + g * g

@@ -18,13 +18,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from preimage.errors import OptionError
 from preimage.ops.operands import integer_of, number_of, sizes_of
 from preimage.optim.optimizer import Optimizer
 
 __all__ = ["Schedule", "cosine", "exp", "fixed", "from_caffe", "inv", "multistep", "poly", "sigmoid", "step"]
+
+
+class ScheduleState(TypedDict):
+    """Where a schedule stands: the steps taken, and the rates at the start."""
+
+    count: int
+    base: list[float]
 
 
 class Schedule:
@@ -64,15 +71,16 @@ class Schedule:
         """The rate of the first group now."""
         return self.optimizer.lr
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> ScheduleState:
         """Where it stands."""
         return {"count": self.count, "base": list(self.base)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from there. Raises: OptionError for another number of groups."""
-        if len(state["base"]) != len(self.base):
-            raise OptionError(f"the schedule's state is of {len(state['base'])} groups, wanted {len(self.base)}")
-        self.count, self.base = int(state["count"]), [float(b) for b in state["base"]]
+        given: Mapping[str, Any] = state
+        if len(given["base"]) != len(self.base):
+            raise OptionError(f"the schedule's state is of {len(given['base'])} groups, wanted {len(self.base)}")
+        self.count, self.base = int(given["count"]), [float(b) for b in given["base"]]
         self._set()
 
 
@@ -143,7 +151,7 @@ _NEEDS: dict[str, tuple[Callable[..., Schedule], dict[str, str]]] = {
 }
 
 
-def from_caffe(optimizer: Optimizer, solver: Mapping[str, Any]) -> Schedule:
+def from_caffe(optimizer: Optimizer, solver: Mapping[str, object]) -> Schedule:
     """The schedule that a Caffe solver names: lr_policy and the fields that it needs, as a mapping.
 
     Raises: OptionError for a policy that does not exist, or a field that is missing.

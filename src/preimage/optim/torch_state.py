@@ -13,7 +13,7 @@ __all__ = ["from_torch"]
 _HOW = frozenset(("foreach", "capturable", "differentiable", "fused", "initial_lr"))
 
 
-def from_torch(saved: Mapping[str, Any], names: Mapping[str, str], options: Collection[str], optimizer: str) -> dict[str, Any]:
+def from_torch(saved: Mapping[str, Any], names: Mapping[str, str], options: Collection[str], optimizer: str) -> dict[str, object]:
     """The same state under our names. `names`: ours to torch's; `options`: those of our groups.
 
     Raises: OptionError for a state of another kind, and for a weight decay that is taken off elsewhere than this optimiser does.
