@@ -51,16 +51,17 @@ _FACES = {
 show_with(lambda value: import_apart("preimage.report.notebook").html_of(value))
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return import_apart(f"preimage.{name}")
-    if name in _FACES:
-        return getattr(import_apart(_FACES[name]), name)
-    raise AttributeError(f"module 'preimage' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker knows the names from the imports above, and others as errors
 
+    def __getattr__(name: str) -> Any:
+        if name in _LATER:
+            return import_apart(f"preimage.{name}")
+        if name in _FACES:
+            return getattr(import_apart(_FACES[name]), name)
+        raise AttributeError(f"module 'preimage' has no attribute {name!r}")
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *_FACES})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER, *_FACES})
 
 
 __all__ = [

@@ -46,13 +46,13 @@ __all__ = [
 
 
 class Rows(Protocol):
-    """A list or a tuple of numbers, arrays, or further rows. No word is one: `str` counts nothing but words."""
+    """A list or a tuple of numbers, arrays, or further rows. No word is one: in a `str` only a `str` can be."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[float | np.generic | NDArray[Any] | Rows]: ...
 
-    def count(self, value: object, /) -> int: ...
+    def __contains__(self, value: object, /) -> bool: ...
 
 
 class IntegerRows(Protocol):
@@ -62,7 +62,7 @@ class IntegerRows(Protocol):
 
     def __iter__(self) -> Iterator[int | IntegerRows]: ...
 
-    def count(self, value: object, /) -> int: ...
+    def __contains__(self, value: object, /) -> bool: ...
 
 
 class ForeignArray(Protocol):
@@ -100,6 +100,8 @@ Index: TypeAlias = _Place | tuple[_Place, ...]
 #: Where random numbers come from: a generator, the seed of one, or None for the library's own.
 Seed: TypeAlias = int | np.integer[Any] | np.random.Generator | None
 
+#: One of the three contractions.
+Contraction: TypeAlias = Literal["conv", "conv_transpose", "conv_weight_grad"]
 #: Where the channels of activations are: (N, C, *spatial) or (N, *spatial, C).
 Layout: TypeAlias = Literal["channels_first", "channels_last"]
 #: What lies beyond the border of a signal.

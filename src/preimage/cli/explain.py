@@ -18,11 +18,13 @@ from preimage.cli.output import check_outputs
 from preimage.engines import get, plan
 from preimage.errors import OptionError, PreimageError
 from preimage.geometry import ConvGeometry
+from preimage.ops.layout import check_layout
 from preimage.report.mechanics import axis_picture, axis_summary, coverage_lines, facts, plan_lines, verdict
+from preimage.typing import Contraction, Layout
 
 __all__ = ["explain"]
 
-CONTRACTIONS = {
+CONTRACTIONS: dict[Contraction, str] = {
     "conv": "small side from large side and weight",
     "conv_transpose": "large side from small side and weight",
     "conv_weight_grad": "weight from both sides",
@@ -90,7 +92,7 @@ def explain(
         _translations(console, spec, to, g.output_size if is_transposed else g.input_size)
     if plans:
         with settings:
-            _plans(console, g, is_transposed, kind, layout)
+            _plans(console, g, is_transposed, kind, check_layout(layout))
     elif not (html or serve or to or given or spelling or model):
         console.print(
             "\nMore: --html FILE for the interactive page, --plan for how it runs, --help for the rest.", highlight=False
@@ -142,7 +144,7 @@ def _translations(console: Console, spec: LayerSpec, to: str, size: tuple[int, .
         raise failed
 
 
-def _plans(console: Console, g: ConvGeometry, transposed: bool, kind: Any, layout: str) -> None:
+def _plans(console: Console, g: ConvGeometry, transposed: bool, kind: Any, layout: Layout) -> None:
     for name, what in CONTRACTIONS.items():
         console.print(f"\n[bold]{name}[/bold]: {what}; {_role(name, transposed)}")
         _print_rows(console, plan_lines(plan(g, kind, name, layout=layout)))

@@ -25,6 +25,7 @@ from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK, import_apart
 from preimage.resources import available_memory, release_memory
 from preimage.settings import Settings, current
+from preimage.typing import Contraction, DTypeLike, Layout
 
 __all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "bind", "choose", "engines", "get", "names", "plan", "run"]
 
@@ -199,10 +200,10 @@ def _run_logged(
 
 def plan(
     geometry: ConvGeometry,
-    dtype: Any = np.float32,
-    contraction: str = "conv",
+    dtype: DTypeLike = np.float32,
+    contraction: Contraction = "conv",
     *,
-    layout: str = "channels_first",
+    layout: Layout = "channels_first",
 ) -> Plan:
     """What would run for this geometry with the settings in force: algorithm, blocking, flop, bytes, workspace, promises."""
     if not isinstance(geometry, ConvGeometry):

@@ -18,6 +18,7 @@ from preimage.errors import EngineError, OptionError, PreimageError
 from preimage.geometry import ConvGeometry, per_axis
 from preimage.io import limits
 from preimage.io.graph import Graph, Node, Step
+from preimage.typing import Contraction
 
 __all__ = ["Layer", "ModelInfo", "inspect_model", "random_inputs"]
 
@@ -115,7 +116,11 @@ def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool 
         if field is not None:
             fields.update(dict.fromkeys(node.outputs, field))
         weights = {k: graph.weights[k] for k in inputs if k in graph.weights}
-        schedule, refused = _schedule(geometry, node.op, dtypes.get(inputs[0])) if geometry and plans else ("", {})
+        schedule, refused = (
+            _schedule(geometry, "conv" if node.op == "conv" else "conv_transpose", dtypes.get(inputs[0]))
+            if geometry and plans
+            else ("", {})
+        )
         layers.append(
             Layer(
                 node.name, node.op.removeprefix("onnx."), step.shapes, sum(int(p.data.size) for p in weights.values()),
@@ -202,7 +207,7 @@ def _geometry(graph: Graph, node: Node, shapes: Mapping[str, tuple[int, ...]]) -
         return None
 
 
-def _schedule(geometry: ConvGeometry, op: str, dtype: Any) -> tuple[str, Mapping[str, str]]:
+def _schedule(geometry: ConvGeometry, op: Contraction, dtype: Any) -> tuple[str, Mapping[str, str]]:
     """What the engine would run, and why not its other strategies."""
     try:
         chosen = plan(geometry, np.dtype(dtype) if dtype is not None else np.float32, op)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, SupportsIndex
+from typing import TYPE_CHECKING, Generic, Literal, SupportsIndex, overload
 
 from preimage import ops
+from preimage.autograd import Tensor
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import per_axis
-from preimage.nn.module import Layer
+from preimage.nn.module import Layer, Module
 from preimage.ops.layout import check_layout
 from preimage.ops.operands import flag_of, shape_of
-from preimage.typing import Array, Integers, Layout, Operand, OutputSize, Padding, PerAxis, ResizeMode, ScaleFactor, Value
+from preimage.typing import (
+    Array,
+    ArrayLike,
+    Integers,
+    Layout,
+    Operand,
+    OutputSize,
+    Padding,
+    PerAxis,
+    ResizeMode,
+    ScaleFactor,
+    Value,
+)
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
@@ -20,7 +33,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Spatial(Layer):
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # for the default: a MaxPool2d gives no places, if nothing else is said
+
+    Places = TypeVar("Places", Literal[True], Literal[False], bool, default=Literal[False])
+else:
+    from typing import TypeVar
+
+    Places = TypeVar("Places", Literal[True], Literal[False], bool)
+
+
+class _Spatial(Module):
     """A layer over (N, C, *spatial), or with layout="channels_last" over (N, *spatial, C)."""
 
     ndim: int
@@ -36,9 +59,31 @@ class _Spatial(Layer):
         return shape
 
 
-class _MaxPool(_Spatial):
+class _MaxPool(_Spatial, Generic[Places]):
     """The maximum over every window; with return_indices also where it was, for the unpooling layer."""
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self: _MaxPool[Literal[False]], x: Tensor) -> Tensor: ...
+        @overload
+        def __call__(self: _MaxPool[Literal[False]], x: ArrayLike) -> Value: ...
+        @overload
+        def __call__(self: _MaxPool[Literal[True]], x: Tensor) -> tuple[Tensor, Array]: ...
+        @overload
+        def __call__(self, x: Operand) -> Value | tuple[Value, Array]: ...
+        def __call__(self, x: Operand) -> Value | tuple[Value, Array]: ...
+
+    @overload  # nothing is said of places: the default of the type, none
+    def __init__(
+        self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: Padding = 0, dilation: PerAxis = 1, *,
+        ceil_mode: bool = False, layout: Layout = "channels_first",
+    ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(
+        self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: Padding = 0, dilation: PerAxis = 1,
+        return_indices: Places = ..., ceil_mode: bool = False, *, layout: Layout = "channels_first",
+    ) -> None: ...  # fmt: skip
     def __init__(
         self,
         kernel_size: PerAxis,
@@ -69,7 +114,7 @@ class _MaxPool(_Spatial):
         )
 
 
-class _AvgPool(_Spatial):
+class _AvgPool(_Spatial, Layer):
     """The mean over every window."""
 
     def __init__(
@@ -102,6 +147,14 @@ class _AvgPool(_Spatial):
 class _MaxUnpool(_Spatial):
     """Every value put back where its maximum was, zeros elsewhere; overlap as in ops.max_unpool."""
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor, indices: Integers, output_size: Sequence[SupportsIndex] | None = None) -> Tensor: ...
+        @overload
+        def __call__(self, x: ArrayLike, indices: Integers, output_size: Sequence[SupportsIndex] | None = None) -> Array: ...
+        def __call__(self, x: Operand, indices: Integers, output_size: Sequence[SupportsIndex] | None = None) -> Value: ...
+
     def __init__(
         self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: PerAxis = 0, *, overlap: Literal["last", "add"] = "last",
         layout: Layout = "channels_first",
@@ -126,7 +179,7 @@ class _MaxUnpool(_Spatial):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class _Adaptive(_Spatial):
+class _Adaptive(_Spatial, Layer):
     """Pooling with windows chosen so that the output has output_size (None for an axis: as it is)."""
 
     _pool: Callable[..., Value]
@@ -143,19 +196,19 @@ class _Adaptive(_Spatial):
         return f"output_size={self.output_size}"
 
 
-class MaxPool1d(_MaxPool):
+class MaxPool1d(_MaxPool[Places]):
     """Max pooling of (N, C, L)."""
 
     ndim = 1
 
 
-class MaxPool2d(_MaxPool):
+class MaxPool2d(_MaxPool[Places]):
     """Max pooling of (N, C, H, W)."""
 
     ndim = 2
 
 
-class MaxPool3d(_MaxPool):
+class MaxPool3d(_MaxPool[Places]):
     """Max pooling of (N, C, D, H, W)."""
 
     ndim = 3

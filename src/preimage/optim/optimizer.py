@@ -6,7 +6,7 @@ A step computes new arrays and assigns them, so a graph that still needs the old
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeAlias, TypedDict, cast
+from typing import Any, ClassVar, Required, TypeAlias, TypedDict, cast
 
 import numpy as np
 
@@ -22,14 +22,14 @@ __all__ = ["Array", "Group", "Optimizer", "OptimizerState", "Params", "State"]
 
 State = dict[str, Any]
 #: Parameters, or groups of them: dicts with the parameters under "params" and options of their own.
-Params: TypeAlias = Tensor | Iterable[Tensor] | Mapping[str, object] | Iterable[Mapping[str, object]]
+Params: TypeAlias = Iterable[Tensor | Mapping[str, object]] | Mapping[str, object]
 
 
 class Group(TypedDict, total=False):
     """The parameters of a group and the options that its optimiser has."""
 
-    params: list[Tensor]
-    lr: float
+    params: Required[list[Tensor]]
+    lr: Required[float]
     momentum: float
     dampening: float
     weight_decay: float
