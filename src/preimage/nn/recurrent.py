@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from preimage.nn import init
 from preimage.nn.conv import is_recording
 from preimage.nn.module import Module, Parameter
 from preimage.nn.norm import Dropout
-from preimage.ops.operands import flag_of, float_dtype, integer_of, number_of
+from preimage.ops.operands import flag_of, float_dtype, integer_of, number_of, shape_of
+from preimage.typing import DTypeLike, Integers, Operand, Seed, Value
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -33,7 +35,7 @@ class _Recurrent(Module):
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
-        dropout: float = 0.0, bidirectional: bool = False, *, dtype: Any = np.float32, rng: Any = None,
+        dropout: float = 0.0, bidirectional: bool = False, *, dtype: DTypeLike = np.float32, rng: Seed = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.input_size, self.hidden_size = integer_of(input_size, "input_size", 0), integer_of(hidden_size, "hidden_size", 1)
@@ -66,12 +68,15 @@ class _Recurrent(Module):
         """One layer in one direction: y and the last states."""
         raise NotImplementedError
 
-    def forward(self, x: Any, hx: Any = None, *, lengths: Any = None) -> Any:
+    def forward(
+        self, x: Operand, hx: Operand | Sequence[Operand] | None = None, *, lengths: Integers | None = None
+    ) -> tuple[Value, Value | tuple[Value, ...]]:
         """The states after every step, and the last ones. hx: the first states, zeros unless given. lengths: the steps of each sequence."""
-        ndim = np.ndim(array_of(x))
-        if ndim not in (2, 3) or np.shape(array_of(x))[-1] != self.input_size:
+        shape = shape_of(x)
+        ndim = len(shape)
+        if ndim not in (2, 3) or shape[-1] != self.input_size:
             raise ShapeError(
-                f"{type(self).__name__}: x has shape {np.shape(array_of(x))}, wanted (steps, batch, {self.input_size}) or (steps, {self.input_size})"
+                f"{type(self).__name__}: x has shape {shape}, wanted (steps, batch, {self.input_size}) or (steps, {self.input_size})"
             )
         alone = ndim == 2
         given = self._given(hx)
@@ -143,8 +148,8 @@ class RNN(_Recurrent):
     _gates = _states = 1
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
-        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *, dtype: Any = np.float32, rng: Any = None,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: Literal["tanh", "relu"] = "tanh", bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *, dtype: DTypeLike = np.float32, rng: Seed = None,
     ) -> None:  # fmt: skip
         if not isinstance(nonlinearity, str) or nonlinearity not in ("tanh", "relu"):
             raise OptionError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")

@@ -29,10 +29,11 @@ from preimage.ops.operands import entries, flag_of, number_of, operands, regular
 from preimage.ops.pointwise import add, multiply, subtract, where
 from preimage.ops.pointwise import clip as clip_values
 from preimage.ops.shape import concat, getitem, reshape, stack
+from preimage.typing import Integers, Operand, Value
 
 __all__ = ["gru", "lstm", "rnn"]
 
-Activation = Callable[[Any], Any]
+Activation = Callable[..., Value]
 #: One step: the step's product with weight_ih and the states before it -> the states after it, h first.
 Step = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
 
@@ -143,9 +144,10 @@ def _functions(activations: Any, usual: tuple[Activation, ...]) -> tuple[Activat
 
 
 def rnn(
-    x: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any = None, bias_hh: Any = None, *, h0: Any = None, lengths: Any = None,
+    x: Operand, weight_ih: Operand, weight_hh: Operand, bias_ih: Operand | None = None, bias_hh: Operand | None = None, *,
+    h0: Operand | None = None, lengths: Integers | None = None,
     reverse: bool = False, activation: Activation = tanh, clip: float | None = None,
-) -> tuple[Any, Any]:  # fmt: skip
+) -> tuple[Value, Value]:  # fmt: skip
     """Elman's recurrent layer: h' = activation(weight_ih x + bias_ih + weight_hh h + bias_hh). Gives y and the last h.
 
     The shapes, `lengths` and `reverse`: see this module. h0: the first state, zeros unless given. clip: arguments of the activation are held
@@ -165,10 +167,11 @@ def rnn(
 
 
 def lstm(
-    x: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any = None, bias_hh: Any = None, *, h0: Any = None, c0: Any = None,
-    lengths: Any = None, reverse: bool = False, activations: Any = None, peephole: Any = None,
+    x: Operand, weight_ih: Operand, weight_hh: Operand, bias_ih: Operand | None = None, bias_hh: Operand | None = None, *,
+    h0: Operand | None = None, c0: Operand | None = None,
+    lengths: Integers | None = None, reverse: bool = False, activations: Sequence[Activation] | None = None, peephole: Operand | None = None,
     clip: float | None = None, coupled: bool = False, gate_order: str = "ifgo",
-) -> tuple[Any, Any, Any]:  # fmt: skip
+) -> tuple[Value, Value, Value]:  # fmt: skip
     """Long short-term memory. Gives y, the last h and the last c.
 
     The shapes, `lengths` and `reverse`: see this module. h0, c0: the first states, zeros unless given. activations: three functions, of the
@@ -206,9 +209,11 @@ def lstm(
 
 
 def gru(
-    x: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any = None, bias_hh: Any = None, *, h0: Any = None, lengths: Any = None,
-    reverse: bool = False, activations: Any = None, clip: float | None = None, reset_after: bool = True, gate_order: str = "rzn",
-) -> tuple[Any, Any]:  # fmt: skip
+    x: Operand, weight_ih: Operand, weight_hh: Operand, bias_ih: Operand | None = None, bias_hh: Operand | None = None, *,
+    h0: Operand | None = None, lengths: Integers | None = None,
+    reverse: bool = False, activations: Sequence[Activation] | None = None, clip: float | None = None, reset_after: bool = True,
+    gate_order: str = "rzn",
+) -> tuple[Value, Value]:  # fmt: skip
     """Gated recurrent units. Gives y and the last h.
 
     The shapes, `lengths` and `reverse`: see this module. h0: the first state, zeros unless given. activations: two functions, of the gates and
