@@ -43,6 +43,7 @@ COMMANDS = {
     "run": Command("preimage.cli.models:run", "Run an ONNX or Caffe model on pictures or arrays."),
     "convert": Command("preimage.cli.models:convert", "Convert a model to another format, and verify the result."),
     "info": Command("preimage.cli.models:info", "A model's layers: shapes, parameters, flop, memory, schedules."),
+    "doctor": Command("preimage.cli.doctor:doctor", "What is installed, which engines run, and whether they compute exactly."),
     "cache": Command("preimage.cli.cache:cache", "Show or clear the compiled kernels that are kept on disk."),
 }
 
