@@ -35,6 +35,7 @@ class Solver:
 
     data, test_data: batches for each forward pass, in place of databases (see Net.set_data); test_data may be a list of one source for
     each test net. input_shapes, test_input_shapes: sizes that the nets do not tell, for scripts that fill the input blobs themselves.
+    file: from where the relative names of a SolverParameter count.
     What Caffe logs goes to the logger `preimage.caffe`.
 
     Raises: MissingFileError (also a RuntimeError), FileFormatError, ShapeError, OptionError, OutputError.
@@ -50,8 +51,10 @@ class Solver:
         test_input_shapes: Shapes = None,
         data: Source | None = None,
         test_data: Any = None,
+        file: Path | None = None,
     ) -> None:
         self.param, self._file = read_solver(solver_file)
+        self._file = file or self._file
         old = {word.upper(): word for word in TYPES}
         self.type = self.rule or (old[self.param.word("solver_type")] if self.param.has("solver_type") else self.param.type)
         if self.type not in TYPES:

@@ -16,10 +16,12 @@ from preimage.caffe.errors import MissingFileError
 from preimage.caffe.net import Net
 from preimage.caffe.state import TEST, TRAIN
 from preimage.errors import FileFormatError, OptionError
+from preimage.io.caffe import read_net
+from preimage.io.caffe.assemble import selected
 from preimage.io.caffe.wire.message import Message
 from preimage.io.caffe.wire.text import parse_text, text_of_bytes
 
-__all__ = ["net_to_train", "nets_to_test", "place", "read_solver", "sources_of_tests", "sources_of_training"]
+__all__ = ["layers_of", "net_to_train", "nets_to_test", "place", "read_solver", "sources_of_tests", "sources_of_training"]
 
 _NAMES = ("net", "net_param", "train_net", "train_net_param")
 Shapes = Mapping[str, tuple[int, ...]] | None
@@ -80,6 +82,28 @@ def sources_of_tests(solver: Message) -> list[tuple[str, int]]:
     return found
 
 
+def layers_of(solver: Message, file: Path | None) -> tuple[list[Message], list[list[Message]]]:
+    """The layers of the net that is trained, and of each test net."""
+    states = list(solver.test_state) or [Message("NetState")] * len(sources_of_tests(solver))
+    tests = [_layers(solver, file, source, state, TEST) for source, state in zip(sources_of_tests(solver), states, strict=True)]
+    return _layers(solver, file, (sources_of_training(solver), 0), solver.train_state, TRAIN), tests
+
+
+def _layers(solver: Message, file: Path | None, source: tuple[str, int], state: Message, phase: int) -> list[Message]:
+    net = read_net(_description(solver, file, source))
+    word = "TRAIN" if (state.phase if state.has("phase") else phase) == TRAIN else "TEST"
+    level = state.level if state.has("level") else net.state.level
+    return selected(net, word, level, (*net.state.stage, *state.stage))
+
+
+def _description(solver: Message, file: Path | None, source: tuple[str, int]) -> Message | Path:
+    """The net that a field of the solver names, or holds."""
+    name, entry = source
+    value = getattr(solver, name)
+    value = value[entry] if solver.field(name).repeated else value
+    return value if isinstance(value, Message) else place(value, file)
+
+
 def net_to_train(solver: Message, file: Path | None, shapes: Shapes, data: Any) -> Net:
     """The net to train, with the weights that the solver names."""
     return _made(solver, file, (sources_of_training(solver), 0), solver.train_state, TRAIN, shapes, data)
@@ -106,11 +130,8 @@ def _each(data: Any, count: int) -> list[Any]:
 def _made(
     solver: Message, file: Path | None, source: tuple[str, int], state: Message, phase: int, shapes: Shapes, data: Any
 ) -> Net:
-    name, entry = source
-    value = getattr(solver, name)
-    value = value[entry] if solver.field(name).repeated else value
     net = Net(
-        value if isinstance(value, Message) else place(value, file),
+        _description(solver, file, source),
         state.phase if state.has("phase") else phase,
         level=state.level if state.has("level") else None,
         stages=list(state.stage),

@@ -29,6 +29,9 @@ COMMANDS = {
     "rebuild": Command(
         "preimage.cli.rebuild:rebuild", "Rebuild a picture with learned stencils: fill in masked pixels, denoise."
     ),
+    "train": Command(
+        "preimage.cli.train:train", "Train a net from a Python file or a Caffe solver; --resume goes on to the same bits."
+    ),
     "explain": Command(
         "preimage.cli.explain:explain",
         "What a layer does, by options, in any library's words or out of a model: sizes, fields, flop, windows; an interactive page.",

@@ -10,6 +10,7 @@ Everything that was damaged is an error that names the file and the place in it.
 
 from preimage.data.arrays import from_npy, from_npz
 from preimage.data.dataset import ArrayDataset, Dataset, Sample, Subset, split
+from preimage.data.endless import Endless
 from preimage.data.folders import ImageFolder, ImageList, ImageMaskPairs
 from preimage.data.hdf5 import from_hdf5
 from preimage.data.idx import idx_pair, mnist, read_idx, write_idx
@@ -20,7 +21,8 @@ from preimage.data.sources import open_data
 from preimage.data.transforms import Colour, Compose, Crop, Flip, Mean, Scale, Transform
 
 __all__ = [
-    "ArrayDataset", "Colour", "Compose", "Crop", "Dataset", "Flip", "ImageFolder", "ImageList", "ImageMaskPairs", "LmdbDataset", "LmdbReader",
-    "Loader", "Mean", "Sample", "Scale", "SliceDataset", "Stream", "Subset", "Transform", "arrays_of", "batches_of", "from_hdf5", "from_npy",
-    "from_npz", "idx_pair", "mnist", "open_data", "read_idx", "read_nifti", "split", "write_idx",
+    "ArrayDataset", "Colour", "Compose", "Crop", "Dataset", "Endless", "Flip", "ImageFolder", "ImageList", "ImageMaskPairs",
+    "LmdbDataset", "LmdbReader", "Loader", "Mean", "Sample", "Scale", "SliceDataset", "Stream", "Subset", "Transform",
+    "arrays_of", "batches_of", "from_hdf5", "from_npy", "from_npz", "idx_pair", "mnist", "open_data", "read_idx",
+    "read_nifti", "split", "write_idx",
 ]  # fmt: skip

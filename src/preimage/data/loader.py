@@ -95,7 +95,10 @@ class Loader:
     def _batch(self, epoch: int, order: Any, number: int) -> Batch:
         begin = number * self.batch_size
         indices = [int(order[k]) for k in range(begin, min(begin + self.batch_size, len(self.dataset)))]
-        rng = None if self.transform is None else np.random.default_rng([self.seed, epoch, 1 + number])
+        return self.together(indices, np.random.default_rng([self.seed, epoch, 1 + number]) if self.transform else None)
+
+    def together(self, indices: Sequence[int], rng: np.random.Generator | None) -> Batch:
+        """The samples of these numbers as a batch; transforms draw from `rng`."""
         return _together([self._sample(index, rng) for index in indices], indices)
 
     def _sample(self, index: int, rng: np.random.Generator | None) -> Sample:

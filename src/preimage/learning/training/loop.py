@@ -76,6 +76,7 @@ class Plan:
     folder: where journal and checkpoints go (None: nowhere). resume: go on from the newest good checkpoint there, or begin where there is none.
     save_every, test_every: in steps; keep: how many checkpoints stay. monitor: the test's value that says which checkpoint is the best (kept in
     `best/`), larger being better unless its name has "loss" or "error"; patience: so many tests without a better one end the run.
+    test_first: test before the first step, too.
     """
 
     folder: Path | None = None
@@ -85,6 +86,7 @@ class Plan:
     keep: int = 3
     monitor: str | None = None
     patience: int | None = None
+    test_first: bool = False
 
     def __post_init__(self) -> None:
         for name in ("save_every", "test_every", "patience"):
@@ -143,6 +145,8 @@ def run(task: Task, steps: int, plan: Plan, listeners: list[Listener] | None = N
 def _steps(task: Task, steps: int, plan: Plan, kept: _Kept, stop: StopSignals, listeners: list[Listener]) -> History:
     first, before = task.step, max((e.get("seconds", 0.0) for e in kept.entries), default=0.0)
     began = last = time.perf_counter()
+    if plan.test_first and not task.step and steps:
+        kept.add({"step": 0, **{f"test {name}": value for name, value in task.evaluate().items()}, "seconds": 0.0})
     ended = "steps" if task.step >= steps or not kept.finished else kept.finished
     while task.step < steps and not kept.finished:
         values = task.advance()

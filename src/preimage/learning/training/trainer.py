@@ -97,7 +97,7 @@ class Trainer:
 
         Raises: DivergedError naming the step and the first layer that gave a NaN; OptionError, OutputError as `loop.run`.
         """
-        self._data, self._test = batches_of(data), None if test is None else batches_of(test)
+        self.uses(data, test)
         a_epoch = self._epoch_length()
         if (epochs is None) == (iterations is None):
             raise OptionError("fit takes either epochs or iterations")
@@ -117,6 +117,10 @@ class Trainer:
         )
         listeners = [lines()] if progress is True else [progress] if callable(progress) else []
         return run(self, steps, plan, listeners)
+
+    def uses(self, data: Any, test: Any = None) -> None:
+        """The batches for training and tests, for the loop that is called by itself (`training.run`); `fit` does it."""
+        self._data, self._test = batches_of(data), None if test is None else batches_of(test)
 
     def _epoch_length(self) -> int | None:
         source = self._data if isinstance(self._data, Loader) else self._data.source
