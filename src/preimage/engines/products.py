@@ -23,11 +23,6 @@ __all__ = ["linear", "matmul"]
 _found: dict[str, Engine] = {}
 
 
-def _engine() -> Engine:
-    settings = current()
-    return _found.get(settings.engine) or _choose(settings.engine)
-
-
 def _choose(wanted: str) -> Engine:
     reasons = []
     for name in names() if wanted == "auto" else (wanted,):
@@ -47,8 +42,9 @@ def _choose(wanted: str) -> Engine:
 
 def matmul(a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
     """a (..., m, k) times b (..., k, n), of one dtype; the other axes broadcast. The epilogue's channels are the n columns."""
-    engine = _engine()
-    if current().debug:
+    settings = current()
+    engine = _found.get(settings.engine) or _choose(settings.engine)
+    if settings.debug:
         _say("matmul", engine, a, b)
     try:
         return engine.products.matmul(a, b, epilogue)
@@ -60,8 +56,9 @@ def matmul(a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
 
 def linear(x: Array, w: Array | PreparedWeight, epilogue: Epilogue | None = None) -> Array:
     """x (..., k) times the transpose of w (n, k), of one dtype; w may be prepared."""
-    engine = _engine()
-    if current().debug:
+    settings = current()
+    engine = _found.get(settings.engine) or _choose(settings.engine)
+    if settings.debug:
         _say("linear", engine, x, w)
     if type(w) is PreparedWeight and not engine.takes_prepared:
         w = w.array

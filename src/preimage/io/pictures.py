@@ -62,8 +62,9 @@ class Picture:
         """One channel: the luma of ITU-R BT.601, as Pillow weighs it."""
         if len(self.values) == 1:
             return self.values
-        luma: Array = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), self.values, 1)[None]
-        return luma
+        red, green, blue = self.values
+        luma: Array = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+        return luma[None]
 
     def colour(self) -> Array:
         """Three channels."""

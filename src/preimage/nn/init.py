@@ -21,6 +21,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 import numpy as np
 
 from preimage.autograd import Tensor
+from preimage.engines.blas import SMALL_FLOP, blas_threads
 from preimage.errors import OptionError, ShapeError
 from preimage.locks import hold_over_fork
 from preimage.ops.operands import check_room, count_of, number_of, shape_sizes
@@ -170,7 +171,8 @@ def orthogonal(shape: Shape, *, scale: float = 1.0, rng: Seed = None) -> Array:
         raise ShapeError(f"orthogonal needs a weight of at least two axes, got shape {shape}")
     rows, columns = shape[0], math.prod(shape[1:])
     tall = generator(rng).standard_normal((max(rows, columns), min(rows, columns)))
-    q, r = np.linalg.qr(tall)
+    with blas_threads(1, SMALL_FLOP):  # LAPACK's, whose bits may depend on the number of threads
+        q, r = np.linalg.qr(tall)
     q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform over orthogonal matrices
     return np.ascontiguousarray(q.T if rows < columns else q).reshape(shape) * scale
 

@@ -27,6 +27,8 @@ from preimage.typing import Operand, Value
 
 __all__ = ["linear", "matmul"]
 
+_PLAIN = frozenset(np.dtype(t) for t in (np.float32, np.float64, np.float16))
+
 _matmul_op = primitive(
     "matmul",
     lambda a, b: products.matmul(a, b),
@@ -52,6 +54,11 @@ def matmul(a: Operand, b: Operand) -> Value:
     Every element of the result has one order of summation (docs/contract.md): the same bits alone and in a batch, on any number of threads.
     Raises: ShapeError where the inner sizes differ, or for an array without axes.
     """
+    if (
+        type(a) is np.ndarray and type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _PLAIN
+        and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
+    ):  # fmt: skip
+        return products.matmul(a, b)  # nothing to record, convert or broadcast
     a, b = operands("matmul", a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError(f"matmul: needs at least one axis each, got shapes {a.shape} and {b.shape}; use * for numbers")

@@ -139,8 +139,10 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
     ndims = np.ndim(array_of(a)), np.ndim(array_of(b))
     if 0 in ndims:
         return into(pointwise.multiply(a, b), out)
-    if ndims[1] > 2:
-        return into(np.dot(np.asarray(array_of(a)), np.asarray(array_of(b))), out)
+    if ndims[1] > 2:  # every row of a meets every matrix of b, whose axes follow those of a
+        rows = shape.reshape(a, (-1, np.shape(array_of(a))[-1]))
+        product = shape.moveaxis(matmul(rows, b), -2, 0)
+        return into(shape.reshape(product, (*np.shape(array_of(a))[:-1], *product.shape[1:])), out)
     return into(matmul(a, b), out)
 
 

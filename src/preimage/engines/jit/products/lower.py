@@ -85,6 +85,8 @@ def lower_product(r: ProductRequest) -> Program:
     if way == "direct":
         vectors = _skinny_vectors(r, turned)
     rows = choose_rows(r.rows, vectors, r.target)
+    if not _should_pack_a(r, rows) and r.a.by_terms(r.item) and _shared_sets(r.a.member_stride, rows) > 6:
+        rows = choose_rows(r.rows, vectors, r.target, 6)
     masked = r.columns < vectors * lanes
     a, b, a_element, b_element = _unpacked(r.a), _unpacked(r.b), r.element, r.element
     if way == "packed":

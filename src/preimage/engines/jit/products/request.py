@@ -99,11 +99,19 @@ def most_rows(target: Target, vectors: int) -> int:
     return max(1, min((target.vector_registers - (2 if target.vector_registers > 16 else 1)) // vectors - 1, 14))
 
 
-def choose_rows(rows: int, vectors: int, target: Target) -> int:
-    """The tile's rows for which all tiles together take the least time: products and loads, two of each in a cycle."""
+#: Rows that a tile may have: few numbers, so that few kernels are made.
+ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
+
+
+def choose_rows(rows: int, vectors: int, target: Target, most: int = 14) -> int:
+    """The tile's rows for which all tiles together take the least time: products and loads, two of each in a cycle.
+
+    most: rows that may lie in the first cache together.
+    """
 
     def cost(r: int) -> tuple[float, int]:
         tiles = -(-rows // r)
         return tiles * (max(r * vectors, 4 + r + vectors, 8) / 2 + 0.5), -r
 
-    return min(range(1, min(rows, most_rows(target, vectors)) + 1), key=cost)
+    most = min(rows, most, most_rows(target, vectors))
+    return min((r for r in ROWS if r <= most), key=cost)

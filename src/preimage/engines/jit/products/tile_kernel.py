@@ -29,7 +29,7 @@ from preimage.engines.jit.products.turned import across
 
 __all__ = ["Slot", "TileSpec", "build"]
 
-UNROLL_PRODUCTS = 96  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
+UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
 ROW_AHEAD = 256  # bytes: rows that are transposed in registers are asked for so long before they are read
 
 

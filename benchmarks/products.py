@@ -1,0 +1,142 @@
+"""Matrix products: ours, NumPy's (OpenBLAS) and torch's over 30 shapes, in interleaved bursts, the losing rows first.
+
+    python benchmarks/products.py [--threads 1,2] [--rounds 15] [--only WORD] [--cpu] [--markdown FILE]
+
+Every answer is checked before its clock runs. In a round each contestant has one turn, and the order turns with the rounds: a call that is
+not timed, then as many timed ones as fill the turn. A row's ratios are medians over rounds of time(peer) / time(ours); above 1 ours is
+faster. With several threads a turn begins after a sleep in which the idle workers of the one before stop spinning.
+--cpu: by the time of the calling thread's CPU instead of the clock's, for one thread on a machine that others use.
+
+Set OPENBLAS_CORETYPE yourself where OpenBLAS takes a CPU for an older one than it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import time
+from collections.abc import Callable
+from math import exp, log, prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+import preimage as pre
+from preimage import ops
+from preimage.engines.blas import blas_thread_control
+
+Call = Callable[[], Any]
+TURN_NS = 2e6
+SETTLE_S = 0.015
+
+#: name, shape of A, shape of B; "T": B is the transposed view of a matrix that lies by rows, as the weights of a layer.
+SHAPES = [
+    *[(f"square {n}", (n, n), (n, n), "") for n in (64, 96, 128, 256, 384, 512, 1024, 2048)],
+    ("tall", (16384, 64), (64, 64), ""), ("tall, few columns", (4096, 256), (256, 16), ""),
+    ("wide", (64, 64), (64, 16384), ""), ("wide, few rows", (16, 256), (256, 4096), ""),
+    ("inner axis 1", (512, 1), (1, 512), ""), ("inner axis 8", (512, 8), (8, 512), ""), ("inner axis 32", (512, 32), (32, 512), ""),
+    ("inner axis 2048", (128, 2048), (2048, 128), ""), ("inner axis 8192", (64, 8192), (8192, 64), ""),
+    ("batch of 512, 8 x 8", (512, 8, 8), (512, 8, 8), ""), ("batch of 256, 16 x 16", (256, 16, 16), (256, 16, 16), ""),
+    ("batch of 128, 32 x 32", (128, 32, 32), (128, 32, 32), ""), ("attention, Q K^T", (16, 128, 64), (16, 64, 128), "T"),
+    ("attention, weights V", (16, 128, 128), (16, 128, 64), ""),
+    ("vector times matrix 512", (1, 512), (512, 512), ""), ("vector times matrix 4096", (1, 4096), (4096, 4096), ""),
+    ("matrix times vector 512", (512, 512), (512, 1), ""), ("matrix times vector 4096", (4096, 4096), (4096, 1), ""),
+    ("layer, batch of 1", (1, 1024), (1024, 1000), "T"), ("layer, batch of 8", (8, 1024), (1024, 1000), "T"),
+    ("layer, batch of 64", (64, 1024), (1024, 1000), "T"), ("gradient of a layer's weights, A^T B", (256, 512), (512, 256), "A"),
+]  # fmt: skip
+
+
+def operands(a_shape: tuple[int, ...], b_shape: tuple[int, ...], view: str) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+
+    def made(shape: tuple[int, ...], turned: bool) -> Any:
+        if not turned:
+            return rng.standard_normal(shape).astype(np.float32)
+        return rng.standard_normal((*shape[:-2], shape[-1], shape[-2])).astype(np.float32).swapaxes(-1, -2)
+
+    return made(a_shape, view == "A"), made(b_shape, view == "T")
+
+
+def contestants(a: Any, b: Any) -> dict[str, Call]:
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    return {"ours": lambda: ops.matmul(a, b), "NumPy": lambda: np.matmul(a, b), "torch": lambda: torch.matmul(x, y)}
+
+
+def row(calls: dict[str, Call], rounds: int, threads: int, clock: Callable[[], int]) -> dict[str, list[float]]:
+    """Times of the contestants in ns, by round."""
+    answers = {name: np.asarray(call()) for name, call in calls.items()}
+    for name, answer in answers.items():
+        off = np.abs(answer - answers["NumPy"]).max()
+        assert off <= 1e-3 * max(1.0, np.abs(answers["NumPy"]).max()), f"{name} differs by {off}"
+    names, times = list(calls), {name: [] for name in calls}
+    begin = time.perf_counter_ns()
+    calls["NumPy"]()
+    repeats = max(1, min(2000, int(TURN_NS / max(1, time.perf_counter_ns() - begin))))
+    for turn in range(rounds):
+        for name in (*names[turn % 3 :], *names[: turn % 3]):
+            call = calls[name]
+            if threads > 1:
+                time.sleep(SETTLE_S)
+            call()
+            begin = clock()
+            for _ in range(repeats):
+                call()
+            times[name].append((clock() - begin) / repeats)
+    return times
+
+
+def measure(threads: int, rounds: int, only: str, clock: Callable[[], int]) -> list[str]:
+    torch.set_num_threads(threads)
+    control = blas_thread_control()
+    if control is not None:
+        control[1](threads)
+    found = []
+    with pre.config(threads=threads):
+        for name, a_shape, b_shape, view in SHAPES:
+            if only not in name:
+                continue
+            a, b = operands(a_shape, b_shape, view)
+            times = row(contestants(a, b), rounds, threads, clock)
+            flop = 2 * prod(a_shape) * b_shape[-1]
+            ratios = [median(t / o for t, o in zip(times[peer], times["ours"], strict=True)) for peer in ("NumPy", "torch")]
+            ours = median(times["ours"])
+            found.append((min(ratios), name, threads, ours, flop / ours, ratios))
+            print(f"{name}: {ratios[0]:.2f} {ratios[1]:.2f}", flush=True)
+    lines = ["| product | threads | ours, us | GFLOP/s | NumPy / ours | torch / ours |", "|---|---|---|---|---|---|"]
+    for _, name, count, ours, rate, ratios in sorted(found):
+        lines.append(f"| {name} | {count} | {ours / 1e3:.1f} | {rate:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    means = [exp(sum(log(r[-1][k]) for r in found) / len(found)) for k in (0, 1)]
+    below = sum(min(r[-1]) < 0.95 for r in found)
+    lines.append(
+        f"| **geometric mean of {len(found)}**, {below} rows below 0.95 | {threads} | | | {means[0]:.2f} | {means[1]:.2f} |"
+    )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    gc.disable()
+    print(
+        f"OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', '(its own choice)')}, torch {torch.__version__}, NumPy {np.__version__}"
+    )
+    clock = time.thread_time_ns if options.cpu else time.perf_counter_ns
+    lines = []
+    for threads in map(int, options.threads.split(",")):
+        lines += [*measure(threads, options.rounds, options.only, clock), ""]
+    print("\n".join(lines))
+    if options.markdown is not None:
+        options.markdown.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Matrix products beside the executable definition, bit for bit; BLAS is in the engine `gemm` alone."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage import ops
+from preimage.audit import products
+from preimage.engines import get
+from preimage.engines.jit.products import lower
+from preimage.engines.order import Cut, Order
+
+SOURCE = Path(pre.__file__).parent
+
+
+def test_random_cases_have_the_bits_of_the_definition(width):
+    """A slice of `python -m preimage.audit.products --cases 20000`, on vectors of each width that there is here."""
+    rng = np.random.default_rng(20261127)
+    for number in range(20):
+        case = products.draw(rng, number)
+        assert products.differences(case) == [], case
+
+
+@pytest.mark.parametrize("shapes", [((1, 500), (500, 600)), ((3, 300), (300, 500)), ((14, 300), (300, 40)), ((200, 130), (130, 20)),
+                                    ((2, 3000), (3000, 9)), ((300, 1), (1, 200))], ids=str)  # fmt: skip
+def test_every_way_of_reading_the_factors(shapes, width):
+    """Streamed, local, packed and direct B; packed A; a sum of three levels; several threads."""
+    for layouts, dtype in ((("rows", "rows"), "float32"), (("columns", "columns"), "float32"), (("rows", "columns"), "float16")):
+        case = products.ProductCase(*shapes, dtype, layouts, 3, 5, False)
+        assert products.differences(case) == [], case
+
+
+def test_another_order_is_found(monkeypatch):
+    """The check fails on a planted fault: blocks of one term less."""
+
+    def other(axes):
+        order = Order.of(axes)
+        levels = tuple(Cut(c.axis, c.step - 1 if not k else c.step) for k, c in enumerate(order.levels))
+        return SimpleNamespace(levels=levels, depth=order.depth)
+
+    case = products.ProductCase((5, 300), (300, 9), "float32", ("rows", "rows"), 1, 0, False)
+    kept = get("jit").products
+    kept.forget()
+    with pre.config(engine="jit"):
+        assert products.differences(case) == []
+        kept.forget()
+        monkeypatch.setattr(lower, "Order", SimpleNamespace(of=other))
+        assert "product" in products.differences(case)[0]
+    kept.forget()
+
+
+def test_the_engine_that_is_asked_for_multiplies(capfd):
+    a = np.ones((3, 4), np.float32)
+    for engine in ("jit", "gemm", "reference"):
+        with pre.config(engine=engine, debug=1):
+            ops.matmul(a, a.T)
+            ops.linear(a, a)
+        said = capfd.readouterr().err
+        assert f"matmul of (3, 4) and (4, 3) float32 runs on {engine}" in said
+        assert f"linear of (3, 4) and (3, 4) float32 runs on {engine}" in said
+
+
+_TRAINED = """
+import hashlib, numpy as np, preimage as pre
+rng = np.random.default_rng(0)
+net = pre.nn.Sequential(pre.nn.Linear(300, 200, rng=1), pre.nn.ReLU(), pre.nn.Linear(200, 10, rng=2))
+x, y = rng.standard_normal((96, 300)).astype(np.float32), rng.standard_normal((96, 10)).astype(np.float32)
+optimiser = pre.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+for _ in range(3):
+    optimiser.zero_grad()
+    ((net(pre.Tensor(x)) - y) ** 2).mean().backward()
+    optimiser.step()
+print(hashlib.sha256(b"".join(p.data.tobytes() for p in net.parameters())).hexdigest())
+"""
+
+
+def test_what_is_trained_does_not_depend_on_the_threads_of_blas():
+    found = set()
+    for blas, own in ((1, 1), (2, 3)):
+        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        env = {**os.environ, **dict.fromkeys(names, str(blas)), "PREIMAGE_THREADS": str(own)}
+        found.add(subprocess.run([sys.executable, "-c", _TRAINED], env=env, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1
+
+
+#: NumPy's functions that may call BLAS, and the files that may call them: the engine `gemm` and the definitions that it is
+#: measured against; what is exact in whole numbers, for which NumPy has loops of its own.
+BLAS = re.compile(r"\bnp\.(matmul|dot|vdot|inner|tensordot)\(")
+MAY = frozenset(("engines/blas.py", "audit/exhaustive.py", "audit/oracle.py", "io/onnx/operators/reductions.py"))
+
+
+def test_blas_is_in_the_engine_gemm_alone():
+    calls = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if BLAS.search(path.read_text())}
+    assert "engines/blas.py" in calls
+    assert calls - MAY == set()
