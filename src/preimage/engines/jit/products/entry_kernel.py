@@ -36,11 +36,12 @@ class EntrySlot(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class EntrySpec:
-    """field: where in the object of an array the address of its data lies."""
+    """field: where in the object of an array the address of its data lies; triple: LLVM's name of the machine."""
 
     arguments: ClassVar[type[IntEnum]] = EntrySlot
 
     field: int
+    triple: str
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -69,7 +70,7 @@ def build(spec: EntrySpec) -> str:
                 to.store_int(0)
             with f.when(item > 0):
                 to.store_int(f.pointer(item, "i64").at_bytes(spec.field).load_int())
-    with f.loop(0, steps) as k:
+    with f.standard_floating_point(spec.triple), f.loop(0, steps) as k:
         step = calls.at(k.index * STEP_WORDS)
         code, own = step.load_int(), words.at(step.at(1).load_int())
         with f.loop(0, step.at(2).load_int()) as task:

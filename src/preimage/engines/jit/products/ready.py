@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
+from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.entry_kernel import MOST_WORDS, EntrySpec
 from preimage.engines.jit.runtime.bound_call import Scratch
 from preimage.engines.jit.runtime.link import DATA_FIELD, LinkedProgram, address_of, compiled
@@ -48,7 +49,7 @@ class Ready:
             words += call.words
         if len(words) > MOST_WORDS:
             return
-        kernel = compiled(EntrySpec(field))
+        kernel = compiled(EntrySpec(field, kernels.current_target().triple))
         table = np.array([len(words), len(patches) // 3, len(steps) // 3, *patches, *steps, *words], np.int64)
         self._kept, self._table = (kernel, table), address_of(table)
         self._entry = _Entry(int(kernel))
