@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import preimage as pre
 from preimage import contract, reduction
 from preimage.errors import OptionError
 
@@ -57,3 +58,35 @@ def test_what_is_missing_or_comes_twice_is_an_error():
         reduction.TreeSum().total()
     with pytest.raises(OptionError, match="images 4 to 3 are no part"):
         reduction.part_nodes(4, 3)
+
+
+LAYERS = {
+    "dense": ((96, 5, 11, 9), (7, 5, 3, 2), {"padding": 1, "stride": (2, 1)}),
+    "depthwise": ((96, 8, 7, 9), (8, 1, 3, 3), {"groups": 8}),
+    "linear": ((96, 21), (13, 21), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("engine", ["jit", "gemm"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_workers_share_a_batch_of_96(layer, engine, dtype):
+    """Its gradient in 1 to 8, 12, 16 and 31 parts, merged: one digest."""
+    shape, weights, options = LAYERS[layer]
+    geometry, rng = pre.ConvGeometry.from_conv(shape, weights, **options), np.random.default_rng(96)
+    x, y = (rng.standard_normal(s).astype(dtype) for s in (geometry.input_shape, geometry.output_shape))
+    wide = x.astype(np.float32), y.astype(np.float32)
+    with pre.config(engine=engine):
+        whole = pre.conv_weight_grad(x, y, kernel_size=weights[2:], **options)
+        for parts in (*range(1, 9), 12, 16, 31):
+            edges = np.linspace(0, 96, parts + 1).astype(int)
+            merged = reduction.TreeSum()
+            for a, b in pairwise(edges.tolist()):
+
+                def gradient(images, a=a, b=b):
+                    return pre.conv_weight_grad(wide[0][a:b][images], wide[1][a:b][images], kernel_size=weights[2:], **options)
+
+                sent = reduction.part_sum(gradient, b - a, first=a).nodes
+                assert len(sent) <= 2 * 7
+                merged.merge(sent)
+            assert merged.total(96).astype(dtype).tobytes() == np.ascontiguousarray(whole).tobytes(), parts

@@ -16,20 +16,29 @@ whoever merges the nodes of all parts finds the bits of the whole, however the b
     >>> bool(whole.total(96) == tree_sum(losses))
     True
 
+Gradients are such sums. A worker that has the images 31 to 63 of a batch computes one of its nodes at a time and sends them:
+
+    >>> import preimage as pre
+    >>> from preimage.reduction import part_sum
+    >>> x, gy = (np.random.default_rng(2).standard_normal((33, 4, 9, 9)).astype(np.float32) for _ in range(2))
+    >>> part = part_sum(lambda images: pre.conv_weight_grad(x[images], gy[images], kernel_size=3, padding=1), 33, first=31)
+    >>> list(part.nodes)
+    [(0, 31), (5, 1)]
+
 What is summed may be anything that `+` adds and does not change: arrays, NumPy's numbers. 16-bit values are to be given as float32, the
 type in which the contract sums them, and rounded when the total is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from preimage.errors import OptionError
 
-__all__ = ["Node", "TreeSum", "part_nodes", "tree_sum"]
+__all__ = ["Node", "TreeSum", "part_nodes", "part_sum", "tree_sum"]
 
 Array = np.ndarray[Any, Any]
 #: A part of the tree: its level and its number on that level.
@@ -73,6 +82,19 @@ def part_nodes(first: int, end: int) -> list[Node]:
         nodes.append((level, first >> level))
         first += 1 << level
     return nodes
+
+
+def part_sum(compute: Callable[[slice], Any], images: int, first: int = 0) -> TreeSum:
+    """The nodes of a part of a batch, each computed by one call: `compute(slice)` sums those of the part's own images 0 .. images - 1.
+
+    first: the number in the batch of the part's first image. compute: anything that sums images as the contract says, such as
+    `conv_weight_grad` and the gradients of parameters; arrays of 16-bit types are to be made float32 before.
+    """
+    tree = TreeSum()
+    for level, index in part_nodes(first, first + images):
+        begin = (index << level) - first
+        tree.add(compute(slice(begin, begin + (1 << level))), index, level)
+    return tree
 
 
 class TreeSum:

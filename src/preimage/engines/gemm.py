@@ -4,7 +4,7 @@ With W[g] the weights of a group as a matrix (O, I*taps) and C[n, g] the columns
 
     conv               Y[n, g] = W[g] C[n, g]                 1x1 kernels need no columns: C is the image
     conv_transpose     D = W[g]^T Y[n, g],  then col2im adds every entry of D to where im2col would have read it
-    conv_weight_grad   W[g] = sum over n of  Y[n, g] C[n, g]^T
+    conv_weight_grad   W[g] = sum over n of  Y[n, g] C[n, g]^T         images are added as their tree
 
 Groups are separate products. The column buffer is bounded by the setting `workspace_bytes`: where the columns of an image
 would be larger, the output is worked off in strips. Channels-last arrays are multiplied in their own order.
@@ -34,6 +34,7 @@ from preimage.engines.blas import blas_thread_count, blas_threads, multiply
 from preimage.engines.columns import Columns, blocks, is_pointwise
 from preimage.engines.decisions import declare_all, is_recording
 from preimage.geometry import ConvGeometry
+from preimage.reduction import TreeSum
 from preimage.settings import current
 
 __all__ = ["GemmEngine"]
@@ -180,30 +181,33 @@ class GemmEngine:
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         g, sums, last = geometry, accumulator_dtype(x.dtype), is_channels_last(x)
         rows = g.in_channels_per_group * prod(g.kernel_size)
-        total = np.zeros((g.groups, g.out_channels_per_group, rows), sums)
-        if total.size and y.size:
+        shape, images = (g.groups, g.out_channels_per_group, rows), TreeSum()
+        if prod(shape) and y.size:
             skip = is_pointwise(g)
             columns = None if skip else Columns(g, sums, last, _positions(g, sums.itemsize))
             boxes = () if skip else blocks(g.output_size, _positions(g, sums.itemsize))
-            part = np.empty_like(total)
+            part = np.empty(shape, sums)
             _take(g, x.dtype, last, len(boxes), None)
             with blas_threads(current().threads, g.work_flop), np.errstate(all="ignore"):
                 for n in range(g.batch):
                     grad = _matrices(y[n], g.groups, g.out_channels_per_group, sums)
+                    image = np.zeros(shape, sums)
                     if columns is None:
                         source = _matrices(x[n], g.groups, g.in_channels_per_group, sums)
                         multiply(grad, source.transpose(0, 2, 1), part)
-                        total += part
-                        del source, grad
-                        continue
+                        image += part
+                        del source
                     done = 0
-                    for box in boxes:
+                    for box in boxes if columns is not None else ():
+                        assert columns is not None
                         patches = columns.gather(x[n], box)
                         patches = patches if last else patches.transpose(0, 2, 1)
                         multiply(grad[:, :, done : done + patches.shape[1]], patches, part)
-                        total += part
+                        image += part
                         done += patches.shape[1]
-                    del grad
+                    images.add(image, n)
+                    del grad, image
+        total = images.total() if images.nodes else np.zeros(shape, sums)
         if last:
             total = total.reshape(g.out_channels, *g.kernel_size, g.in_channels_per_group)
             total = np.moveaxis(total, -1, 1)
@@ -244,7 +248,8 @@ def _workspace_bytes(g: ConvGeometry, contraction: str, dtype: DType, positions:
     sums, skip, narrow = accumulator_dtype(dtype), is_pointwise(g), dtype.itemsize == 2
     weights, large, small = prod(g.weight_shape), prod(g.input_shape[1:]), prod(g.output_shape[1:])
     elements = g.in_channels * prod(g.kernel_size) * positions  # the columns of a strip
-    elements += weights if contraction != "conv_weight_grad" else 2 * weights  # reordered; or a part and the sum of the gradient
+    # Reordered; or of the gradient a part, an image and the nodes of the images' tree, one of them just being made.
+    elements += weights if contraction != "conv_weight_grad" else weights * (3 + g.batch.bit_length())
     if narrow and contraction == "conv":  # one image of what is multiplied or summed, in float32
         elements += small + (large if skip else 0)
     elif narrow:

@@ -20,6 +20,7 @@ import numpy as np
 
 from preimage.engines.base import PROMISES, Array, DType, Epilogue, Plan, apply_epilogue, apply_to_columns, empty_like_order
 from preimage.geometry import ConvGeometry
+from preimage.reduction import TreeSum
 
 __all__ = ["ReferenceEngine"]
 
@@ -137,16 +138,19 @@ class ReferenceEngine:
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         g = geometry
         sums, channels, filters = _sum_dtype(x.dtype), g.in_channels_per_group, g.out_channels_per_group
-        w = np.zeros((g.groups, filters, channels, *g.kernel_size), sums)
+        w, images = np.zeros((g.groups, filters, channels, *g.kernel_size), sums), TreeSum()
         if w.size and y.size:
             in_frame, in_large = _overlap(g)
             for image in range(g.batch):
                 frame = np.zeros((g.groups, channels, *_frame_size(g)), sums)
                 frame[in_frame] = x[image].reshape(g.groups, channels, *g.input_size)[in_large]
                 grouped = np.array(y[image], sums, order="C").reshape(g.groups, filters, -1)
+                total = np.zeros_like(w)
                 for tap in product(*map(range, g.kernel_size)):
                     cells = np.array(frame[_positions(g, tap)], order="C").reshape(g.groups, channels, -1)
-                    w[_key(..., *tap)] += np.einsum("gop,gip->goi", grouped, cells)
+                    total[_key(..., *tap)] += np.einsum("gop,gip->goi", grouped, cells)
+                images.add(total, image)
+            w = images.total()
         return w.reshape(g.weight_shape).astype(x.dtype, copy=False)
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
@@ -160,7 +164,7 @@ class ReferenceEngine:
             workspace = frame + weights + 2 * large + small + sums.itemsize * g.batch * g.in_channels * prod(g.output_size)
         else:
             cells = sums.itemsize * g.in_channels * prod(g.output_size)
-            workspace = frame + 2 * weights + small + large + cells
+            workspace = frame + (3 + g.batch.bit_length()) * weights + small + large + cells
         promises = PROMISES if contraction != "conv_weight_grad" else tuple(p for p in PROMISES if p != "cpu")
         return Plan(
             self.name, contraction, "loops over taps", g, dtype.name, g.work_flop, g.array_bytes(dtype.itemsize), workspace, 1,
