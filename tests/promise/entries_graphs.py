@@ -223,12 +223,12 @@ CAFFE = [
     layer('ContrastiveLoss"', (BATCH, 7), (BATCH, 7), _pairs, images=False),
 ]  # fmt: skip
 
-#: What computes with no floats, or is made of the entries above, or reads files.
+#: What computes with no floats, runs graphs of the nodes above, or reads files.
 NO_ARITHMETIC = {
     "onnx": {
         "Constant", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "CenterCropPad", "Compress", "ConstantOfShape",
-        "EyeLike", "GatherElements", "GatherND", "NonMaxSuppression", "NonZero", "Not", "OldBroadcast", "OneHot", "Or", "MaxUnpool", "Range",
-        "ReverseSequence", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
+        "EyeLike", "GatherElements", "GatherND", "If", "Loop", "NonMaxSuppression", "NonZero", "Not", "OldBroadcast", "OneHot", "Or", "MaxUnpool", "Range",
+        "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
     },
     "caffe": {
         "Accuracy", "AnnotatedData", "Data", "DetectionOutput", "DummyData", "HDF5Data", "ImageData", "InfogainLoss", "Input", "MemoryData",
