@@ -226,10 +226,9 @@ CAFFE = [
 #: What computes with no floats, runs graphs of the nodes above, or reads files.
 NO_ARITHMETIC = {
     "onnx": {
-        "CenterCropPad",
         "Constant", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "CenterCropPad", "Compress", "ConstantOfShape",
-        "EyeLike", "GatherElements", "GatherND", "If", "Loop", "NonMaxSuppression", "NonZero", "Not", "OldBroadcast", "OneHot", "Or", "MaxUnpool", "Range",
-        "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
+        "EyeLike", "GatherElements", "GatherND", "If", "Loop", "NonMaxSuppression", "NonZero", "Not", "OldBroadcast", "OneHot", "Or", "MaxUnpool",
+        "Range", "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
     },
     "caffe": {
         "Accuracy", "AnnotatedData", "Data", "DetectionOutput", "DummyData", "HDF5Data", "ImageData", "InfogainLoss", "Input", "MemoryData",
