@@ -30,7 +30,6 @@ from preimage.engines.jit.index import partition  # noqa: E402
 from preimage.engines.jit.packing import moves  # noqa: E402
 from preimage.engines.jit.request import little_work  # noqa: E402
 from preimage.engines.jit.weight_grad import call, lower, tiling  # noqa: E402
-from preimage.engines.jit.weight_grad.tile_kernel import Arg  # noqa: E402
 from preimage.engines.order import Order  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
@@ -252,15 +251,15 @@ def test_what_is_asked_for_early_is_what_is_read():
     x_bytes, y_bytes = 64 * 2 * 120 * 100 * 4, 128 * 2 * 120 * 100 * 4
     program = program_of(geometry, True, 1)
     assert "meanwhile" in program.details["bands"]
-    tables = dict(program.calls[-1].tables)
-    words, starts = tables[Arg.SPANS].array, tables[Arg.SPAN_BOUNDS].array
+    tables = program.calls[-1].values()
+    spans, starts = tables["spans"].array, tables["span_bounds"].array
     assert starts[0] == 0
-    assert starts[-1] == len(words)
-    for side, size in ((1, x_bytes), (0, y_bytes)):  # x as vectors, y as scalars
-        lines = words[words[:, 0] == side]
-        assert lines[:, 1].min() == 0
-        assert lines[:, 2].sum() * 64 == size
-        assert len(np.unique(lines[:, 1])) == len(lines)
+    assert starts[-1] == len(spans)
+    for operand, size in ((1, x_bytes), (0, y_bytes)):  # x as vectors, y as scalars
+        some = spans[spans["operand"] == operand]
+        assert some["offset"].min() == 0
+        assert some["lines"].sum() * 64 == size
+        assert len(np.unique(some["offset"])) == len(some)
     geometry = ConvGeometry.from_conv((1, 64, 28, 28), (64, 64, 3, 3), padding=1)  # stays in the nearer caches
     assert "meanwhile" not in program_of(geometry, True, 1).details["bands"]
 

@@ -197,6 +197,12 @@ def _declared(cls: type, kinds: tuple[type, ...]) -> dict[str, Any]:
     return fields
 
 
+def _holds(table: Array, record: type[Record]) -> bool:
+    """Whether a table is of a record, or of one that was derived from it."""
+    names = table.dtype.names or ()
+    return names[: len(record.fields)] == tuple(record.fields) and all(table.dtype[name] == np.int64 for name in names)
+
+
 def _given(cls: type, fields: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """The values with the defaults of those that are not given; an error names what is missing, and what is not declared."""
     unknown = [name for name in values if name not in fields]
@@ -236,6 +242,11 @@ class Record:
         return np.zeros(rows, cls.dtype)
 
     @classmethod
+    def of_rows(cls, rows: Array) -> Array:
+        """A table of rows of plain integers, in the order of the columns."""
+        return np.ascontiguousarray(rows, np.int64).reshape(-1, len(cls.fields)).view(cls.dtype).ravel()
+
+    @classmethod
     def read(cls, address: Ptr) -> Self:
         """In a kernel: the record at an address."""
         record = object.__new__(cls)
@@ -258,6 +269,10 @@ class Rows(Generic[R]):
 
     def at(self, index: Int | int) -> Rows[R]:
         return Rows(self._record, self[index]._at)
+
+    def of(self, record: type[S]) -> Rows[S]:
+        """The same memory as a table of other records."""
+        return Rows(record, self._at)
 
     def followed_by(self, rows: Int, record: type[S]) -> Rows[S]:
         """The table behind so many rows of this one."""
@@ -288,7 +303,7 @@ class Arguments:
             value = self._values[name]
             if isinstance(value, Record):
                 value = value.table()
-            if isinstance(field, Records) and isinstance(value, np.ndarray) and value.dtype != field.record.dtype:
+            if isinstance(field, Records) and isinstance(value, np.ndarray) and not _holds(value, field.record):
                 raise TypeError(f"{type(self).__name__}.{name} is a table of {field.record.__name__}, not of {value.dtype}")
             yield field, value
 

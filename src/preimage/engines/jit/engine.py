@@ -29,7 +29,6 @@ from preimage.engines.jit.conv import autotune
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
-from preimage.engines.jit.planning import planned_decisions
 from preimage.engines.jit.products import JitProducts
 from preimage.engines.jit.program import ALIGN, Program
 from preimage.engines.jit.request import (
@@ -45,7 +44,7 @@ from preimage.engines.jit.request import (
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
-from preimage.engines.jit.select import LARGE_KERNEL, considered, lower
+from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
@@ -360,14 +359,7 @@ class JitEngine:
             request = replace(request, target=kernels.named_target(target) if isinstance(target, str) else target)
         return self.lower(request)
 
-    def planned_decisions(
-        self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False, finite: bool = True
-    ) -> frozenset[str]:
-        """The names of the decisions that the plan of a call on dense arrays takes: the audit searches with it.
-
-        finite: whether the weights are (see `planning`).
-        """
-        return planned_decisions(self, geometry, contraction, dtype, channels_last, finite)
+    planned_decisions = planned_decisions
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize

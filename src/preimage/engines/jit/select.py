@@ -2,6 +2,7 @@
 
     STRATEGIES          a row each: name, contractions, and `consider`, which refuses a request in words or gives a `Candidate`
     lower(request)      the program of the cheapest candidate; it says which were refused and why, and what each would cost
+    planned_decisions   what planning a call would decide, without running it
 
 To add a strategy, write a planner and its kernel (two files beside the others) and add a row here.
 """
@@ -12,9 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from preimage.engines import decisions
-from preimage.engines.base import CONTRACTIONS
+from preimage.engines.base import CONTRACTIONS, Array, DType
+from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
@@ -25,14 +30,31 @@ from preimage.engines.jit.depthwise.channels_last import lower_depthwise
 from preimage.engines.jit.depthwise.upsample import lower_spread
 from preimage.engines.jit.depthwise.weight_grad import lower_depthwise_grad, not_depthwise_grad, take_refusal
 from preimage.engines.jit.index.gather import count_taps
+from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.index.taps import gather_axes
 from preimage.engines.jit.program import Program
-from preimage.engines.jit.request import ConvRequest, Request, WeightGradRequest, take_epilogue, take_request
+from preimage.engines.jit.request import (
+    ELEMENTS,
+    SMALL_MACS,
+    ConvRequest,
+    Request,
+    WeightGradRequest,
+    is_little,
+    take_epilogue,
+    take_request,
+)
+from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_part, parts, request_for_shapes
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
 from preimage.errors import EngineError
+from preimage.geometry import ConvGeometry
+from preimage.settings import thread_count
 
-__all__ = ["LARGE_KERNEL", "STRATEGIES", "Candidate", "Strategy", "considered", "lower"]
+if TYPE_CHECKING:
+    from preimage.engines.jit.engine import JitEngine
 
+__all__ = ["LARGE_KERNEL", "STRATEGIES", "Candidate", "Strategy", "considered", "lower", "planned_decisions"]
+
+T = TypeVar("T")
 LARGE_KERNEL = 1 << 10  # taps; with fewer, lists of taps never pass the limit
 MOST_TAPS = 1 << 23  # 200 MB of tables, made in a second: kernels as large as their pictures are another engine's
 
@@ -166,3 +188,77 @@ def considered(r: Request) -> tuple[dict[str, Candidate], dict[str, str]]:
 
 def _cycles(candidate: Candidate) -> str:
     return "no cost" if candidate.cost is None else f"{candidate.cost:,.0f} cycles"
+
+
+# ------------------------------------------------------------------------------------------- decisions without a run
+
+
+def planned_decisions(
+    engine: JitEngine, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False, finite: bool = True
+) -> frozenset[str]:
+    """The names of the decisions that the plan of a call takes, under the settings and the target of now.
+
+    The call is one on dense arrays in C order or channels-last. finite: whether its weights are; where they are not, and the first
+    plan relied on it, a call is planned again (the decisions are those of both plans). Where the call is cut, those of its first,
+    second and last part. Empty arrays have no plan.
+    """
+    sizes = (*geometry.input_shape, *geometry.output_shape, *geometry.weight_shape)
+    if not all(sizes) or engine.supports(geometry, contraction, dtype) is not None:
+        return frozenset()
+    found: set[str] = set()
+    if contraction == "conv_weight_grad":
+        _visit_weight_grad(engine, geometry, dtype, channels_last, found)
+    else:
+        shapes = (geometry.input_shape, geometry.output_shape)[:: 1 if contraction == "conv" else -1]
+        x, out = (_array(shape, dtype, channels_last) for shape in shapes)
+        _visit(engine, geometry, contraction, x, out, finite, found)
+    return frozenset(found)
+
+
+def _array(shape: tuple[int, ...], dtype: DType, channels_last: bool) -> Array:
+    """An array that lies so in memory; the memory itself is never touched."""
+    if channels_last and len(shape) > 2:
+        return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+    return np.empty(shape, dtype)
+
+
+def _some(parts: list[T]) -> list[T]:
+    """The first, the second and the last of them."""
+    return [parts[k] for k in sorted({0, min(1, len(parts) - 1), len(parts) - 1})]
+
+
+def _visit(engine: JitEngine, g: ConvGeometry, contraction: str, x: Array, out: Array, finite: bool, found: set[str]) -> None:
+    """As `JitEngine._into` goes about a call, but nothing runs."""
+    images = images_at_once(g, contraction)
+    bands: list[Band] | None
+    if images < g.batch:
+        found.add("jit.call.partition.tables")
+        bands = cut(g, contraction, -(-g.batch // images))
+    else:
+        request = engine._request(g, contraction, x.dtype, x.strides, out.strides, Finish(), thread_count(), False)
+        program = engine.lower(request)
+        with decisions.made() as around:
+            bands = bands_within(program.scratch_bytes, g, contraction)
+            if bands is None and program.skips_padding and not finite:
+                found.update(engine.lower(engine.exact_request(request)).decisions)
+        found.update(around)
+        if bands is None:
+            found.update(program.decisions)
+            return
+    for part, read, written in _some(bands or []):
+        _visit(engine, part, contraction, x[read], out[written], finite, found)
+
+
+def _visit_weight_grad(engine: JitEngine, geometry: ConvGeometry, dtype: DType, channels_last: bool, found: set[str]) -> None:
+    """As `WeightGradients` goes about a call, but nothing runs."""
+    threads = thread_count() if geometry.inside_macs > SMALL_MACS else 1
+    request = request_for_shapes(geometry, ELEMENTS[dtype.name], dtype.itemsize, channels_last, threads)
+    whole = replace(request.geometry, batch=geometry.batch)
+    request = replace(request, geometry=whole, little=is_little(whole))
+    program = engine.lower(as_tables_allow(request))
+    images = images_of_a_part(request, program.workspace_bytes)
+    if images == geometry.batch:
+        found.update(program.decisions)
+        return
+    for _, part in _some(parts(request, images)):
+        found.update(engine.lower(part).decisions)

@@ -7,15 +7,15 @@ from math import prod
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.depthwise.weight_grad_kernel import Arg, DepthwiseGradSpec
+from preimage.engines.jit.depthwise.weight_grad_kernel import Block, DepthwiseGradArguments, DepthwiseGradSpec, Position, Tile
 from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
-from preimage.engines.jit.index.taps import Ints, as_ints
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.packing.moves import slab_calls
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest, little_macs
 from preimage.geometry import ConvGeometry
 
@@ -88,25 +88,23 @@ def lower_depthwise_grad(r: WeightGradRequest) -> Program:
             _turn(rows * columns * vectors, vectors, r.target.vector_registers), x_strides[-1], y_strides[-1],
             g.out_channels_per_group, g.out_channels % width != 0,
         )  # fmt: skip
-        values: dict[int, Value] = {
-            Arg.X: x_name, Arg.Y: y_name, Arg.SUMS: "sums", Arg.TILES: tiles, Arg.POSITIONS: positions, Arg.N_TILES: len(tiles), Arg.UNITS: units,
-            Arg.UNITS_PER_TASK: per_task, Arg.IMAGES: g.batch, Arg.X_IMAGE: x_strides[0], Arg.Y_IMAGE: y_strides[0],
-            Arg.X_ROW: x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, Arg.SUM_ROW: g.kernel_size[-1] * sum_tap,
-            Arg.SUM_TAP: sum_tap, Arg.CHANNELS: g.out_channels, Arg.COLUMNS: g.input_size[-1], Arg.ZEROS: zeros,
-            Arg.BLOCKS: blocks_of_tiles, Arg.N_BLOCKS: len(walk.ends), Arg.THREAD_BYTES: n_levels * spec.tile_bytes, Arg.STEPS: steps,
-            Arg.IMAGE_STEPS: image_steps, Arg.LAST_STEPS: last_steps, Arg.N_STEPS: len(steps), Arg.IMAGE_LEVEL: walk.depth,
-        }  # fmt: skip
-        if n_levels:
-            values[Arg.LEVELS] = "levels"
-            level_room = max(level_room, n_levels * spec.tile_bytes)
+        values = DepthwiseGradArguments(
+            x=x_name, y=y_name, sums="sums", tiles=tiles, positions=positions, n_tiles=len(tiles), units=units,
+            units_per_task=per_task, images=g.batch, x_image=x_strides[0], y_image=y_strides[0],
+            x_row=x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, sum_row=g.kernel_size[-1] * sum_tap, sum_tap=sum_tap,
+            channels=g.out_channels, columns=g.input_size[-1], zeros=zeros, blocks=blocks_of_tiles, n_blocks=len(walk.ends),
+            levels="levels" if n_levels else 0, thread_bytes=n_levels * spec.tile_bytes, steps=steps, image_steps=image_steps,
+            last_steps=last_steps, n_steps=len(steps), image_level=walk.depth,
+        )  # fmt: skip
+        level_room = max(level_room, n_levels * spec.tile_bytes)
         program.calls.append(kernel_call("depthwise weight gradient", spec, values, -(-units // per_task)))
         tiles_said.append(f"{rows} x {columns} taps x {vectors} vectors of {lanes} channels")
     if level_room:
         program.buffers.append(Buffer("levels", r.threads * level_room))
     take = branches.depthwise_weight_grad
     take("taken")
-    take("x.in_place" if x_name == "x" else "x.copied")
-    take("y.in_place" if y_name == "y" else "y.copied")
+    for name, array in (("x", x_name), ("y", y_name)):
+        take(f"{name}.{'in_place' if array == name else 'copied'}")
     take("multiplier.one" if g.out_channels_per_group == 1 else "multiplier.several")
     take("rows.one" if len(parts_h) == 1 else "rows.several")
     take("columns.one" if len(parts_w) == 1 else "columns.several")
@@ -183,16 +181,15 @@ def _reach(g: ConvGeometry, axis: int, k: int) -> tuple[int, int]:
 def _tables(
     g: ConvGeometry, walk: RunningSums, x_strides: list[int], y_strides: list[int], starts_h: list[int], rows: int, starts_w: list[int],
     columns: int, sum_tap: int,
-) -> tuple[Ints, Ints, Ints]:  # fmt: skip
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """The tiles of rows x columns taps, the blocks and the positions of each (see the schedule's words)."""
-    tiles: list[list[int]] = []
-    blocks: list[Ints] = []
-    positions: list[Ints] = []
+    tiles: list[Array] = []
+    blocks: list[Array] = []
+    positions: list[Array] = []
     count = 0
     lines = walk.lines()
-    firsts = np.searchsorted(lines[:, 0], np.arange(len(walk.ends) + 1))
-    block_rows = np.column_stack([lines[firsts[:-1], 1], lines[firsts[1:] - 1, 1] + 1])
-    block_columns = lines[firsts[:-1], 2:]
+    firsts = np.searchsorted(lines["block"], np.arange(len(walk.ends) + 1))
+    first_lines, last_lines = lines[firsts[:-1]], lines[firsts[1:] - 1]
     far, above = list(range(g.ndim - 2)), g.ndim - 2  # the axes before, and the second last one
     last = g.ndim - 1
     for outer in product(*(range(g.kernel_size[k]) for k in far), starts_h):
@@ -215,26 +212,37 @@ def _tables(
             )
             more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0), at], axis=1)
             table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 5)
-        positions.append(table[:, :4])
-        met = np.searchsorted(table[:, 4], block_rows) + count
+        positions.append(Position.of_rows(table[:, :4]))
         first_block = len(blocks) * len(walk.ends)
-        blocks.append(np.column_stack([met, block_columns, walk.ends]))
+        blocks.append(Block(
+            first_position=np.searchsorted(table[:, 4], first_lines["row"]) + count,
+            end_position=np.searchsorted(table[:, 4], last_lines["row"] + 1) + count,
+            first_column=first_lines["first"], end_column=first_lines["end"], first_step=walk.ends["first_step"],
+            end_step=walk.ends["end_step"], level=walk.ends["level"],
+        ).table())  # fmt: skip
         number = 0
         for axis, k in zip(range(g.ndim - 1), outer, strict=False):
             number = number * g.kernel_size[axis] + k
-        for start in starts_w:
-            reach = [_reach(g, last, start + t) for t in range(columns)]
-            some = [pair for pair in reach if pair[0] < pair[1]]
-            begin, end = (min(a for a, _ in some), max(b for _, b in some)) if some else (0, 0)
-            middle, after = max(a for a, _ in reach), min(b for _, b in reach)
-            if middle >= after:
-                middle = after = end
-            column = start * g.dilation[last] - g.padding[last][0]
-            offset = (number * g.kernel_size[last] + start) * sum_tap
-            tiles.append([first_block, column, begin, middle, after, end, offset])
+        tiles += [_tile(g, number, start, columns, first_block, sum_tap) for start in starts_w]
         count += len(table)
-    joined = np.concatenate(positions) if count else np.zeros((1, 4), np.int64)
-    return as_ints(tiles), np.ascontiguousarray(np.concatenate(blocks)), np.ascontiguousarray(joined)
+    joined = np.concatenate(positions) if count else Position.zeros(1)
+    return np.concatenate(tiles), np.concatenate(blocks), joined
+
+
+def _tile(g: ConvGeometry, row: int, start: int, columns: int, first_block: int, sum_tap: int) -> Array:
+    """The taps `start` .. of the last axis in a row of taps, as a table of one tile."""
+    last = g.ndim - 1
+    reach = [_reach(g, last, start + t) for t in range(columns)]
+    some = [pair for pair in reach if pair[0] < pair[1]]
+    begin, end = (min(a for a, _ in some), max(b for _, b in some)) if some else (0, 0)
+    all_begin, all_end = max(a for a, _ in reach), min(b for _, b in reach)
+    if all_begin >= all_end:
+        all_begin = all_end = end
+    column = start * g.dilation[last] - g.padding[last][0]
+    offset = (row * g.kernel_size[last] + start) * sum_tap
+    return Tile(
+        first_block=first_block, column=column, begin=begin, all_begin=all_begin, all_end=all_end, end=end, sums=[offset]
+    ).table()  # fmt: skip
 
 
 def _order(r: WeightGradRequest, inner: str, taps: int, sum_tap: int) -> KernelCall:

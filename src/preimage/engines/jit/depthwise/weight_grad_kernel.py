@@ -21,53 +21,78 @@ ends, and positions where a row of taps lies outside, read what is outside from 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.index.running_sums_kernel import Levels, Steps, level_bytes
 
-__all__ = ["BLOCK_WORDS", "POSITION_WORDS", "TILE_WORDS", "Arg", "DepthwiseGradSpec", "build"]
+__all__ = ["Block", "DepthwiseGradArguments", "DepthwiseGradSpec", "Position", "Tile", "build"]
 
 
-class Arg(IntEnum):
-    """Where an argument lies in the vector. Offsets and strides are in bytes."""
+class Tile(Record):
+    """Some taps. Output columns are of the last axis."""
 
-    X = 0
-    Y = 1
-    SUMS = 2  # [tap][channels of all blocks]
-    TILES = 3  # see TILE_WORDS
-    POSITIONS = 4  # see POSITION_WORDS
-    N_TILES = 5
-    UNITS = 6
-    UNITS_PER_TASK = 7
-    IMAGES = 8
-    X_IMAGE = 9
-    Y_IMAGE = 10
-    X_ROW = 11  # from a row of taps to the next
-    SUM_ROW = 12  # from a row of taps to the next in the sums
-    SUM_TAP = 13  # from a tap to the next
-    CHANNELS = 14
-    COLUMNS = 15  # input columns
-    ZEROS = 16  # address of a vector of zeros
-    BLOCKS = 17  # see BLOCK_WORDS
-    N_BLOCKS = 18  # of an image
-    LEVELS = 19  # running sums
-    THREAD_BYTES = 20  # of one thread
-    STEPS = 21  # table: levels
-    IMAGE_STEPS = 22  # where in it the levels of the images' tree stand in a row
-    LAST_STEPS = 23  # and where those of the last image do; they end the table
-    N_STEPS = 24
-    IMAGE_LEVEL = 25  # the first level of the tree
+    first_block: Column
+    column: Column  # input column of the first tap at ow = 0
+    begin: Column  # first output column that any tap reaches
+    all_begin: Column  # first that all reach
+    all_end: Column  # last + 1 that all reach
+    end: Column  # last + 1 that any reaches
+    sums: Column  # offset
 
 
-# first block, input column of the first tap at ow = 0, then output columns: first that any tap reaches, first
-# that all reach, last + 1 that all reach, last + 1 that any reaches; offset of the sums
-TILE_WORDS = 7
-# first position, last + 1, first output column, last + 1, first step, last + 1, level of the sum (-1: the image ends here)
-BLOCK_WORDS = 7
-POSITION_WORDS = 4  # x offset of the first row of taps, y offset, first row on the input, how many rows
+class Block(Record):
+    """A block of positions of a tile, and where its sum goes."""
+
+    first_position: Column
+    end_position: Column  # last + 1
+    first_column: Column  # output column
+    end_column: Column  # last + 1
+    first_step: Column
+    end_step: Column  # last + 1
+    level: Column  # where the sum is stored; -1: the image ends here
+
+
+class Position(Record):
+    """A position of all axes but the last."""
+
+    x: Column  # offset of the first row of taps
+    y: Column  # offset
+    row: Column  # first row of taps that lies on the input
+    rows: Column  # how many do
+
+
+class DepthwiseGradArguments(Arguments):
+    """Offsets and strides are in bytes."""
+
+    x: Elements = elements("x_element")
+    y: Elements = elements("y_element")
+    sums: Elements = elements("element")  # [tap][channels of all blocks]
+    tiles: Records[Tile]
+    positions: Records[Position]
+    n_tiles: Integer
+    units: Integer
+    units_per_task: Integer
+    images: Integer
+    x_image: Integer
+    y_image: Integer
+    x_row: Integer  # from a row of taps to the next
+    sum_row: Integer  # from a row of taps to the next in the sums
+    sum_tap: Integer  # from a tap to the next
+    channels: Integer
+    columns: Integer  # of the input
+    zeros: Elements = elements("x_element")  # a vector of zeros
+    blocks: Records[Block]
+    n_blocks: Integer  # of an image
+    levels: Elements = elements("element", default=0)  # running sums
+    thread_bytes: Integer  # of one thread
+    steps: Words  # levels
+    image_steps: Integer  # where in it the levels of the images' tree are listed
+    last_steps: Integer  # and where those of the last image are; they end the table
+    n_steps: Integer
+    image_level: Integer  # the first level of the tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +102,7 @@ class DepthwiseGradSpec:
     lanes).
     """
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = DepthwiseGradArguments
 
     element: str
     x_element: str
@@ -106,43 +131,41 @@ class DepthwiseGradSpec:
 def build(spec: DepthwiseGradSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in Arg}
-    first = f.task * arg[Arg.UNITS_PER_TASK]
-    last = (first + arg[Arg.UNITS_PER_TASK]).minimum(arg[Arg.UNITS])
+    args = DepthwiseGradArguments.read(f, spec, at_entry=True)
+    first = f.task * args.units_per_task
+    last = (first + args.units_per_task).minimum(args.units)
     width = spec.vectors * spec.lanes
-    with f.loop(first, last) as unit, f.loop(0, arg[Arg.IMAGES]) as n:
-        channel = unit.index // arg[Arg.N_TILES] * width
-        tile = f.ptr_arg(Arg.TILES, "i64").at(unit.index % arg[Arg.N_TILES] * TILE_WORDS)
-        left = arg[Arg.CHANNELS] - channel
+    with f.loop(first, last) as unit, f.loop(0, args.images) as n:
+        channel = unit.index // args.n_tiles * width
+        tile = args.tiles[unit.index % args.n_tiles]
+        left = args.channels - channel
         masks: Masks = [f.lane_mask(spec.lanes, left - v * spec.lanes) if spec.ragged else None for v in range(spec.vectors)]
         x_channel = channel // spec.repeat if spec.repeat > 1 else channel
-        x = f.ptr_arg(Arg.X, spec.x_element).at(x_channel).at_bytes(n.index * arg[Arg.X_IMAGE])
-        y = f.ptr_arg(Arg.Y, spec.y_element).at(channel).at_bytes(n.index * arg[Arg.Y_IMAGE])
+        x = args.x.at(x_channel).at_bytes(n.index * args.x_image)
+        y = args.y.at(channel).at_bytes(n.index * args.y_image)
         few = spec.lanes // spec.repeat
         x_masks = masks
         if spec.ragged and spec.repeat > 1:
             x_masks = [f.lane_mask(few, left // spec.repeat - v * few) for v in range(spec.vectors)]
-        body = _Body(f, spec, x, y, tile.at(1).load_int(), masks, x_masks)
-        levels = _levels(f, spec, arg)
+        body = _Body(f, spec, x, y, tile.column, masks, x_masks)
+        levels = _levels(f, spec, args)
         zeros = [f.zeros(spec.element, spec.lanes)] * (spec.rows * len(spec.columns) * spec.vectors)
-        first_block = tile.load_int()
-        with f.loop(first_block, first_block + arg[Arg.N_BLOCKS], carry=zeros, once=True) as block:
-            words = f.ptr_arg(Arg.BLOCKS, "i64").at(block.index * BLOCK_WORDS)
-            reach = body.reach(tile, words)
-            with f.loop(words.load_int(), words.at(1).load_int(), carry=zeros) as position:
-                entry = f.ptr_arg(Arg.POSITIONS, "i64").at(position.index * POSITION_WORDS)
-                position.carry = body.line(reach, entry, position.carry)
-            ends = words.at(4).load_int(), words.at(5).load_int(), words.at(6).load_int()
-            block.carry = levels.end_block(*ends, position.result)
-        levels.end_image(n.index, arg[Arg.IMAGES], block.result, partial(_store, f, spec, tile.at(6).load_int(), channel))
+        first_block = tile.first_block
+        with f.loop(first_block, first_block + args.n_blocks, carry=zeros, once=True) as k:
+            block = args.blocks[k.index]
+            reach = body.reach(tile, block)
+            with f.loop(block.first_position, block.end_position, carry=zeros) as position:
+                position.carry = body.line(reach, args.positions[position.index], position.carry)
+            k.carry = levels.end_block(block.first_step, block.end_step, block.level, position.result)
+        levels.end_image(n.index, args.images, k.result, partial(_store, f, spec, tile.sums, channel))
     return f.ir()
 
 
-def _levels(f: Kernel, spec: DepthwiseGradSpec, arg: dict[Arg, Int]) -> Levels:
+def _levels(f: Kernel, spec: DepthwiseGradSpec, args: DepthwiseGradArguments) -> Levels:
     """The running sums of a unit, in memory of the thread."""
-    start = arg[Arg.LEVELS] + f.thread * arg[Arg.THREAD_BYTES]
+    start = args.word(DepthwiseGradArguments.levels) + f.thread * args.thread_bytes
     steps = Steps(
-        f.ptr_arg(Arg.STEPS, "i64"), arg[Arg.IMAGE_STEPS], arg[Arg.LAST_STEPS], arg[Arg.N_STEPS], arg[Arg.IMAGE_LEVEL]
+        args.steps, args.image_steps, args.last_steps, args.n_steps, args.image_level
     )  # fmt: skip
     return Levels(f, spec.element, steps, lambda level: level * spec.tile_bytes + start)
 
@@ -158,18 +181,20 @@ class _Body:
     ) -> None:  # fmt: skip
         self.f, self.spec, self.x, self.y, self.column, self.masks, self.x_masks = f, spec, x, y, column, masks, x_masks
 
-    def reach(self, tile: Ptr, block: Ptr) -> tuple[Int, Int, Int, Int]:
+    def reach(self, tile: Tile, block: Block) -> tuple[Int, Int, Int, Int]:
         """The columns of a block: first that any tap reaches, first that all reach, last + 1 of both."""
-        first, end = block.at(2).load_int(), block.at(3).load_int()
-        begin, middle, after, last = (tile.at(k).load_int().maximum(first).minimum(end) for k in range(2, 6))
-        return begin, middle, after, last
+        first, end = block.first_column, block.end_column
+        begin = tile.begin.maximum(first).minimum(end)
+        all_begin = tile.all_begin.maximum(first).minimum(end)
+        all_end = tile.all_end.maximum(first).minimum(end)
+        return begin, all_begin, all_end, tile.end.maximum(first).minimum(end)
 
-    def line(self, reach: tuple[Int, Int, Int, Int], entry: Ptr, sums: list[Num]) -> list[Num]:
+    def line(self, reach: tuple[Int, Int, Int, Int], position: Position, sums: list[Num]) -> list[Num]:
         f, spec = self.f, self.spec
         begin, all_begin, all_end, end = reach
-        x_line = self.x.at_bytes(entry.load_int() + self.column * spec.x_pixel)
-        y_line = self.y.at_bytes(entry.at(1).load_int())
-        row, rows = entry.at(2).load_int(), entry.at(3).load_int()
+        x_line = self.x.at_bytes(position.x + self.column * spec.x_pixel)
+        y_line = self.y.at_bytes(position.y)
+        row, rows = position.row, position.rows
         whole = rows.equals(spec.rows)
         middle, after = whole.select(all_begin, end), whole.select(all_end, end)
         with f.loop(begin, middle, carry=sums) as ow:
@@ -205,7 +230,7 @@ class _Body:
         here = x.at_bytes(ow * (spec.step * spec.x_pixel))
         pixels = [self._load(y.at_bytes((ow + u) * spec.y_pixel)) for u in range(turn)]
         for r in range(spec.rows):
-            row = here.at_bytes(self.f.int_arg(Arg.X_ROW) * r) if r else here
+            row = here.at_bytes(DepthwiseGradArguments.read(self.f, spec).x_row * r) if r else here
             uses: dict[int, list[tuple[int, int]]] = {}
             for u in range(turn):
                 for t, column in enumerate(spec.columns):
@@ -221,14 +246,15 @@ class _Body:
     def _edge(self, x: Ptr, y: Ptr, ow: Int, row: Int, rows: Int, sums: list[Num]) -> list[Num]:
         """One pixel, some of whose taps lie outside."""
         f, spec, sums = self.f, self.spec, list(sums)
-        zeros = f.int_arg(Arg.ZEROS)
+        args = DepthwiseGradArguments.read(f, spec)
+        zeros = args.word(DepthwiseGradArguments.zeros)
         start = (x.at_bytes(ow * (spec.step * spec.x_pixel))).address()
         pixel = self._load(y.at_bytes(ow * spec.y_pixel))
         first = ow * spec.step + self.column
-        inside = [(first + column).below(f.int_arg(Arg.COLUMNS)) for column in spec.columns]
+        inside = [(first + column).below(args.columns) for column in spec.columns]
         for r in range(spec.rows):
             on_input = (f.i64(r) - row).below(rows)
-            line = start + f.int_arg(Arg.X_ROW) * r if r else start
+            line = start + args.x_row * r if r else start
             for t, column in enumerate(spec.columns):
                 at = f.pointer((on_input & inside[t]).select(line + column * spec.x_pixel, zeros), spec.x_element)
                 values = self._load_x(at)
@@ -240,9 +266,10 @@ class _Body:
 
 def _store(f: Kernel, spec: DepthwiseGradSpec, offset: Int, channel: Int, sums: list[Num]) -> None:
     """The sums of a unit, tap by tap."""
-    base = f.ptr_arg(Arg.SUMS, spec.element).at(channel).at_bytes(offset)
+    args = DepthwiseGradArguments.read(f, spec)
+    base = args.sums.at(channel).at_bytes(offset)
     cells = [
-        base.at_bytes(f.int_arg(Arg.SUM_ROW) * r + f.int_arg(Arg.SUM_TAP) * t).at(v * spec.lanes)
+        base.at_bytes(args.sum_row * r + args.sum_tap * t).at(v * spec.lanes)
         for r in range(spec.rows)
         for t in range(len(spec.columns))
         for v in range(spec.vectors)

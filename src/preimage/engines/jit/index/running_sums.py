@@ -21,23 +21,42 @@ from math import prod
 
 import numpy as np
 
+from preimage.engines.base import Array
+from preimage.engines.ir.arguments import Column, Record
 from preimage.engines.jit.index.taps import Ints
 from preimage.engines.kept_tables import ENTRY_BYTES, kept_tables
 from preimage.engines.order import Order
 
-__all__ = ["RunningSums", "image_levels", "running_sums"]
+__all__ = ["BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
+
+
+class BlockEnd(Record):
+    """What becomes of a block's sum."""
+
+    first_step: Column
+    end_step: Column  # last + 1
+    level: Column  # where the sum is stored; -1: the block ends an image
+
+
+class LinePart(Record):
+    """Part of a row of positions along the last axis."""
+
+    block: Column
+    row: Column
+    first: Column  # column
+    end: Column  # last column + 1
 
 
 @dataclass(frozen=True)
 class RunningSums:
     """The walk over blocks of positions.
 
-    ends: for every block the first of its steps, the one after the last, and its place (-1: the block ends an image).
+    ends: `BlockEnd` of every block.
     steps: levels. closed: how many levels end with every block (`depth` after the last one).
     """
 
     order: Order
-    ends: Ints  # (blocks, 3)
+    ends: Array
     steps: Ints
     closed: Ints  # (blocks,)
 
@@ -46,16 +65,17 @@ class RunningSums:
         """Levels of positions."""
         return self.order.depth
 
-    def lines(self) -> Ints:
-        """The blocks as parts of rows of positions along the last axis: block, row, first column, last + 1; in order."""
+    def lines(self) -> Array:
+        """The blocks as parts of rows (`LinePart`), in order."""
         blocks, width = np.array(self.order.blocks(), np.int64), self.order.axes[0]
         if self.order.levels and self.order.levels[0].axis == 0:
             row = blocks[:, 0] // width
-            return np.column_stack([np.arange(len(blocks)), row, blocks - (row * width)[:, None]])
+            first, end = (blocks - (row * width)[:, None]).T
+            return LinePart(block=np.arange(len(blocks)), row=row, first=first, end=end).table()
         rows = (blocks[:, 1] - blocks[:, 0]) // max(1, width)
-        lines = np.zeros((rows.sum(), 4), np.int64)
-        lines[:, 0], lines[:, 1], lines[:, 3] = np.repeat(np.arange(len(blocks)), rows), np.arange(len(lines)), width
-        return lines
+        return LinePart(
+            block=np.repeat(np.arange(len(blocks)), rows), row=np.arange(int(rows.sum())), first=0, end=width
+        ).table()  # fmt: skip
 
     def with_images(self, images: int) -> tuple[Ints, int, int]:
         """Steps of blocks and images: the table, and where in it the levels of the tree stand in a row, and those of the last image."""
@@ -98,8 +118,10 @@ def _running_sums(output_size: tuple[int, ...]) -> RunningSums:
         holds[:, level] = member != member[first]
     added = holds & (np.arange(order.depth) <= closed[:, None])
     numbers = np.cumsum(added.sum(1)) if order.depth else np.zeros(count, np.int64)
-    ends = np.stack([np.concatenate([[0], numbers[:-1]]), numbers, np.where(closed < order.depth, closed, -1)], axis=1)
-    return RunningSums(order, ends.astype(np.int64), np.nonzero(added)[1].astype(np.int64), closed)
+    ends = BlockEnd(
+        first_step=np.concatenate([[0], numbers[:-1]]), end_step=numbers, level=np.where(closed < order.depth, closed, -1)
+    ).table()  # fmt: skip
+    return RunningSums(order, ends, np.nonzero(added)[1].astype(np.int64), closed)
 
 
 _of_positions = kept_tables(_running_sums, size=_bytes)

@@ -8,18 +8,18 @@ from math import prod
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
 from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
-from preimage.engines.jit.index.taps import Ints
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
 from preimage.engines.jit.runtime.lockstep import in_step
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.operands import Side, rows_read, side_of
-from preimage.engines.jit.weight_grad.tile_kernel import KW_WORDS, Arg
+from preimage.engines.jit.weight_grad.tile_arguments import Segment, Tap, TileArguments
 from preimage.geometry import ConvGeometry
 
 __all__ = ["leaves_out", "lower_weight_grad"]
@@ -92,10 +92,10 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
         reading, inner, (ahead[0], ahead[1]), r.little, m.early,
         one_band and weight_bytes > FAR_RESULT * r.target.l2_bytes, m.scalar.apart != 0,
     )  # fmt: skip
-    values, level_bytes = _arguments(r, reading, x, y, m, size), _level_bytes(r, m, spec.tile_bytes)
+    values, level_bytes = _arguments(r, reading, x, y, m, size, spec.tile_bytes), _level_bytes(r, m, spec.tile_bytes)
     if level_bytes:
         program.buffers.append(Buffer("levels", level_bytes))
-    call = kernel_call("weight gradient", spec, values | _levels(r, m, spec.tile_bytes), m.tasks)
+    call = kernel_call("weight gradient", spec, values, m.tasks)
     program.calls.append(in_step(call, m.parts, r.threads) if m.tasks > m.parts else call)
     named = {
         "images.together": spec.together,
@@ -165,7 +165,9 @@ class _Matrix:
         )  # fmt: skip
 
 
-def _arguments(r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, m: _Matrix, size: int) -> dict[int, Value]:
+def _arguments(
+    r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, m: _Matrix, size: int, tile_bytes: int
+) -> TileArguments:  # fmt: skip
     """The argument vector of the tile kernel."""
     g, last = r.geometry, r.geometry.kernel_size[-1]
     i, o = g.in_channels_per_group, g.out_channels_per_group
@@ -173,52 +175,44 @@ def _arguments(r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side
         row_bytes, tap_bytes, outer_bytes = m.n_outer * last * i * size, i * size, last * i * size
     else:  # as [group][tap][i][o]
         row_bytes, tap_bytes, outer_bytes = o * size, i * o * size, last * i * o * size
-    segments = np.ascontiguousarray(m.table.segments if not m.x_is_vector else m.table.segments[:, [1, 0, 2, 3]])
+    parts, (scalars, vectors) = m.table.segments, ("y", "x") if m.x_is_vector else ("x", "y")
     spans, span_bounds = planning.spans(rows_read(g, m.table, x, y, m.x_is_vector) if m.early else [])
     # A run's columns are neighbours in memory: all of them before the next row of x. Else one block of channels, for every tap.
     every = (reading.column_tiles, 1) if reading.kind == "run" else (1, m.n_outer)
-    sums = "out" if m.direct else "sums"
-    return {
-        Arg.SCALARS: m.scalar.name, Arg.VECTORS: m.vector.name, Arg.TOTAL: sums, Arg.SEGMENTS: segments,
-        Arg.BLOCKS: m.table.blocks, Arg.BANDS: m.table.bands, Arg.TAPS: _tap_table(g, reading, x, m, tap_bytes),
-        Arg.IMAGES: g.batch, Arg.IMAGES_PER_TURN: m.per_turn, Arg.ROUNDS: m.rounds, Arg.N_BANDS: m.table.n_bands,
-        Arg.TILES: m.tiles, Arg.TILES_PER_PART: m.per_part, Arg.PARTS: m.parts, Arg.ROUNDS_PER_TASK: m.rounds_per_task,
-        Arg.N_TAPS: m.n_taps, Arg.N_OUTER: m.n_outer, Arg.OUTER_EVERY: every[0], Arg.COL_EVERY: every[1],
-        Arg.N_ROWS: reading.row_tiles, Arg.N_COLS: reading.column_tiles, Arg.ROWS: reading.rows, Arg.COLS: reading.columns,
-        Arg.ROW_STEP: m.scalar.step, Arg.ROW_LAST: m.scalar.last, Arg.COL_STEP: m.vector.step, Arg.COL_LAST: m.vector.last,
-        Arg.SCALAR_PIXEL: m.scalar_step, Arg.SCALAR_IMAGE: m.scalar.strides[0], Arg.SCALAR_GROUP: m.scalar.group,
-        Arg.VECTOR_PIXEL: m.vector_step, Arg.VECTOR_IMAGE: m.vector.strides[0], Arg.VECTOR_GROUP: m.vector.group,
-        Arg.SCALAR_ROW: m.scalar.apart, Arg.OUT_ROW: row_bytes, Arg.OUT_OUTER: outer_bytes,
-        Arg.OUT_GROUP: prod(g.weight_shape) // g.groups * size, Arg.SPANS: spans, Arg.SPAN_BOUNDS: span_bounds,
-    }  # fmt: skip
+    steps, image_steps, last_steps = m.sums.with_images(g.batch)
+    return TileArguments(
+        scalars=m.scalar.name, vectors=m.vector.name, total="out" if m.direct else "sums",
+        levels="levels" if m.thread_levels + m.tile_levels else 0,
+        segments=Segment(scalars=parts[scalars], vectors=parts[vectors], first=parts["first"], end=parts["end"]),
+        blocks=m.table.blocks, bands=m.table.bands, taps=_tap_table(g, reading, x, m, tap_bytes), images=g.batch,
+        images_per_turn=m.per_turn, rounds=m.rounds, n_bands=m.table.n_bands, tiles=m.tiles, tiles_per_part=m.per_part,
+        parts=m.parts, rounds_per_task=m.rounds_per_task, n_taps=m.n_taps, n_outer=m.n_outer, outer_every=every[0],
+        col_every=every[1], n_rows=reading.row_tiles, n_cols=reading.column_tiles, rows=reading.rows, cols=reading.columns,
+        row_step=m.scalar.step, row_last=m.scalar.last, col_step=m.vector.step, col_last=m.vector.last,
+        scalar_pixel=m.scalar_step, scalar_image=m.scalar.strides[0], scalar_group=m.scalar.group, scalar_row=m.scalar.apart,
+        vector_pixel=m.vector_step, vector_image=m.vector.strides[0], vector_group=m.vector.group, out_row=row_bytes,
+        out_outer=outer_bytes, out_group=prod(g.weight_shape) // g.groups * size, spans=spans, span_bounds=span_bounds,
+        steps=steps, image_steps=image_steps, last_steps=last_steps, n_steps=len(steps), image_level=m.sums.depth,
+        thread_levels=m.thread_levels, thread_bytes=m.thread_levels * tile_bytes,
+        tile_levels=r.threads * m.thread_levels * tile_bytes, level_bytes=m.tiles * tile_bytes,
+    )  # fmt: skip
 
 
 def _level_bytes(r: WeightGradRequest, m: _Matrix, tile_bytes: int) -> int:
     return (r.threads * m.thread_levels + m.tiles * m.tile_levels) * tile_bytes
 
 
-def _levels(r: WeightGradRequest, m: _Matrix, tile_bytes: int) -> dict[int, Value]:
-    """The arguments that say where the running sums stand and which of them meet."""
-    steps, image, last = m.sums.with_images(r.geometry.batch)
-    values: dict[int, Value] = {
-        Arg.STEPS: steps, Arg.IMAGE_STEPS: image, Arg.LAST_STEPS: last, Arg.N_STEPS: len(steps), Arg.IMAGE_LEVEL: m.sums.depth,
-        Arg.THREAD_LEVELS: m.thread_levels, Arg.THREAD_BYTES: m.thread_levels * tile_bytes,
-        Arg.TILE_LEVELS: r.threads * m.thread_levels * tile_bytes, Arg.LEVEL_BYTES: m.tiles * tile_bytes,
-    }  # fmt: skip
-    if m.thread_levels + m.tile_levels:
-        values[Arg.LEVELS] = "levels"
-    return values
-
-
-def _tap_table(g: ConvGeometry, reading: planning.Reading, x: Side, m: _Matrix, tap_bytes: int) -> Ints:
+def _tap_table(g: ConvGeometry, reading: planning.Reading, x: Side, m: _Matrix, tap_bytes: int) -> Array:
     """Where each tap of the last axis reads and sums, and which columns of the output it meets."""
-    taps = np.zeros((m.n_taps, KW_WORDS), np.int64)
+    taps = Tap.zeros(m.n_taps)
     for k in range(m.n_taps):
         offset = k * g.dilation[-1] - g.padding[-1][0]
-        taps[k, 1 if m.x_is_vector else 0] = x.column(offset)
-        taps[k, 2] = k * tap_bytes
+        taps["vectors" if m.x_is_vector else "scalars"][k] = x.column(offset)
+        taps["result"][k] = k * tap_bytes
         whole = (0, g.output_size[-1])
-        taps[k, 3:] = whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, g.stride[-1])
+        taps["first"][k], taps["end"][k] = (
+            whole if reading.run else planning.tap_range(g.input_size[-1], g.output_size[-1], offset, g.stride[-1])
+        )
     return taps
 
 

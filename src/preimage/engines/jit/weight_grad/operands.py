@@ -201,7 +201,7 @@ def rows_read(g: ConvGeometry, table: Tables, x: Side, y: Side, x_is_vector: boo
     for band in range(table.n_bands):
         rows = []
         for outer in table.bands:
-            begin, end = table.blocks[outer[band], 0], table.blocks[outer[band + 1] - 1, 1]
+            begin, end = table.blocks["first_segment"][outer[band]], table.blocks["end_segment"][outer[band + 1] - 1]
             for x_row, y_row, first, last in table.segments[begin:end].tolist():
                 begin, end = max(0, first * stride - lo), min(width, (last - 1) * stride - lo + extent)
                 if begin < end:

@@ -22,10 +22,12 @@ from math import prod
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.ir.arguments import Column, Record
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.kernels import Target
 from preimage.engines.jit.index.running_sums import RunningSums
+from preimage.engines.jit.weight_grad.tile_arguments import Block, Span
 from preimage.engines.jit.weight_grad.tile_kernel import TOGETHER, TileSpec
 from preimage.geometry import ConvGeometry
 
@@ -224,12 +226,21 @@ def band_pixels(geometry: ConvGeometry, reading: Reading, size: int, blocks: boo
     return max(BAND_PIXELS, BAND_BYTES // pixel_bytes)
 
 
+class RowPart(Record):
+    """Part of a row of output pixels as a tap meets it. Offsets in bytes, of the column 0."""
+
+    x: Column  # offset
+    y: Column  # offset
+    first: Column  # column
+    end: Column  # last column + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What a tile passes over, for every outer tap; offsets in bytes of the two operands (x, y). See `tile_kernel`."""
+    """What a tile passes over, for every outer tap. See `tile_kernel`."""
 
-    segments: Array  # int64 (count, 4): x offset, y offset, first ow, last ow + 1
-    blocks: Array  # int64 (outer taps * blocks of an image, BLOCK_WORDS)
+    segments: Array  # of RowPart
+    blocks: Array  # of Block: those of an image, for every outer tap
     bands: Array  # int64 (outer taps, bands + 1): the first block of each
     open_levels: int  # levels of positions that are put down between bands; below them the levels end with every band
 
@@ -257,16 +268,17 @@ def tables(
             position = rows[:, axis] * geometry.stride[axis] - geometry.padding[axis][0] + k * geometry.dilation[axis]
             valid &= (position >= 0) & (position < geometry.input_size[axis])
             x_row += position * x_strides[axis]
-        met = lines[valid[lines[:, 1]]]
-        segments.append(np.column_stack([x_row[met[:, 1]], y_row[met[:, 1]], met[:, 2:]]))
-        end = np.cumsum(np.bincount(met[:, 0], minlength=len(sums.ends))) + count
-        walks.append(np.column_stack([np.concatenate([[count], end[:-1]]), end, sums.ends]))
+        met = lines[valid[lines["row"]]]
+        segments.append(RowPart(x=x_row[met["row"]], y=y_row[met["row"]], first=met["first"], end=met["end"]).table())
+        end = np.cumsum(np.bincount(met["block"], minlength=len(sums.ends))) + count
+        walks.append(Block(
+            first_segment=np.concatenate([[count], end[:-1]]), end_segment=end, first_step=sums.ends["first_step"],
+            end_step=sums.ends["end_step"], level=sums.ends["level"],
+        ).table())  # fmt: skip
         count += len(met)
     bands = np.arange(len(walks))[:, None] * len(sums.ends) + edges
-    return Tables(
-        np.ascontiguousarray(np.concatenate(segments)), np.ascontiguousarray(np.concatenate(walks)), np.ascontiguousarray(bands),
-        sums.depth - closes if len(edges) > 2 else 0,
-    )  # fmt: skip
+    open_levels = sums.depth - closes if len(edges) > 2 else 0
+    return Tables(np.concatenate(segments), np.concatenate(walks), np.ascontiguousarray(bands), open_levels)
 
 
 def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
@@ -291,7 +303,7 @@ def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
 
 
 def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
-    """The stretches of memory that each band reads and the one before did not, as words of the kernel's table, and each band's
+    """The stretches of memory that each band reads and the one before did not, as a table of `Span`, and each band's
     first one. Given for each band: (operand, first byte, last byte + 1) of its rows.
     """
     words: list[tuple[int, int, int]] = []
@@ -308,7 +320,8 @@ def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
         words += [(side, begin, -(-(end - begin) // LINE_BYTES)) for side, begin, end in joined]
         starts.append(len(words))
         before = now
-    return np.array(words, np.int64).reshape(-1, 3), np.array(starts, np.int64)
+    operand, offset, lines = np.array(words, np.int64).reshape(-1, 3).T
+    return Span(operand=operand, offset=offset, lines=lines).table(), np.array(starts, np.int64)
 
 
 def asks_early(geometry: ConvGeometry, reading: Reading, size: int, cache: int) -> bool:
