@@ -47,7 +47,13 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
         request = replace(JIT.request(g, "conv_transpose", np.dtype("float32"), channels_last=True), prepared=True)
         program = lower(request)
     call = program.calls[-1]
-    rows, _, lists, taps, bounds = (table.array for _, table in call.tables)
+    rows, _, lists, taps, nodes, bounds = (table.array for _, table in call.tables)
+
+    def items(node, depth):
+        """The entries of the table of taps under a node."""
+        if depth <= call.spec.lone:
+            return [node]
+        return [k for child in range(*nodes[node].tolist()[:2]) for k in items(child, depth - 1)]
 
     def tiles(table):
         return sorted((a, b, c, k) for a, b, c, first, end, *_ in table.tolist() for k in range(first, end))
@@ -63,8 +69,8 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
     for begin, end in pairwise(bounds):
         phases = set()
         for row in rows[begin:end]:
-            first, last = lists[row[2]]
-            phases |= set((taps[first:last, 1] // tap_bytes // line % g.stride[0]).tolist())
+            entries = [k for member in range(*lists[row[2]]) for k in items(member, call.spec.depth)]
+            phases |= set((taps[entries, 1] // tap_bytes // line % g.stride[0]).tolist())
         assert len(phases) == 1
 
 

@@ -307,10 +307,10 @@ def test_plan_says_what_runs():
 
 
 def test_kernels_keep_the_chain():
-    """One kernels.fma an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
-    spec = direct_kernel.DirectSpec("f32", "f32", 16, 2, 5, 1, 64, False, False, False, False, Finish())
+    """One multiply-add an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
+    spec = direct_kernel.DirectSpec("f32", "f32", 16, 2, 5, 1, 1, 0, False, 64, False, False, False, False, Finish())
     text = direct_kernel.build(spec)
-    assert text.count("call <16 x float> @llvm.fma.v16f32") == 10
+    assert text.count("call <16 x float> @preimage.accumulate.v16f32") == 10
     assert text.count(" fadd <16 x float>") == 10  # + 0, at the store
     for word in (" fmul", " fast ", "reassoc", "contract", " nnan", " nsz"):
         assert word not in text
@@ -322,25 +322,33 @@ def test_compiles_for_every_target(target):
     lanes = machine.vector_bytes // 4
     for text in (
         direct_kernel.build(
-            direct_kernel.DirectSpec("f32", "f32", lanes, 1, 4, 8, 8, True, True, True, False, Finish(True, True, "relu"))
-        ),
-        direct_kernel.build(direct_kernel.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, True, False, False, True, Finish())),
-        direct_kernel.build(
-            direct_kernel.DirectSpec("f32", "bf16", lanes, 2, 3, 8, 8, False, False, False, False, Finish(activation="clip"))
+            direct_kernel.DirectSpec(
+                "f32", "f32", lanes, 1, 4, 8, 8, 0, False, 8, True, True, True, False, Finish(True, True, "relu")
+            )
         ),
         direct_kernel.build(
-            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 4, 8, 8, True, False, False, False, Finish(True), True)
+            direct_kernel.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, 1, False, 8, True, False, False, True, Finish())
         ),
-        direct_kernel.build(direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, True, False, False, True, Finish(), True)),
+        direct_kernel.build(
+            direct_kernel.DirectSpec(
+                "f32", "bf16", lanes, 2, 3, 0, 3, 2, True, 8, False, False, False, False, Finish(activation="clip")
+            )
+        ),
+        direct_kernel.build(
+            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 4, 8, 8, 2, False, 8, True, False, False, False, Finish(True), True)
+        ),
+        direct_kernel.build(
+            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, 0, False, 8, True, False, False, True, Finish(), True)
+        ),
         program_kernel.build_sweep(program_kernel.SweepSpec()),
         few_outputs_kernel.build(
             few_outputs_kernel.FewSpec(
-                "f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 4, ONE, EDGES, True, True, True, Finish(True)
+                "f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 8, 8, 0, 4, ONE, EDGES, True, True, True, Finish(True)
             )
         ),
         few_outputs_kernel.build(
             few_outputs_kernel.FewSpec(
-                "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 3, EDGES, ONE, False, False, False, Finish(False, True)
+                "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 0, 1, 2, 3, EDGES, ONE, False, False, False, Finish(False, True)
             )
         ),
         copy_kernel.build_swap(copy_kernel.SwapSpec("f16", "f32", min(8, lanes), Finish())),

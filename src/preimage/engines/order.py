@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Cut", "Order"]
+__all__ = ["BLOCK", "PARTIALS", "Cut", "Order"]
 
 LEAST, MOST, GROUP = 32, 128, 9
+#: Of pure sums: the terms of a block, of which term i goes to partial sum i % PARTIALS.
+BLOCK, PARTIALS = 512, 16
 
 Ints = NDArray[np.int64]
 

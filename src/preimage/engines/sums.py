@@ -14,12 +14,11 @@ from math import prod
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.order import BLOCK, PARTIALS
 from preimage.reduction import tree_sum
 
-__all__ = ["BLOCK", "PARTIALS", "Blocked", "sum_over"]
+__all__ = ["Blocked", "sum_over"]
 
-#: Terms of a block, and partial sums in it: term i goes to partial sum i % PARTIALS.
-BLOCK, PARTIALS = 512, 16
 
 #: The sums over space, (N, C), of an array (N, C, S).
 Blocked = Callable[[Array], Array]

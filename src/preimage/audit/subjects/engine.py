@@ -35,7 +35,7 @@ _LITTLE_MACS = {"schedules": 0, "few kernels": FEW_KERNELS_MACS}
 
 
 #: Contractions in the contract's order, by engine.
-_BY_CONTRACT = {"jit": frozenset({"conv_weight_grad"})}
+_BY_CONTRACT = {"jit": frozenset({"conv", "conv_transpose", "conv_weight_grad"})}
 
 _SUPPORTS = "wanted None for a call that it takes, and else the reason as text"
 

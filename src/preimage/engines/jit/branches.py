@@ -258,6 +258,7 @@ channels_first = declare_all(
         "refused.layout": "plane by plane refused: rows do not lie contiguously",
         "refused.axes": "plane by plane refused: there are more than two axes",
         "refused.short_rows": "plane by plane refused: rows are too short",
+        "refused.long_rows": "plane by plane refused: blocks of a sum end within the rows of a large kernel",
         "refused.stride": "plane by plane refused: columns a stride apart cannot be taken apart in vectors",
         "refused.much_work": "plane by plane refused: so much is computed that transposing to channels-last hardly shows",
         "axes.one": "a plane is one line",

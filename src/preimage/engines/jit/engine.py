@@ -388,6 +388,5 @@ def _lies_like(residual: Array, out: Array) -> bool:
 
 def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
     """What of an epilogue the code depends on, and how the residual lies."""
-    residual = epilogue.residual
-    lies = None if residual is None else (residual.strides, residual.dtype.num)
-    return epilogue.bias is not None, epilogue.activation, lies
+    added = epilogue.residual
+    return epilogue.bias is not None, epilogue.activation, None if added is None else (added.strides, added.dtype.num)

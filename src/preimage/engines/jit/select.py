@@ -118,7 +118,7 @@ def _consider_direct(r: ConvRequest) -> Candidate | str:
     if prod(r.geometry.kernel_size) >= LARGE_KERNEL and not (
         r.single or r.every_tap
     ):  # those are asked for in the middle of a call
-        taps = count_taps(layout.best.axes, layout.best.choice)
+        taps = count_taps(layout.best.axes, layout.best.choice, layout.terms)
         if taps > MOST_TAPS:
             return f"lists of {taps:,} taps, as a kernel of {prod(r.geometry.kernel_size):,} and padding need, more than {MOST_TAPS:,}"
     return Candidate(partial(lower_direct, r, layout), layout.cost)

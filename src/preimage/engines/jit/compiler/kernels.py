@@ -70,7 +70,13 @@ MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geom
 def generator_sources() -> list[str]:
     """The files that make the text of a kernel from its spec: `*_kernel.py` and `engines/ir`, which import no other of this engine."""
     engines = Path(__file__).parents[2]
-    found = [*(engines / "ir").glob("*.py"), engines / "jit/index/tables.py", *(engines / "jit").rglob("*_kernel.py")]
+    found = [
+        *(engines / "ir").glob("*.py"),
+        engines / "order.py",
+        engines / "jit/index/tables.py",
+        engines / "jit/elementwise/running_tree.py",
+        *(engines / "jit").rglob("*_kernel.py"),
+    ]
     return sorted(map(str, found))
 
 

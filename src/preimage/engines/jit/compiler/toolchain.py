@@ -17,14 +17,13 @@ import itertools
 import mmap
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
-from preimage.engines.ir.values import ACCUMULATE
+from preimage.engines.ir.accumulate import with_accumulations
 from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
 from preimage.engines.jit.compiler.helpers import Helpers
 from preimage.engines.jit.compiler.target import Target, cache_sizes, costs_of, vectors
@@ -229,20 +228,9 @@ def _check_mapping(wanted: int) -> None:
 # ------------------------------------------------------------------------------------------------- from text to code
 
 
-_ACCUMULATE = re.compile(rf"call (<\d+ x (float|double)>) @{re.escape(ACCUMULATE)}\.\w+\(")
-
-
-def _accumulating(text: str, target: Target) -> str:
-    """The text with its accumulations as this target has them: on x86 the instruction that adds to its first operand, by name, since
-    LLVM would choose among three; elsewhere there is one only.
-    """
-    if ACCUMULATE not in text:
-        return text
-    if not target.triple.startswith("x86_64") or not host().triple.startswith("x86_64"):
-        return text.replace(f"@{ACCUMULATE}.", "@llvm.fma.")
-    return _ACCUMULATE.sub(
-        lambda m: f'call {m[1]} asm "vfmadd231{"ps" if m[2] == "float" else "pd"} $2, $1, $0", "=v,v,v,0"(', text
-    )
+def _x86(target: Target) -> bool:
+    """Whether instructions may be named (LLVM reads them only for the machine that it runs on)."""
+    return target.triple.startswith("x86_64") and host().triple.startswith("x86_64")
 
 
 def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, Any]:
@@ -253,7 +241,7 @@ def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, 
     """
     binding = _binding()
     context = binding.create_context()
-    module = binding.parse_assembly(_accumulating(text, target), context)
+    module = binding.parse_assembly(with_accumulations(text, _x86(target), target.vector_bytes), context)
     module.triple = target.triple
     module.data_layout = str(machine.target_data)
     if verify:

@@ -14,8 +14,8 @@ from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
 from preimage.engines.jit.conv.direct_kernel import DirectSpec
 from preimage.engines.jit.conv.direct_layout import Layout, choose_layout, take_layout
-from preimage.engines.jit.conv.streamed_weights import Work, cut_taps, piece_lists, streamed_call, sweeps
-from preimage.engines.jit.index.gather import gather_tables, split_rows
+from preimage.engines.jit.conv.streamed_weights import Work, cut_taps, piece_tables, streamed_call, sweeps
+from preimage.engines.jit.index.gather import Weights, gather_tables, split_rows
 from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import Ints, Phase, as_ints, distinct
 from preimage.engines.jit.index.tiling import Choice, Tiles
@@ -41,7 +41,7 @@ Part = Callable[[Phase, Tiles], tuple[Tiles, Ints]]
 
 def lower_direct(r: ConvRequest, layout: Layout) -> Program:
     """Channels across vectors: see `direct_kernel`."""
-    program = ProgramBuilder("direct, taps of a line joined" if layout.joined else "direct")
+    program = ProgramBuilder("direct, taps of a line joined" if layout.joined > 1 else "direct")
     best, edges, sizes = layout.best, layout.edges, _Sizes.of(r, layout)
     source, origin = _input(program, r, layout, sizes)
     in_scratch = best.store == "scratch"
@@ -50,7 +50,7 @@ def lower_direct(r: ConvRequest, layout: Layout) -> Program:
         program.buffers.append(Buffer("scratch", size))
     block_bytes = _pack(program, r, layout, sizes)
     take_layout(r, layout)
-    if layout.joined:
+    if layout.joined > 1:
         branches.direct("taps.joined")
     main = _multiply(r, layout, sizes, block_bytes, source, best.in_strides, origin, edges.inner if edges else None)
     if r.prepared:
@@ -109,7 +109,7 @@ class _Sizes:
         channels = (g.in_channels, g.out_channels) if r.contraction == "conv" else (g.out_channels, g.in_channels)
         width = choice.lanes * choice.vectors
         group_blocks = -(-layout.best.channels // width)
-        tap_bytes = layout.run * width * item if layout.joined or folded is not None else tap_pitch(layout.run, width, item)
+        tap_bytes = layout.run * width * item if layout.joined > 1 or folded is not None else tap_pitch(layout.run, width, item)
         return cls(
             inner, item, ELEMENT_BYTES[r.element], r.target.vector_bytes // item, *channels, width, group_blocks,
             g.groups * group_blocks, tap_bytes,
@@ -141,7 +141,7 @@ def _packing(r: ConvRequest, layout: Layout, sizes: _Sizes, by_taps: bool = Fals
     if folded is not None:
         return folded_weight_call(shape, folded, r.element, sizes.inner, sizes.width)
     return weight_call(
-        r.contraction, shape, r.geometry.groups, r.element, sizes.inner, sizes.full, sizes.width, by_taps or not layout.joined,
+        r.contraction, shape, r.geometry.groups, r.element, sizes.inner, sizes.full, sizes.width, by_taps or layout.joined == 1,
         by_taps,
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def _spec(r: ConvRequest, layout: Layout, sizes: _Sizes) -> DirectSpec:
     pixel = best.in_strides[choice.axis] * best.axes[choice.axis].phases[0].in_step
     return DirectSpec(
         sizes.inner, sizes.inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels,
-        0 if r.little else layout.run,
+        0 if r.little else layout.terms.item, 1 if r.little else layout.terms.multiple, layout.terms.order.depth, layout.terms.lone,
         0 if r.little or (choice.axis == 0 and len(best.axes) > 1) else pixel // sizes.item,
         r.little or best.channels % sizes.width != 0,
         folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "turned",
@@ -195,9 +195,9 @@ def _multiply(
     """The call on `source` with these byte strides, position 0 at `origin`; part: only some tiles, see `halo`."""
     best, run, item, blocks = layout.best, layout.run, sizes.item, sizes.blocks
     choice, merged = best.choice, best.axes
-    rows, tiles, lists, taps = gather_tables(
-        merged, choice, strides, best.out_strides, sizes.tap_bytes, best.folded, sizes.out_channels, part
-    )
+    weights, terms = Weights(sizes.width * item, sizes.tap_bytes, item), layout.terms
+    gather = gather_tables(merged, choice, strides, best.out_strides, weights, terms, best.folded, sizes.out_channels, part)
+    rows, tiles, taps, (lists, nodes) = gather.rows, gather.tiles, gather.taps, gather.nodes()
     rows[:, 0] += origin
     inputs = prod(layout.in_sizes) * (sizes.in_channels // r.geometry.groups) * item
     rows, bounds, blocks_inside = _share(
@@ -207,23 +207,24 @@ def _multiply(
     spec, streamed = _spec(r, layout, sizes), None
     if not blocks_inside and _streams(r, layout, sizes, block_bytes):
         streamed = Work(block_bytes, sizes.tap_bytes, sizes.own_item)
-        partial = len(rows) * longest * choice.pixels * sizes.width * item
+        partial = len(rows) * longest * choice.pixels * sizes.width * item * (terms.order.depth + 1)
         cuts = None
-        if not layout.joined:
+        if layout.joined == 1:
             reread = prod(layout.padded) * run * item
             cuts = cut_taps(block_bytes // sizes.tap_bytes, sizes.tap_bytes, sizes.own_item, partial, reread)
         if cuts is not None:
-            lists = np.concatenate([piece_lists(lists, taps, sizes.tap_bytes, cut) for cut in cuts])
+            lists, nodes = piece_tables(gather, sizes.tap_bytes, cuts)
             spec = replace(spec, pieced=True)
             streamed = replace(streamed, cuts=cuts, lists_bytes=lists[0].nbytes, partial_bytes=partial)
     values: dict[int, Value] = {
         **numbered_operands(Slot, source, "scratch" if best.store == "scratch" else "out"),
-        Slot.ROWS: rows, Slot.TILES: tiles, Slot.LISTS: lists, Slot.TAPS: taps, Slot.CHUNK_ROWS: bounds, Slot.CHUNKS: chunks,
+        Slot.ROWS: rows, Slot.TILES: tiles, Slot.LISTS: lists, Slot.TAPS: taps, Slot.NODES: nodes, Slot.CHUNK_ROWS: bounds,
+        Slot.CHUNKS: chunks,
         Slot.CHUNK_DIV: blocks if blocks_inside else 1, Slot.BLOCKS: blocks, Slot.BLOCK_DIV: 1 if blocks_inside else chunks,
         Slot.GROUP_BLOCKS: sizes.group_blocks, Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * item,
         Slot.GROUP_CHANNELS: best.channels, Slot.OUT_PIXEL_BYTES: merged[choice.axis].phases[0].step * best.out_strides[choice.axis],
         Slot.PIXEL_BYTES: best.in_strides[choice.axis] * merged[choice.axis].phases[0].in_step,
-        Slot.CHANNEL_BYTES: r.out_strides[1], Slot.RUN: run, Slot.ROW_TILES: longest,
+        Slot.CHANNEL_BYTES: r.out_strides[1], Slot.ROW_TILES: longest,
     }  # fmt: skip
     if spec.pieced:
         values[Slot.PARTIAL] = "partial"

@@ -5,13 +5,16 @@ one sum runs through them:
 
     for row in this task's rows                      # a row: one line of output pixels (any image, any outer position)
         for tile in the row's tiles                  # `pixels` neighbouring output pixels
-            sum[p][v] = +0
-            for tap in the taps that reach this tile # row-major; offsets come from a table
-                for i in channels of the group
-                    sum[p][v] = fma(input[p, tap, i], weight[tap, i, v], sum[p][v])
-            output[p, v] = epilogue(sum[p][v])
+            total[p][v] = +0
+            for block in the sum's blocks            # one level of blocks, or groups of blocks, or groups of groups
+                sum[p][v] = +0
+                for tap in the block's taps that reach this tile    # row-major; offsets come from a table
+                    for i in channels of the block
+                        sum[p][v] = fma(input[p, tap, i], weight[tap, i, v], sum[p][v])
+                total[p][v] += sum[p][v]
+            output[p, v] = epilogue(total[p][v])
 
-Where a call has only some of the taps (`pieced`), a sum begins with what the call before put down, and is put down in turn.
+Where a call has only some of the taps (`pieced`), sums begin with what the call before has stored, and are stored in turn.
 Conv and conv_transpose differ in the tables alone (see `index.taps`): a row of a transposed convolution belongs to one stride
 phase and lists only the taps that hit it, so no zero is multiplied. All sizes are arguments; the code depends on the tile,
 the number of channels, the pixel stride and the epilogue. Tiles may overlap: the same sums are then written twice.
@@ -27,7 +30,8 @@ from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
-from preimage.engines.jit.index.tables import ROW_WORDS, TAP_WORDS, TILE_WORDS, Slot
+from preimage.engines.ir.ordered import added
+from preimage.engines.jit.index.tables import NODE_WORDS, ROW_WORDS, TAP_WORDS, TILE_WORDS, Slot
 from preimage.engines.jit.packing.copy_kernel import transposed
 
 __all__ = ["DirectSpec", "build", "turned_side"]
@@ -39,13 +43,14 @@ UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the i
 class DirectSpec:
     """What the code of one direct kernel depends on.
 
-    element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one tap, 0
-    where only the call knows;
+    element: type of the packed input and weights (f32, f64); out: element type of the result; run: channels under one entry of the
+    table of taps, 0 where they differ or only the call knows; multiple: what divides them; depth: levels of sums above the blocks;
+    lone: every block is one entry;
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
     channels is not full; folded: the channels are those of several stride phases (`plan.Folded`), and the
     first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only;
     turned: the result is channels-first: a tile is transposed in registers before it is stored; pieced: a call has some of the
-    taps only, and sums are put down in memory between calls (see `sequence`).
+    taps only, and sums are stored in memory between calls (see `streamed_weights`).
     """
 
     arguments: ClassVar[type[IntEnum]] = Slot
@@ -56,6 +61,9 @@ class DirectSpec:
     vectors: int
     pixels: int
     run: int
+    multiple: int
+    depth: int
+    lone: bool
     pixel_stride: int
     ragged: bool
     folded: bool
@@ -76,7 +84,7 @@ def build(spec: DirectSpec) -> str:
     arg = {slot: f.int_arg(slot) for slot in Slot}
     x, w = f.ptr_arg(Slot.INPUT, spec.element), f.ptr_arg(Slot.WEIGHT, spec.element)
     rows, tiles = f.ptr_arg(Slot.ROWS, "i64"), f.ptr_arg(Slot.TILES, "i64")
-    lists, taps = f.ptr_arg(Slot.LISTS, "i64"), f.ptr_arg(Slot.TAPS, "i64")
+    lists = f.ptr_arg(Slot.LISTS, "i64")
 
     # Which block of output channels, and which rows.
     block = f.task // arg[Slot.BLOCK_DIV] % arg[Slot.BLOCKS]
@@ -104,27 +112,20 @@ def build(spec: DirectSpec) -> str:
             with nullcontext() if state is None else f.when(state > 0):
                 with nullcontext() if state is None else f.when(state > 1):
                     _ask_for_lines(f, spec, out_tile)
-                sums = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
-                if spec.pieced:
-                    number = row.index * arg[Slot.ROW_TILES] + (tile.index - line.at(3).load_int())
-                    kept = f.ptr_arg(Slot.PARTIAL, spec.element).at(number * (len(sums) * lanes))
-                    begins = here.at(2).load_int() > 0
-                    sums = [begins.select(zero, kept.at(k * lanes).load(lanes)) for k, zero in enumerate(sums)]
-                with f.loop(here.load_int(), here.at(1).load_int(), carry=sums) as tap:
-                    offsets = taps.at(tap.index * TAP_WORDS)
-                    x_tap, w_tap = x_tile.at_bytes(offsets.load_int()), w_block.at_bytes(offsets.at(1).load_int())
-                    having = _masks(f, spec, offsets.at(2).load_int() - first) if spec.partial else None
-                    tap.carry = _run(f, spec, x_tap, w_tap, tap.carry, having)
+                zeros = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
+                walk = _Sums(
+                    f, spec, x_tile, w_block, first, zeros, _kept(f, spec, row.index, tile.index - line.at(3).load_int())
+                )
+                sums = walk.all(here)
                 if state is not None:
                     with f.when(state.equals(1)):
-                        for k, total in enumerate(tap.result):
-                            kept.at(k * lanes).store(total)
+                        walk.store(spec.depth, sums)
                 with nullcontext() if state is None else f.when(state > 1):
                     if spec.turned:
-                        _store_turned(f, spec, tap.result, out_tile, channel, left)
+                        _store_turned(f, spec, sums, out_tile, channel, left)
                     else:
                         cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
-                        _store(f, spec, tap.result, out_tile, channel, left, cut, end)
+                        _store(f, spec, sums, out_tile, channel, left, cut, end)
     return f.ir()
 
 
@@ -145,8 +146,77 @@ def _masks(f: Kernel, spec: DirectSpec, count: Int) -> list[Bit]:
     return [f.lane_mask(spec.lanes, count - v * spec.lanes) for v in range(spec.vectors)]
 
 
-def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num], having: list[Bit] | None) -> list[Num]:
-    """The channels under one tap: an unrolled loop, and what is left over after it."""
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """The sums of one tile. kept: where they are stored between calls that have some of the taps each."""
+
+    f: Kernel
+    spec: DirectSpec
+    x: Ptr
+    w: Ptr
+    first: Int
+    zeros: list[Num]
+    kept: Ptr | None
+
+    def all(self, ranges: Ptr) -> list[Num]:
+        """Over a list: its first member, last + 1, and whether the sums begin."""
+        begins = None if self.kept is None else ranges.at(2).load_int()
+        start = self.zeros if begins is None else self._restored(self.spec.depth, begins.equals(0))
+        return self._level(self.spec.depth, ranges.load_int(), ranges.at(1).load_int(), start)
+
+    def _level(self, level: int, first: Int, last: Int, start: list[Num]) -> list[Num]:
+        """The sum over members of a level: blocks or groups added one after another, or the chain of a block."""
+        f, spec = self.f, self.spec
+        with f.loop(first, last, carry=start) as member:
+            if level == 0:
+                member.carry = self._tap(member.index, member.carry)
+            elif level == 1 and spec.lone:
+                member.carry = added(member.carry, self._tap(member.index, self.zeros))
+            else:
+                node = f.ptr_arg(Slot.NODES, "i64").at(member.index * NODE_WORDS)
+                begin = self.zeros if self.kept is None else self._restored(level - 1, node.at(2).load_int() > 0)
+                inner = self._level(level - 1, node.load_int(), node.at(1).load_int(), begin)
+                if self.kept is not None:  # a member that goes on in the next call is not added yet
+                    self.store(level - 1, inner)
+                    ends = node.at(3).load_int().equals(0)
+                    inner = [ends.select(value, zero) for value, zero in zip(inner, self.zeros, strict=True)]
+                member.carry = added(member.carry, inner)
+        return member.result
+
+    def _tap(self, number: Int, sums: list[Num]) -> list[Num]:
+        """The terms of one entry of the table of taps, added to the chain."""
+        f, spec = self.f, self.spec
+        entry = f.ptr_arg(Slot.TAPS, "i64").at(number * TAP_WORDS)
+        x, w = self.x.at_bytes(entry.load_int()), self.w.at_bytes(entry.at(1).load_int())
+        having = _masks(f, spec, entry.at(2).load_int() - self.first) if spec.partial else None
+        return _run(f, spec, x, w, sums, having, None if spec.run else entry.at(3).load_int())
+
+    def store(self, level: int, sums: list[Num]) -> None:
+        """For the next call."""
+        for k, value in enumerate(sums):
+            self._place(level, k).store(value)
+
+    def _restored(self, level: int, goes_on: Bit) -> list[Num]:
+        """What the call before stored, where the sum goes on from it."""
+        return [goes_on.select(self._place(level, k).load(zero.lanes), zero) for k, zero in enumerate(self.zeros)]
+
+    def _place(self, level: int, number: int) -> Ptr:
+        assert self.kept is not None
+        return self.kept.at((level * len(self.zeros) + number) * self.spec.lanes)
+
+
+def _kept(f: Kernel, spec: DirectSpec, row: Int, tile: Int) -> Ptr | None:
+    """Where the sums of a tile are stored between calls."""
+    if not spec.pieced:
+        return None
+    sums = spec.pixels * spec.vectors * spec.lanes * (spec.depth + 1)
+    return f.ptr_arg(Slot.PARTIAL, spec.element).at((row * f.int_arg(Slot.ROW_TILES) + tile) * sums)
+
+
+def _run(
+    f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num], having: list[Bit] | None, count: Int | None
+) -> list[Num]:  # fmt: skip
+    """The terms under one entry of the table of taps: an unrolled loop, and what is left over after it. count: where the code does not say."""
     pixel = [
         x.at(p * spec.pixel_stride) if spec.pixel_stride else x.at_bytes(f.int_arg(Slot.PIXEL_BYTES) * p)
         for p in range(spec.pixels)
@@ -159,15 +229,24 @@ def _run(f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num], having: l
             value = pixel[p].at(i).splat(spec.lanes)
             for v in range(spec.vectors):
                 before = sums[p * spec.vectors + v]
-                after = value.fma(weight[v], before)
+                after = before.plus_product(weight[v], value)
                 out.append(after if having is None else having[v].select(after, before))
         return out
 
-    if not spec.run:
-        with f.loop(0, f.int_arg(Slot.RUN), carry=sums) as i:
-            i.carry = step(i.index, i.carry)
-        return i.result
-    unroll = min(spec.run, max(1, UNROLL_PRODUCTS // (spec.pixels * spec.vectors)))
+    most = max(1, UNROLL_PRODUCTS // (spec.pixels * spec.vectors))
+    if count is not None:
+        unroll = max(n for n in range(1, most + 1) if spec.multiple % n == 0) if spec.multiple > 1 else min(4, most)
+        even = count if spec.multiple > 1 or unroll == 1 else count // unroll * unroll
+        with f.loop(0, even, unroll, carry=sums) as i:
+            for u in range(unroll):
+                i.carry = step(i.index + u, i.carry)
+        sums = i.result
+        if even is not count:
+            with f.loop(even, count, carry=sums) as i:
+                i.carry = step(i.index, i.carry)
+            sums = i.result
+        return sums
+    unroll = min(spec.run, most)
     whole = spec.run // unroll * unroll
     if whole > unroll:
         with f.loop(0, whole, unroll, carry=sums) as i:

@@ -13,6 +13,7 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.conv.direct_kernel import turned_side
 from preimage.engines.jit.conv.halo import Edges, find_edges
 from preimage.engines.jit.index.taps import Axis, Folded, fold_phases, gather_axes, join_taps, merge_axes
+from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.index.tiling import Choice, choose_tile, take_tiling
 from preimage.engines.jit.packing.moves import FEW_CHANNELS
 from preimage.engines.jit.request import ConvRequest
@@ -44,12 +45,13 @@ class Option:
 class Layout:
     """What was chosen, before any table is filled. Strides and sizes in bytes, along batch and spatial axes.
 
-    axes: as the kernel walks them, before some are merged (`best.axes`); run: input channels under one tap, and the taps of a line
-    where they are joined with them; lasting: the input is channels-last; crowded: its pixels would fall on the same few cache lines.
+    axes: as the kernel walks them, before some are merged (`best.axes`); run: input channels under one tap, and under the taps of a
+    line that are joined with them; joined: how many taps are (1: none); lasting: the input is channels-last; crowded: its pixels would
+    fall on the same few cache lines.
     """
 
     axes: list[Axis]
-    joined: bool
+    joined: int
     run: int
     best: Option
     edges: Edges | None
@@ -68,6 +70,12 @@ class Layout:
         """Sizes of the slab."""
         return [n + lo + hi for n, (lo, hi) in zip(self.in_sizes, self.margins, strict=True)]
 
+    @property
+    def terms(self) -> Terms:
+        """Of one output's sum."""
+        taps = self.joined
+        return Terms.of(self.run // taps, self.best.axes, taps)
+
 
 def choose_layout(r: ConvRequest) -> Layout:
     """The cheapest way by the model: the input as it lies, with its ends apart, or as a channels-last slab with margins; the
@@ -78,27 +86,27 @@ def choose_layout(r: ConvRequest) -> Layout:
     item, own_item = ELEMENT_BYTES[inner], ELEMENT_BYTES[r.element]
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
-    axes, joined = gather_axes(g, r.contraction, r.every_tap), False
+    axes, joined = gather_axes(g, r.contraction, r.every_tap), 1
     if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
         # The taps of a line and their few channels lie side by side: one longer run.
-        axes[-1], run, joined = join_taps(g), run * g.kernel_size[-1], True
+        axes[-1], run, joined = join_taps(g), run * g.kernel_size[-1], g.kernel_size[-1]
     raw_strides = _skip_lines(axes, [r.in_strides[0], *r.in_strides[2:]])
     in_sizes = [axis.in_size for axis in axes]
     lasting = r.in_strides[1] == own_item or in_channels == 1
     pixel_axis = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
-    margins = _margins(r, axes, pixel_axis, joined)
+    margins = _margins(r, axes, pixel_axis, joined > 1)
     # Neighbouring pixels a multiple of a page apart would all fall on the same few lines of the L1 cache.
     pitch = in_channels * item
     apart = (raw_strides[pixel_axis] if lasting else pitch) * axes[pixel_axis].phases[0].in_step
     crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
-    if crowded and not joined:
+    if crowded and joined == 1:
         pitch += 64
     moved = crowded or r.element != inner or not lasting
     slab = moved or any(m != (0, 0) for m in margins)
     padded = [n + lo + hi for n, (lo, hi) in zip(in_sizes, margins, strict=True)]
     slab_strides = [prod(padded[k + 1 :]) * pitch for k in range(len(axes))]
     edges = best = None
-    if slab and not (moved or joined or r.every_tap or r.single):
+    if slab and not (moved or joined > 1 or r.every_tap or r.single):
         best = min(_options(r, axes, raw_strides, channels, run, item), key=lambda option: option.cost)
         edges = find_edges(best.axes, best.choice, in_channels * item) if best.folded is None else None
     if edges is None:

@@ -10,9 +10,10 @@ from math import prod
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
-from preimage.engines.jit.conv.few_outputs_kernel import Arg, FewSpec
+from preimage.engines.jit.conv.few_outputs_kernel import Arg, FewSpec, Part
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
-from preimage.engines.jit.index.taps import Axis, as_ints
+from preimage.engines.jit.index.taps import Axis, Ints, as_ints
+from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.packing.moves import weight_call
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, Value, kernel_call, numbered_operands
 from preimage.engines.jit.request import ConvRequest
@@ -140,8 +141,8 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
     item, shape = ELEMENT_BYTES[inner], _Shape.of(r, axes)
-    run, channels, columns = shape.run, shape.channels, shape.columns
-    walk = Walk(r, axes, plan.rows)
+    run, channels, terms = shape.run, shape.channels, Terms.of(shape.run, axes[1:])
+    walk = Walk(r, axes, plan.rows, terms)
     channel_room = -(-run // 8) * 8  # transposing writes whole squares
     cut = _cut_columns(r, shape, plan, item * channel_room * walk.slots, item)
     tap_bytes, units = run * channels * item, g.batch * g.groups
@@ -149,9 +150,9 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     bands, steps, fills, rows, row_parts = walk.tables(
         max(1, min(-(-wanted // cut.blocks), walk.count)), channel_room * cut.pitch, tap_bytes
     )
-    column_parts = list(dict.fromkeys(c.part for c in columns))
+    column_parts = list(dict.fromkeys(c.part for c in shape.columns))
     rows[:, 2] *= len(column_parts)
-    column_table = as_ints([[(cut.lead + c.at) * item, c.tap * tap_bytes, column_parts.index(c.part)] for c in columns])
+    column_table = _column_table(shape, cut, walk, terms, column_parts, item)
     units *= cut.blocks * len(bands)
     per_task = -(-units // (1 if r.threads == 1 else min(units, 8 * r.threads)))
     tasks, scratch = -(-units // per_task), walk.slots * channel_room * cut.pitch
@@ -167,18 +168,18 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
     # in as many steps as there are for one that brings new lines.
     width = min(cut.block, shape.line)
-    turns = len(columns) * -(-width // (plan.lanes * plan.vectors)) * walk.parts(steps)
+    turns = len(column_table) * -(-width // (plan.lanes * plan.vectors)) * walk.parts(steps)
     ahead = -(-width * r.in_strides[-1] // turns)
     news = plan.rows / max(1, len(shape.down.phases)) * width * run * ELEMENT_BYTES[r.element]
     near = scratch + news > r.target.l2_bytes // 2
     spec = FewSpec(
-        r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels, run, g.kernel_size[-1],
-        tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
+        r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels, run, terms.item, terms.multiple,
+        terms.order.depth, g.kernel_size[-1], tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
     values: dict[int, Value] = {
         **numbered_operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task,
         Arg.BANDS: bands, Arg.N_BANDS: len(bands), Arg.BLOCKS: cut.blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps,
-        Arg.FILLS: fills, Arg.ROWS: rows, Arg.COLUMNS: column_table, Arg.N_COLUMNS: len(columns),
+        Arg.FILLS: fills, Arg.ROWS: rows, Arg.COLUMNS: column_table, Arg.N_COLUMNS: len(column_table),
         Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1], Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: cut.lead,
         Arg.BEGIN: cut.begin, Arg.HIGHEST: cut.highest, Arg.LINE: shape.line, Arg.BLOCK: cut.block,
         Arg.OUT_COLUMNS: axes[-1].out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
@@ -191,6 +192,17 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     _take(r, len(axes), plan, shape, cut, len(bands), near)
     branches.few_outputs(f"padding.{'skipped' if program.skips_padding else 'every_tap' if r.every_tap else 'none'}")
     return program.done()
+
+
+def _column_table(shape: _Shape, cut: _Columns, walk: Walk, terms: Terms, parts: list[Part], item: int) -> Ints:
+    """Every column that a phase reads, and every piece of the channels under it: see `few_outputs_kernel`."""
+    tap_bytes, ends = shape.run * shape.channels * item, iter(walk.ends.of_columns(shape.columns, terms.pieces))
+    found = []
+    for column in shape.columns:
+        for first, count in terms.pieces:
+            at, weight = (cut.lead + column.at) * item + first * cut.pitch, column.tap * tap_bytes + first * shape.channels * item
+            found.append([at, weight, parts.index(column.part), count, next(ends)])
+    return as_ints(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ are neighbours; arrays that lie channels-last are transposed on the way:
         for step in the band's steps                 # a step: `rows` lines of the result
             scratch <- input lines that were not needed before
             for tile of the block's columns
-                sum[...] = +0
+                sum[...] = +0, and likewise the sums of each level above the blocks
                 for line in input lines that any row reads, in the order in which each row reads its own
-                    for column in offsets that any phase reads, in that order
-                        for i in channels of the group
+                    for column in offsets that any phase reads, in that order; a piece of the channels at a time
+                        for every row, phase of which a block ends before this tap: its sum is added to the level above
+                        for i in channels of the piece
                             for every row, phase of which (line, column) is a tap, and channel o:
                                 sum[row, phase, o] = fma(scratch[line, i, pixels + column], weight[tap, i, o], sum[...])
                 output = epilogue(sums), phases (and channels) interleaved
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import product
 from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
@@ -32,7 +34,19 @@ from preimage.engines.ir.epilogue import Finish, finish
 from preimage.engines.ir.shuffles import interleave
 from preimage.engines.jit.packing.copy_kernel import transposed
 
-__all__ = ["COLUMN_WORDS", "FILL_WORDS", "ROW_WORDS", "STEP_WORDS", "Arg", "FewSpec", "Part", "build"]
+__all__ = [
+    "COLUMN_WORDS",
+    "END_BITS",
+    "FILL_WORDS",
+    "FIRST",
+    "ROW_WORDS",
+    "STEP_WORDS",
+    "TAKES_PART",
+    "Arg",
+    "FewSpec",
+    "Part",
+    "build",
+]
 
 AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copying memory is asked for
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
@@ -58,8 +72,8 @@ class Arg(IntEnum):
     STEPS = 14  # fills from, to; rows from, to; output offset; lines of the result that exist; the fills to come, in how many
     # steps, and whether in the next unit
     FILLS = 15  # input offset, scratch offset, columns of the input (0: a line of zeros)
-    ROWS = 16  # scratch offset, weight offset, number of the part times the number of column parts
-    COLUMNS = 17  # offset in a line, weight offset, number of the part
+    ROWS = 16  # scratch offset, weight offset, number of the part times the number of column parts, ends of blocks (END_BITS)
+    COLUMNS = 17  # offset in a line, weight offset, number of the part, channels, ends of blocks (END_BITS)
     N_COLUMNS = 18
     X_IMAGE = 19
     X_CHANNEL = 20
@@ -82,8 +96,12 @@ class Arg(IntEnum):
 
 STEP_WORDS = 10
 FILL_WORDS = 3
-ROW_WORDS = 3
-COLUMN_WORDS = 3
+ROW_WORDS = 4
+COLUMN_WORDS = 5
+
+#: Four bits for each row (phase) of the tile say what ends before its tap in this line (column). Of a row: TAKES_PART, and how many
+#: levels of sums. Of a phase: how many levels, or FIRST: as many as the row says, for it is the phase's first tap in the line.
+END_BITS, TAKES_PART, FIRST, LEVELS = 4, 8, 8, 7
 
 #: The members (rows of the tile, or phases) that read a line (or column), each with the number of its tap after the first's.
 Part = tuple[tuple[int, int], ...]
@@ -93,7 +111,8 @@ Part = tuple[tuple[int, int], ...]
 class FewSpec:
     """What the code depends on.
 
-    run: input channels of a group; channels: output channels of a group; phases: of the last axis; width: taps of a kernel
+    run: input channels of a group; piece: of them at a time, 0 where that differs; multiple: what divides it; depth: levels of sums
+    above the blocks; channels: output channels of a group; phases: of the last axis; width: taps of a kernel
     row; last_in, last_out: the arrays are channels-last; near: a line is asked for once more as it is copied (the L2 cache
     hardly holds what was asked for before).
     """
@@ -109,6 +128,9 @@ class FewSpec:
     phases: int
     channels: int
     run: int
+    piece: int
+    multiple: int
+    depth: int
     width: int
     row_parts: tuple[Part, ...]
     column_parts: tuple[Part, ...]
@@ -128,7 +150,7 @@ def build(spec: FewSpec) -> str:
     arg = {slot: f.int_arg(slot) for slot in Arg}
     step_lanes = spec.lanes * spec.vectors
     scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
-    kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes)
+    kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes * max(1, spec.depth))
     with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
         band, left, group, n = _unit(arg, unit.index)
         count = (arg[Arg.LINE] - left).minimum(arg[Arg.BLOCK])
@@ -149,7 +171,7 @@ def build(spec: FewSpec) -> str:
             ahead = _Ahead(x, x_next, step.at(6))
             with f.loop(0, count, step_lanes) as tile:
                 turns = tile.index // step_lanes * arg[Arg.N_COLUMNS]
-                sums = _sums(f, spec, arg, scratch.at(tile.index), w, step, ahead, turns)
+                sums = _sums(f, spec, arg, scratch.at(tile.index), w, step, ahead, turns, kept)
                 for number_of_sum, value in enumerate(sums):
                     kept.at(number_of_sum * spec.lanes).store(value)
                 _store(f, spec, arg, kept, out_step, left + tile.index, group * spec.channels, step.at(5).load_int())
@@ -251,11 +273,13 @@ class _Ahead:
 
 
 def _sums(
-    f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: Ptr, ahead: _Ahead, turns: Int
+    f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: Ptr, ahead: _Ahead, turns: Int, kept: Ptr
 ) -> list[Num]:  # fmt: skip
-    """The sums of a tile, numbered (row, vector, phase, channel)."""
+    """The sums of a tile, numbered (row, vector, phase, channel); kept: memory for those of the levels above the blocks."""
     members = len(spec.column_parts)
     zeros = [f.zeros(spec.inner, spec.lanes)] * (spec.rows * spec.vectors * spec.phases * spec.channels)
+    for place in range(len(zeros) * spec.depth):
+        kept.at(place * spec.lanes).store(zeros[0])
     with f.loop(step.at(2).load_int(), step.at(3).load_int(), carry=zeros) as row:
         line = f.ptr_arg(Arg.ROWS, "i64").at(row.index * ROW_WORDS)
         x_row, w_row, kind = x.at_bytes(line.load_int()), w.at_bytes(line.at(1).load_int()), line.at(2).load_int()
@@ -265,22 +289,55 @@ def _sums(
             entry = f.ptr_arg(Arg.COLUMNS, "i64").at(column.index * COLUMN_WORDS)
             x_tap, w_tap = x_row.at_bytes(entry.load_int()), w_row.at_bytes(entry.at(1).load_int())
             number, sums = kind + entry.at(2).load_int(), list(column.carry)
+            if spec.depth:
+                _end_blocks(f, spec, line.at(3).load_int(), entry.at(4).load_int(), sums, kept)
+            count = f.i64(spec.piece) if spec.piece else entry.at(3).load_int()
             for a, rows in enumerate(spec.row_parts):
                 for b, phases in enumerate(spec.column_parts):
                     if not rows or not phases:
                         continue
                     only = len(spec.row_parts) * members == 1
-                    run = f.i64(spec.run) if only else number.equals(a * members + b).select(f.i64(spec.run), f.i64(0))
+                    run = count if only else number.equals(a * members + b).select(count, f.i64(0))
                     _run(f, spec, x_tap, w_tap, rows, phases, run, sums, later_tap)
             column.carry = sums
         row.carry = column.result
-    return row.result
+    totals = row.result
+    for level in range(spec.depth):
+        totals = [kept.at((level * len(zeros) + k) * spec.lanes).load(spec.lanes) + value for k, value in enumerate(totals)]
+    return totals
+
+
+def _end_blocks(f: Kernel, spec: FewSpec, line: Int, column: Int, sums: list[Num], kept: Ptr) -> None:
+    """Of every row and phase whose block ends before this tap, the sum goes to the level above; so with groups that end."""
+    zero = f.zeros(spec.inner, spec.lanes)
+    for r, p in product(range(spec.rows), range(spec.phases)):
+        mine, its = line // (1 << END_BITS * r) % (1 << END_BITS), column // (1 << END_BITS * p) % (1 << END_BITS)
+        levels = its.equals(FIRST).select(mine % (LEVELS + 1), its)
+        levels = (mine > LEVELS).select(levels, f.i64(0))
+        picked = [
+            ((r * spec.vectors + q) * spec.phases + p) * spec.channels + o
+            for q in range(spec.vectors)
+            for o in range(spec.channels)
+        ]
+        with f.loop(0, levels.minimum(1), carry=[sums[k] for k in picked]) as end:
+            for k, value in zip(picked, end.carry, strict=True):
+                place = kept.at(k * spec.lanes)
+                place.store(place.load(spec.lanes) + value)
+            for level in range(1, spec.depth):
+                with f.when(levels > level):
+                    for k in picked:
+                        below, above = (kept.at(((level - 1 + j) * len(sums) + k) * spec.lanes) for j in (0, 1))
+                        above.store(above.load(spec.lanes) + below.load(spec.lanes))
+                        below.store(zero)
+            end.carry = [zero] * len(picked)
+        for k, value in zip(picked, end.result, strict=True):
+            sums[k] = value
 
 
 def _run(
     f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num], later: Ptr
 ) -> None:  # fmt: skip
-    """The channels under one line and column, for the sums of these rows and phases; run: all channels, or none."""
+    """The channels of a piece under one line and column, for the sums of these rows and phases; run: how many, or none."""
     tap = spec.run * spec.channels  # elements of the weights
     taps = [
         (((r * spec.vectors) * spec.phases + p) * spec.channels, (j * spec.width + k) * tap) for r, j in rows for p, k in phases
@@ -288,7 +345,7 @@ def _run(
     channels, apart = spec.channels, spec.phases * spec.channels
     picked = [at + q * apart + o for at, _ in taps for o in range(channels) for q in range(spec.vectors)]
     wanted = max(1, UNROLL_PRODUCTS // len(picked))
-    unroll = max(u for u in (1, 2, 4) if u <= wanted and spec.run % u == 0)
+    unroll = max(u for u in (1, 2, 4) if u <= wanted and spec.multiple % u == 0)
     pitch = f.int_arg(Arg.PITCH)
     with f.loop(0, run, unroll, carry=[sums[number] for number in picked]) as i:
         for u in range(unroll):
@@ -297,7 +354,9 @@ def _run(
             line, weights = x.at_bytes((i.index + u) * pitch), w.at((i.index + u) * channels)
             pixels = [line.at(q * spec.lanes).load(spec.lanes) for q in range(spec.vectors)]
             factors = [weights.at(at + o).splat(spec.lanes) for _, at in taps for o in range(channels)]
-            i.carry = [pixels[n % spec.vectors].fma(factors[n // spec.vectors], total) for n, total in enumerate(i.carry)]
+            i.carry = [
+                total.plus_product(factors[n // spec.vectors], pixels[n % spec.vectors]) for n, total in enumerate(i.carry)
+            ]
     for number, value in zip(picked, i.result, strict=True):
         sums[number] = value
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
 
-from preimage.engines.jit.conv.few_outputs_kernel import Part
+from preimage.engines.jit.conv.few_outputs_kernel import END_BITS, FIRST, TAKES_PART, Part
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints
+from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["Walk", "Window", "row_axis", "windows"]
@@ -49,8 +50,9 @@ OUTSIDE = -(1 << 62)
 class Walk:
     """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
 
-    def __init__(self, r: ConvRequest, axes: list[Axis], rows: int) -> None:
+    def __init__(self, r: ConvRequest, axes: list[Axis], rows: int, terms: Terms) -> None:
         g, self.row_axis, self.rows = r.geometry, row_axis(axes), rows
+        self.ends = _Ends(terms, axes)
         self.every_tap, self.forward = r.every_tap, r.contraction == "conv"
         strides = [(r.in_strides[k + 1], r.out_strides[k + 1]) for k in range(1, len(axes))]
         self.in_line, self.out_line = strides[-2] if len(axes) > 2 else (0, 0)
@@ -106,7 +108,7 @@ class Walk:
         edges = [self.count * band // bands for band in range(bands + 1)]
         steps: list[tuple[int, ...]] = []
         fills: list[tuple[int, int, int]] = []
-        rows: list[tuple[int, int, int]] = []
+        rows: list[tuple[int, ...]] = []
         for begin, end in pairwise(edges):
             ring: dict[int, int] = {}
             for out, lines, exist in self.steps[begin:end]:
@@ -119,12 +121,13 @@ class Walk:
                         ring[source] = next(free)
                         columns = self.columns if source != OUTSIDE else 0
                         fills.append((source if columns else 0, ring[source] * line_bytes, columns))
-                for source, tap, part in lines:
-                    rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts))))
+                ends = self.ends.of_lines([(tap // self.width, part) for _, tap, part in lines])
+                for (source, tap, part), word in zip(lines, ends, strict=True):
+                    rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts)), word))
                 steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
         bounds = as_ints(list(pairwise(edges)))
         steps = _looking_ahead(steps, edges)
-        return bounds, as_ints(steps), _table(fills), _table(rows), list(parts) or [()]
+        return bounds, as_ints(steps), as_ints(fills).reshape(-1, 3), as_ints(rows).reshape(-1, 4), list(parts) or [()]
 
 
 def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> list[tuple[int, ...]]:
@@ -142,5 +145,48 @@ def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> list[tuple
     return out
 
 
-def _table(rows: list[tuple[int, int, int]]) -> Ints:
-    return as_ints(rows).reshape(-1, 3)
+class _Ends:
+    """Which levels of sums end before a tap: see `few_outputs_kernel.END_BITS`. axes: of the gather, the batch first."""
+
+    def __init__(self, terms: Terms, axes: list[Axis]) -> None:
+        self.order, self.axes = terms.order, axes[1:]
+        self.ranks = {}
+        for axis in self.axes:
+            for phase in axis.phases:
+                for rank, (tap, _) in enumerate(phase.taps):
+                    self.ranks[id(axis), tap] = rank
+
+    def _levels(self, before: list[int], now: list[int]) -> int:
+        """How many levels have other members; terms by their index in the order, innermost first."""
+        return sum(self.order.member(before, level + 1) != self.order.member(now, level + 1) for level in range(self.order.depth))
+
+    def of_lines(self, lines: list[tuple[int, Part]]) -> list[int]:
+        """A word for every line of a step. Lines by the number of their first member's tap, all axes but the last row-major."""
+        last: dict[int, list[int]] = {}
+        words = []
+        for first, part in lines if self.order.depth else ():
+            word = 0
+            for row, more in part:
+                number, index = first + more, [0, 0]
+                for axis in reversed(self.axes[:-1]):
+                    number, tap = divmod(number, axis.kernel)
+                    index.append(self.ranks[id(axis), tap])
+                word |= (TAKES_PART | (self._levels(last[row], index) if row in last else 0)) << (END_BITS * row)
+                last[row] = index
+            words.append(word)
+        return words or [0] * len(lines)
+
+    def of_columns(self, columns: list[Window], pieces: list[tuple[int, int]]) -> list[int]:
+        """A word for every column and piece of the channels."""
+        axis, words = self.axes[-1], []
+        last: dict[int, list[int]] = {}
+        outer = [0] * (len(self.axes) - 1)
+        for window in columns:
+            for channel, _ in pieces:
+                word = 0
+                for phase, more in window.part:
+                    index = [channel, self.ranks[id(axis), window.tap + more], *outer]
+                    word |= (self._levels(last[phase], index) if phase in last else FIRST) << (END_BITS * phase)
+                    last[phase] = index
+                words.append(word)
+        return words

@@ -12,15 +12,17 @@ from itertools import pairwise
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
+from preimage.engines.jit.index.gather import Gather
 from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import Ints
 from preimage.engines.jit.packing.weights_kernel import WeightArguments
 from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
 from preimage.engines.jit.runtime.program_kernel import Piece, SweepArguments, SweepSpec
 
-__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_lists", "streamed_call", "sweeps"]
+__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_tables", "streamed_call", "sweeps"]
 
 SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
 PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
@@ -63,17 +65,27 @@ def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_byt
     return [(0, *(cut - by for cut in range(step, taps, step)), taps) for by in moved]
 
 
-def piece_lists(lists: Ints, taps: Ints, tap_bytes: int, bounds: Bounds) -> Ints:
-    """For every piece all lists of taps: first, last + 1, whether the sums begin, 0 nothing to do, 1 go on or 2 end."""
-    numbers = taps[:, 1] // tap_bytes
-    out = np.zeros((len(bounds) - 1, len(lists), 4), np.int64)
-    for k, (first, last) in enumerate(lists.tolist()):
-        at = first + np.searchsorted(numbers[first:last], bounds)
-        some = np.flatnonzero(at[1:] > at[:-1]) if last > first else np.zeros(1, np.int64)
-        out[:, k, 0], out[:, k, 1] = at[:-1], at[1:]
-        out[some, k, 3] = 1
-        out[some[0], k, 2], out[some[-1], k, 3] = 1, 2
-    return out
+def piece_tables(gather: Gather, tap_bytes: int, cuts: list[Bounds]) -> tuple[Ints, Array]:
+    """Lists and nodes for every way to cut the taps, and of each way for every piece. A list: first member, last + 1, whether the
+    sums begin, 0 nothing to do, 1 go on or 2 end. (One line of the result is all lists of a piece.)
+    """
+    numbers = gather.taps[:, 1] // tap_bytes
+    lists, nodes, count = [], [], 0
+    for bounds in cuts:
+        part = np.searchsorted(np.array(bounds[1:-1]), numbers, "right")
+        found, more = gather.nodes(part, count)
+        pieces = len(bounds) - 1
+        ranges = np.zeros((pieces, gather.lists, 4), np.int64)
+        ranges[: len(found) // gather.lists, :, :2] = found.reshape(-1, gather.lists, 2)
+        some = ranges[:, :, 1] > ranges[:, :, 0]
+        some[0, ~some.any(axis=0)] = True  # a list without taps is all in the first piece
+        ranges[:, :, 3] = some
+        first, last = some.argmax(axis=0), pieces - 1 - some[::-1].argmax(axis=0)
+        ranges[first, np.arange(gather.lists), 2], ranges[last, np.arange(gather.lists), 3] = 1, 2
+        lists.append(ranges)
+        nodes.append(more)
+        count += len(more)
+    return np.concatenate(lists), np.concatenate(nodes)
 
 
 @dataclass(frozen=True)

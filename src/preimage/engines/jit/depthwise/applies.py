@@ -7,9 +7,11 @@ from math import prod
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
+from preimage.engines.jit.index.taps import gather_axes
+from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["is_depthwise", "lanes_of", "not_depthwise", "not_planes", "not_upsampling", "row_stride"]
+__all__ = ["cuts_rows", "is_depthwise", "lanes_of", "not_depthwise", "not_planes", "not_upsampling", "row_stride"]
 
 MOST_VECTORS = 8  # of one run of stride phases
 MOST_TAPS = 8  # of a run, all in the code
@@ -63,6 +65,9 @@ def not_planes(r: ConvRequest) -> str | None:
         take("refused.stride")
         return f"vectors cannot be split into {parts} stride phases"
     moved = prod(g.input_shape) + prod(g.output_shape)
+    if cuts_rows(r) and prod(g.kernel_size) > r.target.costs.depthwise.most_unrolled:
+        take("refused.long_rows")
+        return f"blocks of a sum end within kernel rows of {g.kernel_size[-1]}"
     if g.inside_macs >= r.target.costs.depthwise.dense * moved:
         take("refused.much_work")
         return f"{g.inside_macs / moved:.0f} multiply-adds an element: transposing to channels-last costs little beside them"
@@ -83,6 +88,11 @@ def not_upsampling(r: ConvRequest) -> str | None:
     if kernel % stride or kernel // stride > MOST_TAPS:
         return f"a kernel of {kernel} is not up to {MOST_TAPS} times the stride of {stride}"
     return None
+
+
+def cuts_rows(r: ConvRequest) -> bool:
+    """Whether blocks of a sum's order end within a row of the kernel."""
+    return Terms.of(1, gather_axes(r.geometry, r.contraction)[1:]).cuts(1)
 
 
 def row_stride(strides: tuple[int, ...], ndim: int) -> int:

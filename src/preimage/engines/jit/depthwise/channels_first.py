@@ -9,7 +9,7 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
-from preimage.engines.jit.depthwise.applies import row_stride
+from preimage.engines.jit.depthwise.applies import cuts_rows, row_stride
 from preimage.engines.jit.depthwise.channels_first_kernel import (
     Band,
     PlaneArguments,
@@ -20,6 +20,7 @@ from preimage.engines.jit.depthwise.channels_first_kernel import (
     WeightCopySpec,
 )
 from preimage.engines.jit.index.taps import Axis, Phase, gather_axes
+from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
@@ -45,12 +46,12 @@ def lower_plane(r: ConvRequest) -> Program:
     patterns: dict[RowPattern, int] = {}
     for phase in row_axis.phases:
         patterns.setdefault(_pattern(phase), len(patterns))
+    terms = Terms.of(1, (row_axis, column_axis))
     rows, vectors, looped = _tile(r, row_axis, columns, patterns, line, lanes)
 
     part_pitch = _part_pitch(column_axis, split, line, lanes, vectors, margin, max(0, *places)) * item
-    row_pitch = part_pitch * split
+    row_pitch, band_bytes = part_pitch * split, r.target.costs.depthwise.band_bytes
     out_row, weight_row = row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item
-    band_bytes = r.target.costs.depthwise.band_bytes
     tiles, bands, slots = _bands(row_axis, patterns, rows, row_pitch, out_row, weight_row, band_bytes)
     units, scratch = g.batch * g.groups * len(bands), slots * row_pitch
     per_task = -(-units // (1 if r.threads == 1 else min(units, 4 * r.threads)))
@@ -69,7 +70,7 @@ def lower_plane(r: ConvRequest) -> Program:
     program.buffers.append(Buffer("scratch", scratch * r.threads))
     spec = PlaneSpec(
         r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
-        margin, vectors, looped, r.finish,
+        margin, vectors, looped, terms.order, r.finish,
     )  # fmt: skip
     values = PlaneArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_bands=len(bands),
@@ -128,7 +129,7 @@ def _tile(
     rows = max(1, min(least, room // (2 * vectors) if len(columns) == 1 else 4))
     while rows > 1 and rows * vectors * lines * taps > most:
         rows -= 1
-    looped = rows * vectors * lines * taps > most and len(patterns) == 1
+    looped = rows * vectors * lines * taps > most and len(patterns) == 1 and not cuts_rows(r)
     if looped:
         rows, vectors = min(least, 4), 1
     return rows, vectors, looped

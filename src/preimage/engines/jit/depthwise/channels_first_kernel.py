@@ -9,9 +9,11 @@ is one of neighbouring elements:
         for tile of `rows` output rows
             for ow in vectors of the line
                 for every part of the result (stride phases of a transposed convolution; else one)
-                    sum[r] = +0
-                    for kh, kw:  sum[r] = fma(scratch[row(r, kh), part(kw), place(kw) + ow], weight[c, kh, kw], sum[r])
-                output[r, ow] = epilogue(sums, the parts interleaved)
+                    for block of the sum's order, group of blocks, ...
+                        sum[r] = +0
+                        for kh, kw of the block:
+                            sum[r] = fma(scratch[row(r, kh), part(kw), place(kw) + ow], weight[c, kh, kw], sum[r])
+                output[r, ow] = epilogue(totals, the parts interleaved)
 
 An input row is loaded once for all output rows of the tile that read it. Kernels of many rows run kh as a loop. Weights are
 single numbers, read as they lie: [c][kh][kw].
@@ -20,12 +22,16 @@ single numbers, read as they lie: [c][kh][kw].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.ordered import StaticSum, added
 from preimage.engines.ir.shuffles import deinterleave, interleave
+from preimage.engines.order import Order
 
 __all__ = [
     "Band",
@@ -97,7 +103,7 @@ class PlaneSpec:
 
     rows: output rows of a tile; row_step: scratch rows from one to the next; split: parts of an input row; columns: for
     every part of the result its taps (number, part, place); width: taps of a kernel row; margin: places before column 0;
-    looped: kh is a loop (one pattern, evenly spaced).
+    looped: kh is a loop (one pattern, evenly spaced); order: of one sum (1, taps of a row, rows).
     """
 
     arguments: ClassVar = PlaneArguments
@@ -115,6 +121,7 @@ class PlaneSpec:
     margin: int
     vectors: int
     looped: bool
+    order: Order
     finish: Finish
 
     def ir(self) -> str:
@@ -218,18 +225,27 @@ def _unrolled(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr
                     weight(j, k)
     result = []
     for taps in spec.columns:
-        sums = [[zero] * spec.vectors for _ in range(spec.rows)]
+        sums = [StaticSum([zero] * spec.vectors, spec.order.depth) for _ in range(spec.rows)]
         for slot in sorted(users, reverse=falling):
             row = base.at_bytes(pitch * slot) if slot else base
-            for k, part, place in taps:
+            for rank, (k, part, place) in enumerate(taps):
                 values = [_place(f, spec, row, part, place, v) for v in range(spec.vectors)]
                 for r, j in users[slot]:
                     number = (
                         weight(j, k) if (j, k) in numbers else w.at(j * pattern.tap_stride * spec.width + k).splat(spec.lanes)
                     )
-                    sums[r] = [value.fma(number, total) for value, total in zip(values, sums[r], strict=True)]
-        result.append(sums)
+                    sums[r].add(_blocks(spec, rank, j), partial(_plus, values, number))
+        result.append([total.total() for total in sums])
     return result
+
+
+def _plus(values: list[Num], factor: Num, chains: list[Num]) -> list[Num]:
+    return [chain.plus_product(value, factor) for value, chain in zip(values, chains, strict=True)]
+
+
+def _blocks(spec: PlaneSpec, column: int, row: int) -> tuple[int, ...]:
+    """The numbers of a tap's block, its group, ..."""
+    return tuple(int(spec.order.member((0, column, row), level + 1)) for level in range(spec.order.depth))
 
 
 def _looped(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
@@ -237,22 +253,37 @@ def _looped(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) 
     pitch, zero = PlaneArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
     count = len(pattern.offsets)
     step = pattern.offsets[1] - pattern.offsets[0] if count > 1 else 0
-    carry = [zero] * (len(spec.columns) * spec.rows * spec.vectors)
+    zeros = [zero] * (len(spec.columns) * spec.rows * spec.vectors)
     top = base.at_bytes(pitch * pattern.offsets[0])
-    with f.loop(0, count, carry=carry) as tap:
-        line = top.at_bytes(pitch * step * tap.index)
-        here = w.at(tap.index * (pattern.tap_stride * spec.width))
-        sums = list(tap.carry)
+
+    def kernel_row(number: Int, chains: list[Num]) -> list[Num]:
+        line = top.at_bytes(pitch * step * number)
+        here = w.at(number * (pattern.tap_stride * spec.width))
+        sums = list(chains)
         for q, taps in enumerate(spec.columns):
             for k, part, place in taps:
-                number = here.at(k).splat(spec.lanes)
+                factor = here.at(k).splat(spec.lanes)
                 for r in range(spec.rows):
                     row = line.at_bytes(pitch * (r * spec.row_step)) if r else line
                     for v in range(spec.vectors):
                         at = (q * spec.rows + r) * spec.vectors + v
-                        sums[at] = _place(f, spec, row, part, place, v).fma(number, sums[at])
-        tap.carry = sums
-    whole = iter(tap.result)
+                        sums[at] = sums[at].plus_product(_place(f, spec, row, part, place, v), factor)
+        return sums
+
+    def level(depth: int, first: Int | int, end: Int | int) -> list[Num]:
+        rows = (
+            prod(cut.step for cut in spec.order.levels[:depth]) if depth else 1
+        )  # of a member; blocks are whole rows of the kernel
+        with f.loop(first, end, rows, carry=zeros) as member:
+            if depth == 0:
+                member.carry = kernel_row(member.index, member.carry)
+            elif depth == 1 and rows == 1:
+                member.carry = added(member.carry, kernel_row(member.index, zeros))
+            else:
+                member.carry = added(member.carry, level(depth - 1, member.index, (member.index + rows).minimum(f.i64(end))))
+        return member.result
+
+    whole = iter(level(spec.order.depth, 0, count))
     return [[[next(whole) for _ in range(spec.vectors)] for _ in range(spec.rows)] for _ in spec.columns]
 
 

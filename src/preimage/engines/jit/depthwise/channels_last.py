@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import lanes_of
 from preimage.engines.jit.depthwise.channels_last_kernel import REUSE_STEP, ChannelsLastArguments, DepthwiseSpec, Row, Tap, Tile
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, distinct, gather_axes
+from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.packing.moves import slab_calls, swap_back, weight_call
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
@@ -94,9 +95,8 @@ def _calls(
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
     channels, at = g.out_channels, _pixel_axis(axes)
-    pixel_axis = axes[at]
-    outer = [k for k in range(len(axes)) if k != at]
-    groups = _by_pattern(pixel_axis)
+    pixel_axis, outer = axes[at], [k for k in range(len(axes)) if k != at]
+    groups, terms = _by_pattern(pixel_axis), Terms.of(1, axes[1:])
     vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
     weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
@@ -112,7 +112,8 @@ def _calls(
     calls = [] if r.prepared else [weights]
     tiles_of = []
     for pattern, phases in groups.items():
-        unrolled = len(pattern.columns) <= r.target.costs.depthwise.most_taps_in_code and not r.little
+        place = len(axes) - at  # of the pixels' axis in the order of a sum
+        unrolled = len(pattern.columns) <= r.target.costs.depthwise.most_taps_in_code and not (r.little or terms.cuts(place))
         columns = pattern.columns if unrolled else (0,)
         down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
         pixels = _tile_pixels(r, pattern, phases, vectors, in_strides[at] if down else 0)
@@ -122,27 +123,28 @@ def _calls(
         take("taps.unrolled" if unrolled else "taps.looped")
         take("tiles.down" if down else "tiles.along")
         take("tiles.over_the_ends" if tiles["edge"].any() else "tiles.inside")
-        rows, taps = _rows(axes, outer, in_strides, out_strides, tap_bytes)
+        rows, taps = _rows(axes, outer, in_strides, out_strides, tap_bytes, terms)
         if not unrolled:
-            rows, taps = _spread(rows, taps, pattern, in_strides[at], tap_bytes)
+            taps = _spread(taps, pattern, in_strides[at], tap_bytes, terms.members(place, np.arange(len(pattern.columns))))
+        lone = terms.lone_rows(place) if unrolled else terms.lone
+        nodes = _give_ranges(rows, taps, lone)
         rows["first_tile"], rows["end_tile"] = 0, len(tiles)
         rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r, down)
         spec = DepthwiseSpec(
             element, r.element if straight else inner, inner, lanes, vectors, pixels, columns,
             *((0, 1, 0) if r.little else (phases[0].in_step, pattern.tap_stride, in_strides[at])), g.out_channels_per_group,
             "any" if r.little else ("last" if blocks == 1 else "any") if channels % width else "",
-            r.little or bool(tiles["edge"].any()), r.finish if straight else Finish(), down,
+            r.little or bool(tiles["edge"].any()), terms.order.depth, lone, r.finish if straight else Finish(), down,
         )  # fmt: skip
         values = ChannelsLastArguments(
-            **operands(read, written), rows=rows, tiles=tiles, taps=taps, chunk_rows=bounds, zeros=zeros, blocks=blocks,
+            **operands(read, written), rows=rows, tiles=tiles, taps=taps.table, nodes=nodes, chunk_rows=bounds, zeros=zeros, blocks=blocks,
             block_bytes=block_bytes, channels=channels, step=phases[0].in_step, pixel_bytes=in_strides[at],
             ahead=in_strides[at - 1] if down else 0,  # the next line: measured 1.3 times as fast on 25 MB of input
             columns=pixel_axis.in_size, out_pixel_bytes=phases[0].step * out_strides[at],
         )  # fmt: skip
         calls.append(kernel_call("depthwise", spec, values, len(bounds) - 1))
         tiles_of.append(f"{pixels} pixels x {vectors} vectors of {lanes} channels, {len(pattern.columns)} taps a row")
-    program.details["tile"] = "; ".join(tiles_of)
-    program.details["tasks"] = ", ".join(str(call.tasks) for call in calls[1:])
+    program.details |= {"tile": "; ".join(tiles_of), "tasks": ", ".join(str(call.tasks) for call in calls[1:])}
     return calls
 
 
@@ -217,15 +219,23 @@ def _tiles(axis: Axis, phases: list[Phase], pixels: int, columns: tuple[int, ...
     return np.concatenate(parts)
 
 
+class _Taps(NamedTuple):
+    """The table of taps; owner, members: see `terms.node_tables`."""
+
+    table: Array
+    owner: Ints
+    members: Ints
+
+
 def _rows(
-    axes: list[Axis], outer: list[int], in_strides: list[int], out_strides: list[int], tap_bytes: int
-) -> tuple[Array, Array]:
-    """Every position of the outer axes, and the outer taps that reach it, row-major."""
+    axes: list[Axis], outer: list[int], in_strides: list[int], out_strides: list[int], tap_bytes: int, terms: Terms
+) -> tuple[Array, _Taps]:
+    """Every position of the outer axes, and lists of the outer taps that reach it, row-major. first: the number of a row's list."""
     weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]
     rows: list[Array] = []
     taps: list[Array] = []
-    known: dict[Any, tuple[int, int]] = {}
-    count = 0
+    members: list[Ints] = []
+    known: dict[Any, int] = {}
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
         picks = []
         for k, phase in zip(outer, phases, strict=True):
@@ -248,32 +258,42 @@ def _rows(
             ranges = []
             for (_, _, codes), i, phase in zip(picks, index, phases, strict=True):
                 begin, end = divmod(int(codes[i[chosen[0]]]), len(phase.taps) + 1)
-                ranges.append(phase.taps[begin:end])
+                ranges.append((begin, phase.taps[begin:end]))
             key = (tuple(ranges), outer and tuple(outer))
             if key not in known:
-                at, weight = np.zeros(1, np.int64), np.zeros(1, np.int64)
-                for k, part in zip(outer, ranges, strict=True):
+                at, weight, numbers = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, terms.order.depth), np.int64)
+                for k, (begin, part) in zip(outer, ranges, strict=True):
+                    if k:
+                        more = terms.members(len(axes) - k, np.arange(begin, begin + len(part)))
+                        numbers = (numbers[:, None] + more).reshape(len(numbers) * len(more), terms.order.depth)
                     number, offset = np.array(part, np.int64).reshape(-1, 2).T
                     at = (at[:, None] + offset * in_strides[k]).ravel()
                     weight = (weight[:, None] + number * weights[k] * tap_bytes).ravel()
                 entry = Tap(input=at, weight=weight, columns=0).table()
+                known[key] = len(taps)
                 taps.append(entry)
-                known[key] = (count, count + len(entry))
-                count += len(entry)
-            block["first_tap"][chosen], block["end_tap"][chosen] = known[key]
+                members.append(numbers)
+            block["first"][chosen] = known[key]
         rows.append(block)
-    return np.concatenate(rows), np.concatenate(taps)
+    owner = np.repeat(np.arange(len(taps), dtype=np.int64), [len(entry) for entry in taps])
+    return np.concatenate(rows), _Taps(np.concatenate(taps), owner, np.concatenate(members))
 
 
-def _spread(rows: Array, taps: Array, pattern: _Pattern, in_stride: int, tap_bytes: int) -> tuple[Array, Array]:
-    """The taps of the last axis as turns of the outer loop."""
+def _give_ranges(rows: Array, taps: _Taps, lone: bool) -> Array:
+    """The nodes of the sums; rows are given the ranges of their lists, in place of the lists' numbers."""
+    ranges, nodes = node_tables(taps.owner, taps.members, int(rows["first"].max()) + 1, lone)
+    rows["first"], rows["end"] = ranges[rows["first"]].T
+    return nodes
+
+
+def _spread(taps: _Taps, pattern: _Pattern, in_stride: int, tap_bytes: int, members: Ints) -> _Taps:
+    """The taps of the last axis as turns of the outer loop. members: what they add to the numbers of their blocks, groups, ..."""
     columns = np.array(pattern.columns, np.int64)
-    for name in ("first_tap", "end_tap"):
-        rows[name] *= len(columns)
     weight = np.arange(len(columns)) * (pattern.tap_stride * tap_bytes)
-    outer = {name: taps[name][:, None] for name in ("input", "weight", "columns")}
+    outer = {name: taps.table[name][:, None] for name in ("input", "weight", "columns")}
     spread = Tap(input=outer["input"] + columns * in_stride, weight=outer["weight"] + weight, columns=outer["columns"] + columns)
-    return rows, spread.table()
+    numbers = (taps.members[:, None] + members).reshape(len(taps.members) * len(members), members.shape[1])
+    return _Taps(spread.table(), np.repeat(taps.owner, len(columns)), numbers)
 
 
 def _goes_down(r: ConvRequest, columns: Axis, lines: Axis, line_bytes: int) -> bool:

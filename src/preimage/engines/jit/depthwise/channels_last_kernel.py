@@ -6,11 +6,12 @@ neighbouring output pixels of one block of channels; an input pixel is loaded on
     for row in this task's rows                        # a line of output pixels
         for block of channels
             for tile in the row's tiles
-                sum[p] = +0
-                for (kd, kh) in the outer taps that reach this row      # from a table, row-major
-                    for kw in taps of the last axis                     # unrolled
-                        sum[p] = fma(input[p*step + column[kw]], weight[kd, kh, kw], sum[p])
-                output[p] = epilogue(sum[p])
+                for block of the sum's order, group of blocks, ...      # from a table; `ordered_sum`
+                    sum[p] = +0
+                    for (kd, kh) in the block's taps of outer axes that reach this row      # from a table, row-major
+                        for kw in taps of the last axis                                     # unrolled
+                            sum[p] = fma(input[p*step + column[kw]], weight[kd, kh, kw], sum[p])
+                output[p] = epilogue(total[p])
 
 A transposed convolution is the same with the tables of its stride phases (see `index.taps`); phases whose taps lie alike share
 one kernel. An edge tile, whose columns are not all inside the input, reads those outside from a vector of zeros.
@@ -26,6 +27,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.ordered import Node, ordered_sum
 
 __all__ = ["ChannelsLastArguments", "DepthwiseSpec", "Row", "Tap", "Tile", "build"]
 
@@ -35,8 +37,8 @@ class Row(Record):
 
     input: Column  # offset
     output: Column  # offset
-    first_tap: Column
-    end_tap: Column  # last tap + 1
+    first: Column  # tap, or node where the sums have several blocks
+    end: Column  # last + 1
     first_tile: Column
     end_tile: Column  # last tile + 1
 
@@ -64,6 +66,7 @@ class ChannelsLastArguments(EpilogueArguments):
     rows: Records[Row]
     tiles: Records[Tile]
     taps: Records[Tap]
+    nodes: Records[Node]
     chunk_rows: Words  # first row of every task, and the end
     blocks: Integer
     block_bytes: Integer  # packed weights of a block
@@ -87,7 +90,8 @@ class DepthwiseSpec:
     the lowest; step: input columns from one output pixel to the next; tap_stride: weight vectors from one tap to the next;
     pixel_bytes: of the input (step and pixel_bytes are 0 where only the call knows); repeat: output channels of one input
     channel (a divisor of lanes); ragged: "" if all blocks of channels are full, "last" if the last vector of the only block
-    is not, "any" else; ahead: whether columns of a later line are prefetched.
+    is not, "any" else; depth: levels of sums above the blocks; lone: every block is one outer tap; ahead: whether columns of a
+    later line are prefetched.
     """
 
     arguments: ClassVar = ChannelsLastArguments
@@ -105,6 +109,8 @@ class DepthwiseSpec:
     repeat: int
     ragged: str
     edges: bool
+    depth: int
+    lone: bool
     finish: Finish
     ahead: bool = False
 
@@ -133,7 +139,7 @@ def build(spec: DepthwiseSpec) -> str:
         x_row = x.at_bytes(row.input + x_channel * item)
         w_block = w.at_bytes(block.index * args.block_bytes)
         out_row = row.output + channel * ELEMENT_BYTES[spec.out]
-        outer = row.first_tap, row.end_tap
+        outer = row.first, row.end
         with f.loop(row.first_tile, row.end_tile) as t:
             tile = tiles[t.index]
             column, out_tile = tile.column, out_row + tile.output
@@ -182,12 +188,12 @@ def _chain(
     read: Callable[[Tap], Callable[[Int | int], list[Num]]],
 ) -> list[Num]:
     """The sums of a tile: outer taps in a loop, taps of the last axis unrolled; `read` gives an outer tap's columns."""
-    taps = _args(f, spec).taps
-    zero = f.zeros(spec.inner, spec.lanes)
-    with f.loop(*outer, carry=[zero] * (spec.pixels * spec.vectors)) as tap:
-        outer_tap = taps[tap.index]
+    args = _args(f, spec)
+
+    def item(number: Int, chains: list[Num]) -> list[Num]:
+        outer_tap = args.taps[number]
         w_tap = w.at_bytes(outer_tap.weight)
-        load, sums = read(outer_tap), list(tap.carry)
+        load, sums = read(outer_tap), list(chains)
         seen: dict[int, list[Num]] = {}
         for k, first in enumerate(spec.columns):
             at = w_tap.at(k * spec.tap_stride * spec.vectors * spec.lanes)
@@ -199,11 +205,13 @@ def _chain(
                     if spec.step <= REUSE_STEP:
                         seen[column] = values
                 else:
-                    values = load(_args(f, spec).step * p + first)
+                    values = load(args.step * p + first)
                 for v in range(spec.vectors):
-                    sums[p * spec.vectors + v] = values[v].fma(weights[v], sums[p * spec.vectors + v])
-        tap.carry = sums
-    return tap.result
+                    sums[p * spec.vectors + v] = sums[p * spec.vectors + v].plus_product(weights[v], values[v])
+        return sums
+
+    zeros = [f.zeros(spec.inner, spec.lanes)] * (spec.pixels * spec.vectors)
+    return ordered_sum(f, spec.depth, outer, zeros, item, args.nodes, spec.lone)
 
 
 def _pixel(f: Kernel, spec: DepthwiseSpec, at: Ptr, masks: Masks) -> list[Num]:

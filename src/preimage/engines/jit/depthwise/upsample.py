@@ -13,6 +13,7 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import row_stride
 from preimage.engines.jit.depthwise.upsample_kernel import Chunk, Row, SpreadSpec, Tap, UpsampleArguments
 from preimage.engines.jit.index.taps import Axis, gather_axes
+from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
@@ -34,7 +35,8 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     start = first * stride - lo
     pitch = -(-(positions + taps - 1) // lanes) * lanes * item
     row_axis = gather_axes(g, r.contraction)[1] if g.ndim == 2 else None
-    rows, row_taps, reach = _rows(row_axis, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item)
+    terms = Terms.of(1, gather_axes(g, r.contraction)[1:])
+    rows, row_taps, nodes, reach = _rows(row_axis, row_stride(r.out_strides, g.ndim), g.kernel_size[-1] * item, terms)
     planes = g.batch * g.groups
     most = max(1, costs.scratch_bytes // pitch)
     pieces = max(-(-row_axis.in_size // most) if row_axis else 1, 1 if r.threads == 1 else -(-8 * r.threads // planes))
@@ -58,11 +60,13 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     take("taps.one" if taps == 1 else "taps.several")
     take("tile.one_column" if tile == 1 else "tile.several_columns")
     take("chunks.one" if len(chunks) == 1 else "chunks.several")
-    spec = SpreadSpec(r.element, r.element, inner, lanes, tile, stride, taps, ragged, r.finish)
+    spec = SpreadSpec(
+        r.element, r.element, inner, lanes, tile, stride, taps, ragged, terms.order.depth, terms.lone_rows(1), r.finish
+    )
     values = UpsampleArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_chunks=len(chunks),
         channels=g.groups, x_image=r.in_strides[0], x_channel=r.in_strides[1], x_row=row_stride(r.in_strides, g.ndim),
-        out_image=r.out_strides[0], out_channel=r.out_strides[1], chunks=chunks, rows=rows, taps=row_taps, row_pitch=pitch,
+        out_image=r.out_strides[0], out_channel=r.out_strides[1], chunks=chunks, rows=rows, taps=row_taps, nodes=nodes, row_pitch=pitch,
         first=first - taps + 1, in_columns=small, out_columns=large, positions=positions, start=start,
         weight_bytes=prod(g.kernel_size) * item,
     )  # fmt: skip
@@ -77,22 +81,24 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     return program.done()
 
 
-def _rows(axis: Axis | None, out_row: int, weight_row: int) -> tuple[Array, Array, list[tuple[int, int]]]:
-    """Every output row's offset and taps; the taps; and the lowest and highest input row of each (0, -1: none)."""
-    rows: list[tuple[int, int, int]] = []
-    taps: list[tuple[int, int]] = []
+def _rows(axis: Axis | None, out_row: int, weight_row: int, terms: Terms) -> tuple[Array, Array, Array, list[tuple[int, int]]]:
+    """Every output row's offset and taps; the taps; blocks and groups of them; and the lowest and highest input row of each (0, -1: none)."""
+    offsets: list[int] = []
+    taps: list[tuple[int, int, int, int]] = []
     reach: list[tuple[int, int]] = []
     for ih in range(axis.out_size if axis else 1):
-        found = [(0, 0)]
+        found = [(0, 0, 0)]
         if axis is not None:
             phase, turn = axis.phases[ih % len(axis.phases)], ih // len(axis.phases)
-            found = [(turn + offset, kh) for kh, offset in phase.taps if 0 <= turn + offset < axis.in_size]
-        rows.append((ih * out_row, len(taps), len(taps) + len(found)))
-        reach.append((min((at for at, _ in found), default=0), max((at for at, _ in found), default=-1)))
-        taps += [(at, kh * weight_row) for at, kh in found]
-    offset, begin, end = np.array(rows, np.int64).T
-    at, weight = np.array(taps, np.int64).reshape(-1, 2).T
-    return Row(output=offset, first=begin, end=end).table(), Tap(row=at, weight=weight).table(), reach
+            found = [(turn + offset, kh, k) for k, (kh, offset) in enumerate(phase.taps) if 0 <= turn + offset < axis.in_size]
+        offsets.append(ih * out_row)
+        reach.append((min((at for at, _, _ in found), default=0), max((at for at, _, _ in found), default=-1)))
+        taps += [(at, kh * weight_row, ih, k) for at, kh, k in found]
+    at, weight, owner, rank = np.array(taps, np.int64).reshape(-1, 4).T
+    members = terms.members(2, rank) if axis is not None else terms.members(1, rank)
+    ranges, nodes = node_tables(owner, members, len(offsets), terms.lone_rows(1))
+    rows = Row(output=offsets, first=ranges[:, 0], end=ranges[:, 1]).table()
+    return rows, Tap(row=at, weight=weight).table(), nodes, reach
 
 
 def _chunks(reach: list[tuple[int, int]], count: int) -> Array:

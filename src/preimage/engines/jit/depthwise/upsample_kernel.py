@@ -24,6 +24,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.ordered import Node, ordered_sum
 
 __all__ = ["Chunk", "Row", "SpreadSpec", "Tap", "UpsampleArguments", "build"]
 
@@ -41,8 +42,8 @@ class Row(Record):
     """An output row."""
 
     output: Column  # offset
-    first: Column  # tap
-    end: Column  # last tap + 1
+    first: Column  # tap, or node where the sums have several blocks
+    end: Column  # last + 1
 
 
 class Tap(Record):
@@ -69,6 +70,7 @@ class UpsampleArguments(EpilogueArguments):
     chunks: Records[Chunk]
     rows: Records[Row]
     taps: Records[Tap]
+    nodes: Records[Node]
     row_pitch: Integer  # of the scratch
     first: Integer  # input column of the scratch's first place
     in_columns: Integer
@@ -80,7 +82,9 @@ class UpsampleArguments(EpilogueArguments):
 
 @dataclass(frozen=True, slots=True)
 class SpreadSpec:
-    """What the code depends on. taps: J; positions: of a tile; ragged: runs are cut by padding, or hang over the last vector."""
+    """What the code depends on. taps: J; positions: of a tile; ragged: runs are cut by padding, or hang over the last vector; depth:
+    levels of sums above the blocks; lone: every block is one kernel row.
+    """
 
     arguments: ClassVar = UpsampleArguments
 
@@ -92,6 +96,8 @@ class SpreadSpec:
     stride: int
     taps: int
     ragged: bool
+    depth: int
+    lone: bool
     finish: Finish
 
     def ir(self) -> str:
@@ -137,19 +143,20 @@ def _fill(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, scratch: Ptr, x:
 def _sums(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, x: Ptr, lowest: Int, w: Ptr, first: Int, last: Int) -> list[Num]:
     """The sums of a tile, numbered (position, vector)."""
     lanes, vectors = spec.lanes, -(-spec.stride // spec.lanes)
-    zeros = [f.zeros(spec.inner, lanes)] * (spec.positions * vectors)
-    with f.loop(first, last, carry=zeros) as tap:
-        entry = args.taps[tap.index]
-        line, here = x.at_bytes((entry.row - lowest) * args.row_pitch), w.at_bytes(entry.weight)
-        sums = list(tap.carry)
+
+    def item(number: Int, chains: list[Num]) -> list[Num]:
+        tap, sums = args.taps[number], list(chains)
+        line, here = x.at_bytes((tap.row - lowest) * args.row_pitch), w.at_bytes(tap.weight)
         for j in range(spec.taps):
             weights = [here.at(j * spec.stride + v * lanes).load(lanes) for v in range(vectors)]
             for p in range(spec.positions):
-                number = line.at(p + spec.taps - 1 - j).splat(lanes)
+                value = line.at(p + spec.taps - 1 - j).splat(lanes)
                 for v in range(vectors):
-                    sums[p * vectors + v] = number.fma(weights[v], sums[p * vectors + v])
-        tap.carry = sums
-    return tap.result
+                    sums[p * vectors + v] = sums[p * vectors + v].plus_product(weights[v], value)
+        return sums
+
+    zeros = [f.zeros(spec.inner, lanes)] * (spec.positions * vectors)
+    return ordered_sum(f, spec.depth, (first, last), zeros, item, args.nodes, spec.lone)
 
 
 def _store(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, sums: list[Num], out: Int, start: Int, channel: Int) -> None:

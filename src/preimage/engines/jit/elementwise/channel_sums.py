@@ -17,7 +17,7 @@ from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, 
 from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
-from preimage.engines.sums import BLOCK
+from preimage.engines.order import BLOCK
 from preimage.reduction import tree_sum
 from preimage.settings import thread_count
 

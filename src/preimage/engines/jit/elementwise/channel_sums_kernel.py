@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements, integer
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
-from preimage.engines.sums import PARTIALS
+from preimage.engines.order import PARTIALS
 
 __all__ = ["SumsArguments", "SumsSpec", "build"]
 

@@ -11,7 +11,7 @@ from preimage.engines.jit.elementwise.fused import ELEMENTS, costs, dense_order,
 from preimage.engines.jit.elementwise.softmax_kernel import SoftmaxArguments, SoftmaxSpec
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
-from preimage.engines.sums import BLOCK
+from preimage.engines.order import BLOCK
 from preimage.settings import thread_count
 
 __all__ = ["softmax"]

@@ -16,7 +16,7 @@ from preimage.engines.ir import math
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.elementwise.running_tree import RunningTree
-from preimage.engines.sums import BLOCK, PARTIALS
+from preimage.engines.order import BLOCK, PARTIALS
 
 __all__ = ["SoftmaxArguments", "SoftmaxSpec", "build"]
 

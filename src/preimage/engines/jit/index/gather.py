@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preimage.engines.jit.index.taps import Axis, Folded, Ints, Phase, as_ints
+from preimage.engines.base import Array
+from preimage.engines.jit.index.tables import TAP_WORDS
+from preimage.engines.jit.index.taps import Axis, Folded, Ints, Phase
+from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 
-__all__ = ["count_taps", "gather_tables", "split_rows"]
+__all__ = ["Gather", "Weights", "count_taps", "gather_tables", "split_rows"]
 
 
 def gather_tables(
@@ -19,12 +22,13 @@ def gather_tables(
     choice: Choice,
     in_strides: list[int],
     out_strides: list[int],
-    tap_bytes: int,
+    weights: Weights,
+    terms: Terms,
     folded: Folded | None = None,
     channels: int = 0,
     part: Callable[[Phase, Tiles], tuple[Tiles, Ints]] | None = None,
-) -> tuple[Ints, Ints, Ints, Ints]:
-    """Rows, tiles, lists and taps (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
+) -> Gather:
+    """The tables (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
 
     Strides are in bytes, along each axis; the addresses of INPUT and OUTPUT are those of position 0 everywhere.
     part: picks some of a phase's tiles, and says how far (in positions) the input of each is moved.
@@ -32,35 +36,56 @@ def gather_tables(
     """
     covers, all_tiles = _covers(axes[choice.axis], choice, in_strides, out_strides, folded, channels, part)
     outer = [k for k in range(len(axes)) if k != choice.axis]
-    entries = _TapWords(axes, in_strides, tap_bytes, folded, channels)
+    entries = _TapWords(axes, in_strides, weights, terms, folded, channels)
     rows: list[Ints] = []
-    lists: list[tuple[int, int]] = []
     taps: list[Ints] = []
-    tap_count = 0
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
         at_in, at_out, number = _positions(outer, phases, in_strides, out_strides)
         picks = [p.classes[1] for p in phases]
         for cover in covers:
             block = np.empty((len(at_in), 6), np.int64)
-            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(lists) + number * len(cover.ranges)
+            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(taps) + number * len(cover.ranges)
             block[:, 3], block[:, 4], block[:, 5] = cover.first, cover.end, len(rows)
             rows.append(block)
             for picked in product(*picks):
                 for taps_of_tile in cover.ranges:
                     where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
                     where[choice.axis] = (cover.phase, taps_of_tile)
-                    entry = entries.of(where)
-                    lists.append((tap_count, tap_count + len(entry)))
-                    taps.append(entry)
-                    tap_count += len(entry)
+                    taps.append(entries.of(where))
     all_rows = np.concatenate(rows)
     all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
-    return all_rows, all_tiles, as_ints(lists), np.ascontiguousarray(np.concatenate(taps))
+    words = np.concatenate(taps)
+    owner = np.repeat(np.arange(len(taps), dtype=np.int64), [len(entry) for entry in taps])
+    return Gather(all_rows, all_tiles, np.ascontiguousarray(words[:, :TAP_WORDS]), owner, words[:, TAP_WORDS:], len(taps), terms)
 
 
-def count_taps(axes: list[Axis], choice: Choice) -> int:
-    """How many taps the lists of `gather_tables` hold, at most."""
-    found = 1
+class Weights(NamedTuple):
+    """Bytes of the packed weights: of a term, and from one tap to the next; item: of an element of the input."""
+
+    term: int
+    tap: int
+    item: int
+
+
+class Gather(NamedTuple):
+    """Rows, tiles and taps as `tables.Slot` says; owner, members: see `terms.node_tables`."""
+
+    rows: Ints
+    tiles: Ints
+    taps: Ints
+    owner: Ints
+    members: Ints
+    lists: int
+    terms: Terms
+
+    def nodes(self, part: Ints | None = None, base: int = 0) -> tuple[Ints, Array]:
+        """The lists and the nodes; part: the call in which each tap comes, where the sums are computed in several."""
+        return node_tables(self.owner, self.members, self.lists, self.terms.lone, part, base)
+
+
+def count_taps(axes: list[Axis], choice: Choice, terms: Terms) -> int:
+    """How many entries the table of taps of `gather_tables` has, at most."""
+    found = len(terms.pieces)
     for k, axis in enumerate(axes):
         phases = [p for p in axis.phases if p.count]
         ranges = [(tile_phase(p, choice.pixels) if k == choice.axis else p).classes[1] for p in phases]
@@ -119,32 +144,44 @@ def _positions(
 
 
 class _TapWords:
-    """The words of lists of taps: input offset, weight offset, channels that have the tap (where phases are folded)."""
+    """The words of lists of taps (`tables.Slot.TAPS`), and behind them the numbers of each one's block, group of blocks, ..."""
 
-    def __init__(self, axes: list[Axis], in_strides: list[int], tap_bytes: int, folded: Folded | None, channels: int) -> None:
-        self._axes, self._in_strides, self._folded, self._channels = axes, in_strides, folded, channels
-        weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
-        self._weight_bytes = [int(w) * tap_bytes for w in weights]
+    def __init__(
+        self, axes: list[Axis], in_strides: list[int], weights: Weights, terms: Terms, folded: Folded | None, channels: int
+    ) -> None:  # fmt: skip
+        self._axes, self._in_strides, self._terms, self._folded, self._channels = axes, in_strides, terms, folded, channels
+        numbers = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
+        self._weight_bytes = [int(n) * weights.tap for n in numbers]
+        self._words = TAP_WORDS + terms.order.depth
         self._known: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
+        self._pieces = np.zeros((len(terms.pieces), self._words), np.int64)
+        first, count = np.array(terms.pieces, np.int64).T
+        self._pieces[:, 0], self._pieces[:, 1], self._pieces[:, 3] = first * weights.item, first * weights.term, count
+        inner = terms.order.axes[0]
+        self._pieces[:, TAP_WORDS:] = terms.members(0, first % inner)
+        if terms.joined > 1:
+            self._pieces[:, TAP_WORDS:] += terms.members(1, first // inner)
 
     def of(self, where: dict[int, tuple[Phase, tuple[int, int]]]) -> Ints:
         """The taps in the product of a range of taps along each axis."""
-        nothing = entry = np.zeros((1, 3), np.int64)
+        nothing = entry = np.zeros((1, self._words), np.int64)
         for k in range(len(self._axes)):
             more = self._along(k, *where[k])
             if more is not None:
-                entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, 3)
-        return entry
+                entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, self._words)
+        return (entry[:, None, :] + self._pieces[None]).reshape(-1, self._words)
 
     def _along(self, k: int, p: Phase, taps: tuple[int, int]) -> Ints | None:
         """What a range of taps of one axis adds; None for nothing at all."""
         key = k, id(p), taps
         if key not in self._known:
             numbers = np.array([n for n, _ in p.taps[slice(*taps)]], np.int64)
-            found = np.zeros((len(numbers), 3), np.int64)
+            found = np.zeros((len(numbers), self._words), np.int64)
             found[:, 0], found[:, 1] = p.offsets[slice(*taps)] * self._in_strides[k], numbers * self._weight_bytes[k]
             if self._folded is not None and k == len(self._axes) - 1:
                 found[:, 2] = np.array(self._folded.phases_of_tap, np.int64)[numbers] * self._channels
+            if self._axes[k].most > 1:
+                found[:, TAP_WORDS:] = self._terms.members(len(self._axes) - k, np.arange(*taps))
             self._known[key] = found if len(found) != 1 or found.any() else None
         return self._known[key]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,7 @@ class Axis:
     out_size: int
     phases: tuple[Phase, ...]
     kernel: int = 1
+    most: int = 1  # taps of the phase that has most of them, if it had positions: see docs/contract.md
 
     @property
     def plain(self) -> bool:
@@ -163,12 +165,12 @@ def _spatial_axis(
 ) -> Axis:  # fmt: skip
     if forward:
         taps = tuple((k, k * dilation - lo) for k in range(kernel))
-        return Axis(large, small, (Phase(0, 1, small, stride, large, taps, every_tap),), kernel)
+        return Axis(large, small, (Phase(0, 1, small, stride, large, taps, every_tap),), kernel, kernel)
     phases = []
     for r in range(min(stride, large)):
         taps = tuple((k, (r + lo - k * dilation) // stride) for k in range(kernel) if (r + lo - k * dilation) % stride == 0)
         phases.append(Phase(r, stride, -(-(large - r) // stride), 1, small, taps))
-    return Axis(small, large, tuple(phases), kernel)
+    return Axis(small, large, tuple(phases), kernel, -(-kernel // (stride // gcd(stride, dilation))))
 
 
 def join_taps(g: ConvGeometry) -> Axis:
@@ -209,7 +211,9 @@ def fold_phases(g: ConvGeometry) -> Folded | None:
     taps = tuple((j, first - j) for j in range(-(-kernel // stride)))
     phase = Phase(first * stride - lo, stride, last - first + 1, 1, small, taps)
     existing = tuple(min(stride, kernel - j * stride) for j, _ in taps)
-    return Folded(Axis(small, large, (phase,), len(taps)), stride, lo - first * stride, large + lo - last * stride, existing)
+    return Folded(
+        Axis(small, large, (phase,), len(taps), len(taps)), stride, lo - first * stride, large + lo - last * stride, existing
+    )
 
 
 MOST_MERGED = 1 << 18  # positions: of a longer row its table would be the memory that counts, and its end wastes nothing
