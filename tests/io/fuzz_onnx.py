@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx_control_models import BRANCHES, HEAD, RECURRENT, SCAN, WHILE
+from onnx_control_models import BRANCHES, HEAD, QUANTISED, RECURRENT, SCAN, WHILE
 
 from preimage import PreimageError, no_grad
 from preimage.io import limits
@@ -102,7 +102,7 @@ def base_models() -> list[bytes]:
 
 def _with_graphs(rng: np.random.Generator) -> list[bytes]:
     """Branches, loops, and a recurrent layer, whose stored arrays get values here."""
-    parsed = [onnx.parser.parse_model(HEAD + text) for text in (BRANCHES, WHILE, SCAN, RECURRENT)]
+    parsed = [onnx.parser.parse_model(HEAD + text) for text in (BRANCHES, WHILE, SCAN, QUANTISED, RECURRENT)]
     for key, shape in (("w", (2, 20, 3)), ("r", (2, 20, 5)), ("b", (2, 40))):
         parsed[-1].graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), key))
     return [each.SerializeToString() for each in parsed]
@@ -159,7 +159,9 @@ def _structure(graph, rng: random.Random) -> None:
             return
         if value.size:
             flat = value.reshape(-1)
-            flat[rng.randrange(value.size)] = rng.choice(_HUGE) if value.dtype == np.int64 else rng.choice([0, 1, -1])
+            flat[rng.randrange(value.size)] = (
+                rng.choice(_HUGE) if value.dtype == np.int64 else np.array(rng.choice([0, 1, -1])).astype(value.dtype)
+            )
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     elif what == 3:
         if not node.input:

@@ -1,6 +1,6 @@
 """Small ONNX models with graphs inside nodes, as onnx.parser reads them: what the tests run and the fuzz mutates."""
 
-HEAD = '<ir_version: 8, opset_import: ["": 16]> net '
+HEAD = '<ir_version: 8, opset_import: ["": 16, "own": 1]> net '
 BRANCHES = """(float[N, 3] x, bool c) => (float[N, 3] y, float[M, 3] z)
 <float[3] w = {1.0, -2.0, 0.5}>
 {
@@ -48,3 +48,23 @@ SCAN = """(float[3] start, float[4, 5, 3] x, float[5, 2] t) => (float[3] last, f
 RECURRENT = """(float[4, 2, 3] x) => (float[4, 2, 2, 5] y, float[2, 2, 5] h)
 <int32[2] n = {4, 2}>
 { y, h = LSTM <hidden_size = 5, direction = "bidirectional"> (x, w, r, b, n) }"""
+
+#: Quantised arithmetic, a function of the model's own, and an image read at positions.
+QUANTISED = """(float[1, 2, 6, 5] x, float[1, 4, 3, 2] at) => (float[1, 3, 4, 3] y, float[4, 6] z)
+<float s = {0.02}, uint8 o = {128}, int8[3, 2, 1, 1] w = {1, -2, 3, 4, -5, 6}, float[3] ws = {0.1, 0.2, 0.3}, int8[3] wo = {0, 1, -1},
+ float ys = {0.1}, int32[3] b = {5, -6, 7}, int8[5, 6] m = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}>
+{
+  q = QuantizeLinear (x, s, o)
+  c = QLinearConv <pads = [0, 0, 0, 0]> (q, s, o, w, ws, wo, ys, o, b)
+  f = DequantizeLinear (c, ys, o)
+  y = GridSample <mode = "bilinear", padding_mode = "reflection"> (f, at)
+  d, e, g = DynamicQuantizeLinear (x)
+  k = Constant <value = int64[2] {-1, 5}> ()
+  r = Reshape (d, k)
+  n = Constant <value = int64[4] {0, 3, 5, 7}> ()
+  u = Gather (r, n)
+  i = MatMulInteger (u, m, g)
+  z = own.scaled <by = 0.5> (i, e)
+}
+<domain: "own", opset_import: ["": 16]>
+scaled <by> (i, e) => (z) { f = Cast <to = 1> (i)  t = Mul (f, e)  z = ThresholdedRelu <alpha: float = @by> (t) }"""

@@ -16,6 +16,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError
 from preimage.io import limits
+from preimage.io.onnx.functions import inlined
 
 __all__ = ["OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
 
@@ -299,9 +300,7 @@ def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
             opset = int(entry.version)
     if opset not in OPSETS:
         raise FileFormatError(f"{label} uses opset {opset}; supported are {OPSETS.start} to {OPSETS.stop - 1}")
-    if proto.functions:
-        names = ", ".join(f.name for f in list(proto.functions)[:8])
-        raise FileFormatError(f"{label} defines functions of its own ({names}), which is not supported")
+    proto = inlined(proto, label)
     graph = proto.graph
     limits.check_bytes(_declared_bytes(graph), f"{label}: its arrays")
     read = _graph(graph, folder, label, 0)

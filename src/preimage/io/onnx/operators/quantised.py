@@ -1,0 +1,302 @@
+"""Quantised arithmetic of ONNX: integers q that stand for (q - zero_point) * scale.
+
+Sums of products of integers are exact: they are computed as floating-point contractions that are wide enough to hold them (float32 below 2^24,
+else float64), and come out as the integers that the definition says, whatever the CPU. Rounding is to the nearest, ties to even; results are held
+within the range of their type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage import ops
+from preimage.errors import FileFormatError, PreimageError
+from preimage.io import limits
+from preimage.io.graph import OPS, graph_op
+from preimage.io.graph.types import Types, gives
+from preimage.io.onnx.model import dtype_of
+from preimage.io.onnx.operators.moving import recorded
+from preimage.io.onnx.operators.shapes import axis_of, data_of
+
+__all__ = ["dequantised", "quantised"]
+
+
+def _plain(what: str, *values: Any) -> list[np.ndarray]:
+    """The values as arrays: rounding has no gradient."""
+    if recorded(*values) and any(getattr(v, "requires_grad", False) for v in values):
+        raise PreimageError(f"{what} has no gradient: run it under no_grad")
+    return [np.asarray(data_of(v)) for v in values]
+
+
+def _zero(what: str, value: Any) -> np.ndarray | None:
+    """A zero point as an array; None where it is absent."""
+    return None if value is None else _plain(what, value)[0]
+
+
+def _spread(values: np.ndarray, shape: tuple[int, ...], axis: int, block: int, what: str) -> np.ndarray:
+    """A scale or zero point beside an array: one number, one for each place of an axis, or one for each block of places."""
+    if values.size == 1:
+        return values.reshape(())
+    if block:
+        axis = axis_of(axis, len(shape), what)
+        if values.ndim != len(shape) or any(
+            a != (-(-b // block) if k == axis else b) for k, (a, b) in enumerate(zip(values.shape, shape, strict=True))
+        ):
+            raise FileFormatError(f"{what}: {values.shape} blocks of {block} for an array of shape {shape}")
+        return np.repeat(values, block, axis)[tuple(slice(n) for n in shape)]
+    axis = axis_of(axis, max(len(shape), 1), what)
+    if not shape or values.shape != (shape[axis],):
+        raise FileFormatError(f"{what}: a scale or zero point of shape {values.shape} along axis {axis} of {shape}")
+    return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+
+
+def quantised(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, dtype: Any) -> np.ndarray:
+    """round(x / scale) + zero, held within the range of the integer type."""
+    span = np.iinfo(dtype)
+    moved = np.rint(x / scale.astype(x.dtype)).astype(np.float64) + zero.astype(np.float64)
+    return np.asarray(np.nan_to_num(np.clip(moved, span.min, span.max)), dtype)
+
+
+def dequantised(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
+    """(q - zero) * scale in the dtype of the scale."""
+    whole = q.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
+    wide = whole.astype(np.float64 if scale.dtype == np.float64 else np.float32)
+    return np.asarray((wide * scale.astype(wide.dtype)).astype(scale.dtype))
+
+
+def _integer(dtype: Any, what: str) -> Any:
+    if np.dtype(dtype).kind not in "iu" or np.dtype(dtype).itemsize > 4:
+        raise FileFormatError(f"{what}: {dtype} is no quantised type; there are int8, uint8, int16, uint16 and int32")
+    return np.dtype(dtype)
+
+
+def _quantise_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
+    if attributes.get("output_dtype"):
+        return (dtype_of(attributes["output_dtype"], "QuantizeLinear").name,)
+    return (inputs[2] if len(inputs) > 2 and inputs[2] else "uint8",)
+
+
+@graph_op("onnx.QuantizeLinear", types=_quantise_types)
+def _quantize_linear(
+    x: Any,
+    scale: Any,
+    zero: Any = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    saturate: int = 1,
+) -> Any:
+    what = "QuantizeLinear"
+    x, scale = _plain(what, x, scale)
+    dtype = zero.dtype if zero is not None else dtype_of(output_dtype, what) if output_dtype else np.dtype(np.uint8)
+    spread = _spread(scale, x.shape, axis, block_size, what)
+    given = _zero(what, zero)
+    start = np.zeros((), dtype) if given is None else _spread(given, x.shape, axis, block_size, what)
+    wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    return quantised(wide, spread, start, _integer(dtype, what))
+
+
+def _dequantise_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
+    return (dtype_of(attributes["output_dtype"], "DequantizeLinear").name if attributes.get("output_dtype") else inputs[1],)
+
+
+@graph_op("onnx.DequantizeLinear", types=_dequantise_types)
+def _dequantize_linear(q: Any, scale: Any, zero: Any = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0) -> Any:
+    what = "DequantizeLinear"
+    q, scale = _plain(what, q, scale)
+    _integer(q.dtype, what)
+    given = _zero(what, zero)
+    start = None if given is None else _spread(given, q.shape, axis, block_size, what)
+    found = dequantised(q, _spread(scale, q.shape, axis, block_size, what), start)
+    return found.astype(dtype_of(output_dtype, what)) if output_dtype else found
+
+
+@graph_op("onnx.DynamicQuantizeLinear", types=gives("uint8", 0, "uint8"))
+def _dynamic(x: Any, *, outputs: int = 3) -> tuple[Any, ...]:
+    """uint8 over the range of the values themselves, zero among them."""
+    (x,) = _plain("DynamicQuantizeLinear", x)
+    low, high = (np.minimum(x.min(), 0), np.maximum(x.max(), 0)) if x.size else (np.float32(0), np.float32(0))
+    scale = np.asarray((high - low) / np.float32(255), x.dtype)
+    if not scale:
+        return np.zeros(x.shape, np.uint8), scale, np.zeros((), np.uint8)
+    zero = quantised(np.asarray(-low, x.dtype), scale, np.zeros(()), np.uint8)
+    return quantised(x, scale, zero, np.uint8), scale, zero
+
+
+# -- sums of products --------------------------------------------------------------------------------------------------
+
+
+def _exact_dtype(a: np.ndarray, b: np.ndarray, terms: int) -> type[np.floating[Any]]:
+    """The narrowest float that holds every sum of so many products."""
+    largest = int(np.abs(a).max(initial=0)) * int(np.abs(b).max(initial=0)) * terms
+    if largest >= 1 << 53:
+        raise FileFormatError(f"sums of {terms} products reach 2^53, which is more than quantised kernels add up")
+    return np.float32 if largest <= 1 << 24 else np.float64
+
+
+def _centred(q: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
+    return q.astype(np.int64) if zero is None else q.astype(np.int64) - zero.astype(np.int64)
+
+
+def _int32(values: Any) -> np.ndarray:
+    """Sums as int32; what is beyond wraps around, as the sum of int32 numbers does."""
+    return np.asarray(values).astype(np.int64).astype(np.int32)
+
+
+def _product(a: np.ndarray, b: np.ndarray, what: str) -> np.ndarray:
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
+        raise FileFormatError(f"{what}: shapes {a.shape} and {b.shape} do not belong together")
+    limits.check("matmul", [a, b], {}, what)
+    dtype = _exact_dtype(a, b, a.shape[-1])
+    return np.asarray(ops.matmul(a.astype(dtype), b.astype(dtype)))
+
+
+def _row_zero(zero: np.ndarray | None, a: np.ndarray) -> np.ndarray | None:
+    """The zero point of the left side: one number, or one for each row."""
+    if zero is None or zero.size == 1:
+        return None if zero is None else zero.reshape(())
+    return zero[..., None] if zero.ndim == 1 else zero
+
+
+def _column_zero(zero: np.ndarray | None, b: np.ndarray) -> np.ndarray | None:
+    return None if zero is None else zero.reshape(()) if zero.size == 1 else zero
+
+
+@graph_op("onnx.MatMulInteger", types=gives("int32"))
+def _matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
+    a, b = _plain("MatMulInteger", a, b)
+    a = _centred(a, _row_zero(_zero("MatMulInteger", a_zero), a))
+    b = _centred(b, _column_zero(_zero("MatMulInteger", b_zero), b))
+    return _int32(_product(a, b, "MatMulInteger"))
+
+
+@graph_op("onnx.QLinearMatMul", types=gives(7))
+def _qlinear_matmul(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, scale: Any, zero: Any) -> Any:
+    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = _plain(
+        "QLinearMatMul", a, a_scale, a_zero, b, b_scale, b_zero, scale, zero
+    )
+    sums = _product(_centred(a, _row_zero(a_zero, a)), _centred(b, _column_zero(b_zero, b)), "QLinearMatMul").astype(np.int64)
+    left = a_scale[..., None] if a_scale.ndim == 1 and a_scale.size > 1 else a_scale
+    return _rescaled(sums, left * b_scale, scale, zero)
+
+
+def _rescaled(sums: np.ndarray, scale_in: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Integer sums in units of `scale_in` as integers in units of `scale`."""
+    factor = np.asarray(scale_in / scale, np.float32)
+    span = np.iinfo(_integer(zero.dtype, "a quantised result"))
+    moved = np.rint(sums.astype(np.float32) * factor).astype(np.float64) + zero.astype(np.float64)
+    return np.asarray(np.clip(moved, span.min, span.max), zero.dtype)
+
+
+def _convolved(x: np.ndarray, w: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
+    limits.check("conv", [x, w], attributes, "a quantised convolution")
+    dtype = _exact_dtype(x, w, prod(w.shape[1:]))
+    return np.asarray(OPS["onnx.Conv"].function(x.astype(dtype), w.astype(dtype), **attributes)).astype(np.int64)
+
+
+def _per_output(zero: np.ndarray | None, w: np.ndarray) -> np.ndarray | None:
+    """A zero point or scale of the weights: one number, or one for each output channel."""
+    if zero is None or zero.size == 1:
+        return None if zero is None else zero.reshape(())
+    if zero.shape != w.shape[:1]:
+        raise FileFormatError(f"a zero point or scale of shape {zero.shape} for weights of shape {w.shape}")
+    return zero.reshape(-1, *(1,) * (w.ndim - 1))
+
+
+@graph_op("onnx.ConvInteger", types=gives("int32"))
+def _conv_integer(
+    x: Any, w: Any, x_zero: Any = None, w_zero: Any = None, *, auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None,
+    dilations: Any = None, group: int = 1, kernel_shape: Any = None,
+) -> Any:  # fmt: skip
+    """The padding stands for zero, which is the zero point."""
+    x, w = _plain("ConvInteger", x, w)
+    zeros = [_zero("ConvInteger", z) for z in (x_zero, w_zero)]
+    window = {
+        "auto_pad": auto_pad, "pads": pads, "strides": strides, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
+    }  # fmt: skip
+    return _int32(_convolved(_centred(x, zeros[0]), _centred(w, _per_output(zeros[1], w)), window))
+
+
+@graph_op("onnx.QLinearConv", types=gives(7))
+def _qlinear_conv(
+    x: Any, x_scale: Any, x_zero: Any, w: Any, w_scale: Any, w_zero: Any, scale: Any, zero: Any, bias: Any = None, *,
+    auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None, dilations: Any = None, group: int = 1, kernel_shape: Any = None,
+) -> Any:  # fmt: skip
+    """bias: int32, in units of x_scale * w_scale."""
+    x, x_scale, x_zero, w, w_scale, w_zero, scale, zero = _plain(
+        "QLinearConv", x, x_scale, x_zero, w, w_scale, w_zero, scale, zero
+    )
+    window = {
+        "auto_pad": auto_pad, "pads": pads, "strides": strides, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
+    }  # fmt: skip
+    sums = _convolved(_centred(x, x_zero), _centred(w, _per_output(w_zero, w)), window)
+    channels = (-1, *(1,) * (w.ndim - 2))
+    if bias is not None:
+        sums = sums + _plain("QLinearConv", bias)[0].astype(np.int64).reshape(channels)
+    each = w_scale.reshape(channels) if w_scale.size > 1 else w_scale.reshape(())
+    return _rescaled(sums, x_scale * each, scale, zero)
+
+
+# -- words of com.microsoft: between dequantising and quantising -------------------------------------------------------
+
+
+def _between(what: str, function: Any) -> Any:
+    def op(*values: Any, **attributes: Any) -> Any:
+        x, x_scale, x_zero, scale, zero = _plain(what, *values)
+        found = np.asarray(function(dequantised(x, x_scale, x_zero), **attributes))
+        return quantised(found, scale, zero, x.dtype)
+
+    return op
+
+
+def _two(what: str, function: Any) -> Any:
+    def op(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, scale: Any, zero: Any = None) -> Any:
+        a, a_scale, b, b_scale, scale = _plain(what, a, a_scale, b, b_scale, scale)
+        zeros = [_zero(what, z) for z in (a_zero, b_zero, zero)]
+        found = function(dequantised(a, a_scale, zeros[0]), dequantised(b, b_scale, zeros[1]))
+        return quantised(np.asarray(found), scale, np.zeros((), a.dtype) if zeros[2] is None else zeros[2], a.dtype)
+
+    return op
+
+
+graph_op("onnx.com.microsoft::QLinearAdd")(_two("QLinearAdd", np.add))
+graph_op("onnx.com.microsoft::QLinearMul")(_two("QLinearMul", np.multiply))
+graph_op("onnx.com.microsoft::QLinearSigmoid")(_between("QLinearSigmoid", ops.sigmoid))
+graph_op("onnx.com.microsoft::QLinearLeakyRelu")(_between("QLinearLeakyRelu", lambda x, alpha=0.01: ops.leaky_relu(x, alpha)))
+graph_op("onnx.com.microsoft::QLinearGlobalAveragePool")(
+    _between(
+        "QLinearGlobalAveragePool",
+        lambda x, channels_last=0: ops.mean(x, tuple(range(1, x.ndim - 1) if channels_last else range(2, x.ndim)), keepdims=True),
+    )
+)
+
+
+@graph_op("onnx.com.microsoft::QLinearConcat", types=gives(1))
+def _qlinear_concat(scale: Any, zero: Any, *parts: Any, axis: int) -> Any:
+    if not parts or len(parts) % 3:
+        raise FileFormatError(f"QLinearConcat: {len(parts)} inputs, wanted an array, a scale and a zero point for each part")
+    scale, zero, *plain = _plain("QLinearConcat", scale, zero, *parts)
+    each = [dequantised(*plain[k : k + 3]) for k in range(0, len(plain), 3)]
+    return quantised(np.concatenate(each, axis), scale, zero, zero.dtype)
+
+
+@graph_op("onnx.com.microsoft::MatMulIntegerToFloat", types=gives(2))
+def _matmul_integer_to_float(
+    a: Any, b: Any, a_scale: Any, b_scale: Any, a_zero: Any = None, b_zero: Any = None, bias: Any = None
+) -> Any:
+    sums = _matmul_integer(a, b, a_zero, b_zero)
+    a_scale, b_scale = _plain("MatMulIntegerToFloat", a_scale, b_scale)
+    found = sums.astype(a_scale.dtype) * (a_scale * b_scale)
+    return found if bias is None else found + np.asarray(data_of(bias))
+
+
+@graph_op("onnx.com.microsoft::DynamicQuantizeMatMul")
+def _dynamic_quantize_matmul(a: Any, b: Any, b_scale: Any, b_zero: Any = None, bias: Any = None) -> Any:
+    q, scale, zero = _dynamic(a)
+    return _matmul_integer_to_float(q, b, scale, b_scale, zero, b_zero, bias)

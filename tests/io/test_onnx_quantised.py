@@ -1,0 +1,147 @@
+"""Quantised operators: every integer equal to the definition in int64 loops; onnxruntime within one unit where it rounds otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage.io import onnx as onnx_io
+from preimage.io.limits import limits
+
+onnx = pytest.importorskip("onnx")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+RNG = np.random.default_rng(0)
+CODES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
+
+
+def net(op, inputs, outputs=("y",), domain="", **attributes):
+    """A model of one node whose inputs are all fed; None is an absent one."""
+    names = [f"i{k}" if v is not None else "" for k, v in enumerate(inputs)]
+    feeds = {n: np.asarray(v) for n, v in zip(names, inputs, strict=True) if n}
+    infos = [helper.make_tensor_value_info(n, CODES[v.dtype.name], v.shape) for n, v in feeds.items()]
+    node = helper.make_node(op, names, outputs, domain=domain, **attributes)
+    graph = helper.make_graph([node], "net", infos, [onnx.ValueInfoProto(name=k) for k in outputs])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10), feeds
+
+
+def ours(model, feeds):
+    with pre.no_grad():
+        found = onnx_io.load(model).run(feeds)
+    return [np.asarray(found[o.name]) for o in model.graph.output]
+
+
+def theirs(model, feeds):
+    ort = pytest.importorskip("onnxruntime")
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def whole(dtype, *shape):
+    span = np.iinfo(dtype)
+    return RNG.integers(span.min, span.max + 1, shape).astype(dtype)
+
+
+def convolved(x, w, stride, pads, group):
+    """The definition in loops over int64."""
+    x = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
+    n, o, (kh, kw) = len(x), len(w), w.shape[2:]
+    h, v = (x.shape[2] - kh) // stride[0] + 1, (x.shape[3] - kw) // stride[1] + 1
+    y = np.zeros((n, o, h, v), np.int64)
+    each, per = w.shape[1], o // group
+    for k in range(o):
+        part = x[:, k // per * each : (k // per + 1) * each]
+        for i in range(h):
+            for j in range(v):
+                patch = part[:, :, i * stride[0] : i * stride[0] + kh, j * stride[1] : j * stride[1] + kw]
+                y[:, k, i, j] = (patch * w[k]).sum((1, 2, 3))
+    return y
+
+
+WINDOW = {"strides": [2, 1], "pads": [1, 0, 2, 1]}
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("kinds", [("uint8", "uint8"), ("uint8", "int8"), ("int8", "int8")])
+def test_integer_convolutions_are_their_definition(kinds, group):
+    x, w = whole(kinds[0], 2, 4, 9, 7), whole(kinds[1], 6, 4 // group, 3, 2)
+    zeros = whole(kinds[0], 1)[0], whole(kinds[1], 1)[0]
+    want = convolved(x.astype(np.int64) - int(zeros[0]), w.astype(np.int64) - int(zeros[1]), (2, 1), (1, 0, 2, 1), group)
+    (y,) = ours(*net("ConvInteger", [x, w, zeros[0], zeros[1]], group=group, **WINDOW))
+    assert y.dtype == np.int32
+    assert np.array_equal(y, want)
+    scale, zero = np.float32(37.5), whole("uint8", 1)[0]
+    bias = RNG.integers(-9999, 9999, 6).astype(np.int32)
+    each = RNG.random(6).astype(np.float32) / 10
+    channel = [x, np.float32(0.25), zeros[0], w, each, np.full(6, zeros[1]), scale, zeros[0].dtype.type(zero % 100), bias]
+    model, feeds = net("QLinearConv", channel, group=group, **WINDOW)
+    (q,) = ours(model, feeds)
+    real = (want + bias[:, None, None]) * (0.25 * each.astype(np.float64))[:, None, None] / 37.5
+    span = np.iinfo(q.dtype)
+    assert np.abs(q - np.clip(real + float(channel[7]), span.min, span.max)).max() <= 0.5 + 1e-4
+    # onnxruntime adds pairs of products of uint8 and int8 in 16 bits where the CPU has no VNNI, which overflow; 7-bit weights do not.
+    channel[3], channel[5] = w >> 1, channel[5] >> 1
+    model, feeds = net("QLinearConv", channel, group=group, **WINDOW)
+    assert np.abs(ours(model, feeds)[0].astype(int) - theirs(model, feeds)[0]).max() <= 1
+
+
+def test_long_sums_stay_exact():
+    """40,000 products of the largest numbers: float32 would lose their last digits, int16 sums of some CPUs the first."""
+    x, w = np.full((1, 40_000, 1, 1), 255, np.uint8), np.full((2, 40_000, 1, 1), -128, np.int8)
+    w[1, 0] = -127
+    (y,) = ours(*net("ConvInteger", [x, w]))
+    assert y.reshape(-1).tolist() == [-1305600000, -1305600000 + 255]
+
+
+@pytest.mark.parametrize("zeros", ["none", "single", "rows and columns"])
+def test_integer_products_are_their_definition(zeros):
+    a, b = whole("uint8", 3, 5, 7), whole("int8", 3, 7, 4)
+    a_zero, b_zero = {
+        "none": (None, None), "single": (np.uint8(9), np.int8(-3)), "rows and columns": (whole("uint8", 3, 5, 1), whole("int8", 3, 1, 4)),
+    }[zeros]  # fmt: skip
+    left = a.astype(np.int64) - (0 if a_zero is None else a_zero.astype(np.int64))
+    right = b.astype(np.int64) - (0 if b_zero is None else b_zero.astype(np.int64))
+    (y,) = ours(*net("MatMulInteger", [a, b, a_zero, b_zero]))
+    assert np.array_equal(y, left @ right)
+
+
+def test_nets_of_quantised_words_agree_with_onnxruntime():
+    q = lambda: (whole("uint8", 2, 3, 4, 5), np.float32(RNG.random() / 10 + 0.01), whole("uint8", 1)[0])  # noqa: E731
+    out = (np.float32(0.07), np.uint8(120))
+    cases = [
+        net("QLinearAdd", [*q(), *q(), *out], domain="com.microsoft"),
+        net("QLinearMul", [*q(), *q(), *out], domain="com.microsoft"),
+        net("QLinearSigmoid", [*q(), np.float32(1 / 256), np.uint8(0)], domain="com.microsoft"),
+        net("QLinearLeakyRelu", [*q(), *out], domain="com.microsoft", alpha=0.2),
+        net("QLinearGlobalAveragePool", [*q(), *out], domain="com.microsoft"),
+        net("QLinearConcat", [*out, *q(), *q()], domain="com.microsoft", axis=1),
+        net("QLinearMatMul", [*q(), *(v.swapaxes(2, 3) if np.ndim(v) else v for v in q()), np.float32(0.9), np.uint8(99)]),
+        net("QuantizeLinear", [RNG.standard_normal((2, 3, 4)).astype(np.float32), np.float32(0.01), np.int8(3)]),
+        net("DequantizeLinear", [whole("int8", 2, 3, 4), RNG.random(3).astype(np.float32), whole("int8", 3)], axis=1),
+    ]
+    for model, feeds in cases:
+        (a,), (b,) = ours(model, feeds), theirs(model, feeds)
+        name = model.graph.node[0].op_type
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        assert np.abs(a.astype(float) - b).max() <= (1 if a.dtype.kind in "iu" else 1e-6), name  # a tie may fall either way
+    x = RNG.standard_normal((4, 6)).astype(np.float32)
+    for model, feeds in (
+        net("DynamicQuantizeLinear", [x], ("y", "s", "z")),
+        net("DynamicQuantizeMatMul", [x, whole("int8", 6, 3) >> 1, np.float32(0.02), np.int8(1), x[:3, 0]], domain="com.microsoft"),
+        net("MatMulIntegerToFloat", [whole("uint8", 4, 6), whole("uint8", 6, 3), np.float32(0.1), np.float32(0.2), np.uint8(5), np.uint8(6)],
+            domain="com.microsoft"),
+    ):  # fmt: skip
+        for a, b in zip(ours(model, feeds), theirs(model, feeds), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_rounding_has_no_gradient_and_says_so():
+    model, feeds = net("QuantizeLinear", [np.ones(3, np.float32), np.float32(0.1), np.uint8(0)])
+    with pytest.raises(pre.PreimageError, match="QuantizeLinear has no gradient"):
+        onnx_io.load(model).run(feeds | {"i0": pre.Tensor(feeds["i0"], requires_grad=True)})
+
+
+def test_quantised_convolutions_are_held_to_the_limits():
+    model, feeds = net("ConvInteger", [whole("uint8", 1, 1, 4, 4), whole("uint8", 1, 1, 1, 1)], pads=[9999] * 4)
+    with limits(elements=10**6), pytest.raises(pre.FileFormatError, match="larger than the limit"):
+        ours(model, feeds)
