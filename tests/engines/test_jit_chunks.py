@@ -9,13 +9,15 @@ import pytest
 from preimage.engines.ir.epilogue import EpilogueArguments
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv import direct
+from preimage.engines.jit.conv.direct_kernel import DirectArguments
+from preimage.engines.jit.conv.few_outputs_arguments import FewArguments
 from preimage.engines.jit.depthwise.channels_first_kernel import PlaneArguments
 from preimage.engines.jit.depthwise.channels_last_kernel import ChannelsLastArguments
 from preimage.engines.jit.depthwise.upsample_kernel import UpsampleArguments
 from preimage.engines.jit.engine import JitEngine
-from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import fold_phases
 from preimage.engines.jit.packing.copy_kernel import SwapArguments
+from preimage.engines.jit.program import operands
 from preimage.engines.jit.request import little_work
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.select import lower
@@ -47,13 +49,13 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
         request = replace(JIT.request(g, "conv_transpose", np.dtype("float32"), channels_last=True), prepared=True)
         program = lower(request)
     call = program.calls[-1]
-    rows, _, lists, taps, nodes, bounds = (table.array for _, table in call.tables)
+    rows, lists, taps, nodes, bounds = (call.values()[name].array for name in ("rows", "lists", "taps", "nodes", "chunk_rows"))
 
     def items(node, depth):
         """The entries of the table of taps under a node."""
         if depth <= call.spec.lone:
             return [node]
-        return [k for child in range(*nodes[node].tolist()[:2]) for k in items(child, depth - 1)]
+        return [k for child in range(nodes["first"][node], nodes["end"][node]) for k in items(child, depth - 1)]
 
     def tiles(table):
         return sorted((a, b, c, k) for a, b, c, first, end, *_ in table.tolist() for k in range(first, end))
@@ -65,12 +67,12 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
     assert folded is not None
     assert (program.bias_repeat > 1) is (name == "folded")
     line = folded.axis.kernel if name == "folded" else g.kernel_size[-1]
-    tap_bytes = call.words[Slot.BLOCK_BYTES] // (g.kernel_size[0] * line)
+    tap_bytes = call.integer(DirectArguments.block_bytes) // (g.kernel_size[0] * line)
     for begin, end in pairwise(bounds):
         phases = set()
         for row in rows[begin:end]:
-            entries = [k for member in range(*lists[row[2]]) for k in items(member, call.spec.depth)]
-            phases |= set((taps[entries, 1] // tap_bytes // line % g.stride[0]).tolist())
+            entries = [k for member in range(*lists[row["first_list"]]) for k in items(member, call.spec.depth)]
+            phases |= set((taps["weight"][entries] // tap_bytes // line % g.stride[0]).tolist())
         assert len(phases) == 1
 
 
@@ -119,18 +121,19 @@ def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_
     assert not sweeps(6, 2, 100 << 10, positions=16)
 
 
-def test_argument_vectors_begin_with_the_addresses_that_operands_fills_in() -> None:
-    from preimage.engines.jit.conv.few_outputs_kernel import Arg
-    from preimage.engines.jit.program import numbered_operands, operands
-
-    assert list(operands()) == list(EpilogueArguments.fields)
-    for arg in (Arg, Slot):
-        assert [int(slot) for slot in numbered_operands(arg)] == list(range(6))
-
-
-@pytest.mark.parametrize("vector", [SwapArguments, ChannelsLastArguments, PlaneArguments, UpsampleArguments])
+@pytest.mark.parametrize(
+    "vector",
+    [
+        SwapArguments,
+        DirectArguments,
+        FewArguments,
+        ChannelsLastArguments,
+        PlaneArguments,
+        UpsampleArguments,
+    ],
+)
 def test_an_epilogue_finds_its_arguments_in_every_vector(vector) -> None:
-    """The text layer names their places itself; the vectors above begin as `Slot` does."""
-    names = {slot.name.lower(): int(slot) for slot in list(Slot)[:6]}
-    for fields in (EpilogueArguments.fields, vector.fields):
-        assert {name: field.slot for name, field in fields.items() if field.slot < 6} == names
+    """Its fields have the same places in all of them, and `operands` names them."""
+    assert list(operands()) == list(EpilogueArguments.fields)
+    for name, field in EpilogueArguments.fields.items():
+        assert vector.fields[name].slot == field.slot

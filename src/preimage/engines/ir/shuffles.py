@@ -56,6 +56,3 @@ def _gathered(values: list[Num], places: list[int]) -> Num:
         if any(p // lanes == k for p in places):
             result = result.shuffle(value, [p % lanes + lanes if p // lanes == k else i for i, p in enumerate(places)])
     return result
-
-
-apart, together = deinterleave, interleave  # names of before, until all kernels use the others

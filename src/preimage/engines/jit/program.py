@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from enum import IntEnum
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import numpy as np
@@ -29,7 +28,6 @@ __all__ = [
     "Table",
     "Value",
     "kernel_call",
-    "numbered_operands",
     "operands",
 ]
 
@@ -278,8 +276,3 @@ class Operands(TypedDict):
 def operands(source: str = "x", result: str = "out") -> Operands:
     """Those arrays by the names that they have in a call."""
     return {"input": source, "weight": "packed", "output": result, "bias": "bias", "residual": "residual", "limits": "limits"}
-
-
-def numbered_operands(arguments: type[IntEnum], source: str = "x", result: str = "out") -> dict[int, str]:
-    """The same for a vector whose places are numbers."""
-    return {arguments[name.upper()]: str(array) for name, array in operands(source, result).items()}

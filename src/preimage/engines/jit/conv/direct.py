@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
-from preimage.engines.jit.conv.direct_kernel import DirectSpec
+from preimage.engines.jit.conv.direct_kernel import DirectArguments, DirectSpec
 from preimage.engines.jit.conv.direct_layout import Layout, choose_layout, take_layout
 from preimage.engines.jit.conv.streamed_weights import Work, cut_taps, piece_tables, streamed_call, sweeps
 from preimage.engines.jit.index.gather import Weights, gather_tables, split_rows
-from preimage.engines.jit.index.tables import Slot
 from preimage.engines.jit.index.taps import Ints, Phase, as_ints, distinct
 from preimage.engines.jit.index.tiling import Choice, Tiles
 from preimage.engines.jit.packing.moves import folded_weight_call, slab_calls, swap_back, tap_pitch, weight_call
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call, numbered_operands
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["Layout", "choose_layout", "lower_direct"]
@@ -198,12 +197,12 @@ def _multiply(
     weights, terms = Weights(sizes.width * item, sizes.tap_bytes, item), layout.terms
     gather = gather_tables(merged, choice, strides, best.out_strides, weights, terms, best.folded, sizes.out_channels, part)
     rows, tiles, taps, (lists, nodes) = gather.rows, gather.tiles, gather.taps, gather.nodes()
-    rows[:, 0] += origin
+    rows["input"] += origin
     inputs = prod(layout.in_sizes) * (sizes.in_channels // r.geometry.groups) * item
     rows, bounds, blocks_inside = _share(
-        rows, tiles, blocks, r.threads, block_bytes, choice, run * item, best.channels * item, inputs
+        rows, gather.kinds, tiles, blocks, r.threads, block_bytes, choice, run * item, best.channels * item, inputs
     )
-    chunks, longest = len(bounds) - 1, int((rows[:, 4] - rows[:, 3]).max())
+    chunks, longest = len(bounds) - 1, int((rows["end_tile"] - rows["first_tile"]).max())
     spec, streamed = _spec(r, layout, sizes), None
     if not blocks_inside and _streams(r, layout, sizes, block_bytes):
         streamed = Work(block_bytes, sizes.tap_bytes, sizes.own_item)
@@ -216,55 +215,51 @@ def _multiply(
             lists, nodes = piece_tables(gather, sizes.tap_bytes, cuts)
             spec = replace(spec, pieced=True)
             streamed = replace(streamed, cuts=cuts, lists_bytes=lists[0].nbytes, partial_bytes=partial)
-    values: dict[int, Value] = {
-        **numbered_operands(Slot, source, "scratch" if best.store == "scratch" else "out"),
-        Slot.ROWS: rows, Slot.TILES: tiles, Slot.LISTS: lists, Slot.TAPS: taps, Slot.NODES: nodes, Slot.CHUNK_ROWS: bounds,
-        Slot.CHUNKS: chunks,
-        Slot.CHUNK_DIV: blocks if blocks_inside else 1, Slot.BLOCKS: blocks, Slot.BLOCK_DIV: 1 if blocks_inside else chunks,
-        Slot.GROUP_BLOCKS: sizes.group_blocks, Slot.BLOCK_BYTES: block_bytes, Slot.GROUP_INPUT_BYTES: run * item,
-        Slot.GROUP_CHANNELS: best.channels, Slot.OUT_PIXEL_BYTES: merged[choice.axis].phases[0].step * best.out_strides[choice.axis],
-        Slot.PIXEL_BYTES: best.in_strides[choice.axis] * merged[choice.axis].phases[0].in_step,
-        Slot.CHANNEL_BYTES: r.out_strides[1], Slot.ROW_TILES: longest,
-    }  # fmt: skip
-    if spec.pieced:
-        values[Slot.PARTIAL] = "partial"
+    axis = merged[choice.axis].phases[0]
+    values = DirectArguments(
+        **operands(source, "scratch" if best.store == "scratch" else "out"), rows=rows, tiles=tiles, lists=lists.ravel(), taps=taps,
+        nodes=nodes, chunk_rows=bounds, chunks=chunks, chunk_div=blocks if blocks_inside else 1, blocks=blocks,
+        block_div=1 if blocks_inside else chunks, group_blocks=sizes.group_blocks, block_bytes=block_bytes,
+        group_input_bytes=run * item, group_channels=best.channels, out_pixel_bytes=axis.step * best.out_strides[choice.axis],
+        pixel_bytes=best.in_strides[choice.axis] * axis.in_step, channel_bytes=r.out_strides[1], row_tiles=longest,
+        partial="partial" if spec.pieced else 0,
+    )  # fmt: skip
     call = kernel_call("direct", spec, values, chunks * blocks)
     return _Product(call, chunks, streamed, f"{len(rows)} rows, {len(tiles)} tiles")
 
 
 def _share(
-    rows: Any, tiles: Any, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int,
+    rows: Array, kinds: Ints, tiles: Array, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int,
     inputs: int,
-) -> tuple[Any, Any, bool]:  # fmt: skip
+) -> tuple[Array, Ints, bool]:  # fmt: skip
     """Cut the rows into chunks, one task each for every block of channels; whether all blocks of a chunk come together.
 
     A chunk's input and output should stay in the L2 cache while all blocks of channels pass over it, so rows are sorted in bands
     by where their input lies; and its weights too, so the stride phases of a transposed convolution, each with weights of its own,
     make chunks of their own. What is larger, weights or input (`inputs`: bytes of a group's), stays while the other passes by.
     """
-    count = int((rows[:, 4] - rows[:, 3]).sum())
-    longest = int((rows[:, 4] - rows[:, 3]).max())
+    counts = rows["end_tile"] - rows["first_tile"]
+    count, longest = int(counts.sum()), int(counts.max())
     band = max(16 << 10, BAND_BYTES * pixel_bytes // (pixel_bytes + out_bytes))  # of input; the output has its share too
     per_row = max(1, band // (choice.pixels * pixel_bytes))
     wanted = 1 if threads == 1 else min(count, -(-8 * threads // blocks))
     pieces = max(-(-longest // per_row), -(-wanted // len(rows)))
     if pieces > 1:
         branches.direct("rows.split")
-    rows = split_rows(rows, pieces)
-    at = rows[:, 0] + tiles[rows[:, 3], 0]
-    lowest = int(at.min())
-    bands, kinds = (at - lowest) // band, rows[:, 5]
+    rows, owner = split_rows(rows, pieces)
+    at, kinds = rows["input"] + tiles["input"][rows["first_tile"]], kinds[owner]
+    bands = (at - int(at.min())) // band
     weights = blocks * block_bytes
     n_bands = len(distinct(bands))
     order = np.lexsort((bands, kinds) if weights > inputs else (kinds, bands))
-    rows = np.ascontiguousarray(rows[order])
+    rows, kinds = rows[order], kinds[order]
     moves = np.diff(bands[order]) != 0
     if weights > SMALL_WEIGHTS:
-        moves |= np.diff(rows[:, 5]) != 0
+        moves |= np.diff(kinds) != 0
     edges = [0, *(np.flatnonzero(moves) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
     if len(edges) - 1 < wanted:
         edges = sorted({*edges, *(len(rows) * c // wanted for c in range(wanted + 1))})
     together = n_bands > 1 and n_bands * weights <= blocks * inputs
     branches.direct("rows.sorted_by_phase" if weights > inputs else "rows.sorted_by_input")
     branches.direct("chunks.one" if len(edges) == 2 else "chunks.blocks_together" if together else "chunks.several")
-    return np.ascontiguousarray(rows[:, :5]), as_ints(edges), together
+    return rows, as_ints(edges), together

@@ -25,18 +25,44 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Elements, Integer, Records, Rows, Words, elements, integer
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
-from preimage.engines.ir.ordered import added
-from preimage.engines.jit.index.tables import NODE_WORDS, ROW_WORDS, TAP_WORDS, TILE_WORDS, Slot
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.ordered import Node, added
+from preimage.engines.jit.index.tables import PieceList, Row, Tap, TapList, Tile
 from preimage.engines.jit.packing.copy_kernel import transposed
 
-__all__ = ["DirectSpec", "build", "turned_side"]
+__all__ = ["DirectArguments", "DirectSpec", "build", "turned_side"]
 
 UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop
+
+
+class DirectArguments(EpilogueArguments):
+    """A task is a chunk of rows and a block of output channels. Offsets and strides are in bytes."""
+
+    weight: Elements = elements("element")
+    rows: Records[Row]
+    tiles: Records[Tile]
+    lists: Records[TapList]
+    taps: Records[Tap]
+    chunk_rows: Words  # first row of every chunk, and the end
+    chunks: Integer
+    chunk_div: Integer  # chunk = task / chunk_div % chunks
+    blocks: Integer  # blocks of output channels, all groups
+    block_div: Integer
+    group_blocks: Integer  # blocks in a group
+    block_bytes: Integer  # packed weights of a block
+    group_input_bytes: Integer  # from a group's input channels to the next group's
+    group_channels: Integer  # output channels of a group
+    out_pixel_bytes: Integer
+    pixel_bytes: Integer
+    channel_bytes: Integer  # between output channels, of a channels-first result
+    unused: Integer = integer(default=0)
+    nodes: Records[Node]  # blocks of the sums' order as ranges of taps, groups as ranges of blocks, ...
+    partial: Elements = elements("element", default=0)  # sums that are stored between pieces of the taps, tile by tile
+    row_tiles: Integer  # tiles of the longest row
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +79,7 @@ class DirectSpec:
     taps only, and sums are stored in memory between calls (see `streamed_weights`).
     """
 
-    arguments: ClassVar[type[IntEnum]] = Slot
+    arguments: ClassVar = DirectArguments
 
     element: str
     out: str
@@ -81,41 +107,37 @@ def build(spec: DirectSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     lanes = spec.lanes
-    arg = {slot: f.int_arg(slot) for slot in Slot}
-    x, w = f.ptr_arg(Slot.INPUT, spec.element), f.ptr_arg(Slot.WEIGHT, spec.element)
-    rows, tiles = f.ptr_arg(Slot.ROWS, "i64"), f.ptr_arg(Slot.TILES, "i64")
-    lists = f.ptr_arg(Slot.LISTS, "i64")
+    args = DirectArguments.read(f, spec, at_entry=True)
+    x, w, rows, tiles = args.input, args.weight, args.rows, args.tiles
+    lists: Rows[TapList] = args.lists.of(PieceList) if spec.pieced else args.lists
 
     # Which block of output channels, and which rows.
-    block = f.task // arg[Slot.BLOCK_DIV] % arg[Slot.BLOCKS]
-    chunk = f.task // arg[Slot.CHUNK_DIV] % arg[Slot.CHUNKS]
-    group, block_in_group = block // arg[Slot.GROUP_BLOCKS], block % arg[Slot.GROUP_BLOCKS]
+    block = f.task // args.block_div % args.blocks
+    chunk = f.task // args.chunk_div % args.chunks
+    group, block_in_group = block // args.group_blocks, block % args.group_blocks
     first = block_in_group * (spec.vectors * lanes)  # first output channel, inside the group
-    w_block = w.at_bytes(block * arg[Slot.BLOCK_BYTES])
-    x_group = x.at_bytes(group * arg[Slot.GROUP_INPUT_BYTES])
-    channel = group * arg[Slot.GROUP_CHANNELS] + first
-    left = arg[Slot.GROUP_CHANNELS] - first
-    bounds = f.ptr_arg(Slot.CHUNK_ROWS, "i64").at(chunk)
-    list_words = 4 if spec.pieced else 2
+    w_block = w.at_bytes(block * args.block_bytes)
+    x_group = x.at_bytes(group * args.group_input_bytes)
+    channel = group * args.group_channels + first
+    left = args.group_channels - first
+    bounds = args.chunk_rows.at(chunk)
 
-    with f.loop(bounds.load_int(), bounds.at(1).load_int()) as row:
-        line = rows.at(row.index * ROW_WORDS)
-        x_row, out_row = x_group.at_bytes(line.load_int()), line.at(1).load_int()
-        row_lists = lists.at(line.at(2).load_int() * list_words)
-        with f.loop(line.at(3).load_int(), line.at(4).load_int()) as tile:
-            entry = tiles.at(tile.index * TILE_WORDS)
-            here = row_lists.at(entry.at(2).load_int() * list_words)
-            x_tile = x_row.at_bytes(entry.load_int())
-            out_tile = out_row + entry.at(1).load_int()
-            out_tile += channel * (arg[Slot.CHANNEL_BYTES] if spec.turned else ELEMENT_BYTES[spec.out])
-            state = here.at(3).load_int() if spec.pieced else None
+    with f.loop(bounds.load_int(), bounds.at(1).load_int()) as k:
+        row = rows[k.index]
+        x_row, out_row = x_group.at_bytes(row.input), row.output
+        row_lists = lists.at(row.first_list)
+        with f.loop(row.first_tile, row.end_tile) as t:
+            tile = tiles[t.index]
+            here = row_lists[tile.list]
+            x_tile = x_row.at_bytes(tile.input)
+            out_tile = out_row + tile.output
+            out_tile += channel * (args.channel_bytes if spec.turned else ELEMENT_BYTES[spec.out])
+            state = here.state if isinstance(here, PieceList) else None
             with nullcontext() if state is None else f.when(state > 0):
                 with nullcontext() if state is None else f.when(state > 1):
-                    _ask_for_lines(f, spec, out_tile)
+                    _prefetch_result(f, spec, out_tile)
                 zeros = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
-                walk = _Sums(
-                    f, spec, x_tile, w_block, first, zeros, _kept(f, spec, row.index, tile.index - line.at(3).load_int())
-                )
+                walk = _Sums(f, spec, x_tile, w_block, first, zeros, _kept(f, spec, k.index, t.index - row.first_tile))
                 sums = walk.all(here)
                 if state is not None:
                     with f.when(state.equals(1)):
@@ -124,21 +146,22 @@ def build(spec: DirectSpec) -> str:
                     if spec.turned:
                         _store_turned(f, spec, sums, out_tile, channel, left)
                     else:
-                        cut, end = entry.at(3).load_int() - first, entry.at(4).load_int() - first
+                        cut, end = tile.cut_lanes - first, tile.end_lanes - first
                         _store(f, spec, sums, out_tile, channel, left, cut, end)
     return f.ir()
 
 
-def _ask_for_lines(f: Kernel, spec: DirectSpec, out_tile: Int) -> None:
-    """The lines of the result that the tile will write, asked for before its sums are computed: stores that miss the cache wait
+def _prefetch_result(f: Kernel, spec: DirectSpec, out_tile: Int) -> None:
+    """Prefetch the lines of the result that the tile will write, before its sums are computed: stores that miss the cache wait
     for one another, and a few dozen fill the CPU's queue.
     """
-    if spec.turned:  # half a line to each of many channels: asking costs what it saves (measured)
+    if spec.turned:  # half a line to each of many channels: the prefetches cost what they save (measured)
         return
-    result = f.ptr_arg(Slot.OUTPUT, spec.out).at_bytes(out_tile)
+    args = DirectArguments.read(f, spec)
+    result = args.output.at_bytes(out_tile)
     for p in range(spec.pixels):
         for v in range(0, spec.vectors * spec.lanes * ELEMENT_BYTES[spec.out], 64):
-            f.prefetch(result.at_bytes(f.int_arg(Slot.OUT_PIXEL_BYTES) * p + v), write=True)
+            f.prefetch(result.at_bytes(args.out_pixel_bytes * p + v), write=True)
 
 
 def _masks(f: Kernel, spec: DirectSpec, count: Int) -> list[Bit]:
@@ -158,11 +181,11 @@ class _Sums:
     zeros: list[Num]
     kept: Ptr | None
 
-    def all(self, ranges: Ptr) -> list[Num]:
-        """Over a list: its first member, last + 1, and whether the sums begin."""
-        begins = None if self.kept is None else ranges.at(2).load_int()
+    def all(self, members: TapList) -> list[Num]:
+        """Over a list."""
+        begins = members.begins if isinstance(members, PieceList) else None
         start = self.zeros if begins is None else self._restored(self.spec.depth, begins.equals(0))
-        return self._level(self.spec.depth, ranges.load_int(), ranges.at(1).load_int(), start)
+        return self._level(self.spec.depth, members.first, members.end, start)
 
     def _level(self, level: int, first: Int, last: Int, start: list[Num]) -> list[Num]:
         """The sum over members of a level: blocks or groups added one after another, or the chain of a block."""
@@ -173,12 +196,12 @@ class _Sums:
             elif level == 1 and spec.lone:
                 member.carry = added(member.carry, self._tap(member.index, self.zeros))
             else:
-                node = f.ptr_arg(Slot.NODES, "i64").at(member.index * NODE_WORDS)
-                begin = self.zeros if self.kept is None else self._restored(level - 1, node.at(2).load_int() > 0)
-                inner = self._level(level - 1, node.load_int(), node.at(1).load_int(), begin)
+                node = DirectArguments.read(f, spec).nodes[member.index]
+                begin = self.zeros if self.kept is None else self._restored(level - 1, node.resumes > 0)
+                inner = self._level(level - 1, node.first, node.end, begin)
                 if self.kept is not None:  # a member that goes on in the next call is not added yet
                     self.store(level - 1, inner)
-                    ends = node.at(3).load_int().equals(0)
+                    ends = node.continues.equals(0)
                     inner = [ends.select(value, zero) for value, zero in zip(inner, self.zeros, strict=True)]
                 member.carry = added(member.carry, inner)
         return member.result
@@ -186,10 +209,10 @@ class _Sums:
     def _tap(self, number: Int, sums: list[Num]) -> list[Num]:
         """The terms of one entry of the table of taps, added to the chain."""
         f, spec = self.f, self.spec
-        entry = f.ptr_arg(Slot.TAPS, "i64").at(number * TAP_WORDS)
-        x, w = self.x.at_bytes(entry.load_int()), self.w.at_bytes(entry.at(1).load_int())
-        having = _masks(f, spec, entry.at(2).load_int() - self.first) if spec.partial else None
-        return _run(f, spec, x, w, sums, having, None if spec.run else entry.at(3).load_int())
+        tap = DirectArguments.read(f, spec).taps[number]
+        x, w = self.x.at_bytes(tap.input), self.w.at_bytes(tap.weight)
+        having = _masks(f, spec, tap.channels - self.first) if spec.partial else None
+        return _run(f, spec, x, w, sums, having, None if spec.run else tap.terms)
 
     def store(self, level: int, sums: list[Num]) -> None:
         """For the next call."""
@@ -210,7 +233,8 @@ def _kept(f: Kernel, spec: DirectSpec, row: Int, tile: Int) -> Ptr | None:
     if not spec.pieced:
         return None
     sums = spec.pixels * spec.vectors * spec.lanes * (spec.depth + 1)
-    return f.ptr_arg(Slot.PARTIAL, spec.element).at((row * f.int_arg(Slot.ROW_TILES) + tile) * sums)
+    args = DirectArguments.read(f, spec)
+    return args.partial.at((row * args.row_tiles + tile) * sums)
 
 
 def _run(
@@ -218,7 +242,7 @@ def _run(
 ) -> list[Num]:  # fmt: skip
     """The terms under one entry of the table of taps: an unrolled loop, and what is left over after it. count: where the code does not say."""
     pixel = [
-        x.at(p * spec.pixel_stride) if spec.pixel_stride else x.at_bytes(f.int_arg(Slot.PIXEL_BYTES) * p)
+        x.at(p * spec.pixel_stride) if spec.pixel_stride else x.at_bytes(DirectArguments.read(f, spec).pixel_bytes * p)
         for p in range(spec.pixels)
     ]
 
@@ -262,7 +286,7 @@ def _run(
 
 def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int, cut: Int, end: Int) -> None:
     """The tile's sums to memory; of the last block of channels only those lanes that exist."""
-    lanes, pixel_bytes = spec.lanes, f.int_arg(Slot.OUT_PIXEL_BYTES)
+    lanes, pixel_bytes = spec.lanes, DirectArguments.read(f, spec).out_pixel_bytes
     inside: list[Bit] | None = _masks(f, spec, left) if spec.ragged else None
     for p in range(spec.pixels):
         masks = inside
@@ -284,7 +308,7 @@ def turned_side(vector_bytes: int, item: int) -> int:
 def _store_turned(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int) -> None:
     """The tile's sums to a channels-first result: squares of side x side are transposed, a store writes pixels of a channel."""
     side = min(turned_side(1 << 20, 8 if spec.element == "f64" else 4), spec.lanes)
-    step = f.int_arg(Slot.CHANNEL_BYTES)
+    step = DirectArguments.read(f, spec).channel_bytes
     for v in range(spec.vectors):
         for lane in range(0, spec.lanes, side):
             number = v * spec.lanes + lane

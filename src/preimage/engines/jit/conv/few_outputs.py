@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+import numpy as np
+
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
-from preimage.engines.jit.conv.few_outputs_kernel import Arg, FewSpec, Part
+from preimage.engines.jit.conv.few_outputs_arguments import ColumnTap, FewArguments
+from preimage.engines.jit.conv.few_outputs_kernel import FewSpec, Part
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
-from preimage.engines.jit.index.taps import Axis, Ints, as_ints
+from preimage.engines.jit.index.taps import Axis
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.packing.moves import weight_call
-from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, Value, kernel_call, numbered_operands
+from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
@@ -151,7 +155,7 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
         max(1, min(-(-wanted // cut.blocks), walk.count)), channel_room * cut.pitch, tap_bytes
     )
     column_parts = list(dict.fromkeys(c.part for c in shape.columns))
-    rows[:, 2] *= len(column_parts)
+    rows["part"] *= len(column_parts)
     column_table = _column_table(shape, cut, walk, terms, column_parts, item)
     units *= cut.blocks * len(bands)
     per_task = -(-units // (1 if r.threads == 1 else min(units, 8 * r.threads)))
@@ -176,16 +180,15 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels, run, terms.item, terms.multiple,
         terms.order.depth, g.kernel_size[-1], tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
-    values: dict[int, Value] = {
-        **numbered_operands(Arg), Arg.SCRATCH: "scratch", Arg.SCRATCH_BYTES: scratch, Arg.UNITS: units, Arg.UNITS_PER_TASK: per_task,
-        Arg.BANDS: bands, Arg.N_BANDS: len(bands), Arg.BLOCKS: cut.blocks, Arg.GROUPS: g.groups, Arg.STEPS: steps,
-        Arg.FILLS: fills, Arg.ROWS: rows, Arg.COLUMNS: column_table, Arg.N_COLUMNS: len(column_table),
-        Arg.X_IMAGE: r.in_strides[0], Arg.X_CHANNEL: r.in_strides[1], Arg.X_COLUMN: r.in_strides[-1], Arg.LEAD: cut.lead,
-        Arg.BEGIN: cut.begin, Arg.HIGHEST: cut.highest, Arg.LINE: shape.line, Arg.BLOCK: cut.block,
-        Arg.OUT_COLUMNS: axes[-1].out_size, Arg.OUT_IMAGE: r.out_strides[0], Arg.OUT_CHANNEL: r.out_strides[1],
-        Arg.AHEAD_CHANNEL: -(-ahead // run), Arg.AHEAD_COLUMN: ahead, Arg.AHEAD_PART: ahead * turns // walk.parts(steps),
-        Arg.OUT_LINE: walk.out_line, Arg.PITCH: cut.pitch, Arg.GROUP_WEIGHT_BYTES: group_bytes,
-    }  # fmt: skip
+    values = FewArguments(
+        **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, bands=bands,
+        n_bands=len(bands), blocks=cut.blocks, groups=g.groups, steps=steps, fills=fills, rows=rows, columns=column_table,
+        n_columns=len(column_table), x_image=r.in_strides[0], x_channel=r.in_strides[1], x_column=r.in_strides[-1], lead=cut.lead,
+        begin=cut.begin, highest=cut.highest, line=shape.line, block=cut.block, out_columns=axes[-1].out_size,
+        out_image=r.out_strides[0], out_channel=r.out_strides[1], out_line=walk.out_line, pitch=cut.pitch,
+        group_weight_bytes=group_bytes, ahead_channel=-(-ahead // run), ahead_column=ahead,
+        ahead_part=ahead * turns // walk.parts(steps),
+    )  # fmt: skip
     program.calls.append(kernel_call("direct", spec, values, tasks))
     program.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap
     program.details = _details(plan, shape, cut, (last_in, tasks, len(bands), scratch, len(steps), len(rows)))
@@ -194,15 +197,16 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     return program.done()
 
 
-def _column_table(shape: _Shape, cut: _Columns, walk: Walk, terms: Terms, parts: list[Part], item: int) -> Ints:
+def _column_table(shape: _Shape, cut: _Columns, walk: Walk, terms: Terms, parts: list[Part], item: int) -> Array:
     """Every column that a phase reads, and every piece of the channels under it: see `few_outputs_kernel`."""
-    tap_bytes, ends = shape.run * shape.channels * item, iter(walk.ends.of_columns(shape.columns, terms.pieces))
-    found = []
-    for column in shape.columns:
-        for first, count in terms.pieces:
-            at, weight = (cut.lead + column.at) * item + first * cut.pitch, column.tap * tap_bytes + first * shape.channels * item
-            found.append([at, weight, parts.index(column.part), count, next(ends)])
-    return as_ints(found)
+    found = [(c.at, c.tap, parts.index(c.part)) for c in shape.columns]
+    column, number, part = np.array(found, np.int64).reshape(-1, 3).T[:, :, None]
+    first, count = np.array(terms.pieces, np.int64).T
+    tap_bytes, term_bytes = shape.run * shape.channels * item, shape.channels * item
+    return ColumnTap(
+        scratch=(cut.lead + column) * item + first * cut.pitch, weight=number * tap_bytes + first * term_bytes, part=part,
+        channels=count, ends=np.array(walk.ends.of_columns(shape.columns, terms.pieces), np.int64).reshape(len(column), -1),
+    ).table()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,79 +25,19 @@ and phases take part (a `Part`) is known to the code; which line and column it i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from itertools import product
 from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import Finish, finish
 from preimage.engines.ir.shuffles import interleave
+from preimage.engines.jit.conv.few_outputs_arguments import FewArguments, Step
 from preimage.engines.jit.packing.copy_kernel import transposed
 
-__all__ = [
-    "COLUMN_WORDS",
-    "END_BITS",
-    "FILL_WORDS",
-    "FIRST",
-    "ROW_WORDS",
-    "STEP_WORDS",
-    "TAKES_PART",
-    "Arg",
-    "FewSpec",
-    "Part",
-    "build",
-]
+__all__ = ["END_BITS", "FIRST", "TAKES_PART", "FewSpec", "Part", "build"]
 
 AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copying memory is asked for
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
-
-
-class Arg(IntEnum):
-    """Where an argument lies in the vector; the first six are those of `tables.Slot`. Offsets and strides are in bytes."""
-
-    INPUT = 0
-    WEIGHT = 1
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    SCRATCH = 6
-    SCRATCH_BYTES = 7  # of one thread
-    UNITS = 8
-    UNITS_PER_TASK = 9
-    BANDS = 10  # first step, last + 1
-    N_BANDS = 11
-    BLOCKS = 12  # of columns
-    GROUPS = 13
-    STEPS = 14  # fills from, to; rows from, to; output offset; lines of the result that exist; the fills to come, in how many
-    # steps, and whether in the next unit
-    FILLS = 15  # input offset, scratch offset, columns of the input (0: a line of zeros)
-    ROWS = 16  # scratch offset, weight offset, number of the part times the number of column parts, ends of blocks (END_BITS)
-    COLUMNS = 17  # offset in a line, weight offset, number of the part, channels, ends of blocks (END_BITS)
-    N_COLUMNS = 18
-    X_IMAGE = 19
-    X_CHANNEL = 20
-    X_COLUMN = 21
-    LEAD = 22  # columns in a line of the scratch before the block's first (not in bytes)
-    HIGHEST = 23  # columns that are read behind the block's last
-    LINE = 24  # positions of a line, one for all phases
-    BLOCK = 25  # positions of a block
-    OUT_COLUMNS = 26
-    OUT_IMAGE = 27
-    OUT_CHANNEL = 28
-    OUT_LINE = 29
-    PITCH = 30  # of a channel in the scratch
-    GROUP_WEIGHT_BYTES = 31
-    AHEAD_CHANNEL = 32  # reading ahead: bytes from a channel's turn to the next
-    AHEAD_COLUMN = 33  # and from one turn of all channels to the next
-    AHEAD_PART = 34  # and in a step
-    BEGIN = 35  # the first column that is brought, after the block's own (negative or 0), in blocks behind the first
-
-
-STEP_WORDS = 10
-FILL_WORDS = 3
-ROW_WORDS = 4
-COLUMN_WORDS = 5
 
 #: Four bits for each row (phase) of the tile say what ends before its tap in this line (column). Of a row: TAKES_PART, and how many
 #: levels of sums. Of a phase: how many levels, or FIRST: as many as the row says, for it is the phase's first tap in the line.
@@ -117,7 +57,7 @@ class FewSpec:
     hardly holds what was asked for before).
     """
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = FewArguments
 
     element: str
     out: str
@@ -147,68 +87,67 @@ class FewSpec:
 def build(spec: FewSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in Arg}
+    args = FewArguments.read(f, spec, at_entry=True)
     step_lanes = spec.lanes * spec.vectors
-    scratch = f.ptr_arg(Arg.SCRATCH, spec.inner).at_bytes(f.thread * arg[Arg.SCRATCH_BYTES])
+    scratch = args.scratch.at_bytes(f.thread * args.scratch_bytes)
     kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes * max(1, spec.depth))
-    with f.share(arg[Arg.UNITS], arg[Arg.UNITS_PER_TASK]) as unit:
-        band, left, group, n = _unit(arg, unit.index)
-        count = (arg[Arg.LINE] - left).minimum(arg[Arg.BLOCK])
-        x = _input(f, spec, arg, left, group, n)
-        _, left_next, group_next, n_next = _unit(arg, unit.index + 1)
-        x_next = _input(f, spec, arg, left_next, group_next, n_next.minimum(arg[Arg.UNITS] - 1))
-        w = f.ptr_arg(Arg.WEIGHT, spec.inner).at_bytes(group * arg[Arg.GROUP_WEIGHT_BYTES])
-        out = n * arg[Arg.OUT_IMAGE] + group * spec.channels * arg[Arg.OUT_CHANNEL]
-        steps = f.ptr_arg(Arg.BANDS, "i64").at(band * 2)
-        with f.loop(steps.load_int(), steps.at(1).load_int()) as turn:
-            step = f.ptr_arg(Arg.STEPS, "i64").at(turn.index * STEP_WORDS)
-            with f.loop(step.load_int(), step.at(1).load_int()) as number:
-                line = f.ptr_arg(Arg.FILLS, "i64").at(number.index * FILL_WORDS)
-                source, to = x.at_bytes(line.load_int()), scratch.at_bytes(line.at(1).load_int()).at(arg[Arg.LEAD])
-                _fill(f, spec, arg, source, to, left, count + arg[Arg.HIGHEST], line.at(2).load_int())
-            out_step = out + step.at(4).load_int()
-            # What will be brought to the scratch next is asked for while this step computes.
-            ahead = _Ahead(x, x_next, step.at(6))
+    with f.share(args.units, args.units_per_task) as unit:
+        band, left, group, n = _unit(args, unit.index)
+        count = (args.line - left).minimum(args.block)
+        x = _input(spec, args, left, group, n)
+        _, left_next, group_next, n_next = _unit(args, unit.index + 1)
+        x_next = _input(spec, args, left_next, group_next, n_next.minimum(args.units - 1))
+        w = args.weight.at_bytes(group * args.group_weight_bytes)
+        out = n * args.out_image + group * spec.channels * args.out_channel
+        steps = args.bands[band]
+        with f.loop(steps.first_step, steps.end_step) as k:
+            step = args.steps[k.index]
+            with f.loop(step.first_fill, step.end_fill) as number:
+                fill = args.fills[number.index]
+                source, to = x.at_bytes(fill.input), scratch.at_bytes(fill.scratch).at(args.lead)
+                _fill(f, spec, args, source, to, left, count + args.highest, fill.columns)
+            out_step = out + step.output
+            ahead = _Ahead(x, x_next, step)  # what the next step copies is prefetched while this step computes
             with f.loop(0, count, step_lanes) as tile:
-                turns = tile.index // step_lanes * arg[Arg.N_COLUMNS]
-                sums = _sums(f, spec, arg, scratch.at(tile.index), w, step, ahead, turns, kept)
+                turns = tile.index // step_lanes * args.n_columns
+                sums = _sums(f, spec, args, scratch.at(tile.index), w, step, ahead, turns, kept)
                 for number_of_sum, value in enumerate(sums):
                     kept.at(number_of_sum * spec.lanes).store(value)
-                _store(f, spec, arg, kept, out_step, left + tile.index, group * spec.channels, step.at(5).load_int())
+                _store(f, spec, args, kept, out_step, left + tile.index, group * spec.channels, step.lines)
     return f.ir()
 
 
 # -------------------------------------------------------------------------------------------------------- the scratch
 
 
-def _unit(arg: dict[Arg, Int], number: Int) -> tuple[Int, Int, Int, Int]:
+def _unit(args: FewArguments, number: Int) -> tuple[Int, Int, Int, Int]:
     """Band, first position of the block of columns, group and image of a unit."""
-    band, rest = number % arg[Arg.N_BANDS], number // arg[Arg.N_BANDS]
-    block, rest = rest % arg[Arg.BLOCKS], rest // arg[Arg.BLOCKS]
-    return band, block * arg[Arg.BLOCK], rest % arg[Arg.GROUPS], rest // arg[Arg.GROUPS]
+    band, rest = number % args.n_bands, number // args.n_bands
+    block, rest = rest % args.blocks, rest // args.blocks
+    return band, block * args.block, rest % args.groups, rest // args.groups
 
 
-def _input(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], left: Int, group: Int, n: Int) -> Ptr:
+def _input(spec: FewSpec, args: FewArguments, left: Int, group: Int, n: Int) -> Ptr:
     """Where the input of a unit begins: its block's first column."""
-    x = f.ptr_arg(Arg.INPUT, spec.element)
-    return x.at_bytes(n * arg[Arg.X_IMAGE] + group * spec.run * arg[Arg.X_CHANNEL] + left * arg[Arg.X_COLUMN])
+    x = args.input
+    return x.at_bytes(n * args.x_image + group * spec.run * args.x_channel + left * args.x_column)
 
 
-def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, left: Int, count: Int, columns: Int) -> None:
+def _fill(f: Kernel, spec: FewSpec, args: FewArguments, source: Ptr, to: Ptr, left: Int, count: Int, columns: Int) -> None:
     """The columns that a block reads of an input line to the scratch; those outside 0 .. columns - 1 become zeros.
 
     source, to: the block's first column. Before column 0 come whole vectors of zeros, so that the line's own lie aligned.
     """
-    pitch, item = arg[Arg.PITCH], ELEMENT_BYTES[spec.inner]
-    begin = (left > 0).select(arg[Arg.BEGIN], 0 - arg[Arg.LEAD])
+    pitch, item = args.pitch, ELEMENT_BYTES[spec.inner]
+    begin = (left > 0).select(args.begin, 0 - args.lead)
     if not spec.last_in:
         lanes = spec.lanes
         with f.loop(0, spec.run) as i:
-            line, there = source.at_bytes(i.index * arg[Arg.X_CHANNEL]), to.at_bytes(i.index * pitch)
+            line, there = source.at_bytes(i.index * args.x_channel), to.at_bytes(i.index * pitch)
             with f.loop(begin, count, lanes) as c:
                 at = left + c.index
                 exist = f.lane_mask(lanes, at.below(columns).select(columns - at, f.i64(0)))
-                f.prefetch(line.at_bytes(arg[Arg.X_CHANNEL] * AHEAD_CHANNELS).at(c.index))
+                f.prefetch(line.at_bytes(args.x_channel * AHEAD_CHANNELS).at(c.index))
                 there.at(c.index).store(line.at(c.index).load(lanes, exist))
         return
     side = min(32 // item, spec.lanes)  # channels of a block; of its pixels two such squares make a vector, if it is wide enough
@@ -220,24 +159,24 @@ def _fill(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], source: Ptr, to: Ptr, l
         with f.when(inside.negated()), f.loop(0, spec.run) as i:
             there.at_bytes(i.index * pitch).store(f.zeros(spec.inner, width))
         with f.when(inside):
-            pixel, rest = source.at_bytes(c.index * arg[Arg.X_COLUMN]), columns - at
+            pixel, rest = source.at_bytes(c.index * args.x_column), columns - at
             exist = f.lane_mask(width, rest)
-            pixels = [pixel.at_bytes(arg[Arg.X_COLUMN] * (rest - 1).minimum(k)) for k in range(width)]
+            pixels = [pixel.at_bytes(args.x_column * (rest - 1).minimum(k)) for k in range(width)]
             far = width * -(-AHEAD_ELEMENTS // (spec.run * width))
-            ahead = pixel.at_bytes((c.index + far < count).select(arg[Arg.X_COLUMN] * far, f.i64(0)))
+            ahead = pixel.at_bytes((c.index + far < count).select(args.x_column * far, f.i64(0)))
             with f.loop(0, whole, side) as i:
                 for k in range(0, width * side * ELEMENT_BYTES[spec.element] if spec.near else 0, 64):
                     f.prefetch(ahead.at(i.index * width).at_bytes(k))
-                _turn(f, there.at_bytes(i.index * pitch), [p.at(i.index).load(side) for p in pixels], exist)
+                _copy_square(f, spec, there.at_bytes(i.index * pitch), [p.at(i.index).load(side) for p in pixels], exist)
             if whole < spec.run:
                 mask = f.lane_mask(side, spec.run - whole)
-                _turn(f, there.at_bytes(pitch * whole), [p.at(whole).load(side, mask) for p in pixels], exist)
+                _copy_square(f, spec, there.at_bytes(pitch * whole), [p.at(whole).load(side, mask) for p in pixels], exist)
 
 
-def _turn(f: Kernel, to: Ptr, pixels: list[Num], exist: Bit) -> None:
+def _copy_square(f: Kernel, spec: FewSpec, to: Ptr, pixels: list[Num], exist: Bit) -> None:
     """Channels of neighbouring pixels to their lines, zeros for pixels that do not exist."""
     for j, value in enumerate(_squares(pixels)):
-        to.at_bytes(f.int_arg(Arg.PITCH) * j).store(exist.select(value, f.zeros(value.dtype, value.lanes)))
+        to.at_bytes(FewArguments.read(f, spec).pitch * j).store(exist.select(value, f.zeros(value.dtype, value.lanes)))
 
 
 def _squares(pixels: list[Num]) -> list[Num]:
@@ -254,44 +193,45 @@ def _squares(pixels: list[Num]) -> list[Num]:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """The input that is needed next: of this unit or the next one, and which fills (words of the step). Every line of a tile reads
-    one of them ahead.
+    """The input that is needed next, of this unit or the next one; the step says which fills. Under every line of a tile a part of one
+    of them is prefetched.
     """
 
     here: Ptr
     there: Ptr
-    words: Ptr
+    step: Step
 
-    def line(self, f: Kernel, number: Int) -> Ptr:
-        """The part of the line that is read ahead under this line of the tile."""
-        first, last = self.words.load_int(), self.words.at(1).load_int()
+    def line(self, args: FewArguments, number: Int) -> Ptr:
+        """The part of the line that is prefetched under this line of the tile."""
+        first, last = self.step.next_first, self.step.next_end
         fill = (first + number).minimum(last - 1).maximum(0)
-        start = f.ptr_arg(Arg.FILLS, "i64").at(fill * FILL_WORDS).load_int()
-        beyond = self.words.at(3).load_int() > 0
-        source = beyond.select(self.there.address(), self.here.address())
-        return f.pointer(source + start + (self.words.at(2).load_int() - 1) * f.int_arg(Arg.AHEAD_PART), self.here.element)
+        start = args.here.fills[fill].input
+        beyond = self.step.next_unit > 0
+        source = beyond.pick(self.there.address(), self.here.address())
+        at = source + start + (self.step.steps_ahead - 1) * args.here.ahead_part
+        return at.kernel.pointer(at, self.here.element)
 
 
 def _sums(
-    f: Kernel, spec: FewSpec, arg: dict[Arg, Int], x: Ptr, w: Ptr, step: Ptr, ahead: _Ahead, turns: Int, kept: Ptr
+    f: Kernel, spec: FewSpec, args: FewArguments, x: Ptr, w: Ptr, step: Step, ahead: _Ahead, turns: Int, kept: Ptr
 ) -> list[Num]:  # fmt: skip
     """The sums of a tile, numbered (row, vector, phase, channel); kept: memory for those of the levels above the blocks."""
     members = len(spec.column_parts)
     zeros = [f.zeros(spec.inner, spec.lanes)] * (spec.rows * spec.vectors * spec.phases * spec.channels)
     for place in range(len(zeros) * spec.depth):
         kept.at(place * spec.lanes).store(zeros[0])
-    with f.loop(step.at(2).load_int(), step.at(3).load_int(), carry=zeros) as row:
-        line = f.ptr_arg(Arg.ROWS, "i64").at(row.index * ROW_WORDS)
-        x_row, w_row, kind = x.at_bytes(line.load_int()), w.at_bytes(line.at(1).load_int()), line.at(2).load_int()
-        later = ahead.line(f, row.index - step.at(2).load_int())
-        with f.loop(0, arg[Arg.N_COLUMNS], carry=row.carry, once=True) as column:
-            later_tap = later.at_bytes((turns + column.index) * arg[Arg.AHEAD_COLUMN])
-            entry = f.ptr_arg(Arg.COLUMNS, "i64").at(column.index * COLUMN_WORDS)
-            x_tap, w_tap = x_row.at_bytes(entry.load_int()), w_row.at_bytes(entry.at(1).load_int())
-            number, sums = kind + entry.at(2).load_int(), list(column.carry)
+    with f.loop(step.first_row, step.end_row, carry=zeros) as row:
+        line = args.rows[row.index]
+        x_row, w_row, kind = x.at_bytes(line.scratch), w.at_bytes(line.weight), line.part
+        later = ahead.line(args, row.index - step.first_row)
+        with f.loop(0, args.n_columns, carry=row.carry, once=True) as column:
+            later_tap = later.at_bytes((turns + column.index) * args.ahead_column)
+            entry = args.columns[column.index]
+            x_tap, w_tap = x_row.at_bytes(entry.scratch), w_row.at_bytes(entry.weight)
+            number, sums = kind + entry.part, list(column.carry)
             if spec.depth:
-                _end_blocks(f, spec, line.at(3).load_int(), entry.at(4).load_int(), sums, kept)
-            count = f.i64(spec.piece) if spec.piece else entry.at(3).load_int()
+                _end_blocks(f, spec, line.ends, entry.ends, sums, kept)
+            count = f.i64(spec.piece) if spec.piece else entry.channels
             for a, rows in enumerate(spec.row_parts):
                 for b, phases in enumerate(spec.column_parts):
                     if not rows or not phases:
@@ -346,11 +286,11 @@ def _run(
     picked = [at + q * apart + o for at, _ in taps for o in range(channels) for q in range(spec.vectors)]
     wanted = max(1, UNROLL_PRODUCTS // len(picked))
     unroll = max(u for u in (1, 2, 4) if u <= wanted and spec.multiple % u == 0)
-    pitch = f.int_arg(Arg.PITCH)
+    pitch = FewArguments.read(f, spec).pitch
     with f.loop(0, run, unroll, carry=[sums[number] for number in picked]) as i:
         for u in range(unroll):
             if spec.last_in:  # planes lie far apart: to read all of them ahead costs more addresses than it hides
-                f.prefetch(later.at_bytes((i.index + u) * f.int_arg(Arg.AHEAD_CHANNEL)), level=2)
+                f.prefetch(later.at_bytes((i.index + u) * FewArguments.read(f, spec).ahead_channel), level=2)
             line, weights = x.at_bytes((i.index + u) * pitch), w.at((i.index + u) * channels)
             pixels = [line.at(q * spec.lanes).load(spec.lanes) for q in range(spec.vectors)]
             factors = [weights.at(at + o).splat(spec.lanes) for _, at in taps for o in range(channels)]
@@ -364,7 +304,7 @@ def _run(
 # ---------------------------------------------------------------------------------------------------------- the result
 
 
-def _store(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], kept: Ptr, out: Int, place: Int, channel: Int, lines: Int) -> None:
+def _store(f: Kernel, spec: FewSpec, args: FewArguments, kept: Ptr, out: Int, place: Int, channel: Int, lines: Int) -> None:
     """The sums to the lines that exist; the phases interleaved, and the channels too where they lie together."""
     lanes, parts, item = spec.lanes, spec.phases * spec.channels, ELEMENT_BYTES[spec.out]
     steps = replace(spec.finish, bias=False)
@@ -372,17 +312,17 @@ def _store(f: Kernel, spec: FewSpec, arg: dict[Arg, Int], kept: Ptr, out: Int, p
         here = kept.at((r.index * spec.vectors + q.index) * (parts * lanes))
         values = [here.at(k * lanes).load(lanes) for k in range(parts)]
         if spec.finish.bias:
-            bias = [f.ptr_arg(Arg.BIAS, spec.out).at(channel + o).splat(lanes) for o in range(spec.channels)]
+            bias = [args.bias.at(channel + o).splat(lanes) for o in range(spec.channels)]
             values = [value + f.zeros(spec.inner, lanes) + bias[k % spec.channels] for k, value in enumerate(values)]
         first = (place + q.index * lanes) * spec.phases
-        left, at = arg[Arg.OUT_COLUMNS] - first, out + r.index * arg[Arg.OUT_LINE]
+        left, at = args.out_columns - first, out + r.index * args.out_line
         if spec.last_out:
             for j, value in enumerate(interleave(values)):
                 mask = f.lane_mask(lanes, left * spec.channels - j * lanes)
                 finish(f, steps, value, spec.out, at + (first * spec.channels + j * lanes) * item, channel, mask)
         else:
             for o in range(spec.channels):
-                line = at + arg[Arg.OUT_CHANNEL] * o + first * item
+                line = at + args.out_channel * o + first * item
                 for j, value in enumerate(interleave(values[o :: spec.channels])):
                     mask = f.lane_mask(lanes, left - j * lanes)
                     finish(f, steps, value, spec.out, line + j * lanes * item, channel, mask)

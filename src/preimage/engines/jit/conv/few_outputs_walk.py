@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
 
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.jit.conv.few_outputs_arguments import Band, Fill, Line, Step
 from preimage.engines.jit.conv.few_outputs_kernel import END_BITS, FIRST, TAKES_PART, Part
-from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints
+from preimage.engines.jit.index.taps import Axis, Phase
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.request import ConvRequest
 
@@ -65,9 +69,9 @@ class Walk:
         self.slots = max(1, *(len({source for source, _, _ in lines}) for _, lines, _ in self.steps))
 
     @staticmethod
-    def parts(steps: Ints) -> int:
+    def parts(steps: Array) -> int:
         """Steps for one that brings new lines."""
-        return max(1, len(steps) // max(1, int((steps[:, 1] > steps[:, 0]).sum())))
+        return max(1, len(steps) // max(1, int((steps["end_fill"] > steps["first_fill"]).sum())))
 
     def _steps(self) -> Iterator[tuple[int, list[tuple[int, int, Part]], int]]:
         """Output offset, lines (source offset, tap, part), and the lines of the result that exist."""
@@ -102,7 +106,7 @@ class Walk:
                             lines.append((source, (number * self.kernel_rows + window.tap) * self.width, window.part))
                 yield out + first * self.out_line, lines, min(self.rows, size - first)
 
-    def tables(self, bands: int, line_bytes: int, tap_bytes: int) -> tuple[Ints, Ints, Ints, Ints, list[Part]]:
+    def tables(self, bands: int, line_bytes: int, tap_bytes: int) -> tuple[Array, Array, Array, Array, list[Part]]:
         """Bands, steps, fills and rows as the kernel reads them, and the parts of rows."""
         parts: dict[Part, int] = {}
         edges = [self.count * band // bands for band in range(bands + 1)]
@@ -125,24 +129,36 @@ class Walk:
                 for (source, tap, part), word in zip(lines, ends, strict=True):
                     rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts)), word))
                 steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
-        bounds = as_ints(list(pairwise(edges)))
-        steps = _looking_ahead(steps, edges)
-        return bounds, as_ints(steps), as_ints(fills).reshape(-1, 3), as_ints(rows).reshape(-1, 4), list(parts) or [()]
+        first_step, end_step = np.array(list(pairwise(edges)), np.int64).T
+        at, place, filled = np.array(fills, np.int64).reshape(-1, 3).T
+        scratch, weight, part_number, ends_before = np.array(rows, np.int64).reshape(-1, 4).T
+        return (
+            Band(first_step=first_step, end_step=end_step).table(),
+            _looking_ahead(steps, edges),
+            Fill(input=at, scratch=place, columns=filled).table(),
+            Line(scratch=scratch, weight=weight, part=part_number, ends=ends_before).table(),
+            list(parts) or [()],
+        )
 
 
-def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> list[tuple[int, ...]]:
-    """Every step with the fills of the next step that has some, how many steps away it is, and whether it is the next unit's."""
-    out = list(steps)
+def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> Array:
+    """The table of steps; every step with the fills of the next step that has some, which may be the next unit's."""
+    first_fill, end_fill, first_row, end_row, output, lines = np.array(steps, np.int64).T
+    ahead = np.zeros((len(steps), 4), np.int64)
     bands = list(pairwise(edges))
     for band, (begin, end) in enumerate(bands):
-        first = steps[bands[(band + 1) % len(bands)][0]]
-        fills, far, beyond = first[:2], 0, 1
+        following = bands[(band + 1) % len(bands)][0]
+        fills, far, beyond = (first_fill[following], end_fill[following]), 0, 1
         for number in range(end - 1, begin - 1, -1):
             far += 1
-            out[number] = (*steps[number], *fills, far, beyond)
-            if steps[number][0] < steps[number][1]:
-                fills, far, beyond = steps[number][:2], 0, 0
-    return out
+            ahead[number] = (*fills, far, beyond)
+            if first_fill[number] < end_fill[number]:
+                fills, far, beyond = (first_fill[number], end_fill[number]), 0, 0
+    next_first, next_end, steps_ahead, next_unit = ahead.T
+    return Step(
+        first_fill=first_fill, end_fill=end_fill, first_row=first_row, end_row=end_row, output=output, lines=lines,
+        next_first=next_first, next_end=next_end, steps_ahead=steps_ahead, next_unit=next_unit,
+    ).table()  # fmt: skip
 
 
 class _Ends:

@@ -15,12 +15,12 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
+from preimage.engines.jit.conv.direct_kernel import DirectArguments
+from preimage.engines.jit.conv.streamed_weights_kernel import Piece, SweepArguments, SweepSpec
 from preimage.engines.jit.index.gather import Gather
-from preimage.engines.jit.index.tables import Slot
-from preimage.engines.jit.index.taps import Ints
+from preimage.engines.jit.index.tables import PieceList
 from preimage.engines.jit.packing.weights_kernel import WeightArguments
 from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
-from preimage.engines.jit.runtime.program_kernel import Piece, SweepArguments, SweepSpec
 
 __all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_tables", "streamed_call", "sweeps"]
 
@@ -65,23 +65,22 @@ def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_byt
     return [(0, *(cut - by for cut in range(step, taps, step)), taps) for by in moved]
 
 
-def piece_tables(gather: Gather, tap_bytes: int, cuts: list[Bounds]) -> tuple[Ints, Array]:
-    """Lists and nodes for every way to cut the taps, and of each way for every piece. A list: first member, last + 1, whether the
-    sums begin, 0 nothing to do, 1 go on or 2 end. (One line of the result is all lists of a piece.)
-    """
-    numbers = gather.taps[:, 1] // tap_bytes
+def piece_tables(gather: Gather, tap_bytes: int, cuts: list[Bounds]) -> tuple[Array, Array]:
+    """Lists (`PieceList`) and nodes for every way to cut the taps, and of each way for every piece. One line of the lists is a piece."""
+    numbers = gather.taps["weight"] // tap_bytes
     lists, nodes, count = [], [], 0
     for bounds in cuts:
         part = np.searchsorted(np.array(bounds[1:-1]), numbers, "right")
         found, more = gather.nodes(part, count)
         pieces = len(bounds) - 1
-        ranges = np.zeros((pieces, gather.lists, 4), np.int64)
-        ranges[: len(found) // gather.lists, :, :2] = found.reshape(-1, gather.lists, 2)
-        some = ranges[:, :, 1] > ranges[:, :, 0]
+        ranges = np.zeros((pieces, gather.lists), PieceList.dtype)
+        found = found.reshape(-1, gather.lists)
+        ranges["first"][: len(found)], ranges["end"][: len(found)] = found["first"], found["end"]
+        some = ranges["end"] > ranges["first"]
         some[0, ~some.any(axis=0)] = True  # a list without taps is all in the first piece
-        ranges[:, :, 3] = some
+        ranges["state"] = some
         first, last = some.argmax(axis=0), pieces - 1 - some[::-1].argmax(axis=0)
-        ranges[first, np.arange(gather.lists), 2], ranges[last, np.arange(gather.lists), 3] = 1, 2
+        ranges["begins"][first, np.arange(gather.lists)], ranges["state"][last, np.arange(gather.lists)] = 1, 2
         lists.append(ranges)
         nodes.append(more)
         count += len(more)
@@ -112,7 +111,7 @@ def streamed_call(
 ) -> None:  # fmt: skip
     """Add packing and multiplying, block by block and piece by piece, with the memory that they need."""
     packing = packing.changed({WeightArguments.block_bytes: 0})  # every block is packed to the same memory
-    multiply = multiply.changed({Slot.BLOCK_BYTES: 0})
+    multiply = multiply.changed({DirectArguments.block_bytes: 0})
     pieces, ways = Piece(source=0, columns=[packing.integer(WeightArguments.columns)], column_table=0, list_table=0, inside=0), 1
     if work.cuts is not None:
         first, last = np.array([pair for bounds in work.cuts for pair in pairwise(bounds)], np.int64).T

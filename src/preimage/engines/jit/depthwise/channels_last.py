@@ -282,7 +282,8 @@ def _rows(
 def _give_ranges(rows: Array, taps: _Taps, lone: bool) -> Array:
     """The nodes of the sums; rows are given the ranges of their lists, in place of the lists' numbers."""
     ranges, nodes = node_tables(taps.owner, taps.members, int(rows["first"].max()) + 1, lone)
-    rows["first"], rows["end"] = ranges[rows["first"]].T
+    lists = ranges[rows["first"]]
+    rows["first"], rows["end"] = lists["first"], lists["end"]
     return nodes
 
 

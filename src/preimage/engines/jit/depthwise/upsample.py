@@ -97,7 +97,7 @@ def _rows(axis: Axis | None, out_row: int, weight_row: int, terms: Terms) -> tup
     at, weight, owner, rank = np.array(taps, np.int64).reshape(-1, 4).T
     members = terms.members(2, rank) if axis is not None else terms.members(1, rank)
     ranges, nodes = node_tables(owner, members, len(offsets), terms.lone_rows(1))
-    rows = Row(output=offsets, first=ranges[:, 0], end=ranges[:, 1]).table()
+    rows = Row(output=offsets, first=ranges["first"], end=ranges["end"]).table()
     return rows, Tap(row=at, weight=weight).table(), nodes, reach
 
 

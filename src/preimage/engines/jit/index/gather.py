@@ -1,4 +1,4 @@
-"""The tables of a gather: the rows, tiles, lists of taps and taps that a table-driven kernel walks (`tables.Slot`)."""
+"""The tables of a gather: the rows, tiles, lists of taps and taps that a table-driven kernel walks (`tables`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from preimage.engines.base import Array
-from preimage.engines.jit.index.tables import TAP_WORDS
+from preimage.engines.jit.index.tables import Row, Tap, Tile
 from preimage.engines.jit.index.taps import Axis, Folded, Ints, Phase
 from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 
 __all__ = ["Gather", "Weights", "count_taps", "gather_tables", "split_rows"]
+
+TAP_WORDS = len(Tap.fields)
 
 
 def gather_tables(
@@ -28,35 +30,38 @@ def gather_tables(
     channels: int = 0,
     part: Callable[[Phase, Tiles], tuple[Tiles, Ints]] | None = None,
 ) -> Gather:
-    """The tables (see `tables.Slot`) of a gather whose pixels run along `choice.axis`.
+    """The tables of a gather whose pixels run along `choice.axis`.
 
-    Strides are in bytes, along each axis; the addresses of INPUT and OUTPUT are those of position 0 everywhere.
+    Strides are in bytes, along each axis; the addresses of input and output are those of position 0 everywhere.
     part: picks some of a phase's tiles, and says how far (in positions) the input of each is moved.
-    Rows have one more number at their end: rows of one number (of the outer axes' phases, and the tile's) share their taps.
     """
     covers, all_tiles = _covers(axes[choice.axis], choice, in_strides, out_strides, folded, channels, part)
     outer = [k for k in range(len(axes)) if k != choice.axis]
     entries = _TapWords(axes, in_strides, weights, terms, folded, channels)
-    rows: list[Ints] = []
+    rows: list[Array] = []
+    kinds: list[Ints] = []
     taps: list[Ints] = []
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
         at_in, at_out, number = _positions(outer, phases, in_strides, out_strides)
         picks = [p.classes[1] for p in phases]
         for cover in covers:
-            block = np.empty((len(at_in), 6), np.int64)
-            block[:, 0], block[:, 1], block[:, 2] = at_in, at_out, len(taps) + number * len(cover.ranges)
-            block[:, 3], block[:, 4], block[:, 5] = cover.first, cover.end, len(rows)
+            block = Row(
+                input=at_in, output=at_out, first_list=len(taps) + number * len(cover.ranges), first_tile=cover.first,
+                end_tile=cover.end,
+            ).table()  # fmt: skip
+            kinds.append(np.full(len(block), len(rows), np.int64))
             rows.append(block)
             for picked in product(*picks):
                 for taps_of_tile in cover.ranges:
                     where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
                     where[choice.axis] = (cover.phase, taps_of_tile)
                     taps.append(entries.of(where))
-    all_rows = np.concatenate(rows)
-    all_rows = all_rows[all_rows[:, 4] > all_rows[:, 3]]
+    all_rows, all_kinds = np.concatenate(rows), np.concatenate(kinds)
+    some = all_rows["end_tile"] > all_rows["first_tile"]
     words = np.concatenate(taps)
     owner = np.repeat(np.arange(len(taps), dtype=np.int64), [len(entry) for entry in taps])
-    return Gather(all_rows, all_tiles, np.ascontiguousarray(words[:, :TAP_WORDS]), owner, words[:, TAP_WORDS:], len(taps), terms)
+    table = Tap.of_rows(words[:, :TAP_WORDS])
+    return Gather(all_rows[some], all_kinds[some], all_tiles, table, owner, words[:, TAP_WORDS:], len(taps), terms)
 
 
 class Weights(NamedTuple):
@@ -68,17 +73,20 @@ class Weights(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """Rows, tiles and taps as `tables.Slot` says; owner, members: see `terms.node_tables`."""
+    """Rows, tiles and taps (`tables`). kinds: of every row; rows of one kind (of the outer axes' phases, and the tile's) share
+    their taps. owner, members: see `terms.node_tables`.
+    """
 
-    rows: Ints
-    tiles: Ints
-    taps: Ints
+    rows: Array
+    kinds: Ints
+    tiles: Array
+    taps: Array
     owner: Ints
     members: Ints
     lists: int
     terms: Terms
 
-    def nodes(self, part: Ints | None = None, base: int = 0) -> tuple[Ints, Array]:
+    def nodes(self, part: Ints | None = None, base: int = 0) -> tuple[Array, Array]:
         """The lists and the nodes; part: the call in which each tap comes, where the sums are computed in several."""
         return node_tables(self.owner, self.members, self.lists, self.terms.lone, part, base)
 
@@ -105,10 +113,10 @@ class _Cover(NamedTuple):
 def _covers(
     axis: Axis, choice: Choice, in_strides: list[int], out_strides: list[int], folded: Folded | None, channels: int,
     part: Callable[[Phase, Tiles], tuple[Tiles, Ints]] | None,
-) -> tuple[list[_Cover], Ints]:  # fmt: skip
+) -> tuple[list[_Cover], Array]:  # fmt: skip
     """How tiles cover each phase of the pixels' axis, and the table of tiles."""
     covers: list[_Cover] = []
-    tiles: list[Ints] = []
+    tiles: list[Array] = []
     count = 0
     for phase in axis.phases:
         if not phase.count:
@@ -123,10 +131,10 @@ def _covers(
         if folded is not None:
             cut[cover.starts == 0] = folded.first_cut * channels
             end[cover.starts + cover.pixels == phase.count] = folded.last_end * channels
-        tiles.append(np.stack([at_in, at_out, number, cut, end], axis=1).astype(np.int64))
+        tiles.append(Tile(input=at_in, output=at_out, list=number, cut_lanes=cut, end_lanes=end).table())
         covers.append(_Cover(phase, ranges, count, count + len(cover.starts)))
         count += len(cover.starts)
-    return covers, np.concatenate(tiles) if tiles else np.zeros((0, 5), np.int64)
+    return covers, np.concatenate(tiles) if tiles else Tile.zeros(0)
 
 
 def _positions(
@@ -144,7 +152,7 @@ def _positions(
 
 
 class _TapWords:
-    """The words of lists of taps (`tables.Slot.TAPS`), and behind them the numbers of each one's block, group of blocks, ..."""
+    """The columns of lists of taps (`tables.Tap`), and behind them the numbers of each one's block, group of blocks, ..."""
 
     def __init__(
         self, axes: list[Axis], in_strides: list[int], weights: Weights, terms: Terms, folded: Folded | None, channels: int
@@ -156,7 +164,8 @@ class _TapWords:
         self._known: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
         self._pieces = np.zeros((len(terms.pieces), self._words), np.int64)
         first, count = np.array(terms.pieces, np.int64).T
-        self._pieces[:, 0], self._pieces[:, 1], self._pieces[:, 3] = first * weights.item, first * weights.term, count
+        self._pieces[:, Tap.input.slot], self._pieces[:, Tap.weight.slot] = first * weights.item, first * weights.term
+        self._pieces[:, Tap.terms.slot] = count
         inner = terms.order.axes[0]
         self._pieces[:, TAP_WORDS:] = terms.members(0, first % inner)
         if terms.joined > 1:
@@ -177,25 +186,23 @@ class _TapWords:
         if key not in self._known:
             numbers = np.array([n for n, _ in p.taps[slice(*taps)]], np.int64)
             found = np.zeros((len(numbers), self._words), np.int64)
-            found[:, 0], found[:, 1] = p.offsets[slice(*taps)] * self._in_strides[k], numbers * self._weight_bytes[k]
+            found[:, Tap.input.slot] = p.offsets[slice(*taps)] * self._in_strides[k]
+            found[:, Tap.weight.slot] = numbers * self._weight_bytes[k]
             if self._folded is not None and k == len(self._axes) - 1:
-                found[:, 2] = np.array(self._folded.phases_of_tap, np.int64)[numbers] * self._channels
+                found[:, Tap.channels.slot] = np.array(self._folded.phases_of_tap, np.int64)[numbers] * self._channels
             if self._axes[k].most > 1:
                 found[:, TAP_WORDS:] = self._terms.members(len(self._axes) - k, np.arange(*taps))
             self._known[key] = found if len(found) != 1 or found.any() else None
         return self._known[key]
 
 
-def split_rows(rows: Ints, pieces: int) -> Ints:
-    """Every row cut into up to `pieces` rows of fewer tiles, so that one long row can be shared."""
+def split_rows(rows: Array, pieces: int) -> tuple[Array, Ints]:
+    """Every row cut into up to `pieces` rows of fewer tiles, so that one long row can be shared; and the row that each is part of."""
+    owner = np.arange(len(rows), dtype=np.int64)
     if pieces <= 1:
-        return rows
-    out = []
-    for piece in range(pieces):
-        part = rows.copy()
-        count = rows[:, 4] - rows[:, 3]
-        part[:, 3] = rows[:, 3] + count * piece // pieces
-        part[:, 4] = rows[:, 3] + count * (piece + 1) // pieces
-        out.append(part)
-    cut = np.stack(out, axis=1).reshape(-1, rows.shape[1])
-    return np.ascontiguousarray(cut[cut[:, 4] > cut[:, 3]])
+        return rows, owner
+    first, count = rows["first_tile"][:, None], (rows["end_tile"] - rows["first_tile"])[:, None]
+    cut, piece = np.repeat(rows[:, None], pieces, axis=1), np.arange(pieces)
+    cut["first_tile"], cut["end_tile"] = first + count * piece // pieces, first + count * (piece + 1) // pieces
+    some = cut["end_tile"] > cut["first_tile"]
+    return cut[some], np.repeat(owner[:, None], pieces, axis=1)[some]

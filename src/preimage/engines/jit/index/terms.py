@@ -15,6 +15,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.ordered import Node
+from preimage.engines.jit.index.tables import TapList
 from preimage.engines.jit.index.taps import Axis, Ints
 from preimage.engines.order import Order
 
@@ -98,8 +99,8 @@ class Terms:
 
 def node_tables(
     owner: Ints, members: Ints, lists: int, lone: bool, part: Ints | None = None, base: int = 0
-) -> tuple[Ints, Array]:
-    """The range of every list (first, last + 1; of items, or of nodes where a sum has several blocks), and the nodes.
+) -> tuple[Array, Array]:
+    """The range of every list (`TapList`: of items, or of nodes where a sum has several blocks), and the nodes.
 
     owner: the list of every item; members: the numbers of its block, group, ...; part: the call in which it comes, where a list is
     computed in several calls. Both rise from item to item. Of several calls there are all lists for the first, then for the next.
@@ -122,5 +123,5 @@ def node_tables(
         tables.append(nodes)
         children, count, first = count, count + len(nodes), first[starts]
     wanted = (np.arange(lists) * parts + np.arange(parts)[:, None]).ravel()
-    ranges = np.stack([np.searchsorted(key[first], wanted, side) for side in ("left", "right")], axis=1)
-    return ranges + children, np.concatenate(tables) if tables else Node.zeros(0)
+    begin, end = (np.searchsorted(key[first], wanted, side) + children for side in ("left", "right"))
+    return TapList(first=begin, end=end).table(), np.concatenate(tables) if tables else Node.zeros(0)
