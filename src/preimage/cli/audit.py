@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from math import isfinite
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preimage.cli.output import check_outputs
-from preimage.errors import OptionError
+from preimage.errors import OptionError, OutputError
 from preimage.host import write_file
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ def audit(
         ),
     ] = None,
     geometries: Annotated[
-        int, typer.Option("--geometries", "-n", min=0, help="How many random geometries.", rich_help_panel=_WHAT)
-    ] = 2000,
+        int | None,
+        typer.Option("--geometries", "-n", min=0, help="How many random geometries. Default: 2000.", rich_help_panel=_WHAT),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the geometries and of the data.", rich_help_panel=_WHAT)] = 0,
     cases: Annotated[
         list[Path] | None,
@@ -82,6 +84,14 @@ def audit(
     html_file: Annotated[
         Path | None, typer.Option("--html", help="Write the report as one HTML page with pictures.", rich_help_panel=_OUT)
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a conformance pack into this folder, and end: -n cases (default 300) with exact integer answers as .npz and JSON, "
+            "for any language.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.", rich_help_panel=_OUT)] = False,
     listing: Annotated[bool, typer.Option("--list", help="Name the subjects and checks, and end.", rich_help_panel=_OUT)] = False,
 ) -> None:
@@ -93,6 +103,10 @@ def audit(
     if listing:
         _list(console)
         return
+    if export is not None:
+        _export(export, 300 if geometries is None else geometries, seed, overwrite, console)
+        return
+    geometries = 2000 if geometries is None else geometries
     for name, value in (("--most-macs", most_macs), ("--shrink", shrink_seconds), ("--steer", steer_seconds)):
         if not (isfinite(value) and value >= 0):
             raise OptionError(f"{name} is {value}; wanted a number from 0 on")
@@ -128,6 +142,35 @@ def _list(console: Any) -> None:
     for name in audits.subject_names():
         console.print(f"{name:28}{audits.make_subject(name).unavailable() or 'available'}", highlight=False, markup=False)
     console.print(f"checks: {', '.join(audits.check_names())}", highlight=False)
+
+
+def _export(place: Path, count: int, seed: int, overwrite: bool, console: Any) -> None:
+    from preimage.audit.export import pack
+    from preimage.host.folders import NewFolder
+
+    if os.path.lexists(place) and not (overwrite and _is_pack(place)):
+        what = (
+            "is there already and is no conformance pack"
+            if overwrite
+            else "is there already (--overwrite replaces a conformance pack)"
+        )
+        raise OutputError(f"{place}: {what}")
+    folder = NewFolder(place)
+    try:
+        for name, content in pack(count, seed):
+            write_file(folder.path / name, content, overwrite=False)
+        folder.finish()
+    finally:
+        folder.close()
+    console.print(f"{count} cases: {place}", highlight=False, markup=False)
+
+
+def _is_pack(place: Path) -> bool:
+    """Whether a folder holds nothing but the files of a pack."""
+    names = {entry.name for entry in place.iterdir()} if place.is_dir() and not place.is_symlink() else set()
+    return "index.json" in names and all(
+        n in ("index.json", "README.md") or (n[:5] == "case_" and n[-4:] == ".npz") for n in names
+    )
 
 
 def _run(subjects: tuple[str, ...], given: dict[str, Any], console: Any) -> Report:
