@@ -23,6 +23,7 @@ from preimage.caffe.python_layer import Host, Hosts, call, propagation
 from preimage.caffe.state import TEST, TRAIN, next_seed
 from preimage.errors import OptionError, ShapeError
 from preimage.io.caffe.assemble import Assembly
+from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import Node
 
 __all__ = ["Net"]
@@ -74,7 +75,7 @@ class Net(NetWeights, NetBatches):
         )
         stored = {name: Blob(p.shape, partial(self._graph.array, name)) for name, p in assembly.parameters.items()}
         self._stored = stored
-        self._hosts: dict[str, Host] = {n.layer: n.attributes["host"] for n in self._graph.nodes if n.op == "caffe_python"}
+        self._hosts: dict[str, Host] = {n.layer: n.held("host", Host) for n in self._graph.nodes if n.op == "caffe_python"}
         for layer, host in self._hosts.items():
             for index, name in enumerate(assembly.layer_blobs[layer]):
                 if assembly.parameters[name].layer == layer:  # the blob that the layer made, and may hold
@@ -107,7 +108,7 @@ class Net(NetWeights, NetBatches):
         nodes = [
             n
             for n in self._graph.nodes
-            if n.op == "dummy_data" and (n.attributes["filler"] is None or n.attributes["filler"].type == "constant")
+            if n.op == "dummy_data" and (n.attributes["filler"] is None or n.held("filler", Message).type == "constant")
         ]
         self._constant = {value for node in nodes for value in node.outputs}
         with no_grad():
@@ -197,7 +198,7 @@ class Net(NetWeights, NetBatches):
             waiting = []
             stored = self._graph.weights
             inputs = [values[name] if name in values else stored[name] for name in node.inputs]
-            values |= zip(node.outputs, call(node.attributes["host"], inputs), strict=True)
+            values |= zip(node.outputs, call(node.held("host", Host), inputs), strict=True)
         return values | self._graph.run_nodes(waiting, values)
 
     # -- backward ------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _python(*inputs: Any, host: Host) -> Any:
 def propagation(assembly: Assembly) -> None:
     """Tell each Python layer which of its bottoms need diffs: those that lead to parameters, or all with force_backward, as in Caffe."""
     needed: dict[str, bool] = {}
-    hosts: Mapping[str, Host] = {node.layer: node.attributes["host"] for node in assembly.nodes if node.op == "caffe_python"}
+    hosts: Mapping[str, Host] = {node.layer: node.held("host", Host) for node in assembly.nodes if node.op == "caffe_python"}
     for layer in assembly.layers:
         bottoms = [bool(assembly.net.force_backward) or needed.get(blob, False) for blob in layer.bottom]
         if layer.propagate_down:

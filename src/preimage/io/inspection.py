@@ -15,7 +15,7 @@ from preimage.autograd import no_grad
 from preimage.display import Shown
 from preimage.engines import plan
 from preimage.errors import EngineError, OptionError, PreimageError
-from preimage.geometry import ConvGeometry, per_axis
+from preimage.geometry import ConvGeometry
 from preimage.io import limits
 from preimage.io.graph import Graph, Node, Step
 from preimage.typing import Contraction
@@ -154,21 +154,20 @@ class _Field:
 
 def _window(graph: Graph, node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """Kernel, stride and dilation of a node that slides a window."""
-    a = node.attributes
     if node.op in _CONTRACTIONS:
         stored = graph.weights.get(node.inputs[1])
         weight = stored.data if stored is not None else graph.constants.get(node.inputs[1])
         if weight is None:
             return None
         kernel = tuple(np.shape(weight)[2:])
-        stride = a.get("stride", 1)
+        stride = node.per_axis("stride", len(kernel))
     elif node.op in _WINDOWS:
-        kernel = (a["kernel_size"],) if isinstance(a["kernel_size"], int) else tuple(a["kernel_size"])
-        stride = kernel if a.get("stride") is None else a["stride"]
+        kernel = node.integers("kernel_size")
+        stride = kernel if node.attributes.get("stride") is None else node.per_axis("stride", len(kernel))
     else:
         return None
     ndim = len(kernel)
-    return kernel, per_axis(stride, ndim, "stride"), per_axis(a.get("dilation", 1), ndim, "dilation")
+    return kernel, stride, node.per_axis("dilation", ndim)
 
 
 def _grown(graph: Graph, node: Node, sources: Sequence[_Field], made: Sequence[tuple[int, ...]]) -> _Field | None:
@@ -201,7 +200,7 @@ def _geometry(graph: Graph, node: Node, shapes: Mapping[str, tuple[int, ...]]) -
     try:
         if node.op == "conv":
             return ConvGeometry.from_conv(shapes[node.inputs[0]], np.shape(weight), **a)
-        extra = {k: node.attributes[k] for k in ("output_padding", "output_size") if node.attributes.get(k)}
+        extra: dict[str, Any] = {k: node.attributes[k] for k in ("output_padding", "output_size") if node.attributes.get(k)}
         return ConvGeometry.from_conv_transpose(shapes[node.inputs[0]], np.shape(weight), **a, **extra)
     except PreimageError:
         return None

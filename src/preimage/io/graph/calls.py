@@ -129,11 +129,10 @@ class NodeCall:
             shape = geometry.output_shape if forward else geometry.input_shape
             if (bias is not None and bias.shape != (shape[1],)) or (residual is not None and residual.shape != shape):
                 return None
-            lo, hi = attributes.get("clip_range", (0.0, 6.0))
-            epilogue = Epilogue(
-                bias, residual, attributes.get("activation"), float(attributes.get("slope", 0.01)), float(lo), float(hi)
-            )
-            innermost = bool(attributes.get("innermost", False))
-            return bind(node.op, geometry, x, weight, epilogue, compiled_chain(attributes.get("chain")), innermost)
+            activation = None if attributes.get("activation") is None else node.word("activation")
+            lo, hi = node.numbers("clip_range", (0.0, 6.0))
+            epilogue = Epilogue(bias, residual, activation, node.number("slope", 0.01), lo, hi)
+            chain = None if attributes.get("chain") is None else compiled_chain(node.held("chain", tuple))
+            return bind(node.op, geometry, x, weight, epilogue, chain, node.flag("innermost"))
         except (PreimageError, TypeError, ValueError):
             return None  # the operation says what is wrong

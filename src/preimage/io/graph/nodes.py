@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
+
+import numpy as np
 
 from preimage.errors import GraphError
+from preimage.geometry import Padding, PaddingWord, PerAxis, normalise_padding, per_axis
+from preimage.geometry.sizes import Pairs
 from preimage.io.graph.types import LIKE_FIRST, TypeRule
 
 __all__ = ["OPS", "Input", "Node", "Op", "Step", "graph_op", "last_uses", "ordered"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +75,105 @@ class Node:
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
     layer: str = ""
+
+    # -- attributes by their types: GraphError for one of another type, and for a missing one without a default
+
+    def _read(self, key: str, default: T | None, wanted: str, read: Callable[[object], T]) -> T:
+        if key not in self.attributes or (self.attributes[key] is None and default is not None):
+            if default is None:
+                raise GraphError(f"node {self.name!r} ({self.op}) has no attribute {key!r}; {wanted} is wanted")
+            return default
+        value = self.attributes[key]
+        try:
+            return read(value)
+        except (TypeError, ValueError):
+            raise GraphError(f"node {self.name!r} ({self.op}): {key} must be {wanted}, got {value!r:.100}") from None
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """An attribute that is a real number."""
+        return self._read(key, default, "a number", _number)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """An attribute that is an integer."""
+        return self._read(key, default, "an integer", _integer)
+
+    def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """An attribute that is a list of integers; one integer is a list of one."""
+        return self._read(key, default, "a list of integers", _integers)
+
+    def numbers(self, key: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        """An attribute that is a list of real numbers; one number is a list of one."""
+        return self._read(key, default, "a list of numbers", _numbers)
+
+    def per_axis(self, key: str, ndim: int, default: int = 1, least: int = 1) -> tuple[int, ...]:
+        """An attribute that is one integer, or one for each of so many spatial axes."""
+        return self._read(
+            key, (default,) * ndim, f"an integer, or {ndim} of them", lambda v: per_axis(cast(PerAxis, v), ndim, key, least)
+        )
+
+    def padding(self, ndim: int) -> Pairs | PaddingWord:
+        """The padding of so many spatial axes: pairs, or a word."""
+        none: Pairs = ((0, 0),) * ndim
+        return self._read("padding", none, "numbers, pairs or a word", lambda v: normalise_padding(cast(Padding, v), ndim))
+
+    def words(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """An attribute that is a list of words."""
+        return self._read(key, default, "a list of words", lambda v: tuple(_word(w) for w in cast(Sequence[object], v)))
+
+    def held(self, key: str, kind: type[T]) -> T:
+        """An attribute that is an object of this class: a graph, a layer of the caller's."""
+        value = self.attributes.get(key)
+        if not isinstance(value, kind):
+            raise GraphError(f"node {self.name!r} ({self.op}): {key} must be a {kind.__name__}, got {value!r:.100}")
+        return value
+
+    def flag(self, key: str, default: bool | None = False) -> bool:
+        """An attribute that is True or False, or 1 or 0 as files say it."""
+        return self._read(key, default, "True or False", _flag)
+
+    def word(self, key: str, default: str | None = None) -> str:
+        """An attribute that is text."""
+        return self._read(key, default, "a word", _word)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(cast(Any, value)):
+        raise TypeError
+    return float(cast(SupportsFloat, value))
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TypeError
+    return operator.index(cast(SupportsIndex, value))
+
+
+def _integers(value: object) -> tuple[int, ...]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return tuple(_integer(v) for v in value) if isinstance(value, list | tuple) else (_integer(value),)
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return tuple(_number(v) for v in value) if isinstance(value, list | tuple) else (_number(value),)
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if (number := _integer(value)) not in (0, 1):
+        raise ValueError
+    return bool(number)
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,9 @@ def _affine(node: Node, value: str, known: Mapping[str, Array], channels: int, n
         if any(key and (key not in known or known[key].shape != (channels,)) for key in node.inputs[1:]):
             return None
         scale, bias, mean, variance = (known[key].astype(np.float64) if key else None for key in node.inputs[1:5])
-        factor = (ones if scale is None else scale) / np.sqrt(variance + node.attributes["eps"])
+        if mean is None or variance is None:
+            return None
+        factor = (ones if scale is None else scale) / np.sqrt(variance + node.number("eps"))
         return factor, (zeros if bias is None else bias) - mean * factor
     if node.op not in ("mul", "add", "sub", "div") or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:
         return None
@@ -169,7 +171,7 @@ def fold_affine(graph: Graph) -> Graph:
         weight, bias = known.get(node.inputs[1]), known.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
         if weight is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):
             continue
-        groups = node.attributes.get("groups", 1)
+        groups = node.integer("groups", 1)
         channels = weight.shape[1] * groups if node.op == "conv_transpose" else weight.shape[0]
         factor, offset = np.ones(channels), np.zeros(channels) if bias is None else bias.astype(np.float64)
         value, chain = node.outputs[0], []

@@ -140,7 +140,7 @@ def fuse_chains(graph: Graph) -> Graph:
 def _as_chain(node: Node) -> Sequence[Step] | None:
     """The steps of a pointwise node, or a single step as a chain; None for other nodes, and for functions whose code is long."""
     if node.op == "pointwise":
-        steps: Sequence[Step] = node.attributes["steps"]
+        steps: Sequence[Step] = node.held("steps", tuple)
     elif _is_step(node):
         names = list(dict.fromkeys(node.inputs))
         steps = ((node.op, tuple(names.index(key) for key in node.inputs), dict(node.attributes)),)

@@ -45,84 +45,76 @@ def _with_typed_graphs(node: Node, types: Mapping[str, str | None]) -> Node:
     """A node whose graphs know the dtypes of what they take from outside, in our words too."""
 
     def inner(graph: Graph) -> Graph:
-        inputs = [replace(i, dtype=types.get(i.name) or "") if i.name in node.attributes["captured"] else i for i in graph.inputs]
+        inputs = [replace(i, dtype=types.get(i.name) or "") if i.name in node.words("captured") else i for i in graph.inputs]
         return in_our_words(graph.replaced(inputs=inputs))
 
     return replace(node, attributes={k: inner(v) if isinstance(v, Graph) else v for k, v in node.attributes.items()})
 
 
 def _window(node: Node, ndim: int) -> dict[str, Any] | None:
-    a = node.attributes
-    if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    auto_pad = node.word("auto_pad", "NOTSET")
+    if auto_pad not in ("NOTSET", "VALID"):
         return None
-    pads = a.get("pads") if a.get("auto_pad", "NOTSET") == "NOTSET" else None
-    if any(len(a.get(k) or [0] * ndim) != ndim for k in ("strides", "dilations")) or len(pads or [0] * 2 * ndim) != 2 * ndim:
+    strides, dilations = (node.integers(k, ()) or (1,) * ndim for k in ("strides", "dilations"))
+    pads = node.integers("pads", ()) if auto_pad == "NOTSET" else ()
+    if len(strides) != ndim or len(dilations) != ndim or len(pads) not in (0, 2 * ndim):
         return None
-    return {
-        "stride": tuple(a.get("strides") or (1,) * ndim),
-        "padding": tuple(pairs_of(pads, ndim, node.op)),
-        "dilation": tuple(a.get("dilations") or (1,) * ndim),
-    }
+    return {"stride": strides, "padding": tuple(pairs_of(list(pads) or None, ndim, node.op)), "dilation": dilations}
 
 
 def _conv(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     weight = stored.get(node.inputs[1])
-    kernel = node.attributes.get("kernel_shape")
-    if weight is None or weight.ndim < 2 or (kernel is not None and tuple(kernel) != weight.shape[2:]):
+    given = node.attributes.get("kernel_shape") is not None
+    if weight is None or weight.ndim < 2 or (given and node.integers("kernel_shape") != weight.shape[2:]):
         return None
     window = _window(node, weight.ndim - 2)
     if window is None:
         return None
-    return replace(node, op="conv", attributes=window | {"groups": int(node.attributes.get("group", 1))})
+    return replace(node, op="conv", attributes=window | {"groups": node.integer("group", 1)})
 
 
 def _conv_transpose(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     plain = _conv(node, stored)
-    extra = node.attributes.get("output_padding")
+    extra = node.integers("output_padding", ())
     if plain is None or node.attributes.get("output_shape") is not None:
         return None
     if extra and len(extra) != stored[node.inputs[1]].ndim - 2:
         return None
-    return replace(
-        plain, op="conv_transpose", attributes=dict(plain.attributes) | ({"output_padding": tuple(extra)} if extra else {})
-    )
+    return replace(plain, op="conv_transpose", attributes=dict(plain.attributes) | ({"output_padding": extra} if extra else {}))
 
 
 def _max_pool(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
-    kernel = tuple(node.attributes["kernel_shape"])
+    kernel = node.integers("kernel_shape")
     window = _window(node, len(kernel))
     if window is None or len(node.outputs) > 1:
         return None
-    return replace(
-        node, op="max_pool", attributes=window | {"kernel_size": kernel, "ceil_mode": bool(node.attributes.get("ceil_mode", 0))}
-    )
+    return replace(node, op="max_pool", attributes=window | {"kernel_size": kernel, "ceil_mode": node.flag("ceil_mode")})
 
 
 def _avg_pool(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     plain = _max_pool(node, stored)
     if plain is None:
         return None
-    counted = bool(node.attributes.get("count_include_pad", 0))
+    counted = node.flag("count_include_pad")
     return replace(plain, op="avg_pool", attributes=dict(plain.attributes) | {"count_include_pad": counted})
 
 
 def _batch_norm(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     if node.attributes.get("training_mode") or len(node.outputs) > 1 or any(key not in stored for key in node.inputs[1:]):
         return None
-    return replace(node, op="batch_norm", attributes={"eps": float(node.attributes.get("epsilon", 1e-5))})
+    return replace(node, op="batch_norm", attributes={"eps": node.number("epsilon", 1e-5)})
 
 
 def _leaky_relu(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
-    return replace(node, op="leaky_relu", attributes={"slope": float(node.attributes.get("alpha", 0.01))})
+    return replace(node, op="leaky_relu", attributes={"slope": node.number("alpha", 0.01)})
 
 
 def _lrn(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
-    a = node.attributes
     names = {
-        "size": int(a["size"]),
-        "alpha": float(a.get("alpha", 1e-4)),
-        "beta": float(a.get("beta", 0.75)),
-        "k": float(a.get("bias", 1.0)),
+        "size": node.integer("size"),
+        "alpha": node.number("alpha", 1e-4),
+        "beta": node.number("beta", 0.75),
+        "k": node.number("bias", 1.0),
     }
     return replace(node, op="lrn", attributes=names) if names["size"] > 0 else None
 
@@ -133,8 +125,10 @@ def _clip(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
         name = node.inputs[position] if position < len(node.inputs) else ""
         if name and (name not in stored or stored[name].size != 1):
             return None
-        value = stored[name].reshape(()).item() if name else node.attributes.get(key)
-        bounds.append(None if value is None else float(value))
+        if name:
+            bounds.append(float(stored[name].reshape(()).item()))
+        else:
+            bounds.append(None if node.attributes.get(key) is None else node.number(key))
     if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
         return None
     return replace(node, op="clip", inputs=node.inputs[:1], attributes={"lo": bounds[0], "hi": bounds[1]})

@@ -30,7 +30,7 @@ def _dropout(writer: Writer, node: Node) -> None:
 
 @word("crop_like")
 def _crop_like(writer: Writer, node: Node) -> None:
-    axis, offsets = int(node.attributes["axis"]), [int(v) for v in node.attributes["offsets"]]
+    axis, offsets = node.integer("axis"), list(node.integers("offsets"))
     sizes, ends = writer.value(), writer.value()
     starts = writer.constant(offsets, np.int64)
     writer.add("Shape", [node.inputs[1]], [sizes], start=axis, end=axis + len(offsets))
@@ -42,7 +42,7 @@ def _crop_like(writer: Writer, node: Node) -> None:
 @word("weighted_sum")
 def _weighted_sum(writer: Writer, node: Node) -> None:
     parts = []
-    for value, factor in zip(node.inputs, node.attributes["coefficients"], strict=True):
+    for value, factor in zip(node.inputs, node.numbers("coefficients"), strict=True):
         if factor == 1:
             parts.append(value)
         else:
@@ -53,20 +53,20 @@ def _weighted_sum(writer: Writer, node: Node) -> None:
 
 @word("power")
 def _power(writer: Writer, node: Node) -> None:
-    scale, shift, power = (float(node.attributes[k]) for k in ("scale", "shift", "power"))
+    scale, shift, power = (node.number(k) for k in ("scale", "shift", "power"))
     steps = [("Mul", scale)] * (scale != 1) + [("Add", shift)] * (shift != 0) + [("Pow", power)] * (power != 1)
     _chain(writer, node, steps)
 
 
 @word("exp_linear")
 def _exp(writer: Writer, node: Node) -> None:
-    scale, shift = float(node.attributes["scale"]), float(node.attributes["shift"])
+    scale, shift = node.number("scale"), node.number("shift")
     _chain(writer, node, [("Mul", scale)] * (scale != 1) + [("Add", shift)] * (shift != 0) + [("Exp", None)])
 
 
 @word("log_linear")
 def _log(writer: Writer, node: Node) -> None:
-    scale, shift, factor = (float(node.attributes[k]) for k in ("scale", "shift", "factor"))
+    scale, shift, factor = (node.number(k) for k in ("scale", "shift", "factor"))
     steps = (
         [("Mul", scale)] * (scale != 1) + [("Add", shift)] * (shift != 0) + [("Log", None)] + [("Mul", factor)] * (factor != 1)
     )
@@ -87,6 +87,4 @@ def _stored_statistics(writer: Writer, node: Node) -> None:
 
 @word("tile_axis")
 def _tile(writer: Writer, node: Node) -> None:
-    writer.add(
-        "Concat", [node.inputs[0]] * int(node.attributes["tiles"]), node.outputs, node.name, axis=int(node.attributes["axis"])
-    )
+    writer.add("Concat", [node.inputs[0]] * node.integer("tiles"), node.outputs, node.name, axis=node.integer("axis"))

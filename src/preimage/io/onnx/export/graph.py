@@ -47,7 +47,7 @@ def _from_onnx(writer: Writer, node: Node) -> None:
     op = node.op.removeprefix("onnx.")
     attributes = {k: v for k, v in node.attributes.items() if k not in _OURS and v is not None}
     inputs = list(node.inputs)
-    if op in ("Softmax", "LogSoftmax", "Hardmax") and node.attributes.get("opset", 13) < 13:
+    if op in ("Softmax", "LogSoftmax", "Hardmax") and node.integer("opset", 13) < 13:
         _old_softmax(writer, node, op)
         return
     if op == "Upsample":
@@ -79,7 +79,7 @@ def _from_onnx(writer: Writer, node: Node) -> None:
 def _old_softmax(writer: Writer, node: Node, op: str) -> None:
     """Before opset 13 a softmax ran over everything from its axis on, as one."""
     flat, soft, shape = writer.value(), writer.value(), writer.value()
-    writer.add("Flatten", node.inputs, [flat], axis=int(node.attributes.get("axis") or 1))
+    writer.add("Flatten", node.inputs, [flat], axis=node.integer("axis", 1) or 1)
     writer.add(op, [flat], [soft], node.name, axis=1)
     writer.add("Shape", node.inputs, [shape])
     writer.add("Reshape", [soft, shape], node.outputs)

@@ -14,24 +14,24 @@ from preimage.io.onnx.export.words import Writer, word
 __all__: list[str] = []
 
 #: Word -> operator, and the operator's attributes from the word's.
-_OPERATORS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
-    "celu": ("Celu", lambda a: {"alpha": float(a.get("alpha", 1.0))}),
-    "gelu": ("Gelu", lambda a: {"approximate": a.get("approximate", "none")}),
-    "hard_sigmoid": ("HardSigmoid", lambda a: {"alpha": float(a.get("alpha", 1 / 6)), "beta": float(a.get("beta", 0.5))}),
-    "hard_swish": ("HardSwish", lambda a: {}),
-    "log_softmax": ("LogSoftmax", lambda a: {"axis": int(a.get("axis", -1))}),
-    "mish": ("Mish", lambda a: {}),
-    "neg": ("Neg", lambda a: {}),
-    "reciprocal": ("Reciprocal", lambda a: {}),
-    "selu": ("Selu", lambda a: {}),
-    "softsign": ("Softsign", lambda a: {}),
+_OPERATORS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
+    "celu": ("Celu", lambda node: {"alpha": node.number("alpha", 1.0)}),
+    "gelu": ("Gelu", lambda node: {"approximate": node.word("approximate", "none")}),
+    "hard_sigmoid": ("HardSigmoid", lambda node: {"alpha": node.number("alpha", 1 / 6), "beta": node.number("beta", 0.5)}),
+    "hard_swish": ("HardSwish", lambda node: {}),
+    "log_softmax": ("LogSoftmax", lambda node: {"axis": node.integer("axis", -1)}),
+    "mish": ("Mish", lambda node: {}),
+    "neg": ("Neg", lambda node: {}),
+    "reciprocal": ("Reciprocal", lambda node: {}),
+    "selu": ("Selu", lambda node: {}),
+    "softsign": ("Softsign", lambda node: {}),
 }
 
 
 @word(*_OPERATORS)
 def _operator(writer: Writer, node: Node) -> None:
     op, attributes = _OPERATORS[node.op]
-    writer.add(op, node.inputs, node.outputs, node.name, **attributes(node.attributes))
+    writer.add(op, node.inputs, node.outputs, node.name, **attributes(node))
 
 
 def _steps(writer: Writer, node: Node, *steps: tuple[str, float | None]) -> None:
@@ -60,7 +60,7 @@ def _log_sigmoid(writer: Writer, node: Node) -> None:
 
 @word("softplus")
 def _softplus(writer: Writer, node: Node) -> None:
-    beta = float(node.attributes.get("beta", 1.0))
+    beta = node.number("beta", 1.0)
     if beta == 1:
         _steps(writer, node, ("Softplus", None))
     else:
@@ -78,29 +78,30 @@ def _weights(writer: Writer, node: Node, shape: Sequence[int]) -> list[str]:
 
 @word("group_norm")
 def _group_norm(writer: Writer, node: Node) -> None:
-    a = node.attributes
-    inputs = _weights(writer, node, (a["channels"],))
-    writer.add("GroupNormalization", inputs, node.outputs, node.name, num_groups=int(a["groups"]), epsilon=float(a["eps"]))
+    inputs = _weights(writer, node, (node.integer("channels"),))
+    writer.add(
+        "GroupNormalization", inputs, node.outputs, node.name, num_groups=node.integer("groups"), epsilon=node.number("eps")
+    )
     writer.same_sizes(node.outputs[0], node.inputs[0])
 
 
 @word("instance_norm")
 def _instance_norm(writer: Writer, node: Node) -> None:
-    inputs = _weights(writer, node, (node.attributes["channels"],))
-    writer.add("InstanceNormalization", inputs, node.outputs, node.name, epsilon=float(node.attributes["eps"]))
+    inputs = _weights(writer, node, (node.integer("channels"),))
+    writer.add("InstanceNormalization", inputs, node.outputs, node.name, epsilon=node.number("eps"))
 
 
 @word("layer_norm")
 def _layer_norm(writer: Writer, node: Node) -> None:
-    sizes = node.attributes["sizes"]
+    sizes = node.integers("sizes")
     inputs = _weights(writer, node, sizes)
-    writer.add("LayerNormalization", inputs, node.outputs, node.name, axis=-len(sizes), epsilon=float(node.attributes["eps"]))
+    writer.add("LayerNormalization", inputs, node.outputs, node.name, axis=-len(sizes), epsilon=node.number("eps"))
 
 
 @word("batch_statistics_norm")
 def _batch_statistics_norm(writer: Writer, node: Node) -> None:
     """Every channel over the batch and space: transposed, that is a normalisation of each channel over all that is behind it."""
-    x, weight, bias = _weights(writer, node, (node.attributes["channels"],))
+    x, weight, bias = _weights(writer, node, (node.integer("channels"),))
     sizes = writer.sizes(x)
     if sizes is None:
         raise FileFormatError(f"node {node.name!r} (batch_statistics_norm): the number of axes of its input is not known")
@@ -108,8 +109,8 @@ def _batch_statistics_norm(writer: Writer, node: Node) -> None:
     order = [1, 0, *range(2, len(sizes))]
     writer.add("Transpose", [x], [swapped], perm=order)
     flat, shape, one = writer.value(), writer.value(), writer.value()
-    writer.add("Reshape", [swapped, writer.constant([1, int(node.attributes["channels"]), -1], np.int64)], [flat])
-    writer.add("InstanceNormalization", [flat, weight, bias], [one], node.name, epsilon=float(node.attributes["eps"]))
+    writer.add("Reshape", [swapped, writer.constant([1, node.integer("channels"), -1], np.int64)], [flat])
+    writer.add("InstanceNormalization", [flat, weight, bias], [one], node.name, epsilon=node.number("eps"))
     writer.add("Shape", [swapped], [shape])
     writer.add("Reshape", [one, shape], [normal])
     writer.add("Transpose", [normal], node.outputs, perm=order)
@@ -137,7 +138,7 @@ def _upsample(writer: Writer, node: Node) -> None:
         "nearest": ("asymmetric", "floor"),
         "nearest-exact": ("half_pixel", "round_prefer_ceil"),
         "linear": ("align_corners" if a.get("align_corners") else "half_pixel", None),
-    }[a.get("mode", "nearest")]
+    }[node.word("mode", "nearest")]
     spatial = writer.sizes(node.inputs[0])
     if spatial is None:
         raise FileFormatError(f"node {node.name!r} (upsample): the number of axes of its input is not known")
@@ -164,7 +165,7 @@ def _adaptive_pool(writer: Writer, node: Node) -> None:
     """One window: global pooling. Windows of one size: pooling. Else axis by axis, window by window, for the sizes at hand."""
     mean = node.op == "adaptive_avg_pool"
     known = writer.sizes(node.inputs[0])
-    count = len(known) - 2 if known is not None else max(np.size(node.attributes["output_size"]), 1)
+    count = len(known) - 2 if known is not None else max(len(_per_axis(node.attributes["output_size"], 1)), 1)
     wanted = _per_axis(node.attributes["output_size"], count)
     if all(m == 1 for m in wanted):
         writer.add("GlobalAveragePool" if mean else "GlobalMaxPool", node.inputs, node.outputs, node.name)

@@ -38,17 +38,20 @@ def _float(writer: Writer, value: str) -> str:
 @word("prior_box")
 def _prior_box(writer: Writer, node: Node) -> None:
     """Centres by Range, half sizes as a constant, four sides joined and flattened; variances beside them."""
-    a = node.attributes
-    half = prior_halves(a["min_sizes"], a["max_sizes"], a["ratios"])
+    half = prior_halves(node.numbers("min_sizes"), node.numbers("max_sizes"), node.numbers("ratios"))
     sides: dict[str, list[str]] = {}
     for axis, column, extent in (("y", 1, 2), ("x", 0, 3)):
         count = _float(writer, _size(writer, node.inputs[0], extent))
-        given = a["image"][extent - 2] if all(a["image"]) else 0
+        given = node.numbers("image")[extent - 2] if all(node.numbers("image")) else 0
         image = writer.constant([given], np.float32) if given else _float(writer, _size(writer, node.inputs[1], extent))
-        step = writer.constant([a["step"][extent - 2]], np.float32) if all(a["step"]) else _op(writer, "Div", [image, count])
+        step = (
+            writer.constant([node.numbers("step")[extent - 2]], np.float32)
+            if all(node.numbers("step"))
+            else _op(writer, "Div", [image, count])
+        )
         scalar = _op(writer, "Squeeze", [count])
         places = _op(writer, "Range", [writer.constant(0.0, np.float32), scalar, writer.constant(1.0, np.float32)])
-        centre = _op(writer, "Mul", [_op(writer, "Add", [places, writer.constant(a["offset"], np.float32)]), step])
+        centre = _op(writer, "Mul", [_op(writer, "Add", [places, writer.constant(node.number("offset"), np.float32)]), step])
         centre = _op(writer, "Reshape", [centre, _ints(writer, *((-1, 1, 1) if axis == "y" else (1, -1, 1)))])
         reach = writer.constant(half[:, column], np.float32)
         sides[axis] = [_op(writer, "Div", [_op(writer, op, [centre, reach]), image]) for op in ("Sub", "Add")]
@@ -60,11 +63,11 @@ def _prior_box(writer: Writer, node: Node) -> None:
         spread = _op(writer, "Expand", [column_value, grid])
         columns.append(_op(writer, "Unsqueeze", [spread, _ints(writer, 3)]))
     boxes = _op(writer, "Concat", columns, axis=3)
-    if a["clip"]:
+    if node.flag("clip"):
         boxes = _op(writer, "Clip", [boxes, writer.constant(0.0, np.float32), writer.constant(1.0, np.float32)])
     boxes = _op(writer, "Reshape", [boxes, _ints(writer, 1, 1, -1)])
     whole = _op(writer, "Concat", [grid, _ints(writer, 4)], axis=0)
-    variance = _op(writer, "Expand", [writer.constant(list(a["variance"]), np.float32), whole])
+    variance = _op(writer, "Expand", [writer.constant(list(node.numbers("variance")), np.float32), whole])
     variance = _op(writer, "Reshape", [variance, _ints(writer, 1, 1, -1)])
     writer.add("Concat", [boxes, variance], node.outputs[:1], node.name, axis=1)
 
@@ -90,10 +93,9 @@ def _decoded(writer: Writer, places: str, prior: str, variance: str, code: str, 
 
 def _found(writer: Writer, boxes: str, score: str, label: int, node: Node) -> str:
     """Rows (image, label, score, box) of one label: the top_k scores, thinned out by NonMaxSuppression."""
-    a = node.attributes
     count = _size(writer, boxes, 1)
-    if a["top_k"] > -1:
-        count = _op(writer, "Min", [count, _ints(writer, a["top_k"])])
+    if node.integer("top_k") > -1:
+        count = _op(writer, "Min", [count, _ints(writer, node.integer("top_k"))])
     values, order = writer.value(), writer.value()
     writer.add("TopK", [score, count], [values, order], axis=1, largest=1, sorted=1)
     four = _op(writer, "Concat", [_op(writer, "Shape", [order]), _ints(writer, 4)], axis=0)
@@ -108,10 +110,10 @@ def _found(writer: Writer, boxes: str, score: str, label: int, node: Node) -> st
         compared,
         _op(writer, "Unsqueeze", [values, _ints(writer, 1)]),
         count,
-        writer.constant([min(a["overlap"], 1.0)], np.float32),
+        writer.constant([min(node.number("overlap"), 1.0)], np.float32),
     ]
-    if a["threshold"] is not None:
-        inputs.append(writer.constant([a["threshold"]], np.float32))
+    if node.attributes["threshold"] is not None:
+        inputs.append(writer.constant([node.number("threshold")], np.float32))
     chosen = _op(writer, "NonMaxSuppression", inputs)
     place = _op(writer, "Gather", [chosen, _ints(writer, 0, 2)], axis=1)
     image = _float(writer, _op(writer, "Gather", [chosen, _ints(writer, 0)], axis=1))
@@ -140,28 +142,27 @@ def _best(writer: Writer, rows: str, keep: int) -> str:
 @word("detection_output")
 def _detection_output(writer: Writer, node: Node) -> None:
     """Decode, suppress label by label, keep the best, order by image and label; a row of -1 for each image where nothing is found."""
-    a = node.attributes
-    if a["overlap"] is None or a["eta"] != 1:
+    if node.attributes["overlap"] is None or node.number("eta") != 1:
         raise FileFormatError(f"node {node.name!r} (detection_output): without suppression, or with eta, ONNX has no counterpart")
     places, scores, priors = node.inputs
     first = _op(writer, "Gather", [priors, writer.constant(0, np.int64)], axis=0)
     pair = _op(writer, "Reshape", [first, _ints(writer, 2, -1, 4)])
     prior, variance = (_op(writer, "Gather", [pair, writer.constant(k, np.int64)], axis=0) for k in (0, 1))
-    sets = 1 if a["share_location"] else a["classes"]
+    sets = 1 if node.flag("share_location") else node.integer("classes")
     place = _op(writer, "Reshape", [places, _ints(writer, 0, -1, sets, 4)])
-    score = _op(writer, "Reshape", [scores, _ints(writer, 0, -1, a["classes"])])
-    labels = [label for label in range(a["classes"]) if label != a["background"]]
+    score = _op(writer, "Reshape", [scores, _ints(writer, 0, -1, node.integer("classes"))])
+    labels = [label for label in range(node.integer("classes")) if label != node.integer("background")]
     parts = []
     for label in labels:
         predicted = _op(writer, "Gather", [place, writer.constant(0 if sets == 1 else label, np.int64)], axis=2)
-        boxes = _decoded(writer, predicted, prior, variance, a["code"], a["variance_in_target"])
+        boxes = _decoded(writer, predicted, prior, variance, node.word("code"), node.flag("variance_in_target"))
         mine = _op(writer, "Gather", [score, writer.constant(label, np.int64)], axis=2)
         parts.append(_found(writer, boxes, mine, label, node))
     rows = _op(writer, "Concat", parts, axis=0)
-    if a["keep_top_k"] > -1:
-        rows = _best(writer, rows, a["keep_top_k"])
+    if node.integer("keep_top_k") > -1:
+        rows = _best(writer, rows, node.integer("keep_top_k"))
     image, label_of = (_op(writer, "Gather", [rows, writer.constant(k, np.int64)], axis=1) for k in (0, 1))
-    rank = _op(writer, "Add", [_op(writer, "Mul", [image, writer.constant(float(a["classes"]), np.float32)]), label_of])
+    rank = _op(writer, "Add", [_op(writer, "Mul", [image, writer.constant(node.number("classes"), np.float32)]), label_of])
     unused, order = writer.value(), writer.value()
     writer.add("TopK", [_op(writer, "Neg", [rank]), _size(writer, rows, 0)], [unused, order], axis=0, largest=1, sorted=1)
     rows = _op(writer, "Gather", [rows, order], axis=0)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from preimage.errors import FileFormatError
-from preimage.geometry import normalise_padding, per_axis
 from preimage.io.graph import Node
 from preimage.io.onnx.model import require_onnx
 
@@ -118,9 +117,9 @@ def _activation(writer: Writer, node: Node, value: str) -> None:
     elif kind == "relu":
         writer.add("Relu", [value], node.outputs)
     elif kind == "leaky_relu":
-        writer.add("LeakyRelu", [value], node.outputs, alpha=float(attributes.get("slope", 0.01)))
+        writer.add("LeakyRelu", [value], node.outputs, alpha=node.number("slope", 0.01))
     else:
-        low, high = attributes.get("clip_range", (0.0, 6.0))
+        low, high = node.numbers("clip_range", (0.0, 6.0))
         writer.add("Clip", [value, writer.constant(low), writer.constant(high)], node.outputs)
 
 
@@ -133,7 +132,7 @@ def _contraction(writer: Writer, node: Node) -> None:
     attributes = dict(node.attributes)
     if "chain" in attributes:
         raise FileFormatError(
-            f"node {node.name!r} has swallowed {len(attributes['chain'][0])} others: export the graph as it was before"
+            f"node {node.name!r} has swallowed {len(node.held('chain', tuple)[0])} others: export the graph as it was before"
         )
     weight = writer.shapes.get(node.inputs[1])
     if weight is None:
@@ -141,13 +140,13 @@ def _contraction(writer: Writer, node: Node) -> None:
     ndim = len(weight) - 2
     out: dict[str, Any] = {
         "kernel_shape": list(weight[2:]),
-        "strides": list(per_axis(attributes.get("stride", 1), ndim, "stride")),
-        "dilations": list(per_axis(attributes.get("dilation", 1), ndim, "dilation")),
-        "group": int(attributes.get("groups", 1)),
+        "strides": list(node.per_axis("stride", ndim)),
+        "dilations": list(node.per_axis("dilation", ndim)),
+        "group": node.integer("groups", 1),
     }
     source = node.inputs[0]
-    padding = normalise_padding(attributes.get("padding", 0), ndim)
-    mode = attributes.get("padding_mode", "zeros")
+    padding = node.padding(ndim)
+    mode = node.word("padding_mode", "zeros")
     if isinstance(padding, str):
         out["auto_pad"] = {"same": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}[padding]
     elif mode != "zeros" or any(v < 0 for pair in padding for v in pair):
@@ -161,9 +160,9 @@ def _contraction(writer: Writer, node: Node) -> None:
         out["pads"] = _flat(padding)
     if node.op == "conv_transpose":
         if attributes.get("output_size") is not None:
-            out["output_shape"] = list(per_axis(attributes["output_size"], ndim, "output_size", 0))
+            out["output_shape"] = list(node.per_axis("output_size", ndim, least=0))
         elif attributes.get("output_padding"):
-            out["output_padding"] = list(per_axis(attributes["output_padding"], ndim, "output_padding", 0))
+            out["output_padding"] = list(node.per_axis("output_padding", ndim, least=0))
     inputs = [source, *node.inputs[1:3]]
     residual = node.inputs[3] if len(node.inputs) > 3 else ""
     fused = residual or attributes.get("activation")
@@ -194,23 +193,21 @@ def _linear(writer: Writer, node: Node) -> None:
 @word("max_pool", "avg_pool")
 def _pool(writer: Writer, node: Node) -> None:
     attributes = dict(node.attributes)
-    kernel = attributes["kernel_size"]
-    kernel = [kernel] if isinstance(kernel, int) else list(kernel)
+    kernel = list(node.integers("kernel_size"))
     ndim = len(kernel)
-    stride = attributes.get("stride")
-    padding = normalise_padding(attributes.get("padding", 0), ndim)
+    padding = node.padding(ndim)
     if isinstance(padding, str):
         raise FileFormatError(f"node {node.name!r}: pooling with padding {padding!r} has no size to export")
     out: dict[str, Any] = {
         "kernel_shape": kernel,
-        "strides": kernel if stride is None else list(per_axis(stride, ndim, "stride")),
+        "strides": kernel if attributes.get("stride") is None else list(node.per_axis("stride", ndim)),
         "pads": _flat(padding),
-        "ceil_mode": int(bool(attributes.get("ceil_mode", False))),
-        "dilations": list(per_axis(attributes.get("dilation", 1), ndim, "dilation")),
+        "ceil_mode": int(node.flag("ceil_mode")),
+        "dilations": list(node.per_axis("dilation", ndim)),
     }
-    divisor = attributes.get("divisor_override")
+    divisor = None if attributes.get("divisor_override") is None else node.number("divisor_override")
     if node.op == "avg_pool":
-        out["count_include_pad"] = int(divisor is not None or bool(attributes.get("count_include_pad", True)))
+        out["count_include_pad"] = int(divisor is not None or node.flag("count_include_pad", True))
     if divisor is not None:  # the mean over whole windows, padding included, times their size over the divisor
         if out["ceil_mode"]:
             raise FileFormatError(f"node {node.name!r}: ONNX has no average pooling with divisor_override and ceil_mode")
@@ -223,12 +220,12 @@ def _pool(writer: Writer, node: Node) -> None:
 
 @word("leaky_relu")
 def _leaky_relu(writer: Writer, node: Node) -> None:
-    writer.add("LeakyRelu", node.inputs, node.outputs, node.name, alpha=float(node.attributes.get("slope", 0.01)))
+    writer.add("LeakyRelu", node.inputs, node.outputs, node.name, alpha=node.number("slope", 0.01))
 
 
 @word("elu")
 def _elu(writer: Writer, node: Node) -> None:
-    writer.add("Elu", node.inputs, node.outputs, node.name, alpha=float(node.attributes.get("alpha", 1.0)))
+    writer.add("Elu", node.inputs, node.outputs, node.name, alpha=node.number("alpha", 1.0))
 
 
 @word("clip")
@@ -263,7 +260,7 @@ def _prelu(writer: Writer, node: Node) -> None:
 
 @word("swish")
 def _swish(writer: Writer, node: Node) -> None:
-    scaled, gate, beta = node.inputs[0], writer.value(), node.attributes.get("beta", 1.0)
+    scaled, gate, beta = node.inputs[0], writer.value(), node.number("beta", 1.0)
     if beta != 1:
         scaled = writer.value()
         writer.add("Mul", [node.inputs[0], writer.constant(beta)], [scaled])
@@ -281,39 +278,38 @@ def _batch_norm(writer: Writer, node: Node) -> None:
         [node.inputs[0], scale, bias, *node.inputs[3:5]],
         node.outputs,
         node.name,
-        epsilon=float(node.attributes["eps"]),
+        epsilon=node.number("eps"),
     )
 
 
 @word("lrn")
 def _lrn(writer: Writer, node: Node) -> None:
-    a = node.attributes
     writer.add(
         "LRN",
         node.inputs,
         node.outputs,
         node.name,
-        size=int(a["size"]),
-        alpha=float(a["alpha"]),
-        beta=float(a["beta"]),
-        bias=float(a.get("k", 1.0)),
+        size=node.integer("size"),
+        alpha=node.number("alpha"),
+        beta=node.number("beta"),
+        bias=node.number("k", 1.0),
     )
 
 
 @word("softmax")
 def _softmax(writer: Writer, node: Node) -> None:
-    writer.add("Softmax", node.inputs, node.outputs, node.name, axis=int(node.attributes.get("axis", -1)))
+    writer.add("Softmax", node.inputs, node.outputs, node.name, axis=node.integer("axis", -1))
 
 
 @word("reshape")
 def _reshape(writer: Writer, node: Node) -> None:
-    target = [int(v) for v in node.attributes["target"]]
+    target = list(node.integers("target"))
     writer.add("Reshape", [node.inputs[0], writer.constant(target, np.int64)], node.outputs, node.name)
 
 
 @word("flatten")
 def _flatten(writer: Writer, node: Node) -> None:
-    axis, end = int(node.attributes["axis"]), int(node.attributes.get("end_axis", -1))
+    axis, end = node.integer("axis"), node.integer("end_axis", -1)
     if axis == 1 and end == -1:
         writer.add("Flatten", node.inputs, node.outputs, node.name, axis=1)
         return
@@ -324,12 +320,12 @@ def _flatten(writer: Writer, node: Node) -> None:
 
 @word("transpose")
 def _transpose(writer: Writer, node: Node) -> None:
-    writer.add("Transpose", node.inputs, node.outputs, node.name, perm=[int(a) for a in node.attributes["axes"]])
+    writer.add("Transpose", node.inputs, node.outputs, node.name, perm=list(node.integers("axes")))
 
 
 @word("concat")
 def _concat(writer: Writer, node: Node) -> None:
-    writer.add("Concat", node.inputs, node.outputs, node.name, axis=int(node.attributes["axis"]))
+    writer.add("Concat", node.inputs, node.outputs, node.name, axis=node.integer("axis"))
 
 
 @word("slice_axis")
