@@ -18,6 +18,7 @@ from typing import Any
 from preimage.audit.case import RESULTS, Case
 from preimage.audit.checks import names as check_names
 from preimage.audit.coverage import reachable
+from preimage.audit.figures import PEERS, accuracy
 from preimage.audit.files import CaseFile, read_cases
 from preimage.audit.findings import SEVERITIES, Finding, Report
 from preimage.audit.generate import cases
@@ -35,6 +36,7 @@ from preimage.errors import OptionError
 
 __all__ = [
     "MOST_MACS",
+    "PEERS",
     "RESULTS",
     "SEVERITIES",
     "Case",
@@ -43,6 +45,7 @@ __all__ = [
     "Report",
     "State",
     "Subject",
+    "accuracy",
     "cases",
     "check_names",
     "default_subjects",

@@ -209,6 +209,8 @@ class Report(Shown):
     worlds: dict[str, int] = field(default_factory=dict)
     #: Cases that were drawn for decisions which too few of the others took.
     steered: int = 0
+    #: The figures of `audit.accuracy`, where they were asked for.
+    accuracy: list[Any] = field(default_factory=list)
 
     def merge(self, other: Report) -> None:
         """Add another part of the same audit, of the same subjects."""

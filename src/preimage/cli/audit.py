@@ -43,7 +43,13 @@ def audit(
     near: Annotated[
         int, typer.Option(min=0, help="For each geometry of the files, so many with a number changed.", rich_help_panel=_WHAT)
     ] = 0,
-    checks: Annotated[str, typer.Option(help="Comma-separated: a part of the checks. Default: all.", rich_help_panel=_WHAT)] = "",
+    checks: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: a part of the checks. Default: all. rounding: figures too.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "",
     everything: Annotated[
         bool, typer.Option("--all", help="Our engines and every adapter whose library is installed.", rich_help_panel=_WHAT)
     ] = False,
@@ -128,6 +134,8 @@ def audit(
             "most_macs": int(most_macs), "shrink_seconds": shrink_seconds, "steer_seconds": steer_seconds, "state": state,
         }  # fmt: skip
         report = _run(chosen, given, console)
+        if wanted is not None and "rounding" in wanted and not report.interrupted:
+            report.accuracy = audits.accuracy(list(dict.fromkeys([*chosen, *audits.PEERS])))
     print_report(report, console, coverage=coverage)
     _write(report, json_file, html_file, overwrite)
     if report.interrupted:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from preimage.audit.figures import Accuracy, summary
 from preimage.audit.findings import SEVERITIES, Report, SubjectReport
 from preimage.audit.state import State
 
 __all__ = [
-    "bits_cell", "checks_cell", "console_for", "coverage_rows", "notes_of", "print_report", "print_status", "progress_bar",
+    "accuracy_table", "bits_cell", "checks_cell", "console_for", "coverage_rows", "notes_of", "print_report", "print_status", "progress_bar",
     "progress_lines", "title_of", "verdict_of", "worst_units",
 ]  # fmt: skip
 
@@ -165,9 +166,27 @@ def print_report(report: Report, console: Any, *, coverage: bool = False) -> Non
         console.print(f"[dim]{plain(name)}: {count:,} geometries[/dim]", highlight=False)
     if coverage:
         _print_coverage(report, console)
+    if report.accuracy:
+        console.print(accuracy_table(report.accuracy))
     _print_findings(report, console)
     if report.interrupted:
         console.print("[yellow]interrupted: this is what had been found by then[/yellow]")
+
+
+def accuracy_table(rows: Sequence[Accuracy]) -> Any:
+    """Subjects by rows, what they computed by columns: rms and worst element in units of u sum |a||b|."""
+    from rich.table import Table
+
+    found = summary(rows)
+    columns = list(dict.fromkeys((row.result, row.data) for row in rows))
+    table = Table(title="float32, error / (u sum |a||b|): rms of the worst layer, worst element")
+    table.add_column("subject")
+    for result, data in columns:
+        table.add_column(f"{result}\n{data}", justify="right")
+    for name, own in found.items():
+        cells = (own.get(column) for column in columns)
+        table.add_row(name, *["-" if pair is None else f"{pair[0]:.2f}  {pair[1]:.2f}" for pair in cells])
+    return table
 
 
 def title_of(report: Report) -> str:

@@ -78,6 +78,14 @@ class Subject:
         """One of RESULTS; bias has one value per channel of the result (conv and conv_transpose only)."""
         raise NotImplementedError
 
+    def product(self, a: Array, b: Array) -> Array:
+        """The matrix product of two matrices, where the library has one (`audit.accuracy`)."""
+        raise NotImplementedError
+
+    def total(self, x: Array, axes: tuple[int, ...]) -> Array:
+        """The sum over the axes, where the library has one (`audit.accuracy`)."""
+        raise NotImplementedError
+
     def run_epilogue(self, case: Case, result: str, *operands: Array, **epilogue: Any) -> Array:
         """A contraction with its bias, residual and activation (where `takes_epilogue`)."""
         raise NotImplementedError

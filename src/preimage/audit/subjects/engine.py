@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage import ops
 from preimage.audit.case import Case
 from preimage.audit.data import dtype_of
 from preimage.audit.invalid import Invalid
@@ -26,6 +27,7 @@ from preimage.audit.subjects.base import Array, Refused, Subject, Variant
 from preimage.engines import decisions, get
 from preimage.engines.buffers import trim
 from preimage.errors import OptionError, PreimageError
+from preimage.settings import config
 
 __all__ = ["EngineSubject", "ObjectSubject"]
 
@@ -183,6 +185,14 @@ class EngineSubject(Subject):
         if result == "conv_weight_grad":
             return self.engine.conv_weight_grad(case.geometry(), *operands)
         return self.run_epilogue(case, result, *operands, **({} if bias is None else {"bias": bias}))
+
+    def product(self, a: Array, b: Array) -> Array:
+        with config(engine=self.name):
+            return np.asarray(ops.matmul(a, b))
+
+    def total(self, x: Array, axes: tuple[int, ...]) -> Array:
+        with config(engine=self.name):
+            return np.asarray(ops.sum(x, axes))
 
     def run_epilogue(self, case: Case, result: str, *operands: Array, **epilogue: Any) -> Array:
         from preimage.engines.base import Epilogue

@@ -94,6 +94,12 @@ class JaxSubject(Subject):
             _, back = self.jax.vjp(lambda w: self._conv(case)(a, w), np_.zeros(case.w_shape, dtype))
             return np.asarray(back(b)[0])
 
+    def product(self, a: Array, b: Array) -> Array:
+        return np.asarray(self.jax.numpy.matmul(a, b, precision=self.jax.lax.Precision.HIGHEST))
+
+    def total(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return np.asarray(self.jax.numpy.sum(x, axis=axes))
+
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         names = list(operands.values())
         conv = (

@@ -50,6 +50,12 @@ class OnnxruntimeSubject(Subject):
         feeds = dict(zip(("a", "w", "b"), (*operands, *(() if bias is None else (bias,))), strict=False))
         return np.asarray(session.run(None, {k: np.ascontiguousarray(v) for k, v in feeds.items()})[0])
 
+    def product(self, a: Array, b: Array) -> Array:
+        return _alone("MatMul", a, b)
+
+    def total(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return _alone("ReduceSum", x, np.array(axes, np.int64), keepdims=0)
+
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         return script(case, result, operands, bias) + (
             "\nimport onnxruntime"
@@ -59,9 +65,24 @@ class OnnxruntimeSubject(Subject):
 
 @lru_cache(maxsize=8)
 def _session(case: Case, result: str, bias: bool) -> Any:
+    return _started(one_node(case, result, bias))
+
+
+def _started(model: Any) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    model = one_node(case, result, bias).SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _alone(op: str, *operands: Array, **attributes: Any) -> Array:
+    """A node of that operator, of these inputs."""
+    from onnx import helper
+
+    feeds = {f"x{k}": a for k, a in enumerate(operands)}
+    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()]
+    result = helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(operands[0].dtype), None)
+    graph = helper.make_graph([helper.make_node(op, list(feeds), ["y"], **attributes)], "one", inputs, [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return np.asarray(_started(model).run(None, feeds)[0])

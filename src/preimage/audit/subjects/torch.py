@@ -135,6 +135,14 @@ class TorchSubject(Subject):
             forward(case, leaf, second, None).backward(first)
         return self._array(leaf.grad, dtype)
 
+    def product(self, a: Array, b: Array) -> Array:
+        if self.layout != "contiguous":
+            raise Refused("asked of torch alone")
+        return self._array(self._tensor(a) @ self._tensor(b), a.dtype)
+
+    def total(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return self._array(self._tensor(x).sum(axes), x.dtype)
+
     def gradients(self, case: Case, x: Array, w: Array, b: Array, gy: Array) -> tuple[Array, Array, Array, Array]:
         self._must(case, x)
         leaves = [self._tensor(a, grad=True) for a in (x, w, b)]
