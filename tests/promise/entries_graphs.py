@@ -22,8 +22,10 @@ X, SMALL, ROWS = (BATCH, 7, 13, 11), (BATCH, 4, 6, 7), (BATCH, 3, 600)
 # -- ONNX --------------------------------------------------------------------------------------------------------------
 
 
-def node(op: str, *shapes: Any, stored: tuple[Any, ...] = (), opset: int = 21, images: bool = True, kind: str = "normal", label: str = "",
-         **attributes: Any) -> Entry:  # fmt: skip
+def node(
+    op: str, *shapes: Any, stored: tuple[Any, ...] = (), opset: int = 21, outputs: int = 1, images: bool = True, kind: str = "normal",
+    label: str = "", **attributes: Any,
+) -> Entry:  # fmt: skip
     """A graph of one node: inputs of these shapes, then stored arrays (None: left out)."""
     loaded: dict[Any, Any] = {}
 
@@ -40,9 +42,12 @@ def node(op: str, *shapes: Any, stored: tuple[Any, ...] = (), opset: int = 21, i
                 for n, a in zip(names, inputs, strict=True)
             ]
             initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in kept.items()]
-            made = helper.make_node(op, words, ["y"], **attributes)
+            domain, _, word = op.rpartition("::")
+            made = helper.make_node(word, words, ["y", *[f"y{k}" for k in range(1, outputs)]], domain=domain, **attributes)
             body = helper.make_graph([made], "g", feeds, [helper.make_empty_tensor_value_info("y")], initializers)
-            proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+            proto = helper.make_model(
+                body, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)], ir_version=9
+            )
             loaded[key] = onnx_io.load(proto.SerializeToString())
         return loaded[key]
 
@@ -62,6 +67,9 @@ def _weights(*shape: int) -> Any:
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
 
+MS = "com.microsoft::"
+_places = np.random.default_rng(4).uniform(-1.2, 1.2, (BATCH, 6, 5, 2)).astype(np.float32)
+_bytes = np.random.default_rng(6).integers(0, 255, X).astype(np.uint8)
 UNARY = (
     "Abs", "Asinh", "Atan", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "Hardmax",
     "Identity", "IsInf", "IsNaN", "LeakyRelu", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
@@ -116,6 +124,20 @@ ONNX = [
     node("MatMul", ROWS, stored=(_weights(600, 9),)),
     node("MatMul", (BATCH, 6, 70), (BATCH, 70, 9), label="of batches"),
     node("Einsum", (BATCH, 6, 70), (BATCH, 70, 9), equation="bij,bjk->bik"),
+    node("GridSample", X, _places, mode="cubic"),
+    node("GridSample", X, _places, padding_mode="reflection", label="reflected"),
+    node("AffineGrid", (BATCH, 2, 3), stored=(_ints(BATCH, 7, 9, 8),), images=False),
+    node("SimplifiedLayerNormalization", ROWS, stored=(_weights(600),)),
+    node("QuantizeLinear", X, stored=(np.float32(0.03), np.uint8(120))),
+    node("DequantizeLinear", _bytes, stored=(np.float32(0.03), np.uint8(120))),
+    node("DynamicQuantizeLinear", X, images=False, outputs=3),
+    *[node(f"{MS}{op}", X) for op in ("Gelu", "FastGelu", "QuickGelu")],
+    node(f"{MS}BiasGelu", ROWS, stored=(_weights(600),)),
+    node(f"{MS}FusedConv", X, stored=(_weights(9, 7, 3, 3), _weights(9)), activation="Tanh"),
+    node(f"{MS}FusedGemm", (BATCH, 70), stored=(_weights(70, 9), _weights(9)), activation="Sigmoid"),
+    node(f"{MS}FusedMatMul", ROWS, stored=(_weights(600, 9),), alpha=0.3),
+    *[node(f"{MS}{op}", ROWS, ROWS, stored=(_weights(600),)) for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")],
+    node(f"{MS}DynamicQuantizeMatMul", ROWS, stored=(_bytes[0, :3, :, :9].reshape(-1, 9)[:1].repeat(600, 0), np.float32([0.1])), images=False),
     node("CumSum", SMALL, stored=(np.array(2),)),
     node("Col2Im", (BATCH, 2 * 9, 42), stored=(_ints(8, 9), _ints(3, 3))),
     node("Upsample", X, stored=(np.float32([1, 1, 2, 3]),), mode="linear", opset=9),
@@ -224,10 +246,14 @@ CAFFE = [
 ]  # fmt: skip
 
 #: What computes with no floats, runs graphs of the nodes above, or reads files.
+#: (Quantised operators sum integers, exactly, and scale the sums one by one.)
 NO_ARITHMETIC = {
     "onnx": {
         "Constant", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "CenterCropPad", "Compress", "ConstantOfShape",
         "EyeLike", "GatherElements", "GatherND", "If", "Loop", "NonMaxSuppression", "NonZero", "Not", "OldBroadcast", "OneHot", "Or", "MaxUnpool",
+        "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft::MatMulIntegerToFloat", "com.microsoft::QLinearAdd",
+        "com.microsoft::QLinearConcat", "com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearLeakyRelu", "com.microsoft::QLinearMul",
+        "com.microsoft::QLinearSigmoid",
         "Range", "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
     },
     "caffe": {
