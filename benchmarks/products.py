@@ -33,7 +33,8 @@ Call = Callable[[], Any]
 TURN_NS = 2e6
 SETTLE_S = 0.015
 
-#: name, shape of A, shape of B; "T": B is the transposed view of a matrix that lies by rows, as the weights of a layer.
+#: name, shape of A, shape of B; "T": B is the transposed view of a matrix that lies by rows, "A": A is;
+#: "layer": the same as T by the functions for layers, ours with weights that were packed before, as nn.Linear keeps them.
 SHAPES = [
     *[(f"square {n}", (n, n), (n, n), "") for n in (64, 96, 128, 256, 384, 512, 1024, 2048)],
     ("tall", (16384, 64), (64, 64), ""), ("tall, few columns", (4096, 256), (256, 16), ""),
@@ -45,8 +46,8 @@ SHAPES = [
     ("attention, weights V", (16, 128, 128), (16, 128, 64), ""),
     ("vector times matrix 512", (1, 512), (512, 512), ""), ("vector times matrix 4096", (1, 4096), (4096, 4096), ""),
     ("matrix times vector 512", (512, 512), (512, 1), ""), ("matrix times vector 4096", (4096, 4096), (4096, 1), ""),
-    ("layer, batch of 1", (1, 1024), (1024, 1000), "T"), ("layer, batch of 8", (8, 1024), (1024, 1000), "T"),
-    ("layer, batch of 64", (64, 1024), (1024, 1000), "T"), ("gradient of a layer's weights, A^T B", (256, 512), (512, 256), "A"),
+    ("layer, batch of 1", (1, 1024), (1024, 1000), "layer"), ("layer, batch of 8", (8, 1024), (1024, 1000), "layer"),
+    ("layer, batch of 64", (64, 1024), (1024, 1000), "layer"), ("gradient of a layer's weights, A^T B", (256, 512), (512, 256), "A"),
 ]  # fmt: skip
 
 
@@ -58,11 +59,17 @@ def operands(a_shape: tuple[int, ...], b_shape: tuple[int, ...], view: str) -> t
             return rng.standard_normal(shape).astype(np.float32)
         return rng.standard_normal((*shape[:-2], shape[-1], shape[-2])).astype(np.float32).swapaxes(-1, -2)
 
-    return made(a_shape, view == "A"), made(b_shape, view == "T")
+    return made(a_shape, view == "A"), made(b_shape, view in ("T", "layer"))
 
 
-def contestants(a: Any, b: Any) -> dict[str, Call]:
+def contestants(a: Any, b: Any, view: str) -> dict[str, Call]:
     x, y = torch.from_numpy(a), torch.from_numpy(b)
+    if view == "layer":
+        packed, weight = pre.prepare(b.T), y.T
+        return {
+            "ours": lambda: ops.linear(a, packed), "NumPy": lambda: np.matmul(a, b),
+            "torch": lambda: torch.nn.functional.linear(x, weight),
+        }  # fmt: skip
     return {"ours": lambda: ops.matmul(a, b), "NumPy": lambda: np.matmul(a, b), "torch": lambda: torch.matmul(x, y)}
 
 
@@ -100,7 +107,7 @@ def measure(threads: int, rounds: int, only: str, clock: Callable[[], int]) -> l
             if only not in name:
                 continue
             a, b = operands(a_shape, b_shape, view)
-            times = row(contestants(a, b), rounds, threads, clock)
+            times = row(contestants(a, b, view), rounds, threads, clock)
             flop = 2 * prod(a_shape) * b_shape[-1]
             ratios = [median(t / o for t, o in zip(times[peer], times["ours"], strict=True)) for peer in ("NumPy", "torch")]
             ours = median(times["ours"])

@@ -21,6 +21,7 @@ LOCAL_TILES = 32  # tiles of rows up to which a task has all of them
 TASK_MACS = 1 << 17  # about the least work of a task
 TOTALS_BYTES = 1 << 20  # of sums that wait in memory between chunks, a thread
 PACK_ELEMENTS = 1 << 14  # a task of packing
+PACK_PANELS = 32  # of those whose width is no whole number of vectors, likewise
 STREAM_ROWS = 4  # of A at most, where B is read line by line
 STREAM_COLUMNS = 1 << 11  # of one row, whose sums stay in the first cache
 
@@ -49,7 +50,8 @@ def pack_call(
     item = ELEMENT_BYTES[source]
     panels, pitch = max(1, -(-side.members // width)), panel_bytes(side.terms, width, ELEMENT_BYTES[result])
     turned = side.by_terms(item)
-    group = 1 if turned or width % lanes else panels  # a vector stored over the end of a line must not meet another task's
+    # A vector stored over the end of a line must not meet another task's: then a task has all terms, of fewer panels.
+    group = 1 if turned else min(panels, PACK_PANELS) if width % lanes else panels
     share = side.terms if width % lanes else max(lanes, PACK_ELEMENTS // (width * group) // lanes * lanes)
     shares, groups = max(1, -(-side.terms // max(share, 1))), -(-panels // group)
     s = PackSlot
@@ -106,7 +108,7 @@ def lower_product(r: ProductRequest) -> Program:
         program.buffers.append(Buffer("rows", size))
     spec = TileSpec(
         a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
-        turned and way != "packed", vectors * lanes if way == "packed" else 0, masked, way != "packed" and _is_far(r),
+        turned and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
         way == "local", r.finish,
     )  # fmt: skip
     program.details["B"] = WAYS[way]
@@ -126,7 +128,7 @@ def _way(r: ProductRequest, turned: bool, rows: int) -> str:
         return "packed"
     if r.rows <= 2 if turned else tiles < 2 and not (_is_far(r) and r.rows > STREAM_ROWS):
         return "direct"
-    small = r.columns * r.terms * r.item <= r.target.l1_bytes // 4
+    small = r.columns * r.terms * r.item <= r.target.l1_bytes // 2
     if not turned and small and r.item > 2:
         return "direct"
     return "local" if tiles <= LOCAL_TILES else "packed"
@@ -174,9 +176,9 @@ def _group_sizes(steps: list[int]) -> Any:
 
 def _skinny_vectors(r: ProductRequest, turned: bool) -> int:
     """Vectors of a tile whose B is read where it lies: many where the rows are few, so that there are chains enough."""
-    if turned:
-        return 1
     most = -(-r.columns // r.lanes)
+    if turned:  # with more, lines that lie pages apart would drive each other out of the first cache
+        return 1
     many = r.target.vector_registers > 16
     wanted = {1: 8, 2: 4, 3: 4 if many else 3, 4: 3}.get(r.rows, 2)
     return min(wanted, most)

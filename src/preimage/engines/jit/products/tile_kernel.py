@@ -30,7 +30,7 @@ from preimage.engines.jit.products.turned import across
 __all__ = ["Slot", "TileSpec", "build"]
 
 UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
-ROW_AHEAD = 256  # bytes: rows that are transposed in registers are asked for so long before they are read
+PANEL_AHEAD = 1024  # bytes: a packed panel that a single tile reads comes as fast as it is asked for
 
 
 class Slot(IntEnum):
@@ -239,17 +239,14 @@ def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, la
     terms, blocks = f.int_arg(Slot.BLOCK), f.int_arg(Slot.BLOCKS)
     count = spec.rows * spec.vectors
     zeros = [f.zeros(spec.sums, spec.lanes)] * count
-    if (
-        spec.turned and not spec.local
-    ):  # all blocks are one chunk; two at a time, since one chain for each row would wait for itself
-        pairs = first + (blocks - 1 - first) // 2 * 2
-        with f.loop(first, pairs, 2) as block:
-            start = block.index * terms
-            sums = _chain(f, spec, a, b, [start, start + terms], terms, zeros * 2)
-            _keep(f, spec, kept, sums[:count], block.index + 1)
-            _keep(f, spec, kept, sums[count:], block.index + 2)
-        first = pairs
-    with f.loop(first, last, carry=zeros, once=True) as block:
+    for side_by_side in _groups(spec):
+        end = first + (last.minimum(blocks - 1) - first) // side_by_side * side_by_side
+        with f.loop(first, end, side_by_side) as block:
+            sums = _chain(f, spec, a, b, [(block.index + n) * terms for n in range(side_by_side)], terms, zeros * side_by_side)
+            for n in range(side_by_side):
+                _keep(f, spec, kept, sums[n * count : (n + 1) * count], block.index + (n + 1))
+        first = end
+    with f.loop(first, last, carry=zeros, once=not _groups(spec)) as block:
         start = block.index * terms
         sums = _chain(f, spec, a, b, [start], terms.minimum(f.int_arg(Slot.TERMS) - start), zeros)
         done = block.index + 1
@@ -257,6 +254,11 @@ def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, la
             _keep(f, spec, kept, sums, done)
         block.carry = sums
     return block.result
+
+
+def _groups(spec: TileSpec) -> tuple[int, ...]:
+    """How many blocks are computed side by side, where one chain would wait for itself."""
+    return (2,) if spec.turned and not spec.local else ()
 
 
 def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], done: Int) -> None:
@@ -339,6 +341,9 @@ def _panel_body(
     for j in range(count):
         if step:
             line = b.at((k + j) * step)
+            if spec.ahead and spec.b_step:
+                for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
+                    f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
             right = _line(f, spec, b, k + j)
@@ -352,27 +357,30 @@ def _turned_body(
 ) -> list[Num]:
     """`count` terms of every column: squares are transposed in registers. last: terms from there on count as zero."""
     side = min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
-    sums = list(sums)
+    sums, scalars = list(sums), _scalars(f, spec, a, rows, k, count, last)
     for v in range(spec.vectors):
         places = [place.at(k) for place in _columns(f, spec, b, v)]
-        if spec.ahead and last is None:
-            for place in places:
-                f.prefetch(place.at_bytes(ROW_AHEAD))
         masks: list[Bit | None] = [None if last is None else f.lane_mask(side, last - k - s) for s in range(0, count, side)]
         for j, right in enumerate(across(places, count, masks, side)):
-            for r, left in enumerate(_scalars(f, spec, a, rows, k + j, last)):
+            for r, left in enumerate(scalars[j]):
                 at = r * spec.vectors + v
                 sums[at] = sums[at].plus_product(left.splat(spec.lanes), right)
     return sums
 
 
-def _scalars(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], term: Int, last: Int | None) -> list[Num]:
-    """A's elements of one term; zeros from term `last` on."""
+def _scalars(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int, count: int, last: Int | None) -> list[list[Num]]:
+    """A's elements of `count` terms, by term; zeros from term `last` on."""
     if last is None:
-        return [place.load() for place in _elements(f, spec, a, rows, term)]
-    inside = term < last
-    found = [place.load() for place in _elements(f, spec, a, rows, inside.pick(term, last - 1))]
-    return [inside.select(value, f.zeros(spec.sums, 1)) for value in found]
+        return [[place.load() for place in _elements(f, spec, a, rows, k + j)] for j in range(count)]
+    if spec.by_rows:
+        vectors = [row.at(k).load(count, f.lane_mask(count, last - k)) for row in rows]
+        return [[vector.lane(j) for vector in vectors] for j in range(count)]
+    found = []
+    for j in range(count):
+        inside = k + j < last
+        values = [place.load() for place in _elements(f, spec, a, rows, inside.pick(k + j, last - 1))]
+        found.append([inside.select(value, f.zeros(spec.sums, 1)) for value in values])
+    return found
 
 
 def _store(f: Kernel, spec: TileSpec, sums: list[Num], at: Int, column: Int) -> None:
