@@ -37,6 +37,9 @@ check: .venv/dev ## ruff, mypy, import-linter
 site: .venv/docs ## build the documentation as a site, strictly: build/site/html
 	$(BIN)/python tools/site/build.py
 
+wheel: .venv/dev ## build wheel and sdist twice, compare the bytes, look at what they hold: dist/
+	$(BIN)/python tools/package.py
+
 format: .venv/dev ## let ruff format the code
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
