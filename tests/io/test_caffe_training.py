@@ -63,8 +63,7 @@ def finished(place: Path, steps: int = 12, listener: Any = None, **options: Any)
     return task, run(task, steps, task.plan(**options), [listener] if listener else [])
 
 
-@pytest.mark.parametrize("rule", ["SGD", "Adam"])
-@pytest.mark.parametrize("cut", [1, 5, 9])
+@pytest.mark.parametrize(("rule", "cut"), [("SGD", 1), ("Adam", 5), ("SGD", 9)])
 def test_a_solver_goes_on_to_the_same_bits(rule: str, cut: int, tmp_path: Path) -> None:
     solver_file(tmp_path, f'type: "{rule}" iter_size: 2')
     images(tmp_path / "m")
@@ -79,7 +78,6 @@ def test_a_solver_goes_on_to_the_same_bits(rule: str, cut: int, tmp_path: Path) 
     assert [e["test acc"] for e in resumed.entries if "test acc" in e] == [
         e["test acc"] for e in history.entries if "test acc" in e
     ]
-    assert weights(finished(tmp_path, steps=11)[0]) != weights(whole)
 
 
 def test_it_is_caffes_solver_on_the_same_batches(tmp_path: Path) -> None:

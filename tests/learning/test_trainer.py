@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -56,42 +57,45 @@ def test_it_learns_and_measures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     made = trainer()
     test = data.Loader(blobs(80, seed=1), 32)
     before = made.evaluate(test)["accuracy"]
-    history = made.fit(loader(), test, epochs=8, folder=tmp_path, progress=True)
-    assert history.step == 8 * 8 == made.step
+    history = made.fit(loader(), test, epochs=6, folder=tmp_path, progress=True)
+    assert history.step == 6 * 8 == made.step
     assert history.ended == "steps"
     accuracy = dict(history.values("test accuracy"))
-    assert list(accuracy) == [8 * k for k in range(1, 9)]
-    assert accuracy[64] > 0.85 > before
-    assert accuracy[64] == made.evaluate(test)["accuracy"]
+    assert list(accuracy) == [8 * k for k in range(1, 7)]
+    assert accuracy[48] > 0.7 > before
+    assert accuracy[48] == made.evaluate(test)["accuracy"]
     assert history.best == {"name": "loss", "value": min(v for _, v in history.values("test loss")), "step": history.best["step"]}
     assert checkpoints.newest(tmp_path / "best").step == history.best["step"]
-    assert [e["step"] for e in read_journal(tmp_path / "metrics.jsonl")] == list(range(1, 65))
+    assert [e["step"] for e in read_journal(tmp_path / "metrics.jsonl")] == list(range(1, 49))
     printed = capsys.readouterr().out.splitlines()
     assert 8 <= len(printed) <= 12
-    assert "step 64 of 64  loss" in printed[-1]
+    assert "step 48 of 48  loss" in printed[-1]
     assert made.net.training
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("cut", [1, 8, 13])
-def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(threads: int, cut: int, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"accumulate": 2, "clip_norm": 1.0}
-    whole = trainer(**options)
+OPTIONS: dict[str, Any] = {"accumulate": 2, "clip_norm": 1.0}
+
+
+@functools.cache
+def whole() -> tuple[list[bytes], list[float]]:
+    """The bits and losses of a run on one thread that nothing interrupts."""
+    made = trainer(**OPTIONS)
     with pre.config(threads=1):
-        whole.fit(loader(), iterations=20)
+        history = made.fit(loader(), iterations=14)
+    return bits(made), [v for _, v in history.values("loss")]
+
+
+@pytest.mark.parametrize(("cut", "threads"), [(1, 1), (4, 2), (9, 2)])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(cut: int, threads: int, tmp_path: Path) -> None:
     with pre.config(threads=threads):
-        first = trainer(**options)
+        first = trainer(**OPTIONS)
         first.fit(loader(2), iterations=40, folder=tmp_path, progress=lambda now: now.step == cut)
         assert first.step == cut
-        second = trainer(**options)
-        history = second.fit(loader(3), iterations=20, folder=tmp_path, resume=True)
+        second = trainer(**OPTIONS)
+        history = second.fit(loader(3), iterations=14, folder=tmp_path, resume=True)
     assert history.resumed_from == cut
-    assert bits(second) == bits(whole)
-    assert [e["loss"] for e in history.entries] == [v for _, v in whole_losses(options)]
-
-
-def whole_losses(options: dict[str, Any]) -> list[tuple[int, float]]:
-    return trainer(**options).fit(loader(), iterations=20).values("loss")
+    assert bits(second) == whole()[0]
+    assert [e["loss"] for e in history.entries] == whole()[1]
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:

@@ -52,6 +52,8 @@ def curves(entries: Sequence[dict[str, Any]]) -> list[tuple[str, list[float], li
             parts = np.array_split(np.asarray(points), MOST_POINTS)
             points = [(float(p[-1, 0]), float(p[:, 1].mean())) for p in parts]
         steps, values = [p[0] for p in points], [p[1] for p in points]
+        if name == "lr" and min(values) == max(values):
+            continue
         log = ("loss" in name or name == "lr") and min(values) > 0 and max(values) > 4 * min(values)
         found.append((name, steps, values, log))
     return found
@@ -92,7 +94,7 @@ def _sheet(pixels: Array) -> Array:
     if pixels.dtype == np.uint8:
         return pixels
     several = pixels if pixels.ndim == 4 else pixels[None]
-    scale = max(1, 96 // max(several.shape[-2:]))
+    scale = max(1, (96 if len(several) > 1 else 720) // max(several.shape[-2:]))
     shown = [rgb(p.astype(np.float32)).repeat(scale, axis=0).repeat(scale, axis=1) for p in several]
     return sheet(shown, max(1, math.ceil(len(shown) ** 0.5))) if len(shown) > 1 else shown[0]
 
