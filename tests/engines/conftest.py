@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 
@@ -14,3 +16,16 @@ def width(request):
         pytest.skip(f"no {request.param} here")
     with llvm.use_target(target):
         yield request.param
+
+
+@pytest.fixture
+def change_costs(monkeypatch):
+    """change_costs(direct={"copy_cycles": 9.0}): plans are made with other numbers of the cost model, until the test ends."""
+    from preimage.engines.jit.compiler import toolchain
+
+    def change(**groups):
+        target = toolchain.current_target()
+        changed = {name: replace(getattr(target.costs, name), **values) for name, values in groups.items()}
+        monkeypatch.setattr(toolchain, "_chosen", replace(target, costs=replace(target.costs, **changed)))
+
+    return change

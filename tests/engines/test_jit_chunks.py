@@ -1,6 +1,7 @@
 """How work is shared out: rows in chunks, every row once and the stride phases of a transpose apart; tasks among the threads."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -39,9 +40,9 @@ def test_chunks_have_every_row_once_and_one_stride_phase_each(name, n_threads, m
     g = CASES[name]
     given = []
 
-    def keep(rows, *others):
+    def keep(costs, rows, *others):
         given.append(rows)
-        return share(rows, *others)
+        return share(costs, rows, *others)
 
     share = direct._share
     monkeypatch.setattr(direct, "_share", keep)
@@ -110,7 +111,10 @@ def test_the_caller_takes_tasks_in_front_and_workers_behind(n_threads):
 
 
 def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_the_work() -> None:
-    from preimage.engines.jit.conv.streamed_weights import sweeps
+    from preimage.engines.jit.compiler.costs import AVX512
+    from preimage.engines.jit.conv import streamed_weights
+
+    sweeps = partial(streamed_weights.sweeps, AVX512.streaming)
 
     large = 4 << 20
     assert sweeps(6, 2, large, positions=3136)

@@ -10,8 +10,8 @@ from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import select
-from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.conv import direct, direct_kernel, direct_layout, few_outputs, streamed_weights
+from preimage.engines.jit.compiler import kernels, toolchain
+from preimage.engines.jit.conv import direct, direct_kernel, direct_layout, few_outputs, streamed_weights_kernel
 from preimage.engines.jit.conv import few_outputs_kernel as few_outputs_kernel
 from preimage.engines.jit.conv.few_outputs import FewPlan, few_plan
 from preimage.engines.jit.engine import JitEngine
@@ -23,7 +23,6 @@ from preimage.engines.jit.packing import copy_kernel, moves, weights_kernel
 from preimage.engines.jit.packing.moves import weight_call
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import little_work
-from preimage.engines.jit.runtime import program_kernel
 from preimage.engines.jit.runtime.link import link
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.reference import ReferenceEngine
@@ -133,12 +132,12 @@ def test_same_bits(name):
 
 
 @pytest.mark.parametrize(("tile", "scratch"), [((16, 1, 4), 384 << 10), ((8, 2, 2), 1 << 10), ((4, 3, 1), 384 << 10)])
-def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch):
+def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch, change_costs):
     """Vectors across pixels against vectors across channels: every case that the first can take, with tiles of its own; with
     little scratch in several blocks of columns.
     """
     taken = 0
-    monkeypatch.setattr(few_outputs, "SCRATCH_BYTES", scratch)
+    change_costs(few_outputs={"scratch_bytes": scratch})
 
     def planned(r, axes):
         nonlocal taken
@@ -340,7 +339,7 @@ def test_compiles_for_every_target(target):
         direct_kernel.build(
             direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, 0, False, 8, True, False, False, True, Finish(), True)
         ),
-        program_kernel.build_sweep(program_kernel.SweepSpec()),
+        streamed_weights_kernel.build_sweep(streamed_weights_kernel.SweepSpec()),
         few_outputs_kernel.build(
             few_outputs_kernel.FewSpec(
                 "f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 8, 8, 0, 4, ONE, EDGES, True, True, True, Finish(True)
@@ -476,8 +475,9 @@ def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
         )
         wanted = getattr(JitEngine(), contraction)(g, a, w, epilogue)
         with monkeypatch.context() as patch:
-            for limit, value in (("SWEEP_BYTES", 0), ("PIECE_BYTES", 1), ("MOST_UNEVEN", 9)):
-                patch.setattr(streamed_weights, limit, value)
+            target = kernels.current_target()
+            streaming = replace(target.costs.streaming, least_bytes=0, piece_bytes=1, most_uneven=9)
+            patch.setattr(toolchain, "_chosen", replace(target, costs=replace(target.costs, streaming=streaming)))
             for threads, array, place in ((1, a, 0), (2, last(a), 16), (3, a, 32), (1, last(a), 48), (1, a, 8)):
                 engine, memory = JitEngine(), np.empty(w.nbytes + 128, np.uint8)
                 start = -memory.ctypes.data % 64 + place  # the cuts depend on where in a cache line the weights begin

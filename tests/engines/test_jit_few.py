@@ -46,7 +46,7 @@ def test_a_block_shorter_than_the_padding_it_reads(kernel):
     check(JIT, g, ["conv"])
 
 
-def test_blocks_of_any_length(monkeypatch):
+def test_blocks_of_any_length(change_costs, monkeypatch):
     """The schedule wherever it fits, in scratch memory so small that there are many blocks."""
     rng, count = random.Random(1), 0
     planned = few_outputs.few_plan
@@ -67,7 +67,7 @@ def test_blocks_of_any_length(monkeypatch):
             size = [rng.choice((1, 2, 5)) for _ in range(ndim - 1)] + [rng.choice((1, 7, 20, 33, 64, 90))]
             options = {"dilation": dilation, "padding": padding}
             channels, many = rng.choice((1, 2, 3)), rng.choice((1, 4, 9))
-            monkeypatch.setattr(few_outputs, "SCRATCH_BYTES", rng.choice((1, 1 << 10, 1 << 12)))
+            change_costs(few_outputs={"scratch_bytes": rng.choice((1, 1 << 10, 1 << 12))})
             try:
                 if rng.random() < 0.5:
                     g = ConvGeometry.from_conv((2, many, *size), (channels, many, *kernel), **options)

@@ -78,6 +78,22 @@ def test_a_program_can_be_made_for_another_cpu(name, monkeypatch):
             link(program, 1)
 
 
+def test_a_cpu_with_other_costs_has_other_plans():
+    """The numbers behind plans are the target's: where copies are dear, the stem is not copied first; elsewhere it is."""
+    g = pre.ConvGeometry.from_conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    host = kernels.named_target("avx2")
+    dear = replace(host, costs=replace(host.costs, direct=replace(host.costs.direct, scratch_cycles=1e6)))
+    cheap = replace(host, costs=replace(host.costs, direct=replace(host.costs.direct, scratch_cycles=0.0)))
+    plans = [JitEngine().program(g, "conv", F32, target=target).details["result"] for target in (dear, cheap)]
+    assert plans == ["turned in registers, stored in place", "transposed back from a channels-last scratch"]
+    assert hash(dear) == hash(cheap)
+    assert dear != cheap
+    small = replace(host, costs=replace(host.costs, depthwise=replace(host.costs.depthwise, dense=0)))
+    depthwise = pre.ConvGeometry.from_conv((1, 64, 56, 56), (64, 1, 3, 3), padding=1, groups=64)
+    names = [JitEngine().program(depthwise, "conv", F32, target=target).algorithm for target in (host, small)]
+    assert names == ["depthwise, channels first", "depthwise"]
+
+
 def test_every_plan_says_why_the_other_strategies_were_refused():
     rows = {c: sum(c in s.contractions for s in select.STRATEGIES) for c in CONTRACTIONS}
     for layer in builtin_suite()[::5]:

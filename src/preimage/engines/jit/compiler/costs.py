@@ -6,7 +6,8 @@ have its own:
     other = replace(target, costs=replace(AVX512, direct=replace(AVX512.direct, copy_cycles=2.0)))
 
 All were measured on one core of Zen 4 and Zen 5 with AVX-512 (48 KiB of L1 cache, 1 MiB of L2), float32, unless a line says otherwise.
-The other families have the same numbers until somebody measures theirs: there they are a guess.
+The other families have the same numbers until somebody measures theirs: there they are a guess. Weight gradients, packing and matrix
+products have their numbers beside their code as yet.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ __all__ = [
     "DirectCosts",
     "ElementwiseCosts",
     "FewOutputsCosts",
-    "PackingCosts",
     "StreamingCosts",
     "TilingCosts",
-    "WeightGradCosts",
 ]
 
 
@@ -103,46 +102,6 @@ class DepthwiseCosts:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightGradCosts:
-    """Weight gradients (`weight_grad/*.py`)."""
-
-    band_bytes: int = 384 << 10  # of both operands: what the L2 cache keeps while all tiles pass over a band
-    least_band_pixels: int = 256  # so that loading and storing the sums between bands costs little
-    block_far_bytes: int = (
-        1024  # from pixel to pixel: an operand whose pixels lie this far apart is copied in blocks of channels ...
-    )
-    block_image_bytes: int = 192 << 10  # ... if an image is larger than this, so that it does not stay in the cache anyway ...
-    block_products: int = 256  # ... and each element is multiplied this often
-    block_weight_bytes: int = 1 << 20  # of sums: loading and storing so many between bands costs more than the copy
-    block_band_bytes: int = 512 << 10  # of one tile's vectors in a band of blocks
-    narrow_bytes: int = 128  # of a block's pixel, two cache lines: narrower blocks are cut side by side
-    stream_products: int = 1024  # channels-first scalars used more often than this are worth their copy in blocks
-    far_pixel_bytes: int = 512  # from pixel to pixel: farther than the hardware's prefetcher follows
-    most_lines_ahead: int = 5  # cache lines of a pixel that are prefetched: with more the hardware sees the pattern itself
-    early_products: int = 60  # vectors of products for one cache line of the next band that is prefetched
-    far_result: int = 4  # L2 caches full of weights, from which on a tile's lines of the result are prefetched
-    tasks_per_thread: int = 3  # where tasks are cut from all pixels
-    parts_per_thread: int = 2  # where they are parts of a round
-    most_turns: int = 64  # tasks of one part: so many are enough to keep the threads in step
-
-
-@dataclass(frozen=True, slots=True)
-class PackingCosts:
-    """Copies, transposes, packed weights (`packing/moves.py`)."""
-
-    line_elements: int = 1 << 15  # that a task of copying moves, about
-    few_channels: int = (
-        16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
-    )
-    few_weights: int = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
-    many_weights: int = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
-    most_taps_split: int = 16  # taps that are split from one another by shuffles instead of transposed
-    row_ahead: int = 512  # bytes: rows of weights are read from end to end, and prefetched this far ahead
-    pieces_ahead: int = 8192  # bytes: pieces of weights of so much in all are prefetched
-    large_bytes: int = 1 << 20  # an array so large is transposed by whole cache lines
-
-
-@dataclass(frozen=True, slots=True)
 class ElementwiseCosts:
     """Kernels that are no contractions (`elementwise/*.py`)."""
 
@@ -164,8 +123,6 @@ class CostModel:
     streaming: StreamingCosts = field(default_factory=StreamingCosts)
     few_outputs: FewOutputsCosts = field(default_factory=FewOutputsCosts)
     depthwise: DepthwiseCosts = field(default_factory=DepthwiseCosts)
-    weight_grad: WeightGradCosts = field(default_factory=WeightGradCosts)
-    packing: PackingCosts = field(default_factory=PackingCosts)
     elementwise: ElementwiseCosts = field(default_factory=ElementwiseCosts)
 
     def __hash__(self) -> int:  # of every request that is looked up

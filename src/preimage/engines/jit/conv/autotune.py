@@ -63,7 +63,15 @@ def tiles_to_try(r: ConvRequest, most: int = 16) -> list[Tile]:
     axes = gather_axes(g, r.contraction)
     along = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
     run, channels = (g.in_channels, g.out_channels) if r.contraction == "conv" else (g.out_channels, g.in_channels)
-    shape = (channels // g.groups, g.groups, run // g.groups, item, r.target.vector_bytes, r.target.vector_registers)
+    shape = (
+        channels // g.groups,
+        g.groups,
+        r.target.costs.tiling,
+        run // g.groups,
+        item,
+        r.target.vector_bytes,
+        r.target.vector_registers,
+    )
     ranked = sorted(tile_costs(axes, [along], *shape), key=lambda choice: choice.cost)
     return [(c.lanes, c.vectors, c.pixels) for c in ranked[:most]]
 

@@ -12,6 +12,7 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import Finish
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import DirectCosts
 from preimage.engines.jit.conv.direct_kernel import DirectArguments, DirectSpec
 from preimage.engines.jit.conv.direct_layout import Layout, choose_layout, take_layout
 from preimage.engines.jit.conv.streamed_weights import Work, cut_taps, piece_tables, streamed_call, sweeps
@@ -24,8 +25,6 @@ from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["Layout", "choose_layout", "lower_direct"]
 
-BAND_BYTES = 512 << 10  # of input and output together, held in the L2 cache
-SMALL_WEIGHTS = 64 << 10  # of all stride phases together: these need no chunks of their own
 STORES = {
     "straight": "stored in place",
     "turned": "turned in registers, stored in place",
@@ -175,7 +174,7 @@ def _streams(r: ConvRequest, layout: Layout, sizes: _Sizes, block_bytes: int) ->
     if layout.best.folded is not None or layout.edges is not None or r.prepared:
         return False
     positions = r.geometry.work_flop // (2 * prod(r.geometry.weight_shape))
-    return sweeps(sizes.blocks, r.threads, sizes.blocks * block_bytes, positions)
+    return sweeps(r.target.costs.streaming, sizes.blocks, r.threads, sizes.blocks * block_bytes, positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,17 @@ def _multiply(
     rows["input"] += origin
     inputs = prod(layout.in_sizes) * (sizes.in_channels // r.geometry.groups) * item
     rows, bounds, blocks_inside = _share(
-        rows, gather.kinds, tiles, blocks, r.threads, block_bytes, choice, run * item, best.channels * item, inputs
+        r.target.costs.direct,
+        rows,
+        gather.kinds,
+        tiles,
+        blocks,
+        r.threads,
+        block_bytes,
+        choice,
+        run * item,
+        best.channels * item,
+        inputs,
     )
     chunks, longest = len(bounds) - 1, int((rows["end_tile"] - rows["first_tile"]).max())
     spec, streamed = _spec(r, layout, sizes), None
@@ -210,7 +219,9 @@ def _multiply(
         cuts = None
         if layout.joined == 1:
             reread = prod(layout.padded) * run * item
-            cuts = cut_taps(block_bytes // sizes.tap_bytes, sizes.tap_bytes, sizes.own_item, partial, reread)
+            cuts = cut_taps(
+                r.target.costs.streaming, block_bytes // sizes.tap_bytes, sizes.tap_bytes, sizes.own_item, partial, reread
+            )
         if cuts is not None:
             lists, nodes = piece_tables(gather, sizes.tap_bytes, cuts)
             spec = replace(spec, pieced=True)
@@ -229,7 +240,8 @@ def _multiply(
 
 
 def _share(
-    rows: Array, kinds: Ints, tiles: Array, blocks: int, threads: int, block_bytes: int, choice: Choice, pixel_bytes: int, out_bytes: int,
+    costs: DirectCosts, rows: Array, kinds: Ints, tiles: Array, blocks: int, threads: int, block_bytes: int,
+    choice: Choice, pixel_bytes: int, out_bytes: int,
     inputs: int,
 ) -> tuple[Array, Ints, bool]:  # fmt: skip
     """Cut the rows into chunks, one task each for every block of channels; whether all blocks of a chunk come together.
@@ -240,7 +252,9 @@ def _share(
     """
     counts = rows["end_tile"] - rows["first_tile"]
     count, longest = int(counts.sum()), int(counts.max())
-    band = max(16 << 10, BAND_BYTES * pixel_bytes // (pixel_bytes + out_bytes))  # of input; the output has its share too
+    band = max(
+        costs.least_band_bytes, costs.band_bytes * pixel_bytes // (pixel_bytes + out_bytes)
+    )  # of input; the output has its share too
     per_row = max(1, band // (choice.pixels * pixel_bytes))
     wanted = 1 if threads == 1 else min(count, -(-8 * threads // blocks))
     pieces = max(-(-longest // per_row), -(-wanted // len(rows)))
@@ -254,7 +268,7 @@ def _share(
     order = np.lexsort((bands, kinds) if weights > inputs else (kinds, bands))
     rows, kinds = rows[order], kinds[order]
     moves = np.diff(bands[order]) != 0
-    if weights > SMALL_WEIGHTS:
+    if weights > costs.small_weights:
         moves |= np.diff(kinds) != 0
     edges = [0, *(np.flatnonzero(moves) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
     if len(edges) - 1 < wanted:

@@ -20,12 +20,6 @@ from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["Layout", "Option", "choose_layout", "take_layout"]
 
-CROWDED_RUN = 256  # channels from which on the copy is worth its while
-SCRATCH_CYCLES = 1.5  # an element of the result, written to a scratch and transposed back
-PACK_CYCLES = 1.0  # an element of the weights, packed in blocks
-COPY_CYCLES, TURN_CYCLES = 0.6, 2.0  # an element of the input, copied or transposed into a slab
-GATHER_CYCLES = 4.0  # one by one
-
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -98,7 +92,9 @@ def choose_layout(r: ConvRequest) -> Layout:
     # Neighbouring pixels a multiple of a page apart would all fall on the same few lines of the L1 cache.
     pitch = in_channels * item
     apart = (raw_strides[pixel_axis] if lasting else pitch) * axes[pixel_axis].phases[0].in_step
-    crowded = run >= CROWDED_RUN and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
+    crowded = (
+        run >= r.target.costs.direct.crowded_run and apart % 4096 == 0 and axes[pixel_axis].out_size > 1 and own_item == item
+    )
     if crowded and joined == 1:
         pitch += 64
     moved = crowded or r.element != inner or not lasting
@@ -108,12 +104,17 @@ def choose_layout(r: ConvRequest) -> Layout:
     edges = best = None
     if slab and not (moved or joined > 1 or r.every_tap or r.single):
         best = min(_options(r, axes, raw_strides, channels, run, item), key=lambda option: option.cost)
-        edges = find_edges(best.axes, best.choice, in_channels * item) if best.folded is None else None
+        edges = find_edges(best.axes, best.choice, in_channels * item, r.target.costs.direct) if best.folded is None else None
     if edges is None:
         in_strides = slab_strides if slab else raw_strides
         best = min(_options(r, axes, in_strides, channels, run, item), key=lambda option: option.cost)
     assert best is not None
-    copying = (COPY_CYCLES if lasting else TURN_CYCLES) * prod(in_sizes) * in_channels if slab and edges is None else 0.0
+    costs = r.target.costs.direct
+    copying = (
+        (costs.copy_cycles if lasting else costs.transpose_cycles) * prod(in_sizes) * in_channels
+        if slab and edges is None
+        else 0.0
+    )
     return Layout(
         axes, joined, run, best, edges, slab, lasting, crowded, in_sizes, raw_strides, margins, pitch, slab_strides,
         best.cost + copying,
@@ -165,7 +166,7 @@ def _may_fold(r: ConvRequest) -> Folded | None:
 
 def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: int, run: int, item: int) -> list[Option]:
     """The ways to lay out the work, with modelled costs."""
-    g, own_item = r.geometry, ELEMENT_BYTES[r.element]
+    g, own_item, costs = r.geometry, ELEMENT_BYTES[r.element], r.target.costs
     elements, all_channels = prod(g.weight_shape), channels * g.groups
     sizes = [axis.out_size for axis in axes]
     true_strides = [r.out_strides[0], *r.out_strides[2:]]
@@ -173,7 +174,7 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
         stores = [("straight", true_strides, 0.0)]
     else:
         scratch = [prod(sizes[k + 1 :]) * all_channels * item for k in range(len(axes))]
-        stores = [("scratch", scratch, SCRATCH_CYCLES * prod(sizes) * all_channels), ("turned", true_strides, 0.0)]
+        stores = [("scratch", scratch, costs.direct.scratch_cycles * prod(sizes) * all_channels), ("turned", true_strides, 0.0)]
     shape = (run, item, r.target.vector_bytes, r.target.vector_registers)
     out: list[Option] = []
     for store, out_strides, extra in stores:
@@ -197,15 +198,15 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
             return [
                 Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)
             ]
-        choice = choose_tile(merged, candidates, channels, g.groups, *shape, side, r.little)
-        out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + PACK_CYCLES * elements))
+        choice = choose_tile(merged, candidates, channels, g.groups, costs.tiling, *shape, side, r.little)
+        out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + costs.direct.pack_cycles * elements))
         last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
         contiguous = store != "turned" and out_strides[-1] == channels * last_bytes
         folded = _may_fold(r) if contiguous else None
         if folded is not None:
             wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
-            choice = choose_tile(phased, [len(phased) - 1], wide, 1, *shape, little=r.little)
-            cost = choice.cost + extra + GATHER_CYCLES * elements
+            choice = choose_tile(phased, [len(phased) - 1], wide, 1, costs.tiling, *shape, little=r.little)
+            cost = choice.cost + extra + costs.direct.gather_cycles * elements
             out.append(Option(phased, in_strides, out_strides, choice, wide, folded, store, cost))
     return out
 

@@ -13,6 +13,7 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import FewOutputsCosts
 from preimage.engines.jit.conv.few_outputs_arguments import ColumnTap, FewArguments
 from preimage.engines.jit.conv.few_outputs_kernel import FewSpec, Part
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
@@ -25,10 +26,6 @@ from preimage.engines.jit.request import ConvRequest
 __all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
 
 MOST_CHANNELS = 8
-MOST_PRODUCTS = 400  # multiply-adds in the code
-LONG_LINE, LONG_TILE = 128, 32  # in long lines the tile depends on the channels alone: new sizes find their kernels made
-SCRATCH_BYTES = 384 << 10  # of a thread; it should stay in the L2 cache
-FILL_CYCLES = 0.5  # an element brought to the scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
                 best = FewPlan(lanes, vectors, rows, cost * g.groups)
     if best is None:
         return _refused("no_tile", "no tile of this kernel fits the registers and the code")
-    filled = FILL_CYCLES * prod(a.in_size for a in axes) * shape.run * g.groups
+    filled = r.target.costs.few_outputs.fill_cycles * prod(a.in_size for a in axes) * shape.run * g.groups
     return FewPlan(best.lanes, best.vectors, best.rows, best.cost + filled)
 
 
@@ -97,6 +94,7 @@ class _Shape:
     outer: int
     outer_taps: int
     forward: bool
+    costs: FewOutputsCosts
 
     @classmethod
     def of(cls, r: ConvRequest, axes: list[Axis]) -> _Shape:
@@ -106,12 +104,12 @@ class _Shape:
         return cls(
             row_axis(axes), windows(phases, range(len(phases)), forward), len(phases), channels // g.groups, run // g.groups,
             -(-axes[-1].out_size // len(phases)), prod(a.out_size for a in axes[:-2]),
-            prod(sum(p.tap_total for p in a.phases) for a in axes[:-2]), forward,
+            prod(sum(p.tap_total for p in a.phases) for a in axes[:-2]), forward, r.target.costs.few_outputs,
         )  # fmt: skip
 
     def cost(self, lanes: int, vectors: int, rows: int, width: float, sums: int) -> float | None:
         """Modelled cycles of one group; None where the tile does not fit the rows, or is too much code. width: of a vector, in 64 bytes."""
-        down, long = self.down, self.line >= LONG_LINE
+        down, long = self.down, self.line >= self.costs.long_line
         if rows > down.out_size or (len(down.phases) % rows and rows % len(down.phases)):
             return None
         tile, products, kinds = 0.0, 0, set()
@@ -126,11 +124,11 @@ class _Shape:
                 if (row, column) not in kinds:
                     kinds.add((row, column))
                     products += work * vectors
-        if products > MOST_PRODUCTS or (long and lanes * vectors > LONG_TILE):
+        if products > self.costs.most_products or (long and lanes * vectors > self.costs.long_tile):
             return None
         valid = sum(p.tap_total for p in down.phases) / max(1, sum(len(p.taps) * p.count for p in down.phases))
         tiles = self.line / (lanes * vectors) if long else -(-self.line // (lanes * vectors))
-        tiles *= down.out_size / rows if down.out_size >= LONG_LINE else -(-down.out_size // rows)
+        tiles *= down.out_size / rows if down.out_size >= self.costs.long_line else -(-down.out_size // rows)
         cost = self.outer_taps * tiles * tile * self.run * valid + self.outer * tiles * (100.0 + 8.0 * sums * width)
         return cost * (1.0 + products / 1000)  # of two that do as well the one with less code
 
@@ -228,7 +226,7 @@ def _cut_columns(r: ConvRequest, shape: _Shape, plan: FewPlan, line_bytes: int, 
     tile, line = plan.lanes * plan.vectors, shape.line
     lowest, highest = min((c.at for c in shape.columns), default=0), max((c.at for c in shape.columns), default=0)
     lead, highest = -(-max(0, -lowest) // plan.lanes) * plan.lanes, max(0, highest)  # column 0 of a block lies aligned
-    most = max(1, SCRATCH_BYTES // line_bytes - lead - highest) // tile
+    most = max(1, shape.costs.scratch_bytes // line_bytes - lead - highest) // tile
     block = max(1, min(-(-line // tile), most)) * tile
     blocks = -(-line // block)
     block = (line - 1) // (blocks * tile) * tile + tile  # in whole tiles, and the last not much shorter
@@ -264,7 +262,7 @@ def _take(r: ConvRequest, ndim: int, plan: FewPlan, shape: _Shape, cut: _Columns
     take("rows.one" if plan.rows == 1 else "rows.several")
     if ndim != 3:
         take("rows.no_axis" if ndim == 2 else "rows.outer_axes")
-    take("lines.long" if shape.line >= LONG_LINE else "lines.short")
+    take("lines.long" if shape.line >= shape.costs.long_line else "lines.short")
     take("blocks.one" if cut.blocks == 1 else "blocks.several")
     if cut.blocks > 1:
         take("blocks.begin.aligned" if cut.begin == -cut.lead else "blocks.begin.first_read")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import DirectCosts
 from preimage.engines.jit.index.taps import Axis, Ints, Phase
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopySpec, Line
@@ -24,10 +25,6 @@ from preimage.engines.jit.packing.moves import copy_call, positions
 from preimage.engines.jit.program import KernelCall
 
 __all__ = ["Edges", "find_edges"]
-
-MOST_EDGES = 0.34  # of a row's tiles
-COPY_CYCLES = 0.25  # a byte of the input, copied into a slab and read from there
-WORTH_EDGES = 0.02  # of the whole
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def _only(cover: Tiles, kept: NDArray[np.bool_]) -> Tiles:
     return Tiles(cover.pixels, cover.starts[kept], cover.first[kept], cover.last[kept])
 
 
-def find_edges(axes: list[Axis], choice: Choice, pixel_bytes: int) -> Edges | None:
+def find_edges(axes: list[Axis], choice: Choice, pixel_bytes: int, costs: DirectCosts) -> Edges | None:
     """The edges of a gather whose pixels run along `choice.axis`; None where a slab of the whole input costs hardly more."""
     axis = axes[choice.axis]
     if axis.margins == (0, 0) or choice.axis != len(axes) - 1:
@@ -112,8 +109,8 @@ def find_edges(axes: list[Axis], choice: Choice, pixel_bytes: int) -> Edges | No
         last = min(last, int(low[right].min(initial=axis.in_size)))
         edges, tiles = edges + int(left.sum() + right.sum()), tiles + len(cover.starts)
     slab = prod(a.in_size for a in axes) * pixel_bytes
-    worth = COPY_CYCLES * slab > WORTH_EDGES * choice.cost
-    if not worth or edges > MOST_EDGES * tiles:
+    worth = costs.edge_copy_cycles * slab > costs.worth_edges * choice.cost
+    if not worth or edges > costs.most_edges * tiles:
         branches.halo("refused.many_tiles" if worth else "refused.little_input")
         return None
     branches.halo("taken")

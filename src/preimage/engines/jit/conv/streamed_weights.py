@@ -15,6 +15,7 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import StreamingCosts
 from preimage.engines.jit.conv.direct_kernel import DirectArguments
 from preimage.engines.jit.conv.streamed_weights_kernel import Piece, SweepArguments, SweepSpec
 from preimage.engines.jit.index.gather import Gather
@@ -24,41 +25,35 @@ from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, ker
 
 __all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_tables", "streamed_call", "sweeps"]
 
-SWEEP_BYTES = 256 << 10  # weights larger than this are packed block by block, just before their use
-PIECE_BYTES = 384 << 10  # of packed weights: the L2 cache holds the input, sums and the piece's source beside them
-WHOLE_PIECES = 4  # a block of so many is not worth cutting: most of it stays in the cache anyway
-MOST_PARTIAL = 2 << 20  # bytes of sums that are put down
-MOST_INPUT = 1 << 20  # bytes that are read again for every piece
 ALIGNMENTS = 4  # places in a cache line that are told apart
-MOST_UNEVEN = 1.21  # how much longer the busiest thread may have to work than with even shares, where sums are cheap ...
-UNEVEN = 1.125  # ... and where they are not: where each weight meets many positions
-FEW_POSITIONS = 320  # so many take about as long as packing everything first
 
 Bounds = tuple[int, ...]
 
 
-def sweeps(blocks: int, threads: int, packed_bytes: int, positions: int) -> bool:
+def sweeps(costs: StreamingCosts, blocks: int, threads: int, packed_bytes: int, positions: int) -> bool:
     """Whether blocks of channels are worth packing one by one: enough weights, and shared evenly.
 
     positions: how many every weight meets.
     """
-    uneven = MOST_UNEVEN if positions <= FEW_POSITIONS else UNEVEN
-    return packed_bytes >= SWEEP_BYTES and -(-blocks // threads) * threads <= uneven * blocks
+    uneven = costs.most_uneven if positions <= costs.few_positions else costs.uneven
+    return packed_bytes >= costs.least_bytes and -(-blocks // threads) * threads <= uneven * blocks
 
 
-def cut_taps(taps: int, tap_bytes: int, item: int, partial_bytes: int, input_bytes: int) -> list[Bounds] | None:
+def cut_taps(
+    costs: StreamingCosts, taps: int, tap_bytes: int, item: int, partial_bytes: int, input_bytes: int
+) -> list[Bounds] | None:
     """The first taps of the pieces, and the end; None where one piece does. Of the weights a piece reads whole cache lines, so
     where every run of taps begins at the same place in a line the cuts depend on it: one entry for each 16 bytes of a line.
     """
     line = LINE_BYTES // item
     if (
         taps < 2 * line
-        or taps * tap_bytes <= WHOLE_PIECES * PIECE_BYTES
-        or partial_bytes > MOST_PARTIAL
-        or input_bytes > MOST_INPUT
+        or taps * tap_bytes <= costs.whole_pieces * costs.piece_bytes
+        or partial_bytes > costs.most_partial_bytes
+        or input_bytes > costs.most_input_bytes
     ):
         return None
-    step = max(line, PIECE_BYTES // tap_bytes // line * line)
+    step = max(line, costs.piece_bytes // tap_bytes // line * line)
     if step >= taps:
         return None
     moved = range(0, line, line // ALIGNMENTS) if taps % line == 0 else (0,)

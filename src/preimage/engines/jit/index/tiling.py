@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import TilingCosts
 from preimage.engines.jit.index.cached import kept
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, classes
 
@@ -97,8 +98,6 @@ class Choice(NamedTuple):
 
 MAX_PIXELS = 28
 LONG_PIXELS = {1: 16, 2: 8, 3: 8, 4: 6, 5: 5}  # vectors -> most pixels of a tile in long rows
-WORTH_FITTING = 0.96
-TILE_OVERHEAD = 60.0  # cycles to begin and end a tile: tables, first loads
 
 
 def _step_cost(lanes: int, vectors: int, pixels: int, item: int) -> float:
@@ -118,6 +117,7 @@ def choose_tile(
     candidates: list[int],
     channels: int,
     groups: int,
+    costs: TilingCosts,
     run: int,
     item: int,
     vector_bytes: int,
@@ -130,11 +130,11 @@ def choose_tile(
     side: the number of pixels is a multiple of it (results that are turned in registers); little: only a few tiles are tried.
     """
     best: Choice | None = None
-    for choice in tile_costs(axes, candidates, channels, groups, run, item, vector_bytes, registers, side, little):
+    for choice in tile_costs(axes, candidates, channels, groups, costs, run, item, vector_bytes, registers, side, little):
         if best is None or choice.cost < best.cost * 0.999:
             best = choice
     assert best is not None
-    return _fitted(best, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
+    return _fitted(best, costs, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
 
 
 def take_tiling(axis: Axis, choice: Choice) -> None:
@@ -150,7 +150,7 @@ def take_tiling(axis: Axis, choice: Choice) -> None:
 
 
 def tile_costs(
-    axes: list[Axis], candidates: list[int], channels: int, groups: int, run: int, item: int, vector_bytes: int,
+    axes: list[Axis], candidates: list[int], channels: int, groups: int, costs: TilingCosts, run: int, item: int, vector_bytes: int,
     registers: int, side: int = 1, little: bool = False,
 ) -> Iterator[Choice]:  # fmt: skip
     """Every tile that there is to choose from, with its modelled time."""
@@ -173,12 +173,13 @@ def tile_costs(
                 blocks = groups * -(-channels // (lanes * vectors))
                 step = _step_cost(lanes, vectors, pixels, item)
                 held = pixels * vectors  # many stores at once are not hidden behind the next tile
-                overhead = TILE_OVERHEAD + 3.0 * held + 20.0 * max(0, held - 18) + (6.0 * held if side > 1 else 0.0)
+                overhead = costs.tile_overhead + costs.store_cycles * held + (costs.transpose_cycles * held if side > 1 else 0.0)
+                overhead += costs.crowded_cycles * max(0, held - costs.crowded_stores)
                 cost = blocks * (outer_taps * tap_total * run * step + rows * count * overhead)
                 yield Choice(number, lanes, vectors, pixels, cost)
 
 
-def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
+def _fitted(choice: Choice, costs: TilingCosts, phases: list[Phase]) -> Choice:
     """A tile of long rows with one pixel less, where that covers rows of middling length with less waste (56 is 14 times 4).
 
     One pixel and no more: new sizes still find one of two kernels.
@@ -187,7 +188,7 @@ def _fitted(choice: Choice, phases: list[Phase]) -> Choice:
     if less < 4 or not _is_long(phases):
         return choice
     covered = [n * sum(-(-p.count // n) for p in phases) for n in (less, choice.pixels)]
-    return choice._replace(pixels=less, fitted=True) if covered[0] < WORTH_FITTING * covered[1] else choice
+    return choice._replace(pixels=less, fitted=True) if covered[0] < costs.worth_fitting * covered[1] else choice
 
 
 def _is_long(phases: list[Phase]) -> bool:
