@@ -61,6 +61,8 @@ def _arrays(folder, what):
 
 
 def _array(value):
+    if isinstance(value, onnx.SequenceProto):
+        return [onnx_io.model.to_array(each) for each in value.tensor_values]
     if isinstance(value, onnx.TensorProto):
         return onnx_io.model.to_array(value)
     return np.asarray(value) if isinstance(value, np.ndarray | np.generic) else value
@@ -84,6 +86,11 @@ def run(name, model, sets, rtol, atol) -> Outcome:
                 got = net.run({k: v for k, v in feeds.items() if k in wanted})
             for key, want in zip([o.name for o in model.graph.output], map(_array, outputs), strict=False):
                 have = got[key]
+                if isinstance(want, list):
+                    same = len(have) == len(want) and all(np.array_equal(a, b) for a, b in zip(have, want, strict=True))
+                    if not same:
+                        return Outcome(name, ops, "failed", f"{key} is {have}, wanted {want}")
+                    continue
                 have = np.asarray(have.data if hasattr(have, "requires_grad") else have)
                 if types[key] not in (None, have.dtype.name):
                     return Outcome(name, ops, "failed", f"{key} was inferred to be {types[key]}, is {have.dtype}")

@@ -142,10 +142,11 @@ def test_nested_loops_count_as_one_run():
         (("Neg (s)", "Neg (nowhere)"), "takes 'nowhere'"),
         (("(int64 i, bool c, float[3] s)", "(int64 i, bool c)"), "which nothing makes"),
         (("(bool c, float[3] t)", "(bool c)"), "gives 1 values, wanted at least 2"),
+        (("{ y = Loop", "{ y, z = Loop"), "gives 1 values, the node names 2"),
     ],
 )
 def test_unsound_graphs_are_refused_in_words(change, words):
-    text = FOREVER.replace(*change)
+    text = FOREVER.replace(*change).replace("9223372036854775807", "3")
     assert text != FOREVER
     with pytest.raises(pre.PreimageError, match=words):
         ours(onnx_io.load(model(text)), {"x": floats(3)})
@@ -158,3 +159,9 @@ def test_graphs_inside_graphs_have_a_bounded_depth():
         text = f"If (c) < then_branch = t{k} () => (float[3] a{k}) {{ a{k} = {text} }}, else_branch = {other} >"
     with pytest.raises(pre.FileFormatError, match="depth of more than 16"):
         onnx_io.load(model(f"(float[3] x, bool c) => (float[3] y) {{ y = {text} }}"))
+
+
+def test_an_input_too_many_does_not_stand_for_an_attribute():
+    text = "(float[3] x, int64 to) => (int64[3] y) { y = Cast <to = 7> (x, to) }"
+    with pytest.raises(pre.FileFormatError, match="Cast with 2 inputs"):
+        onnx_io.load(model(text))

@@ -42,14 +42,14 @@ SHARE = 0.8
 #: Work that a node inside a loop or branch counts as, at least: what a call takes anyway.
 STEP_FLOP = 1 << 24
 #: Words whose arguments do not broadcast and that check themselves.
-_THEMSELVES = ("rnn", "gru", "lstm", "if", "loop", "scan")
+_THEMSELVES = ("rnn", "gru", "lstm", "if", "loop", "scan", "concatfromsequence", "sequenceinsert", "sequenceconstruct")
 #: Runs that are remembered to have passed.
 MOST_PASSED = 256
 #: Words (as `check` spells them) whose result is no larger than their largest argument, or a view of it.
 _SMALLER = (
     "reduce", "arg", "maxpool", "avgpool", "averagepool", "lppool", "global", "adaptive", "gather", "slice", "split", "shape", "size",
     "topk", "compress", "mean", "sum", "squeeze", "unsqueeze", "flatten", "reshape", "transpose", "identity", "crop", "dropout",
-    "roi", "nonmax", "unique", "detection", "accuracy", "silence",
+    "roi", "nonmax", "unique", "detection", "accuracy", "silence", "sequence",
 )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def check(op: str, values: Sequence[Any], attributes: Any, what: str) -> None:
     word = op.removeprefix("onnx.").lower().replace("_", "")
     meter = _meter.get()
     if meter is not None and not word.startswith(_SMALLER):
-        meter.foresee(max((np.asarray(a).nbytes for a in arrays), default=0), what)
+        meter.foresee(max((a.nbytes if hasattr(a, "nbytes") else np.asarray(a).nbytes for a in arrays), default=0), what)
     if len(shapes) < 2:
         return
     if word in ("conv", "convtranspose"):

@@ -12,8 +12,8 @@ trace       a Module written down as a Graph
 
 from preimage.io.graph import layers, ops  # noqa: F401 - their words register themselves
 from preimage.io.graph.graph import Graph
-from preimage.io.graph.nodes import OPS, Input, Node, Op, Step, graph_op
+from preimage.io.graph.nodes import OPS, Input, Node, Op, Step, Values, graph_op
 from preimage.io.graph.passes import optimise
 from preimage.io.graph.trace import trace
 
-__all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "graph_op", "optimise", "trace"]
+__all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "Values", "graph_op", "optimise", "trace"]

@@ -21,7 +21,7 @@ from preimage.errors import GraphError, PreimageError, ShapeError
 from preimage.floating_point import in_standard_mode
 from preimage.io import limits
 from preimage.io.graph.calls import CONTRACTIONS, NodeCall, mark_of_now
-from preimage.io.graph.nodes import OPS, Input, Node, Step, last_uses, ordered
+from preimage.io.graph.nodes import OPS, Input, Node, Step, Values, last_uses, ordered
 from preimage.nn import Module, Parameter
 from preimage.nn.kept import KeptWeight
 from preimage.settings import current
@@ -305,4 +305,6 @@ def _parameter(value: Any) -> Parameter:
 
 
 def _array(value: Value) -> Any:
+    if isinstance(value, Values):
+        return value
     return value.data if isinstance(value, Tensor) else np.asarray(value)

@@ -9,12 +9,41 @@ from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
 
 import numpy as np
 
+import numpy as np
+
+from preimage.autograd import array_of
 from preimage.errors import GraphError
 from preimage.geometry import Padding, PaddingWord, PerAxis, normalise_padding, per_axis
 from preimage.geometry.sizes import Pairs
 from preimage.io.graph.types import LIKE_FIRST, TypeRule
 
-__all__ = ["OPS", "Input", "Node", "Op", "Step", "graph_op", "last_uses", "ordered"]
+__all__ = ["OPS", "Input", "Node", "Op", "Step", "Values", "graph_op", "last_uses", "ordered"]
+
+
+class Values(list[Any]):
+    """A sequence as one value of a graph: arrays or Tensors, each of a shape of its own. Operations make new ones and change none."""
+
+    dtype = np.dtype(object)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many there are."""
+        return (len(self),)
+
+    @property
+    def ndim(self) -> int:
+        """A sequence has one axis."""
+        return 1
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all."""
+        return sum(int(array_of(value).nbytes) for value in self)
+
+    @property
+    def size(self) -> int:
+        """The elements of all."""
+        return sum(int(array_of(value).size) for value in self)
 
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from preimage.autograd import no_grad
 from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.graph import Graph
-from preimage.io.graph.nodes import OPS, Node, graph_op
+from preimage.io.graph.nodes import OPS, Node, Values, graph_op
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
 
 __all__ = [
@@ -115,7 +115,9 @@ def fold_constants(graph: Graph) -> Graph:
                 kept.append(node)
                 continue
             made = graph.run_nodes([node], {key: known[key] for key in inputs})
-            if sum(np.asarray(value).nbytes for value in made.values()) > MAX_FOLDED_BYTES:
+            if any(isinstance(value, Values) for value in made.values()) or (
+                sum(np.asarray(value).nbytes for value in made.values()) > MAX_FOLDED_BYTES
+            ):
                 kept.append(node)
                 continue
             known |= made

@@ -90,6 +90,9 @@ def _built(
             else:
                 stored[node.outputs[0]] = value
             continue
+        if "captured" in node.attributes:  # our own word for what graphs inside nodes take from outside
+            problems.append(f"{node.name!r} ({node.op}: attribute 'captured')")
+            continue
         if any(isinstance(value, OnnxGraph) for value in node.attributes.values()):
             before = len(problems)
             node = _with_graphs(node, opset, problems)
@@ -167,6 +170,9 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
         outputs.pop()
     if not outputs:
         return f"{node.op}: no output"
+    count = len(inputs) - len(node.attributes.get("captured", ()))
+    if count > _most_inputs(node.op, opset):  # further ones would stand in the place of attributes
+        return f"{node.op} with {count} inputs"
     if node.op == "Resize" and opset < 11:  # scales was the second input, and the mode the oldest one
         inputs.insert(1, "")
         attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -199,6 +205,15 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     except TypeError as error:
         return f"{node.op}: {error}"
     return Node(node.name, op.name, tuple(inputs), tuple(outputs), attributes, layer=node.name)
+
+
+def _most_inputs(op: str, opset: int) -> int:
+    """How many inputs ONNX's own definition of the operator allows."""
+    defs = require_onnx().defs
+    try:
+        return int(defs.get_schema(op, opset).max_input)
+    except defs.SchemaError:
+        return 1 << 31
 
 
 def _right_kind(op: str, opset: int, key: str, value: Any) -> bool:

@@ -12,5 +12,6 @@ from preimage.io.onnx.operators import (  # noqa: F401 - operators register them
     recurrent,
     reductions,
     resizing,
+    sequences,
     shapes,
 )

@@ -67,6 +67,13 @@ def _scan_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
     return _types(attributes["body"], inputs[:own], captured, inputs[own:])
 
 
+def _results(values: Sequence[Any], outputs: int, what: str) -> tuple[Any, ...]:
+    """As many values as the node names."""
+    if len(values) < outputs:
+        raise FileFormatError(f"{what}: its graph gives {len(values)} values, the node names {outputs}")
+    return tuple(values)
+
+
 def _truth(value: Any, what: str) -> bool:
     data = np.asarray(data_of(value))
     if data.size != 1:
@@ -75,14 +82,14 @@ def _truth(value: Any, what: str) -> bool:
 
 
 def _bytes(value: Any) -> int:
-    return int(np.asarray(data_of(value)).nbytes)
+    return int(data_of(value).nbytes)
 
 
 @graph_op("onnx.If", types=_if_types)
 def _if(*values: Any, then_branch: Graph, else_branch: Graph, captured: Sequence[str] = (), outputs: int = 1) -> tuple[Any, ...]:
     (condition,), outer = _parted(values, captured)
     with limits.looping("If"):
-        return tuple(_call(then_branch if _truth(condition, "If") else else_branch, (), outer, "If"))
+        return _results(_call(then_branch if _truth(condition, "If") else else_branch, (), outer, "If"), outputs, "If")
 
 
 def _stacked(parts: Sequence[Any], axis: int, what: str) -> Any:
@@ -119,7 +126,8 @@ def _loop(*values: Any, body: Graph, captured: Sequence[str] = (), outputs: int 
             going = _truth(proceed, "Loop")
             trip += 1
     first = 1 + len(carried)
-    return *carried, *(_stacked(t, 0, "Loop") if t else _none(body, first + k) for k, t in enumerate(scanned))
+    stacked = [_stacked(t, 0, "Loop") if t else _none(body, first + k) for k, t in enumerate(scanned)]
+    return _results([*carried, *stacked], outputs, "Loop")
 
 
 @graph_op("onnx.Scan", types=_scan_types)
@@ -162,7 +170,7 @@ def _scan(
         _stacked(t[::-1] if back else t, axis, "Scan") if t else _none(body, len(states) + k)
         for k, (t, axis, back) in enumerate(zip(scanned, out_axes, out_backwards, strict=True))
     ]
-    return *states, *found
+    return _results([*states, *found], outputs, "Scan")
 
 
 def _whole(part: Any) -> Any:
