@@ -28,7 +28,7 @@ def strangers(package: Path) -> list[str]:
             tool = name.stem.startswith(("test_", "conftest", "fuzz")) or name.stem.endswith("_test")
             if tool or imported(path) & {"pytest", "hypothesis", "tests"}:
                 found.append(str(name))
-        elif name != Path("py.typed") and path.suffix not in DATA.get(name.parent.as_posix(), ()):
+        elif name != Path("py.typed") and path.suffix != ".pyi" and path.suffix not in DATA.get(name.parent.as_posix(), ()):
             found.append(str(name))
     return found
 
