@@ -254,6 +254,8 @@ NO_ARITHMETIC = {
         "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft::MatMulIntegerToFloat", "com.microsoft::QLinearAdd",
         "com.microsoft::QLinearConcat", "com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearLeakyRelu", "com.microsoft::QLinearMul",
         "com.microsoft::QLinearSigmoid",
+        "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
+        "SplitToSequence",
         "Range", "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
     },
     "caffe": {

@@ -9,8 +9,6 @@ from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
 
 import numpy as np
 
-import numpy as np
-
 from preimage.autograd import array_of
 from preimage.errors import GraphError
 from preimage.geometry import Padding, PaddingWord, PerAxis, normalise_padding, per_axis
