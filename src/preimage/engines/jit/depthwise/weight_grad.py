@@ -92,7 +92,7 @@ def lower_depthwise_grad(r: WeightGradRequest) -> Program:
             x=x_name, y=y_name, sums="sums", tiles=tiles, positions=positions, n_tiles=len(tiles), units=units,
             units_per_task=per_task, images=g.batch, x_image=x_strides[0], y_image=y_strides[0],
             x_row=x_strides[-2] * g.dilation[-2] if g.ndim > 1 else 0, sum_row=g.kernel_size[-1] * sum_tap, sum_tap=sum_tap,
-            channels=g.out_channels, columns=g.input_size[-1], zeros=zeros, blocks=blocks_of_tiles, n_blocks=len(walk.ends),
+            channels=g.out_channels, columns=g.input_size[-1], zeros=zeros, blocks=blocks_of_tiles,
             levels="levels" if n_levels else 0, thread_bytes=n_levels * spec.tile_bytes, steps=steps, image_steps=image_steps,
             last_steps=last_steps, n_steps=len(steps), image_level=walk.depth,
         )  # fmt: skip
@@ -185,6 +185,7 @@ def _tables(
     """The tiles of rows x columns taps, the blocks and the positions of each (see the schedule's words)."""
     tiles: list[Array] = []
     blocks: list[Array] = []
+    n_blocks = 0
     positions: list[Array] = []
     count = 0
     lines = walk.lines()
@@ -213,23 +214,25 @@ def _tables(
             more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0), at], axis=1)
             table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 5)
         positions.append(Position.of_rows(table[:, :4]))
-        first_block = len(blocks) * len(walk.ends)
+        met = [np.searchsorted(table[:, 4], line) + count for line in (first_lines["row"], last_lines["row"] + 1)]
+        needed = walk.needed(met[0] == met[1])
+        own_blocks = n_blocks, n_blocks + len(needed)
+        n_blocks += len(needed)
         blocks.append(Block(
-            first_position=np.searchsorted(table[:, 4], first_lines["row"]) + count,
-            end_position=np.searchsorted(table[:, 4], last_lines["row"] + 1) + count,
+            first_position=met[0], end_position=met[1],
             first_column=first_lines["first"], end_column=first_lines["end"], first_step=walk.ends["first_step"],
             end_step=walk.ends["end_step"], level=walk.ends["level"],
-        ).table())  # fmt: skip
+        ).table()[needed])  # fmt: skip
         number = 0
         for axis, k in zip(range(g.ndim - 1), outer, strict=False):
             number = number * g.kernel_size[axis] + k
-        tiles += [_tile(g, number, start, columns, first_block, sum_tap) for start in starts_w]
+        tiles += [_tile(g, number, start, columns, own_blocks, sum_tap) for start in starts_w]
         count += len(table)
     joined = np.concatenate(positions) if count else Position.zeros(1)
     return np.concatenate(tiles), np.concatenate(blocks), joined
 
 
-def _tile(g: ConvGeometry, row: int, start: int, columns: int, first_block: int, sum_tap: int) -> Array:
+def _tile(g: ConvGeometry, row: int, start: int, columns: int, blocks: tuple[int, int], sum_tap: int) -> Array:
     """The taps `start` .. of the last axis in a row of taps, as a table of one tile."""
     last = g.ndim - 1
     reach = [_reach(g, last, start + t) for t in range(columns)]
@@ -241,7 +244,8 @@ def _tile(g: ConvGeometry, row: int, start: int, columns: int, first_block: int,
     column = start * g.dilation[last] - g.padding[last][0]
     offset = (row * g.kernel_size[last] + start) * sum_tap
     return Tile(
-        first_block=first_block, column=column, begin=begin, all_begin=all_begin, all_end=all_end, end=end, sums=[offset]
+        first_block=blocks[0], end_block=blocks[1], column=column, begin=begin, all_begin=all_begin, all_end=all_end, end=end,
+        sums=[offset],
     ).table()  # fmt: skip
 
 

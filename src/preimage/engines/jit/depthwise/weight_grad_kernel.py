@@ -35,6 +35,7 @@ class Tile(Record):
     """Some taps. Output columns are of the last axis."""
 
     first_block: Column
+    end_block: Column  # last + 1
     column: Column  # input column of the first tap at ow = 0
     begin: Column  # first output column that any tap reaches
     all_begin: Column  # first that all reach
@@ -52,7 +53,7 @@ class Block(Record):
     end_column: Column  # last + 1
     first_step: Column
     end_step: Column  # last + 1
-    level: Column  # where the sum is stored; -1: the image ends here
+    level: Column  # where the sum is stored, or IMAGE, or MORE
 
 
 class Position(Record):
@@ -85,7 +86,6 @@ class DepthwiseGradArguments(Arguments):
     columns: Integer  # of the input
     zeros: Elements = elements("x_element")  # a vector of zeros
     blocks: Records[Block]
-    n_blocks: Integer  # of an image
     levels: Elements = elements("element", default=0)  # running sums
     thread_bytes: Integer  # of one thread
     steps: Words  # levels
@@ -150,8 +150,7 @@ def build(spec: DepthwiseGradSpec) -> str:
         body = _Body(f, spec, x, y, tile.column, masks, x_masks)
         levels = _levels(f, spec, args)
         zeros = [f.zeros(spec.element, spec.lanes)] * (spec.rows * len(spec.columns) * spec.vectors)
-        first_block = tile.first_block
-        with f.loop(first_block, first_block + args.n_blocks, carry=zeros, once=True) as k:
+        with f.loop(tile.first_block, tile.end_block, carry=zeros, once=True) as k:
             block = args.blocks[k.index]
             reach = body.reach(tile, block)
             with f.loop(block.first_position, block.end_position, carry=zeros) as position:

@@ -27,7 +27,10 @@ from preimage.engines.jit.index.taps import Ints
 from preimage.engines.kept_tables import ENTRY_BYTES, kept_tables
 from preimage.engines.order import Order
 
-__all__ = ["BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
+__all__ = ["IMAGE", "MORE", "BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
+
+#: Instead of a level: the block ends an image; it is added to level 0 and stays there, as most are.
+IMAGE, MORE = -1, -2
 
 
 class BlockEnd(Record):
@@ -35,7 +38,7 @@ class BlockEnd(Record):
 
     first_step: Column
     end_step: Column  # last + 1
-    level: Column  # where the sum is stored; -1: the block ends an image
+    level: Column  # where the sum is stored, or IMAGE, or MORE
 
 
 class LinePart(Record):
@@ -76,6 +79,12 @@ class RunningSums:
         return LinePart(
             block=np.repeat(np.arange(len(blocks)), rows), row=np.arange(int(rows.sum())), first=0, end=width
         ).table()  # fmt: skip
+
+    def needed(self, empty: Array) -> Ints:
+        """The blocks to walk, some of which are empty (all their positions are left out): an empty one that only adds to its group
+        adds nothing.
+        """
+        return np.flatnonzero(~empty | (self.ends["level"] != MORE))
 
     def with_images(self, images: int) -> tuple[Ints, int, int]:
         """Steps of blocks and images: the table, and where in it the levels of the tree stand in a row, and those of the last image."""
@@ -118,8 +127,11 @@ def _running_sums(output_size: tuple[int, ...]) -> RunningSums:
         holds[:, level] = member != member[first]
     added = holds & (np.arange(order.depth) <= closed[:, None])
     numbers = np.cumsum(added.sum(1)) if order.depth else np.zeros(count, np.int64)
+    level_of = np.where(closed < order.depth, closed, IMAGE)
+    more = added.any(1) & (level_of == 0)
+    level_of[more] = MORE
     ends = BlockEnd(
-        first_step=np.concatenate([[0], numbers[:-1]]), end_step=numbers, level=np.where(closed < order.depth, closed, -1)
+        first_step=np.where(more, 0, np.concatenate([[0], numbers[:-1]])), end_step=np.where(more, 0, numbers), level=level_of
     ).table()  # fmt: skip
     return RunningSums(order, ends, np.nonzero(added)[1].astype(np.int64), closed)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Int, Kernel, Num, Ptr
+from preimage.engines.jit.index.running_sums import MORE
 
 __all__ = ["Levels", "Steps", "level_bytes"]
 
@@ -33,9 +34,10 @@ class Levels:
 
     def __init__(self, f: Kernel, element: str, steps: Steps, base: Callable[[Int], Int]) -> None:
         self.f, self.element, self.steps, self.base = f, element, steps, base
+        self.lowest = base(f.i64(0))
 
-    def _cells(self, level: Int, sums: list[Num]) -> list[Ptr]:
-        start, cells, left = self.f.pointer(self.base(level), self.element), [], 0
+    def _cells(self, address: Int, sums: list[Num]) -> list[Ptr]:
+        start, cells, left = self.f.pointer(address, self.element), [], 0
         for value in sums:
             cells.append(start.at(left))
             left += value.lanes
@@ -44,16 +46,19 @@ class Levels:
     def add(self, first: Int, end: Int, sums: list[Num]) -> list[Num]:
         """The sums with those levels before them that a stretch of the steps names."""
         with self.f.loop(first, end, carry=sums) as step:
-            cells = self._cells(self.steps.table.at(step.index).load_int(), step.carry)
+            cells = self._cells(self.base(self.steps.table.at(step.index).load_int()), step.carry)
             step.carry = [cell.load(s.lanes) + s for cell, s in zip(cells, step.carry, strict=True)]
         return step.result
 
     def put_down(self, level: Int, sums: list[Num]) -> None:
-        for cell, value in zip(self._cells(level, sums), sums, strict=True):
+        for cell, value in zip(self._cells(self.base(level), sums), sums, strict=True):
             cell.store(value)
 
     def end_block(self, first: Int, end: Int, place: Int, sums: list[Num]) -> list[Num]:
-        """A block's sums go up and are put down, unless its place says that an image ends here; gives the sums at that place."""
+        """A block's sums go up and are put down, unless its place says that an image ends here; then gives the image's sums."""
+        with self.f.when(place.equals(MORE)):
+            for cell, value in zip(self._cells(self.lowest, sums), sums, strict=True):
+                cell.store(cell.load(value.lanes) + value)
         sums = self.add(first, end, sums)
         with self.f.when(place >= 0):
             self.put_down(place, sums)

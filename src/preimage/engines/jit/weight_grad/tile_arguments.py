@@ -23,7 +23,7 @@ class Block(Record):
     end_segment: Column  # last + 1
     first_step: Column
     end_step: Column  # last + 1
-    level: Column  # where the sum is stored; -1: the image ends here
+    level: Column  # where the sum is stored, or IMAGE, or MORE
 
 
 class Tap(Record):

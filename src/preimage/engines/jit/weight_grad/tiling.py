@@ -240,7 +240,7 @@ class Tables:
     """What a tile passes over, for every outer tap. See `tile_kernel`."""
 
     segments: Array  # of RowPart
-    blocks: Array  # of Block: those of an image, for every outer tap
+    blocks: Array  # of Block: those of an image that are needed, for every outer tap
     bands: Array  # int64 (outer taps, bands + 1): the first block of each
     open_levels: int  # levels of positions that are put down between bands; below them the levels end with every band
 
@@ -260,7 +260,8 @@ def tables(
     y_row = rows @ np.array(y_strides[:-1], np.int64) if outer_sizes else np.zeros(n_rows, np.int64)
     segments: list[Array] = []
     walks: list[Array] = []
-    count = 0
+    bands: list[Array] = []
+    count = n_blocks = 0
     for taps in product(*map(range, geometry.kernel_size[:-1])):
         valid = np.ones(n_rows, bool)
         x_row = np.zeros(n_rows, np.int64)
@@ -271,14 +272,16 @@ def tables(
         met = lines[valid[lines["row"]]]
         segments.append(RowPart(x=x_row[met["row"]], y=y_row[met["row"]], first=met["first"], end=met["end"]).table())
         end = np.cumsum(np.bincount(met["block"], minlength=len(sums.ends))) + count
+        begin = np.concatenate([[count], end[:-1]])
+        needed = sums.needed(begin == end)
         walks.append(Block(
-            first_segment=np.concatenate([[count], end[:-1]]), end_segment=end, first_step=sums.ends["first_step"],
-            end_step=sums.ends["end_step"], level=sums.ends["level"],
-        ).table())  # fmt: skip
-        count += len(met)
-    bands = np.arange(len(walks))[:, None] * len(sums.ends) + edges
+            first_segment=begin, end_segment=end, first_step=sums.ends["first_step"], end_step=sums.ends["end_step"],
+            level=sums.ends["level"],
+        ).table()[needed])  # fmt: skip
+        bands.append(np.searchsorted(needed, edges) + n_blocks)
+        count, n_blocks = count + len(met), n_blocks + len(needed)
     open_levels = sums.depth - closes if len(edges) > 2 else 0
-    return Tables(np.concatenate(segments), np.concatenate(walks), np.ascontiguousarray(bands), open_levels)
+    return Tables(np.concatenate(segments), np.concatenate(walks), np.array(bands, np.int64), open_levels)
 
 
 def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
@@ -288,16 +291,16 @@ def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
     """
     blocks, closes = np.array(sums.order.blocks(), np.int64), 0
     count = len(blocks)
-    if blocks[-1, 1] * 4 <= pixels * 5:
+    if blocks[-1, 1] <= pixels:
         return np.array([0, count], np.int64), 0
     ends = np.arange(1, count + 1)
     for level in range(1, sums.depth):
         wider = np.flatnonzero(sums.closed >= level) + 1
-        if np.diff(blocks[wider - 1, 1], prepend=0).max() * 3 > pixels * 4:
+        if np.diff(blocks[wider - 1, 1], prepend=0).max() > pixels:
             break
         ends, closes = wider, level
     member = blocks[-1, 1] / len(ends)
-    bands = -(-len(ends) // max(1, round(pixels / member)))
+    bands = -(-len(ends) // max(1, int(pixels / member)))
     last = np.array([len(ends) * (k + 1) // bands for k in range(bands)], np.int64)
     return np.concatenate([[0], ends[last - 1]]), closes
 
