@@ -171,3 +171,12 @@ TEXTS = [
 def test_texts(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+@pytest.mark.parametrize("contraction", [pre.conv, pre.conv_transpose])
+def test_a_picture_and_a_kernel_without_batch_and_channels_get_a_hint(contraction):
+    with pytest.raises(pre.GeometryError, match=r"add two, x\[None, None\]"):
+        contraction(np.ones((7, 6)), np.ones((3, 4)))
+    with pytest.raises(pre.GeometryError) as found:
+        contraction(np.ones((1, 7, 6)), np.ones((3, 4, 2)))
+    assert "add two" not in str(found.value)

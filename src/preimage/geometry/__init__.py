@@ -282,6 +282,15 @@ def _taps_inside(g: ConvGeometry, axis: int, k: int) -> int:
     return max(0, last - first + 1)
 
 
+def _no_axes(ndim: int) -> str:
+    """What helps where two 2-D arrays came: most likely a picture and its kernel."""
+    return (
+        ""
+        if ndim
+        else "; two axes are batch and channels alone: of a picture and a kernel each add two, x[None, None], w[None, None]"
+    )
+
+
 @lru_cache(maxsize=4096)
 def _from_conv(input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvGeometry:
     shape, weight = shape_of(input_shape, "input"), shape_of(weight_shape, "weight")
@@ -291,7 +300,7 @@ def _from_conv(input_shape: Any, weight_shape: Any, stride: Any, padding: Any, d
     check_groups(groups, channels, weight[0])
     if weight[1] * groups != channels:
         raise GeometryError(
-            f"the input has {channels} channels, but weight shape {weight} with groups {groups} wants {weight[1] * groups}"
+            f"the input has {channels} channels, but weight shape {weight} with groups {groups} wants {weight[1] * groups}{_no_axes(ndim)}"
         )
     kernel, pads = weight[2:], normalise_padding(padding, ndim)
     pairs, small = [], []
@@ -325,7 +334,7 @@ def _from_conv_transpose(
     if weight[0] != shape[1]:
         raise GeometryError(
             f"the input has {shape[1]} channels, but weight shape {weight}"
-            f" (in_channels, out_channels // groups, *kernel) wants {weight[0]}"
+            f" (in_channels, out_channels // groups, *kernel) wants {weight[0]}{_no_axes(ndim)}"
         )
     extra = per_axis(output_padding, ndim, "output_padding", least=0)
     wanted = None if output_size is None else per_axis(output_size, ndim, "output_size", least=0)
