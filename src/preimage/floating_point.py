@@ -12,7 +12,6 @@ the thread. So operations look first whether the mode is another one, which take
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +39,9 @@ def _functions() -> tuple[Any, Any, ctypes.c_void_p]:
     """C's fegetenv and fesetenv, and the environment that a program begins with (FE_DFL_ENV)."""
     library = ctypes.CDLL(None)
     if not hasattr(library, "fesetenv"):
-        library = ctypes.CDLL(ctypes.util.find_library("m"))
+        from ctypes.util import find_library  # which imports subprocess and much else
+
+        library = ctypes.CDLL(find_library("m"))
     if sys.platform == "darwin":
         return library.fegetenv, library.fesetenv, ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "_FE_DFL_ENV")))
     return library.fegetenv, library.fesetenv, ctypes.c_void_p(-1)

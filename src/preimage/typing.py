@@ -98,7 +98,7 @@ _Place: TypeAlias = SupportsIndex | slice | EllipsisType | NDArray[Any] | Sequen
 #: What stands between the brackets of an array.
 Index: TypeAlias = _Place | tuple[_Place, ...]
 #: Where random numbers come from: a generator, the seed of one, or None for the library's own.
-Seed: TypeAlias = int | np.integer[Any] | np.random.Generator | None
+Seed: TypeAlias = "int | np.integer[Any] | np.random.Generator | None"  # as text: numpy.random is imported late
 
 #: One of the three contractions.
 Contraction: TypeAlias = Literal["conv", "conv_transpose", "conv_weight_grad"]

@@ -113,7 +113,7 @@ def sum_of(
     inputs[inside] = a[tuple(places.first[inside].T)]
     weights[:] = b[tuple(places.second.T)]
     if places.blocks is None:
-        blocks, tree = arrangement(contraction, places.second[:, 0].tolist())
+        blocks, tree = arrangement(places.second[:, 0].tolist()) if contraction == "matmul" else ([slice(0, len(places))], 0)
     else:
         assert places.tree is not None
         blocks, tree = list(places.blocks), places.tree
@@ -128,11 +128,11 @@ def sum_of(
         for k in range(block.start, block.stop):
             total = next(sums) if k in taking else total
             running.append(total)
-        # cells that are folded back were rounded as the transposed contraction gave them
-        ends.append(total if places.tree is None or wide else kind.type(narrowed(total, dtype)))
-    value = kind.type(add(tree, ends))
+        ends.append(total)
+    # cells that are folded back were rounded as the transposed contraction gave them
+    value = kind.type(add(tree, ends, None if wide else dtype))
     with np.errstate(all="ignore"):
-        if places.tree is not None and not wide:
+        if places.folded and not wide:
             value = kind.type(narrowed(value, dtype))
         if bias is not None:
             value = value + kind.type(bias)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from math import gcd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preimage.analysis.order import Tree
+from preimage.analysis.order import Cell, Tree, arranged, members_of
+from preimage.engines.order import Order
 from preimage.geometry import ConvGeometry
 from preimage.ops.contraction import margin_free
 from preimage.ops.pad import pad
@@ -35,7 +37,7 @@ class Places:
 
     first, second: (terms, axes) indices into the two operands; outside: the first lies in zero padding (its index is then
     the position beyond the border); margin: it was copied into the margin from the cell that its index names.
-    blocks, tree: set where the element is a sum of cells that are folded back (padding modes other than zeros).
+    blocks, tree: how they are summed (`order`); none where all are one chain. folded: the tree has cells that are folded back.
     """
 
     first: Array
@@ -44,6 +46,7 @@ class Places:
     margin: Array
     blocks: tuple[slice, ...] | None = None
     tree: Tree | None = None
+    folded: bool = False
 
     def __len__(self) -> int:
         return len(self.first)
@@ -66,7 +69,7 @@ class Sides:
         """The terms of y[index]: (x, w)."""
         g = self.inner
         n, o, *at = index
-        first, second = [], []
+        first, second, index_of = [], [], []
         base = o // g.out_channels_per_group * g.in_channels_per_group if g.out_channels else 0
         for tap in product(*map(range, g.kernel_size)):
             position = tuple(
@@ -75,7 +78,9 @@ class Sides:
             for i in range(g.in_channels_per_group):
                 first.append((n, base + i, *position))
                 second.append((o, i, *tap))
-        return self._placed(first, second, 2 + g.ndim, 2 + g.ndim)
+                index_of.append((i, *tap[::-1]))
+        order = Order.of((g.in_channels_per_group, *g.kernel_size[::-1]))
+        return self._placed(first, second, members_of(order, index_of))
 
     def large(self, index: Index) -> Places:
         """The terms of x[index] of the transpose: (y, w)."""
@@ -87,11 +92,11 @@ class Sides:
 
         def folded(axis: int, chosen: tuple[int, ...]) -> Tree:
             if axis == self.inner.ndim:
-                part = self._cell((n, c, *chosen))
+                part, count = self._cell((n, c, *chosen)), len(blocks)
                 start = blocks[-1].stop if blocks else 0
-                blocks.append(slice(start, start + len(part)))
+                blocks.extend(slice(start + b.start, start + b.stop) for b in part.blocks or ())
                 parts.append(part)
-                return len(parts) - 1
+                return Cell((_shifted(part.tree or 0, count),)) if len(part) else ()
             trees = tuple(folded(axis + 1, (*chosen, p)) for p in self._copies(axis, at[axis]))
             return trees[0] if len(trees) == 1 else trees
 
@@ -99,7 +104,7 @@ class Sides:
         none = _table([], 2 + self.inner.ndim)  # where no cell folds back
         first = np.concatenate([none, *(p.first for p in parts)])
         second = np.concatenate([none, *(p.second for p in parts)])
-        return Places(first, second, np.zeros(len(first), bool), np.zeros(len(first), bool), tuple(blocks), tree)
+        return Places(first, second, np.zeros(len(first), bool), np.zeros(len(first), bool), tuple(blocks), tree, True)
 
     def weight(self, index: Index) -> Places:
         """The terms of w[index]: (x, y)."""
@@ -114,7 +119,9 @@ class Sides:
                 )
                 first.append((n, channel, *position))
                 second.append((n, o, *at))
-        return self._placed(first, second, 2 + g.ndim, 2 + g.ndim)
+        order = Order.of(g.output_size[::-1])
+        members = members_of(order, [row[:1:-1] for row in second], [row[0] for row in second])
+        return self._placed(first, second, members)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
@@ -123,8 +130,9 @@ class Sides:
         g = self.inner
         n, c, *at = index
         group, i = divmod(c, g.in_channels_per_group)
-        filters = g.out_channels_per_group
+        filters, index_of = g.out_channels_per_group, []
         first, second = [], []
+        apart = [s // gcd(s, d) for s, d in zip(g.stride, g.dilation, strict=True)]  # taps that reach the same positions
         for tap in product(*map(range, g.kernel_size)):
             position = []
             for p, s, (lo, _), k, d, size in zip(at, g.stride, g.padding, tap, g.dilation, g.output_size, strict=True):
@@ -136,8 +144,12 @@ class Sides:
                 for o in range(group * filters, (group + 1) * filters):
                     first.append((n, o, *position))
                     second.append((o, i, *tap))
+                    ranks = [k // step for k, step in zip(tap, apart, strict=True)]
+                    index_of.append((o - group * filters, *ranks[::-1]))
         none = np.zeros(len(first), bool)
-        return Places(_table(first, 2 + g.ndim), _table(second, 2 + g.ndim), none, none)
+        order = Order.of((filters, *(-(-k // step) for k, step in zip(g.kernel_size[::-1], apart[::-1], strict=True))))
+        blocks, tree = arranged(members_of(order, index_of))
+        return Places(_table(first, 2 + g.ndim), _table(second, 2 + g.ndim), none, none, tuple(blocks), tree)
 
     def _copies(self, axis: int, q: int) -> list[int]:
         """The positions of the extended axis that fold back to cell q: itself, then those of the margin in order."""
@@ -149,8 +161,9 @@ class Sides:
         own = [q + lo] if q + lo in inside else []
         return own + [p for p in range(len(cells)) if cells[p] == q and p not in inside]
 
-    def _placed(self, first: list[Any], second: list[Any], a: int, b: int) -> Places:
-        where, other = _table(first, a), _table(second, b)
+    def _placed(self, first: list[Any], second: list[Any], members: list[tuple[int, ...]]) -> Places:
+        where, other = _table(first, 2 + self.inner.ndim), _table(second, 2 + self.inner.ndim)
+        blocks, tree = arranged(members)
         size = np.array(self.geometry.input_size, np.int64)
         margin: Array = np.zeros(len(where), bool)
         if self.extended and len(where):
@@ -159,7 +172,12 @@ class Sides:
             cells = self._sources[tuple(where[:, 2:].T)]
             where[:, 2:] = np.stack(np.unravel_index(cells, self.geometry.input_size), axis=1)
         outside: Array = np.any((where[:, 2:] < 0) | (where[:, 2:] >= size), axis=1)
-        return Places(where, other, outside, margin)
+        return Places(where, other, outside, margin, tuple(blocks), tree)
+
+
+def _shifted(tree: Tree, by: int) -> Tree:
+    """The tree over blocks that begin at another number."""
+    return tree + by if isinstance(tree, int) else tuple(_shifted(part, by) for part in tree)
 
 
 def _table(rows: list[Any], width: int) -> Array:

@@ -23,14 +23,12 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.arguments import Column, Record
+from preimage.engines.jit.index.running_sums_kernel import IMAGE, MORE
 from preimage.engines.jit.index.taps import Ints
 from preimage.engines.kept_tables import ENTRY_BYTES, kept_tables
 from preimage.engines.order import Order
 
-__all__ = ["IMAGE", "MORE", "BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
-
-#: Instead of a level: the block ends an image; it is added to level 0 and stays there, as most are.
-IMAGE, MORE = -1, -2
+__all__ = ["BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
 
 
 class BlockEnd(Record):

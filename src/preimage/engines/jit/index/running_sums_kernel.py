@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Int, Kernel, Num, Ptr
-from preimage.engines.jit.index.running_sums import MORE
 
-__all__ = ["Levels", "Steps", "level_bytes"]
+__all__ = ["IMAGE", "MORE", "Levels", "Steps", "level_bytes"]
+
+#: In place of a level: the block ends an image; it is added to level 0 and stays there, as most are.
+IMAGE, MORE = -1, -2
 
 
 def level_bytes(element: str, lanes: Sequence[int]) -> int:
