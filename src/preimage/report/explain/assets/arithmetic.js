@@ -44,6 +44,20 @@ function membersOf(order, index) {
   });
 }
 
+const known = new Map();
+/** The members of every term of a sum over `axes`, by its place in the index space (innermost axis first); made once for each. */
+function membersOver(axes) {
+  const key = axes.join();
+  if (!known.has(key)) {
+    const order = orderOf(axes);
+    known.set(key, Array.from({length: product(axes)}, (_, place) => {
+      const index = axes.map(size => { const at = place % size; place = Math.floor(place / size); return at; });
+      return membersOf(order, index);
+    }));
+  }
+  return known.get(key);
+}
+
 const gcd = (a, b) => b ? gcd(b, a % b) : a;
 /** The most taps that reach a position of the large side, and the place of tap k among those of its position. */
 const most = (f, axis) => Math.ceil(f.kernel[axis] / (f.stride[axis] / gcd(f.stride[axis], f.dilation[axis])));
@@ -51,7 +65,7 @@ const rank = (f, axis, k) => Math.floor(k / (f.stride[axis] / gcd(f.stride[axis]
 
 /** The terms of one number of the small side: taps in row-major order, then the channels of the group. */
 function termsOfSmall(f, small) {
-  const order = orderOf([f.largePer, f.kernel[1], f.kernel[0]]), terms = [];
+  const members = membersOver([f.largePer, f.kernel[1], f.kernel[0]]), terms = [];
   terms.members = [];
   const [SH, SW] = f.small, [LH, LW] = f.large, [KH, KW] = f.kernel;
   const o = Math.floor(small / (SH * SW)), y = Math.floor(small / SW) % SH, x = small % SW, g = Math.floor(o / f.smallPer);
@@ -60,7 +74,7 @@ function termsOfSmall(f, small) {
     const inside = r >= 0 && r < LH && c >= 0 && c < LW;
     for (let i = 0; i < f.largePer; i++) {
       terms.push(inside ? ((g * f.largePer + i) * LH + r) * LW + c : -1, ((o * f.largePer + i) * KH + a) * KW + b, small);
-      terms.members.push(membersOf(order, [i, b, a]));
+      terms.members.push(members[i + f.largePer * (b + KW * a)]);
     }
   }
   return terms;
@@ -68,7 +82,7 @@ function termsOfSmall(f, small) {
 
 /** The terms of one number of the large side: the taps that land on it, row-major, then the channels of the group. */
 function termsOfLarge(f, large) {
-  const order = orderOf([f.smallPer, most(f, 1), most(f, 0)]), terms = [];
+  const wide = most(f, 1), members = membersOver([f.smallPer, wide, most(f, 0)]), terms = [];
   terms.members = [];
   const [SH, SW] = f.small, [LH, LW] = f.large, [KH, KW] = f.kernel;
   const ci = Math.floor(large / (LH * LW)), r = Math.floor(large / LW) % LH, c = large % LW;
@@ -82,7 +96,7 @@ function termsOfLarge(f, large) {
       for (let j = 0; j < f.smallPer; j++) {
         const o = g * f.smallPer + j;
         terms.push(large, ((o * f.largePer + i) * KH + a) * KW + b, (o * SH + y) * SW + x);
-        terms.members.push(membersOf(order, [j, rank(f, 1, b), rank(f, 0, a)]));
+        terms.members.push(members[j + f.smallPer * (rank(f, 1, b) + wide * rank(f, 0, a))]);
       }
     }
   }
@@ -91,7 +105,7 @@ function termsOfLarge(f, large) {
 
 /** The terms of one weight: every position of the small side, row-major. */
 function termsOfWeight(f, weight) {
-  const order = orderOf([f.small[1], f.small[0]]), terms = [];
+  const members = membersOver([f.small[1], f.small[0]]), terms = [];
   terms.members = [];
   const [SH, SW] = f.small, [LH, LW] = f.large, [KH, KW] = f.kernel;
   const b = weight % KW, a = Math.floor(weight / KW) % KH, i = Math.floor(weight / (KW * KH)) % f.largePer;
@@ -100,7 +114,7 @@ function termsOfWeight(f, weight) {
     const r = y * f.stride[0] - f.padding[0][0] + a * f.dilation[0], c = x * f.stride[1] - f.padding[1][0] + b * f.dilation[1];
     const inside = r >= 0 && r < LH && c >= 0 && c < LW;
     terms.push(inside ? (ci * LH + r) * LW + c : -1, weight, (o * SH + y) * SW + x);
-    terms.members.push(membersOf(order, [x, y]));
+    terms.members.push(members[x + SW * y]);
   }
   return terms;
 }
