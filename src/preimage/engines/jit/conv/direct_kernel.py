@@ -30,7 +30,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Elements, Integer, Records, Rows, Words, elements, integer
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
-from preimage.engines.ir.ordered import Node, added
+from preimage.engines.ir.ordered import Kept, Node, ordered_sum
 from preimage.engines.jit.index.tables import PieceList, Row, Tap, TapList, Tile
 from preimage.engines.jit.packing.copy_kernel import transposed
 
@@ -137,11 +137,11 @@ def build(spec: DirectSpec) -> str:
                 with nullcontext() if state is None else f.when(state > 1):
                     _prefetch_result(f, spec, out_tile)
                 zeros = [f.zeros(spec.element, lanes)] * (spec.pixels * spec.vectors)
-                walk = _Sums(f, spec, x_tile, w_block, first, zeros, _kept(f, spec, k.index, t.index - row.first_tile))
-                sums = walk.all(here)
-                if state is not None:
+                kept = _kept(f, spec, k.index, t.index - row.first_tile, zeros)
+                sums = _sums(f, spec, here, x_tile, w_block, first, zeros, kept)
+                if state is not None and kept is not None:
                     with f.when(state.equals(1)):
-                        walk.store(spec.depth, sums)
+                        kept.store(spec.depth, sums)
                 with nullcontext() if state is None else f.when(state > 1):
                     if spec.turned:
                         _store_turned(f, spec, sums, out_tile, channel, left)
@@ -169,72 +169,30 @@ def _masks(f: Kernel, spec: DirectSpec, count: Int) -> list[Bit]:
     return [f.lane_mask(spec.lanes, count - v * spec.lanes) for v in range(spec.vectors)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """The sums of one tile. kept: where they are stored between calls that have some of the taps each."""
+def _sums(
+    f: Kernel, spec: DirectSpec, members: TapList, x: Ptr, w: Ptr, first: Int, zeros: list[Num], kept: Kept | None
+) -> list[Num]:  # fmt: skip
+    """The sums of one tile over a list. first: the tile's first output channel."""
+    args = DirectArguments.read(f, spec)
 
-    f: Kernel
-    spec: DirectSpec
-    x: Ptr
-    w: Ptr
-    first: Int
-    zeros: list[Num]
-    kept: Ptr | None
+    def item(number: Int, sums: list[Num]) -> list[Num]:
+        tap = args.taps[number]
+        x_tap, w_tap = x.at_bytes(tap.input), w.at_bytes(tap.weight)
+        having = _masks(f, spec, tap.channels - first) if spec.partial else None
+        return _run(f, spec, x_tap, w_tap, sums, having, None if spec.run else tap.terms)
 
-    def all(self, members: TapList) -> list[Num]:
-        """Over a list."""
-        begins = members.begins if isinstance(members, PieceList) else None
-        start = self.zeros if begins is None else self._restored(self.spec.depth, begins.equals(0))
-        return self._level(self.spec.depth, members.first, members.end, start)
-
-    def _level(self, level: int, first: Int, last: Int, start: list[Num]) -> list[Num]:
-        """The sum over members of a level: blocks or groups added one after another, or the chain of a block."""
-        f, spec = self.f, self.spec
-        with f.loop(first, last, carry=start) as member:
-            if level == 0:
-                member.carry = self._tap(member.index, member.carry)
-            elif level == 1 and spec.lone:
-                member.carry = added(member.carry, self._tap(member.index, self.zeros))
-            else:
-                node = DirectArguments.read(f, spec).nodes[member.index]
-                begin = self.zeros if self.kept is None else self._restored(level - 1, node.resumes > 0)
-                inner = self._level(level - 1, node.first, node.end, begin)
-                if self.kept is not None:  # a member that goes on in the next call is not added yet
-                    self.store(level - 1, inner)
-                    ends = node.continues.equals(0)
-                    inner = [ends.select(value, zero) for value, zero in zip(inner, self.zeros, strict=True)]
-                member.carry = added(member.carry, inner)
-        return member.result
-
-    def _tap(self, number: Int, sums: list[Num]) -> list[Num]:
-        """The terms of one entry of the table of taps, added to the chain."""
-        f, spec = self.f, self.spec
-        tap = DirectArguments.read(f, spec).taps[number]
-        x, w = self.x.at_bytes(tap.input), self.w.at_bytes(tap.weight)
-        having = _masks(f, spec, tap.channels - self.first) if spec.partial else None
-        return _run(f, spec, x, w, sums, having, None if spec.run else tap.terms)
-
-    def store(self, level: int, sums: list[Num]) -> None:
-        """For the next call."""
-        for k, value in enumerate(sums):
-            self._place(level, k).store(value)
-
-    def _restored(self, level: int, goes_on: Bit) -> list[Num]:
-        """What the call before stored, where the sum goes on from it."""
-        return [goes_on.select(self._place(level, k).load(zero.lanes), zero) for k, zero in enumerate(self.zeros)]
-
-    def _place(self, level: int, number: int) -> Ptr:
-        assert self.kept is not None
-        return self.kept.at((level * len(self.zeros) + number) * self.spec.lanes)
+    goes_on = members.begins.equals(0) if isinstance(members, PieceList) else None
+    bounds = members.first, members.end
+    return ordered_sum(f, spec.depth, bounds, zeros, item, lambda number: args.nodes[number], spec.lone, kept, goes_on)
 
 
-def _kept(f: Kernel, spec: DirectSpec, row: Int, tile: Int) -> Ptr | None:
-    """Where the sums of a tile are stored between calls."""
+def _kept(f: Kernel, spec: DirectSpec, row: Int, tile: Int, zeros: list[Num]) -> Kept | None:
+    """Where the sums of a tile wait between calls."""
     if not spec.pieced:
         return None
-    sums = spec.pixels * spec.vectors * spec.lanes * (spec.depth + 1)
+    sums = len(zeros) * spec.lanes * (spec.depth + 1)
     args = DirectArguments.read(f, spec)
-    return args.partial.at((row * args.row_tiles + tile) * sums)
+    return Kept(args.partial.at((row * args.row_tiles + tile) * sums), zeros)
 
 
 def _run(

@@ -211,7 +211,7 @@ def _chain(
         return sums
 
     zeros = [f.zeros(spec.inner, spec.lanes)] * (spec.pixels * spec.vectors)
-    return ordered_sum(f, spec.depth, outer, zeros, item, args.nodes, spec.lone)
+    return ordered_sum(f, spec.depth, outer, zeros, item, args.nodes.__getitem__, spec.lone)
 
 
 def _pixel(f: Kernel, spec: DepthwiseSpec, at: Ptr, masks: Masks) -> list[Num]:

@@ -156,7 +156,7 @@ def _sums(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, x: Ptr, lowest: 
         return sums
 
     zeros = [f.zeros(spec.inner, lanes)] * (spec.positions * vectors)
-    return ordered_sum(f, spec.depth, (first, last), zeros, item, args.nodes, spec.lone)
+    return ordered_sum(f, spec.depth, (first, last), zeros, item, args.nodes.__getitem__, spec.lone)
 
 
 def _store(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, sums: list[Num], out: Int, start: Int, channel: Int) -> None:
