@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from preimage import nn, ops
+from preimage import nn, ops, optim
 from preimage.report.images import rgb, sheet
 
 
@@ -38,6 +38,18 @@ class UNet(nn.Module):
         for number, (grow, layer) in enumerate(zip(self.up, self.join, strict=True)):
             x = layer(ops.concat([grow(x), kept[-2 - number]], axis=1))
         return self.last(x)
+
+
+def net():
+    return UNet()
+
+
+def optimizer(parameters):
+    return optim.Adam(parameters, lr=3e-3)
+
+
+def schedule(optimiser, steps):
+    return optim.cosine(optimiser, max_iter=steps)
 
 
 def loss(logits, mask):

@@ -15,10 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import unet
 
 from preimage import data as datasets
-from preimage import optim
 
 batch_size, epochs = 8, 30
-loss = unet.loss
+net, optimizer, schedule, loss = unet.net, unet.optimizer, unet.schedule, unet.loss
 metrics = {"dice": "dice"}
 transform = [datasets.Flip(), datasets.Scale(spread=0.1)]
 HELD_OUT = range(32, 45)
@@ -44,18 +43,6 @@ def data(path, train):
     if not train:
         shown = [np.stack(part) for part in zip(*(slices[k] for k in (0, 6, 12)), strict=True)]
     return slices
-
-
-def net():
-    return unet.UNet()
-
-
-def optimizer(parameters):
-    return optim.Adam(parameters, lr=3e-3)
-
-
-def schedule(optimiser, steps):
-    return optim.cosine(optimiser, max_iter=steps)
 
 
 def pictures(trained):

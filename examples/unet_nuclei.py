@@ -13,10 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import unet
 
 from preimage import data as datasets
-from preimage import optim
 
 batch_size, epochs = 8, 40
-loss = unet.loss
+net, optimizer, schedule, loss = unet.net, unet.optimizer, unet.schedule, unet.loss
 metrics = {"dice": "dice"}
 transform = [datasets.Crop(96), datasets.Flip(), datasets.Flip(vertical=True), datasets.Scale(spread=0.2)]
 shown = None
@@ -42,18 +41,6 @@ def data(path, train):
     if not train:
         shown = [np.stack([s]) for s in sample]
     return [sample] * (32 if train else 1)
-
-
-def net():
-    return unet.UNet()
-
-
-def optimizer(parameters):
-    return optim.Adam(parameters, lr=3e-3)
-
-
-def schedule(optimiser, steps):
-    return optim.cosine(optimiser, max_iter=steps)
 
 
 def pictures(trained):

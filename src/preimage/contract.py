@@ -28,6 +28,7 @@ __all__ = [
     "conv_weight_grad",
     "cut",
     "fma",
+    "fma_exact",
     "image_tree",
     "matmul",
     "ordered_sum",
@@ -265,11 +266,12 @@ def _fma64(x: Array, y: Array, z: Array) -> Array:
     flat = [np.ascontiguousarray(a).ravel() for a in (x, y, z)]
     result = out.ravel()
     for k in np.flatnonzero(np.isfinite(flat[0]) & np.isfinite(flat[1]) & np.isfinite(flat[2])):
-        result[k] = _exact(float(flat[0][k]), float(flat[1][k]), float(flat[2][k]))
+        result[k] = fma_exact(float(flat[0][k]), float(flat[1][k]), float(flat[2][k]))
     return result.reshape(out.shape)
 
 
-def _exact(x: float, y: float, z: float) -> float:
+def fma_exact(x: float, y: float, z: float) -> float:
+    """x * y + z of finite numbers, rounded once, by whole numbers."""
     (xn, xd), (yn, yd), (zn, zd) = x.as_integer_ratio(), y.as_integer_ratio(), z.as_integer_ratio()
     top, bottom = xn * yn * zd + zn * xd * yd, xd * yd * zd
     if top == 0:

@@ -11,13 +11,13 @@ sums are added: a number is a block, a tuple adds its members from the left. The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.contract import fma_exact
 from preimage.engines.base import accumulator_dtype
 from preimage.engines.order import Order
 
@@ -105,16 +105,7 @@ def _fma64(a: float, b: float, c: float) -> float:
         return a * b + c
     if not isfinite(c):
         return c  # the product may overflow on the way, but is finite
-    exact = Fraction(a) * Fraction(b) + Fraction(c)
-    if exact:
-        try:
-            value = float(exact)
-        except OverflowError:
-            return float("inf") if exact > 0 else float("-inf")
-        return value if value or exact > 0 else -0.0
-    if a and b:  # the product and c cancel
-        return 0.0
-    return a * b + c
+    return fma_exact(a, b, c)
 
 
 def chain(a: Sequence[Any], b: Sequence[Any], dtype: Any) -> list[Any]:

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from preimage.cli.watch import StepBar
 from preimage.learning.training import TrainingProgress
 
 __all__ = ["TrainWatch"]
 
 
-class TrainWatch:
+class TrainWatch(StepBar):
     """`with TrainWatch(console, title, steps) as watch:`; a listener of the loop. Signals are the loop's."""
 
     def __init__(self, console: Console, title: str, steps: int) -> None:
-        self.console, self.title, self.steps = console, title, steps
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(None), MofNCompleteColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[values]}", markup=False), console=console, expand=True)
-        self._task = self._bar.add_task(title, total=steps, values="")
+        super().__init__(console, title, steps)
         self._tested = ""
-
-    def __enter__(self) -> TrainWatch:
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
 
     def __call__(self, now: TrainingProgress) -> None:
         if now.test:
@@ -35,5 +23,5 @@ class TrainWatch:
         if self.console.is_terminal:
             shown = now.text if now.test or not self._tested else f"{now.text}  {self._tested}"
             self._bar.update(self._task, completed=now.step, values=shown)
-        elif now.test or now.step in (1, now.steps) or now.step % max(1, now.steps // 10) == 0:
+        elif now.test or self.is_due(now.step):
             self.console.print(f"{self.title} {now.step}/{now.steps}  {now.text}")

@@ -8,8 +8,8 @@ with small ones: "cpu" too). What it does not promise is counted and reported, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array
 from preimage.audit.subjects.base import REFUSALS, Subject
 
-__all__ = ["Bits", "Repeat", "bit_difference"]
+__all__ = ["Bits", "Repeat", "bit_difference", "call_within", "counted_difference"]
 
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 #: Settings of `Subject.variants` that a promise of another name holds for.
@@ -48,6 +48,25 @@ def bit_difference(a: Array, b: Array, what: str, result: str) -> Failure | None
         want=a,
         wrong=wrong,
     )
+
+
+def counted_difference(want: Array, got: Array, what: str, result: str, promise: str, tally: Tally) -> Failure | None:
+    """`bit_difference`, with the elements that were compared and that differ counted under a promise."""
+    failure = bit_difference(want, got, what, result)
+    tally.add_bits(promise, want.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
+    return failure
+
+
+def call_within(
+    context: Callable[[], AbstractContextManager[Any]], subject: Subject, trial: Trial, ops: Operands, tally: Tally
+) -> Array | Failure | None:  # fmt: skip
+    """`call` under settings that the subject may refuse."""
+    try:
+        with context():
+            return call(subject, trial, ops, tally)
+    except REFUSALS as reason:
+        tally.refused[f"{trial.result}: {reason}"] += 1
+        return None
 
 
 class Bits(Check):
@@ -100,20 +119,13 @@ class Bits(Check):
             other = call(subject, Trial(self.name, trial.result, trial.dtype, str(which)), ops, tally)
             what = f"the layout {which!r}"
         else:
-            name, context = ("a second run", nullcontext) if promise == "repeat" else subject.variants(promise)[int(which)]
-            what = name
-            try:
-                with context():
-                    other = call(subject, plain, ops, tally)
-            except REFUSALS as reason:
-                tally.refused[f"{trial.result}: {reason}"] += 1
-                return None
+            what, context = ("a second run", nullcontext) if promise == "repeat" else subject.variants(promise)[int(which)]
+            other = call_within(context, subject, plain, ops, tally)
         if other is None or isinstance(other, Failure):
             return other
         tally.runs[self.name] += 1
-        failure = bit_difference(base, other, what, trial.result)
         promise = _PART_OF.get(promise, promise)
-        tally.add_bits(promise, base.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
+        failure = counted_difference(base, other, what, trial.result, promise, tally)
         return failure if promise in subject.promises else None
 
 

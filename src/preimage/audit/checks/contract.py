@@ -15,12 +15,12 @@ import numpy as np
 
 from preimage import contract
 from preimage.audit.case import Case
-from preimage.audit.checks.base import Check, Operands, call
-from preimage.audit.checks.bits import bit_difference
+from preimage.audit.checks.base import Check, Operands
+from preimage.audit.checks.bits import call_within, counted_difference
 from preimage.audit.data import LAYOUTS, reals
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array
-from preimage.audit.subjects.base import REFUSALS, Subject
+from preimage.audit.subjects.base import Subject
 
 __all__ = ["Contract"]
 
@@ -65,19 +65,12 @@ class Contract(Check):
         context: Any = nullcontext
         if circumstance != "layout":
             what, context = subject.variants(str(circumstance))[int(which)]
-        try:
-            with context():
-                got = call(subject, plain, ops, tally)
-        except REFUSALS as reason:
-            tally.refused[f"{trial.result}: {reason}"] += 1
-            return None
+        got = call_within(context, subject, plain, ops, tally)
         if got is None or isinstance(got, Failure):
             return got
         tally.runs[self.name] += 1
         want = ops.derived(("contract", trial.result), lambda: _definition(ops, trial))
-        failure = bit_difference(want, got, f"the engine, against preimage.contract ({what}),", trial.result)
-        tally.add_bits("contract", want.size, 0 if failure is None or failure.wrong is None else int(failure.wrong.sum()))
-        return failure
+        return counted_difference(want, got, f"the engine, against preimage.contract ({what}),", trial.result, "contract", tally)
 
 
 def _steps(case: Case, result: str) -> int:
