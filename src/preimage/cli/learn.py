@@ -80,14 +80,7 @@ def learn(
         stencils=stencils, size=size, stride=stride, sparsity=sparsity, steps=steps, seed=seed, border=border
     )  # fmt: skip
     settings = preimage.config(**text.settings(engine, threads))
-    kept = ""
-    if images and longest is None:
-        as_they_are = stored_sizes(images, None)
-        longest = longest_by_default(as_they_are, stencils, 3, options.model())
-        kept = larger_would_take(as_they_are, longest, stencils, 3, options.model())
-    if images:
-        check_memory(stored_sizes(images, longest), stencils, 1, options.model())
-    pictures = read_pictures(images, longest) if images else [_demo(longest)]
+    pictures, kept = _read(images, longest, options)
     use_colour = any(p.has_colour for p in pictures) if colour is None else colour
     originals = [p.colour() if use_colour else p.grey() for p in pictures]
     _check_sizes(pictures, originals, size)
@@ -138,6 +131,19 @@ def learn(
         f" {seconds:.1f} s",
     )
     say_where(console, folder)
+
+
+def _read(images: list[Path] | None, longest: int | None, options: Options) -> tuple[list[Picture], str]:
+    """The pictures (without a file the photograph of scikit-image), and what to say where they are made smaller unasked."""
+    if not images:
+        return [_demo(longest)], ""
+    stencils, model, said = options.stencils, options.model(), ""
+    if longest is None:
+        as_they_are = stored_sizes(images, None)
+        longest = longest_by_default(as_they_are, stencils, 3, model)
+        said = larger_would_take(as_they_are, longest, stencils, 3, model)
+    check_memory(stored_sizes(images, longest), stencils, 1, model)
+    return read_pictures(images, longest), said
 
 
 def say_where(console: Terminal, folder: OutputFolder) -> None:
