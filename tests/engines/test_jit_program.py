@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import preimage as pre
 from preimage import audit
 from preimage.bench.suite import builtin_suite
 from preimage.engines.base import CONTRACTIONS
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements
 from preimage.engines.jit import select
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.program import Program, Table, kernel_call
@@ -125,18 +125,18 @@ def test_tables_are_equal_by_content():
 # What somebody writes who adds one: a kernel with the names of its arguments, a function that considers a request, and one row.
 
 
-class Arg(IntEnum):
-    INPUT = 0
-    OUTPUT = 1
-    WEIGHT = 2
-    COUNT = 3
+class ScaleArguments(Arguments):
+    input: Elements = elements("element")
+    output: Elements = elements("element")
+    weight: Elements = elements("element")
+    count: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleSpec:
     """A task multiplies an image by the one weight that there is."""
 
-    arguments: ClassVar[type[IntEnum]] = Arg
+    arguments: ClassVar = ScaleArguments
 
     def ir(self) -> str:
         return SCALE
@@ -179,7 +179,7 @@ def consider_scale(r):
     if not (g.in_channels == g.out_channels == 1 and set(g.kernel_size) <= {1} and g.input_size == g.output_size):
         return "not one channel scaled by one weight"
     count = int(np.prod(g.input_size))
-    values = {Arg.INPUT: "x", Arg.OUTPUT: "out", Arg.WEIGHT: "w", Arg.COUNT: count}
+    values = ScaleArguments(input="x", output="out", weight="w", count=count)
     return select.Candidate(
         lambda: Program("scaling", (kernel_call("scale", ScaleSpec(), values, g.batch),)), 0.1 * g.batch * count
     )

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +22,7 @@ kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
 if kernels.unavailable():
     pytest.skip(kernels.unavailable(), allow_module_level=True)
 
+from preimage.engines.ir.arguments import Arguments, Integer, Words  # noqa: E402
 from preimage.engines.ir.builder import Kernel  # noqa: E402
 from preimage.engines.jit.index.cached import kept  # noqa: E402
 from preimage.engines.jit.program import Program, kernel_call  # noqa: E402
@@ -70,25 +70,26 @@ def test_every_task_runs_once(n_threads, tasks):
     assert (counts == 20).all()
 
 
-class Relay(IntEnum):
-    CELLS = 0
-    PARTS = 1
-    WORK = 2
+class RelayArguments(Arguments):
+    cells: Words
+    parts: Integer
+    work: Integer
 
 
 @dataclass(frozen=True)
 class RelaySpec:
     """Task (turn, part): cell[part] = cell[part] * 3 + turn, after some work, not atomically."""
 
-    arguments: ClassVar = Relay
+    arguments: ClassVar = RelayArguments
 
     def ir(self) -> str:
         f = Kernel()
-        parts = f.int_arg(Relay.PARTS)
+        args = RelayArguments.read(f, self)
+        parts = args.parts
         part, turn = f.task % parts, f.task // parts
-        cell = f.ptr_arg(Relay.CELLS, "i64").at(part * 8)
+        cell = args.cells.at(part * 8)
         old = cell.load_int()
-        with f.loop(0, f.int_arg(Relay.WORK)):
+        with f.loop(0, args.work):
             cell.store_int(old)
         cell.store_int(old * 3 + turn)
         return f.ir()
@@ -100,7 +101,7 @@ def test_the_rounds_of_a_part_follow_each_other(n_threads, n_parts):
     rounds, wanted = 200, 0
     for turn in range(rounds):
         wanted = (wanted * 3 + turn) % (1 << 64)
-    values = {Relay.CELLS: "cells", Relay.PARTS: n_parts, Relay.WORK: 200}
+    values = RelayArguments(cells="cells", parts=n_parts, work=200)
     call = in_step(kernel_call("relay", RelaySpec(), values, rounds * n_parts), n_parts, n_threads)
     assert call.tasks == min(n_parts, n_threads)
     linked = link(Program("relay", (call,)), n_threads)

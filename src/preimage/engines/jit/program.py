@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
 
@@ -26,7 +26,6 @@ __all__ = [
     "Program",
     "ProgramBuilder",
     "Table",
-    "Value",
     "kernel_call",
     "operands",
 ]
@@ -37,10 +36,10 @@ ALIGN = 64
 class KernelSpec(Protocol):
     """What a kernel depends on: a frozen dataclass, whose `repr` stands for the text that `ir` makes.
 
-    arguments: the names of the words of its argument vector. controls: it only calls other kernels.
+    arguments: its argument vector. controls: it only calls other kernels.
     """
 
-    arguments: ClassVar[Any]
+    arguments: ClassVar[Any]  # a class of Arguments; a protocol with that type would take no subclass
 
     def ir(self) -> str: ...
 
@@ -65,10 +64,6 @@ class Table:
 
     def __repr__(self) -> str:
         return f"{self.name}{list(self.array.shape)}"
-
-
-#: What may stand in an argument vector: a number, the name of an array of the call, a table, the address of another kernel.
-Value: TypeAlias = "int | str | Array | KernelSpec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +106,8 @@ class KernelCall:
     def values(self) -> dict[str, int | str | Table | KernelSpec]:
         """The argument vector by the names of its words (without those of inner calls); words that are 0 are left out."""
         special = {slot: value for pairs in (self.arrays, self.tables, self.kernels) for slot, value in pairs}
-        slots = _slots(self.spec.arguments).items()
-        found = {name: special.get(slot, self.words[slot]) for name, slot in slots if slot < len(self.words)}
+        fields_ = self.spec.arguments.fields.values()
+        found = {f.name: special.get(f.slot, self.words[f.slot]) for f in fields_ if f.slot < len(self.words)}
         return {name: value for name, value in found.items() if not (isinstance(value, int) and value == 0)}
 
     def lines(self) -> list[str]:
@@ -133,26 +128,26 @@ def _short(spec: Any) -> str:
 
 
 def kernel_call(
-    name: str, spec: KernelSpec, values: Arguments | Mapping[int, Value], tasks: int, inner: Sequence[KernelCall] = (), room: int = 0
+    name: str, spec: KernelSpec, values: Arguments, tasks: int, inner: Sequence[KernelCall] = (), room: int = 0
 ) -> KernelCall:  # fmt: skip
     """A call of the kernel of `spec`; values: its argument vector.
 
     inner: calls whose argument vectors are put after this one's `room` words (of its declared ones, where that is 0), one after another.
     """
-    if isinstance(values, Arguments) and type(values) is not spec.arguments:
+    if type(values) is not spec.arguments:
         raise TypeError(f"{type(spec).__name__} takes {spec.arguments.__name__}, not {type(values).__name__}")
-    words = [0] * (room or max(_slots(spec.arguments).values()) + 1)
+    words = [0] * (room or len(spec.arguments.fields))
     arrays: list[tuple[int, str]] = []
     tables: list[tuple[int, Table]] = []
     kernels: list[tuple[int, KernelSpec]] = []
-    for word, value in values.given() if isinstance(values, Arguments) else values.items():
-        slot, record = (word.slot, getattr(word, "record", None)) if isinstance(word, Field) else (word, None)
+    for field_, value in values.given():
+        slot, record = field_.slot, getattr(field_, "record", None)
         if isinstance(value, str):
-            arrays.append((int(slot), value))
+            arrays.append((slot, value))
         elif isinstance(value, np.ndarray):
-            tables.append((int(slot), Table(value, "" if record is None else record.__name__)))
+            tables.append((slot, Table(value, "" if record is None else record.__name__)))
         elif hasattr(value, "ir"):
-            kernels.append((int(slot), value))  # type: ignore[arg-type]
+            kernels.append((slot, value))
         else:
             words[slot] = int(value)
     for call in inner:
@@ -162,13 +157,6 @@ def kernel_call(
         tables += [(at + slot, table) for slot, table in call.tables]
         kernels += [(at + slot, other) for slot, other in call.kernels]
     return KernelCall(name, spec, tuple(words), tuple(arrays), tuple(tables), tuple(kernels), tasks, tuple(inner))
-
-
-def _slots(arguments: Any) -> dict[str, int]:
-    """The places of the words of an argument vector, by name."""
-    if issubclass(arguments, Arguments):
-        return {name: field.slot for name, field in arguments.fields.items()}
-    return {slot.name: int(slot) for slot in arguments}
 
 
 @dataclass(frozen=True, slots=True)

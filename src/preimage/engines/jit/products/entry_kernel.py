@@ -10,35 +10,35 @@ Reading the three addresses in Python would take longer than a product of 32 x 3
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Integer, Words
 from preimage.engines.ir.builder import Kernel
 
-__all__ = ["MOST_WORDS", "PATCH_WORDS", "STEP_WORDS", "EntrySlot", "EntrySpec", "build"]
+__all__ = ["MOST_WORDS", "PATCH_WORDS", "STEP_WORDS", "EntryArguments", "EntrySpec", "build"]
 
 MOST_WORDS = 160  # of all steps' argument vectors
 PATCH_WORDS = 3
 STEP_WORDS = 3
 
 
-class EntrySlot(IntEnum):
+class EntryArguments(Arguments):
     """What a call is given: the table of the product, the workspace, then the objects (0 where there is none).
 
     The table: numbers of words, patches and steps; the patches (number of the object, or -1 for the workspace; word; offset); the
     steps (kernel, first word, tasks); the words.
     """
 
-    TABLE = 0
-    WORKSPACE = 1
-    OBJECTS = 2
+    table: Words
+    workspace: Integer
+    objects: Integer  # the first of them
 
 
 @dataclass(frozen=True, slots=True)
 class EntrySpec:
     """field: where in the object of an array the address of its data lies; triple: LLVM's name of the machine."""
 
-    arguments: ClassVar[type[IntEnum]] = EntrySlot
+    arguments: ClassVar = EntryArguments
 
     field: int
     triple: str
@@ -51,8 +51,9 @@ class EntrySpec:
 def build(spec: EntrySpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
+    args = EntryArguments.read(f, spec)
     words = f.stack("i64", MOST_WORDS)
-    table = f.ptr_arg(EntrySlot.TABLE, "i64")
+    table = args.table
     count, patches, steps = (table.at(k).load_int() for k in range(3))
     listed = table.at(3)
     calls = listed.at(patches * PATCH_WORDS)
@@ -63,9 +64,9 @@ def build(spec: EntrySpec) -> str:
         patch = listed.at(k.index * PATCH_WORDS)
         number, to, offset = patch.load_int(), words.at(patch.at(1).load_int()), patch.at(2).load_int()
         with f.when(number < 0):
-            to.store_int(f.int_arg(EntrySlot.WORKSPACE) + offset)
+            to.store_int(args.workspace + offset)
         with f.when(number >= 0):
-            item = f.arguments.at(number + EntrySlot.OBJECTS).load_int()
+            item = f.arguments.at(number + EntryArguments.objects.slot).load_int()
             with f.when(item.equals(0)):
                 to.store_int(0)
             with f.when(item > 0):

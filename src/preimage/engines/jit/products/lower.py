@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
-from preimage.engines.jit.products.pack_kernel import PackSlot, PackSpec
+from preimage.engines.jit.products.pack_kernel import PackArguments, PackSpec
 from preimage.engines.jit.products.request import ProductRequest, Side, choose_rows, standard_vectors
-from preimage.engines.jit.products.stream_kernel import StreamSlot, StreamSpec
-from preimage.engines.jit.products.tile_kernel import Slot, TileSpec
-from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, Value, kernel_call
+from preimage.engines.jit.products.stream_kernel import StreamArguments, StreamSpec
+from preimage.engines.jit.products.tile_kernel import TileArguments, TileSpec
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call
 from preimage.engines.order import Order
 
 __all__ = ["lower_product", "pack_call"]
@@ -54,12 +54,11 @@ def pack_call(
     group = 1 if turned else min(panels, PACK_PANELS) if width % lanes else panels
     share = side.terms if width % lanes else max(lanes, PACK_ELEMENTS // (width * group) // lanes * lanes)
     shares, groups = max(1, -(-side.terms // max(share, 1))), -(-panels // group)
-    s = PackSlot
-    values: dict[int, Value] = {
-        s.SOURCE: arrays[0], s.RESULT: arrays[1], s.PLACES: np.array(side.places, np.int64), s.MEMBERS: side.members,
-        s.TERMS: side.terms, s.MEMBER_STRIDE: side.member_stride, s.TERM_STRIDE: side.term_stride, s.PANELS: panels,
-        s.PANEL_BYTES: pitch, s.SHARE: share, s.SHARES: shares, s.GROUP: group, s.GROUPS: groups,
-    }  # fmt: skip
+    values = PackArguments(
+        source=arrays[0], result=arrays[1], places=np.array(side.places, np.int64), members=side.members,
+        terms=side.terms, member_stride=side.member_stride, term_stride=side.term_stride, panels=panels,
+        panel_bytes=pitch, share=share, shares=shares, group=group, groups=groups,
+    )  # fmt: skip
     spec = PackSpec(source, result, lanes, width, turned, side.members < width)
     count = len(side.places)
     return kernel_call(name, spec, values, count * groups * shares), count * panels * pitch
@@ -156,15 +155,14 @@ def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
     thread_bytes = (order.depth + 1) * r.rows * share * wide
     program.buffers.append(Buffer("totals", thread_bytes * r.threads))
     program.details["lines"] = f"{lines} of B at a time"
-    s = StreamSlot
-    values: dict[int, Value] = {
-        s.A: "a", s.B: "b", s.OUTPUT: "out", s.BIAS: "bias", s.RESIDUAL: "residual", s.LIMITS: "limits", s.TOTALS: "totals",
-        s.THREAD_BYTES: thread_bytes, s.COLUMNS: r.columns, s.TERMS: r.terms, s.BLOCK: steps[0],
-        s.BLOCKS: -(-r.terms // steps[0]), s.LEVELS: order.depth, s.GROUPS: _group_sizes(steps), s.A_ROW: r.a.member_stride,
-        s.A_TERM: r.a.term_stride, s.B_TERM: r.b.term_stride, s.OUT_ROW: r.columns * r.item,
-        s.OUT_PRODUCT: r.rows * r.columns * r.item, s.A_PLACES: np.array(r.a.places, np.int64),
-        s.B_PLACES: np.array(r.b.places, np.int64), s.SHARE: share, s.SHARES: shares, s.PITCH: share,
-    }  # fmt: skip
+    values = StreamArguments(
+        input="a", weight="b", output="out", bias="bias", residual="residual", limits="limits", totals="totals",
+        thread_bytes=thread_bytes, columns=r.columns, terms=r.terms, block=steps[0],
+        blocks=-(-r.terms // steps[0]), levels=order.depth, groups=_group_sizes(steps), a_row=r.a.member_stride,
+        a_term=r.a.term_stride, b_term=r.b.term_stride, out_row=r.columns * r.item,
+        out_product=r.rows * r.columns * r.item, a_places=np.array(r.a.places, np.int64),
+        b_places=np.array(r.b.places, np.int64), share=share, shares=shares, pitch=share,
+    )  # fmt: skip
     spec = StreamSpec(r.element, r.lanes, r.rows, lines, r.finish)
     return kernel_call("multiply", spec, values, r.products * shares)
 
@@ -220,19 +218,18 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
     thread_bytes = totals_bytes + local_panel * task_panels
     program.buffers.append(Buffer("totals", max(thread_bytes, LINE_BYTES) * r.threads))
     program.details["tile"] = f"{spec.rows} rows x {spec.width} columns"
-    s = Slot
-    values: dict[int, Value] = {
-        s.A: "rows" if a.packed else "a", s.B: "packed" if b.packed else "b", s.OUTPUT: "out", s.BIAS: "bias",
-        s.RESIDUAL: "residual", s.LIMITS: "limits", s.TOTALS: "totals", s.THREAD_BYTES: thread_bytes,
-        s.TILE_BYTES: tile_bytes if chunk < blocks else 0, s.ROWS: r.rows, s.COLUMNS: r.columns, s.TERMS: r.terms,
-        s.BLOCK: steps[0], s.BLOCKS: blocks, s.CHUNK: chunk, s.CHUNKS: -(-blocks // chunk), s.LEVELS: order.depth,
-        s.GROUPS: _group_sizes(steps), s.A_ROW: a.member, s.A_TERM: a.term, s.A_TILE: a.panel, s.A_START: a.start, s.B_COLUMN: b.member,
-        s.B_TERM: b.term, s.B_PANEL: b.panel, s.B_START: b.start, s.OUT_ROW: r.columns * r.item,
-        s.OUT_PRODUCT: r.rows * r.columns * r.item, s.A_PLACES: np.array(a.places, np.int64),
-        s.B_PLACES: np.array(b.places, np.int64), s.TILES: tiles, s.PANELS: panels, s.TASK_TILES: task_tiles,
-        s.TASK_PANELS: task_panels, s.ROW_TASKS: row_tasks, s.COLUMN_TASKS: column_tasks,
-        s.LOCAL: totals_bytes, s.LOCAL_PANEL: local_panel,
-    }  # fmt: skip
+    values = TileArguments(
+        input="rows" if a.packed else "a", weight="packed" if b.packed else "b", output="out", bias="bias",
+        residual="residual", limits="limits", totals="totals", thread_bytes=thread_bytes,
+        tile_bytes=tile_bytes if chunk < blocks else 0, rows=r.rows, columns=r.columns, terms=r.terms,
+        block=steps[0], blocks=blocks, chunk=chunk, chunks=-(-blocks // chunk), levels=order.depth,
+        groups=_group_sizes(steps), a_row=a.member, a_term=a.term, a_tile=a.panel, a_start=a.start, b_column=b.member,
+        b_term=b.term, b_panel=b.panel, b_start=b.start, out_row=r.columns * r.item,
+        out_product=r.rows * r.columns * r.item, a_places=np.array(a.places, np.int64),
+        b_places=np.array(b.places, np.int64), tiles=tiles, panels=panels, task_tiles=task_tiles,
+        task_panels=task_panels, row_tasks=row_tasks, column_tasks=column_tasks,
+        local=totals_bytes, local_panel=local_panel,
+    )  # fmt: skip
     return kernel_call("multiply", spec, values, r.products * row_tasks * column_tasks)
 
 

@@ -10,31 +10,31 @@ result is not used. Vectors that are wider than the rest of a line are stored ov
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.products.turned import across
 
-__all__ = ["PackSlot", "PackSpec", "build"]
+__all__ = ["PackArguments", "PackSpec", "build"]
 
 
-class PackSlot(IntEnum):
-    """Arguments; strides and pitches in bytes. A task is SHARE terms of GROUP panels of one matrix, which begins at PLACES."""
+class PackArguments(Arguments):
+    """Strides and pitches in bytes. A task is share terms of group panels of one matrix, which begins at places."""
 
-    SOURCE = 0
-    PLACES = 1
-    RESULT = 2
-    MEMBERS = 3
-    TERMS = 4
-    MEMBER_STRIDE = 5
-    TERM_STRIDE = 6
-    PANELS = 7
-    PANEL_BYTES = 8
-    SHARE = 9
-    SHARES = 10
-    GROUP = 11
-    GROUPS = 12
+    source: Elements = elements("source")
+    places: Words
+    result: Elements = elements("result")
+    members: Integer
+    terms: Integer
+    member_stride: Integer
+    term_stride: Integer
+    panels: Integer
+    panel_bytes: Integer
+    share: Integer
+    shares: Integer
+    group: Integer
+    groups: Integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class PackSpec:
     short: there are fewer members than a panel has.
     """
 
-    arguments: ClassVar[type[IntEnum]] = PackSlot
+    arguments: ClassVar = PackArguments
 
     source: str
     result: str
@@ -60,38 +60,43 @@ class PackSpec:
 def build(spec: PackSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in PackSlot}
-    share, rest = f.task % arg[PackSlot.SHARES], f.task // arg[PackSlot.SHARES]
-    panels = arg[PackSlot.PANELS]
-    group, product = rest % arg[PackSlot.GROUPS], rest // arg[PackSlot.GROUPS]
-    source = f.ptr_arg(PackSlot.SOURCE, spec.source).at_bytes(f.ptr_arg(PackSlot.PLACES, "i64").at(product).load_int())
-    result = f.ptr_arg(PackSlot.RESULT, spec.result).at_bytes(product * panels * arg[PackSlot.PANEL_BYTES])
-    begin = share * arg[PackSlot.SHARE]
-    end = (begin + arg[PackSlot.SHARE]).minimum(arg[PackSlot.TERMS])
-    first = group * arg[PackSlot.GROUP]
-    last = (first + arg[PackSlot.GROUP]).minimum(panels)
+    args = PackArguments.read(f, spec, at_entry=True)
+    share, rest = f.task % args.shares, f.task // args.shares
+    panels = args.panels
+    group, product = rest % args.groups, rest // args.groups
+    source = args.source.at_bytes(args.places.at(product).load_int())
+    result = args.result.at_bytes(product * panels * args.panel_bytes)
+    begin = share * args.share
+    end = (begin + args.share).minimum(args.terms)
+    first = group * args.group
+    last = (first + args.group).minimum(panels)
     if spec.turned:
         with f.loop(first, last) as panel:
             member = _first_member(f, spec, panel.index)
             from_, to = (
-                source.at_bytes(member * arg[PackSlot.MEMBER_STRIDE]),
-                result.at_bytes(panel.index * arg[PackSlot.PANEL_BYTES]),
+                source.at_bytes(member * args.member_stride),
+                result.at_bytes(panel.index * args.panel_bytes),
             )
-            _turned(f, spec, from_, to, begin, end, arg[PackSlot.MEMBERS] - member)
+            _turned(f, spec, from_, to, begin, end, args.members - member)
     else:
         with f.loop(begin, end) as k, f.loop(first, last) as panel:  # along the lines, as they lie in memory
             member = _first_member(f, spec, panel.index)
-            line = source.at_bytes(member * arg[PackSlot.MEMBER_STRIDE] + k.index * arg[PackSlot.TERM_STRIDE])
-            to = result.at_bytes(panel.index * arg[PackSlot.PANEL_BYTES]).at(k.index * spec.width)
-            left = arg[PackSlot.MEMBERS] - member
+            line = source.at_bytes(member * args.member_stride + k.index * args.term_stride)
+            to = result.at_bytes(panel.index * args.panel_bytes).at(k.index * spec.width)
+            left = args.members - member
             values = [line.at(s).load(spec.lanes, f.lane_mask(spec.lanes, left - s)) for s in _starts(spec)]
             for s, value in zip(_starts(spec), values, strict=True):
                 to.at(s).store(value)
     return f.ir()
 
 
+def _args(f: Kernel, spec: PackSpec) -> PackArguments:
+    """The arguments, loaded where they are read."""
+    return PackArguments.read(f, spec)
+
+
 def _first_member(f: Kernel, spec: PackSpec, panel: Int) -> Int:
-    return f.i64(0) if spec.short else (panel * spec.width).minimum(f.int_arg(PackSlot.MEMBERS) - spec.width)
+    return f.i64(0) if spec.short else (panel * spec.width).minimum(_args(f, spec).members - spec.width)
 
 
 def _starts(spec: PackSpec) -> range:
@@ -100,7 +105,7 @@ def _starts(spec: PackSpec) -> range:
 
 
 def _turned(f: Kernel, spec: PackSpec, source: Ptr, result: Ptr, begin: Int, end: Int, left: Int) -> None:
-    lanes, stride = spec.lanes, f.int_arg(PackSlot.MEMBER_STRIDE)
+    lanes, stride = spec.lanes, _args(f, spec).member_stride
     ragged = spec.short or spec.width % lanes != 0
     side = min(lanes, 16 // ELEMENT_BYTES[spec.result])
 

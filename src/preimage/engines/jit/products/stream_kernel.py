@@ -13,49 +13,45 @@ The same chains as those of `tile_kernel`, put down in memory between lines.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 
-__all__ = ["StreamSlot", "StreamSpec", "build"]
+__all__ = ["StreamArguments", "StreamSpec", "build"]
 
 
-class StreamSlot(IntEnum):
-    """Arguments; 2 to 5 are the epilogue's. A task is SHARE columns of one product. TOTALS has PITCH elements for each row of each level."""
+class StreamArguments(EpilogueArguments):
+    """A task is share columns of one product. totals has pitch elements for each row of each level."""
 
-    A = 0
-    B = 1
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    TOTALS = 6
-    THREAD_BYTES = 7
-    COLUMNS = 8
-    TERMS = 9
-    BLOCK = 10
-    BLOCKS = 11
-    LEVELS = 12
-    GROUPS = 13
-    A_ROW = 14
-    A_TERM = 15
-    B_TERM = 16
-    OUT_ROW = 17
-    OUT_PRODUCT = 18
-    A_PLACES = 19
-    B_PLACES = 20
-    SHARE = 21
-    SHARES = 22
-    PITCH = 23
+    input: Elements = elements("element")
+    weight: Elements = elements("element")
+    totals: Elements = elements("sums")
+    thread_bytes: Integer
+    columns: Integer
+    terms: Integer
+    block: Integer
+    blocks: Integer
+    levels: Integer
+    groups: Words
+    a_row: Integer
+    a_term: Integer
+    b_term: Integer
+    out_row: Integer
+    out_product: Integer
+    a_places: Words
+    b_places: Words
+    share: Integer
+    shares: Integer
+    pitch: Integer
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
     """element: of A, B and the result; lanes: of a vector; rows: of A; lines: of B that are read side by side."""
 
-    arguments: ClassVar[type[IntEnum]] = StreamSlot
+    arguments: ClassVar = StreamArguments
 
     element: str
     lanes: int
@@ -76,21 +72,21 @@ class StreamSpec:
 def build(spec: StreamSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in StreamSlot}
-    product, share = f.task // arg[StreamSlot.SHARES], f.task % arg[StreamSlot.SHARES]
-    first = share * arg[StreamSlot.SHARE]
-    count = arg[StreamSlot.SHARE].minimum(arg[StreamSlot.COLUMNS] - first)
-    a = f.ptr_arg(StreamSlot.A, spec.element).at_bytes(f.ptr_arg(StreamSlot.A_PLACES, "i64").at(product).load_int())
-    b = f.ptr_arg(StreamSlot.B, spec.element).at_bytes(f.ptr_arg(StreamSlot.B_PLACES, "i64").at(product).load_int()).at(first)
-    sums = f.ptr_arg(StreamSlot.TOTALS, spec.sums).at_bytes(f.thread * arg[StreamSlot.THREAD_BYTES])
-    pitch, levels, blocks = arg[StreamSlot.PITCH], arg[StreamSlot.LEVELS], arg[StreamSlot.BLOCKS]
+    args = StreamArguments.read(f, spec, at_entry=True)
+    product, share = f.task // args.shares, f.task % args.shares
+    first = share * args.share
+    count = args.share.minimum(args.columns - first)
+    a = args.input.at_bytes(args.a_places.at(product).load_int())
+    b = args.weight.at_bytes(args.b_places.at(product).load_int()).at(first)
+    sums = args.totals.at_bytes(f.thread * args.thread_bytes)
+    pitch, levels, blocks = args.pitch, args.levels, args.blocks
     level_pitch = pitch * spec.rows
     zero = f.zeros(spec.sums, spec.lanes)
     with f.loop(0, level_pitch * (levels + 1), spec.lanes) as n:
         sums.at(n.index).store(zero)
     with f.loop(0, blocks) as block:
-        start = block.index * arg[StreamSlot.BLOCK]
-        end = (start + arg[StreamSlot.BLOCK]).minimum(arg[StreamSlot.TERMS])
+        start = block.index * args.block
+        end = (start + args.block).minimum(args.terms)
         whole = end - (end - start) % spec.lines
         with f.loop(start, whole, spec.lines) as k:
             _lines(f, spec, a, b, sums, k.index, spec.lines, count)
@@ -100,10 +96,10 @@ def build(spec: StreamSpec) -> str:
         with f.when(done < blocks):
             _add(f, spec, sums, sums.at(level_pitch), level_pitch)
             with f.loop(1, levels) as level:
-                size = f.ptr_arg(StreamSlot.GROUPS, "i64").at(level.index - 1).load_int()
+                size = args.groups.at(level.index - 1).load_int()
                 with f.when((done % size).equals(0)):
                     _add(f, spec, sums.at(level_pitch * level.index), sums.at(level_pitch * (level.index + 1)), level_pitch)
-    out = product * arg[StreamSlot.OUT_PRODUCT] + first * ELEMENT_BYTES[spec.element]
+    out = product * args.out_product + first * ELEMENT_BYTES[spec.element]
     for r in range(spec.rows):
         row = sums.at(pitch * r)
         with f.loop(0, count, spec.lanes) as n:
@@ -111,9 +107,14 @@ def build(spec: StreamSpec) -> str:
                 above = row.at(level_pitch * (level.index + 1) + n.index).load(spec.lanes)
                 level.carry = [above + level.carry[0]]
             mask = f.lane_mask(spec.lanes, count - n.index)
-            at = out + arg[StreamSlot.OUT_ROW] * r + n.index * ELEMENT_BYTES[spec.element]
+            at = out + args.out_row * r + n.index * ELEMENT_BYTES[spec.element]
             finish(f, spec.finish, level.result[0], spec.element, at, first + n.index, mask)
     return f.ir()
+
+
+def _args(f: Kernel, spec: StreamSpec) -> StreamArguments:
+    """The arguments, loaded where they are read."""
+    return StreamArguments.read(f, spec)
 
 
 def _add(f: Kernel, spec: StreamSpec, lower: Ptr, upper: Ptr, count: Int) -> None:
@@ -126,10 +127,10 @@ def _add(f: Kernel, spec: StreamSpec, lower: Ptr, upper: Ptr, count: Int) -> Non
 
 def _lines(f: Kernel, spec: StreamSpec, a: Ptr, b: Ptr, sums: Ptr, k: Int, lines: int, count: Int) -> None:
     """A few lines of B, along all columns."""
-    lanes, pitch = spec.lanes, f.int_arg(StreamSlot.PITCH)
-    rows = [a.at_bytes(f.int_arg(StreamSlot.A_ROW) * r) for r in range(spec.rows)]
-    left = [[row.at_bytes((k + j) * f.int_arg(StreamSlot.A_TERM)).splat(lanes) for j in range(lines)] for row in rows]
-    right = [b.at_bytes((k + j) * f.int_arg(StreamSlot.B_TERM)) for j in range(lines)]
+    lanes, pitch = spec.lanes, _args(f, spec).pitch
+    rows = [a.at_bytes(_args(f, spec).a_row * r) for r in range(spec.rows)]
+    left = [[row.at_bytes((k + j) * _args(f, spec).a_term).splat(lanes) for j in range(lines)] for row in rows]
+    right = [b.at_bytes((k + j) * _args(f, spec).b_term) for j in range(lines)]
 
     def vector(n: Int, mask: Bit | None) -> None:
         places = [sums.at(pitch * r + n) for r in range(spec.rows)]

@@ -20,66 +20,62 @@ contiguous. B's columns fill vectors: neighbours in memory ("panel"), or rows of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import ClassVar
 
+from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 from preimage.engines.jit.products.turned import across
 
-__all__ = ["Slot", "TileSpec", "build"]
+__all__ = ["TileArguments", "TileSpec", "build"]
 
 UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
 PANEL_AHEAD = 1024  # bytes: a packed panel that a single tile reads comes as fast as it is asked for
 
 
-class Slot(IntEnum):
-    """Arguments; 2 to 5 are the epilogue's. Strides, pitches and offsets are in bytes.
+class TileArguments(EpilogueArguments):
+    """Strides, pitches and offsets are in bytes.
 
-    Rows of A (columns of B, terms) lie A_ROW (B_COLUMN, A_TERM and B_TERM) apart. Tile t of rows begins at t * A_TILE + its first
-    row * A_START, panels of B likewise. BLOCK terms make a block; GROUPS lists how many blocks make a group, a group of groups, ...
-    A task is TASK_TILES x TASK_PANELS of one product of the batch, whose matrices begin at A_PLACES and B_PLACES. A thread has
-    THREAD_BYTES at TOTALS, its copies of panels begin at LOCAL among them.
+    Rows of A (columns of B, terms) lie a_row (b_column, a_term and b_term) apart. Tile t of rows begins at t * a_tile + its first
+    row * a_start, panels of B likewise. block terms make a block; groups lists how many blocks make a group, a group of groups, ...
+    A task is task_tiles x task_panels of one product of the batch, whose matrices begin at a_places and b_places. A thread has
+    thread_bytes at totals, its copies of panels begin at local among them.
     """
 
-    A = 0
-    B = 1
-    OUTPUT = 2
-    BIAS = 3
-    RESIDUAL = 4
-    LIMITS = 5
-    TOTALS = 6
-    THREAD_BYTES = 7
-    TILE_BYTES = 8
-    ROWS = 9
-    COLUMNS = 10
-    TERMS = 11
-    BLOCK = 12
-    BLOCKS = 13
-    CHUNK = 14
-    CHUNKS = 15
-    LEVELS = 16
-    GROUPS = 17
-    A_ROW = 18
-    A_TERM = 19
-    A_TILE = 20
-    A_START = 21
-    B_COLUMN = 22
-    B_TERM = 23
-    B_PANEL = 24
-    B_START = 25
-    OUT_ROW = 26
-    OUT_PRODUCT = 27
-    A_PLACES = 28
-    B_PLACES = 29
-    TILES = 30
-    PANELS = 31
-    TASK_TILES = 32
-    TASK_PANELS = 33
-    ROW_TASKS = 34
-    COLUMN_TASKS = 35
-    LOCAL = 36
-    LOCAL_PANEL = 37
+    input: Elements = elements("a")
+    weight: Elements = elements("b")
+    totals: Elements = elements("sums")
+    thread_bytes: Integer
+    tile_bytes: Integer
+    rows: Integer
+    columns: Integer
+    terms: Integer
+    block: Integer
+    blocks: Integer
+    chunk: Integer
+    chunks: Integer
+    levels: Integer
+    groups: Words
+    a_row: Integer
+    a_term: Integer
+    a_tile: Integer
+    a_start: Integer
+    b_column: Integer
+    b_term: Integer
+    b_panel: Integer
+    b_start: Integer
+    out_row: Integer
+    out_product: Integer
+    a_places: Words
+    b_places: Words
+    tiles: Integer
+    panels: Integer
+    task_tiles: Integer
+    task_panels: Integer
+    row_tasks: Integer
+    column_tasks: Integer
+    local: Integer
+    local_panel: Integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,7 @@ class TileSpec:
     local: the chunk's part of the task's panels is copied first.
     """
 
-    arguments: ClassVar[type[IntEnum]] = Slot
+    arguments: ClassVar = TileArguments
 
     a: str
     b: str
@@ -132,52 +128,55 @@ class TileSpec:
 def build(spec: TileSpec) -> str:
     """The kernel's IR text. Tasks: products of the batch x shares of the columns x shares of the rows."""
     f = Kernel()
-    arg = {slot: f.int_arg(slot) for slot in Slot}
-    row_task, rest = f.task % arg[Slot.ROW_TASKS], f.task // arg[Slot.ROW_TASKS]
-    column_task, product = rest % arg[Slot.COLUMN_TASKS], rest // arg[Slot.COLUMN_TASKS]
-    a = f.ptr_arg(Slot.A, spec.a).at_bytes(f.ptr_arg(Slot.A_PLACES, "i64").at(product).load_int())
-    b = f.ptr_arg(Slot.B, spec.b).at_bytes(f.ptr_arg(Slot.B_PLACES, "i64").at(product).load_int())
-    out = product * arg[Slot.OUT_PRODUCT]
-    totals = f.ptr_arg(Slot.TOTALS, spec.sums).at_bytes(f.thread * arg[Slot.THREAD_BYTES])
-    local = totals.at_bytes(arg[Slot.LOCAL])
-    tile_0, panel_0 = row_task * arg[Slot.TASK_TILES], column_task * arg[Slot.TASK_PANELS]
-    tile_1 = (tile_0 + arg[Slot.TASK_TILES]).minimum(arg[Slot.TILES])
-    panel_1 = (panel_0 + arg[Slot.TASK_PANELS]).minimum(arg[Slot.PANELS])
-    with f.loop(0, arg[Slot.CHUNKS]) as chunk:
-        first = chunk.index * arg[Slot.CHUNK]
-        last = (first + arg[Slot.CHUNK]).minimum(arg[Slot.BLOCKS])
+    args = TileArguments.read(f, spec, at_entry=True)
+    row_task, rest = f.task % args.row_tasks, f.task // args.row_tasks
+    column_task, product = rest % args.column_tasks, rest // args.column_tasks
+    a = args.input.at_bytes(args.a_places.at(product).load_int())
+    b = args.weight.at_bytes(args.b_places.at(product).load_int())
+    out = product * args.out_product
+    totals = args.totals.at_bytes(f.thread * args.thread_bytes)
+    local = totals.at_bytes(args.local)
+    tile_0, panel_0 = row_task * args.task_tiles, column_task * args.task_panels
+    tile_1 = (tile_0 + args.task_tiles).minimum(args.tiles)
+    panel_1 = (panel_0 + args.task_panels).minimum(args.panels)
+    with f.loop(0, args.chunks) as chunk:
+        first = chunk.index * args.chunk
+        last = (first + args.chunk).minimum(args.blocks)
         if spec.local:
-            end = (last * arg[Slot.BLOCK]).minimum(arg[Slot.TERMS])
-            (_copy_turned if spec.turned else _copy_lines)(f, spec, b, local, first * arg[Slot.BLOCK], end, panel_0, panel_1)
+            end = (last * args.block).minimum(args.terms)
+            (_copy_turned if spec.turned else _copy_lines)(f, spec, b, local, first * args.block, end, panel_0, panel_1)
         with f.loop(panel_0, panel_1) as panel:
             column = _first_column(f, spec, panel.index)
             if spec.local:
-                b_panel = local.at_bytes((panel.index - panel_0) * arg[Slot.LOCAL_PANEL]).at(
-                    first * arg[Slot.BLOCK] * -spec.width
-                )
+                b_panel = local.at_bytes((panel.index - panel_0) * args.local_panel).at(first * args.block * -spec.width)
             else:
-                b_panel = b.at_bytes(panel.index * arg[Slot.B_PANEL] + column * arg[Slot.B_START])
+                b_panel = b.at_bytes(panel.index * args.b_panel + column * args.b_start)
             with f.loop(tile_0, tile_1) as tile:
-                row = (tile.index * spec.rows).minimum(arg[Slot.ROWS] - spec.rows)
-                a_tile = a.at_bytes(tile.index * arg[Slot.A_TILE] + row * arg[Slot.A_START])
-                number = (panel.index - panel_0) * arg[Slot.TASK_TILES] + (tile.index - tile_0)
-                kept = totals.at_bytes(number * arg[Slot.TILE_BYTES])
+                row = (tile.index * spec.rows).minimum(args.rows - spec.rows)
+                a_tile = a.at_bytes(tile.index * args.a_tile + row * args.a_start)
+                number = (panel.index - panel_0) * args.task_tiles + (tile.index - tile_0)
+                kept = totals.at_bytes(number * args.tile_bytes)
                 sums = _blocks(f, spec, a_tile, b_panel, kept, first, last)
-                with f.when(last.equals(arg[Slot.BLOCKS])):
+                with f.when(last.equals(args.blocks)):
                     sums = _folded(f, spec, sums, kept)
-                    _store(f, spec, sums, out + row * arg[Slot.OUT_ROW] + column * ELEMENT_BYTES[spec.out], column)
+                    _store(f, spec, sums, out + row * args.out_row + column * ELEMENT_BYTES[spec.out], column)
     return f.ir()
 
 
+def _args(f: Kernel, spec: TileSpec) -> TileArguments:
+    """The arguments, loaded where they are read."""
+    return TileArguments.read(f, spec)
+
+
 def _first_column(f: Kernel, spec: TileSpec, panel: Int) -> Int:
-    return f.i64(0) if spec.masked else (panel * spec.width).minimum(f.int_arg(Slot.COLUMNS) - spec.width)
+    return f.i64(0) if spec.masked else (panel * spec.width).minimum(_args(f, spec).columns - spec.width)
 
 
 def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
     """The chunk's part of all the task's panels to the thread's own memory: along the lines of B, as they lie."""
     with f.loop(first, end) as k, f.loop(panel_0, panel_1) as panel:
-        line = _line(f, spec, b.at_bytes(_first_column(f, spec, panel.index) * f.int_arg(Slot.B_START)), k.index)
-        place = local.at_bytes((panel.index - panel_0) * f.int_arg(Slot.LOCAL_PANEL)).at((k.index - first) * spec.width)
+        line = _line(f, spec, b.at_bytes(_first_column(f, spec, panel.index) * _args(f, spec).b_start), k.index)
+        place = local.at_bytes((panel.index - panel_0) * _args(f, spec).local_panel).at((k.index - first) * spec.width)
         for v, value in enumerate(line):
             place.at(v * spec.lanes).store(value)
 
@@ -185,8 +184,8 @@ def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: 
 def _copy_turned(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
     """The same of a B whose columns are contiguous. What is stored behind the last term is not read."""
     with f.loop(panel_0, panel_1) as panel:
-        start = b.at_bytes(_first_column(f, spec, panel.index) * f.int_arg(Slot.B_START))
-        place = local.at_bytes((panel.index - panel_0) * f.int_arg(Slot.LOCAL_PANEL))
+        start = b.at_bytes(_first_column(f, spec, panel.index) * _args(f, spec).b_start)
+        place = local.at_bytes((panel.index - panel_0) * _args(f, spec).local_panel)
         with f.loop(first, end, spec.line) as k:
             for j, line in enumerate(_turned_lines(f, spec, start, k.index, end)):
                 for v, value in enumerate(line):
@@ -195,13 +194,13 @@ def _copy_turned(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end:
 
 def _line(f: Kernel, spec: TileSpec, b: Ptr, k: Int) -> list[Num]:
     """One term of a panel's columns, which are neighbours in memory."""
-    line = b.at_bytes(k * f.int_arg(Slot.B_TERM))
+    line = b.at_bytes(k * _args(f, spec).b_term)
     if spec.ahead and not spec.local:
         for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
             f.prefetch(line.at_bytes(spec.width * ELEMENT_BYTES[spec.b] + offset), level=2)
     masks: list[Bit | None] = [None] * spec.vectors
     if spec.masked:
-        masks = [f.lane_mask(spec.lanes, f.int_arg(Slot.COLUMNS) - v * spec.lanes) for v in range(spec.vectors)]
+        masks = [f.lane_mask(spec.lanes, _args(f, spec).columns - v * spec.lanes) for v in range(spec.vectors)]
     return [line.at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)]
 
 
@@ -223,8 +222,8 @@ def _columns(f: Kernel, spec: TileSpec, b: Ptr, v: int) -> list[Ptr]:
     """Where the columns of a vector begin; those that are not there are read as the last one again."""
     numbers: list[Int | int] = [v * spec.lanes + j for j in range(spec.lanes)]
     if spec.masked:
-        numbers = [(f.int_arg(Slot.COLUMNS) - 1).minimum(n) for n in numbers]
-    return [b.at_bytes(f.int_arg(Slot.B_COLUMN) * n) for n in numbers]
+        numbers = [(_args(f, spec).columns - 1).minimum(n) for n in numbers]
+    return [b.at_bytes(_args(f, spec).b_column * n) for n in numbers]
 
 
 def _level(spec: TileSpec, kept: Ptr, level: Int | int) -> list[Ptr]:
@@ -236,7 +235,7 @@ def _level(spec: TileSpec, kept: Ptr, level: Int | int) -> list[Ptr]:
 
 def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, last: Int) -> list[Num]:
     """The blocks of a chunk; all but the very last of the sum are added to the totals, that one is given back."""
-    terms, blocks = f.int_arg(Slot.BLOCK), f.int_arg(Slot.BLOCKS)
+    terms, blocks = _args(f, spec).block, _args(f, spec).blocks
     count = spec.rows * spec.vectors
     zeros = [f.zeros(spec.sums, spec.lanes)] * count
     for side_by_side in _groups(spec):
@@ -248,7 +247,7 @@ def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, la
         first = end
     with f.loop(first, last, carry=zeros, once=not _groups(spec)) as block:
         start = block.index * terms
-        sums = _chain(f, spec, a, b, [start], terms.minimum(f.int_arg(Slot.TERMS) - start), zeros)
+        sums = _chain(f, spec, a, b, [start], terms.minimum(_args(f, spec).terms - start), zeros)
         done = block.index + 1
         with f.when(done < blocks):
             _keep(f, spec, kept, sums, done)
@@ -269,7 +268,7 @@ def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], done: Int) -> N
     with f.when(done.equals(1)):
         for place, value in zip(_level(spec, kept, 0), sums, strict=True):
             place.store(value)
-        with f.loop(1, f.int_arg(Slot.LEVELS)) as level:
+        with f.loop(1, _args(f, spec).levels) as level:
             for place in _level(spec, kept, level.index):
                 place.store(f.zeros(spec.sums, spec.lanes))
     _end_groups(f, spec, kept, done)
@@ -278,8 +277,8 @@ def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], done: Int) -> N
 def _end_groups(f: Kernel, spec: TileSpec, kept: Ptr, done: Int) -> None:
     """Groups that are complete go to the level above."""
     zero = f.zeros(spec.sums, spec.lanes)
-    groups = f.ptr_arg(Slot.GROUPS, "i64")
-    with f.loop(1, f.int_arg(Slot.LEVELS)) as level:
+    groups = _args(f, spec).groups
+    with f.loop(1, _args(f, spec).levels) as level:
         below = level.index - 1
         with f.when((done % groups.at(below).load_int()).equals(0)):
             for upper, lower in zip(_level(spec, kept, level.index), _level(spec, kept, below), strict=True):
@@ -289,7 +288,7 @@ def _end_groups(f: Kernel, spec: TileSpec, kept: Ptr, done: Int) -> None:
 
 def _folded(f: Kernel, spec: TileSpec, sums: list[Num], kept: Ptr) -> list[Num]:
     """The last block's sums to the totals of every level, from the innermost out."""
-    with f.loop(0, f.int_arg(Slot.LEVELS), carry=sums) as level:
+    with f.loop(0, _args(f, spec).levels, carry=sums) as level:
         level.carry = [
             place.load(spec.lanes) + value for place, value in zip(_level(spec, kept, level.index), level.carry, strict=True)
         ]
@@ -302,7 +301,7 @@ def _chain(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, starts: list[Int], count: 
     step = spec.line if turned else min(16, max(1, UNROLL_PRODUCTS // (spec.rows * spec.vectors)))
     rest = spec.lanes if turned else 1
     whole = count - count % step
-    rows = [a.at_bytes(f.int_arg(Slot.A_ROW) * r) for r in range(spec.rows)] if spec.by_rows else []
+    rows = [a.at_bytes(_args(f, spec).a_row * r) for r in range(spec.rows)] if spec.by_rows else []
     body, size = _turned_body if turned else _panel_body, len(sums) // len(starts)
 
     def all_chains(k: Int, terms: int, before: list[Num], is_last: bool) -> list[Num]:
@@ -325,7 +324,7 @@ def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int) -> lis
     """Where A's elements of one term are, one for each row of the tile."""
     if spec.by_rows:
         return [row.at(k) for row in rows]
-    column = a.at(k * spec.a_step) if spec.a_step else a.at_bytes(k * f.int_arg(Slot.A_TERM))
+    column = a.at(k * spec.a_step) if spec.a_step else a.at_bytes(k * _args(f, spec).a_term)
     return [column.at(r) for r in range(spec.rows)]
 
 
@@ -387,6 +386,6 @@ def _store(f: Kernel, spec: TileSpec, sums: list[Num], at: Int, column: Int) -> 
     for r in range(spec.rows):
         for v in range(spec.vectors):
             first = column + v * spec.lanes
-            mask = f.lane_mask(spec.lanes, f.int_arg(Slot.COLUMNS) - v * spec.lanes) if spec.masked else None
-            place = at + f.int_arg(Slot.OUT_ROW) * r + v * spec.lanes * ELEMENT_BYTES[spec.out]
+            mask = f.lane_mask(spec.lanes, _args(f, spec).columns - v * spec.lanes) if spec.masked else None
+            place = at + _args(f, spec).out_row * r + v * spec.lanes * ELEMENT_BYTES[spec.out]
             finish(f, spec.finish, sums[r * spec.vectors + v], spec.out, place, first, mask)
