@@ -109,10 +109,7 @@ def conv(
     """`preimage.conv`, by the definition: terms by tap (row-major), then input channel of the group; the bias last."""
     g = ConvGeometry.from_conv(x.shape, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
     n, space = g.batch, g.output_size
-    padded = np.pad(x, ((0, 0), (0, 0), *_wide(g)))
-    for axis, (lo, _) in enumerate(g.padding):  # a negative padding crops
-        if lo < 0:
-            padded = padded[(slice(None),) * (2 + axis) + (slice(-lo, None),)]
+    padded = _padded(x, g)
     padded = padded.reshape(n, groups, 1, g.in_channels_per_group, *padded.shape[2:])
     weight = w.reshape(1, groups, g.out_channels_per_group, g.in_channels_per_group, *g.kernel_size)
     taps = list(product(*map(range, g.kernel_size)))
@@ -177,10 +174,7 @@ def conv_weight_grad(
     g = ConvGeometry.from_conv(
         x.shape, (y.shape[1], in_channels, *kernel_size), stride=stride, padding=padding, dilation=dilation, groups=groups
     )  # fmt: skip
-    padded = np.pad(x, ((0, 0), (0, 0), *_wide(g)))
-    for axis, (lo, _) in enumerate(g.padding):
-        if lo < 0:
-            padded = padded[(slice(None),) * (2 + axis) + (slice(-lo, None),)]
+    padded = _padded(x, g)
     places = list(product(*map(range, g.output_size)))
     per_group = g.out_channels_per_group
 
@@ -282,10 +276,13 @@ def fma_exact(x: float, y: float, z: float) -> float:
         return float("inf") if top > 0 else float("-inf")
 
 
-def _wide(g: ConvGeometry) -> list[tuple[int, int]]:
-    """Zeros at both ends of every axis: as many as the last window needs."""
-    needed = [(out - 1) * s + extent for out, s, extent in zip(g.output_size, g.stride, g.kernel_extent, strict=True)]
-    return [(max(lo, 0), max(0, need - lo - size)) for (lo, _), need, size in zip(g.padding, needed, g.input_size, strict=True)]
+def _padded(x: Array, g: ConvGeometry) -> Array:
+    """x with zeros at both ends of every axis, as many as the last window needs; a negative padding crops."""
+    wide = [(0, 0), (0, 0)]
+    for axis, (out, s, extent, size) in enumerate(zip(g.output_size, g.stride, g.kernel_extent, g.input_size, strict=True)):
+        lo = g.padding[axis][0]
+        wide.append((max(lo, 0), max(0, (out - 1) * s + extent - lo - size)))
+    return np.pad(x, wide)[(slice(None), slice(None), *(slice(max(-lo, 0), None) for lo, _ in g.padding))]
 
 
 def _reach(g: ConvGeometry, axis: int) -> tuple[list[Array], list[Array]]:
