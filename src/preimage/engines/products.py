@@ -6,6 +6,7 @@ Every engine takes the four float dtypes. What other dtypes there are, NumPy mul
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,32 +43,28 @@ def _choose(wanted: str) -> Engine:
 
 def matmul(a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
     """a (..., m, k) times b (..., k, n), of one dtype; the other axes broadcast. The epilogue's channels are the n columns."""
-    settings = current()
-    engine = _found.get(settings.engine) or _choose(settings.engine)
-    if settings.debug:
-        _say("matmul", engine, a, b)
-    try:
-        return engine.products.matmul(a, b, epilogue)
-    except MemoryError:  # what is only kept for later calls is given back, and the call made once more
-        if not release_memory():
-            raise
-    return engine.products.matmul(a, b, epilogue)
+    return _run("matmul", a, b, epilogue)
 
 
 def linear(x: Array, w: Array | PreparedWeight, epilogue: Epilogue | None = None) -> Array:
     """x (..., k) times the transpose of w (n, k), of one dtype; w may be prepared."""
+    return _run("linear", x, w, epilogue)
+
+
+def _run(what: str, a: Array, b: Array | PreparedWeight, epilogue: Epilogue | None) -> Array:
     settings = current()
     engine = _found.get(settings.engine) or _choose(settings.engine)
     if settings.debug:
-        _say("linear", engine, x, w)
-    if type(w) is PreparedWeight and not engine.takes_prepared:
-        w = w.array
+        _say(what, engine, a, b)
+    if type(b) is PreparedWeight and not engine.takes_prepared:
+        b = b.array
+    multiply: Callable[..., Array] = getattr(engine.products, what)
     try:
-        return engine.products.linear(x, w, epilogue)
-    except MemoryError:
+        return multiply(a, b, epilogue)
+    except MemoryError:  # what is only kept for later calls is given back, and the call made once more
         if not release_memory():
             raise
-    return engine.products.linear(x, w, epilogue)
+    return multiply(a, b, epilogue)
 
 
 def _say(what: str, engine: Engine, a: Any, b: Any) -> None:
