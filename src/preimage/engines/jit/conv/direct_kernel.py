@@ -27,7 +27,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
-from preimage.engines.ir.arguments import Elements, Integer, Records, Rows, Words, elements, integer
+from preimage.engines.ir.arguments import Elements, Integer, Records, Rows, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
 from preimage.engines.ir.ordered import Kept, Node, ordered_sum
@@ -59,7 +59,6 @@ class DirectArguments(EpilogueArguments):
     out_pixel_bytes: Integer
     pixel_bytes: Integer
     channel_bytes: Integer  # between output channels, of a channels-first result
-    unused: Integer = integer(default=0)
     nodes: Records[Node]  # blocks of the sums' order as ranges of taps, groups as ranges of blocks, ...
     partial: Elements = elements("element", default=0)  # sums that are stored between pieces of the taps, tile by tile
     row_tiles: Integer  # tiles of the longest row
