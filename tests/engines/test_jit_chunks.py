@@ -12,7 +12,7 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv import direct
 from preimage.engines.jit.conv.direct_kernel import DirectArguments
 from preimage.engines.jit.conv.few_outputs_arguments import FewArguments
-from preimage.engines.jit.depthwise.channels_first_kernel import PlaneArguments
+from preimage.engines.jit.depthwise.channels_first_kernel import ChannelsFirstArguments
 from preimage.engines.jit.depthwise.channels_last_kernel import ChannelsLastArguments
 from preimage.engines.jit.depthwise.upsample_kernel import UpsampleArguments
 from preimage.engines.jit.engine import JitEngine
@@ -132,7 +132,7 @@ def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_
         DirectArguments,
         FewArguments,
         ChannelsLastArguments,
-        PlaneArguments,
+        ChannelsFirstArguments,
         UpsampleArguments,
     ],
 )

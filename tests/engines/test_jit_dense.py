@@ -8,7 +8,7 @@ import pytest
 from geometries import operands
 from preimage.engines import Epilogue
 from preimage.engines.base import apply_epilogue
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import select
 from preimage.engines.jit.compiler import kernels, toolchain
 from preimage.engines.jit.conv import direct, direct_kernel, direct_layout, few_outputs, streamed_weights_kernel
@@ -307,7 +307,7 @@ def test_plan_says_what_runs():
 
 def test_kernels_keep_the_chain():
     """One multiply-add an accumulator and channel, no fast-math flag, no product or sum outside the epilogue."""
-    spec = direct_kernel.DirectSpec("f32", "f32", 16, 2, 5, 1, 1, 0, False, 64, False, False, False, False, Finish())
+    spec = direct_kernel.DirectSpec("f32", "f32", 16, 2, 5, 1, 1, 0, False, 64, False, False, False, False, EpilogueSpec())
     text = direct_kernel.build(spec)
     assert text.count("call <16 x float> @preimage.accumulate.v16f32") == 10
     assert text.count(" fadd <16 x float>") == 10  # + 0, at the store
@@ -322,35 +322,37 @@ def test_compiles_for_every_target(target):
     for text in (
         direct_kernel.build(
             direct_kernel.DirectSpec(
-                "f32", "f32", lanes, 1, 4, 8, 8, 0, False, 8, True, True, True, False, Finish(True, True, "relu")
+                "f32", "f32", lanes, 1, 4, 8, 8, 0, False, 8, True, True, True, False, EpilogueSpec(True, True, "relu")
             )
         ),
         direct_kernel.build(
-            direct_kernel.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, 1, False, 8, True, False, False, True, Finish())
+            direct_kernel.DirectSpec("f32", "f16", lanes, 1, 8, 8, 8, 1, False, 8, True, False, False, True, EpilogueSpec())
         ),
         direct_kernel.build(
             direct_kernel.DirectSpec(
-                "f32", "bf16", lanes, 2, 3, 0, 3, 2, True, 8, False, False, False, False, Finish(activation="clip")
+                "f32", "bf16", lanes, 2, 3, 0, 3, 2, True, 8, False, False, False, False, EpilogueSpec(activation="clip")
             )
         ),
         direct_kernel.build(
-            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 4, 8, 8, 2, False, 8, True, False, False, False, Finish(True), True)
+            direct_kernel.DirectSpec(
+                "f32", "f32", lanes, 2, 4, 8, 8, 2, False, 8, True, False, False, False, EpilogueSpec(True), True
+            )
         ),
         direct_kernel.build(
-            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, 0, False, 8, True, False, False, True, Finish(), True)
+            direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, 0, False, 8, True, False, False, True, EpilogueSpec(), True)
         ),
-        streamed_weights_kernel.build_sweep(streamed_weights_kernel.SweepSpec()),
+        streamed_weights_kernel.build_streamed_weights(streamed_weights_kernel.StreamedWeightsSpec()),
         few_outputs_kernel.build(
-            few_outputs_kernel.FewSpec(
-                "f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 8, 8, 0, 4, ONE, EDGES, True, True, True, Finish(True)
+            few_outputs_kernel.FewOutputsSpec(
+                "f64", "f64", "f64", lanes // 2, 2, 1, 2, 3, 8, 8, 8, 0, 4, ONE, EDGES, True, True, True, EpilogueSpec(True)
             )
         ),
         few_outputs_kernel.build(
-            few_outputs_kernel.FewSpec(
-                "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 0, 1, 2, 3, EDGES, ONE, False, False, False, Finish(False, True)
+            few_outputs_kernel.FewOutputsSpec(
+                "f16", "f16", "f32", lanes, 1, 2, 1, 3, 7, 0, 1, 2, 3, EDGES, ONE, False, False, False, EpilogueSpec(False, True)
             )
         ),
-        copy_kernel.build_swap(copy_kernel.SwapSpec("f16", "f32", min(8, lanes), Finish())),
+        copy_kernel.build_swap(copy_kernel.SwapSpec("f16", "f32", min(8, lanes), EpilogueSpec())),
         weights_kernel.build_weight(weights_kernel.WeightSpec("bf16", "f32", min(8, lanes), 0, True)),
     ):
         assert len(kernels.object_code(text, machine)) > 500

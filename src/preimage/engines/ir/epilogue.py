@@ -12,7 +12,7 @@ from preimage.engines.ir.arguments import Arguments, Elements, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num
 from preimage.engines.ir.elementwise import WORDS, Step
 
-__all__ = ["EpilogueArguments", "Finish", "finish"]
+__all__ = ["EpilogueArguments", "EpilogueSpec", "finish"]
 
 
 class EpilogueArguments(Arguments):
@@ -27,7 +27,7 @@ class EpilogueArguments(Arguments):
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class EpilogueSpec:
     """Which steps of the epilogue the code has; the numbers of the activation are arguments."""
 
     bias: bool = False
@@ -38,7 +38,7 @@ class Finish:
 
 
 def finish(
-    f: Kernel, steps: Finish, total: Num, element: str, at: Int, channel: Int, mask: Bit | None, spread: bool = False
+    f: Kernel, steps: EpilogueSpec, total: Num, element: str, at: Int, channel: Int, mask: Bit | None, spread: bool = False
 ) -> None:
     """Store one vector of sums at output + at; `channel` is the number of its first lane's channel (`spread`: of all)."""
     args, lanes = EpilogueArguments.read(f, None), total.lanes

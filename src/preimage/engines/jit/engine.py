@@ -21,7 +21,7 @@ from preimage.engines.base import (
     supported_dtype,
 )
 from preimage.engines.buffers import aligned
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.kernels import Target
@@ -145,7 +145,7 @@ class JitEngine:
         return out
 
     def _request(
-        self, g: ConvGeometry, contraction: str, dtype: DType, given: tuple[int, ...], result: tuple[int, ...], finish: Finish,
+        self, g: ConvGeometry, contraction: str, dtype: DType, given: tuple[int, ...], result: tuple[int, ...], finish: EpilogueSpec,
         threads: int, prepared: bool,
     ) -> ConvRequest:  # fmt: skip
         """given, result: the strides of the input and of the result."""
@@ -347,7 +347,7 @@ class JitEngine:
         part = replace(geometry, batch=images_at_once(geometry, contraction))
         shapes = (part.input_shape, part.output_shape)[:: 1 if contraction == "conv" else -1]
         x, out = (dense_strides(s, item, channels_last) for s in shapes)
-        return self._request(part, contraction, dtype, x, out, Finish(), thread_count(), False)
+        return self._request(part, contraction, dtype, x, out, EpilogueSpec(), thread_count(), False)
 
     def program(
         self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False,

@@ -12,7 +12,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.geometry import ConvGeometry
@@ -107,7 +107,7 @@ class ConvRequest:
     element: str
     in_strides: tuple[int, ...]
     out_strides: tuple[int, ...]
-    finish: Finish
+    finish: EpilogueSpec
     threads: int
     every_tap: bool  # taps over the padding take part
     single: bool  # no zeros from a margin may be multiplied (a transposed convolution whose weights are not finite)
@@ -177,7 +177,7 @@ def take_request(contraction: str, element: str, little: bool, threads: int) -> 
     branches.request(f"{contraction}.{'one_thread' if threads == 1 else 'several_threads'}")
 
 
-def take_epilogue(finish: Finish, prepared: bool) -> None:
+def take_epilogue(finish: EpilogueSpec, prepared: bool) -> None:
     """Those of a request for conv or conv_transpose."""
     branches.request("weights.prepared" if prepared else "weights.given")
     parts = {

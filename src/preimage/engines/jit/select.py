@@ -19,15 +19,15 @@ import numpy as np
 
 from preimage.engines import decisions
 from preimage.engines.base import CONTRACTIONS, Array, DType
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
 from preimage.engines.jit.conv.few_outputs import few_plan, lower_few
 from preimage.engines.jit.depthwise.applies import is_depthwise, not_depthwise, not_planes, not_upsampling
-from preimage.engines.jit.depthwise.channels_first import copied_weights, lower_plane
+from preimage.engines.jit.depthwise.channels_first import copied_weights, lower_channels_first
 from preimage.engines.jit.depthwise.channels_last import lower_depthwise
-from preimage.engines.jit.depthwise.upsample import lower_spread
+from preimage.engines.jit.depthwise.upsample import lower_upsample
 from preimage.engines.jit.depthwise.weight_grad import lower_depthwise_grad, not_depthwise_grad, take_refusal
 from preimage.engines.jit.index.gather import count_taps
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
@@ -82,14 +82,14 @@ class Strategy:
 
 def _consider_upsample(r: ConvRequest) -> Candidate | str:
     refused = not_depthwise(r) or not_planes(r) or not_upsampling(r)
-    return refused or Candidate(lambda: lower_spread(r, copied_weights(r)))
+    return refused or Candidate(lambda: lower_upsample(r, copied_weights(r)))
 
 
 def _consider_channels_first(r: ConvRequest) -> Candidate | str:
     refused = not_depthwise(r) or not_planes(r)
     if refused is None and not_upsampling(r) is None:
         refused = "the stride fills vectors"
-    return refused or Candidate(partial(lower_plane, r))
+    return refused or Candidate(partial(lower_channels_first, r))
 
 
 def _consider_channels_last(r: ConvRequest) -> Candidate | str:
@@ -235,7 +235,7 @@ def _visit(engine: JitEngine, g: ConvGeometry, contraction: str, x: Array, out: 
         found.add("jit.call.partition.tables")
         bands = cut(g, contraction, -(-g.batch // images))
     else:
-        request = engine._request(g, contraction, x.dtype, x.strides, out.strides, Finish(), thread_count(), False)
+        request = engine._request(g, contraction, x.dtype, x.strides, out.strides, EpilogueSpec(), thread_count(), False)
         program = engine.lower(request)
         with decisions.made() as around:
             bands = bands_within(program.scratch_bytes, g, contraction)

@@ -10,12 +10,12 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import DirectCosts
 from preimage.engines.jit.conv.direct_kernel import DirectArguments, DirectSpec
-from preimage.engines.jit.conv.direct_layout import Layout, choose_layout, take_layout
-from preimage.engines.jit.conv.streamed_weights import Work, cut_taps, piece_tables, streamed_call, sweeps
+from preimage.engines.jit.conv.direct_layout import Layout, choose_layout, record_layout
+from preimage.engines.jit.conv.streamed_weights import Work, cut_taps, piece_tables, streamed_call, streams_weights
 from preimage.engines.jit.index.gather import Weights, gather_tables, split_rows
 from preimage.engines.jit.index.taps import Ints, Phase, as_ints, distinct
 from preimage.engines.jit.index.tiling import Choice, Tiles
@@ -27,7 +27,7 @@ __all__ = ["Layout", "choose_layout", "lower_direct"]
 
 STORES = {
     "straight": "stored in place",
-    "turned": "turned in registers, stored in place",
+    "transposed": "transposed in registers, stored in place",
     "scratch": "transposed back from a channels-last scratch",
 }
 
@@ -47,7 +47,7 @@ def lower_direct(r: ConvRequest, layout: Layout) -> Program:
         size = prod(axis.out_size for axis in layout.axes) * sizes.out_channels * sizes.item
         program.buffers.append(Buffer("scratch", size))
     block_bytes = _pack(program, r, layout, sizes)
-    take_layout(r, layout)
+    record_layout(r, layout)
     if layout.joined > 1:
         branches.direct("taps.joined")
     main = _multiply(r, layout, sizes, block_bytes, source, best.in_strides, origin, edges.inner if edges else None)
@@ -164,8 +164,8 @@ def _spec(r: ConvRequest, layout: Layout, sizes: _Sizes) -> DirectSpec:
         0 if r.little else layout.terms.item, 1 if r.little else layout.terms.multiple, layout.terms.order.depth, layout.terms.lone,
         0 if r.little or (choice.axis == 0 and len(best.axes) > 1) else pixel // sizes.item,
         r.little or best.channels % sizes.width != 0,
-        folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "turned",
-        Finish() if in_scratch else r.finish,
+        folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "transposed",
+        EpilogueSpec() if in_scratch else r.finish,
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _streams(r: ConvRequest, layout: Layout, sizes: _Sizes, block_bytes: int) ->
     if layout.best.folded is not None or layout.edges is not None or r.prepared:
         return False
     positions = r.geometry.work_flop // (2 * prod(r.geometry.weight_shape))
-    return sweeps(r.target.costs.streaming, sizes.blocks, r.threads, sizes.blocks * block_bytes, positions)
+    return streams_weights(r.target.costs.streaming, sizes.blocks, r.threads, sizes.blocks * block_bytes, positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,12 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Elements, Integer, Records, Rows, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Kept, Node, ordered_sum
 from preimage.engines.jit.index.tables import PieceList, Row, Tap, TapList, Tile
 from preimage.engines.jit.packing.copy_kernel import transposed
 
-__all__ = ["DirectArguments", "DirectSpec", "build", "turned_side"]
+__all__ = ["DirectArguments", "DirectSpec", "build", "transposed_side"]
 
 UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop
 
@@ -74,7 +74,7 @@ class DirectSpec:
     pixel_stride: elements between the inputs of neighbouring pixels, 0 where only the call knows; ragged: the last block of
     channels is not full; folded: the channels are those of several stride phases (`plan.Folded`), and the
     first and the last pixel of a row are stored in part; partial: some taps exist in the first phases only;
-    turned: the result is channels-first: a tile is transposed in registers before it is stored; pieced: a call has some of the
+    transposed: the result is channels-first: a tile is transposed in registers before it is stored; pieced: a call has some of the
     taps only, and sums are stored in memory between calls (see `streamed_weights`).
     """
 
@@ -93,8 +93,8 @@ class DirectSpec:
     ragged: bool
     folded: bool
     partial: bool
-    turned: bool
-    finish: Finish
+    transposed: bool
+    finish: EpilogueSpec
     pieced: bool = False
 
     def ir(self) -> str:
@@ -130,7 +130,7 @@ def build(spec: DirectSpec) -> str:
             here = row_lists[tile.list]
             x_tile = x_row.at_bytes(tile.input)
             out_tile = out_row + tile.output
-            out_tile += channel * (args.channel_bytes if spec.turned else ELEMENT_BYTES[spec.out])
+            out_tile += channel * (args.channel_bytes if spec.transposed else ELEMENT_BYTES[spec.out])
             state = here.state if isinstance(here, PieceList) else None
             with nullcontext() if state is None else f.when(state > 0):
                 with nullcontext() if state is None else f.when(state > 1):
@@ -142,7 +142,7 @@ def build(spec: DirectSpec) -> str:
                     with f.when(state.equals(1)):
                         kept.store(spec.depth, sums)
                 with nullcontext() if state is None else f.when(state > 1):
-                    if spec.turned:
+                    if spec.transposed:
                         _store_turned(f, spec, sums, out_tile, channel, left)
                     else:
                         cut, end = tile.cut_lanes - first, tile.end_lanes - first
@@ -154,7 +154,7 @@ def _prefetch_result(f: Kernel, spec: DirectSpec, out_tile: Int) -> None:
     """Prefetch the lines of the result that the tile will write, before its sums are computed: stores that miss the cache wait
     for one another, and a few dozen fill the CPU's queue.
     """
-    if spec.turned:  # half a line to each of many channels: the prefetches cost what they save (measured)
+    if spec.transposed:  # half a line to each of many channels: the prefetches cost what they save (measured)
         return
     args = DirectArguments.read(f, spec)
     result = args.output.at_bytes(out_tile)
@@ -257,14 +257,14 @@ def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel:
             finish(f, spec.finish, sums[p * spec.vectors + v], spec.out, at, channel + v * lanes, mask)
 
 
-def turned_side(vector_bytes: int, item: int) -> int:
-    """Pixels (and channels) of the squares in which a tile is turned."""
+def transposed_side(vector_bytes: int, item: int) -> int:
+    """Pixels (and channels) of the squares in which a tile is transposed."""
     return min(32, vector_bytes) // item
 
 
 def _store_turned(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int) -> None:
     """The tile's sums to a channels-first result: squares of side x side are transposed, a store writes pixels of a channel."""
-    side = min(turned_side(1 << 20, 8 if spec.element == "f64" else 4), spec.lanes)
+    side = min(transposed_side(1 << 20, 8 if spec.element == "f64" else 4), spec.lanes)
     step = DirectArguments.read(f, spec).channel_bytes
     for v in range(spec.vectors):
         for lane in range(0, spec.lanes, side):

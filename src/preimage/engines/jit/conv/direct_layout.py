@@ -10,7 +10,7 @@ from math import prod
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
-from preimage.engines.jit.conv.direct_kernel import turned_side
+from preimage.engines.jit.conv.direct_kernel import transposed_side
 from preimage.engines.jit.conv.halo import Edges, find_edges
 from preimage.engines.jit.index.taps import Axis, Folded, fold_phases, gather_axes, join_taps, merge_axes
 from preimage.engines.jit.index.terms import Terms
@@ -18,7 +18,7 @@ from preimage.engines.jit.index.tiling import Choice, choose_tile, take_tiling
 from preimage.engines.jit.packing.moves import FEW_CHANNELS
 from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["Layout", "Option", "choose_layout", "take_layout"]
+__all__ = ["Layout", "Option", "choose_layout", "record_layout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Option:
     choice: Choice
     channels: int  # of a group, phases included
     folded: Folded | None
-    store: str  # "straight", "turned" or "scratch"
+    store: str  # "straight", "transposed" or "scratch"
     cost: float
 
 
@@ -73,7 +73,7 @@ class Layout:
 
 def choose_layout(r: ConvRequest) -> Layout:
     """The cheapest way by the model: the input as it lies, with its ends apart, or as a channels-last slab with margins; the
-    result in place, turned in registers, or through a scratch.
+    result in place, transposed in registers, or through a scratch.
     """
     g, forward = r.geometry, r.contraction == "conv"
     inner = "f64" if r.element == "f64" else "f32"
@@ -174,7 +174,10 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
         stores = [("straight", true_strides, 0.0)]
     else:
         scratch = [prod(sizes[k + 1 :]) * all_channels * item for k in range(len(axes))]
-        stores = [("scratch", scratch, costs.direct.scratch_cycles * prod(sizes) * all_channels), ("turned", true_strides, 0.0)]
+        stores = [
+            ("scratch", scratch, costs.direct.scratch_cycles * prod(sizes) * all_channels),
+            ("transposed", true_strides, 0.0),
+        ]
     shape = (run, item, r.target.vector_bytes, r.target.vector_registers)
     out: list[Option] = []
     for store, out_strides, extra in stores:
@@ -182,8 +185,8 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
         candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
         if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
             candidates.append(0)
-        side = turned_side(r.target.vector_bytes, item) if store == "turned" else 1
-        if store == "turned":
+        side = transposed_side(r.target.vector_bytes, item) if store == "transposed" else 1
+        if store == "transposed":
             candidates = [k for k in candidates if len(merged[k].phases) == 1 and b[k] == own_item and merged[k].out_size >= side]
             if not candidates or r.single or r.little:
                 continue
@@ -201,7 +204,7 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
         choice = choose_tile(merged, candidates, channels, g.groups, costs.tiling, *shape, side, r.little)
         out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + costs.direct.pack_cycles * elements))
         last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
-        contiguous = store != "turned" and out_strides[-1] == channels * last_bytes
+        contiguous = store != "transposed" and out_strides[-1] == channels * last_bytes
         folded = _may_fold(r) if contiguous else None
         if folded is not None:
             wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
@@ -211,7 +214,7 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
     return out
 
 
-def take_layout(r: ConvRequest, layout: Layout) -> None:
+def record_layout(r: ConvRequest, layout: Layout) -> None:
     """Name the decisions that were made above, each by what it changes in the program."""
     best, edges, inner = layout.best, layout.edges, "f64" if r.element == "f64" else "f32"
     take, choice, axis = branches.direct, best.choice, best.axes[best.choice.axis]

@@ -15,7 +15,7 @@ from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import FewOutputsCosts
 from preimage.engines.jit.conv.few_outputs_arguments import ColumnTap, FewArguments
-from preimage.engines.jit.conv.few_outputs_kernel import FewSpec, Part
+from preimage.engines.jit.conv.few_outputs_kernel import FewOutputsSpec, Part
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
 from preimage.engines.jit.index.taps import Axis
 from preimage.engines.jit.index.terms import Terms
@@ -174,7 +174,7 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     ahead = -(-width * r.in_strides[-1] // turns)
     news = plan.rows / max(1, len(shape.down.phases)) * width * run * ELEMENT_BYTES[r.element]
     near = scratch + news > r.target.l2_bytes // 2
-    spec = FewSpec(
+    spec = FewOutputsSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels, run, terms.item, terms.multiple,
         terms.order.depth, g.kernel_size[-1], tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip

@@ -29,14 +29,14 @@ from itertools import product
 from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import Finish, finish
+from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.shuffles import interleave
 from preimage.engines.jit.conv.few_outputs_arguments import FewArguments, Step
 from preimage.engines.jit.packing.copy_kernel import transposed
 
-__all__ = ["END_BITS", "FIRST", "TAKES_PART", "FewSpec", "Part", "build"]
+__all__ = ["END_BITS", "FIRST", "TAKES_PART", "FewOutputsSpec", "Part", "build"]
 
-AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copying memory is asked for
+AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copy memory is prefetched
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
 
 #: Four bits for each row (phase) of the tile say what ends before its tap in this line (column). Of a row: TAKES_PART, and how many
@@ -48,13 +48,13 @@ Part = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class FewSpec:
+class FewOutputsSpec:
     """What the code depends on.
 
     run: input channels of a group; piece: of them at a time, 0 where that differs; multiple: what divides it; depth: levels of sums
     above the blocks; channels: output channels of a group; phases: of the last axis; width: taps of a kernel
-    row; last_in, last_out: the arrays are channels-last; near: a line is asked for once more as it is copied (the L2 cache
-    hardly holds what was asked for before).
+    row; last_in, last_out: the arrays are channels-last; near: a line is prefetched once more as it is copied (the L2 cache
+    hardly holds what was prefetched before).
     """
 
     arguments: ClassVar = FewArguments
@@ -77,14 +77,14 @@ class FewSpec:
     last_in: bool
     last_out: bool
     near: bool
-    finish: Finish
+    finish: EpilogueSpec
 
     def ir(self) -> str:
         """The text of the kernel."""
         return build(self)
 
 
-def build(spec: FewSpec) -> str:
+def build(spec: FewOutputsSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     args = FewArguments.read(f, spec, at_entry=True)
@@ -127,13 +127,13 @@ def _unit(args: FewArguments, number: Int) -> tuple[Int, Int, Int, Int]:
     return band, block * args.block, rest % args.groups, rest // args.groups
 
 
-def _input(spec: FewSpec, args: FewArguments, left: Int, group: Int, n: Int) -> Ptr:
+def _input(spec: FewOutputsSpec, args: FewArguments, left: Int, group: Int, n: Int) -> Ptr:
     """Where the input of a unit begins: its block's first column."""
     x = args.input
     return x.at_bytes(n * args.x_image + group * spec.run * args.x_channel + left * args.x_column)
 
 
-def _fill(f: Kernel, spec: FewSpec, args: FewArguments, source: Ptr, to: Ptr, left: Int, count: Int, columns: Int) -> None:
+def _fill(f: Kernel, spec: FewOutputsSpec, args: FewArguments, source: Ptr, to: Ptr, left: Int, count: Int, columns: Int) -> None:
     """The columns that a block reads of an input line to the scratch; those outside 0 .. columns - 1 become zeros.
 
     source, to: the block's first column. Before column 0 come whole vectors of zeros, so that the line's own lie aligned.
@@ -173,7 +173,7 @@ def _fill(f: Kernel, spec: FewSpec, args: FewArguments, source: Ptr, to: Ptr, le
                 _copy_square(f, spec, there.at_bytes(pitch * whole), [p.at(whole).load(side, mask) for p in pixels], exist)
 
 
-def _copy_square(f: Kernel, spec: FewSpec, to: Ptr, pixels: list[Num], exist: Bit) -> None:
+def _copy_square(f: Kernel, spec: FewOutputsSpec, to: Ptr, pixels: list[Num], exist: Bit) -> None:
     """Channels of neighbouring pixels to their lines, zeros for pixels that do not exist."""
     for j, value in enumerate(_squares(pixels)):
         to.at_bytes(FewArguments.read(f, spec).pitch * j).store(exist.select(value, f.zeros(value.dtype, value.lanes)))
@@ -213,7 +213,7 @@ class _Ahead:
 
 
 def _sums(
-    f: Kernel, spec: FewSpec, args: FewArguments, x: Ptr, w: Ptr, step: Step, ahead: _Ahead, turns: Int, kept: Ptr
+    f: Kernel, spec: FewOutputsSpec, args: FewArguments, x: Ptr, w: Ptr, step: Step, ahead: _Ahead, turns: Int, kept: Ptr
 ) -> list[Num]:  # fmt: skip
     """The sums of a tile, numbered (row, vector, phase, channel); kept: memory for those of the levels above the blocks."""
     members = len(spec.column_parts)
@@ -247,7 +247,7 @@ def _sums(
     return totals
 
 
-def _end_blocks(f: Kernel, spec: FewSpec, line: Int, column: Int, sums: list[Num], kept: Ptr) -> None:
+def _end_blocks(f: Kernel, spec: FewOutputsSpec, line: Int, column: Int, sums: list[Num], kept: Ptr) -> None:
     """Of every row and phase whose block ends before this tap, the sum goes to the level above; so with groups that end."""
     zero = f.zeros(spec.inner, spec.lanes)
     for r, p in product(range(spec.rows), range(spec.phases)):
@@ -275,7 +275,7 @@ def _end_blocks(f: Kernel, spec: FewSpec, line: Int, column: Int, sums: list[Num
 
 
 def _run(
-    f: Kernel, spec: FewSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num], later: Ptr
+    f: Kernel, spec: FewOutputsSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num], later: Ptr
 ) -> None:  # fmt: skip
     """The channels of a piece under one line and column, for the sums of these rows and phases; run: how many, or none."""
     tap = spec.run * spec.channels  # elements of the weights
@@ -304,7 +304,9 @@ def _run(
 # ---------------------------------------------------------------------------------------------------------- the result
 
 
-def _store(f: Kernel, spec: FewSpec, args: FewArguments, kept: Ptr, out: Int, place: Int, channel: Int, lines: Int) -> None:
+def _store(
+    f: Kernel, spec: FewOutputsSpec, args: FewArguments, kept: Ptr, out: Int, place: Int, channel: Int, lines: Int
+) -> None:
     """The sums to the lines that exist; the phases interleaved, and the channels too where they lie together."""
     lanes, parts, item = spec.lanes, spec.phases * spec.channels, ELEMENT_BYTES[spec.out]
     steps = replace(spec.finish, bias=False)

@@ -17,20 +17,20 @@ from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import StreamingCosts
 from preimage.engines.jit.conv.direct_kernel import DirectArguments
-from preimage.engines.jit.conv.streamed_weights_kernel import Piece, SweepArguments, SweepSpec
+from preimage.engines.jit.conv.streamed_weights_kernel import Piece, StreamedWeightsArguments, StreamedWeightsSpec
 from preimage.engines.jit.index.gather import Gather
 from preimage.engines.jit.index.tables import PieceList
 from preimage.engines.jit.packing.weights_kernel import WeightArguments
 from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
 
-__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_tables", "streamed_call", "sweeps"]
+__all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_tables", "streamed_call", "streams_weights"]
 
 ALIGNMENTS = 4  # places in a cache line that are told apart
 
 Bounds = tuple[int, ...]
 
 
-def sweeps(costs: StreamingCosts, blocks: int, threads: int, packed_bytes: int, positions: int) -> bool:
+def streams_weights(costs: StreamingCosts, blocks: int, threads: int, packed_bytes: int, positions: int) -> bool:
     """Whether blocks of channels are worth packing one by one: enough weights, and shared evenly.
 
     positions: how many every weight meets.
@@ -118,15 +118,17 @@ def streamed_call(
     table = pieces.table()
     count = len(table) // ways
     packed = -(-work.packed_bytes // 4096) * 4096 + 64  # threads do not share pages, and their sets of the cache differ
-    own = len(SweepArguments.fields)
-    values = SweepArguments(
+    own = len(StreamedWeightsArguments.fields)
+    values = StreamedWeightsArguments(
         pack=packing.spec, pack_words=own, multiply=multiply.spec, multiply_words=own + len(packing.words), chunks=chunks,
         packed_bytes=packed, partial_bytes=work.partial_bytes, pieces=count, alignments=ways, piece_table=table,
     )  # fmt: skip
     branches.streamed_weights("pieces.one" if work.cuts is None else "pieces.several")
     if ways > 1:
         branches.streamed_weights("pieces.by_alignment")
-    program.calls.append(kernel_call("pack weights and multiply", SweepSpec(), values, packing.tasks, [packing, multiply]))
+    program.calls.append(
+        kernel_call("pack weights and multiply", StreamedWeightsSpec(), values, packing.tasks, [packing, multiply])
+    )
     program.buffers.append(Buffer("packed", packed * threads))
     if work.cuts is not None:
         program.buffers.append(Buffer("partial", work.partial_bytes * threads))

@@ -15,7 +15,7 @@ from preimage.engines.ir.builder import Int, Kernel, Ptr
 from preimage.engines.jit.conv.direct_kernel import DirectArguments
 from preimage.engines.jit.packing.weights_kernel import WeightArguments
 
-__all__ = ["Piece", "SweepArguments", "SweepSpec", "build_sweep"]
+__all__ = ["Piece", "StreamedWeightsArguments", "StreamedWeightsSpec", "build_streamed_weights"]
 
 
 class Piece(Record):
@@ -28,7 +28,7 @@ class Piece(Record):
     inside: Column  # offset in the block
 
 
-class SweepArguments(Arguments):
+class StreamedWeightsArguments(Arguments):
     """One task is one block of output channels. The vectors of the two kernels follow."""
 
     pack: Code
@@ -44,24 +44,27 @@ class SweepArguments(Arguments):
 
 
 @dataclass(frozen=True, slots=True)
-class SweepSpec:
+class StreamedWeightsSpec:
     """There is one such kernel."""
 
-    arguments: ClassVar = SweepArguments
+    arguments: ClassVar = StreamedWeightsArguments
     controls: ClassVar[bool] = True
 
     def ir(self) -> str:
         """The text of the kernel."""
-        return build_sweep(self)
+        return build_streamed_weights(self)
 
 
-def build_sweep(spec: SweepSpec) -> str:
+def build_streamed_weights(spec: StreamedWeightsSpec) -> str:
     f = Kernel()
-    args, weights, direct = SweepArguments.read(f, spec), WeightArguments, DirectArguments
+    args, weights, direct = StreamedWeightsArguments.read(f, spec), WeightArguments, DirectArguments
     words, chunks = f.arguments, args.chunks
     # The threads share the arguments, so each makes itself a copy that it may change.
     pack, multiply = f.stack("i64", len(weights.fields)), f.stack("i64", len(direct.fields))
-    copies = (pack, SweepArguments.pack_words, len(weights.fields)), (multiply, SweepArguments.multiply_words, len(direct.fields))
+    copies = (
+        (pack, StreamedWeightsArguments.pack_words, len(weights.fields)),
+        (multiply, StreamedWeightsArguments.multiply_words, len(direct.fields)),
+    )
     for own, first, count in copies:
         given = words.at(args.word(first))
         with f.loop(0, count) as k:

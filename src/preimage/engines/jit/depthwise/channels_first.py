@@ -12,8 +12,8 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import cuts_rows, row_stride
 from preimage.engines.jit.depthwise.channels_first_kernel import (
     Band,
-    PlaneArguments,
-    PlaneSpec,
+    ChannelsFirstArguments,
+    ChannelsFirstSpec,
     RowPattern,
     Tile,
     WeightCopyArguments,
@@ -24,12 +24,12 @@ from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["copied_weights", "lower_plane"]
+__all__ = ["copied_weights", "lower_channels_first"]
 
 _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
 
-def lower_plane(r: ConvRequest) -> Program:
+def lower_channels_first(r: ConvRequest) -> Program:
     """Bands of rows of a plane, brought to a scratch with their margins; vectors across its columns."""
     g = r.geometry
     inner = "f64" if r.element == "f64" else "f32"
@@ -68,11 +68,11 @@ def lower_plane(r: ConvRequest) -> Program:
     if not r.prepared:
         program.pack_first()
     program.buffers.append(Buffer("scratch", scratch * r.threads))
-    spec = PlaneSpec(
+    spec = ChannelsFirstSpec(
         r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
         margin, vectors, looped, terms.order, r.finish,
     )  # fmt: skip
-    values = PlaneArguments(
+    values = ChannelsFirstArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_bands=len(bands),
         channels=g.groups, x_image=r.in_strides[0], x_channel=r.in_strides[1], x_row=row_stride(r.in_strides, g.ndim),
         out_image=r.out_strides[0], out_channel=r.out_strides[1], bands=bands, tiles=tiles, row_pitch=row_pitch,

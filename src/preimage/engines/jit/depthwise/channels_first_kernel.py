@@ -28,15 +28,15 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import StaticSum, added
 from preimage.engines.ir.shuffles import deinterleave, interleave
 from preimage.engines.order import Order
 
 __all__ = [
     "Band",
-    "PlaneArguments",
-    "PlaneSpec",
+    "ChannelsFirstArguments",
+    "ChannelsFirstSpec",
     "RowPattern",
     "Tile",
     "WeightCopyArguments",
@@ -64,7 +64,7 @@ class Tile(Record):
     weight: Column  # offset
 
 
-class PlaneArguments(EpilogueArguments):
+class ChannelsFirstArguments(EpilogueArguments):
     """Offsets and strides in bytes."""
 
     scratch: Elements = elements("inner")
@@ -98,7 +98,7 @@ class RowPattern:
 
 
 @dataclass(frozen=True, slots=True)
-class PlaneSpec:
+class ChannelsFirstSpec:
     """What the code depends on.
 
     rows: output rows of a tile; row_step: scratch rows from one to the next; split: parts of an input row; columns: for
@@ -106,7 +106,7 @@ class PlaneSpec:
     looped: kh is a loop (one pattern, evenly spaced); order: of one sum (1, taps of a row, rows).
     """
 
-    arguments: ClassVar = PlaneArguments
+    arguments: ClassVar = ChannelsFirstArguments
 
     element: str
     out: str
@@ -122,17 +122,17 @@ class PlaneSpec:
     vectors: int
     looped: bool
     order: Order
-    finish: Finish
+    finish: EpilogueSpec
 
     def ir(self) -> str:
         """The text of the kernel."""
         return build(self)
 
 
-def build(spec: PlaneSpec) -> str:
+def build(spec: ChannelsFirstSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    args = PlaneArguments.read(f, spec, at_entry=True)
+    args = ChannelsFirstArguments.read(f, spec, at_entry=True)
     item, out_item = ELEMENT_BYTES[spec.inner], ELEMENT_BYTES[spec.out]
     scratch = args.scratch.at_bytes(f.thread * args.scratch_bytes)
     zero = f.zeros(spec.inner, spec.lanes)
@@ -166,7 +166,7 @@ def build(spec: PlaneSpec) -> str:
 # -------------------------------------------------------------------------------------------------------- the scratch
 
 
-def _fill(f: Kernel, spec: PlaneSpec, args: PlaneArguments, scratch: Ptr, x: Ptr, first: Int, rows: Int) -> None:
+def _fill(f: Kernel, spec: ChannelsFirstSpec, args: ChannelsFirstArguments, scratch: Ptr, x: Ptr, first: Int, rows: Int) -> None:
     """The band's input rows, split; rows outside the input are zeros."""
     columns, lanes, item = args.in_columns, spec.lanes, ELEMENT_BYTES[spec.inner]
     wide = lanes * spec.split
@@ -187,9 +187,9 @@ def _fill(f: Kernel, spec: PlaneSpec, args: PlaneArguments, scratch: Ptr, x: Ptr
             _split(f, spec, to.at_bytes(at.index // spec.split * item), values)
 
 
-def _split(f: Kernel, spec: PlaneSpec, to: Ptr, values: list[Num]) -> None:
+def _split(f: Kernel, spec: ChannelsFirstSpec, to: Ptr, values: list[Num]) -> None:
     for part, value in enumerate(deinterleave(values)):
-        to.at_bytes(PlaneArguments.read(f, spec).part_pitch * part if part else 0).store(value)
+        to.at_bytes(ChannelsFirstArguments.read(f, spec).part_pitch * part if part else 0).store(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ the sums
@@ -197,15 +197,15 @@ def _split(f: Kernel, spec: PlaneSpec, to: Ptr, values: list[Num]) -> None:
 Sums = list[list[list[Num]]]  # [part of the result][row][vector]
 
 
-def _place(f: Kernel, spec: PlaneSpec, row: Ptr, part: int, place: int, v: int) -> Num:
+def _place(f: Kernel, spec: ChannelsFirstSpec, row: Ptr, part: int, place: int, v: int) -> Num:
     """A vector of the scratch."""
-    at = row.at_bytes(PlaneArguments.read(f, spec).part_pitch * part) if part else row
+    at = row.at_bytes(ChannelsFirstArguments.read(f, spec).part_pitch * part) if part else row
     return at.at(spec.margin + place + v * spec.lanes).load(spec.lanes)
 
 
-def _unrolled(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
+def _unrolled(f: Kernel, spec: ChannelsFirstSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
     """Scratch rows in the order in which every output row wants them; each loaded vector serves all output rows."""
-    pitch, zero = PlaneArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
+    pitch, zero = ChannelsFirstArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
     users: dict[int, list[tuple[int, int]]] = {}
     for r in range(spec.rows):
         for j, offset in enumerate(pattern.offsets):
@@ -243,14 +243,14 @@ def _plus(values: list[Num], factor: Num, chains: list[Num]) -> list[Num]:
     return [chain.plus_product(value, factor) for value, chain in zip(values, chains, strict=True)]
 
 
-def _blocks(spec: PlaneSpec, column: int, row: int) -> tuple[int, ...]:
+def _blocks(spec: ChannelsFirstSpec, column: int, row: int) -> tuple[int, ...]:
     """The numbers of a tap's block, its group, ..."""
     return tuple(int(spec.order.member((0, column, row), level + 1)) for level in range(spec.order.depth))
 
 
-def _looped(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
+def _looped(f: Kernel, spec: ChannelsFirstSpec, pattern: RowPattern, base: Ptr, w: Ptr) -> Sums:
     """Kernel rows as turns of a loop."""
-    pitch, zero = PlaneArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
+    pitch, zero = ChannelsFirstArguments.read(f, spec).row_pitch, f.zeros(spec.inner, spec.lanes)
     count = len(pattern.offsets)
     step = pattern.offsets[1] - pattern.offsets[0] if count > 1 else 0
     zeros = [zero] * (len(spec.columns) * spec.rows * spec.vectors)
@@ -287,7 +287,9 @@ def _looped(f: Kernel, spec: PlaneSpec, pattern: RowPattern, base: Ptr, w: Ptr) 
     return [[[next(whole) for _ in range(spec.vectors)] for _ in range(spec.rows)] for _ in spec.columns]
 
 
-def _store(f: Kernel, spec: PlaneSpec, args: PlaneArguments, sums: Sums, out: Int, channel: Int, left: Int) -> None:
+def _store(
+    f: Kernel, spec: ChannelsFirstSpec, args: ChannelsFirstArguments, sums: Sums, out: Int, channel: Int, left: Int
+) -> None:
     """The tile's sums to memory; of the line's last vectors only the lanes that exist."""
     lanes, parts, item = spec.lanes, len(spec.columns), ELEMENT_BYTES[spec.out]
     full = left >= lanes * parts * spec.vectors

@@ -11,7 +11,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import lanes_of
 from preimage.engines.jit.depthwise.channels_last_kernel import REUSE_STEP, ChannelsLastArguments, DepthwiseSpec, Row, Tap, Tile
@@ -134,7 +134,7 @@ def _calls(
             element, r.element if straight else inner, inner, lanes, vectors, pixels, columns,
             *((0, 1, 0) if r.little else (phases[0].in_step, pattern.tap_stride, in_strides[at])), g.out_channels_per_group,
             "any" if r.little else ("last" if blocks == 1 else "any") if channels % width else "",
-            r.little or bool(tiles["edge"].any()), terms.order.depth, lone, r.finish if straight else Finish(), down,
+            r.little or bool(tiles["edge"].any()), terms.order.depth, lone, r.finish if straight else EpilogueSpec(), down,
         )  # fmt: skip
         values = ChannelsLastArguments(
             **operands(read, written), rows=rows, tiles=tiles, taps=taps.table, nodes=nodes, chunk_rows=bounds, zeros=zeros, blocks=blocks,

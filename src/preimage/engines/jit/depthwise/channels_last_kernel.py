@@ -26,7 +26,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
 
 __all__ = ["ChannelsLastArguments", "DepthwiseSpec", "Row", "Tap", "Tile", "build"]
@@ -111,7 +111,7 @@ class DepthwiseSpec:
     edges: bool
     depth: int
     lone: bool
-    finish: Finish
+    finish: EpilogueSpec
     ahead: bool = False
 
     @property

@@ -11,16 +11,16 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import row_stride
-from preimage.engines.jit.depthwise.upsample_kernel import Chunk, Row, SpreadSpec, Tap, UpsampleArguments
+from preimage.engines.jit.depthwise.upsample_kernel import Chunk, Row, Tap, UpsampleArguments, UpsampleSpec
 from preimage.engines.jit.index.taps import Axis, gather_axes
 from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 
-__all__ = ["lower_spread"]
+__all__ = ["lower_upsample"]
 
 
-def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
+def lower_upsample(r: ConvRequest, packing: KernelCall) -> Program:
     """Tables of what meets in which row; units of a plane and a chunk of rows. packing: puts the weights in a line, as they are."""
     g, costs = r.geometry, r.target.costs.depthwise
     inner = "f64" if r.element == "f64" else "f32"
@@ -60,7 +60,7 @@ def lower_spread(r: ConvRequest, packing: KernelCall) -> Program:
     take("taps.one" if taps == 1 else "taps.several")
     take("tile.one_column" if tile == 1 else "tile.several_columns")
     take("chunks.one" if len(chunks) == 1 else "chunks.several")
-    spec = SpreadSpec(
+    spec = UpsampleSpec(
         r.element, r.element, inner, lanes, tile, stride, taps, ragged, terms.order.depth, terms.lone_rows(1), r.finish
     )
     values = UpsampleArguments(

@@ -23,10 +23,10 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
 
-__all__ = ["Chunk", "Row", "SpreadSpec", "Tap", "UpsampleArguments", "build"]
+__all__ = ["Chunk", "Row", "Tap", "UpsampleArguments", "UpsampleSpec", "build"]
 
 
 class Chunk(Record):
@@ -81,7 +81,7 @@ class UpsampleArguments(EpilogueArguments):
 
 
 @dataclass(frozen=True, slots=True)
-class SpreadSpec:
+class UpsampleSpec:
     """What the code depends on. taps: J; positions: of a tile; ragged: runs are cut by padding, or hang over the last vector; depth:
     levels of sums above the blocks; lone: every block is one kernel row.
     """
@@ -98,14 +98,14 @@ class SpreadSpec:
     ragged: bool
     depth: int
     lone: bool
-    finish: Finish
+    finish: EpilogueSpec
 
     def ir(self) -> str:
         """The text of the kernel."""
         return build(self)
 
 
-def build(spec: SpreadSpec) -> str:
+def build(spec: UpsampleSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     args = UpsampleArguments.read(f, spec, at_entry=True)
@@ -129,7 +129,7 @@ def build(spec: SpreadSpec) -> str:
     return f.ir()
 
 
-def _fill(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, scratch: Ptr, x: Ptr, rows: Int) -> None:
+def _fill(f: Kernel, spec: UpsampleSpec, args: UpsampleArguments, scratch: Ptr, x: Ptr, rows: Int) -> None:
     """The unit's input rows; places before and behind them are zeros."""
     lanes, item = spec.lanes, ELEMENT_BYTES[spec.inner]
     with f.loop(0, rows) as row:
@@ -140,7 +140,9 @@ def _fill(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, scratch: Ptr, x:
             to.at(place.index).store(source.at(column).load(lanes, inside))
 
 
-def _sums(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, x: Ptr, lowest: Int, w: Ptr, first: Int, last: Int) -> list[Num]:
+def _sums(
+    f: Kernel, spec: UpsampleSpec, args: UpsampleArguments, x: Ptr, lowest: Int, w: Ptr, first: Int, last: Int
+) -> list[Num]:
     """The sums of a tile, numbered (position, vector)."""
     lanes, vectors = spec.lanes, -(-spec.stride // spec.lanes)
 
@@ -159,7 +161,7 @@ def _sums(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, x: Ptr, lowest: 
     return ordered_sum(f, spec.depth, (first, last), zeros, item, args.nodes.__getitem__, spec.lone)
 
 
-def _store(f: Kernel, spec: SpreadSpec, args: UpsampleArguments, sums: list[Num], out: Int, start: Int, channel: Int) -> None:
+def _store(f: Kernel, spec: UpsampleSpec, args: UpsampleArguments, sums: list[Num], out: Int, start: Int, channel: Int) -> None:
     """The tile's sums to memory, of the first and the last run only what lies inside the result."""
     lanes, vectors, item = spec.lanes, -(-spec.stride // spec.lanes), ELEMENT_BYTES[spec.out]
     for number, value in enumerate(sums):

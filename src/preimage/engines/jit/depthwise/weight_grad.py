@@ -9,7 +9,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.weight_grad_kernel import Block, DepthwiseGradArguments, DepthwiseGradSpec, Position, Tile
 from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
@@ -256,4 +256,4 @@ def _order(r: WeightGradRequest, inner: str, taps: int, sum_tap: int) -> KernelC
         input="sums", output="out", lines=Line(source=0, result=0, count=taps, columns=[g.out_channels]), total=1, per_task=1,
         source_stride=sum_tap, result_stride=taps * own,
     )  # fmt: skip
-    return kernel_call("order result", SwapSpec(inner, r.element, r.target.vector_bytes // size, Finish()), values, 1)
+    return kernel_call("order result", SwapSpec(inner, r.element, r.target.vector_bytes // size, EpilogueSpec()), values, 1)

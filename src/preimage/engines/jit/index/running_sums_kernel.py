@@ -52,7 +52,7 @@ class Levels:
             step.carry = [cell.load(s.lanes) + s for cell, s in zip(cells, step.carry, strict=True)]
         return step.result
 
-    def put_down(self, level: Int, sums: list[Num]) -> None:
+    def store(self, level: Int, sums: list[Num]) -> None:
         for cell, value in zip(self._cells(self.base(level), sums), sums, strict=True):
             cell.store(value)
 
@@ -63,7 +63,7 @@ class Levels:
                 cell.store(cell.load(value.lanes) + value)
         sums = self.add(first, end, sums)
         with self.f.when(place >= 0):
-            self.put_down(place, sums)
+            self.store(place, sums)
         return sums
 
     def end_image(self, n: Int, images: Int, sums: list[Num], store: Callable[[list[Num]], None], height: int = 0) -> None:
@@ -75,6 +75,6 @@ class Levels:
         first = is_last.pick(steps.last, steps.images) + height
         sums = self.add(first, is_last.pick(steps.end, steps.images + level), sums)
         with f.when(is_last.negated()):
-            self.put_down(steps.image_level + level, sums)
+            self.store(steps.image_level + level, sums)
         with f.when(is_last):
             store([f.zeros(s.dtype, s.lanes) + s for s in sums])

@@ -127,7 +127,7 @@ def choose_tile(
 ) -> Choice:
     """The tile with the least modelled time over `candidates`, the axes that the pixels may run along.
 
-    side: the number of pixels is a multiple of it (results that are turned in registers); little: only a few tiles are tried.
+    side: the number of pixels is a multiple of it (results that are transposed in registers); little: only a few tiles are tried.
     """
     best: Choice | None = None
     for choice in tile_costs(axes, candidates, channels, groups, costs, run, item, vector_bytes, registers, side, little):

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, column, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 
 __all__ = [
     "NO_SOURCE",
@@ -82,7 +82,7 @@ class SwapSpec:
     source: str
     result: str
     lanes: int
-    finish: Finish
+    finish: EpilogueSpec
 
     def ir(self) -> str:
         """The text of the kernel."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
 from preimage.engines.jit.index.taps import Folded, Ints
@@ -113,7 +113,7 @@ def slab_calls(
         input="x", output="slab", lines=planes, total=total, per_task=per_task, source_stride=channel_stride, result_stride=pixel
     )
     side = block_lanes(lanes, out_item, channels, prod(sizes))
-    calls = [kernel_call("transpose input", SwapSpec(source, result, side, Finish()), swap, tasks)]
+    calls = [kernel_call("transpose input", SwapSpec(source, result, side, EpilogueSpec()), swap, tasks)]
     if len(zeros):
         calls.append(copy_call("zero margins", copy, zeros, "x", "slab"))
     return calls
@@ -127,7 +127,7 @@ def swap_back(
     source: str,
     result: str,
     lanes: int,
-    finish: Finish,
+    finish: EpilogueSpec,
 ) -> KernelCall:
     """The channels-last scratch result into a channels-first one, with the epilogue."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]

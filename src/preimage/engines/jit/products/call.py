@@ -10,7 +10,7 @@ import numpy as np
 from preimage.engines.base import Array, Epilogue, apply_to_columns
 from preimage.engines.buffers import aligned
 from preimage.engines.decisions import Shortcuts
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.jit.products.ready import Ready
@@ -25,11 +25,11 @@ from preimage.settings import thread_count
 __all__ = ["JitProducts", "product_request"]
 
 MOST_READY = 2048
-_PLAIN = Finish()
+_PLAIN = EpilogueSpec()
 
 
 def product_request(
-    a: Array, b: Array | PreparedWeight, finish: Finish, threads: int, prepared: bool = False
+    a: Array, b: Array | PreparedWeight, finish: EpilogueSpec, threads: int, prepared: bool = False
 ) -> tuple[ProductRequest, bool]:
     """The request for a @ b of arrays with elements, and whether it is that of the transposes: B^T A^T, one column as one row."""
     item = a.itemsize

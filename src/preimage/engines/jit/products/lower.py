@@ -49,9 +49,9 @@ def pack_call(
     """Pack one side of every product; the call, and the bytes of the result."""
     item = ELEMENT_BYTES[source]
     panels, pitch = max(1, -(-side.members // width)), panel_bytes(side.terms, width, ELEMENT_BYTES[result])
-    turned = side.by_terms(item)
+    transposed = side.by_terms(item)
     # A vector stored over the end of a line must not meet another task's: then a task has all terms, of fewer panels.
-    group = 1 if turned else min(panels, PACK_PANELS) if width % lanes else panels
+    group = 1 if transposed else min(panels, PACK_PANELS) if width % lanes else panels
     share = side.terms if width % lanes else max(lanes, PACK_ELEMENTS // (width * group) // lanes * lanes)
     shares, groups = max(1, -(-side.terms // max(share, 1))), -(-panels // group)
     values = PackArguments(
@@ -59,7 +59,7 @@ def pack_call(
         terms=side.terms, member_stride=side.member_stride, term_stride=side.term_stride, panels=panels,
         panel_bytes=pitch, share=share, shares=shares, group=group, groups=groups,
     )  # fmt: skip
-    spec = PackSpec(source, result, lanes, width, turned, side.members < width)
+    spec = PackSpec(source, result, lanes, width, transposed, side.members < width)
     count = len(side.places)
     return kernel_call(name, spec, values, count * groups * shares), count * panels * pitch
 
@@ -80,11 +80,11 @@ def lower_product(r: ProductRequest) -> Program:
         program.calls.append(_stream(r, program))
         return program.done()
     lanes, wide = r.lanes, ELEMENT_BYTES[r.sums]
-    turned = r.b.by_terms(r.item) and not r.prepared
+    transposed = r.b.by_terms(r.item) and not r.prepared
     vectors = standard_vectors(r.columns, lanes)
-    way = _way(r, turned, choose_rows(r.rows, vectors, r.target))
+    way = _way(r, transposed, choose_rows(r.rows, vectors, r.target))
     if way == "direct":
-        vectors = _skinny_vectors(r, turned)
+        vectors = _skinny_vectors(r, transposed)
     rows = choose_rows(r.rows, vectors, r.target)
     if not _should_pack_a(r, rows) and r.a.by_terms(r.item) and _shared_sets(r.a.member_stride, rows) > 6:
         rows = choose_rows(r.rows, vectors, r.target, 6)
@@ -107,7 +107,7 @@ def lower_product(r: ProductRequest) -> Program:
         program.buffers.append(Buffer("rows", size))
     spec = TileSpec(
         a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
-        turned and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
+        transposed and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
         way == "local", r.finish,
     )  # fmt: skip
     program.details["B"] = WAYS[way]
@@ -120,15 +120,15 @@ WAYS = {
 }  # fmt: skip
 
 
-def _way(r: ProductRequest, turned: bool, rows: int) -> str:
+def _way(r: ProductRequest, transposed: bool, rows: int) -> str:
     """How B is read: a few tiles of rows read it where it lies; one task's worth of them share copies of its panels; else it is packed."""
     tiles = -(-r.rows // rows)
     if r.prepared:
         return "packed"
-    if r.rows <= 2 if turned else tiles < 2 and not (_is_far(r) and r.rows > STREAM_ROWS):
+    if r.rows <= 2 if transposed else tiles < 2 and not (_is_far(r) and r.rows > STREAM_ROWS):
         return "direct"
     small = r.columns * r.terms * r.item <= r.target.l1_bytes // 2
-    if not turned and small and r.item > 2:
+    if not transposed and small and r.item > 2:
         return "direct"
     return "local" if tiles <= LOCAL_TILES else "packed"
 
@@ -172,10 +172,10 @@ def _group_sizes(steps: list[int]) -> Any:
     return np.cumprod(np.array([*steps[1:], 1 << 30], np.int64))
 
 
-def _skinny_vectors(r: ProductRequest, turned: bool) -> int:
+def _skinny_vectors(r: ProductRequest, transposed: bool) -> int:
     """Vectors of a tile whose B is read where it lies: many where the rows are few, so that there are chains enough."""
     most = -(-r.columns // r.lanes)
-    if turned:  # with more, lines that lie pages apart would drive each other out of the first cache
+    if transposed:  # with more, lines that lie pages apart would drive each other out of the first cache
         return 1
     many = r.target.vector_registers > 16
     wanted = {1: 8, 2: 4, 3: 4 if many else 3, 4: 3}.get(r.rows, 2)
@@ -204,7 +204,7 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
     blocks, wide = -(-r.terms // steps[0]), ELEMENT_BYTES[r.sums]
     tiles, panels = -(-r.rows // spec.rows), -(-r.columns // spec.width)
     chunk, line = blocks, spec.width * wide  # bytes of a term of a panel
-    if not b.packed and not spec.local and not spec.turned and spec.ahead:
+    if not b.packed and not spec.local and not spec.transposed and spec.ahead:
         chunk = 1
     if (b.packed or spec.local) and r.terms * line > r.target.l1_bytes * 3 // 4 and tiles > 1:
         chunk = max(1, r.target.l1_bytes // (4 if spec.local else 2) // (line * steps[0]))

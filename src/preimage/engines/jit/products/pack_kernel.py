@@ -1,7 +1,7 @@
 """Packing one side of a product: panels of `width` rows of A, or columns of B, as [panel][term][width], widened.
 
     straight    the members of a panel are neighbours in memory: a line a term is copied
-    turned      the terms are neighbours: squares of lanes x lanes are transposed in registers
+    transposed      the terms are neighbours: squares of lanes x lanes are transposed in registers
 
 The last panel begins so that it ends with the last member; where there are fewer than a panel has, what lies behind them in the
 result is not used. Vectors that are wider than the rest of a line are stored over it: the next line is written after them.
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.jit.products.turned import across
+from preimage.engines.jit.products.transpose import across
 
 __all__ = ["PackArguments", "PackSpec", "build"]
 
@@ -39,7 +39,7 @@ class PackArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class PackSpec:
-    """source, result: element types; lanes, width: of a vector, of a panel; turned: terms are contiguous in the source;
+    """source, result: element types; lanes, width: of a vector, of a panel; transposed: terms are contiguous in the source;
     short: there are fewer members than a panel has.
     """
 
@@ -49,7 +49,7 @@ class PackSpec:
     result: str
     lanes: int
     width: int
-    turned: bool
+    transposed: bool
     short: bool
 
     def ir(self) -> str:
@@ -70,7 +70,7 @@ def build(spec: PackSpec) -> str:
     end = (begin + args.share).minimum(args.terms)
     first = group * args.group
     last = (first + args.group).minimum(panels)
-    if spec.turned:
+    if spec.transposed:
         with f.loop(first, last) as panel:
             member = _first_member(f, spec, panel.index)
             from_, to = (

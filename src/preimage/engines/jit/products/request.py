@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler.target import Target
 
 __all__ = ["ProductRequest", "Side", "Tile", "choose_rows", "standard_vectors"]
@@ -43,7 +43,7 @@ class ProductRequest:
     element: str
     a: Side
     b: Side
-    finish: Finish
+    finish: EpilogueSpec
     threads: int
     target: Target
     prepared: bool = False

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 
 __all__ = ["StreamArguments", "StreamSpec", "build"]
 
@@ -57,7 +57,7 @@ class StreamSpec:
     lanes: int
     rows: int
     lines: int
-    finish: Finish
+    finish: EpilogueSpec
 
     @property
     def sums(self) -> str:

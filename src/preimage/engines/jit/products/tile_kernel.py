@@ -14,7 +14,7 @@
 A and B are read where they lie, or packed beforehand (`pack_kernel`), or a thread copies the chunk's part of its panels of B
 for itself ("local"). A's elements are broadcast, so either of its axes may be
 contiguous. B's columns fill vectors: neighbours in memory ("panel"), or rows of memory that are transposed in registers
-("turned"). Tiles and panels at the end overlap those before them: the same sums are then written twice. All sizes are arguments.
+("transposed"). Tiles and panels at the end overlap those before them: the same sums are then written twice. All sizes are arguments.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, Finish, finish
-from preimage.engines.jit.products.turned import across
+from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
+from preimage.engines.jit.products.transpose import across
 
 __all__ = ["TileArguments", "TileSpec", "build"]
 
@@ -83,8 +83,8 @@ class TileSpec:
     """What the code depends on.
 
     a, b, out: element types; rows, vectors, lanes: the tile; by_rows: A's terms are contiguous (else its rows are);
-    a_step, b_step: elements from one term to the next, where they are known (packed), else 0; turned: B's terms are contiguous;
-    masked: there are fewer columns than a panel has; ahead: B comes from far, and is asked for before it is read;
+    a_step, b_step: elements from one term to the next, where they are known (packed), else 0; transposed: B's terms are contiguous;
+    masked: there are fewer columns than a panel has; ahead: B comes from far, and is prefetched;
     local: the chunk's part of the task's panels is copied first.
     """
 
@@ -98,12 +98,12 @@ class TileSpec:
     vectors: int
     by_rows: bool
     a_step: int
-    turned: bool
+    transposed: bool
     b_step: int
     masked: bool
     ahead: bool
     local: bool
-    finish: Finish
+    finish: EpilogueSpec
 
     @property
     def sums(self) -> str:
@@ -144,7 +144,7 @@ def build(spec: TileSpec) -> str:
         last = (first + args.chunk).minimum(args.blocks)
         if spec.local:
             end = (last * args.block).minimum(args.terms)
-            (_copy_turned if spec.turned else _copy_lines)(f, spec, b, local, first * args.block, end, panel_0, panel_1)
+            (_copy_transposed if spec.transposed else _copy_lines)(f, spec, b, local, first * args.block, end, panel_0, panel_1)
         with f.loop(panel_0, panel_1) as panel:
             column = _first_column(f, spec, panel.index)
             if spec.local:
@@ -181,7 +181,7 @@ def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: 
             place.at(v * spec.lanes).store(value)
 
 
-def _copy_turned(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
+def _copy_transposed(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
     """The same of a B whose columns are contiguous. What is stored behind the last term is not read."""
     with f.loop(panel_0, panel_1) as panel:
         start = b.at_bytes(_first_column(f, spec, panel.index) * _args(f, spec).b_start)
@@ -257,7 +257,7 @@ def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, la
 
 def _groups(spec: TileSpec) -> tuple[int, ...]:
     """How many blocks are computed side by side, where one chain would wait for itself."""
-    return (2,) if spec.turned and not spec.local else ()
+    return (2,) if spec.transposed and not spec.local else ()
 
 
 def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], done: Int) -> None:
@@ -297,12 +297,12 @@ def _folded(f: Kernel, spec: TileSpec, sums: list[Num], kept: Ptr) -> list[Num]:
 
 def _chain(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, starts: list[Int], count: Int, sums: list[Num]) -> list[Num]:
     """`count` terms from each start on, chains side by side: an unrolled loop, and what is left over after it."""
-    turned = spec.turned and not spec.local
-    step = spec.line if turned else min(16, max(1, UNROLL_PRODUCTS // (spec.rows * spec.vectors)))
-    rest = spec.lanes if turned else 1
+    transposed = spec.transposed and not spec.local
+    step = spec.line if transposed else min(16, max(1, UNROLL_PRODUCTS // (spec.rows * spec.vectors)))
+    rest = spec.lanes if transposed else 1
     whole = count - count % step
     rows = [a.at_bytes(_args(f, spec).a_row * r) for r in range(spec.rows)] if spec.by_rows else []
-    body, size = _turned_body if turned else _panel_body, len(sums) // len(starts)
+    body, size = _transposed_body if transposed else _panel_body, len(sums) // len(starts)
 
     def all_chains(k: Int, terms: int, before: list[Num], is_last: bool) -> list[Num]:
         after: list[Num] = []
@@ -351,7 +351,7 @@ def _panel_body(
     return sums
 
 
-def _turned_body(
+def _transposed_body(
     f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
 ) -> list[Num]:
     """`count` terms of every column: squares are transposed in registers. last: terms from there on count as zero."""

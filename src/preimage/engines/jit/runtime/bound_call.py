@@ -13,7 +13,7 @@ import numpy as np
 
 from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
 from preimage.engines.buffers import retrying
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ConvRequest
 from preimage.engines.jit.runtime import pool
@@ -68,12 +68,12 @@ class Scratch:
         return sum([workspace.size for workspace in free])
 
 
-def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> Finish:
+def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> EpilogueSpec:
     """What the code of an epilogue, and of the chain of steps after it, must do."""
     steps, numbers = chain or ((), ())
     if epilogue is None:
-        return Finish(chain=steps, numbers=len(numbers))
-    return Finish(epilogue.bias is not None, epilogue.residual is not None, epilogue.activation, steps, len(numbers))
+        return EpilogueSpec(chain=steps, numbers=len(numbers))
+    return EpilogueSpec(epilogue.bias is not None, epilogue.residual is not None, epilogue.activation, steps, len(numbers))
 
 
 def epilogue_arrays(

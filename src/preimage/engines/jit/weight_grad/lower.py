@@ -10,7 +10,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
@@ -89,7 +89,7 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
         for side, step, width in ((m.scalar, m.scalar_step, reading.tile_rows), (m.vector, m.vector_step, reading.tile_columns))
     ]
     spec = planning.tile_spec(
-        reading, inner, (ahead[0], ahead[1]), r.little, m.early,
+        reading, inner, (ahead[0], ahead[1]), r.little, m.prefetch,
         one_band and weight_bytes > FAR_RESULT * r.target.l2_bytes, m.scalar.apart != 0,
     )  # fmt: skip
     values, level_bytes = _arguments(r, reading, x, y, m, size, spec.tile_bytes), _level_bytes(r, m, spec.tile_bytes)
@@ -99,7 +99,7 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
     program.calls.append(in_step(call, m.parts, r.threads) if m.tasks > m.parts else call)
     named = {
         "images.together": spec.together,
-        "early.taken": m.early, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
+        "prefetch.taken": m.prefetch, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
         "result.in_place": m.direct,
     }  # fmt: skip
     _take(g, m, [name for name, holds in named.items() if holds])
@@ -133,7 +133,7 @@ class _Matrix:
     thread_levels: int  # levels of running sums that no round leaves open
     tile_levels: int  # the others
     direct: bool  # the sums are the result
-    early: bool  # the next band's lines are asked for while this one is summed
+    prefetch: bool  # the next band's lines are prefetched while this one is summed
 
     @property
     def tasks(self) -> int:
@@ -156,12 +156,16 @@ class _Matrix:
         parts, rounds_per_task = _shares(tiles, rounds, r.threads)
         per_part = -(-tiles // parts)
         as_is = r.out_strides[1] == size or g.in_channels_per_group == 1 or n_outer * last == 1  # the sums' order is the result's
-        x_step, y_step = x.strides[-1] * (g.stride[-1] if x.hands == 1 else 1), y.strides[-1]
+        x_step, y_step = x.strides[-1] * (g.stride[-1] if x.phases == 1 else 1), y.strides[-1]
         sides = (x, x_step, y, y_step) if x_is_vector else (y, y_step, x, x_step)
-        early = not r.little and "blocks" not in x.name + y.name and planning.asks_early(g, reading, size, r.target.l2_bytes)
+        prefetch = (
+            not r.little
+            and "blocks" not in x.name + y.name
+            and planning.prefetches_next_band(g, reading, size, r.target.l2_bytes)
+        )
         return cls(
             x_is_vector, *sides, pixels, table, n_taps, n_outer, tiles, per_turn, rounds, -(-tiles // per_part), per_part,
-            rounds_per_task, sums, thread_levels, levels - thread_levels, x_is_vector and as_is and inner == r.result, early,
+            rounds_per_task, sums, thread_levels, levels - thread_levels, x_is_vector and as_is and inner == r.result, prefetch,
         )  # fmt: skip
 
 
@@ -176,7 +180,7 @@ def _arguments(
     else:  # as [group][tap][i][o]
         row_bytes, tap_bytes, outer_bytes = o * size, i * o * size, last * i * o * size
     parts, (scalars, vectors) = m.table.segments, ("y", "x") if m.x_is_vector else ("x", "y")
-    spans, span_bounds = planning.spans(rows_read(g, m.table, x, y, m.x_is_vector) if m.early else [])
+    spans, span_bounds = planning.spans(rows_read(g, m.table, x, y, m.x_is_vector) if m.prefetch else [])
     # A run's columns are neighbours in memory: all of them before the next row of x. Else one block of channels, for every tap.
     every = (reading.column_tiles, 1) if reading.kind == "run" else (1, m.n_outer)
     steps, image_steps, last_steps = m.sums.with_images(g.batch)
@@ -221,7 +225,7 @@ def _take(g: ConvGeometry, m: _Matrix, named: list[str]) -> None:
     take = branches.weight_grad
     take("bands.one" if m.table.n_bands == 1 else "bands.columns" if g.output_size[-1] > m.pixels else "bands.rows")
     take("images.one" if m.per_turn == 1 else "images.several")
-    take("sums.put_down" if m.tile_levels else "sums.held")
+    take("sums.store" if m.tile_levels else "sums.held")
     take("blocks.one" if m.sums.depth == 0 else "blocks.several" if m.sums.depth == 1 else "blocks.groups")
     for name in named:
         take(name)
@@ -234,10 +238,10 @@ def _details(g: ConvGeometry, reading: planning.Reading, x: Side, y: Side, m: _M
         f"{m.n_taps} x {m.n_outer} taps, {g.groups} groups",
         "tile": f"{reading.tile_rows} rows x vectors of {reading.lanes} lanes, {100 / reading.waste:.0f} % of them used",
         "bands": f"{m.table.n_bands} of about {m.pixels} pixels, {m.per_turn} images at a time"
-        + (", the next one asked for meanwhile" if m.early else ""),
+        + (", the next one prefetched meanwhile" if m.prefetch else ""),
         "sums": f"{len(m.sums.ends)} blocks an image, {m.sums.depth} levels above them, {m.tile_levels} of all levels kept between rounds",
         "tasks": f"{m.parts} parts of the tiles, {m.rounds_per_task} of {m.rounds} rounds each",
-        "x": _HOW[x.name[2:]] + (", columns a stride apart dealt out" if x.hands > 1 else ""),
+        "x": _HOW[x.name[2:]] + (", columns ordered by phase" if x.phases > 1 else ""),
         "y": _HOW[y.name[2:]],
         "result": "stored in place" if m.direct else "reordered from the order of the sums",
     }
@@ -280,5 +284,5 @@ def _order_call(r: WeightGradRequest, x_is_vector: bool, inner: str) -> KernelCa
         input="sums", output="out", lines=lines, total=len(lines), per_task=per_task, source_stride=strides[0],
         result_stride=strides[1],
     )  # fmt: skip
-    spec = SwapSpec(inner, r.result, r.target.vector_bytes // size, Finish())
+    spec = SwapSpec(inner, r.result, r.target.vector_bytes // size, EpilogueSpec())
     return kernel_call("order result", spec, values, -(-len(lines) // per_task))

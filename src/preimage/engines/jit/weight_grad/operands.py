@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.ir.epilogue import Finish
+from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.packing.blocks_kernel import BlockArguments, BlockSpec
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
@@ -29,8 +29,8 @@ class Side:
     """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
     from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy.
 
-    hands: the columns of a copy were dealt out, column c to hand c % hands, so that those a stride apart are neighbours;
-    hand: bytes from one to the next. apart: bytes from a channel to the next, of an array that is read channel by channel.
+    phases: the columns of a copy are ordered by their phase c % phases, so that those a stride apart are neighbours;
+    phase_bytes: bytes from one phase to the next. apart: bytes from a channel to the next, of an array that is read channel by channel.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Side:
     step: int
     last: int
     first: int = 0
-    hands: int = 1
-    hand: int = 0
+    phases: int = 1
+    phase_bytes: int = 0
     apart: int = 0
 
     def column(self, number: int) -> int:
         """The byte offset of a column of a row; before column 0 too."""
         number += self.first
-        return number % self.hands * self.hand + number // self.hands * self.strides[-1]
+        return number % self.phases * self.phase_bytes + number // self.phases * self.strides[-1]
 
 
 def side_of(
@@ -101,8 +101,8 @@ def _blocked(
     groups, per_group, spatial = r.geometry.groups, shape[1] // r.geometry.groups, shape[2:]
     image = prod(spatial) * width * size
     block = shape[0] * image
-    hands = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
-    if hands > 1:
+    phases = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
+    if phases > 1:
         branches.weight_grad("x.split_columns")
         return _dealt(program, r, shape, strides, width, tiles)
     flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
@@ -148,7 +148,7 @@ def _cut_call(
     lanes, per_task = r.target.vector_bytes // size, max(1, -(-total // (8 * r.threads)))
     source, result, pixels = np.array(lines, np.int64).T
     if by_channel:
-        return kernel_call(title, SwapSpec(r.element, inner, lanes, Finish()), SwapArguments(
+        return kernel_call(title, SwapSpec(r.element, inner, lanes, EpilogueSpec()), SwapArguments(
             input=name, output=f"{name} blocks", lines=Line(source=source, result=result, count=width, columns=pixels),
             total=total, per_task=per_task, source_stride=source_stride, result_stride=width * size,
         ), -(-total // per_task))  # fmt: skip
@@ -161,7 +161,7 @@ def _cut_call(
 def _dealt(
     program: ProgramBuilder, r: WeightGradRequest, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
 ) -> Side:  # fmt: skip
-    """As `_blocked`, for an x that is read with a stride along its last axis: its columns are dealt out to `stride` hands.
+    """As `_blocked`, for an x that is read with a stride along its last axis: its columns are ordered by phase (c % stride).
 
     Without that, a tap reads one pixel in `stride`: a part of every page, and so of the places in the cache.
     """
@@ -180,12 +180,12 @@ def _dealt(
         for number, at in enumerate(outer):
             source = n * strides[0] + channel * strides[1] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
             result = (q * tiles + tile) * block + n * image + number * row
-            for hand in used:
-                held = -(-(spatial[-1] - hand) // stride)
+            for phase in used:
+                held = -(-(spatial[-1] - phase) // stride)
                 for first in range(0, held, piece):
-                    at_source = source + (hand + first * stride) * strides[-1]
-                    lines.append((at_source, result + (hand * each + first) * pixel, min(piece, held - first)))
-    program.calls.append(_cut_call(r, "deal x", "x", width, lines, strides[-1] * stride, by_channel=False))
+                    at_source = source + (phase + first * stride) * strides[-1]
+                    lines.append((at_source, result + (phase * each + first) * pixel, min(piece, held - first)))
+    program.calls.append(_cut_call(r, "split x by phase", "x", width, lines, strides[-1] * stride, by_channel=False))
     program.buffers.append(Buffer("x blocks", g.groups * tiles * block))
     steps = [pixel, row]
     for n in spatial[-2:0:-1]:

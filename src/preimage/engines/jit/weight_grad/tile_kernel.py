@@ -55,9 +55,9 @@ class TileSpec:
     valid: lanes of the last vector that exist (its width unless the matrix is narrower than the tile; 0 where only the call
     knows how wide the matrix is: with ragged_rows and ragged_cols); ragged_rows,
     ragged_cols: the last tile overlaps; together: images are single positions, TOGETHER of them are summed in registers;
-    ahead: cache lines of the scalar and of the vector operand asked for PIXELS_AHEAD pixels before they are read;
-    early: every tile asks for a share of what the next round reads (into the second cache); far: the weights are so many that
-    each tile asks for the lines that it will write before it computes; apart: a pixel's scalars are `scalar_row` bytes apart.
+    ahead: cache lines of the scalar and of the vector operand prefetched PIXELS_AHEAD pixels before they are read;
+    prefetch: every tile prefetches a share of what the next round reads (into the second cache); far: the weights are so many that
+    each tile prefetches the lines that it will write before it computes; apart: a pixel's scalars are `scalar_row` bytes apart.
     """
 
     arguments: ClassVar = TileArguments
@@ -70,7 +70,7 @@ class TileSpec:
     ragged_cols: bool
     together: bool = False
     ahead: tuple[int, int] = (0, 0)
-    early: bool = False
+    prefetch: bool = False
     far: bool = False
     apart: bool = False
 
@@ -103,7 +103,7 @@ def build(spec: TileSpec) -> str:
         begin = round_.index // args.n_bands * args.images_per_turn
         end = (begin + args.images_per_turn).minimum(args.images)
         with f.loop(first, last) as tile:
-            if spec.early:
+            if spec.prefetch:
                 _prefetch_round(f, args, round_.index + 1, tile.index - first, last - first)
             place = _Place(f, spec, args, tile.index)
             bounds = args.bands.at(place.outer * (args.n_bands + 1) + band)

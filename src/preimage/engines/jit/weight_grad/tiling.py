@@ -34,9 +34,9 @@ from preimage.geometry import ConvGeometry
 __all__ = [
     "Reading",
     "Tables",
-    "asks_early",
     "band_pixels",
     "lines_ahead",
+    "prefetches_next_band",
     "products",
     "read_geometry",
     "spans",
@@ -47,7 +47,7 @@ __all__ = [
     "wants_blocks",
 ]
 
-# A band is a stretch of output pixels that all tiles pass over before the next one; running sums are put down between bands.
+# A band is a stretch of output pixels that all tiles pass over before the next one; running sums are stored between bands.
 BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
 BAND_PIXELS = 256  # and no fewer pixels than this, so that beginning a band costs little
 # An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
@@ -57,7 +57,7 @@ BLOCK_IMAGE_BYTES = 192 << 10
 BLOCK_PRODUCTS = 256
 FAR_PIXEL_BYTES = 512  # of an operand that is read in place: beyond what the hardware follows
 MOST_LINES_AHEAD = 5
-EARLY_PRODUCTS = 60  # vectors of products for one line asked for early
+PREFETCH_PRODUCTS = 60  # vectors of products for one prefetched line
 BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
 STREAM_PRODUCTS = 1024  # channels-first scalars used more often than this are worth their copy in blocks
 BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
@@ -327,19 +327,19 @@ def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
     return Span(operand=operand, offset=offset, lines=lines).table(), np.array(starts, np.int64)
 
 
-def asks_early(geometry: ConvGeometry, reading: Reading, size: int, cache: int) -> bool:
-    """Whether a band's operands are asked for while the one before is computed: they come from memory, few at a time between many
+def prefetches_next_band(geometry: ConvGeometry, reading: Reading, size: int, cache: int) -> bool:
+    """Whether a band's operands are prefetched while the one before is computed: they come from memory, few at a time between many
     multiply-adds, and in an order (a tile's channels of each pixel) that the hardware does not follow.
     """
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
     if reading.kind != "channels" or prod(geometry.output_size) * pixel_bytes < 2 * cache:
         return False
     vectors = prod(geometry.weight_shape) // reading.lanes[0]
-    return vectors * LINE_BYTES >= EARLY_PRODUCTS * pixel_bytes
+    return vectors * LINE_BYTES >= PREFETCH_PRODUCTS * pixel_bytes
 
 
 def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
-    """Cache lines of one pixel to ask for early: of an operand that streams past, its pixels too far apart for the
+    """Cache lines of one pixel to prefetch: of an operand that streams past, its pixels too far apart for the
     hardware to see a pattern (with many lines a pixel it sees one)."""
     lines = -(-width * size // LINE_BYTES) + 1
     streams = often < BLOCK_PRODUCTS and pixel_bytes >= FAR_PIXEL_BYTES
@@ -351,7 +351,7 @@ def tile_spec(
     element: str,
     ahead: tuple[int, int],
     little: bool,
-    early: bool,
+    prefetch: bool,
     far: bool,
     apart: bool = False,
 ) -> TileSpec:
@@ -367,7 +367,7 @@ def tile_spec(
         ragged_cols=reading.columns % reading.tile_columns != 0,
         together=reading.together,
         ahead=ahead,
-        early=early,
+        prefetch=prefetch,
         far=far,
         apart=apart,
     )

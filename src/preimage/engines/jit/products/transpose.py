@@ -1,4 +1,4 @@
-"""Lines of memory turned in registers: neighbours of several lines become vectors across the lines."""
+"""Lines of memory transposed in registers: neighbours of several lines become vectors across the lines."""
 
 from __future__ import annotations
 
