@@ -279,7 +279,7 @@ def test_the_changes_of_the_schedule_are_real(monkeypatch):
     assert "blocks" in plan.details["x"]
     assert "dealt" not in plan.details["x"]
     plan = get("jit").plan(made("strided, dilated line"), "conv_weight_grad", np.dtype(np.float32), True)
-    assert "dealt out" in plan.details["x"]
+    assert "by phase" in plan.details["x"]
     forget()
 
 

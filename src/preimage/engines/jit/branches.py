@@ -343,7 +343,7 @@ weight_grad = declare_all(
         "blocks.one": "an image's positions are one block",
         "blocks.several": "an image's positions are one group of blocks",
         "blocks.groups": "an image's positions are groups of blocks",
-        "sums.store": "running sums of each tile stay in memory from one band or turn to the next",
+        "sums.stored": "running sums of each tile stay in memory from one band or turn to the next",
         "sums.held": "running sums of a tile are done with it",
         "prefetch.taken": "a band's operands are prefetched while the one before is computed",
         "ahead.scalars": "lines of the operand that gives scalars are prefetched ahead of their use",

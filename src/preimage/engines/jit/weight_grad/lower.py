@@ -225,7 +225,7 @@ def _take(g: ConvGeometry, m: _Matrix, named: list[str]) -> None:
     take = branches.weight_grad
     take("bands.one" if m.table.n_bands == 1 else "bands.columns" if g.output_size[-1] > m.pixels else "bands.rows")
     take("images.one" if m.per_turn == 1 else "images.several")
-    take("sums.store" if m.tile_levels else "sums.held")
+    take("sums.stored" if m.tile_levels else "sums.held")
     take("blocks.one" if m.sums.depth == 0 else "blocks.several" if m.sums.depth == 1 else "blocks.groups")
     for name in named:
         take(name)
