@@ -225,13 +225,13 @@ def test_tasks_in_step_change_no_bit(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "pixels only"])
-def test_asking_early_changes_no_bit(name, monkeypatch):
+def test_prefetching_changes_no_bit(name, monkeypatch):
     geometry, rng = made(name), np.random.default_rng(9)
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
     layouts = ((x, y), (last(x), last(y)))
     wanted = bits(gradient(geometry, x, y))
-    for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0, "asks_early": lambda *_: True}.items():
+    for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0, "prefetches_next_band": lambda *_: True}.items():
         monkeypatch.setattr(tiling, key, value)
     monkeypatch.setattr(call, "SMALL_MACS", 0)
     forget()

@@ -104,7 +104,7 @@ def _blocked(
     phases = r.geometry.stride[-1] if name == "x" and strides[1] == own else 1
     if phases > 1:
         branches.weight_grad("x.split_columns")
-        return _dealt(program, r, shape, strides, width, tiles)
+        return _by_phase(program, r, shape, strides, width, tiles)
     flat = len(spatial) - 1  # axes flat.. follow each other densely in the source
     while flat > 0 and strides[2 + flat - 1] == spatial[flat] * strides[2 + flat]:
         flat -= 1
@@ -158,7 +158,7 @@ def _cut_call(
     ), -(-total // per_task))  # fmt: skip
 
 
-def _dealt(
+def _by_phase(
     program: ProgramBuilder, r: WeightGradRequest, shape: tuple[int, ...], strides: tuple[int, ...], width: int, tiles: int
 ) -> Side:  # fmt: skip
     """As `_blocked`, for an x that is read with a stride along its last axis: its columns are ordered by phase (c % stride).
