@@ -1,10 +1,10 @@
-"""Settings: engine, threads, workspace, accuracy, debug level. Environment variables give the first values.
+"""Settings: engine, device, threads, workspace, accuracy, debug level. Environment variables give the first values.
 
     with preimage.config(engine="gemm", threads=1):
         ...
 
 A setting holds for the calls made inside the `with` block in this thread (and async task); `config.set(...)` changes
-the whole process. Environment: PREIMAGE_ENGINE, PREIMAGE_THREADS, PREIMAGE_WORKSPACE_BYTES, PREIMAGE_ACCURACY,
+the whole process. Environment: PREIMAGE_ENGINE, PREIMAGE_DEVICE, PREIMAGE_THREADS, PREIMAGE_WORKSPACE_BYTES, PREIMAGE_ACCURACY,
 PREIMAGE_DEBUG (0..5: 1 the engine chosen and why; 2 time, GFLOP/s, bytes; 3 the plan; 4 LLVM IR; 5 assembly). A variable
 with a wrong value is an error of the first call that asks for a setting, not of the import.
 """
@@ -32,7 +32,9 @@ ACCURACIES = ("exact",)
 class Settings:
     """One immutable set of settings.
 
-    engine: "auto" or the name of an engine; threads: 0 means one per CPU of the process's affinity mask, and no more than whole
+    engine: "auto" or the name of an engine; device: of engines that run on GPUs, "auto" (the first), "cuda:1" or 1 (by number), or
+    "simulator" (the GPU's kernels on the CPU, slowly, with the same bits);
+    threads: 0 means one per CPU of the process's affinity mask, and no more than whole
     CPUs of its control group's quota (a container's limit);
     workspace_bytes: how much scratch memory one call may take; accuracy: "exact" (one order of summation); debug: 0..5.
     """
@@ -42,6 +44,7 @@ class Settings:
     workspace_bytes: int = 64 << 20
     accuracy: str = "exact"
     debug: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.engine, str) or not self.engine:
@@ -55,9 +58,21 @@ class Settings:
             if number < least:
                 raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
             object.__setattr__(self, name, number)  # NumPy's integers as Python's
+        object.__setattr__(self, "device", _checked_device(self.device))
         if not isinstance(self.accuracy, str) or self.accuracy not in ACCURACIES:
             planned = "; algorithms that sum in another order are not built yet" if self.accuracy == "fast" else ""
             raise OptionError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {self.accuracy!r}{planned}")
+
+
+def _checked_device(device: object) -> str:
+    """The device by its name; GPUs may be given by number."""
+    if isinstance(device, str) and device in ("auto", "simulator", "cuda"):
+        return "cuda:0" if device == "cuda" else device
+    number = device.removeprefix("cuda:") if isinstance(device, str) else str(device)
+    whole = isinstance(device, str) or (hasattr(device, "__index__") and not isinstance(device, bool))
+    if not (whole and number.isascii() and number.isdigit()):
+        raise OptionError(f"device must be 'auto', 'simulator', 'cuda:0' or the number of a GPU, got {device!r}")
+    return f"cuda:{int(number)}"
 
 
 _NAMES = tuple(f.name for f in fields(Settings))
@@ -80,7 +95,7 @@ def _from_environment() -> Settings:
         value: Any = text
         if name == "workspace_bytes":
             value = parse_bytes(text, f"the environment variable {variable}")
-        elif name not in ("engine", "accuracy"):
+        elif name not in ("engine", "accuracy", "device"):
             if not (text.strip().isascii() and text.strip().isdigit()):
                 raise OptionError(f"the environment variable {variable} must be an integer of at least 0, got {text!r}")
             value = int(text)
