@@ -16,7 +16,7 @@ import pytest
 from preimage import OptionError
 from preimage.engines import base
 
-disk_cache = pytest.importorskip("preimage.engines.jit.compiler.disk_cache")
+disk_cache = pytest.importorskip("preimage.engines.disk_cache")
 kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
 
 
@@ -181,7 +181,7 @@ def test_the_limit_is_kept_while_writing(folder, monkeypatch):
 
 def test_the_limit_is_kept_by_many_short_processes(folder):
     """Each writes a few files only; the first write of each looks at the size of the folder."""
-    code = "import os\nfrom preimage.engines.jit.compiler import disk_cache\n"
+    code = "import os\nfrom preimage.engines import disk_cache\n"
     code += "for n in range(4): assert disk_cache.write(f'{os.getpid()} {n}', bytes(1000))"
     for _ in range(8):
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PREIMAGE_CACHE_BYTES": "8kB"}, check=True, timeout=60)
@@ -293,7 +293,7 @@ def test_clear_and_report(folder):
 def test_many_processes_write_and_read_the_same_keys(folder):
     code = """
 import os, sys
-from preimage.engines.jit.compiler import disk_cache
+from preimage.engines import disk_cache
 wrong = 0
 for turn in range(40):
     for n in range(4):

@@ -18,8 +18,8 @@ import pytest
 from harness import Door, allocator, collected, every, failing, forget, forget_pool
 
 import preimage as pre
-from preimage.engines import get
-from preimage.engines.jit.compiler import disk_cache, toolchain
+from preimage.engines import disk_cache, get
+from preimage.engines.jit.compiler import toolchain
 from preimage.engines.jit.runtime import pool
 
 OURS = (MemoryError, pre.PreimageError)

@@ -229,7 +229,7 @@ def _read_stencils(path: Path) -> int:
 
 
 def _cached(path: Path, call: Callable[[Any], Any]) -> Any:
-    from preimage.engines.jit.compiler import disk_cache
+    from preimage.engines import disk_cache
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREIMAGE_CACHE_DIR", str(path))

@@ -11,8 +11,8 @@ __all__ = ["cache"]
 
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove every stored kernel.")] = False) -> None:
     """Show where compiled kernels are kept and how many, or clear them."""
-    from preimage.engines.jit.compiler.disk_cache import cache_report
-    from preimage.engines.jit.compiler.disk_cache import clear as clear_cache
+    from preimage.engines.disk_cache import cache_report
+    from preimage.engines.disk_cache import clear as clear_cache
     from preimage.report.terminal import Terminal
 
     console = Terminal(soft_wrap=True)

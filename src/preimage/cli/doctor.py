@@ -68,7 +68,7 @@ def _process() -> list[tuple[str, Any]]:
 
 
 def _cache() -> str:
-    from preimage.engines.jit.compiler.disk_cache import cache_report
+    from preimage.engines.disk_cache import cache_report
 
     report = cache_report()
     if report["folder"] is None:

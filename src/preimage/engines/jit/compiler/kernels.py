@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from preimage.engines.jit.compiler import disk_cache
+from preimage.engines import disk_cache
 from preimage.engines.jit.compiler.toolchain import (
     CODEGEN_LEVEL,
     CONTROL_LEVEL,

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from preimage.engines import disk_cache
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.jit.compiler import disk_cache
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.index.taps import gather_axes
 from preimage.engines.jit.index.tiling import MAX_PIXELS, tile_costs, tile_shapes
