@@ -148,7 +148,7 @@ def test_what_is_no_size_is_refused(text):
         ("PREIMAGE_THREADS", "two", r"PREIMAGE_THREADS must be an integer of at least 0, got 'two'"),
         ("PREIMAGE_THREADS", "-1", r"PREIMAGE_THREADS must be an integer of at least 0, got '-1'"),
         ("PREIMAGE_DEBUG", "²", r"PREIMAGE_DEBUG must be an integer of at least 0, got '²'"),
-        ("PREIMAGE_ACCURACY", "high", r"PREIMAGE_ACCURACY: accuracy must be one of exact, got 'high'"),
+        ("PREIMAGE_ACCURACY", "high", r"PREIMAGE_ACCURACY: accuracy must be one of exact, fast, got 'high'"),
         ("PREIMAGE_WORKSPACE_BYTES", "lots", r"PREIMAGE_WORKSPACE_BYTES must be a number of bytes .*, got 'lots'"),
     ],
 )

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
-from contextlib import ContextDecorator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from operator import index
 from typing import Any
 
 from preimage.errors import OptionError
 from preimage.resources import cpu_quota, parse_bytes
 
-__all__ = ["Settings", "config", "current", "set_defaults", "thread_count"]
+__all__ = ["ACCURACIES", "Settings", "allowing", "check_accuracy", "config", "current", "set_defaults", "thread_count"]
 
-ACCURACIES = ("exact",)
+ACCURACIES = ("exact", "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Settings:
     "simulator" (the GPU's kernels on the CPU, slowly, with the same bits);
     threads: 0 means one per CPU of the process's affinity mask, and no more than whole
     CPUs of its control group's quota (a container's limit);
-    workspace_bytes: how much scratch memory one call may take; accuracy: "exact" (one order of summation); debug: 0..5.
+    workspace_bytes: how much scratch memory one call may take; accuracy: "exact" (one order of summation), or "fast": algorithms
+    that multiply less and round more may run, where they are faster; debug: 0..5.
     """
 
     engine: str = "auto"
@@ -59,9 +61,13 @@ class Settings:
                 raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
             object.__setattr__(self, name, number)  # NumPy's integers as Python's
         object.__setattr__(self, "device", _checked_device(self.device))
-        if not isinstance(self.accuracy, str) or self.accuracy not in ACCURACIES:
-            planned = "; algorithms that sum in another order are not built yet" if self.accuracy == "fast" else ""
-            raise OptionError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {self.accuracy!r}{planned}")
+        check_accuracy(self.accuracy)
+
+
+def check_accuracy(value: object) -> None:
+    """Raises: OptionError unless it is a word that `accuracy` may be."""
+    if not isinstance(value, str) or value not in ACCURACIES:
+        raise OptionError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {value!r}")
 
 
 def _checked_device(device: object) -> str:
@@ -150,6 +156,27 @@ def _look_up_quota() -> int:
     global _quota
     _quota = cpu_quota() or sys.maxsize
     return _quota
+
+
+@contextmanager
+def allowing(accuracy: str | None) -> Iterator[Settings]:
+    """The settings of now with another accuracy, inside the block and in this thread; None: as they are."""
+    settings = current()
+    if accuracy is None or accuracy == settings.accuracy:
+        yield settings
+        return
+    changed = _with_accuracy(settings, accuracy)
+    token = _override.set(changed)
+    try:
+        yield changed
+    finally:
+        _override.reset(token)
+
+
+@lru_cache(maxsize=64)
+def _with_accuracy(settings: Settings, accuracy: str) -> Settings:
+    """One object for the same settings: caches are looked up by it."""
+    return replace(settings, accuracy=accuracy)
 
 
 class config(ContextDecorator):  # noqa: N801 - reads as a word of the library: `with pre.config(...)`

@@ -18,6 +18,7 @@ from preimage.autograd.tensor import Tensor
 from preimage.geometry import Padding, PerAxis
 
 __all__ = [
+    "Accuracy",
     "Activation",
     "Array",
     "ArrayLike",
@@ -106,6 +107,8 @@ Contraction: TypeAlias = Literal["conv", "conv_transpose", "conv_weight_grad"]
 Layout: TypeAlias = Literal["channels_first", "channels_last"]
 #: What lies beyond the border of a signal.
 PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
+#: Whether sums are taken in the contract's order, or algorithms that multiply less and round more may run.
+Accuracy: TypeAlias = Literal["exact", "fast"]
 #: What a contraction may do to its result before it is stored.
 Activation: TypeAlias = Literal["relu", "leaky_relu", "clip"]
 #: What is made of the losses of all elements.

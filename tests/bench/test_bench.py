@@ -102,7 +102,7 @@ def test_a_contestant_that_is_wrong_is_not_timed(monkeypatch):
         def result(self, value, problem, what):
             return super().result(value, problem, what) + 1
 
-    monkeypatch.setattr(measuring, "contestants", lambda names, layouts, direct: ((Wrong("gemm", "channels_first"),), {}))
+    monkeypatch.setattr(measuring, "contestants", lambda *_: ((Wrong("gemm", "channels_first"),), {}))
     run = run_bench((LAYER,), ("gemm",), passes=("forward",), protocol=SHORT)
     (row,) = run.rows
     assert row.error.startswith("wrong answer: differs from the exact answer")

@@ -44,16 +44,17 @@ class Contestant(Protocol):
 class EngineContestant:
     """One of this library's engines."""
 
-    exact = True
     ours = True
 
-    def __init__(self, name: str, layout: str, direct: bool = False) -> None:
-        self.name, self.layout, self.direct = name, layout, direct
+    def __init__(self, name: str, layout: str, direct: bool = False, accuracy: str = "exact") -> None:
+        self.name, self.layout, self.direct = name if accuracy == "exact" else f"{name} {accuracy}", layout, direct
+        self.exact = accuracy == "exact"
+        self.settings = {"engine": name, "accuracy": accuracy}
         self._engine = get_engine(name)
 
     def refuses(self, problem: Problem, what: str) -> str | None:
         if what == "grad_bias":
-            return None if self.name == "jit" else "the bias gradient does not depend on the engine: see jit"
+            return None if self.settings["engine"] == "jit" else "the bias gradient does not depend on the engine: see jit"
         return self._engine.supports(problem.layer.geometry, problem.layer.contraction(what), np.dtype(problem.dtype))
 
     def prepare(self, problem: Problem, what: str, threads: int) -> Call:
@@ -109,8 +110,8 @@ def _blas_setters() -> tuple[Any, ...]:
 
 
 @contextmanager
-def thread_limit(threads: int, engine: str | None = None) -> Iterator[None]:
-    """Everything inside runs on so many threads: this library's engines, NumPy's BLAS, torch."""
+def thread_limit(threads: int, contestant: Contestant | None = None) -> Iterator[None]:
+    """Everything inside runs on so many threads: this library's engines, NumPy's BLAS, torch; with the contestant's settings."""
     import sys
 
     for setter in _blas_setters():
@@ -118,16 +119,17 @@ def thread_limit(threads: int, engine: str | None = None) -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
-    with config(threads=threads, **({"engine": engine} if engine else {})):
+    with config(threads=threads, **getattr(contestant, "settings", {})):
         yield
 
 
 def contestants(
-    names: tuple[str, ...], layouts: tuple[str, ...] = LAYOUTS, direct: bool = False
+    names: tuple[str, ...], layouts: tuple[str, ...] = LAYOUTS, direct: bool = False, accuracies: tuple[str, ...] = ("exact",)
 ) -> tuple[tuple[Contestant, ...], dict[str, str]]:
     """The contestants of those names, and for each that is not here the reason why.
 
-    Names: those of the engines, "torch", "onnxruntime", "jax". Each takes part once per layout that it knows.
+    Names: those of the engines, "torch", "onnxruntime", "jax". Each takes part once per layout that it knows, engines
+    once per accuracy.
     """
     from preimage.bench.peers import PEERS
 
@@ -138,7 +140,7 @@ def contestants(
             if name in PEERS:
                 present += PEERS[name](layouts)
             else:
-                present += [EngineContestant(name, layout, direct) for layout in layouts]
+                present += [EngineContestant(name, layout, direct, how) for how in accuracies for layout in layouts]
         except (ImportError, EngineError) as error:
             absent[name] = str(error)
     if not present:

@@ -78,13 +78,14 @@ def run_bench(
     protocol: Protocol | None = None,
     direct: bool = False,
     check: bool = True,
+    accuracies: Sequence[str] = ("exact",),
     progress: Callable[[list[Row], int, int], None] | None = None,
 ) -> Run:
     """Measure layers x passes x dtypes x threads; `progress(rows, done, total)` is called after every cell."""
     protocol = protocol or Protocol()
     begin = time.perf_counter()
     with thread_limit(max(threads)):
-        present, absent = contestants(tuple(names), tuple(layouts), direct)
+        present, absent = contestants(tuple(names), tuple(layouts), direct, tuple(accuracies))
     run = Run(describe(), {**asdict(protocol), "direct": direct, "checked": check}, absent=absent)
     probes = {(d, n): Probes(d, n) for d in dtypes for n in threads}
     for probe in probes.values():
@@ -155,7 +156,7 @@ def _cell(
         if reason is not None:
             row.error = reason
             continue
-        with thread_limit(threads, contestant.name if contestant.ours else None):
+        with thread_limit(threads, contestant):
             try:
                 call = contestant.prepare(problem, what, threads)
                 value = call()
@@ -191,7 +192,7 @@ def _rounds(turns: list[_Turn], threads: int, protocol: Protocol) -> None:
                 if turn.dropped:
                     turn.row.time_ns.append(None)
                     continue
-                with thread_limit(threads, turn.contestant.name if turn.contestant.ours else None):
+                with thread_limit(threads, turn.contestant):
                     if threads > 1 and protocol.settle_ns:
                         time.sleep(protocol.settle_ns / 1e9)
                     if turn.estimate < LONG_NS:

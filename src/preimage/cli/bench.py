@@ -44,6 +44,9 @@ def bench(
     dtype: Annotated[str, typer.Option(help="Comma-separated: float32, float64, float16, bfloat16.")] = "float32",
     layout: Annotated[str, typer.Option(help="channels_last, channels_first, or both.")] = "both",
     threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "1",
+    accuracy: Annotated[
+        str, typer.Option(help="Comma-separated: exact, fast. Each engine takes part once for each, the first leads the table.")
+    ] = "exact",
     quick: Annotated[bool, typer.Option(help="Three rounds, short turns: for a look.")] = False,
     direct: Annotated[bool, typer.Option(help="Call the engines' methods, not the public operations.")] = False,
     check: Annotated[bool, typer.Option(help="Check every answer before its clock runs.")] = True,
@@ -62,6 +65,7 @@ def bench(
     from preimage.report.bench import print_run, write_html
     from preimage.report.bench_markdown import write_markdown
     from preimage.report.terminal import Terminal
+    from preimage.settings import ACCURACIES
 
     console = Terminal(width=190)
     check_outputs(json_file, html_file, markdown_file, overwrite=overwrite)
@@ -81,6 +85,7 @@ def bench(
                 protocol=Protocol.quick() if quick else Protocol(),
                 direct=direct,
                 check=check,
+                accuracies=text.words(accuracy, "accuracy", ACCURACIES),
                 progress=lambda rows, done, total: status.update(Text(f"{done}/{total}  {rows[0].layer} {rows[0].what}")),
             )
     if json_file:

@@ -102,6 +102,9 @@ def run(
     profile: Annotated[bool, typer.Option(help="Show the time of every layer of the last run.")] = False,
     threads: Annotated[int, typer.Option(help="Threads; 0: one per CPU.", min=0, max=text.MOST_THREADS)] = 0,
     engine: Annotated[str, typer.Option(help="The engine for the contractions.")] = "auto",
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Let convolutions multiply less and round more, where that is faster.")
+    ] = False,
     overwrite: _Overwrite = False,
     memory: _Memory = None,
     flop: _Flop = None,
@@ -114,7 +117,7 @@ def run(
     from preimage.report.terminal import Terminal
 
     console = Terminal(soft_wrap=True)
-    settings = config(threads=threads, engine=engine)
+    settings = config(threads=threads, engine=engine, **({"accuracy": "fast"} if fast else {}))
     how = {"size": _size(size), "scale": text.finite(scale, "scale"), "mean": _numbers(mean, "mean"), "bgr": bgr}
     with _limits(memory, flop, seconds):
         graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))

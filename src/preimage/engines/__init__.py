@@ -24,7 +24,7 @@ from preimage.errors import DTypeError, EngineError, OptionError, OutOfMemoryErr
 from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK, import_apart
 from preimage.resources import available_memory, release_memory
-from preimage.settings import Settings, current
+from preimage.settings import Settings, allowing, current
 from preimage.typing import Contraction, DTypeLike, Layout
 
 __all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "bind", "choose", "engines", "get", "names", "plan", "run"]
@@ -90,19 +90,47 @@ def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], sett
     """The engine for one call, and why it is this one."""
     if settings.engine != "auto":
         engine = get(settings.engine)
-        why = engine.supports(geometry, contraction, dtype)
+        why = (None if settings.accuracy == "fast" else _inexact(engine)) or engine.supports(geometry, contraction, dtype)
         if why is not None:
             raise EngineError(f"engine {settings.engine!r} cannot take this {contraction}: {why}")
         return engine, "asked for by name"
     reasons: list[str] = []
+    usual: Engine | None = None
+    found: list[Engine] = []
     for name in _ROWS:
-        found = _load(name)
-        reason = found if isinstance(found, str) else found.supports(geometry, contraction, dtype)
-        if reason is None:
-            assert not isinstance(found, str)
-            return found, "; ".join(reasons) or "first choice"
-        reasons.append(f"{name}: {reason}")
-    raise EngineError(f"no engine can take this {contraction}: {'; '.join(reasons)}")
+        loaded = _load(name)
+        if isinstance(loaded, str):
+            reasons.append(f"{name}: {loaded}")
+        elif usual is not None and not _inexact(loaded):
+            continue  # the first of them is taken
+        elif settings.accuracy != "fast" and _inexact(loaded):
+            continue
+        elif (reason := loaded.supports(geometry, contraction, dtype)) is not None:
+            reasons.append(f"{name}: {reason}")
+        else:
+            found.append(loaded)
+            usual = usual or (None if _inexact(loaded) else loaded)
+            if settings.accuracy != "fast":
+                return loaded, "; ".join(reasons) or "first choice"
+    if not found:
+        raise EngineError(f"no engine can take this {contraction}: {'; '.join(reasons)}")
+    return _cheapest(found, geometry, contraction, dtype, reasons)
+
+
+def _inexact(engine: Engine) -> str | None:
+    """Why an engine runs only where accuracy="fast" allows it, if it does."""
+    return getattr(engine, "inexact", None)
+
+
+def _cheapest(
+    found: list[Engine], geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], reasons: list[str]
+) -> tuple[Engine, str]:
+    """The engine whose model says the least cycles, where more than one can take a call that may be computed the fast way."""
+    if len(found) == 1:
+        return found[0], "; ".join(reasons) or "first choice"
+    cycles = {engine.name: getattr(engine, "cycles", lambda *_: float("inf"))(geometry, contraction, dtype) for engine in found}
+    best = min(found, key=lambda engine: cycles[engine.name])
+    return best, "; ".join([*reasons, *(f"{name}: {count:,.0f} cycles by its model" for name, count in cycles.items())])
 
 
 def choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> Engine:
@@ -119,13 +147,19 @@ _remembered: tuple[Settings | None, _Choices] = (None, {})
 _MOST_CHOICES = 4096
 
 
-def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedWeight, epilogue: Epilogue | None = None) -> Array:
+def run(
+    contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedWeight, epilogue: Epilogue | None = None,
+    accuracy: str | None = None,
+) -> Array:  # fmt: skip
     """One contraction on the engine that the settings choose; a and b are checked arrays in the contraction's order.
 
-    The weights (b of conv and conv_transpose) may be prepared.
+    The weights (b of conv and conv_transpose) may be prepared. accuracy: instead of the setting.
     """
     global _remembered
     settings = current()
+    if accuracy is not None and accuracy != settings.accuracy:
+        with allowing(accuracy):
+            return run(contraction, geometry, a, b, epilogue)
     if settings.debug:
         return _run_logged(contraction, geometry, a, b, epilogue, settings)
     under, choices = _remembered
@@ -149,20 +183,20 @@ def run(contraction: str, geometry: ConvGeometry, a: Array, b: Array | PreparedW
 
 def bind(
     contraction: str, geometry: ConvGeometry, a: Array, w: PreparedWeight, epilogue: Epilogue | None = None,
-    chain: Chain | None = None, channels_last: bool = False,
+    chain: Chain | None = None, channels_last: bool = False, accuracy: str | None = None,
 ) -> Callable[..., Array] | None:  # fmt: skip
     """`run` for arrays of one shape and place in memory, ready to be called again: `call(a, residual)` with other arrays that lie
     as these do. `chain`: elementwise steps after the epilogue; channels_last: the result is laid out so, however `a` is.
     None where the engine, or this call, is not to be had so.
-    The settings of now, and the values that w has now, are part of it.
+    The settings of now (accuracy: instead of that setting), and the values that w has now, are part of it.
     """
-    settings = current()
-    engine = _choose(geometry, contraction, a.dtype, settings)[0]
-    maker = getattr(engine, "bind", None)
-    if maker is None or settings.debug:
-        return None
-    made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain, channels_last)
-    return made
+    with allowing(accuracy) as settings:
+        engine = _choose(geometry, contraction, a.dtype, settings)[0]
+        maker = getattr(engine, "bind", None)
+        if maker is None or settings.debug:
+            return None
+        made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain, channels_last)
+        return made
 
 
 def _call(

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 from preimage.autograd import Tensor
 from preimage.engines import PreparedWeight
 from preimage.typing import (
+    Accuracy,
     Activation,
     Array,
     ArrayLike,
@@ -45,6 +46,7 @@ class _Conv(TypedDict, total=False):
     activation: Activation | None
     slope: float
     clip_range: tuple[float, float]
+    accuracy: Accuracy | None
 
 class _ConvTranspose(_Conv, total=False):
     output_padding: PerAxis
@@ -99,6 +101,7 @@ class _WeightGrad(TypedDict, total=False):
     groups: int
     padding_mode: PaddingMode
     layout: Layout
+    accuracy: Accuracy | None
 
 @overload
 def conv_weight_grad(x: Tensor, y: Operand, *, kernel_size: PerAxis, **options: Unpack[_WeightGrad]) -> Tensor: ...

@@ -26,9 +26,11 @@ from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
 from preimage.ops.operands import operand
 from preimage.ops.sums import total
+from preimage.settings import check_accuracy
 from preimage.typing import Operand, Value
 
 __all__ = [
+    "accuracy_option",
     "conv_op",
     "conv_transpose_op",
     "conv_weight_grad_op",
@@ -110,25 +112,41 @@ def margin_free(geometry: ConvGeometry) -> ConvGeometry:
 # -- the operations ----------------------------------------------------------------------------------------------------
 
 
-def _conv(x: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
-    return fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, layout)
+def _conv(
+    x: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None
+) -> Array:
+    return fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, layout, accuracy)
 
 
-def _conv_transpose(y: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str) -> Array:
-    return fused("conv_transpose", y, w, None if b is None else Epilogue(bias=b), geometry, layout)
+def _conv_transpose(
+    y: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None
+) -> Array:
+    return fused("conv_transpose", y, w, None if b is None else Epilogue(bias=b), geometry, layout, accuracy)
 
 
 def fused(
-    contraction: str, a: Array, w: Array | PreparedWeight, epilogue: Epilogue | None, geometry: ConvGeometry, layout: str
-) -> Array:
+    contraction: str, a: Array, w: Array | PreparedWeight, epilogue: Epilogue | None, geometry: ConvGeometry, layout: str,
+    accuracy: str | None = None,
+) -> Array:  # fmt: skip
     """One contraction with its epilogue, which the engine gets as it is; nothing is recorded."""
     if layout == "channels_first":
-        return run(contraction, geometry, a, w, epilogue)
-    return _as_laid_out(run(contraction, geometry, channels_first(a, layout), w, epilogue), layout)
+        return run(contraction, geometry, a, w, epilogue, accuracy)
+    return _as_laid_out(run(contraction, geometry, channels_first(a, layout), w, epilogue, accuracy), layout)
 
 
-def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str) -> Array:
-    return run("conv_weight_grad", geometry, channels_first(x, layout), channels_first(y, layout), None)
+def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None) -> Array:
+    return run("conv_weight_grad", geometry, channels_first(x, layout), channels_first(y, layout), None, accuracy)
+
+
+def accuracy_option(accuracy: object) -> dict[str, Any]:
+    """What a contraction records of it: an accuracy asked for by the call is that of its gradients, too; None is the setting of each call.
+
+    Raises: OptionError for a word that is none.
+    """
+    if accuracy is None:
+        return {}
+    check_accuracy(accuracy)
+    return {"accuracy": accuracy}
 
 
 def _sum_over_space(g: Array, *, layout: str) -> Array:
@@ -142,7 +160,7 @@ def _spread_over_space(b: Array, *, shape: tuple[int, ...], layout: str) -> Arra
     return np.broadcast_to(b.reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape).copy()
 
 
-def _bias_rule(g: Any, ans: Any, *args: Any, geometry: ConvGeometry, layout: str) -> Any:
+def _bias_rule(g: Any, ans: Any, *args: Any, geometry: ConvGeometry, layout: str, accuracy: str | None = None) -> Any:
     return sum_over_space(g, layout=layout)
 
 

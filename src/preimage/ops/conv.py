@@ -19,6 +19,7 @@ from preimage.geometry import ConvGeometry, Padding, PerAxis
 from preimage.ops.activation import leaky_relu, relu
 from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.contraction import (
+    accuracy_option,
     channels_first,
     check_bias,
     conv_op,
@@ -36,7 +37,7 @@ from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
 from preimage.ops.shape import reshape
-from preimage.typing import Activation, Layout, Operand, PaddingMode, Value
+from preimage.typing import Accuracy, Activation, Layout, Operand, PaddingMode, Value
 
 __all__ = ["conv", "conv_transpose", "conv_weight_grad", "prepare", "sum_over_space"]
 
@@ -108,7 +109,7 @@ def _pairs(geometry: ConvGeometry, layout: str) -> tuple[tuple[int, int], ...]:
 
 def _with_epilogue(
     contraction: str, a: Value, w: Value | PreparedWeight, b: Value | None, geometry: ConvGeometry, layout: str, mode: str,
-    residual: Operand | None, activation: Activation | None, slope: float, clip_range: tuple[float, float],
+    residual: Operand | None, activation: Activation | None, slope: float, clip_range: tuple[float, float], how: dict[str, Any],
 ) -> Value:  # fmt: skip
     """A contraction and what follows it: in the engine where nothing records, else operation by operation.
 
@@ -126,14 +127,16 @@ def _with_epilogue(
     if margin and contraction == "conv":
         a, geometry, margin = pad_pairs(a, pairs, mode), margin_free(geometry), False
     if margin or (is_grad_enabled() and records(a, w, b, rest)):
-        return _step_by_step(contraction, (a, w, b, rest), epilogue, geometry, layout, (pairs, mode) if margin else None)
-    result = fused(contraction, array_of(a), array_of(w), epilogue, geometry, layout)
+        return _step_by_step(
+            contraction, (a, w, b, rest), epilogue, geometry, {"layout": layout} | how, (pairs, mode) if margin else None
+        )
+    result = fused(contraction, array_of(a), array_of(w), epilogue, geometry, layout, **how)
     return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, rest)) else result
 
 
 def _step_by_step(
     contraction: str, operands: tuple[Value, Value | PreparedWeight, Value | None, Value | None], epilogue: Epilogue,
-    geometry: ConvGeometry, layout: str, margin: tuple[tuple[tuple[int, int], ...], str] | None,
+    geometry: ConvGeometry, options: dict[str, Any], margin: tuple[tuple[tuple[int, int], ...], str] | None,
 ) -> Value:  # fmt: skip
     """A contraction and what follows it as operations; `margin`: (pairs, mode) that a transposed one folds back before the bias."""
     a, w, b, residual = operands
@@ -143,11 +146,11 @@ def _step_by_step(
         a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in operands)
     op = conv_transpose_op if contraction == "conv_transpose" else conv_op
     if margin is None:
-        result = op(a, w, b, geometry=geometry, layout=layout)
+        result = op(a, w, b, geometry=geometry, **options)
     else:
-        result = fold_pairs(op(a, w, None, geometry=margin_free(geometry), layout=layout), *margin)
+        result = fold_pairs(op(a, w, None, geometry=margin_free(geometry), **options), *margin)
         if b is not None:
-            result = add(result, b if layout == "channels_last" else reshape(b, (-1, *[1] * geometry.ndim)))
+            result = add(result, b if options["layout"] == "channels_last" else reshape(b, (-1, *[1] * geometry.ndim)))
     return astype(_activate(result, residual, epilogue), dtype)
 
 
@@ -166,6 +169,7 @@ def conv(
     activation: Activation | None = None,
     slope: float = 0.01,
     clip_range: tuple[float, float] = (0.0, 6.0),
+    accuracy: Accuracy | None = None,
 ) -> Value:
     """Convolution: the degree of match of every patch of x with each of the stencils w, linear in x and in w.
 
@@ -178,7 +182,8 @@ def conv(
         "zeros", "reflect", "replicate" or "circular". `padding` is an integer, one per axis, (lo, hi) pairs, "same" or "valid".
         The epilogue follows in this order: bias, `residual` (of the result's shape), `activation`: "relu", "leaky_relu" (with
         `slope`) or "clip" (to `clip_range`). Without gradients it is done inside the engine. 16-bit floats are summed in float32
-        and rounded once, at its end.
+        and rounded once, at its end. accuracy: "exact" sums in the contract's order; "fast" lets algorithms run that multiply less and
+        round more (`preimage.plan` says which, and how much more); None is what `preimage.config` says. Gradients take the same.
     Gradient: x: conv_transpose(g, w); w: conv_weight_grad(x, g); b: the sum of g over batch and space; of every order.
     Cost: 2 * N * C_out * prod(out) * C_in // groups * prod(kernel) flop.
     Raises: GeometryError (a ShapeError) for sizes that cannot be, ShapeError for arrays that do not belong together,
@@ -203,11 +208,12 @@ def conv(
     check_bias(b, geometry.out_channels)
     if not isinstance(padding_mode, str):
         check_mode(padding_mode)
+    how = accuracy_option(accuracy)
     if residual is None and activation is None and padding_mode == "zeros":
-        return conv_op(x, w, b, geometry=geometry, layout=layout)
+        return conv_op(x, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
     return _with_epilogue(
-        "conv", x, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range
+        "conv", x, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how
     )  # fmt: skip
 
 
@@ -228,6 +234,7 @@ def conv_transpose(
     activation: Activation | None = None,
     slope: float = 0.01,
     clip_range: tuple[float, float] = (0.0, 6.0),
+    accuracy: Accuracy | None = None,
 ) -> Value:
     """Transposed convolution: every activation of y blown up by its stencil, and the pieces added up; the adjoint of conv.
 
@@ -261,11 +268,12 @@ def conv_transpose(
     check_bias(b, geometry.in_channels)
     if not isinstance(padding_mode, str):
         check_mode(padding_mode)
+    how = accuracy_option(accuracy)
     if residual is None and activation is None and padding_mode == "zeros":
-        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout)
+        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
     return _with_epilogue(
-        "conv_transpose", y, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range
+        "conv_transpose", y, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how
     )  # fmt: skip
 
 
@@ -280,6 +288,7 @@ def conv_weight_grad(
     groups: int = 1,
     padding_mode: PaddingMode = "zeros",
     layout: Layout = "channels_first",
+    accuracy: Accuracy | None = None,
 ) -> Value:
     """The third contraction: how much of y lies where x does, for every offset in the kernel; linear in x and in y.
 
@@ -306,4 +315,4 @@ def conv_weight_grad(
     if not isinstance(padding_mode, str) or padding_mode != "zeros":
         check_mode(padding_mode)
         x, geometry = pad_pairs(x, _pairs(geometry, layout), padding_mode), margin_free(geometry)
-    return conv_weight_grad_op(x, y, geometry=geometry, layout=layout)
+    return conv_weight_grad_op(x, y, geometry=geometry, layout=layout, **accuracy_option(accuracy))

@@ -105,10 +105,10 @@ class JitEngine:
         return self._gather(geometry, "conv_transpose", y, w, epilogue)
 
     def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
-        threads = thread_count()
+        threads, settings = thread_count(), current()
         key = (
             id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(kernels.current_target()),
-            current().workspace_bytes, little_macs(), None if epilogue is None else _kind(epilogue),
+            settings.workspace_bytes, settings.accuracy, little_macs(), None if epilogue is None else _kind(epilogue),
         )  # fmt: skip
         ready = self._ready.get(key)
         if ready is not None and ready.geometry is geometry:
@@ -152,7 +152,7 @@ class JitEngine:
         return ConvRequest(
             g, contraction, ELEMENTS[dtype.name], given, result, finish,
             threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, kernels.current_target(),
-            self._tile is None and is_little(g), self._tile,
+            self._tile is None and is_little(g), current().accuracy == "fast", self._tile,
         )  # fmt: skip
 
     def _into(
@@ -360,6 +360,12 @@ class JitEngine:
         return self.lower(request)
 
     planned_decisions = planned_decisions
+
+    def cycles(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> float:
+        """Modelled cycles of one thread, on dense arrays: of the cheapest strategy."""
+        found, _ = considered(self.request(geometry, contraction, dtype))
+        least = min((candidate.cost for candidate in found.values() if candidate.cost is not None), default=None)
+        return float(geometry.inside_macs) if least is None else least
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize

@@ -114,6 +114,7 @@ class ConvRequest:
     prepared: bool  # the weights come packed
     target: kernels.Target
     little: bool = False  # kernels whose sizes are all arguments
+    fast: bool = False  # algorithms that sum in orders of their own may run
     tile: tuple[int, int, int] | None = None  # lanes, vectors, pixels, where the caller wants a certain tile
 
     def __post_init__(self) -> None:
@@ -136,6 +137,7 @@ class WeightGradRequest:
     target: kernels.Target
     little: bool = False  # kernels whose sizes are all arguments
     part: bool = False  # of a batch: the result is a node of the images' tree, in the type of the sums
+    fast: bool = False  # algorithms that sum in orders of their own may run
 
     @property
     def contraction(self) -> str:

@@ -18,7 +18,7 @@ from preimage.engines.prepared import is_fixed, same_bits
 from preimage.errors import PreimageError
 from preimage.geometry import ConvGeometry
 from preimage.io import limits
-from preimage.settings import current, thread_count
+from preimage.settings import check_accuracy, current, thread_count
 
 if TYPE_CHECKING:
     from preimage.io.graph.nodes import Node
@@ -80,7 +80,7 @@ class NodeCall:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._bound: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        known = {*_GEOMETRY, "activation", "slope", "clip_range", "chain", "innermost"}
+        known = {*_GEOMETRY, "activation", "slope", "clip_range", "chain", "innermost", "accuracy"}
         self._fits = len(node.outputs) == 1 and 2 <= len(node.inputs) <= 4 and known.issuperset(node.attributes)
 
     def __reduce__(self) -> tuple[Any, ...]:  # calls belong to this process; a copy binds its own
@@ -133,6 +133,8 @@ class NodeCall:
             lo, hi = node.numbers("clip_range", (0.0, 6.0))
             epilogue = Epilogue(bias, residual, activation, node.number("slope", 0.01), lo, hi)
             chain = None if attributes.get("chain") is None else compiled_chain(node.held("chain", tuple))
-            return bind(node.op, geometry, x, weight, epilogue, chain, node.flag("innermost"))
+            accuracy = None if attributes.get("accuracy") is None else node.word("accuracy")
+            check_accuracy(accuracy or "exact")
+            return bind(node.op, geometry, x, weight, epilogue, chain, node.flag("innermost"), accuracy)
         except (PreimageError, TypeError, ValueError):
             return None  # the operation says what is wrong

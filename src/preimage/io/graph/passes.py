@@ -30,6 +30,8 @@ from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import OPS, Node, Values, graph_op
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
+from preimage.settings import check_accuracy
+from preimage.typing import Accuracy
 
 __all__ = [
     "PASSES",
@@ -46,11 +48,28 @@ Array = NDArray[Any]
 MAX_FOLDED_BYTES = 1 << 26
 
 
-def optimise(graph: Graph, passes: Sequence[Callable[[Graph], Graph]] | None = None) -> Graph:
-    """The graph after all passes (or those given), for inference."""
+def optimise(
+    graph: Graph, passes: Sequence[Callable[[Graph], Graph]] | None = None, *, accuracy: Accuracy | None = None
+) -> Graph:  # fmt: skip
+    """The graph after all passes (or those given), for inference.
+
+    accuracy: of its contractions, whatever the setting is when it runs ("fast": see `preimage.conv`); None leaves it to the setting.
+    Raises: OptionError for an accuracy that is none.
+    """
+    if accuracy is not None:
+        check_accuracy(accuracy)
+        graph = _allowing(graph, accuracy)
     for each in PASSES if passes is None else passes:
         graph = each(graph)
-    return with_graphs(graph, lambda inner: optimise(inner, passes))
+    return with_graphs(graph, lambda inner: optimise(inner, passes, accuracy=accuracy))
+
+
+def _allowing(graph: Graph, accuracy: str) -> Graph:
+    """The graph with an accuracy written at each of its contractions."""
+    chosen = {"accuracy": accuracy}
+    return graph.replaced(
+        nodes=[replace(n, attributes={**n.attributes, **chosen}) if n.op in CONTRACTIONS else n for n in graph.nodes]
+    )
 
 
 def with_graphs(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:

@@ -58,8 +58,8 @@ class WeightGradients:
         self._ready.clear()
 
     def __call__(self, geometry: ConvGeometry, x: Array, y: Array, n_threads: int) -> Array:
-        limit = current().workspace_bytes
-        key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(kernels.current_target()), limit, little_macs())
+        kind = (current().workspace_bytes, current().accuracy, little_macs())
+        key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(kernels.current_target()), *kind)
         ready = self._ready.get(key)
         if ready is not None and ready.geometry is geometry:
             result = aligned_empty(ready.memory, x.dtype)
@@ -93,7 +93,7 @@ class WeightGradients:
         shared = n_threads if geometry.inside_macs > SMALL_MACS else 1
         request = WeightGradRequest(
             geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, kernels.current_target(),
-            is_little(geometry),
+            is_little(geometry), fast=current().accuracy == "fast",
         )  # fmt: skip
         linked = self._linked(as_tables_allow(request))
         images = images_of_a_part(request, linked.workspace_bytes)
@@ -194,7 +194,9 @@ def request_for_shapes(
         geometry = replace(geometry, batch=images_at_once(geometry))
     shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
     x, y, out = (dense_strides(shape, item, channels_last) for shape in shapes)
-    return WeightGradRequest(geometry, element, x, y, out, n_threads, kernels.current_target(), is_little(geometry))
+    return WeightGradRequest(
+        geometry, element, x, y, out, n_threads, kernels.current_target(), is_little(geometry), fast=current().accuracy == "fast"
+    )
 
 
 def _spatial(geometry: ConvGeometry) -> ConvGeometry:
