@@ -35,6 +35,9 @@ _ROWS = {
     "gemm": "preimage.engines.gemm:GemmEngine",
     "reference": "preimage.engines.reference:ReferenceEngine",
 }
+#: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it. The cheapest by their models (`cycles`) is taken.
+INEXACT: tuple[str, ...] = ()
+_NOT_EXACT = "it sums in an order of its own, which accuracy='fast' allows"
 _loaded: dict[str, Engine | str] = {}
 #: An engine that cannot be loaded while less memory than this is to be had may be loaded later.
 LOADING_BYTES = 512 << 20
@@ -90,47 +93,33 @@ def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], sett
     """The engine for one call, and why it is this one."""
     if settings.engine != "auto":
         engine = get(settings.engine)
-        why = (None if settings.accuracy == "fast" else _inexact(engine)) or engine.supports(geometry, contraction, dtype)
+        refused = _NOT_EXACT if settings.engine in INEXACT and settings.accuracy != "fast" else None
+        why = refused or engine.supports(geometry, contraction, dtype)
         if why is not None:
             raise EngineError(f"engine {settings.engine!r} cannot take this {contraction}: {why}")
         return engine, "asked for by name"
     reasons: list[str] = []
-    usual: Engine | None = None
-    found: list[Engine] = []
-    for name in _ROWS:
-        loaded = _load(name)
-        if isinstance(loaded, str):
-            reasons.append(f"{name}: {loaded}")
-        elif usual is not None and not _inexact(loaded):
-            continue  # the first of them is taken
-        elif settings.accuracy != "fast" and _inexact(loaded):
-            continue
-        elif (reason := loaded.supports(geometry, contraction, dtype)) is not None:
-            reasons.append(f"{name}: {reason}")
-        else:
-            found.append(loaded)
-            usual = usual or (None if _inexact(loaded) else loaded)
-            if settings.accuracy != "fast":
-                return loaded, "; ".join(reasons) or "first choice"
-    if not found:
+    exact = _first(geometry, contraction, dtype, [name for name in _ROWS if name not in INEXACT], reasons)
+    if exact is None:
         raise EngineError(f"no engine can take this {contraction}: {'; '.join(reasons)}")
-    return _cheapest(found, geometry, contraction, dtype, reasons)
-
-
-def _inexact(engine: Engine) -> str | None:
-    """Why an engine runs only where accuracy="fast" allows it, if it does."""
-    return getattr(engine, "inexact", None)
-
-
-def _cheapest(
-    found: list[Engine], geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], reasons: list[str]
-) -> tuple[Engine, str]:
-    """The engine whose model says the least cycles, where more than one can take a call that may be computed the fast way."""
-    if len(found) == 1:
-        return found[0], "; ".join(reasons) or "first choice"
-    cycles = {engine.name: getattr(engine, "cycles", lambda *_: float("inf"))(geometry, contraction, dtype) for engine in found}
+    if settings.accuracy != "fast" or not INEXACT:
+        return exact, "; ".join(reasons) or "first choice"
+    found = [exact, *(e for name in INEXACT if (e := _first(geometry, contraction, dtype, [name], reasons)) is not None)]
+    cycles = {engine.name: getattr(engine, "cycles", lambda *_: math.inf)(geometry, contraction, dtype) for engine in found}
     best = min(found, key=lambda engine: cycles[engine.name])
     return best, "; ".join([*reasons, *(f"{name}: {count:,.0f} cycles by its model" for name, count in cycles.items())])
+
+
+def _first(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], names: list[str], reasons: list[str]) -> Engine | None:
+    """The first of the engines that can take a call; why the others cannot goes to `reasons`."""
+    for name in names:
+        found = _load(name)
+        reason = found if isinstance(found, str) else found.supports(geometry, contraction, dtype)
+        if reason is None:
+            assert not isinstance(found, str)
+            return found
+        reasons.append(f"{name}: {reason}")
+    return None
 
 
 def choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> Engine:

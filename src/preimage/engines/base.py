@@ -159,8 +159,8 @@ class Engine(Protocol):
     takes_prepared: conv and conv_transpose also take a PreparedWeight for w; other engines are given its array.
     kernels: what it computes beside the contractions, if anything. products: its matrix products.
 
-    Where accuracy="fast" allows several engines, the one with the fewest cycles is taken, by what an engine may have beside these:
-    `cycles(geometry, contraction, dtype)`, by a model of its own, of one thread; `inexact`: in words why an engine runs only then.
+    cycles(geometry, contraction, dtype), where there is one: by a model of its own, of one thread; where accuracy="fast" allows several
+    engines, the one with the fewest is taken.
     """
 
     name: str
