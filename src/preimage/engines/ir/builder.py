@@ -22,7 +22,7 @@ Sums that stay in registers are loop-carried values (phi nodes, no memory):
 - `Ptr` is an address with an element type: `at(elements)`, `at_bytes(n)`, `load(lanes, mask)`, `splat(lanes)`, `store(v, mask)`.
   Element types f16 and bf16 load as f32 (exact) and store with one rounding to nearest even; no instruction that
   flushes denormals takes part.
-- `f.when(bit)` is an if without else; `f.lane_mask(lanes, count)` is true in the first `count` lanes.
+- `f.when(bit)` is an if without else, `carry` as of loops; `f.lane_mask(lanes, count)` is true in the first `count` lanes.
 - No fast-math flag is ever set, so LLVM keeps every operation as it is written here.
 """
 
@@ -30,11 +30,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from preimage.engines.ir import floating_point
-from preimage.engines.ir.values import ELEMENT_BYTES, TYPES, Bit, Int, Num, Ptr, constant, lane_numbers, type_of
+from preimage.engines.ir.values import ELEMENT_BYTES, TYPES, Bit, Int, Int32, Num, Ptr, constant, lane_numbers, type_of
 
-__all__ = ["ELEMENT_BYTES", "LINE_BYTES", "Bit", "Int", "Kernel", "Loop", "Num", "Ptr"]
+__all__ = ["ELEMENT_BYTES", "LINE_BYTES", "Bit", "Branch", "Int", "Int32", "Kernel", "Loop", "Num", "Ptr"]
 
 LINE_BYTES = 64  # of the cache
 
@@ -44,8 +45,17 @@ class Loop:
 
     __slots__ = ("carry", "index", "result")
 
-    def __init__(self, index: Int, carry: list[Num]) -> None:
+    def __init__(self, index: Int, carry: list[Any]) -> None:
         self.index, self.carry, self.result = index, carry, carry
+
+
+class Branch:
+    """The inside of `with f.when(...)`: the values that it may change (`carry`), and after it `result`: these, or what they were."""
+
+    __slots__ = ("carry", "result")
+
+    def __init__(self, carry: list[Any]) -> None:
+        self.carry, self.result = carry, carry
 
 
 class Kernel:
@@ -148,14 +158,21 @@ class Kernel:
 
     @contextmanager
     def loop(
-        self, start: Int | int, stop: Int | int, step: int = 1, carry: Sequence[Num] = (), once: bool = False
+        self, start: Int | int, stop: Int | int, step: Int | int = 1, carry: Sequence[Any] = (), once: bool = False
     ) -> Iterator[Loop]:
-        """for index in range(start, stop, step), with loop-carried values; once=True promises at least one iteration."""
+        """for index in range(start, stop, step), with loop-carried values; once=True promises at least one iteration.
+
+        The values are numbers, integers or addresses. The index has 32 bits where the start or the end has.
+        """
+        index_type = Int32 if isinstance(start, Int32) or isinstance(stop, Int32) else Int
+        kind = index_type.type
         first, last = self.i64(start).value, self.i64(stop).value
+        stride = step.value if isinstance(step, Int) else step
+        begin = [value.value for value in carry]
         body, after = self._label("loop"), self._label("after")
         guarded = not (once or (isinstance(start, int) and isinstance(stop, int) and start < stop))
         if guarded:
-            some = self.once(f"icmp slt i64 {first}, {last}")
+            some = self.once(f"icmp slt {kind} {first}, {last}")
             self.write(f"br i1 {some}, label %{body}, label %{after}")
         else:
             self.write(f"br label %{body}")
@@ -164,33 +181,32 @@ class Kernel:
         place = len(self._lines)
         index, phis = self._name(), [value.like(self._name()) for value in carry]
         self._lines += [""] * (1 + len(phis))  # the phis: their values from the end of the body are known there
-        loop = Loop(Int(self, self._apart(index)), list(phis))
+        loop = Loop(index_type(self, self._apart(index, kind)), list(phis))
         yield loop
-        following = self.let(f"add nsw i64 {index}, {step}")
-        more = self.let(f"icmp slt i64 {following}, {last}")
+        came = [value.value for value in loop.carry]
+        following = self.let(f"add nsw {kind} {index}, {stride}")
+        more = self.let(f"icmp slt {kind} {following}, {last}")
         end = self._block
-        self._lines[place] = f"{index} = phi i64 [ {first}, %{before} ], [ {following}, %{end} ]"
-        for number, (phi, value, came) in enumerate(zip(phis, carry, loop.carry, strict=True)):
-            self._lines[place + 1 + number] = (
-                f"{phi.value} = phi {phi.type} [ {value.value}, %{before} ], [ {came.value}, %{end} ]"
-            )
+        self._lines[place] = f"{index} = phi {kind} [ {first}, %{before} ], [ {following}, %{end} ]"
+        for number, (phi, was, now) in enumerate(zip(phis, begin, came, strict=True)):
+            self._lines[place + 1 + number] = f"{phi.value} = phi {phi.type} [ {was}, %{before} ], [ {now}, %{end} ]"
         self.write(f"br i1 {more}, label %{body}, label %{after}")
         self._begin(after)
         loop.result = list(loop.carry)
         if guarded:
             loop.result = [
-                came.like(self.let(f"phi {came.type} [ {value.value}, %{before} ], [ {came.value}, %{end} ]"))
-                for value, came in zip(carry, loop.carry, strict=True)
+                value.like(self.let(f"phi {value.type} [ {was}, %{before} ], [ {now}, %{end} ]"))
+                for value, was, now in zip(carry, begin, came, strict=True)
             ]
 
-    def _apart(self, index: str) -> str:
+    def _apart(self, index: str, kind: str) -> str:
         """A copy of the loop counter that the code generator cannot trace back to the loop.
 
         Else it rewrites every address as an induction variable of its own (loop strength reduction). That gives the same code as what is
         written here, or worse code, and takes a quarter of the compile time. Nothing is known of a frozen value.
         """
-        same = self.let(f"add i64 {index}, 0")  # a frozen phi would be thawed
-        return self.let(f"freeze i64 {same}")
+        same = self.let(f"add {kind} {index}, 0")  # a frozen phi would be thawed
+        return self.let(f"freeze {kind} {same}")
 
     def share(self, units: Int, per_task: Int) -> AbstractContextManager[Loop]:
         """for unit in this task's share of range(units): `per_task` of them, of the last task what is left."""
@@ -198,16 +214,24 @@ class Kernel:
         return self.loop(first, (first + per_task).minimum(units))
 
     @contextmanager
-    def when(self, condition: Bit) -> Iterator[None]:
-        """The block runs if the condition holds."""
-        inside, after = self._label("when"), self._label("after")
+    def when(self, condition: Bit, carry: Sequence[Any] = ()) -> Iterator[Branch]:
+        """The block runs if the condition holds; it may give other values to what it carries."""
+        inside, after, before = self._label("when"), self._label("after"), self._block
+        begin = [value.value for value in carry]
+        branch = Branch(list(carry))
         self.write(f"br i1 {condition.value}, label %{inside}, label %{after}")
         known = self._known  # what was computed before the branch can be used in it and after it
         self._begin(inside)
         self._known = dict(known)
-        yield
+        yield branch
+        came = [value.value for value in branch.carry]
+        end = self._block
         self.write(f"br label %{after}")
         self._begin(after)
+        branch.result = [
+            value.like(self.let(f"phi {value.type} [ {now}, %{end} ], [ {was}, %{before} ]"))
+            for value, was, now in zip(carry, begin, came, strict=True)
+        ]
         self._known = known
 
     @contextmanager
@@ -228,6 +252,10 @@ class Kernel:
         """Run another kernel, given by its address."""
         callee = self.once(f"inttoptr i64 {code.value} to ptr")
         self.write(f"call void {callee}(ptr {arguments.value}, i64 {task.value}, i64 {self.thread.value})")
+
+    def known_alignment(self, where: Ptr, align: int) -> int:
+        """The alignment in bytes that an access may claim, of what it is said to be."""
+        return align
 
     # ---- what LLVM offers as intrinsics
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from preimage.engines.ir.builder import Bit, Int, Kernel, Ptr
+from preimage.engines.ir.builder import Bit, Branch, Int, Kernel, Ptr
 
 __all__ = ["I32", "Forever", "Function", "module"]
 
@@ -82,12 +82,13 @@ class Function(Kernel):
             self.end_block(f"ret i64 {self.i64(value).value}")
 
     @contextmanager
-    def when(self, condition: Bit) -> Iterator[None]:
+    def when(self, condition: Bit, carry: Sequence[Any] = ()) -> Iterator[Branch]:
+        """As of a kernel, but that nothing is carried; the block may leave the function or a loop."""
         inside, after, known = self._label("when"), self._label("after"), self._known
         self.write(f"br i1 {condition.value}, label %{inside}, label %{after}")
         self._begin(inside)
         self._known = dict(known)
-        yield
+        yield Branch([])
         if not self._closed:
             self.write(f"br label %{after}")
         self._begin(after)

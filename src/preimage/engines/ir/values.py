@@ -7,100 +7,98 @@ in the parser, the instruction selector and the scheduler.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from preimage.engines.ir.types import ELEMENT_BYTES, TYPES, constant, lane_numbers, type_of
 
 if TYPE_CHECKING:
     from preimage.engines.ir.builder import Kernel
 
-__all__ = ["ACCUMULATE", "ELEMENT_BYTES", "Bit", "Int", "Num", "Ptr"]
+__all__ = [
+    "ACCUMULATE",
+    "ELEMENT_BYTES",
+    "TYPES",
+    "Bit",
+    "Int",
+    "Int32",
+    "Num",
+    "Ptr",
+    "constant",
+    "lane_numbers",
+    "type_of",
+]
+
+AnyInt = TypeVar("AnyInt", bound="Int")
 
 #: llvm.fma(a, b, sum) whose result takes the register of the sum; what compiles the text says how on its target.
 ACCUMULATE = "preimage.accumulate"
-
-ELEMENT_BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
-TYPES = {"f32": "float", "f64": "double", "f16": "half", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8", "i1": "i1"}
-
-
-@cache
-def type_of(element: str, lanes: int) -> str:
-    """The IR type of a scalar or a vector."""
-    return TYPES[element] if lanes == 1 else f"<{lanes} x {TYPES[element]}>"
-
-
-@cache
-def lane_numbers(numbers: tuple[int, ...], element: str = "i32") -> str:
-    """A constant vector of lane numbers."""
-    return f"<{', '.join(f'{TYPES[element]} {n}' for n in numbers)}>"
-
-
-@cache
-def constant(element: str, lanes: int, value: float) -> str:
-    """A number in every lane, as IR writes it: floats by their bits."""
-    if element in ("f32", "f64"):
-        if value == 0 and str(value)[0] != "-":
-            return "0.0" if lanes == 1 else "zeroinitializer"
-        rounded = struct.unpack("f", struct.pack("f", value))[0] if element == "f32" else value
-        text = f"0x{struct.unpack('Q', struct.pack('d', rounded))[0]:016X}"
-    else:
-        text = str(int(value))
-    return text if lanes == 1 else f"<{', '.join([f'{TYPES[element]} {text}'] * lanes)}>"
 
 
 class Int:
     """A 64-bit integer value."""
 
     __slots__ = ("kernel", "value")
+    type = "i64"
 
     def __init__(self, kernel: Kernel, value: str) -> None:
         self.kernel, self.value = kernel, value
 
-    def _binary(self, op: str, other: Int | int) -> Int:
-        right = other.value if isinstance(other, Int) else str(int(other))
-        return Int(self.kernel, self.kernel.once(f"{op} i64 {self.value}, {right}"))
+    def like(self, value: str) -> Self:
+        return type(self)(self.kernel, value)
 
-    def __add__(self, other: Int | int) -> Int:
+    def _word(self, other: Int | int) -> Self:
+        """The other operand, a constant as a value."""
+        return self.like(other.value if isinstance(other, Int) else str(int(other)))
+
+    def narrow(self) -> Int32:
+        """The lower 32 bits."""
+        return Int32(self.kernel, self.kernel.once(f"trunc i64 {self.value} to i32"))
+
+    def _binary(self, op: str, other: Int | int) -> Self:
+        right = other.value if isinstance(other, Int) else str(int(other))
+        return self.like(self.kernel.once(f"{op} {self.type} {self.value}, {right}"))
+
+    def __add__(self, other: Int | int) -> Self:
         return self if other == 0 and isinstance(other, int) else self._binary("add", other)
 
     __radd__ = __add__
 
-    def __sub__(self, other: Int | int) -> Int:
+    def __sub__(self, other: Int | int) -> Self:
         return self._binary("sub", other)
 
-    def __rsub__(self, other: Int | int) -> Int:
-        return self.kernel.i64(other)._binary("sub", self)
+    def __rsub__(self, other: Int | int) -> Self:
+        return self._word(other)._binary("sub", self)
 
-    def __mul__(self, other: Int | int) -> Int:
+    def __mul__(self, other: Int | int) -> Self:
         return self if other == 1 and isinstance(other, int) else self._binary("mul", other)
 
     __rmul__ = __mul__
 
-    def __floordiv__(self, other: Int | int) -> Int:
+    def __floordiv__(self, other: Int | int) -> Self:
         """Division of non-negative numbers."""
         return self._binary("udiv", other)
 
-    def __mod__(self, other: Int | int) -> Int:
+    def __mod__(self, other: Int | int) -> Self:
         """Remainder of non-negative numbers."""
         return self._binary("urem", other)
 
-    def __and__(self, other: Int | int) -> Int:
+    def __and__(self, other: Int | int) -> Self:
         return self._binary("and", other)
 
-    def __or__(self, other: Int | int) -> Int:
+    def __or__(self, other: Int | int) -> Self:
         return self._binary("or", other)
 
-    def __lshift__(self, bits: Int | int) -> Int:
+    def __lshift__(self, bits: Int | int) -> Self:
         return self._binary("shl", bits)
 
-    def __rshift__(self, bits: Int | int) -> Int:
+    def __rshift__(self, bits: Int | int) -> Self:
         """Logical: zeros are shifted in."""
         return self._binary("lshr", bits)
 
     def _compare(self, op: str, other: Int | int) -> Bit:
         right = other.value if isinstance(other, Int) else str(int(other))
-        return Bit(self.kernel, self.kernel.once(f"icmp {op} i64 {self.value}, {right}"))
+        return Bit(self.kernel, self.kernel.once(f"icmp {op} {self.type} {self.value}, {right}"))
 
     def __lt__(self, other: Int | int) -> Bit:
         return self._compare("slt", other)
@@ -121,15 +119,26 @@ class Int:
         """0 <= self < other, in one comparison without sign."""
         return self._compare("ult", other)
 
-    def trailing_ones(self) -> Int:
+    def trailing_ones(self) -> Self:
         """How many bits are 1 below the lowest that is 0."""
-        return Int(self.kernel, self.kernel.trailing_zeros(self._binary("xor", -1).value))
+        return self.like(self.kernel.trailing_zeros(self._binary("xor", -1).value))
 
-    def minimum(self, other: Int | int) -> Int:
-        return (self < other).pick(self, self.kernel.i64(other))
+    def minimum(self, other: Int | int) -> Self:
+        return (self < other).pick(self, self._word(other))
 
-    def maximum(self, other: Int | int) -> Int:
-        return (self > other).pick(self, self.kernel.i64(other))
+    def maximum(self, other: Int | int) -> Self:
+        return (self > other).pick(self, self._word(other))
+
+
+class Int32(Int):
+    """A 32-bit integer value, for targets whose registers are so wide. Its operations take others of its kind."""
+
+    __slots__ = ()
+    type = "i32"
+
+    def wide(self) -> Int:
+        """The same number, of 64 bits."""
+        return Int(self.kernel, self.kernel.once(f"sext i32 {self.value} to i64"))
 
 
 class Bit:
@@ -145,9 +154,10 @@ class Bit:
         """Type and value."""
         return f"{type_of('i1', self.lanes)} {self.value}"
 
-    def pick(self, yes: Int, no: Int) -> Int:
+    def pick(self, yes: AnyInt, no: AnyInt) -> AnyInt:
         """As select, of integers."""
-        return Int(self.kernel, self.kernel.once(f"select i1 {self.value}, i64 {yes.value}, i64 {no.value}"))
+        kind = yes.type
+        return yes.like(self.kernel.once(f"select i1 {self.value}, {kind} {yes.value}, {kind} {no.value}"))
 
     def select(self, yes: Any, no: Any) -> Any:
         """`yes` where true, else `no` (both Int or both Num)."""
@@ -293,41 +303,55 @@ class Num:
 
 
 class Ptr:
-    """An address with an element type: a base and a constant number of bytes behind it."""
+    """An address with an element type: a base and a constant number of bytes behind it. space: of addresses, 0 but on GPUs."""
 
-    __slots__ = ("base", "element", "kernel", "offset")
+    __slots__ = ("base", "element", "kernel", "offset", "space")
 
-    def __init__(self, kernel: Kernel, base: str, element: str, offset: int = 0) -> None:
-        self.kernel, self.base, self.element, self.offset = kernel, base, element, offset
+    def __init__(self, kernel: Kernel, base: str, element: str, offset: int = 0, space: int = 0) -> None:
+        self.kernel, self.base, self.element, self.offset, self.space = kernel, base, element, offset, space
+
+    @property
+    def type(self) -> str:
+        return f"ptr addrspace({self.space})" if self.space else "ptr"
+
+    @property
+    def typed(self) -> str:
+        """Type and value."""
+        return f"{self.type} {self.value}"
+
+    def like(self, value: str) -> Ptr:
+        return Ptr(self.kernel, value, self.element, 0, self.space)
 
     @property
     def value(self) -> str:
         """The address as an operand."""
-        return self.kernel.once(f"getelementptr i8, ptr {self.base}, i64 {self.offset}") if self.offset else self.base
+        return self.kernel.once(f"getelementptr i8, {self.type} {self.base}, i64 {self.offset}") if self.offset else self.base
 
     def at(self, offset: Int | int) -> Ptr:
         """`offset` elements further."""
+        if isinstance(offset, Int32):  # the multiplication by the size of an element must not wrap around
+            offset = offset.wide()
         return self.at_bytes(offset * ELEMENT_BYTES[self.element])
 
     def at_bytes(self, offset: Int | int) -> Ptr:
         if isinstance(offset, Int):
-            moved = self.kernel.once(f"getelementptr i8, ptr {self.base}, i64 {offset.value}")
-            return Ptr(self.kernel, moved, self.element, self.offset)
-        return Ptr(self.kernel, self.base, self.element, self.offset + int(offset))
+            moved = self.kernel.once(f"getelementptr i8, {self.type} {self.base}, {offset.type} {offset.value}")
+            return Ptr(self.kernel, moved, self.element, self.offset, self.space)
+        return Ptr(self.kernel, self.base, self.element, self.offset + int(offset), self.space)
 
     def address(self) -> Int:
         """The address as a number."""
-        return Int(self.kernel, self.kernel.once(f"ptrtoint ptr {self.value} to i64"))
+        return Int(self.kernel, self.kernel.once(f"ptrtoint {self.typed} to i64"))
 
     def as_type(self, element: str) -> Ptr:
-        return Ptr(self.kernel, self.base, element, self.offset)
+        return Ptr(self.kernel, self.base, element, self.offset, self.space)
 
     def load_int(self) -> Int:
         """One i64 element (a table entry)."""
-        return Int(self.kernel, self.kernel.let(f"load i64, ptr {self.value}, align 8"))
+        return Int(self.kernel, self.kernel.let(f"load i64, {self.typed}, align 8"))
 
     def store_int(self, value: Int | int) -> None:
-        self.kernel.write(f"store i64 {self.kernel.i64(value).value}, ptr {self.value}, align 8")
+        self.kernel.write(f"store i64 {self.kernel.i64(value).value}, {self.typed}, align 8")
 
     # Atomics on a 64-bit word. `order` is LLVM's: monotonic, acquire, release, acq_rel, seq_cst.
 
@@ -349,12 +373,15 @@ class Ptr:
         pair = k.let(f"cmpxchg ptr {self.value}, {words} {order} {failed}")
         return Bit(k, k.let(f"extractvalue {{i64, i1}} {pair}, 1")), Int(k, k.let(f"extractvalue {{i64, i1}} {pair}, 0"))
 
-    def load(self, lanes: int = 1, mask: Bit | None = None) -> Num:
-        """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero."""
-        k, align = self.kernel, ELEMENT_BYTES[self.element]
+    def load(self, lanes: int = 1, mask: Bit | None = None, align: int = 0) -> Num:
+        """`lanes` neighbouring elements; lanes outside the mask are not read and come as zero. align: in bytes, where it is known
+        to be more than an element's.
+        """
+        k = self.kernel
+        align = k.known_alignment(self, align) if align else ELEMENT_BYTES[self.element]
         stored = "i16" if self.element == "bf16" else self.element
         if mask is None:
-            raw = k.let(f"load {type_of(stored, lanes)}, ptr {self.value}, align {align}")
+            raw = k.let(f"load {type_of(stored, lanes)}, {self.typed}, align {align}")
         else:
             raw = k.masked_load(self.value, stored, lanes, mask, align)
         return k.widen(raw, self.element, lanes)
@@ -363,12 +390,13 @@ class Ptr:
         """One element, in every lane."""
         return self.load().splat(lanes)
 
-    def store(self, value: Num, mask: Bit | None = None) -> None:
-        """Write neighbouring elements (one rounding if the element type is narrower); lanes outside the mask stay."""
-        k, align = self.kernel, ELEMENT_BYTES[self.element]
+    def store(self, value: Num, mask: Bit | None = None, align: int = 0) -> None:
+        """Write neighbouring elements (one rounding if the element type is narrower); lanes outside the mask stay. align: as of `load`."""
+        k = self.kernel
+        align = k.known_alignment(self, align) if align else ELEMENT_BYTES[self.element]
         raw = k.narrow(value, self.element)
         kind = "i16" if self.element == "bf16" else self.element
         if mask is None:
-            k.write(f"store {type_of(kind, value.lanes)} {raw}, ptr {self.value}, align {align}")
+            k.write(f"store {type_of(kind, value.lanes)} {raw}, {self.typed}, align {align}")
         else:
             k.masked_store(raw, kind, self.value, mask, align)

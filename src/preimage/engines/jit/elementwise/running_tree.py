@@ -38,4 +38,5 @@ class RunningTree:
             here = (count & self._weight(level.index)) > 0
             sum_ = self._slots.at(level.index * self._lanes).load(self._lanes) + level.carry[0]
             level.carry = [here.select(sum_, level.carry[0])]
-        return level.result[0]
+        total: Num = level.result[0]
+        return total
