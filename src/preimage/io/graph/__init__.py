@@ -4,13 +4,14 @@ nodes       Node, Input, Op and the registry OPS, into which `graph_op` puts a f
 graph       Graph, the nn.Module that runs nodes in order
 ops, layers the words that all formats share
 types       the dtype of every value, known before anything runs
+facts       dtype, shape and contents of every value before anything runs; sizes: arithmetic on sizes that are open
 calls       contractions bound once for a shape
 pointwise   chains of elementwise nodes as one node
 passes      `optimise`: rewriting for inference
 trace       a Module written down as a Graph
 """
 
-from preimage.io.graph import layers, ops  # noqa: F401 - their words register themselves
+from preimage.io.graph import layers, ops, word_shapes  # noqa: F401 - their words register themselves
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import OPS, Input, Node, Op, Step, Values, graph_op
 from preimage.io.graph.passes import optimise

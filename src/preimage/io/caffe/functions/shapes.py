@@ -1,0 +1,100 @@
+"""Which shapes the words give that only Caffe has (`io.graph.facts`)."""
+
+from __future__ import annotations
+
+from math import prod
+
+from preimage.geometry.sizes import conv_size, extent_of
+from preimage.io.graph.facts import Call, Shapes, shapes_of
+from preimage.io.graph.sizes import Dim, UnknownError, concrete, product
+from preimage.io.graph.word_shapes import broadcasting, like, reshaped
+
+__all__: list[str] = []
+
+shapes_of("power", "exp_linear", "log_linear", "threshold", "dropout", "mvn", "lrn_within", "l2_normalize")(like(0))
+shapes_of("weighted_sum")(broadcasting())
+shapes_of("stored_statistics")(like(0, 1))
+shapes_of("batch_norm_train")(like(0, 1, 2, 3))
+shapes_of("euclidean_loss", "sigmoid_loss", "hinge_loss", "multinomial_loss", "contrastive_loss")(lambda call: [()])
+shapes_of("softmax_loss", "infogain_loss")(lambda call: [(), call.shape(0)])
+
+
+@shapes_of("fold_batch")
+def _fold_batch(call: Call) -> Shapes:
+    x, axis = call.shape(0), call.node.integer("axis")
+    return [[product(x[:axis]), *x[axis:]]]
+
+
+@shapes_of("unfold_batch")
+def _unfold_batch(call: Call) -> Shapes:
+    return [[*call.shape(1)[: call.node.integer("axis")], *call.shape(0)[1:]]]
+
+
+@shapes_of("unfold_maps")
+def _unfold_maps(call: Call) -> Shapes:
+    x, node = call.shape(0), call.node
+    ndim = len(x) - 2
+    kernel, padding = node.per_axis("kernel_size", ndim), node.padding(ndim)
+    if isinstance(padding, str):
+        raise UnknownError("padding by a word")
+    pairs = zip(x[2:], kernel, node.per_axis("stride", ndim), padding, node.per_axis("dilation", ndim), strict=True)
+    space = [conv_size(n, lo, hi, extent_of(k, d), s) for n, k, s, (lo, hi), d in pairs]  # type: ignore[arg-type]
+    return [[x[0], x[1] * prod(kernel), *space]]
+
+
+@shapes_of("crop_like")
+def _crop_like(call: Call) -> Shapes:
+    x, reference, axis = call.shape(0), call.shape(1), call.node.integer("axis")
+    count = len(call.node.integers("offsets"))
+    return [[*x[:axis], *reference[axis : axis + count], *x[axis + count :]]]
+
+
+@shapes_of("reshape_part")
+def _reshape_part(call: Call) -> Shapes:
+    x, node = call.shape(0), call.node
+    axis, end = node.integer("axis"), node.integer("end_axis")
+    return [[*x[:axis], *reshaped(x[axis:end], node.integers("target"), True), *x[end:]]]
+
+
+@shapes_of("reduce_tail")
+def _reduce_tail(call: Call) -> Shapes:
+    return [call.shape(0)[: call.node.integer("axis")]]
+
+
+@shapes_of("argmax_top")
+def _argmax_top(call: Call) -> Shapes:
+    x, node = concrete(call.shape(0)), call.node
+    if x is None:
+        raise UnknownError("open sizes")
+    count, axis = node.integer("top_k"), node.attributes.get("axis")
+    if axis is not None:
+        at = call.axis(node.integer("axis"), len(x))
+        return [[min(count, n) if k == at else n for k, n in enumerate(x)]]
+    rows: list[Dim] = [x[0], 2 if node.flag("with_values") else 1, min(count, prod(x[1:]))]
+    return [[*rows, *[1] * (len(x) - 3)]]
+
+
+@shapes_of("dummy_data")
+def _dummy_data(call: Call) -> Shapes:
+    return [call.node.integers("shape_of_data")]
+
+
+@shapes_of("embed")
+def _embed(call: Call) -> Shapes:
+    return [[*call.shape(0), call.shape(1)[1]]]
+
+
+@shapes_of("accuracy")
+def _accuracy(call: Call) -> Shapes:
+    x = call.shape(0)
+    return [(), [x[call.axis(call.node.integer("axis"), len(x))]]]
+
+
+@shapes_of("prior_box")
+def _prior_box(call: Call) -> Shapes:
+    return [[1, 2, None]]
+
+
+@shapes_of("detection_output")
+def _detection_output(call: Call) -> Shapes:
+    return [[1, 1, None, 7]]
