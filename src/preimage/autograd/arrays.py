@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.autograd.device_arrays import DeviceArray, device_array
 from preimage.errors import DTypeError, ShapeError
 
 __all__ = ["as_array", "fitted", "is_real", "refuse_masked"]
@@ -57,7 +58,8 @@ def _bfloat16(name: str) -> Any:
 
 
 def as_array(value: object, name: str = "an argument", *, values_only: bool = False) -> Array:
-    """The value as an array, not copied where that can be: of numbers, lists, and arrays of NumPy, torch, JAX or others.
+    """The value as an array, not copied where that can be: of numbers, lists, and arrays of NumPy, torch, JAX or others. One that lies on a
+    GPU comes as a DeviceArray.
 
     values_only: a torch tensor may require grad, since only its values are asked for.
     Raises: DTypeError for a masked array, a torch tensor that requires grad, and what cannot be read as an array; ShapeError for a list
@@ -66,6 +68,9 @@ def as_array(value: object, name: str = "an argument", *, values_only: bool = Fa
     if type(value) is np.ndarray:
         return value
     refuse_masked(value, name)
+    on_device: Any = device_array(value, name)
+    if on_device is not None:
+        return on_device  # type: ignore[no-any-return]
     value = _from_torch(value, name, values_only)
     if not values_only and isinstance(value, (list, tuple)) and any(getattr(v, "requires_grad", False) is True for v in value):
         raise DTypeError(
@@ -97,6 +102,10 @@ def fitted(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], name: st
         raise DTypeError(f"{name} has dtype {array.dtype}, wanted real numbers for {dtype}")
     if array.shape != shape:
         raise ShapeError(f"{name} has shape {array.shape}, wanted {shape}")
+    if isinstance(array, DeviceArray):
+        if array.dtype != dtype:
+            raise DTypeError(f"{name} has dtype {array.dtype}, wanted {dtype}, as it lies on {array.device}")
+        return array
     if array.dtype == dtype and array.dtype.isnative:
         return np.require(array, dtype, "A")
     with np.errstate(all="ignore"):

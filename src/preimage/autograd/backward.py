@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 import numpy as np
 
 from preimage.autograd.arrays import fitted
+from preimage.autograd.device_arrays import DeviceArray, place_of
 from preimage.autograd.modes import enable_grad, no_grad
 from preimage.autograd.primitive import Node
 from preimage.autograd.tensor import Tensor, array_of, method
@@ -33,10 +34,15 @@ def _seed(output: Tensor, grad_output: Any) -> Any:
     if grad_output is None:
         if output.size != 1:
             raise GraphError(f"backward from a Tensor of shape {output.shape} needs grad_output of that shape")
+        if isinstance(output._data, DeviceArray):
+            raise GraphError(
+                f"backward from a Tensor on {place_of(output._data)} needs grad_output, an array there of shape {output.shape}"
+            )
         return np.ones(output.shape, output.dtype)
     if isinstance(grad_output, Tensor) and grad_output.shape == output.shape:
         return grad_output
-    return fitted(array_of(grad_output), output.dtype, output.shape, "grad_output")
+    made: Any = fitted(array_of(grad_output), output.dtype, output.shape, "grad_output")
+    return made.kept() if isinstance(made, DeviceArray) else made
 
 
 def _count_uses(roots: Sequence[Vertex]) -> dict[Vertex, int]:
@@ -87,6 +93,8 @@ def _add(a: Any, b: Any) -> Any:
         return b
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return method("__add__")(a if isinstance(a, Tensor) else Tensor(a), b)
+    if isinstance(a, DeviceArray):
+        return method("__add__")(Tensor(a), b)._data
     return a + b
 
 
@@ -129,7 +137,7 @@ def _sweep(
 
 def _as_tensor(g: Any, create_graph: bool) -> Tensor:
     if isinstance(g, Tensor):
-        return g if create_graph else Tensor(g.data)
+        return g if create_graph else Tensor(g._data)
     return Tensor(g)
 
 
@@ -148,8 +156,10 @@ def backward(
     for leaf, g in _sweep([output], [seed], None, create_graph, retain).items():
         assert isinstance(leaf, Tensor)
         with np.errstate(all="ignore"):
-            total = g if leaf.grad is None else _add(leaf.grad if create_graph else leaf.grad.data, g)
-        leaf.grad = _as_tensor(np.array(total) if total is seed else total, create_graph)
+            total = g if leaf.grad is None else _add(leaf.grad if create_graph else leaf.grad._data, g)
+        if total is seed:
+            total = total.copied() if isinstance(total, DeviceArray) else np.array(total)
+        leaf.grad = _as_tensor(total, create_graph)
 
 
 @overload

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.autograd.modes import is_grad_enabled, observer
 from preimage.autograd.tensor import Tensor
 from preimage.errors import GraphError
@@ -68,14 +69,18 @@ class _Saved:
 
     def __init__(self, value: Array, edge: Node | Tensor | None) -> None:
         self.value, self.edge = value, edge
-        # What an operation of ours made is read-only; anything else can be written to behind our back.
-        self.mark = _fingerprint(value) if _root(value).flags.writeable else None
+        self.mark: Any
+        if isinstance(value, DeviceArray):
+            self.mark = value.version  # None, and nothing is seen, where the library counts no changes (CuPy)
+        else:  # what an operation of ours made is read-only; anything else can be written to behind our back
+            self.mark = _fingerprint(value) if _root(value).flags.writeable else None
+
+    def _now(self) -> Any:
+        return self.value.version if isinstance(self.value, DeviceArray) else _fingerprint(self.value)
 
     def load(self, op: Primitive, create_graph: bool) -> Any:
         edge = self.edge
-        if (isinstance(edge, Tensor) and edge._data is not self.value) or (
-            self.mark is not None and self.mark != _fingerprint(self.value)
-        ):
+        if (isinstance(edge, Tensor) and edge._data is not self.value) or (self.mark is not None and self.mark != self._now()):
             name = f" {edge.name!r}" if isinstance(edge, Tensor) and edge.name else ""
             raise GraphError(
                 f"the gradient of {op.name} needs an array{name} of shape {self.value.shape} that was changed in place since the"
@@ -132,7 +137,7 @@ def _edge(value: Any) -> Node | Tensor | None:
 class Primitive:
     """A differentiable operation; call it with arrays or Tensors."""
 
-    __slots__ = ("_rules", "_saves", "forward", "linear", "name", "saves_ans")
+    __slots__ = ("_rules", "_saves", "forward", "linear", "name", "on_device", "saves_ans")
 
     def __init__(
         self, name: str, forward: Callable[..., Any], rules: Rules, saves: Sequence[int | str] | None, linear: tuple[int, ...]
@@ -141,6 +146,8 @@ class Primitive:
         self._saves = None if saves is None else frozenset(s for s in saves if s != "ans")
         self.saves_ans = saves is None or "ans" in saves
         self.linear = linear
+        #: The forward function on DeviceArrays, where there is one.
+        self.on_device: Callable[..., Any] | None = None
 
     @property
     def saved(self) -> frozenset[int | str] | None:
@@ -153,8 +160,10 @@ class Primitive:
         return self._rules[k] if k < len(self._rules) else None
 
     def _keep(self, k: int, arg: Any, edge: Node | Tensor | None) -> Any:
-        value = arg._data if isinstance(arg, Tensor) else arg
-        if not isinstance(value, np.ndarray):
+        value: Any = arg._data if isinstance(arg, Tensor) else arg
+        if isinstance(value, DeviceArray):
+            value = value.kept()
+        elif not isinstance(value, np.ndarray):
             return value
         if self._saves is not None and k not in self._saves:
             return Spec(value.shape, value.dtype)
@@ -168,10 +177,14 @@ class Primitive:
         for a in args:
             if isinstance(a, Tensor):
                 break
+            if type(a) is DeviceArray:
+                return self._call_on_device(args, params)
         else:  # a loop: `any` with its generator costs as much as all else here
             plain: Array = self.forward(*args, **params)
             return plain
         arrays = [a._data if isinstance(a, Tensor) else a for a in args]
+        if DeviceArray in map(type, arrays):
+            return self._call_on_device(args, params)
         result = np.asarray(self.forward(*arrays, **params))
         if is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             root = _root(result)
@@ -181,6 +194,23 @@ class Primitive:
             made = Tensor._result(result, Node(self, args, params, result))
         else:
             made = Tensor._result(result, None)
+        watch = observer()
+        if watch is not None:
+            watch(self, args, params, made)
+        return made
+
+    def _call_on_device(self, args: tuple[Any, ...], params: dict[str, Any]) -> Value:
+        """The call on arrays of which some lie on a GPU: arrays of the caller's give one of the caller's, Tensors a Tensor."""
+        arrays = [a._data if isinstance(a, Tensor) else a for a in args]
+        if self.on_device is None:
+            example = next(a for a in arrays if type(a) is DeviceArray)
+            raise example.refused(self.name)
+        result: Any = self.on_device(*arrays, **params)
+        if not any(isinstance(a, Tensor) for a in args):
+            back: Array = result.owner if any(type(a) is DeviceArray and a.given for a in args) else result
+            return back
+        recorded = is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        made = Tensor._result(result, Node(self, args, params, result) if recorded else None)
         watch = observer()
         if watch is not None:
             watch(self, args, params, made)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd.arrays import as_array, fitted
+from preimage.autograd.device_arrays import DeviceArray, given_back, place_of
 from preimage.display import Shown
 from preimage.errors import DomainError, DTypeError, GraphError, OptionError, ShapeError
 
@@ -52,6 +53,8 @@ def _float_array(data: Operand) -> Array:
     if isinstance(data, Tensor):
         data = data.data
     array = as_array(data, "data")
+    if isinstance(array, DeviceArray) and array.dtype.name in FLOATS:
+        return array.kept()
     if array.dtype == object or array.dtype.name not in FLOATS:
         if isinstance(data, (float, int)) and not isinstance(data, bool):
             return np.asarray(data, np.float64)
@@ -102,8 +105,10 @@ class Tensor(Shown):
 
     @property
     def data(self) -> Array:
-        """The array itself. Assigning replaces it (same shape and dtype) and marks the Tensor as changed."""
-        return self._data
+        """The array itself, of NumPy or, on a GPU, of the library that it came from. Assigning replaces it (same shape and dtype) and marks
+        the Tensor as changed.
+        """
+        return given_back(self._data)  # type: ignore[no-any-return]
 
     @data.setter
     def data(self, value: Operand) -> None:
@@ -246,6 +251,8 @@ class Tensor(Shown):
 
     def __repr__(self) -> str:
         made = f", from={self._node.op.name}" if self._node is not None else ", requires_grad=True" if self.requires_grad else ""
+        if isinstance(self._data, DeviceArray):
+            return f"Tensor(shape={self.shape}, dtype={self.dtype}, on {place_of(self._data)}{made})"
         text = np.array2string(self._data, separator=", ", prefix="Tensor(", threshold=100)
         return f"Tensor({text}, shape={self.shape}, dtype={self.dtype}{made})"
 

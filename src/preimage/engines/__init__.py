@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, Plan, is_channels_last
 from preimage.engines.prepared import PreparedWeight
 from preimage.errors import DTypeError, EngineError, OptionError, OutOfMemoryError
@@ -37,6 +38,8 @@ _ROWS = {
 }
 #: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it. The cheapest by their models (`cycles`) is taken.
 INEXACT: tuple[str, ...] = ()
+#: Those that compute on GPUs: arrays on a device go to the first of them, NumPy's only where one is asked for by name.
+DEVICE_ENGINES = ("cuda", "cudnn")
 _NOT_EXACT = "it sums in an order of its own, which accuracy='fast' allows"
 _loaded: dict[str, Engine | str] = {}
 #: An engine that cannot be loaded while less memory than this is to be had may be loaded later.
@@ -99,7 +102,9 @@ def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], sett
             raise EngineError(f"engine {settings.engine!r} cannot take this {contraction}: {why}")
         return engine, "asked for by name"
     reasons: list[str] = []
-    exact = _first(geometry, contraction, dtype, [name for name in _ROWS if name not in INEXACT], reasons)
+    exact = _first(
+        geometry, contraction, dtype, [name for name in _ROWS if name not in INEXACT and name not in DEVICE_ENGINES], reasons
+    )
     if exact is None:
         raise EngineError(f"no engine can take this {contraction}: {'; '.join(reasons)}")
     if settings.accuracy != "fast" or not INEXACT:
@@ -145,6 +150,10 @@ def run(
     The weights (b of conv and conv_transpose) may be prepared. accuracy: instead of the setting.
     """
     global _remembered
+    if type(a) is not np.ndarray or isinstance(b.array if type(b) is PreparedWeight else b, DeviceArray):
+        made = _run_on_device(contraction, geometry, a, b, epilogue)
+        if made is not None:
+            return made
     settings = current()
     if accuracy is not None and accuracy != settings.accuracy:
         with allowing(accuracy):
@@ -186,6 +195,19 @@ def bind(
             return None
         made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain, channels_last)
         return made
+
+
+def _run_on_device(contraction: str, geometry: ConvGeometry, a: Any, b: Any, epilogue: Epilogue | None) -> Array | None:
+    """A contraction of arrays on a GPU; None where none lies on one."""
+    from preimage.engines import on_device
+
+    if not on_device.is_on_device(a, b):
+        return None
+    on_device.one_place_for(contraction, a, b, epilogue)
+    engine = on_device.supporting_engine(contraction, geometry, a)
+    if current().debug:
+        print(f"preimage: {contraction} runs on {engine.name} (its arrays are on {a.device})", file=sys.stderr)
+    return _call(engine, contraction, geometry, a, b, epilogue)
 
 
 def _call(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import get, names, sums
 from preimage.engines.base import Array, ElementwiseKernels
 from preimage.errors import EngineError
@@ -79,12 +80,31 @@ def chain(
     least: int = LEAST_CHAIN,
 ) -> tuple[Array, ...] | None:
     """Elementwise steps in one pass (`run_chain`); `least` is the number of elements from which it pays."""
+    if DeviceArray in map(type, operands):
+        return chain_on_device(operands, steps, numbers, results)
     if max([a.size for a in operands]) < max(least, 1) or (kernels := fits(*operands)) is None:
         return None
     operands = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in operands]  # a NumPy number's bits lie in no array
     made = kernels.run_chain(operands, steps, numbers, results)
     if made is not None:
         log_kernels(" ".join(word for word, _ in steps), *operands)
+    return made
+
+
+def chain_on_device(
+    operands: Sequence[Any], steps: tuple[tuple[str, tuple[int, ...]], ...], numbers: Sequence[float], results: tuple[int, ...] | None
+) -> tuple[Any, ...]:  # fmt: skip
+    """Elementwise steps on arrays that lie on one GPU. Raises: EngineError where they do not, or cannot be taken together."""
+    from preimage.engines import on_device
+
+    on_device.one_place(**{f"operand {k + 1}": a for k, a in enumerate(operands)})
+    words = " ".join(word for word, _ in steps)
+    made = on_device.device_kernels(words, operands[0]).run_chain(operands, steps, numbers, results)
+    if made is None:
+        shapes = ", ".join(str(a.shape) for a in operands)
+        raise EngineError(
+            f"{words}: arrays of shapes {shapes} and their order in memory are not taken together on {operands[0].device}"
+        )
     return made
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage.autograd.device_arrays import device_array
 from preimage.engines.base import Array
 
 __all__ = ["PreparedWeight", "is_fixed", "same_bits"]
@@ -28,10 +29,15 @@ class PreparedWeight:
 
     def refresh(self, array: Array) -> None:
         """Take over new values. Calls that run meanwhile, and gradients recorded before, keep the old ones."""
-        copy = np.array(array, order="C")
-        copy.flags.writeable = False
+        copy: Any = device_array(array, "w")
+        if copy is not None:
+            copy = copy.copied()  # an engine of its device takes it where others take arrays
+        else:
+            copy = np.array(array, order="C")
+            copy.flags.writeable = False
         forms: Forms = {}
-        self._state = (copy, forms)  # one assignment: threads see both or neither
+        state: tuple[Array, Forms] = (copy, forms)
+        self._state = state  # one assignment: threads see both or neither
 
     def fixed(self) -> PreparedWeight:
         """These values and packed forms, which no later `refresh` of this object changes."""

@@ -1,5 +1,6 @@
 """The operations: arrays or Tensors in, the same out."""
 
+from preimage.ops import device as _device  # noqa: F401 - says which operations take arrays on a GPU
 from preimage.ops import methods as _methods  # noqa: F401 - gives Tensor its operators
 from preimage.ops.activation import (
     celu,

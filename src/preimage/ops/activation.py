@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Tensor, array_of, primitive
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import widely
@@ -29,6 +30,7 @@ from preimage.ops.pointwise import (
     select,
     square,
     unary,
+    within_on_device,
 )  # fmt: skip
 from preimage.ops.shape import reshape
 from preimage.typing import Operand, Value
@@ -70,6 +72,12 @@ def _hardtanh(x: Array, *, lo: float, hi: float) -> Array:
     return np.asarray(np.clip(x, x.dtype.type(lo), x.dtype.type(hi))) if made is None else made
 
 
+def _hardtanh_rule(g: Value, ans: Value, x: Value, lo: float, hi: float) -> Value:
+    if isinstance(array_of(x), DeviceArray):
+        return within_on_device(g, x, lo, hi, ends=False)
+    return select((array_of(x) > lo) & (array_of(x) < hi), g, 0.0)
+
+
 _LINE = (("mul", (0, 1)), ("add", (5, 2)), ("clip", (6, 3, 4)))
 HARDSIGMOID_NUMBERS = (1 / 6, 0.5, 0.0, 1.0)  # hardsigmoid's own
 
@@ -98,7 +106,7 @@ _leaky_relu_op = primitive(
 _hardtanh_op = primitive(
     "hardtanh",
     unary(_hardtanh),
-    [lambda g, ans, x, lo, hi: select((array_of(x) > lo) & (array_of(x) < hi), g, 0.0)],
+    [_hardtanh_rule],
     saves=(0,),
 )
 

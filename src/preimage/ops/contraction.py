@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, Tensor, is_grad_enabled, primitive
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import PreparedWeight, run
 from preimage.engines.base import Array, Epilogue
+from preimage.engines.on_device import device_kernels
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
 from preimage.ops.operands import operand
@@ -89,11 +91,15 @@ def logical_shape(a: Value, layout: object, name: str, like: tuple[int, ...] | N
 
 def channels_first(a: Array, layout: str) -> Array:
     """The array as engines see it, (N, C, *spatial): a view."""
-    return np.moveaxis(a, -1, 1) if layout == "channels_last" else a
+    return _moved(a, -1, 1) if layout == "channels_last" else a
 
 
 def _as_laid_out(a: Array, layout: str) -> Array:
-    return np.moveaxis(a, 1, -1) if layout == "channels_last" else a
+    return _moved(a, 1, -1) if layout == "channels_last" else a
+
+
+def _moved(a: Any, source: int, destination: int) -> Any:
+    return a.moved_axis(source, destination) if type(a) is DeviceArray else np.moveaxis(a, source, destination)
 
 
 def check_bias(bias: Value | None, channels: int) -> None:
@@ -217,6 +223,15 @@ conv_weight_grad_op: Primitive = primitive(
     linear=(0, 1),
     silent=True,
 )
+
+
+def _sum_over_space_on_device(g: Any, *, layout: str) -> Any:
+    return device_kernels("channel sums", g).channel_sums(channels_first(g, layout), "plain", False)[0]
+
+
+for _op in (conv_op, conv_transpose_op, conv_weight_grad_op):
+    _op.on_device = _op.forward  # the engine takes arrays wherever they lie
+sum_over_space.on_device = _sum_over_space_on_device
 
 
 def records(*values: object) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Tensor, array_of, is_grad_enabled
+from preimage.autograd.device_arrays import given_back
 from preimage.engines import PreparedWeight
 from preimage.engines.base import Epilogue
 from preimage.errors import DTypeError, OptionError, ShapeError
@@ -131,7 +132,7 @@ def _with_epilogue(
             contraction, (a, w, b, rest), epilogue, geometry, {"layout": layout} | how, (pairs, mode) if margin else None
         )
     result = fused(contraction, array_of(a), array_of(w), epilogue, geometry, layout, **how)
-    return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, rest)) else result
+    return Tensor(result) if any(isinstance(v, Tensor) for v in (a, w, b, rest)) else given_back(result)
 
 
 def _step_by_step(

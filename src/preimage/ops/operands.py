@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import PreparedWeight
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
@@ -30,7 +31,14 @@ _PLAIN = frozenset(
 )  # these are native; a foreign byte order is not equal
 
 
+#: What an array may be here.
+_STORED: Any = (np.ndarray, DeviceArray)
+_TYPED: Any = (Tensor, np.ndarray, DeviceArray)
+
+
 def _float_array(array: Array, name: str) -> Array:
+    if isinstance(array, DeviceArray) and supported_dtype(array.dtype):
+        return array
     if array.dtype.kind == "O" or not supported_dtype(array.dtype):
         raise DTypeError(
             f"{name} has dtype {array.dtype}; use float32, float64, float16 or bfloat16, e.g. {name}.astype(np.float32)"
@@ -46,7 +54,9 @@ def regular(value: object, name: str = "an argument") -> Array:
 
 def _is_array(value: object) -> bool:
     """Whether it is an array of NumPy or of another library, which has a dtype of its own; a number or list takes that of the others."""
-    return isinstance(value, np.ndarray) or (hasattr(type(value), "__array__") and not isinstance(value, np.generic | Tensor))
+    return isinstance(value, np.ndarray | DeviceArray) or (
+        hasattr(type(value), "__array__") and not isinstance(value, np.generic | Tensor)
+    )
 
 
 def operand(value: Operand, name: str) -> Value:
@@ -88,17 +98,16 @@ def operands(name: str, *values: Operand) -> tuple[Value, ...]:
         if all((type(v) is np.ndarray or isinstance(v, Tensor)) and v.dtype is dtype for v in values[1:]):
             return cast("tuple[Value, ...]", values)
     what = f"an argument of {name}"
-    plain = [regular(v, what) if _is_array(v) else v for v in values]
-    ready = [_float_array(v, what) if isinstance(v, np.ndarray) and v.dtype.kind != "b" else v for v in plain]
-    dtypes = [v.dtype for v in ready if isinstance(v, Tensor | np.ndarray) and v.dtype.kind != "b"]
+    plain: list[Any] = [regular(v, what) if _is_array(v) else v for v in values]
+    ready: list[Any] = [_float_array(v, what) if isinstance(v, _STORED) and v.dtype.kind != "b" else v for v in plain]
+    dtypes = [v.dtype for v in ready if isinstance(v, _TYPED) and v.dtype.kind != "b"]
     if not dtypes:
         dtypes = [v.dtype for v in ready if isinstance(v, np.floating)]
     dtype = dtypes[0] if dtypes else np.dtype(np.float64)
     if any(other != dtype for other in dtypes[1:]):
         dtype = _promoted(name, dtypes)
     return tuple(
-        v if isinstance(v, Tensor) or (isinstance(v, np.ndarray) and v.dtype.kind != "b") else _number(v, dtype, what)
-        for v in ready
+        v if isinstance(v, Tensor) or (isinstance(v, _STORED) and v.dtype.kind != "b") else _number(v, dtype, what) for v in ready
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, SupportsFloat, cast
 import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match, widely
@@ -352,10 +353,33 @@ def _clip(x: Array, *, lo: float | None, hi: float | None) -> Array:
     return x.copy() if lo is None and hi is None else np.asarray(np.clip(x, lo, hi)).astype(x.dtype, copy=False)
 
 
+def _clip_rule(g: Value, ans: Value, x: Value, lo: float | None, hi: float | None) -> Value:
+    if isinstance(array_of(x), DeviceArray):
+        return within_on_device(g, x, lo, hi)
+    return select(_inside(array_of(x), lo, hi), g, 0.0)
+
+
+def within_on_device(g: Value, x: Value, lo: float | None, hi: float | None, ends: bool = True) -> Value:
+    """g where lo <= x <= hi (without the ends: lo < x < hi), else 0; as 0 where x is NaN. For arrays on a GPU, whose gradients are not recorded."""
+    x, made = array_of(x), array_of(g)
+    # operands x and g, numbers 0 and 1 and a bound: 4; a step's value: 5, 6, 7
+    steps: tuple[tuple[str, tuple[int, ...]], ...]
+    for bound, high in ((lo, False), (hi, True)):
+        if bound is not None and ends:  # 0 where x is beyond; |x| + 1 is positive unless x is NaN
+            beyond = ("sub", (0, 4) if high else (4, 0))
+            steps = (beyond, ("if_positive", (5, 2, 1)), ("abs", (0,)), ("add", (7, 3)), ("if_positive", (8, 6, 2)))
+        elif bound is not None:
+            steps = (("sub", (4, 0) if high else (0, 4)), ("if_positive", (5, 1, 2)))
+        else:
+            continue
+        (made,) = around.chain_on_device((x, made), steps, (0.0, 1.0, bound), None)
+    return made
+
+
 _clip_op = primitive(
     "clip",
     unary(_clip),
-    [lambda g, ans, x, lo, hi: select(_inside(array_of(x), lo, hi), g, 0.0)],
+    [_clip_rule],
     saves=(0,),
 )
 

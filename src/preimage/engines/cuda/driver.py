@@ -24,7 +24,7 @@ from typing import Any
 
 from preimage.engines.base import Array
 from preimage.engines.cuda import cache
-from preimage.engines.cuda.device import KernelSpec, Properties
+from preimage.engines.cuda.device import Kernel, KernelSpec, Properties
 from preimage.engines.cuda.handles import Event, GpuKernel, GpuMemory
 from preimage.engines.cuda.libcuda import LOST, OUT_OF_MEMORY, bind, driver_error, hidden_devices, open_library, too_old
 from preimage.engines.cuda.pool import Pool
@@ -185,16 +185,17 @@ class Gpu:
             raise EngineError(f"{error}; the compiler says: {words}" if words else str(error)) from None
         return GpuKernel(self, spec, module.value)  # which unloads the module, however its making ends
 
-    def launch(self, kernel: GpuKernel, grid: tuple[int, int, int], words: Sequence[int], stream: int = 0) -> None:
+    def launch(self, kernel: Kernel, grid: tuple[int, int, int], words: Sequence[int], stream: int = 0) -> None:
         """Put a launch into a stream. It runs later, and its failure comes later: at the next synchronisation at the latest.
 
         Raises: EngineError for a grid that no device takes, and for what the driver refuses.
         """
+        assert isinstance(kernel, GpuKernel)
         x, y, z = grid
+        if x == 0 or y == 0 or z == 0:
+            return
         if not (0 < x <= MOST_BLOCKS[0] and 0 < y <= MOST_BLOCKS[1] and 0 < z <= MOST_BLOCKS[2]):
-            raise EngineError(
-                f"a grid of {x} x {y} x {z} blocks cannot be launched; at least one along each axis, at most {MOST_BLOCKS}"
-            )
+            raise EngineError(f"a grid of {x} x {y} x {z} blocks cannot be launched; at most {MOST_BLOCKS}")
         spec, count = kernel.spec, len(words)
         cells = (c_uint64 * max(1, count))(*words)  # negative numbers as their bits
         base = addressof(cells)
