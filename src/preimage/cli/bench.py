@@ -1,4 +1,4 @@
-"""`preimage bench`: engines and peers on layers, side by side; a table, losing rows first, and JSON or HTML files."""
+"""`preimage bench`: engines and peers on layers, or whole models, side by side; a table, losing rows first, and JSON or HTML files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ from preimage.cli.layers import (
 from preimage.cli.output import check_outputs
 
 __all__ = ["bench"]
+
+#: The libraries that a user would otherwise run a model with.
+PEERS = "onnxruntime,openvino,opencv"
 
 
 def bench(
@@ -56,8 +59,34 @@ def bench(
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown there.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
     worst: Annotated[int, typer.Option(help="Show only so many rows, the worst; 0: all.", min=0)] = 0,
+    model: Annotated[
+        list[Path] | None, typer.Option("--model", help="Time this model file, not layers; may be repeated.")
+    ] = None,
+    models: Annotated[Path | None, typer.Option("--models", help="Time the models of a list (benchmarks/models.toml).")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Of the list, only models whose name holds this.")] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Bring the list's files to the cache (pip download), and stop.")
+    ] = False,
+    peers: Annotated[str, typer.Option(help="For models: onnxruntime, openvino, opencv, torch, torch_compiled.")] = PEERS,
+    python: Annotated[
+        list[str] | None,
+        typer.Option("--python", help="For models: another interpreter that has a peer, as openvino=/path/to/python."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="For models: bursts of each contestant.", min=1, max=1000)] = 7,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="For models: CPU time of one thread, for a machine with other work.")
+    ] = False,
 ) -> None:
-    """Time layers on this library's engines and on installed peers, interleaved, answers checked first."""
+    """Time layers, or whole models, on this library and on installed peers, interleaved, answers checked first."""
+    if model or models or install:
+        from preimage.cli.bench_models import bench_models
+
+        check_outputs(json_file, markdown_file, overwrite=overwrite)
+        bench_models(
+            model or [], models, only or [], install=install, peers=peers, pythons=python or [], threads=threads, cpu=cpu,
+            rounds=rounds, outputs=(json_file, markdown_file), overwrite=overwrite,
+        )  # fmt: skip
+        return
     from rich.text import Text
 
     from preimage.bench import Protocol, Run, run_bench

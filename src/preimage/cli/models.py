@@ -223,22 +223,54 @@ def convert(
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name.")],
+    model: Annotated[
+        Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name; --check: a folder, a list.")
+    ],
     weights: _Weights = None,
     shape: _Shapes = None,
     plans: Annotated[bool, typer.Option(help="Say on which schedule each contraction runs.")] = True,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try every model file under the folder: does it load, run and agree with its library?")
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Warm times of every node, slowest first, with GFLOP/s and GB/s, and what bounds it."),
+    ] = False,
+    threads: Annotated[int, typer.Option(help="Threads of --profile; 0: one per CPU.", min=0, max=text.MOST_THREADS)] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts of --check there.")] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the table of --check as Markdown there.")
+    ] = None,
+    overwrite: _Overwrite = False,
     memory: _Memory = None,
     flop: _Flop = None,
     seconds: _Seconds = None,
 ) -> None:
     """Layers, shapes, parameters, flop, memory, receptive field, and what runs on which schedule."""
+    if check:
+        from preimage.cli.check import check_models
+
+        check_models(model, memory, seconds, json_file, markdown_file, overwrite=overwrite)
+        return
     from preimage.io.files import load_model
     from preimage.io.inspection import inspect_model, random_inputs
     from preimage.report.models import print_info
     from preimage.report.terminal import Terminal
 
     given = _shapes(shape)
-    with _limits(memory, flop, seconds):
+    with _limits(memory, flop, seconds), config(threads=threads):
         graph = load_model(model, weights, open_sizes=bool(given), input_shapes=given)
+        if profile:
+            _print_profile(graph, random_inputs(graph, given))
+            return
         found = inspect_model(graph, random_inputs(graph, given), plans=plans)
     print_info(found, Terminal())
+
+
+def _print_profile(graph: Graph, feeds: dict[str, np.ndarray]) -> None:
+    from preimage.bench.models.profile import profile
+    from preimage.io.graph.passes import optimise
+    from preimage.report.model_tables import print_node_times
+    from preimage.report.terminal import Terminal
+
+    print_node_times(profile(optimise(graph), feeds), Terminal(width=200))

@@ -20,7 +20,7 @@ from preimage.io import limits
 from preimage.io.graph import Graph, Node, Step
 from preimage.typing import Contraction
 
-__all__ = ["Layer", "ModelInfo", "inspect_model", "random_inputs"]
+__all__ = ["Layer", "ModelInfo", "geometry_of", "inspect_model", "random_inputs"]
 
 _CONTRACTIONS = ("conv", "conv_transpose")
 _WINDOWS = (*_CONTRACTIONS, "max_pool", "avg_pool")
@@ -111,7 +111,7 @@ def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool 
         dtypes.update(
             dict.fromkeys(node.outputs, dtypes.get(inputs[0], np.dtype(np.float32)) if inputs else np.dtype(np.float32))
         )
-        geometry = _geometry(graph, node, shapes)
+        geometry = geometry_of(graph, node, shapes)
         field = _grown(graph, node, [fields[k] for k in inputs if k in fields], step.shapes)
         if field is not None:
             fields.update(dict.fromkeys(node.outputs, field))
@@ -189,7 +189,8 @@ def _grown(graph: Graph, node: Node, sources: Sequence[_Field], made: Sequence[t
     return _Field(size, tuple(j * s for j, s in zip(widest.jump, stride, strict=True)))
 
 
-def _geometry(graph: Graph, node: Node, shapes: Mapping[str, tuple[int, ...]]) -> ConvGeometry | None:
+def geometry_of(graph: Graph, node: Node, shapes: Mapping[str, tuple[int, ...]]) -> ConvGeometry | None:
+    """The geometry of a contraction whose weight is stored, for known shapes of values; None for every other node."""
     if node.op not in _CONTRACTIONS or node.inputs[0] not in shapes:
         return None
     stored = graph.weights.get(node.inputs[1])
