@@ -209,7 +209,7 @@ def conv(
     check_bias(b, geometry.out_channels)
     if not isinstance(padding_mode, str):
         check_mode(padding_mode)
-    how = accuracy_option(accuracy)
+    how = {} if accuracy is None else accuracy_option(accuracy)
     if residual is None and activation is None and padding_mode == "zeros":
         return conv_op(x, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
@@ -269,7 +269,7 @@ def conv_transpose(
     check_bias(b, geometry.in_channels)
     if not isinstance(padding_mode, str):
         check_mode(padding_mode)
-    how = accuracy_option(accuracy)
+    how = {} if accuracy is None else accuracy_option(accuracy)
     if residual is None and activation is None and padding_mode == "zeros":
         return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)

@@ -290,6 +290,20 @@ class Num:
             return self
         return Num(self.kernel, self.kernel.let(f"extractelement {self.typed}, i32 {index}"), self.dtype, 1)
 
+    def as_f64(self) -> Num:
+        """The same numbers, wider."""
+        if self.dtype == "f64":
+            return self
+        wide = type_of("f64", self.lanes)
+        return Num(self.kernel, self.kernel.let(f"fpext {self.typed} to {wide}"), "f64", self.lanes)
+
+    def rounded(self, dtype: str) -> Num:
+        """The nearest numbers of a type that is no wider, ties to even."""
+        if self.dtype == dtype:
+            return self
+        narrow = type_of(dtype, self.lanes)
+        return Num(self.kernel, self.kernel.let(f"fptrunc {self.typed} to {narrow}"), dtype, self.lanes)
+
     def splat(self, lanes: int) -> Num:
         """A scalar in every lane of a vector."""
         if lanes == 1:

@@ -13,7 +13,7 @@ from preimage.engines.decisions import declare_all
 
 __all__ = [
     "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "request",
-    "streamed_weights", "tiling", "upsample", "weight_grad",
+    "streamed_weights", "tiling", "upsample", "weight_grad", "winograd",
 ]  # fmt: skip
 
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
@@ -388,5 +388,21 @@ depthwise_weight_grad = declare_all(
         "axes.one": "there is one axis",
         "axes.two": "there are two axes",
         "axes.more": "there are more than two axes",
+    },
+)
+
+#: Winograd's algorithms, where accuracy="fast" allows them: `winograd`.
+winograd = declare_all(
+    "jit.winograd",
+    {
+        "taken": "fewer multiplications, in an order of their own",
+        "points.4": "tiles of four points along an axis",
+        "points.6": "tiles of six points along an axis",
+        "input.channels_last": "the channels of a position are read where they lie",
+        "input.planes": "channels-first planes are transposed in registers",
+        "result.channels_last": "results are stored channels-last",
+        "result.planes": "results are transposed in registers, stored channels-first",
+        "sums.one_block": "the channels are one block of the order of sums",
+        "sums.blocks": "the channels are several blocks",
     },
 )

@@ -161,10 +161,11 @@ def kernel_call(
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Scratch memory of a call, in bytes."""
+    """Scratch memory of a call, in bytes. grows: with the activations, so that a call whose memory would pass the limit is cut."""
 
     name: str
     size: int
+    grows: bool = True
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,8 @@ class Program:
 
     @property
     def scratch_bytes(self) -> int:
-        """What of the workspace grows with the activations: all but packed weights."""
-        return sum(buffer.size for buffer in self.buffers if buffer.name != "packed")
+        """What of the workspace grows with the activations: not packed weights, nor what is bounded anyway."""
+        return sum(buffer.size for buffer in self.buffers if buffer.grows and buffer.name != "packed")
 
     @property
     def table_bytes(self) -> int:

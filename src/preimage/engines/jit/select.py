@@ -45,6 +45,8 @@ from preimage.engines.jit.request import (
 )
 from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_part, parts, request_for_shapes
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
+from preimage.engines.jit.winograd.applies import choose
+from preimage.engines.jit.winograd.lower import cycles_of, lower_winograd
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
@@ -63,12 +65,14 @@ MOST_TAPS = 1 << 23  # 200 MB of tables, made in a second: kernels as large as t
 class Candidate:
     """A strategy that can compute a request. cost: modelled cycles of one thread; None where no other strategy competes with it.
 
-    lower: makes the program. dearer: called where another strategy is taken, to name the decision.
+    lower: makes the program. dearer: called where another strategy is taken, to name the decision. by_geometry: taken wherever it can
+    be, as its bits are its own, and must not depend on what a model says of one CPU, batch or layout.
     """
 
     lower: Callable[[], Program]
     cost: float | None = None
     dearer: Callable[[], None] = lambda: None
+    by_geometry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Strategy:
     name: str
     contractions: tuple[str, ...]
     consider: Callable[[Request], Candidate | str]
+    exact: bool = True  # in the contract's order; others are considered where a request allows them
 
 
 def _consider_upsample(r: ConvRequest) -> Candidate | str:
@@ -137,6 +142,13 @@ def _consider_weight_grad(r: WeightGradRequest) -> Candidate | str:
     return Candidate(partial(lower_weight_grad, r))
 
 
+def _consider_winograd(r: ConvRequest) -> Candidate | str:
+    choice = choose(r.geometry, r.contraction, r.element)
+    if isinstance(choice, str):
+        return choice
+    return Candidate(lambda: lower_winograd(r, choice), cycles_of(r, choice), by_geometry=True)
+
+
 _ONE_CHANNEL = "each group has one input channel: a depthwise strategy takes it"
 _FORWARD, _GRAD = CONTRACTIONS[:2], CONTRACTIONS[2:]
 
@@ -146,6 +158,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("depthwise", _FORWARD, _consider_channels_last),  # type: ignore[arg-type]
     Strategy("direct", _FORWARD, _consider_direct),  # type: ignore[arg-type]
     Strategy("direct, vectors across pixels", _FORWARD, _consider_few),  # type: ignore[arg-type]
+    Strategy("winograd", _FORWARD, _consider_winograd, exact=False),  # type: ignore[arg-type]
     Strategy("depthwise weight gradient", _GRAD, _consider_depthwise_grad),  # type: ignore[arg-type]
     Strategy("weight gradient", _GRAD, _consider_weight_grad),  # type: ignore[arg-type]
 )
@@ -163,7 +176,7 @@ def lower(r: Request) -> Program:
         found, refused = considered(r)
         if not found:
             raise EngineError(f"no strategy takes this {r.contraction}: {'; '.join(f'{n}: {w}' for n, w in refused.items())}")
-        best = min(found, key=lambda name: found[name].cost or 0.0)
+        best = min(found, key=lambda name: (not found[name].by_geometry, found[name].cost or 0.0))
         for name, candidate in found.items():
             if name != best:
                 candidate.dearer()
@@ -177,7 +190,7 @@ def considered(r: Request) -> tuple[dict[str, Candidate], dict[str, str]]:
     found: dict[str, Candidate] = {}
     refused: dict[str, str] = {}
     for strategy in STRATEGIES:
-        if r.contraction in strategy.contractions:
+        if r.contraction in strategy.contractions and (strategy.exact or r.fast):
             said = strategy.consider(r)
             if isinstance(said, str):
                 refused[strategy.name] = said

@@ -1,0 +1,211 @@
+"""The program of a convolution by Winograd's algorithms: transform the weights, then one kernel for all bands of tiles (`kernel`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
+from preimage.engines.ir.ordered import Node
+from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.target import Target
+from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
+from preimage.engines.jit.request import ConvRequest
+from preimage.engines.jit.winograd.applies import Choice, order_of
+from preimage.engines.jit.winograd.kernel import AXES, WinogradArguments, WinogradSpec, points_of
+from preimage.engines.jit.winograd.weights_kernel import TransformArguments, TransformSpec
+from preimage.engines.order import Order
+
+__all__ = ["cycles_of", "lower_winograd", "name_of"]
+
+FAR_TILES = (
+    48  # tiles of a band whose transformed input does not stay in the second cache: each weight that comes from far meets so many
+)
+NEAR_TILES = 24  # with fewer that would, weights are read too often
+MOST_TILES = 96
+
+
+def name_of(choice: Choice) -> str:
+    """As the field writes it."""
+    outputs, taps = ("x".join(str(pair[k]) for pair in choice.shape) for k in range(2))
+    return f"Winograd F({outputs}, {taps})"
+
+
+def cycles_of(r: ConvRequest, choice: Choice) -> float:
+    """Modelled cycles of one thread."""
+    lanes = r.target.vector_bytes // ELEMENT_BYTES[r.element]
+    return choice.work * r.geometry.batch / (2 * lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """The tile of the products."""
+
+    lanes: int
+    vectors: int
+    pixels: int
+
+
+def lower_winograd(r: ConvRequest, choice: Choice) -> Program:
+    """The program. Compiles nothing."""
+    g, forward = r.geometry, r.contraction == "conv"
+    channels, outputs = (g.in_channels_per_group, g.out_channels_per_group)[:: 1 if forward else -1]
+    shape = ((1, 1),) * (AXES - g.ndim) + choice.shape
+    tiles = g.batch * prod(choice.counts)
+    tile = _tile(r.target, ELEMENT_BYTES[r.element], channels, outputs, tiles)
+    program = ProgramBuilder(name_of(choice))
+    packing, panel_bytes = _packing(r, shape, tile, channels, outputs)
+    program.packing, program.packed_bytes = packing, packing.tasks * prod(points_of(shape)) * panel_bytes
+    program.packed_key = ("winograd", r.contraction, r.element, tile.lanes, tile.vectors, shape, g.groups)
+    call, band, scratch = _multiply(r, choice, shape, tile, channels, outputs, panel_bytes)
+    if not r.prepared:
+        program.pack_first()
+    program.calls.append(call)
+    program.buffers.append(Buffer("scratch", scratch, grows=False))
+    branches.winograd("taken")
+    branches.winograd(f"points.{max(points_of(shape))}")
+    branches.winograd(f"input.{'planes' if call.spec.planes_in else 'channels_last'}")  # type: ignore[attr-defined]
+    branches.winograd(f"result.{'planes' if call.spec.planes_out else 'channels_last'}")  # type: ignore[attr-defined]
+    branches.winograd(f"sums.{'one_block' if not order_of(channels).depth else 'blocks'}")
+    program.details |= {
+        "accuracy": f"fast: an error of at most {choice.error:.0f} u max|x| sum|w| (docs/contract.md has the measured one)",
+        "predicted": f"{cycles_of(r, choice):,.0f} cycles of one thread by the model,"
+        f" {choice.exact_work / choice.work:.2f} times less work than the exact order",
+        "tile": f"{tile.pixels} tiles x {tile.vectors} vectors of {tile.lanes} channels",
+        "bands": f"{-(-tiles // band)} of {band} tiles, of {tiles}",
+    }
+    return program.done()
+
+
+def _tile(target: Target, item: int, channels: int, outputs: int, tiles: int) -> _Tile:
+    """Vectors that divide the channels; as few products as can be that are computed in vain."""
+    lanes = gcd(target.vector_bytes // item, channels, outputs)
+    sums = 12 if target.vector_registers == 16 else 28
+    found = [
+        _Tile(lanes, vectors, pixels)
+        for vectors in (2, 3, 1)
+        if outputs % (vectors * lanes) == 0
+        for pixels in range(max(4, 8 // vectors), sums // vectors + 1)
+    ]
+    few = min(tiles, MOST_TILES)
+
+    def cost(t: _Tile) -> float:
+        return -(-few // t.pixels) * (t.pixels * t.vectors / 2 + 0.5) / t.vectors
+
+    return min(found, key=lambda t: (cost(t) if tiles < MOST_TILES else 0, -t.pixels * t.vectors, t.vectors != 2))
+
+
+def _packing(
+    r: ConvRequest, shape: tuple[tuple[int, int], ...], tile: _Tile, channels: int, outputs: int
+) -> tuple[KernelCall, int]:
+    """The call that transforms the weights, and the bytes of a point of a block."""
+    g, item = r.geometry, ELEMENT_BYTES[r.element]
+    width, taps = tile.vectors * tile.lanes, prod(g.kernel_size)
+    panel_bytes = channels * width * item
+    strides = (g.in_channels_per_group * taps * item, taps * item)
+    out_stride, in_stride = strides[:: 1 if r.contraction == "conv" else -1]
+    blocks = outputs // width
+    values = TransformArguments(
+        source="w", result="packed", flag="flag", group_blocks=blocks,
+        group_stride=g.out_channels_per_group * g.in_channels_per_group * taps * item, out_stride=out_stride,
+        in_stride=in_stride, channels=channels, panel_bytes=panel_bytes,
+    )  # fmt: skip
+    spec = TransformSpec(r.element, tile.lanes, tile.vectors, shape, r.contraction != "conv")
+    return kernel_call("transform weights", spec, values, g.groups * blocks), panel_bytes
+
+
+def _odd_lines(size: int) -> int:
+    """Bytes up to an odd number of cache lines: what lies so far apart does not meet in the same sets."""
+    return (-(-size // LINE_BYTES) | 1) * LINE_BYTES
+
+
+def _three(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
+    return (fill,) * (AXES - len(values)) + values
+
+
+def _multiply(
+    r: ConvRequest, choice: Choice, shape: tuple[tuple[int, int], ...], tile: _Tile, channels: int, outputs: int,
+    panel_bytes: int,
+) -> tuple[KernelCall, int, int]:  # fmt: skip
+    """The call, the tiles of a band, and the bytes of scratch."""
+    g, item, forward = r.geometry, ELEMENT_BYTES[r.element], r.contraction == "conv"
+    points, width = prod(points_of(shape)), tile.vectors * tile.lanes
+    blocks, tiles = outputs // width, g.batch * prod(choice.counts)
+    v_tile = _odd_lines(channels * item)
+    band, parts = _bands(r, tiles, g.groups, blocks, points * v_tile, tile.pixels)
+    part_blocks = -(-blocks // parts)
+    v_point = _odd_lines(band * v_tile)
+    m_point = _odd_lines(-(-band // tile.pixels) * tile.pixels * width * item)
+    together = part_blocks
+    if points * v_point <= r.target.l2_bytes * 5 // 8:  # V stays in the cache, so M should, too
+        together = max(1, min(part_blocks, r.target.l2_bytes // 4 // (points * m_point)))
+    m_block = _odd_lines(points * m_point)
+    v_at = -(-points * (tile.lanes * item + 8) // LINE_BYTES) * LINE_BYTES
+    m_at = v_at + points * v_point
+    thread_bytes = -(-(m_at + together * m_block) // 4096) * 4096 + LINE_BYTES
+    order = order_of(channels)
+    nodes, bounds = _nodes(order)
+    step = order.levels[0].step if order.levels else channels
+    last = channels - (channels - 1) // step * step
+    most = max(1, 64 // (tile.pixels * tile.vectors))
+    unroll = max(n for n in range(1, most + 1) if gcd(step, last) % n == 0)
+    sizes, results = (g.input_size, g.output_size)[:: 1 if forward else -1]
+    los = tuple(lo if forward else taps - 1 - lo for (lo, _), taps in zip(g.padding, g.kernel_size, strict=True))
+    spec = WinogradSpec(
+        r.element, tile.lanes, tile.vectors, tile.pixels, shape, order.depth, unroll, r.in_strides[1] != item,
+        r.out_strides[1] != item, r.finish,
+    )  # fmt: skip
+    along = _by_axis(
+        count=_three(choice.counts, 1), lo=_three(los, 0), in_=_three(sizes, 1), in_stride=_three(r.in_strides[2:], 0),
+        out=_three(results, 1), out_stride=_three(r.out_strides[2:], 0),
+    )  # fmt: skip
+    values = WinogradArguments(
+        **operands("x", "out"), **along, zeros=np.zeros(channels * item // 8 + 1, np.int64), scratch="scratch",
+        thread_bytes=thread_bytes, tiles=tiles, in_image=r.in_strides[0], in_channel=r.in_strides[1], channels=channels,
+        v_point=v_point, v_tile=v_tile, v_at=v_at, band=band, bands=-(-tiles // band), parts=parts, part_blocks=part_blocks,
+        group_blocks=blocks, together=together, out_image=r.out_strides[0], out_channel=r.out_strides[1], group_channels=outputs,
+        step=step, first_member=bounds[0], end_member=bounds[1], nodes=nodes, panel_bytes=panel_bytes, m_point=m_point,
+        m_block=m_block, m_at=m_at, group_span=channels * r.in_strides[1],
+    )  # fmt: skip
+    tasks = g.groups * -(-tiles // band) * parts
+    return kernel_call("multiply", spec, values, tasks), band, thread_bytes * r.threads
+
+
+def _by_axis(**values: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments that there are three of, by their names."""
+    return {f"{name.rstrip('_')}_{k}": value for name, found in values.items() for k, value in enumerate(found)}
+
+
+def _bands(r: ConvRequest, tiles: int, groups: int, blocks: int, tile_bytes: int, pixels: int) -> tuple[int, int]:
+    """Tiles of a band, and parts of a group's output channels, so that every thread has its share."""
+    near = r.target.l2_bytes // 2 // tile_bytes
+    most = min(near, MOST_TILES) if near >= NEAR_TILES else FAR_TILES
+    bands, parts = -(-tiles // most), 1
+    if r.threads > 1 and bands * groups < 4 * r.threads:
+        shared = -(-bands // r.threads) * r.threads
+        if tiles // shared >= 2 * pixels:
+            bands = shared
+        else:
+            parts = min(blocks, -(-r.threads // bands))
+    band = -(-tiles // bands)
+    if band > pixels:
+        band = -(-band // pixels) * pixels
+    return min(band, tiles), parts
+
+
+def _nodes(order: Order) -> tuple[Array, tuple[int, int]]:
+    """Groups of blocks, groups of groups, ..., as ranges of what is below, and the range of the highest level."""
+    tables, below, base = [], 0, 0
+    size = -(-order.axes[0] // order.levels[0].step) if order.levels else 1
+    for cut in order.levels[1:]:
+        count = -(-size // cut.step)
+        nodes = Node.zeros(count)
+        nodes["first"] = below + np.arange(count) * cut.step
+        nodes["end"] = np.minimum(nodes["first"] + cut.step, below + size)
+        tables.append(nodes)
+        below, base, size = base, base + count, count
+    return np.concatenate(tables) if tables else Node.zeros(1), (below, below + size)

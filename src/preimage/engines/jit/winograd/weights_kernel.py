@@ -1,0 +1,89 @@
+"""Transforming weights: G of every pair of channels, to [block of output channels][point][input channel][width].
+
+float32 weights are transformed in float64 and rounded once. One task is a block of output channels of a group:
+
+    for i in input channels, for vector of the block's output channels
+        taps of `lanes` output channels, which lie one after another: transposed in registers
+        G along one axis after another
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import ClassVar
+
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
+from preimage.engines.ir.builder import Kernel, Num
+from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.engines.jit.winograd.kernel import AXES, Shape, points_of
+from preimage.engines.jit.winograd.transforms import apply_paired_rows, weight_matrix
+
+__all__ = ["TransformArguments", "TransformSpec", "build"]
+
+
+class TransformArguments(Arguments):
+    """Strides in bytes."""
+
+    source: Elements = elements("element")
+    result: Elements = elements("element")
+    flag: Words  # every call that packs weights has one; nothing depends on it here
+    group_blocks: Integer
+    group_stride: Integer  # from a group's weights to the next group's
+    out_stride: Integer  # between output channels
+    in_stride: Integer  # between input channels
+    channels: Integer  # input channels of a group
+    panel_bytes: Integer  # of a point
+
+
+@dataclass(frozen=True, slots=True)
+class TransformSpec:
+    """flipped: the taps are read backwards along every axis (the transpose)."""
+
+    arguments: ClassVar = TransformArguments
+
+    element: str
+    lanes: int
+    vectors: int
+    shape: Shape
+    flipped: bool
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: TransformSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    args = TransformArguments.read(f, spec, at_entry=True)
+    width, lanes = spec.vectors * spec.lanes, spec.lanes
+    taps, points = tuple(t for _, t in spec.shape), points_of(spec.shape)
+    group, block = f.task // args.group_blocks, f.task % args.group_blocks
+    source = args.source.at_bytes(group * args.group_stride + block * width * args.out_stride)
+    result = args.result.at_bytes(f.task * args.panel_bytes * prod(points))
+    with f.loop(0, args.channels, once=True) as i, f.loop(0, spec.vectors, once=True) as v:
+        here = source.at_bytes(i.index * args.in_stride + v.index * lanes * args.out_stride)
+        loaded: list[Num] = []
+        for first in range(0, prod(taps), lanes):
+            count = min(lanes, prod(taps) - first)
+            mask = None if count == lanes else f.lane_mask(lanes, count)
+            lines = [here.at_bytes(args.out_stride * lane).at(first).load(lanes, mask) for lane in range(lanes)]
+            loaded += transposed(lines)[:count]
+        numbers = [value.as_f64() for value in (loaded[::-1] if spec.flipped else loaded)]
+        values = dict(zip(product(*map(range, taps)), numbers, strict=True))
+        sizes = list(taps)
+        for axis in range(AXES):
+            if taps[axis] == 1:
+                continue
+            made: dict[tuple[int, ...], Num] = {}
+            for at in product(*(range(n) if k != axis else (0,) for k, n in enumerate(sizes))):
+                line = [values[(*at[:axis], k, *at[axis + 1 :])] for k in range(sizes[axis])]
+                found = apply_paired_rows(f, weight_matrix(taps[axis], points[axis]), line)
+                made |= {(*at[:axis], k, *at[axis + 1 :]): value for k, value in enumerate(found)}
+            values, sizes[axis] = made, points[axis]
+        to = result.at((i.index * spec.vectors + v.index) * lanes)
+        for number, at in enumerate(product(*map(range, points))):
+            to.at_bytes(args.panel_bytes * number).store(values[at].rounded(spec.element))
+    return f.ir()

@@ -1,0 +1,98 @@
+"""Random convolutions with accuracy="fast", each beside its definition (preimage.contract_fast), bit for bit: on 1 to 3 threads, in random
+layouts, in a batch, with weights as they are and prepared.
+
+python tests/fast/fast_cases.py --cases 5000      # prints how many of each kind were compared, and those that differ
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+import numpy as np
+
+import preimage as pre
+from preimage import contract_fast
+
+
+def values(rng, shape, dtype):
+    """Numbers of many sizes and both signs, some zero, some rows of them positive (what follows an activation)."""
+    x = rng.standard_normal(shape) * 2.0 ** rng.integers(-3, 4, (*shape[:2], *[1] * (len(shape) - 2)))
+    return np.where(rng.random(shape) < 0.1, -0.0, x).astype(dtype)
+
+
+def laid(rng, x):
+    """Channels-last or channels-first, sometimes with room between the lines."""
+    if rng.random() < 0.5:
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    if rng.random() < 0.3:
+        return np.concatenate([x, x], axis=-1)[..., : x.shape[-1]]
+    return x
+
+
+def draw(rng):
+    """A geometry that is small and, mostly, computed by tiles: keywords of conv, sizes, dtype."""
+    ndim = int(rng.choice([1, 2, 2, 2, 2, 3]))
+    groups = int(rng.choice([1, 1, 1, 2]))
+    channels = [groups * int(rng.choice([24, 32, 40, 48, 56, 64])) for _ in range(2)]
+    kernel = [int(rng.choice([3, 3, 3, 3, 1, 4, 5])) for _ in range(ndim)]
+    kernel = kernel if max(kernel) > 1 and ndim < 3 else [3] * ndim
+    padding = [(int(rng.integers(0, k)), int(rng.integers(0, k))) for k in kernel]
+    per_image = channels[0] // groups * channels[1] * int(np.prod(kernel))
+    places = max(2, int(float(rng.uniform(1.2, 4)) * (1 << 18) * groups / per_image))
+    sides = np.maximum(rng.dirichlet([8] * ndim) * 1.0, 0.05)
+    sides = sides / np.prod(sides) ** (1 / ndim) * places ** (1 / ndim)
+    size = [max(k, round(float(n)) + k - 1 - lo - hi) for n, k, (lo, hi) in zip(sides, kernel, padding, strict=True)]
+    return channels, kernel, size, padding, groups, np.dtype(rng.choice(["float32", "float32", "float32", "float64"]))
+
+
+def differing(seed):
+    """(kind, how many elements differ) of a case, for each contraction."""
+    rng, batch, found = np.random.default_rng(seed), 1 + seed % 3 // 2, []
+    while True:
+        (channels, outputs), kernel, size, padding, groups, dtype = draw(rng)
+        g = pre.ConvGeometry.from_conv(
+            (batch, channels, *size), (outputs, channels // groups, *kernel), padding=padding, groups=groups
+        )
+        if any(contract_fast.tiles(g, name, dtype) for name in ("conv", "conv_transpose")) or rng.random() < 0.1:
+            break
+    w = values(rng, (outputs, channels // groups, *kernel), dtype)
+    large = values(rng, (batch, channels, *size), dtype)
+    small = values(rng, g.output_shape, dtype)
+    how = {"padding": padding, "groups": groups}
+    for name, x, side in (("conv", large, outputs), ("conv_transpose", small, channels)):
+        tile = contract_fast.tiles(g, name, dtype)
+        if tile is None:
+            found.append((f"{name} in the contract's order", 0))
+            continue
+        bias = values(rng, (side, 1), dtype).ravel() if rng.random() < 0.5 else None
+        wanted = getattr(contract_fast, name)(x[-1:], w, bias, **how)
+        with pre.config(threads=int(rng.integers(1, 4)), accuracy="fast"):
+            weight = pre.prepare(w) if rng.random() < 0.5 else w
+            got = getattr(pre, name)(laid(rng, x), weight, bias, **how)[-1:]
+        same = np.ascontiguousarray(got).view(f"u{dtype.itemsize}") == wanted.view(f"u{dtype.itemsize}")
+        points = "x".join(str(m + r - 1) for m, r in tile)
+        found.append((f"{name} {dtype} {points} points", int((~same).sum())))
+    return found
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--cases", type=int, default=200)
+    options.add_argument("--first", type=int, default=0)
+    given = options.parse_args()
+    seen, wrong = Counter(), 0
+    for seed in range(given.first, given.first + given.cases):
+        for kind, count in differing(seed):
+            seen[kind] += 1
+            if count:
+                wrong += 1
+                print(f"case {seed}: {kind}: {count} elements differ")
+    for kind, count in sorted(seen.items()):
+        print(f"{count:6d}  {kind}")
+    print(f"{sum(seen.values())} compared, {wrong} differ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

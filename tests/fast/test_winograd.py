@@ -1,0 +1,172 @@
+"""Winograd's algorithms: matrices, which convolutions take them, bits, hostile data, errors, plans."""
+
+import os
+from fractions import Fraction
+from itertools import product
+
+import fast_cases
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage import contract, contract_fast
+from preimage.engines.jit.winograd import transforms
+from preimage.engines.jit.winograd.applies import choose, order_of
+
+SHAPES = [(2, 3), (3, 2), (4, 3), (3, 4), (2, 5), (5, 2), (6, 3), (4, 5)]
+
+
+@pytest.mark.parametrize(("m", "r"), SHAPES)
+def test_the_matrices_give_a_convolution_exactly(m, r):
+    """In fractions, on whole numbers: y = A^T [(G w) * (B^T x)]."""
+    rng, a = np.random.default_rng(m * 8 + r), m + r - 1
+    x, w = ([Fraction(int(v)) for v in rng.integers(-9, 10, n)] for n in (a, r))
+    out, weights, inputs = transforms.output_matrix(m, a), transforms.weight_matrix(r, a), transforms.input_matrix(a)
+
+    def times(matrix, vector):
+        return [sum(c * v for c, v in zip(row, vector, strict=True)) for row in matrix]
+
+    product_ = [u * v for u, v in zip(times(weights, w), times(inputs, x), strict=True)]
+    assert times(out, product_) == [sum(x[k + t] * w[t] for t in range(r)) for k in range(m)]
+    assert all(np.float32(c) == c for matrix in (out, inputs) for row in matrix for c in row)  # float32 has them exactly
+    if a < 8:
+        assert [[list(row) for row in matrix] for matrix in (out, weights, inputs)] == list(contract_fast.matrices(m, r))
+
+
+def test_the_order_over_channels_is_the_contracts_in_smaller_blocks():
+    for terms in (16, 17, 64, 100, 256, 700, 2304, 5000):
+        limit = contract_fast._limit(terms)
+        blocks, _ = contract.cut((terms,), limit)
+        assert order_of(terms).blocks() == blocks
+
+
+def test_which_tiles_are_taken_is_the_definitions():
+    taken = set()
+    for channels, outputs, size, kernel, groups in product((16, 32, 64, 256), (24, 64, 100), (7, 14, 56), (2, 3, 5), (1, 2)):
+        for dtype, element in ((np.float32, "f32"), (np.float64, "f64"), (np.float16, "f16")):
+            g = pre.ConvGeometry.from_conv(
+                (3, channels * groups, size, size), (outputs * groups, channels, kernel, kernel), padding=1, groups=groups
+            )
+            for name in ("conv", "conv_transpose"):
+                ours = choose(g, name, element)
+                wanted = contract_fast.tiles(g, name, dtype)
+                assert (None if isinstance(ours, str) else ours.shape) == wanted, (g, name, ours)
+                taken.add(wanted)
+    assert len(taken) >= 4
+
+
+def test_a_slice_of_the_cases_has_the_definitions_bits():
+    first, count = 0, int(os.environ.get("PREIMAGE_CONTRACT_CASES", "6"))
+    found = [case for seed in range(first, first + count) for case in fast_cases.differing(seed)]
+    assert [case for case in found if case[1]] == []
+    assert len({kind for kind, _ in found}) >= 3
+
+
+def layer(channels=48, outputs=32, size=13, batch=1, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, channels, size, size)).astype(dtype)
+    return x, rng.standard_normal((outputs, channels, 3, 3)).astype(dtype)
+
+
+def test_the_definition_would_notice_another_order(monkeypatch):
+    """The check of bits can fail: with blocks of another size the definition differs."""
+    x, w = layer()
+    got = pre.conv(x, w, padding=1, accuracy="fast")
+    assert (got == contract_fast.conv(x, w, padding=1)).all()
+    monkeypatch.setattr(contract_fast, "_limit", lambda terms: 32)
+    assert (got != contract_fast.conv(x, w, padding=1)).any()
+    monkeypatch.undo()
+    assert (got != pre.conv(x, w, padding=1)).any()
+
+
+@pytest.mark.parametrize("name", ["conv", "conv_transpose"])
+def test_bits_do_not_depend_on_batch_threads_layout_tile_or_memory(name):
+    x, w = layer(48 if name == "conv" else 64, 64 if name == "conv" else 48, batch=3)
+    if name == "conv_transpose":
+        w = w.swapaxes(0, 1).copy()
+    call = getattr(pre, name)
+    wanted = call(x, w, padding=1, accuracy="fast")
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    others = [call(x[k : k + 1], w, padding=1, accuracy="fast")[0] for k in range(3)]
+    assert (np.stack(others) == wanted).all()
+    for threads, workspace in product((1, 2, 3), (0, 1 << 14, 64 << 20)):
+        with pre.config(threads=threads, workspace_bytes=workspace, accuracy="fast"):
+            assert (call(x, w, padding=1) == wanted).all()
+            assert (call(last, pre.prepare(w), padding=1) == wanted).all()
+
+
+def test_the_error_is_within_its_bound_and_rms_within_a_unit():
+    x, w = layer(64, 64, 32)
+    truth = pre.conv(x.astype(np.float64), w.astype(np.float64), padding=1)
+    size = pre.conv(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), padding=1)
+    error = (pre.conv(x, w, padding=1, accuracy="fast") - truth) / (size * 2.0**-24)
+    assert 0.2 < np.sqrt((error**2).mean()) < 0.65
+    assert np.abs(error).max() < 8
+    choice = choose(pre.ConvGeometry.from_conv(x.shape, w.shape, padding=1), "conv", "f32")
+    bound = choice.error * np.abs(x).max() * np.abs(w).sum(axis=(1, 2, 3)).min() * 2.0**-24
+    assert np.abs(error * size * 2.0**-24).max() < bound
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 3e38])
+def test_what_is_not_finite_reaches_its_tiles_and_no_others(bad):
+    x, w = layer(48, 32, 17)
+    clean = pre.conv(x, w, padding=1, accuracy="fast")
+    x[0, 5, 9, 13] = bad
+    got = pre.conv(x, w, padding=1, accuracy="fast")
+    m = choose(pre.ConvGeometry.from_conv(x.shape, w.shape, padding=1), "conv", "f32").shape[0][0]
+    reached = np.zeros((17, 17), bool)  # tiles whose input, m + 2 wide, holds the position
+    for a, b in product(range(0, 17, m), range(0, 17, m)):
+        if a - 1 <= 9 < a + m + 1 and b - 1 <= 13 < b + m + 1:
+            reached[a : a + m, b : b + m] = True
+    assert (got[..., ~reached] == clean[..., ~reached]).all()
+    assert not np.isfinite(got[0, 0, 9, 13]) or bad == 3e38
+    assert (got == contract_fast.conv(x, w, padding=1)).sum() + np.isnan(got).sum() == got.size
+
+
+def test_denormal_numbers_are_kept():
+    x, w = layer(48, 32, 17)
+    tiny = (x * np.float32(1e-39)).astype(np.float32)
+    got = pre.conv(tiny, w, padding=1, accuracy="fast")
+    assert (got == contract_fast.conv(tiny, w, padding=1)).all()
+    assert np.count_nonzero(got)
+
+
+def test_one_huge_value_drowns_its_own_tile_alone():
+    """What a tile's largest value rounds away: the bound is of the largest value of the tile, not of the sum's terms."""
+    x, w = layer(48, 32, 17)
+    clean = pre.conv(x, w, padding=1, accuracy="fast")
+    x[0, 0, 0, 0] = 1e8
+    got = pre.conv(x, w, padding=1, accuracy="fast")
+    truth = pre.conv(x.astype(np.float64), w.astype(np.float64), padding=1)
+    choice = choose(pre.ConvGeometry.from_conv(x.shape, w.shape, padding=1), "conv", "f32")
+    m = choice.shape[0][0]
+    assert (got[..., m:, m:] == clean[..., m:, m:]).all()
+    bound = choice.error * 2.0**-24 * 1e8 * np.abs(w).sum(axis=(1, 2, 3)).max()
+    assert np.abs(got - truth).max() <= bound
+
+
+def test_the_plan_names_algorithm_time_bound_and_what_was_refused():
+    g = pre.ConvGeometry.from_conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    assert "winograd" not in str(pre.plan(g)).lower()  # the default is exact
+    with pre.config(accuracy="fast"):
+        plan = pre.plan(g)
+        assert plan.algorithm == "Winograd F(4x4, 3x3)"
+        assert "u max|x| sum|w|" in plan.details["accuracy"]
+        assert "cycles of one thread" in plan.details["predicted"]
+        assert "cycles by the model" in plan.refused["direct"]
+        strided = pre.ConvGeometry.from_conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1, stride=2)
+        assert "stride (2, 2)" in pre.plan(strided).refused["winograd"]
+        assert "channels a group" in pre.plan(pre.ConvGeometry.from_conv((1, 3, 56, 56), (64, 3, 3, 3))).refused["winograd"]
+
+
+def test_transformed_weights_are_kept_beside_the_others():
+    x, w = layer()
+    kept = pre.prepare(w)
+    exact = pre.conv(x, kept, padding=1)
+    one = kept.packed_bytes
+    fast = pre.conv(x, kept, padding=1, accuracy="fast")
+    both = kept.packed_bytes
+    assert both > one > 0
+    assert (pre.conv(x, kept, padding=1, accuracy="fast") == fast).all()
+    assert (pre.conv(x, kept, padding=1) == exact).all()
+    assert kept.packed_bytes == both
