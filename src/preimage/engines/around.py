@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import get, names, sums
-from preimage.engines.base import Array, ElementwiseKernels
+from preimage.engines.base import Array, ElementwiseKernels, Steps
 from preimage.errors import EngineError
 from preimage.settings import current, thread_count
 
 __all__ = [
     "active",
+    "cast",
     "chain",
     "channel_sums",
     "concat",
     "function",
     "max_pool_grad",
+    "mixed",
     "pointwise",
     "pool_axis",
     "resize",
@@ -74,12 +77,12 @@ def fits(*arrays: Any) -> ElementwiseKernels | None:
 
 def chain(
     operands: Sequence[Array],
-    steps: tuple[tuple[str, tuple[int, ...]], ...],
+    steps: Steps,
     numbers: Sequence[float] = (),
     results: tuple[int, ...] | None = None,
     least: int = LEAST_CHAIN,
 ) -> tuple[Array, ...] | None:
-    """Elementwise steps in one pass (`run_chain`); `least` is the number of elements from which it pays."""
+    """Elementwise steps in one pass (`run_chain`), on arrays of one dtype; `least` is the number of elements from which it pays."""
     if DeviceArray in map(type, operands):
         return chain_on_device(operands, steps, numbers, results)
     if max([a.size for a in operands]) < max(least, 1) or (kernels := fits(*operands)) is None:
@@ -87,12 +90,12 @@ def chain(
     operands = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in operands]  # a NumPy number's bits lie in no array
     made = kernels.run_chain(operands, steps, numbers, results)
     if made is not None:
-        log_kernels(" ".join(word for word, _ in steps), *operands)
+        log_kernels(" ".join([word for word, _ in steps]), *operands)
     return made
 
 
 def chain_on_device(
-    operands: Sequence[Any], steps: tuple[tuple[str, tuple[int, ...]], ...], numbers: Sequence[float], results: tuple[int, ...] | None
+    operands: Sequence[Any], steps: Steps, numbers: Sequence[float], results: tuple[int, ...] | None
 ) -> tuple[Any, ...]:  # fmt: skip
     """Elementwise steps on arrays that lie on one GPU. Raises: EngineError where they do not, or cannot be taken together."""
     from preimage.engines import on_device
@@ -106,6 +109,27 @@ def chain_on_device(
             f"{words}: arrays of shapes {shapes} and their order in memory are not taken together on {operands[0].device}"
         )
     return made
+
+
+def mixed(
+    operands: Sequence[Array], steps: Steps, dtype: Any, kind: Any, numbers: Sequence[float] = (), least: int = LEAST_CHAIN
+) -> Array | None:
+    """Elementwise steps on arrays of any dtypes. dtype: what is computed in, float32 or float64; kind: the dtype of the result."""
+    if max([a.size for a in operands]) < max(least, 1) or (kernels := active()) is None:
+        return None
+    made = kernels.run_chain(operands, steps, numbers, None, np.dtype(dtype), (np.dtype(kind),))
+    if made is None:
+        return None
+    log_kernels(" ".join([word for word, _ in steps]) or "cast", *operands)
+    return made[0]
+
+
+def cast(x: Array, kind: np.dtype[Any]) -> Array | None:
+    """The array in another dtype, where that is one rounding and many elements."""
+    if x.size < LEAST_CHAIN or x.dtype == kind:
+        return None
+    wide = x.dtype.itemsize > 4 or kind.itemsize > 4
+    return mixed((x,), (), np.float64 if wide else np.float32, kind)
 
 
 def pointwise(word: str, *operands: Array, numbers: Sequence[float] = (), passes: int = 1) -> Array | None:
@@ -125,16 +149,15 @@ def pointwise(word: str, *operands: Array, numbers: Sequence[float] = (), passes
     return None if made is None else made[0]
 
 
-def function(word: str, x: Array) -> Array | None:
-    """exp, sigmoid or tanh of every element, whatever the size: the engine alone decides on the bits."""
-    if not x.size or not fits(x):
-        return None
-    steps = ((word, (0,)),)
-    made = chain((x,), steps, least=1)
-    if made is None:  # not dense in memory
-        made = chain((np.ascontiguousarray(x),), steps, least=1)
-    assert made is not None
-    return made[0]
+def function(word: str, *operands: Array, numbers: Sequence[float] = ()) -> Array | None:
+    """A function whose bits are the engine's (exp, log, erf, ...; `ir/elementwise.py` has them), of arrays of any size."""
+    made = chain(operands, _one_step(word, len(operands) + len(numbers)), numbers, least=1)
+    return None if made is None else made[0]
+
+
+@cache
+def _one_step(word: str, values: int) -> Steps:
+    return ((word, tuple(range(values))),)
 
 
 def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...] | None:

@@ -113,14 +113,15 @@ class Plan(Shown):
 
 
 class ElementwiseKernels(Protocol):
-    """What an engine may compute beside the contractions, on arrays of one dtype, float32 or float64: see `engines.around`.
+    """What an engine may compute beside the contractions, on arrays of one dtype, float32 or float64 (run_chain: of any): see `engines.around`.
 
     Functions that give None where the arrays do not lie so in memory leave the work to NumPy.
     """
 
     def run_chain(
-        self, operands: Sequence[Array], steps: Steps, numbers: Sequence[float] = (), results: tuple[int, ...] | None = None
-    ) -> tuple[Array, ...] | None: ...
+        self, operands: Sequence[Array], steps: Steps, numbers: Sequence[float] = (), results: tuple[int, ...] | None = None,
+        dtype: DType | None = None, dtypes: tuple[DType, ...] | None = None, out: Sequence[Array] | None = None,
+    ) -> tuple[Array, ...] | None: ...  # fmt: skip
 
     def channel_sums(
         self, x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None

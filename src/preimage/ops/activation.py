@@ -180,13 +180,23 @@ sigmoid_values = generated("sigmoid", _logistic)
 tanh_values = generated("tanh", np.tanh)
 
 
+def _softplus_in_numpy(x: Array) -> Array:
+    return np.asarray(np.maximum(x, x.dtype.type(0)) + np.log1p(np.exp(-np.abs(x))))
+
+
+#: max(x, 0) + log(1 + exp(-|b x|)) / b, with the number b behind x; for b < 0 min(x, 0) + ...: not by way of b x, which may overflow.
+_TAIL = (("mul", (0, 1)), ("abs", (3,)), ("neg", (4,)), ("exp", (5,)), ("log1p", (6,)), ("div", (7, 1)))
+_SOFTPLUS = {True: (*_TAIL, ("maximum", (0, 2)), ("add", (9, 8))), False: (*_TAIL, ("minimum", (0, 2)), ("add", (9, 8)))}
+
+
 def softplus_values(x: Array, *, beta: float) -> Array:
     if beta == 1:
-        return np.asarray(np.maximum(x, x.dtype.type(0)) + np.log1p(np.exp(-np.abs(x))))
-    b = x.dtype.type(beta)
-    held = (
-        np.maximum(x, x.dtype.type(0)) if beta > 0 else np.minimum(x, x.dtype.type(0))
-    )  # not by way of beta x, which may overflow
+        return generated("softplus", _softplus_in_numpy)(x)
+    made = around.chain((x,), _SOFTPLUS[beta > 0], (beta, 0.0), least=1)
+    if made is not None:
+        return made[0]
+    b, zero = x.dtype.type(beta), x.dtype.type(0)
+    held = np.maximum(x, zero) if beta > 0 else np.minimum(x, zero)
     return np.asarray(held + np.log1p(np.exp(-np.abs(x * b))) / b)
 
 
@@ -236,6 +246,9 @@ def softplus(x: Operand, beta: float = 1.0) -> Value:
 
 
 def _softsign(x: Array) -> Array:
+    made = around.pointwise("softsign", x, passes=2)
+    if made is not None:
+        return made
     size = np.abs(x)
     return np.asarray(np.where(np.isinf(x), np.sign(x), x / (1 + size)))
 
@@ -254,6 +267,9 @@ def softsign(x: Operand) -> Value:
 
 
 def _elu(x: Array, *, alpha: float, inner: float, scale: float) -> Array:
+    made = around.function("elu", x, numbers=(alpha, inner, scale))
+    if made is not None:
+        return made
     kind = x.dtype.type
     curve = kind(alpha) * np.expm1(np.minimum(x, kind(0)) * kind(inner))
     return np.asarray(np.where(x > 0, x, curve) * kind(scale))
@@ -298,11 +314,14 @@ def bell(x: Operand, height: float, width: float) -> Value:
 
 
 _erf_op = primitive(
-    "erf", unary(erf_values), widely([lambda g, ans, x: multiply(g, bell(x, 2 / math.sqrt(math.pi), 1.0))]), saves=(0,)
+    "erf",
+    unary(generated("erf", erf_values)),
+    widely([lambda g, ans, x: multiply(g, bell(x, 2 / math.sqrt(math.pi), 1.0))]),
+    saves=(0,),
 )
 _normal_cdf_op = primitive(
     "normal_cdf",
-    unary(normal_cdf_values),
+    unary(generated("normal_cdf", normal_cdf_values)),
     widely([lambda g, ans, x: multiply(g, bell(x, 1 / math.sqrt(2 * math.pi), 0.5))]),
     saves=(0,),
 )

@@ -29,7 +29,7 @@ from preimage.ops.activation import (
 from preimage.ops.broadcast import widely
 from preimage.ops.errorfunction import normal_cdf_values
 from preimage.ops.operands import Array, operand
-from preimage.ops.pointwise import add, clip, multiply, negative, select, square, unary
+from preimage.ops.pointwise import add, clip, generated, multiply, negative, select, square, unary
 from preimage.typing import Operand, Value
 
 __all__ = ["gelu", "hardswish", "mish", "silu"]
@@ -72,9 +72,7 @@ def _above(x: Array, low: float) -> Array:
     return np.asarray(np.maximum(x, x.dtype.type(-low)))
 
 
-def _silu(x: Array) -> Array:
-    made = around.chain((x,), (("sigmoid", (0,)), ("maximum", (0, 1)), ("mul", (3, 2))), (-HELD,)) if x.size else None
-    return np.asarray(_above(x, HELD) * sigmoid_values(x)) if made is None else made[0]
+_silu = generated("silu", lambda x: _above(x, HELD) * sigmoid_values(x))
 
 
 _silu_op = primitive(
@@ -101,7 +99,7 @@ def _mish_slope(x: Value) -> Value:
 
 _mish_op = primitive(
     "mish",
-    unary(lambda x: _above(x, HELD) * tanh_values(softplus_values(x, beta=1.0))),
+    unary(generated("mish", lambda x: _above(x, HELD) * tanh_values(softplus_values(x, beta=1.0)))),
     widely([lambda g, ans, x: multiply(g, _mish_slope(clip(x, -HELD, HELD)))]),
     saves=(0,),
 )
@@ -112,8 +110,7 @@ def mish(x: Operand) -> Value:
     return _mish_op(operand(x, "x"))
 
 
-def _gelu(x: Array) -> Array:
-    return _above(x, FLAT) * normal_cdf_values(x)
+_gelu = generated("gelu", lambda x: _above(x, FLAT) * normal_cdf_values(x))
 
 
 def _gelu_slope(x: Value) -> Value:
@@ -123,13 +120,16 @@ def _gelu_slope(x: Value) -> Value:
 _TANH_SCALE, _TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 
-def _gelu_tanh(x: Array) -> Array:
+def _gelu_tanh_in_numpy(x: Array) -> Array:
     inner = x * x
     inner *= x * x.dtype.type(_TANH_CUBE)
     inner += x
     inner *= x.dtype.type(_TANH_SCALE)
     # (1 + tanh(u)) / 2 = sigmoid(2 u), which does not cancel on the left
     return _above(x, FLAT) * sigmoid_values(2 * inner)
+
+
+_gelu_tanh = generated("gelu_tanh", _gelu_tanh_in_numpy)
 
 
 def _gelu_tanh_slope(x: Value) -> Value:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array
 from preimage.autograd.device_arrays import DeviceArray
-from preimage.engines import PreparedWeight
+from preimage.engines import PreparedWeight, around
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.geometry.sizes import MAX_ELEMENTS
@@ -281,10 +281,20 @@ def check_room(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 
 def widened(array: Array) -> Array:
     """The array in the dtype that it is computed with: float32 for the narrow floats, else as it is."""
-    return array if array.dtype.itemsize > 2 else array.astype(accumulator_dtype(array.dtype))
+    if array.dtype.itemsize > 2:
+        return array
+    wide = accumulator_dtype(array.dtype)
+    made = around.cast(array, wide)
+    return array.astype(wide) if made is None else made
 
 
 def narrow(result: Any, like: Any) -> Array:
     """A result in the dtype of `like`, as an array (never a NumPy scalar)."""
+    array = np.asarray(array_of(result))
+    if array.dtype == like.dtype:
+        return array
+    made = around.cast(array, like.dtype)
+    if made is not None:
+        return made
     with np.errstate(all="ignore"):
-        return np.asarray(array_of(result)).astype(like.dtype, copy=False)
+        return array.astype(like.dtype)

@@ -57,11 +57,21 @@ def _forward_of(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Arra
     return forward
 
 
-def generated(word: str, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def generated(word: str, function: Callable[..., Array]) -> Callable[..., Array]:
     """`function`, or the generated kernel of that word, whose bits no CPU changes."""
 
+    def values(*operands: Array) -> Array:
+        made = around.function(word, *operands)
+        return function(*operands) if made is None else made
+
+    return values
+
+
+def _exact(word: str, function: Callable[[Array], Array], passes: int = 1) -> Callable[[Array], Array]:
+    """`function`, whose every element is one rounding or none: large arrays by the generated kernel of that word, with the same bits."""
+
     def values(x: Array) -> Array:
-        made = around.function(word, x)
+        made = around.pointwise(word, x, passes=passes)
         return function(x) if made is None else made
 
     return values
@@ -104,7 +114,7 @@ _divide_op = primitive(
     linear=(0,),
 )
 
-_negative_op = primitive("negative", unary(np.negative), [lambda g, ans, x: negative(g)], saves=(), linear=(0,))
+_negative_op = primitive("negative", unary(_exact("neg", np.negative)), [lambda g, ans, x: negative(g)], saves=(), linear=(0,))
 
 
 def add(a: Operand, b: Operand) -> Value:
@@ -137,25 +147,31 @@ def negative(x: Operand) -> Value:
 _exp_op = primitive("exp", unary(generated("exp", np.exp)), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
 # Rules are written so that neither end of the domain meets 0 * infinity or a difference that cancels, and in an order in which no
 # product on the way overflows where the gradient does not.
-_expm1_op = primitive("expm1", unary(np.expm1), widely([lambda g, ans, x: multiply(g, exp(x))]), saves=(0,))
-_log_op = primitive("log", unary(np.log), widely([lambda g, ans, x: divide(g, x)]), saves=(0,))
-_log1p_op = primitive("log1p", unary(np.log1p), widely([lambda g, ans, x: divide(g, add(x, 1.0))]), saves=(0,))
-_sqrt_op = primitive("sqrt", unary(np.sqrt), widely([lambda g, ans, x: divide(multiply(g, 0.5), ans)]), saves=("ans",))
-_square_op = primitive("square", unary(np.square), widely([lambda g, ans, x: multiply(multiply(g, x), 2.0)]), saves=(0,))
+_expm1_op = primitive("expm1", unary(generated("expm1", np.expm1)), widely([lambda g, ans, x: multiply(g, exp(x))]), saves=(0,))
+_log_op = primitive("log", unary(generated("log", np.log)), widely([lambda g, ans, x: divide(g, x)]), saves=(0,))
+_log1p_op = primitive(
+    "log1p", unary(generated("log1p", np.log1p)), widely([lambda g, ans, x: divide(g, add(x, 1.0))]), saves=(0,)
+)
+_sqrt_op = primitive(
+    "sqrt", unary(_exact("sqrt", np.sqrt)), widely([lambda g, ans, x: divide(multiply(g, 0.5), ans)]), saves=("ans",)
+)
+_square_op = primitive(
+    "square", unary(_exact("square", np.square)), widely([lambda g, ans, x: multiply(multiply(g, x), 2.0)]), saves=(0,)
+)
 _reciprocal_op = primitive(
     "reciprocal",
-    unary(np.reciprocal),
+    unary(_exact("reciprocal", np.reciprocal)),
     widely([lambda g, ans, x: negative(multiply(multiply(g, ans), ans))]),
     saves=("ans",),
 )
 _rsqrt_op = primitive(
     "rsqrt",
-    unary(lambda x: 1 / np.sqrt(x)),
+    unary(_exact("rsqrt", lambda x: 1 / np.sqrt(x), passes=2)),
     widely([lambda g, ans, x: multiply(divide(multiply(g, ans), x), -0.5)]),
     saves=("ans", 0),
 )
-_sin_op = primitive("sin", unary(np.sin), widely([lambda g, ans, x: multiply(g, cos(x))]), saves=(0,))
-_cos_op = primitive("cos", unary(np.cos), widely([lambda g, ans, x: negative(multiply(g, sin(x)))]), saves=(0,))
+_sin_op = primitive("sin", unary(generated("sin", np.sin)), widely([lambda g, ans, x: multiply(g, cos(x))]), saves=(0,))
+_cos_op = primitive("cos", unary(generated("cos", np.cos)), widely([lambda g, ans, x: negative(multiply(g, sin(x)))]), saves=(0,))
 
 
 def exp(x: Operand) -> Value:
@@ -212,9 +228,14 @@ def _power_number_rule(g: Any, ans: Any, x: Any, *, exponent: float) -> Any:
     return multiply(multiply(g, power(x, exponent - 1)), exponent) if exponent else nothing(g)
 
 
+def _power_number(x: Array, *, exponent: float) -> Array:
+    made = around.function("power", x, numbers=(exponent,))
+    return np.asarray(np.power(x, x.dtype.type(exponent))) if made is None else made
+
+
 _power_number_op = primitive(
     "power_number",
-    unary(lambda x, exponent: np.power(x, x.dtype.type(exponent))),
+    unary(_power_number),
     widely([_power_number_rule]),
     saves=(0,),
 )
@@ -235,7 +256,11 @@ def _power_exponent_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
     return match(multiply(g, multiply(value, log(select(none, 1.0, a)))), b)
 
 
-_power_op = primitive("power", _forward_of(np.power), widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
+def _power(a: Array, b: Array) -> Array:
+    return narrow(generated("power", np.power)(widened(a), widened(b)), a)
+
+
+_power_op = primitive("power", _power, widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
 
 
 def power(a: Operand, b: Operand) -> Value:
@@ -259,7 +284,14 @@ def power(a: Operand, b: Operand) -> Value:
 
 
 def _select(a: Array, b: Array, *, condition: Array) -> Array:
+    if a.dtype == b.dtype:
+        made = around.mixed((condition, a, b), _WHERE, a.dtype if a.dtype.itemsize > 2 else np.float32, a.dtype)
+        if made is not None:
+            return made
     return np.where(condition, a, b)
+
+
+_WHERE = (("where", (0, 1, 2)),)
 
 
 _select_op = primitive(
@@ -395,8 +427,8 @@ def clip(x: Operand, lo: float | None = None, hi: float | None = None) -> Value:
     return _clip_op(operand(x, "x"), lo=lo, hi=hi)
 
 
-_sign_op = primitive("sign", unary(np.sign), [lambda g, ans, x: nothing(g)], saves=())
-_abs_op = primitive("abs", unary(np.abs), [lambda g, ans, x: multiply(g, np.sign(array_of(x)))], saves=(0,))
+_sign_op = primitive("sign", unary(_exact("sign", np.sign)), [lambda g, ans, x: nothing(g)], saves=())
+_abs_op = primitive("abs", unary(_exact("abs", np.abs)), [lambda g, ans, x: multiply(g, np.sign(array_of(x)))], saves=(0,))
 
 
 def sign(x: Operand) -> Value:

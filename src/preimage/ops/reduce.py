@@ -210,7 +210,12 @@ def _shift(x: Array, axis: AxisTuple) -> Array:
 
 def _exponentials(x: Array) -> Array:
     made = around.function("exp", x)
-    return np.exp(np.ascontiguousarray(x)) if made is None else made
+    return np.exp(x) if made is None else made
+
+
+def _logarithms(x: Array) -> Array:
+    made = around.function("log", x)
+    return np.log(x) if made is None else made
 
 
 def _along(e: Array, axis: AxisTuple) -> Array:
@@ -222,7 +227,7 @@ def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
     wide = widened(x)
     with np.errstate(all="ignore"):
         top = _shift(wide, axis)
-        result = np.log(_along(_exponentials(wide - top), axis)) + top
+        result = _logarithms(_along(_exponentials(wide - top), axis)) + top
     shape = result.shape if keepdims else tuple(n for k, n in enumerate(result.shape) if k not in axis)
     return narrow(result, x).reshape(shape)
 
@@ -251,7 +256,7 @@ def _log_softmax(x: Array, *, axis: int) -> Array:
     wide = _held(widened(x), axis)
     with np.errstate(all="ignore"):
         low = wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf)
-        low -= np.log(_along(_exponentials(low), (axis,)))
+        low -= _logarithms(_along(_exponentials(low), (axis,)))
     return narrow(low, x)
 
 

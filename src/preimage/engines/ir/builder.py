@@ -63,6 +63,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._rooms: list[str] = []
         self._declared: dict[str, str] = {}
         self._count = 0
         self._ended = False
@@ -153,6 +154,27 @@ class Kernel:
     def stack(self, element: str, count: int) -> Ptr:
         """Room for `count` elements that lasts until the kernel returns; take it before any loop."""
         return Ptr(self, self.let(f"alloca {TYPES[element]}, i64 {count}"), element)
+
+    def room(self, element: str, count: int) -> Ptr:
+        """As stack, from anywhere: room that every turn of the loops around uses again."""
+        name = self._name()
+        self._rooms.append(f"{name} = alloca {TYPES[element]}, i64 {count}, align 64")
+        return Ptr(self, name, element)
+
+    def table(self, name: str, words: Sequence[int]) -> Ptr:
+        """Constant 64-bit words in the module."""
+        held = ", ".join(f"i64 {word}" for word in words)
+        self._declared[f"table {name}"] = f"@{name} = private unnamed_addr constant [{len(words)} x i64] [{held}]"
+        return Ptr(self, f"@{name}", "i64")
+
+    @staticmethod
+    def raw_type(element: str, lanes: int) -> str:
+        """The type that elements have in memory."""
+        return type_of("i16" if element == "bf16" else element, lanes)
+
+    def declare(self, name: str, result: str, arguments: str) -> None:
+        """A function of LLVM's that is called by its text."""
+        self._declared[name] = f"declare {result} @{name}({arguments})"
 
     # ---- control flow
 
@@ -330,7 +352,7 @@ class Kernel:
             self.write("ret void")
             self._ended = True
         head = "define void @kernel(ptr %args, i64 %task, i64 %thread) nounwind {\nentry:\n"
-        return head + "\n".join(self._lines) + "\n}\n" + "\n".join(self._declared.values()) + "\n"
+        return head + "\n".join([*self._rooms, *self._lines]) + "\n}\n" + "\n".join(self._declared.values()) + "\n"
 
 
 def _suffix(element: str, lanes: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from preimage.engines.ir.arguments import Arguments, Elements, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num
-from preimage.engines.ir.elementwise import WORDS, Step
+from preimage.engines.ir.elementwise import Step, applied, number_of
 
 __all__ = ["EpilogueArguments", "EpilogueSpec", "finish"]
 
@@ -62,8 +62,8 @@ def finish(
             value = value.is_above(last).select(last, value)
     if steps.chain:
         limits = args.pointer(EpilogueArguments.limits, total.dtype)
-        values = [value, *(limits.at(k).splat(lanes) for k in range(steps.numbers))]
+        values: list[Num | Bit] = [value, *(limits.at(k).splat(lanes) for k in range(steps.numbers))]
         for word, places in steps.chain:
-            values.append(WORDS[word](f, *(values[p] for p in places)))
-        value = values[-1]
+            values.append(applied(f, word, [values[p] for p in places], total.dtype))
+        value = number_of(values[-1], total.dtype)
     args.pointer(EpilogueArguments.output, element).at_bytes(at).store(value, mask)

@@ -128,7 +128,7 @@ class Function(Kernel):
             self.give(0 if self.result == "i64" else None)
         parameters = ", ".join(f"{kind} %{name}" for name, kind in self._parameters.items())
         head = f"define {'internal ' if self._internal else ''}{self.result} @{self.name}({parameters}) {{\nentry:\n"
-        return head + "\n".join(self._lines) + "\n}\n"
+        return head + "\n".join([*self._rooms, *self._lines]) + "\n}\n"
 
     @property
     def declarations(self) -> dict[str, str]:

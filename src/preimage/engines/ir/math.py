@@ -1,6 +1,7 @@
-"""exp, tanh and sigmoid on vectors: polynomials with fused multiply-adds, so that every CPU gives the same bits.
+"""exp, expm1, tanh and sigmoid on vectors: polynomials with fused multiply-adds, so that every CPU gives the same bits.
 
     exp(x)     = 2^n exp(r),  n = round(x / log 2),  r = x - n log 2;   exp(r) = 1 + r + r^2 Q(r)
+    expm1(x)   = 2^n (r + r^2 Q(r)) + (2^n - 1)
     tanh(x)    = x + x z P(z),  z = x^2        |x| < 0.625;             else sign(x) (1 - 2 / (exp(2 |x|) + 1))
     sigmoid(x) = 1 / (1 + e) or e / (1 + e),  e = exp(-|x|)
 
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 from preimage.engines.ir.builder import Kernel, Num
 
-__all__ = ["exp", "sigmoid", "tanh"]
+__all__ = ["LOG_2", "exp", "expm1", "polynomial", "sigmoid", "tanh"]
 
 _LOG2_E = 1.44269504088896340736
 #: log 2 as its nearest number and the rest.
-_LOG_2 = {"f32": (0.6931471824645996, -1.9046542999577678785e-9), "f64": (0.6931471805599453, 2.3190468138462996155e-17)}
+LOG_2 = {"f32": (0.6931471824645996, -1.9046542999577678785e-9), "f64": (0.6931471805599453, 2.3190468138462996155e-17)}
 #: Beyond these exp is 0 or infinite; holding x there keeps n in the range of `times_power_of_two`.
 _RANGE = {"f32": (-104.5, 89.5), "f64": (-746.0, 710.5)}
 _SHIFT = {"f32": 1.5 * 2**23, "f64": 1.5 * 2**52}
@@ -42,15 +43,28 @@ _P = {
 _NEAR = 0.625
 
 
-def _polynomial(f: Kernel, coefficients: tuple[float, ...], t: Num) -> Num:
+def polynomial(f: Kernel, coefficients: tuple[float, ...], t: Num) -> Num:
+    """Its value at t; the coefficient of the highest power first."""
     value = f.const(t.dtype, t.lanes, coefficients[0])
     for c in coefficients[1:]:
         value = value.fma(t, f.const(t.dtype, t.lanes, c))
     return value
 
 
-def exp(f: Kernel, x: Num) -> Num:
-    """e to the x."""
+def _reduced(f: Kernel, x: Num) -> tuple[Num, Num, Num]:
+    """round(x / log 2), with 1.5 * 2^digits added and without, and what is left of x."""
+
+    def number(value: float) -> Num:
+        return f.const(x.dtype, x.lanes, value)
+
+    shifted = x.fma(number(_LOG2_E), number(_SHIFT[x.dtype]))
+    n = shifted - number(_SHIFT[x.dtype])
+    high, low = LOG_2[x.dtype]
+    return shifted, n, n.fma(number(-low), n.fma(number(-high), x))
+
+
+def exp(f: Kernel, x: Num, rest: Num | None = None) -> Num:
+    """e to the x; rest: what x leaves out of the exponent, far below its last digit."""
 
     def number(value: float) -> Num:
         return f.const(x.dtype, x.lanes, value)
@@ -58,12 +72,29 @@ def exp(f: Kernel, x: Num) -> Num:
     lo, hi = _RANGE[x.dtype]
     x = x.is_below(number(lo)).select(number(lo), x)
     x = x.is_above(number(hi)).select(number(hi), x)
-    shifted = x.fma(number(_LOG2_E), number(_SHIFT[x.dtype]))
-    n = shifted - number(_SHIFT[x.dtype])
-    high, low = _LOG_2[x.dtype]
-    r = n.fma(number(-low), n.fma(number(-high), x))
-    q = _polynomial(f, _Q[x.dtype], r)
-    return ((r * r).fma(q, r) + number(1.0)).times_power_of_two(shifted)
+    shifted, _, r = _reduced(f, x)
+    q = polynomial(f, _Q[x.dtype], r)
+    small = (r * r).fma(q, r)
+    if rest is not None:
+        small = small + small.fma(rest, rest)
+    return (small + number(1.0)).times_power_of_two(shifted)
+
+
+def expm1(f: Kernel, x: Num) -> Num:
+    """e to the x, less 1: exact near 0."""
+
+    def number(value: float) -> Num:
+        return f.const(x.dtype, x.lanes, value)
+
+    lo, hi, least = {"f32": (-30.0, 89.0, 2.0**-30), "f64": (-60.0, 710.0, 2.0**-60)}[x.dtype]
+    held = x.is_below(number(lo)).select(number(lo), x)
+    held = held.is_above(number(hi)).select(number(hi), held)
+    shifted, _, r = _reduced(f, held)
+    small = (r * r).fma(polynomial(f, _Q[x.dtype], r), r)
+    half = number(0.5).times_power_of_two(shifted)  # 2^n itself may overflow where the result does not
+    value = small.fma(half, half - number(0.5)) * number(2.0)
+    near: Num = x.absolute().is_below(number(least)).select(x, value)
+    return near
 
 
 def sigmoid(f: Kernel, x: Num) -> Num:
@@ -79,7 +110,7 @@ def tanh(f: Kernel, x: Num) -> Num:
     one, two = f.const(x.dtype, x.lanes, 1.0), f.const(x.dtype, x.lanes, 2.0)
     size = x.absolute()
     z = x * x
-    near = (x * z).fma(_polynomial(f, _P[x.dtype], z), x)
+    near = (x * z).fma(polynomial(f, _P[x.dtype], z), x)
     far = (one - two / (exp(f, size + size) + one)).with_sign_of(x)
     # NaN is not above the limit, so it takes the branch that keeps it
     value: Num = size.is_above(f.const(x.dtype, x.lanes, _NEAR)).select(far, near)

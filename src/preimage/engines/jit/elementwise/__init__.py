@@ -1,7 +1,7 @@
 """Kernels that are no contractions, as the engine offers them (`engines.base.ElementwiseKernels`)."""
 
+from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import channel_sums
-from preimage.engines.jit.elementwise.fused import run_chain
 from preimage.engines.jit.elementwise.softmax import softmax
 from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
 

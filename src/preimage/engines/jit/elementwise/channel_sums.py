@@ -14,7 +14,8 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
-from preimage.engines.jit.elementwise.fused import ELEMENTS, dense_order, kept_kernel, lanes_of
+from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.elementwise.layout import ELEMENTS, dense_order, lanes_of
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of
 from preimage.engines.order import BLOCK

@@ -7,7 +7,8 @@ from math import prod
 import numpy as np
 
 from preimage.engines.base import Array
-from preimage.engines.jit.elementwise.fused import ELEMENTS, costs, dense_order, kept_kernel, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.softmax_kernel import SoftmaxArguments, SoftmaxSpec
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import address_of

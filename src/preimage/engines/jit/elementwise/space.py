@@ -14,7 +14,8 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.elementwise.channel_sums import innermost
-from preimage.engines.jit.elementwise.fused import ELEMENTS, costs, dense_order, kept_kernel, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.space_kernel import (
     MaxGradArguments,
     MaxGradSpec,

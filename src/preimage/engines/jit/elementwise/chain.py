@@ -1,0 +1,245 @@
+"""Chains of elementwise steps on arrays of any strides, shapes that broadcast, and any element types, in one pass (chain_kernel.py).
+
+The axes are put into the order of the results' memory, neighbours that lie alike are joined, and the last becomes the line. Where an operand
+has its neighbours along another axis, lines are cut into pieces, so that what a cache line brings is used before it goes. Small operands
+that would make lines of a few elements are repeated first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.ir.elementwise import HEAVY, Step
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.elementwise.chain_kernel import ChainSpec
+from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
+from preimage.engines.jit.elementwise.layout import Shape
+from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.link import address_of
+from preimage.settings import thread_count
+
+__all__ = ["Chain", "element_of", "run_chain"]
+
+DType = np.dtype[Any]
+_NAMES = {
+    "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16", "bool": "bit", "int8": "i8", "uint8": "u8",
+    "int16": "i16", "uint16": "u16", "int32": "i32", "uint32": "u32", "int64": "i64",
+}  # fmt: skip
+_RAW = {1: "i8", 2: "i16", 4: "f32", 8: "f64"}
+#: Elements of a piece of a line, where an operand's neighbours lie along the rows: so many cache lines are open at a time.
+PIECE = 64
+#: Lines of fewer elements are mostly overhead; an operand is repeated to make longer ones, where it stays this much smaller than the whole.
+SHORT, SHARE = 64, 8
+
+
+def element_of(dtype: DType) -> str | None:
+    """The element type of a dtype in this machine's byte order; None for others."""
+    return _NAMES.get(dtype.name) if dtype.isnative else None
+
+
+def _memory_order(shape: Shape, arrays: Sequence[Array]) -> list[int]:
+    """The axes from the outermost to the innermost, as the arrays of the whole shape lie; C order if there is none."""
+    whole = [a.strides for a in arrays if a.shape == shape]
+    long = [k for k, n in enumerate(shape) if n != 1]
+    if whole:
+        long.sort(key=lambda k: tuple([-abs(strides[k]) for strides in whole]))
+    order = list(long)
+    for k, n in enumerate(shape):
+        if n == 1:  # axes of one element keep their places as far as that goes
+            order.insert(order.index(k - 1) + 1 if k else 0, k)
+    return order
+
+
+def _joined(sizes: Sequence[int], strides: Sequence[tuple[int, ...]]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Axes that lie alike in every array as one. strides: of each axis, per array."""
+    kept_sizes: list[int] = []
+    kept: list[tuple[int, ...]] = []
+    for size, steps in zip(sizes, strides, strict=True):
+        if size == 1:
+            continue
+        if kept and all(outer == inner * size for outer, inner in zip(kept[-1], steps, strict=True)):
+            kept_sizes[-1] *= size
+            kept[-1] = steps
+        else:
+            kept_sizes.append(size)
+            kept.append(steps)
+    return kept_sizes, kept
+
+
+class Chain:
+    """A chain made ready for operands of known shapes, strides and dtypes: called with arrays, it gives the results' arrays."""
+
+    __slots__ = ("_back", "_kinds", "_memory", "_places", "_repeated", "_table", "computed", "head", "kernel", "shared", "tasks")
+
+    def __init__(
+        self, operands: Sequence[Array], steps: tuple[Step, ...], numbers: int, stored: tuple[int, ...], computed: DType,
+        kinds: tuple[DType, ...], out: Sequence[Array] | None,
+    ) -> None:  # fmt: skip
+        """computed: the dtype of the numbers; kinds: of the results; out: what they will be written to. Raises: KeyError for dtypes that
+        kernels do not know.
+        """
+        shape = np.broadcast_shapes(*[a.shape for a in operands])
+        order = _memory_order(shape, operands if out is None else out)
+        self.computed, self._kinds = computed, kinds
+        self._memory = tuple([shape[k] for k in order])
+        self._back = None if order == list(range(len(shape))) else tuple([int(k) for k in np.argsort(order)])
+        self._repeated: dict[int, tuple[Shape, Sequence[int]]] = {}
+        self.tasks = 0
+        dtypes = [*[a.dtype for a in operands], *kinds]
+        if steps or len(set(dtypes)) > 1:
+            names, dtype = [_NAMES[d.name] for d in dtypes], {"float32": "f32", "float64": "f64"}[computed.name]
+            if dtype == "f64" and {"f16", "bf16"} & set(names[len(operands) :]):
+                raise KeyError("a 64-bit float is not rounded to 16 bits at once")
+        else:
+            names, dtype = [_RAW[d.itemsize] for d in dtypes], _RAW[computed.itemsize]
+        if not all(d.isnative for d in dtypes):
+            raise KeyError("foreign byte order")
+        if prod(shape):
+            strides = self._strides(shape, order, operands, out)
+            arrays = [(name, d.itemsize, s) for name, d, s in zip(names, dtypes, strides, strict=True)]
+            self._plan(shape, order, arrays, len(operands), dtype, numbers, steps, stored)
+
+    def _strides(self, shape: Shape, order: Sequence[int], operands: Sequence[Array], out: Sequence[Array] | None) -> list[Shape]:
+        """Bytes along every axis of the whole shape, of each operand and result."""
+        found: list[Shape] = []
+        for a in operands:
+            own = [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
+            found.append((*[0] * (len(shape) - a.ndim), *own))
+        for k, kind in enumerate(self._kinds):
+            found.append(_dense(shape, order, kind.itemsize) if out is None else out[k].strides)
+        size = prod(shape)
+        for k in range(len(operands)):
+            repeated = _repeated(shape, order, found, k, SHORT, size // SHARE)
+            if repeated is not None:
+                self._repeated[k] = repeated, order
+                dense = _dense(repeated, order, operands[k].itemsize)
+                found[k] = tuple([s if n > 1 else 0 for s, n in zip(dense, repeated, strict=True)])
+        return found
+
+    def _plan(
+        self, shape: Shape, order: Sequence[int], arrays: Sequence[tuple[str, int, Shape]], given: int, dtype: str, numbers: int,
+        steps: tuple[Step, ...], stored: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        """arrays: element type, bytes of an element, and strides of each operand (given of them) and result; order: of the axes."""
+        target = kernels.current_target()
+        costs, heavy = target.costs.elementwise, any(word in HEAVY for word, _ in steps)
+        sizes, strides = _joined([shape[k] for k in order], [tuple([a[2][k] for a in arrays]) for k in order])
+        if not sizes:
+            sizes, strides = [1], [(0,) * len(arrays)]
+        width, inner = sizes[-1], strides[-1]
+        axes = list(range(len(sizes) - 1))
+        rows_axis, piece = (axes[-1] if axes else None), width
+        for k, (_, size, _) in enumerate(arrays):
+            near = [a for a in axes if abs(strides[a][k]) == size] if inner[k] not in (0, size) else []
+            if near:
+                rows_axis, piece = near[0], min(width, PIECE)
+                break
+        rows = 1 if rows_axis is None else sizes[rows_axis]
+        outer = [a for a in reversed(axes) if a != rows_axis]
+        lines = prod(sizes[a] for a in outer) * rows
+        most = max(1, costs.task_elements // (costs.heavy if heavy else 1))
+        if piece == width and lines < 16 and width > 2 * most:
+            piece = -(-most // 64) * 64
+        pieces = -(-width // piece)
+        share = max(1, most // piece)
+        self.tasks = -(-lines * pieces // share)
+        self.shared = self.tasks > 1 and prod(sizes) * (costs.heavy if heavy else 1) >= costs.least_shared
+        self._table = np.array([[sizes[a], *strides[a]] for a in outer], np.int64)
+        self.head = (width, piece, pieces, rows, lines * pieces, share, len(outer), address_of(self._table) if outer else 0)
+        row = (0,) * len(arrays) if rows_axis is None else strides[rows_axis]
+        self._places = list(zip(inner, row, strict=True))
+        lies = tuple(
+            (name, "near" if step == size or width == 1 else "one" if not step else "apart")
+            for (name, size, _), step in zip(arrays, inner, strict=True)
+        )
+        lanes = lanes_for(target, 8 if dtype == "f64" else 4, heavy)
+        self.kernel = kept_kernel(ChainSpec(dtype, lanes, lies[:given], numbers, steps, stored, lies[given:]))
+
+    def __call__(
+        self, operands: Sequence[Array], numbers: Sequence[float] = (), out: Sequence[Array] | None = None
+    ) -> tuple[Array, ...]:
+        """The results, in `out` where it is given."""
+        if out is None:
+            memory, back = self._memory, self._back
+            if back is None:
+                out = tuple([aligned_empty(memory, kind) for kind in self._kinds])
+            else:
+                out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
+        if self.tasks:
+            if self._repeated:
+                operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
+            values = np.array(numbers, self.computed) if numbers else None
+            words = [*self.head, 0 if values is None else address_of(values)]
+            for array, place in zip((*operands, *out), self._places, strict=True):
+                words += (address_of(array), *place)
+            pool.launch(self.kernel, pool.pack_args(*words), self.tasks, thread_count() if self.shared else 1)
+        return tuple(out)
+
+
+def _dense(shape: Shape, order: Sequence[int], item: int) -> Shape:
+    """The strides of an array that fills its memory in this order of axes."""
+    strides, step = [0] * len(shape), item
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= shape[axis]
+    return tuple(strides)
+
+
+def _repeated(shape: Shape, order: Sequence[int], strides: Sequence[Shape], k: int, short: int, most: int) -> Shape | None:
+    """A larger shape for an operand that breaks up lines that all other arrays have: None where that wins nothing."""
+    own, width, split = [1 if not strides[k][axis] else shape[axis] for axis in range(len(shape))], 1, False
+    long = [axis for axis in reversed(order) if shape[axis] > 1]
+    for at, axis in enumerate(long):
+        if at:
+            inner = long[at - 1]
+            lie = [s[axis] == s[inner] * shape[inner] for j, s in enumerate(strides) if j != k]
+            if not all(lie) or width >= short:
+                break
+            split = split or strides[k][axis] != strides[k][inner] * shape[inner]
+        own[axis] = shape[axis]
+        width *= shape[axis]
+    return tuple(own) if split and prod(own) <= most else None
+
+
+def _copied(a: Array, shape: Shape, order: Sequence[int]) -> Array:
+    """Repeated to a shape; dense, its axes in this order."""
+    return np.broadcast_to(a, shape).transpose(order).copy()
+
+
+_ready: dict[tuple[Any, ...], Chain | None] = {}
+_MOST_READY = 4096
+
+
+def run_chain(
+    operands: Sequence[Array], steps: tuple[Step, ...], numbers: Sequence[float] = (), results: tuple[int, ...] | None = None,
+    dtype: DType | None = None, dtypes: tuple[DType, ...] | None = None, out: Sequence[Array] | None = None,
+) -> tuple[Array, ...] | None:  # fmt: skip
+    """The values of the steps named by `results` (places; by default the last step's), for operands that broadcast, of any strides.
+
+    dtype: float32 or float64, what is computed in (default: that of the first operand; numbers are rounded to it); dtypes: of the results
+    (default: the same); out: arrays of the whole shape that take them, by default new ones in the memory order of the operands of the
+    whole shape. None where a dtype is none of those of `ir/elements.py`. Nothing depends on the number of threads.
+    """
+    key = (
+        tuple([(a.shape, a.strides, a.dtype) for a in operands]), steps, len(numbers), results, dtype, dtypes,
+        None if out is None else tuple([(a.shape, a.strides, a.dtype) for a in out]), id(kernels.current_target()),
+    )  # fmt: skip
+    try:
+        chain = _ready[key]
+    except KeyError:
+        stored = (len(operands) + len(numbers) + len(steps) - 1,) if results is None else results
+        computed = operands[0].dtype if dtype is None else dtype
+        kinds = tuple([a.dtype for a in out]) if out is not None else dtypes or (computed,) * len(stored)
+        try:
+            chain = Chain(operands, steps, len(numbers), stored, computed, kinds, out)
+        except KeyError:
+            chain = None
+        if len(_ready) >= _MOST_READY:
+            _ready.clear()
+        _ready[key] = chain
+    return None if chain is None else chain(operands, numbers, out)
