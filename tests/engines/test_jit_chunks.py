@@ -114,15 +114,15 @@ def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_
     from preimage.engines.jit.compiler.costs import AVX512
     from preimage.engines.jit.conv import streamed_weights
 
-    sweeps = partial(streamed_weights.sweeps, AVX512.streaming)
+    streams_weights = partial(streamed_weights.streams_weights, AVX512.streaming)
 
     large = 4 << 20
-    assert sweeps(6, 2, large, positions=3136)
-    assert not sweeps(5, 2, large, positions=3136)  # one thread would have three of five blocks
-    assert sweeps(5, 2, large, positions=16)
-    assert not sweeps(3, 2, large, positions=16)
-    assert sweeps(5, 1, large, positions=3136)
-    assert not sweeps(6, 2, 100 << 10, positions=16)
+    assert streams_weights(6, 2, large, positions=3136)
+    assert not streams_weights(5, 2, large, positions=3136)  # one thread would have three of five blocks
+    assert streams_weights(5, 2, large, positions=16)
+    assert not streams_weights(3, 2, large, positions=16)
+    assert streams_weights(5, 1, large, positions=3136)
+    assert not streams_weights(6, 2, 100 << 10, positions=16)
 
 
 @pytest.mark.parametrize(

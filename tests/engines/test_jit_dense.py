@@ -11,6 +11,7 @@ from preimage.engines.base import apply_epilogue
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import select
 from preimage.engines.jit.compiler import kernels, toolchain
+from preimage.engines.jit.compiler.costs import PackingCosts
 from preimage.engines.jit.conv import direct, direct_kernel, direct_layout, few_outputs, streamed_weights_kernel
 from preimage.engines.jit.conv import few_outputs_kernel as few_outputs_kernel
 from preimage.engines.jit.conv.few_outputs import FewPlan, few_plan
@@ -373,7 +374,7 @@ def test_weights_are_packed_block_by_block(contraction, taps, target):
         w = np.arange(1, 1 + int(np.prod(shape)), dtype=dtype).reshape(shape)
         with kernels.use_target(machine):
             call, block_bytes = weight_call(
-                contraction, shape, groups, source, source, machine.vector_bytes // w.itemsize, width, True
+                contraction, shape, groups, source, source, machine.vector_bytes // w.itemsize, width, PackingCosts(), True
             )
             packed, flag = np.full(3 * groups * block_bytes // w.itemsize, -1, dtype), np.zeros(1, np.int64)
             here = {"w": w.ctypes.data, "packed": packed.ctypes.data, "flag": flag.ctypes.data}
@@ -436,9 +437,8 @@ def test_folded_weights_are_packed_the_same_in_vectors(target, dtype, monkeypatc
         w = np.random.default_rng(3).standard_normal(shape).astype(dtype)
         results = []
         for many in (0, 1 << 40):
-            monkeypatch.setattr(moves, "MANY_WEIGHTS", many)
             with kernels.use_target(target):
-                call, block_bytes = moves.folded_weight_call(shape, folded, source, inner, width)
+                call, block_bytes = moves.folded_weight_call(shape, folded, source, inner, width, PackingCosts(many_weights=many))
                 packed, flag = (
                     np.full(-(-channels * stride // width) * block_bytes // item, 7.0, f"f{item}"),
                     np.zeros(1, np.int64),

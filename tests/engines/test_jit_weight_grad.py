@@ -26,13 +26,17 @@ if kernels.unavailable():
     pytest.skip(kernels.unavailable(), allow_module_level=True)
 
 from preimage.engines import get  # noqa: E402
+from preimage.engines.jit.compiler.costs import PackingCosts  # noqa: E402
 from preimage.engines.jit.index import partition  # noqa: E402
 from preimage.engines.jit.packing import moves  # noqa: E402
 from preimage.engines.jit.request import little_work  # noqa: E402
-from preimage.engines.jit.weight_grad import call, lower, tiling  # noqa: E402
+from preimage.engines.jit.weight_grad import call, tiling  # noqa: E402
 from preimage.engines.order import Order  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
+#: Other numbers of the cost model: bands of few pixels, and every operand copied in blocks.
+BANDS = {"band_pixels": 3, "band_bytes": 0}
+BLOCKS = {"block_image_bytes": 0, "block_far_bytes": 0, "block_products": 0}
 TARGETS = [name for name in ("host", "avx512", "avx2") if kernels.named_target(name).runs_here]
 
 
@@ -41,6 +45,11 @@ def _schedules_of_large_work():
     """These geometries are small, so that every edge is met; here they take the kernels that large ones would."""
     with little_work(0):
         yield
+
+
+def with_costs(target, change):
+    weight_grad = dataclasses.replace(target.costs.weight_grad, **change)
+    return dataclasses.replace(target, costs=dataclasses.replace(target.costs, weight_grad=weight_grad))
 
 
 def last(a: np.ndarray) -> np.ndarray:
@@ -132,7 +141,7 @@ def bits(a: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_no_schedule_changes_a_bit(name, monkeypatch):
+def test_no_schedule_changes_a_bit(name, monkeypatch, change_costs):
     """Threads, memory layout, vector width, tile, bands and blocks: all give the bits of one chain in the agreed order."""
     geometry, rng = made(name), np.random.default_rng(3)
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
@@ -146,14 +155,12 @@ def test_no_schedule_changes_a_bit(name, monkeypatch):
             for threads in (1, 2, 3):
                 for a, b in layouts:
                     assert bits(gradient(geometry, a, b, threads)) == wanted, (target, threads)
-    for change in ({"BAND_PIXELS": 3, "BAND_BYTES": 0}, {"BLOCK_IMAGE_BYTES": 0, "BLOCK_FAR_BYTES": 0, "BLOCK_PRODUCTS": 0}):
-        with monkeypatch.context() as patch:
-            for key, value in change.items():
-                patch.setattr(tiling, key, value)
+    for change in (BANDS, BLOCKS):
+        with kernels.use_target(with_costs(kernels.current_target(), change)):
             forget()
             for a, b in layouts:
                 assert bits(gradient(geometry, a, b, 2)) == wanted, change
-    monkeypatch.setattr(lower, "FAR_RESULT", 0)
+    change_costs(weight_grad={"far_result": 0})
     forget()
     for a, b in layouts:
         assert bits(gradient(geometry, a, b)) == wanted
@@ -201,19 +208,17 @@ def test_tables_do_not_grow_with_the_batch():
 
 
 @pytest.mark.parametrize("name", ["dense 3x3", "rgb head", "dense 1x1", "long line", "many small images"])
-def test_tasks_in_step_change_no_bit(name, monkeypatch):
+def test_tasks_in_step_change_no_bit(name, monkeypatch, change_costs):
     """Parts of the tiles that follow each other from round to round, on any thread: more threads than CPUs, again and again."""
     geometry, rng = made(name), np.random.default_rng(8)
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
     monkeypatch.setattr(call, "SMALL_MACS", 0)
-    for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0}.items():
-        monkeypatch.setattr(tiling, key, value)
+    change_costs(weight_grad=BANDS)
     forget()
     wanted = bits(gradient(geometry, last(x), last(y)))
-    monkeypatch.setattr(lower, "MOST_TURNS", 1000)
     for parts in (1, 3):
-        monkeypatch.setattr(lower, "PARTS_PER_THREAD", parts)
+        change_costs(weight_grad={"most_turns": 1000, "parts_per_thread": parts})
         forget()
         with pre.config(threads=2):
             plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
@@ -225,14 +230,14 @@ def test_tasks_in_step_change_no_bit(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "pixels only"])
-def test_prefetching_changes_no_bit(name, monkeypatch):
+def test_prefetching_changes_no_bit(name, monkeypatch, change_costs):
     geometry, rng = made(name), np.random.default_rng(9)
     x = rng.standard_normal(geometry.input_shape).astype(np.float32)
     y = rng.standard_normal(geometry.output_shape).astype(np.float32)
     layouts = ((x, y), (last(x), last(y)))
     wanted = bits(gradient(geometry, x, y))
-    for key, value in {"BAND_PIXELS": 3, "BAND_BYTES": 0, "prefetches_next_band": lambda *_: True}.items():
-        monkeypatch.setattr(tiling, key, value)
+    change_costs(weight_grad=BANDS)
+    monkeypatch.setattr(tiling, "prefetches_next_band", lambda *_: True)
     monkeypatch.setattr(call, "SMALL_MACS", 0)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
@@ -243,7 +248,7 @@ def test_prefetching_changes_no_bit(name, monkeypatch):
     forget()
 
 
-def test_what_is_asked_for_early_is_what_is_read():
+def test_what_is_prefetched_is_what_is_read():
     """Every band's new rows, joined where they follow each other; together they are the operands, each line once."""
     geometry = ConvGeometry.from_conv(
         (1, 64, 2, 120, 100), (128, 64, 1, 3, 3), stride=(1, 1, 1), padding=((0, 0), (1, 1), (1, 1))
@@ -264,20 +269,18 @@ def test_what_is_asked_for_early_is_what_is_read():
     assert "meanwhile" not in program_of(geometry, True, 1).details["bands"]
 
 
-def test_the_changes_of_the_schedule_are_real(monkeypatch):
+def test_the_changes_of_the_schedule_are_real(change_costs):
     """The check above would prove nothing if bands and blocks were not used."""
     geometry = made("dense 3x3")
-    monkeypatch.setattr(tiling, "BAND_PIXELS", 3)
-    monkeypatch.setattr(tiling, "BAND_BYTES", 0)
+    change_costs(weight_grad=BANDS)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert int(plan.details["bands"].split()[0]) == len(Order.of(geometry.output_size[::-1]).blocks()) > 5
-    for name in ("BLOCK_IMAGE_BYTES", "BLOCK_FAR_BYTES", "BLOCK_PRODUCTS"):
-        monkeypatch.setattr(tiling, name, 0)
+    change_costs(weight_grad=BLOCKS)
     forget()
     plan = get("jit").plan(geometry, "conv_weight_grad", np.dtype(np.float32), True)
     assert "blocks" in plan.details["x"]
-    assert "dealt" not in plan.details["x"]
+    assert "by phase" not in plan.details["x"]
     plan = get("jit").plan(made("strided, dilated line"), "conv_weight_grad", np.dtype(np.float32), True)
     assert "by phase" in plan.details["x"]
     forget()
@@ -314,14 +317,12 @@ def test_the_bits_are_those_of_the_executable_definition(case, monkeypatch):
     wide = np.promote_types(dtype, np.float32)
     wanted = bits(contract.conv_weight_grad(x.astype(wide), y.astype(wide), geometry.kernel_size, **options).astype(dtype))
     monkeypatch.setattr(call, "SMALL_MACS", 0)
-    for change in ({}, {"BAND_PIXELS": 3, "BAND_BYTES": 0}):
-        for key, value in change.items():
-            monkeypatch.setattr(tiling, key, value)
+    for change in ({}, BANDS):
         forget()
         for number, (a, b) in enumerate(((x, y), (last(x), last(y)), (last(x), y))):
             threads = number + 1
             with (
-                kernels.use_target(TARGETS[(case + number) % len(TARGETS)]),
+                kernels.use_target(with_costs(kernels.named_target(TARGETS[(case + number) % len(TARGETS)]), change)),
                 little_work(1 << 20 if number == 1 else 0),
                 pre.config(workspace_bytes=0 if case % 3 == number else 64 << 20),
             ):
@@ -407,7 +408,7 @@ def test_large_arrays_are_transposed_by_whole_cache_lines(dtype):
     x, y = integers(rng, geometry.input_shape, dtype), integers(rng, geometry.output_shape, dtype)
     w = integers(rng, geometry.weight_shape, dtype)
     wide = np.dtype(np.float64 if dtype == "float64" else np.float32).itemsize
-    sides = [moves.block_lanes(64, wide, 41, positions) for positions in (91, 2 * 87 * 91)]
+    sides = [moves.block_lanes(64, wide, PackingCosts(), 41, positions) for positions in (91, 2 * 87 * 91)]
     assert sides == [32 // wide, 64 // wide]
     with pre.config(engine="jit", threads=2):
         for call, arrays in (("conv_weight_grad", (x, y)), ("conv", (x, w)), ("conv_transpose", (y, w))):

@@ -107,7 +107,7 @@ def fitted(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], name: st
             raise DTypeError(f"{name} has dtype {array.dtype}, wanted {dtype}, as it lies on {array.device}")
         return array
     if array.dtype == dtype and array.dtype.isnative:
-        return np.require(array, dtype, "A")
+        return array if array.flags.aligned else np.require(array, dtype, "A")
     with np.errstate(all="ignore"):
         made = np.require(array, dtype, "A")
         if dtype.kind in "biu":

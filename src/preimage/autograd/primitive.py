@@ -55,7 +55,7 @@ def _root(array: Array) -> Array:
 
 def _fingerprint(array: Array) -> bytes:
     """Sums of the raw bits over up to 64 stretches: cheap, and any change of a value shows (some reorderings do not)."""
-    flat = np.ravel(array, order="K").view(f"u{array.dtype.itemsize}")
+    flat = array.ravel(order="K").view(f"u{array.dtype.itemsize}")
     if not flat.size:
         return b""
     edges = np.arange(0, flat.size, max(1, -(-flat.size // 64)))

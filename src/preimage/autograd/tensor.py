@@ -49,7 +49,13 @@ def method(name: str) -> Callable[..., Any]:
         raise GraphError(f"Tensor has no operation {name!r} yet: import preimage.ops") from None
 
 
+#: What needs no conversion; a foreign byte order is not equal.
+_PLAIN = frozenset(np.dtype(t) for t in (np.float32, np.float64, np.float16))
+
+
 def _float_array(data: Operand) -> Array:
+    if type(data) is np.ndarray and data.dtype in _PLAIN and data.flags.aligned:
+        return data
     if isinstance(data, Tensor):
         data = data.data
     array = as_array(data, "data")

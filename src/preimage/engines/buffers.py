@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.engines.addresses import address_of
 from preimage.resources import kept_memory, register_keeper, release_memory
 
 __all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned", "aligned_empty", "retrying", "trim"]
@@ -91,7 +92,7 @@ def aligned(size: int) -> Array:
     except MemoryError:
         release_memory()
         memory = np.empty(size + LINE_BYTES, np.uint8)
-    start = -memory.__array_interface__["data"][0] % LINE_BYTES
+    start = -address_of(memory) % LINE_BYTES
     return memory[start : start + size]
 
 

@@ -155,6 +155,41 @@ def _step_by_step(
     return astype(_activate(result, residual, epilogue), dtype)
 
 
+#: Geometries of calls that came with plain arrays and integers: a warm call finds its own here and checks nothing twice.
+_known: dict[tuple[Any, ...] | None, ConvGeometry] = {}
+MOST_KNOWN = 1024
+
+
+def _plain_key(
+    contraction: object, x: object, w: object, b: object, stride: object, padding: object, dilation: object, groups: object,
+    layout: object,
+) -> tuple[Any, ...] | None:  # fmt: skip
+    """What a call is known by whose arrays are NumPy's own and whose options are integers; None for any other."""
+    if not (
+        type(x) is type(w) is np.ndarray
+        and type(stride) is type(padding) is type(dilation) is type(groups) is int
+        and (b is None or type(b) is np.ndarray)
+        and type(layout) is str
+        and x.flags.aligned
+        and w.flags.aligned
+    ):
+        return None
+    bias = None
+    if b is not None:
+        if not b.flags.aligned:
+            return None
+        bias = (b.shape, b.dtype)
+    return contraction, x.shape, x.dtype, w.shape, w.dtype, bias, stride, padding, dilation, groups, layout
+
+
+def _remember(key: tuple[Any, ...] | None, geometry: ConvGeometry) -> None:
+    """Keep the geometry of a call that was found good."""
+    if key is not None and key[2].isnative:
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[key] = geometry
+
+
 def conv(
     x: Operand,
     w: Operand | PreparedWeight,
@@ -197,6 +232,12 @@ def conv(
         >>> pre.conv(step, np.array([[[-1.0, 1.0]]])).tolist()
         [[[0.0, 1.0, 0.0]]]
     """
+    known = key = None
+    if accuracy is None and residual is None and activation is None and padding_mode == "zeros":
+        key = _plain_key("conv", x, w, b, stride, padding, dilation, groups, layout)
+        known = _known.get(key)
+        if known is not None:
+            return conv_op(x, w, b, geometry=known, layout=layout)
     x = operand(x, "x")
     w = weight_operand(w, x)
     if b is not None:
@@ -211,6 +252,7 @@ def conv(
         check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
     if residual is None and activation is None and padding_mode == "zeros":
+        _remember(key, geometry)
         return conv_op(x, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
     return _with_epilogue(
@@ -256,6 +298,18 @@ def conv_transpose(
         >>> pre.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2).tolist()
         [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
     """
+    known = key = None
+    if (
+        residual is None
+        and activation is None
+        and padding_mode == "zeros"
+        and output_size is None
+        and type(output_padding) is int
+    ):
+        key = _plain_key(output_padding, y, w, b, stride, padding, dilation, groups, layout)
+        known = _known.get(key)
+        if known is not None:
+            return conv_transpose_op(y, w, b, geometry=known, layout=layout)
     y = operand(y, "y")
     w = weight_operand(w, y)
     if b is not None:
@@ -271,6 +325,7 @@ def conv_transpose(
         check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
     if residual is None and activation is None and padding_mode == "zeros":
+        _remember(key, geometry)
         return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
     return _with_epilogue(

@@ -78,7 +78,7 @@ class JitEngine:
         self._table_bytes: dict[Request, int] = {}
         self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(PROGRAMS)
         self._scratch = Scratch()
-        self._weight_gradient = WeightGradients(self._linked, self._run)
+        self._weight_gradient = WeightGradients(self._linked, self._scratch)
 
     def unavailable(self) -> str | None:
         return kernels.unavailable()
@@ -105,7 +105,8 @@ class JitEngine:
         return self._gather(geometry, "conv_transpose", y, w, epilogue)
 
     def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
-        threads, settings = thread_count(), current()
+        settings = current()
+        threads = settings.threads or thread_count(settings)
         key = (
             id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(kernels.current_target()),
             settings.workspace_bytes, settings.accuracy, little_macs(), None if epilogue is None else _kind(epilogue),
@@ -224,24 +225,22 @@ class JitEngine:
         linked, scratch = ready.linked, self._scratch
         workspace = scratch.take(ready.size + ALIGN)
         base, finite, kept = workspace.address, True, None
-        addresses = {"x": address_of(x), "out": address_of(out), "bias": 0, "residual": 0, "limits": 0}
-        for name, at in ready.buffers.items():
-            addresses[name] = base + at
+        bases = [base, address_of(x), address_of(out), 0, 0, 0]  # as `Ready` names them
         if epilogue is not None:
             kept = epilogue_arrays(epilogue, ready.dtype, linked.bias_repeat)
-            for name, array in kept.items():
-                addresses[name] = address_of(array)
+            for k, name in enumerate(("bias", "residual", "limits"), 3):
+                if name in kept:
+                    bases[k] = address_of(kept[name])
         if type(w) is PreparedWeight:
             packed, finite = self._packed(w, linked.program)
-            addresses["packed"] = address_of(packed)
+            bases.append(address_of(packed))
         else:
             assert not isinstance(w, PreparedWeight)
             if not w.flags.c_contiguous:
                 branches.call("weights.copied")
                 w = np.ascontiguousarray(w)
-            addresses["w"] = address_of(w)
-            addresses["flag"] = base
-        linked.run(addresses, ready.threads)
+            bases += (address_of(w), base)
+        ready.launch(bases)
         del kept  # the kernels have read them
         finite = finite and not workspace.flag[0]
         scratch.free.append(workspace)
@@ -274,13 +273,6 @@ class JitEngine:
             once.run({"w": address_of(array), "packed": address_of(memory), "flag": address_of(flag)}, 1)
             found = forms[program.packed_key] = (memory, not flag[0])
         return found
-
-    def _run(self, linked: LinkedProgram, addresses: dict[str, int], n_threads: int) -> None:
-        workspace = self._scratch.take(linked.workspace_bytes + ALIGN)
-        for name, at in linked.places.items():
-            addresses[name] = workspace.address + at
-        linked.run(addresses, n_threads)
-        self._scratch.free.append(workspace)
 
     def _linked(self, request: Request) -> LinkedProgram:
         linked = self._programs.get(request)

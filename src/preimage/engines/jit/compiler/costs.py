@@ -6,8 +6,8 @@ have its own:
     other = replace(target, costs=replace(AVX512, direct=replace(AVX512.direct, copy_cycles=2.0)))
 
 All were measured on one core of Zen 4 and Zen 5 with AVX-512 (48 KiB of L1 cache, 1 MiB of L2), float32, unless a line says otherwise.
-The other families have the same numbers until somebody measures theirs: there they are a guess. Weight gradients, packing and matrix
-products have their numbers beside their code as yet.
+The other families have the same numbers until somebody measures theirs: there they are a guess. What shapes a kernel's code (how far it
+unrolls, how far ahead it prefetches) stands beside that code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ __all__ = [
     "DirectCosts",
     "ElementwiseCosts",
     "FewOutputsCosts",
+    "PackingCosts",
+    "ProductCosts",
     "StreamingCosts",
     "TilingCosts",
+    "WeightGradCosts",
 ]
 
 
@@ -102,6 +105,59 @@ class DepthwiseCosts:
 
 
 @dataclass(frozen=True, slots=True)
+class PackingCosts:
+    """Copies of operands and results, and packed weights (`packing/*.py`)."""
+
+    task_elements: int = 1 << 15  # a task of copying moves about this many
+    few_channels: int = 16  # below this many, the taps along the last axis may join the run of channels
+    few_weights: int = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
+    many_weights: int = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
+    whole_line_bytes: int = 1 << 20  # of an array that is transposed by whole cache lines
+    most_split: int = 16  # taps that are deinterleaved instead of transposed
+    row_ahead: int = 512  # bytes that are prefetched: rows of weights are read from end to end
+    pieces_ahead: int = 8192  # the same, of pieces, in all
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradCosts:
+    """Weight gradients (`weight_grad/*.py`). A band is a stretch of output pixels that all tiles pass over before the next one;
+    running sums are stored between bands.
+    """
+
+    band_bytes: int = 384 << 10  # of both operands: what the second-level cache keeps
+    band_pixels: int = 256  # and no fewer pixels than this, so that beginning a band costs little
+    block_band_bytes: int = 512 << 10  # of one tile's vectors in a band
+    # An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
+    # long bands pay; if the image does not stay in the cache anyway and each element is multiplied often enough.
+    block_far_bytes: int = 1024
+    block_image_bytes: int = 192 << 10
+    block_products: int = 256
+    block_weight_bytes: int = 1 << 20  # storing and loading so many sums between bands costs more than the copy
+    narrow_bytes: int = 128  # of a block's pixel: two cache lines
+    stream_products: int = 1024  # channels-first scalars used more often than this are worth their copy in blocks
+    far_pixel_bytes: int = 512  # of an operand that is read in place: beyond what the hardware follows
+    most_lines_ahead: int = 5
+    prefetch_products: int = 60  # vectors of products for one prefetched line
+    far_result: int = 4  # second-level caches full of weights, from which on results are prefetched too
+    tasks_per_thread: int = 3  # of all pixels
+    parts_per_thread: int = 2  # of a round
+    most_turns: int = 64  # tasks of one part: so many are enough to keep the threads in step
+
+
+@dataclass(frozen=True, slots=True)
+class ProductCosts:
+    """Matrix products (`products/lower.py`)."""
+
+    local_tiles: int = 32  # tiles of rows up to which a task has all of them
+    task_macs: int = 1 << 17  # about the least work of a task
+    totals_bytes: int = 1 << 20  # of sums that wait in memory between chunks, a thread
+    pack_elements: int = 1 << 14  # a task of packing
+    pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
+    stream_rows: int = 4  # of A at most, where B is read line by line
+    stream_columns: int = 1 << 11  # of one row, whose sums stay in the first cache
+
+
+@dataclass(frozen=True, slots=True)
 class ElementwiseCosts:
     """Kernels that are no contractions (`elementwise/*.py`)."""
 
@@ -123,6 +179,9 @@ class CostModel:
     streaming: StreamingCosts = field(default_factory=StreamingCosts)
     few_outputs: FewOutputsCosts = field(default_factory=FewOutputsCosts)
     depthwise: DepthwiseCosts = field(default_factory=DepthwiseCosts)
+    packing: PackingCosts = field(default_factory=PackingCosts)
+    weight_grad: WeightGradCosts = field(default_factory=WeightGradCosts)
+    products: ProductCosts = field(default_factory=ProductCosts)
     elementwise: ElementwiseCosts = field(default_factory=ElementwiseCosts)
 
     def __hash__(self) -> int:  # of every request that is looked up

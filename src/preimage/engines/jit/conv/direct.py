@@ -69,7 +69,17 @@ def lower_direct(r: ConvRequest, layout: Layout) -> Program:
     if in_scratch:
         out_sizes, strides = [axis.out_size for axis in layout.axes], [r.out_strides[0], *r.out_strides[2:]]
         program.calls.append(
-            swap_back(out_sizes, strides, sizes.out_channels, r.out_strides[1], sizes.inner, r.element, sizes.full, r.finish)
+            swap_back(
+                out_sizes,
+                strides,
+                sizes.out_channels,
+                r.out_strides[1],
+                sizes.inner,
+                r.element,
+                sizes.full,
+                r.finish,
+                r.target.costs.packing,
+            )
         )
     padded = any(axis.margins != (0, 0) for axis in layout.axes)
     program.skips_padding = padded and not r.every_tap and not r.single
@@ -107,7 +117,11 @@ class _Sizes:
         channels = (g.in_channels, g.out_channels) if r.contraction == "conv" else (g.out_channels, g.in_channels)
         width = choice.lanes * choice.vectors
         group_blocks = -(-layout.best.channels // width)
-        tap_bytes = layout.run * width * item if layout.joined > 1 or folded is not None else tap_pitch(layout.run, width, item)
+        tap_bytes = (
+            layout.run * width * item
+            if layout.joined > 1 or folded is not None
+            else tap_pitch(layout.run, width, item, r.target.costs.packing)
+        )
         return cls(
             inner, item, ELEMENT_BYTES[r.element], r.target.vector_bytes // item, *channels, width, group_blocks,
             g.groups * group_blocks, tap_bytes,
@@ -120,14 +134,16 @@ def _input(program: ProgramBuilder, r: ConvRequest, layout: Layout, sizes: _Size
     if edges is not None:
         if edges.tiles:
             rows, strides = [axis.in_size for axis in merged[:-1]], layout.best.in_strides[:-1]
-            program.calls.append(edges.copy_call(rows, strides, sizes.in_channels, sizes.inner, sizes.item, sizes.full))
+            program.calls.append(
+                edges.copy_call(rows, strides, sizes.in_channels, sizes.inner, sizes.item, sizes.full, r.target.costs.packing)
+            )
             program.buffers.append(Buffer("edges", prod(rows) * edges.width * layout.pitch))
         return "x", 0
     if not layout.slab:
         return "x", 0
     program.calls += slab_calls(
         layout.in_sizes, layout.raw_strides, sizes.in_channels, r.in_strides[1], r.element, sizes.inner, layout.margins, sizes.full,
-        layout.slab_strides,
+        layout.slab_strides, r.target.costs.packing,
     )  # fmt: skip
     program.buffers.append(Buffer("slab", prod(layout.padded) * layout.pitch))
     return "slab", sum(lo * s for (lo, _), s in zip(layout.margins, layout.slab_strides, strict=True))
@@ -137,9 +153,10 @@ def _packing(r: ConvRequest, layout: Layout, sizes: _Sizes, by_taps: bool = Fals
     """The call that packs the weights, and the bytes of a block."""
     shape, folded = r.geometry.weight_shape, layout.best.folded
     if folded is not None:
-        return folded_weight_call(shape, folded, r.element, sizes.inner, sizes.width)
+        return folded_weight_call(shape, folded, r.element, sizes.inner, sizes.width, r.target.costs.packing)
     return weight_call(
-        r.contraction, shape, r.geometry.groups, r.element, sizes.inner, sizes.full, sizes.width, by_taps or layout.joined == 1,
+        r.contraction, shape, r.geometry.groups, r.element, sizes.inner, sizes.full, sizes.width,
+        r.target.costs.packing, by_taps or layout.joined == 1,
         by_taps,
     )  # fmt: skip
 

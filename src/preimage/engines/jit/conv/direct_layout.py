@@ -15,7 +15,6 @@ from preimage.engines.jit.conv.halo import Edges, find_edges
 from preimage.engines.jit.index.taps import Axis, Folded, fold_phases, gather_axes, join_taps, merge_axes
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.index.tiling import Choice, choose_tile, take_tiling
-from preimage.engines.jit.packing.moves import FEW_CHANNELS
 from preimage.engines.jit.request import ConvRequest
 
 __all__ = ["Layout", "Option", "choose_layout", "record_layout"]
@@ -81,7 +80,14 @@ def choose_layout(r: ConvRequest) -> Layout:
     in_channels, out_channels = (g.in_channels, g.out_channels) if forward else (g.out_channels, g.in_channels)
     run, channels = in_channels // g.groups, out_channels // g.groups
     axes, joined = gather_axes(g, r.contraction, r.every_tap), 1
-    if forward and run < FEW_CHANNELS and g.ndim and g.dilation[-1] == 1 and g.groups == 1 and g.kernel_size[-1] > 1:
+    if (
+        forward
+        and run < r.target.costs.packing.few_channels
+        and g.ndim
+        and g.dilation[-1] == 1
+        and g.groups == 1
+        and g.kernel_size[-1] > 1
+    ):
         # The taps of a line and their few channels lie side by side: one longer run.
         axes[-1], run, joined = join_taps(g), run * g.kernel_size[-1], g.kernel_size[-1]
     raw_strides = _skip_lines(axes, [r.in_strides[0], *r.in_strides[2:]])

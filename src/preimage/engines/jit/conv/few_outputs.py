@@ -160,7 +160,9 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     tasks, scratch = -(-units // per_task), walk.slots * channel_room * cut.pitch
 
     program = ProgramBuilder("direct, vectors across pixels")
-    weights, group_bytes = weight_call(r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels)
+    weights, group_bytes = weight_call(
+        r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels, r.target.costs.packing
+    )
     program.packing, program.packed_bytes = weights, g.groups * group_bytes
     program.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
     if not r.prepared:

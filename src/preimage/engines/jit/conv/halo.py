@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.jit import branches
-from preimage.engines.jit.compiler.costs import DirectCosts
+from preimage.engines.jit.compiler.costs import DirectCosts, PackingCosts
 from preimage.engines.jit.index.taps import Axis, Ints, Phase
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopySpec, Line
@@ -58,7 +58,9 @@ class Edges:
         moved = np.where(low < 0, self.margins[0], self.margins[0] + self.first - self.last)
         return _only(cover, kept), moved[kept].astype(np.int64)
 
-    def copy_call(self, sizes: list[int], strides: list[int], channels: int, element: str, item: int, lanes: int) -> KernelCall:
+    def copy_call(
+        self, sizes: list[int], strides: list[int], channels: int, element: str, item: int, lanes: int, costs: PackingCosts
+    ) -> KernelCall:
         """Make the copy: `sizes` and `strides` (bytes) are those of the axes before the rows' own."""
         pixel, (left, right) = channels * item, self.margins
         source = positions(sizes, strides)[:, None]
@@ -72,7 +74,7 @@ class Edges:
         lines = Line(
             source=np.where(zeros, NO_SOURCE, source + starts)[:, kept], result=result + places[kept], count=counts[kept]
         ).table()
-        return copy_call("copy ends of rows", CopySpec(element, element, lanes), lines, "x", "edges")
+        return copy_call("copy ends of rows", CopySpec(element, element, lanes), lines, "x", "edges", costs)
 
 
 def _reads(phase: Phase, cover: Tiles) -> tuple[Ints, Ints]:

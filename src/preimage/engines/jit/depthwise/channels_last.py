@@ -62,7 +62,16 @@ def lower_depthwise(r: ConvRequest) -> Program:
         read, element = "slab", inner
         slab_strides = [prod(in_sizes[k + 1 :]) * channels * item for k in range(len(axes))]
         program.calls += slab_calls(
-            in_sizes, in_strides, channels, r.in_strides[1], r.element, inner, [(0, 0)] * len(axes), full, slab_strides
+            in_sizes,
+            in_strides,
+            channels,
+            r.in_strides[1],
+            r.element,
+            inner,
+            [(0, 0)] * len(axes),
+            full,
+            slab_strides,
+            r.target.costs.packing,
         )
         program.buffers.append(Buffer("slab", prod(in_sizes) * channels * item))
         in_strides = slab_strides
@@ -74,7 +83,11 @@ def lower_depthwise(r: ConvRequest) -> Program:
     program.calls += _calls(program, r, axes, element, lanes, in_strides, out_strides, read, written, straight)
     if not straight:
         true_strides = [r.out_strides[0], *r.out_strides[2:]]
-        program.calls.append(swap_back(out_sizes, true_strides, channels, r.out_strides[1], inner, r.element, full, r.finish))
+        program.calls.append(
+            swap_back(
+                out_sizes, true_strides, channels, r.out_strides[1], inner, r.element, full, r.finish, r.target.costs.packing
+            )
+        )
     program.skips_padding = any(axis.margins != (0, 0) for axis in axes)
     take = branches.channels_last
     take("taken")
@@ -99,7 +112,9 @@ def _calls(
     groups, terms = _by_pattern(pixel_axis), Terms.of(1, axes[1:])
     vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
-    weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width)
+    weights, block_bytes = weight_call(
+        "conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width, r.target.costs.packing
+    )
     tap_bytes = width * ELEMENT_BYTES[inner]
     blocks = -(-channels // width)
     program.packing, program.packed_bytes = weights, blocks * block_bytes

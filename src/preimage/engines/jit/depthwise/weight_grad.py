@@ -129,7 +129,16 @@ def _side(
     slab = [prod(sizes[k + 1 :]) * shape[1] * size for k in range(len(sizes))]
     full = r.target.vector_bytes // size
     calls = slab_calls(
-        sizes, [strides[0], *strides[2:]], shape[1], strides[1], r.element, inner, [(0, 0)] * len(sizes), full, slab
+        sizes,
+        [strides[0], *strides[2:]],
+        shape[1],
+        strides[1],
+        r.element,
+        inner,
+        [(0, 0)] * len(sizes),
+        full,
+        slab,
+        r.target.costs.packing,
     )
     program.calls += [call.renamed(f"{call.name} {name}", {"x": name, "slab": f"{name} slab"}) for call in calls]
     program.buffers.append(Buffer(f"{name} slab", prod(sizes) * shape[1] * size))

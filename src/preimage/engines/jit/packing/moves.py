@@ -11,6 +11,7 @@ from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import PackingCosts
 from preimage.engines.jit.index.taps import Folded, Ints
 from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopyArguments, CopySpec, Line, SwapArguments, SwapSpec
 from preimage.engines.jit.packing.fold_kernel import FoldArguments, FoldSpec
@@ -18,8 +19,6 @@ from preimage.engines.jit.packing.weights_kernel import GatherWeightArguments, G
 from preimage.engines.jit.program import KernelCall, kernel_call
 
 __all__ = [
-    "FEW_CHANNELS",
-    "LINE_ELEMENTS",
     "block_lanes",
     "copy_call",
     "folded_weight_call",
@@ -31,25 +30,16 @@ __all__ = [
     "weight_call",
 ]
 
-FEW_CHANNELS = 16  # below this many, the taps along the last axis may join the run of channels: nothing may lie between them
-FEW_WEIGHTS = 1 << 16  # so many are packed in microseconds, and by a small kernel that any shape shares
-MANY_WEIGHTS = 1 << 17  # from here on folded weights are packed in vectors; fewer are not worth the code
-LINE_ELEMENTS = 1 << 15  # a task of copying moves about this many elements
-ROW_AHEAD = 512  # bytes: rows of weights are read from end to end
-PIECES_AHEAD = 8192  # bytes: pieces of so much in all are prefetched
-MUCH_BYTES = 1 << 20  # of an array that is transposed by whole cache lines
-MOST_SPLIT = 16  # taps that are deinterleaved instead of transposed
 
-
-def copy_call(name: str, spec: CopySpec, lines: Array, source: str, result: str) -> KernelCall:
+def copy_call(name: str, spec: CopySpec, lines: Array, source: str, result: str, costs: PackingCosts) -> KernelCall:
     """Copy lines (a table of `Line`) from one array to another."""
-    total, per_task, tasks = _shares(len(lines), int(np.maximum(lines["count"], 1).sum()))
+    total, per_task, tasks = _shares(len(lines), int(np.maximum(lines["count"], 1).sum()), costs)
     return kernel_call(name, spec, CopyArguments(input=source, output=result, lines=lines, total=total, per_task=per_task), tasks)
 
 
-def _shares(lines: int, elements: int) -> tuple[int, int, int]:
-    """Lines in all and in a task, and tasks: of about `LINE_ELEMENTS` elements."""
-    tasks = max(1, min(lines, elements // LINE_ELEMENTS))
+def _shares(lines: int, elements: int, costs: PackingCosts) -> tuple[int, int, int]:
+    """Lines in all and in a task, and tasks: of about `task_elements` elements."""
+    tasks = max(1, min(lines, elements // costs.task_elements))
     per_task = -(-lines // tasks)
     branches.packing("tasks.one" if tasks == 1 else "tasks.several")
     return lines, per_task, -(-lines // per_task)
@@ -71,7 +61,7 @@ def pieces(length: int, piece: int) -> tuple[Ints, Ints]:
 
 def slab_calls(
     sizes: list[int], strides: list[int], channels: int, channel_stride: int, source: str, result: str,
-    margins: list[tuple[int, int]], lanes: int, result_strides: list[int],
+    margins: list[tuple[int, int]], lanes: int, result_strides: list[int], costs: PackingCosts,
 ) -> list[KernelCall]:  # fmt: skip
     """Copy an input (axes: batch and spatial; strides in bytes) into a channels-last slab with margins of zeros.
 
@@ -103,19 +93,19 @@ def slab_calls(
     copy = CopySpec(source, result, lanes)
     if last:
         assert width <= 1 or strides[-1] == channels * item
-        first, count = pieces(width, max(1, LINE_ELEMENTS // channels) if pitch == channels else 1)
+        first, count = pieces(width, max(1, costs.task_elements // channels) if pitch == channels else 1)
         lines = Line(source=begins + first * channels * item, result=places + (left + first) * pixel, count=count * channels)
-        return [copy_call("copy input", copy, np.concatenate([lines.table(), zeros]), "x", "slab")]
-    first, count = pieces(width, max(64, LINE_ELEMENTS // channels))
+        return [copy_call("copy input", copy, np.concatenate([lines.table(), zeros]), "x", "slab", costs)]
+    first, count = pieces(width, max(64, costs.task_elements // channels))
     planes = Line(source=begins + first * item, result=places + (left + first) * pixel, count=channels, columns=count).table()
-    total, per_task, tasks = _shares(len(planes), prod(sizes) * channels)
+    total, per_task, tasks = _shares(len(planes), prod(sizes) * channels, costs)
     swap = SwapArguments(
         input="x", output="slab", lines=planes, total=total, per_task=per_task, source_stride=channel_stride, result_stride=pixel
     )
-    side = block_lanes(lanes, out_item, channels, prod(sizes))
+    side = block_lanes(lanes, out_item, costs, channels, prod(sizes))
     calls = [kernel_call("transpose input", SwapSpec(source, result, side, EpilogueSpec()), swap, tasks)]
     if len(zeros):
-        calls.append(copy_call("zero margins", copy, zeros, "x", "slab"))
+        calls.append(copy_call("zero margins", copy, zeros, "x", "slab", costs))
     return calls
 
 
@@ -128,6 +118,7 @@ def swap_back(
     result: str,
     lanes: int,
     finish: EpilogueSpec,
+    costs: PackingCosts,
 ) -> KernelCall:
     """The channels-last scratch result into a channels-first one, with the epilogue."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
@@ -137,32 +128,32 @@ def swap_back(
         inner *= sizes[flat]
     branches.packing("result.rows_joined" if flat < len(sizes) - 1 else "result.rows_apart")
     rows = positions(sizes[:flat], strides[:flat])[:, None]
-    first, count = pieces(inner, max(64, LINE_ELEMENTS // channels))
+    first, count = pieces(inner, max(64, costs.task_elements // channels))
     number = np.arange(len(rows), dtype=np.int64)[:, None]
     planes = Line(
         source=(number * inner + first) * (channels * item), result=rows + first * out_item, count=count, columns=channels
     ).table()
-    total, per_task, tasks = _shares(len(planes), prod(sizes) * channels)
+    total, per_task, tasks = _shares(len(planes), prod(sizes) * channels, costs)
     values = SwapArguments(
         input="scratch", output="out", bias="bias", residual="residual", limits="limits", lines=planes, total=total,
         per_task=per_task, source_stride=channels * item, result_stride=channel_stride,
     )  # fmt: skip
-    spec = SwapSpec(source, result, block_lanes(lanes, out_item, channels, prod(sizes)), finish)
+    spec = SwapSpec(source, result, block_lanes(lanes, out_item, costs, channels, prod(sizes)), finish)
     return kernel_call("transpose result", spec, values, tasks)
 
 
-def tap_pitch(run: int, width: int, item: int) -> int:
+def tap_pitch(run: int, width: int, item: int, costs: PackingCosts) -> int:
     """Bytes from the packed weights of one tap to those of the next: an odd number of cache lines, unless the channels are few.
 
     Lines of many taps are written together; an even number, a power of two at worst, would put them into the same few sets.
     """
     size = run * width * item
-    return size if run < FEW_CHANNELS else (-(-size // LINE_BYTES) | 1) * LINE_BYTES
+    return size if run < costs.few_channels else (-(-size // LINE_BYTES) | 1) * LINE_BYTES
 
 
 def weight_call(
     contraction: str, shape: tuple[int, ...], groups: int, source: str, result: str, lanes: int, width: int,
-    apart: bool = False, by_taps: bool = False,
+    costs: PackingCosts, apart: bool = False, by_taps: bool = False,
 ) -> tuple[KernelCall, int]:  # fmt: skip
     """Pack C-contiguous weights of `shape` (O, I/g, *k); returns the call and the bytes of a block.
 
@@ -171,14 +162,14 @@ def weight_call(
     """
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     taps, run = prod(shape[2:]), shape[1] if contraction == "conv" else shape[0] // groups
-    pitch = tap_pitch(run, width, out_item) if apart else run * width * out_item
+    pitch = tap_pitch(run, width, out_item, costs) if apart else run * width * out_item
     if contraction == "conv" and by_taps:
         channels = shape[0] // groups
         outer, outer_stride, channel_stride = run, taps * item, run * taps * item
-        table, ahead = np.arange(taps, dtype=np.int64) * pitch, ROW_AHEAD
+        table, ahead = np.arange(taps, dtype=np.int64) * pitch, costs.row_ahead
     elif contraction == "conv":
         channels = shape[0] // groups
-        outer, outer_stride, ahead = 1, 0, ROW_AHEAD
+        outer, outer_stride, ahead = 1, 0, costs.row_ahead
         channel_stride = run * taps * item
         column = np.arange(run * taps, dtype=np.int64)
         table = column % taps * pitch + column // taps * (width * out_item)
@@ -187,9 +178,9 @@ def weight_call(
         outer, outer_stride = run, channels * taps * item
         channel_stride = taps * item
         table = np.arange(taps, dtype=np.int64) * pitch
-        ahead = outer_stride * max(1, PIECES_AHEAD // (min(width, channels) * channel_stride))
+        ahead = outer_stride * max(1, costs.pieces_ahead // (min(width, channels) * channel_stride))
     # The kernel depends on the number of taps only where they are few.
-    split = taps if contraction == "conv_transpose" and taps <= MOST_SPLIT and not by_taps else 0
+    split = taps if contraction == "conv_transpose" and taps <= costs.most_split and not by_taps else 0
     blocks = -(-channels // width)
     block_bytes = taps * pitch
     values = WeightArguments(
@@ -199,9 +190,9 @@ def weight_call(
         width=width, ahead=ahead,
     )  # fmt: skip
     side = lanes if width % lanes == 0 else max(lanes // 2, 1)
-    few = prod(shape) <= FEW_WEIGHTS
+    few = prod(shape) <= costs.few_weights
     if few:
-        split, side = 0, block_lanes(lanes, out_item)
+        split, side = 0, block_lanes(lanes, out_item, costs)
     branches.packing(f"weights.{'few' if few else 'split' if split else 'many'}")
     branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
     if width % side:
@@ -210,13 +201,15 @@ def weight_call(
     return kernel_call("pack weights", spec, values, groups * blocks), block_bytes
 
 
-def folded_weight_call(shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int) -> tuple[KernelCall, int]:
+def folded_weight_call(
+    shape: tuple[int, ...], folded: Folded, source: str, result: str, width: int, costs: PackingCosts
+) -> tuple[KernelCall, int]:
     """As weight_call for a transposed convolution whose last axis is folded: channel q * channels + o, tap (kh.., j)."""
     item, out_item = ELEMENT_BYTES[source], ELEMENT_BYTES[result]
     run, channels, kernel = shape[0], shape[1], shape[-1]
     lines, taps = prod(shape[2:-1]), folded.axis.kernel
     blocks = -(-channels * folded.stride // width)
-    if prod(shape) >= MANY_WEIGHTS and can_split(channels):
+    if prod(shape) >= costs.many_weights and can_split(channels):
         branches.packing("weights.folded.interleaved")
         return _interleave_call(shape, folded, source, result, width)
     branches.packing("weights.folded.gathered")
@@ -255,12 +248,12 @@ def _interleave_call(shape: tuple[int, ...], folded: Folded, source: str, result
     return kernel_call("pack weights", FoldSpec(source, result, lanes, channels), values, lines), lines * taps * tap_bytes
 
 
-def block_lanes(lanes: int, item: int, channels: int = 0, positions: int = 0) -> int:
+def block_lanes(lanes: int, item: int, costs: PackingCosts, channels: int = 0, positions: int = 0) -> int:
     """Side of the squares that are transposed in registers. 32 bytes make a third of the code of 64; but where much is moved whole
     cache lines are read and written once (between two halves of a line the first is gone, above all where the rows are a power of
     two apart).
     """
-    much = channels * item >= 64 and channels * positions * item >= MUCH_BYTES
+    much = channels * item >= 64 and channels * positions * item >= costs.whole_line_bytes
     if channels:
         branches.packing("squares.whole_lines" if much else "squares.half_lines")
     return min(lanes, (64 if much else 32) // item)

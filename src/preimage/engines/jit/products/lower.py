@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
+from preimage.engines.jit.compiler.costs import ProductCosts
 from preimage.engines.jit.products.pack_kernel import PackArguments, PackSpec
 from preimage.engines.jit.products.request import ProductRequest, Side, choose_rows, standard_vectors
 from preimage.engines.jit.products.stream_kernel import StreamArguments, StreamSpec
@@ -16,14 +17,6 @@ from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBui
 from preimage.engines.order import Order
 
 __all__ = ["lower_product", "pack_call"]
-
-LOCAL_TILES = 32  # tiles of rows up to which a task has all of them
-TASK_MACS = 1 << 17  # about the least work of a task
-TOTALS_BYTES = 1 << 20  # of sums that wait in memory between chunks, a thread
-PACK_ELEMENTS = 1 << 14  # a task of packing
-PACK_PANELS = 32  # of those whose width is no whole number of vectors, likewise
-STREAM_ROWS = 4  # of A at most, where B is read line by line
-STREAM_COLUMNS = 1 << 11  # of one row, whose sums stay in the first cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +37,15 @@ def panel_bytes(terms: int, width: int, item: int) -> int:
 
 
 def pack_call(
-    name: str, side: Side, source: str, result: str, lanes: int, width: int, arrays: tuple[str, str]
+    name: str, side: Side, source: str, result: str, lanes: int, width: int, arrays: tuple[str, str], costs: ProductCosts
 ) -> tuple[KernelCall, int]:
     """Pack one side of every product; the call, and the bytes of the result."""
     item = ELEMENT_BYTES[source]
     panels, pitch = max(1, -(-side.members // width)), panel_bytes(side.terms, width, ELEMENT_BYTES[result])
     transposed = side.by_terms(item)
     # A vector stored over the end of a line must not meet another task's: then a task has all terms, of fewer panels.
-    group = 1 if transposed else min(panels, PACK_PANELS) if width % lanes else panels
-    share = side.terms if width % lanes else max(lanes, PACK_ELEMENTS // (width * group) // lanes * lanes)
+    group = 1 if transposed else min(panels, costs.pack_panels) if width % lanes else panels
+    share = side.terms if width % lanes else max(lanes, costs.pack_elements // (width * group) // lanes * lanes)
     shares, groups = max(1, -(-side.terms // max(share, 1))), -(-panels // group)
     values = PackArguments(
         source=arrays[0], result=arrays[1], places=np.array(side.places, np.int64), members=side.members,
@@ -92,7 +85,9 @@ def lower_product(r: ProductRequest) -> Program:
     a, b, a_element, b_element = _unpacked(r.a), _unpacked(r.b), r.element, r.element
     if way == "packed":
         width = vectors * lanes
-        call, size = pack_call("pack B", r.b, r.element, r.sums, lanes, width, ("w" if r.prepared else "b", "packed"))
+        call, size = pack_call(
+            "pack B", r.b, r.element, r.sums, lanes, width, ("w" if r.prepared else "b", "packed"), r.target.costs.products
+        )
         b, b_element = _packed(r.b, width, wide, r.products), r.sums
         if r.prepared:
             program.packing, program.packed_bytes = call, size
@@ -101,7 +96,7 @@ def lower_product(r: ProductRequest) -> Program:
             program.calls.append(call)
             program.buffers.append(Buffer("packed", size))
     if _should_pack_a(r, rows):
-        call, size = pack_call("pack A", r.a, r.element, r.sums, lanes, rows, ("a", "rows"))
+        call, size = pack_call("pack A", r.a, r.element, r.sums, lanes, rows, ("a", "rows"), r.target.costs.products)
         a, a_element = _packed(r.a, rows, wide, r.products), r.sums
         program.calls.append(call)
         program.buffers.append(Buffer("rows", size))
@@ -125,12 +120,12 @@ def _way(r: ProductRequest, transposed: bool, rows: int) -> str:
     tiles = -(-r.rows // rows)
     if r.prepared:
         return "packed"
-    if r.rows <= 2 if transposed else tiles < 2 and not (_is_far(r) and r.rows > STREAM_ROWS):
+    if r.rows <= 2 if transposed else tiles < 2 and not (_is_far(r) and r.rows > r.target.costs.products.stream_rows):
         return "direct"
     small = r.columns * r.terms * r.item <= r.target.l1_bytes // 2
     if not transposed and small and r.item > 2:
         return "direct"
-    return "local" if tiles <= LOCAL_TILES else "packed"
+    return "local" if tiles <= r.target.costs.products.local_tiles else "packed"
 
 
 def _is_far(r: ProductRequest) -> bool:
@@ -140,14 +135,20 @@ def _is_far(r: ProductRequest) -> bool:
 
 def _should_stream(r: ProductRequest) -> bool:
     """Whether B is read line by line: from far, for a few rows."""
-    return r.rows <= STREAM_ROWS and not r.prepared and not r.b.by_terms(r.item) and r.columns >= 128 and _is_far(r)
+    return (
+        r.rows <= r.target.costs.products.stream_rows
+        and not r.prepared
+        and not r.b.by_terms(r.item)
+        and r.columns >= 128
+        and _is_far(r)
+    )
 
 
 def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
     order, wide = Order.of((r.terms,)), ELEMENT_BYTES[r.sums]
     steps = [cut.step for cut in order.levels] or [r.terms]
     lines = max(1, (16 if r.target.vector_registers > 16 else 8) // r.rows)
-    share = min(STREAM_COLUMNS // r.rows, r.columns)
+    share = min(r.target.costs.products.stream_columns // r.rows, r.columns)
     if r.threads > 1:
         share = max(128, min(share, -(-r.columns // (2 * r.threads))))
     share = -(-share // 32) * 32
@@ -236,18 +237,19 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
 def _shares(
     r: ProductRequest, spec: TileSpec, tiles: int, panels: int, terms: int, levels: int, local_panel: int
 ) -> tuple[int, int]:
-    """Tiles and panels of a task: A's part of it, or its own copy of B's, in the second cache, its totals in TOTALS_BYTES, tasks
-    enough for the threads.
-    """
+    """Tiles and panels of a task: A's part of it, or its own copy of B's, in the second cache, its totals in `totals_bytes`,
+    tasks enough for the threads."""
     wide = ELEMENT_BYTES[r.sums]
     task_tiles = tiles if spec.local else max(1, min(tiles, r.target.l2_bytes // 3 // (spec.rows * terms * wide)))
     task_panels = panels
     if levels:
-        task_panels = max(1, min(panels, TOTALS_BYTES // (levels * task_tiles * spec.rows * spec.width * wide)))
+        task_panels = max(
+            1, min(panels, r.target.costs.products.totals_bytes // (levels * task_tiles * spec.rows * spec.width * wide))
+        )
     if local_panel:
         task_panels = max(1, min(task_panels, r.target.l2_bytes * 3 // 8 // local_panel))
     if r.threads > 1:
-        wanted = min(4 * r.threads, max(1, r.macs // TASK_MACS))
+        wanted = min(4 * r.threads, max(1, r.macs // r.target.costs.products.task_macs))
         while r.products * -(-tiles // task_tiles) * -(-panels // task_panels) < wanted and task_tiles * task_panels > 1:
             if task_panels > 1:
                 task_panels = -(-task_panels // 2)

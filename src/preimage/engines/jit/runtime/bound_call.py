@@ -17,7 +17,7 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ConvRequest
 from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.link import LinkedProgram, address_of
+from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
 from preimage.resources import register_keeper
 
 __all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_of"]
@@ -100,7 +100,7 @@ def epilogue_arrays(
 class Ready:
     """What a call needs once its program is known: the shape of the result in memory, and where the scratch lies."""
 
-    __slots__ = ("axes", "buffers", "dtype", "geometry", "linked", "request", "shape", "size", "threads")
+    __slots__ = ("axes", "buffers", "dtype", "geometry", "launch", "linked", "request", "shape", "size", "threads")
 
     def __init__(self, request: ConvRequest, linked: LinkedProgram, out: Array, n_threads: int) -> None:
         self.request, self.linked, self.geometry, self.threads = request, linked, request.geometry, n_threads
@@ -109,6 +109,8 @@ class Ready:
         self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
         self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
         self.buffers = linked.places
+        weights = ("packed",) if request.prepared else ("w", "flag")
+        self.launch = Launch(linked, ("x", "out", "bias", "residual", "limits", *weights), n_threads)
 
     def empty(self) -> Array:
         memory = aligned_empty(self.shape, self.dtype)

@@ -10,14 +10,12 @@ arrays among them, and launches.
 from __future__ import annotations
 
 import ctypes
-import platform
 import struct
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from preimage.engines.addresses import DATA_FIELD, address_of
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
@@ -25,7 +23,7 @@ from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, Pro
 from preimage.errors import EngineError
 from preimage.settings import current
 
-__all__ = ["DATA_FIELD", "LinkedCall", "LinkedProgram", "address_of", "compiled", "link"]
+__all__ = ["DATA_FIELD", "Launch", "LinkedCall", "LinkedProgram", "address_of", "compiled", "link"]
 
 
 class LinkedCall(NamedTuple):
@@ -93,6 +91,43 @@ class LinkedProgram:
             pool.launch(call.kernel, pool.pack_args(*words), call.tasks, n_threads)
 
 
+class Launch:
+    """A linked program made ready for calls whose arrays come in one order: what a warm call runs.
+
+        launch = Launch(linked, ("x", "w", "out"), n_threads)
+        launch([workspace.address, address_of(x), address_of(w), address_of(out)])
+
+    Every array that a kernel reads begins somewhere in one of the given ones or in the workspace; where neither has it, its address is 0.
+    """
+
+    __slots__ = ("_entry", "_order", "_rest", "_steps", "_threads")
+
+    def __init__(self, linked: LinkedProgram, given: tuple[str, ...], n_threads: int) -> None:
+        base_of = {name: (0, at) for name, at in linked.places.items()} | {name: (k + 1, 0) for k, name in enumerate(given)}
+        nothing = (len(given) + 1, 0)
+        self._threads, self._entry = n_threads, None
+        if n_threads <= 1:
+            self._entry, names, self._rest = linked.whole()
+            self._order = [base_of.get(name, nothing) for name in names] + [nothing] * (HEAD - len(names))
+            return
+        self._steps = [
+            (call.kernel, call.words, [(slot, *base_of.get(name, nothing)) for slot, name in call.arrays], call.tasks)
+            for call in linked.calls
+        ]
+
+    def __call__(self, bases: list[int]) -> None:
+        """bases: the addresses of the workspace and of the given arrays (0: absent)."""
+        bases.append(0)
+        if self._entry is not None:
+            self._entry(_pack_head(*[bases[k] + at for k, at in self._order]) + self._rest, 0, 0)  # without the pool
+            return
+        for kernel, words, arrays, tasks in self._steps:
+            own = list(words)
+            for slot, k, at in arrays:
+                own[slot] = bases[k] + at
+            pool.launch(kernel, pool.pack_args(*own), tasks, self._threads)
+
+
 _PADDING = (0,) * HEAD
 _pack_head = struct.Struct(f"{HEAD}q").pack
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
@@ -150,32 +185,3 @@ def is_control(spec: KernelSpec) -> bool:
 def compiled(spec: KernelSpec) -> kernels.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
     return kernels.load_all([_wanted(spec, kernels.current_target())])[0]["kernel"]
-
-
-# ------------------------------------------------------------------------------------------------- addresses of arrays
-
-
-def _slow_address(a: Any) -> int:
-    return int(a.ctypes.data)
-
-
-def _field_address(a: Any) -> int:
-    return _Address.from_address(id(a) + _FIELD).value or 0
-
-
-#: NumPy's C structure of an array begins, after the object's head, with the address of the data. Reading it there takes
-#: 0.3 us where `a.ctypes.data` takes 1 and `__array_interface__` 3; probed below, in case an interpreter lays it out otherwise.
-_FIELD = object.__basicsize__
-_Address = ctypes.c_void_p
-
-
-def _probe() -> bool:
-    if platform.python_implementation() != "CPython":
-        return False
-    arrays = [np.empty(n, np.float32)[n // 2 :] for n in (3, 1000)]
-    return all(_field_address(a) == _slow_address(a) for a in arrays)
-
-
-address_of = _field_address if _probe() else _slow_address
-#: Where in the object of an array the address of its data lies, for kernels that are given the object; None where that is not known.
-DATA_FIELD = _FIELD if address_of is _field_address else None

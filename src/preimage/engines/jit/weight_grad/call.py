@@ -21,8 +21,10 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
 from preimage.engines.jit.index.partition import images_at_once
+from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs, readable
-from preimage.engines.jit.runtime.link import LinkedProgram, address_of
+from preimage.engines.jit.runtime.bound_call import Scratch
+from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
 from preimage.geometry import ConvGeometry
@@ -37,20 +39,18 @@ class _Ready:
     """What a call needs once its program is known: the shape of the result in memory, and the order of its axes."""
 
     geometry: ConvGeometry
-    linked: LinkedProgram
-    threads: int
+    launch: Launch
+    size: int  # bytes of the workspace
     memory: tuple[int, ...]
     axes: tuple[int, ...] | None
     exact: bool  # no position is left out
 
 
 class WeightGradients:
-    """conv_weight_grad of an engine. linked: gives the program of a request; run: gives a program its scratch memory and runs it."""
+    """conv_weight_grad of an engine. linked: gives the program of a request; scratch: the engine's workspaces."""
 
-    def __init__(
-        self, linked: Callable[[WeightGradRequest], LinkedProgram], run: Callable[[LinkedProgram, dict[str, int], int], None]
-    ) -> None:  # fmt: skip
-        self._linked, self._run = linked, run
+    def __init__(self, linked: Callable[[WeightGradRequest], LinkedProgram], scratch: Scratch) -> None:
+        self._linked, self._scratch = linked, scratch
         self._ready: decisions.Shortcuts[tuple[Any, ...], _Ready] = decisions.Shortcuts(1024)
 
     def forget(self) -> None:
@@ -65,7 +65,7 @@ class WeightGradients:
             result = aligned_empty(ready.memory, x.dtype)
             if ready.axes is not None:
                 result = result.transpose(ready.axes)
-            self._run(ready.linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, ready.threads)
+            self._run(ready.launch, ready.size, x, y, result)
             if ready.exact:
                 return result
         else:
@@ -78,6 +78,11 @@ class WeightGradients:
             wide, whole = every_position(geometry, x)
             self._fill(wide, whole, y, result, n_threads)
         return result
+
+    def _run(self, launch: Launch, size: int, x: Array, y: Array, result: Array) -> None:
+        workspace = self._scratch.take(size)
+        launch([workspace.address, address_of(x), address_of(y), address_of(result)])
+        self._scratch.free.append(workspace)
 
     def _fill(
         self, geometry: ConvGeometry, x: Array, y: Array, result: Array, n_threads: int, key: tuple[Any, ...] | None = None
@@ -101,11 +106,12 @@ class WeightGradients:
             self._in_parts(request, images, x, y, result)
             return
         decisions.report(linked.program.decisions)
-        self._run(linked, {"x": address_of(x), "y": address_of(y), "out": address_of(result)}, shared)
+        launch, size = _launch(linked, shared), linked.workspace_bytes + ALIGN
+        self._run(launch, size, x, y, result)
         if key is not None and given.ndim and given_strides == (x.strides, y.strides):
             memory = (shape[0], *shape[2:], shape[1]) if last else shape
             axes = (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None
-            self._ready.keep(key, _Ready(given, linked, shared, memory, axes, not leaves_out(given)))
+            self._ready.keep(key, _Ready(given, launch, size, memory, axes, not leaves_out(given)))
 
     def _in_parts(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
         """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
@@ -114,10 +120,14 @@ class WeightGradients:
             linked = self._linked(request)
             decisions.report(linked.program.decisions)
             node = empty_like_order(r.geometry.weight_shape, result, accumulator_dtype(x.dtype))
-            self._run(linked, {"x": address_of(x[part]), "y": address_of(y[part]), "out": address_of(node)}, r.threads)
+            self._run(_launch(linked, r.threads), linked.workspace_bytes + ALIGN, x[part], y[part], node)
             tree.add(node, number, images.bit_length() - 1)
         with np.errstate(all="ignore"):
             result[...] = tree.total()
+
+
+def _launch(linked: LinkedProgram, n_threads: int) -> Launch:
+    return Launch(linked, ("x", "y", "out"), n_threads)
 
 
 def as_tables_allow(r: WeightGradRequest) -> WeightGradRequest:

@@ -12,6 +12,7 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import WeightGradCosts
 from preimage.engines.jit.index.running_sums import RunningSums, image_levels, running_sums
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call
@@ -24,10 +25,6 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["leaves_out", "lower_weight_grad"]
 
-TASKS_PER_THREAD = 3  # of all pixels
-PARTS_PER_THREAD = 2  # of a round
-FAR_RESULT = 4  # second-level caches full of weights
-MOST_TURNS = 64  # tasks of one part: so many are enough to keep the threads in step
 _HOW = {"": "in place", "slab": "copied, channels innermost", "blocks": "copied in blocks of a tile's channels"}
 
 
@@ -52,8 +49,8 @@ def lower_weight_grad(r: WeightGradRequest) -> Program:
     y_width, y_tiles = _share(reading, not x_is_vector)
     x_width, x_tiles = _share(reading, x_is_vector)
     y_shape, x_shape = (g.batch, g.out_channels, *g.output_size), (g.batch, g.in_channels, *g.input_size)
-    blocks_x, blocks_y = planning.wants_blocks(g, reading, size)
-    streams = x_is_vector and (not blocks_y or planning.products(g)["y"] < planning.STREAM_PRODUCTS)
+    blocks_x, blocks_y = planning.wants_blocks(g, reading, size, r.target.costs.weight_grad)
+    streams = x_is_vector and (not blocks_y or planning.products(g)["y"] < r.target.costs.weight_grad.stream_products)
     y = side_of(program, r, "y", y_shape, r.y_strides, y_width, y_tiles, None, blocks_y, streams)
     margin = None
     if reading.run:  # the columns that the kernel's rows touch: padding written out
@@ -85,12 +82,14 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
     moved = g.batch * prod(g.output_size) * (g.in_channels * prod(g.stride) + g.out_channels) * size
     often = planning.products(g)
     ahead = [
-        planning.lines_ahead(size, step, width, often[side.name[0]]) if moved > r.target.l2_bytes else 0
+        planning.lines_ahead(size, step, width, often[side.name[0]], r.target.costs.weight_grad)
+        if moved > r.target.l2_bytes
+        else 0
         for side, step, width in ((m.scalar, m.scalar_step, reading.tile_rows), (m.vector, m.vector_step, reading.tile_columns))
     ]
     spec = planning.tile_spec(
         reading, inner, (ahead[0], ahead[1]), r.little, m.prefetch,
-        one_band and weight_bytes > FAR_RESULT * r.target.l2_bytes, m.scalar.apart != 0,
+        one_band and weight_bytes > r.target.costs.weight_grad.far_result * r.target.l2_bytes, m.scalar.apart != 0,
     )  # fmt: skip
     values, level_bytes = _arguments(r, reading, x, y, m, size, spec.tile_bytes), _level_bytes(r, m, spec.tile_bytes)
     if level_bytes:
@@ -143,7 +142,9 @@ class _Matrix:
     def of(cls, r: WeightGradRequest, reading: planning.Reading, x: Side, y: Side, inner: str) -> _Matrix:
         g, size = r.geometry, ELEMENT_BYTES[inner]
         x_is_vector, n_outer, last = reading.kind != "outputs", prod(g.kernel_size[:-1]), g.kernel_size[-1]
-        pixels = planning.band_pixels(g, reading, size, x.name == "x blocks" and (y.apart != 0 or y.name == "y blocks"))
+        pixels = planning.band_pixels(
+            g, reading, size, r.target.costs.weight_grad, x.name == "x blocks" and (y.apart != 0 or y.name == "y blocks")
+        )
         sums = running_sums(g.output_size)
         table = planning.tables(g, sums, x.strides[2:], y.strides[2:], pixels)
         n_taps = 1 if reading.run else last
@@ -153,16 +154,12 @@ class _Matrix:
         levels = sums.depth + image_levels(g.batch)
         thread_levels = sums.depth - table.open_levels if table.n_bands > 1 else sums.depth + image_levels(per_turn)
         rounds = -(-g.batch // per_turn) * table.n_bands
-        parts, rounds_per_task = _shares(tiles, rounds, r.threads)
+        parts, rounds_per_task = _shares(tiles, rounds, r.threads, r.target.costs.weight_grad)
         per_part = -(-tiles // parts)
         as_is = r.out_strides[1] == size or g.in_channels_per_group == 1 or n_outer * last == 1  # the sums' order is the result's
         x_step, y_step = x.strides[-1] * (g.stride[-1] if x.phases == 1 else 1), y.strides[-1]
         sides = (x, x_step, y, y_step) if x_is_vector else (y, y_step, x, x_step)
-        prefetch = (
-            not r.little
-            and "blocks" not in x.name + y.name
-            and planning.prefetches_next_band(g, reading, size, r.target.l2_bytes)
-        )
+        prefetch = not r.little and "blocks" not in x.name + y.name and planning.prefetches_next_band(g, reading, size, r.target)
         return cls(
             x_is_vector, *sides, pixels, table, n_taps, n_outer, tiles, per_turn, rounds, -(-tiles // per_part), per_part,
             rounds_per_task, sums, thread_levels, levels - thread_levels, x_is_vector and as_is and inner == r.result, prefetch,
@@ -247,13 +244,14 @@ def _details(g: ConvGeometry, reading: planning.Reading, x: Side, y: Side, m: _M
     }
 
 
-def _shares(tiles: int, rounds: int, threads: int) -> tuple[int, int]:
+def _shares(tiles: int, rounds: int, threads: int, costs: WeightGradCosts) -> tuple[int, int]:
     """Parts of the tiles, and rounds of one task: with one round of all pixels more tasks even out unequal cores, with many
     rounds they do so from one to the next, and fewer parts read the band less often.
     """
     if threads == 1:
         return 1, rounds
-    return min(tiles, threads * (PARTS_PER_THREAD if rounds > 1 else TASKS_PER_THREAD)), max(1, rounds // MOST_TURNS)
+    parts = costs.parts_per_thread if rounds > 1 else costs.tasks_per_thread
+    return min(tiles, threads * parts), max(1, rounds // costs.most_turns)
 
 
 def _order_call(r: WeightGradRequest, x_is_vector: bool, inner: str) -> KernelCall:

@@ -13,15 +13,13 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.packing.blocks_kernel import BlockArguments, BlockSpec
 from preimage.engines.jit.packing.copy_kernel import Line, SwapArguments, SwapSpec
-from preimage.engines.jit.packing.moves import LINE_ELEMENTS, slab_calls
+from preimage.engines.jit.packing.moves import slab_calls
 from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
 from preimage.engines.jit.weight_grad.tiling import Tables
 from preimage.geometry import ConvGeometry
 
 __all__ = ["Side", "rows_read", "side_of"]
-
-NARROW_BYTES = 128  # of a block's pixel: two cache lines
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,9 @@ def side_of(
     sizes = [shape[0], *shape[2:-1], shape[-1]]
     margins = [(0, 0)] * (len(sizes) - 1) + [(lo, hi)]
     lanes = r.target.vector_bytes // size
-    calls = slab_calls(sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab)
+    calls = slab_calls(
+        sizes, [strides[0], *strides[2:]], channels, strides[1], r.element, inner, margins, lanes, slab, r.target.costs.packing
+    )
     program.calls += [call.renamed(f"{call.name} {name}", {"x": name, "slab": f"{name} slab"}) for call in calls]
     program.buffers.append(Buffer(f"{name} slab", prod(padded) * channels * size))
     return Side(f"{name} slab", (slab[0], size, *slab[1:]), per_group * size, step, last, lo)
@@ -112,13 +112,13 @@ def _blocked(
     outer = list(product(*map(range, spatial[:flat])))
     by_channel = strides[1] != own  # channels-first: transposed on the way
     # Blocks that share cache lines: some pixels are cut into all of them before the next ones, so that a line is read once.
-    narrow = width * size < NARROW_BYTES and not by_channel
+    narrow = width * size < r.target.costs.weight_grad.narrow_bytes and not by_channel
     take = branches.weight_grad
     take(f"{name}.blocks")
     take("blocks.channels_first" if by_channel else "blocks.channels_last")
     if narrow:
         take("blocks.narrow")
-    piece = max(16, LINE_ELEMENTS // (shape[1] if narrow else width))
+    piece = max(16, r.target.costs.packing.task_elements // (shape[1] if narrow else width))
     pieces = []  # source and result offset, first pixel
     for n, (number, at) in product(range(shape[0]), enumerate(outer)):
         source = n * strides[0] + sum(a * s for a, s in zip(at, strides[2:], strict=False))
@@ -171,7 +171,7 @@ def _by_phase(
     pixel, each = width * size, -(-spatial[-1] // stride)
     row = stride * each * pixel
     image = prod(spatial[:-1]) * row
-    block, piece = shape[0] * image, max(16, LINE_ELEMENTS // width)
+    block, piece = shape[0] * image, max(16, r.target.costs.packing.task_elements // width)
     used = sorted({(k * g.dilation[-1] - g.padding[-1][0]) % stride for k in range(g.kernel_size[-1])})
     outer = list(product(*map(range, spatial[:-1])))
     lines = []

@@ -25,6 +25,7 @@ from preimage.engines.base import Array
 from preimage.engines.ir.arguments import Column, Record
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.costs import WeightGradCosts
 from preimage.engines.jit.compiler.kernels import Target
 from preimage.engines.jit.index.running_sums import RunningSums
 from preimage.engines.jit.weight_grad.tile_arguments import Block, Span
@@ -46,21 +47,6 @@ __all__ = [
     "tile_spec",
     "wants_blocks",
 ]
-
-# A band is a stretch of output pixels that all tiles pass over before the next one; running sums are stored between bands.
-BAND_BYTES = 384 << 10  # of both operands: what the second-level cache keeps
-BAND_PIXELS = 256  # and no fewer pixels than this, so that beginning a band costs little
-# An operand is copied in blocks of a tile's channels where its pixels lie far apart, or where the weights are so many that
-# long bands pay; if the image does not stay in the cache anyway and each element is multiplied often enough.
-BLOCK_FAR_BYTES = 1024
-BLOCK_IMAGE_BYTES = 192 << 10
-BLOCK_PRODUCTS = 256
-FAR_PIXEL_BYTES = 512  # of an operand that is read in place: beyond what the hardware follows
-MOST_LINES_AHEAD = 5
-PREFETCH_PRODUCTS = 60  # vectors of products for one prefetched line
-BLOCK_WEIGHT_BYTES = 1 << 20  # putting down and taking up so many sums between bands costs more than the copy
-STREAM_PRODUCTS = 1024  # channels-first scalars used more often than this are worth their copy in blocks
-BLOCK_BAND_BYTES = 512 << 10  # of one tile's vectors in a band
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,27 +189,28 @@ def products(geometry: ConvGeometry) -> dict[str, float]:
     }
 
 
-def wants_blocks(geometry: ConvGeometry, reading: Reading, size: int) -> tuple[bool, bool]:
+def wants_blocks(geometry: ConvGeometry, reading: Reading, size: int, costs: WeightGradCosts) -> tuple[bool, bool]:
     """Whether x and y are worth a copy in blocks: where a pixel's channels are far apart and each is used often."""
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
-    if reading.run or prod(geometry.output_size) * pixel_bytes < BLOCK_IMAGE_BYTES:
+    if reading.run or prod(geometry.output_size) * pixel_bytes < costs.block_image_bytes:
         return False, False
     often = products(geometry)
     far = {"x": geometry.in_channels * size * geometry.stride[-1], "y": geometry.out_channels * size}
-    many = prod(geometry.weight_shape) * size >= BLOCK_WEIGHT_BYTES
+    many = prod(geometry.weight_shape) * size >= costs.block_weight_bytes
     x, y = (
-        often[side] >= BLOCK_PRODUCTS and (far[side] >= BLOCK_FAR_BYTES or (many and often[side] >= 4 * BLOCK_PRODUCTS))
+        often[side] >= costs.block_products
+        and (far[side] >= costs.block_far_bytes or (many and often[side] >= 4 * costs.block_products))
         for side in "xy"
     )
     return x, y
 
 
-def band_pixels(geometry: ConvGeometry, reading: Reading, size: int, blocks: bool) -> int:
+def band_pixels(geometry: ConvGeometry, reading: Reading, size: int, costs: WeightGradCosts, blocks: bool) -> int:
     """Output pixels of one band: what the cache suggests."""
     if blocks:  # one tile's vectors stay in the cache while the scalars stream past
-        return BLOCK_BAND_BYTES // (reading.tile_columns * size)
+        return costs.block_band_bytes // (reading.tile_columns * size)
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
-    return max(BAND_PIXELS, BAND_BYTES // pixel_bytes)
+    return max(costs.band_pixels, costs.band_bytes // pixel_bytes)
 
 
 class RowPart(Record):
@@ -327,23 +314,23 @@ def spans(bands: list[list[tuple[int, int, int]]]) -> tuple[Array, Array]:
     return Span(operand=operand, offset=offset, lines=lines).table(), np.array(starts, np.int64)
 
 
-def prefetches_next_band(geometry: ConvGeometry, reading: Reading, size: int, cache: int) -> bool:
+def prefetches_next_band(geometry: ConvGeometry, reading: Reading, size: int, target: Target) -> bool:
     """Whether a band's operands are prefetched while the one before is computed: they come from memory, few at a time between many
     multiply-adds, and in an order (a tile's channels of each pixel) that the hardware does not follow.
     """
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
-    if reading.kind != "channels" or prod(geometry.output_size) * pixel_bytes < 2 * cache:
+    if reading.kind != "channels" or prod(geometry.output_size) * pixel_bytes < 2 * target.l2_bytes:
         return False
     vectors = prod(geometry.weight_shape) // reading.lanes[0]
-    return vectors * LINE_BYTES >= PREFETCH_PRODUCTS * pixel_bytes
+    return vectors * LINE_BYTES >= target.costs.weight_grad.prefetch_products * pixel_bytes
 
 
-def lines_ahead(size: int, pixel_bytes: int, width: int, often: float) -> int:
+def lines_ahead(size: int, pixel_bytes: int, width: int, often: float, costs: WeightGradCosts) -> int:
     """Cache lines of one pixel to prefetch: of an operand that streams past, its pixels too far apart for the
     hardware to see a pattern (with many lines a pixel it sees one)."""
     lines = -(-width * size // LINE_BYTES) + 1
-    streams = often < BLOCK_PRODUCTS and pixel_bytes >= FAR_PIXEL_BYTES
-    return lines if streams and lines <= MOST_LINES_AHEAD else 0
+    streams = often < costs.block_products and pixel_bytes >= costs.far_pixel_bytes
+    return lines if streams and lines <= costs.most_lines_ahead else 0
 
 
 def tile_spec(
