@@ -100,7 +100,7 @@ def test_sizes_layouts_dtypes_and_settings_may_follow_one_another() -> None:
 
 
 def test_a_repeated_run_takes_memory_for_its_results_alone() -> None:
-    graph, x = optimise(net()), picture(2, (64, 64))
+    graph, x = net(), picture(2, (64, 64))
     with pre.no_grad():
         for _ in range(3):
             first = graph(x)

@@ -28,7 +28,21 @@ from preimage.resources import available_memory, release_memory
 from preimage.settings import Settings, allowing, current
 from preimage.typing import Contraction, DTypeLike, Layout
 
-__all__ = ["Array", "Engine", "Epilogue", "Plan", "PreparedWeight", "bind", "choose", "engines", "get", "names", "plan", "run"]
+__all__ = [
+    "Array",
+    "Engine",
+    "Epilogue",
+    "Plan",
+    "PreparedWeight",
+    "bind",
+    "choose",
+    "engines",
+    "get",
+    "names",
+    "plan",
+    "replayer",
+    "run",
+]
 
 # In order of preference for "auto": name -> "module:class".
 _ROWS = {
@@ -208,6 +222,16 @@ def _run_on_device(contraction: str, geometry: ConvGeometry, a: Any, b: Any, epi
     if current().debug:
         print(f"preimage: {contraction} runs on {engine.name} (its arrays are on {a.device})", file=sys.stderr)
     return _call(engine, contraction, geometry, a, b, epilogue)
+
+
+def replayer() -> Callable[..., Any] | str:
+    """What makes recorded steps ready to run again (engines/recording.py): that of the engine that the settings choose; or why there is none."""
+    wanted = current().engine
+    for name in _ROWS if wanted == "auto" else (wanted,):
+        engine = _load(name)
+        if not isinstance(engine, str):
+            return getattr(engine, "replay", None) or f"engine {name!r} runs no recorded kernels"
+    return "no engine runs here"
 
 
 def _call(

@@ -18,6 +18,7 @@ import numpy as np
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import get, names, sums
 from preimage.engines.base import Array, ElementwiseKernels, Steps
+from preimage.engines.recording import recorder
 from preimage.errors import EngineError
 from preimage.settings import current, thread_count
 
@@ -27,11 +28,14 @@ __all__ = [
     "chain",
     "channel_sums",
     "concat",
+    "expect_finite",
     "function",
+    "in_order",
     "max_pool_grad",
     "mixed",
     "pointwise",
     "pool_axis",
+    "records",
     "resize",
     "softmax",
     "sum_over",
@@ -75,6 +79,11 @@ def fits(*arrays: Any) -> ElementwiseKernels | None:
     return active() if dtype in _WIDE and all(a.dtype == dtype for a in arrays[1:]) else None
 
 
+def _pays(size: int, least: int) -> bool:
+    """Whether so many elements are worth a kernel's call: for a recorder, which runs it without Python, any are."""
+    return size >= least or (size > 0 and recorder() is not None)
+
+
 def chain(
     operands: Sequence[Array],
     steps: Steps,
@@ -85,7 +94,7 @@ def chain(
     """Elementwise steps in one pass (`run_chain`), on arrays of one dtype; `least` is the number of elements from which it pays."""
     if DeviceArray in map(type, operands):
         return chain_on_device(operands, steps, numbers, results)
-    if max([a.size for a in operands]) < max(least, 1) or (kernels := fits(*operands)) is None:
+    if not _pays(max([a.size for a in operands]), max(least, 1)) or (kernels := fits(*operands)) is None:
         return None
     operands = [a if isinstance(a, np.ndarray) else np.asarray(a) for a in operands]  # a NumPy number's bits lie in no array
     made = kernels.run_chain(operands, steps, numbers, results)
@@ -115,7 +124,7 @@ def mixed(
     operands: Sequence[Array], steps: Steps, dtype: Any, kind: Any, numbers: Sequence[float] = (), least: int = LEAST_CHAIN
 ) -> Array | None:
     """Elementwise steps on arrays of any dtypes. dtype: what is computed in, float32 or float64; kind: the dtype of the result."""
-    if max([a.size for a in operands]) < max(least, 1) or (kernels := active()) is None:
+    if not _pays(max([a.size for a in operands]), max(least, 1)) or (kernels := active()) is None:
         return None
     made = kernels.run_chain(operands, steps, numbers, None, np.dtype(dtype), (np.dtype(kind),))
     if made is None:
@@ -126,7 +135,7 @@ def mixed(
 
 def cast(x: Array, kind: np.dtype[Any]) -> Array | None:
     """The array in another dtype, where that is one rounding and many elements."""
-    if x.size < LEAST_CHAIN or x.dtype == kind:
+    if not _pays(x.size, LEAST_CHAIN) or x.dtype == kind:
         return None
     wide = x.dtype.itemsize > 4 or kind.itemsize > 4
     return mixed((x,), (), np.float64 if wide else np.float32, kind)
@@ -139,7 +148,7 @@ def pointwise(word: str, *operands: Array, numbers: Sequence[float] = (), passes
         other = operands[1].size
         passes = passes if size == other or 1 in (size, other) else 2
         size = max(size, other)
-    if passes > 1:
+    if passes > 1 or recorder() is not None:
         least = LEAST_CHAIN
     elif size < LEAST_PASS or thread_count() < 2:
         return None
@@ -179,14 +188,14 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
     """The parts side by side."""
-    if sum([p.size for p in parts]) < LEAST_CHAIN or (kernels := fits(*parts)) is None:
+    if not _pays(sum([p.size for p in parts]), LEAST_CHAIN) or (kernels := fits(*parts)) is None:
         return None
     return _said("concat", kernels.concat(parts, axis), *parts)
 
 
 def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
     """The maximum ("max") or sum ("sum") over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
-    if x.size < LEAST_CHAIN or (kernels := fits(x)) is None:
+    if not _pays(x.size, LEAST_CHAIN) or (kernels := fits(x)) is None:
         return None
     return _said(f"{mode} over windows", kernels.pool_axis(x, axis, window, mode), x)
 
@@ -207,9 +216,28 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, i
 
 def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear: bool) -> Array | None:
     """The spatial axes resized; tables: per axis low and high positions, weight of the high one, whether they are blended."""
-    if x.size < LEAST_CHAIN or (kernels := fits(x)) is None:
+    if not _pays(x.size, LEAST_CHAIN) or (kernels := fits(x)) is None:
         return None
     return _said("resize", kernels.resize(x, tables, linear), x)
+
+
+def in_order(x: Array) -> Array | None:
+    """A copy in row-major order, whatever the dtype is."""
+    kernels = active()
+    return None if kernels is None else _said("copy", kernels.in_order(x), x)
+
+
+def records() -> bool:
+    """Whether somebody records what is computed: then kernels are wanted where NumPy would do as well."""
+    return recorder() is not None
+
+
+def expect_finite(x: Array) -> bool:
+    """Whether somebody records what is computed, who then has to see to it that x is finite: what is done otherwise is not recorded."""
+    here = recorder()
+    if here is not None:
+        here.expect_finite(x)
+    return here is not None
 
 
 def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:

@@ -141,6 +141,8 @@ class ElementwiseKernels(Protocol):
 
     def softmax(self, x: Array, axis: int, g: Array | None = None) -> Array: ...
 
+    def in_order(self, x: Array) -> Array | None: ...
+
 
 class ProductKernels(Protocol):
     """Matrix products, as an engine computes them: arrays of one of the four float dtypes, aligned and native, with any strides."""

@@ -21,7 +21,7 @@ serves one request at a time (the others get memory of their own), and everythin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any, TypeVar
@@ -30,9 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.addresses import address_of
+from preimage.engines.recording import recorder
 from preimage.resources import kept_memory, register_keeper, release_memory
 
-__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned", "aligned_empty", "retrying", "trim"]
+__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned", "aligned_empty", "places_of", "retrying", "trim"]
 
 T = TypeVar("T")
 Array = NDArray[Any]
@@ -63,9 +64,12 @@ _current = _Current()
 def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     """np.empty whose data begin on a cache line (64 bytes): vectors that cross lines load at half the speed.
 
-    Small arrays, which fit a few lines, are left as NumPy makes them. Inside `with arena:` the memory is the arena's.
+    Small arrays, which fit a few lines, are left as NumPy makes them. Inside `with arena:` the memory is the arena's, for a recorder
+    it is what that one knows.
     """
     size = prod(shape) * dtype.itemsize
+    if size and (here := recorder()) is not None:
+        return here.take(size).view(dtype).reshape(shape)
     if size < SMALL_BYTES:
         return np.empty(shape, dtype)
     arena = _current.arena
@@ -268,7 +272,7 @@ class Arena:
         """Places for the requests of the run that has just ended: the largest first, each as low as those alive beside it allow."""
         self._plans += 1
         requests = [(size, self._born[k], self._died.get(k)) for k, size in enumerate(self._asked)]
-        starts, total = _places(requests)
+        starts, total = places_of(requests)
         self._conflicts = [_conflicts(k, requests, starts) for k in range(len(requests))]
         self._sizes, self._starts = self._asked, starts
         self._memory, self._total, self._taken = None, total, set()
@@ -314,7 +318,8 @@ def _rounded(size: int) -> int:
     return -(-size // LINE_BYTES) * LINE_BYTES
 
 
-def _places(requests: list[Request]) -> tuple[list[int], int]:
+def places_of(requests: Sequence[Request]) -> tuple[list[int], int]:
+    """Where requests lie in one block, so that those that live at the same time do not meet, and how large it is; -1: one that outlives the run."""
     starts, total = [-1] * len(requests), 0
     placed: list[int] = []
     for k in sorted(range(len(requests)), key=lambda k: (-requests[k][0], k)):

@@ -44,7 +44,8 @@ def sum_over(x: Array, axis: tuple[int, ...], blocked: Blocked | None = None) ->
     else:
         view = x.transpose([*images, *outer, *sorted(terms), *inner]).reshape(count * lead, space, channels).transpose(0, 2, 1)
     sums = (view[:, :, 0] + x.dtype.type(0)) if space == 1 else (blocked or _in_numpy)(view)
-    total: Array = tree_sum(sums.reshape(count, lead * channels))
+    sums = sums.reshape(count, lead * channels)
+    total: Array = sums[0] if count == 1 else tree_sum(sums)
     order = outer + inner
     return total.reshape([x.shape[k] for k in order]).transpose([order.index(k) for k in kept])
 

@@ -48,7 +48,7 @@ def _forward_of(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Arra
     """
 
     def forward(a: Array, b: Array) -> Array:
-        if word and (a.size >= around.LEAST_CHAIN or b.size >= around.LEAST_CHAIN):
+        if word and (a.size >= around.LEAST_CHAIN or b.size >= around.LEAST_CHAIN or around.records()):
             made = around.pointwise(word, a, b)
             if made is not None:
                 return made
@@ -365,7 +365,7 @@ def minimum(a: Operand, b: Operand) -> Value:
 
 def clipped(x: Array, lo: float | None, hi: float | None) -> Array | None:
     """x held between the bounds by a generated kernel, if one takes it."""
-    if x.size < around.LEAST_PASS or (lo is None and hi is None):
+    if (x.size < around.LEAST_PASS and not around.records()) or (lo is None and hi is None):
         return None
     bounds = [b for b in (lo, hi) if b is not None]
     if any(b != b for b in bounds):  # NaN bounds: NumPy gives NaN everywhere

@@ -245,6 +245,7 @@ def _softmax(x: Array, *, axis: int) -> Array:
     wide = _held(widened(x), axis)
     made = around.softmax(wide, axis)
     if made is not None:
+        around.expect_finite(made)  # an infinity in x, which `_held` looks for, would give NaN
         return narrow(made, x)
     with np.errstate(all="ignore"):
         e = _exponentials(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))

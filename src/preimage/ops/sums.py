@@ -38,7 +38,7 @@ def _summed(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
 def _again(x: Array, axis: tuple[int, ...], keepdims: bool, found: Array, divisor: float) -> Array:
     """`found`, the sums over the divisor, with those that are not finite taken from fractions of the terms."""
     count = math.prod(x.shape[k] for k in axis)
-    if count < 2 or np.isfinite(found).all():
+    if count < 2 or around.expect_finite(found) or np.isfinite(found).all():
         return found
     part = found.dtype.type(2.0 ** -math.ceil(math.log2(count)))
     with np.errstate(all="ignore"):
@@ -55,8 +55,10 @@ def mean_of(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     """The mean over the axes, in `sum_dtype`: finite wherever all elements are; NaN over none."""
     found = _summed(x, axis, keepdims)
     count = float(math.prod(x.shape[k] for k in axis))
+    quotient = around.pointwise("div", found, numbers=(count,)) if around.records() else None
     with np.errstate(all="ignore"):
-        return _again(x, axis, keepdims, np.asarray(found / found.dtype.type(count)), count)
+        quotient = np.asarray(found / found.dtype.type(count)) if quotient is None else quotient
+        return _again(x, axis, keepdims, quotient, count)
 
 
 @np.errstate(all="ignore")

@@ -297,6 +297,10 @@ class Arguments:
         """The vector as a kernel takes it, where every value is a number."""
         return self._pack(*self._values.values())
 
+    def listed(self) -> list[Any]:
+        """The vector with its arrays in place of their addresses."""
+        return list(self._values.values())
+
     def given(self) -> Iterator[tuple[Field, Any]]:
         """Fields and values. A table is a structured array, whose columns are those of its record."""
         for name, field in self.fields.items():

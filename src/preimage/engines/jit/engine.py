@@ -44,6 +44,7 @@ from preimage.engines.jit.request import (
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
+from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
@@ -66,6 +67,7 @@ class JitEngine:
     takes_prepared = True
     kernels = JitKernels()
     products = JitProducts()
+    replay = ReplaySteps  #: recorded steps, made ready to run again
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
     def __init__(self, tile: tuple[int, int, int] | None = None, tuned: bool = True) -> None:

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from operator import is_not
 from typing import Any
 
 import numpy as np
 
 from preimage.autograd import Tensor, is_grad_enabled
-from preimage.engines import PreparedWeight
+from preimage.engines import PreparedWeight, replayer
 from preimage.engines.base import supported_dtype
 from preimage.engines.buffers import Arenas
+from preimage.engines.prepared import is_fixed
 from preimage.errors import GraphError, PreimageError, ShapeError
 from preimage.floating_point import in_standard_mode
 from preimage.io import limits
 from preimage.io.graph.calls import CONTRACTIONS, NodeCall, mark_of_now
 from preimage.io.graph.nodes import OPS, Input, Node, Step, Values, last_uses, ordered
+from preimage.io.graph.program import Program, RefusedError, record
+from preimage.io.graph.programs import NEW, Programs, feed_key
 from preimage.nn import Module, Parameter
 from preimage.nn.kept import KeptWeight
-from preimage.settings import current
+from preimage.settings import current, thread_count
 
 __all__ = ["Graph"]
 
@@ -63,11 +67,14 @@ class Graph(Module):
         given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
         self.nodes = ordered(tuple(nodes), given, self.outputs)
         self._last = last_uses(self.nodes)
+        self._made = frozenset(key for node in self.nodes for key in node.outputs)
         self._calls = {node.outputs: NodeCall(node) for node in self.nodes if node.op in CONTRACTIONS}
         self._kept: dict[str, KeptWeight] = {}
         self._arenas = Arenas()
+        self._programs = Programs()
         self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         self._metered: set[Any] = set()
+        self._fixed: list[Any] = []  # the stored arrays, once they were found to be ones that nobody can change
         self.graphs = {
             f"{node.name}.{key}": g for node in self.nodes for key, g in node.attributes.items() if isinstance(g, Graph)
         }
@@ -112,7 +119,7 @@ class Graph(Module):
         """
         wanted = set(self.outputs if fetch is None else fetch)
         values = self._start(feeds)
-        if missing := [key for key in wanted if key not in values and not any(key in n.outputs for n in self.nodes)]:
+        if missing := [key for key in wanted if key not in values and key not in self._made]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
         shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
         recorded = any(isinstance(value, Tensor) for value in values.values())
@@ -121,13 +128,99 @@ class Graph(Module):
         with limits.metered(passed, (key, recorded), self._stored_bytes) as meter:
             if recorded:  # what a gradient needs outlives the run: nothing to plan
                 return self._sweep(values, wanted, steps, meter)
+            if meter is not None and not self.graphs:
+                self._programs.last = NEW
+            elif steps is None and (found := self._by_program(values, wanted, key)) is not None:
+                return found
             with self._arenas.arena(key):
                 return self._sweep(values, wanted, steps, meter)
+
+    def _by_program(self, values: dict[str, Value], wanted: set[str], key: Any) -> dict[str, Value] | None:
+        """The wanted values by a program (program.py), or by the run that records one; None where there is to be none."""
+        feeds = {item.name: values[item.name] for item in self.inputs}
+        lies = feed_key(feeds)
+        why = self._no_program(values, lies)
+        if why is not None:
+            self._programs.last = why
+            return None
+        key = (key, lies, mark_of_now())
+        program = self._programs.find(key)
+        if program is None:
+            return None
+        if program is True:
+            return self._record(values, feeds, wanted, key)
+        mark, weights = mark_of_now(), self._weights(values) if program.functions else {}
+        found: dict[str, Value] | None = program.run(
+            feeds, lambda node, given: self._step(node, given, None, mark, weights), thread_count()
+        )
+        self._programs.last = None
+        if found is None:
+            self._programs.refuse(key, "what is computed depends on values")
+        return found
+
+    def _no_program(self, values: Mapping[str, Value], lies: Any) -> str | None:
+        """Why no run of the graph is a program's now."""
+        if self.training:
+            return "the graph is in training mode"
+        if lies is None:
+            return "an input is no array of NumPy's own order of bytes with elements, all steps forward"
+        if self.graphs:
+            return "the graph has branches or loops"
+        if limits.deadline() is not None or current().debug:
+            return "a limit of time, or PREIMAGE_DEBUG, looks at every node"
+        if not self._is_fixed():
+            return "its weights can still be changed: optimise() makes constants of them"
+        return None
+
+    def _is_fixed(self) -> bool:
+        """Whether nobody can change a stored array; programs that were recorded with others are dropped."""
+        held = [*self._parameters.values(), *self._buffers.values(), *self.constants.values()]
+        if len(held) != len(self._fixed) or any(map(is_not, held, self._fixed)):
+            self._programs.clear()
+            self._fixed = [] if self._parameters or not all(map(is_fixed, held)) else held
+        return len(held) == len(self._fixed)
+
+    def _record(self, values: dict[str, Value], feeds: dict[str, Value], wanted: set[str], key: Any) -> dict[str, Value] | None:
+        """Run node by node, record what is launched, and keep the program if it gives the same bits."""
+        make_ready = replayer()
+        if isinstance(make_ready, str):
+            self._programs.refuse(key, make_ready)
+            return None
+        mark, weights = mark_of_now(), self._weights(values)
+
+        def run(node: Node, given: Mapping[str, Value]) -> dict[str, Value]:
+            return self._step(node, given, None, mark, weights)
+
+        stored = {k: v for k, v in values.items() if k not in feeds}
+        dead = [tuple(k for k in names if k not in wanted) for names in self._last]
+        try:
+            kept, state = record(self.nodes, dead, feeds, stored, tuple(wanted), run)
+            program = Program(state, kept, make_ready)
+            again = program.run(feeds, run, thread_count(), fill=0xFF)
+        except RefusedError as refused:
+            self._programs.refuse(key, str(refused))
+            return None
+        found = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+        if again is None or not all(_same(again[k], v) for k, v in found.items()):
+            self._programs.refuse(key, "the recorded kernels do not give the run's bits")
+        else:
+            self._programs.keep(key, program)
+        return found
 
     @property
     def buffer_bytes(self) -> int:
         """Memory that is kept between runs for intermediate values."""
-        return self._arenas.bytes
+        return self._arenas.bytes + self._programs.bytes
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """The programs that are kept: one for each set of shapes and settings, the latest last."""
+        return tuple(self._programs.kept)
+
+    @property
+    def why_no_program(self) -> str | None:
+        """Why the latest run was no program's; None where it was one."""
+        return self._programs.last
 
     @property
     def packed_bytes(self) -> int:
@@ -137,6 +230,7 @@ class Graph(Module):
     def release(self) -> None:
         """Give up the memory that is kept for later runs: buffers and packed weights."""
         self._arenas.clear()
+        self._programs.clear()
         self._kept = {}
 
     def _stored_bytes(self) -> int:
@@ -302,6 +396,11 @@ class Graph(Module):
 
 def _parameter(value: Any) -> Parameter:
     return value if isinstance(value, Parameter) else Parameter(np.array(value))
+
+
+def _same(a: Value, b: Value) -> bool:
+    """Whether two values have the same shape, dtype and bytes."""
+    return type(a) is type(b) and a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def _array(value: Value) -> Any:

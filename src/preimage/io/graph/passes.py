@@ -7,9 +7,9 @@
     fuse_pointwise    chains of elementwise nodes run block by block, in the cache
     fuse_chains       such a chain behind a contraction goes into the engine's epilogue, where its other operands are single numbers
     channels_last     inputs are laid out with channels innermost, which every later array follows
-    prepare_weights   weights and biases of contractions become constants that nobody can write to: packed once, never looked at again
+    prepare_weights   stored arrays become constants that nobody can write to: packed once, never looked at again
 
-The result is for inference, with the values that the parameters have now: those of contractions are constants, and their gradients
+The result is for inference, with the values that the parameters have now: they are constants, and their gradients
 are gone. After more training the trained graph is optimised anew. fold_affine rounds each weight once
 more, so its values are the same to rounding; the other passes keep the bits (channels_last with an engine that promises the same
 bits for any memory layout: jit does, BLAS inside gemm does not).
@@ -322,10 +322,9 @@ def _first_contractions(graph: Graph) -> list[Node]:
 
 
 def prepare_weights(graph: Graph) -> Graph:
-    """Make the stored weights and biases of contractions constants of their own that cannot be written to."""
+    """Make all stored arrays constants of their own that cannot be written to."""
     known = _stored(graph)
-    keys = {key for node in graph.nodes if node.op in CONTRACTIONS for key in node.inputs[1:3] if key in known}
-    keys -= {*graph.outputs, *graph.updates, *graph.updates.values()}
+    keys = {*known} - {*graph.updates, *graph.updates.values()}
     fixed = {}
     for key in keys:
         fixed[key] = known[key].copy(order="C")

@@ -2,6 +2,7 @@
 
 from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import channel_sums
+from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.softmax import softmax
 from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
 
@@ -19,3 +20,4 @@ class JitKernels:
     unpool_axis = staticmethod(unpool_axis)
     max_pool_grad = staticmethod(max_pool_grad)
     resize = staticmethod(resize)
+    in_order = staticmethod(in_order)

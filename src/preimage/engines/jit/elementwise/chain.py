@@ -19,8 +19,8 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.chain_kernel import ChainSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
 from preimage.engines.jit.elementwise.layout import Shape
-from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.link import address_of
+from preimage.engines.jit.runtime.link import launch
+from preimage.engines.recording import Fixed, constant_of
 from preimage.settings import thread_count
 
 __all__ = ["Chain", "element_of", "run_chain"]
@@ -150,7 +150,7 @@ class Chain:
         self.tasks = -(-lines * pieces // share)
         self.shared = self.tasks > 1 and prod(sizes) * (costs.heavy if heavy else 1) >= costs.least_shared
         self._table = np.array([[sizes[a], *strides[a]] for a in outer], np.int64)
-        self.head = (width, piece, pieces, rows, lines * pieces, share, len(outer), address_of(self._table) if outer else 0)
+        self.head = (width, piece, pieces, rows, lines * pieces, share, len(outer), Fixed(self._table) if outer else 0)
         row = (0,) * len(arrays) if rows_axis is None else strides[rows_axis]
         self._places = list(zip(inner, row, strict=True))
         lies = tuple(
@@ -172,12 +172,12 @@ class Chain:
                 out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
         if self.tasks:
             if self._repeated:
-                operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
+                operands = [constant_of(a, _copied(a, *self._repeated[k])) if k in self._repeated else a for k, a in enumerate(operands)]
             values = np.array(numbers, self.computed) if numbers else None
-            words = [*self.head, 0 if values is None else address_of(values)]
+            words: list[Any] = [*self.head, 0 if values is None else Fixed(values)]
             for array, place in zip((*operands, *out), self._places, strict=True):
-                words += (address_of(array), *place)
-            pool.launch(self.kernel, pool.pack_args(*words), self.tasks, thread_count() if self.shared else 1)
+                words += (array, *place)
+            launch(self.kernel, words, self.tasks, thread_count() if self.shared else 1)
         return tuple(out)
 
 

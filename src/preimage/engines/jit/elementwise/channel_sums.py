@@ -11,13 +11,12 @@ from math import prod
 
 import numpy as np
 
-from preimage.engines.base import Array
+from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, dense_order, lanes_of
-from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.link import address_of
+from preimage.engines.jit.runtime.link import launch
 from preimage.engines.order import BLOCK
 from preimage.reduction import tree_sum
 from preimage.settings import thread_count
@@ -50,7 +49,7 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     blocks = -(-space // BLOCK)
     target = kernels.current_target()
     spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
-    sums = [np.empty((count, blocks, channels), dtype) for _ in range(1 if mode == "plain" else 2)]
+    sums = [aligned_empty((count, blocks, channels), dtype) for _ in range(1 if mode == "plain" else 2)]
     task_elements = target.costs.elementwise.task_elements
     share = max(1, task_elements // (min(space, BLOCK) if columns else space))
     if columns:
@@ -58,11 +57,11 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     shares = -(-channels // min(share, channels))
     m = None if m is None else np.ascontiguousarray(m)
     arguments = SumsArguments(
-        x=address_of(x), g=0 if g is None else address_of(g), m=0 if m is None else address_of(m),
-        m_step=channels if m is not None and m.ndim == 2 else 0, first=address_of(sums[0]), second=address_of(sums[-1]),
+        x=x, g=0 if g is None else g, m=0 if m is None else m,
+        m_step=channels if m is not None and m.ndim == 2 else 0, first=sums[0], second=sums[-1],
         channels=channels, space=space, block=BLOCK, blocks=blocks, share=share, shares=shares,
     )  # fmt: skip
     tasks = count * shares * (blocks if columns else 1)
-    pool.launch(kept_kernel(spec), arguments.packed(), tasks, thread_count() if x.size > task_elements else 1)
-    found = [tree_sum(s, axis=1) for s in sums]
+    launch(kept_kernel(spec), arguments.listed(), tasks, thread_count() if x.size > task_elements else 1)
+    found = [s[:, 0] if blocks == 1 else tree_sum(s, axis=1) for s in sums]
     return tuple([tree_sum(s) for s in found]) if images else tuple(found)

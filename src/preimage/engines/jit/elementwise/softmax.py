@@ -10,8 +10,7 @@ from preimage.engines.base import Array
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.softmax_kernel import SoftmaxArguments, SoftmaxSpec
-from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.link import address_of
+from preimage.engines.jit.runtime.link import launch
 from preimage.engines.order import BLOCK
 from preimage.settings import thread_count
 
@@ -37,10 +36,10 @@ def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
     shares = -(-inner // share) if columns else 1
     blocks = -(-length // BLOCK)
     arguments = SoftmaxArguments(
-        x=address_of(x), g=address_of(x if g is None else g), result=address_of(made), length=length, inner=inner, total=outer,
+        x=x, g=x if g is None else g, result=made, length=length, inner=inner, total=outer,
         share=share, shares=shares, blocks=blocks, levels=blocks.bit_length(),
     )  # fmt: skip
     tasks = outer * shares if columns else -(-outer // share)
     spec = SoftmaxSpec(ELEMENTS[x.dtype], lanes, columns, g is not None)
-    pool.launch(kept_kernel(spec), arguments.packed(), tasks, thread_count() if tasks > 1 else 1)
+    launch(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
     return made

@@ -27,16 +27,16 @@ from preimage.engines.jit.elementwise.space_kernel import (
     RowsSpec,
     Window,
 )
-from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.link import address_of
+from preimage.engines.jit.runtime.link import launch
 from preimage.engines.kept_tables import kept_tables
+from preimage.engines.recording import constant
 from preimage.settings import thread_count
 
 __all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
 
 
 def _launch(spec: Any, arguments: Arguments, tasks: int) -> None:
-    pool.launch(kept_kernel(spec), arguments.packed(), tasks, thread_count() if tasks > 1 else 1)
+    launch(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
@@ -56,15 +56,16 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     memory = tuple(length if k == axis else first.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), first.dtype)
     spec = RowsSpec(ELEMENTS[first.dtype], lanes_of(first.dtype))
+    flat = made.transpose(order).reshape(-1)
     start, most = 0, costs().task_elements
     for part in parts:
         width = part.shape[axis] * behind
         share, piece = max(1, most // max(width, 1)), min(width, most)
         pieces = max(1, -(-width // max(piece, 1)))
-        place = address_of(made) + start * behind * first.itemsize
+        place = flat[start * behind :]
         if width:
             arguments = RowsArguments(
-                source=address_of(part), result=place, rows=rows, width=width, source_step=width, result_step=length * behind,
+                source=part, result=place, rows=rows, width=width, source_step=width, result_step=length * behind,
                 share=share, piece=piece, pieces=pieces,
             )  # fmt: skip
             _launch(spec, arguments, -(-rows // share) * pieces)
@@ -124,7 +125,7 @@ def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms:
     rows = prod(memory[: at + 1])
     share = max(1, costs().task_elements // (inner * terms))
     arguments = PoolArguments(
-        x=address_of(x), result=address_of(made), windows=address_of(table), size=x.shape[axis], outputs=outputs, inner=inner,
+        x=x, result=made, windows=constant(table), size=x.shape[axis], outputs=outputs, inner=inner,
         step=step, rows=rows, share=share,
     )  # fmt: skip
     _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), arguments, -(-rows // share))
@@ -165,7 +166,7 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
     share = -(-min(inner, max(lanes, costs().task_elements // outputs)) // lanes) * lanes
     shares = -(-inner // share)
     arguments = MaxGradArguments(
-        x=address_of(x), pooled=address_of(pooled), g=address_of(g), result=address_of(made), positions=address_of(table), size=space,
+        x=x, pooled=pooled, g=g, result=made, positions=constant(table), size=space,
         outputs=outputs, taps=table.shape[1], inner=inner, share=share, shares=shares,
     )  # fmt: skip
     _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes), arguments, outer * shares)
@@ -221,10 +222,10 @@ def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, line
     total, share = outer * len(rows[0]), max(1, costs().task_elements // (inner * len(low)))
     row_low, row_high, row_weight, row_blend = rows
     arguments = ResizeArguments(
-        x=address_of(value), result=address_of(made), rows_in=value.shape[axis], rows=len(rows[0]), columns_in=columns_in,
-        columns=len(low), inner=inner, total=total, share=share, row_low=address_of(row_low), row_high=address_of(row_high),
-        row_weight=address_of(row_weight), row_blend=address_of(row_blend), column_low=address_of(low),
-        column_high=address_of(high), column_weight=address_of(weight), column_blend=address_of(blended),
+        x=value, result=made, rows_in=value.shape[axis], rows=len(rows[0]), columns_in=columns_in,
+        columns=len(low), inner=inner, total=total, share=share, row_low=constant(row_low), row_high=constant(row_high),
+        row_weight=constant(row_weight), row_blend=constant(row_blend), column_low=constant(low),
+        column_high=constant(high), column_weight=constant(weight), column_blend=constant(blended),
     )  # fmt: skip
     lanes = lanes_of(value.dtype) if inner > 1 else 1
     _launch(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), arguments, -(-total // share))

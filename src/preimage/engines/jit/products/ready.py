@@ -13,6 +13,7 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.entry_kernel import MOST_WORDS, EntrySpec
 from preimage.engines.jit.runtime.bound_call import Scratch
 from preimage.engines.jit.runtime.link import DATA_FIELD, LinkedProgram, address_of, compiled
+from preimage.engines.recording import Fixed, Recorder, recorder
 
 __all__ = ["Ready"]
 
@@ -54,11 +55,21 @@ class Ready:
         self._kept, self._table = (kernel, table), address_of(table)
         self._entry = _Entry(int(kernel))
 
+    def _run_recorded(self, here: Recorder, arrays: dict[str, Any], packed: Array | None, more: dict[str, Array] | None) -> None:
+        given = arrays | {name: Fixed(array) if name == "limits" else array for name, array in (more or {}).items()}
+        if packed is not None:
+            given["packed"] = Fixed(packed)
+            del given["b"]
+        self.linked.run_recorded(here, given, self.threads)
+
     def __call__(self, a: Array, b: Any, packed: Array | None = None, more: dict[str, Array] | None = None) -> Array:
         """The product; more: the epilogue's arrays by name."""
         out = aligned_empty(self.shape, self.dtype)
         if self.swapped:
             a, b = b, a
+        if (here := recorder()) is not None:
+            self._run_recorded(here, {"a": a, "b": b, "out": out}, packed, more)
+            return out
         workspace = self._scratch.take(self.linked.workspace_bytes)
         if self._entry is not None and more is None:
             self._entry(

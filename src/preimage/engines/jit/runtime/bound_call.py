@@ -18,6 +18,7 @@ from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ConvRequest
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
+from preimage.engines.recording import Fixed, recorder
 from preimage.resources import register_keeper
 
 __all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_of"]
@@ -147,6 +148,10 @@ class Bound:
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
         ready = self._ready
         out = ready.empty()
+        if (here := recorder()) is not None:
+            moving = {"x": x, "out": out} | ({} if residual is None else {"residual": residual})
+            ready.linked.run_recorded(here, moving | {k: Fixed(a) for k, a in self._kept.items()}, ready.threads)
+            return out
         workspace = self._scratch.take(ready.size + ALIGN)
         base = workspace.address
         addresses = {"x": address_of(x), "out": address_of(out), "residual": 0 if residual is None else address_of(residual)}

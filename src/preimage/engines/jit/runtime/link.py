@@ -12,18 +12,23 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from preimage.engines.addresses import DATA_FIELD, address_of
+from preimage.engines.base import Array
+from preimage.engines.buffers import aligned
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.program import KernelCall, KernelSpec, Program
+from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
+from preimage.engines.recording import Fixed, Recorder, Words, recorder
 from preimage.errors import EngineError
 from preimage.settings import current
 
-__all__ = ["DATA_FIELD", "Launch", "LinkedCall", "LinkedProgram", "address_of", "compiled", "link"]
+__all__ = ["DATA_FIELD", "Launch", "LinkedCall", "LinkedProgram", "address_of", "compiled", "launch_arrays", "link"]
 
 
 class LinkedCall(NamedTuple):
@@ -79,6 +84,8 @@ class LinkedProgram:
 
     def run(self, addresses: dict[str, int], n_threads: int) -> None:
         """Launch the calls with the addresses of this call's arrays."""
+        if (here := recorder()) is not None:
+            here.lost("a program runs whose arrays are not known")
         if n_threads <= 1:
             entry, names, rest = self._whole or self.whole()
             head = [addresses[name] for name in names]
@@ -89,6 +96,34 @@ class LinkedProgram:
             for slot, name in call.arrays:
                 words[slot] = addresses[name]
             pool.launch(call.kernel, pool.pack_args(*words), call.tasks, n_threads)
+
+    def run_recorded(self, here: Recorder, arrays: Mapping[str, Array | Fixed], n_threads: int) -> None:
+        """The same for a recorder, with the arrays themselves; one that is not given has the address 0."""
+        scratch = here.take(self.workspace_bytes + ALIGN)
+        scratch[:8] = 0  # the flag
+        given: dict[str, Array | Fixed] = {name: scratch[at:] for name, at in self.places.items()}
+        given |= arrays
+        factor = arrays.get("b")
+        for call, planned in zip(self.calls, self.program.calls, strict=True):
+            if planned.name == "pack B" and isinstance(factor, np.ndarray) and here.is_fixed(factor):
+                given["packed"] = _packed_once(call, self.program, factor)
+                continue
+            words: list[int | Array | Fixed] = list(call.words)
+            for slot, name in call.arrays:
+                words[slot] = given.get(name, 0)
+            launch_arrays(call.kernel, words, call.tasks, n_threads)
+            here.steps[-1].kept.append((self, call.others))
+
+
+def _packed_once(call: LinkedCall, program: Program, factor: Array) -> Fixed:
+    """The factor of a product that never changes, packed now."""
+    (size,) = (buffer.size for buffer in program.buffers if buffer.name == "packed")
+    memory = aligned(size)
+    words = list(call.words)
+    for slot, name in call.arrays:
+        words[slot] = address_of(factor if name == "b" else memory)
+    pool.launch_known(call.kernel, pool.pack_args(*words), call.tasks, 1)
+    return Fixed(memory)
 
 
 class Launch:
@@ -117,6 +152,8 @@ class Launch:
 
     def __call__(self, bases: list[int]) -> None:
         """bases: the addresses of the workspace and of the given arrays (0: absent)."""
+        if (here := recorder()) is not None:
+            here.lost("a program runs whose arrays are not known")
         bases.append(0)
         if self._entry is not None:
             self._entry(_pack_head(*[bases[k] + at for k, at in self._order]) + self._rest, 0, 0)  # without the pool
@@ -185,3 +222,7 @@ def is_control(spec: KernelSpec) -> bool:
 def compiled(spec: KernelSpec) -> kernels.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
     return kernels.load_all([_wanted(spec, kernels.current_target())])[0]["kernel"]
+import numpy as np
+
+from preimage.engines.base import Array
+from preimage.engines.buffers import aligned

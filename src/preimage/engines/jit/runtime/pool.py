@@ -32,9 +32,10 @@ from array import array
 
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.runtime.pool_ir import MOST_WORKERS, POOL_BYTES, SPINS, WORKERS, pool_ir
+from preimage.engines.recording import recorder
 from preimage.locks import LOCK
 
-__all__ = ["is_loaded", "launch", "pack_args", "pool_size", "wanted"]
+__all__ = ["is_loaded", "launch", "launch_known", "pack_args", "pool_size", "shared", "wanted"]
 
 SPIN_NS = 100_000  # how long a worker spins after a job before it parks
 PATIENCE = 256  # jobs that run on the workers there are before the system is asked again for a thread that it refused
@@ -165,6 +166,13 @@ def launch(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
     Tasks may run in any order and at the same time. The GIL is released meanwhile. A second caller at the same time
     runs its tasks alone, in its own thread.
     """
+    if (here := recorder()) is not None:
+        here.lost("a kernel is launched whose arrays are not known")
+    launch_known(kernel, args, n_tasks, n_threads)
+
+
+def launch_known(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
+    """`launch` of what a recorder was told of, if one is there."""
     if n_threads <= 1 or n_tasks <= 1:
         (_code or _loaded_code()).run_alone(kernel, args, n_tasks)
         return
@@ -176,6 +184,14 @@ def launch(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None:
         pool = _ready_pool(workers, broken=pool)
         if pool._code.run(pool.address, kernel, args, n_tasks, workers):  # pragma: no cover - would need a fork in between
             pool._code.run_alone(kernel, args, n_tasks)
+
+
+def shared(workers: int) -> tuple[int, int]:
+    """The address of the function `run`, and that of the pool with at least so many workers, for generated code that hands out jobs itself."""
+    pool = _pool
+    if pool is None or pool.workers < workers:
+        pool = _ready_pool(workers)
+    return int(pool._code.kernels["run"]), pool.address
 
 
 def pool_size() -> int:

@@ -8,6 +8,8 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor
+from preimage.engines import products
+from preimage.engines.base import Epilogue
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph import ops as words
@@ -158,11 +160,26 @@ def _matmul(a: Any, b: Any) -> Any:
 def _gemm(a: Any, b: Any, c: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> Any:
     a = transpose(a, (1, 0)) if transA else a
     b = transpose(b, (1, 0)) if transB else b
+    if alpha == beta == 1 and _is_row(c, a, b):
+        return products.matmul(a, b, Epilogue(bias=c.reshape(-1)))
     product = _matmul(a, b)
     product = product if alpha == 1 else typed(product * alpha, a)
     if c is None or beta == 0:
         return product
     return typed(product + (c if beta == 1 else typed(c * beta, a)), a)
+
+
+def _is_row(c: Any, a: Any, b: Any) -> bool:
+    """Whether a product of two matrices with one number added in each column is what c says, all of them arrays of one float type."""
+    arrays = (c, a, b)
+    return (
+        all(type(v) is np.ndarray and v.dtype == a.dtype and v.flags.aligned for v in arrays)
+        and a.dtype in (np.float32, np.float64)
+        and a.ndim == b.ndim == 2
+        and a.shape[1] == b.shape[0]
+        and c.size == b.shape[1]
+        and c.shape in ((c.size,), (1, c.size))
+    )
 
 
 @graph_op("onnx.Einsum")

@@ -1,0 +1,217 @@
+"""Writing down what a computation launches while it runs, so that the same kernels can be run again without it.
+
+    recorder = Recorder()
+    x = recorder.watch(array)                  # the same values in memory that the recorder knows
+    with recorder:                             # in this thread
+        y = operation(x)                       # computes as ever
+    recorder.steps, recorder.place_of(y)       # which kernels ran, with which arrays, in which order
+
+While a recorder is there, whatever launches a kernel gives it the arrays in place of their addresses (`Words`), and `aligned_empty` takes
+memory that the recorder knows. An array that is no such memory must be marked as `Fixed`, by whoever knows that it never changes.
+What the recorder cannot follow (`broken`) says so in words: then the computation has to be run as it was written.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "constant", "constant_of", "recorder"]
+
+Array: TypeAlias = NDArray[Any]
+LINE_BYTES = 64
+
+
+class Fixed(NamedTuple):
+    """An array that a kernel reads and that nobody changes: a table, numbers, packed weights."""
+
+    array: Array
+
+
+#: An argument vector: numbers, and arrays whose addresses are wanted.
+Words: TypeAlias = "Sequence[int | Array | Fixed]"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an array lies: in which memory, how many bytes from its beginning, and how."""
+
+    memory: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(slots=True)
+class Step:
+    """One launch: the kernel's code, its argument vector with 0 where an address comes in, and its tasks.
+
+    addresses: (word, memory, offset). kept: what must stay while the step can run. shared: its tasks may go to several threads.
+    """
+
+    code: Any
+    words: list[int]
+    addresses: list[tuple[int, int, int]]
+    tasks: int
+    shared: bool
+    kept: list[Any] = field(default_factory=list)
+
+
+class Memory:
+    """Memory that a recorder knows: what arrays in it refer to in the end."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "_held", "address", "number", "size")
+
+    def __init__(self, number: int, held: Array, address: int, size: int) -> None:
+        self.number, self._held, self.address, self.size = number, held, address, size
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+
+class _Current(threading.local):
+    recorder: Recorder | None = None
+
+
+_current = _Current()
+
+
+def recorder() -> Recorder | None:
+    """The recorder of this thread, if one is there."""
+    return _current.recorder
+
+
+def _address(a: Array) -> int:
+    return int(a.__array_interface__["data"][0])
+
+
+def constant(array: Array) -> Array:
+    """An array that depends on sizes alone, as kernels are given it: for a recorder a copy that nobody can change."""
+    if _current.recorder is None:
+        return array
+    kept = array.copy(order="K")
+    kept.flags.writeable = False
+    return kept
+
+
+def _root(array: Array) -> Array:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def constant_of(array: Array, made: Array) -> Array:
+    """What NumPy made of an array alone: for a recorder it never changes where that array does not."""
+    here = _current.recorder
+    if here is not None and here.is_fixed(array):
+        made.flags.writeable = False
+    return made
+
+
+class Recorder:
+    """What this thread launches inside `with recorder:`. `sizes`: the bytes of every memory, by its number."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.sizes: list[int] = []
+        self.guards: list[Place] = []  #: arrays that must turn out finite: the computation would go on otherwise
+        self.broken: str | None = None
+        self._fixed: dict[int, Array] = {}
+        self._memories: list[weakref.ref[Memory]] = []
+        self._before: Recorder | None = None
+
+    def __enter__(self) -> Recorder:
+        self._before, _current.recorder = _current.recorder, self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.recorder = self._before
+        self._before = None
+
+    # -- memory
+
+    def take(self, size: int) -> Array:
+        """So many new bytes that begin on a cache line."""
+        held = np.empty(size + LINE_BYTES, np.uint8)
+        return self._known(held, _address(held) + -_address(held) % LINE_BYTES, size)
+
+    def _known(self, held: Array, address: int, size: int) -> Array:
+        memory = Memory(len(self.sizes), held, address, size)
+        self.sizes.append(size)
+        self._memories.append(weakref.ref(memory))
+        return np.asarray(memory)
+
+    def watch(self, array: Array) -> Array:
+        """A view of the array (which must not have negative strides) as memory of its own, by which it is known."""
+        low = _address(array)
+        extent = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize if array.size else 0
+        bytes_ = self._known(array, low, extent)
+        return np.ndarray(array.shape, array.dtype, bytes_, 0, array.strides)
+
+    def place_of(self, array: Any) -> Place | None:
+        """Where an array lies, if in memory of this recorder."""
+        memory = self._memory_of(array)
+        if memory is None:
+            return None
+        return Place(memory.number, _address(array) - memory.address, array.shape, array.strides, array.dtype)
+
+    def _memory_of(self, array: Any) -> Memory | None:
+        root = array
+        while isinstance(root, np.ndarray):
+            root = root.base
+        if type(root) is Memory and root.number < len(self._memories) and self._memories[root.number]() is root:
+            return root
+        return None
+
+    def fix(self, array: Array) -> None:
+        """Nobody changes this array, nor what it is a view of, as long as the recording is used."""
+        root = _root(array)
+        self._fixed[id(root)] = root
+
+    def is_fixed(self, array: Array) -> bool:
+        """Whether nobody changes an array: one that `fix` was told of, or that nobody can write to."""
+        root = _root(array)
+        return id(root) in self._fixed or (not root.flags.writeable and root.base is None)
+
+    # -- launches
+
+    def launched(self, code: Any, words: Words, tasks: int, threads: int) -> None:
+        """Write down a launch. An array that is neither known nor fixed breaks the recording."""
+        numbers: list[int] = []
+        step = Step(code, numbers, [], tasks, threads > 1 and tasks > 1)
+        for slot, word in enumerate(words):
+            if isinstance(word, np.ndarray):
+                memory = self._memory_of(word)
+                if memory is None:
+                    if self.is_fixed(word):
+                        step.kept.append(word)
+                        numbers.append(_address(word))
+                        continue
+                    self.broken = self.broken or f"a kernel reads an array of shape {word.shape} that no kernel made"
+                    numbers.append(0)
+                    continue
+                step.addresses.append((slot, memory.number, _address(word) - memory.address))
+                numbers.append(0)
+            elif isinstance(word, Fixed):
+                step.kept.append(word.array)
+                numbers.append(_address(word.array))
+            else:
+                numbers.append(int(word))
+        self.steps.append(step)
+
+    def lost(self, what: str) -> None:
+        """Something ran that was not written down."""
+        self.broken = self.broken or what
+
+    def expect_finite(self, array: Array) -> None:
+        """The recorded kernels are the whole computation only where this array is finite."""
+        place = self.place_of(array)
+        if place is None:
+            self.lost("values decide what is computed")
+        else:
+            self.guards.append(place)

@@ -1,0 +1,61 @@
+"""Which words of graphs may be recorded as kernels (program.py), and what their results depend on.
+
+A word may be recorded where its function reads the values of some inputs through kernels alone: then the kernels that it launches depend
+on shapes and on the other inputs, which must not change. Which inputs those are stands here. A word that is missing stays a function: slower,
+never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from preimage.io.graph.nodes import Node
+
+__all__ = ["may_record", "only_shapes", "same_order"]
+
+#: Results that depend on the shapes of inputs, not on their values.
+_ONLY_SHAPES = frozenset(("onnx.Shape", "onnx.Size"))
+#: Results with the elements of the first input in their order.
+_SAME_ORDER = frozenset(("reshape", "flatten", "onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze"))
+#: Results that are views of the first input.
+_VIEWS = frozenset(
+    (
+        "transpose", "onnx.Transpose", "slice_axis", "onnx.Slice", "onnx.Split", "identity", "onnx.Identity", "dropout", "channels_innermost",
+    )
+)  # fmt: skip
+#: Words that read no value but through kernels, of any input.
+_ALL = frozenset(
+    (
+        "add", "sub", "mul", "div", "relu", "leaky_relu", "clip", "sigmoid", "tanh", "exp", "sqrt", "abs", "maximum", "minimum", "swish",
+        "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul",
+    )
+)  # fmt: skip
+#: Words that read the first input so, and decide on the others.
+_FIRST = frozenset(
+    (
+        "max_pool", "onnx.MaxPool", "global_avg_pool", "onnx.GlobalAveragePool", "onnx.ReduceMean", "onnx.ReduceSum", "onnx.Resize",
+        "onnx.Upsample", "linear", "onnx.Gemm", "onnx.HardSigmoid", "onnx.HardSwish", "onnx.Relu", "onnx.LeakyRelu",
+    )
+)  # fmt: skip
+_POSITIONS = {"conv": (0, 3), "conv_transpose": (0, 3)}
+
+
+def may_record(node: Node, moving: Sequence[int]) -> bool:
+    """Whether the node may be recorded where the inputs at these positions change from run to run."""
+    if node.op in _ALL:
+        return True
+    if node.op in _POSITIONS:
+        return set(moving) <= set(_POSITIONS[node.op])
+    return (node.op in _FIRST or node.op in _VIEWS or node.op in _SAME_ORDER) and tuple(moving) == (0,)
+
+
+def only_shapes(op: str) -> bool:
+    """Whether the word's results depend on shapes alone."""
+    return op in _ONLY_SHAPES
+
+
+def same_order(op: str) -> bool:
+    """Whether the word's result has the elements of its first input, in row-major order."""
+    return op in _SAME_ORDER

@@ -1,0 +1,360 @@
+"""A graph as one program: the same bits as node by node, no Python between the nodes, results of their own, reasons where there is none."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage.engines.recording import Recorder
+from preimage.io.graph import Graph, Input, Node, graph_op, optimise
+from preimage.io.graph import words as words_of_programs
+from preimage.io.graph.programs import MOST_PROGRAMS
+from preimage.io.onnx import operators  # noqa: F401 - its words register themselves
+
+pytestmark = pytest.mark.skipif(pre.engines()["jit"] != "available", reason="programs are made of the jit engine's kernels")
+SAME = {"padding": ((1, 1), (1, 1))}
+Arrays = dict[str, Any]
+
+
+def array(*shape: int, seed: int = 0) -> Any:
+    return (np.random.default_rng(seed).standard_normal(shape) / 3).astype(np.float32)
+
+
+def picture(*shape: int, seed: int = 1) -> Any:
+    return array(*(shape or (2, 3, 14, 18)), seed=seed)
+
+
+def net() -> Graph:
+    """Convolutions, a residual, a mean, a product, a concatenation, windows, views, a copy in order, functions of one value."""
+    nodes = [
+        Node("a", "conv", ("x", "wa", "ba"), ("a",), {**SAME, "activation": "relu"}),
+        Node("b", "conv", ("a", "wb", "", "a"), ("b",), {**SAME, "groups": 8}),
+        Node("p", "max_pool", ("b",), ("p",), {"kernel_size": (2, 3), "stride": (2, 3)}),
+        Node("u", "conv_transpose", ("p", "wu"), ("u",), {"stride": (2, 3)}),
+        Node("c", "concat", ("u", "b"), ("c",), {"axis": 1}),
+        Node("s", "sigmoid", ("c",), ("s",)),
+        Node("h", "mul", ("s", "c"), ("h",)),
+        Node("m", "global_avg_pool", ("h",), ("m",)),
+        Node("f", "reshape", ("h",), ("f",), {"target": (0, 13, -1)}),
+        Node("t", "transpose", ("f",), ("t",), {"axes": (0, 2, 1)}),
+        Node("r", "matmul", ("t", "wr"), ("r",)),
+        Node("q", "softmax", ("r",), ("q",), {"axis": -1}),
+        Node("v", "slice_axis", ("q",), ("v",), {"axis": 1, "start": 2, "stop": 40}),
+    ]
+    stored = {
+        "wa": array(8, 3, 3, 3), "ba": array(8), "wb": array(8, 1, 3, 3, seed=2), "wu": array(8, 5, 2, 3, seed=3), "wr": array(13, 11, seed=4),
+    }  # fmt: skip
+    return Graph(nodes, [Input("x", (None, 3, None, None))], ["v", "m"], parameters=stored).eval()  # type: ignore[return-value]
+
+
+def by_nodes(graph: Graph, feeds: Arrays) -> Arrays:
+    """The values node by node: a run whose steps are listed is no program's."""
+    with pre.no_grad():
+        return graph.run(feeds, steps=[])
+
+
+def same(found: Arrays, want: Arrays) -> None:
+    for key, value in want.items():
+        assert np.asarray(found[key]).dtype == value.dtype
+        np.testing.assert_array_equal(found[key], value)
+
+
+def recorded(graph: Graph, feeds: Arrays) -> Graph:
+    with pre.no_grad():
+        graph.run(feeds)
+        graph.run(feeds)
+    assert graph.programs, graph.why_no_program
+    return graph
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_program_gives_the_bits_of_the_nodes(threads: int) -> None:
+    with pre.config(threads=threads), pre.no_grad():
+        graph = recorded(optimise(net()), {"x": picture()})
+        (program,) = graph.programs
+        assert not program.functions
+        for seed in range(5, 9):
+            feeds = {"x": picture(seed=seed) * 3}
+            same(graph.run(feeds), by_nodes(optimise(net()), feeds))
+            assert graph.why_no_program is None
+
+
+def test_no_python_runs_between_the_nodes() -> None:
+    """Twenty times as many nodes take as many Python calls."""
+
+    def chain(length: int) -> Graph:
+        nodes = [Node(f"n{k}", "conv", (f"v{k}", "w"), (f"v{k + 1}",), SAME) for k in range(length)]
+        return optimise(Graph(nodes, [Input("v0", (1, 4, 6, 6))], [f"v{length}"], parameters={"w": array(4, 4, 3, 3)}).eval())  # type: ignore[arg-type]
+
+    counts = []
+    for length in (10, 200):
+        graph, feeds = chain(length), {"v0": picture(1, 4, 6, 6)}
+        with pre.no_grad():
+            recorded(graph, feeds)
+            counts.append(_calls(lambda graph=graph, feeds=feeds: graph.run(feeds)))  # type: ignore[misc]
+            assert graph.programs[-1].kernels >= length
+    assert counts[0] == counts[1]
+
+
+def _calls(work: Any) -> int:
+    count = 0
+
+    def look(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    work()
+    gc.disable()
+    sys.setprofile(look)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return count
+
+
+def test_results_are_memory_of_their_own() -> None:
+    graph, x = recorded(optimise(net()), {"x": picture()}), picture()
+    with pre.no_grad():
+        first = graph.run({"x": x})
+        copies = {k: v.copy() for k, v in first.items()}
+        for seed in range(20, 26):
+            later = graph.run({"x": picture(seed=seed)})
+            assert not any(np.shares_memory(a, b) for a in first.values() for b in later.values())
+    same(first, copies)
+    for value in first.values():
+        value[...] = 0  # a result is the caller's
+    with pre.no_grad():
+        same(graph.run({"x": x}), copies)
+
+
+def test_shapes_that_change_keep_few_programs_and_are_right() -> None:
+    graph = optimise(net())
+    with pre.no_grad():
+        for turn in range(3):
+            for size in range(MOST_PROGRAMS + 3):
+                feeds = {"x": picture(1, 3, 8 + 2 * size, 12, seed=turn)}
+                same(graph.run(feeds), by_nodes(optimise(net()), feeds))
+    assert 0 < len(graph.programs) <= MOST_PROGRAMS
+    assert graph.buffer_bytes > 0
+    made = sum(step.output_bytes for step in _steps(optimise(net()), feeds))
+    assert graph.programs[-1].run_bytes < 0.7 * made  # values that do not live at the same time share their place
+    graph.release()
+    assert not graph.programs
+    assert graph.buffer_bytes == 0
+
+
+def _steps(graph: Graph, feeds: Arrays) -> list[Any]:
+    steps: list[Any] = []
+    with pre.no_grad():
+        graph.run(feeds, steps=steps)
+    return steps
+
+
+def test_layouts_and_settings_have_programs_of_their_own() -> None:
+    graph, x = optimise(net()), picture()
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    want = by_nodes(optimise(net()), {"x": x})
+    with pre.no_grad():
+        for _ in range(3):
+            for each in (x, last, x[:, :, ::-1][:, :, ::-1], np.asfortranarray(x)):
+                same(graph.run({"x": each}), want)
+            with pre.config(engine="gemm"):
+                graph.run({"x": x})
+                assert graph.why_no_program is not None
+
+
+def test_values_that_functions_make_stand_between_kernels() -> None:
+    nodes = [
+        Node("a", "conv", ("x", "w"), ("a",), SAME),
+        Node("b", "log", ("a",), ("b",)),  # NumPy's
+        Node("c", "conv", ("b", "w"), ("c",), SAME),
+        Node("k", "onnx.Shape", ("c",), ("k",)),
+        Node("d", "onnx.Reshape", ("c", "k"), ("d",)),
+    ]
+
+    def make() -> Graph:
+        return optimise(Graph(nodes, [Input("x", None)], ["d", "k", "b"], parameters={"w": array(4, 4, 3, 3)}).eval())  # type: ignore[arg-type]
+
+    graph, feeds = make(), {"x": np.abs(picture(1, 4, 9, 9)) + 1}
+    want = by_nodes(make(), feeds)
+    recorded(graph, feeds)
+    assert [node.op for node, _ in graph.programs[-1].functions] == ["log"]
+    with pre.no_grad():
+        for seed in range(3):
+            feeds = {"x": np.abs(picture(1, 4, 9, 9, seed=seed)) + 1}
+            want = by_nodes(make(), feeds)
+            same(graph.run(feeds), want)
+    want["k"][:] = 0  # the program's own value is not what it hands out
+
+
+def test_values_that_decide_shapes_end_the_program_not_the_answer() -> None:
+    nodes = [
+        Node("a", "conv", ("x", "w"), ("a",), SAME),
+        Node("r", "relu", ("a",), ("r",)),
+        Node("z", "onnx.NonZero", ("r",), ("z",)),
+    ]
+
+    def make() -> Graph:
+        return optimise(Graph(nodes, [Input("x", None)], ["z", "r"], parameters={"w": array(4, 4, 3, 3)}).eval())  # type: ignore[arg-type]
+
+    graph = recorded(make(), {"x": picture(1, 4, 9, 9)})
+    with pre.no_grad():
+        for seed in range(4):
+            feeds = {"x": picture(1, 4, 9, 9, seed=seed)}
+            same(graph.run(feeds), by_nodes(make(), feeds))
+    assert "depends on values" in (graph.why_no_program or "")
+
+
+def test_sums_that_overflow_are_taken_as_ever() -> None:
+    """A mean whose sum overflows is taken again of fractions: kernels alone would give infinity."""
+    nodes = [Node("a", "conv", ("x", "w"), ("a",), {}), Node("m", "global_avg_pool", ("a",), ("m",))]
+    graph = optimise(Graph(nodes, [Input("x", None)], ["m"], parameters={"w": np.ones((2, 1, 1, 1), np.float32)}).eval())  # type: ignore[arg-type]
+    recorded(graph, {"x": picture(1, 1, 4, 4)})
+    with pre.no_grad():
+        found = graph.run({"x": np.full((1, 1, 4, 4), 3e38, np.float32)})["m"]
+    np.testing.assert_allclose(found.ravel(), 3e38, rtol=1e-6)
+
+
+def test_a_word_that_is_wrongly_trusted_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control run in memory filled with ones: NumPy wrote a value that no kernel writes."""
+    from preimage.engines.buffers import aligned_empty
+    from preimage.io.graph.nodes import OPS
+
+    @graph_op("test.half_numpy")
+    def half(x: Any) -> Any:
+        made = aligned_empty(x.shape, x.dtype)
+        np.add(x, 1, out=made)
+        return made
+
+    try:
+        monkeypatch.setattr(words_of_programs, "_ALL", words_of_programs._ALL | {"test.half_numpy"})
+        nodes = [
+            Node("a", "relu", ("x",), ("a",)),
+            Node("b", "test.half_numpy", ("a",), ("b",)),
+            Node("c", "relu", ("b",), ("c",)),
+        ]
+        graph, x = optimise(Graph(nodes, [Input("x", None)], ["c"]).eval()), picture(4, 5)  # type: ignore[arg-type]
+        with pre.no_grad():
+            for _ in range(4):
+                np.testing.assert_array_equal(graph(x), np.maximum(x, 0) + 1)
+        assert not graph.programs
+        assert "bits" in (graph.why_no_program or "")
+    finally:
+        del OPS["test.half_numpy"]
+
+
+def test_reasons() -> None:
+    graph, x = net(), {"x": picture()}
+    with pre.no_grad():
+        for _ in range(3):
+            graph.run(x)
+        assert "optimise" in (graph.why_no_program or "")
+        graph = optimise(net())
+        graph.run(x)
+        assert "second run" in (graph.why_no_program or "")
+        with pre.io.limits.limits(seconds=1000):
+            graph.run(x)
+            graph.run(x)
+        assert "time" in (graph.why_no_program or "")
+        graph.train()
+        graph.run(x)
+        assert "training" in (graph.why_no_program or "")
+
+
+def test_threads_run_one_program_at_once() -> None:
+    graph = recorded(optimise(net()), {"x": picture()})
+    inputs = [{"x": picture(seed=30 + k)} for k in range(4)]
+    wanted = [by_nodes(optimise(net()), feeds) for feeds in inputs]
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        with pre.no_grad():
+            for _ in range(20):
+                found = graph.run(inputs[k])
+                if not all(np.array_equal(found[key], wanted[k][key]) for key in found):
+                    wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["warm", "recording"])
+def test_a_signal_handler_may_run_the_program_in_the_middle_of_a_run(first: bool) -> None:
+    graph, a, b = optimise(net()), {"x": picture()}, {"x": picture(seed=9)}
+    want, other = by_nodes(optimise(net()), a), by_nodes(optimise(net()), b)
+    with pre.no_grad():
+        graph.run(a)
+        if not first:
+            graph.run(a)
+        found: list[Arrays] = []
+
+        def handler(*_: Any) -> None:
+            with pre.no_grad():
+                found.append(graph.run(b))
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            for delay in range(1, 40):
+                signal.setitimer(signal.ITIMER_REAL, delay * 2e-5)
+                same(graph.run(a), want)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    for each in found:
+        same(each, other)
+
+
+def test_a_forked_child_runs_the_program() -> None:
+    graph, feeds = optimise(net()), {"x": picture()}
+    with pre.config(threads=2), pre.no_grad():
+        recorded(graph, feeds)
+        want = graph.run(feeds)
+        child = os.fork()
+        if not child:
+            ok = False
+            try:
+                found = graph.run(feeds)
+                ok = all(np.array_equal(found[k], want[k]) for k in want)
+            finally:
+                os._exit(0 if ok else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_copies_begin_anew() -> None:
+    graph = recorded(optimise(net()), {"x": picture()})
+    other = copy.deepcopy(graph)
+    assert not other.programs
+    recorded(other, {"x": picture()})
+
+
+def test_a_recorder_knows_arrays_by_what_they_are_views_of() -> None:
+    recorder, x = Recorder(), array(4, 6)
+    with recorder:
+        known = recorder.watch(x)
+        made = recorder.take(96).view(np.float32).reshape(4, 6)
+        recorder.launched(7, [known[1:, 2:], made.T, 5], 3, 2)
+        assert recorder.broken is None
+        recorder.launched(7, [x], 1, 1)
+    assert recorder.broken
+    (step, _) = recorder.steps
+    assert step.words == [0, 0, 5]
+    assert step.addresses == [(0, 0, 4 * 8), (1, 1, 0)]
+    assert recorder.place_of(x) is None
+    place = recorder.place_of(known[:, ::-1])
+    assert place is not None
+    assert (place.offset, place.strides) == (20, (24, -4))
