@@ -172,7 +172,9 @@ class Chain:
                 out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
         if self.tasks:
             if self._repeated:
-                operands = [constant_of(a, _copied(a, *self._repeated[k])) if k in self._repeated else a for k, a in enumerate(operands)]
+                operands = [
+                    constant_of(a, _copied(a, *self._repeated[k])) if k in self._repeated else a for k, a in enumerate(operands)
+                ]
             values = np.array(numbers, self.computed) if numbers else None
             words: list[Any] = [*self.head, 0 if values is None else Fixed(values)]
             for array, place in zip((*operands, *out), self._places, strict=True):
