@@ -19,7 +19,7 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.chain_kernel import ChainSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
 from preimage.engines.jit.elementwise.layout import Shape
-from preimage.engines.jit.runtime.link import launch
+from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.recording import Fixed, constant_of
 from preimage.settings import thread_count
 
@@ -179,7 +179,7 @@ class Chain:
             words: list[Any] = [*self.head, 0 if values is None else Fixed(values)]
             for array, place in zip((*operands, *out), self._places, strict=True):
                 words += (array, *place)
-            launch(self.kernel, words, self.tasks, thread_count() if self.shared else 1)
+            launch_arrays(self.kernel, words, self.tasks, thread_count() if self.shared else 1)
         return tuple(out)
 
 

@@ -16,7 +16,7 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, dense_order, lanes_of
-from preimage.engines.jit.runtime.link import launch
+from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.order import BLOCK
 from preimage.reduction import tree_sum
 from preimage.settings import thread_count
@@ -62,6 +62,6 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
         channels=channels, space=space, block=BLOCK, blocks=blocks, share=share, shares=shares,
     )  # fmt: skip
     tasks = count * shares * (blocks if columns else 1)
-    launch(kept_kernel(spec), arguments.listed(), tasks, thread_count() if x.size > task_elements else 1)
+    launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if x.size > task_elements else 1)
     found = [s[:, 0] if blocks == 1 else tree_sum(s, axis=1) for s in sums]
     return tuple([tree_sum(s) for s in found]) if images else tuple(found)

@@ -10,7 +10,7 @@ from preimage.engines.base import Array
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.softmax_kernel import SoftmaxArguments, SoftmaxSpec
-from preimage.engines.jit.runtime.link import launch
+from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.order import BLOCK
 from preimage.settings import thread_count
 
@@ -41,5 +41,5 @@ def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
     )  # fmt: skip
     tasks = outer * shares if columns else -(-outer // share)
     spec = SoftmaxSpec(ELEMENTS[x.dtype], lanes, columns, g is not None)
-    launch(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
+    launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
     return made

@@ -27,7 +27,7 @@ from preimage.engines.jit.elementwise.space_kernel import (
     RowsSpec,
     Window,
 )
-from preimage.engines.jit.runtime.link import launch
+from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.kept_tables import kept_tables
 from preimage.engines.recording import constant
 from preimage.settings import thread_count
@@ -36,7 +36,7 @@ __all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
 
 
 def _launch(spec: Any, arguments: Arguments, tasks: int) -> None:
-    launch(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
+    launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:

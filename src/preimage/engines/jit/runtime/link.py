@@ -222,7 +222,11 @@ def is_control(spec: KernelSpec) -> bool:
 def compiled(spec: KernelSpec) -> kernels.LoadedKernel:
     """The kernel of a spec, compiled or from the cache."""
     return kernels.load_all([_wanted(spec, kernels.current_target())])[0]["kernel"]
-import numpy as np
 
-from preimage.engines.base import Array
-from preimage.engines.buffers import aligned
+
+def launch_arrays(kernel: kernels.LoadedKernel, words: Words, n_tasks: int, n_threads: int) -> None:
+    """`pool.launch` with an argument vector that holds arrays in place of their addresses; a recorder, if one is there, writes it down."""
+    if (here := recorder()) is not None:
+        here.launched(kernel, words, n_tasks, n_threads)
+    args = [address_of(w) if isinstance(w, np.ndarray) else address_of(w.array) if isinstance(w, Fixed) else w for w in words]
+    pool.launch_known(kernel, pool.pack_args(*args), n_tasks, n_threads)
