@@ -109,8 +109,11 @@ class Inexact(GemmEngine):
 
     name = "inexact"
 
-    def cycles(self, geometry, contraction, dtype):
-        return 1.0 if geometry.kernel_size[0] > 2 else float("inf")
+    def declines(self, geometry, contraction, dtype):
+        return None if geometry.kernel_size[0] > 2 else "the kernel is small"
+
+    def gain(self, geometry, contraction, dtype):
+        return 1.5
 
 
 def test_an_engine_that_is_not_exact_runs_only_where_it_may(monkeypatch):
@@ -123,6 +126,7 @@ def test_an_engine_that_is_not_exact_runs_only_where_it_may(monkeypatch):
     with pre.config(accuracy="fast"):
         assert pre.plan(g).engine == "inexact"
         assert pre.plan(small).engine == "jit"
+        assert pre.plan(small).refused["inexact"] == "the kernel is small"
     with pre.config(engine="inexact"):
         with pytest.raises(pre.EngineError, match="accuracy='fast' allows"):
             pre.plan(g)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
-from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, Plan, is_channels_last
+from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, InexactEngine, Plan, is_channels_last
 from preimage.engines.prepared import PreparedWeight
 from preimage.errors import DTypeError, EngineError, OptionError, OutOfMemoryError
 from preimage.geometry import ConvGeometry
@@ -49,9 +49,11 @@ _ROWS = {
     "jit": "preimage.engines.jit.engine:JitEngine",
     "gemm": "preimage.engines.gemm:GemmEngine",
     "reference": "preimage.engines.reference:ReferenceEngine",
+    "fft": "preimage.engines.fft.engine:FftEngine",
 }
-#: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it. The cheapest by their models (`cycles`) is taken.
-INEXACT: tuple[str, ...] = ()
+#: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it, and then before the others, unless they decline
+#: (`declines`): by the geometry alone, since the choice changes bits.
+INEXACT: tuple[str, ...] = ("fft",)
 #: Those that compute on GPUs: arrays on a device go to the first of them, NumPy's only where one is asked for by name.
 DEVICE_ENGINES = ("cuda", "cudnn")
 _NOT_EXACT = "it sums in an order of its own, which accuracy='fast' allows"
@@ -116,17 +118,26 @@ def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], sett
             raise EngineError(f"engine {settings.engine!r} cannot take this {contraction}: {why}")
         return engine, "asked for by name"
     reasons: list[str] = []
+    # First: to ask an exact engine about a huge kernel may take as long as the transforms.
+    if settings.accuracy == "fast":
+        for engine, why in _inexact(geometry, contraction, dtype):
+            if why is None:
+                return engine, "accuracy='fast' allows it"
+            reasons.append(f"{engine.name}: {why}")
     exact = _first(
         geometry, contraction, dtype, [name for name in _ROWS if name not in INEXACT and name not in DEVICE_ENGINES], reasons
     )
     if exact is None:
         raise EngineError(f"no engine can take this {contraction}: {'; '.join(reasons)}")
-    if settings.accuracy != "fast" or not INEXACT:
-        return exact, "; ".join(reasons) or "first choice"
-    found = [exact, *(e for name in INEXACT if (e := _first(geometry, contraction, dtype, [name], reasons)) is not None)]
-    cycles = {engine.name: getattr(engine, "cycles", lambda *_: math.inf)(geometry, contraction, dtype) for engine in found}
-    best = min(found, key=lambda engine: cycles[engine.name])
-    return best, "; ".join([*reasons, *(f"{name}: {count:,.0f} cycles by its model" for name, count in cycles.items())])
+    return exact, "; ".join(reasons) or "first choice"
+
+
+def _inexact(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> Iterator[tuple[InexactEngine, str | None]]:
+    """The engines that can take a call where accuracy="fast", and why they had better not."""
+    for name in INEXACT:
+        engine = cast("InexactEngine | None", _first(geometry, contraction, dtype, [name], []))
+        if engine is not None:
+            yield engine, engine.declines(geometry, contraction, dtype)
 
 
 def _first(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], names: list[str], reasons: list[str]) -> Engine | None:
@@ -285,26 +296,27 @@ def plan(
         dtype = np.dtype(dtype)
     except TypeError:
         raise DTypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}") from None
-    found = choose(geometry, contraction, dtype).plan(geometry, contraction, dtype, layout == "channels_last")
-    note = _large_kernel(geometry)
-    return found if note is None else replace(found, details=found.details | {"large kernel": note})
+    engine = choose(geometry, contraction, dtype)
+    found = engine.plan(geometry, contraction, dtype, layout == "channels_last")
+    if engine.name in INEXACT:
+        return found
+    refused, details = dict(found.refused), dict(found.details)
+    for other, why in _inexact(geometry, contraction, dtype):
+        gain = other.gain(geometry, contraction, dtype)
+        if current().accuracy == "fast":
+            refused[other.name] = why or f"the engine {engine.name!r} was asked for by name"
+        elif why is None and gain >= LARGE_KERNEL:
+            details["large kernel"] = _slow(geometry, gain)
+    return replace(found, details=details, refused=refused)
 
 
-#: A kernel counts as large where fast Fourier transforms would take this many times less work.
-LARGE_KERNEL = 8
+#: A kernel counts as large where fast Fourier transforms would be this many times faster.
+LARGE_KERNEL = 2
 
 
-def _large_kernel(g: ConvGeometry) -> str | None:
+def _slow(g: ConvGeometry, gain: float) -> str:
     """What a plan says of a kernel so large (a point spread function as large as the picture) that adding up its taps is the slow way."""
-    taps = math.prod(g.kernel_size)
-    cells = math.prod(max(n + lo + hi, 1) for n, (lo, hi) in zip(g.input_size, g.padding, strict=True))
-    planes = g.batch * (g.in_channels + g.out_channels) + g.out_channels * g.in_channels_per_group
-    transforms = (
-        2.5 * planes * cells * math.log2(max(cells, 2)) + 4.0 * cells * g.batch * g.out_channels * g.in_channels_per_group
-    )
-    if not transforms or g.work_flop < LARGE_KERNEL * transforms:
-        return None
     return (
-        f"slow: every output adds up the products of {taps} taps and {g.in_channels_per_group} channels, {g.work_flop:.2g} flop in all; by"
-        f" fast Fourier transforms, which no engine here does, it would be about {transforms:.1g}"
+        f"slow: every output adds up the products of {math.prod(g.kernel_size)} taps and {g.in_channels_per_group} channels,"
+        f" {g.work_flop:.2g} flop in all; accuracy='fast' takes fast Fourier transforms, about {gain:.2g} times faster"
     )

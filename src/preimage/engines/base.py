@@ -27,6 +27,7 @@ __all__ = [
     "ElementwiseKernels",
     "Engine",
     "Epilogue",
+    "InexactEngine",
     "Plan",
     "ProductKernels",
     "accumulator_dtype",
@@ -161,9 +162,6 @@ class Engine(Protocol):
 
     takes_prepared: conv and conv_transpose also take a PreparedWeight for w; other engines are given its array.
     kernels: what it computes beside the contractions, if anything. products: its matrix products.
-
-    cycles(geometry, contraction, dtype), where there is one: by a model of its own, of one thread; where accuracy="fast" allows several
-    engines, the one with the fewest is taken.
     """
 
     name: str
@@ -183,6 +181,24 @@ class Engine(Protocol):
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array: ...
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan: ...
+
+
+class InexactEngine(Engine, Protocol):
+    """An engine that sums in an order of its own, which accuracy="fast" allows. It says itself when it pays: the choice changes bits, so it
+    depends on nothing but the geometry without its batch, the contraction and the dtype.
+    """
+
+    def declines(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
+        """Why the exact path is the better one; None where it is not."""
+        ...
+
+    def gain(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> float:
+        """How many times faster than the exact path it is, by its model."""
+        ...
+
+    def error_bound(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> float:
+        """c, where no result is off by more than c |a|_2 |b|_1, with a and b the operands as the result's group and image sees them."""
+        ...
 
 
 def supported_dtype(dtype: DType) -> bool:

@@ -16,7 +16,7 @@ from preimage.ops import conv, conv_transpose
 from preimage.ops.contraction import weight_operand
 from preimage.ops.layout import check_layout
 from preimage.ops.operands import count_of, entries, sizes_of
-from preimage.typing import Layout, Operand, PaddingMode, Value
+from preimage.typing import Accuracy, Layout, Operand, PaddingMode, Value
 
 __all__ = ["Conv"]
 
@@ -27,7 +27,8 @@ class Conv(Operator):
     Shapes: w (C_out, C_in // groups, *kernel), or what `preimage.prepare` made of it; `input_size` is spatial.
         x (batch, C_in, *input_size), y (batch, C_out, *out);
         with layout="channels_last" the channels come last in both. Flat vectors are taken, and given back, flat.
-    Definition: as preimage.conv, without bias; `padding_mode` any of zeros, reflect, replicate, circular.
+    Definition: as preimage.conv, without bias; `padding_mode` any of zeros, reflect, replicate, circular. accuracy="fast" takes Fourier
+        transforms where the kernel is large enough for them to pay (docs/fast.md); w as it is now is transformed once.
     Raises: as preimage.conv, at once; ShapeError for an input of another shape.
 
     Example:
@@ -52,6 +53,7 @@ class Conv(Operator):
         groups: int = 1,
         padding_mode: PaddingMode = "zeros",
         layout: Layout = "channels_first",
+        accuracy: Accuracy | None = None,
     ) -> None:
         self.w = weight_operand(w, None)
         if len(self.w.shape) < 2:
@@ -68,8 +70,10 @@ class Conv(Operator):
         g = self.geometry
         self._options: dict[str, Any] = {
             "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": groups,
-            "padding_mode": padding_mode, "layout": layout,
+            "padding_mode": padding_mode, "layout": layout, "accuracy": accuracy,
         }  # fmt: skip
+        if accuracy == "fast" and isinstance(self.w, np.ndarray):
+            self.w = PreparedWeight(self.w)  # spectra are made once
         self.dtype = array_of(self.w).dtype
         last = check_layout(layout) == "channels_last"
         self.input_shape = (batch, *size, channels) if last else g.input_shape

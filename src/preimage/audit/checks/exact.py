@@ -13,7 +13,7 @@ from preimage.audit.checks.base import Check, Operands, call, compare, gamma
 from preimage.audit.coverage import contexts
 from preimage.audit.data import EPSILON, LAYOUTS, PRECISION, amplitude, dtype_of, integers
 from preimage.audit.findings import Failure, Tally, Trial
-from preimage.audit.oracle import Array, fingerprint, fold
+from preimage.audit.oracle import Array, fingerprint, fold, operands
 from preimage.audit.subjects.base import Subject
 
 __all__ = ["Exact"]
@@ -91,7 +91,9 @@ class Exact(Check):
         failure = compare(got, want.astype(np.float64).astype(dtype_of(trial.dtype)), result)
         if failure is None or subject.must_be_exact:
             return failure
-        bound = gamma(case.terms[result] + 1, trial.dtype) * ops.magnitude[result] + EPSILON[trial.dtype] * np.abs(want)
+        stated = subject.stated_bound(case, result, trial.dtype, *operands(result, ops.x, ops.w, ops.y))
+        bound = gamma(case.terms[result] + 1, trial.dtype) * ops.magnitude[result] if stated is None else stated
+        bound = bound + EPSILON[trial.dtype] * np.abs(want)
         with np.errstate(all="ignore"):
             units = np.abs(got.astype(np.float64) - want) / bound
         units = np.where(got == want, 0.0, np.where(np.isnan(units), np.inf, units))

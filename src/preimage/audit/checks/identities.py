@@ -23,7 +23,7 @@ from preimage.audit.case import Case
 from preimage.audit.checks.base import Check, Operands, call, compare, few_images
 from preimage.audit.data import EPSILON, LAYOUTS, PRECISION, amplitude, dtype_of, integers, lay_out
 from preimage.audit.findings import Failure, Tally, Trial
-from preimage.audit.oracle import Array, contract
+from preimage.audit.oracle import Array, contract, operands
 from preimage.audit.subjects.base import REFUSALS, Refused, Subject
 
 __all__ = ["Identities"]
@@ -221,7 +221,7 @@ class Identities(Check):
             want = np.clip(want, -3, 5)
         arrays = ops.arrays(result, trial.dtype, trial.layout)
         got = _guarded(lambda: subject.run_epilogue(case, result, *arrays, **given))
-        return compare(np.asarray(got), want.astype(dtype), f"{result} with {', '.join(given)}")
+        return compare(_quarters(subject, trial, ops, got), want.astype(dtype), f"{result} with {', '.join(given)}")
 
     def _prepared(self, subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Failure | None:
         case, result, dtype = ops.case, trial.result, dtype_of(trial.dtype)
@@ -237,7 +237,7 @@ class Identities(Check):
             want = 2 * want
         a, w = ops.arrays(result, trial.dtype, "contiguous")
         got = _guarded(lambda: subject.run_prepared(case, result, a, w, how, **given))
-        return compare(np.asarray(got), want.astype(dtype), f"{result}, weights {how}")
+        return compare(_quarters(subject, trial, ops, got), want.astype(dtype), f"{result}, weights {how}")
 
 
 def _need_all(subject: Subject, trial: Trial, ops: Operands) -> None:
@@ -261,9 +261,24 @@ def _run(subject: Subject, trial: Trial, ops: Operands, tally: Tally, result: st
             return got
         near = np.rint(got)
         slack = 64 * EPSILON[trial.dtype] * max(ops.case.terms[asked.result], 16)
-        if np.all(np.abs(got - near) <= slack * ops.magnitude[asked.result] + 1e-30):
+        stated = _stated(subject, asked, ops)
+        if np.all(np.abs(got - near) <= (slack * ops.magnitude[asked.result] if stated is None else stated) + 1e-30):
             return near
     return got
+
+
+def _stated(subject: Subject, trial: Trial, ops: Operands) -> Array | None:
+    return subject.stated_bound(ops.case, trial.result, trial.dtype, *operands(trial.result, ops.x, ops.w, ops.y))
+
+
+def _quarters(subject: Subject, trial: Trial, ops: Operands, got: Any) -> Array:
+    """A result whose true values are multiples of 1/4: rounded to them, where a subject that is not exact is within the bound that it states."""
+    stated = _stated(subject, trial, ops)
+    if stated is None:
+        return np.asarray(got)
+    wide = np.asarray(got, np.float64)
+    near = np.rint(4 * wide) / 4
+    return np.where(np.abs(wide - near) <= 2 * stated + 2 * EPSILON[trial.dtype] * np.abs(wide), near, wide).astype(got.dtype)
 
 
 def _inner(a: Array, b: Array) -> int | float:

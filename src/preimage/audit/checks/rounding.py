@@ -3,7 +3,8 @@
     unit[e] = gamma_n * sum |x||w|  (+ u_narrow * |result| where the dtype is narrower than its sums)
 
 with the truth in float64 (for float64 in extended precision where the platform has it, else not measured). Above 1 no order
-of summation explains the error: the subject is imprecise.
+of summation explains the error: the subject is imprecise. A subject that sums in an order of its own and states a bound (`Subject.stated_bound`)
+is held to that one instead.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from preimage.audit.case import RESULTS, Case
 from preimage.audit.checks.base import Check, Operands, call, gamma
 from preimage.audit.data import EPSILON, dtype_of, reals
 from preimage.audit.findings import Failure, Tally, Trial
-from preimage.audit.oracle import Truth
+from preimage.audit.oracle import Truth, operands
 from preimage.audit.subjects.base import Subject
 
 __all__ = ["Rounding"]
@@ -60,7 +61,8 @@ class Rounding(Check):
         narrow = EPSILON[dtype] > EPSILON["float32"]
         # Who does not promise to sum narrow floats in float32 is measured by sums in the dtype itself.
         share = gamma(case.terms[result], dtype, sums_narrow=narrow and not subject.rounds_once)
-        bound = share * ops.magnitude[result]
+        stated = subject.stated_bound(case, result, dtype, *operands(result, ops.x, ops.w, ops.y))
+        bound = share * ops.magnitude[result] if stated is None else np.broadcast_to(stated, got.shape)
         if narrow:
             bound = bound + EPSILON[dtype] * np.abs(truth.astype(np.float64)) * (1 + share)
             bound = bound + float(np.finfo(np.float16).smallest_subnormal if dtype == "float16" else 0.0)

@@ -78,6 +78,13 @@ class Subject:
         """One of RESULTS; bias has one value per channel of the result (conv and conv_transpose only)."""
         raise NotImplementedError
 
+    def stated_bound(self, case: Case, result: str, dtype: str, *operands: Array) -> Array | None:
+        """What results may be off by, as the subject itself states it, of an algorithm that sums in an order of its own (Fourier
+        transforms): an array that broadcasts to the result. None: the bound of sums of products in any order holds.
+        """
+        del case, result, dtype, operands
+        return None
+
     def product(self, a: Array, b: Array) -> Array:
         """The matrix product of two matrices, where the library has one (`audit.accuracy`)."""
         raise NotImplementedError

@@ -24,7 +24,7 @@ from preimage.audit.case import Case
 from preimage.audit.data import dtype_of
 from preimage.audit.invalid import Invalid
 from preimage.audit.subjects.base import Array, Refused, Subject, Variant
-from preimage.engines import decisions, get
+from preimage.engines import INEXACT, decisions, get
 from preimage.engines.buffers import trim
 from preimage.errors import OptionError, PreimageError
 from preimage.settings import config
@@ -38,6 +38,26 @@ _LITTLE_MACS = {"schedules": 0, "few kernels": FEW_KERNELS_MACS}
 
 #: Contractions in the contract's order, by engine.
 _BY_CONTRACT = {"jit": frozenset({"conv", "conv_transpose", "conv_weight_grad"})}
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+def _norms(case: Case, result: str, a: Array, b: Array) -> Array:
+    """|a|_2 |b|_1 of what meets in a result: of an image and group of the activations, and of the weights of one channel of the result."""
+    groups, space = case.groups, (1,) * case.ndim
+    a, b = np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64))
+    lengths: Array = np.sqrt(np.square(a.reshape(len(a), groups, -1)).sum(-1))  # (images, groups)
+    if result == "conv_weight_grad":
+        sizes = b.reshape(*b.shape[:2], -1).sum(-1)  # (images, channels)
+        found: Array = (np.repeat(lengths, b.shape[1] // groups, axis=1) * sizes).sum(0)
+        return found.reshape(-1, 1, *space)
+    taps = b.reshape(groups, -1, *b.shape[1:])
+    taps = taps.reshape(*taps.shape[:3], -1).sum(-1)  # (groups, outer, inner)
+    sizes = taps.sum(2 if result == "conv" else 1)  # (groups, channels of the result)
+    return np.asarray((lengths[:, :, None] * sizes).reshape(len(a), -1, *space))
+
 
 _SUPPORTS = "wanted None for a call that it takes, and else the reason as text"
 
@@ -152,6 +172,10 @@ class EngineSubject(Subject):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.must_be_exact = name not in INEXACT
+        if not self.must_be_exact:
+            self.differentiates = frozenset()  # whose results are compared with integers
+        self._settings: dict[str, Any] = {"engine": name} if self.must_be_exact else {"engine": name, "accuracy": "fast"}
         self.errors = (PreimageError,)
         self._reason: str | None = None
         try:
@@ -186,12 +210,19 @@ class EngineSubject(Subject):
             return self.engine.conv_weight_grad(case.geometry(), *operands)
         return self.run_epilogue(case, result, *operands, **({} if bias is None else {"bias": bias}))
 
+    def stated_bound(self, case: Case, result: str, dtype: str, *operands: Array) -> Array | None:
+        """c |a|_2 |b|_1 of `engines.base.InexactEngine`, for each image and channel of the result."""
+        if self.must_be_exact or result == "bias_grad":
+            return None
+        engine: Any = self.engine
+        return _norms(case, result, *operands) * float(engine.error_bound(case.geometry(), result, dtype_of(dtype)))
+
     def product(self, a: Array, b: Array) -> Array:
-        with config(engine=self.name):
+        with config(**self._settings):
             return np.asarray(ops.matmul(a, b))
 
     def total(self, x: Array, axes: tuple[int, ...]) -> Array:
-        with config(engine=self.name):
+        with config(**self._settings):
             return np.asarray(ops.sum(x, axes))
 
     def run_epilogue(self, case: Case, result: str, *operands: Array, **epilogue: Any) -> Array:
@@ -213,7 +244,9 @@ class EngineSubject(Subject):
         if how == "packed":
             return getattr(self.engine, result)(case.geometry(), a, packed, given)  # type: ignore[no-any-return]
         chain = ((("mul", (0, 1)),), (2.0,)) if how == "bound, with a chain" else None
-        call = self.engine.bind(case.geometry(), result, a, packed, given, chain)  # type: ignore[attr-defined]
+        if not hasattr(self.engine, "bind"):
+            raise Refused("a call that cannot be bound")
+        call = self.engine.bind(case.geometry(), result, a, packed, given, chain)
         if call is None:
             raise Refused("a call that cannot be bound")
         residual = epilogue.get("residual")
@@ -256,7 +289,7 @@ class EngineSubject(Subject):
 
         if not case.is_conv:
             raise Refused("no convolution gives these sizes")
-        with pre.config(engine=self.name):
+        with pre.config(**self._settings):
             leaves: list[Any] = [pre.Tensor(a, requires_grad=True) for a in (x, w, b)]
             y = self._layer(case, *leaves)
             y.backward(gy)
@@ -268,7 +301,7 @@ class EngineSubject(Subject):
 
         if not case.is_conv:
             raise Refused("no convolution gives these sizes")
-        with pre.config(engine=self.name):
+        with pre.config(**self._settings):
             tx, tw, tg = (pre.Tensor(a, requires_grad=True) for a in (x, w, gy))
             y = self._layer(case, tx, tw, None)
             gx, gw = pre.grad(y, [tx, tw], tg, create_graph=True)
@@ -283,7 +316,7 @@ class EngineSubject(Subject):
         w = (rng.random(call.weight_shape) * 9).astype(call.weight_dtype)
         b = None if call.bias_shape is None else np.ones(call.bias_shape, call.dtype)
         function = pre.conv if call.op == "conv" else pre.conv_transpose
-        with pre.config(engine=self.name):
+        with pre.config(**self._settings):
             return function(x, w, b, **call.arguments)
 
     @cached_property
@@ -323,7 +356,7 @@ class EngineSubject(Subject):
     def script_under(self, under: tuple[str, ...], script: str) -> str:
         if "    got =" not in script:
             return super().script_under(under, script)
-        head = f"with pre.config(engine={self.name!r}"
+        head = f"with pre.config({_words(self._settings)}"
         for text in under:
             promise, _, number = text.partition(":")
             if promise == "threads":
@@ -351,4 +384,4 @@ class EngineSubject(Subject):
             call = f"get({self.name!r}).conv(geometry, {given})"
         else:
             return "\n".join([*lines, f"got = {given}.sum(axis={(0, *range(2, case.ndim + 2))})"])
-        return "\n".join([*lines, f"with pre.config(engine={self.name!r}):", f"    got = {call}"])
+        return "\n".join([*lines, f"with pre.config({_words(self._settings)}):", f"    got = {call}"])

@@ -355,12 +355,6 @@ class JitEngine:
 
     planned_decisions = planned_decisions
 
-    def cycles(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> float:
-        """Modelled cycles of one thread, on dense arrays: of the cheapest strategy."""
-        found, _ = considered(self.request(geometry, contraction, dtype))
-        least = min((candidate.cost for candidate in found.values() if candidate.cost is not None), default=None)
-        return float(geometry.inside_macs) if least is None else least
-
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize
         request = self.request(geometry, contraction, dtype, channels_last)

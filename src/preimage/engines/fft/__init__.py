@@ -1,0 +1,1 @@
+"""Convolutions with large kernels by fast Fourier transforms (docs/fast.md)."""
