@@ -198,7 +198,7 @@ def test_wrong_answers_take_no_part(tmp_path, monkeypatch):
         np.savez(tmp_path / f"answers_{name}.npz", np.array([0.0, value]))
     rows = {name: ModelRow("m", "", "", 1, name) for name in ("preimage", "onnxruntime", "opencv")}
     sides = {name: Side() for name in rows}
-    contest._compare(rows, sides, tmp_path)
+    contest._compare(rows, sides, tmp_path, 1e-4)
     assert list(sides) == ["onnxruntime", "opencv"]
     assert "differ from onnxruntime's by 0.1" in rows["preimage"].error
 

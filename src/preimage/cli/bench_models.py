@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from preimage.cli import text
+from preimage.cli.output import say_progress
 from preimage.errors import OptionError
 
 __all__ = ["bench_models"]
@@ -35,7 +36,7 @@ def bench_models(
             threads=counts,
             protocol=ModelProtocol(rounds=rounds, cpu=cpu),
             pythons=_pythons(pythons),
-            progress=lambda rows, done, total: status.update(f"{done}/{total}  {rows[0].model}"),
+            progress=lambda rows, done, total: say_progress(f"{done}/{total}  {rows[0].model}", status),
         )
     json_file, markdown_file = outputs
     if json_file:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from preimage.cli import text
-from preimage.cli.output import check_outputs
+from preimage.cli.output import check_outputs, say_progress
 from preimage.resources import parse_bytes
+
+if TYPE_CHECKING:
+    from preimage.bench.models import Verdict
 
 __all__ = ["check_models"]
 
@@ -36,7 +40,7 @@ def check_models(
             subjects,
             memory_bytes=MEMORY if memory is None else parse_bytes(memory, "--memory"),
             seconds=SECONDS if seconds is None else text.finite(seconds, "seconds"),
-            progress=lambda verdict, done, total: status.update(f"{done}/{total}  {verdict.name}"),
+            progress=lambda verdict, done, total: say_progress(_line(verdict, done, total), status),
         )
     if json_file:
         write_file(json_file, json.dumps([asdict(v) for v in verdicts], indent=1), overwrite=overwrite)
@@ -45,3 +49,7 @@ def check_models(
     print_check(verdicts, console)
     if not all(verdict.in_order for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _line(verdict: Verdict, done: int, total: int) -> str:
+    return f"{done}/{total}  {verdict.name}: {'in order' if verdict.in_order else 'not in order'}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from preimage.errors import OptionError, OutputError
+from preimage.host import printable
 from preimage.host.folders import NewFolder
 from preimage.host.writing import check_writable
 
-__all__ = ["OutputFolder", "Results", "check_outputs", "free_name", "unique_names"]
+__all__ = ["OutputFolder", "Results", "check_outputs", "free_name", "say_progress", "unique_names"]
 
 #: Lies in every folder that we wrote: only such a folder is ever replaced.
 MARK = "metrics.json"
@@ -31,6 +33,14 @@ def check_outputs(*paths: Path | None, overwrite: bool) -> None:
         if other is not path:
             raise OptionError(f"{path}: is named twice, so one result would take the other's place")
         check_writable(path, overwrite=overwrite)
+
+
+def say_progress(text: str, status: Any) -> None:
+    """How far a long command has come: in its line on a terminal, else as a line on the standard error."""
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        status.update(printable(text))
+    else:
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

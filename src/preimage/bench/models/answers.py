@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["difference"]
+__all__ = ["FLOOR", "difference"]
+
+#: Answers whose range is smaller are compared in parts of this: probabilities near zero are known to two units in the last place of 1 at best,
+#: where an activation is computed as 1 / (1 + exp(-x)).
+FLOOR = 2e-3
 
 
 def difference(found: Sequence[Any], wanted: Sequence[Any]) -> float:
-    """The largest difference, in parts of each output's range (or of a tenth of its largest magnitude, where that is more).
+    """The largest difference, in parts of each output's range; or of a tenth of its largest magnitude, or of FLOOR, where that is more.
 
     Infinity where shapes, or the places of NaN and infinities, are others. Whole numbers and booleans (indices, labels) count by the share
     of elements that are not the same.
@@ -35,5 +39,5 @@ def _one(found: np.ndarray, wanted: np.ndarray) -> float:
     if not finite.any():
         return 0.0
     a, b = a[finite], b[finite]
-    spread = max(float(np.ptp(b)), 0.1 * float(np.abs(b).max()), float(np.finfo(np.float32).tiny))
+    spread = max(float(np.ptp(b)), 0.1 * float(np.abs(b).max()), FLOOR)
     return float(np.abs(a - b).max()) / spread

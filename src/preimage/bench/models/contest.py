@@ -38,7 +38,7 @@ from preimage.bench.models.results import OURS, REFERENCE, ModelRow, ModelRun
 from preimage.bench.models.subjects import Prepared, Subject, prepare
 from preimage.errors import OptionError, PreimageError
 
-__all__ = ["CONTESTANTS", "TOLERANCE", "ModelProtocol", "environment", "present", "run_models"]
+__all__ = ["CONTESTANTS", "ModelProtocol", "environment", "present", "run_models"]
 
 #: The modules that each contestant needs.
 CONTESTANTS = {
@@ -51,8 +51,6 @@ CONTESTANTS = {
 }
 FORMATS = {"onnx": tuple(CONTESTANTS), "caffe": (OURS, "opencv")}
 SIDE = Path(__file__).with_name("side.py")
-#: Answers differ by at most this part of an output's range.
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +188,7 @@ def _measure(
             _start(OURS, model, feeds, folder, threads, protocol, pythons, rows[OURS], {})
         for name in taking_part:
             _start(name, model, feeds, folder, threads, protocol, pythons, rows[name], sides)
-        _compare(rows, sides, folder)
+        _compare(rows, sides, folder, model.tolerance)
         _rounds(rows, sides, threads, protocol)
     finally:
         for side in sides.values():
@@ -221,7 +219,7 @@ def _start(
     sides[name] = side
 
 
-def _compare(rows: Mapping[str, ModelRow], sides: dict[str, Side], folder: Path) -> None:
+def _compare(rows: Mapping[str, ModelRow], sides: dict[str, Side], folder: Path, tolerance: float) -> None:
     """Answers beside the reference's. A peer whose answers differ takes no part; ours is named an error."""
     reference = next((name for name in rows if name in sides and name != OURS), None)
     answers = {name: _answers(folder, name) for name in sides}
@@ -229,7 +227,7 @@ def _compare(rows: Mapping[str, ModelRow], sides: dict[str, Side], folder: Path)
         row = rows[name]
         if reference is not None:
             row.difference = difference(answers[name], answers[reference])
-            if row.difference > TOLERANCE:
+            if row.difference > tolerance:
                 row.error = f"answers differ from {reference}'s by {row.difference:.2g} of their range"
                 side.close()
                 del sides[name]

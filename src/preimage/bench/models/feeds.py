@@ -11,10 +11,12 @@ import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
 
-__all__ = ["Declared", "candidates", "made"]
+__all__ = ["RANGES", "Declared", "candidates", "made", "with_range"]
 
 #: Sizes that are tried for open axes, in this order; the first axis of several is taken for the batch, and is 1.
-GUESSES = (64, 224, 320, 128, 100, 16, 512, 16000)
+GUESSES = (64, 224, 320, 576, 128, 100, 16, 512, 16000)
+#: Ranges of random floats, tried until a net's answers are more than next to nothing.
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (-10.0, 10.0))
 #: Inputs that are no data but a choice, by the names that files give them.
 CHOICES = {"sr": 16000, "sample_rate": 16000, "training": 0, "is_training": 0, "training_mode": 0}
 #: Values of integer inputs where nothing is said: small enough to be indices, lengths and labels.
@@ -43,6 +45,17 @@ class Declared:
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+
+
+def with_range(
+    given: Mapping[str, Mapping[str, Any]], inputs: Sequence[Declared], low: float, high: float
+) -> dict[str, dict[str, Any]]:
+    """What was said of the inputs, with this range for floats of which nothing is said."""
+    return {
+        each.name: {"low": low, "high": high} | dict(given.get(each.name, {}))
+        for each in inputs
+        if each.dtype.startswith("float")
+    } | {each.name: dict(given[each.name]) for each in inputs if each.name in given and not each.dtype.startswith("float")}
 
 
 def candidates(
