@@ -18,6 +18,7 @@ from preimage.host import printable
 from preimage.resources import parse_bytes
 
 if TYPE_CHECKING:
+    from preimage.cli.feeding import Feeding
     from preimage.io.graph import Graph, Step
     from preimage.report.terminal import Terminal
 
@@ -86,7 +87,13 @@ def _numbers(given: str, what: str) -> tuple[float, ...]:
 
 def run(
     model: Annotated[Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name.")],
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures or .npy arrays; each is one run of the model.")],
+    inputs: Annotated[list[Path] | None, typer.Argument(help="Pictures or .npy arrays; each is one run of the model.")] = None,
+    named: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", "-i", help="An input of a model with several: name=picture, name=array.npy or name=16000; for every run."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the results; none: a table only.")] = None,
     weights: _Weights = None,
     shape: _Shapes = None,
@@ -94,6 +101,9 @@ def run(
     scale: Annotated[float, typer.Option(help="Multiply the pixels (0..255) by this, after the mean.")] = 1.0,
     mean: Annotated[str, typer.Option(help="Subtract this from the pixels: one number, or one per channel.")] = "",
     bgr: Annotated[bool, typer.Option(help="Channels as blue, green, red.")] = False,
+    layout: Annotated[
+        str, typer.Option(help="Where the model has a picture's channels: channels_first, channels_last; auto: as its file says.")
+    ] = "auto",
     png: Annotated[bool, typer.Option(help="Write results as pictures where they are some, else as .npy.")] = False,
     fixed: Annotated[bool, typer.Option(help="Insist on the input sizes that the file says.")] = False,
     as_is: Annotated[
@@ -111,6 +121,7 @@ def run(
     seconds: _Seconds = None,
 ) -> None:
     """Run a model on pictures or arrays."""
+    from preimage.cli.feeding import Feeding
     from preimage.io.files import load_model
     from preimage.io.graph.passes import optimise
     from preimage.report.models import print_profile, print_results
@@ -122,43 +133,39 @@ def run(
     with _limits(memory, flop, seconds):
         graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))
         _warn_of_fillers(getattr(graph, "missing", ()))
-        if len(graph.inputs) != 1:
-            names = ", ".join(i.name for i in graph.inputs)
-            raise OptionError(f"{model} takes {len(graph.inputs)} inputs ({names}); `run` feeds models with one")
-        declared = graph.inputs[0].example or graph.inputs[0].shape or ()
-        how["channels"] = declared[1] if len(declared) > 1 and isinstance(declared[1], int) else _channels(graph)
-        results = None if output is None else Results(output, [p.stem for p in inputs], graph.outputs, overwrite)
+        feeding = Feeding(graph, named or [], _layout(layout), how)
+        files = feeding.files(inputs or [])
+        results = None if output is None else Results(output, [p.stem for p in files], graph.outputs, overwrite)
         with settings:
-            rows, steps = _run(graph if as_is else optimise(graph), inputs, how, results, png, profile, console)
+            rows, steps = _run(graph if as_is else optimise(graph), files, feeding, results, png, profile, console)
     print_results(rows, console)
     if results is not None:
         console.print(f"{results.written} results written to {output}")
-        for file, path, key in results.renamed(inputs):
+        for file, path, key in results.renamed(files):
             console.print(f"  {file}: {key} of {path}")
     if profile:
         print_profile(steps, console)
 
 
 def _run(
-    graph: Graph, inputs: list[Path], how: dict[str, Any], results: Results | None, png: bool, profile: bool, console: Terminal
+    graph: Graph, inputs: list[Path], feeding: Feeding, results: Results | None, png: bool, profile: bool, console: Terminal
 ) -> tuple[list[tuple[str, str, np.ndarray]], list[Step]]:
     """The values of every input, and the steps of the last run."""
     from rich.progress import track
 
     from preimage import no_grad
     from preimage.autograd import array_of
-    from preimage.io.files import read_input
 
     rows: list[tuple[str, str, np.ndarray]] = []
     steps: list[Step] = []
     shown = track(inputs, "running", console=console, disable=len(inputs) < 2 or not console.is_terminal)
     with no_grad():
         for number, path in enumerate(shown):
-            x = read_input(path, **how)
+            feeds = feeding.feeds(path)
             if profile and number == len(inputs) - 1:  # once before, so that the times are not those of compiling
-                graph.run({graph.inputs[0].name: x})
+                graph.run(feeds)
             steps.clear()
-            found = graph.run({graph.inputs[0].name: x}, steps=steps)
+            found = graph.run(feeds, steps=steps)
             for place, key in enumerate(graph.outputs):
                 value = np.asarray(array_of(found[key]))
                 rows.append((path.name, key, value))
@@ -167,12 +174,8 @@ def _run(
     return rows, steps
 
 
-def _channels(graph: Any) -> int:
-    """Channels of the first contraction's weight: what a model with open sizes takes."""
-    for node in graph.nodes:
-        if node.op == "conv" and node.inputs[0] == graph.inputs[0].name and node.inputs[1] in graph.weights:
-            return int(graph.weights[node.inputs[1]].shape[1])
-    return 3
+def _layout(given: str) -> str:
+    return given if given == "auto" else text.words(given, "layout (or auto)", text.LAYOUTS)[0]
 
 
 def _size(given: str) -> tuple[int, int] | None:

@@ -82,13 +82,15 @@ def graph_op(
 class Input:
     """An input of a graph: its name, and its shape with None (or a name) where a size is open; None for any shape.
 
-    `example`: sizes that the file names without insisting on them, as every Caffe net does.
+    `example`: sizes that the file names without insisting on them, as every Caffe net does. `declared`: the file's shape, where sizes that it fixes
+    were opened.
     """
 
     name: str
     shape: tuple[int | str | None, ...] | None
     dtype: str = "float32"
     example: tuple[int, ...] | None = None
+    declared: tuple[int | str | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,9 +269,9 @@ def _inputs(
         if not value.dtype:
             raise FileFormatError(f"input {value.name!r} is no tensor of a supported type")
         shape: Any = shapes_given.pop(value.name, value.shape)
-        if shape is not None and open_sizes:
-            shape = (None,) * len(shape)
-        result.append(Input(value.name, None if shape is None else tuple(shape), value.dtype))
+        declared = None if shape is None else tuple(shape)
+        opened = (None,) * len(declared) if declared is not None and open_sizes else declared
+        result.append(Input(value.name, opened, value.dtype, declared=declared if open_sizes else None))
     if shapes_given:
         raise FileFormatError(f"the model has no input {next(iter(shapes_given))!r}; its inputs: {[v.name for v in result]}")
     return result
