@@ -16,50 +16,51 @@ from preimage.engines.cuda import cache
 class Spec:
     tile: int = 8
 
-    def ir(self, target):
-        return f"{target} of {self}"
-
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """What was compiled, in order; by a double of the compiler."""
     texts = []
-    compiler = SimpleNamespace(toolchain=lambda: "llvm 1", to_ptx=lambda text, arch: texts.append(text) or f"PTX {arch} {text}")
+    compiler = SimpleNamespace(
+        toolchain=lambda: "llvm 1",
+        architecture=lambda capability: f"sm_{capability[0]}{capability[1]}",
+        compile_ptx=lambda spec, arch: texts.append(spec) or f"PTX {arch} of {spec}",
+    )
     monkeypatch.setitem(sys.modules, "preimage.engines.cuda.ptx", compiler)
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(tmp_path))
     return texts
 
 
 def test_a_text_is_compiled_once(made):
-    first = cache.ptx(Spec(), "sm_90")
-    assert first == "PTX sm_90 ptx of Spec(tile=8)"
-    assert cache.ptx(Spec(), "sm_90") == first
+    first = cache.ptx(Spec(), (9, 0))
+    assert first == "PTX sm_90 of Spec(tile=8)"
+    assert cache.ptx(Spec(), (9, 0)) == first
     assert len(made) == 1
 
 
 def test_spec_arch_source_and_tools_are_the_key(made, monkeypatch):
-    cache.ptx(Spec(), "sm_90")
-    cache.ptx(Spec(16), "sm_90")
-    cache.ptx(Spec(), "sm_80")
+    cache.ptx(Spec(), (9, 0))
+    cache.ptx(Spec(16), (9, 0))
+    cache.ptx(Spec(), (8, 0))
     monkeypatch.setattr(cache, "source_digest", lambda: "another source")
-    cache.ptx(Spec(), "sm_90")
+    cache.ptx(Spec(), (9, 0))
     monkeypatch.setattr(sys.modules["preimage.engines.cuda.ptx"], "toolchain", lambda: "llvm 2")
-    cache.ptx(Spec(), "sm_90")
+    cache.ptx(Spec(), (9, 0))
     assert len(made) == 5
 
 
 def test_a_damaged_file_is_compiled_again(made, tmp_path):
-    first = cache.ptx(Spec(), "sm_90")
+    first = cache.ptx(Spec(), (9, 0))
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert cache.ptx(Spec(), "sm_90") == first
+    assert cache.ptx(Spec(), (9, 0)) == first
     assert len(made) == 2
     assert disk_cache.info().files == 1
 
 
 def test_without_a_folder_it_is_compiled_each_time(made, monkeypatch):
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", "off")
-    assert cache.ptx(Spec(), "sm_90") == cache.ptx(Spec(), "sm_90")
+    assert cache.ptx(Spec(), (9, 0)) == cache.ptx(Spec(), (9, 0))
     assert len(made) == 2
 
 

@@ -66,13 +66,14 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def ptx(spec: KernelSpec, arch: str) -> str:
-    """The PTX of a kernel for an architecture: from disk, or compiled now and stored."""
-    compiler: Any = import_apart("preimage.engines.cuda.ptx")  # which loads llvmlite
+def ptx(spec: KernelSpec, capability: tuple[int, int]) -> str:
+    """The PTX of a kernel for GPUs of a compute capability: from disk, or compiled now and stored."""
+    compiler: Any = import_apart("preimage.engines.cuda.ptx")
+    arch = compiler.architecture(capability)
     full = disk_cache.key(kind="ptx", spec=repr(spec), source=source_digest(), arch=arch, tools=compiler.toolchain())
     stored = disk_cache.read(full)
     if stored is not None:
         return stored.decode()
-    made: str = compiler.to_ptx(spec.ir("ptx"), arch)
+    made: str = compiler.compile_ptx(spec, arch)
     disk_cache.write(full, made.encode())
     return made

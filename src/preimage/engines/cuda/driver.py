@@ -18,7 +18,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof, byref, c_int, c_size_t, c_uint64, c_void_p
 from typing import Any
 
@@ -80,7 +80,7 @@ class Gpu:
     _context: int | None
 
     def __del__(self) -> None:
-        if getattr(self, "_context", None) is not None and self._usable():
+        if getattr(self, "_context", None) is not None and self.usable():
             for address in self._pool.emptied():
                 self.release("cuMemFree_v2", address, wait=False)
             self._functions["cuDevicePrimaryCtxRelease_v2"](self._device)
@@ -94,7 +94,7 @@ class Gpu:
         self._plain("cuDeviceGetName", addressof(name), 255, self._device)
         size = c_size_t()
         self._plain("cuDeviceTotalMem_v2", byref(size), self._device)
-        major, minor = (self.device_attribute(number) for number in _CAPABILITY)
+        self.capability = major, minor = self.device_attribute(_CAPABILITY[0]), self.device_attribute(_CAPABILITY[1])
         read = {key: self.device_attribute(number) for key, number in _ATTRIBUTES.items()}
         return Properties(name.value.decode(errors="replace"), f"sm_{major}{minor}", memory_bytes=size.value, **read)
 
@@ -104,7 +104,18 @@ class Gpu:
 
     # ---- calls
 
-    def _usable(self) -> bool:
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This device's context is current, for another library's calls."""
+        self._refuse_if_gone()
+        self._plain("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            self._functions["cuCtxPopCurrent_v2"](byref(c_void_p()))
+
+    def usable(self) -> bool:
+        """Whether the driver can be asked for anything: not after a fault, nor in a forked child."""
         return self._lost is None and os.getpid() == self._process and not sys.is_finalizing()
 
     def _plain(self, name: str, *arguments: Any) -> None:
@@ -118,8 +129,7 @@ class Gpu:
         self._plain(name, byref(value), *arguments)
         return value.value
 
-    def call(self, name: str, *arguments: Any) -> None:
-        """A call with this device's context current. Raises: EngineError or OutOfMemoryError in our words."""
+    def _refuse_if_gone(self) -> None:
         if self._lost is not None:
             raise EngineError(self._lost)
         if os.getpid() != self._process:
@@ -127,6 +137,10 @@ class Gpu:
                 f"{self._where} was in use before this process was forked, and a child cannot use it;"
                 ' start workers with multiprocessing\'s "spawn", or use the GPU in the child alone'
             )
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """A call with this device's context current. Raises: EngineError or OutOfMemoryError in our words."""
+        self._refuse_if_gone()
         functions, current, popped = self._functions, c_void_p(), 0
         self._plain("cuCtxGetCurrent", byref(current))
         if current.value == self._context:
@@ -152,7 +166,7 @@ class Gpu:
         """Give something back to the driver in a finaliser, after all work (`wait`), which may still use it. Nothing is raised; where the
         context or the process is gone, so is what it held.
         """
-        if self._usable():
+        if self.usable():
             failures = (
                 EngineError,
                 OutOfMemoryError,
@@ -170,7 +184,7 @@ class Gpu:
         return self._kernels.get(spec, self._loaded)
 
     def _loaded(self, spec: KernelSpec) -> GpuKernel:
-        return self.load_ptx(cache.ptx(spec, self.properties.arch), spec)
+        return self.load_ptx(cache.ptx(spec, self.capability), spec)
 
     def load_ptx(self, ptx: str, spec: KernelSpec) -> GpuKernel:
         """The kernel of a text of PTX that stands for a spec; not remembered."""
@@ -200,7 +214,7 @@ class Gpu:
         cells = (c_uint64 * max(1, count))(*words)  # negative numbers as their bits
         base = addressof(cells)
         pointers = (c_void_p * max(1, count))(*range(base, base + 8 * count, 8))
-        self._order(stream)
+        self.order(stream)
         self.call(
             "cuLaunchKernel",
             kernel.function,
@@ -260,7 +274,7 @@ class Gpu:
 
     def take_back(self, address: int, size: int) -> None:
         """Keep freed memory for a later call, where there is room."""
-        if self._usable() and not self._pool.keep(address, size, getattr(self._thread, "stream", None)):
+        if self.usable() and not self._pool.keep(address, size, getattr(self._thread, "stream", None)):
             self.release("cuMemFree_v2", address)
 
     def trim(self) -> None:
@@ -272,26 +286,26 @@ class Gpu:
     def upload(self, address: int, array: Array, stream: int = 0) -> None:
         """Copy a C-contiguous array to the device; the array may change once this returns."""
         if array.nbytes:
-            self._order(stream)
+            self.order(stream)
             self.call("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, stream or None)
             self.synchronise(stream)
 
     def download(self, array: Array, address: int, stream: int = 0) -> None:
         """Copy to a C-contiguous array, after all work that was given to the stream; the array is whole once this returns."""
         if array.nbytes:
-            self._order(stream)
+            self.order(stream)
             self.call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, stream or None)
         self.synchronise(stream)
 
     def copy(self, target: int, source: int, size: int, stream: int = 0) -> None:
         """Copy within the device."""
         if size:
-            self._order(stream)
+            self.order(stream)
             self.call("cuMemcpyDtoDAsync_v2", target, source, size, stream or None)
 
     def fill(self, address: int, size: int, byte: int = 0, stream: int = 0) -> None:
         if size:
-            self._order(stream)
+            self.order(stream)
             self.call("cuMemsetD8Async", address, byte, size, stream or None)
 
     def ordinal_of(self, address: int) -> int:
@@ -309,7 +323,7 @@ class Gpu:
             found = self._thread.earlier = set()
         return found
 
-    def _order(self, stream: int) -> None:
+    def order(self, stream: int) -> None:
         """Before work is given to a stream: it waits for the last work on memory that was kept from another stream."""
         earlier = self._streams()
         while earlier:
