@@ -1,4 +1,6 @@
-"""What pycaffe says about the process: mode, device, solvers side by side, the log, a clock. One process and the CPU compute here."""
+"""What pycaffe says about the process: mode, device, solvers side by side, the log, a clock. One process computes: the CPU, or a GPU that
+`set_mode_gpu` chose.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,10 @@ import warnings
 from typing import Any
 
 from preimage.caffe.errors import LayerError
+from preimage.engines import get
+from preimage.errors import PreimageError
+from preimage.ops.operands import count_of
+from preimage.settings import config, current, set_defaults
 
 __all__ = [
     "NCCL", "Timer", "has_nccl", "init_log", "log", "set_device", "set_mode_cpu", "set_mode_gpu", "set_multiprocess",
@@ -15,21 +21,54 @@ __all__ = [
 ]  # fmt: skip
 
 _logger = logging.getLogger("preimage.caffe")
-_solvers = {"count": 1, "rank": 0}
+_solvers = {"count": 1, "rank": 0, "device": 0}
+GPU_ENGINE = "cuda"
 
 
 def set_mode_cpu() -> None:
-    """The CPU computes; it always does."""
+    """The CPU computes from now on, in the whole process: `config.set(engine="auto")` where a GPU did."""
+    if current().engine == GPU_ENGINE:
+        set_defaults(engine="auto", device="auto")
 
 
 def set_mode_gpu() -> None:
-    """Warns: the CPU computes."""
-    warnings.warn("preimage.caffe computes on the CPU; set_mode_gpu changes nothing", stacklevel=2)
+    """Contractions run on the GPU of `set_device` (or the first) from now on, in the whole process, with the CPU's bits: the engine cuda.
+
+    `config.set(engine="cudnn")` takes Caffe's own cuDNN calls instead. Where there is no GPU a warning says why, and the CPU computes.
+    """
+    _mode_gpu(f"cuda:{_solvers['device']}", "set_mode_gpu")
 
 
 def set_device(device: int) -> None:
-    """Warns for a device: there is none to choose."""
-    warnings.warn(f"preimage.caffe computes on the CPU; set_device({device}) changes nothing", stacklevel=2)
+    """Which GPU `set_mode_gpu` takes, by number. Where it is not there a warning says why.
+
+    Raises: OptionError for what is no number of a device.
+    """
+    number = count_of(device, "device", 0)
+    if current().engine == GPU_ENGINE:
+        _mode_gpu(f"cuda:{number}", f"set_device({number})")
+    elif (reason := _why_not(f"cuda:{number}")) is not None:
+        warnings.warn(f"preimage.caffe computes on the CPU: {reason}; set_device({number}) changes nothing", stacklevel=2)
+        return
+    _solvers["device"] = number
+
+
+def _why_not(device: str) -> str | None:
+    """Why the engine cuda cannot run on a device, or None."""
+    try:
+        with config(device=device):
+            get(GPU_ENGINE)
+    except PreimageError as error:
+        return str(error)
+    return None
+
+
+def _mode_gpu(device: str, call: str) -> None:
+    reason = _why_not(device)
+    if reason is None:
+        set_defaults(engine=GPU_ENGINE, device=device)
+    else:
+        warnings.warn(f"preimage.caffe computes on the CPU: {reason}; {call} changes nothing", stacklevel=3)
 
 
 def solver_count() -> int:

@@ -50,6 +50,7 @@ _ROWS = {
     "gemm": "preimage.engines.gemm:GemmEngine",
     "reference": "preimage.engines.reference:ReferenceEngine",
     "fft": "preimage.engines.fft.engine:FftEngine",
+    "cudnn": "preimage.engines.cudnn.engine:CudnnEngine",
 }
 #: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it, and then before the others, unless they decline
 #: (`declines`): by the geometry alone, since the choice changes bits.

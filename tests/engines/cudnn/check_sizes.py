@@ -27,7 +27,9 @@ def geometry(rng: random.Random) -> ConvGeometry | None:
     options = {
         "stride": tuple(rng.randint(1, 4) for _ in range(n)),
         "dilation": tuple(rng.randint(1, 4) for _ in range(n)),
-        "padding": tuple((rng.randint(-2, 5), rng.randint(-2, 5)) if rng.random() < 0.5 else (p := rng.randint(0, 5), p) for _ in range(n)),
+        "padding": tuple(
+            (rng.randint(-2, 5), rng.randint(-2, 5)) if rng.random() < 0.5 else (p := rng.randint(0, 5), p) for _ in range(n)
+        ),
     }
     try:
         if rng.random() < 0.5:

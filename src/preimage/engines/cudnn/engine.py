@@ -63,7 +63,9 @@ class CudnnEngine:
             _ = self.library
         except EngineError as error:
             return str(error)
-        return devices.unavailable("auto")
+        if current().device == "simulator":
+            return "cuDNN runs on NVIDIA GPUs alone, and the setting device is 'simulator'"
+        return devices.unavailable(current().device)
 
     def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
         if not supported_dtype(dtype):
