@@ -20,7 +20,7 @@ from preimage import contract
 from preimage.contract import Array
 from preimage.geometry import ConvGeometry
 
-__all__ = ["conv", "conv_transpose", "matrices", "tiles"]
+__all__ = ["conv", "conv_transpose", "conv_weight_grad", "matrices", "tiles"]
 
 #: The finite points of the algorithms, by how many points they have with infinity.
 FINITE = {4: ("0", "1", "-1"), 6: ("0", "5/8", "-5/8", "3/2", "-3/2")}
@@ -29,11 +29,12 @@ Tile = tuple[tuple[int, int], ...]  # outputs and taps along each axis
 
 
 def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
-    """The tile of a convolution or a transposed one; None where the contract's own order is taken.
+    """The tile of a contraction; None where the contract's own order is taken.
 
     A tile of a points along every axis with r > 1 taps has a + 1 - r outputs there; a is 4 or 6, whichever is less work. An image's
     work, in multiply-adds: for every point of every tile one for each pair of channels and 8 for each channel of input and
-    result, and 6 for every transformed weight. Without transforms: what lies inside, and 6 for every weight. Less by a tenth must it be.
+    result, and 6 for every transformed weight (32 of a weight gradient).
+    Without transforms: what lies inside, and 6 for every weight. Less by a tenth must it be.
     """
     taps, (inner, outer) = g.kernel_size, (g.in_channels_per_group, g.out_channels_per_group)
     if np.dtype(dtype) not in (np.float32, np.float64) or not 1 <= len(taps) <= 3 or not 2 <= max(taps) <= 5:
@@ -43,16 +44,16 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
     macs = g.inside_macs // g.batch if g.batch else 0
     if macs // g.groups < 1 << 18:
         return None
-    space = g.output_size if contraction == "conv" else g.input_size
-    summed = inner if contraction == "conv" else outer
+    gradient, space = contraction == "conv_weight_grad", g.input_size if contraction == "conv_transpose" else g.output_size
+    summed = outer if contraction == "conv_transpose" else inner
     found = []
     for a in (4, 6):
-        accurate = max(taps) <= 3 if a == 4 else summed >= 48 and 2 not in taps and sum(r > 1 for r in taps) <= 2
+        accurate = max(taps) <= 3 if a == 4 else (gradient or summed >= 48) and 2 not in taps and sum(r > 1 for r in taps) <= 2
         if accurate:
             tile = tuple((1, 1) if r == 1 else (a + 1 - r, r) for r in taps)
             points = prod(m + r - 1 for m, r in tile)
             count = prod(-(-n // m) for n, (m, _) in zip(space, tile, strict=True))
-            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + 6 * inner * outer)
+            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + (32 if gradient else 6) * inner * outer)
             found.append((work, tile))
     if not found:
         return None
@@ -173,22 +174,25 @@ def _behind(slices: Iterable[slice]) -> tuple[Any, ...]:
     return (..., *slices)
 
 
+def _cut(x: Array, lo: Sequence[int], counts: Sequence[int], step: Sequence[int], size: Sequence[int]) -> Array:
+    """The tiles of an array, (N, tile, channels, *size): tile t begins at t step - lo, and what lies outside is zero."""
+    every = list(zip(lo, counts, step, size, x.shape[2:], strict=True))
+    wide = [(before, (count - 1) * m + n - before - extent) for before, count, m, n, extent in every]
+    padded = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in wide)])
+    padded = padded[_behind(slice(max(-a, 0), None) for a, _ in wide)]
+    places = product(*map(range, counts))
+    return np.stack(
+        [padded[_behind(slice(t * m, t * m + n) for t, m, n in zip(at, step, size, strict=True))] for at in places], 1
+    )
+
+
 @np.errstate(all="ignore")
 def _transformed(x: Array, w: Array, lo: Sequence[int], space: Sequence[int], tile: Tile, groups: int) -> Array:
     """y[n, o, p] = sum over i, k of x[n, i, p - lo + k] w[o, i, k], by tiles: w is (O, I / groups, *kernel), the result (N, O, *space)."""
     per_group = w.shape[1]
     counts = [-(-n // m) for n, (m, _) in zip(space, tile, strict=True)]
-    wide = [
-        (before, max(0, c * m + r - 1 - before - n)) for before, c, (m, r), n in zip(lo, counts, tile, x.shape[2:], strict=True)
-    ]
-    padded = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), b) for a, b in wide)])
-    padded = padded[_behind(slice(max(-a, 0), None) for a, _ in wide)]
     size = [m + r - 1 for m, r in tile]
-    parts = [
-        padded[_behind(slice(t * m, t * m + n) for t, (m, _), n in zip(at, tile, size, strict=True))]
-        for at in product(*map(range, counts))
-    ]
-    inputs = np.stack(parts, 1)  # (N, tile, I, *points)
+    inputs = _cut(x, lo, counts, [m for m, _ in tile], size)  # (N, tile, I, *points)
     weights = w.astype(np.float64)
     long = [axis for axis, (_, r) in enumerate(tile) if r > 1]
     for axis in long:
@@ -258,3 +262,49 @@ def conv_transpose(
     flipped = np.flip(split, tuple(range(3, split.ndim))).reshape(-1, g.out_channels_per_group, *g.kernel_size)
     lo = [r - 1 - before for r, (before, _) in zip(g.kernel_size, g.padding, strict=True)]
     return _biased(_transformed(y, flipped, lo, g.input_size, tile, groups), b)
+
+
+@np.errstate(all="ignore")
+def conv_weight_grad(
+    x: Array, y: Array, kernel_size: Sequence[int], *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Array:  # fmt: skip
+    """`preimage.conv_weight_grad` where accuracy="fast": the convolution's algorithm transposed, G^T [(A y) * (B^T x)], image by image.
+
+    The products of the tiles of an image, row-major, are summed in blocks, and those one after another; images by their tree.
+    """
+    shape = (y.shape[1], x.shape[1] // groups, *kernel_size)
+    g = ConvGeometry.from_conv(x.shape, shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    tile = tiles(g, "conv_weight_grad", x.dtype)
+    if tile is None:
+        return contract.conv_weight_grad(x, y, kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    outputs, long = [m for m, _ in tile], [axis for axis, (_, r) in enumerate(tile) if r > 1]
+    counts = [-(-n // m) for n, m in zip(g.output_size, outputs, strict=True)]
+    large = _cut(x, [lo for lo, _ in g.padding], counts, outputs, [m + r - 1 for m, r in tile])
+    small = _cut(y, [0] * g.ndim, counts, outputs, outputs)
+    for axis in long:
+        out, _, inputs = matrices(*tile[axis])
+        large, small = _along(3 + axis, large, _by_rows, inputs), _along(3 + axis, small, _by_rows, _turned(out))
+    points = large.shape[3:]
+    large = large.reshape(*large.shape[:2], groups, 1, -1, *points)
+    small = small.reshape(*small.shape[:2], groups, -1, 1, *points)
+    images = [_gradient(a, b, tile).astype(x.dtype) + x.dtype.type(0) for a, b in zip(large, small, strict=True)]
+    return contract.image_tree([gradient.reshape(g.weight_shape) for gradient in images])
+
+
+def _gradient(large: Array, small: Array, tile: Tile) -> Array:
+    """G^T of the sums of one image, in float64."""
+    total = np.zeros(np.broadcast_shapes(large.shape[1:], small.shape[1:]), large.dtype)
+    for first, end in contract.cut((len(large),), _limit(len(large)))[0]:
+        block = np.zeros_like(total)
+        for t in range(first, end):
+            block = fma(large[t], small[t], block)
+        total = total + block
+    gradient: Array = total.astype(np.float64)
+    for axis, (m, r) in enumerate(tile):
+        if r > 1:
+            gradient = _along(3 + axis, gradient, _by_columns, _turned(matrices(m, r)[1]))
+    return gradient
+
+
+def _turned(matrix: Matrix) -> Matrix:
+    return [list(column) for column in zip(*matrix, strict=True)]

@@ -54,7 +54,10 @@ def differing(seed):
         g = pre.ConvGeometry.from_conv(
             (batch, channels, *size), (outputs, channels // groups, *kernel), padding=padding, groups=groups
         )
-        if any(contract_fast.tiles(g, name, dtype) for name in ("conv", "conv_transpose")) or rng.random() < 0.1:
+        if (
+            any(contract_fast.tiles(g, name, dtype) for name in ("conv", "conv_transpose", "conv_weight_grad"))
+            or rng.random() < 0.1
+        ):
             break
     w = values(rng, (outputs, channels // groups, *kernel), dtype)
     large = values(rng, (batch, channels, *size), dtype)
@@ -73,7 +76,20 @@ def differing(seed):
         same = np.ascontiguousarray(got).view(f"u{dtype.itemsize}") == wanted.view(f"u{dtype.itemsize}")
         points = "x".join(str(m + r - 1) for m, r in tile)
         found.append((f"{name} {dtype} {points} points", int((~same).sum())))
+    found.append(weight_grad(rng, g, large, small, how))
     return found
+
+
+def weight_grad(rng, g, large, small, how):
+    """The same of a weight gradient."""
+    tile = contract_fast.tiles(g, "conv_weight_grad", large.dtype)
+    if tile is None:
+        return "conv_weight_grad in the contract's order", 0
+    wanted = contract_fast.conv_weight_grad(large, small, g.kernel_size, **how)
+    with pre.config(threads=int(rng.integers(1, 4)), accuracy="fast"):
+        got = np.ascontiguousarray(pre.conv_weight_grad(laid(rng, large), laid(rng, small), kernel_size=g.kernel_size, **how))
+    same = got.view(f"u{got.itemsize}") == wanted.view(f"u{got.itemsize}")
+    return f"conv_weight_grad {large.dtype} {'x'.join(str(m + r - 1) for m, r in tile)} points", int((~same).sum())
 
 
 def main():

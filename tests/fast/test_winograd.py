@@ -170,3 +170,30 @@ def test_transformed_weights_are_kept_beside_the_others():
     assert (pre.conv(x, kept, padding=1, accuracy="fast") == fast).all()
     assert (pre.conv(x, kept, padding=1) == exact).all()
     assert kept.packed_bytes == both
+
+
+def test_weight_gradients_keep_bits_and_what_is_not_finite_stays_in_its_channels():
+    x, _ = layer(32, 32, 17, batch=2)
+    y = np.random.default_rng(1).standard_normal((2, 24, 17, 17)).astype(np.float32)
+    wanted = pre.conv_weight_grad(x, y, kernel_size=3, padding=1, accuracy="fast")
+    assert (wanted == contract_fast.conv_weight_grad(x, y, (3, 3), padding=1)).all()
+    for threads, workspace in product((1, 2, 3), (0, 64 << 20)):
+        with pre.config(threads=threads, workspace_bytes=workspace, accuracy="fast"):
+            for last in (False, True):
+                a, b = (np.moveaxis(np.ascontiguousarray(np.moveaxis(v, 1, -1)), -1, 1) if last else v for v in (x, y))
+                assert (pre.conv_weight_grad(a, b, kernel_size=3, padding=1) == wanted).all()
+    y[0, 7, 0, 3] = np.inf
+    got = pre.conv_weight_grad(x, y, kernel_size=3, padding=1, accuracy="fast")
+    assert not np.isfinite(got[7]).any()
+    assert (np.delete(got, 7, 0) == np.delete(wanted, 7, 0)).all()
+
+
+def test_gradients_of_a_fast_call_are_fast():
+    x, w = layer(48, 48, 16)
+    a, b = pre.Tensor(x, requires_grad=True), pre.Tensor(w, requires_grad=True)
+    y = pre.conv(a, b, padding=1, accuracy="fast")
+    g = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
+    (y * pre.Tensor(g)).sum().backward()
+    assert (a.grad.numpy() == contract_fast.conv_transpose(g, w, padding=1)).all()
+    assert (b.grad.numpy() == contract_fast.conv_weight_grad(x, g, (3, 3), padding=1)).all()
+    assert (a.grad.numpy() != pre.conv_transpose(g, w, padding=1)).any()

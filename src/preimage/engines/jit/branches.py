@@ -396,6 +396,7 @@ winograd = declare_all(
     "jit.winograd",
     {
         "taken": "fewer multiplications, in an order of their own",
+        "taken.weight_grad": "fewer multiplications for a weight gradient, in an order of their own",
         "points.4": "tiles of four points along an axis",
         "points.6": "tiles of six points along an axis",
         "input.channels_last": "the channels of a position are read where they lie",

@@ -47,6 +47,7 @@ from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_p
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
 from preimage.engines.jit.winograd.applies import choose
 from preimage.engines.jit.winograd.lower import cycles_of, lower_winograd
+from preimage.engines.jit.winograd.weight_grad import lower_winograd_grad
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
@@ -149,6 +150,11 @@ def _consider_winograd(r: ConvRequest) -> Candidate | str:
     return Candidate(lambda: lower_winograd(r, choice), cycles_of(r, choice), by_geometry=True)
 
 
+def _consider_winograd_grad(r: WeightGradRequest) -> Candidate | str:
+    choice = choose(r.geometry, r.contraction, r.element)
+    return choice if isinstance(choice, str) else Candidate(lambda: lower_winograd_grad(r, choice), by_geometry=True)
+
+
 _ONE_CHANNEL = "each group has one input channel: a depthwise strategy takes it"
 _FORWARD, _GRAD = CONTRACTIONS[:2], CONTRACTIONS[2:]
 
@@ -161,6 +167,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("winograd", _FORWARD, _consider_winograd, exact=False),  # type: ignore[arg-type]
     Strategy("depthwise weight gradient", _GRAD, _consider_depthwise_grad),  # type: ignore[arg-type]
     Strategy("weight gradient", _GRAD, _consider_weight_grad),  # type: ignore[arg-type]
+    Strategy("winograd weight gradient", _GRAD, _consider_winograd_grad, exact=False),  # type: ignore[arg-type]
 )
 
 

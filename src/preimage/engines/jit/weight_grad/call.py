@@ -27,6 +27,7 @@ from preimage.engines.jit.runtime.bound_call import Scratch
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
+from preimage.engines.jit.winograd.applies import choose
 from preimage.geometry import ConvGeometry
 from preimage.reduction import TreeSum
 from preimage.settings import current
@@ -73,7 +74,7 @@ class WeightGradients:
             if result.size == 0 or y.size == 0 or x.size == 0:
                 return _of_nothing(x, y, result)
             self._fill(geometry, x, y, result, n_threads, key)
-        if leaves_out(geometry) and _reaches_padding(geometry, y, result):
+        if not _by_tiles(geometry, x) and leaves_out(geometry) and _reaches_padding(geometry, y, result):
             branches.call("exact.every_position")
             wide, whole = every_position(geometry, x)
             self._fill(wide, whole, y, result, n_threads)
@@ -111,7 +112,8 @@ class WeightGradients:
         if key is not None and given.ndim and given_strides == (x.strides, y.strides):
             memory = (shape[0], *shape[2:], shape[1]) if last else shape
             axes = (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None
-            self._ready.keep(key, _Ready(given, launch, size, memory, axes, not leaves_out(given)))
+            exact = _by_tiles(given, x) or not leaves_out(given)
+            self._ready.keep(key, _Ready(given, launch, size, memory, axes, exact))
 
     def _in_parts(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
         """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
@@ -140,6 +142,8 @@ def images_of_a_part(r: WeightGradRequest, workspace_bytes: int) -> int:
     """How many images are summed in one run: all, or a power of two. workspace_bytes: what the program of `as_tables_allow` takes."""
     if is_depthwise_grad(r):
         return r.geometry.batch
+    if r.fast and not isinstance(choose(r.geometry, r.contraction, r.element), str):
+        return 1
     images = as_tables_allow(r).geometry.batch
     images = max(1, min(images, images * current().workspace_bytes // workspace_bytes))
     return images if images == r.geometry.batch else 1 << images.bit_length() - 1
@@ -162,6 +166,11 @@ def _of_nothing(x: Array, y: Array, result: Array) -> Array:
             zeros = (y * y.dtype.type(0)).sum(axis=(0, *range(2, y.ndim)))
             result += zeros.reshape(-1, *[1] * (result.ndim - 1))
     return result
+
+
+def _by_tiles(geometry: ConvGeometry, x: Array) -> bool:
+    """Whether the gradient is computed by tiles (`winograd`): their padding takes part."""
+    return current().accuracy == "fast" and not isinstance(choose(geometry, "conv_weight_grad", ELEMENTS[x.dtype.name]), str)
 
 
 def _reaches_padding(geometry: ConvGeometry, y: Array, result: Array) -> bool:

@@ -13,13 +13,14 @@ from preimage.engines.jit.winograd.transforms import amplification, roundings
 from preimage.engines.order import Cut, Order
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Choice", "choose", "order_of", "refused"]
+__all__ = ["Choice", "block_of", "choose", "order_of", "refused"]
 
 LEAST_MACS = 1 << 18  # multiply-adds of an image and a group
 LEAST_CHANNELS = 16  # of a group, on either side
 WIDE_CHANNELS = 48  # summed channels from which on the tiles of 6 points are accurate enough
 TRANSFORM_MACS = 8  # what a point of a tile costs, for a channel of the input or of the result, in multiply-adds
 WEIGHT_MACS = 6  # what a weight costs that comes from far, likewise
+SUM_MACS = 32  # what a weight gradient's sum at a point costs, until it is a weight's
 GAIN = 1.1  # so many times less work than the exact order at least
 BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
 
@@ -45,8 +46,6 @@ def refused(g: ConvGeometry, contraction: str, element: str) -> str | None:
         return f"{g.ndim} spatial axes, not one to three"
     if max(g.kernel_size) == 1 or max(g.kernel_size) > 5:
         return f"kernel {g.kernel_size}: not two to five taps along some axis"
-    if contraction == "conv_weight_grad":
-        return "weight gradients sum over positions"
     channels = (g.in_channels_per_group, g.out_channels_per_group)
     if min(channels) < LEAST_CHANNELS or channels[0] % 8 or channels[1] % 8:
         return f"{channels[0]} and {channels[1]} channels a group: not whole eights from {LEAST_CHANNELS} on"
@@ -63,13 +62,15 @@ def choose(g: ConvGeometry, contraction: str, element: str) -> Choice | str:
     macs = one.inside_macs
     if macs // g.groups < LEAST_MACS:
         return f"{macs // g.groups:,} multiply-adds an image and group, fewer than {LEAST_MACS:,}"
-    result = g.output_size if contraction == "conv" else g.input_size
-    forward = contraction == "conv"
+    result = g.input_size if contraction == "conv_transpose" else g.output_size
+    forward = contraction != "conv_transpose"
     inner, outer = g.in_channels_per_group, g.out_channels_per_group
     channels = (inner, outer) if forward else (outer, inner)
     weights = prod(channels) * g.groups
     exact = macs + WEIGHT_MACS * weights * prod(g.kernel_size)
-    found = [_choice(g, shape, result, channels, exact) for shape in _shapes(g.kernel_size, channels[0])]
+    gradient = contraction == "conv_weight_grad"
+    shapes = _shapes(g.kernel_size, gradient or channels[0] >= WIDE_CHANNELS)
+    found = [_choice(g, shape, result, channels, exact, SUM_MACS if gradient else WEIGHT_MACS) for shape in shapes]
     if not found:
         return (
             f"kernel {g.kernel_size} over {channels[0]} channels: tiles of 6 points err too much with fewer than {WIDE_CHANNELS}"
@@ -80,12 +81,12 @@ def choose(g: ConvGeometry, contraction: str, element: str) -> Choice | str:
     return best
 
 
-def _shapes(kernel: tuple[int, ...], channels: int) -> list[tuple[tuple[int, int], ...]]:
+def _shapes(kernel: tuple[int, ...], wide: bool) -> list[tuple[tuple[int, int], ...]]:
     """The tiles that are tried: as many points along every axis with more than one tap."""
     found = []
     long = sum(taps > 1 for taps in kernel)
     for points in (4, 6):
-        if points == 6 and (channels < WIDE_CHANNELS or long > 2 or 2 in kernel):
+        if points == 6 and (not wide or long > 2 or 2 in kernel):
             continue  # 6 points of two taps err more, on three axes they are too many
         if points == 4 and max(kernel) > 3:
             continue
@@ -94,15 +95,21 @@ def _shapes(kernel: tuple[int, ...], channels: int) -> list[tuple[tuple[int, int
 
 
 def _choice(
-    g: ConvGeometry, shape: tuple[tuple[int, int], ...], result: tuple[int, ...], channels: tuple[int, int], exact: float
+    g: ConvGeometry, shape: tuple[tuple[int, int], ...], result: tuple[int, ...], channels: tuple[int, int], exact: float, weight_macs: int
 ) -> Choice:  # fmt: skip
     points = prod(m + taps - 1 for m, taps in shape)
     counts = tuple(-(-size // m) for size, (m, _) in zip(result, shape, strict=True))
     tiles = prod(counts) * points * g.groups
-    work = tiles * (prod(channels) + TRANSFORM_MACS * sum(channels)) + WEIGHT_MACS * points * prod(channels) * g.groups
+    work = tiles * (prod(channels) + TRANSFORM_MACS * sum(channels)) + weight_macs * points * prod(channels) * g.groups
     order = order_of(channels[0])
     chain = (order.levels[0].step if order.levels else channels[0]) + sum(n for n in (9,) * order.depth)
     return Choice(shape, counts, work, exact, roundings(shape, chain) * amplification(shape))
+
+
+def block_of(tiles: int) -> int:
+    """Tiles of a block of a weight gradient's sums, which are added one after another."""
+    order = order_of(tiles)
+    return order.levels[0].step if order.levels else tiles
 
 
 @lru_cache(maxsize=1024)

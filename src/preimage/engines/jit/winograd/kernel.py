@@ -17,25 +17,30 @@ Conv and the transpose of a stride of 1 differ in the weights and in the padding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import product
 from math import prod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Protocol
 
 from preimage.engines.ir.arguments import Elements, Integer, Records, elements, integer
-from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
 from preimage.engines.jit.packing.copy_kernel import transposed
-from preimage.engines.jit.winograd.transforms import apply_paired_columns, apply_paired_rows, input_matrix, output_matrix
+from preimage.engines.jit.winograd.input_kernel import (
+    AXES,
+    Place,
+    Shape,
+    Side,
+    lines_along,
+    number_of,
+    place_of,
+    points_of,
+    transform_tile,
+)
+from preimage.engines.jit.winograd.transforms import apply_paired_columns, input_matrix, output_matrix
 
-__all__ = ["AXES", "TileArguments", "WinogradArguments", "WinogradSpec", "input_tile", "place_of", "points_of"]
-
-AXES = 3
-UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop
-Shape = tuple[tuple[int, int], ...]  # along each of three axes: outputs of a tile, taps
+__all__ = ["TileArguments", "WinogradArguments", "WinogradSpec", "build", "input_side"]
 
 
 class TileArguments(EpilogueArguments):
@@ -94,6 +99,19 @@ class WinogradArguments(TileArguments):
     group_span: Integer = integer(default=0)  # from a group's input channels to the next group's
 
 
+class HasTiles(Protocol):
+    """What the transform of the input depends on."""
+
+    @property
+    def element(self) -> str: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def planes_in(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
     """What the code depends on.
@@ -130,26 +148,6 @@ class WinogradSpec:
         return build(self)
 
 
-class Place(NamedTuple):
-    """A tile: its image, and its number along each axis."""
-
-    image: Int
-    along: tuple[Int, ...]
-
-
-def points_of(shape: Shape) -> tuple[int, ...]:
-    """Points along each axis."""
-    return tuple(m + taps - 1 for m, taps in shape)
-
-
-def place_of(args: TileArguments, tile: Int) -> Place:
-    """Where a tile lies, by its number among those of all images."""
-    counts = (args.count_0, args.count_1, args.count_2)
-    last = tile % counts[2]
-    rest = tile // counts[2]
-    return Place(rest // counts[1] // counts[0], (rest // counts[1] % counts[0], rest % counts[1], last))
-
-
 def build(spec: WinogradSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
@@ -162,8 +160,8 @@ def build(spec: WinogradSpec) -> str:
     x = args.input.at_bytes(group * args.group_span)
     with f.loop(0, count) as tile:
         v_tile = own.at_bytes(args.v_at + tile.index * args.v_tile)
-        here = WinogradArguments.read(f, spec)
-        input_tile(f, spec, here, place_of(here, first + tile.index), x, own, v_tile)
+        side = input_side(f, WinogradArguments.read(f, spec), spec, x, own)
+        transform_tile(f, side, place_of(counts_of(args.here), first + tile.index), v_tile)
     begin = part * args.part_blocks
     end = (begin + args.part_blocks).minimum(args.group_blocks)
     turns = (end - begin + args.together - 1) // args.together
@@ -174,7 +172,7 @@ def build(spec: WinogradSpec) -> str:
         with f.loop(0, count) as tile:
             m_tile = own.at_bytes(args.m_at).at(tile.index * (spec.vectors * spec.lanes))
             here = WinogradArguments.read(f, spec)
-            place = place_of(here, first + tile.index)
+            place = place_of(counts_of(here), first + tile.index)
             with f.loop(block_0 * spec.vectors, block_1 * spec.vectors) as vector:
                 m = m_tile.at_bytes((vector.index // spec.vectors - block_0) * here.m_block)
                 m = m.at(vector.index % spec.vectors * spec.lanes)
@@ -182,105 +180,20 @@ def build(spec: WinogradSpec) -> str:
     return f.ir()
 
 
-# --------------------------------------------------------------------------------------------------- input
+def counts_of(args: TileArguments) -> tuple[Int, ...]:
+    """Tiles along each axis."""
+    return args.count_0, args.count_1, args.count_2
 
 
-class _Lines(NamedTuple):
-    """One application of a matrix along an axis of a tile: where its values are read and its results go."""
-
-    axis: int
-    reads: list[tuple[int, ...]]
-    writes: list[tuple[int, ...]]
-
-
-def _lines(axis: int, sizes: Sequence[int], results: int) -> list[_Lines]:
-    """All lines along an axis of a block of these sizes."""
-    others = [range(n) if k != axis else (0,) for k, n in enumerate(sizes)]
-    return [
-        _Lines(
-            axis,
-            [(*at[:axis], k, *at[axis + 1 :]) for k in range(sizes[axis])],
-            [(*at[:axis], k, *at[axis + 1 :]) for k in range(results)],
-        )
-        for at in product(*others)
-    ]
-
-
-def _number(at: tuple[int, ...], sizes: Sequence[int]) -> int:
-    return (at[0] * sizes[1] + at[1]) * sizes[2] + at[2]
-
-
-def input_tile(f: Kernel, spec: WinogradSpec, args: TileArguments, place: Place, x: Ptr, own: Ptr, v_tile: Ptr) -> None:
-    """B^T of one tile, all channels of a group, to v_tile. The thread's scratch begins with a tile of one vector, then the tile's addresses."""
+def input_side(f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr) -> Side:
+    """The input, whose tiles overlap, for B^T; own: the thread's scratch."""
     sizes = points_of(spec.shape)
-    points, lanes = prod(sizes), spec.lanes
-    addresses = own.at(points * lanes).as_type("i64")
-    counts = ((args.lo_0, args.in_0, args.in_stride_0), (args.lo_1, args.in_1, args.in_stride_1))
-    starts = [place.along[k] * spec.shape[k][0] - (args.lo_0, args.lo_1, args.lo_2)[k] for k in range(AXES)]
-    rows = [[(starts[k] + a) for a in range(sizes[k])] for k in range(2)]
-    inside = [[row.below(counts[k][1]) for row in rows[k]] for k in range(2)]
-    base = x.at_bytes(place.image * args.in_image)
-    if not spec.planes_in:
-        _addresses(f, spec, args, base, rows, inside, starts[2], addresses)
-    with f.loop(0, args.channels, lanes, once=True) as c:
-        if spec.planes_in:
-            planes = base.at_bytes(c.index * args.in_channel)
-            _gather_planes(f, spec, args, planes, rows, inside, starts[2], own)
-
-        def read(at: tuple[int, ...]) -> Num:
-            if spec.planes_in:
-                return own.at(_number(at, sizes) * lanes).load(lanes)
-            address = addresses.at(_number(at, sizes)).load_int()
-            return f.pointer(address, spec.element).at(c.index).load(lanes)
-
-        def write(at: tuple[int, ...], value: Num) -> None:
-            v_tile.at_bytes(args.v_point * _number(at, sizes)).at(c.index).store(value)
-
-        axes = [k for k in range(AXES) if spec.shape[k][1] > 1]
-        for axis in axes:
-            for line in _lines(axis, sizes, sizes[axis]):
-                values = [read(at) if axis == axes[0] else own.at(_number(at, sizes) * lanes).load(lanes) for at in line.reads]
-                for at, value in zip(line.writes, apply_paired_rows(f, input_matrix(sizes[axis]), values), strict=True):
-                    if axis == axes[-1]:
-                        write(at, value)
-                    else:
-                        own.at(_number(at, sizes) * lanes).store(value)
-
-
-def _addresses(
-    f: Kernel, spec: WinogradSpec, args: TileArguments, base: Ptr, rows: list[list[Int]], inside: list[list[Bit]], start: Int,
-    addresses: Ptr,
-) -> None:  # fmt: skip
-    """The address of the channels of every position of a tile; beyond the borders that of zeros."""
-    sizes = points_of(spec.shape)
-    columns = [start + a for a in range(sizes[2])]
-    lit = [column.below(args.in_2) for column in columns]
-    steps = [column * args.in_stride_2 for column in columns]
-    zeros = args.zeros.address()
-    for a, b in product(range(sizes[0]), range(sizes[1])):
-        line = base.at_bytes(rows[0][a] * args.in_stride_0).at_bytes(rows[1][b] * args.in_stride_1).address()
-        row = inside[0][a] & inside[1][b]
-        for c in range(sizes[2]):
-            where = (row & lit[c]).pick(line + steps[c], zeros)
-            addresses.at(_number((a, b, c), sizes)).store_int(where)
-
-
-def _gather_planes(
-    f: Kernel, spec: WinogradSpec, args: TileArguments, planes: Ptr, rows: list[list[Int]], inside: list[list[Bit]], start: Int,
-    own: Ptr,
-) -> None:  # fmt: skip
-    """A vector of channels of a tile of channels-first planes, transposed in registers, to the beginning of the scratch."""
-    sizes, lanes, item = points_of(spec.shape), spec.lanes, ELEMENT_BYTES[spec.element]
-    for first in range(0, sizes[2], lanes):
-        low, high = f.i64(0) - start - first, args.in_2 - start - first
-        for a, b in product(range(sizes[0]), range(sizes[1])):
-            row = inside[0][a] & inside[1][b]
-            mask = f.lane_mask(lanes, row.pick(high.minimum(sizes[2] - first), f.i64(0))).but_not(f.lane_mask(lanes, low))
-            line = planes.at_bytes(rows[0][a] * args.in_stride_0).at_bytes(rows[1][b] * args.in_stride_1)
-            line = line.at_bytes((start + first) * item)
-            square = [line.at_bytes(args.in_channel * lane).load(lanes, mask) for lane in range(lanes)]
-            for c, value in enumerate(transposed(square)[: sizes[2] - first]):
-                own.at(_number((a, b, first + c), sizes) * lanes).store(value)
+    return Side(
+        spec.element, spec.lanes, spec.planes_in, sizes, tuple(m for m, _ in spec.shape),
+        tuple(None if taps == 1 else input_matrix(n) for n, (_, taps) in zip(sizes, spec.shape, strict=True)), x, args.zeros, own,
+        (args.lo_0, args.lo_1, args.lo_2), (args.in_0, args.in_1, args.in_2),
+        (args.in_stride_0, args.in_stride_1, args.in_stride_2), args.in_image, args.in_channel, args.channels, args.v_point,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ products
@@ -339,16 +252,16 @@ def _output_tile(f: Kernel, spec: WinogradSpec, m: Ptr, own: Ptr, place: Place, 
     axes = [k for k in range(AXES) if spec.shape[k][1] > 1]
 
     def value_at(axis: int, at: tuple[int, ...]) -> Num:
-        number = _number(at, points)
+        number = number_of(at, points)
         where = m.at_bytes(args.m_point * number) if axis == axes[0] else own.at(number * spec.lanes)
         return where.load(spec.lanes)
 
     for axis in axes[:-1]:
         matrix = output_matrix(spec.shape[axis][0], points[axis])
-        for line in _lines(axis, sizes, spec.shape[axis][0]):
+        for line in lines_along(axis, sizes, spec.shape[axis][0]):
             values = [value_at(axis, at) for at in line.reads]
             for at, value in zip(line.writes, apply_paired_columns(f, matrix, values), strict=True):
-                own.at(_number(at, points) * spec.lanes).store(value)
+                own.at(number_of(at, points) * spec.lanes).store(value)
         sizes[axis] = spec.shape[axis][0]
     axis = axes[-1]
     outs = (args.out_0, args.out_1, args.out_2)
@@ -361,7 +274,7 @@ def _output_tile(f: Kernel, spec: WinogradSpec, m: Ptr, own: Ptr, place: Place, 
     for guarded in (False, True):
         with f.when(whole.negated() if guarded else whole):
             made: dict[tuple[int, ...], Num] = {}
-            for line in _lines(axis, sizes, spec.shape[axis][0]):
+            for line in lines_along(axis, sizes, spec.shape[axis][0]):
                 values = [value_at(axis, at) for at in line.reads]
                 matrix = output_matrix(spec.shape[axis][0], points[axis])
                 found = apply_paired_columns(f, matrix, values)

@@ -16,11 +16,12 @@ from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 from preimage.engines.jit.winograd.applies import Choice, order_of
-from preimage.engines.jit.winograd.kernel import AXES, WinogradArguments, WinogradSpec, points_of
+from preimage.engines.jit.winograd.input_kernel import AXES, points_of
+from preimage.engines.jit.winograd.kernel import WinogradArguments, WinogradSpec
 from preimage.engines.jit.winograd.weights_kernel import TransformArguments, TransformSpec
 from preimage.engines.order import Order
 
-__all__ = ["cycles_of", "lower_winograd", "name_of"]
+__all__ = ["Tile", "by_axis", "choose_tile", "cycles_of", "lower_winograd", "name_of", "odd_lines", "three"]
 
 FAR_TILES = (
     48  # tiles of a band whose transformed input does not stay in the second cache: each weight that comes from far meets so many
@@ -42,7 +43,7 @@ def cycles_of(r: ConvRequest, choice: Choice) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     """The tile of the products."""
 
     lanes: int
@@ -56,7 +57,7 @@ def lower_winograd(r: ConvRequest, choice: Choice) -> Program:
     channels, outputs = (g.in_channels_per_group, g.out_channels_per_group)[:: 1 if forward else -1]
     shape = ((1, 1),) * (AXES - g.ndim) + choice.shape
     tiles = g.batch * prod(choice.counts)
-    tile = _tile(r.target, ELEMENT_BYTES[r.element], channels, outputs, tiles)
+    tile = choose_tile(r.target, ELEMENT_BYTES[r.element], channels, outputs, tiles)
     program = ProgramBuilder(name_of(choice))
     packing, panel_bytes = _packing(r, shape, tile, channels, outputs)
     program.packing, program.packed_bytes = packing, packing.tasks * prod(points_of(shape)) * panel_bytes
@@ -81,26 +82,26 @@ def lower_winograd(r: ConvRequest, choice: Choice) -> Program:
     return program.done()
 
 
-def _tile(target: Target, item: int, channels: int, outputs: int, tiles: int) -> _Tile:
+def choose_tile(target: Target, item: int, channels: int, outputs: int, tiles: int) -> Tile:
     """Vectors that divide the channels; as few products as can be that are computed in vain."""
     lanes = gcd(target.vector_bytes // item, channels, outputs)
     sums = 12 if target.vector_registers == 16 else 28
     found = [
-        _Tile(lanes, vectors, pixels)
+        Tile(lanes, vectors, pixels)
         for vectors in (2, 3, 1)
         if outputs % (vectors * lanes) == 0
         for pixels in range(max(4, 8 // vectors), sums // vectors + 1)
     ]
     few = min(tiles, MOST_TILES)
 
-    def cost(t: _Tile) -> float:
+    def cost(t: Tile) -> float:
         return -(-few // t.pixels) * (t.pixels * t.vectors / 2 + 0.5) / t.vectors
 
     return min(found, key=lambda t: (cost(t) if tiles < MOST_TILES else 0, -t.pixels * t.vectors, t.vectors != 2))
 
 
 def _packing(
-    r: ConvRequest, shape: tuple[tuple[int, int], ...], tile: _Tile, channels: int, outputs: int
+    r: ConvRequest, shape: tuple[tuple[int, int], ...], tile: Tile, channels: int, outputs: int
 ) -> tuple[KernelCall, int]:
     """The call that transforms the weights, and the bytes of a point of a block."""
     g, item = r.geometry, ELEMENT_BYTES[r.element]
@@ -118,32 +119,33 @@ def _packing(
     return kernel_call("transform weights", spec, values, g.groups * blocks), panel_bytes
 
 
-def _odd_lines(size: int) -> int:
+def odd_lines(size: int) -> int:
     """Bytes up to an odd number of cache lines: what lies so far apart does not meet in the same sets."""
     return (-(-size // LINE_BYTES) | 1) * LINE_BYTES
 
 
-def _three(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
+def three(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
+    """The values of three axes; those of axes that are not there are `fill`."""
     return (fill,) * (AXES - len(values)) + values
 
 
 def _multiply(
-    r: ConvRequest, choice: Choice, shape: tuple[tuple[int, int], ...], tile: _Tile, channels: int, outputs: int,
+    r: ConvRequest, choice: Choice, shape: tuple[tuple[int, int], ...], tile: Tile, channels: int, outputs: int,
     panel_bytes: int,
 ) -> tuple[KernelCall, int, int]:  # fmt: skip
     """The call, the tiles of a band, and the bytes of scratch."""
     g, item, forward = r.geometry, ELEMENT_BYTES[r.element], r.contraction == "conv"
     points, width = prod(points_of(shape)), tile.vectors * tile.lanes
     blocks, tiles = outputs // width, g.batch * prod(choice.counts)
-    v_tile = _odd_lines(channels * item)
+    v_tile = odd_lines(channels * item)
     band, parts = _bands(r, tiles, g.groups, blocks, points * v_tile, tile.pixels)
     part_blocks = -(-blocks // parts)
-    v_point = _odd_lines(band * v_tile)
-    m_point = _odd_lines(-(-band // tile.pixels) * tile.pixels * width * item)
+    v_point = odd_lines(band * v_tile)
+    m_point = odd_lines(-(-band // tile.pixels) * tile.pixels * width * item)
     together = part_blocks
     if points * v_point <= r.target.l2_bytes * 5 // 8:  # V stays in the cache, so M should, too
         together = max(1, min(part_blocks, r.target.l2_bytes // 4 // (points * m_point)))
-    m_block = _odd_lines(points * m_point)
+    m_block = odd_lines(points * m_point)
     v_at = -(-points * (tile.lanes * item + 8) // LINE_BYTES) * LINE_BYTES
     m_at = v_at + points * v_point
     thread_bytes = -(-(m_at + together * m_block) // 4096) * 4096 + LINE_BYTES
@@ -159,9 +161,9 @@ def _multiply(
         r.element, tile.lanes, tile.vectors, tile.pixels, shape, order.depth, unroll, r.in_strides[1] != item,
         r.out_strides[1] != item, r.finish,
     )  # fmt: skip
-    along = _by_axis(
-        count=_three(choice.counts, 1), lo=_three(los, 0), in_=_three(sizes, 1), in_stride=_three(r.in_strides[2:], 0),
-        out=_three(results, 1), out_stride=_three(r.out_strides[2:], 0),
+    along = by_axis(
+        count=three(choice.counts, 1), lo=three(los, 0), in_=three(sizes, 1), in_stride=three(r.in_strides[2:], 0),
+        out=three(results, 1), out_stride=three(r.out_strides[2:], 0),
     )  # fmt: skip
     values = WinogradArguments(
         **operands("x", "out"), **along, zeros=np.zeros(channels * item // 8 + 1, np.int64), scratch="scratch",
@@ -175,7 +177,7 @@ def _multiply(
     return kernel_call("multiply", spec, values, tasks), band, thread_bytes * r.threads
 
 
-def _by_axis(**values: tuple[int, ...]) -> dict[str, Any]:
+def by_axis(**values: tuple[int, ...]) -> dict[str, Any]:
     """Arguments that there are three of, by their names."""
     return {f"{name.rstrip('_')}_{k}": value for name, found in values.items() for k, value in enumerate(found)}
 

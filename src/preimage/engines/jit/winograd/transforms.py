@@ -20,6 +20,7 @@ from preimage.engines.ir.builder import Kernel, Num
 
 __all__ = [
     "POINTS",
+    "Matrix",
     "amplification",
     "apply_paired_columns",
     "apply_paired_rows",

@@ -17,7 +17,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Kernel, Num
 from preimage.engines.jit.packing.copy_kernel import transposed
-from preimage.engines.jit.winograd.kernel import AXES, Shape, points_of
+from preimage.engines.jit.winograd.input_kernel import AXES, Shape, points_of
 from preimage.engines.jit.winograd.transforms import apply_paired_rows, weight_matrix
 
 __all__ = ["TransformArguments", "TransformSpec", "build"]

@@ -1,0 +1,72 @@
+"""The program of a weight gradient by Winograd's algorithms, of one image (`weight_grad_kernel`)."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.jit import branches
+from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call
+from preimage.engines.jit.request import WeightGradRequest
+from preimage.engines.jit.winograd.applies import Choice, block_of
+from preimage.engines.jit.winograd.input_kernel import AXES, points_of
+from preimage.engines.jit.winograd.lower import by_axis, choose_tile, name_of, odd_lines, three
+from preimage.engines.jit.winograd.weight_grad_kernel import GradientArguments, GradientSpec
+
+__all__ = ["lower_winograd_grad"]
+
+BAND_TILES = 64  # about so many tiles of a band: the sums over them wait in memory in between
+
+
+def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
+    """The program. Compiles nothing."""
+    g, item = r.geometry, ELEMENT_BYTES[r.element]
+    channels, outputs = g.in_channels_per_group, g.out_channels_per_group
+    shape = ((1, 1),) * (AXES - g.ndim) + choice.shape
+    points, tiles = prod(points_of(shape)), prod(choice.counts)
+    parts = min(outputs // 8, -(-r.threads // g.groups)) if r.threads > 1 else 1
+    part = -(-outputs // parts // 8) * 8
+    parts = -(-outputs // part)
+    tile = choose_tile(r.target, item, outputs, channels, part)
+    step = block_of(tiles)
+    band = min(-(-BAND_TILES // step) * step, tiles)
+    padded = -(-part // tile.pixels) * tile.pixels
+    v_tile, w_tile = odd_lines(channels * item), odd_lines(padded * item)
+    v_point, w_point = odd_lines(band * v_tile), odd_lines(band * w_tile)
+    m_row = channels * item
+    m_point = odd_lines(padded * m_row)
+    v_at = -(-points * (tile.lanes * item + 8) // 64) * 64
+    w_at = v_at + points * v_point
+    m_at = w_at + points * w_point
+    thread_bytes = -(-(m_at + points * m_point) // 4096) * 4096 + 64
+    taps = r.out_strides[2:]
+    along = by_axis(
+        count=three(choice.counts, 1), lo=three(tuple(lo for lo, _ in g.padding), 0), in_=three(g.input_size, 1),
+        in_stride=three(r.x_strides[2:], 0), y=three(g.output_size, 1), y_stride=three(r.y_strides[2:], 0), out_tap=three(taps, 0),
+    )  # fmt: skip
+    values = GradientArguments(
+        **along, input="x", weight="y", output="out", zeros=np.zeros(max(channels, outputs) * item // 8 + 1, np.int64),
+        scratch="scratch", thread_bytes=thread_bytes, tiles=tiles, in_image=r.x_strides[0], in_channel=r.x_strides[1],
+        channels=channels, v_point=v_point, v_tile=v_tile, v_at=v_at, y_image=r.y_strides[0], y_channel=r.y_strides[1],
+        parts=parts, part=part, outputs=outputs, band=band, bands=-(-tiles // band), step=step, w_point=w_point, w_tile=w_tile,
+        w_at=w_at, m_point=m_point, m_row=m_row, m_at=m_at, out_row=r.out_strides[0], out_in=r.out_strides[1],
+    )  # fmt: skip
+    spec = GradientSpec(
+        r.element, tile.lanes, tile.vectors, tile.pixels, shape, r.x_strides[1] != item, r.y_strides[1] != item,
+        r.out_strides[1] != item,
+    )  # fmt: skip
+    program = ProgramBuilder(f"{name_of(choice)}, weight gradient")
+    program.calls.append(kernel_call("weight gradient", spec, values, g.groups * parts))
+    program.buffers.append(Buffer("scratch", thread_bytes * r.threads, grows=False))
+    branches.winograd("taken.weight_grad")
+    program.details |= {
+        "accuracy": f"fast: an error of at most {choice.error:.0f} u sum|x| max|y| (docs/contract.md has the measured one)",
+        "predicted": f"{choice.work / (2 * r.target.vector_bytes / item):,.0f} cycles of one thread by the model for an image,"
+        f" {choice.exact_work / choice.work:.2f} times less work than the exact order",
+        "tile": f"{tile.pixels} output channels x {tile.vectors} vectors of {tile.lanes} input channels",
+        "bands": f"{-(-tiles // band)} of {band} tiles, of {tiles}; images one at a time",
+        "tasks": f"{parts} parts of {part} output channels",
+    }
+    return program.done()

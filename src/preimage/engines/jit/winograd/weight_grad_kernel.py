@@ -1,0 +1,217 @@
+"""Winograd's weight gradient in one kernel: tiles of x and y are transformed, multiplied point by point, summed over tiles, transformed back.
+
+    for band of tiles
+        for tile in the band
+            V[point][tile][i] = B^T of x, W[point][tile][o] = A of y
+        for point, for `pixels` output channels, for block of input channels
+            for block of tiles
+                M[point][o][i] += chain over the block's tiles of W[point][tile][o] V[point][tile][i]
+    for output channel, for vector of input channels
+        gradient = G^T of M, computed in float64 and rounded once
+
+The algorithm is that of the convolution, transposed: a tile of y has as many positions as the convolution's tile has outputs. One task is a
+part of a group's output channels, over all tiles of the call's one image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from preimage.engines.ir.arguments import Integer
+from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
+from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.engines.jit.winograd.input_kernel import (
+    AXES,
+    Shape,
+    Side,
+    lines_along,
+    number_of,
+    place_of,
+    points_of,
+    transform_tile,
+)
+from preimage.engines.jit.winograd.kernel import TileArguments, counts_of, input_side
+from preimage.engines.jit.winograd.transforms import (
+    apply_paired_columns,
+    output_matrix,
+    transposed_matrix,
+    weight_matrix,
+)
+
+__all__ = ["GradientArguments", "GradientSpec", "build"]
+
+
+class GradientArguments(TileArguments):
+    """`input` is x, `weight` is y. Strides in bytes."""
+
+    y_0: Integer  # sizes of y
+    y_1: Integer
+    y_2: Integer
+    y_stride_0: Integer
+    y_stride_1: Integer
+    y_stride_2: Integer
+    y_image: Integer
+    y_channel: Integer
+    parts: Integer
+    part: Integer  # output channels of a part
+    outputs: Integer  # of a group
+    band: Integer
+    bands: Integer
+    step: Integer  # tiles of a block of the order of sums
+    w_point: Integer
+    w_tile: Integer
+    w_at: Integer
+    m_point: Integer
+    m_row: Integer  # from an output channel to the next
+    m_at: Integer
+    out_row: Integer  # of the result: between output channels ...
+    out_in: Integer  # ... input channels
+    out_tap_0: Integer  # ... and taps along each axis
+    out_tap_1: Integer
+    out_tap_2: Integer
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSpec:
+    """As `WinogradSpec`; planes_y: y is channels-first; rows: the result's taps are contiguous, else its input channels."""
+
+    arguments: ClassVar = GradientArguments
+
+    element: str
+    lanes: int
+    vectors: int
+    pixels: int
+    shape: Shape
+    planes_in: bool
+    planes_y: bool
+    rows: bool
+
+    @property
+    def inner(self) -> str:
+        """The type of y."""
+        return self.element
+
+    @property
+    def out(self) -> str:
+        """The type of the result."""
+        return self.element
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: GradientSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    args = GradientArguments.read(f, spec, at_entry=True)
+    part, group = f.task % args.parts, f.task // args.parts
+    first_row = part * args.part
+    rows = (first_row + args.part).minimum(args.outputs) - first_row
+    own = args.scratch.at_bytes(f.thread * args.thread_bytes)
+    x = args.input.at_bytes(group * args.channels * args.in_channel)
+    y = args.weight.at_bytes((group * args.outputs + first_row) * args.y_channel)
+    with f.loop(0, args.bands) as band:
+        first = band.index * args.band
+        count = (first + args.band).minimum(args.tiles) - first
+        with f.loop(0, count) as tile:
+            here = args.here
+            place = place_of(counts_of(here), first + tile.index)
+            transform_tile(f, input_side(f, here, spec, x, own), place, own.at_bytes(here.v_at + tile.index * here.v_tile))
+        with f.loop(0, count) as tile:
+            here = args.here
+            place = place_of(counts_of(here), first + tile.index)
+            transform_tile(f, _y_side(f, spec, here, y, own, rows), place, own.at_bytes(here.w_at + tile.index * here.w_tile))
+        _products(f, spec, own, rows, count, band.index.equals(0))
+    with f.loop(0, rows) as row, f.loop(0, args.channels, spec.lanes) as c:
+        m = own.at_bytes(args.here.m_at + row.index * args.here.m_row).at(c.index)
+        number = group * args.here.outputs + first_row + row.index
+        _result(f, spec, m, args.here.output.at_bytes(number * args.here.out_row + c.index * args.here.out_in))
+    return f.ir()
+
+
+def _y_side(f: Kernel, spec: GradientSpec, args: GradientArguments, y: Ptr, own: Ptr, rows: Int) -> Side:
+    """y, whose tiles lie side by side, for A."""
+    sizes = tuple(m for m, _ in spec.shape)
+    matrices = tuple(
+        None if taps == 1 else transposed_matrix(output_matrix(m, n))
+        for n, (m, taps) in zip(points_of(spec.shape), spec.shape, strict=True)
+    )
+    return Side(
+        spec.element, spec.lanes, spec.planes_y, sizes, sizes, matrices, y, args.zeros, own, (0,) * AXES,
+        (args.y_0, args.y_1, args.y_2), (args.y_stride_0, args.y_stride_1, args.y_stride_2), args.y_image, args.y_channel, rows,
+        args.w_point,
+    )  # fmt: skip
+
+
+def _products(f: Kernel, spec: GradientSpec, own: Ptr, rows: Int, count: Int, begins: object) -> None:
+    """M of a band, added to that of the bands before."""
+    args = GradientArguments.read(f, spec, at_entry=True)
+    width, item = spec.vectors * spec.lanes, ELEMENT_BYTES[spec.element]
+    zeros = [f.zeros(spec.element, spec.lanes)] * (spec.pixels * spec.vectors)
+    with f.loop(0, prod(points_of(spec.shape)), once=True) as point:
+        v_point = own.at_bytes(args.v_at + point.index * args.v_point)
+        w_point = own.at_bytes(args.w_at + point.index * args.w_point)
+        m_point = own.at_bytes(args.m_at + point.index * args.m_point)
+        with f.loop(0, rows, spec.pixels, once=True) as row, f.loop(0, args.channels, width, once=True) as c:
+            v, w = v_point.at(c.index), w_point.at(row.index)
+            places = [
+                m_point.at_bytes((row.index + p) * args.m_row).at(c.index).at_bytes(k * spec.lanes * item)
+                for p in range(spec.pixels)
+                for k in range(spec.vectors)
+            ]
+            totals: list[Num] = [begins.select(zeros[0], place.load(spec.lanes)) for place in places]  # type: ignore[attr-defined]
+            with f.loop(0, (count + args.step - 1) // args.step, carry=totals, once=True) as block:
+                first = block.index * args.step
+                with f.loop(first, (first + args.step).minimum(count), carry=zeros, once=True) as t:
+                    t.carry = _step(spec, v.at_bytes(t.index * args.v_tile), w.at_bytes(t.index * args.w_tile), t.carry)
+                block.carry = [total + value for total, value in zip(block.carry, t.result, strict=True)]
+            for place, value in zip(places, block.result, strict=True):
+                place.store(value)
+
+
+def _step(spec: GradientSpec, v: Ptr, w: Ptr, sums: list[Num]) -> list[Num]:
+    """The products of one tile."""
+    columns = [v.at(k * spec.lanes).load(spec.lanes) for k in range(spec.vectors)]
+    out = []
+    for p in range(spec.pixels):
+        value = w.at(p).splat(spec.lanes)
+        out += [sums[p * spec.vectors + k].plus_product(column, value) for k, column in enumerate(columns)]
+    return out
+
+
+def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr) -> None:
+    """G^T of the sums of an output channel and a vector of input channels, to the taps."""
+    args, points = GradientArguments.read(f, spec), points_of(spec.shape)
+    sizes = list(points)
+    values: dict[tuple[int, ...], Num] = {}
+    axes = [k for k in range(AXES) if spec.shape[k][1] > 1]
+    for axis in axes:
+        made: dict[tuple[int, ...], Num] = {}
+        matrix = transposed_matrix(weight_matrix(spec.shape[axis][1], points[axis]))
+        for line in lines_along(axis, sizes, spec.shape[axis][1]):
+            given = [
+                m.at_bytes(args.m_point * number_of(at, points)).load(spec.lanes).as_f64() if axis == axes[0] else values[at]
+                for at in line.reads
+            ]
+            made |= dict(zip(line.writes, apply_paired_columns(f, matrix, given), strict=True))
+        values, sizes[axis] = made, spec.shape[axis][1]
+    zero = f.zeros(spec.element, spec.lanes)
+    taps = {at: value.rounded(spec.element) + zero for at, value in sorted(values.items())}
+    if not spec.rows:
+        for (a, b, c), value in taps.items():
+            to.at_bytes(args.out_tap_0 * a).at_bytes(args.out_tap_1 * b).at_bytes(args.out_tap_2 * c).store(value)
+        return
+    found, lanes = list(taps.values()), spec.lanes
+    for first in range(0, len(found), lanes):
+        some = found[first : first + lanes]
+        turned = transposed([*some, *[some[-1]] * (lanes - len(some))])
+        for j, value in enumerate(turned):
+            place = to.at_bytes(args.out_in * j).at(first)
+            if len(some) == lanes:
+                place.store(value)
+            else:
+                for k in range(len(some)):
+                    place.at(k).store(value.lane(k))
