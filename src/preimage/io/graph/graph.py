@@ -64,6 +64,7 @@ class Graph(Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.constants: dict[str, Any] = {key: np.asarray(value) for key, value in (constants or {}).items()}
         self.updates = dict(updates or {})
+        self.changes: dict[str, int] = {}
         given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
         self.nodes = ordered(tuple(nodes), given, self.outputs)
         self._last = last_uses(self.nodes)
@@ -391,7 +392,13 @@ class Graph(Module):
         }
         out = Graph(**(pieces | changes))
         out.train(self.training)
-        return out
+        return out.noted(self.changes)
+
+    def noted(self, changes: Mapping[str, int]) -> Graph:
+        """This graph, with what a pass changed added to `changes`: a name for each kind of change, and how often it was made."""
+        for name, count in changes.items():
+            self.changes[name] = self.changes.get(name, 0) + count
+        return self
 
 
 def _parameter(value: Any) -> Parameter:

@@ -5,7 +5,7 @@ Each computes what the layer's own forward does, so that a traced module gives t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -64,7 +64,24 @@ def batch_statistics_norm(x: Value, weight: Value = None, bias: Value = None, *,
 
 
 @graph_op("layer_norm")
-def layer_norm(x: Value, weight: Value = None, bias: Value = None, *, sizes: tuple[int, ...], eps: float) -> Value:
-    """Standardised over the last axes, of these sizes; weight and bias of their shape."""
+def layer_norm(
+    x: Value, weight: Value = None, bias: Value = None, *, sizes: tuple[int, ...] = (), axes: Sequence[int] | None = None, eps: float
+) -> Value:  # fmt: skip
+    """Standardised over the last axes, of these sizes, or over the axes named; weight and bias broadcast."""
     ndim = len(np.shape(array_of(x)))
-    return standardized(x, weight, bias, axes=tuple(range(ndim - len(sizes), ndim)), eps=eps)
+    which = range(ndim - len(sizes), ndim) if axes is None else axes
+    return standardized(x, weight, bias, axes=tuple(which), eps=eps)
+
+
+@graph_op("rms_norm")
+def rms_norm(x: Value, weight: Value = None, *, axes: Sequence[int], eps: float) -> Value:
+    """x over the root of the mean of its squares over the axes, times the weight, which broadcasts."""
+    y = ops.multiply(x, ops.rsqrt(ops.add(ops.mean(ops.square(x), tuple(axes), keepdims=True), eps)))
+    return y if weight is None else ops.multiply(y, weight)
+
+
+@graph_op("attention")
+def attention(q: Value, k: Value, v: Value, mask: Value = None, *, scale: float = 1.0) -> Value:
+    """softmax(scale q k + mask) v: q (..., L, d), k (..., d, S) as it lies in the product, v (..., S, e); the mask broadcasts to (..., L, S)."""
+    scores = ops.matmul(q if scale == 1 else ops.multiply(q, scale), k)
+    return ops.matmul(ops.softmax(scores if mask is None else ops.add(scores, mask), axis=-1), v)

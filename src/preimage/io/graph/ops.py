@@ -7,6 +7,7 @@ its importer. Sizes are never frozen: a word whose result depends on sizes reads
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -234,7 +235,12 @@ def softmax(x: Value, *, axis: int = -1) -> Value:
 def reshape(x: Value, *, target: Sequence[int]) -> Value:
     """Another shape: 0 copies the size of the same axis, -1 takes what is left."""
     size = _shape(x)
-    return ops.reshape(x, tuple(size[k] if n == 0 else n for k, n in enumerate(target)))
+    shape = [size[k] if n == 0 else n for k, n in enumerate(target)]
+    if -1 in shape:  # a copied size may be 0, of which nothing could be divided
+        left = prod(n for k, n in enumerate(size) if k >= len(target) or target[k] != 0)
+        known = prod(n for n in target if n > 0)
+        shape[shape.index(-1)] = left // known if left % known == 0 else -1
+    return ops.reshape(x, tuple(shape)) if isinstance(x, Tensor) or x.dtype.kind == "f" else np.reshape(x, tuple(shape))
 
 
 @graph_op("flatten")
@@ -246,7 +252,7 @@ def flatten(x: Value, *, axis: int, end_axis: int = -1) -> Value:
 @graph_op("transpose")
 def transpose(x: Value, *, axes: Sequence[int]) -> Value:
     """The axes in another order."""
-    return ops.transpose(x, tuple(axes))
+    return ops.transpose(x, tuple(axes)) if isinstance(x, Tensor) or x.dtype.kind == "f" else np.transpose(x, tuple(axes))
 
 
 @graph_op("concat")

@@ -1,8 +1,13 @@
 """Rewriting a graph so that it runs faster and says the same: each pass is a function from graph to graph.
 
     drop_identities   values that are only other names are called by one name
+    simplify          what is known, idle, computed twice or for nobody; reshapes with known targets
+    cancel_transposes transpositions that undo one another
     fold_constants    what depends on stored arrays alone is computed once
-    fold_affine       a batch normalisation, scale or offset per channel goes into the weights of the contraction before it
+    rewrite_patterns  what exporters spell out becomes the word that it means
+    affine            batch normalisations, scales and offsets per channel go into the weights of contractions
+    take_padding      zeros padded before a convolution become its padding
+    spell_out         words that kernels run as parts of longer chains become their steps
     fuse_epilogues    a residual sum and an activation go into the engine's epilogue
     fuse_pointwise    chains of elementwise nodes run block by block, in the cache
     fuse_chains       such a chain behind a contraction goes into the engine's epilogue, where its other operands are single numbers
@@ -10,9 +15,9 @@
     prepare_weights   stored arrays become constants that nobody can write to: packed once, never looked at again
 
 The result is for inference, with the values that the parameters have now: they are constants, and their gradients
-are gone. After more training the trained graph is optimised anew. fold_affine rounds each weight once
-more, so its values are the same to rounding; the other passes keep the bits (channels_last with an engine that promises the same
-bits for any memory layout: jit does, BLAS inside gemm does not).
+are gone. After more training the trained graph is optimised anew. The passes of `affine` round each weight once more, and `rewrite_patterns`
+rounds at other places than the nodes that it replaces, so that values are the same to rounding; the other passes keep the bits (channels_last with an
+engine that promises the same bits for any memory layout: jit does, BLAS inside gemm does not). `changes` of the result says what was done.
 """
 
 from __future__ import annotations
@@ -26,10 +31,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import no_grad
+from preimage.errors import PreimageError
+from preimage.io import limits
+from preimage.io.graph.affine import fold_affine, fold_before, split_affine
 from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.graph import Graph
-from preimage.io.graph.nodes import OPS, Node, Values, graph_op
+from preimage.io.graph.nodes import Node, Values, graph_op
+from preimage.io.graph.padding import take_padding
+from preimage.io.graph.patterns import rewrite_patterns
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
+from preimage.io.graph.simplify import (
+    drop_dead,
+    drop_idle,
+    fold_known,
+    join_reshapes,
+    merge_twins,
+    pruned,
+    repeatable,
+    take_branches,
+)
+from preimage.io.graph.spelling import spell_out
+from preimage.io.graph.transposes import cancel_transposes
 from preimage.settings import check_accuracy
 from preimage.typing import Accuracy
 
@@ -46,6 +68,8 @@ __all__ = [
 
 Array = NDArray[Any]
 MAX_FOLDED_BYTES = 1 << 26
+#: What folding may do altogether: a file must not make reading it long.
+MAX_FOLDED_FLOP = 1 << 34
 
 
 def optimise(
@@ -96,17 +120,6 @@ def _users(graph: Graph) -> dict[str, list[Node]]:
     return users
 
 
-def _pruned(graph: Graph, nodes: Sequence[Node], constants: Mapping[str, Any]) -> Graph:
-    """The graph of these nodes and constants, without stored arrays that nothing takes any more."""
-    taken = {key for node in nodes for key in node.inputs} | set(graph.outputs) | set(graph.updates.values())
-    return graph.replaced(
-        nodes=nodes,
-        constants={key: value for key, value in constants.items() if key in taken},
-        parameters={key: value for key, value in graph.weights.items() if key in taken},
-        buffers={key: value for key, value in graph.state.items() if key in taken},
-    )
-
-
 def drop_identities(graph: Graph) -> Graph:
     """Take out nodes that hand their input on (identity, and dropout outside training)."""
     idle = {"identity"} if graph.training else {"identity", "dropout"}
@@ -118,22 +131,27 @@ def drop_identities(graph: Graph) -> Graph:
             names[node.outputs[0]] = node.inputs[0]
         else:
             kept.append(node)
-    return _pruned(graph, kept, graph.constants)
+    return pruned(graph, kept, graph.constants)
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """Compute nodes that take stored arrays alone; results above 64 MiB are left to be computed in each run."""
+    """Compute nodes that take stored arrays alone. Results above 64 MiB, and those that fail, are left to be computed in each run."""
     known = _stored(graph)
     found: dict[str, Any] = {}
     kept = []
-    with no_grad():
+    budget = limits.limits(elements=MAX_FOLDED_BYTES, flop=MAX_FOLDED_FLOP)
+    with no_grad(), budget, limits.Meter(held=0) as meter:
         for node in graph.nodes:
-            op = OPS[node.op]
             inputs = [key for key in node.inputs if key]
-            if not inputs or op.stateful or any(key not in known for key in inputs) or graph.training:
+            if not inputs or not repeatable(node) or any(key not in known for key in inputs) or graph.training:
                 kept.append(node)
                 continue
-            made = graph.run_nodes([node], {key: known[key] for key in inputs})
+            try:
+                made = graph.run_nodes([node], {key: known[key] for key in inputs})
+                meter.made(made, node.name)
+            except PreimageError:  # the run will say what is wrong
+                kept.append(node)
+                continue
             if any(isinstance(value, Values) for value in made.values()) or (
                 sum(np.asarray(value).nbytes for value in made.values()) > MAX_FOLDED_BYTES
             ):
@@ -141,86 +159,7 @@ def fold_constants(graph: Graph) -> Graph:
                 continue
             known |= made
             found |= {key: np.asarray(value) for key, value in made.items()}
-    return _pruned(graph, kept, graph.constants | found)
-
-
-def _channel_vector(array: Array, channels: int, ndim: int) -> Array | None:
-    """An array that broadcasts against (N, C, *space) as one number per channel, as a vector; None if it does not."""
-    if array.size == 1 and array.ndim <= ndim:
-        return np.full(channels, array.reshape(()), np.float64)
-    behind = ndim - 2
-    if array.ndim < 1 + behind or array.ndim > ndim or array.shape[array.ndim - 1 - behind :] != (channels, *(1,) * behind):
-        return None
-    return array.reshape(channels).astype(np.float64) if array.size == channels else None
-
-
-def _affine(node: Node, value: str, known: Mapping[str, Array], channels: int, ndim: int) -> tuple[Array, Array] | None:
-    """What the node does to `value`, as factor and offset per channel; None if it is nothing of the kind."""
-    ones, zeros = np.ones(channels), np.zeros(channels)
-    if node.op == "batch_norm" and node.inputs[0] == value:
-        if any(key and (key not in known or known[key].shape != (channels,)) for key in node.inputs[1:]):
-            return None
-        scale, bias, mean, variance = (known[key].astype(np.float64) if key else None for key in node.inputs[1:5])
-        if mean is None or variance is None:
-            return None
-        factor = (ones if scale is None else scale) / np.sqrt(variance + node.number("eps"))
-        return factor, (zeros if bias is None else bias) - mean * factor
-    if node.op not in ("mul", "add", "sub", "div") or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:
-        return None
-    first = node.inputs[0] == value
-    other = known.get(node.inputs[1] if first else node.inputs[0])
-    if other is None or other.dtype.kind != "f" or (not first and node.op in ("sub", "div")):
-        return None
-    vector = _channel_vector(other, channels, ndim)
-    if vector is None:
-        return None
-    return {
-        "mul": (vector, zeros), "div": (1 / vector, zeros) if vector.all() else None,
-        "add": (ones, vector), "sub": (ones, -vector),
-    }[node.op]  # fmt: skip
-
-
-def fold_affine(graph: Graph) -> Graph:
-    """Fold chains of per-channel factors and offsets after a contraction into its weights and bias."""
-    known, users = _stored(graph), _users(graph)
-    constants = dict(graph.constants)
-    swallowed: set[str] = set()
-    renewed: dict[str, Node] = {}
-    for node in graph.nodes:
-        if node.op not in CONTRACTIONS or node.attributes.keys() & {"activation", "chain"} or len(node.inputs) > 3:
-            continue
-        weight, bias = known.get(node.inputs[1]), known.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
-        if weight is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):
-            continue
-        groups = node.integer("groups", 1)
-        channels = weight.shape[1] * groups if node.op == "conv_transpose" else weight.shape[0]
-        factor, offset = np.ones(channels), np.zeros(channels) if bias is None else bias.astype(np.float64)
-        value, chain = node.outputs[0], []
-        while len(users.get(value, ())) == 1 and value not in graph.outputs:
-            step = _affine(users[value][0], value, known, channels, weight.ndim)
-            if step is None:
-                break
-            factor, offset = factor * step[0], offset * step[0] + step[1]
-            chain.append(users[value][0])
-            value = chain[-1].outputs[0]
-        if not chain:
-            continue
-        new_weight, new_bias = f"{node.name}:folded weight", f"{node.name}:folded bias"
-        constants[new_weight] = _scaled(weight, factor, groups, node.op == "conv_transpose")
-        constants[new_bias] = offset.astype(weight.dtype)
-        swallowed |= {each.name for each in (node, *chain)}
-        renewed[chain[-1].name] = replace(node, inputs=(node.inputs[0], new_weight, new_bias), outputs=(value,))
-    nodes = [renewed.get(n.name, n) for n in graph.nodes if n.name not in swallowed or n.name in renewed]
-    return _pruned(graph, nodes, constants)
-
-
-def _scaled(weight: Array, factor: Array, groups: int, transposed: bool) -> Array:
-    """The weights with each output channel times its factor, rounded once."""
-    behind = (1,) * (weight.ndim - 2)
-    if not transposed:
-        return (weight * factor.reshape(-1, 1, *behind)).astype(weight.dtype)
-    split = weight.reshape(groups, -1, *weight.shape[1:]) * factor.reshape(groups, 1, -1, *behind)
-    return split.reshape(weight.shape).astype(weight.dtype)
+    return pruned(graph, kept, graph.constants | found, {"constants computed": len(graph.nodes) - len(kept)} if found else {})
 
 
 _ACTIVATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
@@ -267,7 +206,7 @@ def fuse_epilogues(graph: Graph) -> Graph:
             swallowed |= {each.name for each in (node, *chain)}
             renewed[chain[-1].name] = replace(fused, outputs=(value,))
     nodes = [renewed.get(n.name, n) for n in graph.nodes if n.name not in swallowed or n.name in renewed]
-    return _pruned(graph, nodes, graph.constants)
+    return pruned(graph, nodes, graph.constants)
 
 
 @graph_op("channels_innermost")
@@ -304,7 +243,7 @@ def channels_last(graph: Graph) -> Graph:
                 laid_out.add(value)
                 nodes.append(Node(name, "channels_innermost", (value,), (name,)))
             nodes.append(replace(node, inputs=(name, *node.inputs[1:])))
-    return _pruned(graph, nodes, graph.constants)
+    return pruned(graph, nodes, graph.constants)
 
 
 def _first_contractions(graph: Graph) -> list[Node]:
@@ -338,8 +277,22 @@ def prepare_weights(graph: Graph) -> Graph:
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     drop_identities,
+    take_branches,
+    fold_known,
     fold_constants,
+    drop_idle,
+    merge_twins,
+    cancel_transposes,
+    rewrite_patterns,
+    drop_idle,
+    join_reshapes,
+    drop_idle,
+    drop_dead,
+    split_affine,
     fold_affine,
+    fold_before,
+    take_padding,
+    spell_out,
     fuse_epilogues,
     fuse_pointwise,
     fuse_chains,

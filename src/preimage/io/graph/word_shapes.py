@@ -187,7 +187,7 @@ def _upsample(call: Call) -> Shapes:
 _SAME = (
     "abs", "exp", "log", "relu", "sigmoid", "softplus", "sqrt", "tanh", "identity", "leaky_relu", "elu", "clip", "prelu", "swish",
     "batch_norm", "lrn", "softmax", "celu", "gelu", "hard_sigmoid", "hard_swish", "log_sigmoid", "log_softmax", "mish", "neg", "reciprocal",
-    "rsqrt", "selu", "softsign", "square", "group_norm", "instance_norm", "batch_statistics_norm", "layer_norm", "channels_innermost",
+    "rsqrt", "selu", "softsign", "square", "group_norm", "instance_norm", "batch_statistics_norm", "layer_norm", "rms_norm", "channels_innermost",
 )  # fmt: skip
 shapes_of(*_SAME)(like(0))
 shapes_of("add", "div", "maximum", "minimum", "mul", "sub", "pointwise")(broadcasting())
@@ -202,6 +202,17 @@ def _linear(call: Call) -> Shapes:
 @shapes_of("matmul")
 def _matmul(call: Call) -> Shapes:
     return [matrix_product(call.shape(0), call.shape(1))]
+
+
+def _whole(shape: Sequence[Dim | None]) -> Shape:
+    if any(dim is None for dim in shape):
+        raise UnknownError("a size that is open")
+    return tuple(dim for dim in shape if dim is not None)
+
+
+@shapes_of("attention")
+def _attention(call: Call) -> Shapes:
+    return [matrix_product(_whole(matrix_product(call.shape(0), call.shape(1))), call.shape(2))]
 
 
 @shapes_of("reshape")
