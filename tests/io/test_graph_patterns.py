@@ -13,7 +13,9 @@ import preimage as pre
 import preimage.io.onnx
 from preimage.io.graph import Graph, Input, Node
 from preimage.io.graph.match import View, find
-from preimage.io.graph.patterns import PATTERNS, rewrite_patterns
+from preimage.io.graph.moving_patterns import MOVING
+from preimage.io.graph.patterns import PATTERNS
+from preimage.io.graph.rewriting import rewrite_patterns
 
 RNG = np.random.default_rng(21)
 SHAPE = (2, 6, 5, 4)
@@ -171,7 +173,8 @@ def test_an_expression_becomes_its_word(name: str, text: str, op: str | None, fl
 
 def test_every_pattern_is_tested() -> None:
     tested = {name for name, _, op in FOUND if op} | {"weight of LayerNorm", "bias of LayerNorm", "weight of RMSNorm"}
-    assert {p.name for p in PATTERNS} == tested | {"attention", "GroupNorm", "mean over space"}
+    tested |= {"attention", "GroupNorm", "InstanceNorm", "mean over space", "means of means", "channel shuffle", "DepthToSpace"}
+    assert {p.name for p in (*PATTERNS, *MOVING)} == tested
 
 
 #: Expressions that are nearly one of the patterns, and must stay as they are.
@@ -305,6 +308,70 @@ def test_the_mean_over_space() -> None:
     assert words(rewrite_patterns(graph([-1, -2]))) == ["global_avg_pool"]
     assert words(rewrite_patterns(graph([1, 3]))) == ["onnx.ReduceMean"]
     same(graph([2, 3]), rewrite_patterns(graph([2, 3])))
+
+
+def test_means_of_means() -> None:
+    both = Spelled("mean(mean(x, axes=[3]), axes=[2])").graph()
+    after = rewrite_patterns(both)
+    assert words(after) == ["global_avg_pool"]
+    assert after.changes == {"means of means": 1, "mean over space": 1}
+    same(both, after)
+    dropped = Spelled("mean(mean(x, axes=[3], keepdims=0), axes=[1])").graph()
+    assert words(rewrite_patterns(dropped)) == words(dropped)
+
+
+def moving(split: tuple[int, ...], order: tuple[int, ...], join: tuple[int, ...], shape: Any) -> Graph:
+    nodes = [
+        Node("a", "onnx.Reshape", ("x", "split"), ("a",)),
+        Node("b", "transpose", ("a",), ("b",), {"axes": order}),
+        Node("y", "onnx.Reshape", ("b", "join"), ("y",)),
+    ]
+    constants = {"split": np.array(split), "join": np.array(join)}
+    return Graph(nodes, [Input("x", shape, "float64")], ["y"], constants=constants)
+
+
+def test_channels_shuffled() -> None:
+    g = moving((0, 3, 2, 5, 4), (0, 2, 1, 3, 4), (0, -1, 5, 4), (None, 6, 5, 4))
+    after = rewrite_patterns(g)
+    assert words(after) == ["channel_shuffle"]
+    same(g, after)
+    x = np.moveaxis(RNG.standard_normal((2, 5, 4, 6)), -1, 1)
+    with pre.no_grad():
+        np.testing.assert_array_equal(after(x), g(x))
+        assert after(x).strides[1] == 8  # channels stay innermost
+    for other in (
+        moving((0, 3, 2, 5, 4), (0, 1, 2, 3, 4), (0, -1, 5, 4), SHAPE),
+        moving((0, 3, 2, 5, 4), (0, 2, 1, 4, 3), (0, -1, 4, 5), SHAPE),
+        moving((0, 3, 2, 5, 4), (0, 2, 1, 3, 4), (0, 3, 10, 4), SHAPE),
+    ):
+        assert words(rewrite_patterns(other)) == words(other)
+
+
+def test_depth_into_space() -> None:
+    shape = (2, 12, 5, 3)
+    for split, order in (((0, 2, 2, 3, 5, 3), (0, 3, 4, 1, 5, 2)), ((0, 3, 2, 2, 5, 3), (0, 1, 4, 2, 5, 3))):
+        g = moving(split, order, (0, 3, 10, 6), shape)
+        after = rewrite_patterns(g)
+        assert words(after) == ["onnx.DepthToSpace"]
+        same(g, after, shape=shape)
+        assert words(rewrite_patterns(moving(split, order, (0, 3, 6, 10), shape))) == words(g)
+    assert words(rewrite_patterns(moving((0, 2, 2, 3, 5, 3), (0, 1, 4, 2, 5, 3), (0, 2, -1, 6), shape)))[0] == "onnx.Reshape"
+
+
+def test_normalisations_that_onnx_names() -> None:
+    stored = {"W": RNG.standard_normal(4), "B": RNG.standard_normal(4), "C": RNG.standard_normal(6), "D": RNG.standard_normal(6)}
+    for node, word in (
+        (Node("y", "onnx.LayerNormalization", ("x", "W", "B"), ("y",), {"epsilon": 0.01}), "layer_norm"),
+        (Node("y", "onnx.LayerNormalization", ("x", "W"), ("y",), {"axis": 3}), "layer_norm"),
+        (Node("y", "onnx.InstanceNormalization", ("x", "C", "D"), ("y",), {"epsilon": 0.01}), "instance_norm"),
+    ):
+        g = Graph([node], [Input("x", SHAPE, "float64")], ["y"], constants={k: stored[k] for k in node.inputs[1:]})
+        after = rewrite_patterns(g)
+        assert words(after) == [word]
+        same(g, after)
+    several = Node("y", "onnx.LayerNormalization", ("x", "W"), ("y", "m"), {"outputs": 2})
+    g = Graph([several], [Input("x", SHAPE, "float64")], ["y", "m"], constants={"W": stored["W"]})
+    assert words(rewrite_patterns(g)) == ["onnx.LayerNormalization"]
 
 
 def test_a_search_without_end_finds_nothing_soon() -> None:

@@ -23,6 +23,7 @@ from preimage.caffe.layer import BlobVec, Layer
 from preimage.io.caffe.assemble import Assembly, Shape
 from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import graph_op
+from preimage.io.graph.facts import shapes_of
 
 __all__ = ["Host", "Hosts", "call", "propagation"]
 
@@ -163,6 +164,9 @@ def call(host: Host, inputs: Sequence[Any]) -> list[Any]:
 def _python(*inputs: Any, host: Host) -> Any:
     """The tops of a Python layer."""
     return tuple(call(host, inputs))
+
+
+shapes_of("caffe_python")(lambda call: [None] * len(call.node.outputs))  # whatever the layer's own code says
 
 
 # -- which bottoms get diffs -------------------------------------------------------------------------------------------

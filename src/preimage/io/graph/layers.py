@@ -13,6 +13,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import array_of
+from preimage.engines.base import is_channels_last
 from preimage.io.graph.nodes import graph_op
 from preimage.ops.normalise import normalise, standardized
 
@@ -85,3 +86,13 @@ def attention(q: Value, k: Value, v: Value, mask: Value = None, *, scale: float 
     """softmax(scale q k + mask) v: q (..., L, d), k (..., d, S) as it lies in the product, v (..., S, e); the mask broadcasts to (..., L, S)."""
     scores = ops.matmul(q if scale == 1 else ops.multiply(q, scale), k)
     return ops.matmul(ops.softmax(scores if mask is None else ops.add(scores, mask), axis=-1), v)
+
+
+@graph_op("channel_shuffle")
+def channel_shuffle(x: Value, *, groups: int) -> Value:
+    """Channels (axis 1) in `groups` rows, read by columns; they stay innermost in memory where they are."""
+    size = np.shape(array_of(x))
+    order = np.arange(size[1]).reshape(groups, -1).T.reshape(-1)
+    if isinstance(x, np.ndarray):
+        return np.moveaxis(np.take(np.moveaxis(x, 1, -1), order, -1), -1, 1) if is_channels_last(x) else np.take(x, order, 1)
+    return ops.take(x, order, 1)

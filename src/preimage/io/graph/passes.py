@@ -38,8 +38,8 @@ from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import Node, Values, graph_op
 from preimage.io.graph.padding import take_padding
-from preimage.io.graph.patterns import rewrite_patterns
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
+from preimage.io.graph.rewriting import rewrite_patterns
 from preimage.io.graph.simplify import (
     drop_dead,
     drop_idle,

@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from preimage.io.graph.facts import Fact, infer
-from preimage.io.graph.graph import Graph
-from preimage.io.graph.match import Found, View, find, root_words, word_of
+from preimage.io.graph.facts import Fact
+from preimage.io.graph.match import Found, View, word_of
 from preimage.io.graph.nodes import Node
 from preimage.io.graph.sizes import Size
 
-__all__ = ["PATTERNS", "Pattern", "rewrite_patterns"]
+__all__ = ["PATTERNS", "Pattern", "becomes", "pattern", "rank_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A name for reports, the expression, and what stands for it."""
+    """A name for reports, the expression, what stands for it, and whether it holds for values that are no floats, too."""
 
     name: str
     text: str
     change: Callable[[Found, View], Node | None]
+    any_dtype: bool = False
 
 
 PATTERNS: list[Pattern] = []
@@ -44,14 +44,14 @@ def pattern(name: str, *texts: str) -> Callable[[Callable[[Found, View], Node | 
     return register
 
 
-def _becomes(found: Found, op: str, inputs: Sequence[str], **attributes: Any) -> Node:
+def becomes(found: Found, op: str, inputs: Sequence[str], **attributes: Any) -> Node:
     """A node in the place of the root."""
     return replace(found.root, op=op, inputs=tuple(inputs), attributes=attributes)
 
 
 def _axes(node: Node, view: View) -> tuple[int, ...] | None:
     """The axes of a reduction that keeps them as 1, from the front; None where they are not known."""
-    rank = _rank(view, node.inputs[0])
+    rank = rank_of(view, node.inputs[0])
     if rank is None:
         return None
     if word_of(node) == "global_avg_pool":
@@ -69,7 +69,7 @@ def _axes(node: Node, view: View) -> tuple[int, ...] | None:
     return tuple(sorted({a % rank for a in axes})) if all(-rank <= a < rank for a in axes) else None
 
 
-def _rank(view: View, key: str) -> int | None:
+def rank_of(view: View, key: str) -> int | None:
     shape = view.facts.get(key, Fact()).shape
     return None if shape is None else len(shape)
 
@@ -93,7 +93,7 @@ def _within(view: View, small: str, large: str) -> bool:
 
 @pattern("GELU", "x * 0.5 * (1 + erf(x / 1.41421356237))")
 def _gelu(found: Found, view: View) -> Node:
-    return _becomes(found, "gelu", [found.values["x"]], approximate="none")
+    return becomes(found, "gelu", [found.values["x"]], approximate="none")
 
 
 @pattern(
@@ -104,22 +104,22 @@ def _gelu(found: Found, view: View) -> Node:
     "x * 0.5 * (1 + tanh(x * 0.79788456 * (1 + 0.044715 * (x * x))))",
 )
 def _gelu_tanh(found: Found, view: View) -> Node:
-    return _becomes(found, "gelu", [found.values["x"]], approximate="tanh")
+    return becomes(found, "gelu", [found.values["x"]], approximate="tanh")
 
 
 @pattern("Mish", "x * tanh(softplus(x))", "x * tanh(log(1 + exp(x)))")
 def _mish(found: Found, view: View) -> Node:
-    return _becomes(found, "mish", [found.values["x"]])
+    return becomes(found, "mish", [found.values["x"]])
 
 
 @pattern("SiLU", "x * sigmoid(x)", "x / (1 + exp(-1 * x))")
 def _silu(found: Found, view: View) -> Node:
-    return _becomes(found, "swish", [found.values["x"]], beta=1.0)
+    return becomes(found, "swish", [found.values["x"]], beta=1.0)
 
 
 @pattern("SiLU", "x * sigmoid(beta * x)")
 def _silu_beta(found: Found, view: View) -> Node | None:
-    return _becomes(found, "swish", [found.values["x"]], beta=found.numbers["beta"]) if found.numbers["beta"] != 1 else None
+    return becomes(found, "swish", [found.values["x"]], beta=found.numbers["beta"]) if found.numbers["beta"] != 1 else None
 
 
 def _bounds(node: Node, view: View) -> tuple[float, float] | None:
@@ -139,12 +139,12 @@ def _is_clip(found: Found, view: View, lo: float, hi: float) -> bool:
 
 @pattern("HardSwish", "x * clip(x + 3) / 6")
 def _hard_swish(found: Found, view: View) -> Node | None:
-    return _becomes(found, "hard_swish", [found.values["x"]]) if _is_clip(found, view, 0, 6) else None
+    return becomes(found, "hard_swish", [found.values["x"]]) if _is_clip(found, view, 0, 6) else None
 
 
 @pattern("HardSwish", "x * clip(x / 6 + 0.5)")
 def _hard_swish_of_sixths(found: Found, view: View) -> Node | None:
-    return _becomes(found, "hard_swish", [found.values["x"]]) if _is_clip(found, view, 0, 1) else None
+    return becomes(found, "hard_swish", [found.values["x"]]) if _is_clip(found, view, 0, 1) else None
 
 
 @pattern("HardSwish", "x * hard_sigmoid(x)")
@@ -152,45 +152,45 @@ def _hard_swish_of_words(found: Found, view: View) -> Node | None:
     node = found.of("hard_sigmoid")[0]
     own = (0.2, 0.5) if node.op.startswith("onnx.") else (1 / 6, 0.5)
     slope, offset = node.number("alpha", own[0]), node.number("beta", own[1])
-    return _becomes(found, "hard_swish", [found.values["x"]]) if abs(slope - 1 / 6) < 1e-6 and abs(offset - 0.5) < 1e-6 else None
+    return becomes(found, "hard_swish", [found.values["x"]]) if abs(slope - 1 / 6) < 1e-6 and abs(offset - 0.5) < 1e-6 else None
 
 
 @pattern("HardSigmoid", "clip(x + 3) / 6")
 def _hard_sigmoid(found: Found, view: View) -> Node | None:
-    return _becomes(found, "hard_sigmoid", [found.values["x"]], alpha=1 / 6, beta=0.5) if _is_clip(found, view, 0, 6) else None
+    return becomes(found, "hard_sigmoid", [found.values["x"]], alpha=1 / 6, beta=0.5) if _is_clip(found, view, 0, 6) else None
 
 
 @pattern("LeakyReLU", "maximum(x, x * slope)")
 def _leaky_relu(found: Found, view: View) -> Node | None:
     slope = found.numbers["slope"]
-    return _becomes(found, "leaky_relu", [found.values["x"]], slope=slope) if 0 < slope < 1 else None
+    return becomes(found, "leaky_relu", [found.values["x"]], slope=slope) if 0 < slope < 1 else None
 
 
 @pattern("ReLU", "maximum(x, 0)")
 def _relu(found: Found, view: View) -> Node | None:
-    return _becomes(found, "relu", [found.values["x"]]) if _alone(found, view) else None
+    return becomes(found, "relu", [found.values["x"]]) if _alone(found, view) else None
 
 
 @pattern("Clip", "minimum(maximum(x, lo), hi)")
 def _clip(found: Found, view: View) -> Node | None:
     lo, hi = found.numbers["lo"], found.numbers["hi"]
-    return _becomes(found, "clip", [found.values["x"]], lo=lo, hi=hi) if lo <= hi and _alone(found, view) else None
+    return becomes(found, "clip", [found.values["x"]], lo=lo, hi=hi) if lo <= hi and _alone(found, view) else None
 
 
 @pattern("Clip", "minimum(relu(x), hi)")
 def _clip_of_relu(found: Found, view: View) -> Node | None:
     hi = found.numbers["hi"]
-    return _becomes(found, "clip", [found.values["x"]], lo=0.0, hi=hi) if hi >= 0 and _alone(found, view) else None
+    return becomes(found, "clip", [found.values["x"]], lo=0.0, hi=hi) if hi >= 0 and _alone(found, view) else None
 
 
 @pattern("Clip", "minimum(x, hi)")
 def _clip_above(found: Found, view: View) -> Node | None:
-    return _becomes(found, "clip", [found.values["x"]], lo=None, hi=found.numbers["hi"]) if _alone(found, view) else None
+    return becomes(found, "clip", [found.values["x"]], lo=None, hi=found.numbers["hi"]) if _alone(found, view) else None
 
 
 @pattern("Clip", "maximum(x, lo)")
 def _clip_below(found: Found, view: View) -> Node | None:
-    return _becomes(found, "clip", [found.values["x"]], lo=found.numbers["lo"], hi=None) if _alone(found, view) else None
+    return becomes(found, "clip", [found.values["x"]], lo=found.numbers["lo"], hi=None) if _alone(found, view) else None
 
 
 def _alone(found: Found, view: View) -> bool:
@@ -208,7 +208,7 @@ def _layer_norm(found: Found, view: View) -> Node | None:
     axes = _same_axes(found.of("mean") + found.of("global_avg_pool"), view)
     if axes is None or not 0 <= found.numbers["eps"] < 1:
         return None
-    return _becomes(found, "layer_norm", [found.values["x"]], axes=axes, eps=found.numbers["eps"])
+    return becomes(found, "layer_norm", [found.values["x"]], axes=axes, eps=found.numbers["eps"])
 
 
 @pattern("LayerNorm", f"x * (W / {_DEVIATION}) + (B - mean(x) * (W / {_DEVIATION}))")
@@ -225,7 +225,7 @@ def _rms_norm(found: Found, view: View) -> Node | None:
     axes = _same_axes(found.of("mean"), view)
     if axes is None or not 0 <= found.numbers["eps"] < 1:
         return None
-    return _becomes(found, "rms_norm", [found.values["x"]], axes=axes, eps=found.numbers["eps"])
+    return becomes(found, "rms_norm", [found.values["x"]], axes=axes, eps=found.numbers["eps"])
 
 
 def _with_weight(found: Found, view: View, word: str) -> Node | None:
@@ -267,7 +267,7 @@ def _group_norm(found: Found, view: View) -> Node | None:
     if not (np.all(np.asarray(scale) == 1) and np.all(np.asarray(offset) == 0)):
         return None
     eps = norm.number("epsilon", norm.number("eps", 1e-5))
-    return _becomes(found, "group_norm", [found.values["x"]], groups=groups, channels=channels, eps=eps)
+    return becomes(found, "group_norm", [found.values["x"]], groups=groups, channels=channels, eps=eps)
 
 
 # -- reductions and attention ------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def _group_norm(found: Found, view: View) -> Node | None:
 @pattern("softmax", "exp(x - highest(x)) / total(exp(x - highest(x)))")
 def _softmax(found: Found, view: View) -> Node | None:
     axes = _same_axes(found.of("total") + found.of("highest"), view)
-    return _becomes(found, "softmax", [found.values["x"]], axis=axes[0]) if axes is not None and len(axes) == 1 else None
+    return becomes(found, "softmax", [found.values["x"]], axis=axes[0]) if axes is not None and len(axes) == 1 else None
 
 
 @pattern("root of a sum of squares", "sqrt(total(x ** 2))", "sqrt(total_squares(x))")
@@ -287,12 +287,21 @@ def _length(found: Found, view: View) -> Node | None:
     return replace(found.root, op="onnx.ReduceL2", inputs=(found.values["x"], *inner.inputs[1:]), attributes=inner.attributes)
 
 
+@pattern("means of means", "mean(mean(x))")
+def _mean_of_means(found: Found, view: View) -> Node | None:
+    axes = [_axes(node, view) for node in found.of("mean")]
+    if any(each is None for each in axes) or not all(node.op.startswith("onnx.") for node in found.of("mean")):
+        return None
+    both = sorted({a for each in axes for a in each or ()})
+    return becomes(found, "onnx.ReduceMean", [found.values["x"]], axes=both, keepdims=1)
+
+
 @pattern("mean over space", "mean(x)")
 def _mean_over_space(found: Found, view: View) -> Node | None:
-    rank, axes = _rank(view, found.values["x"]), _axes(found.root, view)
+    rank, axes = rank_of(view, found.values["x"]), _axes(found.root, view)
     if rank is None or rank < 3 or axes != tuple(range(2, rank)):
         return None
-    return _becomes(found, "global_avg_pool", [found.values["x"]])
+    return becomes(found, "global_avg_pool", [found.values["x"]])
 
 
 _SCORES = ("matmul(q, k) * scale", "matmul(q * scale, k)", "matmul(q, k)")
@@ -307,39 +316,10 @@ def _attention_masked(found: Found, view: View) -> Node | None:
 def _attention(found: Found, view: View) -> Node | None:
     """Over the last axis of the scores, of four axes as all exporters have it."""
     scores = found.of("softmax")[0].inputs[0]
-    rank, axis = _rank(view, scores), found.numbers["axis"]
-    if rank is None or axis not in (-1, rank - 1) or any(_rank(view, found.values[k]) != rank for k in "qkv"):
+    rank, axis = rank_of(view, scores), found.numbers["axis"]
+    if rank is None or axis not in (-1, rank - 1) or any(rank_of(view, found.values[k]) != rank for k in "qkv"):
         return None
     if "m" in found.values and not _within(view, found.values["m"], scores):
         return None
     inputs = [*(found.values[k] for k in "qkv"), *([found.values["m"]] if "m" in found.values else [])]
-    return _becomes(found, "attention", inputs, scale=found.numbers.get("scale", 1.0))
-
-
-def rewrite_patterns(graph: Graph) -> Graph:
-    """The graph with every expression of the table as the word that it means."""
-    stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
-    nodes, facts = list(graph.nodes), infer(graph)
-    kept = (*graph.outputs, *graph.updates.values())
-    changes: dict[str, int] = {}
-    for each in PATTERNS:
-        words = root_words(each.text)
-        if not any(word_of(node) in words for node in nodes):
-            continue
-        view = View(nodes, kept, facts, stored)
-        gone: set[int] = set()
-        instead: dict[int, Node] = {}
-        for node in nodes:
-            if word_of(node) not in words or not facts.get(node.outputs[0], Fact()).is_float:
-                continue
-            found = find(each.text, node, view)
-            if found is None or any(id(n) in gone or id(n) in instead for n in found.nodes):
-                continue
-            made = each.change(found, view)
-            if made is not None:
-                instead[id(node)] = made
-                gone |= {id(n) for n in found.nodes if n is not node}
-        if instead:
-            changes[each.name] = changes.get(each.name, 0) + len(instead)
-            nodes = [instead.get(id(n), n) for n in nodes if id(n) not in gone]
-    return graph.replaced(nodes=nodes).noted(changes) if changes else graph
+    return becomes(found, "attention", inputs, scale=found.numbers.get("scale", 1.0))

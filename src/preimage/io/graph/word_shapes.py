@@ -187,7 +187,8 @@ def _upsample(call: Call) -> Shapes:
 _SAME = (
     "abs", "exp", "log", "relu", "sigmoid", "softplus", "sqrt", "tanh", "identity", "leaky_relu", "elu", "clip", "prelu", "swish",
     "batch_norm", "lrn", "softmax", "celu", "gelu", "hard_sigmoid", "hard_swish", "log_sigmoid", "log_softmax", "mish", "neg", "reciprocal",
-    "rsqrt", "selu", "softsign", "square", "group_norm", "instance_norm", "batch_statistics_norm", "layer_norm", "rms_norm", "channels_innermost",
+    "rsqrt", "selu", "softsign", "square", "group_norm", "instance_norm", "batch_statistics_norm", "layer_norm", "channels_innermost",
+    "rms_norm", "channel_shuffle",
 )  # fmt: skip
 shapes_of(*_SAME)(like(0))
 shapes_of("add", "div", "maximum", "minimum", "mul", "sub", "pointwise")(broadcasting())

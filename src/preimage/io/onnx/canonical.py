@@ -20,7 +20,7 @@ __all__ = ["in_our_words"]
 _POINTWISE = {
     "Abs": "abs", "Add": "add", "Div": "div", "Exp": "exp", "Log": "log", "Mul": "mul", "Relu": "relu", "Sigmoid": "sigmoid",
     "Softplus": "softplus", "Sqrt": "sqrt", "Sub": "sub", "Tanh": "tanh", "Identity": "identity",
-    "GlobalAveragePool": "global_avg_pool", "GlobalMaxPool": "global_max_pool",
+    "GlobalAveragePool": "global_avg_pool", "GlobalMaxPool": "global_max_pool", "Neg": "neg", "Reciprocal": "reciprocal", "Mish": "mish",
 }  # fmt: skip
 
 
@@ -51,15 +51,19 @@ def _with_typed_graphs(node: Node, types: Mapping[str, str | None]) -> Node:
     return replace(node, attributes={k: inner(v) if isinstance(v, Graph) else v for k, v in node.attributes.items()})
 
 
+_WORDS = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
+
+
 def _window(node: Node, ndim: int) -> dict[str, Any] | None:
     auto_pad = node.word("auto_pad", "NOTSET")
-    if auto_pad not in ("NOTSET", "VALID"):
+    if auto_pad not in ("NOTSET", "VALID", *_WORDS):
         return None
     strides, dilations = (node.integers(k, ()) or (1,) * ndim for k in ("strides", "dilations"))
     pads = node.integers("pads", ()) if auto_pad == "NOTSET" else ()
     if len(strides) != ndim or len(dilations) != ndim or len(pads) not in (0, 2 * ndim):
         return None
-    return {"stride": strides, "padding": tuple(pairs_of(list(pads) or None, ndim, node.op)), "dilation": dilations}
+    padding = _WORDS.get(auto_pad) or tuple(pairs_of(list(pads) or None, ndim, node.op))
+    return {"stride": strides, "padding": padding, "dilation": dilations}
 
 
 def _conv(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
@@ -76,7 +80,7 @@ def _conv(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
 def _conv_transpose(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     plain = _conv(node, stored)
     extra = node.integers("output_padding", ())
-    if plain is None or node.attributes.get("output_shape") is not None:
+    if plain is None or node.attributes.get("output_shape") is not None or isinstance(plain.attributes["padding"], str):
         return None
     if extra and len(extra) != stored[node.inputs[1]].ndim - 2:
         return None
@@ -134,6 +138,19 @@ def _clip(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     return replace(node, op="clip", inputs=node.inputs[:1], attributes={"lo": bounds[0], "hi": bounds[1]})
 
 
+def _of_two(word: str) -> Callable[[Node, Mapping[str, np.ndarray]], Node | None]:
+    return lambda node, stored: replace(node, op=word) if len(node.inputs) == 2 else None
+
+
+def _elu(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    return replace(node, op="elu", attributes={"alpha": node.number("alpha", 1.0)})
+
+
+def _gelu(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+    how = node.word("approximate", "none")
+    return replace(node, op="gelu", attributes={"approximate": how}) if how in ("none", "tanh") else None
+
+
 _REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -143,4 +160,8 @@ _REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
     "LeakyRelu": _leaky_relu,
     "Clip": _clip,
     "LRN": _lrn,
+    "Max": _of_two("maximum"),
+    "Min": _of_two("minimum"),
+    "Elu": _elu,
+    "Gelu": _gelu,
 }

@@ -127,6 +127,9 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
     return [lo for lo, _ in pairs] + [hi for _, hi in pairs]
 
 
+_AUTO_PAD = {"same": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}
+
+
 @word("conv", "conv_transpose")
 def _contraction(writer: Writer, node: Node) -> None:
     attributes = dict(node.attributes)
@@ -148,7 +151,7 @@ def _contraction(writer: Writer, node: Node) -> None:
     padding = node.padding(ndim)
     mode = node.word("padding_mode", "zeros")
     if isinstance(padding, str):
-        out["auto_pad"] = {"same": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}[padding]
+        out["auto_pad"] = _AUTO_PAD[padding]
     elif mode != "zeros" or any(v < 0 for pair in padding for v in pair):
         if node.op != "conv":
             raise FileFormatError(f"node {node.name!r}: ONNX has no transposed convolution with padding {padding}, mode {mode!r}")
@@ -196,12 +199,10 @@ def _pool(writer: Writer, node: Node) -> None:
     kernel = list(node.integers("kernel_size"))
     ndim = len(kernel)
     padding = node.padding(ndim)
-    if isinstance(padding, str):
-        raise FileFormatError(f"node {node.name!r}: pooling with padding {padding!r} has no size to export")
     out: dict[str, Any] = {
         "kernel_shape": kernel,
         "strides": kernel if attributes.get("stride") is None else list(node.per_axis("stride", ndim)),
-        "pads": _flat(padding),
+        **({"auto_pad": _AUTO_PAD[padding]} if isinstance(padding, str) else {"pads": _flat(padding)}),
         "ceil_mode": int(node.flag("ceil_mode")),
         "dilations": list(node.per_axis("dilation", ndim)),
     }
