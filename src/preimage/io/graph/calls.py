@@ -62,7 +62,9 @@ def compiled_steps(
             word = "maximum" if attributes.get("lo") is not None else "minimum"
             if not own:  # no bound: the value itself, which any exact step of it and itself gives
                 places.append(places[0])
-        words.append((word, tuple(places)))
+        if word == "gelu" and attributes.get("approximate") == "tanh":
+            word = "gelu_tanh"
+        words.append((word.removeprefix("onnx.").lower(), tuple(places)))
     return tuple(words), numbers
 
 

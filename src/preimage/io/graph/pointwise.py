@@ -24,8 +24,13 @@ __all__ = ["fuse_chains", "fuse_pointwise", "pointwise"]
 
 #: Smaller arrays run node by node: a call costs more than their passes.
 LEAST = 1 << 10
-_BINARY = ("add", "sub", "mul", "div")
-_UNARY = ("relu", "clip", "leaky_relu", "sqrt", "sigmoid", "tanh", "exp")
+_BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
+_UNARY = (
+    "relu", "clip", "leaky_relu", "sqrt", "abs", "neg", "reciprocal", "rsqrt", "square", "softsign", "sigmoid", "tanh", "exp", "log", "softplus",
+    "mish", "gelu", "onnx.Erf",
+)  # fmt: skip
+#: Steps that contractions take into their epilogue: the code of the others is long.
+_SHORT = ("add", "sub", "mul", "div", "relu", "clip", "leaky_relu", "sqrt")
 #: One step of a chain: the word, its operands (an input's number, or -1 - the number of an earlier step), its attributes.
 Step = tuple[str, tuple[int, ...], Mapping[str, Any]]
 
@@ -146,7 +151,7 @@ def _as_chain(node: Node) -> Sequence[Step] | None:
         steps = ((node.op, tuple(names.index(key) for key in node.inputs), dict(node.attributes)),)
     else:
         return None
-    return None if any(word in ("sigmoid", "tanh", "exp") for word, _, _ in steps) else steps
+    return None if any(word not in _SHORT for word, _, _ in steps) else steps
 
 
 def _one_by_one(values: Sequence[Any], steps: Sequence[Step]) -> Any:
