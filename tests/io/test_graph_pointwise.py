@@ -83,7 +83,8 @@ def test_gradients_pass_through_a_fused_chain():
 @pytest.mark.parametrize(
     ("op", "attributes"),
     [
-        *((op, {}) for op in ("abs", "neg", "reciprocal", "rsqrt", "square", "softsign", "log", "softplus", "mish", "onnx.Erf", "sigmoid", "tanh", "exp")),
+        *((op, {}) for op in (
+            "abs", "neg", "reciprocal", "rsqrt", "square", "softsign", "log", "softplus", "mish", "onnx.Erf", "sigmoid", "tanh", "exp")),
         ("gelu", {"approximate": "none"}), ("gelu", {"approximate": "tanh"}), ("maximum", {}), ("minimum", {}),
     ],
 )  # fmt: skip

@@ -256,8 +256,9 @@ def info(
         check_models(model, memory, seconds, json_file, markdown_file, overwrite=overwrite)
         return
     from preimage.io.files import load_model
+    from preimage.io.graph.passes import optimise
     from preimage.io.inspection import inspect_model, random_inputs
-    from preimage.report.models import print_info
+    from preimage.report.models import print_changes, print_info
     from preimage.report.terminal import Terminal
 
     given = _shapes(shape)
@@ -267,7 +268,9 @@ def info(
             _print_profile(graph, random_inputs(graph, given))
             return
         found = inspect_model(graph, random_inputs(graph, given), plans=plans)
+        changes = optimise(graph).changes
     print_info(found, Terminal())
+    print_changes(changes, Terminal())
 
 
 def _print_profile(graph: Graph, feeds: dict[str, np.ndarray]) -> None:

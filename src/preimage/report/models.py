@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from preimage.io.graph import Step
+from preimage.io.graph.changes import Changes
 from preimage.io.inspection import Layer, ModelInfo
 from preimage.report.terminal import Terminal
 
-__all__ = ["print_info", "print_profile", "print_results"]
+__all__ = ["print_changes", "print_info", "print_profile", "print_results"]
 
 #: Layers named beside a reason; the others are counted.
 SHOWN_LAYERS = 4
@@ -61,6 +62,12 @@ def print_info(info: ModelInfo, console: Console) -> None:
     out.print(
         f"held between runs: packed weights {_count(info.packed_bytes)}B, buffers {_count(info.buffer_bytes)}B",
     )
+
+
+def print_changes(changes: Changes, console: Console) -> None:
+    """What the passes do to a model before it runs for inference."""
+    if changes:
+        console.print(f"\nfor inference {changes!s}")
 
 
 def _print_refusals(layers: Sequence[Layer], out: Console) -> None:

@@ -23,6 +23,7 @@ from preimage.errors import GraphError, PreimageError, ShapeError
 from preimage.floating_point import in_standard_mode
 from preimage.io import limits
 from preimage.io.graph.calls import CONTRACTIONS, NodeCall, mark_of_now
+from preimage.io.graph.changes import Changes
 from preimage.io.graph.nodes import OPS, Input, Node, Step, Values, last_uses, ordered
 from preimage.io.graph.program import Program, RefusedError, record
 from preimage.io.graph.programs import NEW, Programs, feed_key
@@ -64,7 +65,7 @@ class Graph(Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.constants: dict[str, Any] = {key: np.asarray(value) for key, value in (constants or {}).items()}
         self.updates = dict(updates or {})
-        self.changes: dict[str, int] = {}
+        self.changes = Changes()
         given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
         self.nodes = ordered(tuple(nodes), given, self.outputs)
         self._last = last_uses(self.nodes)
@@ -392,7 +393,8 @@ class Graph(Module):
         }
         out = Graph(**(pieces | changes))
         out.train(self.training)
-        return out.noted(self.changes)
+        out.changes = self.changes.copy()
+        return out
 
     def noted(self, changes: Mapping[str, int]) -> Graph:
         """This graph, with what a pass changed added to `changes`: a name for each kind of change, and how often it was made."""

@@ -75,7 +75,7 @@ MAX_FOLDED_FLOP = 1 << 34
 def optimise(
     graph: Graph, passes: Sequence[Callable[[Graph], Graph]] | None = None, *, accuracy: Accuracy | None = None
 ) -> Graph:  # fmt: skip
-    """The graph after all passes (or those given), for inference.
+    """The graph after all passes (or those given), for inference; `print(graph.changes)` says what they did.
 
     accuracy: of its contractions, whatever the setting is when it runs ("fast": see `preimage.conv`); None leaves it to the setting.
     Raises: OptionError for an accuracy that is none.
@@ -83,9 +83,12 @@ def optimise(
     if accuracy is not None:
         check_accuracy(accuracy)
         graph = _allowing(graph, accuracy)
+    before = len(graph.nodes) if graph.changes.nodes is None else graph.changes.nodes[0]
     for each in PASSES if passes is None else passes:
         graph = each(graph)
-    return with_graphs(graph, lambda inner: optimise(inner, passes, accuracy=accuracy))
+    done = with_graphs(graph.replaced(), lambda inner: optimise(inner, passes, accuracy=accuracy))
+    done.changes.nodes = before, len(done.nodes)
+    return done
 
 
 def _allowing(graph: Graph, accuracy: str) -> Graph:
