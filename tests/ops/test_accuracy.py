@@ -52,6 +52,21 @@ def test_an_argument_overrules_the_setting(seen):
     assert [how for _, how in seen] == ["fast", "exact", "fast"]
 
 
+@pytest.mark.parametrize("first", [None, "fast"])
+def test_a_call_that_was_made_before_takes_the_accuracy_that_it_is_given_now(seen, first):
+    x, w = arrays()
+    y = pre.conv(x, w)
+    for call in (
+        lambda **k: pre.conv(x, w, **k),
+        lambda **k: pre.conv_transpose(y, w, **k),
+        lambda **k: pre.conv_weight_grad(x, y, kernel_size=(3, 2), **k),
+    ):
+        seen.clear()
+        for how in (first, first, "fast", "exact", None, "fast"):
+            call(accuracy=how)
+        assert [how for _, how in seen] == [first or "exact", first or "exact", "fast", "exact", "exact", "fast"]
+
+
 def test_gradients_take_the_accuracy_that_the_call_asked_for(seen):
     x, w = (pre.Tensor(a, requires_grad=True) for a in arrays())
     bias = pre.Tensor(np.zeros(4), requires_grad=True)

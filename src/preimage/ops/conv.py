@@ -300,7 +300,8 @@ def conv_transpose(
     """
     known = key = None
     if (
-        residual is None
+        accuracy is None
+        and residual is None
         and activation is None
         and padding_mode == "zeros"
         and output_size is None
