@@ -26,7 +26,7 @@ __all__ = ["Tile", "by_axis", "choose_tile", "cycles_of", "lower_winograd", "nam
 FAR_TILES = (
     48  # tiles of a band whose transformed input does not stay in the second cache: each weight that comes from far meets so many
 )
-NEAR_TILES = 24  # with fewer that would, weights are read too often
+NEAR_TILES = 10  # with fewer that would, weights are read too often
 MOST_TILES = 96
 
 
