@@ -19,6 +19,8 @@ from preimage.errors import OptionError
 __all__ = ["EngineSubject", "ObjectSubject", "Subject", "make", "names"]
 
 _PACKAGE = "preimage.audit.subjects"
+#: Engines as accuracy="fast" has them.
+_FAST = {"jit-fast": "jit"}
 _FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "torch": (f"{_PACKAGE}.torch:TorchSubject", {}),
     "torch-channels-last": (f"{_PACKAGE}.torch:TorchSubject", {"layout": "channels_last"}),
@@ -35,7 +37,7 @@ _FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
 
 def names() -> tuple[str, ...]:
     """Our engines, preferred first, then the adapters."""
-    return (*engine_names(), *_FOREIGN)
+    return (*engine_names(), *_FAST, *_FOREIGN)
 
 
 def make(what: Any) -> Subject:
@@ -49,6 +51,8 @@ def make(what: Any) -> Subject:
         return _around(what, None)
     if what in engine_names():
         return EngineSubject(what)
+    if what in _FAST:
+        return EngineSubject(what, _FAST[what])
     if what in _FOREIGN:
         row, options = _FOREIGN[what]
         module, _, kind = row.partition(":")

@@ -27,7 +27,7 @@ from preimage.audit.subjects.base import Array, Refused, Subject, Variant
 from preimage.engines import INEXACT, decisions, get
 from preimage.engines.buffers import trim
 from preimage.errors import OptionError, PreimageError
-from preimage.settings import config
+from preimage.settings import allowing, config
 
 __all__ = ["EngineSubject", "ObjectSubject"]
 
@@ -170,16 +170,19 @@ class EngineSubject(Subject):
     dtypes: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
     differentiates = frozenset({"gradients", "double_backward"})
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.must_be_exact = name not in INEXACT
+    def __init__(self, name: str, engine: str | None = None) -> None:
+        """engine: of which this is the calls with accuracy="fast"; by default the engine of that name."""
+        self.name, self._engine_name = name, engine or name
+        self.must_be_exact = name not in INEXACT and engine is None
         if not self.must_be_exact:
             self.differentiates = frozenset()  # whose results are compared with integers
-        self._settings: dict[str, Any] = {"engine": name} if self.must_be_exact else {"engine": name, "accuracy": "fast"}
+        self._settings: dict[str, Any] = {"engine": self._engine_name}
+        if not self.must_be_exact:
+            self._settings["accuracy"] = "fast"
         self.errors = (PreimageError,)
         self._reason: str | None = None
         try:
-            self.engine = get(name)
+            self.engine = get(self._engine_name)
             self.promises = frozenset(self.engine.promises)
             self.sums_by_contract = _BY_CONTRACT.get(name, frozenset())
         except PreimageError as error:
@@ -207,7 +210,8 @@ class EngineSubject(Subject):
 
             return np.asarray(sum_over_space(operands[0], layout="channels_first"))
         if result == "conv_weight_grad":
-            return self.engine.conv_weight_grad(case.geometry(), *operands)
+            with allowing(self._settings.get("accuracy")):
+                return self.engine.conv_weight_grad(case.geometry(), *operands)
         return self.run_epilogue(case, result, *operands, **({} if bias is None else {"bias": bias}))
 
     def stated_bound(self, case: Case, result: str, dtype: str, *operands: Array) -> Array | None:
@@ -215,7 +219,8 @@ class EngineSubject(Subject):
         if self.must_be_exact or result == "bias_grad":
             return None
         engine: Any = self.engine
-        return _norms(case, result, *operands) * float(engine.error_bound(case.geometry(), result, dtype_of(dtype)))
+        bound = engine.error_bound(case.geometry(), result, dtype_of(dtype))
+        return None if bound is None else _norms(case, result, *operands) * float(bound)
 
     def product(self, a: Array, b: Array) -> Array:
         with config(**self._settings):
@@ -229,7 +234,8 @@ class EngineSubject(Subject):
         from preimage.engines.base import Epilogue
 
         given = Epilogue(**epilogue) if epilogue else None
-        return getattr(self.engine, result)(case.geometry(), *operands, given)  # type: ignore[no-any-return]
+        with allowing(self._settings.get("accuracy")):
+            return getattr(self.engine, result)(case.geometry(), *operands, given)  # type: ignore[no-any-return]
 
     @property
     def takes_prepared(self) -> bool:  # type: ignore[override]
@@ -240,7 +246,10 @@ class EngineSubject(Subject):
         from preimage.engines.base import Epilogue
         from preimage.engines.prepared import PreparedWeight
 
-        packed, given = PreparedWeight(w), Epilogue(**epilogue)
+        with allowing(self._settings.get("accuracy")):
+            return self._with_prepared(case, result, a, PreparedWeight(w), how, Epilogue(**epilogue))
+
+    def _with_prepared(self, case: Case, result: str, a: Array, packed: Any, how: str, given: Any) -> Array:
         if how == "packed":
             return getattr(self.engine, result)(case.geometry(), a, packed, given)  # type: ignore[no-any-return]
         chain = ((("mul", (0, 1)),), (2.0,)) if how == "bound, with a chain" else None
@@ -249,7 +258,7 @@ class EngineSubject(Subject):
         call = self.engine.bind(case.geometry(), result, a, packed, given, chain)
         if call is None:
             raise Refused("a call that cannot be bound")
-        residual = epilogue.get("residual")
+        residual = given.residual
         return np.asarray(call(a) if residual is None else call(a, residual))
 
     def variants(self, promise: str) -> list[Variant]:
@@ -260,13 +269,13 @@ class EngineSubject(Subject):
         own: list[Variant] = []
         if promise == "tiling":
             own = [(f"workspace_bytes={n}", lambda n=n: config(workspace_bytes=n)) for n in (0, 1 << 14)]  # type: ignore[misc]
-        if promise == "cpu" and self.name == "jit":
+        if promise == "cpu" and self._engine_name == "jit":
             own = _targets()
-        if promise == "caches" and self.name == "jit":
+        if promise == "caches" and self._engine_name == "jit":
             own = _small_caches()
-        if promise == "tiles" and self.name == "jit":
+        if promise == "tiles" and self._engine_name == "jit":
             own = [(f"tiles of {p} pixels", lambda v=v, p=p: self._given_tile(v, p)) for v, p in ((1, 3), (2, 5))]  # type: ignore[misc]
-        if promise == "few kernels" and self.name == "jit":
+        if promise == "few kernels" and self._engine_name == "jit":
             from preimage.engines.jit.request import little_work
 
             own = [("schedules of little work", lambda: little_work(FEW_KERNELS_MACS))]

@@ -47,6 +47,7 @@ from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
+from preimage.engines.jit.winograd.applies import choose as choose_tiles
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK
@@ -354,6 +355,13 @@ class JitEngine:
         return self.lower(request)
 
     planned_decisions = planned_decisions
+
+    def error_bound(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> float | None:
+        """c, where accuracy="fast" lets no result be off by more than c |a|_2 |b|_1 (`InexactEngine`); None where the exact order is taken."""
+        choice = choose_tiles(geometry, contraction, ELEMENTS[dtype.name])
+        if isinstance(choice, str):
+            return None
+        return choice.error * (2.0**-53 if dtype.itemsize == 8 else 2.0**-24)
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         threads, item = thread_count(), dtype.itemsize

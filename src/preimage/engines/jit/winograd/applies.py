@@ -70,7 +70,7 @@ def choose(g: ConvGeometry, contraction: str, element: str) -> Choice | str:
     exact = macs + WEIGHT_MACS * weights * prod(g.kernel_size)
     gradient = contraction == "conv_weight_grad"
     shapes = _shapes(g.kernel_size, gradient or channels[0] >= WIDE_CHANNELS)
-    found = [_choice(g, shape, result, channels, exact, SUM_MACS if gradient else WEIGHT_MACS) for shape in shapes]
+    found = [_choice(g, shape, result, channels, exact, gradient) for shape in shapes]
     if not found:
         return (
             f"kernel {g.kernel_size} over {channels[0]} channels: tiles of 6 points err too much with fewer than {WIDE_CHANNELS}"
@@ -95,14 +95,17 @@ def _shapes(kernel: tuple[int, ...], wide: bool) -> list[tuple[tuple[int, int], 
 
 
 def _choice(
-    g: ConvGeometry, shape: tuple[tuple[int, int], ...], result: tuple[int, ...], channels: tuple[int, int], exact: float, weight_macs: int
+    g: ConvGeometry, shape: tuple[tuple[int, int], ...], result: tuple[int, ...], channels: tuple[int, int], exact: float, gradient: bool
 ) -> Choice:  # fmt: skip
     points = prod(m + taps - 1 for m, taps in shape)
     counts = tuple(-(-size // m) for size, (m, _) in zip(result, shape, strict=True))
     tiles = prod(counts) * points * g.groups
+    weight_macs = SUM_MACS if gradient else WEIGHT_MACS
     work = tiles * (prod(channels) + TRANSFORM_MACS * sum(channels)) + weight_macs * points * prod(channels) * g.groups
     order = order_of(channels[0])
-    chain = (order.levels[0].step if order.levels else channels[0]) + sum(n for n in (9,) * order.depth)
+    chain = (order.levels[0].step if order.levels else channels[0]) + GROUP * order.depth
+    if gradient:
+        chain = block_of(prod(counts)) + -(-prod(counts) // block_of(prod(counts)))
     return Choice(shape, counts, work, exact, roundings(shape, chain) * amplification(shape))
 
 

@@ -62,7 +62,7 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     program.buffers.append(Buffer("scratch", thread_bytes * r.threads, grows=False))
     branches.winograd("taken.weight_grad")
     program.details |= {
-        "accuracy": f"fast: an error of at most {choice.error:.0f} u sum|x| max|y| (docs/contract.md has the measured one)",
+        "accuracy": f"fast: an error of at most {choice.error:.0f} u max|x| sum|y| (docs/contract.md has the measured one)",
         "predicted": f"{choice.work / (2 * r.target.vector_bytes / item):,.0f} cycles of one thread by the model for an image,"
         f" {choice.exact_work / choice.work:.2f} times less work than the exact order",
         "tile": f"{tile.pixels} output channels x {tile.vectors} vectors of {tile.lanes} input channels",
