@@ -43,6 +43,16 @@ ENTRIES = [
     *[Entry(name, getattr(ops, name), (X, (19, 1, 1)), diff=(0, 1), kind="positive", label="a channel") for name in BINARY],
     Entry("power", ops.power, (X, X), (True, True), diff=(0, 1), kind="positive", dtypes=ALL),
     Entry("power", lambda x: ops.power(x, 0.75), (X,), kind="positive", label="a number"),
+    *[
+        Entry(name, lambda x, name=name: getattr(ops, name)(x * 1000), (X,), dtypes=BOTH, label="of many turns")
+        for name in ("sin", "cos")
+    ],
+    *[
+        Entry(name, getattr(ops, name), (X, (19, 1, 11)), diff=(0, 1), kind="positive", label="a channel's row")
+        for name in ("divide", "power")
+    ],
+    Entry("gelu", lambda x: ops.gelu(x, "tanh"), (X,), dtypes=ALL, label="by tanh"),
+    Entry("softplus", lambda x: ops.softplus(x, -0.7), (X,), label="of a slope"),
     Entry("where", lambda x, y: ops.where(_mask, x, y), (X, X), (True, True), diff=(0, 1)),
     Entry("clip", lambda x: ops.clip(x, -1, 1.5), (X,), dtypes=ALL),
     Entry("prelu", ops.prelu, (X, (19,)), diff=(0, 1), dtypes=ALL),
@@ -70,8 +80,14 @@ ENTRIES = [
     Entry("log_softmax", lambda x: ops.log_softmax(x, 1), (X,), dtypes=ALL),
     Entry("log_softmax", ops.log_softmax, (ROWS,), label="long rows"),
     Entry("standardize", lambda x: ops.standardize(x, (2, 3)), (X,), dtypes=ALL),
+    Entry("standardize", lambda x: ops.standardize(x, 1), (X,), dtypes=BOTH, label="over channels"),
+    Entry("standardize", lambda x: ops.standardize(x, (1, 3)), (X,), label="over channels and columns"),
     Entry("standardize", lambda x: ops.standardize(x, (0, 2, 3)), (X,), images=False, label="over images"),
     *[Entry(name, lambda x, name=name: getattr(ops, name)(x, (2, 3)), (X,), dtypes=ALL) for name in ("max", "min")],
+    *[
+        Entry(name, lambda x, name=name: getattr(ops, name)(x, 1), (X,), label="over channels")
+        for name in ("max", "min", "logsumexp")
+    ],
     *[Entry(name, lambda x, name=name: getattr(ops, name)(x, 1), (X,), diff=()) for name in ("argmax", "argmin")],
     # what moves elements
     Entry("reshape", lambda x: ops.reshape(x, (x.shape[0], -1)), (X,)),

@@ -31,6 +31,7 @@ __all__ = [
     "expect_finite",
     "function",
     "in_order",
+    "lines",
     "max_pool_grad",
     "mixed",
     "pointwise",
@@ -38,6 +39,8 @@ __all__ = [
     "records",
     "resize",
     "softmax",
+    "standardize",
+    "standardize_gradient",
     "sum_over",
     "unpool_axis",
 ]
@@ -242,9 +245,36 @@ def expect_finite(x: Array) -> bool:
 
 def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:
     """exp(x) / sum exp(x) along an axis, or with g its gradient at the answer x, whatever the size: the engine decides on the bits."""
-    if not x.size or (kernels := fits(x, *(() if g is None else (g,)))) is None:
+    return lines(x, (axis,), "softmax") if g is None else lines(x, (axis,), "softmax_gradient", g)
+
+
+def lines(x: Array, axis: tuple[int, ...], mode: str, g: Array | None = None, least: int = 1) -> Array | None:
+    """What is computed of whole lines along the axes: softmax, log_softmax, logsumexp, max, min (axes dropped by the last three)."""
+    if x.size < least or not axis or (kernels := fits(x, *(() if g is None else (g,)))) is None:
         return None
-    return _said("softmax" if g is None else "gradient of softmax", kernels.softmax(x, axis, g), x)
+    return _said(mode, kernels.lines(x, axis, mode, g)[0], x)
+
+
+def standardize(
+    x: Array, axis: tuple[int, ...], eps: float, affine: tuple[Array, Array] | None = None
+) -> tuple[Array, Array] | None:  # fmt: skip
+    """(x - mean) / sqrt(var + eps) over the axes (then times and plus two dense arrays along them), and var + eps with the axes as 1.
+
+    None where axis 0, which counts images, is among them: sums over images have an order of their own.
+    """
+    if not x.size or not axis or 0 in axis or (kernels := fits(x, *(affine or ()))) is None:
+        return None
+    made, below = kernels.lines(x, axis, "standardize", None, None, eps, affine)
+    log_kernels("standardize", x)
+    return made, below.reshape([1 if k in axis else n for k, n in enumerate(x.shape)])
+
+
+def standardize_gradient(g: Array, y: Array, inverse: Array, axis: tuple[int, ...]) -> Array | None:
+    """The gradient of `standardize` at its answer y; inverse: 1 / sqrt(var + eps), the axes as 1."""
+    if not y.size or not axis or 0 in axis or (kernels := fits(y, g, inverse)) is None:
+        return None
+    each = inverse.reshape([n for k, n in enumerate(inverse.shape) if k not in axis])
+    return _said("gradient of standardize", kernels.lines(y, axis, "standardize_gradient", g, each)[0], y)
 
 
 def _said(what: str, made: Array | None, *arrays: Array) -> Array | None:

@@ -144,6 +144,11 @@ class ElementwiseKernels(Protocol):
 
     def in_order(self, x: Array) -> Array | None: ...
 
+    def lines(
+        self, x: Array, axis: tuple[int, ...], mode: str, g: Array | None = None, each: Array | None = None, eps: float = 0.0,
+        affine: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, ...]: ...  # fmt: skip
+
 
 class ProductKernels(Protocol):
     """Matrix products, as an engine computes them: arrays of one of the four float dtypes, aligned and native, with any strides."""

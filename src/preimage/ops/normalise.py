@@ -23,7 +23,7 @@ from preimage.engines import around
 from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.operands import Array, common_dtype, operand
 from preimage.ops.pointwise import add, multiply, subtract
-from preimage.ops.reduce import mean, standardize, standardize_gradient, sum, var
+from preimage.ops.reduce import mean, standardize, standardize_gradient, standardized_lines, sum, var
 from preimage.ops.shape import reshape
 from preimage.ops.sums import sum_dtype
 from preimage.reduction import tree_sum
@@ -81,6 +81,11 @@ def standardized(
     if x.dtype.itemsize == 2:
         wide: tuple[Any, ...] = tuple(None if v is None else astype(v, sum_dtype(x.dtype)) for v in (x, weight, bias))
         x, weight, bias = wide
+    along = tuple(x.shape[k] for k in axes)
+    if shape is None and all(type(v) is np.ndarray and v.dtype == x.dtype for v in (x, weight, bias)):
+        scale, shift = (np.ascontiguousarray(v) for v in (weight, bias))
+        if scale.shape == shift.shape == along:
+            return astype(standardized_lines(array_of(x), axes, eps, scale, shift)[0], dtype)
     y = reshape(standardize(x if shape is None else reshape(x, shape), axes, eps), x.shape)
     y = y if weight is None else multiply(y, weight)
     return astype(y if bias is None else add(y, bias), dtype)

@@ -139,15 +139,18 @@ def _extremum_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool)
     return select(hit, divide(_spread(g, x, axis), ties), 0.0)
 
 
-def _extremum(ufunc: np.ufunc) -> Any:
+def _extremum(ufunc: np.ufunc, word: str) -> Any:
     def forward(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
+        made = around.lines(x, axis, word, least=around.LEAST_CHAIN)
+        if made is not None:
+            return made.reshape(_kept(x.shape, axis)) if keepdims else made
         return narrow(ufunc.reduce(x, axis=axis, keepdims=keepdims), x)
 
     return forward
 
 
-_max_op = primitive("max", _extremum(np.maximum), widely([_extremum_rule]), saves=("ans", 0))
-_min_op = primitive("min", _extremum(np.minimum), widely([_extremum_rule]), saves=("ans", 0))
+_max_op = primitive("max", _extremum(np.maximum, "max"), widely([_extremum_rule]), saves=("ans", 0))
+_min_op = primitive("min", _extremum(np.minimum, "min"), widely([_extremum_rule]), saves=("ans", 0))
 
 
 def _not_empty(x: Value, axis: AxisTuple, name: str) -> None:
@@ -213,11 +216,6 @@ def _exponentials(x: Array) -> Array:
     return np.exp(x) if made is None else made
 
 
-def _logarithms(x: Array) -> Array:
-    made = around.function("log", x)
-    return np.log(x) if made is None else made
-
-
 def _along(e: Array, axis: AxisTuple) -> Array:
     """The sum of exponentials, axes kept: terms of one line, also where the first axis, which elsewhere counts images, is summed over."""
     return around.sum_over(e[None], tuple(k + 1 for k in axis)).reshape(_kept(e.shape, axis))
@@ -225,9 +223,12 @@ def _along(e: Array, axis: AxisTuple) -> Array:
 
 def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
     wide = widened(x)
+    made = around.lines(wide, axis, "logsumexp")
+    if made is not None:
+        return narrow(made.reshape(_kept(x.shape, axis)) if keepdims else made, x)
     with np.errstate(all="ignore"):
         top = _shift(wide, axis)
-        result = _logarithms(_along(_exponentials(wide - top), axis)) + top
+        result = np.log(_along(_exponentials(wide - top), axis)) + top
     shape = result.shape if keepdims else tuple(n for k, n in enumerate(result.shape) if k not in axis)
     return narrow(result, x).reshape(shape)
 
@@ -241,12 +242,20 @@ def _held(x: Array, axis: int) -> Array:
     return np.where(np.isposinf(top), kept, x)
 
 
+def _of_lines(x: Array, axis: int, mode: str) -> Array | None:
+    """A softmax by a generated kernel. It gives NaN where +infinity is the largest value; then the whole is taken again of the limit."""
+    made = around.lines(x, (axis,), mode)
+    if made is not None and not around.expect_finite(made) and np.isnan(np.add.reduce(made, axis=None)):
+        held = _held(x, axis)
+        return made if held is x else around.lines(held, (axis,), mode)
+    return made
+
+
 def _softmax(x: Array, *, axis: int) -> Array:
-    wide = _held(widened(x), axis)
-    made = around.softmax(wide, axis)
+    made = _of_lines(widened(x), axis, "softmax")
     if made is not None:
-        around.expect_finite(made)  # an infinity in x, which `_held` looks for, would give NaN
         return narrow(made, x)
+    wide = _held(widened(x), axis)
     with np.errstate(all="ignore"):
         e = _exponentials(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))
         e /= _along(e, (axis,))
@@ -254,10 +263,13 @@ def _softmax(x: Array, *, axis: int) -> Array:
 
 
 def _log_softmax(x: Array, *, axis: int) -> Array:
+    made = _of_lines(widened(x), axis, "log_softmax")
+    if made is not None:
+        return narrow(made, x)
     wide = _held(widened(x), axis)
     with np.errstate(all="ignore"):
         low = wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf)
-        low -= _logarithms(_along(_exponentials(low), (axis,)))
+        low -= np.log(_along(_exponentials(low), (axis,)))
     return narrow(low, x)
 
 
@@ -348,7 +360,7 @@ def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Ar
         centred = mean_off(wide)
         squares = below(centred, small)
         one = np.ones_like(squares)
-        lost = ~np.isfinite(squares) | (squares < info.tiny / info.eps)
+        lost = _lost(squares)
         if not lost.any():
             return centred, 1 / np.sqrt(squares), one
         down = np.where(lost, -exponent(wide) - 1, 0)  # sums and distances of values below 1/2 do not overflow
@@ -360,17 +372,42 @@ def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Ar
         return centred, 1 / np.sqrt(below(centred, small * factor * factor)), factor
 
 
+def _lost(squares: Array) -> Array:
+    """Where the mean of squares has overflowed, or has no digits left."""
+    info = np.finfo(squares.dtype)
+    return np.asarray(~np.isfinite(squares) | (squares < info.tiny / info.eps))
+
+
+@np.errstate(all="ignore")
+def standardized_lines(
+    x: Array, axis: AxisTuple, eps: float, scale: Array | None = None, shift: Array | None = None
+) -> tuple[Array, Array]:
+    """x standardised (times scale plus shift, both dense and along the axes), and 1 / sqrt(var + eps), in the dtype of x.
+
+    Generated where a kernel fits; those slices whose squares left the range are taken by `_moments`.
+    """
+    affine = None if scale is None or shift is None else (scale, shift)
+    made = around.standardize(x, axis, eps, affine)
+    # A recorder can guard that the squares are finite; with a usual eps they are not too small either.
+    sure = made is not None and eps > 1e-12 and around.expect_finite(made[1])
+    lost = np.ones((), bool) if made is None else _lost(made[1])
+    if made is not None and (sure or not lost.any()):
+        return made[0], 1 / np.sqrt(made[1])
+    y, inverse, factor = _moments(x, axis, eps)
+    y *= inverse
+    if affine is not None:
+        sizes = [n if k in axis else 1 for k, n in enumerate(x.shape)]
+        y = y * affine[0].reshape(sizes) + affine[1].reshape(sizes)
+    inverse = inverse * factor
+    return (y, inverse) if made is None else (np.where(lost, y, made[0]), np.where(lost, inverse, 1 / np.sqrt(made[1])))
+
+
 def _standardize(x: Array, *, axis: AxisTuple, eps: float) -> Array:
-    with np.errstate(all="ignore"):
-        centred, inverse, _ = _moments(exactly(x), axis, eps)
-        centred *= inverse
-        return narrow(centred, x)
+    return narrow(standardized_lines(exactly(x), axis, eps)[0], x)
 
 
 def _inverse_deviation(x: Array, *, axis: AxisTuple, eps: float) -> Array:
-    with np.errstate(all="ignore"):
-        _, inverse, factor = _moments(exactly(x), axis, eps)
-        return narrow(inverse * factor, x)
+    return narrow(standardized_lines(exactly(x), axis, eps)[1], x)
 
 
 def _inverse_deviation_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) -> Any:
@@ -394,6 +431,10 @@ def _standardize_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, eps: float) 
         g, x = _exact(g), _exact(x)
         ans = _standardize_op(x, axis=axis, eps=eps)
     s = _inverse_deviation_op(x, axis=axis, eps=eps)
+    if not (isinstance(g, Tensor) or isinstance(ans, Tensor) or isinstance(s, Tensor)):
+        made = around.standardize_gradient(g, ans, s, axis)
+        if made is not None:
+            return astype(made, dtype)
     along = multiply(ans, mean(multiply(g, ans), axis, keepdims=True))
     return astype(multiply(s, subtract(subtract(g, mean(g, axis, keepdims=True)), along)), dtype)
 

@@ -3,7 +3,7 @@
 from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import channel_sums
 from preimage.engines.jit.elementwise.copies import in_order
-from preimage.engines.jit.elementwise.softmax import softmax
+from preimage.engines.jit.elementwise.line import lines, softmax
 from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
 
 __all__ = ["JitKernels"]
@@ -14,6 +14,7 @@ class JitKernels:
 
     run_chain = staticmethod(run_chain)
     channel_sums = staticmethod(channel_sums)
+    lines = staticmethod(lines)
     softmax = staticmethod(softmax)
     concat = staticmethod(concat)
     pool_axis = staticmethod(pool_axis)
