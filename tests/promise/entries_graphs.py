@@ -256,6 +256,7 @@ NO_ARITHMETIC = {
         "com.microsoft::QLinearSigmoid",
         "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
         "SplitToSequence",
+        "Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
         "Range", "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
     },
     "caffe": {

@@ -7,6 +7,7 @@ weights; the running statistics of BatchNormalization are buffers; everything el
 from __future__ import annotations
 
 import inspect
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,8 @@ _BUFFERS = {"BatchNormalization": (3, 4)}
 #: Ops whose meaning depends on the opset beyond what their attributes say.
 _NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu"}
 _OLD_BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater"}
+#: Ops that draw random numbers: one without a seed gets one of its own, made of the name of its result.
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
 _RENAMED = {("Pad", "value"): "constant"}
 _IGNORED = {
     ("BatchNormalization", "is_test"),
@@ -183,13 +186,15 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
             node.name, "onnx.OldBroadcast", tuple(inputs), tuple(outputs), {"op": node.op, "axis": attributes["axis"]}, node.name
         )
     if (
-        node.op in ("Cast", "EyeLike")
+        node.op in ("Cast", "EyeLike", *_RANDOM)
         and (code := attributes.get("to", attributes.get("dtype"))) is not None
         and code not in CODES
     ):
         return f"{node.op} to the ONNX data type {code}"
     if node.op in _NEED_OPSET:
         attributes["opset"] = opset
+    if node.op in _RANDOM:
+        attributes.setdefault("seed", float(zlib.crc32(outputs[0].encode()) & 0xFFFFFF))
     if "outputs" in signature.parameters:
         attributes["outputs"] = len(outputs)
     elif len(outputs) > 1 and node.op not in ("TopK",):

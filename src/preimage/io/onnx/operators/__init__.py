@@ -9,6 +9,7 @@ from preimage.io.onnx.operators import (  # noqa: F401 - operators register them
     microsoft,
     pointwise,
     quantised,
+    random,
     recurrent,
     reductions,
     resizing,
