@@ -302,3 +302,18 @@ def test_prelu_of_any_rank_as_onnx(shape: tuple[int, ...], tmp_path: Path) -> No
     slopes = (np.arange(1, 6, dtype=np.float32) / 8).reshape(5, *(1,) * (len(shape) - 2))
     found = session.run(None, {session.get_inputs()[0].name: np.full(shape, -2, np.float32)})[0]
     assert np.array_equal(found, np.broadcast_to(-2 * slopes, shape))
+
+
+def test_inputs_that_nothing_takes_may_be_fed_and_need_not():
+    helper = pytest.importorskip("onnx").helper
+    info = helper.make_tensor_value_info
+    inputs = [info("x", 1, (2, 3)), info("training", 9, ())]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", inputs, [info("y", 1, (2, 3))])
+    model = pre.io.onnx.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for each in (model, model.replaced()):
+        with pre.no_grad():
+            assert np.array_equal(each.run({"x": x, "training": np.bool_(False)})["y"], -x)
+            assert np.array_equal(each(x), -x)
+            with pytest.raises(pre.PreimageError, match="no input 'z'"):
+                each.run({"x": x, "z": x})

@@ -41,7 +41,7 @@ class Graph(Module):
 
     parameters are trained (they keep the file's names), buffers are stored state that is not (running statistics),
     constants belong to the structure. All three are values that nodes may take by name. `updates` maps a buffer to the value that
-    replaces it after a run in training mode.
+    replaces it after a run in training mode. `unused`: inputs that the file declares and nothing takes; they may be fed, and need not.
 
     Raises: GraphError if a value is made twice, a node takes a value that nothing makes, the nodes form a cycle or an
     op is not registered (all such nodes in one message).
@@ -59,9 +59,10 @@ class Graph(Module):
         constants: Mapping[str, Any] | None = None,
         updates: Mapping[str, str] | None = None,
         name: str = "",
+        unused: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.unused = name, frozenset(unused)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.constants: dict[str, Any] = {key: np.asarray(value) for key, value in (constants or {}).items()}
         self.updates = dict(updates or {})
@@ -367,7 +368,7 @@ class Graph(Module):
             if not fits:
                 raise ShapeError(f"input {item.name!r} has shape {shape}, wanted {item.shape}")
             values[item.name] = value
-        if unknown := [key for key in feeds if key not in {item.name for item in self.inputs}]:
+        if unknown := [key for key in feeds if key not in self.unused and key not in {item.name for item in self.inputs}]:
             raise ShapeError(f"graph {self.name!r} has no input {unknown[0]!r}; its inputs: {[i.name for i in self.inputs]}")
         return values
 
@@ -390,6 +391,7 @@ class Graph(Module):
             "constants": self.constants,
             "updates": self.updates,
             "name": self.name,
+            "unused": self.unused,
         }
         out = Graph(**(pieces | changes))
         out.train(self.training)

@@ -70,7 +70,10 @@ def to_graph(
     parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs})
     inputs = _inputs(model, nodes, input_shapes, open_sizes)
     try:
-        graph = Graph(nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name)
+        unused = {v.name for v in model.inputs} - {item.name for item in inputs}
+        graph = Graph(
+            nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name, unused=unused
+        )
         return in_our_words(graph)
     except GraphError as error:
         raise FileFormatError(f"the model's graph is not sound: {error}") from error
