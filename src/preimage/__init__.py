@@ -31,16 +31,18 @@ from preimage.ops.conv import prepare
 from preimage.settings import config
 
 if TYPE_CHECKING:
-    from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction
-    from preimage.io import load_model, save_model
+    from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction, runtime
+    from preimage.io import export, load_model, optimise, save_model
     from preimage.learning.checkpoints import load, save
 
 __version__ = "0.1.0"
 
-_LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn", "optim", "reduction")
+_LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn", "optim", "reduction", "runtime")
 #: Functions of those packages that stand at the top, too.
 _FACES = {
+    "export": "preimage.io",
     "load_model": "preimage.io",
+    "optimise": "preimage.io",
     "save_model": "preimage.io",
     "load": "preimage.learning.checkpoints",
     "save": "preimage.learning.checkpoints",
@@ -92,6 +94,7 @@ __all__ = [
     "data",
     "enable_grad",
     "engines",
+    "export",
     "fold",
     "fold_margin",
     "grad",
@@ -104,10 +107,12 @@ __all__ = [
     "no_grad",
     "ops",
     "optim",
+    "optimise",
     "pad",
     "plan",
     "prepare",
     "reduction",
+    "runtime",
     "save",
     "save_model",
     "unfold",

@@ -24,6 +24,7 @@ SURFACE = {
     "preimage.io.graph": "networks that files become",
     "preimage.io.onnx": "ONNX models",
     "preimage.caffe": "the pycaffe-shaped face",
+    "preimage.runtime": "the face shaped like onnxruntime",
     "preimage.report.draw": "pictures of layers",
     "preimage.report.explain": "one layer as a page",
     "preimage.bench": "measuring",

@@ -1,6 +1,8 @@
 """Model files, weights, images: reading and writing them. Names of other formats live only here.
 
     load_model, save_model      ONNX and Caffe models; what a file is its content says, whatever its name
+    export                      save_model by the name that torch.onnx gives it
+    optimise                    a model that was read, rewritten for inference
     load_weights, save_weights  arrays by name: `.safetensors`, `.npz`
     convert                     one model format to another, checked by running both
     limits                      what a foreign file may take: memory, work, time
@@ -17,6 +19,6 @@ Example:
     (2, 4, 6, 6)
 """
 
-from preimage.io.files import load_model, load_weights, save_model, save_weights
+from preimage.io.files import export, load_model, load_weights, optimise, save_model, save_weights
 
-__all__ = ["load_model", "load_weights", "save_model", "save_weights"]
+__all__ = ["export", "load_model", "load_weights", "optimise", "save_model", "save_weights"]

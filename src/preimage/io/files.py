@@ -11,13 +11,15 @@ import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import write_file
+from preimage.io import graph as graphs
 from preimage.io.content import kind_of_file
 from preimage.io.graph import Graph, trace
 from preimage.io.weights import load_weights, read_npy, save_weights, weights_writer
 from preimage.nn import Module
 
 __all__ = [
-    "graph_arrays", "load_model", "load_weights", "model_writer", "read_input", "save_model", "save_weights", "write_array",
+    "export", "graph_arrays", "load_model", "load_weights", "model_writer", "optimise", "read_input", "save_model", "save_weights",
+    "write_array",
 ]  # fmt: skip
 
 
@@ -60,6 +62,31 @@ def save_model(model: Module, path: str | os.PathLike[str], *, example: Any = No
     example; OutputError where the file cannot be written.
     """
     write_file(path, model_writer(_graph_of(model, example), path), overwrite=overwrite)
+
+
+def export(model: Module, path: str | os.PathLike[str], example: Any = None, *, overwrite: bool = True) -> None:
+    """`save_model`, by the name that torch.onnx gives it. Raises: as save_model."""
+    save_model(model, path, example=example, overwrite=overwrite)
+
+
+def optimise(model: Module, *, example: Any = None) -> Graph:
+    """The model rewritten for inference: constants folded, neighbours fused, layouts chosen; its weights are constants from then on.
+
+    A Module of one's own is traced on `example` first. Runs of shapes that come again are one program of generated kernels.
+
+    Raises: OptionError for a Module that is no graph without an example.
+
+    Example:
+        >>> import numpy as np, preimage as pre
+        >>> net = pre.nn.Sequential(pre.nn.Conv2d(3, 4, 3), pre.nn.ReLU())
+        >>> fast = pre.optimise(net, example=np.zeros((1, 3, 8, 8), np.float32))
+        >>> [node.op for node in fast.nodes]
+        ['conv']
+    """
+    graph = _graph_of(model, example)
+    found = graphs.optimise(graph if not graph.training else graph.replaced().eval())
+    found.train(False)
+    return found
 
 
 def _graph_of(model: Module, example: Any) -> Graph:

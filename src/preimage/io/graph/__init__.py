@@ -6,6 +6,7 @@ ops, layers the words that all formats share
 types       the dtype of every value, known before anything runs
 facts       dtype, shape and contents of every value before anything runs; sizes: arithmetic on sizes that are open
 calls       contractions bound once for a shape
+program     recorded runs, run again as one program; programs: those of a graph; words: which words may be recorded; memory: of runs
 pointwise   chains of elementwise nodes as one node
 passes      `optimise`: rewriting for inference
 trace       a Module written down as a Graph
