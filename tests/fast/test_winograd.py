@@ -199,3 +199,31 @@ def test_gradients_of_a_fast_call_are_fast():
     assert (b.grad.numpy() == contract_fast.conv_weight_grad(x, g, (3, 3), padding=1)).all()
     assert (a.grad.numpy() != pre.conv_transpose(g, w, padding=1)).any()
     assert (b.grad.numpy() != pre.conv_weight_grad(x, g, kernel_size=3, padding=1)).any()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_epilogue_follows_the_transform_in_the_same_order(last):
+    x, w = layer(batch=2)
+    b, r = (np.random.default_rng(5).standard_normal(n).astype(np.float32) for n in (32, (2, 32, 13, 13)))
+    plain = pre.conv(x, w, padding=1, accuracy="fast")
+    if last:
+        x, r = (np.moveaxis(np.ascontiguousarray(np.moveaxis(v, 1, -1)), -1, 1) for v in (x, r))
+    got = pre.conv(x, w, b, padding=1, residual=r, activation="leaky_relu", slope=0.1, accuracy="fast")
+    wanted = plain + b.reshape(-1, 1, 1) + r
+    assert (got == np.where(wanted < 0, wanted * np.float32(0.1), wanted)).all()
+
+
+def test_an_optimised_graph_runs_its_convolutions_by_tiles():
+    from preimage.io import graph as graphs
+
+    x, _ = layer(batch=2)
+    net = pre.nn.Sequential(pre.nn.Conv2d(48, 32, 3, padding=1), pre.nn.ReLU(), pre.nn.Conv2d(32, 48, 3, padding=1))
+    graph = graphs.optimise(graphs.trace(net, x), accuracy="fast")
+    with pre.no_grad():
+        got = [np.asarray(graph(x)) for _ in range(2)]
+        with pre.config(accuracy="fast"):
+            wanted = net(x).numpy()
+        exact = net(x).numpy()
+    assert (got[0] == wanted).all()
+    assert (got[1] == wanted).all()
+    assert (wanted != exact).any()

@@ -23,7 +23,7 @@ from math import prod
 from typing import ClassVar, Protocol
 
 from preimage.engines.ir.arguments import Elements, Integer, Records, elements, integer
-from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
 from preimage.engines.jit.packing.copy_kernel import transposed
@@ -204,7 +204,8 @@ def _products(f: Kernel, spec: WinogradSpec, own: Ptr, group_block: Int, block_0
     args = WinogradArguments.read(f, spec, at_entry=True)
     points, width = prod(points_of(spec.shape)), spec.vectors * spec.lanes
     with f.loop(0, points) as point, f.loop(block_0, block_1) as block:
-        panel = args.weight.at_bytes(((group_block + block.index) * points + point.index) * args.panel_bytes)
+        number = group_block * points + point.index * args.group_blocks + block.index
+        panel = args.weight.at_bytes(number * args.panel_bytes)
         v_point = own.at_bytes(args.v_at + point.index * args.v_point)
         m = own.at_bytes(args.m_at + (block.index - block_0) * args.m_block + point.index * args.m_point)
         with f.loop(0, count, spec.pixels, once=True) as tile:
@@ -222,7 +223,10 @@ def _sums(f: Kernel, spec: WinogradSpec, rows: list[Ptr], panel: Ptr) -> list[Nu
     zeros = [f.zeros(spec.element, spec.lanes)] * (spec.pixels * spec.vectors)
 
     def step(i: Int, sums: list[Num]) -> list[Num]:
-        weight = [panel.at((i * spec.vectors + v) * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
+        line = panel.at(i * (spec.vectors * spec.lanes))
+        for offset in range(0, spec.vectors * spec.lanes * ELEMENT_BYTES[spec.element], LINE_BYTES):
+            f.prefetch(line.at_bytes(args.panel_bytes).at_bytes(offset), level=2)  # of the panel that comes next
+        weight = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         out = []
         for p, row in enumerate(rows):
             value = row.at(i).splat(spec.lanes)

@@ -106,7 +106,7 @@ def _packing(
     """The call that transforms the weights, and the bytes of a point of a block."""
     g, item = r.geometry, ELEMENT_BYTES[r.element]
     width, taps = tile.vectors * tile.lanes, prod(g.kernel_size)
-    panel_bytes = channels * width * item
+    panel_bytes = odd_lines(channels * width * item)
     strides = (g.in_channels_per_group * taps * item, taps * item)
     out_stride, in_stride = strides[:: 1 if r.contraction == "conv" else -1]
     blocks = outputs // width

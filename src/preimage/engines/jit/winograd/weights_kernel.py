@@ -1,4 +1,4 @@
-"""Transforming weights: G of every pair of channels, to [block of output channels][point][input channel][width].
+"""Transforming weights: G of every pair of channels, to [point][block of output channels][input channel][width].
 
 float32 weights are transformed in float64 and rounded once. One task is a block of output channels of a group:
 
@@ -19,6 +19,8 @@ from preimage.engines.ir.builder import Kernel, Num
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.engines.jit.winograd.input_kernel import AXES, Shape, points_of
 from preimage.engines.jit.winograd.transforms import apply_paired_rows, weight_matrix
+
+AHEAD = 512  # bytes: lines of every point are asked for before they are written: so many streams the CPU does not foresee
 
 __all__ = ["TransformArguments", "TransformSpec", "build"]
 
@@ -62,7 +64,8 @@ def build(spec: TransformSpec) -> str:
     taps, points = tuple(t for _, t in spec.shape), points_of(spec.shape)
     group, block = f.task // args.group_blocks, f.task % args.group_blocks
     source = args.source.at_bytes(group * args.group_stride + block * width * args.out_stride)
-    result = args.result.at_bytes(f.task * args.panel_bytes * prod(points))
+    blocks = args.group_blocks * args.panel_bytes  # from a point to the next
+    result = args.result.at_bytes(group * blocks * prod(points) + block * args.panel_bytes)
     with f.loop(0, args.channels, once=True) as i, f.loop(0, spec.vectors, once=True) as v:
         here = source.at_bytes(i.index * args.in_stride + v.index * lanes * args.out_stride)
         loaded: list[Num] = []
@@ -84,6 +87,8 @@ def build(spec: TransformSpec) -> str:
                 made |= {(*at[:axis], k, *at[axis + 1 :]): value for k, value in enumerate(found)}
             values, sizes[axis] = made, points[axis]
         to = result.at((i.index * spec.vectors + v.index) * lanes)
+        for number in range(prod(points)):
+            f.prefetch(to.at_bytes(blocks * number + AHEAD), write=True)
         for number, at in enumerate(product(*map(range, points))):
-            to.at_bytes(args.panel_bytes * number).store(values[at].rounded(spec.element))
+            to.at_bytes(blocks * number).store(values[at].rounded(spec.element))
     return f.ir()
