@@ -204,8 +204,8 @@ def _products(f: Kernel, spec: WinogradSpec, own: Ptr, group_block: Int, block_0
     args = WinogradArguments.read(f, spec, at_entry=True)
     points, width = prod(points_of(spec.shape)), spec.vectors * spec.lanes
     with f.loop(0, points) as point, f.loop(block_0, block_1) as block:
-        number = group_block * points + point.index * args.group_blocks + block.index
-        panel = args.weight.at_bytes(number * args.panel_bytes)
+        before = group_block * points + point.index * args.group_blocks + block.index
+        panel = args.weight.at_bytes(before * args.panel_bytes)
         v_point = own.at_bytes(args.v_at + point.index * args.v_point)
         m = own.at_bytes(args.m_at + (block.index - block_0) * args.m_block + point.index * args.m_point)
         with f.loop(0, count, spec.pixels, once=True) as tile:
