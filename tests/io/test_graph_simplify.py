@@ -11,6 +11,7 @@ import preimage as pre
 import preimage.io.onnx
 from preimage.io.graph import Graph, Input, Node, optimise
 from preimage.io.graph.affine import fold_affine, fold_before, split_affine
+from preimage.io.graph.lifting import lift_steps
 from preimage.io.graph.padding import take_padding
 from preimage.io.graph.passes import fold_constants
 from preimage.io.graph.simplify import drop_dead, drop_idle, fold_known, join_reshapes, merge_twins, take_branches
@@ -325,6 +326,40 @@ def test_padding_that_is_no_margin_of_zeros_stays() -> None:
     assert words(take_padding(graph(pad, node("conv", "a w", "y", padding="same", **CONV), p=p, w=w))) == ["onnx.Pad", "conv"]
     wide = graph(pad, node("conv", "a w", "y", **CONV), p=[0, 1, 0, 0, 0, 1, 0, 0], w=array(3, 6, 3, 3))
     assert words(take_padding(wide)) == ["onnx.Pad", "conv"]
+
+
+def test_steps_behind_a_reshape_reach_their_convolution() -> None:
+    stored = {"w": array(3, 4, 1, 3), "b": array(3, 1), "k": np.float32(0.5)}
+    first = [
+        node("reshape", "x", "a", target=(0, 4, 1, -1)),
+        node("conv", "a w", "c", **CONV),
+        node("reshape", "c", "d", target=(0, 3, -1)),
+    ]
+    g = graph(*first, node("add", "d b", "e"), node("relu", "e", "f"), node("mul", "k f", "y"), shape=(None, 4, None), **stored)
+    after = lift_steps(g)
+    assert words(after) == ["reshape", "conv", "add", "relu", "mul", "reshape"]
+    assert after.changes["steps moved before reshapes"] == 3
+    same(g, after, shape=(2, 4, 9))
+    ready = optimise(g)
+    assert (
+        words(ready) == ["reshape", "conv", "pointwise", "reshape"]
+        or words(ready) == ["reshape", "conv", "reshape"]
+        or "add" not in words(ready)
+    )
+    same(g, ready, 1e-6, shape=(2, 4, 9))
+    for other in (
+        graph(*first, node("add", "d b", "y"), outputs="y d", shape=(None, 4, None), **stored),  # others take it
+        graph(
+            *first[:2],
+            node("reshape", "c", "d", target=(0, -1)),
+            node("add", "d m", "y"),
+            shape=(None, 4, 9),
+            **(stored | {"m": array(21)}),
+        ),
+        graph(*first, node("softmax", "d", "y", axis=1), shape=(None, 4, None), **stored),
+        graph(*first, node("add", "d m", "y"), shape=(None, 4, None), **(stored | {"m": array(2, 1, 1, 1)})),
+    ):
+        assert words(lift_steps(other)) == words(other)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -5,6 +5,7 @@
     cancel_transposes transpositions that undo one another
     fold_constants    what depends on stored arrays alone is computed once
     rewrite_patterns  what exporters spell out becomes the word that it means
+    lift_steps        bias and activation behind a reshape that only drops axes of size 1 go before it, to their contraction
     affine            batch normalisations, scales and offsets per channel go into the weights of contractions
     take_padding      zeros padded before a convolution become its padding
     spell_out         words that kernels run as parts of longer chains become their steps
@@ -36,6 +37,7 @@ from preimage.io import limits
 from preimage.io.graph.affine import fold_affine, fold_before, split_affine
 from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lifting import lift_steps
 from preimage.io.graph.nodes import Node, Values, graph_op
 from preimage.io.graph.padding import take_padding
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
@@ -291,6 +293,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     join_reshapes,
     drop_idle,
     drop_dead,
+    lift_steps,
     split_affine,
     fold_affine,
     fold_before,

@@ -29,7 +29,8 @@ _VIEWS = frozenset(
 _ALL = frozenset(
     (
         "add", "sub", "mul", "div", "relu", "leaky_relu", "clip", "sigmoid", "tanh", "exp", "sqrt", "abs", "maximum", "minimum", "swish",
-        "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul",
+        "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul", "attention", "gelu", "mish", "softplus", "log",
+        "neg", "reciprocal", "rsqrt", "square",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.
