@@ -51,6 +51,7 @@ _ROWS = {
     "reference": "preimage.engines.reference:ReferenceEngine",
     "fft": "preimage.engines.fft.engine:FftEngine",
     "cudnn": "preimage.engines.cudnn.engine:CudnnEngine",
+    "cuda": "preimage.engines.cuda.engine:CudaEngine",
 }
 #: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it, and then before the others, unless they decline
 #: (`declines`): by the geometry alone, since the choice changes bits.
@@ -71,7 +72,7 @@ def names() -> tuple[str, ...]:
 
 
 def _load(name: str) -> Engine | str:
-    """The engine, or the reason why it cannot run here. Remembered."""
+    """The engine, or the reason why it cannot run here. Remembered; engines on devices are asked about the device of the setting."""
     found = _loaded.get(name)
     if found is None:
         module, _, class_name = _ROWS[name].partition(":")
@@ -82,12 +83,14 @@ def _load(name: str) -> Engine | str:
             maker = getattr(import_apart(module), class_name)
             with LOCK:
                 engine: Engine | str = _loaded.get(name) or maker()
-                made = engine if isinstance(engine, str) else engine.unavailable() or engine
+                made = engine if isinstance(engine, str) or name in DEVICE_ENGINES else engine.unavailable() or engine
         except ImportError as error:
             made = f"cannot be imported: {error}"
         if isinstance(made, str) and available_memory() < LOADING_BYTES:  # another engine would give other bits
             raise OutOfMemoryError(f"there is not enough memory to load the engine {name!r}: {made}")
         found = _loaded.setdefault(name, made)
+    if name in DEVICE_ENGINES and not isinstance(found, str):
+        return found.unavailable() or found
     return found
 
 

@@ -218,8 +218,8 @@ def accumulator_dtype(dtype: DType) -> DType:
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
-def is_channels_last(a: Array) -> bool:
-    """Whether the memory of a logical (N, C, *spatial) array holds channels innermost.
+def is_channels_last(a: Any) -> bool:
+    """Whether the memory of a logical (N, C, *spatial) array (here or on a device) holds channels innermost.
 
     Axes of size 1 say nothing (their strides may be anything); where nothing is said, the answer is False.
     """

@@ -20,8 +20,8 @@ from preimage.settings import current
 
 __all__ = ["linear", "matmul"]
 
-#: By the setting `engine`, the engine that was found.
-_found: dict[str, Engine] = {}
+#: By the settings `engine` and `device`, the engine that was found.
+_found: dict[tuple[str, str], Engine] = {}
 
 
 def _choose(wanted: str) -> Engine:
@@ -35,7 +35,7 @@ def _choose(wanted: str) -> Engine:
             reasons.append(str(error))
             continue
         if getattr(engine, "products", None) is not None:
-            _found[wanted] = engine
+            _found[wanted, current().device] = engine
             return engine
         reasons.append(f"engine {name!r} has no matrix products")
     raise EngineError("no engine can take this matrix product: " + "; ".join(reasons))
@@ -53,7 +53,7 @@ def linear(x: Array, w: Array | PreparedWeight, epilogue: Epilogue | None = None
 
 def _run(what: str, a: Array, b: Array | PreparedWeight, epilogue: Epilogue | None) -> Array:
     settings = current()
-    engine = _found.get(settings.engine) or _choose(settings.engine)
+    engine = _found.get((settings.engine, settings.device)) or _choose(settings.engine)
     if settings.debug:
         _say(what, engine, a, b)
     if type(b) is PreparedWeight and not engine.takes_prepared:

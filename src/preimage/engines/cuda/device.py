@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from preimage.engines.base import Array, DType
 
@@ -46,7 +46,8 @@ class KernelSpec(Protocol):
     arguments: a class of `engines.ir.arguments.Arguments`. The kernel's symbol is "kernel"; its shared memory is dynamic.
     """
 
-    arguments: ClassVar[Any]
+    @property
+    def arguments(self) -> Any: ...
 
     @property
     def threads(self) -> int:
@@ -76,6 +77,7 @@ class Kernel(Protocol):
     def local_bytes(self) -> int: ...
 
 
+@runtime_checkable
 class Memory(Protocol):
     """Memory of a device, freed by `free` or with the object."""
 
@@ -110,8 +112,11 @@ class Device(Protocol):
 
     def fill(self, address: int, size: int, byte: int = 0, stream: int = 0) -> None: ...
 
-    def launch(self, kernel: Kernel, grid: tuple[int, int, int], words: Sequence[int], stream: int = 0) -> None:
-        """Blocks of kernel.spec.threads threads. grid: up to 2^31 - 1 along its first axis, 65,535 along the others."""
+    def launch(self, kernel: Any, grid: tuple[int, int, int], words: Sequence[int], stream: int = 0) -> None:
+        """Blocks of kernel.spec.threads threads, of a kernel that this device has loaded.
+
+        grid: up to 2^31 - 1 blocks along its first axis, 65,535 along the others.
+        """
         ...
 
     def synchronise(self, stream: int = 0) -> None:
@@ -128,6 +133,10 @@ class Operand:
     strides: tuple[int, ...]
     dtype: DType
     owner: object
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
 
 class Arrays(Protocol):

@@ -38,16 +38,27 @@ class EpilogueSpec:
 
 
 def finish(
-    f: Kernel, steps: EpilogueSpec, total: Num, element: str, at: Int, channel: Int, mask: Bit | None, spread: bool = False
+    f: Kernel,
+    steps: EpilogueSpec,
+    total: Num,
+    element: str,
+    at: Int,
+    channel: Int,
+    mask: Bit | None,
+    spread: bool = False,
+    align: int = 0,
 ) -> None:
-    """Store one vector of sums at output + at; `channel` is the number of its first lane's channel (`spread`: of all)."""
+    """Store one vector of sums at output + at; `channel` is the number of its first lane's channel (`spread`: of all).
+
+    align: of result and residual, where it is known to be more than an element's.
+    """
     args, lanes = EpilogueArguments.read(f, None), total.lanes
     value = total + f.zeros(total.dtype, lanes)
     if steps.bias:
         bias = args.pointer(EpilogueArguments.bias, element).at(channel)
         value = value + (bias.splat(lanes) if spread else bias.load(lanes, mask))
     if steps.residual:
-        value = value + args.pointer(EpilogueArguments.residual, element).at_bytes(at).load(lanes, mask)
+        value = value + args.pointer(EpilogueArguments.residual, element).at_bytes(at).load(lanes, mask, align)
     if steps.activation is not None:
         limits = args.pointer(EpilogueArguments.limits, total.dtype)
         first = limits.splat(lanes)
@@ -66,4 +77,4 @@ def finish(
         for word, places in steps.chain:
             values.append(applied(f, word, [values[p] for p in places], total.dtype))
         value = number_of(values[-1], total.dtype)
-    args.pointer(EpilogueArguments.output, element).at_bytes(at).store(value, mask)
+    args.pointer(EpilogueArguments.output, element).at_bytes(at).store(value, mask, align)

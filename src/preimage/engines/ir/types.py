@@ -23,11 +23,16 @@ def lane_numbers(numbers: tuple[int, ...], element: str = "i32") -> str:
     return f"<{', '.join(f'{TYPES[element]} {n}' for n in numbers)}>"
 
 
-@cache
 def constant(element: str, lanes: int, value: float) -> str:
     """A number in every lane, as IR writes it: floats by their bits."""
+    return _constant(element, lanes, value, value == 0 and str(value)[0] == "-")
+
+
+@cache
+def _constant(element: str, lanes: int, value: float, minus_zero: bool) -> str:
+    """minus_zero tells the two zeros apart, which are equal as keys."""
     if element in ("f32", "f64"):
-        if value == 0 and str(value)[0] != "-":
+        if value == 0 and not minus_zero:
             return "0.0" if lanes == 1 else "zeroinitializer"
         rounded = struct.unpack("f", struct.pack("f", value))[0] if element == "f32" else value
         text = f"0x{struct.unpack('Q', struct.pack('d', rounded))[0]:016X}"

@@ -1,0 +1,250 @@
+"""conv and conv_transpose on a device: weights packed, tables put there, one launch of the gather."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.base import Array, Chain, DType, Epilogue, accumulator_dtype
+from preimage.engines.cuda.constants import Constants
+from preimage.engines.cuda.device import Arrays, Memory, Operand, Properties
+from preimage.engines.cuda.plan import Launch, gather_tile
+from preimage.engines.cuda.schedules.gather_kernel import GatherSpec, shared_levels
+from preimage.engines.cuda.schedules.pack_kernel import PackArguments, PackSpec
+from preimage.engines.cuda.schedules.tables import GatherTables, gather_tables
+from preimage.engines.ir.epilogue import EpilogueSpec
+from preimage.errors import EngineError
+from preimage.geometry import ConvGeometry
+
+__all__ = ["ELEMENTS", "Gather", "PackedWeight", "check_range", "gather_plan", "given", "pack", "run_gather"]
+
+ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
+#: Elements of one image, or of a channel of it, are counted with 32 bits.
+MOST_ELEMENTS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Gather:
+    """How one geometry is computed on a device: the tile, the tables, the outputs and channels of a group."""
+
+    g: ConvGeometry
+    transpose: bool
+    launch: Launch
+    tables: GatherTables
+    outs: int
+    channels: int
+
+    @property
+    def out_blocks(self) -> int:
+        return ceil(self.outs / self.launch.tile.bm)
+
+    @property
+    def packed_count(self) -> int:
+        return self.tables.rows * self.g.groups * self.out_blocks * self.launch.tile.bm
+
+    @property
+    def tiles(self) -> int:
+        return self.position_blocks * self.out_blocks * self.g.groups * len(self.tables.phases)
+
+    @property
+    def position_blocks(self) -> int:
+        return ceil(self.g.batch * self.tables.pixels / self.launch.tile.bn)
+
+    @property
+    def packing(self) -> tuple[Any, ...]:
+        """What the order of packed weights depends on."""
+        g, tile = self.g, self.launch.tile
+        if not self.transpose:
+            return False, tile.bm, tile.bk, g.groups
+        phases = tuple(min(s, n) for s, n in zip(g.stride, g.input_size, strict=True))
+        starts = tuple(lo % s for (lo, _), s in zip(g.padding, g.stride, strict=True))
+        return True, tile.bm, tile.bk, g.groups, g.stride, g.dilation, phases, starts
+
+    def grid(self, properties: Properties) -> int:
+        """Blocks at a time: each takes tiles until there are no more."""
+        return min(self.tiles, properties.multiprocessors * self.launch.tile.blocks_per_multiprocessor)
+
+    def spec(self, dtype: DType, properties: Properties, **options: Any) -> GatherSpec:
+        tile, element, inner = self.launch.tile, ELEMENTS[dtype.name], ELEMENTS[accumulator_dtype(dtype).name]
+        plain = GatherSpec(self.g.ndim, tile, self.tables.depth, 0, element, inner, self.tables.ragged, **options)
+        return shared_levels(plain, properties.multiprocessor_shared_bytes // tile.blocks_per_multiprocessor - 1024)
+
+    def scratch_bytes(self, dtype: DType, properties: Properties) -> int:
+        """Memory for sums that find no room in shared memory."""
+        return self.spec(dtype, properties).scratch_bytes * self.grid(properties)
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        return self.g.input_shape if self.transpose else self.g.output_shape
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """Weights as a gather reads them, and the word on the device that says whether one is not finite."""
+
+    memory: Memory
+    finite: bool
+
+    @property
+    def nbytes(self) -> int:
+        return self.memory.size
+
+
+def gather_plan(g: ConvGeometry, transpose: bool, dtype: DType, properties: Properties, launch: Launch | None = None) -> Gather:
+    launch = launch or gather_tile(g, transpose, accumulator_dtype(dtype).itemsize, properties)
+    outs = g.in_channels_per_group if transpose else g.out_channels_per_group
+    channels = g.out_channels_per_group if transpose else g.in_channels_per_group
+    width = g.groups * ceil(outs / launch.tile.bm) * launch.tile.bm
+    return Gather(g, transpose, launch, gather_tables(g, transpose, launch.tile.bk, width), outs, channels)
+
+
+def pack(plan: Gather, w: Operand, arrays: Arrays, constants: Constants) -> PackedWeight:
+    """The weights as the gather reads them."""
+    device, g, tile = arrays.device, plan.g, plan.launch.tile
+    sums = accumulator_dtype(w.dtype)
+    memory = device.allocate(plan.packed_count * sums.itemsize)
+    flag = device.allocate(8)
+    device.fill(flag.address, 8, 0, arrays.stream)
+    spec = PackSpec(ELEMENTS[w.dtype.name], ELEMENTS[sums.name], tile.bm)
+    strides = [s // w.dtype.itemsize for s in w.strides]
+    channel, tap = plan.tables.weight_rows.T
+    taps = np.stack(np.unravel_index(np.maximum(tap, 0), g.kernel_size)).T @ np.array([*strides[2:], 0][: g.ndim], np.int64)
+    channel_stride, out_stride = (strides[0], strides[1]) if plan.transpose else (strides[1], strides[0])
+    places = np.where(tap < 0, -1, channel * channel_stride + taps)
+    kernel, width = device.load(spec), g.groups * plan.out_blocks * tile.bm
+    for first, count in plan.tables.weight_phases:
+        if not count:
+            continue
+        rows = constants.place(places[first : first + count])
+        words = PackArguments(
+            source=w.address, output=memory.address + first * width * sums.itemsize, flag=flag.address, rows=rows.address,
+            row_count=count, groups=g.groups, outs=plan.outs, out_blocks=plan.out_blocks,
+            group_stride=strides[0] * g.out_channels_per_group, out_stride=out_stride,
+        )  # fmt: skip
+        blocks = min(ceil(count * width / spec.threads), device.properties.multiprocessors * 16)
+        device.launch(kernel, (blocks, 1, 1), given(words), arrays.stream)
+    finite = True
+    if plan.transpose:
+        found = np.zeros(1, np.int64)
+        device.download(found, flag.address, arrays.stream)
+        finite = not found[0]
+    flag.free()
+    return PackedWeight(memory, finite)
+
+
+def given(arguments: Any) -> list[int]:
+    """The words of an argument vector whose values are numbers."""
+    return [int(value) for _, value in arguments.given()]
+
+
+def epilogue_spec(epilogue: Epilogue | None, chain: Chain | None, dtype: DType) -> tuple[EpilogueSpec, Array]:
+    """Which steps the kernel has, and the numbers that it reads."""
+    e = epilogue or Epilogue()
+    limits: tuple[float, ...] = ()
+    if e.activation == "leaky_relu":
+        limits = (e.slope,)
+    elif e.activation == "clip":
+        limits = (e.lo, e.hi)
+    steps: Any = ()
+    if chain is not None:
+        steps, limits = chain
+    spec = EpilogueSpec(e.bias is not None, e.residual is not None, e.activation, tuple(steps), len(limits) if steps else 0)
+    return spec, np.array(limits or (0.0,), accumulator_dtype(dtype))
+
+
+def _whole_runs(plan: Gather, result: Operand, lanes: int) -> bool:
+    """Whether `lanes` neighbouring positions are neighbours in the result, and lie on a boundary of so many."""
+    item, g = result.dtype.itemsize, plan.g
+    size = result.shape[2:]
+    strides = [s // item for s in result.strides]
+    step = 1
+    for n, stride in zip(reversed(size), reversed(strides[2:]), strict=True):
+        if n > 1 and stride != step:
+            return False
+        step *= n
+    whole = len(plan.tables.phases) == 1 and (not plan.transpose or max(g.stride) == 1)
+    return whole and step % lanes == 0 and strides[0] % lanes == 0 and strides[1] % lanes == 0 and result.address % 16 == 0
+
+
+def run_gather(
+    plan: Gather, x: Operand, w: PackedWeight, arrays: Arrays, constants: Constants, channels_last: bool,
+    epilogue: Epilogue | None = None, chain: Chain | None = None,
+) -> Operand:  # fmt: skip
+    """The result of conv, or of conv_transpose, of arrays that lie on the device."""
+    g, device, dtype = plan.g, arrays.device, x.dtype
+    sums = accumulator_dtype(dtype)
+    result = arrays.make(plan.result_shape, dtype, channels_last)
+    steps, limits = epilogue_spec(epilogue, chain, dtype)
+    epilogue = epilogue or Epilogue()
+    spec = plan.spec(
+        dtype, device.properties, vector=_whole_runs(plan, result, 16 // sums.itemsize), strict=plan.transpose and not w.finite,
+        epilogue=steps,
+    )  # fmt: skip
+    grid = plan.grid(device.properties)
+    kernel = device.load(spec)
+    scratch = device.allocate(spec.scratch_bytes * grid)
+    keep: list[Any] = [scratch]
+
+    def place(array: Array) -> int:
+        keep.append(constants.place(array))
+        return int(keep[-1].address)
+
+    def operand(array: Any) -> int:
+        if array is None:
+            return 0
+        keep.append(arrays.take(array))
+        return int(keep[-1].address)
+
+    words = spec.arguments(
+        input=x.address, weight=w.memory.address, output=result.address, limits=place(limits), scratch=scratch.address,
+        bias=operand(_as_dtype(epilogue.bias, dtype)), residual=operand(_laid_out(_as_dtype(epilogue.residual, dtype), channels_last)),
+        phases=place(plan.tables.phases), items=place(plan.tables.items), blocks=place(plan.tables.blocks),
+        tiles=plan.tiles, position_blocks=plan.position_blocks, out_blocks=plan.out_blocks, groups=g.groups, batch=g.batch,
+        channels=plan.channels, outs=plan.outs, **_strides(plan, x, result),
+    )  # fmt: skip
+    device.launch(kernel, (grid, 1, 1), given(words), arrays.stream)
+    return result
+
+
+def _as_dtype(array: Any, dtype: DType) -> Any:
+    return array if array is None or array.dtype == dtype else array.astype(dtype)
+
+
+def _laid_out(array: Any, channels_last: bool) -> Any:
+    """A residual in the result's own order."""
+    if not isinstance(array, np.ndarray):
+        return array
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if channels_last else np.ascontiguousarray(array)
+
+
+def _strides(plan: Gather, x: Operand, result: Operand) -> dict[str, int]:
+    """Sizes and strides in elements, by the names of the kernel's arguments."""
+    check_range(x, result)
+    g = plan.g
+    found: dict[str, int] = {}
+    for name, operand in (("in", x), ("out", result)):
+        item = operand.dtype.itemsize
+        strides = [s // item for s in operand.strides]
+        found |= {f"{name}_image": strides[0], f"{name}_channel": strides[1]}
+        found |= {f"{name}_stride_{k}": stride for k, stride in enumerate(strides[2:])}
+    found |= {f"in_size_{k}": size for k, size in enumerate(x.shape[2:])}
+    for k, stride in enumerate(g.stride):
+        found |= {f"in_step_{k}": 1 if plan.transpose else stride, f"out_step_{k}": stride if plan.transpose else 1}
+    return found
+
+
+def check_range(*operands: Operand) -> None:
+    """Raise EngineError where 31 bits do not number the elements of an image, or the positions of all images."""
+    for operand in operands:
+        reach = sum(
+            (n - 1) * abs(s) // operand.dtype.itemsize for n, s in zip(operand.shape[1:], operand.strides[1:], strict=True)
+        )
+        positions = operand.shape[0] * prod(operand.shape[2:])
+        if max(reach, positions) > MOST_ELEMENTS:
+            raise EngineError(
+                f"the cuda engine numbers the elements of an image, and the positions of a batch, with 31 bits; shape {operand.shape} has"
+                f" {max(reach, positions)}; use smaller images, or a part of the batch at a time"
+            )

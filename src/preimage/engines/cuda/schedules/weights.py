@@ -1,0 +1,187 @@
+"""conv_weight_grad on a device: how images are divided into parts, and the launches that make and add them up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, prod
+
+import numpy as np
+
+from preimage.engines.base import Array, accumulator_dtype
+from preimage.engines.cuda.constants import Constants
+from preimage.engines.cuda.device import Arrays, Device, Memory, Operand, Properties
+from preimage.engines.cuda.plan import Launch, weight_tile
+from preimage.engines.cuda.schedules.gather import ELEMENTS, check_range, given
+from preimage.engines.cuda.schedules.reduce_kernel import ReduceArguments, ReduceSpec
+from preimage.engines.cuda.schedules.weights_kernel import PositionBlock, Unit, WeightSpec
+from preimage.engines.order import Order
+from preimage.geometry import ConvGeometry
+
+__all__ = ["WeightPlan", "run_weights", "weight_plan"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """An image's positions as units: nodes of a level of its sum. closes: see `reduce_kernel`."""
+
+    level: int
+    blocks: Array
+    units: Array
+    closes: Array
+    inner_depth: int
+    outer_depth: int
+
+
+@lru_cache(maxsize=512)
+def units_of(size: tuple[int, ...], level: int, bk: int) -> Units:
+    """level: 1 a block is a unit, 2 a group of blocks, ...; one more than the order has levels: an image."""
+    order = Order.of(size[::-1])
+    spans = order.blocks()
+    index = [np.unravel_index(first, size)[::-1] for first, _ in spans]
+    numbers = [[order.member([int(i) for i in at], k + 1) for k in range(order.depth)] for at in index]
+    inner = level - 1
+    blocks: list[tuple[int, ...]] = []
+    units: list[tuple[int, int]] = []
+    closes: list[int] = []
+    for k, ((first, end), own) in enumerate(zip(spans, numbers, strict=True)):
+        after = numbers[k + 1] if k + 1 < len(spans) else None
+        ends = [after is None or own[j] != after[j] for j in range(order.depth)] + [after is None]
+        closed = next((j for j, over in enumerate(ends) if not over), len(ends))  # how many levels end here, blocks among them
+        steps = ceil((end - first) / bk)
+        if not blocks or blocks[-1][-1]:
+            units.append((k, 0))
+        units[-1] = (units[-1][0], units[-1][1] + steps)
+        blocks.append((steps, min(closed, inner), first, end, closed >= level))
+        if closed >= level:
+            closes.append(min(closed - inner, order.depth + 1 - inner))
+    rows = [row[:4] for row in blocks] + [(0, 0, 0, 0)]
+    return Units(
+        level,
+        PositionBlock.of_rows(np.array(rows)),
+        Unit.of_rows(np.array(units)),
+        np.array(closes, np.int64),
+        inner,
+        order.depth + 1 - level,
+    )
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """How one geometry is computed. images: at a time, a power of two where there are more."""
+
+    g: ConvGeometry
+    launch: Launch
+    spec: WeightSpec
+    units: Units
+    images: int
+
+    @property
+    def columns(self) -> int:
+        return self.g.in_channels_per_group * prod(self.g.kernel_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        tile = self.launch.tile
+        return ceil(self.columns / tile.bn), ceil(self.g.out_channels_per_group / tile.bm)
+
+    @property
+    def part_count(self) -> int:
+        return prod(self.g.weight_shape)
+
+    @property
+    def workspace_bytes(self) -> int:
+        item = 8 if self.spec.inner == "f64" else 4
+        chunks = ceil(self.g.batch / self.images)
+        return item * self.part_count * (self.images * len(self.units.units) + (chunks if chunks > 1 else 0))
+
+
+def weight_plan(
+    g: ConvGeometry, dtype: np.dtype, properties: Properties, workspace_bytes: int, launch: Launch | None = None
+) -> WeightPlan:
+    """Images are divided where there would be too few blocks to fill the device, as far as the workspace allows."""
+    sums = accumulator_dtype(dtype)
+    launch = launch or weight_tile(g, sums.itemsize, properties)
+    tile, order = launch.tile, Order.of(g.output_size[::-1])
+    room = properties.multiprocessor_shared_bytes // tile.blocks_per_multiprocessor - 1024
+    element, inner = ELEMENTS[dtype.name], ELEMENTS[sums.name]
+
+    def spec(level: int) -> WeightSpec:
+        return WeightSpec(g.ndim, tile, level - 1, element, inner)
+
+    levels = [n for n in range(1, order.depth + 2) if spec(n).shared_bytes <= room]
+    wanted = 2 * properties.multiprocessors * tile.blocks_per_multiprocessor
+    part = prod(g.weight_shape) * sums.itemsize
+
+    def units(level: int) -> int:
+        return prod(order.sizes[level]) if level <= order.depth else 1
+
+    level = levels[-1]
+    while level > 1 and launch.tiles * units(level) < wanted and part * units(level - 1) * 2 <= workspace_bytes:
+        level -= 1
+    images = g.batch
+    if part * units(level) * images > workspace_bytes:
+        images = 1 << max(0, (workspace_bytes // max(1, part * units(level))).bit_length() - 1)
+    return WeightPlan(g, launch, spec(level), units_of(g.output_size, level, tile.bk), min(images, g.batch))
+
+
+def run_weights(plan: WeightPlan, x: Operand, y: Operand, arrays: Arrays, constants: Constants) -> Operand:
+    """The weight gradient of arrays that lie on the device."""
+    g, device, dtype = plan.g, arrays.device, x.dtype
+    check_range(x, y)
+    result = arrays.make(g.weight_shape, dtype)
+    sums = accumulator_dtype(dtype)
+    item = sums.itemsize
+    parts = device.allocate(plan.images * len(plan.units.units) * plan.part_count * item)
+    chunks = range(0, g.batch, plan.images)
+    totals = device.allocate(len(chunks) * plan.part_count * item) if len(chunks) > 1 else None
+    for number, first in enumerate(chunks):
+        images = min(plan.images, g.batch - first)
+        _launch_parts(plan, x, y, parts, first, images, arrays, constants)
+        to = result.address if totals is None else totals.address + number * plan.part_count * item
+        out = ELEMENTS[dtype.name if totals is None else sums.name]
+        spec = ReduceSpec(plan.units.outer_depth, ELEMENTS[sums.name], out)
+        _launch_reduce(spec, parts.address, to, plan.units.closes, images, plan.part_count, arrays, constants)
+    if totals is not None:
+        spec = ReduceSpec(0, ELEMENTS[sums.name], ELEMENTS[dtype.name])
+        _launch_reduce(
+            spec, totals.address, result.address, np.ones(1, np.int64), len(chunks), plan.part_count, arrays, constants
+        )
+    return result
+
+
+def _launch_parts(
+    plan: WeightPlan, x: Operand, y: Operand, parts: Memory, first: int, images: int, arrays: Arrays, constants: Constants
+) -> None:
+    g, device = plan.g, arrays.device
+    kernel = device.load(plan.spec)
+    item = x.dtype.itemsize
+    blocks, units = constants.place(plan.units.blocks), constants.place(plan.units.units)
+    xs, ys = ([s // item for s in operand.strides] for operand in (x, y))
+    axes: dict[str, int] = {}
+    for k in range(g.ndim):
+        axes |= {
+            f"x_size_{k}": g.input_size[k], f"x_stride_{k}": xs[2 + k], f"y_size_{k}": g.output_size[k], f"y_stride_{k}": ys[2 + k],
+            f"step_{k}": g.stride[k], f"lo_{k}": g.padding[k][0], f"dilation_{k}": g.dilation[k], f"kernel_{k}": g.kernel_size[k],
+        }  # fmt: skip
+    column_blocks, out_blocks = plan.grid
+    words = plan.spec.arguments(
+        x=x.address + first * x.strides[0], y=y.address + first * y.strides[0], output=parts.address, blocks=blocks.address,
+        units=units.address, unit_count=len(plan.units.units), column_blocks=column_blocks, out_blocks=out_blocks, groups=g.groups,
+        outs=g.out_channels_per_group, channels=g.in_channels_per_group, columns=plan.columns, x_image=xs[0], x_channel=xs[1],
+        y_image=ys[0], y_channel=ys[1], part=plan.part_count, **axes,
+    )  # fmt: skip
+    count = column_blocks * out_blocks * g.groups * images * len(plan.units.units)
+    device.launch(kernel, (count, 1, 1), given(words), arrays.stream)
+
+
+def _launch_reduce(
+    spec: ReduceSpec, parts: int, to: int, closes: Array, images: int, count: int, arrays: Arrays, constants: Constants
+) -> None:
+    device: Device = arrays.device
+    words = ReduceArguments(
+        parts=parts, output=to, closes=constants.place(closes).address, images=images, units=len(closes),
+        levels=(images - 1).bit_length(), count=count,
+    )  # fmt: skip
+    blocks = min(ceil(count / spec.threads), device.properties.multiprocessors * 16)
+    device.launch(device.load(spec), (blocks, 1, 1), given(words), arrays.stream)

@@ -1,0 +1,41 @@
+"""Tiles: how many results a block of threads and each of its threads makes, and by what steps. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Tile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """warps_m x warps_n warps of 8 x 4 threads; a thread has tm x tn sums, in runs of 16 bytes that lie a warp's width apart, so that a
+    warp reads shared memory 16 bytes a thread without conflicts. bk: terms of a step; stages: steps in shared memory at a time.
+    """
+
+    tm: int
+    tn: int
+    warps_m: int
+    warps_n: int
+    bk: int = 8
+    stages: int = 4
+    blocks_per_multiprocessor: int = 1
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps_m * self.warps_n
+
+    @property
+    def bm(self) -> int:
+        return self.warps_m * 8 * self.tm
+
+    @property
+    def bn(self) -> int:
+        return self.warps_n * 4 * self.tn
+
+    @property
+    def sums(self) -> int:
+        return self.tm * self.tn
+
+    def __str__(self) -> str:
+        return f"{self.bm} x {self.bn}, {self.tm} x {self.tn} a thread, {self.bk} terms a step, {self.stages} stages"
