@@ -140,7 +140,7 @@ def cast(x: Array, kind: np.dtype[Any]) -> Array | None:
     """The array in another dtype, where that is one rounding and many elements."""
     if not _pays(x.size, LEAST_CHAIN) or x.dtype == kind:
         return None
-    wide = x.dtype.itemsize > 4 or kind.itemsize > 4
+    wide = kind == np.float64 or x.dtype == np.float64  # integers of 64 bits are rounded to float32 at once
     return mixed((x,), (), np.float64 if wide else np.float32, kind)
 
 

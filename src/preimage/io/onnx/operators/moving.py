@@ -50,7 +50,8 @@ def take(x: Any, index: np.ndarray, axis: int) -> Any:
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, else b."""
-    return ops.where(condition, a, b) if recorded(a, b) else np.where(condition, a, b)
+    ours = recorded(a, b) or (a.dtype == b.dtype and is_float(a) and getattr(condition, "dtype", None) == np.bool_)
+    return ops.where(condition, a, b) if ours else np.where(condition, a, b)
 
 
 def typed(result: Any, like: Any) -> Any:

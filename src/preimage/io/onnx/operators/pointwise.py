@@ -10,6 +10,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor
+from preimage.engines import around
 from preimage.errors import FileFormatError
 from preimage.io.graph import OPS, graph_op
 from preimage.io.graph.types import TypeRule, gives
@@ -35,16 +36,21 @@ def _only_arrays(name: str, function: Callable[..., Any], types: TypeRule | None
 
 
 def _smooth(name: str, function: Callable[..., Any], recorded_function: Callable[..., Any]) -> None:
-    """NumPy on arrays, our op on Tensors; both take the same attributes."""
+    """Our op on Tensors and arrays of floats, NumPy on others; both take the same attributes."""
 
     def call(*values: Any, **attributes: Any) -> Any:
-        if recorded(*values):
+        if recorded(*values) or _ours(*values):
             return recorded_function(*values, **attributes)
         with np.errstate(all="ignore"):
             result = function(*values, **attributes)
         return np.asarray(result, values[0].dtype) if np.asarray(result).dtype != values[0].dtype else np.asarray(result)
 
     graph_op(f"onnx.{name}")(call)
+
+
+def _ours(*values: Any) -> bool:
+    """Whether all are arrays of one float dtype, which our operations take."""
+    return all(isinstance(v, np.ndarray) and v.dtype == values[0].dtype and is_float(v) for v in values)
 
 
 def _wide(x: np.ndarray) -> np.ndarray:
@@ -65,7 +71,7 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _power(a: Any, b: Any) -> Any:
     """The dtype is that of the base; an exponent may have any other. Integers have no gradient."""
-    if recorded(a, b) and is_float(a):
+    if is_float(a) and (recorded(a, b) or is_float(b)):
         return ops.power(a, b if b.dtype == a.dtype else as_type(b, a.dtype))
     b = b.data if isinstance(b, Tensor) else b
     with np.errstate(all="ignore"):
@@ -123,12 +129,12 @@ _FUNCTIONS: _Rows = (
     ("Log", np.log, ops.log),
     ("Sqrt", np.sqrt, ops.sqrt),
     ("Tanh", np.tanh, ops.tanh),
-    ("Reciprocal", np.reciprocal, lambda x: 1.0 / x),
+    ("Reciprocal", np.reciprocal, ops.reciprocal),
     ("Sigmoid", ops.sigmoid, ops.sigmoid),
     ("Softplus", ops.softplus, ops.softplus),
     ("Erf", ops.erf, ops.erf),
-    ("Softsign", lambda x: x / (1 + np.abs(x)), lambda x: x / (1.0 + ops.abs(x))),
-    ("Mish", lambda x: x * np.tanh(np.logaddexp(0, x)), lambda x: x * ops.tanh(ops.softplus(x))),
+    ("Softsign", lambda x: x / (1 + np.abs(x)), ops.softsign),
+    ("Mish", lambda x: x * np.tanh(np.logaddexp(0, x)), ops.mish),
 )
 for _name, _numpy, _op in _FUNCTIONS:
     _smooth(_name, _numpy, _op)
@@ -143,9 +149,35 @@ _ANSWERS = {
     "Not": np.logical_not, "IsNaN": np.isnan, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor, "Equal": np.equal,
     "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal,
 }  # fmt: skip
+#: What kernels have for large arrays of floats, to the same bits; sine, cosine and tangent are theirs at every size.
+_WORDS = {
+    "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Sin": "sin", "Cos": "cos", "Tan": "tan", "Not": "not",
+    "IsNaN": "is_nan", "And": "and", "Or": "or", "Xor": "xor", "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal",
+    "Greater": "greater", "GreaterOrEqual": "greater_equal",
+}  # fmt: skip
+
+
+def _generated(name: str, function: Callable[..., Any], answers: bool) -> Callable[..., Any]:
+    """A function of arrays, by a kernel where one takes them."""
+    word = _WORDS.get(name, "")
+
+    def call(*values: Any) -> np.ndarray:
+        dtype = values[0].dtype
+        if word and answers and all(v.dtype == dtype for v in values) and (dtype.kind == "b" or dtype in _WIDE):
+            made = around.mixed(values, ((word, tuple(range(len(values)))),), np.float32 if dtype.kind == "b" else dtype, bool)
+        elif word and not answers and dtype in _WIDE:
+            made = around.function(word, *values) if word in ("sin", "cos", "tan") else around.pointwise(word, *values)
+        else:
+            made = None
+        return np.asarray(function(*values)) if made is None else made
+
+    return call
+
+
+_WIDE = (np.dtype(np.float32), np.dtype(np.float64))
 for _table, _types in ((_KEEPING, None), (_ANSWERS, _BOOL)):
     for _name, _function in _table.items():
-        _only_arrays(_name, lambda *values, _f=_function: np.asarray(_f(*values)), _types)
+        _only_arrays(_name, _generated(_name, _function, _types is not None), _types)
 
 
 def _is_inf(x: np.ndarray, detect_positive: int = 1, detect_negative: int = 1) -> np.ndarray:
@@ -279,7 +311,8 @@ def as_type(x: Any, dtype: np.dtype[Any]) -> Any:
     with np.errstate(all="ignore"):
         if x.dtype.kind == "f" and dtype.kind == "u":
             return x.astype(np.int64).astype(dtype)  # wraps as a C conversion does
-        return x.astype(dtype)
+        made = around.cast(x, dtype) if dtype.kind == "f" or dtype.name == "bfloat16" else None
+        return x.astype(dtype) if made is None else made
 
 
 @graph_op("onnx.Cast", types=lambda attributes, _: (CODES.get(attributes["to"]),))
