@@ -356,10 +356,11 @@ class EngineSubject(Subject):
     def planned(
         self, case: Case, result: str, dtype: np.dtype[Any], channels_last: bool, finite: bool
     ) -> frozenset[str]:  # fmt: skip
-        if self.name != "jit":
+        if self._engine_name != "jit":
             return frozenset()
         planned: Any = self.engine
-        found: frozenset[str] = planned.planned_decisions(case.geometry(), result, dtype, channels_last, finite)
+        with allowing(self._settings.get("accuracy")):
+            found: frozenset[str] = planned.planned_decisions(case.geometry(), result, dtype, channels_last, finite)
         return found
 
     def script_under(self, under: tuple[str, ...], script: str) -> str:

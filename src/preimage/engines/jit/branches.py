@@ -391,9 +391,9 @@ depthwise_weight_grad = declare_all(
     },
 )
 
-#: Winograd's algorithms, where accuracy="fast" allows them: `winograd`.
+#: Winograd's algorithms, where accuracy="fast" allows them: `winograd`. Counted for the subject `jit-fast` of the audit.
 winograd = declare_all(
-    "jit.winograd",
+    "jit-fast.winograd",
     {
         "taken": "fewer multiplications, in an order of their own",
         "taken.weight_grad": "fewer multiplications for a weight gradient, in an order of their own",
