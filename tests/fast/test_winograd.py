@@ -227,3 +227,26 @@ def test_an_optimised_graph_runs_its_convolutions_by_tiles():
     assert (got[0] == wanted).all()
     assert (got[1] == wanted).all()
     assert (wanted != exact).any()
+
+
+def test_sessions_and_optimised_models_take_an_accuracy(tmp_path):
+    pytest.importorskip("onnx")
+    from preimage import runtime
+
+    x, _ = layer(batch=1)
+    net = pre.nn.Conv2d(48, 32, 3, padding=1)
+    pre.save_model(net, tmp_path / "net.onnx", example=x)
+    found = {}
+    for accuracy in (None, "exact", "fast"):
+        for level in (0, 99):
+            options = runtime.SessionOptions(accuracy=accuracy, graph_optimization_level=runtime.GraphOptimizationLevel(level))
+            session = runtime.InferenceSession(str(tmp_path / "net.onnx"), options)
+            found[accuracy, level] = session.run(None, {session.get_inputs()[0].name: x})[0]
+    weight, bias = net.weight.data, net.bias.data
+    for (accuracy, _), value in found.items():
+        assert (value == pre.conv(x, weight, bias, padding=1, accuracy=accuracy)).all()
+    assert (found["fast", 99] != found["exact", 99]).any()
+    with pre.no_grad():
+        assert (np.asarray(pre.optimise(net, example=x, accuracy="fast")(x)) == found["fast", 99]).all()
+    with pytest.raises(pre.OptionError, match="accuracy must be one of"):
+        runtime.SessionOptions(accuracy="quick")

@@ -16,6 +16,7 @@ from preimage.io.content import kind_of_file
 from preimage.io.graph import Graph, trace
 from preimage.io.weights import load_weights, read_npy, save_weights, weights_writer
 from preimage.nn import Module
+from preimage.typing import Accuracy
 
 __all__ = [
     "export", "graph_arrays", "load_model", "load_weights", "model_writer", "optimise", "read_input", "save_model", "save_weights",
@@ -69,12 +70,13 @@ def export(model: Module, path: str | os.PathLike[str], example: Any = None, *, 
     save_model(model, path, example=example, overwrite=overwrite)
 
 
-def optimise(model: Module, *, example: Any = None) -> Graph:
+def optimise(model: Module, *, example: Any = None, accuracy: Accuracy | None = None) -> Graph:
     """The model rewritten for inference: constants folded, neighbours fused, layouts chosen; its weights are constants from then on.
 
     A Module of one's own is traced on `example` first. Runs of shapes that come again are one program of generated kernels.
+    accuracy: of its convolutions, "exact" or "fast" (see `preimage.conv`); None leaves it to the setting of each run.
 
-    Raises: OptionError for a Module that is no graph without an example.
+    Raises: OptionError for a Module that is no graph without an example, and for an accuracy that is none.
 
     Example:
         >>> import numpy as np, preimage as pre
@@ -84,7 +86,7 @@ def optimise(model: Module, *, example: Any = None) -> Graph:
         ['conv']
     """
     graph = _graph_of(model, example)
-    found = graphs.optimise(graph if not graph.training else graph.replaced().eval())
+    found = graphs.optimise(graph if not graph.training else graph.replaced().eval(), accuracy=accuracy)
     found.train(False)
     return found
 

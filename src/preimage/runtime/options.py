@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from preimage.errors import OptionError
+from preimage.settings import check_accuracy
 
 __all__ = ["ExecutionMode", "GraphOptimizationLevel", "RunOptions", "SessionOptions"]
 
@@ -31,10 +32,12 @@ class ExecutionMode(IntEnum):
 class SessionOptions:
     """What a session is made with.
 
-    intra_op_num_threads: threads of a run; 0: as many as the process may use. graph_optimization_level: see there. The others are taken so that
+    intra_op_num_threads: threads of a run; 0: as many as the process may use. graph_optimization_level: see there. accuracy: of convolutions,
+    "exact" or "fast" (see `preimage.conv`); None leaves it to the setting `preimage.config` (onnxruntime has no such option). The
+    others are taken so that
     scripts run, and change nothing: results have the same bits for any number of threads, and memory is planned by itself.
 
-    Raises: OptionError for a number of threads below 0.
+    Raises: OptionError for a number of threads below 0, and for an accuracy that is none.
     """
 
     intra_op_num_threads: int = 0
@@ -50,6 +53,7 @@ class SessionOptions:
     log_verbosity_level: int = 0
     logid: str = ""
     optimized_model_filepath: str = ""
+    accuracy: str | None = None
     _entries: dict[str, str] = field(default_factory=dict)
     _free: dict[str, int] = field(default_factory=dict)
 
@@ -60,6 +64,8 @@ class SessionOptions:
             )
         if name.endswith("_num_threads") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise OptionError(f"{name} must be a number of threads, or 0 for all, got {value!r}")
+        if name == "accuracy" and value is not None:
+            check_accuracy(value)
         object.__setattr__(self, name, value)
 
     def add_session_config_entry(self, key: str, value: str) -> None:

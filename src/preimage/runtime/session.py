@@ -111,7 +111,7 @@ class InferenceSession:
         self._dtypes = {i.name: None if i.dtype is None else np.dtype(i.dtype) for i in graph.inputs if i.dtype != "bfloat16"}
         self._outputs = outputs
         plain = self._options.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._graph: Graph = graph if plain else optimise(graph)
+        self._graph: Graph = optimise(graph, () if plain else None, accuracy=self._options.accuracy)  # type: ignore[arg-type]
         self._graph.train(False)
 
     # -- what the model is
