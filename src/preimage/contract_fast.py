@@ -33,7 +33,7 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
 
     A tile of a points along every axis with r > 1 taps has a + 1 - r outputs there; a is 4 or 6, whichever is less work. An image's
     work, in multiply-adds: for every point of every tile one for each pair of channels and 8 for each channel of input and
-    result, and 12 for every transformed weight (32 of a weight gradient).
+    result, and 12 for every transformed weight (64 of a weight gradient).
     Without transforms: what lies inside, and 12 for every weight. Less by a tenth must it be.
     """
     taps, (inner, outer) = g.kernel_size, (g.in_channels_per_group, g.out_channels_per_group)
@@ -53,7 +53,7 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
             tile = tuple((1, 1) if r == 1 else (a + 1 - r, r) for r in taps)
             points = prod(m + r - 1 for m, r in tile)
             count = prod(-(-n // m) for n, (m, _) in zip(space, tile, strict=True))
-            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + (32 if gradient else 12) * inner * outer)
+            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + (64 if gradient else 12) * inner * outer)
             found.append((work, tile))
     if not found:
         return None
