@@ -11,7 +11,7 @@ import pytest
 
 import preimage as pre
 import preimage.io.onnx
-from preimage.io.graph import Graph, Input, Node
+from preimage.io.graph import Graph, Input, Node, optimise
 from preimage.io.graph.match import View, find
 from preimage.io.graph.moving_patterns import MOVING
 from preimage.io.graph.patterns import PATTERNS
@@ -318,6 +318,17 @@ def test_means_of_means() -> None:
     same(both, after)
     dropped = Spelled("mean(mean(x, axes=[3], keepdims=0), axes=[1])").graph()
     assert words(rewrite_patterns(dropped)) == words(dropped)
+
+
+def test_attributes_that_make_no_sense_leave_the_node_alone() -> None:
+    odd = Spelled("mean(x, axes=[2, 3], keepdims=3)").graph()
+    assert words(rewrite_patterns(odd)) == ["onnx.ReduceMean"]
+    nodes = [
+        Node("a", "transpose", ("x",), ("a",), {"axes": (0, 2, 3, 1)}),
+        Node("y", "onnx.ReduceMax", ("a",), ("y",), {"axes": [1], "keepdims": 7}),
+    ]
+    graph = Graph(nodes, [Input("x", SHAPE, "float64")], ["y"])
+    same(graph, optimise(graph))
 
 
 def moving(split: tuple[int, ...], order: tuple[int, ...], join: tuple[int, ...], shape: Any) -> Graph:

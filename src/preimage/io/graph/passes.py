@@ -87,7 +87,10 @@ def optimise(
         graph = _allowing(graph, accuracy)
     before = len(graph.nodes) if graph.changes.nodes is None else graph.changes.nodes[0]
     for each in PASSES if passes is None else passes:
-        graph = each(graph)
+        try:
+            graph = each(graph)
+        except PreimageError:  # a node that says what makes no sense: the graph stays, and the run will say what is wrong
+            continue
     done = with_graphs(graph.replaced(), lambda inner: optimise(inner, passes, accuracy=accuracy))
     done.changes.nodes = before, len(done.nodes)
     return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from preimage.errors import PreimageError
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.match import View, find, root_words, word_of
@@ -31,7 +32,10 @@ def rewrite_patterns(graph: Graph) -> Graph:
             found = find(each.text, node, view)
             if found is None or any(id(n) in gone or id(n) in instead for n in found.nodes):
                 continue
-            made = each.change(found, view)
+            try:
+                made = each.change(found, view)
+            except PreimageError:  # an attribute that makes no sense: the run decides on it
+                continue
             if made is not None:
                 instead[id(node)] = made
                 gone |= {id(n) for n in found.nodes if n is not node}
