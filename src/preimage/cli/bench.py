@@ -53,6 +53,7 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Three rounds, short turns: for a look.")] = False,
     direct: Annotated[bool, typer.Option(help="Call the engines' methods, not the public operations.")] = False,
     check: Annotated[bool, typer.Option(help="Check every answer before its clock runs.")] = True,
+    device: Annotated[str, typer.Option(help="Of engines on GPUs: auto, cuda:0, simulator.")] = "auto",
     load: Annotated[list[Path] | None, typer.Option(help="Measure nothing: show runs that --json wrote, joined.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all times there.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with a roofline plot there.")] = None,
@@ -94,7 +95,7 @@ def bench(
     from preimage.report.bench import print_run, write_html
     from preimage.report.bench_markdown import write_markdown
     from preimage.report.terminal import Terminal
-    from preimage.settings import ACCURACIES
+    from preimage.settings import ACCURACIES, config
 
     console = Terminal(width=190)
     check_outputs(json_file, html_file, markdown_file, overwrite=overwrite)
@@ -103,7 +104,7 @@ def bench(
     else:
         chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
         asked = PASSES if passes == "all" else text.words(passes, "pass (or all)", PASSES)
-        with console.status("measuring the machine") as status:
+        with console.status("measuring the machine") as status, config(device=device):
             run = run_bench(
                 chosen,
                 tuple(engines.split(",")),

@@ -1,0 +1,42 @@
+"""A fake driver whose launches run: the PTX that is loaded stands for a spec, whose text the simulator runs on the fake device's memory.
+
+gpu = simulated_gpu(monkeypatch)       # a Gpu over FakeCuda; all of driver.py is used, and results are real
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from fake_cuda import FakeCuda
+from preimage.engines.cuda.simulate import SimulatedKernel
+
+from preimage.engines.cuda import cache, devices
+from preimage.engines.cuda.driver import Gpu
+
+
+def simulated_gpu(monkeypatch, **fake):
+    """The device, as cuda:0 of this process until the test ends; `gpu.fake` is its driver."""
+    specs, kernels, driver = {}, {}, FakeCuda(**fake)
+
+    def text_of(spec, capability):
+        """PTX with a parameter a word, and the spec's own text as a comment."""
+        names = list(spec.arguments.fields) if spec.arguments is not None else ["a", "b"]
+        parameters = ",\n".join(f".param .u64 {name}" for name in names)
+        text = f".version 7.8\n.target sm_90\n.visible .entry kernel(\n{parameters}\n)\n{{ ret; }} // {spec!r}"
+        specs[text] = spec
+        return text
+
+    def run(text, grid, threads, words, shared):
+        spec = specs[text]
+        assert (threads, shared) == (spec.threads, spec.shared_bytes)
+        if spec.arguments is None:
+            return  # a tool's own kernel, which has no simulation
+        if spec not in kernels:
+            kernels[spec] = SimulatedKernel(spec)
+        kernels[spec].run(grid, words, np.arange(spec.threads), False)
+
+    monkeypatch.setattr(cache, "ptx", text_of)
+    driver.run = run
+    gpu = Gpu(0, library=driver)
+    gpu_of = {"cuda:0": gpu}
+    monkeypatch.setattr(devices, "_made", gpu_of)
+    return gpu, driver
