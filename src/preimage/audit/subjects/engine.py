@@ -37,7 +37,7 @@ _LITTLE_MACS = {"schedules": 0, "few kernels": FEW_KERNELS_MACS}
 
 
 #: Contractions in the contract's order, by engine.
-_BY_CONTRACT = {"jit": frozenset({"conv", "conv_transpose", "conv_weight_grad"})}
+_BY_CONTRACT = dict.fromkeys(("jit", "cuda"), frozenset({"conv", "conv_transpose", "conv_weight_grad"}))
 
 
 def _words(settings: dict[str, Any]) -> str:
