@@ -95,9 +95,10 @@ def choose_tile(target: Target, item: int, channels: int, outputs: int, tiles: i
     few = min(tiles, MOST_TILES)
 
     def cost(t: Tile) -> float:
-        return -(-few // t.pixels) * (t.pixels * t.vectors / 2 + 0.5) / t.vectors
+        """Cycles of a term, for a vector of outputs: two products a cycle, two loads, of which a tile has one for each pixel and vector."""
+        return -(-few // t.pixels) * (max(t.pixels * t.vectors, t.pixels + t.vectors) / 2 + 0.5) / t.vectors
 
-    return min(found, key=lambda t: (cost(t) if tiles < MOST_TILES else 0, -t.pixels * t.vectors, t.vectors != 2))
+    return min(found, key=lambda t: (cost(t), -t.pixels * t.vectors, t.vectors != 2))
 
 
 def _packing(
