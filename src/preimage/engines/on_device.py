@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from preimage.autograd.device_arrays import DeviceArray, place_of
 from preimage.engines import DEVICE_ENGINES, get
 from preimage.engines.base import ElementwiseKernels, Engine, Epilogue
@@ -63,6 +65,19 @@ def supporting_engine(contraction: str, geometry: ConvGeometry, example: DeviceA
     if why is not None:
         raise EngineError(f"engine {engine.name!r} cannot take this {contraction}: {why}")
     return engine
+
+
+def brought_there(made: Any, example: DeviceArray) -> Any:
+    """A result on the device of `example`: what an engine gives for empty operands may be an array of NumPy's."""
+    if isinstance(made, DeviceArray):
+        return made
+    from preimage.engines.cuda.arrays import arrays_for
+
+    arrays = arrays_for(example)
+    out = arrays.make(made.shape, made.dtype)
+    if made.size:
+        arrays.device.upload(out.address, np.ascontiguousarray(made), arrays.stream)
+    return arrays.give(out)
 
 
 def device_kernels(what: str, example: DeviceArray) -> ElementwiseKernels:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 from fake_cuda import FakeCuda
-from preimage.engines.cuda.simulate import SimulatedKernel
 
-from preimage.engines.cuda import cache, devices
+from preimage.engines.cuda import cache, devices, simulate
 from preimage.engines.cuda.driver import Gpu
 
 
 def simulated_gpu(monkeypatch, **fake):
     """The device, as cuda:0 of this process until the test ends; `gpu.fake` is its driver."""
-    specs, kernels, driver = {}, {}, FakeCuda(**fake)
+    specs, driver = {}, FakeCuda(**fake)
 
     def text_of(spec, capability):
         """PTX with a parameter a word, and the spec's own text as a comment."""
@@ -30,9 +29,8 @@ def simulated_gpu(monkeypatch, **fake):
         assert (threads, shared) == (spec.threads, spec.shared_bytes)
         if spec.arguments is None:
             return  # a tool's own kernel, which has no simulation
-        if spec not in kernels:
-            kernels[spec] = SimulatedKernel(spec)
-        kernels[spec].run(grid, words, np.arange(spec.threads), False)
+        signed = [w - (1 << 64) if w >> 63 else w for w in words]
+        simulate._compiled(spec).run(grid, signed, np.arange(spec.threads), False)
 
     monkeypatch.setattr(cache, "ptx", text_of)
     driver.run = run

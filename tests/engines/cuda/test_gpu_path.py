@@ -1,0 +1,124 @@
+"""The whole way on a fake driver whose launches are simulated: the engine, arrays of other libraries, tools/h100.py. Bits are those of jit."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import arrays, differing, geometry, same_bits
+from fake_arrays import fake_library
+from simulated_driver import simulated_gpu
+
+import preimage as pre
+from preimage.engines.cuda.engine import CudaEngine
+
+ROW = ((1, 2, 3, 1, (4, 5), (2, 2), 1, 1, 1),)
+TOOL = Path(__file__).parents[3] / "tools/h100.py"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return simulated_gpu(monkeypatch)
+
+
+def test_the_engine_by_the_driver(gpu):
+    device, fake = gpu
+    rng, engine = np.random.default_rng(11), CudaEngine(device)
+    for dtype in (np.float32, np.float16):
+        g = geometry(rng, 2)
+        assert differing(engine, g, arrays(rng, g, dtype)) == []
+    assert len(fake.launches) >= 6
+    assert not [c for c in fake.calls if c[0] == "raised"]
+
+
+@pytest.mark.parametrize("name", ["cupy", "torch"])
+def test_arrays_of_other_libraries_by_the_driver(gpu, name, monkeypatch):
+    """Forward with an epilogue, prepared weights, both gradients of contractions; on the library's stream, nothing copied up or down."""
+    _, fake = gpu
+    library, rng = fake_library(name), np.random.default_rng(12)
+    monkeypatch.setitem(sys.modules, name, library)
+    monkeypatch.setattr(fake, "_inside", lambda address, size: True)  # the library's memory is the host's
+    x, w, b = (rng.standard_normal(s).astype(np.float32) for s in ((2, 5, 9, 8), (7, 5, 3, 2), (7,)))
+    options = {"stride": (2, 1), "padding": ((1, 0), (0, 2))}
+    want = pre.conv(x, w, b, activation="relu", **options)
+    y = rng.standard_normal(want.shape).astype(np.float32)
+    up = library.asarray
+    got = pre.conv(up(x), pre.prepare(up(w)), up(b), activation="relu", **options)
+    assert same_bits(library.asnumpy(got), want)
+    with pre.config(engine="jit"):
+        gx, gw = (
+            pre.conv_transpose(y, w, output_size=x.shape[2:], **options),
+            pre.conv_weight_grad(x, y, kernel_size=(3, 2), **options),
+        )
+    t, tw = pre.Tensor(up(x), requires_grad=True), pre.Tensor(up(w), requires_grad=True)
+    pre.conv(t, tw, **options).backward(up(y))
+    assert same_bits(library.asnumpy(t.grad.data), gx)
+    assert same_bits(library.asnumpy(tw.grad.data), gw)
+    assert {launch["stream"] for launch in fake.launches} == {7}
+    assert "cuMemcpyDtoHAsync_v2" not in [c[0] for c in fake.calls if c[0].startswith("cuMemcpyDtoH") and c[3] > 8]
+
+
+def test_empty_operands_give_the_librarys_arrays(gpu, monkeypatch):
+    torch, (_, fake) = fake_library("torch"), gpu
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(fake, "_inside", lambda address, size: True)
+    x, w, y = (torch.asarray(np.zeros(s, np.float32)) for s in ((0, 2, 5), (3, 2, 2), (0, 3, 4)))
+    made = pre.conv(x, w), pre.conv_transpose(y, w), pre.conv_weight_grad(x, y, kernel_size=2)
+    assert [type(m) for m in made] == [torch.Tensor] * 3
+    assert [m.shape for m in made] == [(0, 3, 4), (0, 2, 5), (3, 2, 2)]
+    assert not torch.asnumpy(made[2]).any()
+
+
+def h100():
+    spec = importlib.util.spec_from_file_location("h100", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["h100"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_h100_runs_to_its_end(gpu, tmp_path, monkeypatch):
+    tool, path = h100(), tmp_path / "h100.json"
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    monkeypatch.setattr(tool, "BITS", ROW)
+    assert tool.main(["--quick", "--json", str(path)], gpu[0]) == 0
+    found = json.loads(path.read_text())
+    assert {*tool.PARTS, "seconds"} == set(found)
+    assert (found["bits"]["same"], found["bits"]["different"], found["bits"]["failed"]) == (6, [], [])
+    assert found["device"]["name"] == "Fake GPU 0"
+    assert found["ceilings"]["fma_float32_tflops"] > 0
+    assert "failed" not in {
+        key for part in found.values() if isinstance(part, dict) for key in part if key != "failed" or part[key]
+    }
+
+
+def test_h100_finds_a_wrong_bit(gpu, tmp_path, monkeypatch):
+    device, fake = gpu
+    tool, run = h100(), fake.run
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    def wrong(text, grid, threads, words, shared):
+        run(text, grid, threads, words, shared)
+        if words and words[0]:
+            for address in fake.allocated:  # one bit of every array, the result's among them
+                ctypes.c_uint32.from_address(address).value ^= 1 << 20
+
+    monkeypatch.setattr(tool, "BITS", ROW)
+    fake.run = wrong
+    assert tool.main(["--quick"], device) == 1
+
+
+def test_h100_says_that_there_is_nothing_to_measure(monkeypatch, capsys):
+    tool = h100()
+
+    def none(name):
+        raise pre.EngineError("no GPU")
+
+    monkeypatch.setattr(tool, "device_of", none)
+    assert tool.main([]) == 2
+    assert "nothing to measure: no GPU" in capsys.readouterr().err
