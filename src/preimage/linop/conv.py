@@ -28,7 +28,7 @@ class Conv(Operator):
         x (batch, C_in, *input_size), y (batch, C_out, *out);
         with layout="channels_last" the channels come last in both. Flat vectors are taken, and given back, flat.
     Definition: as preimage.conv, without bias; `padding_mode` any of zeros, reflect, replicate, circular. accuracy="fast" takes Fourier
-        transforms where the kernel is large enough for them to pay (docs/fast.md); w as it is now is transformed once.
+        transforms where the kernel is large enough for them to pay (docs/large-kernels.md); w as it is now is transformed once.
     Raises: as preimage.conv, at once; ShapeError for an input of another shape.
 
     Example:

@@ -1,1 +1,1 @@
-"""Convolutions with large kernels by fast Fourier transforms (docs/fast.md)."""
+"""Convolutions with large kernels by fast Fourier transforms (docs/large-kernels.md)."""

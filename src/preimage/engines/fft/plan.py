@@ -31,6 +31,8 @@ TRIED = 10
 SLACK_BYTES = 256 << 10
 #: Spectra of weights are held so many times over while they are made: frames, spectra, factors.
 KERNEL_COPIES = 3.5
+#: So many calls are taken to share the spectra of weights: layers and linear operators keep them, steps of training do not.
+CALLS = 4
 #: A weight gradient sums the rows of an image so many at a time, at most.
 GRAD_ROWS = 16
 
@@ -130,7 +132,7 @@ class FftPlan:
         return min(most, ceil(KERNEL_COPIES * self.kernel_bytes / room))
 
     def cost_ns(self) -> float:
-        """Modelled time of one image and its weights, of one thread of a nominal CPU."""
+        """Modelled time of one image, of one thread of a nominal CPU; weights serve several calls, so each bears a part of their transforms."""
         g, costs = self.geometry, COSTS[self.item]
         positions = prod(self.periods)
         transform = positions * (costs.transform * log2(max(positions, 2)) + costs.move)
@@ -138,7 +140,8 @@ class FftPlan:
         weights = g.out_channels * g.in_channels_per_group * len(self.phases)
         products = self.rows * weights * self.frequencies * (costs.single if self.elementwise else costs.product)
         spectra = self.frequencies * weights * costs.read
-        return costs.call + self.rows * costs.row + transform * (self.rows * (large + small) + weights) + products + spectra
+        kernels = weights if self.contraction == "conv_weight_grad" else weights / CALLS
+        return costs.call + self.rows * costs.row + transform * (self.rows * (large + small) + kernels) + products + spectra
 
     def direct_ns(self) -> float:
         """Modelled time of the exact path for one image, on the same nominal CPU."""
@@ -154,7 +157,7 @@ class FftPlan:
 
     @property
     def error_bound(self) -> float:
-        """c of |error| <= c u |x|_2 |w|_1, with u the unit roundoff, of one frame: a-priori (docs/fast.md has the derivation)."""
+        """c of |error| <= c u |x|_2 |w|_1, with u the unit roundoff, of one frame: a-priori (docs/large-kernels.md has the derivation)."""
         return 3 * (7 * log2(max(prod(self.periods), 2)) + 2) + self.depth
 
 
