@@ -16,6 +16,7 @@ from preimage.ops import conv, conv_transpose
 from preimage.ops.contraction import weight_operand
 from preimage.ops.layout import check_layout
 from preimage.ops.operands import count_of, entries, sizes_of
+from preimage.settings import check_accuracy
 from preimage.typing import Accuracy, Layout, Operand, PaddingMode, Value
 
 __all__ = ["Conv"]
@@ -72,6 +73,8 @@ class Conv(Operator):
             "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": groups,
             "padding_mode": padding_mode, "layout": layout, "accuracy": accuracy,
         }  # fmt: skip
+        if accuracy is not None:
+            check_accuracy(accuracy)
         if accuracy == "fast" and isinstance(self.w, np.ndarray):
             self.w = PreparedWeight(self.w)  # spectra are made once
         self.dtype = array_of(self.w).dtype
