@@ -152,6 +152,14 @@ def torch_compiled(job: Job, feeds: Feeds) -> Contestant:
     return torch(job, feeds, compiled=True)
 
 
+def _detections(value: Any) -> Any:
+    """Rows of detections (1, 1, n, 7) without those of zeros that OpenCV adds up to the most that there may be."""
+    if value.ndim == 4 and value.shape[:2] == (1, 1) and value.shape[3] == 7:
+        found = np.flatnonzero(value[0, 0].any(axis=1))
+        return value[:, :, : found[-1] + 1 if len(found) else 1]
+    return value
+
+
 def opencv(job: Job, feeds: Feeds) -> Contestant:
     import cv2
 
@@ -166,7 +174,7 @@ def opencv(job: Job, feeds: Feeds) -> Contestant:
         def call() -> list[Any]:
             for name, value in feeds.items():
                 net.setInput(value, name)
-            return list(net.forward(job["outputs"]))
+            return [_detections(value) for value in net.forward(job["outputs"])]
 
         return call
 
