@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from preimage.engines.cuda.engine import CudaEngine
-from preimage.engines.cuda.tile import Tile
 
 import preimage as pre
 from preimage.engines import get
 from preimage.engines.cuda import plan as plans
 from preimage.engines.cuda.devices import device_of
+from preimage.engines.cuda.engine import CudaEngine
+from preimage.engines.cuda.tile import Tile
 
 LIMIT_S = 480.0
 CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")

@@ -236,7 +236,8 @@ def _run_on_device(contraction: str, geometry: ConvGeometry, a: Any, b: Any, epi
     engine = on_device.supporting_engine(contraction, geometry, a)
     if current().debug:
         print(f"preimage: {contraction} runs on {engine.name} (its arrays are on {a.device})", file=sys.stderr)
-    return on_device.brought_there(_call(engine, contraction, geometry, a, b, epilogue), a)
+    made: Array = on_device.brought_there(_call(engine, contraction, geometry, a, b, epilogue), a)
+    return made
 
 
 def replayer() -> Callable[..., Any] | str:

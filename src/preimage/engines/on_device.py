@@ -12,6 +12,7 @@ from preimage.engines.base import ElementwiseKernels, Engine, Epilogue
 from preimage.engines.prepared import PreparedWeight
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
+from preimage.locks import import_apart
 from preimage.settings import current
 
 __all__ = ["device_engine", "device_kernels", "is_on_device", "one_place"]
@@ -71,9 +72,7 @@ def brought_there(made: Any, example: DeviceArray) -> Any:
     """A result on the device of `example`: what an engine gives for empty operands may be an array of NumPy's."""
     if isinstance(made, DeviceArray):
         return made
-    from preimage.engines.cuda.arrays import arrays_for
-
-    arrays = arrays_for(example)
+    arrays = import_apart("preimage.engines.cuda.arrays").arrays_for(example)
     out = arrays.make(made.shape, made.dtype)
     if made.size:
         arrays.device.upload(out.address, np.ascontiguousarray(made), arrays.stream)
