@@ -17,6 +17,7 @@ import preimage as pre
 from preimage.engines.recording import Recorder
 from preimage.io.graph import Graph, Input, Node, graph_op, optimise
 from preimage.io.graph import words as words_of_programs
+from preimage.io.graph.passes import prepare_weights
 from preimage.io.graph.programs import MOST_PROGRAMS
 from preimage.io.onnx import operators  # noqa: F401 - its words register themselves
 
@@ -174,10 +175,34 @@ def test_layouts_and_settings_have_programs_of_their_own() -> None:
                 assert graph.why_no_program is not None
 
 
+def test_parts_that_lie_in_other_ways_are_copied_by_kernels() -> None:
+    """Half of the channels into a convolution, parts of two orders of memory side by side, a mean over several blocks."""
+    nodes = [
+        Node("a", "conv", ("x", "w"), ("a",), {**SAME, "innermost": True}),
+        Node("h", "slice_axis", ("a",), ("h",), {"axis": 1, "start": 1, "stop": 3}),
+        Node("b", "conv", ("h", "v"), ("b",), SAME),
+        Node("c", "concat", ("b", "x"), ("c",), {"axis": 1}),
+        Node("n", "neg", ("c",), ("n",)),
+        Node("m", "global_avg_pool", ("n",), ("m",)),
+    ]
+    stored = {"w": array(4, 4, 3, 3), "v": array(5, 2, 3, 3, seed=2)}
+
+    def make() -> Graph:
+        return prepare_weights(Graph(nodes, [Input("x", None)], ["m", "c"], parameters=stored).eval())  # type: ignore[arg-type]
+
+    graph, feeds = make(), {"x": picture(2, 4, 40, 37)}
+    recorded(graph, feeds)
+    assert not graph.programs[-1].functions
+    with pre.no_grad():
+        for seed in range(3):
+            feeds = {"x": picture(2, 4, 40, 37, seed=seed)}
+            same(graph.run(feeds), by_nodes(make(), feeds))
+
+
 def test_values_that_functions_make_stand_between_kernels() -> None:
     nodes = [
         Node("a", "conv", ("x", "w"), ("a",), SAME),
-        Node("b", "elu", ("a",), ("b",)),  # no word of programs
+        Node("b", "softsign", ("a",), ("b",)),  # NumPy's
         Node("c", "conv", ("b", "w"), ("c",), SAME),
         Node("k", "onnx.Shape", ("c",), ("k",)),
         Node("d", "onnx.Reshape", ("c", "k"), ("d",)),
@@ -189,7 +214,7 @@ def test_values_that_functions_make_stand_between_kernels() -> None:
     graph, feeds = make(), {"x": np.abs(picture(1, 4, 9, 9)) + 1}
     want = by_nodes(make(), feeds)
     recorded(graph, feeds)
-    assert [node.op for node, _ in graph.programs[-1].functions] == ["elu"]
+    assert [node.op for node, _ in graph.programs[-1].functions] == ["softsign"]
     with pre.no_grad():
         for seed in range(3):
             feeds = {"x": np.abs(picture(1, 4, 9, 9, seed=seed)) + 1}

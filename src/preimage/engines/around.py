@@ -30,6 +30,7 @@ __all__ = [
     "concat",
     "expect_finite",
     "function",
+    "gathered",
     "in_order",
     "lines",
     "max_pool_grad",
@@ -228,6 +229,16 @@ def in_order(x: Array) -> Array | None:
     """A copy in row-major order, whatever the dtype is."""
     kernels = active()
     return None if kernels is None else _said("copy", kernels.in_order(x), x)
+
+
+def gathered(x: Array) -> Array:
+    """For a recorder, an array whose elements do not fill their memory as a copy by a kernel, its axes in the same order; else the array."""
+    if recorder() is None or not x.size:
+        return x
+    order = sorted(range(x.ndim), key=lambda k: -abs(x.strides[k]))
+    view = x.transpose(order)
+    copied = None if view.flags.c_contiguous else in_order(view)
+    return x if copied is None else copied.transpose(np.argsort(order))
 
 
 def records() -> bool:

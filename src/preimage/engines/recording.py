@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "constant", "constant_of", "recorder"]
+__all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "apart", "constant", "constant_of", "recorder"]
 
 Array: TypeAlias = NDArray[Any]
 LINE_BYTES = 64
@@ -84,6 +85,16 @@ _current = _Current()
 def recorder() -> Recorder | None:
     """The recorder of this thread, if one is there."""
     return _current.recorder
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What runs inside the block is made once and kept, and no part of what is recorded."""
+    before, _current.recorder = _current.recorder, None
+    try:
+        yield
+    finally:
+        _current.recorder = before
 
 
 def _address(a: Array) -> int:

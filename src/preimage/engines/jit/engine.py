@@ -49,6 +49,7 @@ from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.jit.winograd.applies import choose as choose_tiles
 from preimage.engines.prepared import PreparedWeight
+from preimage.engines.recording import apart
 from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK
 from preimage.settings import current, thread_count
@@ -273,7 +274,8 @@ class JitEngine:
             assert program.packing is not None
             memory, flag = aligned(program.packed_bytes), np.zeros(1, np.int64)
             once = link(Program("packing", (program.packing,)), 1)
-            once.run({"w": address_of(array), "packed": address_of(memory), "flag": address_of(flag)}, 1)
+            with apart():
+                once.run({"w": address_of(array), "packed": address_of(memory), "flag": address_of(flag)}, 1)
             found = forms[program.packed_key] = (memory, not flag[0])
         return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from preimage.engines import Epilogue, PreparedWeight, bind
+from preimage.engines import Epilogue, PreparedWeight, around, bind
 from preimage.engines.base import Chain
 from preimage.engines.prepared import is_fixed, same_bits
 from preimage.errors import PreimageError
@@ -93,6 +93,7 @@ class NodeCall:
         x = values[0]
         if weight is None or not self._fits or type(x) is not np.ndarray:
             return None
+        x = around.gathered(x)
         bias = values[2] if len(values) > 2 else None
         residual = values[3] if len(values) > 3 else None
         lies = None if residual is None else (type(residual), residual.shape, getattr(residual, "strides", None), residual.dtype)

@@ -30,7 +30,7 @@ _ALL = frozenset(
     (
         "add", "sub", "mul", "div", "relu", "leaky_relu", "clip", "sigmoid", "tanh", "exp", "sqrt", "abs", "maximum", "minimum", "swish",
         "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul", "attention", "gelu", "mish", "softplus", "log",
-        "neg", "reciprocal", "rsqrt", "square",
+        "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.

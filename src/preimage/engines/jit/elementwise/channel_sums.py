@@ -13,15 +13,34 @@ import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, dense_order, lanes_of
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.order import BLOCK
+from preimage.engines.recording import recorder
 from preimage.reduction import tree_sum
 from preimage.settings import thread_count
 
 __all__ = ["channel_sums", "innermost"]
+
+#: Blocks up to which a recorder is given their tree as one chain.
+MOST_BLOCKS = 64
+
+
+def _tree(sums: Array) -> Array:
+    """`tree_sum` over axis 1 as one chain, for a recorder."""
+    level, steps = list(range(sums.shape[1])), list[tuple[str, tuple[int, ...]]]()
+    while len(level) > 1:
+        paired = []
+        for a, b in zip(level[:-1:2], level[1::2], strict=True):
+            paired.append(sums.shape[1] + len(steps))
+            steps.append(("add", (a, b)))
+        level = paired + level[2 * len(paired) :]
+    made = run_chain([sums[:, k] for k in range(sums.shape[1])], tuple(steps))
+    assert made is not None
+    return made[0]
 
 
 def innermost(x: Array) -> bool | None:
@@ -63,5 +82,7 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     )  # fmt: skip
     tasks = count * shares * (blocks if columns else 1)
     launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if x.size > task_elements else 1)
-    found = [s[:, 0] if blocks == 1 else tree_sum(s, axis=1) for s in sums]
+    found = [
+        s[:, 0] if blocks == 1 else _tree(s) if 1 < blocks <= MOST_BLOCKS and recorder() else tree_sum(s, axis=1) for s in sums
+    ]
     return tuple([tree_sum(s) for s in found]) if images else tuple(found)

@@ -13,6 +13,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.arguments import Arguments
+from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import innermost
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
@@ -29,7 +30,7 @@ from preimage.engines.jit.elementwise.space_kernel import (
 )
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.kept_tables import kept_tables
-from preimage.engines.recording import constant
+from preimage.engines.recording import constant, recorder
 from preimage.settings import thread_count
 
 __all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
@@ -44,11 +45,11 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     first = parts[0]
     order = dense_order(first.shape, first.strides, first.itemsize)
     if order is None:
-        return None
+        return _by_chains(parts, axis, tuple(range(first.ndim))) if recorder() else None
     for part in parts:
         own = dense_order(part.shape, part.strides, part.itemsize)
         if own != order and (own is None or [k for k in own if part.shape[k] != 1] != [k for k in order if part.shape[k] != 1]):
-            return None
+            return _by_chains(parts, axis, order) if recorder() else None
     at = order.index(axis)
     behind = prod(first.shape[k] for k in order[at + 1 :])
     rows = prod(first.shape[k] for k in order[:at])
@@ -69,6 +70,21 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
                 share=share, piece=piece, pieces=pieces,
             )  # fmt: skip
             _launch(spec, arguments, -(-rows // share) * pieces)
+        start += part.shape[axis]
+    return made
+
+
+def _by_chains(parts: Sequence[Array], axis: int, order: tuple[int, ...]) -> Array | None:
+    """The same for parts that lie in any way, each copied to its place."""
+    first = parts[0]
+    length = sum(p.shape[axis] for p in parts)
+    memory = tuple(length if k == axis else first.shape[k] for k in order)
+    made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)), first.dtype)
+    start = 0
+    for part in parts:
+        place = made[(slice(None),) * axis + (slice(start, start + part.shape[axis]),)]
+        if part.size and run_chain((part,), (), out=(place,)) is None:
+            return None
         start += part.shape[axis]
     return made
 

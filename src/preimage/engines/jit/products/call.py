@@ -20,6 +20,7 @@ from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
 from preimage.engines.jit.runtime.bound_call import Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import address_of, link
 from preimage.engines.prepared import PreparedWeight
+from preimage.engines.recording import apart
 from preimage.settings import thread_count
 
 __all__ = ["JitProducts", "product_request"]
@@ -175,6 +176,7 @@ def packed_weight(w: PreparedWeight, program: Program) -> Array:
         assert program.packing is not None
         memory = aligned(program.packed_bytes)
         once = link(Program("packing", (program.packing,)), 1)
-        once.run({"w": address_of(array), "packed": address_of(memory)}, 1)
+        with apart():
+            once.run({"w": address_of(array), "packed": address_of(memory)}, 1)
         found = forms[program.packed_key] = (memory, True)
     return found[0]
