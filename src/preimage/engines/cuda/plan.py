@@ -11,7 +11,8 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["TILES", "Launch", "gather_tile", "weight_tile"]
 
-#: Tiles by the bytes of a sum, with the share of a thread's instructions that are multiply-adds, as the machine code of sm_90 has them.
+#: Tiles by the bytes of a sum, with the share of a thread's instructions that are multiply-adds: estimated from the number of loads a
+#: multiply-add needs, not yet counted in machine code. They order the tiles, no more.
 TILES: dict[int, tuple[tuple[Tile, float], ...]] = {
     4: (
         (Tile(8, 8, 2, 4, 8, 4, 2), 0.83),

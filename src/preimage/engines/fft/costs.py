@@ -1,6 +1,6 @@
 """What the work costs on a nominal CPU: one set of numbers for all machines, since the choice between FFT and direct sums changes bits.
 
-Measured on one core with AVX-512, rounded; `python benchmarks/fft.py --fit` prints what this machine would say.
+Set by timing one core with AVX2 (`python benchmarks/fft.py`), rounded; not verified on AVX-512.
 """
 
 from __future__ import annotations

@@ -198,9 +198,12 @@ def run_gather(
         keep.append(arrays.take(array))
         return int(keep[-1].address)
 
+    residual = operand(_laid_out(_as_dtype(epilogue.residual, dtype), channels_last))
+    if residual:
+        _check_layout(keep[-1], result)
     words = spec.arguments(
         input=x.address, weight=w.memory.address, output=result.address, limits=place(limits), scratch=scratch.address,
-        bias=operand(_as_dtype(epilogue.bias, dtype)), residual=operand(_laid_out(_as_dtype(epilogue.residual, dtype), channels_last)),
+        bias=operand(_as_dtype(epilogue.bias, dtype)), residual=residual,
         phases=place(plan.tables.phases), items=place(plan.tables.items), blocks=place(plan.tables.blocks),
         tiles=plan.tiles, position_blocks=plan.position_blocks, out_blocks=plan.out_blocks, groups=g.groups, batch=g.batch,
         channels=plan.channels, outs=plan.outs, **_strides(plan, x, result),
@@ -218,6 +221,16 @@ def _laid_out(array: Any, channels_last: bool) -> Any:
     if not isinstance(array, np.ndarray):
         return array
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if channels_last else np.ascontiguousarray(array)
+
+
+def _check_layout(residual: Operand, result: Operand) -> None:
+    """Raise EngineError for an array on the device that lies otherwise in memory than the result: the kernel reads it as it writes."""
+    apart = [k for k, n in enumerate(result.shape) if n > 1 and residual.strides[k] != result.strides[k]]
+    if apart:
+        raise EngineError(
+            f"residual {residual.shape} has the strides {residual.strides}, the result on the device {result.strides}; give a residual"
+            " that lies in memory as the result does (a contiguous copy in the memory order of the input)"
+        )
 
 
 def _strides(plan: Gather, x: Operand, result: Operand) -> dict[str, int]:
