@@ -10,8 +10,8 @@ import pytest
 
 import preimage as pre
 from preimage import contract, contract_fast
-from preimage.engines.jit.winograd import transforms
-from preimage.engines.jit.winograd.applies import choose, order_of
+from preimage.engines.jit.conv.winograd import transforms
+from preimage.engines.jit.conv.winograd.applies import choose, order_of
 
 SHAPES = [(2, 3), (3, 2), (4, 3), (3, 4), (2, 5), (5, 2), (6, 3), (4, 5)]
 

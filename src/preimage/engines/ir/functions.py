@@ -111,6 +111,17 @@ class Function(Kernel):
         """Call a function of the same module that returns nothing."""
         self.write(f"call void @{name}({', '.join(map(_typed, arguments))})")
 
+    def call_address(self, address: Int, *arguments: Ptr | Int) -> Int:
+        """Call a function of those parameters that returns a number, given by its address."""
+        callee = self.let(f"inttoptr i64 {address.value} to ptr")
+        return Int(self, self.let(f"call i64 {callee}({', '.join(map(_typed, arguments))})"))
+
+    def copy_words(self, to: Ptr, source: Ptr, count: Int) -> None:
+        """Copy so many words of 8 bytes between two arrays that do not overlap."""
+        self._declared["llvm.memcpy.p0.p0.i64"] = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"
+        words = f"ptr align 8 {to.value}, ptr align 8 {source.value}, i64 {(count << 3).value}, i1 false"
+        self.write(f"call void @llvm.memcpy.p0.p0.i64({words})")
+
     def call_c(self, name: str, result: str, *arguments: Ptr | Int | I32) -> Int:
         """Call a function of C, or an intrinsic of LLVM; result: i32, i64 or void (0 comes back)."""
         kinds = ", ".join(_typed(a).split(" ")[0] for a in arguments)

@@ -4,7 +4,8 @@
 
     branches.direct("input.packed")     # at the branch, while the plan is made
 
-One function a planner. Each branch is declared here and taken where the planner goes that way, and nowhere else.
+One function a planner. Each branch is declared here (those of Winograd's algorithms in `conv/winograd/branches.py`) and taken where the
+planner goes that way, and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from preimage.engines.decisions import declare_all
 
 __all__ = [
     "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "request",
-    "streamed_weights", "tiling", "upsample", "weight_grad", "winograd",
+    "streamed_weights", "tiling", "upsample", "weight_grad",
 ]  # fmt: skip
 
 _CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
@@ -388,22 +389,5 @@ depthwise_weight_grad = declare_all(
         "axes.one": "there is one axis",
         "axes.two": "there are two axes",
         "axes.more": "there are more than two axes",
-    },
-)
-
-#: Winograd's algorithms, where accuracy="fast" allows them: `winograd`. Counted for the subject `jit-fast` of the audit.
-winograd = declare_all(
-    "jit-fast.winograd",
-    {
-        "taken": "fewer multiplications, in an order of their own",
-        "taken.weight_grad": "fewer multiplications for a weight gradient, in an order of their own",
-        "points.4": "tiles of four points along an axis",
-        "points.6": "tiles of six points along an axis",
-        "input.channels_last": "the channels of a position are read where they lie",
-        "input.planes": "channels-first planes are transposed in registers",
-        "result.channels_last": "results are stored channels-last",
-        "result.planes": "results are transposed in registers, stored channels-first",
-        "sums.one_block": "the channels are one block of the order of sums",
-        "sums.blocks": "the channels are several blocks",
     },
 )

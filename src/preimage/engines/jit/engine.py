@@ -26,6 +26,7 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.kernels import Target
 from preimage.engines.jit.conv import autotune
+from preimage.engines.jit.conv.winograd.applies import choose as choose_tiles
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
@@ -47,7 +48,6 @@ from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
-from preimage.engines.jit.winograd.applies import choose as choose_tiles
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import apart
 from preimage.geometry import ConvGeometry

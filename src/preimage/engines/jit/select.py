@@ -24,6 +24,9 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
 from preimage.engines.jit.conv.few_outputs import few_plan, lower_few
+from preimage.engines.jit.conv.winograd.applies import choose
+from preimage.engines.jit.conv.winograd.lower import cycles_of, lower_winograd
+from preimage.engines.jit.conv.winograd.weight_grad import lower_winograd_grad
 from preimage.engines.jit.depthwise.applies import is_depthwise, not_depthwise, not_planes, not_upsampling
 from preimage.engines.jit.depthwise.channels_first import copied_weights, lower_channels_first
 from preimage.engines.jit.depthwise.channels_last import lower_depthwise
@@ -45,9 +48,6 @@ from preimage.engines.jit.request import (
 )
 from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_part, parts, request_for_shapes
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
-from preimage.engines.jit.winograd.applies import choose
-from preimage.engines.jit.winograd.lower import cycles_of, lower_winograd
-from preimage.engines.jit.winograd.weight_grad import lower_winograd_grad
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from preimage.engines.ir import floating_point
-from preimage.engines.ir.arguments import Arguments, Code, Column, Integer, Record, Words
+from preimage.engines.ir.arguments import Arguments, Code, Column, Integer, Record, Rows, Words
+from preimage.engines.ir.builder import Ptr
+from preimage.engines.ir.functions import Function, module
 
 __all__ = ["RecordedStep", "ReplayArguments", "ReplayPatch", "ReplaySpec", "build"]
 
@@ -66,85 +67,31 @@ class ReplaySpec:
 
 
 def build(spec: ReplaySpec) -> str:
-    """The kernel's IR text. In capitals: the words of `ReplayArguments`."""
-    words = "\n".join(
-        f"  %p.{name} = getelementptr i64, ptr %args, i64 {slot}\n  %{name} = load i64, ptr %p.{name}"
-        for name, slot in ((name.upper(), field.slot) for name, field in ReplayArguments.fields.items())
-    )
-    declared = "\n".join(floating_point.declarations(spec.triple))
-    standard = "\n".join("  " + line for line in floating_point.set_standard(spec.triple))
-    addresses = len(ReplayArguments.fields)
-    return f"""
-{declared}
-declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-define void @kernel(ptr %args, i64 %task, i64 %thread) nounwind {{
-entry:
-{words}
-{standard}
-  %vectors = inttoptr i64 %VECTORS to ptr
-  %own = inttoptr i64 %OWN to ptr
-  %patches = inttoptr i64 %PATCHES to ptr
-  %steps = inttoptr i64 %STEPS to ptr
-  %run = inttoptr i64 %RUN to ptr
-  %pool = inttoptr i64 %POOL to ptr
-  %memories = getelementptr i64, ptr %args, i64 {addresses}
-  %bytes = shl i64 %WORDS, 3
-  call void @llvm.memcpy.p0.p0.i64(ptr align 8 %own, ptr align 8 %vectors, i64 %bytes, i1 false)
-  br label %patching
-patching:
-  %k = phi i64 [ 0, %entry ], [ %k.1, %patch ]
-  %more = icmp slt i64 %k, %N_PATCHES
-  br i1 %more, label %patch, label %stepping
-patch:
-  %row = getelementptr [{len(ReplayPatch.fields)} x i64], ptr %patches, i64 %k
-  %word = load i64, ptr %row
-  %row.1 = getelementptr i64, ptr %row, i64 {ReplayPatch.memory.slot}
-  %memory = load i64, ptr %row.1
-  %row.2 = getelementptr i64, ptr %row, i64 {ReplayPatch.offset.slot}
-  %offset = load i64, ptr %row.2
-  %base.p = getelementptr i64, ptr %memories, i64 %memory
-  %base = load i64, ptr %base.p
-  %address = add i64 %base, %offset
-  %to = getelementptr i64, ptr %own, i64 %word
-  store i64 %address, ptr %to
-  %k.1 = add i64 %k, 1
-  br label %patching
-stepping:
-  %s = phi i64 [ 0, %patching ], [ %s.1, %stepped ]
-  %going = icmp slt i64 %s, %N_STEPS
-  br i1 %going, label %step, label %end
-step:
-  %line = getelementptr [{len(RecordedStep.fields)} x i64], ptr %steps, i64 %s
-  %code.i = load i64, ptr %line
-  %code = inttoptr i64 %code.i to ptr
-  %line.1 = getelementptr i64, ptr %line, i64 {RecordedStep.words.slot}
-  %first = load i64, ptr %line.1
-  %line.2 = getelementptr i64, ptr %line, i64 {RecordedStep.tasks.slot}
-  %tasks = load i64, ptr %line.2
-  %line.3 = getelementptr i64, ptr %line, i64 {RecordedStep.shared.slot}
-  %shared = load i64, ptr %line.3
-  %vector = getelementptr i64, ptr %own, i64 %first
-  %fewer = icmp slt i64 %shared, %WORKERS
-  %workers = select i1 %fewer, i64 %shared, i64 %WORKERS
-  %joined = icmp sgt i64 %workers, 0
-  br i1 %joined, label %together, label %alone
-together:
-  %failed = call i64 %run(ptr %pool, ptr %code, ptr %vector, i64 %tasks, i64 %workers)
-  %done = icmp eq i64 %failed, 0
-  br i1 %done, label %stepped, label %alone
-alone:
-  %t = phi i64 [ 0, %step ], [ 0, %together ], [ %t.1, %one ]
-  %left = icmp slt i64 %t, %tasks
-  br i1 %left, label %one, label %stepped
-one:
-  call void %code(ptr %vector, i64 %t, i64 0)
-  %t.1 = add i64 %t, 1
-  br label %alone
-stepped:
-  %s.1 = add i64 %s, 1
-  br label %stepping
-end:
-  {floating_point.restore(spec.triple)}
-  ret void
-}}
-"""
+    """The kernel's IR text."""
+    f = Function("kernel", "void", args="ptr", task="i64", thread="i64")
+    f.thread = f.i64(0)
+    args = ReplayArguments.read(f, spec, at_entry=True)
+    own, memories = args.own, f.parameter("args").at(len(ReplayArguments.fields))
+    alone = f.cell(1)
+    with f.standard_floating_point(spec.triple):
+        f.copy_words(own, args.vectors, args.words)
+        patches = Rows(ReplayPatch, args.patches)
+        with f.loop(0, args.n_patches) as k:
+            patch = patches[k.index]
+            own.at(patch.word).store_int(memories.at(patch.memory).load_int() + patch.offset)
+        steps = Rows(RecordedStep, args.steps)
+        with f.loop(0, args.n_steps) as k:
+            _run_step(f, args, steps[k.index], alone)
+    return module([f])
+
+
+def _run_step(f: Function, args: ReplayArguments, step: RecordedStep, alone: Ptr) -> None:
+    """A step's tasks: shared with the pool's workers, else (or where the pool refuses) one after another here."""
+    code, tasks, vector = step.code, step.tasks, args.own.at(step.words)
+    workers = step.shared.minimum(args.workers)
+    alone.store_int(1)
+    with f.when(workers > 0):
+        pool, kernel = f.pointer(args.pool, "i64"), f.pointer(code, "i64")
+        alone.store_int(f.call_address(args.run, pool, kernel, vector, tasks, workers))
+    with f.when(alone.load_int().equals(0).negated()), f.loop(0, tasks) as task:
+        f.call(code, vector, task.index)

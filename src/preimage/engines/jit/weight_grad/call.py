@@ -19,6 +19,7 @@ from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
 from preimage.engines.jit.index.partition import images_at_once
 from preimage.engines.jit.program import ALIGN
@@ -27,7 +28,6 @@ from preimage.engines.jit.runtime.bound_call import Scratch
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
-from preimage.engines.jit.winograd.applies import choose
 from preimage.geometry import ConvGeometry
 from preimage.reduction import TreeSum
 from preimage.settings import current

@@ -21,8 +21,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Integer
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
-from preimage.engines.jit.packing.copy_kernel import transposed
-from preimage.engines.jit.winograd.input_kernel import (
+from preimage.engines.jit.conv.winograd.input_kernel import (
     AXES,
     Shape,
     Side,
@@ -32,13 +31,14 @@ from preimage.engines.jit.winograd.input_kernel import (
     points_of,
     transform_tile,
 )
-from preimage.engines.jit.winograd.kernel import TileArguments, counts_of, input_side
-from preimage.engines.jit.winograd.transforms import (
+from preimage.engines.jit.conv.winograd.kernel import TileArguments, counts_of, input_side
+from preimage.engines.jit.conv.winograd.transforms import (
     apply_paired_columns,
     output_matrix,
     transposed_matrix,
     weight_matrix,
 )
+from preimage.engines.jit.packing.copy_kernel import transposed
 
 __all__ = ["GradientArguments", "GradientSpec", "build"]
 

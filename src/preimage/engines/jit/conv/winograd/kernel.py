@@ -26,8 +26,7 @@ from preimage.engines.ir.arguments import Elements, Integer, Records, elements, 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
-from preimage.engines.jit.packing.copy_kernel import transposed
-from preimage.engines.jit.winograd.input_kernel import (
+from preimage.engines.jit.conv.winograd.input_kernel import (
     AXES,
     Place,
     Shape,
@@ -38,7 +37,8 @@ from preimage.engines.jit.winograd.input_kernel import (
     points_of,
     transform_tile,
 )
-from preimage.engines.jit.winograd.transforms import apply_paired_columns, input_matrix, output_matrix
+from preimage.engines.jit.conv.winograd.transforms import apply_paired_columns, input_matrix, output_matrix
+from preimage.engines.jit.packing.copy_kernel import transposed
 
 __all__ = ["TileArguments", "WinogradArguments", "WinogradSpec", "build", "input_side"]
 

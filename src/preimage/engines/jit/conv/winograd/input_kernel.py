@@ -16,8 +16,8 @@ from math import prod
 from typing import NamedTuple
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.conv.winograd.transforms import Matrix, apply_paired_rows
 from preimage.engines.jit.packing.copy_kernel import transposed
-from preimage.engines.jit.winograd.transforms import Matrix, apply_paired_rows
 
 __all__ = ["AXES", "Line", "Place", "Shape", "Side", "lines_along", "number_of", "place_of", "points_of", "transform_tile"]
 

@@ -11,14 +11,14 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.ir.ordered import Node
-from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.target import Target
+from preimage.engines.jit.conv.winograd import branches
+from preimage.engines.jit.conv.winograd.applies import Choice, order_of
+from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
+from preimage.engines.jit.conv.winograd.kernel import WinogradArguments, WinogradSpec
+from preimage.engines.jit.conv.winograd.weights_kernel import TransformArguments, TransformSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
-from preimage.engines.jit.winograd.applies import Choice, order_of
-from preimage.engines.jit.winograd.input_kernel import AXES, points_of
-from preimage.engines.jit.winograd.kernel import WinogradArguments, WinogradSpec
-from preimage.engines.jit.winograd.weights_kernel import TransformArguments, TransformSpec
 from preimage.engines.order import Order
 
 __all__ = ["Tile", "by_axis", "choose_tile", "cycles_of", "lower_winograd", "name_of", "odd_lines", "three"]
@@ -67,11 +67,11 @@ def lower_winograd(r: ConvRequest, choice: Choice) -> Program:
         program.pack_first()
     program.calls.append(call)
     program.buffers.append(Buffer("scratch", scratch, grows=False))
-    branches.winograd("taken")
-    branches.winograd(f"points.{max(points_of(shape))}")
-    branches.winograd(f"input.{'planes' if call.spec.planes_in else 'channels_last'}")  # type: ignore[attr-defined]
-    branches.winograd(f"result.{'planes' if call.spec.planes_out else 'channels_last'}")  # type: ignore[attr-defined]
-    branches.winograd(f"sums.{'one_block' if not order_of(channels).depth else 'blocks'}")
+    branches.take("taken")
+    branches.take(f"points.{max(points_of(shape))}")
+    branches.take(f"input.{'planes' if call.spec.planes_in else 'channels_last'}")  # type: ignore[attr-defined]
+    branches.take(f"result.{'planes' if call.spec.planes_out else 'channels_last'}")  # type: ignore[attr-defined]
+    branches.take(f"sums.{'one_block' if not order_of(channels).depth else 'blocks'}")
     program.details |= {
         "accuracy": f"fast: an error of at most {choice.error:.0f} u max|x| sum|w| (docs/contract.md has the measured one)",
         "predicted": f"{cycles_of(r, choice):,.0f} cycles of one thread by the model,"

@@ -7,13 +7,13 @@ from math import prod
 import numpy as np
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.jit import branches
+from preimage.engines.jit.conv.winograd import branches
+from preimage.engines.jit.conv.winograd.applies import Choice, block_of
+from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
+from preimage.engines.jit.conv.winograd.lower import by_axis, choose_tile, name_of, odd_lines, three
+from preimage.engines.jit.conv.winograd.weight_grad_kernel import GradientArguments, GradientSpec
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
-from preimage.engines.jit.winograd.applies import Choice, block_of
-from preimage.engines.jit.winograd.input_kernel import AXES, points_of
-from preimage.engines.jit.winograd.lower import by_axis, choose_tile, name_of, odd_lines, three
-from preimage.engines.jit.winograd.weight_grad_kernel import GradientArguments, GradientSpec
 
 __all__ = ["lower_winograd_grad"]
 
@@ -60,7 +60,7 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     program = ProgramBuilder(f"{name_of(choice)}, weight gradient")
     program.calls.append(kernel_call("weight gradient", spec, values, g.groups * parts))
     program.buffers.append(Buffer("scratch", thread_bytes * r.threads, grows=False))
-    branches.winograd("taken.weight_grad")
+    branches.take("taken.weight_grad")
     program.details |= {
         "accuracy": f"fast: an error of at most {choice.error:.0f} u max|x| sum|y| (docs/contract.md has the measured one)",
         "predicted": f"{choice.work / (2 * r.target.vector_bytes / item):,.0f} cycles of one thread by the model for an image,"

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Kernel, Num
+from preimage.engines.jit.conv.winograd.input_kernel import AXES, Shape, points_of
+from preimage.engines.jit.conv.winograd.transforms import apply_paired_rows, weight_matrix
 from preimage.engines.jit.packing.copy_kernel import transposed
-from preimage.engines.jit.winograd.input_kernel import AXES, Shape, points_of
-from preimage.engines.jit.winograd.transforms import apply_paired_rows, weight_matrix
 
 AHEAD = 512  # bytes: lines of every point are asked for before they are written: so many streams the CPU does not foresee
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
-from preimage.engines.jit.winograd.transforms import amplification, roundings
+from preimage.engines.jit.conv.winograd.transforms import amplification, roundings
 from preimage.engines.order import Cut, Order
 from preimage.geometry import ConvGeometry
 
