@@ -28,6 +28,7 @@ from preimage.ops.linear import linear
 from preimage.ops.operands import entries, flag_of, number_of, operands, regular
 from preimage.ops.pointwise import add, multiply, subtract, where
 from preimage.ops.pointwise import clip as clip_values
+from preimage.ops.repeated import LEAST_STEPS, RecordedSteps, cached, keep
 from preimage.ops.shape import concat, getitem, reshape, stack
 from preimage.typing import Integers, Operand, Value
 
@@ -71,6 +72,7 @@ class _Layer:
         self.reverse = flag_of(reverse, "reverse")
         self.lengths = None if lengths is None else _lengths(name, lengths, self.steps, self.batch)
         self.clip = None if clip is None else number_of(clip, "clip", 0)
+        self.options: tuple[Any, ...] = ()  # what else a step depends on
 
     def rows(self, value: Any, first: int, stop: int) -> Any:
         """The rows of a weight or bias that belong to the gates first .. stop."""
@@ -84,20 +86,64 @@ class _Layer:
         """The activation of a value, which is held within -clip..clip."""
         return function(value if self.clip is None else clip_values(value, -self.clip, self.clip))
 
-    def run(self, step: Step, bias: Any) -> tuple[Any, ...]:
-        """y and the last states."""
-        products = _unstacked(linear(self.x, self.weight_ih, bias))
+    def run(self, step: Step, bias: Any, fixed: Sequence[Any], functions: Sequence[Activation]) -> tuple[Any, ...]:
+        """y and the last states. fixed: the arrays that every step reads; functions: its activations."""
+        if not self.steps:
+            return np.zeros((0, self.batch, self.hidden), self.x.dtype), *self.states
+        values = linear(self.x, self.weight_ih, bias)
+        if not any(isinstance(v, Tensor) for v in (values, *self.states, *fixed)) and set(functions) <= _KERNELS:
+            found = self._recorded(step, values, fixed)
+            if found is not None:
+                return found
+        return self._one_by_one(step, values)
+
+    def _one_by_one(self, step: Step, values: Any) -> tuple[Any, ...]:
+        products = _unstacked(values)
         states, made = self.states, list[Any]([None]) * self.steps
         for t in reversed(range(self.steps)) if self.reverse else range(self.steps):
-            fresh = step(products[t], states)
-            y = fresh[0]
-            if self.lengths is not None and (over := t >= self.lengths).any():
-                fresh = tuple(where(over, old, new) for old, new in zip(states, fresh, strict=True))
-                y = where(over, np.zeros((), y.dtype), y)
-            states, made[t] = fresh, y
-        if not self.steps:
-            return np.zeros((0, self.batch, self.hidden), self.x.dtype), *states
+            made[t], states = self._step(step, t, products[t], states)
         return stack(made), *states
+
+    def _step(self, step: Step, t: int, product: Any, states: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """y and the states after step t; sequences that are over keep theirs."""
+        fresh = step(product, states)
+        y = fresh[0]
+        if self.lengths is not None and (over := t >= self.lengths).any():
+            fresh = tuple(where(over, old, new) for old, new in zip(states, fresh, strict=True))
+            y = where(over, np.zeros((), y.dtype), y)
+        return y, fresh
+
+    def _recorded(self, step: Step, products: Any, fixed: Sequence[Any]) -> tuple[Any, ...] | None:
+        """The same by a recorded step; None where the steps are few, or one is more than kernels."""
+        last = self.steps if self.lengths is None else int(self.lengths.min(initial=self.steps))
+        if last < LEAST_STEPS:
+            return None
+        order = list(reversed(range(self.steps)) if self.reverse else range(self.steps))
+        begin = self.steps - last if self.reverse else 0  # of the steps in which no sequence is over
+        plain = order[begin : begin + last]
+        products = np.ascontiguousarray(products)
+        states: tuple[Any, ...] = self.states
+        y = np.empty((self.steps, self.batch, self.hidden), products.dtype)
+        for t in order[:begin]:
+            y[t], states = self._step(step, t, products[t], states)
+        states = tuple(np.ascontiguousarray(s) for s in states)
+        options = (self.name, self.options, self.clip)
+        steps = cached(options, products[0], states, fixed)
+        if steps is None:
+            found = RecordedSteps.of(step, products[plain[0]], states, fixed)
+            if found is None:
+                return None
+            steps, after = found
+            keep(steps, options, products[0], states, fixed)
+            y[plain[0]], states, plain = after[0], after, plain[1:]
+        states = steps.run(products, states, y, plain)
+        for t in order[begin + last :]:
+            y[t], states = self._step(step, t, products[t], states)
+        return y, *states
+
+
+#: Activations that are kernels whatever their arguments.
+_KERNELS = frozenset((sigmoid, tanh))
 
 
 def _lengths(name: str, lengths: Any, steps: int, batch: int) -> np.ndarray:
@@ -162,7 +208,8 @@ def rnn(
     def step(product: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
         return (layer.inside(function, add(product, linear(states[0], recurrent))),)
 
-    y, h = layer.run(step, _summed(layer.bias_ih, layer.bias_hh))
+    layer.options = (function,)
+    y, h = layer.run(step, _summed(layer.bias_ih, layer.bias_hh), [layer.weight_hh], [function])
     return y, h
 
 
@@ -204,7 +251,9 @@ def lstm(
         new = add(multiply(kept, c), multiply(entered, layer.inside(candidate, layer.gate(values, g))))
         return multiply(opened(values, o, new, seen[2]), output(new)), new
 
-    y, h, c = layer.run(step, _summed(layer.bias_ih, layer.bias_hh))
+    layer.options = (i, f, g, o, coupled, gate, candidate, output)
+    fixed = [layer.weight_hh, *(p for p in seen if p is not None)]
+    y, h, c = layer.run(step, _summed(layer.bias_ih, layer.bias_hh), fixed, [gate, candidate, output])
     return y, h, c
 
 
@@ -247,5 +296,7 @@ def gru(
     bias = layer.bias_hh
     if bias is not None and reset_after:  # that of n stays inside the product with r
         bias = concat([layer.rows(bias, 0, 2), np.zeros(layer.hidden, layer.x.dtype)])
-    y, h = layer.run(step, _summed(layer.bias_ih, bias))
+    layer.options = (r, z, n, reset_after, gate, candidate)
+    fixed = [v for v in (layer.weight_hh, inside) if v is not None]
+    y, h = layer.run(step, _summed(layer.bias_ih, bias), fixed, [gate, candidate])
     return y, h
