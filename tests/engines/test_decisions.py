@@ -95,7 +95,7 @@ def test_words():
     get("gemm")
     get("jit")
     for decision in declared():
-        assert decision.engine in ("jit", "jit-fast", "gemm")
+        assert decision.engine in ("jit", "jit-fast", "gemm", "fft", "cuda", "cudnn")
         assert decision.name == decision.name.lower()
         assert len(decision.words) > 8
         assert not decision.words.endswith(".")

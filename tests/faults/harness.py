@@ -23,7 +23,7 @@ import numpy as np
 import preimage as pre
 from preimage.engines import get
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.elementwise import fused
+from preimage.engines.jit.elementwise import chain, kept
 from preimage.engines.jit.runtime import pool
 
 MOST_FAULTS = 3000
@@ -83,8 +83,8 @@ def forget() -> None:
     """As in a new process: no program, no kernel, no chain is in memory."""
     engine: Any = get("jit")
     engine.forget()
-    fused._ready.clear()
-    fused._kept.clear()
+    chain._ready.clear()
+    kept._kept.clear()
     kernels.forget()
 
 

@@ -289,6 +289,9 @@ def _bins(x: Value, output_size: OutputSize, name: str) -> tuple[Bins, ...]:
             raise OutOfMemoryError(
                 f"{name}: {b.outputs} windows over spatial axis {k} take {wanted_bytes:.3g} bytes, more than there are"
             )
+    sizes = tuple(b.outputs for b in bins)
+    check_room(name, (*x.shape[:2], *sizes), x.dtype)
+    check_room(name, sizes, np.dtype(np.float64))  # the number of elements of every window
     return bins
 
 

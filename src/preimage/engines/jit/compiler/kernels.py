@@ -75,6 +75,7 @@ def generator_sources() -> list[str]:
         engines / "order.py",
         engines / "jit/index/tables.py",
         engines / "jit/elementwise/running_tree.py",
+        engines / "jit/conv/winograd/transforms.py",
         engines / "jit/products/transpose.py",
         *(engines / "jit").rglob("*_arguments.py"),
         *(engines / "jit").rglob("*_kernel.py"),

@@ -105,16 +105,14 @@ def _calls(
     read: str, written: str, straight: bool,
 ) -> list[KernelCall]:  # fmt: skip
     """Packing the weights, and one launch for every pattern of taps along the pixel axis."""
-    g = r.geometry
+    g, costs = r.geometry, r.target.costs
     inner = "f64" if r.element == "f64" else "f32"
     channels, at = g.out_channels, _pixel_axis(axes)
     pixel_axis, outer = axes[at], [k for k in range(len(axes)) if k != at]
     groups, terms = _by_pattern(pixel_axis), Terms.of(1, axes[1:])
     vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
-    weights, block_bytes = weight_call(
-        "conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width, r.target.costs.packing
-    )
+    weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width, costs.packing)
     tap_bytes = width * ELEMENT_BYTES[inner]
     blocks = -(-channels // width)
     program.packing, program.packed_bytes = weights, blocks * block_bytes
@@ -128,7 +126,7 @@ def _calls(
     tiles_of = []
     for pattern, phases in groups.items():
         place = len(axes) - at  # of the pixels' axis in the order of a sum
-        unrolled = len(pattern.columns) <= r.target.costs.depthwise.most_taps_in_code and not (r.little or terms.cuts(place))
+        unrolled = len(pattern.columns) <= costs.depthwise.most_taps_in_code and not (r.little or terms.cuts(place))
         columns = pattern.columns if unrolled else (0,)
         down = g.ndim > 1 and at == g.ndim and _goes_down(r, pixel_axis, axes[at - 1], in_strides[at - 1])
         pixels = _tile_pixels(r, pattern, phases, vectors, in_strides[at] if down else 0)

@@ -135,12 +135,13 @@ class Launch:
     Every array that a kernel reads begins somewhere in one of the given ones or in the workspace; where neither has it, its address is 0.
     """
 
-    __slots__ = ("_entry", "_order", "_rest", "_steps", "_threads")
+    __slots__ = ("_entry", "_linked", "_order", "_rest", "_steps", "_threads")
 
     def __init__(self, linked: LinkedProgram, given: tuple[str, ...], n_threads: int) -> None:
         base_of = {name: (0, at) for name, at in linked.places.items()} | {name: (k + 1, 0) for k, name in enumerate(given)}
         nothing = (len(given) + 1, 0)
         self._threads, self._entry = n_threads, None
+        self._linked = linked  # its kernels stay loaded while they can be launched
         if n_threads <= 1:
             self._entry, names, self._rest = linked.whole()
             self._order = [base_of.get(name, nothing) for name in names] + [nothing] * (HEAD - len(names))

@@ -15,7 +15,7 @@ from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.conv.winograd import branches
 from preimage.engines.jit.conv.winograd.applies import Choice, order_of
 from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
-from preimage.engines.jit.conv.winograd.kernel import WinogradArguments, WinogradSpec
+from preimage.engines.jit.conv.winograd.tile_kernel import WinogradArguments, WinogradSpec
 from preimage.engines.jit.conv.winograd.weights_kernel import TransformArguments, TransformSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest

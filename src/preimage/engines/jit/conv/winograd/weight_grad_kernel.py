@@ -31,7 +31,7 @@ from preimage.engines.jit.conv.winograd.input_kernel import (
     points_of,
     transform_tile,
 )
-from preimage.engines.jit.conv.winograd.kernel import TileArguments, counts_of, input_side
+from preimage.engines.jit.conv.winograd.tile_kernel import TileArguments, counts_of, input_side
 from preimage.engines.jit.conv.winograd.transforms import (
     apply_paired_columns,
     output_matrix,
