@@ -1,4 +1,4 @@
-"""The program of a convolution by Winograd's algorithms: transform the weights, then one kernel for all bands of tiles (`kernel`)."""
+"""The program of a convolution by Winograd's algorithms: transform the weights, then one kernel for all bands of tiles (`tile_kernel`)."""
 
 from __future__ import annotations
 
