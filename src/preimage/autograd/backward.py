@@ -156,7 +156,8 @@ def backward(
     for leaf, g in _sweep([output], [seed], None, create_graph, retain).items():
         assert isinstance(leaf, Tensor)
         with np.errstate(all="ignore"):
-            total = g if leaf.grad is None else _add(leaf.grad if create_graph else leaf.grad._data, g)
+            before = leaf._grad
+            total = g if before is None else _add(before if create_graph else before._data, g)
         if total is seed:
             total = total.copied() if isinstance(total, DeviceArray) else np.array(total)
         leaf.grad = _as_tensor(total, create_graph)

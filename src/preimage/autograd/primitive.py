@@ -99,9 +99,9 @@ class Node:
     def __init__(self, op: Primitive, args: tuple[Any, ...], params: dict[str, Any], result: Array) -> None:
         self.op, self.params = op, params
         self.shape, self.dtype = result.shape, result.dtype
-        self.edges = tuple(_edge(a) for a in args)
+        self.edges = tuple([_edge(a) for a in args])  # lists: a generator is entered once more for every element
         self.args: tuple[Any, ...] | None = tuple(
-            op._keep(k, a, edge) for k, (a, edge) in enumerate(zip(args, self.edges, strict=True))
+            [op._keep(k, a, edge) for k, (a, edge) in enumerate(zip(args, self.edges, strict=True))]
         )
         self.ans: Array | None = result if op.saves_ans else None
 
@@ -126,6 +126,22 @@ class Node:
     def free(self) -> None:
         """Drop what was kept for the rules; the edges stay."""
         self.args = self.ans = None
+
+
+def _asks_gradient(args: Sequence[Any]) -> bool:
+    """Whether an argument records. A loop: `any` enters its generator once more for every element."""
+    for a in args:  # noqa: SIM110
+        if isinstance(a, Tensor) and a.requires_grad:
+            return True
+    return False
+
+
+def _is_view_of(root: Array, arrays: Sequence[Any]) -> bool:
+    """Whether a result whose memory is `root` is a view of one of the arrays."""
+    for a in arrays:  # noqa: SIM110
+        if isinstance(a, np.ndarray) and _root(a) is root:
+            return True
+    return False
 
 
 def _edge(value: Any) -> Node | Tensor | None:
@@ -186,9 +202,9 @@ class Primitive:
         if DeviceArray in map(type, arrays):
             return self._call_on_device(args, params)
         result = np.asarray(self.forward(*arrays, **params))
-        if is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+        if is_grad_enabled() and _asks_gradient(args):
             root = _root(result)
-            if all(not isinstance(a, np.ndarray) or _root(a) is not root for a in arrays):
+            if not _is_view_of(root, arrays):
                 root.flags.writeable = False
             result.flags.writeable = False
             made = Tensor._result(result, Node(self, args, params, result))
@@ -209,7 +225,7 @@ class Primitive:
         if not any(isinstance(a, Tensor) for a in args):
             back: Array = result.owner if any(type(a) is DeviceArray and a.given for a in args) else result
             return back
-        recorded = is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        recorded = is_grad_enabled() and _asks_gradient(args)
         made = Tensor._result(result, Node(self, args, params, result) if recorded else None)
         watch = observer()
         if watch is not None:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.addresses import address_of
-from preimage.engines.recording import recorder
+from preimage.engines.recording import state
 from preimage.resources import kept_memory, register_keeper, release_memory
 
 __all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned", "aligned_empty", "places_of", "retrying", "trim"]
@@ -68,7 +68,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     it is what that one knows.
     """
     size = prod(shape) * dtype.itemsize
-    if size and (here := recorder()) is not None:
+    if size and (here := state.recorder) is not None:
         return here.take(size).view(dtype).reshape(shape)
     if size < SMALL_BYTES:
         return np.empty(shape, dtype)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "apart", "constant", "constant_of", "recorder"]
+__all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "apart", "constant", "constant_of", "recorder", "state"]
 
 Array: TypeAlias = NDArray[Any]
 LINE_BYTES = 64
@@ -79,22 +79,23 @@ class _Current(threading.local):
     recorder: Recorder | None = None
 
 
-_current = _Current()
+#: `state.recorder` is the recorder of this thread, or None: for what warm calls run, to which `recorder()` is a call more.
+state = _Current()
 
 
 def recorder() -> Recorder | None:
     """The recorder of this thread, if one is there."""
-    return _current.recorder
+    return state.recorder
 
 
 @contextmanager
 def apart() -> Iterator[None]:
     """What runs inside the block is made once and kept, and no part of what is recorded."""
-    before, _current.recorder = _current.recorder, None
+    before, state.recorder = state.recorder, None
     try:
         yield
     finally:
-        _current.recorder = before
+        state.recorder = before
 
 
 def _address(a: Array) -> int:
@@ -103,7 +104,7 @@ def _address(a: Array) -> int:
 
 def constant(array: Array) -> Array:
     """An array that depends on sizes alone, as kernels are given it: for a recorder a copy that nobody can change."""
-    if _current.recorder is None:
+    if state.recorder is None:
         return array
     kept = array.copy(order="K")
     kept.flags.writeable = False
@@ -118,7 +119,7 @@ def _root(array: Array) -> Array:
 
 def constant_of(array: Array, made: Array) -> Array:
     """What NumPy made of an array alone: for a recorder it never changes where that array does not."""
-    here = _current.recorder
+    here = state.recorder
     if here is not None and here.is_fixed(array):
         made.flags.writeable = False
     return made
@@ -137,11 +138,11 @@ class Recorder:
         self._before: Recorder | None = None
 
     def __enter__(self) -> Recorder:
-        self._before, _current.recorder = _current.recorder, self
+        self._before, state.recorder = state.recorder, self
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.recorder = self._before
+        state.recorder = self._before
         self._before = None
 
     # -- memory

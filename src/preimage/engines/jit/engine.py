@@ -324,7 +324,8 @@ class JitEngine:
             self._table_bytes.clear()
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
-        return self._weight_gradient(geometry, x, y, thread_count())
+        settings = current()
+        return self._weight_gradient(geometry, x, y, settings.threads or thread_count(settings))
 
     def audit_variants(self, promise: str) -> list[tuple[str, Any]]:
         """Schedules that the audit compares with the one that is taken: those of large work, for work of any size."""

@@ -24,7 +24,7 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
-from preimage.engines.recording import Fixed, Recorder, Words, recorder
+from preimage.engines.recording import Fixed, Recorder, Words, state
 from preimage.errors import EngineError
 from preimage.settings import current
 
@@ -84,7 +84,7 @@ class LinkedProgram:
 
     def run(self, addresses: dict[str, int], n_threads: int) -> None:
         """Launch the calls with the addresses of this call's arrays."""
-        if (here := recorder()) is not None:
+        if (here := state.recorder) is not None:
             here.lost("a program runs whose arrays are not known")
         if n_threads <= 1:
             entry, names, rest = self._whole or self.whole()
@@ -153,7 +153,7 @@ class Launch:
 
     def __call__(self, bases: list[int]) -> None:
         """bases: the addresses of the workspace and of the given arrays (0: absent)."""
-        if (here := recorder()) is not None:
+        if (here := state.recorder) is not None:
             here.lost("a program runs whose arrays are not known")
         bases.append(0)
         if self._entry is not None:
@@ -227,7 +227,7 @@ def compiled(spec: KernelSpec) -> kernels.LoadedKernel:
 
 def launch_arrays(kernel: kernels.LoadedKernel, words: Words, n_tasks: int, n_threads: int) -> None:
     """`pool.launch` with an argument vector that holds arrays in place of their addresses; a recorder, if one is there, writes it down."""
-    if (here := recorder()) is not None:
+    if (here := state.recorder) is not None:
         here.launched(kernel, words, n_tasks, n_threads)
     args = [address_of(w) if isinstance(w, np.ndarray) else address_of(w.array) if isinstance(w, Fixed) else w for w in words]
     pool.launch_known(kernel, pool.pack_args(*args), n_tasks, n_threads)

@@ -59,7 +59,8 @@ class WeightGradients:
         self._ready.clear()
 
     def __call__(self, geometry: ConvGeometry, x: Array, y: Array, n_threads: int) -> Array:
-        kind = (current().workspace_bytes, current().accuracy, little_macs())
+        settings = current()
+        kind = (settings.workspace_bytes, settings.accuracy, little_macs())
         key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(kernels.current_target()), *kind)
         ready = self._ready.get(key)
         if ready is not None and ready.geometry is geometry:
