@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from preimage.engines.addresses import address_of
+
 __all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "apart", "constant", "constant_of", "recorder", "state"]
 
 Array: TypeAlias = NDArray[Any]
@@ -98,10 +100,6 @@ def apart() -> Iterator[None]:
         state.recorder = before
 
 
-def _address(a: Array) -> int:
-    return int(a.__array_interface__["data"][0])
-
-
 def constant(array: Array) -> Array:
     """An array that depends on sizes alone, as kernels are given it: for a recorder a copy that nobody can change."""
     if state.recorder is None:
@@ -150,7 +148,7 @@ class Recorder:
     def take(self, size: int) -> Array:
         """So many new bytes that begin on a cache line."""
         held = np.empty(size + LINE_BYTES, np.uint8)
-        return self._known(held, _address(held) + -_address(held) % LINE_BYTES, size)
+        return self._known(held, address_of(held) + -address_of(held) % LINE_BYTES, size)
 
     def _known(self, held: Array, address: int, size: int) -> Array:
         memory = Memory(len(self.sizes), held, address, size)
@@ -160,7 +158,7 @@ class Recorder:
 
     def watch(self, array: Array) -> Array:
         """A view of the array (which must not have negative strides) as memory of its own, by which it is known."""
-        low = _address(array)
+        low = address_of(array)
         extent = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize if array.size else 0
         bytes_ = self._known(array, low, extent)
         return np.ndarray(array.shape, array.dtype, bytes_, 0, array.strides)
@@ -170,7 +168,7 @@ class Recorder:
         memory = self._memory_of(array)
         if memory is None:
             return None
-        return Place(memory.number, _address(array) - memory.address, array.shape, array.strides, array.dtype)
+        return Place(memory.number, address_of(array) - memory.address, array.shape, array.strides, array.dtype)
 
     def _memory_of(self, array: Any) -> Memory | None:
         root = array
@@ -202,16 +200,16 @@ class Recorder:
                 if memory is None:
                     if self.is_fixed(word):
                         step.kept.append(word)
-                        numbers.append(_address(word))
+                        numbers.append(address_of(word))
                         continue
                     self.broken = self.broken or f"a kernel reads an array of shape {word.shape} that no kernel made"
                     numbers.append(0)
                     continue
-                step.addresses.append((slot, memory.number, _address(word) - memory.address))
+                step.addresses.append((slot, memory.number, address_of(word) - memory.address))
                 numbers.append(0)
             elif isinstance(word, Fixed):
                 step.kept.append(word.array)
-                numbers.append(_address(word.array))
+                numbers.append(address_of(word.array))
             else:
                 numbers.append(int(word))
         self.steps.append(step)

@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines.addresses import address_of
 from preimage.engines.buffers import LINE_BYTES, retrying
 from preimage.resources import register_keeper
 
-__all__ = ["Runs", "address_of", "dense", "raw_bytes"]
-
-
-def address_of(a: Any) -> int:
-    """Where the first element of an array lies."""
-    return int(a.__array_interface__["data"][0])
+__all__ = ["Runs", "dense", "raw_bytes"]
 
 
 class _RunMemory:

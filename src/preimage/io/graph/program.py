@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from preimage.engines.addresses import address_of
 from preimage.engines.buffers import LINE_BYTES, aligned_empty, places_of
 from preimage.engines.recording import Place, Recorder, Step
-from preimage.io.graph.memory import Runs, address_of, dense, raw_bytes
+from preimage.io.graph.memory import Runs, dense, raw_bytes
 from preimage.io.graph.words import may_record, only_shapes, same_order
 
 if TYPE_CHECKING:

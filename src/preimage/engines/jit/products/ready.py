@@ -12,7 +12,7 @@ from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.entry_kernel import MOST_WORDS, EntrySpec
 from preimage.engines.jit.runtime.bound_call import Scratch
-from preimage.engines.jit.runtime.link import DATA_FIELD, LinkedProgram, address_of, compiled
+from preimage.engines.jit.runtime.link import DATA_FIELD, Launch, LinkedProgram, address_of, compiled
 from preimage.engines.recording import Fixed, Recorder, recorder
 
 __all__ = ["Ready"]
@@ -26,7 +26,7 @@ _pack = struct.Struct(f"{2 + len(OBJECTS)}q").pack
 class Ready:
     """A product of arrays of known shapes and strides. swapped: it is computed as B^T A^T, whose result lies in memory alike."""
 
-    __slots__ = ("_entry", "_kept", "_scratch", "_table", "dtype", "linked", "shape", "swapped", "threads")
+    __slots__ = ("_entry", "_given", "_kept", "_launch", "_scratch", "_table", "dtype", "linked", "shape", "swapped", "threads")
 
     def __init__(
         self, linked: LinkedProgram, scratch: Scratch, shape: tuple[int, ...], dtype: np.dtype[Any], swapped: bool, threads: int
@@ -36,6 +36,9 @@ class Ready:
         self._entry: Any = None
         if threads == 1 and DATA_FIELD is not None:
             self._make_entry(DATA_FIELD)
+        if self._entry is None:
+            self._given = tuple(name for name in OBJECTS if name not in linked.places)
+            self._launch = Launch(linked, self._given, threads)
 
     def _make_entry(self, field: int) -> None:
         places = self.linked.places
@@ -71,24 +74,14 @@ class Ready:
             self._run_recorded(here, {"a": a, "b": b, "out": out}, packed, more)
             return out
         workspace = self._scratch.take(self.linked.workspace_bytes)
-        if self._entry is not None and more is None:
-            self._entry(
-                _pack(self._table, workspace.address, id(a), id(b), id(out), 0 if packed is None else id(packed), 0, 0, 0), 0, 0
-            )
-        elif self._entry is not None:
-            assert more is not None
-            rest = [id(more[name]) if name in more else 0 for name in OBJECTS[4:]]
+        if self._entry is not None:
+            rest = (0, 0, 0) if more is None else [id(more[name]) if name in more else 0 for name in OBJECTS[4:]]
             self._entry(
                 _pack(self._table, workspace.address, id(a), id(b), id(out), 0 if packed is None else id(packed), *rest), 0, 0
             )
         else:
-            given = (
-                {"a": a, "out": out, "packed": packed, **(more or {})}
-                if packed is not None
-                else {"a": a, "b": b, "out": out, **(more or {})}
-            )
-            addresses = {name: workspace.address + at for name, at in self.linked.places.items()}
-            addresses |= {name: address_of(given[name]) if name in given else 0 for name in OBJECTS if name not in addresses}
-            self.linked.run(addresses, self.threads)
+            given = {"a": a, "b": b if packed is None else None, "out": out, "packed": packed, **(more or {})}
+            arrays = [given.get(name) for name in self._given]
+            self._launch([workspace.address, *[0 if array is None else address_of(array) for array in arrays]])
         self._scratch.free.append(workspace)
         return out

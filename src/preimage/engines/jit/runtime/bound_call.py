@@ -6,7 +6,6 @@ call only writes down the addresses of its input and result and launches.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,8 @@ from preimage.engines.buffers import retrying
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ConvRequest
-from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
-from preimage.engines.recording import Fixed, recorder
+from preimage.engines.recording import Fixed, state
 from preimage.resources import register_keeper
 
 __all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_of"]
@@ -101,7 +99,7 @@ def epilogue_arrays(
 class Ready:
     """What a call needs once its program is known: the shape of the result in memory, and where the scratch lies."""
 
-    __slots__ = ("axes", "buffers", "dtype", "geometry", "launch", "linked", "request", "shape", "size", "threads")
+    __slots__ = ("axes", "dtype", "geometry", "launch", "linked", "request", "shape", "size", "threads")
 
     def __init__(self, request: ConvRequest, linked: LinkedProgram, out: Array, n_threads: int) -> None:
         self.request, self.linked, self.geometry, self.threads = request, linked, request.geometry, n_threads
@@ -109,7 +107,6 @@ class Ready:
         last = not out.flags.c_contiguous
         self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
         self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
-        self.buffers = linked.places
         weights = ("packed",) if request.prepared else ("w", "flag")
         self.launch = Launch(linked, ("x", "out", "bias", "residual", "limits", *weights), n_threads)
 
@@ -123,52 +120,22 @@ class Bound:
     made for (and the residual, where it has one), it gives the result. Threads may share it.
     """
 
-    __slots__ = ("_kept", "_places", "_program", "_ready", "_scratch", "_steps")
+    __slots__ = ("_addresses", "_kept", "_launch", "_ready", "_scratch")
 
     def __init__(self, ready: Ready, fixed: dict[str, Array], scratch: Scratch) -> None:
         self._ready, self._kept, self._scratch = ready, fixed, scratch
-        addresses = {"bias": 0, "limits": 0} | {name: address_of(array) for name, array in fixed.items()}
-        linked = ready.linked
-        self._program: Any = None
-        self._places: list[tuple[int, str]] = []
-        self._steps: list[Any] = []
-        if ready.threads <= 1:
-            entry, names, rest = linked.whole()
-            head = linked.head(addresses)
-            self._places = [(k, name) for k, name in enumerate(names) if name not in addresses]
-            self._program = (entry, head, struct.Struct(f"{len(head)}q").pack, rest)
-            return
-        for call in linked.calls:
-            words = list(call.words)
-            for slot, name in call.arrays:
-                words[slot] = addresses.get(name, 0)
-            places = [(slot, name) for slot, name in call.arrays if name not in addresses]
-            self._steps.append((call.kernel, words, places, struct.Struct(f"{len(words)}q").pack, call.tasks))
+        self._addresses = [address_of(array) for array in fixed.values()]
+        self._launch = Launch(ready.linked, ("x", "out", "residual", *fixed), ready.threads)
 
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
         ready = self._ready
         out = ready.empty()
-        if (here := recorder()) is not None:
+        if (here := state.recorder) is not None:
             moving = {"x": x, "out": out} | ({} if residual is None else {"residual": residual})
             ready.linked.run_recorded(here, moving | {k: Fixed(a) for k, a in self._kept.items()}, ready.threads)
             return out
         workspace = self._scratch.take(ready.size + ALIGN)
-        base = workspace.address
-        addresses = {"x": address_of(x), "out": address_of(out), "residual": 0 if residual is None else address_of(residual)}
-        for name, at in ready.buffers.items():
-            addresses[name] = base + at
-        if self._program is not None:
-            entry, head, pack, rest = self._program
-            words = head.copy()
-            for place, name in self._places:
-                words[place] = addresses[name]
-            entry(pack(*words) + rest, 0, 0)
-            self._scratch.free.append(workspace)
-            return out
-        for kernel, template, places, pack, tasks in self._steps:
-            words = template.copy()
-            for place, name in places:
-                words[place] = addresses[name]
-            pool.launch(kernel, pack(*words), tasks, ready.threads)
+        rest = 0 if residual is None else address_of(residual)
+        self._launch([workspace.address, address_of(x), address_of(out), rest, *self._addresses])
         self._scratch.free.append(workspace)
         return out

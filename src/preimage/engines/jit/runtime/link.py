@@ -77,25 +77,9 @@ class LinkedProgram:
         self._whole = entry, names, rest
         return self._whole
 
-    def head(self, addresses: dict[str, int]) -> list[int]:
-        """The words that the whole begins with: addresses by name, 0 for those that are not given."""
-        head = [addresses.get(name, 0) for name in self.whole()[1]]
-        return [*head, *_PADDING[len(head) :]]
-
     def run(self, addresses: dict[str, int], n_threads: int) -> None:
-        """Launch the calls with the addresses of this call's arrays."""
-        if (here := state.recorder) is not None:
-            here.lost("a program runs whose arrays are not known")
-        if n_threads <= 1:
-            entry, names, rest = self._whole or self.whole()
-            head = [addresses[name] for name in names]
-            entry(_pack_head(*head, *_PADDING[len(head) :]) + rest, 0, 0)  # without the pool
-            return
-        for call in self.calls:
-            words = list(call.words)
-            for slot, name in call.arrays:
-                words[slot] = addresses[name]
-            pool.launch(call.kernel, pool.pack_args(*words), call.tasks, n_threads)
+        """Launch the calls with these addresses, once: see `Launch` for calls that come again."""
+        Launch(self, tuple(addresses), n_threads)([0, *addresses.values()])
 
     def run_recorded(self, here: Recorder, arrays: Mapping[str, Array | Fixed], n_threads: int) -> None:
         """The same for a recorder, with the arrays themselves; one that is not given has the address 0."""
@@ -166,7 +150,6 @@ class Launch:
             pool.launch(kernel, pool.pack_args(*own), tasks, self._threads)
 
 
-_PADDING = (0,) * HEAD
 _pack_head = struct.Struct(f"{HEAD}q").pack
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 
