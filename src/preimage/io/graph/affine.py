@@ -21,26 +21,14 @@ from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.match import word_of
-from preimage.io.graph.nodes import Node
+from preimage.io.graph.nodes import Node, users_of
 from preimage.io.graph.padding import single_users
-from preimage.io.graph.simplify import pruned
+from preimage.io.graph.simplify import pruned, stored_in
 from preimage.io.graph.sizes import Size
 
 __all__ = ["fold_affine", "fold_before", "split_affine"]
 
 Array = NDArray[Any]
-
-
-def _stored(graph: Graph) -> dict[str, Array]:
-    return {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
-
-
-def _users(graph: Graph) -> dict[str, list[Node]]:
-    users: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for key in dict.fromkeys(node.inputs):
-            users.setdefault(key, []).append(node)
-    return users
 
 
 def _channel_vector(array: Array, channels: int, ndim: int) -> Array | None:
@@ -81,7 +69,7 @@ def _affine(node: Node, value: str, known: Mapping[str, Array], channels: int, n
 
 def fold_affine(graph: Graph) -> Graph:
     """Fold chains of per-channel factors and offsets after a contraction into its weights and bias."""
-    known, users = _stored(graph), _users(graph)
+    known, users = stored_in(graph), users_of(graph.nodes)
     constants = dict(graph.constants)
     swallowed: set[str] = set()
     renewed: dict[str, Node] = {}
@@ -130,7 +118,7 @@ def _varying(node: Node, stored: Mapping[str, Array]) -> str | None:
 
 def fold_before(graph: Graph) -> Graph:
     """Fold a factor and offset per channel before a convolution without padding into its weights and bias."""
-    stored, takers, facts = _stored(graph), single_users(graph), infer(graph)
+    stored, takers, facts = stored_in(graph), single_users(graph), infer(graph)
     constants = dict(graph.constants)
     makers = {node.outputs[0]: node for node in graph.nodes if len(node.outputs) == 1 and node.outputs[0] in takers}
     gone: set[str] = set()
@@ -182,7 +170,7 @@ def _joined(
 
 def split_affine(graph: Graph) -> Graph:
     """Apply a factor and offset per channel after a concatenation of contractions to each part."""
-    stored, takers, facts = _stored(graph), single_users(graph), infer(graph)
+    stored, takers, facts = stored_in(graph), single_users(graph), infer(graph)
     makers = {node.outputs[0]: node for node in graph.nodes if len(node.outputs) == 1}
     constants = dict(graph.constants)
     instead: dict[str, list[Node]] = {}

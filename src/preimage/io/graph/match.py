@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from preimage.io.graph.facts import Fact
-from preimage.io.graph.nodes import Node
+from preimage.io.graph.nodes import Node, users_of
 
 __all__ = ["Found", "View", "find", "root_words", "word_of"]
 
@@ -167,10 +167,7 @@ class View:
     def __init__(self, nodes: Sequence[Node], kept: Sequence[str], facts: Mapping[str, Fact], stored: Mapping[str, Any]) -> None:
         self.maker = {key: node for node in nodes for key in node.outputs if key}
         self.kept, self.facts, self.stored = set(kept), facts, stored
-        self.users: dict[str, list[Node]] = {}
-        for node in nodes:
-            for key in dict.fromkeys(node.inputs):
-                self.users.setdefault(key, []).append(node)
+        self.users = users_of(nodes)
 
     def number(self, key: str) -> float | None:
         """The single number that a value is, whatever its rank."""

@@ -15,7 +15,7 @@ from preimage.geometry import Padding, PaddingWord, PerAxis, normalise_padding, 
 from preimage.geometry.sizes import Pairs
 from preimage.io.graph.types import LIKE_FIRST, TypeRule
 
-__all__ = ["OPS", "Input", "Node", "Op", "Step", "Values", "graph_op", "last_uses", "ordered"]
+__all__ = ["OPS", "Input", "Node", "Op", "Step", "Values", "graph_op", "last_uses", "ordered", "users_of"]
 
 
 class Values(list[Any]):
@@ -256,6 +256,15 @@ def _check_names(nodes: Sequence[Node], given: Sequence[str], outputs: Sequence[
             raise GraphError(f"output {key!r} is made by nothing")
     if strangers := [f"{node.name!r} ({node.op})" for node in nodes if node.op not in OPS]:
         raise GraphError(f"{len(strangers)} nodes have an op that is not supported: {', '.join(strangers)}")
+
+
+def users_of(nodes: Sequence[Node]) -> dict[str, list[Node]]:
+    """The nodes that take each value, each once, in order."""
+    users: dict[str, list[Node]] = {}
+    for node in nodes:
+        for key in dict.fromkeys(node.inputs):
+            users.setdefault(key, []).append(node)
+    return users
 
 
 def last_uses(nodes: Sequence[Node]) -> tuple[tuple[str, ...], ...]:

@@ -38,7 +38,7 @@ from preimage.io.graph.affine import fold_affine, fold_before, split_affine
 from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.lifting import lift_steps
-from preimage.io.graph.nodes import Node, Values, graph_op
+from preimage.io.graph.nodes import Node, Values, graph_op, users_of
 from preimage.io.graph.padding import take_padding
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
 from preimage.io.graph.rewriting import rewrite_patterns
@@ -50,6 +50,7 @@ from preimage.io.graph.simplify import (
     merge_twins,
     pruned,
     repeatable,
+    stored_in,
     take_branches,
 )
 from preimage.io.graph.spelling import spell_out
@@ -116,18 +117,6 @@ def with_graphs(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
     )
 
 
-def _stored(graph: Graph) -> dict[str, Array]:
-    return {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
-
-
-def _users(graph: Graph) -> dict[str, list[Node]]:
-    users: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for key in dict.fromkeys(node.inputs):
-            users.setdefault(key, []).append(node)
-    return users
-
-
 def drop_identities(graph: Graph) -> Graph:
     """Take out nodes that hand their input on (identity, and dropout outside training)."""
     idle = {"identity"} if graph.training else {"identity", "dropout"}
@@ -144,7 +133,7 @@ def drop_identities(graph: Graph) -> Graph:
 
 def fold_constants(graph: Graph) -> Graph:
     """Compute nodes that take stored arrays alone. Results above 64 MiB, and those that fail, are left to be computed in each run."""
-    known = _stored(graph)
+    known = stored_in(graph)
     found: dict[str, Any] = {}
     kept = []
     budget = limits.limits(elements=MAX_FOLDED_BYTES, flop=MAX_FOLDED_FLOP)
@@ -182,7 +171,7 @@ _ACTIVATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = 
 
 def fuse_epilogues(graph: Graph) -> Graph:
     """Give contractions the residual sum and the activation that follow them and nothing else takes."""
-    users, known = _users(graph), _stored(graph)
+    users, known = users_of(graph.nodes), stored_in(graph)
     swallowed: set[str] = set()
     renewed: dict[str, Node] = {}
     for node in graph.nodes:
@@ -256,7 +245,7 @@ def channels_last(graph: Graph) -> Graph:
 
 def _first_contractions(graph: Graph) -> list[Node]:
     """The contractions with spatial axes that no other contraction lies before."""
-    stored = _stored(graph)
+    stored = stored_in(graph)
     raw = {item.name for item in graph.inputs}  # values that come from the inputs without a contraction
     first = []
     for node in graph.nodes:
@@ -270,7 +259,7 @@ def _first_contractions(graph: Graph) -> list[Node]:
 
 def prepare_weights(graph: Graph) -> Graph:
     """Make all stored arrays constants of their own that cannot be written to."""
-    known = _stored(graph)
+    known = stored_in(graph)
     keys = {*known} - {*graph.updates, *graph.updates.values()}
     fixed = {}
     for key in keys:

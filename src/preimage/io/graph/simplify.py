@@ -24,9 +24,24 @@ from preimage.io.graph.match import word_of
 from preimage.io.graph.nodes import OPS, Node
 from preimage.io.graph.sizes import Shape, Size
 
-__all__ = ["drop_dead", "drop_idle", "fold_known", "join_reshapes", "merge_twins", "pruned", "repeatable", "take_branches"]
+__all__ = [
+    "drop_dead",
+    "drop_idle",
+    "fold_known",
+    "join_reshapes",
+    "merge_twins",
+    "pruned",
+    "repeatable",
+    "stored_in",
+    "take_branches",
+]
 
 NOTHING = Fact()
+
+
+def stored_in(graph: Graph) -> dict[str, np.ndarray]:
+    """The arrays of weights, state and constants, by name."""
+    return {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
 
 
 def pruned(graph: Graph, nodes: Sequence[Node], constants: Mapping[str, Any], changes: Mapping[str, int] | None = None) -> Graph:
