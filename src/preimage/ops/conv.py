@@ -232,8 +232,8 @@ def conv(
         >>> pre.conv(step, np.array([[[-1.0, 1.0]]])).tolist()
         [[[0.0, 1.0, 0.0]]]
     """
-    known = key = None
-    if accuracy is None and residual is None and activation is None and padding_mode == "zeros":
+    plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
+    if plain and accuracy is None:
         key = _plain_key("conv", x, w, b, stride, padding, dilation, groups, layout)
         known = _known.get(key)
         if known is not None:
@@ -251,7 +251,7 @@ def conv(
     if not isinstance(padding_mode, str):
         check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
-    if residual is None and activation is None and padding_mode == "zeros":
+    if plain:
         _remember(key, geometry)
         return conv_op(x, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
@@ -298,15 +298,8 @@ def conv_transpose(
         >>> pre.conv_transpose(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0, 3.0]]]), stride=2).tolist()
         [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
     """
-    known = key = None
-    if (
-        accuracy is None
-        and residual is None
-        and activation is None
-        and padding_mode == "zeros"
-        and output_size is None
-        and type(output_padding) is int
-    ):
+    plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
+    if plain and accuracy is None and output_size is None and type(output_padding) is int:
         key = _plain_key(output_padding, y, w, b, stride, padding, dilation, groups, layout)
         known = _known.get(key)
         if known is not None:
@@ -325,7 +318,7 @@ def conv_transpose(
     if not isinstance(padding_mode, str):
         check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
-    if residual is None and activation is None and padding_mode == "zeros":
+    if plain:
         _remember(key, geometry)
         return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)

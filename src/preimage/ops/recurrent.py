@@ -28,7 +28,7 @@ from preimage.ops.linear import linear
 from preimage.ops.operands import entries, flag_of, number_of, operands, regular
 from preimage.ops.pointwise import add, multiply, subtract, where
 from preimage.ops.pointwise import clip as clip_values
-from preimage.ops.repeated import LEAST_STEPS, RecordedSteps, cached, keep
+from preimage.ops.repeated import LEAST_STEPS, RecordedSteps, cached, keep, key_of
 from preimage.ops.shape import concat, getitem, reshape, stack
 from preimage.typing import Integers, Operand, Value
 
@@ -127,14 +127,14 @@ class _Layer:
         for t in order[:begin]:
             y[t], states = self._step(step, t, products[t], states)
         states = tuple(np.ascontiguousarray(s) for s in states)
-        options = (self.name, self.options, self.clip)
-        steps = cached(options, products[0], states, fixed)
+        key = key_of((self.name, self.options, self.clip), products[0], states, fixed)
+        steps = cached(key)
         if steps is None:
             found = RecordedSteps.of(step, products[plain[0]], states, fixed)
             if found is None:
                 return None
             steps, after = found
-            keep(steps, options, products[0], states, fixed)
+            keep(key, steps, fixed)
             y[plain[0]], states, plain = after[0], after, plain[1:]
         states = steps.run(products, states, y, plain)
         for t in order[begin + last :]:

@@ -21,9 +21,10 @@ from preimage.engines.addresses import address_of
 from preimage.engines.buffers import LINE_BYTES, aligned
 from preimage.engines.recording import Place, Recorder, Step
 from preimage.errors import PreimageError
+from preimage.resources import register_keeper
 from preimage.settings import current, thread_count
 
-__all__ = ["LEAST_STEPS", "RecordedSteps", "cached", "keep"]
+__all__ = ["LEAST_STEPS", "RecordedSteps", "cached", "keep", "key_of"]
 
 Array = NDArray[Any]
 #: Fewer steps are not worth a recording.
@@ -103,6 +104,11 @@ class RecordedSteps:
             now = after
         return tuple(np.array(s) for s in now)
 
+    @property
+    def bytes(self) -> int:
+        """What its tables hold."""
+        return sum([table.bytes for table in self._tables.values()])
+
     def _table(self, count: int, product_step: int, y_step: int) -> Any:
         """`count` steps one after another, whose products and results lie so many bytes apart."""
         key = (count, product_step, y_step)
@@ -133,12 +139,25 @@ class RecordedSteps:
         return WORKSPACE, self._waiting[k][j % 2]
 
 
-#: Recordings whose fixed arrays nobody can write to, with those arrays: so long as they live their ids are theirs.
-_kept: dict[tuple[Any, ...], tuple[RecordedSteps, list[Array], Any]] = {}
+class _Kept:
+    """Recordings whose fixed arrays nobody can write to, with those arrays: so long as they live their ids are theirs."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[Any, ...], tuple[RecordedSteps, list[Array], Any]] = {}
+        register_keeper(self)
+
+    def clear(self) -> int:
+        """Let go of them; returns how many bytes of their tables."""
+        found, self.found = self.found, {}
+        return sum([steps.bytes for steps, *_ in found.values()])
+
+
+_kept = _Kept()
 MOST_KEPT = 64
 
 
-def _key(options: tuple[Any, ...], product: Array, states: Sequence[Array], fixed: Sequence[Array]) -> tuple[Any, ...] | None:
+def key_of(options: tuple[Any, ...], product: Array, states: Sequence[Array], fixed: Sequence[Array]) -> tuple[Any, ...] | None:
+    """What a recording is kept under (options: all that a step depends on beside arrays); None where a fixed array may change."""
     places = []
     for array in fixed:
         root = array
@@ -151,17 +170,15 @@ def _key(options: tuple[Any, ...], product: Array, states: Sequence[Array], fixe
     return (options, id(current()), *places, *shapes)
 
 
-def cached(options: tuple[Any, ...], product: Array, states: Sequence[Array], fixed: Sequence[Array]) -> RecordedSteps | None:
-    """The recording of the same step (options: all that it depends on beside arrays) with the same fixed arrays, if it was kept."""
-    key = _key(options, product, states, fixed)
-    found = None if key is None else _kept.get(key)
+def cached(key: tuple[Any, ...] | None) -> RecordedSteps | None:
+    """The recording that was kept under a key."""
+    found = None if key is None else _kept.found.get(key)
     return None if found is None else found[0]
 
 
-def keep(steps: RecordedSteps, options: tuple[Any, ...], product: Array, states: Sequence[Array], fixed: Sequence[Array]) -> None:
-    """Keep a recording for later calls, where nobody can change what is fixed in it."""
-    key = _key(options, product, states, fixed)
+def keep(key: tuple[Any, ...] | None, steps: RecordedSteps, fixed: Sequence[Array]) -> None:
+    """Keep a recording for later calls."""
     if key is not None:
-        if len(_kept) >= MOST_KEPT:
+        if len(_kept.found) >= MOST_KEPT:
             _kept.clear()
-        _kept[key] = steps, list(fixed), current()
+        _kept.found[key] = steps, list(fixed), current()
