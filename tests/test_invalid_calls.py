@@ -158,7 +158,7 @@ TEXTS = [
     (lambda: pre.conv(X, W, layout="NHWC"), OptionError, "layout must be 'channels_first' or 'channels_last', got 'NHWC'"),
     (lambda: pre.conv(X, W, padding_mode="wrap"), OptionError, "padding mode must be one of 'zeros', 'reflect'.*, got 'wrap'"),
     (lambda: pre.conv(X, W, padding_mode=np.array(["zeros", "wrap"])), OptionError, "padding mode must be one of 'zeros', 'reflect'"),
-    (lambda: pre.conv_transpose(pre.conv(X, W), W, padding_mode=np.array(["zeros", "wrap"])), OptionError, "padding mode must be one of 'zeros', 'reflect'"),
+    (lambda: pre.conv_transpose(pre.conv(X, W), W, padding_mode=np.array(["zeros"] * 2)), OptionError, "padding mode must be one of"),
     (lambda: pre.conv(X, W, activation="gelu"), OptionError, "activation must be one of .*, got 'gelu'"),
     (lambda: pre.conv(X, W, activation="clip", clip_range=3), OptionError, r"clip_range must be a pair .*, got 3"),
     (lambda: pre.conv(X, W, activation="clip", clip_range=(3, 1)), OptionError, r"clip_range \(3.0, 1.0\) is empty"),

@@ -14,23 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines.ir.error_coefficients import FAR, NEAR
 from preimage.ops.operands import Array
 
 __all__ = ["erf_values", "normal_cdf_values"]
 
 # fmt: off
-_P = (
-    5.957176147748911404e-11, -1.137284885679167367e-9, 1.465977527404743581e-8, -1.635031270105469501e-7,
-    1.646100048412136803e-6, -0.00001492559526683118157, 0.0001205533111164271092, -0.0008548326980833789905,
-    0.005223977624818014467, -0.02686617064507679325, 0.1128379167095487867, -0.3761263890318374806, 1.128379167095512574,
-)
-_R = (
-    4.456677221339677907e-8, -4.337872778929927678e-8, -3.395162927013675036e-7, 2.592402154771253559e-7,
-    1.904121171698145612e-6, -9.795273198206169961e-7, -0.00001112015057619329703, 6.461616768549924088e-6,
-    0.00006898239108049714189, -0.00008460799867354081875, -0.0004125441416421386357, 0.001242876151941910943,
-    0.000910822718365397796, -0.01401982562635475694, 0.04635026332997346864, -0.09546975030661214791,
-    0.1398805476017970985, -0.1465830480328912115, 0.095306226959227853, 0.5370034535441698514,
-)
 _P_SHORT = (
     -9.667044571486996415e-6, 0.0001126595902560660897, -0.0008484080405535106294, 0.005221031807858022797,
     -0.02686543072767024289, 0.1128378249523684454, -0.376126384680287104, 1.128379167061543415,
@@ -62,7 +51,7 @@ def _erfc_tail(x: Array, short: bool) -> Array:
     if not short:
         decay *= np.exp((high - x) * (high + x))
     decay /= x
-    decay *= _horner(_R_SHORT if short else _R, (x - 3.0) / (x + 3.0))
+    decay *= _horner(_R_SHORT if short else FAR, (x - 3.0) / (x + 3.0))
     return decay
 
 
@@ -70,7 +59,7 @@ def _erf(x: Array, short: bool) -> Array:
     near = np.abs(x) < 1
     result = np.empty_like(x)
     middle = x[near]
-    result[near] = middle * _horner(_P_SHORT if short else _P, middle * middle)
+    result[near] = middle * _horner(_P_SHORT if short else NEAR, middle * middle)
     far = ~near
     tail = x[far]
     result[far] = np.copysign(1.0 - _erfc_tail(np.abs(tail), short), tail)
@@ -82,7 +71,7 @@ def _normal_cdf(x: Array, short: bool) -> Array:
     near = np.abs(z) < 1
     result = np.empty_like(x)
     middle = z[near]
-    result[near] = 0.5 + 0.5 * middle * _horner(_P_SHORT if short else _P, middle * middle)
+    result[near] = 0.5 + 0.5 * middle * _horner(_P_SHORT if short else NEAR, middle * middle)
     far = ~near
     tail = z[far]
     half = 0.5 * _erfc_tail(np.abs(tail), short)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Kernel, Num
+from preimage.engines.ir.error_coefficients import FAR, NEAR
 from preimage.engines.ir.words import mirrored
 
 __all__ = ["erf", "normal_cdf"]
@@ -31,18 +32,6 @@ _G = (
     0.000055355966295437999524, 0.00013312590875052612842, -0.00024458266635030284105, -0.0010342220593040599616,
     0.0010241357110211652086, 0.0069698131313015088309, -0.010462293756020216735, -0.047262745275900215694, 0.23001767766349003359,
     -0.50933198954028234501, 0.72908369069624986858,
-)
-_P = (
-    5.957176147748911404e-11, -1.137284885679167367e-9, 1.465977527404743581e-8, -1.635031270105469501e-7,
-    1.646100048412136803e-6, -0.00001492559526683118157, 0.0001205533111164271092, -0.0008548326980833789905,
-    0.005223977624818014467, -0.02686617064507679325, 0.1128379167095487867, -0.3761263890318374806, 1.128379167095512574,
-)
-_R = (
-    4.456677221339677907e-8, -4.337872778929927678e-8, -3.395162927013675036e-7, 2.592402154771253559e-7,
-    1.904121171698145612e-6, -9.795273198206169961e-7, -0.00001112015057619329703, 6.461616768549924088e-6,
-    0.00006898239108049714189, -0.00008460799867354081875, -0.0004125441416421386357, 0.001242876151941910943,
-    0.000910822718365397796, -0.01401982562635475694, 0.04635026332997346864, -0.09546975030661214791,
-    0.1398805476017970985, -0.1465830480328912115, 0.095306226959227853, 0.5370034535441698514,
 )
 # fmt: on
 _ROOT_HALF = (0.7071067811865476, -4.833646656726457e-17)
@@ -68,7 +57,7 @@ def erf(f: Kernel, x: Num) -> Num:
         tail = math.exp(f, math.polynomial(f, _B, _held(size, 4.0)))
         far = one - tail
     else:
-        near = x * math.polynomial(f, _P, square)
+        near = x * math.polynomial(f, NEAR, square)
         far = one - _erfc_tail(f, size, None)
     # NaN is not above the limit, so it takes the branch that keeps it
     value: Num = size.is_above(one).select(far.with_sign_of(x), near)
@@ -84,7 +73,7 @@ def _erfc_tail(f: Kernel, size: Num, rest: Num | None) -> Num:
         left = z.fma(rest + rest, left)
     decay = math.exp(f, mirrored(square), mirrored(left))
     three = _number(size, 3.0)
-    return decay * math.polynomial(f, _R, (z - three) / (z + three)) / z
+    return decay * math.polynomial(f, FAR, (z - three) / (z + three)) / z
 
 
 def normal_cdf(f: Kernel, x: Num) -> Num:
@@ -106,7 +95,7 @@ def normal_cdf(f: Kernel, x: Num) -> Num:
     z = x * _number(x, high)
     rest = x.fma(_number(x, low_root), x.fma(_number(x, high), mirrored(z)))
     size = z.absolute()
-    near = half + half * (z * math.polynomial(f, _P, z * z))
+    near = half + half * (z * math.polynomial(f, NEAR, z * z))
     tail = half * _erfc_tail(f, size, rest * _number(x, 1.0).with_sign_of(z))
     far = x.is_above(zero).select(one - tail, tail)
     chosen: Num = size.is_above(one).select(far, near)
