@@ -12,6 +12,7 @@ import functools
 import re
 from typing import Any
 
+from preimage.engines.cuda.llvm import binding_with
 from preimage.errors import EngineError
 from preimage.locks import LOCK, import_apart
 
@@ -30,14 +31,7 @@ _ALLOWED = re.compile(
 
 @functools.cache
 def _binding() -> Any:
-    try:
-        binding = import_apart("llvmlite.binding")
-    except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
-        raise EngineError(f"the cuda engine needs llvmlite, which cannot be imported: {error}") from error
-    with LOCK:
-        binding.initialize_all_targets()
-        binding.initialize_all_asmprinters()
-    return binding
+    return binding_with("the cuda engine", "initialize_all_targets", "initialize_all_asmprinters")
 
 
 @functools.cache

@@ -27,8 +27,9 @@ import numpy as np
 from preimage.engines.base import Array
 from preimage.engines.cuda.coroutines import DIVERGED, STATE_BYTES, for_host
 from preimage.engines.cuda.device import Kernel, KernelSpec, Properties
+from preimage.engines.cuda.llvm import binding_with
 from preimage.errors import EngineError
-from preimage.locks import LOCK, import_apart
+from preimage.locks import LOCK
 
 __all__ = ["Simulator", "unavailable"]
 
@@ -40,14 +41,7 @@ NEW = 0xFF
 
 @functools.cache
 def _binding() -> Any:
-    try:
-        binding = import_apart("llvmlite.binding")
-    except ImportError as error:  # pragma: no cover - llvmlite is a dependency of the package
-        raise EngineError(f"the simulator needs llvmlite, which cannot be imported: {error}") from error
-    with LOCK:
-        binding.initialize_native_target()
-        binding.initialize_native_asmprinter()
-    return binding
+    return binding_with("the simulator", "initialize_native_target", "initialize_native_asmprinter")
 
 
 @functools.cache
