@@ -23,6 +23,7 @@ from preimage.ops.activation import (
 from preimage.ops.averages import avg_pool, sum_pool
 from preimage.ops.broadcast import astype, broadcast_to, sum_to
 from preimage.ops.conv import conv, conv_transpose, conv_weight_grad
+from preimage.ops.exponentials import log_softmax, logsumexp, softmax
 from preimage.ops.gates import gelu, hardswish, mish, silu
 from preimage.ops.linear import linear, matmul
 from preimage.ops.pad import fold_margin, pad
@@ -59,7 +60,7 @@ from preimage.ops.pool import (
     max_unpool,
 )
 from preimage.ops.recurrent import gru, lstm, rnn
-from preimage.ops.reduce import argmax, argmin, log_softmax, logsumexp, max, mean, min, prod, softmax, standardize, std, sum, var
+from preimage.ops.reduce import argmax, argmin, max, mean, min, prod, standardize, std, sum, var
 from preimage.ops.shape import (
     concat,
     expand_dims,

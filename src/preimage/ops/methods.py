@@ -9,7 +9,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, as_array, fitted, install_methods
 from preimage.errors import GraphError, ShapeError
-from preimage.ops import activation, broadcast, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
+from preimage.ops import activation, broadcast, exponentials, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 from preimage.ops.linear import matmul
 from preimage.ops.operands import entries
 from preimage.typing import Shape, Value
@@ -79,7 +79,7 @@ install_methods(
         name: getattr(module, name)
         for module, names in (
             (pointwise, "abs clip exp log log1p sqrt square"),
-            (reduce, "softmax log_softmax"),
+            (exponentials, "softmax log_softmax"),
             (shape, "reshape transpose moveaxis swapaxes flatten squeeze expand_dims"),
             (broadcast, "astype broadcast_to"),
             (activation, "relu sigmoid tanh"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, install_methods, is_grad_enabled
 from preimage.errors import GraphError, OptionError, PreimageError, ShapeError
-from preimage.ops import activation, broadcast, pointwise, reduce, shape
+from preimage.ops import activation, broadcast, exponentials, pointwise, reduce, shape
 from preimage.ops.linear import matmul
 from preimage.ops.operands import flag_of
 
@@ -95,7 +95,8 @@ def _spread_method(operation: Callable[..., Any], plain: Callable[..., Any]) -> 
 REDUCTIONS: dict[str, Callable[..., Any]] = {
     **{name: reduction(getattr(reduce, name), getattr(np, name)) for name in ("sum", "mean", "max", "min", "prod")},
     **{name: _spread_method(getattr(reduce, name), getattr(np, name)) for name in ("var", "std")},
-    **{name: reduction(getattr(reduce, name)) for name in ("argmax", "argmin", "logsumexp")},
+    **{name: reduction(getattr(reduce, name)) for name in ("argmax", "argmin")},
+    "logsumexp": reduction(exponentials.logsumexp),
 }
 
 

@@ -1,4 +1,4 @@
-"""Reductions over chosen axes, and what is made of them: softmax and its relatives, standardisation.
+"""Reductions over chosen axes, and the standardisation that is made of them. Softmax and its relatives: ops/exponentials.py.
 
 `axis`: None (all), an int, or several. Sums of narrow floats are exact and rounded once (ops/sums.py).
 """
@@ -15,19 +15,19 @@ from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, broadcast_to, widely
 from preimage.ops.operands import Array, Axes, axes_of, axis_of, flag_of, narrow, number_of, operand, widened
-from preimage.ops.pointwise import divide, exp, multiply, select, sqrt, square, subtract
+from preimage.ops.pointwise import divide, multiply, select, sqrt, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
 from preimage.ops.sums import exactly, mean_of, sum_dtype, total
 from preimage.typing import Operand, Value
 
 __all__ = [
-    "argmax", "argmin", "log_softmax", "logsumexp", "max", "mean", "min", "prod", "softmax", "standardize", "std", "sum", "var",
+    "argmax", "argmin", "kept_shape", "max", "mean", "min", "prod", "standardize", "std", "sum", "var",
 ]  # fmt: skip
 
 AxisTuple = tuple[int, ...]
 
 
-def _kept(shape: tuple[int, ...], axis: AxisTuple) -> tuple[int, ...]:
+def kept_shape(shape: tuple[int, ...], axis: AxisTuple) -> tuple[int, ...]:
     """The shape after a reduction with its axes kept as 1."""
     return tuple(1 if k in axis else n for k, n in enumerate(shape))
 
@@ -38,7 +38,7 @@ def _count(shape: tuple[int, ...], axis: AxisTuple) -> int:
 
 def _spread(g: Value, x: Value | Spec, axis: AxisTuple) -> Value:
     """A reduced cotangent (axes kept or not) repeated to the shape of x."""
-    return broadcast_to(reshape(g, _kept(x.shape, axis)), x.shape)
+    return broadcast_to(reshape(g, kept_shape(x.shape, axis)), x.shape)
 
 
 # -- sum, mean ---------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def prod(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The product over the axes; 1 over none. Multiplied in halves, so its gradient is right at zeros too."""
     x = operand(x, "x")
     axes, keepdims = axes_of(axis, x.ndim, "prod"), flag_of(keepdims, "keepdims")
-    shape = _kept(x.shape, axes) if keepdims else tuple(n for k, n in enumerate(x.shape) if k not in axes)
+    shape = kept_shape(x.shape, axes) if keepdims else tuple(n for k, n in enumerate(x.shape) if k not in axes)
     last = moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
     flat = reshape(last, (*(n for k, n in enumerate(x.shape) if k not in axes), _count(x.shape, axes)))
     if not flat.shape[-1]:
@@ -133,7 +133,7 @@ def prod(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
 def _extremum_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool) -> Any:
     """Shared evenly among equal extremes, as torch.amax does; NaNs count as equal."""
     values = array_of(x)
-    best = array_of(ans).reshape(_kept(x.shape, axis))
+    best = array_of(ans).reshape(kept_shape(x.shape, axis))
     hit = (values == best) | (np.isnan(values) & np.isnan(best))
     ties = np.add.reduce(hit, axis=axis, dtype=g.dtype, keepdims=True)
     return select(hit, divide(_spread(g, x, axis), ties), 0.0)
@@ -143,7 +143,7 @@ def _extremum(ufunc: np.ufunc, word: str) -> Any:
     def forward(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
         made = around.lines(x, axis, word, least=around.LEAST_CHAIN)
         if made is not None:
-            return made.reshape(_kept(x.shape, axis)) if keepdims else made
+            return made.reshape(kept_shape(x.shape, axis)) if keepdims else made
         return narrow(ufunc.reduce(x, axis=axis, keepdims=keepdims), x)
 
     return forward
@@ -202,139 +202,6 @@ def _where_extreme(function: Callable[..., Array], x: Operand, axis: int | None,
     return np.asarray(function(widened(array_of(x)), axis=along, keepdims=flag_of(keepdims, "keepdims")))
 
 
-# -- softmax -----------------------------------------------------------------------------------------------------------
-
-
-def _shift(x: Array, axis: AxisTuple) -> Array:
-    """The maximum that is taken off before exponentials; 0 where it is infinite, so that no infinity meets its like."""
-    top = np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
-    return np.where(np.isinf(top), np.zeros((), top.dtype), top)
-
-
-def _exponentials(x: Array) -> Array:
-    made = around.function("exp", x)
-    return np.exp(x) if made is None else made
-
-
-def _along(e: Array, axis: AxisTuple) -> Array:
-    """The sum of exponentials, axes kept: terms of one line, also where the first axis, which elsewhere counts images, is summed over."""
-    return around.sum_over(e[None], tuple(k + 1 for k in axis)).reshape(_kept(e.shape, axis))
-
-
-def _logsumexp(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
-    wide = widened(x)
-    made = around.lines(wide, axis, "logsumexp")
-    if made is not None:
-        return narrow(made.reshape(_kept(x.shape, axis)) if keepdims else made, x)
-    with np.errstate(all="ignore"):
-        top = _shift(wide, axis)
-        result = np.log(_along(_exponentials(wide - top), axis)) + top
-    shape = result.shape if keepdims else tuple(n for k, n in enumerate(result.shape) if k not in axis)
-    return narrow(result, x).reshape(shape)
-
-
-def _held(x: Array, axis: int) -> Array:
-    """x, where +infinity is its largest value with all else at -infinity: what the limit of a softmax is the softmax of."""
-    top = np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
-    if not np.isposinf(top).any():
-        return x
-    kept = np.where(np.isposinf(x), x.dtype.type(0), x.dtype.type(-np.inf))
-    return np.where(np.isposinf(top), kept, x)
-
-
-def _of_lines(x: Array, axis: int, mode: str) -> Array | None:
-    """A softmax by a generated kernel. It gives NaN where +infinity is the largest value; then the whole is taken again of the limit."""
-    made = around.lines(x, (axis,), mode)
-    if made is not None and not around.expect_finite(made) and np.isnan(np.add.reduce(made, axis=None)):
-        held = _held(x, axis)
-        return made if held is x else around.lines(held, (axis,), mode)
-    return made
-
-
-def _softmax(x: Array, *, axis: int) -> Array:
-    made = _of_lines(widened(x), axis, "softmax")
-    if made is not None:
-        return narrow(made, x)
-    wide = _held(widened(x), axis)
-    with np.errstate(all="ignore"):
-        e = _exponentials(wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf))
-        e /= _along(e, (axis,))
-    return narrow(e, x)
-
-
-def _log_softmax(x: Array, *, axis: int) -> Array:
-    made = _of_lines(widened(x), axis, "log_softmax")
-    if made is not None:
-        return narrow(made, x)
-    wide = _held(widened(x), axis)
-    with np.errstate(all="ignore"):
-        low = wide - np.maximum.reduce(wide, axis=axis, keepdims=True, initial=-np.inf)
-        low -= np.log(_along(_exponentials(low), (axis,)))
-    return narrow(low, x)
-
-
-def _logsumexp_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool) -> Any:
-    """g times the softmax: of infinite values the limit (shared by all +infinities), and 0 for a -infinity, also among its like."""
-    kept = _kept(x.shape, axis)
-    values, best = array_of(x), array_of(ans).reshape(kept)
-    if not np.isinf(best).any():
-        return multiply(broadcast_to(reshape(g, kept), x.shape), exp(subtract(x, reshape(ans, kept))))
-    hit = np.isposinf(values) & np.isposinf(best)
-    ties = np.maximum(np.add.reduce(hit, axis=axis, dtype=g.dtype, keepdims=True), 1)
-    share = np.where(hit, 1 / ties, g.dtype.type(0))
-    infinite = np.broadcast_to(np.isinf(best), x.shape)
-    low = subtract(select(infinite, 0.0, x), reshape(select(np.isinf(best), 0.0, reshape(ans, kept)), kept))
-    return multiply(broadcast_to(reshape(g, kept), x.shape), select(infinite, share, exp(low)))
-
-
-_logsumexp_op = primitive("logsumexp", _logsumexp, widely([_logsumexp_rule]), saves=("ans", 0))
-
-
-def _softmax_rule(g: Any, ans: Any, x: Any, *, axis: int) -> Any:
-    if not isinstance(g, Tensor):
-        made = around.softmax(ans, axis, g)
-        if made is not None:
-            return made
-    return multiply(ans, subtract(g, sum(multiply(g, ans), axis, keepdims=True)))
-
-
-_softmax_op = primitive("softmax", _softmax, widely([_softmax_rule]), saves=("ans",))
-
-_log_softmax_op = primitive(
-    "log_softmax",
-    _log_softmax,
-    widely([lambda g, ans, x, axis: subtract(g, multiply(exp(ans), sum(g, axis, keepdims=True)))]),
-    saves=("ans",),
-)
-
-
-def logsumexp(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
-    """log(sum(exp(x))) over the axes, without overflow; -infinity over none. Gradient: the softmax; 0 at a -infinity."""
-    x = operand(x, "x")
-    return _logsumexp_op(x, axis=axes_of(axis, x.ndim, "logsumexp"), keepdims=flag_of(keepdims, "keepdims"))
-
-
-def softmax(x: Operand, axis: int = -1) -> Value:
-    """exp(x) / sum(exp(x)) along one axis, without overflow: positive, adding to 1; shared evenly by the elements that are +infinity,
-    and NaN where all are -infinity.
-
-    Gradient: y (g - sum(g y)).
-
-    Example:
-        >>> from preimage import ops
-        >>> ops.softmax([1000.0, 1000.0])
-        array([0.5, 0.5])
-    """
-    x = operand(x, "x")
-    return _softmax_op(x, axis=axis_of(axis, x.ndim, "softmax"))
-
-
-def log_softmax(x: Operand, axis: int = -1) -> Value:
-    """log(softmax(x)) along one axis, exact where softmax underflows."""
-    x = operand(x, "x")
-    return _log_softmax_op(x, axis=axis_of(axis, x.ndim, "log_softmax"))
-
-
 # -- standardisation: what batch, group, layer and instance normalisation share ----------------------------------------
 
 
@@ -354,7 +221,7 @@ def _moments(wide: Array, axis: AxisTuple, eps: float) -> tuple[Array, Array, Ar
         top = np.maximum.reduce(np.abs(x), axis=axis, keepdims=True, initial=0)
         return np.where(np.isfinite(top), np.frexp(top)[1], 0)
 
-    dtype, shape = wide.dtype, _kept(wide.shape, axis)
+    dtype, shape = wide.dtype, kept_shape(wide.shape, axis)
     info, count, small = np.finfo(dtype), dtype.type(_count(wide.shape, axis)), dtype.type(eps)
     with np.errstate(all="ignore"):
         centred = mean_off(wide)
