@@ -10,7 +10,9 @@ sizes are open it is done on Sizes. What no rule knows has shape None; a fact th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,7 +28,7 @@ from preimage.io.graph.types import FLOATS
 if TYPE_CHECKING:
     from preimage.io.graph.graph import Graph
 
-__all__ = ["SHAPES", "Call", "Fact", "ShapeRule", "Shapes", "infer", "objects", "shapes_of"]
+__all__ = ["SHAPES", "Call", "Fact", "ShapeRule", "Shapes", "infer", "objects", "remembering", "shapes_of"]
 
 #: Elements of values whose contents are followed.
 MOST_CONTENTS = 1 << 10
@@ -132,9 +134,31 @@ def shapes_of(*ops: str) -> Callable[[ShapeRule], ShapeRule]:
     return register
 
 
+#: The latest graph and its facts, inside `remembering`.
+_latest: ContextVar[list[Any] | None] = ContextVar("latest_facts", default=None)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Inside the block a graph's facts are worked out once, until another graph's are asked for: most passes give a graph back as it is."""
+    token = _latest.set([None, None])
+    try:
+        yield
+    finally:
+        _latest.reset(token)
+
+
 def infer(graph: Graph, inputs: Mapping[str, Fact] | None = None) -> dict[str, Fact]:
     """The facts of every value, from what the graph says of its inputs, or the facts given for some of them."""
-    given = dict(inputs or {})
+    latest = _latest.get()
+    if latest is None or inputs:
+        return _inferred(graph, inputs or {})
+    if latest[0] is not graph:
+        latest[:] = graph, _inferred(graph, {})
+    return dict(latest[1])
+
+
+def _inferred(graph: Graph, given: Mapping[str, Fact]) -> dict[str, Fact]:
     facts: dict[str, Fact] = {}
     for item in graph.inputs:
         sizes = None if item.shape is None else [d if isinstance(d, int) else None for d in item.shape]

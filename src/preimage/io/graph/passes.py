@@ -36,6 +36,7 @@ from preimage.errors import PreimageError
 from preimage.io import limits
 from preimage.io.graph.affine import fold_affine, fold_before, split_affine
 from preimage.io.graph.calls import CONTRACTIONS
+from preimage.io.graph.facts import remembering
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.lifting import lift_steps
 from preimage.io.graph.nodes import Node, Values, graph_op, users_of
@@ -87,11 +88,12 @@ def optimise(
         check_accuracy(accuracy)
         graph = _allowing(graph, accuracy)
     before = len(graph.nodes) if graph.changes.nodes is None else graph.changes.nodes[0]
-    for each in PASSES if passes is None else passes:
-        try:
-            graph = each(graph)
-        except PreimageError:  # a node that says what makes no sense: the graph stays, and the run will say what is wrong
-            continue
+    with remembering():
+        for each in PASSES if passes is None else passes:
+            try:
+                graph = each(graph)
+            except PreimageError:  # a node that says what makes no sense: the graph stays, and the run will say what is wrong
+                continue
     done = with_graphs(graph.replaced(), lambda inner: optimise(inner, passes, accuracy=accuracy))
     done.changes.nodes = before, len(done.nodes)
     return done
