@@ -32,7 +32,7 @@ from preimage.settings import config
 
 if TYPE_CHECKING:
     from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction, runtime
-    from preimage.io import export, load_model, optimise, save_model
+    from preimage.io import export, load_model, load_weights, optimise, save_model, save_weights
     from preimage.learning.checkpoints import load, save
 
 __version__ = "0.1.0"
@@ -42,8 +42,10 @@ _LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn",
 _FACES = {
     "export": "preimage.io",
     "load_model": "preimage.io",
+    "load_weights": "preimage.io",
     "optimise": "preimage.io",
     "save_model": "preimage.io",
+    "save_weights": "preimage.io",
     "load": "preimage.learning.checkpoints",
     "save": "preimage.learning.checkpoints",
 }
@@ -103,6 +105,7 @@ __all__ = [
     "linop",
     "load",
     "load_model",
+    "load_weights",
     "nn",
     "no_grad",
     "ops",
@@ -115,5 +118,6 @@ __all__ = [
     "runtime",
     "save",
     "save_model",
+    "save_weights",
     "unfold",
 ]

@@ -23,6 +23,7 @@ SURFACE = {
     "preimage.io": "models and weights as files",
     "preimage.io.graph": "networks that files become",
     "preimage.io.onnx": "ONNX models",
+    "preimage.io.torch": "files of torch.save",
     "preimage.caffe": "the pycaffe-shaped face",
     "preimage.runtime": "the face shaped like onnxruntime",
     "preimage.report.draw": "pictures of layers",

@@ -3,7 +3,7 @@
     load_model, save_model      ONNX and Caffe models; what a file is its content says, whatever its name
     export                      save_model by the name that torch.onnx gives it
     optimise                    a model that was read, rewritten for inference
-    load_weights, save_weights  arrays by name: `.safetensors`, `.npz`
+    load_weights, save_weights  arrays by name: `.safetensors`, `.npz`, and torch's `.pt`, of which no code is run
     convert                     one model format to another, checked by running both
     limits                      what a foreign file may take: memory, work, time
     graph                       the network that a file becomes: a Module that runs, differentiates and trains

@@ -1,4 +1,4 @@
-"""Named arrays as files: `.safetensors` and `.npz`; single arrays as `.npy`. No pickle is ever loaded.
+"""Named arrays as files: `.safetensors`, `.npz` and torch's `.pt`; single arrays as `.npy`. No pickle is ever loaded.
 
 Nested values (an optimiser's state) go into the same files as arrays under dotted names, and a text that says how they belong together.
 
@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from preimage.errors import DTypeError, FileFormatError
 from preimage.host import write_file
-from preimage.io import limits
+from preimage.io import limits, torch
+from preimage.io.narrow import bfloat16
 from preimage.io.trees import TREE, flattened, is_flat, plain_array, rebuilt
 
 __all__ = ["load_weights", "read_npy", "save_weights", "weights_writer"]
 
 Array = NDArray[Any]
+#: The endings of files that torch.save writes, as its users name them.
+_TORCH = (".pt", ".pth")
 #: The array in an .npz file that lists the names of those of bfloat16.
 _NARROW = "preimage.bfloat16"
 #: NumPy's names of types and those of the safetensors format, in the order in which its package writes arrays, the last ones first.
@@ -42,8 +45,10 @@ def save_weights(
     *,
     overwrite: bool = True,
 ) -> None:
-    """Named arrays as `.safetensors` or `.npz`, written whole or not at all; also dicts, lists, numbers and words around arrays, such as
-    `optimizer.state_dict()`, which `load_weights` gives back as they were.
+    """Named arrays as `.safetensors`, `.npz` or `.pt` (`.pth`), written whole or not at all; also dicts, lists, numbers and words around
+    arrays, such as `optimizer.state_dict()`, which `load_weights` gives back as they were.
+
+    A `.pt` is read by torch.load(path, weights_only=True). It has no place for metadata.
 
     Raises: FileFormatError for another ending; DTypeError for Python objects and masked arrays, which no file would give back;
         OutputError where the file cannot be written.
@@ -57,9 +62,13 @@ def weights_writer(
     """The function that writes named arrays to an open file. Raises: FileFormatError for an ending that is no weights file's."""
     if not isinstance(arrays, Mapping):
         raise DTypeError(f"weights are a dict of names and arrays, got {type(arrays).__name__}")
-    if ending not in (".safetensors", ".npz"):
-        raise FileFormatError(f"weights are written as .safetensors or .npz, not as {ending or 'a file without an ending'}")
+    if ending not in (".safetensors", ".npz", *_TORCH):
+        raise FileFormatError(f"weights are written as .safetensors, .npz or .pt, not as {ending or 'a file without an ending'}")
     notes = dict(metadata or {})
+    if ending in _TORCH:
+        if notes:
+            raise FileFormatError(f"a {ending} file has no place for metadata; write .safetensors")
+        return lambda file: torch.write(arrays, file)
     text = None
     if is_flat(arrays):
         named = {name: plain_array(a, name) for name, a in arrays.items()}
@@ -111,9 +120,13 @@ def _write_safetensors(arrays: Mapping[str, Array], file: BinaryIO, metadata: Ma
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Named arrays from `.safetensors` or `.npz`; nested values as they were saved.
+    """Named arrays from `.safetensors`, `.npz`, or what torch.save wrote (`.pt`, `.pth`; `.bin` and `.ckpt` too); nested values as they
+    were saved.
 
-    Raises: FileFormatError for a damaged file, and one that holds more than the memory allowed.
+    Of a file of torch's no code is run: it may hold tensors, numbers, words, and dicts, lists and tuples of them, and what else it asks for is
+    refused by its name. Types and devices in it are given as words.
+
+    Raises: FileFormatError for a damaged file, one that holds something else, and one that holds more than the memory allowed.
     """
     ending, source = Path(path).suffix.lower(), Path(path)
     if not source.is_file():
@@ -124,11 +137,21 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
             return _read_safetensors(path)
         if ending == ".npz":
             return _read_npz(source)
+        if ending in (*_TORCH, ".bin", ".ckpt"):
+            return _read_torch(source)
     except FileFormatError:
         raise
     except Exception as error:  # each library has its own
         raise FileFormatError(f"{str(path)!r} is damaged: {error}") from error
-    raise FileFormatError(f"{str(path)!r}: weights are read from .safetensors or .npz")
+    raise FileFormatError(f"{str(path)!r}: weights are read from .safetensors, .npz, .pt or .pth")
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    found = torch.load(path)
+    if not isinstance(found, dict):
+        kind = "one tensor" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
+        raise FileFormatError(f"{str(path)!r}: holds {kind}, wanted a dict; preimage.io.torch.load gives it as it is")
+    return found
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -141,10 +164,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 found[entry.filename.removesuffix(".npy")] = _read_array(member, entry.file_size, f"{path}: {entry.filename}")
         narrow = found.pop(_NARROW, None)
         if narrow is not None:
-            bfloat16 = _bfloat16()
-            found |= {
-                name: found[name].view(bfloat16) for name in json.loads(narrow.tobytes()) if found[name].dtype.itemsize == 2
-            }
+            dtype = bfloat16()
+            found |= {name: found[name].view(dtype) for name in json.loads(narrow.tobytes()) if found[name].dtype.itemsize == 2}
         text = found.pop(TREE, None)
         return found if text is None else _tree(found, text.tobytes().decode("utf-8", "replace"), str(path))
 
@@ -166,14 +187,6 @@ def _tree(arrays: dict[str, Array], text: str, path: str) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise FileFormatError(f"{path}: the description of nested values is of no dict")
     return made
-
-
-def _bfloat16() -> Any:
-    try:
-        from ml_dtypes import bfloat16
-    except ImportError as error:
-        raise FileFormatError("arrays of bfloat16 need the package ml_dtypes: pip install 'preimage[bfloat16]'") from error
-    return bfloat16
 
 
 def _safetensors() -> Any:
