@@ -10,6 +10,7 @@ import numpy as np
 from preimage.io.graph.facts import Call, Shapes, shapes_of
 from preimage.io.graph.sizes import Dim, Shape, Size, UnknownError, broadcast, product
 from preimage.io.graph.word_shapes import broadcasting, concatenated, like, matrix_product, of_rank, reduced, reshaped
+from preimage.io.onnx.operators.pointwise import per_channel
 
 __all__: list[str] = []
 
@@ -47,7 +48,7 @@ shapes_of(MS + "QLinearAdd", MS + "QLinearMul")(lambda call: [broadcast(call.sha
 @shapes_of("onnx.PRelu")
 def _prelu(call: Call) -> Shapes:
     x, slope = call.shape(0), call.shape(1)
-    return [x if call.node.integer("opset", 7) < 7 and len(slope) == 1 else broadcast(x, slope)]
+    return [x if per_channel(x, slope, call.node.integer("opset", 7)) else broadcast(x, slope)]
 
 
 @shapes_of("onnx.BatchNormalization")

@@ -1,12 +1,8 @@
-"""Graph -> ONNX model: nodes that came from ONNX go back as they were, our own words become the operators that mean the same.
-
-Operators whose older forms kept sizes in attributes are written in today's form, with the sizes
-as constants.
-"""
+"""Graph -> ONNX model: nodes that came from ONNX go back as they were (`operators`), our own words become the operators that mean the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,77 +11,16 @@ import numpy as np
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import write_file
 from preimage.io.graph import Graph, Input, Node, trace
+from preimage.io.graph.facts import infer
 from preimage.io.graph.types import FLOATS
-from preimage.io.onnx.export import caffe, layers, ssd  # noqa: F401 - words register themselves
+from preimage.io.onnx.export import caffe, caffe_layers, caffe_losses, fused, layers, ssd  # noqa: F401 - words register themselves
+from preimage.io.onnx.export.operators import operator
 from preimage.io.onnx.export.words import OPSET, WORDS, Writer
 from preimage.io.onnx.model import CODES, dtype_of, require_onnx
 
 __all__ = ["OPSET", "from_graph", "save", "to_bytes"]
 
 _CODES = {name: code for code, name in CODES.items()}
-#: Attributes of older forms that are inputs today: op -> (attribute, input position, dtype).
-_AS_INPUT: dict[str, tuple[tuple[str, int, str], ...]] = {
-    "Clip": (("min", 1, "same"), ("max", 2, "same")),
-    "Squeeze": (("axes", 1, "int64"),),
-    "Unsqueeze": (("axes", 1, "int64"),),
-    "Split": (("split", 1, "int64"),),
-    "Pad": (("pads", 1, "int64"), ("constant", 2, "same")),
-    "Slice": (("starts", 1, "int64"), ("ends", 2, "int64"), ("axes", 3, "int64"), ("steps", 4, "int64")),
-    "TopK": (("k", 1, "int64"),),
-    **{
-        f"Reduce{kind}": (("axes", 1, "int64"),)
-        for kind in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
-    },
-}
-_OURS = {"opset", "outputs", "spatial", "seed"}
-
-
-# -- nodes that came from ONNX -----------------------------------------------------------------------------------------
-
-
-def _from_onnx(writer: Writer, node: Node) -> None:
-    op = node.op.removeprefix("onnx.")
-    attributes = {k: v for k, v in node.attributes.items() if k not in _OURS and v is not None}
-    inputs = list(node.inputs)
-    if op in ("Softmax", "LogSoftmax", "Hardmax") and node.integer("opset", 13) < 13:
-        _old_softmax(writer, node, op)
-        return
-    if op == "Upsample":
-        scales = attributes.pop("scales", None)
-        scale_input = inputs[1] if scales is None else writer.constant(scales, np.float32)
-        mode = "linear" if attributes.get("mode") == "bilinear" else attributes.get("mode", "nearest")
-        writer.add("Resize", [inputs[0], "", scale_input], node.outputs, node.name, mode=mode,
-                   coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
-        return
-    if op in ("Conv", "ConvTranspose") and ("activation" in attributes or len(inputs) > 3):
-        raise FileFormatError(f"node {node.name!r}: export the graph as it was before fusing")
-    for key, position, kind in _AS_INPUT.get(op, ()):
-        if key not in attributes:
-            continue
-        value = attributes.pop(key)
-        if position < len(inputs) and inputs[position]:
-            continue
-        while len(inputs) <= position:
-            inputs.append("")
-        inputs[position] = writer.constant(value, writer.dtype if kind == "same" else kind)
-    if op == "Dropout":
-        inputs, attributes = inputs[:1], {}
-    if op == "Scatter":
-        op = "ScatterElements"
-    attributes = {k: (writer.onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v) for k, v in attributes.items()}
-    writer.add(op, inputs, node.outputs, node.name, **attributes)
-
-
-def _old_softmax(writer: Writer, node: Node, op: str) -> None:
-    """Before opset 13 a softmax ran over everything from its axis on, as one."""
-    flat, soft, shape = writer.value(), writer.value(), writer.value()
-    writer.add("Flatten", node.inputs, [flat], axis=node.integer("axis", 1) or 1)
-    writer.add(op, [flat], [soft], node.name, axis=1)
-    writer.add("Shape", node.inputs, [shape])
-    writer.add("Reshape", [soft, shape], node.outputs)
-
-
-# -- the model ---------------------------------------------------------------------------------------------------------
 
 
 def from_graph(graph: Graph) -> Any:
@@ -95,43 +30,114 @@ def from_graph(graph: Graph) -> Any:
     """
     onnx = require_onnx()
     graph = _with_utf8_names(graph)
-    stored: dict[str, np.ndarray] = {k: np.asarray(p.data) for k, p in graph.weights.items()}
-    stored |= {k: np.asarray(v) for k, v in (graph.state | graph.constants).items()}
+    if unknown := _unknown(graph):
+        raise FileFormatError(f"{len(unknown)} nodes cannot be written as ONNX: {', '.join(unknown)}")
+    stored = _stored(graph)
     named = [i.dtype for i in graph.inputs if i.dtype in FLOATS]
     floats = [v.dtype for v in stored.values() if v.dtype.name in FLOATS]
-    writer = Writer(dtype := next(iter(floats), dtype_of(_CODES[(named or ["float32"])[0]], "the model")))
-    writer.stored, writer.shapes = stored, {k: v.shape for k, v in stored.items()}
-    inner = {n.name for n in graph.nodes if any(isinstance(v, Graph) for v in n.attributes.values())}
-    if unknown := [
-        f"{n.name!r} ({n.op})" for n in graph.nodes if n.name in inner or not (n.op.startswith("onnx.") or n.op in WORDS)
-    ]:
-        raise FileFormatError(f"{len(unknown)} nodes cannot be written as ONNX: {', '.join(unknown)}")
-    helper = onnx.helper
-    inputs = [helper.make_tensor_value_info(i.name, _CODES[i.dtype], _open_names(i)) for i in graph.inputs]
-    writer.inputs = inputs
-    for node in graph.nodes:
-        WORDS.get(node.op, _from_onnx)(writer, node)
-    taken = {key for node in writer.nodes for key in node.input} | set(graph.outputs)
-    stored = {key: value for key, value in (stored | writer.constants).items() if key in taken or key in graph.weights}
-    initializers = [onnx.numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in stored.items()]
-    outputs = [onnx.ValueInfoProto(name=key) for key in graph.outputs]
-    proto = helper.make_graph(writer.nodes, graph.name or "preimage", inputs, outputs, initializers)
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="preimage")
+    dtype = next(iter(floats), dtype_of(_CODES[(named or ["float32"])[0]], "the model"))
+    writer = Writer(dtype, stored, infer(graph), _names(graph))
+    proto = _written(writer, graph, [_value_info(onnx, i.name, i.dtype, _open_names(i)) for i in graph.inputs])
+    domains = [onnx.helper.make_opsetid("", writer.opset), *(onnx.helper.make_opsetid(d, 1) for d in sorted(writer.domains))]
+    model = onnx.helper.make_model(proto, opset_imports=domains, producer_name="preimage")
     model.ir_version = 10
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        del model.graph.output[:]
-        known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
-        for key in graph.outputs:
-            value = known.get(key)
-            if value is None or not value.type.HasField("tensor_type"):
-                value = helper.make_tensor_value_info(key, _CODES[dtype.name], None)
-            model.graph.output.append(value)
-        if all(o.type.tensor_type.HasField("shape") for o in model.graph.output):  # the checker insists on them
-            onnx.checker.check_model(model)
+        _describe_outputs(onnx, model, graph, writer)
+        if all(o.type.WhichOneof("value") != "tensor_type" or o.type.tensor_type.HasField("shape") for o in model.graph.output):
+            onnx.checker.check_model(model)  # which insists on shapes
     except Exception as error:
         raise FileFormatError(f"the exported model is not valid ONNX: {error}") from error
     return model
+
+
+def _unknown(graph: Graph) -> list[str]:
+    """The nodes that ONNX has no words for, those of graphs inside nodes too."""
+    own = [f"{n.name!r} ({n.op})" for n in graph.nodes if not (n.op.startswith("onnx.") or n.op in WORDS)]
+    return own + [each for inner in graph.graphs.values() for each in _unknown(inner)]
+
+
+def _stored(graph: Graph) -> dict[str, np.ndarray]:
+    stored: dict[str, np.ndarray] = {k: np.asarray(p.data) for k, p in graph.weights.items()}
+    return stored | {k: np.asarray(v) for k, v in (graph.state | graph.constants).items()}
+
+
+def _names(graph: Graph) -> set[str]:
+    """Every name of a value, of graphs inside nodes too."""
+    own = {i.name for i in graph.inputs} | _stored(graph).keys() | {key for n in graph.nodes for key in (*n.inputs, *n.outputs)}
+    return own.union(*map(_names, graph.graphs.values()))
+
+
+def _value_info(onnx: Any, name: str, dtype: str | None, shape: Sequence[int | str | None] | None) -> Any:
+    """A value of this dtype and shape; without a dtype, its name alone."""
+    if not dtype or dtype not in _CODES:
+        return onnx.ValueInfoProto(name=name)
+    return onnx.helper.make_tensor_value_info(name, _CODES[dtype], shape)
+
+
+def _written(writer: Writer, graph: Graph, inputs: Sequence[Any]) -> Any:
+    """The GraphProto of a graph with these inputs."""
+    onnx = writer.onnx
+    for node in graph.nodes:
+        WORDS.get(node.op, _from_onnx)(writer, node)
+    taken = _taken(writer.nodes) | set(graph.outputs)
+    stored = {k: v for k, v in (writer.stored | writer.constants).items() if k in taken or k in graph.weights}
+    initializers = [onnx.numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in stored.items()]
+    outputs = [
+        _value_info(onnx, key, fact.dtype if (fact := writer.facts.get(key)) else None, writer.sizes(key))
+        for key in graph.outputs
+    ]
+    return onnx.helper.make_graph(writer.nodes, graph.name or "preimage", inputs, outputs, initializers)
+
+
+def _from_onnx(writer: Writer, node: Node) -> None:
+    """A node that came from ONNX, with the graphs inside it."""
+    inputs = list(node.inputs)
+    graphs: dict[str, Any] = {}
+    if any(isinstance(value, Graph) for value in node.attributes.values()):
+        inputs, graphs = _with_graphs(writer, node)
+    operator(writer, node, inputs, graphs)
+
+
+def _with_graphs(writer: Writer, node: Node) -> tuple[list[str], dict[str, Any]]:
+    """The inputs of a node without those that its graphs take by name, and the graphs as GraphProtos."""
+    names = node.words("captured", ())
+    own, outer = (
+        node.inputs[: len(node.inputs) - len(names)],
+        dict(zip(names, node.inputs[len(node.inputs) - len(names) :], strict=True)),
+    )
+    written = {}
+    for key, graph in node.attributes.items():
+        if isinstance(graph, Graph):
+            facts = infer(graph, {name: fact for name, key in outer.items() if (fact := writer.facts.get(key)) is not None})
+            inner = writer.inside(_stored(graph), facts)
+            inputs = [i for i in graph.inputs if i.name not in outer]
+            for name, source in outer.items():  # a pass may have given the value another name outside
+                if name != source and any(i.name == name for i in graph.inputs):
+                    inner.add("Identity", [source], [name])
+            written[key] = _written(inner, graph, [_value_info(writer.onnx, i.name, i.dtype, i.shape) for i in inputs])
+            writer.opset = max(writer.opset, inner.opset)
+    return list(own), written
+
+
+def _taken(nodes: Sequence[Any]) -> set[str]:
+    """The values that nodes take, and the graphs inside them."""
+    inner = [a.g for n in nodes for a in n.attribute if a.type == 5]
+    return {key for n in nodes for key in n.input}.union(*(_taken(g.node) | {o.name for o in g.output} for g in inner))
+
+
+def _describe_outputs(onnx: Any, model: Any, graph: Graph, writer: Writer) -> None:
+    """Dtype and shape of every output, as ONNX infers them, or as we know them."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {v.name: v for v in (*inferred.value_info, *inferred.output)}
+    del model.graph.output[:]
+    for key in graph.outputs:
+        value, fact = known.get(key), writer.facts.get(key)
+        kind = "" if value is None else value.type.WhichOneof("value")
+        if value is None or not kind or (kind == "tensor_type" and not value.type.tensor_type.HasField("shape")):
+            sizes = writer.sizes(key)
+            shape = None if sizes is None else [f"{key}_{k}" if n is None else n for k, n in enumerate(sizes)]
+            value = _value_info(onnx, key, (fact and fact.dtype) or writer.dtype.name, shape)
+        model.graph.output.append(value)
 
 
 def _with_utf8_names(graph: Graph) -> Graph:

@@ -82,7 +82,6 @@ def _group_norm(writer: Writer, node: Node) -> None:
     writer.add(
         "GroupNormalization", inputs, node.outputs, node.name, num_groups=node.integer("groups"), epsilon=node.number("eps")
     )
-    writer.same_sizes(node.outputs[0], node.inputs[0])
 
 
 @word("instance_norm")
@@ -102,11 +101,8 @@ def _layer_norm(writer: Writer, node: Node) -> None:
 def _batch_statistics_norm(writer: Writer, node: Node) -> None:
     """Every channel over the batch and space: transposed, that is a normalisation of each channel over all that is behind it."""
     x, weight, bias = _weights(writer, node, (node.integer("channels"),))
-    sizes = writer.sizes(x)
-    if sizes is None:
-        raise FileFormatError(f"node {node.name!r} (batch_statistics_norm): the number of axes of its input is not known")
     swapped, normal = writer.value(), writer.value()
-    order = [1, 0, *range(2, len(sizes))]
+    order = [1, 0, *range(2, writer.rank(node, x))]
     writer.add("Transpose", [x], [swapped], perm=order)
     flat, shape, one = writer.value(), writer.value(), writer.value()
     writer.add("Reshape", [swapped, writer.constant([1, node.integer("channels"), -1], np.int64)], [flat])
@@ -139,10 +135,7 @@ def _upsample(writer: Writer, node: Node) -> None:
         "nearest-exact": ("half_pixel", "round_prefer_ceil"),
         "linear": ("align_corners" if a.get("align_corners") else "half_pixel", None),
     }[node.word("mode", "nearest")]
-    spatial = writer.sizes(node.inputs[0])
-    if spatial is None:
-        raise FileFormatError(f"node {node.name!r} (upsample): the number of axes of its input is not known")
-    count = len(spatial) - 2
+    count = writer.rank(node, node.inputs[0]) - 2
     if a.get("size") is not None or a.get("recompute_scale_factor"):
         given = _per_axis(a.get("size"), count)
         if a.get("size") is None:

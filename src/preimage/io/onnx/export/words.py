@@ -2,83 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from preimage.errors import FileFormatError
 from preimage.io.graph import Node
+from preimage.io.graph.facts import Fact
 from preimage.io.onnx.model import require_onnx
 
-__all__ = ["OPSET", "WORDS", "Writer", "word"]
+__all__ = ["OPSET", "WORDS", "Writer", "window", "word", "write_steps"]
 
 #: The opset that is written.
 OPSET = 21
 
 
 class Writer:
-    """Collects the nodes and constants of the model that is being written."""
+    """Collects the nodes and constants of the graph that is being written; those of graphs inside it, by writers of their own, share its names.
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    stored: the graph's arrays by name. facts: what is known of its values (io.graph.facts). taken: names that are in use.
+    """
+
+    def __init__(
+        self, dtype: np.dtype[Any], stored: Mapping[str, np.ndarray], facts: Mapping[str, Fact], taken: Iterable[str] = ()
+    ) -> None:
         self.onnx = require_onnx()
         self.dtype = dtype
+        self.stored, self.facts = dict(stored), facts
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.stored: dict[str, np.ndarray] = {}
-        self.inputs: list[Any] = []
-        self._known_shapes: dict[str, tuple[int | None, ...]] = {}
-        self._sizes: dict[str, tuple[int | None, ...] | None] = {}
-        self._count = 0
+        self.shapes: dict[str, tuple[int, ...]] = {key: array.shape for key, array in self.stored.items()}
+        self.domains: set[str] = set()
+        self.opset = OPSET
+        self._taken = frozenset(taken)
+        self._numbers = count(1)
+
+    def inside(self, stored: Mapping[str, np.ndarray], facts: Mapping[str, Fact]) -> Writer:
+        """The writer of a graph inside a node."""
+        inner = Writer(self.dtype, stored, facts, self._taken)
+        inner._numbers, inner.domains = self._numbers, self.domains
+        return inner
+
+    def _name(self, kind: str) -> str:
+        return next(name for k in self._numbers if (name := f"preimage_{kind}_{k}") not in self._taken)
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """The name of a new constant."""
-        self._count += 1
-        name = f"preimage_constant_{self._count}"
+        name = self._name("constant")
         self.constants[name] = np.array(value, self.dtype if dtype is None else dtype)
         return name
 
     def value(self) -> str:
         """A new name for a value on the way."""
-        self._count += 1
-        return f"preimage_value_{self._count}"
+        return self._name("value")
 
     def add(self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any) -> None:
-        """One ONNX node; attributes that are None are left out."""
+        """One ONNX node, of another domain where `domain::` stands before its name; attributes that are None are left out."""
+        domain, _, op = op.rpartition("::")
+        if domain:
+            self.domains.add(domain)
+        else:
+            self.opset = max(self.opset, self._since(op))
         kept = {k: v for k, v in attributes.items() if v is not None}
-        self.nodes.append(self.onnx.helper.make_node(op, list(inputs), list(outputs), name=name, **kept))
+        self.nodes.append(self.onnx.helper.make_node(op, list(inputs), list(outputs), name=name, domain=domain, **kept))
+
+    def _since(self, op: str) -> int:
+        """The oldest opset from OPSET on that has the operator: newer ones than OPSET are written where a net needs them."""
+        defs = self.onnx.defs
+        for opset in range(OPSET, defs.onnx_opset_version() + 1):
+            if defs.has(op, opset, ""):
+                return opset
+        raise FileFormatError(f"ONNX has no operator {op!r}")
+
+    def op(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """One node with one result, whose name is made up."""
+        result = self.value()
+        self.add(op, inputs, [result], **attributes)
+        return result
+
+    def ints(self, *values: int) -> str:
+        """The name of a constant list of int64."""
+        return self.constant(list(values), np.int64)
+
+    def size(self, value: str, axis: int, end: int | None = None) -> str:
+        """One size of a value, or those of the axes axis .. end - 1, as a list of int64."""
+        return self.op("Shape", [value], start=axis, end=axis + 1 if end is None else end)
+
+    def float32(self, value: str) -> str:
+        """A value as float32."""
+        return self.op("Cast", [value], to=self.onnx.TensorProto.FLOAT)
 
     def sizes(self, value: str) -> tuple[int | None, ...] | None:
-        """The sizes of a value made so far, None where one is open; None where not even their number is known."""
-        if value not in self._sizes:
-            self._infer()
-        return self._sizes.get(value)
+        """The sizes of a value of the graph, None where one is open; None where not even their number is known."""
+        fact = self.facts.get(value)
+        return None if fact is None or fact.shape is None else tuple(n if isinstance(n, int) else None for n in fact.shape)
 
-    def same_sizes(self, output: str, source: str) -> None:
-        """Note that a value has the sizes of another, where ONNX's inference does not know it."""
-        sizes = self.sizes(source)
-        if sizes is not None:
-            self._known_shapes[output] = sizes
-
-    def _infer(self) -> None:
-        """ONNX's own shape inference over the nodes so far; large stored arrays take part by their shapes alone."""
-        helper = self.onnx.helper
-        arrays = self.stored | self.constants
-        small = [self.onnx.numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in arrays.items() if v.size <= 64]
-        large = [
-            helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-            for k, v in arrays.items() if v.size > 64
-        ]  # fmt: skip
-        code = helper.np_dtype_to_tensor_dtype(self.dtype)
-        infos = [helper.make_tensor_value_info(k, code, sizes) for k, sizes in self._known_shapes.items()]
-        graph = helper.make_graph(self.nodes, "g", [*self.inputs, *large], [], small, value_info=infos)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-        known = self.onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        for item in (*known.value_info, *known.input):
-            tensor = item.type.tensor_type
-            dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-            self._sizes[item.name] = tuple(dims) if tensor.HasField("shape") else None
+    def rank(self, node: Node, value: str) -> int:
+        """How many axes a value has. Raises: FileFormatError where that is not known."""
+        sizes = self.sizes(value)
+        if sizes is None:
+            raise FileFormatError(f"node {node.name!r} ({node.op}): the number of axes of its input is not known")
+        return len(sizes)
 
 
 Word = Callable[[Writer, Node], None]
@@ -130,13 +157,44 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
 _AUTO_PAD = {"same": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}
 
 
+def window(node: Node, kernel: Sequence[int], *, stride_is_kernel: bool = False) -> dict[str, Any]:
+    """The attributes that all windows share; without a stride it is 1, or the kernel's size."""
+    ndim, padding = len(kernel), node.padding(len(kernel))
+    unsaid = stride_is_kernel and node.attributes.get("stride") is None
+    return {
+        "kernel_shape": list(kernel),
+        "strides": list(kernel if unsaid else node.per_axis("stride", ndim)),
+        **({"auto_pad": _AUTO_PAD[padding]} if isinstance(padding, str) else {"pads": _flat(padding)}),
+        "dilations": list(node.per_axis("dilation", ndim)),
+    }
+
+
+def write_steps(
+    writer: Writer, node: Node, values: Sequence[str], steps: Sequence[tuple[str, tuple[int, ...], Mapping[str, Any]]]
+) -> None:
+    """Steps one after the other: each takes values by number, or by -1 - k what step k made; the last gives the node's output."""
+    made: list[str] = []
+    for position, (op, at, attributes) in enumerate(steps):
+        last = position == len(steps) - 1
+        made.append(node.outputs[0] if last else writer.value())
+        inputs = tuple(values[k] if k >= 0 else made[-1 - k] for k in at)
+        if op in WORDS:
+            WORDS[op](writer, Node(node.name if last else "", op, inputs, (made[-1],), attributes))
+        else:  # one of ONNX's own, which are without attributes here
+            writer.add(op.removeprefix("onnx."), inputs, [made[-1]], node.name if last else "")
+
+
 @word("conv", "conv_transpose")
 def _contraction(writer: Writer, node: Node) -> None:
     attributes = dict(node.attributes)
     if "chain" in attributes:
-        raise FileFormatError(
-            f"node {node.name!r} has swallowed {len(node.held('chain', tuple)[0])} others: export the graph as it was before"
+        steps, numbers = node.held("chain", tuple)
+        plain = replace(
+            node, name="", outputs=(writer.value(),), attributes={k: v for k, v in attributes.items() if k != "chain"}
         )
+        _contraction(writer, plain)
+        write_steps(writer, node, [plain.outputs[0], *map(writer.constant, numbers)], steps)
+        return
     weight = writer.shapes.get(node.inputs[1])
     if weight is None:
         raise FileFormatError(f"node {node.name!r}: the weight of a {node.op} must be stored in the graph to be exported")
@@ -195,18 +253,9 @@ def _linear(writer: Writer, node: Node) -> None:
 
 @word("max_pool", "avg_pool")
 def _pool(writer: Writer, node: Node) -> None:
-    attributes = dict(node.attributes)
-    kernel = list(node.integers("kernel_size"))
-    ndim = len(kernel)
-    padding = node.padding(ndim)
-    out: dict[str, Any] = {
-        "kernel_shape": kernel,
-        "strides": kernel if attributes.get("stride") is None else list(node.per_axis("stride", ndim)),
-        **({"auto_pad": _AUTO_PAD[padding]} if isinstance(padding, str) else {"pads": _flat(padding)}),
-        "ceil_mode": int(node.flag("ceil_mode")),
-        "dilations": list(node.per_axis("dilation", ndim)),
-    }
-    divisor = None if attributes.get("divisor_override") is None else node.number("divisor_override")
+    kernel = node.integers("kernel_size")
+    out = window(node, kernel, stride_is_kernel=True) | {"ceil_mode": int(node.flag("ceil_mode"))}
+    divisor = None if node.attributes.get("divisor_override") is None else node.number("divisor_override")
     if node.op == "avg_pool":
         out["count_include_pad"] = int(divisor is not None or node.flag("count_include_pad", True))
     if divisor is not None:  # the mean over whole windows, padding included, times their size over the divisor
@@ -310,13 +359,17 @@ def _reshape(writer: Writer, node: Node) -> None:
 
 @word("flatten")
 def _flatten(writer: Writer, node: Node) -> None:
-    axis, end = node.integer("axis"), node.integer("end_axis", -1)
+    x, axis, end = node.inputs[0], node.integer("axis"), node.integer("end_axis", -1)
     if axis == 1 and end == -1:
         writer.add("Flatten", node.inputs, node.outputs, node.name, axis=1)
         return
-    if end != -1 or axis < 0:
-        raise FileFormatError(f"node {node.name!r}: a flatten of axes {axis} to {end} is not exported")
-    writer.add("Reshape", [node.inputs[0], writer.constant([0] * axis + [-1], np.int64)], node.outputs, node.name)
+    if axis >= 0 and end == -1:
+        writer.add("Reshape", [x, writer.ints(*[0] * axis, -1)], node.outputs, node.name)
+        return
+    rank = writer.rank(node, x)
+    axis, end = axis % rank, end % rank
+    target = writer.op("Concat", [writer.ints(*[0] * axis, -1), writer.size(x, end + 1, rank)], axis=0)
+    writer.add("Reshape", [x, target], node.outputs, node.name)
 
 
 @word("transpose")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from preimage.io.graph.types import TypeRule, gives
 from preimage.io.onnx.model import CODES, dtype_of
 from preimage.io.onnx.operators.moving import is_float, recorded, reshape, typed, where
 
-__all__ = ["as_type"]
+__all__ = ["as_type", "per_channel"]
 
 
 _BOOL = gives("bool")
@@ -259,9 +259,16 @@ def _shrink(x: Any, lambd: float = 0.5, bias: float = 0.0) -> Any:
     return _where(data > lambd, typed(x - bias, x), low)
 
 
+def per_channel(x: Sequence[Any], slope: Sequence[Any], opset: int) -> bool:
+    """Whether a slope of this shape is one per channel: as opset 6 has it, and files of MXNet of every opset, where it fits in no other way."""
+    if len(slope) != 1 or len(x) < 3:
+        return False
+    return opset < 7 or (slope[0] != 1 and slope[0] != x[-1] and slope[0] == x[1])
+
+
 @graph_op("onnx.PRelu")
 def _prelu(x: Any, slope: Any, *, opset: int = 7) -> Any:
-    if opset < 7 and slope.ndim == 1:  # one slope per channel
+    if per_channel(x.shape, slope.shape, opset):
         slope = reshape(slope, (-1,) + (1,) * (x.ndim - 2))
     zero = _zero_like(x)
     if recorded(x, slope):

@@ -1,0 +1,52 @@
+"""How the words that `optimise` makes are written: each as the operators that it stands for."""
+
+from __future__ import annotations
+
+from preimage.errors import FileFormatError
+from preimage.io.graph import Node
+from preimage.io.onnx.export.words import Writer, word, write_steps
+
+__all__: list[str] = []
+
+
+@word("pointwise")
+def _pointwise(writer: Writer, node: Node) -> None:
+    write_steps(writer, node, node.inputs, node.held("steps", tuple))
+
+
+@word("channels_innermost")
+def _channels_innermost(writer: Writer, node: Node) -> None:
+    """Where elements lie in memory is nothing that ONNX says."""
+    writer.add("Identity", node.inputs, node.outputs, node.name)
+
+
+@word("attention")
+def _attention(writer: Writer, node: Node) -> None:
+    q, k, v, mask = (*node.inputs, "")[:4]
+    scale = node.number("scale", 1.0)
+    scores = writer.op("MatMul", [q if scale == 1 else writer.op("Mul", [q, writer.constant(scale)]), k])
+    scores = writer.op("Add", [scores, mask]) if mask else scores
+    writer.add("MatMul", [writer.op("Softmax", [scores], axis=-1), v], node.outputs, node.name)
+
+
+@word("rms_norm")
+def _rms_norm(writer: Writer, node: Node) -> None:
+    x, weight = (*node.inputs, "")[:2]
+    mean = writer.op("ReduceMean", [writer.op("Mul", [x, x]), writer.ints(*node.integers("axes"))])
+    scale = writer.op("Reciprocal", [writer.op("Sqrt", [writer.op("Add", [mean, writer.constant(node.number("eps"))])])])
+    if weight:
+        writer.add("Mul", [writer.op("Mul", [x, scale]), weight], node.outputs, node.name)
+    else:
+        writer.add("Mul", [x, scale], node.outputs, node.name)
+
+
+@word("channel_shuffle")
+def _channel_shuffle(writer: Writer, node: Node) -> None:
+    """Channels as rows and columns, transposed; all that is behind them as one axis."""
+    x, groups = node.inputs[0], node.integer("groups")
+    sizes = writer.sizes(x)
+    if sizes is None or sizes[1] is None:
+        raise FileFormatError(f"node {node.name!r} (channel_shuffle): the number of channels must be known, sizes are {sizes}")
+    apart = writer.op("Reshape", [x, writer.ints(0, groups, sizes[1] // groups, -1)])
+    swapped = writer.op("Transpose", [apart], perm=[0, 2, 1, 3])
+    writer.add("Reshape", [swapped, writer.op("Shape", [x])], node.outputs, node.name)
