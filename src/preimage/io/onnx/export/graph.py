@@ -114,7 +114,12 @@ def _with_graphs(writer: Writer, node: Node) -> tuple[list[str], dict[str, Any]]
             for name, source in outer.items():  # a pass may have given the value another name outside
                 if name != source and any(i.name == name for i in graph.inputs):
                     inner.add("Identity", [source], [name])
-            written[key] = _written(inner, graph, [_value_info(writer.onnx, i.name, i.dtype, i.shape) for i in inputs])
+            single = (
+                2 if node.op == "onnx.Loop" else 0
+            )  # the trip's number and the condition: onnxruntime wants to read that they are single values
+            shapes = [() if k < single else item.shape for k, item in enumerate(inputs)]
+            values = [_value_info(writer.onnx, i.name, i.dtype, shape) for i, shape in zip(inputs, shapes, strict=True)]
+            written[key] = _written(inner, graph, values)
             writer.opset = max(writer.opset, inner.opset)
     return list(own), written
 
