@@ -152,7 +152,7 @@ def _face_hdf5(path: Path, version: int) -> None:
 
 
 def _read_face_hdf5(path: Path) -> int:
-    from preimage.caffe import hdf5
+    from preimage.io.caffe import hdf5
 
     return one(hdf5.read_weights(path, {"ip": [(200, 300)]})["ip"][0])
 

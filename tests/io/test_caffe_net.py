@@ -12,6 +12,7 @@ from preimage.io import caffe
 from preimage.io.caffe.fillers import bilinear, fill
 from preimage.io.caffe.upgrade import upgraded
 from preimage.io.caffe.wire.binary import decode, encode
+from preimage.io.files import save_model
 
 INPUT = 'layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 5 } } }'
 CONV = 'type: "Convolution" convolution_param { num_output: 3 kernel_size: 3 pad: 1 weight_filler { type: "msra" } }'
@@ -155,9 +156,39 @@ def test_rules_choose_layers(rule: str, phase: str, level: int, stages: tuple[st
 
 
 def test_all_unsupported_layers_are_named_before_anything_else() -> None:
-    text = f'{INPUT} layer {{ name: "p" type: "Python" bottom: "data" top: "p" }} layer {{ name: "q" type: "RNN" bottom: "nothing" top: "q" }}'
-    with pytest.raises(FileFormatError, match=r"2 layers have a type that is not supported: 'p' \(Python\), 'q' \(RNN\)"):
-        net(text)
+    python = 'type: "Python" bottom: "data" top: "p" python_param { module: "m.n" layer: "L" }'
+    rows = [f'name: "p" {python}', *(f'name: "{name}" type: "RNN" bottom: "nothing" top: "{name}"' for name in "qr")]
+    problem = r"3 layers have a type that is not supported\. Python: 'p' \(m\.n\.L\); RNN: 'q', 'r'\. A Python layer runs code"
+    with pytest.raises(FileFormatError, match=problem):
+        net(INPUT + "".join(f"layer {{ {row} }}" for row in rows))
+
+
+def test_fields_of_forks_are_named_and_slips_of_the_pen_refused(tmp_path: Path) -> None:
+    conv = (
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 2 kernel_size: 3 %s } %s }'
+    )
+    loaded = net(INPUT + " version_of_fork: 2 " + conv % ("winograd: true", "new_param { a: 1 }"))
+    assert loaded.unread == [
+        "version_of_fork (line 1)",
+        "layer 'c': new_param (line 1)",
+        "layer 'c': convolution_param.winograd (line 1)",
+    ]
+    caffe.save(loaded, tmp_path / "again.prototxt")
+    again = caffe.load(tmp_path / "again.prototxt")
+    assert [field.split(" (line")[0] for field in again.unread] == [field.split(" (line")[0] for field in loaded.unread]
+    for slip, meant in (("strid: 2", "stride"), ("kernel_sise: 3", "kernel_size"), ("grouup: 2", "group"), ("pda: 1", "pad")):
+        problem = f"layer 'c' .Convolution., line 1: convolution_param has no field '{slip[:-3]}'; did you mean '{meant}'?"
+        with pytest.raises(FileFormatError, match=problem):
+            net(INPUT + conv % (slip, ""))
+    for word, wanted in (("pool: AVG", "AVE"), ("pool: LP", "MAX, AVE, STOCHASTIC")):
+        with pytest.raises(FileFormatError, match=f"line 1: pooling_param.pool knows no {word[6:]}; wanted: {wanted}"):
+            net(f'{INPUT} layer {{ name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param {{ {word} }} }}')
+    with pytest.raises(FileFormatError, match="NetParameter has no field 'layr'; did you mean 'layer'"):
+        net("layr { }")
+    weights = loaded.to_message()
+    weights.layer[-1].unknown = b"\xc2\x3e\x02xy"
+    caffe.save(caffe.load(weights), tmp_path / "again.caffemodel")
+    assert caffe.load(tmp_path / "again.caffemodel").unread == ["layer 'c': field 1000 (5 bytes)"]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +309,7 @@ def test_a_failed_copy_changes_nothing() -> None:
 def test_files_that_are_not_there_or_not_nets(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="cannot be read"):
         caffe.load(tmp_path / "none.prototxt")
-    (tmp_path / "text.prototxt").write_bytes(b"\xff\xfe")
+    (tmp_path / "text.prototxt").write_bytes(b"\xff\xfex")
     with pytest.raises(FileFormatError, match="UTF-16"):
         caffe.load(tmp_path / "text.prototxt")
     (tmp_path / "w.caffemodel").write_bytes(b"\x89PNG\r\n")
@@ -392,3 +423,24 @@ def test_a_net_trains() -> None:
     assert losses[-1] < 0.05 * losses[0]
     assert float(graph.array("b.factor")[0]) > 1
     assert set(graph.state_dict()) == {"c.weight", "c.bias", "f.weight", "f.bias", "b.mean", "b.variance", "b.factor"}
+
+
+def test_hdf5_weights_go_in_and_out(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    layers = """layer { name: "c" type: "Convolution" bottom: "data" top: "c" param { name: "w" }
+      convolution_param { num_output: 3 kernel_size: 1 weight_filler { type: "xavier" } } }
+    layer { name: "d" type: "Convolution" bottom: "c" top: "d" param { name: "w" } convolution_param { num_output: 3 kernel_size: 1 } }"""
+    first = net(INPUT + layers, seed=3)
+    caffe.save(first, tmp_path / "net.caffemodel.h5")
+    caffe.save(first, tmp_path / "net.prototxt")
+    second = caffe.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel.h5")
+    assert second.missing == []
+    for name, array in first.state_dict().items():
+        assert np.array_equal(second.state_dict()[name], array)
+    save_model(second, tmp_path / "again.h5")
+    (tmp_path / "half.h5").write_bytes((tmp_path / "again.h5").read_bytes()[:900])
+    with pytest.raises(FileFormatError, match="half"):
+        second.copy_weights(tmp_path / "half.h5")
+    other = net(INPUT + layers.replace("kernel_size: 1", "kernel_size: 3"))
+    with pytest.raises(ShapeError, match="layer 'c': blob 0 has shape"):
+        other.copy_weights(tmp_path / "again.h5")

@@ -1,11 +1,14 @@
 """The prototxt format: what it takes, what it refuses with which line, and that writing reads back equal."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe import Message, format_text, parse_text
+from preimage.io.caffe import Message, format_text, parse_text, read_net
 from preimage.io.caffe.wire.binary import decode, encode
 from preimage.io.caffe.wire.text import text_of_bytes
 
@@ -42,13 +45,13 @@ def test_forks_spell_the_rounding_of_pooling_as_a_bool() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('name: "a"\nlayr { }', "line 2: NetParameter has no field 'layr'; did you mean 'layer'?"),
         ('name: "a"\n\nname: "b"', "line 3: name is given twice"),
         ("layer {\n name: 3\n}", "line 2: name needs a quoted string, found '3'"),
         ("layer {\n", "line 2: '}' is missing for the LayerParameter opened on line 1"),
         ("layer { pooling_param { kernel_size: -1 } }", "line 1: kernel_size: -1 is outside 0"),
         ("layer { pooling_param { kernel_size: 1.5 } }", "is no uint32"),
-        ("layer { pooling_param { pool: SUM } }", "'SUM' is no PoolMethod"),
+        ("layer { pooling_param { pool: 'MAX' } }", "is no PoolMethod"),
+        ("layer { pooling_param { pool: MAX2.5 } }", "was expected, found '.5'"),
         ("layer { dropout_param { dropout_ratio: x } }", "'x' is no float"),
         ("force_backward: 2", "'2' is no bool|2 is no bool"),
         ('name "a"', "':' is missing after 'name'"),
@@ -73,8 +76,75 @@ def test_strings_and_comments_keep_bytes_of_any_encoding() -> None:
     assert message.layer[0].name.encode("utf-8", "surrogateescape") == words + b"\xff"
     back = parse_text("NetParameter", text_of_bytes(format_text(message).encode("utf-8", "surrogateescape")))
     assert back == message == decode("NetParameter", encode(message))
-    with pytest.raises(FileFormatError, match="UTF-16"):
-        text_of_bytes("layer {}".encode("utf-16"))
+
+
+ENDS = {"Unix": "\n", "Windows": "\r\n", "old Mac": "\r"}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_texts_of_any_encoding_and_line_ending(encoding: str, end: str, tmp_path: Path) -> None:
+    text = end.join(["# caf\u00e9 \u5377", 'name: "n\u00e9"', "layer { # one", 'name: "in"\u00a0type: "Input" top: "x"', "}"])
+    marks = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff", "utf-32-be": b"\0\0\xfe\xff"}
+    data = marks.get(encoding, b"") + text.encode(encoding)
+    place = tmp_path / "net"
+    place.write_bytes(data)
+    net = read_net(place)
+    assert (net.name, net.layer[0].type) == ("n\u00e9", "Input")
+    with pytest.raises(FileFormatError, match="line 3: cannot read"):
+        parse_text("NetParameter", text_of_bytes(data).replace("layer", "@"))
+
+
+def test_damaged_text_of_two_bytes_a_letter() -> None:
+    with pytest.raises(FileFormatError, match="damaged UTF-16 text"):
+        text_of_bytes("layer {}".encode("utf-16") + b"\0")
+
+
+def test_latin_1_comments_and_a_stray_carriage_return_in_a_comment() -> None:
+    data = b'# \xe9t\xe9 \r still the comment\nname: "a"\n'
+    assert parse_text("NetParameter", text_of_bytes(data)).name == "a"
+
+
+FORK = """
+name: "a" version_of_fork: 3
+layer { name: "d" type: "New" new_param { size: [1, 2] word: BOTH text: "a" 'b' inner < deep: { on: true } > inner { } gain: -1e-3 } num: 0x1F }
+"""
+
+
+def test_fields_that_are_not_known_are_kept_by_name_and_written_back() -> None:
+    net = parse_text("NetParameter", FORK)
+    layer = net.layer[0]
+    assert [e.name for e in (*net.extra, *layer.extra)] == ["version_of_fork", "new_param", "num"]
+    inner = layer.extra[0].value
+    assert [(e.name, e.value) for e in inner if isinstance(e.value, str)] == [
+        ("size", "1"), ("size", "2"), ("word", "BOTH"), ("text", "\"a\" 'b'"), ("gain", "-1e-3"),
+    ]  # fmt: skip
+    text = format_text(net)
+    assert "deep {\n" in text
+    assert parse_text("NetParameter", text) == net
+    assert format_text(parse_text("NetParameter", text)) == text
+    assert net.copy() == net != parse_text("NetParameter", FORK.replace("BOTH", "ONE"))
+    with pytest.raises(FileFormatError, match="line 2: NetParameter has no field 'version_of_fork'"):
+        parse_text("NetParameter", FORK, strict=True)
+    word = parse_text("NetParameter", "layer { pooling_param { pool: LP pad: 1 } }").layer[0].pooling_param
+    assert ([(e.name, e.value) for e in word.extra], word.pad, word.has("pool")) == ([("pool", "LP")], 1, False)
+    with pytest.raises(FileFormatError, match="'LP' is no PoolMethod"):
+        parse_text("NetParameter", "layer { pooling_param { pool: LP } }", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("fork_param { a 3 }", "':' is missing after 'a'"),
+        ("fork_param { a: 3", "a field name was expected in 'fork_param' of line 1"),
+        ("fork_param { a: } }", "a needs a value, found '}'"),
+        ("fork_param { a: [1 2] }", "',' or ']' was expected"),
+        ("fork_param" + "{ a" * 100_000, "nested deeper than 32"),
+    ],
+)
+def test_fields_that_are_not_known_still_have_to_be_text(text: str, problem: str) -> None:
+    with pytest.raises(FileFormatError, match=re.escape(problem)):
+        parse_text("NetParameter", text)
 
 
 def test_fields_that_are_not_known_leave_a_comment() -> None:
@@ -86,7 +156,7 @@ def test_fields_that_are_not_known_leave_a_comment() -> None:
 
 
 def test_deep_nesting_ends_in_an_error_not_in_a_crash() -> None:
-    # no Caffe message nests in itself, so depth needs unknown fields, which are errors, or brackets
+    # no Caffe message nests in itself, so depth needs fields of forks or brackets
     with pytest.raises(FileFormatError):
         parse_text("NetParameter", "layer {" * 100_000)
     with pytest.raises(FileFormatError):

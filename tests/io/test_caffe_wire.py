@@ -10,7 +10,7 @@ from preimage.io import protobuf
 from preimage.io.caffe import Message
 from preimage.io.caffe.wire.binary import decode, encode
 from preimage.io.caffe.wire.schema import message_fields
-from preimage.io.caffe.wire.schema_rows import ENUMS, MESSAGES
+from preimage.io.caffe.wire.schema_rows import ENUMS, FORKS, MESSAGES
 
 
 @pytest.mark.parametrize(("value", "data"), [(0, b"\x00"), (1, b"\x01"), (300, b"\xac\x02"), (-1, b"\xff" * 9 + b"\x01")])
@@ -159,6 +159,40 @@ def test_against_protobufs_own_library() -> None:
         back = type(theirs)()
         back.ParseFromString(encode(ours))
         assert back == theirs, name
+
+
+NUMBERS = [(layer, number) for layer, (_, _, numbers) in FORKS.items() for number in numbers]
+
+
+@pytest.mark.parametrize(("layer", "number"), NUMBERS, ids=lambda value: str(value))
+def test_the_parameters_of_forks_layers_are_read_by_the_numbers_that_the_forks_gave_them(layer: str, number: int) -> None:
+    name, kind, numbers = FORKS[layer]
+    segnet = (kind, number) == ("BNParameter", 45)
+    field = message_fields("SegNetBNParameter" if segnet else kind)
+    whole = next((f for f in field.values() if f.kind in ("uint32", "int32", "enum", "bool")), None)
+    payload = (
+        protobuf.key(whole.number, protobuf.VARINT) + b"\x01" if whole else protobuf.key(1, protobuf.FIXED32) + b"\0\0\x80\x3f"
+    )
+    head = protobuf.key(2, protobuf.BYTES) + bytes([len(layer)]) + layer.encode()
+    data = protobuf.key(number, protobuf.BYTES) + bytes([len(payload)]) + payload + head
+    message = decode("LayerParameter", data)
+    set_name = whole.name if whole else next(iter(field))
+    value = getattr(getattr(message, name), set_name)
+    assert (int(value[0]) if isinstance(value, list) else int(value)) == 1
+    written = number if segnet else numbers[0]
+    assert encode(message) == head + protobuf.key(written, protobuf.BYTES) + bytes([len(payload)]) + payload
+    # in a layer of another type the number means what BVLC says, or nothing
+    other = decode("LayerParameter", data.replace(layer.encode(), b"x" * len(layer)))
+    assert not other.has(name)
+
+
+def test_what_does_not_fit_the_meaning_of_a_number_that_forks_use_otherwise_is_kept() -> None:
+    transform = b"\x45\0\0\x80\x3f"  # 8: 1.0, a float in PSPNet, a message in SSD
+    layer = decode("LayerParameter", b"\xa2\x06" + bytes([len(transform)]) + transform + b"\xda\x0c\x01\xff")
+    assert layer.transform_param.unknown == transform
+    assert encode(layer) == b"\xa2\x06" + bytes([len(transform)]) + transform + b"\xda\x0c\x01\xff"
+    with pytest.raises(FileFormatError):
+        decode("LayerParameter", b"\xd2\x06\x01\xff")  # convolution_param, whose number is nobody else's
 
 
 def test_what_is_set_inside_a_message_that_is_not_set_stays():

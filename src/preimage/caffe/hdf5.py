@@ -1,81 +1,25 @@
-"""HDF5 files of weights and solver states, as Caffe writes them. Needs h5py, which is imported on first use.
+"""HDF5 files of solver states, as Caffe writes them: `iter`, `current_step`, `learned_net`, and a group `history` of datasets.
 
-Weights: group `data`, in it a group for each layer, in it the datasets `0`, `1`, ...; `diff` likewise. A blob that a layer shares is
-stored with the layer that owns it. Solver states: `iter`, `current_step`, `learned_net`, and a group `history` of datasets.
-
+Needs h5py, which is imported on first use.
 Files are written whole or not at all. A file's links to other files are not followed, and sizes are compared before anything is read.
-Source: BVLC/caffe, Net::ToHDF5 and SGDSolver (read as facts).
+Source: BVLC/caffe, SGDSolver (read as facts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from preimage.errors import FileFormatError, ShapeError
-from preimage.io.hdf5 import inside, is_hdf5, library, numbers, reading, writing
+from preimage.errors import FileFormatError
+from preimage.io.caffe.hdf5 import read_blob
+from preimage.io.hdf5 import inside, is_hdf5, library, reading, writing
 
-__all__ = ["is_hdf5", "read_state", "read_weights", "write_state", "write_weights"]
+__all__ = ["is_hdf5", "read_state", "write_state"]
 
 StrPath = str | PathLike[str]
-
-
-# -- weights -----------------------------------------------------------------------------------------------------------
-
-
-def write_weights(
-    path: StrPath, layers: Mapping[str, Sequence[Any | None]], diffs: Mapping[str, Sequence[Any]] | None = None
-) -> None:
-    """Write the blobs of layers by name; None stands for a blob that another layer owns. Raises: OutputError."""
-    with writing(path) as file:
-        for group, table in (("data", layers), ("diff", diffs)):
-            if table is None:
-                continue
-            root = file.create_group(group)
-            for layer, blobs in table.items():
-                made = root.create_group(layer)
-                for index, blob in enumerate(blobs):
-                    if blob is not None:
-                        made.create_dataset(str(index), data=np.asarray(blob, np.float32))
-
-
-def read_weights(path: StrPath, wanted: Mapping[str, Sequence[tuple[int, ...] | None]]) -> dict[str, list[Any]]:
-    """The blobs of those layers that the file has; shapes as wanted, None where a blob may be missing (another layer owns it).
-
-    Raises: FileFormatError for a file that is not what it should be, ShapeError for another shape.
-    """
-    found: dict[str, list[Any]] = {}
-    with reading(path) as file:
-        data = inside(file, "data", path)
-        if data is None:
-            raise FileFormatError(f"{path} has no group 'data'; it holds no weights of Caffe's")
-        for layer, shapes in wanted.items():
-            group = inside(data, layer, path)
-            if group is None or not shapes:
-                continue
-            if len(group) > len(shapes):
-                raise FileFormatError(f"{path}: layer {layer!r} has {len(group)} blobs, the net {len(shapes)}")
-            found[layer] = [_blob(group, index, shape, layer, path) for index, shape in enumerate(shapes)]
-    return found
-
-
-def _blob(group: Any, index: int, shape: tuple[int, ...] | None, layer: str, path: StrPath) -> Any:
-    entry = inside(group, str(index), path)
-    if entry is None:
-        if shape is None:
-            return None
-        raise FileFormatError(f"{path}: layer {layer!r} has no blob {index}, which the net needs")
-    if not isinstance(entry, library().Dataset):
-        raise FileFormatError(f"{path}: {layer!r}: {index} is no array")
-    if shape is not None and tuple(entry.shape) != shape:
-        raise ShapeError(f"{path}: layer {layer!r}: blob {index} has shape {tuple(entry.shape)}, the net needs {shape}")
-    return None if shape is None else numbers(entry, path)
-
-
-# -- solver states -----------------------------------------------------------------------------------------------------
 
 
 def write_state(path: StrPath, step: int, current_step: int, learned_net: str, history: Sequence[Any]) -> None:
@@ -99,7 +43,7 @@ def read_state(path: StrPath, shapes: Sequence[tuple[int, ...]]) -> tuple[int, i
         group = whole[3]
         if len(group) != len(shapes):
             raise FileFormatError(f"{path} has {len(group)} arrays of history, this solver {len(shapes)}: another type or net")
-        history = [_blob(group, index, shape, "history", path) for index, shape in enumerate(shapes)]
+        history = [read_blob(group, index, shape, "history", path) for index, shape in enumerate(shapes)]
         return step, current, _text(whole[2], path), history
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import preimage.io.caffe as files
 from preimage import ops
 from preimage.autograd import Tensor, array_of, enable_grad, grad, no_grad
-from preimage.caffe import hdf5
 from preimage.caffe.blob import Blob
 from preimage.caffe.feeds import Feed
 from preimage.caffe.layer import Layer
@@ -48,10 +47,9 @@ class Net(NetWeights, NetBatches):
             if isinstance(source, str | PathLike):
                 readable(source)
         weights, self._feed = given["weights"], None if given["data"] is None else Feed(given["data"])
-        separate = isinstance(weights, str | PathLike) and hdf5.is_hdf5(weights)
         self._graph = files.load(
             network_file,
-            None if separate else weights,
+            weights,
             phase="TRAIN" if given["phase"] == TRAIN else "TEST",
             level=given["level"],
             stages=given["stages"] or (),
@@ -60,8 +58,6 @@ class Net(NetWeights, NetBatches):
             python=Hosts(given["phase"]),
         )
         self._describe(self._graph.assembly)
-        if separate:
-            self.load_hdf5(weights)
         self._recorded: dict[str, Any] = {}
         self._record = given["phase"] == TRAIN
         self._set_loss_diffs()

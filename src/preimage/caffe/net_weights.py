@@ -7,12 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from preimage.caffe import hdf5
 from preimage.caffe.blob import Blob
 from preimage.caffe.errors import MissingFileError
-from preimage.errors import ShapeError
+from preimage.errors import FileFormatError, ShapeError
 from preimage.host import write_file
-from preimage.io.caffe import CaffeGraph
+from preimage.io.caffe import CaffeGraph, hdf5
 from preimage.io.caffe.wire.binary import encode
 
 __all__ = ["NetWeights", "readable"]
@@ -36,15 +35,12 @@ class NetWeights:
     _stored: dict[str, Blob]
 
     def copy_from(self, trained_file: Any) -> None:
-        """Take weights by layer name from a .caffemodel, an HDF5 file (`.caffemodel.h5`) or a NetParameter.
+        """Take weights by layer name from a .caffemodel, an HDF5 file (`.caffemodel.h5`, with h5py) or a NetParameter.
 
         Raises: ShapeError; the net is then as it was.
         """
         if isinstance(trained_file, str | PathLike):
             readable(trained_file)
-            if hdf5.is_hdf5(trained_file):
-                self.load_hdf5(trained_file)
-                return
         graph = self._graph
         before = {name: graph.array(name) for name in graph.assembly.parameters}
         graph.copy_weights(trained_file)
@@ -55,27 +51,11 @@ class NetWeights:
                 graph.put(name, array)
 
     def load_hdf5(self, filename: StrPath) -> None:
-        """Take weights by layer name from an HDF5 file. Needs h5py. Raises: ShapeError."""
+        """Take weights by layer name from an HDF5 file, as copy_from. Raises: FileFormatError for a file that is none."""
         readable(filename)
-        graph = self._graph
-        own = self._owned()
-        wanted = {
-            layer: [graph.assembly.parameters[name].shape if name in own[layer] else None for name in names]
-            for layer, names in graph.assembly.layer_blobs.items()
-        }
-        for layer, arrays in hdf5.read_weights(filename, wanted).items():
-            for name, array in zip(graph.assembly.layer_blobs[layer], arrays, strict=True):
-                if array is not None:
-                    np.copyto(graph.array(name), array)
-                    graph.given([name])
-
-    def _owned(self) -> dict[str, list[str]]:
-        """The blobs of each layer that no other layer owns."""
-        parameters = self._graph.assembly.parameters
-        return {
-            layer: [name for name in names if parameters[name].layer == layer]
-            for layer, names in self._graph.assembly.layer_blobs.items()
-        }
+        if not hdf5.is_hdf5(filename):
+            raise FileFormatError(f"{filename} is no HDF5 file")
+        self.copy_from(filename)
 
     def share_with(self, other: Self) -> None:
         """Use the other net's arrays for layers of the same name. Raises: ShapeError."""
@@ -103,9 +83,5 @@ class NetWeights:
 
     def save_hdf5(self, filename: StrPath, diffs: bool = False) -> None:
         """Write the weights (and their diffs) as HDF5, whole or not at all. Needs h5py. Raises: OutputError, FileFormatError."""
-        table, own = self._graph.assembly.layer_blobs, self._owned()
-        data = {
-            layer: [self._stored[name].data if name in own[layer] else None for name in names] for layer, names in table.items()
-        }
-        slopes = {layer: [self._stored[name].diff for name in names] for layer, names in table.items()}
-        hdf5.write_weights(filename, data, slopes if diffs else None)
+        slopes = {name: blob.diff for name, blob in self._stored.items()} if diffs else None
+        write_file(filename, self._graph.hdf5_bytes(slopes))

@@ -20,6 +20,7 @@ from preimage.io.caffe import read_net
 from preimage.io.caffe.assemble import selected
 from preimage.io.caffe.wire.message import Message
 from preimage.io.caffe.wire.text import parse_text, text_of_bytes
+from preimage.io.caffe.wire.unread import refuse_slips
 
 __all__ = ["layers_of", "net_to_train", "nets_to_test", "place", "read_solver", "sources_of_tests", "sources_of_training"]
 
@@ -38,7 +39,9 @@ def read_solver(source: Any) -> tuple[Message, Path | None]:
         data = path.read_bytes()
     except OSError as problem:
         raise MissingFileError(f"{path} cannot be read: {problem.strerror or problem}") from None
-    return parse_text("SolverParameter", text_of_bytes(data), str(path)), path
+    message = parse_text("SolverParameter", text_of_bytes(data), str(path))
+    refuse_slips(message, str(path))
+    return message, path
 
 
 def place(name: str, solver_file: Path | None) -> Path:

@@ -78,6 +78,15 @@ def _warn_of_fillers(missing: Sequence[str]) -> None:
         print(printable(message), file=sys.stderr)
 
 
+def _warn_of_unread(unread: Sequence[str]) -> None:
+    """Say which fields of a Caffe net are not known here."""
+    if unread:
+        shown = "; ".join(unread[:8]) + ("; ..." if len(unread) > 8 else "")
+        print(
+            printable(f"warning: {len(unread)} fields of the net are not known here and have no effect: {shown}"), file=sys.stderr
+        )
+
+
 def _numbers(given: str, what: str) -> tuple[float, ...]:
     try:
         return tuple(text.finite(float(v), what) for v in given.split(",")) if given else ()
@@ -133,6 +142,7 @@ def run(
     with _limits(memory, flop, seconds):
         graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))
         _warn_of_fillers(getattr(graph, "missing", ()))
+        _warn_of_unread(getattr(graph, "unread", ()))
         feeding = Feeding(graph, named or [], _layout(layout), how)
         files = feeding.files(inputs or [])
         results = None if output is None else Results(output, [p.stem for p in files], graph.outputs, overwrite)
@@ -218,6 +228,7 @@ def convert(
         said = f"{compared}: largest difference {verdict.largest_difference:.3g} of the output's range (allowed: {TOLERANCE:g})"
     out = Terminal(soft_wrap=True)
     _warn_of_fillers(verdict.missing)
+    _warn_of_unread(verdict.unread)
     if verdict.written:
         out.print(f"{target} written. {said}")
         return

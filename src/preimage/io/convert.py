@@ -40,6 +40,7 @@ class Verdict:
     largest_difference: float
     same_bits: bool
     missing: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     problem: str = ""
     written: bool = True
 
@@ -84,7 +85,12 @@ def convert(
             verdict = _compare_outputs(source, target, original, second, feeds)
         if not verdict.ok:
             new.cancel()
-    return replace(verdict, missing=tuple(getattr(original, "missing", ())), written=verdict.ok)
+    return replace(
+        verdict,
+        missing=tuple(getattr(original, "missing", ())),
+        unread=tuple(getattr(original, "unread", ())),
+        written=verdict.ok,
+    )
 
 
 def _compare_weights(

@@ -31,7 +31,7 @@ def load_model(
     open_sizes: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Graph:
-    """The model of an ONNX file, a caffemodel, or a prototxt (with `weights`, a caffemodel), in evaluation mode.
+    """The model of an ONNX file, a caffemodel, or a prototxt (with `weights`, a caffemodel or its HDF5 form), in evaluation mode.
 
     What the file is its content says, whatever its name. open_sizes: take inputs of other sizes than an ONNX file says.
     input_shapes: the sizes of inputs by name, where a file does not say them or others are wanted.
@@ -53,7 +53,8 @@ def load_model(
 
 
 def save_model(model: Module, path: str | os.PathLike[str], *, example: Any = None, overwrite: bool = True) -> None:
-    """Write a graph: `.onnx`; nets that came from Caffe as `.caffemodel`, or their description alone, as text, as `.prototxt`;
+    """Write a graph: `.onnx`; nets that came from Caffe as `.caffemodel`, their description alone, as text, as `.prototxt`, or their weights
+    alone as `.h5`;
     the weights as `.safetensors` or `.npz`.
 
     A Module of one's own is traced on `example`, an array of the input's shape, of which the batch size stays open.
@@ -109,7 +110,7 @@ def model_writer(graph: Graph, path: str | os.PathLike[str]) -> Callable[[Binary
 
         data = export.to_bytes(graph)
         return lambda file: file.write(data)
-    if ending in (".caffemodel", ".prototxt", ".pbtxt") or str(path).lower().endswith(".prototxt.txt"):
+    if ending in (".caffemodel", ".prototxt", ".pbtxt", ".h5", ".hdf5") or str(path).lower().endswith(".prototxt.txt"):
         from preimage.io import caffe
 
         if not isinstance(graph, caffe.CaffeGraph):

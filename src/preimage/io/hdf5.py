@@ -17,13 +17,14 @@ from preimage.errors import FileFormatError, PreimageError
 from preimage.host import write_file
 from preimage.io import limits
 
-__all__ = ["inside", "is_hdf5", "library", "numbers", "reading", "writing"]
+__all__ = ["building", "inside", "is_hdf5", "library", "numbers", "reading", "writing"]
 
 StrPath = str | PathLike[str]
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def library() -> Any:
+    """The package h5py. Raises: FileFormatError where it is not installed."""
     try:
         import h5py
     except ImportError as error:
@@ -43,9 +44,17 @@ def is_hdf5(path: StrPath) -> bool:
 
 
 @contextmanager
-def writing(path: StrPath) -> Iterator[Any]:
-    memory = io.BytesIO()
+def building(memory: io.BytesIO) -> Iterator[Any]:
+    """A new HDF5 file in memory; its bytes are whole when the block ends."""
     with library().File(memory, "w") as file:
+        yield file
+
+
+@contextmanager
+def writing(path: StrPath) -> Iterator[Any]:
+    """A new HDF5 file, written whole or not at all when the block ends. Raises: OutputError."""
+    memory = io.BytesIO()
+    with building(memory) as file:
         yield file
     write_file(path, memory.getbuffer())
 

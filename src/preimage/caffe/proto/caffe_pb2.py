@@ -105,10 +105,10 @@ class text_format:  # noqa: N801 - protobuf's module of this name
     """`google.protobuf.text_format`'s Merge, Parse and MessageToString for these messages."""
 
     @staticmethod
-    def Merge(text: str | bytes, message: Message) -> Message:  # noqa: N802 - protobuf's word
-        """Add to the message what the text says, as MergeFrom."""
+    def Merge(text: str | bytes, message: Message, allow_unknown_field: bool = False) -> Message:  # noqa: N802 - protobuf's word
+        """Add to the message what the text says, as MergeFrom. Fields that are not known: errors, or kept in the message."""
         read = text_of_bytes(text) if isinstance(text, bytes) else text
-        message.MergeFrom(parse_text(message.type_name, read))
+        message.MergeFrom(parse_text(message.type_name, read, strict=not allow_unknown_field))
         return message
 
     Parse = Merge

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from preimage.errors import FileFormatError, PreimageError, ShapeError
 from preimage.io import limits as budget
 from preimage.io.caffe.wire.message import Message
+from preimage.io.caffe.wire.unread import refuse_slips
 from preimage.io.graph import Input, Node
 
 __all__ = ["LAYERS", "Assembly", "Context", "Limits", "Parameter", "assemble", "layer_type", "selected"]
@@ -270,13 +271,10 @@ def assemble(
     layers = selected(net, phase, level, stages)
     if len(layers) > limits.layers:
         raise FileFormatError(f"the net has {len(layers)} layers, more than the limit of {limits.layers}")
-    known = LAYERS.keys() - (set() if python else {"Python"})
-    if strangers := [layer for layer in layers if layer.type not in known]:
-        listed = ", ".join(f"{layer.name!r} ({layer.type})" for layer in strangers)
-        why = "; Python layers run code that the net names, which only preimage.caffe.Net does" * any(
-            layer.type == "Python" for layer in strangers
-        )
-        raise FileFormatError(f"{len(strangers)} layers have a type that is not supported: {listed}{why}")
+    _refuse_strangers(layers, python is not None)
+    refuse_slips(net, f"net {net.name!r}")
+    for layer in layers:
+        refuse_slips(layer, f"layer {layer.name!r} ({layer.type})")
     assembly = Assembly(net, phase, folder=folder, python=python, rng=rng)
     layers = [_with_top(layer) for layer in layers]
     versions = _Versions(layers)
@@ -302,6 +300,25 @@ def assemble(
     assembly.outputs = list(unused)
     _refuse(assembly, limits)
     return assembly
+
+
+def _refuse_strangers(layers: Sequence[Message], python: bool) -> None:
+    """Raises FileFormatError that names every layer whose type is not supported, by type."""
+    named: dict[str, list[str]] = {}
+    for layer in layers:
+        if not layer.type:
+            refuse_slips(layer, f"layer {layer.name!r}")
+        if layer.type not in LAYERS or (layer.type == "Python" and not python):
+            where = f" ({layer.python_param.module}.{layer.python_param.layer})" if layer.type == "Python" else ""
+            named.setdefault(layer.type, []).append(f"{layer.name!r}{where}")
+    if not named:
+        return
+    listed = "; ".join(f"{kind or 'no type'}: {', '.join(names)}" for kind, names in named.items())
+    why = (
+        ". A Python layer runs code that the net names, which nothing here imports: give its class, "
+        "load(..., python_layers={'module.Layer': Layer})"
+    ) * ("Python" in named)
+    raise FileFormatError(f"{sum(map(len, named.values()))} layers have a type that is not supported. {listed}{why}")
 
 
 def _run_row(context: Context) -> None:

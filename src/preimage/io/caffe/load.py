@@ -6,7 +6,7 @@ whole net too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import numpy as np
 from preimage.autograd import array_of
 from preimage.errors import FileFormatError, ShapeError
 from preimage.host import write_file
+from preimage.io.caffe import hdf5
 from preimage.io.caffe.assemble import Assembly, Limits, assemble
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
 from preimage.io.caffe.fillers import fill
@@ -24,12 +25,14 @@ from preimage.io.caffe.wire.binary import decode, encode
 from preimage.io.caffe.wire.detect import is_text_net
 from preimage.io.caffe.wire.message import Message
 from preimage.io.caffe.wire.text import format_text, parse_text, text_of_bytes
+from preimage.io.caffe.wire.unread import unread_fields
 from preimage.io.graph import Graph
 
 __all__ = ["CaffeGraph", "graph_writer", "load", "read_net", "save", "write_net"]
 
 _MAX_FILE = (1 << 31) - 1
 _TEXT_ENDINGS = (".prototxt", ".pbtxt", ".txt")
+_HDF5_ENDINGS = (".h5", ".hdf5")
 Source = str | PathLike[str] | Message
 
 
@@ -99,6 +102,14 @@ class CaffeGraph(Graph):
         return super().run(feeds, fetch, **options)
 
     @property
+    def unread(self) -> list[str]:
+        """The fields of the net and its layers that are not known here: kept and written back, and without effect."""
+        found = unread_fields(self.assembly.net)
+        for layer in self.assembly.layers:
+            found += [f"layer {layer.name!r}: {field}" for field in unread_fields(layer)]
+        return found
+
+    @property
     def missing(self) -> list[str]:
         """The layers with blobs that no file has given: they hold what their fillers made."""
         return [layer for layer, values in self.assembly.layer_blobs.items() if self._filled.intersection(values)]
@@ -119,11 +130,21 @@ class CaffeGraph(Graph):
         self._filled -= set(names)
 
     def copy_weights(self, source: Source) -> list[str]:
-        """Take the blobs of layers of the same names; gives the names of layers that have blobs here and none there.
+        """Take the blobs of layers of the same names (a caffemodel's, or an HDF5 file's); gives the layers that have blobs here and none there.
 
-        Raises: FileFormatError where a layer has another number of blobs, ShapeError where shapes differ.
+        Raises: FileFormatError where a layer has another number of blobs, ShapeError where shapes differ; nothing is taken then.
         """
-        net = read_net(source)
+        if not isinstance(source, Message) and hdf5.is_hdf5(source):
+            fresh, found = self._of_hdf5(source)
+        else:
+            fresh, found = self._of_net(read_net(source))
+        for value, array in fresh.items():
+            self.put(value, array)
+        self.given(fresh)
+        return [name for name, values in self.assembly.layer_blobs.items() if values and name not in found]
+
+    def _of_net(self, net: Message) -> tuple[dict[str, Any], Collection[str]]:
+        """The arrays of a net for parameters and buffers here, and the names of the layers that it has."""
         found: dict[str, Message] = {layer.name: layer for layer in net.layer if layer.name in self.assembly.layer_blobs}
         fresh: dict[str, Any] = {}
         for name, layer in found.items():
@@ -134,16 +155,35 @@ class CaffeGraph(Graph):
                 raise FileFormatError(f"layer {name!r} has {len(values)} blobs, the weights file has {len(layer.blobs)} for it")
             for value, blob in zip(values, layer.blobs, strict=True):
                 fresh[value] = _stored(blob, self.assembly.parameters[value].shape, name)
-        for value, array in fresh.items():
-            self.put(value, array)
-        self.given(fresh)
-        return [name for name, values in self.assembly.layer_blobs.items() if values and name not in found]
+        return fresh, found
+
+    def owned(self) -> dict[str, list[str]]:
+        """The blobs of each layer that no other layer owns."""
+        parameters = self.assembly.parameters
+        blobs = self.assembly.layer_blobs.items()
+        return {layer: [name for name in names if parameters[name].layer == layer] for layer, names in blobs}
+
+    def _of_hdf5(self, path: str | PathLike[str]) -> tuple[dict[str, Any], Collection[str]]:
+        parameters, own = self.assembly.parameters, self.owned()
+        wanted = {
+            layer: [parameters[name].shape if name in own[layer] else None for name in names]
+            for layer, names in self.assembly.layer_blobs.items()
+        }
+        found = hdf5.read_weights(path, wanted)
+        pairs = [pair for layer, arrays in found.items() for pair in zip(self.assembly.layer_blobs[layer], arrays, strict=True)]
+        return {name: np.asarray(array, np.float32) for name, array in pairs if array is not None}, found
+
+    def hdf5_bytes(self, diffs: Mapping[str, Any] | None = None) -> bytes:
+        """The present weights (and their diffs by name) as an HDF5 file. Raises: FileFormatError without h5py."""
+        table, own = self.assembly.layer_blobs, self.owned()
+        data = {layer: [self.array(name) if name in own[layer] else None for name in names] for layer, names in table.items()}
+        slopes = None if diffs is None else {layer: [diffs[name] for name in names] for layer, names in table.items()}
+        return hdf5.weights_bytes(data, slopes)
 
     def to_message(self, *, diffs: Mapping[str, Any] | None = None, weights: bool = True) -> Message:
         """The net with its present weights (or as a description, without), as a NetParameter."""
-        net = Message("NetParameter")
-        if self.assembly.net.has("name"):
-            net.name = self.assembly.net.name
+        net = self.assembly.net.copy()
+        net.layer = None
         for layer in self.assembly.layers:
             kept = layer.copy()
             if weights:
@@ -174,6 +214,8 @@ def load(
     python: Callable[[Message], Any] | None = None,
 ) -> CaffeGraph:
     """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
+
+    The weights may be HDF5, too (`net.caffemodel.h5`; the package h5py reads it).
 
     Layers are chosen by phase ("TEST" or "TRAIN"), level (default: what the file's `state` says, or 0) and stages (and those of the
     file's `state`). Blobs that no file gives start from their fillers; such layers are listed in `missing`. `seed` makes them, and what
@@ -216,24 +258,22 @@ def load(
 
 def _without_blobs(net: Message) -> Message:
     """The description alone: the arrays live in the graph."""
-    bare = Message("NetParameter")
-    for field, value in net.items():
-        setattr(bare, field.name, [_bare(layer) for layer in value] if field.name == "layer" else value)
+    bare = net.copy()
+    for layer in bare.layer:
+        layer.blobs = None
     return bare
 
 
 def _bare(layer: Message) -> Message:
     if not layer.has("blobs"):
         return layer
-    out = Message("LayerParameter")
-    for field, value in layer.items():
-        if field.name != "blobs":
-            setattr(out, field.name, value)
+    out = layer.copy()
+    out.blobs = None
     return out
 
 
 def save(graph: CaffeGraph, path: str | PathLike[str], *, overwrite: bool = True) -> None:
-    """Write the net: its description as text for a `.prototxt`, else with its present weights, binary, as a `.caffemodel`.
+    """Write the net: its description as text for a `.prototxt`, its weights for a `.h5` (HDF5), else both, binary, as a `.caffemodel`.
 
     The file appears whole or not at all. Raises: OutputError.
     """
@@ -255,5 +295,8 @@ def _net_bytes(net: Message, path: str | PathLike[str]) -> bytes:
 
 def graph_writer(graph: CaffeGraph, path: str | PathLike[str]) -> Callable[[BinaryIO], object]:
     """The function that writes a net to an open file as `save` would to `path`."""
-    data = _net_bytes(graph.to_message(weights=not _is_text_name(path)), path)
+    if Path(path).suffix.lower() in _HDF5_ENDINGS:
+        data = graph.hdf5_bytes()
+    else:
+        data = _net_bytes(graph.to_message(weights=not _is_text_name(path)), path)
     return lambda file: file.write(data)

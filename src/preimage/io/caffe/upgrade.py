@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from preimage.errors import FileFormatError
 from preimage.io.caffe.wire.message import Message
-from preimage.io.caffe.wire.schema import message_fields
 
 __all__ = ["upgraded"]
 
@@ -150,6 +149,7 @@ def _merge_padding(net: Message) -> list[Message]:
 def _v0_layer(connection: Message) -> Message:
     old = connection.layer
     new = Message("V1LayerParameter", bottom=connection.bottom, top=connection.top)
+    new.extra = connection.extra + (old.extra if connection.has("layer") else ())
     if not connection.has("layer"):
         return new
     if old.type not in _V0_TYPES:
@@ -188,8 +188,10 @@ def _v1_layer(old: Message) -> Message:
         raise FileFormatError(f"layer {old.layer.name!r}: V0 and V1 layers in one network")
     word = old.word("type")
     new = Message("LayerParameter", name=old.name, bottom=old.bottom, top=old.top, blobs=old.blobs)
+    new.extra = tuple(extra for extra in old.extra if extra.name != "type")
+    word = next((str(extra.value) for extra in old.extra if extra.name == "type"), word)  # a fork's
     if word != "NONE":
-        if word not in old_words():
+        if word.isdigit():
             raise FileFormatError(f"layer {old.name!r} has an unknown V1 type {word}")
         new.type = _V1_NAMES.get(word) or word.title().replace("_", "")
     for name, target in (
@@ -206,13 +208,6 @@ def _v1_layer(old: Message) -> Message:
         if field.name not in _SHARED:
             setattr(new, field.name, value)
     return new
-
-
-def old_words() -> dict[str, int]:
-    """The words of V1's layer types."""
-    from preimage.io.caffe.wire.schema import ENUMS
-
-    return ENUMS[message_fields("V1LayerParameter")["type"].type]
 
 
 def _move_inputs(net: Message) -> None:

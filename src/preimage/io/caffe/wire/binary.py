@@ -15,7 +15,7 @@ import numpy as np
 from preimage.errors import FileFormatError
 from preimage.io import protobuf
 from preimage.io.caffe.wire.message import ARRAY_MESSAGES, Message
-from preimage.io.caffe.wire.schema import Field, message_numbers
+from preimage.io.caffe.wire.schema import FORK_NUMBERS, Field, contested, layer_numbers, message_fields, message_numbers
 
 __all__ = ["decode", "encode"]
 
@@ -52,7 +52,7 @@ def decode(type_name: str, data: bytes | bytearray | memoryview) -> Message:
 def _decode(type_name: str, data: memoryview, start: int, end: int, depth: int, budget: _Budget) -> Message:
     if depth > _MAX_DEPTH:
         raise FileFormatError(f"messages nested deeper than {_MAX_DEPTH} at byte {start}")
-    table = message_numbers(type_name)
+    table = message_numbers(type_name) if type_name != "LayerParameter" else layer_numbers(_layer_type(data, start, end))
     message = Message(type_name)
     values: dict[str, Any] = message._values
     unknown: list[bytes] = []
@@ -65,9 +65,10 @@ def _decode(type_name: str, data: memoryview, start: int, end: int, depth: int, 
         if field is None:
             unknown.append(bytes(data[offset:stop]))
         elif field.kind == "message":
-            _expect(field, kind, protobuf.BYTES, offset)
-            item = _decode(field.type, data, value, stop, depth + 1, budget)
-            if field.repeated:
+            item = _message(field, kind, number, data, (value, stop, offset), depth, budget, contested(type_name, number))
+            if item is None:
+                unknown.append(bytes(data[offset:stop]))
+            elif field.repeated:
                 values.setdefault(field.name, []).append(item)
             elif field.name in values:
                 _merge(values[field.name], item)
@@ -93,6 +94,49 @@ def _decode(type_name: str, data: memoryview, start: int, end: int, depth: int, 
             values[name] = value.joined() if type_name in ARRAY_MESSAGES else value.joined().tolist()
     message.unknown = b"".join(unknown)
     return message
+
+
+def _message(
+    field: Field, kind: int, number: int, data: memoryview, place: tuple[int, int, int], depth: int, budget: _Budget, free: bool
+) -> Message | None:
+    """The message in a field; None where forks may use the number otherwise (`free`) and what is there does not fit."""
+    start, stop, offset = place
+    own = _SEGNET if field.type == "BNParameter" and number == _SEGNET_NUMBER else field.type
+    try:
+        _expect(field, kind, protobuf.BYTES, offset)
+        return _renamed(_decode(own, data, start, stop, depth + 1, budget), field.type)
+    except FileFormatError:
+        if not free:
+            raise
+        return None
+
+
+_SEGNET, _SEGNET_NUMBER = "SegNetBNParameter", 45  # its BN layers have fields and a number of their own
+
+
+def _renamed(message: Message, type_name: str) -> Message:
+    """The message as one of another type that has all its fields."""
+    if message.type_name == type_name:
+        return message
+    out = Message(type_name)
+    out.unknown = message.unknown
+    out._values.update(message._values)
+    return out
+
+
+def _segnet(message: Message) -> Message:
+    out = Message(_SEGNET, **{f.name: value for f, value in message.items() if f.name in message_fields(_SEGNET)})
+    out.unknown = message.unknown
+    return out
+
+
+def _layer_type(data: memoryview, start: int, end: int) -> str:
+    """The type of a layer: which of its fields' numbers mean what."""
+    found = ""
+    for number, kind, value, stop, _ in protobuf.fields(data, start, end):
+        if number == 2 and kind == protobuf.BYTES:
+            found = str(data[value:stop], "utf-8", "surrogateescape")
+    return found
 
 
 class _Parts(list[Any]):
@@ -169,10 +213,17 @@ def _merge(into: Message, other: Message) -> None:
 
 
 def encode(message: Message) -> bytes:
-    """The message's bytes: fields by number, repeated numbers packed where the schema of Caffe packs them (blobs, shapes)."""
+    """The message's bytes: fields by number, repeated numbers packed where the schema of Caffe packs them (blobs, shapes).
+
+    Fields that a text named and the schema does not know have no number: they are left out.
+    """
     parts: list[bytes] = []
+    own = FORK_NUMBERS if message.type_name == "LayerParameter" else {}
     for field, value in message.items():
-        if field.repeated and field.kind in _ARRAYS and message.type_name == "BlobProto":
+        if field.name == "bn_param" and {f.name for f, _ in value.items()} & message_fields(_SEGNET).keys():
+            payload = encode(_segnet(value))
+            parts += [protobuf.key(_SEGNET_NUMBER, protobuf.BYTES), protobuf.varint(len(payload)), payload]
+        elif field.repeated and field.kind in _ARRAYS and message.type_name == "BlobProto":
             payload = np.ascontiguousarray(value, dtype=_ARRAYS[field.kind]).tobytes()
             parts += [protobuf.key(field.number, protobuf.BYTES), protobuf.varint(len(payload)), payload]
         elif field.repeated and message.type_name == "BlobShape":
@@ -180,12 +231,12 @@ def encode(message: Message) -> bytes:
             parts += [protobuf.key(field.number, protobuf.BYTES), protobuf.varint(len(payload)), payload]
         else:
             for item in value if field.repeated else (value,):
-                parts.append(_encoded(field, item))
+                parts.append(_encoded(field, item, own.get(field.name, field.number)))
     parts.append(message.unknown)
     return b"".join(parts)
 
 
-def _encoded(field: Field, value: Any) -> bytes:
+def _encoded(field: Field, value: Any, number: int) -> bytes:
     kind = _KINDS.get(field.kind, protobuf.VARINT)
     if kind == protobuf.VARINT:
         payload = protobuf.varint(int(value))
@@ -200,4 +251,4 @@ def _encoded(field: Field, value: Any) -> bytes:
         payload = protobuf.varint(len(payload)) + payload
     else:
         payload = np.asarray(value, _ARRAYS[field.kind]).tobytes()
-    return protobuf.key(field.number, kind) + payload
+    return protobuf.key(number, kind) + payload

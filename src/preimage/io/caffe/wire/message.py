@@ -9,6 +9,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError
 from preimage.io.caffe.wire.descriptors import Descriptor, FieldDescriptor, descriptor
+from preimage.io.caffe.wire.extra import Extra
 from preimage.io.caffe.wire.schema import ENUMS, Field, message_fields
 from preimage.io.protobuf import float32
 
@@ -33,19 +34,21 @@ class Message:
 
     Numbers are range-checked as they are set and floats rounded to float32, so that text and binary forms agree. Repeated fields read as
     lists; the data of a blob or datum that were read from a file stay NumPy arrays. Enums are their numbers; `word` names one.
-    `unknown` holds the bytes of fields that the schema does not know (forks), so that writing keeps them.
+    Fields that the schema does not know (forks) are kept for writing: `unknown` holds their bytes, `extra` those of a text by name.
     A message field that is not set reads as an empty message, which becomes the field's value when something in it is set.
     """
 
-    __slots__ = ("__weakref__", "_owner", "_type", "_values", "unknown")
+    __slots__ = ("__weakref__", "_owner", "_type", "_values", "extra", "unknown")
 
     unknown: bytes
+    extra: tuple[Extra, ...]
 
     def __init__(self, type: str, /, **values: object) -> None:
         object.__setattr__(self, "_type", type)
         object.__setattr__(self, "_values", {})
         object.__setattr__(self, "_owner", None)
         object.__setattr__(self, "unknown", b"")
+        object.__setattr__(self, "extra", ())
         for name, value in values.items():
             setattr(self, name, value)
 
@@ -90,7 +93,7 @@ class Message:
                 owner._changed()
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "unknown":
+        if name in ("unknown", "extra"):
             object.__setattr__(self, name, value)
             return
         field = self.field(name)
@@ -134,7 +137,7 @@ class Message:
     def copy(self) -> Message:
         """A deep copy, except of NumPy arrays, which are shared."""
         out = Message(self._type)
-        out.unknown = self.unknown
+        out.unknown, out.extra = self.unknown, self.extra
         for name, value in self._values.items():
             if isinstance(value, Message):
                 value = value.copy()
@@ -158,7 +161,7 @@ class Message:
     def Clear(self) -> None:  # noqa: N802
         """Make all fields unset."""
         self._values.clear()
-        self.unknown = b""
+        self.unknown, self.extra = b"", ()
 
     @property
     def DESCRIPTOR(self) -> Descriptor:  # noqa: N802
@@ -202,6 +205,7 @@ class Message:
             else:
                 setattr(self, field.name, value)
         self.unknown += other.unknown
+        self.extra += other.extra
         self._changed()
 
     def MergeFromString(self, data: bytes) -> int:  # noqa: N802
@@ -220,7 +224,7 @@ class Message:
         for value in fresh._values.values():
             if isinstance(value, Repeated):
                 value.owner = self
-        self.unknown = fresh.unknown
+        self.unknown, self.extra = fresh.unknown, fresh.extra
         self._changed()
 
     def ParseFromString(self, data: bytes) -> int:  # noqa: N802
@@ -268,9 +272,10 @@ class Message:
         if not isinstance(other, Message):
             return NotImplemented
         mine, theirs = list(self.items()), list(other.items())
-        return (self._type, self.unknown, [f.name for f, _ in mine]) == (
+        return (self._type, self.unknown, self.extra, [f.name for f, _ in mine]) == (
             other._type,
             other.unknown,
+            other.extra,
             [f.name for f, _ in theirs],
         ) and all(_same(a, b) for (_, a), (_, b) in zip(mine, theirs, strict=True))
 

@@ -3,7 +3,8 @@
 Notation, one message a row: `name:number type`, with `*` after the type of a repeated field and `=default` at the end. Types: i int32, l int64,
 u uint32, f float, d double, b bool, s string, y bytes, else the name of an enum (ENUMS) or of a message (MESSAGES).
 The numbers are those of BVLC/caffe (`src/caffe/proto/caffe.proto`), with the fields of the SSD fork (200 to 207 in a layer) and the raw data
-of NVIDIA's (10 to 13 in a blob), in which half-precision weights are stored. Where a fork uses the same number otherwise, BVLC's meaning holds.
+of NVIDIA's (10 to 13 in a blob), in which half-precision weights are stored. Where a fork uses the same number otherwise, BVLC's meaning
+holds, except for the parameters of a layer type that is the fork's own (FORKS); what does not fit the meaning is kept as unknown bytes.
 Source: BVLC/caffe, weiliu89/caffe (branch ssd), NVIDIA/caffe, the `caffe.proto` of each; checked by tests against files written by protobuf.
 """
 
@@ -12,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from preimage.io.caffe.wire.schema_rows import ENUMS, MESSAGES
+from preimage.io.caffe.wire.schema_rows import ENUMS, FORKS, MESSAGES
 from preimage.io.protobuf import float32
 
-__all__ = ["ENUMS", "Field", "enum_number", "message_fields", "message_numbers"]
+__all__ = ["ENUMS", "FORK_NUMBERS", "Field", "contested", "enum_number", "layer_numbers", "message_fields", "message_numbers"]
 
 _SCALARS = {
     "i": "int32",
@@ -78,8 +79,28 @@ def message_fields(message: str) -> dict[str, Field]:
 
 @cache
 def message_numbers(message: str) -> dict[int, Field]:
-    """The fields of a message by number."""
-    return {field.number: field for field in message_fields(message).values()}
+    """The fields of a message by number; without those whose numbers count in layers of one type alone."""
+    own = FORK_NUMBERS if message == "LayerParameter" else ()
+    return {field.number: field for field in message_fields(message).values() if field.name not in own}
+
+
+#: The numbers under which the parameters of forks' layers are written.
+FORK_NUMBERS = {name: numbers[0] for name, _, numbers in FORKS.values()}
+
+
+@cache
+def layer_numbers(layer_type: str) -> dict[int, Field]:
+    """The fields of a layer of a type by number."""
+    numbers = message_numbers("LayerParameter")
+    if layer_type not in FORKS:
+        return numbers
+    name, _, own = FORKS[layer_type]
+    return numbers | dict.fromkeys(own, message_fields("LayerParameter")[name])
+
+
+def contested(message: str, number: int) -> bool:
+    """Whether forks of Caffe use the number of a message's field for something else: what does not fit it is no damage."""
+    return number >= {"LayerParameter": 136, "TransformationParameter": 8}.get(message, 1 << 30)
 
 
 def enum_number(type_name: str, word: str) -> int | None:

@@ -1,6 +1,6 @@
 """The rows of the schema: see schema.py for the notation."""
 
-__all__ = ["ENUMS", "MESSAGES"]
+__all__ = ["ENUMS", "FORKS", "MESSAGES"]
 
 
 def _enum(words: str, first: int = 0) -> dict[str, int]:
@@ -17,23 +17,34 @@ _V1_TYPES = (
 
 ENUMS: dict[str, dict[str, int]] = {
     "CodeType": _enum("CORNER CENTER_SIZE CORNER_SIZE", 1),
+    "AnnotationType": _enum("BBOX"),
+    "BNMode": _enum("LEARN INFERENCE"),
+    "ConfLossType": _enum("SOFTMAX LOGISTIC"),
     "DB": _enum("LEVELDB LMDB"),
     "DimCheckMode": _enum("STRICT PERMISSIVE"),
     "EltwiseOp": _enum("PROD SUM MAX"),
+    "EmitType": _enum("CENTER MIN_OVERLAP"),
     "Engine": _enum("DEFAULT CAFFE CUDNN"),
     "HingeNorm": _enum("L1 L2", 1),
+    "InterpMode": _enum("LINEAR AREA NEAREST CUBIC LANCZOS4", 1),
+    "LocLossType": _enum("L2 SMOOTH_L1"),
+    "MatchType": _enum("BIPARTITE PER_PREDICTION"),
+    "MiningType": _enum("NONE MAX_NEGATIVE HARD_EXAMPLE"),
     "NormRegion": _enum("ACROSS_CHANNELS WITHIN_CHANNEL"),
     "NormalizationMode": _enum("FULL VALID BATCH_SIZE NONE"),
+    "PadMode": _enum("CONSTANT MIRRORED REPEAT_NEAREST", 1),
     "Phase": _enum("TRAIN TEST"),
     "PoolMethod": _enum("MAX AVE STOCHASTIC"),
     "RawType": _enum("DOUBLE FLOAT FLOAT16 INT UINT"),
     "ReductionOp": _enum("SUM ASUM SUMSQ MEAN", 1),
+    "ResizeMode": _enum("WARP FIT_SMALL_SIZE FIT_LARGE_SIZE_AND_PAD", 1),
     "RoundMode": _enum("CEIL FLOOR"),
     "SnapshotFormat": _enum("HDF5 BINARYPROTO"),
     "SolverMode": _enum("CPU GPU"),
     "SolverType": _enum("SGD NESTEROV ADAGRAD RMSPROP ADADELTA ADAM"),
     "V1Type": {word: int(number) for word, _, number in (pair.partition("=") for pair in _V1_TYPES.split())},
     "VarianceNorm": _enum("FAN_IN FAN_OUT AVERAGE"),
+    "VideoType": _enum("WEBCAM VIDEO"),
 }
 
 _FILLERS = "weight_filler:{} FillerParameter, bias_filler:{} FillerParameter"
@@ -56,10 +67,28 @@ reduction_param ReductionParameter 136 0, embed_param EmbedParameter 137 0, tile
 batch_norm_param BatchNormParameter 139 0, elu_param ELUParameter 140 0, bias_param BiasParameter 141 0, scale_param ScaleParameter 142 0,
 input_param InputParameter 143 0, crop_param CropParameter 144 0, parameter_param ParameterParameter 145 0,
 recurrent_param RecurrentParameter 146 0, swish_param SwishParameter 147 0, clip_param ClipParameter 148 0,
+annotated_data_param AnnotatedDataParameter 200 0, multibox_loss_param MultiBoxLossParameter 201 0,
 permute_param PermuteParameter 202 0, prior_box_param PriorBoxParameter 203 0, detection_output_param DetectionOutputParameter 204 0,
-norm_param NormalizeParameter 206 0
+detection_evaluate_param DetectionEvaluateParameter 205 0, norm_param NormalizeParameter 206 0, video_data_param VideoDataParameter 207 0
 """
 _PARAM_ROWS = [row.split() for row in _LAYER_PARAMS.replace("\n", " ").split(",")]
+
+# The parameter messages of layers that forks added, which gave them numbers that others use otherwise: layer type, field, message and the
+# numbers under which it is read; the first of them is written. Sources: alexgkendall/caffe-segnet (45, 137, 138), hszhao/PSPNet (143, 152),
+# eric612/MobileNet-YOLO (149, 150, 211, 602), lltcggie/caffe (149), farmingyard/ShuffleNet (164), rbgirshick/caffe-fast-rcnn (8266711,
+# 8266712), and those who put the latter two at 147 and 148; daijifeng001/caffe-rfcn (10001).
+_FORKS = """
+Upsample upsample_param UpsampleParameter 150 137, BN bn_param BNParameter 152 45, Interp interp_param InterpParameter 143,
+Reorg reorg_param ReorgParameter 149, ReLU6 relu6_param ReLUParameter 211, ShuffleChannel shuffle_channel_param ShuffleChannelParameter 164,
+ROIPooling roi_pooling_param ROIPoolingParameter 8266711 147, SmoothL1Loss smooth_l1_loss_param SmoothL1LossParameter 8266712 148,
+PSROIPooling psroi_pooling_param PSROIPoolingParameter 10001, DenseImageData dense_image_data_param DenseImageDataParameter 138,
+CropCenter crop_center_param CropCenterParameter 149,
+Yolov3DetectionOutput yolov3_detection_output_param Yolov3DetectionOutputParameter 602
+"""
+FORKS: dict[str, tuple[str, str, list[int]]] = {
+    layer: (name, message, [int(number) for number in numbers])
+    for layer, name, message, *numbers in (row.split() for row in _FORKS.replace("\n", " ").split(","))
+}
 
 MESSAGES: dict[str, str] = {
     "BlobShape": "dim:1 l*",
@@ -75,7 +104,8 @@ MESSAGES: dict[str, str] = {
     "ParamSpec": "name:1 s, share_mode:2 DimCheckMode, lr_mult:3 f=1, decay_mult:4 f=1",
     "LayerParameter": """name:1 s, type:2 s, bottom:3 s*, top:4 s*, loss_weight:5 f*, param:6 ParamSpec*, blobs:7 BlobProto*,
         include:8 NetStateRule*, exclude:9 NetStateRule*, phase:10 Phase, propagate_down:11 b*, """
-    + ", ".join(f"{name}:{number} {kind}" for name, kind, number, _ in _PARAM_ROWS),
+    + ", ".join(f"{name}:{number} {kind}" for name, kind, number, _ in _PARAM_ROWS)
+    + "".join(f", {name}:{1_000_000 + k} {kind}" for k, (name, kind, _) in enumerate(FORKS.values())),  # numbers to list them by
     "V1LayerParameter": """layer:1 V0LayerParameter, bottom:2 s*, top:3 s*, name:4 s, type:5 V1Type, blobs:6 BlobProto*, blobs_lr:7 f*,
         weight_decay:8 f*, include:32 NetStateRule*, exclude:33 NetStateRule*, loss_weight:35 f*, param:1001 s*,
         blob_share_mode:1002 DimCheckMode*, """
@@ -88,8 +118,50 @@ MESSAGES: dict[str, str] = {
         new_channels:61 i, new_height:62 i, new_width:63 i, shuffle_images:64 b, concat_dim:65 u=1,
         hdf5_output_param:1001 HDF5OutputParameter""",
     "TransformationParameter": """scale:1 f=1, mirror:2 b, crop_size:3 u, mean_file:4 s, mean_value:5 f*, force_color:6 b,
-        force_gray:7 b, crop_h:11 u, crop_w:12 u""",
-    "LossParameter": "ignore_label:1 i, normalize:2 b, normalization:3 NormalizationMode=VALID",
+        force_gray:7 b, resize_param:8 ResizeParameter*, noise_param:9 NoiseParameter, emit_constraint:10 EmitConstraint, crop_h:11 u,
+        crop_w:12 u, distort_param:13 DistortionParameter, expand_param:14 ExpansionParameter""",
+    "LossParameter": """ignore_label:1 i, normalize:2 b, normalization:3 NormalizationMode=VALID, class_weighting:4 f*,
+        weight_by_label_freqs:1000001 b""",
+    "AnnotatedDataParameter": "batch_sampler:1 BatchSampler*, label_map_file:2 s, anno_type:3 AnnotationType",
+    "BatchSampler": """use_original_image:1 b=true, sampler:2 Sampler, sample_constraint:3 SampleConstraint, max_sample:4 u,
+        max_trials:5 u=100""",
+    "Sampler": "min_scale:1 f=1, max_scale:2 f=1, min_aspect_ratio:3 f=1, max_aspect_ratio:4 f=1",
+    "SampleConstraint": """min_jaccard_overlap:1 f, max_jaccard_overlap:2 f, min_sample_coverage:3 f, max_sample_coverage:4 f,
+        min_object_coverage:5 f, max_object_coverage:6 f""",
+    "ResizeParameter": """prob:1 f=1, resize_mode:2 ResizeMode, height:3 u, width:4 u, pad_mode:5 PadMode, pad_value:6 f*,
+        interp_mode:7 InterpMode*, height_scale:8 u, width_scale:9 u""",
+    "NoiseParameter": """prob:1 f, hist_eq:2 b, inverse:3 b, decolorize:4 b, gauss_blur:5 b, jpeg:6 f=-1, posterize:7 b, erode:8 b,
+        saltpepper:9 b, saltpepper_param:10 SaltPepperParameter, clahe:11 b, convert_to_hsv:12 b, convert_to_lab:13 b""",
+    "SaltPepperParameter": "fraction:1 f, value:2 f*",
+    "DistortionParameter": """brightness_prob:1 f, brightness_delta:2 f, contrast_prob:3 f, contrast_lower:4 f, contrast_upper:5 f,
+        hue_prob:6 f, hue_delta:7 f, saturation_prob:8 f, saturation_lower:9 f, saturation_upper:10 f, random_order_prob:11 f""",
+    "ExpansionParameter": "prob:1 f=1, max_expand_ratio:2 f=1",
+    "EmitConstraint": "emit_type:1 EmitType, emit_overlap:2 f",
+    "VideoDataParameter": "video_type:1 VideoType, device_id:2 i, video_file:3 s, skip_frames:4 u",
+    "MultiBoxLossParameter": """loc_loss_type:1 LocLossType=SMOOTH_L1, conf_loss_type:2 ConfLossType, loc_weight:3 f=1, num_classes:4 u,
+        share_location:5 b=true, match_type:6 MatchType=PER_PREDICTION, overlap_threshold:7 f=0.5, use_prior_for_matching:8 b=true,
+        background_label_id:9 u, use_difficult_gt:10 b=true, do_neg_mining:11 b, neg_pos_ratio:12 f=3, neg_overlap:13 f=0.5,
+        code_type:14 CodeType=CORNER, encode_variance_in_target:16 b, map_object_to_agnostic:17 b, ignore_cross_boundary_bbox:18 b,
+        bp_inside:19 b, mining_type:20 MiningType=MAX_NEGATIVE, nms_param:21 NonMaximumSuppressionParameter, sample_size:22 i=64,
+        use_prior_for_nms:23 b""",
+    "DetectionEvaluateParameter": """num_classes:1 u, background_label_id:2 u, overlap_threshold:3 f=0.5, evaluate_difficult_gt:4 b=true,
+        name_size_file:5 s, resize_param:6 ResizeParameter""",
+    "UpsampleParameter": """scale:1 u=2, scale_h:2 u, scale_w:3 u, pad_out_h:4 b, pad_out_w:5 b, upsample_h:6 u, upsample_w:7 u""",
+    # PSPNet's fields, and SegNet's by name, which files hold as a SegNetBNParameter
+    "BNParameter": """slope_filler:1 FillerParameter, bias_filler:2 FillerParameter, momentum:3 f=0.9, eps:4 f=1e-5, frozen:5 b,
+        engine:6 Engine, scale_filler:1000001 FillerParameter, shift_filler:1000002 FillerParameter, bn_mode:1000003 BNMode""",
+    "SegNetBNParameter": "scale_filler:1 FillerParameter, shift_filler:2 FillerParameter, bn_mode:3 BNMode",
+    "InterpParameter": "height:1 i, width:2 i, zoom_factor:3 i=1, shrink_factor:4 i=1, pad_beg:5 i, pad_end:6 i",
+    "ReorgParameter": "stride:1 u, reverse:2 b",
+    "ShuffleChannelParameter": "group:1 u=1",
+    "ROIPoolingParameter": "pooled_h:1 u, pooled_w:2 u, spatial_scale:3 f=1",
+    "PSROIPoolingParameter": "spatial_scale:1 f, output_dim:2 i, group_size:3 i",
+    "SmoothL1LossParameter": "sigma:1 f=1",
+    "CropCenterParameter": "crop_size:2 u*",
+    "DenseImageDataParameter": """source:1 s, batch_size:2 u, rand_skip:3 u, shuffle:4 b, new_height:5 u, new_width:6 u, is_color:7 b=true,
+        mean_file:8 s, root_folder:9 s, mirror:10 b, crop_width:11 u, crop_height:12 u""",
+    "Yolov3DetectionOutputParameter": """num_classes:1 u=20, num_box:2 u=3, confidence_threshold:3 f=0.01, nms_threshold:4 f=0.45,
+        biases:5 f*, anchors_scale:6 u*, mask_group_num:7 u=2, mask:8 u*, gaussian_box:9 b""",
     "AccuracyParameter": "top_k:1 u=1, axis:2 i=1, ignore_label:3 i",
     "ArgMaxParameter": "out_max_val:1 b, top_k:2 u=1, axis:3 i",
     "ClipParameter": "min:1 f, max:2 f",
@@ -103,7 +175,7 @@ MESSAGES: dict[str, str] = {
     "CropParameter": "axis:1 i=2, offset:2 u*",
     "DataParameter": """source:1 s, scale:2 f=1, mean_file:3 s, batch_size:4 u, crop_size:5 u, mirror:6 b, rand_skip:7 u, backend:8 DB,
         force_encoded_color:9 b, prefetch:10 u=4""",
-    "DropoutParameter": "dropout_ratio:1 f=0.5",
+    "DropoutParameter": "dropout_ratio:1 f=0.5, scale_train:2 b=true",
     "DummyDataParameter": "data_filler:1 FillerParameter*, num:2 u*, channels:3 u*, height:4 u*, width:5 u*, shape:6 BlobShape*",
     "EltwiseParameter": "operation:1 EltwiseOp=SUM, coeff:2 f*, stable_prod_grad:3 b=true",
     "ELUParameter": "alpha:1 f=1",
@@ -154,7 +226,7 @@ MESSAGES: dict[str, str] = {
         train_state:26 NetState, test_state:27 NetState*, snapshot_after_train:28 b=true, regularization_type:29 s=L2,
         solver_type:30 SolverType, delta:31 f=1e-8, test_initialization:32 b=true, average_loss:33 i=1, stepvalue:34 i*,
         clip_gradients:35 f=-1, iter_size:36 i=1, snapshot_format:37 SnapshotFormat=BINARYPROTO, rms_decay:38 f=0.99,
-        momentum2:39 f=0.999, type:40 s=SGD, layer_wise_reduce:41 b=true, weights:42 s*""",
+        momentum2:39 f=0.999, type:40 s=SGD, layer_wise_reduce:41 b=true, weights:42 s*, eval_type:52 s=classification, ap_version:53 s=Integral""",
     "SolverState": "iter:1 i, learned_net:2 s, history:3 BlobProto*, current_step:4 i",
     "SPPParameter": "pyramid_height:1 u, pool:2 PoolMethod, engine:6 Engine",
     "SwishParameter": "beta:1 f=1",

@@ -2,8 +2,8 @@
 
 Read: `name: value`, `name { ... }`, `name: < ... >`, lists in brackets, `,` and `;` between fields, `#` comments, adjacent
 strings joined, decimal, hex and octal integers, floats with a trailing `f`, inf and nan. Comments and strings may hold bytes of
-any encoding, which stay as they are. Refused, as protobuf refuses them:
-unknown fields, a singular field given twice, a value of the wrong type or out of range. Also refused: nesting deeper than 32.
+any encoding, which stay as they are. Fields that the schema does not know are kept as they are spelt (wire.extra). Refused, as protobuf
+refuses them: a singular field given twice, a value of the wrong type or out of range. Also refused: nesting deeper than 32.
 Source: protobuf.dev, "Text Format Language Specification".
 """
 
@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from preimage.errors import FileFormatError
+from preimage.io.caffe.wire.detect import marked_encoding
+from preimage.io.caffe.wire.extra import Extra
 from preimage.io.caffe.wire.message import Message, checked
 from preimage.io.caffe.wire.schema import ENUMS, Field, message_fields
 
@@ -24,7 +26,7 @@ __all__ = ["format_text", "parse_text", "text_of_bytes"]
 _MAX_DEPTH = 32
 _MAX_TOKENS = 8_000_000
 _TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\f\v]+|\#[^\n]*)|(?P<line>\n)
+    r"""(?P<space>[ \t\r\f\v\u00a0\u3000\ufeff]+|\#[^\n]*)|(?P<line>\n)
     |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
     |(?P<number>[-+]?(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?)(?![A-Za-z0-9_.]))
     |(?P<word>-?[A-Za-z_][A-Za-z0-9_]*)
@@ -45,25 +47,33 @@ class _Token:
 
 
 def text_of_bytes(data: bytes) -> str:
-    """A file's text, in whatever encoding: bytes that are no UTF-8 stay as they are (surrogates, as in Python's file names).
+    """A file's text: UTF-16 and UTF-32 by their marks, else UTF-8, where bytes that are none stay as they are (surrogates, as in file names).
 
-    Raises: FileFormatError for UTF-16, whose every second byte is 0.
+    Lines may end as on any system. Raises: FileFormatError for UTF-16 or UTF-32 that is damaged.
     """
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise FileFormatError("is UTF-16 text, which protobuf does not read; save it as UTF-8")
-    return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    encoding = marked_encoding(data)
+    if encoding is None:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    else:
+        try:
+            text = data.decode(encoding)
+        except UnicodeError as problem:
+            raise FileFormatError(f"is damaged {encoding.upper()} text: {problem}") from None
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
-def parse_text(type_name: str, text: str, name: str = "prototxt") -> Message:
-    """The message that the text describes; `name` is the file's name in errors."""
-    return _Parser(text, name).message(type_name)
+def parse_text(type_name: str, text: str, name: str = "prototxt", *, strict: bool = False) -> Message:
+    """The message that the text describes; `name` is the file's name in errors. strict: unknown fields are errors, as protobuf has it."""
+    return _Parser(text, name, strict).message(type_name)
 
 
 class _Parser:
     """A recursive-descent parser with one token in hand."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, strict: bool) -> None:
         self.text, self.name, self.at, self.line, self.count = text, name, 0, 1, 0
+        self.strict = strict
         self.token = self._next()
 
     def fail(self, problem: str, line: int | None = None) -> NoReturn:
@@ -117,7 +127,10 @@ class _Parser:
         name, convert = _ALIASES.get((out.type_name, word.text), (word.text, None))
         field = message_fields(out.type_name).get(name)
         if field is None:
-            self.fail(f"{out.type_name} has no field {word.text!r}{_near(out.type_name, word.text)}", word.line)
+            if self.strict:
+                self.fail(f"{out.type_name} has no field {word.text!r}{_near(out.type_name, word.text)}", word.line)
+            out.extra += tuple(self.extra(word, depth))
+            return
         if not field.repeated and name in out._values:
             self.fail(f"{word.text} is given twice", word.line)
         colon = self.skip(":")
@@ -131,11 +144,56 @@ class _Parser:
                 values.append(self.value(field, depth))
             out._values.setdefault(name, []).extend(values)
             return
+        if field.kind == "enum" and convert is None and self.is_foreign_word(field):
+            out.extra += (Extra(word.text, self.take().text, word.line),)
+            return
         value = self.value(field, depth) if convert is None else convert(self, field)
         if field.repeated:
             out._values.setdefault(name, []).append(value)
         else:
             out._values[name] = value
+
+    def is_foreign_word(self, field: Field) -> bool:
+        """Whether the value of an enum is a word that only a fork knows: kept like the fields of forks."""
+        return not self.strict and self.token.kind == "word" and self.token.text not in ENUMS[field.type]
+
+    def extra(self, word: _Token, depth: int) -> list[Extra]:
+        """A field that the schema does not know: one, or each of a list."""
+        colon = self.skip(":")
+        if not (colon and self.skip("[")):
+            return [Extra(word.text, self.spelt(word, colon, depth), word.line)]
+        found = [] if self.skip("]") else [Extra(word.text, self.spelt(word, colon, depth), word.line)]
+        while found and not self.skip("]"):
+            if not self.skip(","):
+                self.fail(f"',' or ']' was expected in the list of {word.text}, found {self.token.text!r}")
+            found.append(Extra(word.text, self.spelt(word, colon, depth), word.line))
+        return found
+
+    def spelt(self, word: _Token, colon: bool, depth: int) -> str | tuple[Extra, ...]:
+        """The value of such a field."""
+        if depth >= _MAX_DEPTH:
+            self.fail(f"messages nested deeper than {_MAX_DEPTH}")
+        opened = self.token.line
+        for opening, closing in ("{}", "<>"):
+            if self.skip(opening):
+                inner: list[Extra] = []
+                while not self.skip(closing):
+                    name = self.take()
+                    if name.kind != "word" or name.text.startswith("-"):
+                        self.fail(f"{closing!r} or a field name was expected in {word.text!r} of line {opened}", name.line)
+                    inner += self.extra(name, depth + 1)
+                    while self.skip(",") or self.skip(";"):
+                        pass
+                return tuple(inner)
+        if not colon:
+            self.fail(f"':' is missing after {word.text!r}", word.line)
+        token = self.take()
+        if token.kind not in ("string", "number", "word"):
+            self.fail(f"{word.text} needs a value, found {token.text!r}", token.line)
+        parts = [token.text]
+        while token.kind == "string" and self.token.kind == "string":
+            parts.append(self.take().text)
+        return " ".join(parts)
 
     def value(self, field: Field, depth: int) -> Any:
         token = self.token
@@ -229,6 +287,7 @@ def format_text(message: Message, indent: str = "") -> str:
                 lines.append(f"{indent}{field.name} {{\n{format_text(item, indent + '  ')}{indent}}}\n")
             else:
                 lines.append(f"{indent}{field.name}: {_written(field, item)}\n")
+    lines += [extra.text(indent) for extra in message.extra]
     if message.unknown:
         lines.append(f"{indent}# {len(message.unknown)} bytes of fields that are not known here are left out\n")
     return "".join(lines)
