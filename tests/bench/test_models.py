@@ -187,6 +187,20 @@ def test_models_are_measured_beside_a_peer_and_failures_are_rows(tmp_path):
         run_models([subject], ("onxruntime",))
 
 
+def test_scalars_are_fed_as_scalars(tmp_path):
+    """An input of shape () reaches our side as one: three nets of the list have such inputs."""
+    helper = onnx.helper
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "s"], ["y"])], "net", [value("x", 1, (2, 3)), value("s", 1, ())], [value("y", 1, None)]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), tmp_path / "a.onnx")
+    run = run_models([subjects.subject_of(tmp_path / "a.onnx")], (), protocol=ModelProtocol(rounds=1, burst_ns=1))
+    (row,) = run.rows
+    assert row.error == ""
+    assert len(row.time_ns) == 1
+
+
 def test_wrong_answers_take_no_part(tmp_path, monkeypatch):
     from preimage.bench.models import contest
 

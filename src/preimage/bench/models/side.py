@@ -223,7 +223,7 @@ def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
     with np.load(job["arrays"]) as arrays:
-        feeds = {name: np.ascontiguousarray(arrays[str(k)]) for k, name in enumerate(job["names"])}
+        feeds = {name: np.array(arrays[str(k)], order="C") for k, name in enumerate(job["names"])}  # a scalar keeps its shape ()
     said, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     load, version, layout = CONTESTANTS[job["contestant"]](job, feeds)
     before = memory()

@@ -6,6 +6,7 @@ weights; the running statistics of BatchNormalization are buffers; everything el
 
 from __future__ import annotations
 
+import functools
 import inspect
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from preimage.errors import FileFormatError, GraphError
 from preimage.io.graph import OPS, Graph, Input, Node
 from preimage.io.onnx import operators, shape_rules, window_rules  # noqa: F401 - they register themselves
 from preimage.io.onnx.canonical import in_our_words
-from preimage.io.onnx.model import CODES, OnnxGraph, OnnxModel, OnnxNode, read_model, require_onnx
+from preimage.io.onnx.definitions import attribute_type, most_inputs
+from preimage.io.onnx.model import CODES, OnnxGraph, OnnxModel, OnnxNode, read_model
 
 __all__ = ["load", "supported_ops", "to_graph"]
 
@@ -152,6 +154,9 @@ def _constant(node: OnnxNode) -> np.ndarray | None:
     return value if isinstance(value, np.ndarray) else None
 
 
+_signature = functools.cache(inspect.signature)
+
+
 def _node(node: OnnxNode, opset: int) -> Node | str:
     """The graph's node, or what is wrong with it."""
     op = OPS.get(f"onnx.{node.op}")
@@ -177,12 +182,12 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     if not outputs:
         return f"{node.op}: no output"
     count = len(inputs) - len(node.attributes.get("captured", ()))
-    if count > _most_inputs(node.op, opset):  # further ones would stand in the place of attributes
+    if count > most_inputs(node.op, opset):  # further ones would stand in the place of attributes
         return f"{node.op} with {count} inputs"
     if node.op == "Resize" and opset < 11:  # scales was the second input, and the mode the oldest one
         inputs.insert(1, "")
         attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    signature = inspect.signature(op.function)
+    signature = _signature(op.function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if opset < 7 and node.op in _OLD_BROADCAST and attributes.pop("broadcast", 0) and "axis" in attributes:
         return Node(
@@ -215,21 +220,10 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
     return Node(node.name, op.name, tuple(inputs), tuple(outputs), attributes, layer=node.name)
 
 
-def _most_inputs(op: str, opset: int) -> int:
-    """How many inputs ONNX's own definition of the operator allows."""
-    defs = require_onnx().defs
-    try:
-        return int(defs.get_schema(op, opset).max_input)
-    except defs.SchemaError:
-        return 1 << 31
-
-
 def _right_kind(op: str, opset: int, key: str, value: Any) -> bool:
     """Whether an attribute has the type that ONNX's own definition of the operator gives it."""
-    defs = require_onnx().defs
-    try:
-        wanted = int(defs.get_schema(op, opset).attributes[key].type)
-    except (defs.SchemaError, KeyError):
+    wanted = attribute_type(op, opset, key)
+    if wanted is None:
         return True  # an attribute of an older form; the function's own signature decides
     if isinstance(value, list):
         return wanted in (6, 7, 8) and (not value or {float: 6, int: 7, str: 8}[type(value[0])] == wanted)

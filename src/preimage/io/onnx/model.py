@@ -1,11 +1,12 @@
 """Reading an ONNX file into plain data, with every doubt settled before anything runs.
 
-The package `onnx` parses the protobuf; what it gives is not trusted: sizes are checked against the bytes that are there,
+`wire` parses the protobuf; what it gives is not trusted: sizes are checked against the bytes that are there,
 external data only from the model's own folder, graph attributes and unknown types are refused by name.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass, field
 from math import prod
@@ -17,6 +18,7 @@ import numpy as np
 from preimage.errors import FileFormatError
 from preimage.io import limits
 from preimage.io.onnx.functions import inlined
+from preimage.io.onnx.wire import parse_model
 
 __all__ = ["OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
 
@@ -81,7 +83,7 @@ class OnnxModel:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def require_onnx() -> Any:
+def require_onnx(what: str = "writing ONNX files") -> Any:
     """The package onnx.
 
     Raises: FileFormatError that names the extra to install where it is missing.
@@ -89,7 +91,7 @@ def require_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise FileFormatError("ONNX files need the package onnx: pip install 'preimage[onnx]'") from error
+        raise FileFormatError(f"{what} needs the package onnx: pip install 'preimage[onnx]'") from error
     return onnx
 
 
@@ -190,7 +192,11 @@ def to_array(tensor: Any, folder: Path | None = None, where: str = "a tensor") -
         return _typed_data(tensor, dtype, shape, count, where)
     if len(raw) != size:
         raise FileFormatError(f"{where} of shape {shape} and {dtype} needs {size} bytes, the file has {len(raw)}")
-    return np.frombuffer(raw, dtype.newbyteorder("<") if dtype.name != "bfloat16" else dtype).reshape(shape).astype(dtype)
+    found = np.frombuffer(raw, dtype.newbyteorder("<") if dtype.name != "bfloat16" else dtype).reshape(shape).astype(dtype)
+    if isinstance(raw, memoryview) and size >= mmap.PAGESIZE:
+        tensor.raw_data = b""  # so that nobody reads it again
+        _give_back(raw)
+    return found
 
 
 def _typed_data(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int, where: str) -> np.ndarray:
@@ -212,7 +218,7 @@ def _attribute(attribute: Any, folder: Path | None, where: str, depth: int) -> A
     if kind == 2:
         return int(attribute.i)
     if kind == 3:
-        return attribute.s.decode("utf-8", "replace")
+        return bytes(attribute.s).decode("utf-8", "replace")
     if kind == 4:
         return to_array(attribute.t, folder, where)
     if kind == 5:
@@ -222,7 +228,7 @@ def _attribute(attribute: Any, folder: Path | None, where: str, depth: int) -> A
     if kind == 7:
         return [int(v) for v in attribute.ints]
     if kind == 8:
-        return [v.decode("utf-8", "replace") for v in attribute.strings]
+        return [bytes(v).decode("utf-8", "replace") for v in attribute.strings]
     return NotImplemented  # a type, a sparse tensor, several graphs: the op that has one is refused with all the others
 
 
@@ -254,31 +260,62 @@ def read_model(source: Any) -> OnnxModel:
 
     Raises: FileFormatError for what is no ONNX model, an opset outside 6 to 28, or damaged tensors.
     """
-    onnx = require_onnx()
     folder: Path | None = None
+    label = "the model"
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
             raise FileFormatError(f"there is no file {str(path)!r}")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise FileFormatError(f"{str(path)!r} has {path.stat().st_size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
         label = str(path)
-        limits.check_bytes(3 * path.stat().st_size, f"{label}: its bytes and what is parsed from them")
         try:
-            folder, source = _data_folder(path), path.read_bytes()
+            folder, source = _data_folder(path), _file_bytes(path)
         except OSError as error:
             raise FileFormatError(f"{label} cannot be read: {error.strerror}") from None
-    else:
-        label = "the model"
     if isinstance(source, (bytes, bytearray, memoryview)):
-        proto = onnx.ModelProto()
-        try:
-            proto.ParseFromString(bytes(source))
-        except Exception as error:  # protobuf's DecodeError, of the package's own making
-            raise FileFormatError(f"{label} is no ONNX model: {type(error).__name__}") from error
-    else:
-        proto = source
-    return _plain(proto, folder, label)
+        source = _parsed(memoryview(source).cast("B"), label)
+    return _plain(source, folder, label)
+
+
+def _file_bytes(path: Path) -> memoryview:
+    """What a file holds, in pages of its own: those of each array are given back when it was read."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise FileFormatError(f"{str(path)!r} has {size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
+        limits.check_bytes(2 * size, f"{path}: its bytes and its arrays")
+        if not size:
+            return memoryview(b"")
+        own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        pages = memoryview(mmap.mmap(-1, size, **own))
+        return pages[: file.readinto(pages)]  # it may have become shorter
+
+
+def _parsed(data: memoryview, label: str) -> Any:
+    """The ModelProto. Functions that a model defines itself are put in the place of their calls by the package onnx, which then reads all."""
+    try:
+        proto = parse_model(data)
+    except FileFormatError as error:
+        raise FileFormatError(f"{label} is no ONNX model: {error}") from None
+    if not proto.functions:
+        return proto
+    proto = require_onnx("a model that defines functions").ModelProto()
+    try:
+        proto.ParseFromString(bytes(data))
+    except Exception as error:  # protobuf's DecodeError, of the package's own making
+        raise FileFormatError(f"{label} is no ONNX model: {type(error).__name__}") from error
+    return proto
+
+
+def _give_back(data: memoryview) -> None:
+    """The whole pages of a part of a file that nobody will look at again."""
+    pages = data.obj
+    if not isinstance(pages, mmap.mmap) or not hasattr(pages, "madvise"):
+        return
+    begin = np.frombuffer(data, np.uint8).ctypes.data - np.frombuffer(pages, np.uint8).ctypes.data
+    first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+    count = (begin + len(data) - first) // mmap.PAGESIZE
+    if count > 0:
+        pages.madvise(mmap.MADV_DONTNEED, first, count * mmap.PAGESIZE)
 
 
 def _declared_bytes(graph: Any) -> int:

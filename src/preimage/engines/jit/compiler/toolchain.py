@@ -1,5 +1,7 @@
 """LLVM's code generator: IR text in, object code out, and object code into the process. The only file that imports llvmlite.binding.
 
+It is imported to compile. Code that comes from disk is linked without it (`object_loader`), and what it says of the CPU is remembered there.
+
     target = host()                     # what this CPU is, as LLVM names it
     code = object_code(text)            # the object file of a module of IR text
     codes = object_codes(works, 2)      # of several, by so many threads
@@ -24,8 +26,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from preimage.engines.ir.accumulate import with_accumulations
+from preimage.engines.jit.compiler import object_loader
 from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
 from preimage.engines.jit.compiler.helpers import Helpers
+from preimage.engines.jit.compiler.remembered import Answer, answer
 from preimage.engines.jit.compiler.target import Target, cache_sizes, costs_of, vectors
 from preimage.errors import EngineError, OutOfMemoryError
 from preimage.locks import LOCK, hold_over_fork, import_apart
@@ -85,10 +89,26 @@ def unavailable() -> str | None:
 
 
 @functools.cache
+def _answer() -> Answer:
+    return answer(_asked)
+
+
+def _asked() -> Answer:
+    """What LLVM says of this CPU and of itself."""
+    binding = _binding()
+    binding.check_jit_execution()
+    version = ".".join(map(str, binding.llvm_version_info))
+    return {
+        "cpu": binding.get_host_cpu_name(),
+        "triple": binding.get_process_triple(),
+        "features": binding.get_host_cpu_features().flatten(),
+        "tools": f"llvmlite {sys.modules['llvmlite'].__version__}, llvm {version}",
+    }
+
+
 def toolchain() -> str:
     """Versions of everything between the text and the code."""
-    version = ".".join(map(str, _binding().llvm_version_info))
-    return f"llvmlite {sys.modules['llvmlite'].__version__}, llvm {version}"
+    return _answer()["tools"]
 
 
 # ------------------------------------------------------------------------------------------------------------ targets
@@ -97,14 +117,12 @@ def toolchain() -> str:
 @functools.cache
 def host() -> Target:
     """The CPU that this process runs on."""
-    binding = _binding()
-    binding.check_jit_execution()
-    flags = binding.get_host_cpu_features()
-    have = frozenset(name for name, present in flags.items() if present)
-    triple = binding.get_process_triple()
-    width, registers = vectors(triple, have)
-    cpu = binding.get_host_cpu_name()
-    return Target(cpu, triple, cpu, flags.flatten(), width, registers, True, **cache_sizes(), costs=costs_of(width))
+    said = _answer()
+    have = frozenset(word[1:] for word in said["features"].split(",") if word.startswith("+"))
+    width, registers = vectors(said["triple"], have)
+    return Target(
+        said["cpu"], said["triple"], said["cpu"], said["features"], width, registers, True, **cache_sizes(), costs=costs_of(width)
+    )
 
 
 @functools.cache
@@ -357,6 +375,13 @@ _serial = itertools.count(1)  # LLJIT never lets a library's name be used again
 def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, LoadedKernel]:
     """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
     with LOCK:
+        try:
+            pages = object_loader.load(code, symbols)
+        except (OSError, MemoryError) as error:
+            _check_room(LOAD_BYTES)
+            raise OutOfMemoryError("there is not enough memory to load a kernel") from error
+        if pages is not None:
+            return {symbol: LoadedKernel(address, pages.memory, len(code)) for symbol, address in pages.addresses.items()}
         _check_mapping(LOAD_BYTES + 2 * len(code))
         builder = _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
         for symbol in symbols:
