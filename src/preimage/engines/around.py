@@ -19,6 +19,7 @@ from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import get, names, sums
 from preimage.engines.base import Array, ElementwiseKernels, Steps
 from preimage.engines.recording import recorder
+from preimage.engines.recurrent import Direction
 from preimage.errors import EngineError
 from preimage.settings import current, thread_count
 
@@ -38,7 +39,9 @@ __all__ = [
     "pointwise",
     "pool_axis",
     "records",
+    "recurrent",
     "resize",
+    "runs_recurrent",
     "softmax",
     "standardize",
     "standardize_gradient",
@@ -223,6 +226,18 @@ def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear
     if not _pays(x.size, LEAST_CHAIN) or (kernels := fits(x)) is None:
         return None
     return _said("resize", kernels.resize(x, tables, linear), x)
+
+
+def runs_recurrent(*arrays: Array) -> bool:
+    """Whether the engine runs recurrent layers of arrays of this dtype."""
+    return fits(*arrays) is not None and hasattr(get(_found[current().engine][1]), "recurrent")
+
+
+def recurrent(directions: Sequence[Direction]) -> None:
+    """Fill y and the last states of layers that do not depend on each other, where the engine runs them."""
+    engine: Any = get(_found[current().engine][1])
+    engine.recurrent(directions)
+    log_kernels("recurrent layer", *[d.products for d in directions])
 
 
 def in_order(x: Array) -> Array | None:

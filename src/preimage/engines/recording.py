@@ -15,19 +15,33 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.addresses import address_of
 
-__all__ = ["Fixed", "Memory", "Place", "Recorder", "Step", "Words", "apart", "constant", "constant_of", "recorder", "state"]
+__all__ = [
+    "Fixed",
+    "Memory",
+    "Place",
+    "Recorder",
+    "Step",
+    "Words",
+    "apart",
+    "constant",
+    "constant_of",
+    "made_once",
+    "recorder",
+    "state",
+]
 
 Array: TypeAlias = NDArray[Any]
+T = TypeVar("T")
 LINE_BYTES = 64
 
 
@@ -120,6 +134,18 @@ def constant_of(array: Array, made: Array) -> Array:
     here = state.recorder
     if here is not None and here.is_fixed(array):
         made.flags.writeable = False
+    return made
+
+
+def made_once(make: Callable[[], T], *arrays: Any) -> T:
+    """What `make` makes of arrays; where these never change, for a recorder, it is made now and never again."""
+    here = state.recorder
+    if here is None or not all(isinstance(a, np.ndarray) and here.is_fixed(a) for a in arrays):
+        return make()
+    with apart():
+        made = make()
+    assert isinstance(made, np.ndarray)
+    here.fix(made)
     return made
 
 

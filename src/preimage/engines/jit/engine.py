@@ -32,6 +32,7 @@ from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.products import JitProducts
 from preimage.engines.jit.program import ALIGN, Program
+from preimage.engines.jit.recurrent import run_directions
 from preimage.engines.jit.request import (
     ELEMENTS,
     SMALL_MACS,
@@ -69,6 +70,7 @@ class JitEngine:
     takes_prepared = True
     kernels = JitKernels()
     products = JitProducts()
+    recurrent = staticmethod(run_directions)  #: recurrent layers, all steps in one call
     replay = ReplaySteps  #: recorded steps, made ready to run again
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 

@@ -40,6 +40,8 @@ _FIRST = frozenset(
         "onnx.Upsample", "linear", "onnx.Gemm", "onnx.HardSigmoid", "onnx.HardSwish", "onnx.Relu", "onnx.LeakyRelu",
     )
 )  # fmt: skip
+#: Words that read all inputs so but the one at this position.
+_ALL_BUT = dict.fromkeys(("onnx.LSTM", "onnx.GRU", "onnx.RNN"), 4)
 _POSITIONS = {"conv": (0, 3), "conv_transpose": (0, 3)}
 
 
@@ -47,6 +49,8 @@ def may_record(node: Node, moving: Sequence[int]) -> bool:
     """Whether the node may be recorded where the inputs at these positions change from run to run."""
     if node.op in _ALL:
         return True
+    if node.op in _ALL_BUT:
+        return _ALL_BUT[node.op] not in moving
     if node.op in _POSITIONS:
         return set(moving) <= set(_POSITIONS[node.op])
     return (node.op in _FIRST or node.op in _VIEWS or node.op in _SAME_ORDER) and tuple(moving) == (0,)

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
+from preimage.engines.base import Steps
+from preimage.engines.recording import constant_of
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
 from preimage.io.limits import check_work, checked_size
-from preimage.io.onnx.operators.moving import recorded, reshape, transpose
+from preimage.io.onnx.operators.moving import recorded, transpose
 from preimage.io.onnx.operators.shapes import data_of
+from preimage.ops.recurrent import WithSteps, layers_side_by_side
 
 __all__: list[str] = []
 
@@ -33,19 +36,20 @@ def _thresholded(x: Any, alpha: float) -> Any:
     return ops.where(np.asarray(data_of(x)) > alpha, x, 0.0)
 
 
-#: Name -> the function, and what alpha and beta are where the model does not say.
-_ACTIVATIONS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
-    "relu": (ops.relu, ()),
-    "tanh": (ops.tanh, ()),
-    "sigmoid": (ops.sigmoid, ()),
-    "softsign": (ops.softsign, ()),
-    "softplus": (ops.softplus, ()),
-    "leakyrelu": (ops.leaky_relu, (0.01,)),
-    "thresholdedrelu": (_thresholded, (1.0,)),
-    "elu": (ops.elu, (1.0,)),
-    "hardsigmoid": (ops.hardsigmoid, (0.2, 0.5)),
-    "affine": (lambda x, alpha, beta: ops.add(ops.multiply(x, alpha), beta), (1.0, 0.0)),
-    "scaledtanh": (_scaled_tanh, (1.0, 1.0)),
+#: Name -> the function, what alpha and beta are where the model does not say, and its steps in kernels (None: they are known already), with the
+#: numbers behind alpha and beta.
+_ACTIVATIONS: dict[str, tuple[Callable[..., Any], tuple[float, ...], Steps | None, tuple[float, ...]]] = {
+    "relu": (ops.relu, (), None, ()),
+    "tanh": (ops.tanh, (), None, ()),
+    "sigmoid": (ops.sigmoid, (), None, ()),
+    "softsign": (ops.softsign, (), (("softsign", (0,)),), ()),
+    "softplus": (ops.softplus, (), (("softplus", (0,)),), ()),
+    "leakyrelu": (ops.leaky_relu, (0.01,), (("leaky_relu", (0, 1)),), ()),
+    "thresholdedrelu": (_thresholded, (1.0,), (("greater", (0, 1)), ("where", (3, 0, 2))), (0.0,)),
+    "elu": (ops.elu, (1.0,), (("elu", (0, 1, 2, 3)),), (1.0, 1.0)),
+    "hardsigmoid": (ops.hardsigmoid, (0.2, 0.5), (("mul", (0, 1)), ("add", (5, 2)), ("clip", (6, 3, 4))), (0.0, 1.0)),
+    "affine": (lambda x, alpha, beta: ops.add(ops.multiply(x, alpha), beta), (1.0, 0.0), (("mul", (0, 1)), ("add", (3, 2))), ()),
+    "scaledtanh": (_scaled_tanh, (1.0, 1.0), (("mul", (0, 2)), ("tanh", (3,)), ("mul", (4, 1))), ()),
 }
 
 
@@ -56,9 +60,10 @@ def _functions(what: str, names: Sequence[str], alphas: Sequence[float] | None, 
     for name in names:
         if name.lower() not in _ACTIVATIONS:
             raise FileFormatError(f"{what}: activation {name!r} is none of {', '.join(_ACTIVATIONS)}")
-        function, usual = _ACTIVATIONS[name.lower()]
-        numbers = [float(next(values, default)) for values, default in zip(given, usual, strict=False)]
-        found.append(_bound(function, numbers) if numbers else function)
+        function, usual, steps, more = _ACTIVATIONS[name.lower()]
+        numbers = tuple([float(next(values, default)) for values, default in zip(given, usual, strict=False)])
+        bound = _bound(function, numbers) if numbers else function
+        found.append(bound if steps is None else WithSteps(bound, (steps, (*numbers, *more))))
     return found
 
 
@@ -67,11 +72,11 @@ def _bound(function: Callable[..., Any], numbers: Sequence[float]) -> Callable[[
 
 
 def _run(
-    what: str, gates: int, usual: tuple[str, ...], layer: Callable[..., tuple[Any, ...]], x: Any, w: Any, r: Any, b: Any,
-    lengths: Any, states: Sequence[Any], peephole: Any, *, hidden_size: int | None, direction: str, activations: Sequence[str] | None,
+    what: str, gates: int, usual: tuple[str, ...], options_of: Callable[[int, list[Any]], dict[str, Any]], x: Any, w: Any, r: Any, b: Any,
+    lengths: Any, states: Sequence[tuple[str, Any]], *, hidden_size: int | None, direction: str, activations: Sequence[str] | None,
     activation_alpha: Sequence[float] | None, activation_beta: Sequence[float] | None, clip: float | None, layout: int,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Every direction by `layer`; Y and the last states."""
+    """Y and the last states. options_of: what the operation takes for a direction by keyword, from its number and its activations."""
     if direction not in _DIRECTIONS or layout not in (0, 1):
         raise FileFormatError(f"{what}: direction {direction!r}, layout {layout}")
     reversed_ = _DIRECTIONS[direction]
@@ -92,23 +97,23 @@ def _run(
         raise FileFormatError(f"{what}: {len(names)} activations for {count} directions of {len(usual)}")
     functions = _functions(what, names, activation_alpha, activation_beta)
     counts = None if lengths is None else np.asarray(data_of(lengths))
-    made = []
+    parts = []
     for k, backwards in enumerate(reversed_):
         biases = (None, None) if b is None else (b[k, : gates * hidden], b[k, gates * hidden :])
         own = functions[k * len(usual) : (k + 1) * len(usual)]
-        start = [None if s is None else s[:, k] if layout else s[k] for s in states]
-        options = {"lengths": counts, "reverse": backwards, "clip": clip or None}
-        made.append(layer(x, w[k], r[k], *biases, start, own, None if peephole is None else peephole[k], options))
-    first = [_stacked(parts, axis) for parts, axis in zip(zip(*made, strict=True), (1, *[0] * len(states)), strict=True)]
+        start = {name: None if s is None else s[:, k] if layout else s[k] for name, s in states}
+        shared = {"lengths": counts, "reverse": backwards, "clip": clip or None}
+        parts.append(((w[k], r[k], *biases), start | shared | options_of(k, own)))
+    first = layers_side_by_side(what.lower(), x, parts, 1)
     if not layout:
         return tuple(first)
     return transpose(first[0], (2, 0, 1, 3)), *(transpose(s, (1, 0, 2)) for s in first[1:])
 
 
-def _stacked(parts: Sequence[Any], axis: int) -> Any:
-    if recorded(*parts):
-        return ops.stack(parts, axis)
-    return np.stack(parts, axis) if len(parts) > 1 else reshape(parts[0], (*parts[0].shape[:axis], 1, *parts[0].shape[axis:]))
+def _reordered(peephole: Any, hidden: int) -> Any:
+    """Rows i, f, o from ONNX's i, o, f one after another."""
+    i, o, f = (peephole[k * hidden : (k + 1) * hidden] for k in range(3))
+    return ops.stack((i, f, o)) if recorded(i) else constant_of(peephole, np.stack((i, f, o)))
 
 
 _TYPES = gives(0)
@@ -120,11 +125,11 @@ def _rnn(
     direction: str = "forward", activations: Sequence[str] | None = None, activation_alpha: Sequence[float] | None = None,
     activation_beta: Sequence[float] | None = None, clip: float | None = None, layout: int = 0, outputs: int = 1,
 ) -> tuple[Any, ...]:  # fmt: skip
-    def layer(x: Any, w: Any, r: Any, b: Any, c: Any, start: Any, own: Any, peephole: Any, options: Any) -> tuple[Any, ...]:
-        return ops.rnn(x, w, r, b, c, h0=start[0], activation=own[0], **options)
+    def options_of(k: int, functions: list[Any]) -> dict[str, Any]:
+        return {"activation": functions[0]}
 
     return _run(
-        "RNN", 1, ("Tanh",), layer, x, w, r, b, lengths, (h,), None, hidden_size=hidden_size, direction=direction, activations=activations,
+        "RNN", 1, ("Tanh",), options_of, x, w, r, b, lengths, (("h0", h),), hidden_size=hidden_size, direction=direction, activations=activations,
         activation_alpha=activation_alpha, activation_beta=activation_beta, clip=clip, layout=layout,
     )  # fmt: skip
 
@@ -136,13 +141,11 @@ def _gru(
     activation_beta: Sequence[float] | None = None, clip: float | None = None, layout: int = 0, linear_before_reset: int = 0,
     outputs: int = 1,
 ) -> tuple[Any, ...]:  # fmt: skip
-    def layer(x: Any, w: Any, r: Any, b: Any, c: Any, start: Any, own: Any, peephole: Any, options: Any) -> tuple[Any, ...]:
-        return ops.gru(
-            x, w, r, b, c, h0=start[0], activations=own, reset_after=bool(linear_before_reset), gate_order="zrn", **options
-        )
+    def options_of(k: int, functions: list[Any]) -> dict[str, Any]:
+        return {"activations": functions, "reset_after": bool(linear_before_reset), "gate_order": "zrn"}
 
     return _run(
-        "GRU", 3, ("Sigmoid", "Tanh"), layer, x, w, r, b, lengths, (h,), None, hidden_size=hidden_size, direction=direction,
+        "GRU", 3, ("Sigmoid", "Tanh"), options_of, x, w, r, b, lengths, (("h0", h),), hidden_size=hidden_size, direction=direction,
         activations=activations, activation_alpha=activation_alpha, activation_beta=activation_beta, clip=clip, layout=layout,
     )  # fmt: skip
 
@@ -154,16 +157,11 @@ def _lstm(
     activation_alpha: Sequence[float] | None = None, activation_beta: Sequence[float] | None = None, clip: float | None = None,
     layout: int = 0, input_forget: int = 0, outputs: int = 1,
 ) -> tuple[Any, ...]:  # fmt: skip
-    def layer(x: Any, w: Any, r: Any, b: Any, c: Any, start: Any, own: Any, peephole: Any, options: Any) -> tuple[Any, ...]:
-        if peephole is not None:  # i, o, f in ONNX
-            i, o, f = (peephole[k * r.shape[1] : (k + 1) * r.shape[1]] for k in range(3))
-            peephole = _stacked((i, f, o), 0)
-        return ops.lstm(
-            x, w, r, b, c, h0=start[0], c0=start[1], activations=own, peephole=peephole, coupled=bool(input_forget),
-            gate_order="iofg", **options,
-        )  # fmt: skip
+    def options_of(k: int, functions: list[Any]) -> dict[str, Any]:
+        seen = None if p is None else _reordered(p[k], r.shape[2])
+        return {"activations": functions, "peephole": seen, "coupled": bool(input_forget), "gate_order": "iofg"}
 
     return _run(
-        "LSTM", 4, ("Sigmoid", "Tanh", "Tanh"), layer, x, w, r, b, lengths, (h, c), p, hidden_size=hidden_size, direction=direction,
+        "LSTM", 4, ("Sigmoid", "Tanh", "Tanh"), options_of, x, w, r, b, lengths, (("h0", h), ("c0", c)), hidden_size=hidden_size, direction=direction,
         activations=activations, activation_alpha=activation_alpha, activation_beta=activation_beta, clip=clip, layout=layout,
     )  # fmt: skip

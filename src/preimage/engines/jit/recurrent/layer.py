@@ -1,0 +1,102 @@
+"""Recurrent layers by one kernel a direction: which tile it takes, its weights packed by panels, and its argument vector.
+
+Directions that do not depend on each other are one launch: their tasks are shared among the threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.ir.builder import LINE_BYTES
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.compiler.target import Target
+from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.recurrent.cell_kernel import ARRAYS, GATES, CellArguments, CellSpec
+from preimage.engines.jit.recurrent.weights import packed_weight
+from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
+from preimage.engines.jit.runtime.together import Launched, launch_together
+from preimage.engines.jit.runtime.together_kernel import TogetherSpec
+from preimage.engines.order import Order
+from preimage.engines.recording import constant
+from preimage.engines.recurrent import Direction
+from preimage.settings import thread_count
+
+__all__ = ["run_directions"]
+
+
+class _Tile(NamedTuple):
+    rows: int
+    units: int
+
+
+def run_directions(directions: Sequence[Direction]) -> None:
+    """Fill y and the last states of every direction; they must not depend on each other."""
+    macs = sum(d.products.shape[0] * d.products.shape[1] * d.weight_hh.size for d in directions)
+    threads = thread_count() if macs > SMALL_MACS else 1
+    launches = [_launch(d, threads, max(1, threads // len(directions))) for d in directions]
+    launch_together(kept_kernel(TogetherSpec()), launches, threads)
+
+
+def _tile(gates: int, rows: int, hidden: int, target: Target, lanes: int) -> _Tile:
+    """The tile for which all of them together take the least time: two products or loads in a cycle, eight products on the way."""
+    most = target.vector_registers - (4 if target.vector_registers > 16 else 3)
+    vectors = -(-hidden // lanes)
+    choices = [
+        _Tile(r, u) for r in range(1, min(rows, 6) + 1) for u in range(1, min(vectors, 8) + 1) if r * u * gates <= most
+    ]  # fmt: skip
+
+    def cost(tile: _Tile) -> tuple[float, int]:
+        sums = tile.rows * tile.units * gates
+        one = max(sums, tile.units * gates + tile.rows, 8) + 1
+        return -(-rows // tile.rows) * -(-vectors // tile.units) * one, sums
+
+    return min(choices, key=cost)
+
+
+def _spec(d: Direction, rows: int, depth: int) -> CellSpec:
+    """The kernel of a direction whose tasks have so many sequences."""
+    target, cell = kernels.current_target(), d.cell
+    lanes = target.vector_bytes // d.products.itemsize
+    gates = 2 if cell.kind == "gru" and not cell.reset_after else GATES[cell.kind]
+    tile = _tile(gates, rows, d.weight_hh.shape[1], target, lanes)
+    activations = tuple([(steps, len(numbers)) for steps, numbers in cell.activations])
+    return CellSpec(
+        cell.kind, ELEMENTS[d.products.dtype.name], cell.order, lanes, tile.rows, tile.units, depth, activations, cell.clip is not None,
+        cell.coupled, cell.reset_after, d.peephole is not None, d.inside is not None, d.lengths is not None,
+    )  # fmt: skip
+
+
+def _launch(d: Direction, threads: int, parts: int) -> Launched:
+    """One direction as a launch for so many threads, its batch in so many parts where it is large enough."""
+    cell, hidden = d.cell, d.weight_hh.shape[1]
+    (steps, batch, _), item = d.products.shape, d.products.itemsize
+    order = Order.of((hidden,))
+    share = -(-batch // parts)
+    spec = _spec(d, share, order.depth)
+    room = -(-share // spec.rows) * spec.rows  # the last tile may be of fewer sequences
+    padded = -(-hidden // spec.width) * spec.width
+    array_bytes = -(-room * padded * item // LINE_BYTES) * LINE_BYTES
+    weight = packed_weight(d.weight_hh, tuple(map(len, spec.phases)), spec.width)
+    bounds = () if cell.clip is None else (-cell.clip, cell.clip)
+    numbers = np.array([*bounds, *(n for _, own in cell.activations for n in own)], d.products.dtype)
+    sizes = np.cumprod(np.array([cut.step for cut in order.levels] or [hidden], np.int64))
+    products, y = (d.products[::-1], d.y[::-1]) if d.reverse else (d.products, d.y)
+    values = CellArguments(
+        products=products, product_step=products.strides[0], product_row=products.strides[1], weight=weight,
+        second=len(spec.phases[0]) * hidden * padded * item, result=y, result_step=y.strides[0], result_row=y.strides[1],
+        h=d.states[0], h_row=d.states[0].strides[0], c=d.states[-1], c_row=d.states[-1].strides[0],
+        last_h=d.last[0], last_h_row=d.last[0].strides[0], last_c=d.last[-1], last_c_row=d.last[-1].strides[0],
+        peephole=_or_none(d.peephole), inside=_or_none(d.inside), numbers=constant(numbers), lengths=_or_none(d.lengths),
+        first=steps - 1 if d.reverse else 0, along=-1 if d.reverse else 1, steps=steps, batch=batch, share=share, hidden=hidden,
+        padded=padded, sizes=constant(sizes), scratch=aligned_empty((threads * ARRAYS * array_bytes,), np.dtype(np.uint8)),
+        thread_bytes=ARRAYS * array_bytes, array_bytes=array_bytes,
+    )  # fmt: skip
+    return Launched(kept_kernel(spec), values.listed(), -(-batch // share))
+
+
+def _or_none(array: Array | None) -> Array | int:
+    return 0 if array is None else array

@@ -1,0 +1,51 @@
+"""Several launches that do not depend on each other as one: their tasks are numbered one after another, and shared among the threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from preimage.engines.ir.arguments import Arguments, Column, Integer, Record, Rows
+from preimage.engines.ir.builder import Kernel
+
+__all__ = ["OneLaunch", "TogetherArguments", "TogetherSpec", "build"]
+
+
+class TogetherArguments(Arguments):
+    """How the vector begins; so many launches follow, then their own vectors."""
+
+    count: Integer
+
+
+class OneLaunch(Record):
+    """A kernel, the first word of its vector, its tasks."""
+
+    code: Column
+    words: Column
+    tasks: Column
+
+
+@dataclass(frozen=True, slots=True)
+class TogetherSpec:
+    """There is one such kernel."""
+
+    arguments: ClassVar = TogetherArguments
+    controls: ClassVar[bool] = True
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: TogetherSpec) -> str:
+    """The kernel's IR text."""
+    f = Kernel()
+    args = TogetherArguments.read(f, spec, at_entry=True)
+    launches = Rows(OneLaunch, f.arguments.at(len(TogetherArguments.fields)))
+    with f.loop(0, args.count, carry=[f.task], once=True) as k:
+        launch, left = launches[k.index], k.carry[0]
+        code, own, tasks = launch.code, f.arguments.at(launch.words), launch.tasks
+        with f.when(left.below(tasks)):
+            f.call(code, own, left)
+        k.carry = [left - tasks]
+    return f.ir()
