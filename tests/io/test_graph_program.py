@@ -383,3 +383,89 @@ def test_a_recorder_knows_arrays_by_what_they_are_views_of() -> None:
     place = recorder.place_of(known[:, ::-1])
     assert place is not None
     assert (place.offset, place.strides) == (20, (24, -4))
+
+
+# -- what moves, compares and pads -------------------------------------------------------------------------------------
+
+
+def one(op: str, *others: Any, **attributes: Any) -> Graph:
+    """A graph of a convolution, whose result lies channels last, and one node, whose other inputs are stored."""
+    stored = {f"k{k}": np.asarray(v) for k, v in enumerate(others)}
+    nodes = [
+        Node("c", "conv", ("x", "w"), ("c",), {**SAME, "innermost": True}),
+        Node("n", op, ("c", *stored), ("y",), attributes),
+        Node("o", "identity", ("y",), ("z",)) if op in _NO_FLOATS else Node("o", "mul", ("y", "two"), ("z",)),
+    ]
+    constants = {**stored, "two": np.full((), 2, np.float32)}
+    return optimise(
+        Graph(nodes, [Input("x", (None, 3, None, None))], ["z"], {"w": array(16, 3, 3, 3)}, constants=constants).eval()
+    )  # type: ignore[arg-type]
+
+
+_NO_FLOATS = {"onnx.Less", "onnx.Equal", "onnx.IsNaN"}
+PADS = np.array([0, 1, 2, 0, 0, 3, 1, 2])
+MOVED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    ("onnx.Pad", (PADS,), {}),
+    ("onnx.Pad", (PADS, np.float32(2.5)), {}),
+    ("onnx.Pad", (np.array([0, 0, -1, 2, 0, 0, 3, -2]),), {}),
+    *[("onnx.Pad", (PADS,), {"mode": mode}) for mode in ("reflect", "edge", "wrap")],
+    ("onnx.PRelu", (array(16, 1, 1),), {}),
+    ("onnx.PRelu", (array(1),), {}),
+    ("onnx.Gather", (np.array([[3, -1], [0, 15]]),), {"axis": 1}),
+    ("onnx.Gather", (np.array(2, np.int32),), {"axis": 3}),
+    ("onnx.Tile", (np.array([1, 2, 1, 3]),), {}),
+    ("onnx.Expand", (np.array([2, 1, 16, 1, 1]),), {}),
+    ("onnx.Less", (array(16, 1, 1),), {}),
+    ("onnx.IsNaN", (), {}),
+    ("avg_pool", (), {"kernel_size": (3, 2), "stride": (2, 1), "padding": ((1, 0), (0, 1)), "count_include_pad": False}),
+    ("avg_pool", (), {"kernel_size": (2, 3), "stride": (2, 3)}),
+    ("layer_norm", (array(18), array(18, seed=9)), {"axes": (3,), "eps": 1e-5}),
+    ("onnx.DepthToSpace", (), {"blocksize": 2, "mode": "DCR"}),
+    ("onnx.SpaceToDepth", (), {"blocksize": 2}),
+    ("channel_shuffle", (), {"groups": 4}),
+    ("elu", (), {"alpha": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("op", "others", "attributes"), MOVED, ids=[f"{row[0]}-{k}" for k, row in enumerate(MOVED)])
+def test_words_are_kernels_of_programs(op: str, others: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+    graph = recorded(one(op, *others, **attributes), {"x": picture()})
+    assert not [(node.op, why) for node, why in graph.programs[-1].functions]
+    for threads in (1, 3):
+        with pre.config(threads=threads), pre.no_grad():
+            recorded(graph, {"x": picture()})
+            feeds = {"x": picture(seed=77)}
+            same(graph.run(feeds), by_nodes(one(op, *others, **attributes), feeds))
+            assert graph.why_no_program is None
+
+
+def test_an_embedding_is_a_kernel_and_refuses_indices_outside() -> None:
+    nodes = [Node("g", "onnx.Gather", ("table", "i"), ("g",)), Node("y", "relu", ("g",), ("y",))]
+    graph = optimise(Graph(nodes, [Input("i", (None, None))], ["y"], constants={"table": array(30, 12)}).eval())  # type: ignore[arg-type]
+    index = np.array([[1, -2, 29], [0, 7, -30]])
+    recorded(graph, {"i": index})
+    assert not graph.programs[-1].functions
+    with pre.no_grad():
+        same(graph.run({"i": index[::-1].copy()}), {"y": np.maximum(array(30, 12)[index[::-1]], 0)})
+        for wrong in (30, -31):
+            with pytest.raises(pre.errors.PreimageError, match="an axis of 30"):
+                graph.run({"i": np.full_like(index, wrong)})
+
+
+@pytest.mark.parametrize("innermost", [True, False])
+def test_a_residual_that_lies_otherwise_is_brought_into_order(innermost: bool) -> None:
+    """A value that a function made in C order, added to a convolution whose result has its channels innermost, and the other way round."""
+    nodes = [
+        Node("c", "conv", ("x", "w"), ("c",), {**SAME, "innermost": innermost}),
+        Node("t", "transpose", ("x2",), ("t",), {"axes": (0, 3, 1, 2) if not innermost else (0, 1, 2, 3)}),
+        Node("y", "conv", ("c", "v", "", "t"), ("y",), {**SAME, "activation": "relu"}),
+    ]
+    feeds = {"x": picture(), "x2": picture(2, 7, 14, 18) if innermost else picture(2, 14, 18, 7)}
+    inputs = [Input("x", feeds["x"].shape), Input("x2", feeds["x2"].shape)]
+    graph = optimise(Graph(nodes, inputs, ["y"], parameters={"w": array(5, 3, 3, 3), "v": array(7, 5, 3, 3, seed=2)}).eval())  # type: ignore[arg-type]
+    recorded(graph, feeds)
+    assert not graph.programs[-1].functions
+    with pre.no_grad():
+        c = pre.conv(feeds["x"], array(5, 3, 3, 3), padding=1)
+        t = feeds["x2"] if innermost else feeds["x2"].transpose(0, 3, 1, 2)
+        same(graph.run(feeds), {"y": np.maximum(pre.conv(c, array(7, 5, 3, 3, seed=2), padding=1) + t, 0)})

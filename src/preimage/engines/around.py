@@ -265,7 +265,7 @@ def expect_finite(x: Array) -> bool:
     """Whether somebody records what is computed, who then has to see to it that x is finite: what is done otherwise is not recorded."""
     here = recorder()
     if here is not None:
-        here.expect_finite(x)
+        here.expect(x)
     return here is not None
 
 

@@ -144,6 +144,8 @@ class ElementwiseKernels(Protocol):
 
     def in_order(self, x: Array) -> Array | None: ...
 
+    def take(self, x: Array, index: Array, axis: int) -> Array | None: ...
+
     def lines(
         self, x: Array, axis: tuple[int, ...], mode: str, g: Array | None = None, each: Array | None = None, eps: float = 0.0,
         affine: tuple[Array, Array] | None = None,

@@ -27,6 +27,7 @@ from preimage.engines.addresses import address_of
 
 __all__ = [
     "Fixed",
+    "Guard",
     "Memory",
     "Place",
     "Recorder",
@@ -64,6 +65,19 @@ class Place:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: np.dtype[Any]
+
+
+class Guard(NamedTuple):
+    """What an array must turn out to hold: finite numbers, or (within) integers from the first to the last of these."""
+
+    place: Place
+    within: tuple[int, int] | None = None
+
+    def holds(self, array: Array) -> bool:
+        """Whether the array is so."""
+        if self.within is None:
+            return bool(np.isfinite(array).all())
+        return bool(array.min() >= self.within[0] and array.max() <= self.within[1])
 
 
 @dataclass(slots=True)
@@ -155,7 +169,7 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.sizes: list[int] = []
-        self.guards: list[Place] = []  #: arrays that must turn out finite: the computation would go on otherwise
+        self.guards: list[Guard] = []  #: without which the computation would go on otherwise
         self.broken: str | None = None
         self._fixed: dict[int, Array] = {}
         self._memories: list[weakref.ref[Memory]] = []
@@ -244,10 +258,10 @@ class Recorder:
         """Something ran that was not written down."""
         self.broken = self.broken or what
 
-    def expect_finite(self, array: Array) -> None:
-        """The recorded kernels are the whole computation only where this array is finite."""
+    def expect(self, array: Array, within: tuple[int, int] | None = None) -> None:
+        """The recorded kernels are the whole computation only where this array is finite, or its integers lie within these."""
         place = self.place_of(array)
         if place is None:
             self.lost("values decide what is computed")
         else:
-            self.guards.append(place)
+            self.guards.append(Guard(place, within))

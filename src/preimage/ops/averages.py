@@ -15,6 +15,7 @@ import numpy as np
 
 from preimage.autograd import Primitive, primitive
 from preimage.engines import around
+from preimage.engines.recording import constant
 from preimage.errors import OptionError
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, flag_of, narrow, number_of, operand
@@ -113,12 +114,22 @@ def _divisors(windows: Windows, divisor: float | None, padded: bool, dtype: Any)
     return (np.asarray(divisor) if divisor is not None else _counts(windows, padded)).astype(dtype)
 
 
+def _divided(sums: Array, over: Array) -> Array:
+    if around.records():
+        made = around.chain((sums, constant(over)), (("div", (0, 1)),))
+        if made is not None:
+            return made[0]
+    return np.asarray(sums / over)
+
+
 def _avg_pool(x: Array, *, windows: Windows, divisor: float | None, padded: bool) -> Array:
     value = exactly(x)
     over = _divisors(windows, divisor, padded, value.dtype)
     with np.errstate(all="ignore"):
-        made = _summed(value, windows) / over
-        if x.dtype.itemsize > 2 and not np.isfinite(made).all():  # a sum may overflow on the way to a mean that does not
+        made = _divided(_summed(value, windows), over)
+        if (
+            x.dtype.itemsize > 2 and not around.expect_finite(made) and not np.isfinite(made).all()
+        ):  # a sum may overflow on the way to a mean that does not
             part = value.dtype.type(2.0 ** -math.ceil(math.log2(max(math.prod(w.kernel for w in windows), 2))))
             made = np.where(np.isfinite(made), made, _summed(value * part, windows) / over / part)
     return narrow(made, x)

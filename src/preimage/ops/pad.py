@@ -22,8 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Primitive, primitive
+from preimage.engines import moving
 from preimage.engines.base import Array
 from preimage.engines.kept_tables import kept_tables
+from preimage.engines.moving import memory_order
+from preimage.engines.recording import constant
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import Padding, normalise_padding
 from preimage.ops.operands import axis_of, check_room, entries, number_of, operand
@@ -56,15 +59,8 @@ def _sources(n: int, lo: int, hi: int, mode: str) -> NDArray[np.intp]:
     return m
 
 
-def _memory_order(a: Array) -> tuple[int, ...]:
-    """The axes from the outermost in memory to the innermost; axes of one cell stay where they are."""
-    axes = [k for k in range(a.ndim) if a.shape[k] > 1]
-    moved = iter(sorted(axes, key=lambda k: -abs(a.strides[k])))
-    return tuple(next(moved) if k in axes else k for k in range(a.ndim))
-
-
 def _same_order(shape: tuple[int, ...], like: Array) -> Array:
-    order = _memory_order(like)
+    order = memory_order(like)
     memory = np.empty([shape[k] for k in order], like.dtype)
     return memory.transpose(np.argsort(order))
 
@@ -79,18 +75,24 @@ def _inner(size: int, lo: int, hi: int) -> tuple[slice, slice]:
 def _pad(x: Array, *, pairs: Pairs, mode: str, value: float) -> Array:
     shape = tuple(n + lo + hi for n, (lo, hi) in zip(x.shape, pairs, strict=True))
     if mode == "zeros":
+        kept = x[tuple(slice(max(-lo, 0), n + min(hi, 0)) for n, (lo, hi) in zip(x.shape, pairs, strict=True))]
+        made = moving.padded(kept, [(max(lo, 0), max(hi, 0)) for lo, hi in pairs], value)
+        if made is not None:
+            return made
         y = _same_order(shape, x)
         y.fill(value)
         inner = [_inner(n, lo, hi) for n, (lo, hi) in zip(x.shape, pairs, strict=True)]
         y[tuple(there for _, there in inner)] = x[tuple(here for here, _ in inner)]
         return y
-    order = _memory_order(x)
+    order = memory_order(x)
     y = x.transpose(order)
     for axis, k in enumerate(order):
         lo, hi = pairs[k]
         if lo or hi:
-            y = np.take(y, _sources(x.shape[k], lo, hi, mode), axis=axis)
-    if y.base is not None:
+            sources = _sources(x.shape[k], lo, hi, mode)
+            taken = moving.take(y, constant(sources), axis)
+            y = np.take(y, sources, axis=axis) if taken is None else taken
+    if not any(lo or hi for lo, hi in pairs):
         y = y.copy()
     return y.transpose(np.argsort(order))
 

@@ -8,12 +8,13 @@ not cover (Tensors, residuals that broadcast, engines that bind nothing) runs as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from preimage.engines import Epilogue, PreparedWeight, around, bind
-from preimage.engines.base import Chain
+from preimage.engines import Epilogue, PreparedWeight, around, bind, moving
+from preimage.engines.base import Chain, is_channels_last
 from preimage.engines.prepared import is_fixed, same_bits
 from preimage.errors import PreimageError
 from preimage.geometry import ConvGeometry
@@ -74,6 +75,18 @@ def compiled_chain(chain: NodeChain | None) -> Chain | None:
         return None
     words, numbers = compiled_steps(chain[0], 1 + len(chain[1]))
     return words, (*chain[1], *numbers)
+
+
+def _moved_first(call: Callable[..., Any] | None, order: tuple[int, ...]) -> Callable[..., Any] | None:
+    """The call, with a residual that lies otherwise in memory than the result brought into its order first."""
+    if call is None:
+        return None
+
+    def moved(x: Any, residual: Any) -> Any:
+        laid = moving.laid(residual, order)
+        return None if laid is None else call(x, laid)
+
+    return moved
 
 
 class NodeCall:
@@ -138,6 +151,14 @@ class NodeCall:
             chain = None if attributes.get("chain") is None else compiled_chain(node.held("chain", tuple))
             accuracy = None if attributes.get("accuracy") is None else node.word("accuracy")
             check_accuracy(accuracy or "exact")
-            return bind(node.op, geometry, x, weight, epilogue, chain, node.flag("innermost"), accuracy)
+            innermost = node.flag("innermost")
+            call = bind(node.op, geometry, x, weight, epilogue, chain, innermost, accuracy)
+            if call is not None or residual is None:
+                return call
+            order = (0, *range(2, len(shape)), 1) if innermost or is_channels_last(x) else tuple(range(len(shape)))
+            moved = moving.laid(residual, order)
+            return None if moved is None else _moved_first(
+                bind(node.op, geometry, x, weight, replace(epilogue, residual=moved), chain, innermost, accuracy), order
+            )  # fmt: skip
         except (PreimageError, TypeError, ValueError):
             return None  # the operation says what is wrong

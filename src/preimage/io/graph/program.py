@@ -246,8 +246,8 @@ class Program:
                 item.run(own, addresses, threads)
             elif not self._call(item, run, raws, addresses):
                 return None
-        for place in self._guards:
-            if not np.isfinite(self._view(place, raws)).all():
+        for guard in self._guards:
+            if not guard.holds(self._view(guard.place, raws)):
                 return None
         found = {key: self._view(place, raws) for key, place in self._results}
         found |= {key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in self._static}
@@ -297,8 +297,8 @@ def _plan(state: _Recording, outer: set[int]) -> tuple[dict[int, int], int]:
             for _, place in item.inputs:
                 used(place.memory, at)
             at += 1
-    for place in state.recorder.guards:
-        used(place.memory, at)
+    for guard in state.recorder.guards:
+        used(guard.place.memory, at)
     numbers = list(born)
     starts, total = places_of([(state.recorder.sizes[n], born[n], died[n]) for n in numbers])
     return dict(zip(numbers, starts, strict=True)), total

@@ -30,14 +30,18 @@ _ALL = frozenset(
     (
         "add", "sub", "mul", "div", "relu", "leaky_relu", "clip", "sigmoid", "tanh", "exp", "sqrt", "abs", "maximum", "minimum", "swish",
         "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul", "attention", "gelu", "mish", "softplus", "log",
-        "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish",
+        "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish", "onnx.Gather", "onnx.PRelu", "onnx.Where", "onnx.Equal", "onnx.Less",
+        "onnx.LessOrEqual", "onnx.Greater", "onnx.GreaterOrEqual", "onnx.And", "onnx.Or", "onnx.Xor", "onnx.Not", "onnx.IsNaN", "rms_norm",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.
 _FIRST = frozenset(
     (
         "max_pool", "onnx.MaxPool", "global_avg_pool", "onnx.GlobalAveragePool", "onnx.ReduceMean", "onnx.ReduceSum", "onnx.Resize",
-        "onnx.Upsample", "linear", "onnx.Gemm", "onnx.HardSigmoid", "onnx.HardSwish", "onnx.Relu", "onnx.LeakyRelu",
+        "onnx.Upsample", "linear", "onnx.Gemm", "onnx.HardSigmoid", "onnx.HardSwish", "onnx.Relu", "onnx.LeakyRelu", "avg_pool",
+        "onnx.AveragePool", "layer_norm", "onnx.Pad", "onnx.Tile", "onnx.Expand", "onnx.Cast", "onnx.Floor", "onnx.Ceil", "onnx.Round", "onnx.Sign",
+        "onnx.Sin", "onnx.Cos", "onnx.Tan", "upsample", "channel_shuffle", "elu", "onnx.Elu", "onnx.DepthToSpace", "onnx.SpaceToDepth",
+        "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax",
     )
 )  # fmt: skip
 #: Words that read all inputs so but the one at this position.

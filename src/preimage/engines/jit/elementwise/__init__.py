@@ -5,6 +5,7 @@ from preimage.engines.jit.elementwise.channel_sums import channel_sums
 from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.line import lines, softmax
 from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
+from preimage.engines.jit.elementwise.take import take
 
 __all__ = ["JitKernels"]
 
@@ -22,3 +23,4 @@ class JitKernels:
     max_pool_grad = staticmethod(max_pool_grad)
     resize = staticmethod(resize)
     in_order = staticmethod(in_order)
+    take = staticmethod(take)

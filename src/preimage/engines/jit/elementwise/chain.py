@@ -20,7 +20,7 @@ from preimage.engines.jit.elementwise.chain_kernel import ChainSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
 from preimage.engines.jit.elementwise.layout import Shape
 from preimage.engines.jit.runtime.link import launch_arrays
-from preimage.engines.recording import Fixed, constant_of
+from preimage.engines.recording import Fixed, constant_of, recorder
 from preimage.settings import thread_count
 
 __all__ = ["Chain", "element_of", "run_chain"]
@@ -172,9 +172,7 @@ class Chain:
                 out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
         if self.tasks:
             if self._repeated:
-                operands = [
-                    constant_of(a, _copied(a, *self._repeated[k])) if k in self._repeated else a for k, a in enumerate(operands)
-                ]
+                operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
             values = np.array(numbers, self.computed) if numbers else None
             words: list[Any] = [*self.head, 0 if values is None else Fixed(values)]
             for array, place in zip((*operands, *out), self._places, strict=True):
@@ -209,8 +207,15 @@ def _repeated(shape: Shape, order: Sequence[int], strides: Sequence[Shape], k: i
 
 
 def _copied(a: Array, shape: Shape, order: Sequence[int]) -> Array:
-    """Repeated to a shape; dense, its axes in this order."""
-    return np.broadcast_to(a, shape).transpose(order).copy()
+    """Repeated to a shape; dense, its axes in this order. For a recorder by a kernel, where the array is none that never changes."""
+    own = a[tuple([slice(None, n) for n in shape[len(shape) - a.ndim :]])]  # which may be repeated already, with strides of 0
+    view = np.broadcast_to(own, shape).transpose(order)
+    here = recorder()
+    if here is None or here.is_fixed(a):
+        return constant_of(a, view.copy())
+    made = aligned_empty(view.shape, a.dtype)
+    run_chain((view,), (), out=(made,))
+    return made
 
 
 _ready: dict[tuple[Any, ...], Chain | None] = {}

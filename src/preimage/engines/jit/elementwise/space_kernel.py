@@ -11,30 +11,12 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+from preimage.engines.jit.elementwise.vectors import Vectors
 
 __all__ = [
     "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "ResizeArguments", "ResizeSpec", "RowsArguments", "RowsSpec",
     "Window", "build_max_grad", "build_pool", "build_resize", "build_rows",
 ]  # fmt: skip
-
-
-class _Vectors:
-    """for the vectors of columns first .. last - 1: body(column, mask of the last, shorter one or None)"""
-
-    def __init__(self, f: Kernel, lanes: int) -> None:
-        self.f, self.lanes = f, lanes
-
-    def run(self, first: Int | int, last: Int, body: object) -> None:
-        assert callable(body)
-        if self.lanes == 1:
-            with self.f.loop(first, last) as i:
-                body(i.index, None)
-            return
-        edge = last - (last - first) % self.lanes
-        with self.f.loop(first, edge, self.lanes) as i:
-            body(i.index, None)
-        with self.f.when(edge < last):
-            body(edge, self.f.lane_mask(self.lanes, last - edge))
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------
@@ -83,7 +65,7 @@ def build_rows(spec: RowsSpec) -> str:
         def body(i: Int, mask: Bit | None, line: Ptr = line, to: Ptr = to) -> None:
             to.at(i).store(line.at(i).load(spec.lanes, mask), mask)
 
-        _Vectors(f, spec.lanes).run(first, last, body)
+        Vectors(f, spec.lanes).run(first, last, body)
     return f.ir()
 
 
@@ -149,7 +131,7 @@ def build_pool(spec: PoolSpec) -> str:
                     tap.carry = [held + value]
             to.at(i).store(tap.result[0], mask)
 
-        _Vectors(f, spec.lanes).run(0, inner, body)
+        Vectors(f, spec.lanes).run(0, inner, body)
     return f.ir()
 
 
@@ -213,7 +195,7 @@ def build_max_grad(spec: MaxGradSpec) -> str:
                 result.at(where).store(sum_ + found.select(left, zero), mask)
                 tap.carry = [found.select(zero, left)]
 
-        _Vectors(f, lanes).run(first, last, body)
+        Vectors(f, lanes).run(first, last, body)
     return f.ir()
 
 
@@ -298,7 +280,7 @@ def build_resize(spec: ResizeSpec) -> str:
                 else:
                     to.at(i).store(corners[0][0], mask)
 
-            _Vectors(f, lanes).run(0, inner, body)
+            Vectors(f, lanes).run(0, inner, body)
     return f.ir()
 
 

@@ -29,7 +29,7 @@ def _gather(x: Any, indices: Any, axis: int = 0) -> Any:
     axis = axis_of(axis, x.ndim, "Gather")
     index = _valid(indices, x.shape[axis], "Gather")
     checked_size((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]), "Gather")
-    return take(x, index, axis)
+    return take(x, index if recorded(x) or recorded(indices) else np.asarray(indices), axis)  # that which a recorder knows
 
 
 @graph_op("onnx.GatherElements")

@@ -9,6 +9,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor
+from preimage.engines import moving
 from preimage.engines.base import is_channels_last
 
 __all__ = ["is_float", "recorded", "reshape", "take", "tile", "transpose", "typed", "where"]
@@ -26,7 +27,7 @@ def is_float(x: Any) -> bool:
 
 def reshape(x: Any, shape: Sequence[int]) -> Any:
     """x in another shape; arrays become a copy only where they must."""
-    return ops.reshape(x, tuple(shape)) if isinstance(x, Tensor) else np.reshape(x, tuple(shape))
+    return ops.reshape(x, tuple(shape)) if isinstance(x, Tensor) else moving.reshaped(x, tuple(shape))
 
 
 def transpose(x: Any, order: Sequence[int]) -> Any:
@@ -36,13 +37,21 @@ def transpose(x: Any, order: Sequence[int]) -> Any:
 
 def tile(x: Any, times: Sequence[int]) -> Any:
     """x several times along every axis."""
-    return ops.tile(x, tuple(times)) if isinstance(x, Tensor) else np.tile(x, tuple(times))
+    if isinstance(x, Tensor):
+        return ops.tile(x, tuple(times))
+    made = moving.repeated(
+        x.reshape([n for size in x.shape for n in (1, size)]), [n for pair in zip(times, x.shape, strict=True) for n in pair]
+    )
+    return np.tile(x, tuple(times)) if made is None else made.reshape([t * n for t, n in zip(times, x.shape, strict=True)])
 
 
 def take(x: Any, index: np.ndarray, axis: int) -> Any:
     """x at `index` along one axis; channels stay innermost in memory where they are."""
     if isinstance(x, Tensor):
         return ops.take(x, index, axis)
+    made = moving.take(x, index, axis)
+    if made is not None:
+        return made
     if axis > 1 and np.ndim(index) == 1 and is_channels_last(x):
         return np.moveaxis(np.take(np.moveaxis(x, 1, -1), index, axis - 1), -1, 1)
     return np.take(x, index, axis)

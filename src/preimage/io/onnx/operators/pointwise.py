@@ -273,7 +273,17 @@ def _prelu(x: Any, slope: Any, *, opset: int = 7) -> Any:
     zero = _zero_like(x)
     if recorded(x, slope):
         return ops.maximum(x, zero) + slope * ops.minimum(x, zero)
-    return np.where(x < 0, slope * x, x).astype(x.dtype)
+    made = around.chain((x, slope), _PRELU, (0.0,)) if _ours(x, slope) and _fits(slope, x) else None
+    return np.where(x < 0, slope * x, x).astype(x.dtype) if made is None else made[0]
+
+
+def _fits(slope: Any, x: Any) -> bool:
+    """Whether the slope broadcasts to x alone."""
+    return bool(np.broadcast_shapes(slope.shape, x.shape) == x.shape)
+
+
+#: Of x, the slope and 0.
+_PRELU = (("mul", (1, 0)), ("less", (0, 2)), ("where", (4, 3, 0)))
 
 
 @graph_op("onnx.Clip")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from preimage.engines import around
+from preimage.engines.recording import constant
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
@@ -100,7 +101,7 @@ def _resize_axis(x: Any, axis: int, index: np.ndarray, weights: np.ndarray) -> A
     for t in range(index.shape[1]):
         if not weights[:, t].any():
             continue
-        part = take(x, index[:, t], axis)
+        part = take(x, constant(np.ascontiguousarray(index[:, t])), axis)
         if not np.all(weights[:, t] == 1):
             part = part * weights[:, t].astype(x.dtype).reshape(shape)
         total = part if total is None else total + part

@@ -13,12 +13,13 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor
+from preimage.engines import moving
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
 from preimage.io.limits import checked_size
 from preimage.io.onnx.model import CODES, dtype_of
-from preimage.io.onnx.operators.moving import recorded, reshape, tile, transpose, where
+from preimage.io.onnx.operators.moving import is_float, recorded, reshape, tile, transpose, where
 from preimage.typing import PaddingMode
 
 __all__ = ["axis_of", "data_of", "ints"]
@@ -177,7 +178,10 @@ def _expand(x: Any, shape: Any) -> Any:
     except ValueError:
         raise FileFormatError(f"Expand: {x.shape} does not broadcast with {wanted}") from None
     checked_size(full, "Expand")
-    return ops.broadcast_to(x, full) if recorded(x) else np.broadcast_to(x, full).copy()
+    if recorded(x):
+        return ops.broadcast_to(x, full)
+    made = moving.repeated(x, full)
+    return np.broadcast_to(x, full).copy() if made is None else made
 
 
 @graph_op("onnx.Tile")
@@ -323,9 +327,12 @@ def _pad(x: Any, pads: Any = None, value: Any = None, axes: Any = None, *, mode:
     keep = x[tuple(slice(max(-a, 0), n + min(b, 0)) for n, (a, b) in zip(x.shape, pairs, strict=True))]
     grow = [(max(a, 0), max(b, 0)) for a, b in pairs]
     if mode == "constant":
-        return np.pad(keep, grow, constant_values=np.asarray(fill).astype(x.dtype))
+        made = moving.padded(keep, grow, np.asarray(fill).astype(x.dtype))
+        return np.pad(keep, grow, constant_values=np.asarray(fill).astype(x.dtype)) if made is None else made
     if any((a or b) and n == 0 for n, (a, b) in zip(keep.shape, grow, strict=True)):
         raise FileFormatError(f"Pad: mode {mode!r} of the empty shape {keep.shape}")
+    if is_float(x):
+        return ops.pad(keep, grow, mode=_MODES[mode], axes=range(x.ndim))
     names: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
     return np.pad(keep, grow, mode=names[mode])
 

@@ -1,0 +1,95 @@
+"""Moving elements by generated kernels: taking by indices, margins, copies in another order of memory. Of any dtype.
+
+Every function gives None where NumPy has to do the work, as those of `around` do: nothing is computed, so the results are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.around import LEAST_CHAIN, active
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.recording import constant, recorder
+
+__all__ = ["laid", "memory_order", "padded", "repeated", "reshaped", "take"]
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def _wanted(size: int) -> Any:
+    """The kernels, where so many elements are worth their call; for a recorder any are."""
+    return active() if size >= LEAST_CHAIN or (size and recorder() is not None) else None
+
+
+def take(x: Array, index: Array, axis: int) -> Array | None:
+    """x at the indices (int32 or int64) along an axis, which the index's axes replace; the result lies in memory as x does.
+
+    Negative indices count from the end. None for an index outside, which is not looked for where an index is known to be right.
+    """
+    size = x.shape[axis]
+    kernels = _wanted(index.size * (x.size // size)) if size else None
+    if kernels is None or index.dtype.kind != "i" or index.min() < -size or index.max() >= size:
+        return None
+    here = recorder()
+    if here is not None and not here.is_fixed(index):
+        here.expect(index, (-size, size - 1))
+    made: Array | None = kernels.take(x, index, axis)
+    return made
+
+
+def memory_order(x: Array) -> tuple[int, ...]:
+    """The axes from the outermost in memory to the innermost; axes of one element stay where they are."""
+    axes = [k for k in range(x.ndim) if x.shape[k] > 1]
+    moved = iter(sorted(axes, key=lambda k: -abs(x.strides[k])))
+    return tuple(next(moved) if k in axes else k for k in range(x.ndim))
+
+
+def _empty(shape: Sequence[int], order: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    return aligned_empty(tuple([shape[k] for k in order]), dtype).transpose([int(k) for k in np.argsort(order)])
+
+
+def padded(x: Array, pairs: Pairs, value: Any) -> Array | None:
+    """x with `value` around it; pairs, before and behind, of every axis, not negative. It lies in memory as x does."""
+    shape = tuple([n + lo + hi for n, (lo, hi) in zip(x.shape, pairs, strict=True)])
+    kernels = _wanted(int(np.prod(shape))) if x.size else None
+    if kernels is None:
+        return None
+    made = _empty(shape, memory_order(x), x.dtype)
+    inner = tuple([slice(lo, lo + n) for n, (lo, _) in zip(x.shape, pairs, strict=True)])
+    if kernels.run_chain((x,), (), out=(made[inner],)) is None:
+        return None
+    fill = constant(np.asarray(value, x.dtype))
+    for k, (lo, hi) in enumerate(pairs):  # the slabs before and behind; along later axes they are whole
+        for amount, place in ((lo, slice(0, lo)), (hi, slice(lo + x.shape[k], None))):
+            if amount:
+                slab = made[(*inner[:k], place)]
+                kernels.run_chain((np.broadcast_to(fill, slab.shape),), (), out=(slab,))
+    return made
+
+
+def laid(x: Array, order: Sequence[int]) -> Array | None:
+    """A dense copy of x, not empty, whose axes lie in memory in this order, the outermost first."""
+    kernels = active() if x.size else None
+    copied = None if kernels is None else kernels.in_order(x.transpose(order))
+    return None if copied is None else copied.transpose([int(k) for k in np.argsort(order)])
+
+
+def repeated(x: Array, shape: Sequence[int]) -> Array | None:
+    """x broadcast to a shape, every element written, in row-major order."""
+    kernels = _wanted(int(np.prod(shape)))
+    made: Array | None = None if kernels is None else kernels.in_order(np.broadcast_to(x, shape))
+    return made
+
+
+def reshaped(x: Array, shape: Sequence[int]) -> Array:
+    """x in another shape; where it must be copied, for a recorder by a kernel."""
+    made = np.reshape(x, shape)
+    here = recorder()
+    if here is None or not x.size or here.place_of(x) is None or here.place_of(made) is not None:
+        return made
+    kernels = active()
+    copied = None if kernels is None else kernels.in_order(x)
+    return made if copied is None else np.reshape(copied, shape)
