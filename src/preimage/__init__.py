@@ -31,13 +31,13 @@ from preimage.ops.conv import prepare
 from preimage.settings import config
 
 if TYPE_CHECKING:
-    from preimage import analysis, audit, caffe, data, io, learning, linop, nn, ops, optim, reduction, runtime
+    from preimage import analysis, audit, caffe, data, functional, io, learning, linop, nn, ops, optim, reduction, runtime
     from preimage.io import export, load_model, load_weights, optimise, save_model, save_weights
     from preimage.learning.checkpoints import load, save
 
 __version__ = "0.1.0"
 
-_LATER = ("analysis", "audit", "caffe", "data", "io", "learning", "linop", "nn", "optim", "reduction", "runtime")
+_LATER = ("analysis", "audit", "caffe", "data", "functional", "io", "learning", "linop", "nn", "optim", "reduction", "runtime")
 #: Functions of those packages that stand at the top, too.
 _FACES = {
     "export": "preimage.io",
@@ -99,6 +99,7 @@ __all__ = [
     "export",
     "fold",
     "fold_margin",
+    "functional",
     "grad",
     "io",
     "learning",

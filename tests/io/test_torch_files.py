@@ -293,7 +293,7 @@ def test_the_fuzz_sees_defects(defect: str, tmp_path: Path, monkeypatch: Any) ->
     assert fuzz.attempt(data, tmp_path / "a.pt", beside=True) == "read"
     if defect == "differs":
         monkeypatch.setattr(fuzz, "load", lambda path: {k: -v for k, v in load(path).items()})
-        assert fuzz.attempt(data, tmp_path / "a.pt", beside=True).startswith("differs")
+        assert fuzz.attempt(data, tmp_path / "a.pt", beside=True, unchanged=data).startswith("differs")
     else:
         monkeypatch.setattr(fuzz, "load", lambda path: {}["a"])
         assert fuzz.fuzz(0, 3, tmp_path)[0]["foreign KeyError"] == 3

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from preimage import ops
+from preimage import functional, ops
 
 ROOT = Path(__file__).parents[2]
 USER_CODE = Path(__file__).with_name("user_code.py")
@@ -121,10 +121,31 @@ def test_the_stub_has_every_operation_with_its_parameters():
         assert everything == named, name
 
 
+def test_the_stub_of_functional_has_every_function_with_its_parameters():
+    """Names, order and defaults, of functions and of those whose signature several share (a Protocol with __call__)."""
+    body = ast.parse((ROOT / "src/preimage/functional/__init__.pyi").read_text()).body
+    shared = {n.name: [f for f in n.body if isinstance(f, ast.FunctionDef)] for n in body if isinstance(n, ast.ClassDef)}
+    stub: dict[str, list[ast.FunctionDef]] = {n.target.id: shared[n.annotation.id] for n in body if isinstance(n, ast.AnnAssign)}
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            stub.setdefault(node.name, []).append(node)
+    assert set(stub) == set(functional.__all__), "functional/__init__.pyi says what each function gives for arrays and for Tensors"
+    for name, overloads in stub.items():
+        real = inspect.signature(getattr(functional, name)).parameters
+        for overload in overloads:
+            placed, named, defaults = parameters_of(overload, {})
+            has = [p for p in placed if p != "self"]
+            assert has + [p for p in real if p in named] == list(real), name
+            assert all(real[k].default == v for k, v in defaults.items()), name
+
+
 def test_the_comparison_with_the_stub_can_fail(monkeypatch):
     monkeypatch.setattr(ops, "exp", lambda x, base=2.0: x)
     with pytest.raises(AssertionError, match="exp"):
         test_the_stub_has_every_operation_with_its_parameters()
+    monkeypatch.setattr(functional, "conv2d", lambda input, weight, bias=None: input)
+    with pytest.raises(AssertionError, match="conv2d"):
+        test_the_stub_of_functional_has_every_function_with_its_parameters()
     monkeypatch.setattr(ops, "__all__", [*ops.__all__, "one_more"])
     with pytest.raises(AssertionError, match="says what each operation gives"):
         test_the_stub_has_every_operation_with_its_parameters()
@@ -175,7 +196,7 @@ def loose(annotation):
     return False
 
 
-@pytest.mark.parametrize("package", ["ops", "nn", "optim", "linop", "autograd"])
+@pytest.mark.parametrize("package", ["ops", "functional", "nn", "optim", "linop", "autograd"])
 def test_no_public_signature_is_any(package):
     """Of what the package offers: its `__all__`, and the classes' methods."""
     public = set(__import__(f"preimage.{package}", fromlist=["__all__"]).__all__)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import preimage as pre
-from preimage import linop, nn, ops, optim
+from preimage import functional, linop, nn, ops, optim
 from preimage.engines import PreparedWeight
 from preimage.typing import Array, Layout, Operand, Padding, Value
 
@@ -227,3 +227,22 @@ pre.plan(geometry, contraction="forward")  # wrong
 pre.conv_transposed(x, w)  # wrong
 
 unused: Any = (either, narrow, blur)
+
+
+# -- torch's names ---------------------------------------------------------------------------------------------------------
+
+assert_type(functional.conv2d(x, w, b, 2, 1), Array)
+assert_type(functional.conv2d(x, k), pre.Tensor)
+assert_type(functional.conv_transpose2d(t, w, stride=2, output_padding=1), pre.Tensor)
+assert_type(functional.relu(x, inplace=True), Array)
+assert_type(functional.relu(functional.pad(t, (1, 2))), pre.Tensor)
+assert_type(functional.max_pool2d(x, 2), Array)
+assert_type(functional.max_pool2d(t, 2, return_indices=True), tuple[pre.Tensor, Array])
+assert_type(functional.interpolate(t, scale_factor=2, mode="bilinear"), pre.Tensor)
+assert_type(functional.cross_entropy(t, np.zeros(3, np.int64)), pre.Tensor)
+assert_type(functional.mse_loss(x, x), Array)
+assert_type(functional.cat([t, t], dim=1), pre.Tensor)
+assert_type(functional.one_hot([1, 2]), Array)
+functional.conv2d(x, w, strides=2)  # wrong
+functional.softmax(x, dim="1")  # wrong
+functional.relu("x")  # wrong

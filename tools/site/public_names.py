@@ -12,6 +12,7 @@ __all__ = ["SURFACE", "public"]
 SURFACE = {
     "preimage": "contractions, Tensors, settings",
     "preimage.ops": "operations",
+    "preimage.functional": "the operations by torch's names",
     "preimage.nn": "layers and losses",
     "preimage.nn.init": "starting values",
     "preimage.optim": "optimisers and schedules",

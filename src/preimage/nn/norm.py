@@ -14,7 +14,7 @@ from preimage.nn import init
 from preimage.nn.module import Layer, Parameter
 from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
-from preimage.ops.normalise import normalise, scaled_by, standardized
+from preimage.ops.normalise import grouped, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_of, shape_sizes
 from preimage.ops.pointwise import select
 from preimage.typing import Array, DTypeLike, Layout, Operand, Seed, Shape, Value
@@ -72,8 +72,7 @@ class _Tracking(_Norm):
         self._buffers["num_batches_tracked"] = np.asarray(seen)
         rate = 1.0 / float(seen) if self.momentum is None else self.momentum
         for name, batch in (("running_mean", mean), ("running_var", var * (count / (count - 1)))):
-            old = getattr(self, name)
-            setattr(self, name, ((1 - rate) * old + rate * np.asarray(batch)).astype(old.dtype))
+            setattr(self, name, moved(getattr(self, name), batch, rate))
 
     def extra_repr(self) -> str:
         return (
@@ -168,12 +167,7 @@ class GroupNorm(_Norm):
         shape = shape_of(x)
         if len(shape) < 2 or shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
-        each = math.prod(shape[1:]) // self.num_groups
-        if shape[0] * each == 1:
-            raise ShapeError(f"GroupNorm: needs more than one value per group, got shape {shape} in {self.num_groups} groups")
-        per_channel = (self.num_channels, *[1] * (len(shape) - 2))
-        weight, bias = (None if v is None else ops.reshape(v, per_channel) for v in (self.weight, self.bias))
-        return standardized(operand(x, "x"), weight, bias, axes=(2,), eps=self.eps, shape=(shape[0], self.num_groups, each))
+        return grouped(x, self.num_groups, self.weight, self.bias, eps=self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"

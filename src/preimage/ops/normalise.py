@@ -20,6 +20,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, is_grad_enabled, primitive
 from preimage.engines import around
+from preimage.errors import ShapeError
 from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.operands import Array, common_dtype, operand
 from preimage.ops.pointwise import add, multiply, subtract
@@ -27,9 +28,9 @@ from preimage.ops.reduce import mean, standardize, standardize_gradient, standar
 from preimage.ops.shape import reshape
 from preimage.ops.sums import sum_dtype
 from preimage.reduction import tree_sum
-from preimage.typing import Value
+from preimage.typing import Operand, Value
 
-__all__ = ["affine", "normalise", "scaled_by", "standardized"]
+__all__ = ["affine", "grouped", "moved", "normalise", "scaled_by", "standardized"]
 
 
 class _Statistics:
@@ -235,3 +236,24 @@ def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tu
         means, variances = means.copy(), variances.copy()
         means[lost.mask], variances[lost.mask] = mean(lost.part, lost.axes), var(lost.part, lost.axes)
     return y, means, variances
+
+
+def grouped(x: Operand, groups: int, weight: Operand | None, bias: Operand | None, *, eps: float) -> Value:
+    """Each image standardised over each of so many groups of channels and all space, times weight plus bias, one number each per channel.
+
+    Raises: ShapeError for a single value per group, whose answer would be 0 whatever it is.
+    """
+    x = operand(x, "x")
+    channels = x.shape[1]
+    each = math.prod(x.shape[1:]) // groups
+    if x.shape[0] * each == 1:
+        raise ShapeError(f"group_norm: needs more than one value per group, got shape {x.shape} in {groups} groups")
+    per_channel = (channels, *[1] * (x.ndim - 2))
+    spread = [None if v is None else reshape(v, per_channel) for v in (weight, bias)]
+    return standardized(x, spread[0], spread[1], axes=(2,), eps=eps, shape=(x.shape[0], groups, each))
+
+
+@np.errstate(all="ignore")
+def moved(running: Array, batch: Array, rate: float) -> Array:
+    """A running value moved towards a batch's."""
+    return np.asarray(((1 - rate) * running + rate * np.asarray(batch)).astype(running.dtype))

@@ -244,7 +244,9 @@ def _array(view: View, data: NDArray[np.uint8], *, big_endian: bool, whole: bool
         return np.zeros(view.shape, dtype)
     if whole and view.size == elements.size and _in_order(view):
         return elements.reshape(view.shape)
-    strides = tuple(s * dtype.itemsize for s in view.strides)
+    strides = tuple(
+        s * dtype.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.strides, strict=True)
+    )  # of one: any number
     return np.array(np.lib.stride_tricks.as_strided(elements[view.offset :], view.shape, strides, writeable=False), order="C")
 
 
