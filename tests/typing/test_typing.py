@@ -129,7 +129,9 @@ def test_the_stub_of_functional_has_every_function_with_its_parameters():
     for node in body:
         if isinstance(node, ast.FunctionDef):
             stub.setdefault(node.name, []).append(node)
-    assert set(stub) == set(functional.__all__), "functional/__init__.pyi says what each function gives for arrays and for Tensors"
+    assert set(stub) == set(functional.__all__), (
+        "functional/__init__.pyi says what each function gives for arrays and for Tensors"
+    )
     for name, overloads in stub.items():
         real = inspect.signature(getattr(functional, name)).parameters
         for overload in overloads:
