@@ -424,6 +424,25 @@ MOVED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("onnx.SpaceToDepth", (), {"blocksize": 2}),
     ("channel_shuffle", (), {"groups": 4}),
     ("elu", (), {"alpha": 1.0}),
+    *[
+        (f"onnx.Reduce{word}", (np.array(axes),), {"keepdims": k % 2})
+        for k, (word, axes) in enumerate(
+            (
+                ("Max", [2, 3]),
+                ("Min", [1]),
+                ("Max", [0, 2]),
+                ("L2", [1]),
+                ("L1", [3]),
+                ("SumSquare", [2]),
+                ("Mean", [0, 1]),
+                ("Sum", [0]),
+            )
+        )
+    ],
+    ("onnx.Pow", (np.float32(2),), {}),
+    ("onnx.Pow", (np.array([1.5], np.float32),), {}),
+    ("onnx.Clip", (np.float32(-0.25),), {}),
+    ("channels_innermost", (), {}),
 ]
 
 
@@ -469,3 +488,35 @@ def test_a_residual_that_lies_otherwise_is_brought_into_order(innermost: bool) -
         c = pre.conv(feeds["x"], array(5, 3, 3, 3), padding=1)
         t = feeds["x2"] if innermost else feeds["x2"].transpose(0, 3, 1, 2)
         same(graph.run(feeds), {"y": np.maximum(pre.conv(c, array(7, 5, 3, 3, seed=2), padding=1) + t, 0)})
+
+
+@pytest.mark.parametrize("images", [2, 3, 5, 24])
+def test_sums_over_images_are_kernels(images: int) -> None:
+    """Their tree too, also of numbers whose sum is no number."""
+    nodes = [
+        Node("y", "onnx.ReduceMean", ("x",), ("y",), {"axes": [0, 2], "keepdims": 0}),
+        Node("z", "onnx.ReduceSum", ("x",), ("z",), {"axes": [0]}),
+    ]
+    graph = optimise(Graph(nodes, [Input("x", (None, 5, 7))], ["y", "z"]).eval())  # type: ignore[arg-type]
+    for x in (array(images, 5, 7), np.where(array(images, 5, 7, seed=3) > 0.4, np.float32(np.nan), array(images, 5, 7))):
+        graph.release()
+        recorded(graph, {"x": x})
+        assert not graph.programs[-1].functions
+        for given in (x, array(images, 5, 7, seed=8)):
+            with pre.no_grad():
+                same(graph.run({"x": given}), by_nodes(graph, {"x": given}))
+
+
+def test_an_input_that_no_kernel_reads_as_it_lies() -> None:
+    """Rows innermost but one: neither of the two usual orders, so the contraction's input is brought into order."""
+    nodes = [
+        Node("t", "transpose", ("x",), ("t",), {"axes": (0, 2, 3, 1)}),
+        Node("y", "conv", ("t", "w"), ("y",), {**SAME, "activation": "relu"}),
+    ]
+    x = picture(2, 14, 8, 18)
+    graph = optimise(Graph(nodes, [Input("x", x.shape)], ["y"], parameters={"w": array(6, 8, 3, 3)}).eval())  # type: ignore[arg-type]
+    recorded(graph, {"x": x})
+    assert not graph.programs[-1].functions
+    with pre.no_grad():
+        want = np.maximum(pre.conv(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), array(6, 8, 3, 3), padding=1), 0)
+        same(graph.run({"x": x}), {"y": want})

@@ -17,7 +17,7 @@ import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import get, names, sums
-from preimage.engines.base import Array, ElementwiseKernels, Steps
+from preimage.engines.base import Array, ElementwiseKernels, Steps, aligned_empty
 from preimage.engines.recording import recorder
 from preimage.engines.recurrent import Direction
 from preimage.errors import EngineError
@@ -190,7 +190,22 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
     if kernels is None:
         return sums.sum_over(x, axis)
     log_kernels(f"sum over {axis}", x)
-    return sums.sum_over(x, axis, lambda view: kernels.channel_sums(view, "plain", False)[0])
+    tree = None if recorder() is None else _tree
+    return sums.sum_over(x, axis, lambda view: kernels.channel_sums(view, "plain", False)[0], tree)
+
+
+def _tree(level: Array) -> Array:
+    """`reduction.tree_sum` along the first axis, by kernels, for a recorder."""
+    kernels = active()
+    assert kernels is not None
+    while len(level) > 1:
+        pairs = len(level) // 2
+        above = aligned_empty((len(level) - pairs, *level.shape[1:]), level.dtype)
+        kernels.run_chain((level[0 : 2 * pairs : 2], level[1::2]), (("add", (0, 1)),), out=(above[:pairs],))
+        if len(level) % 2:
+            kernels.run_chain((level[-1:],), (), out=(above[pairs:],))
+        level = above
+    return level[0]
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
@@ -262,11 +277,12 @@ def records() -> bool:
 
 
 def expect_finite(x: Array) -> bool:
-    """Whether somebody records what is computed, who then has to see to it that x is finite: what is done otherwise is not recorded."""
+    """Whether somebody records what is computed, and x is finite: who has to see to it then that it stays so."""
     here = recorder()
-    if here is not None:
-        here.expect(x)
-    return here is not None
+    if here is None or not np.isfinite(x).all():
+        return False
+    here.expect(x)
+    return True
 
 
 def softmax(x: Array, axis: int, g: Array | None = None) -> Array | None:

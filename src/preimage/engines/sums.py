@@ -25,8 +25,12 @@ Blocked = Callable[[Array], Array]
 
 
 @np.errstate(all="ignore")
-def sum_over(x: Array, axis: tuple[int, ...], blocked: Blocked | None = None) -> Array:
-    """The sum over the axes (numbered from 0), which are dropped, in the dtype of x. blocked: what sums the images, by default NumPy."""
+def sum_over(
+    x: Array, axis: tuple[int, ...], blocked: Blocked | None = None, tree: Callable[[Array], Array] | None = None
+) -> Array:
+    """The sum over the axes (numbered from 0), which are dropped, in the dtype of x. blocked: what sums the images, by default NumPy; tree: what
+    adds them up, with which nothing is left to NumPy.
+    """
     kept = [k for k in range(x.ndim) if k not in axis]
     terms = [k for k in axis if k]
     images = [0] if 0 in axis else []
@@ -43,9 +47,9 @@ def sum_over(x: Array, axis: tuple[int, ...], blocked: Blocked | None = None) ->
         view = x.transpose([*images, *outer, *sorted(terms)]).reshape(count, lead, space)
     else:
         view = x.transpose([*images, *outer, *sorted(terms), *inner]).reshape(count * lead, space, channels).transpose(0, 2, 1)
-    sums = (view[:, :, 0] + x.dtype.type(0)) if space == 1 else (blocked or _in_numpy)(view)
+    sums = (view[:, :, 0] + x.dtype.type(0)) if space == 1 and tree is None else (blocked or _in_numpy)(view)
     sums = sums.reshape(count, lead * channels)
-    total: Array = sums[0] if count == 1 else tree_sum(sums)
+    total: Array = sums[0] if count == 1 else (tree or tree_sum)(sums)
     order = outer + inner
     return total.reshape([x.shape[k] for k in order]).transpose([order.index(k) for k in kept])
 

@@ -141,7 +141,7 @@ def _extremum_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool)
 
 def _extremum(ufunc: np.ufunc, word: str) -> Any:
     def forward(x: Array, *, axis: AxisTuple, keepdims: bool) -> Array:
-        made = around.lines(x, axis, word, least=around.LEAST_CHAIN)
+        made = around.lines(x, axis, word)
         if made is not None:
             return made.reshape(kept_shape(x.shape, axis)) if keepdims else made
         return narrow(ufunc.reduce(x, axis=axis, keepdims=keepdims), x)

@@ -40,10 +40,23 @@ def _again(x: Array, axis: tuple[int, ...], keepdims: bool, found: Array, diviso
     count = math.prod(x.shape[k] for k in axis)
     if count < 2 or around.expect_finite(found) or np.isfinite(found).all():
         return found
-    part = found.dtype.type(2.0 ** -math.ceil(math.log2(count)))
+    part = 2.0 ** -math.ceil(math.log2(count))
     with np.errstate(all="ignore"):
-        smaller = _summed(x * part, axis, keepdims) / found.dtype.type(divisor) / part
-    return np.where(np.isfinite(found), found, smaller)
+        smaller = _by("div", _by("div", _summed(_by("mul", exactly(x), part), axis, keepdims), divisor), part)
+        made = around.mixed((found, smaller), _IF_FINITE, found.dtype, found.dtype, (math.inf,)) if around.records() else None
+        return np.where(np.isfinite(found), found, smaller) if made is None else made
+
+
+#: Of two arrays and infinity: the first where it is finite, else the second.
+_IF_FINITE = (("abs", (0,)), ("less", (3, 2)), ("where", (4, 0, 1)))
+
+
+def _by(word: str, x: Array, number: float) -> Array:
+    """x times ("mul") or over ("div") a number of its dtype."""
+    made = around.pointwise(word, x, numbers=(number,)) if around.records() else None
+    if made is not None:
+        return made
+    return np.asarray(x * x.dtype.type(number) if word == "mul" else x / x.dtype.type(number))
 
 
 def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:

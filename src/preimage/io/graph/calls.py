@@ -77,16 +77,20 @@ def compiled_chain(chain: NodeChain | None) -> Chain | None:
     return words, (*chain[1], *numbers)
 
 
-def _moved_first(call: Callable[..., Any] | None, order: tuple[int, ...]) -> Callable[..., Any] | None:
-    """The call, with a residual that lies otherwise in memory than the result brought into its order first."""
-    if call is None:
+def _laid_first(bound: Callable[..., Callable[..., Any] | None], x: Any, residual: Any, ndim: int) -> Callable[..., Any] | None:
+    """The call with its arrays brought into the order of memory that kernels read as it is: channels innermost."""
+    last = (0, *range(2, ndim), 1)
+    wanted = None if is_channels_last(x) else last  # so that neither input nor result needs a copy in scratch memory
+    other = None if residual is None else last
+    if (wanted is None and other is None) or ndim < 3:
         return None
 
-    def moved(x: Any, residual: Any) -> Any:
-        laid = moving.laid(residual, order)
-        return None if laid is None else call(x, laid)
+    def laid(array: Any, order: tuple[int, ...] | None) -> Any:
+        return array if order is None else moving.laid(array, order)
 
-    return moved
+    first = laid(x, wanted), laid(residual, other)
+    call = None if first[0] is None or (other and first[1] is None) else bound(*first)
+    return None if call is None else lambda x, residual: call(laid(x, wanted), laid(residual, other))
 
 
 class NodeCall:
@@ -152,13 +156,11 @@ class NodeCall:
             accuracy = None if attributes.get("accuracy") is None else node.word("accuracy")
             check_accuracy(accuracy or "exact")
             innermost = node.flag("innermost")
-            call = bind(node.op, geometry, x, weight, epilogue, chain, innermost, accuracy)
-            if call is not None or residual is None:
-                return call
-            order = (0, *range(2, len(shape)), 1) if innermost or is_channels_last(x) else tuple(range(len(shape)))
-            moved = moving.laid(residual, order)
-            return None if moved is None else _moved_first(
-                bind(node.op, geometry, x, weight, replace(epilogue, residual=moved), chain, innermost, accuracy), order
-            )  # fmt: skip
+
+            def bound(x: Any, residual: Any) -> Callable[..., Any] | None:
+                own = epilogue if residual is None else replace(epilogue, residual=residual)
+                return bind(node.op, geometry, x, weight, own, chain, innermost, accuracy)
+
+            return bound(x, residual) or _laid_first(bound, x, residual, len(shape))
         except (PreimageError, TypeError, ValueError):
             return None  # the operation says what is wrong

@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import no_grad
+from preimage.engines import moving
+from preimage.engines.base import is_channels_last
 from preimage.errors import PreimageError
 from preimage.io import limits
 from preimage.io.graph.affine import fold_affine, fold_before, split_affine
@@ -213,7 +215,8 @@ def channels_innermost(x: Any) -> Any:
     """The same array, laid out in memory with axis 1 innermost."""
     if not isinstance(x, np.ndarray) or x.ndim < 3 or x.shape[1] == 1:
         return x
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    made = None if is_channels_last(x) else moving.laid(x, (0, *range(2, x.ndim), 1))
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1) if made is None else made
 
 
 def channels_last(graph: Graph) -> Graph:

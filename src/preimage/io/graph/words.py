@@ -41,7 +41,8 @@ _FIRST = frozenset(
         "onnx.Upsample", "linear", "onnx.Gemm", "onnx.HardSigmoid", "onnx.HardSwish", "onnx.Relu", "onnx.LeakyRelu", "avg_pool",
         "onnx.AveragePool", "layer_norm", "onnx.Pad", "onnx.Tile", "onnx.Expand", "onnx.Cast", "onnx.Floor", "onnx.Ceil", "onnx.Round", "onnx.Sign",
         "onnx.Sin", "onnx.Cos", "onnx.Tan", "upsample", "channel_shuffle", "elu", "onnx.Elu", "onnx.DepthToSpace", "onnx.SpaceToDepth",
-        "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax",
+        "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax", "onnx.ReduceMax", "onnx.ReduceMin",
+        "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow", "onnx.Clip",
     )
 )  # fmt: skip
 #: Words that read all inputs so but the one at this position.

@@ -21,6 +21,7 @@ from preimage.engines.ir import math
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.logarithms import log
+from preimage.engines.ir.words import Word
 from preimage.engines.jit.elementwise.running_tree import RunningTree
 from preimage.engines.order import BLOCK, PARTIALS
 
@@ -157,15 +158,18 @@ class _Row(_Line):
     def extreme(self, array: Ptr, word: str) -> Num:
         """The largest or smallest value of a line, in every lane."""
         low = self.number(float("-inf" if word == "maximum" else "inf"))
-        with self.f.loop(0, self.whole, PARTIALS, carry=[low] * self.vectors) as k:
-            k.carry = [_extreme(held, self.load(array, (k.index + j * self.lanes, None)), word) for j, held in enumerate(k.carry)]
-        tops = k.result
-        for j, mask in enumerate(self.masks):
-            spot = (self.whole + j * self.lanes, mask)
-            tops[j] = _extreme(tops[j], self.counted(spot, self.load(array, spot), low), word)
-        for other in tops[1:]:
-            tops[0] = _extreme(tops[0], other, word)
-        return _across(tops[0], lambda a, b: _extreme(a, b, word)).lane(0).splat(self.lanes)
+        many = self.vectors
+        with self.f.loop(0, self.whole, PARTIALS, carry=[low] * (2 * many)) as k:
+            found = [self.load(array, (k.index + j * self.lanes, None)) for j in range(many)]
+            k.carry = _extremes(k.carry[:many], found, word) + _strangest(k.carry[many:], found)
+        ends = [(self.whole + j * self.lanes, mask) for j, mask in enumerate(self.masks)]
+        found = [self.counted(spot, self.load(array, spot), low) for spot in ends]
+        tops, strange = _extremes(k.result[:many], found, word), _strangest(k.result[many:], found)
+        for j in range(1, many):
+            tops[:1], strange[:1] = _extremes(tops[:1], [tops[j]], word), _strangest(strange[:1], [strange[j]])
+        top = _across(tops[0], lambda a, b: _extremes([a], [b], word)[0])
+        nan = _across(strange[0], lambda a, b: _strangest([a], [b])[0])
+        return _with_nan(top, nan).lane(0).splat(self.lanes)
 
     def every(self, use: Callable[[Spot], None]) -> None:
         """use(...) of every vector of the line."""
@@ -224,10 +228,11 @@ class _Column(_Line):
         return [tree.total(self.args.blocks) for tree in self.trees]
 
     def extreme(self, array: Ptr, word: str) -> Num:
-        with self.f.loop(0, self.args.length, carry=[self.number(float("-inf" if word == "maximum" else "inf"))]) as k:
-            k.carry = [_extreme(k.carry[0], self.load(array, (k.index, None)), word)]
-        top: Num = k.result[0]
-        return top
+        low = self.number(float("-inf" if word == "maximum" else "inf"))
+        with self.f.loop(0, self.args.length, carry=[low, low]) as k:
+            found = [self.load(array, (k.index, None))]
+            k.carry = _extremes(k.carry[:1], found, word) + _strangest(k.carry[1:], found)
+        return _with_nan(*k.result)
 
     def every(self, use: Callable[[Spot], None]) -> None:
         with self.f.loop(0, self.args.length) as k:
@@ -258,8 +263,28 @@ def build(spec: LineSpec) -> str:
     return f.ir()
 
 
-def _extreme(x: Num, y: Num, word: str) -> Num:
-    return x.like(x.kernel.intrinsic(f"llvm.{word}", x, y))
+def _extremes(held: list[Num], found: list[Num], word: str) -> list[Num]:
+    """The larger (smaller) ones of numbers, -0 below +0; NaNs are lost.
+
+    Both ways to choose give the same but for two zeros, of which the one has no sign where either has none: whose bits, and (or), say so.
+    """
+    made = []
+    for x, y in zip(held, found, strict=True):
+        first = x.is_above(y) if word == "maximum" else x.is_below(y)
+        other = y.is_above(x) if word == "maximum" else y.is_below(x)
+        a, b = Word.of(first.select(x, y)), Word.of(other.select(y, x))
+        made.append((a & b if word == "maximum" else a | b).as_float())
+    return made
+
+
+def _strangest(held: list[Num], found: list[Num]) -> list[Num]:
+    """NaN where there has been one."""
+    return [y.is_nan().select(y, x) for x, y in zip(held, found, strict=True)]
+
+
+def _with_nan(top: Num, strange: Num) -> Num:
+    value: Num = strange.is_nan().select(strange, top)
+    return value
 
 
 def _joined(sums: list[Num]) -> Num:

@@ -71,6 +71,8 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _power(a: Any, b: Any) -> Any:
     """The dtype is that of the base; an exponent may have any other. Integers have no gradient."""
+    if is_float(a) and not recorded(b) and b.size == 1 and b.ndim <= a.ndim and b.reshape(()) == 2:
+        return ops.square(a)
     if is_float(a) and (recorded(a, b) or is_float(b)):
         return ops.power(a, b if b.dtype == a.dtype else as_type(b, a.dtype))
     b = b.data if isinstance(b, Tensor) else b
@@ -296,9 +298,14 @@ def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None
     if recorded(x):
         return ops.clip(x, *bounds)
     # np.minimum(np.maximum()) as the definition says: where low > high the result is high
-    result = x if bounds[0] is None else np.maximum(x, np.asarray(bounds[0], x.dtype))
-    result = result if bounds[1] is None else np.minimum(result, np.asarray(bounds[1], x.dtype))
+    result = x if bounds[0] is None else _bounded("maximum", np.maximum, x, bounds[0])
+    result = result if bounds[1] is None else _bounded("minimum", np.minimum, result, bounds[1])
     return result.copy() if result is x else result
+
+
+def _bounded(word: str, function: Any, x: Any, bound: float) -> Any:
+    made = around.pointwise(word, x, numbers=(bound,)) if x.dtype in _WIDE else None
+    return function(x, np.asarray(bound, x.dtype)) if made is None else made
 
 
 @graph_op("onnx.Dropout", types=gives(0, "bool"))

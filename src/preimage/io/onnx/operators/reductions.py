@@ -47,7 +47,7 @@ def _mean(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
 
 def _extreme(name: str, sign: int) -> Any:
     def reduce(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
-        if recorded(x):
+        if recorded(x) or (is_float(x) and _count(x, axes)):
             return getattr(ops, name)(x, axes, keepdims=keep)
         if _count(x, axes) == 0:  # the neutral element
             if x.dtype.kind == "b":
@@ -74,7 +74,7 @@ def _log_sum_exp(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _log(x: Any) -> Any:
-    if recorded(x):
+    if is_float(x):
         return ops.log(x)
     with np.errstate(all="ignore"):
         return np.asarray(np.log(x)).astype(x.dtype)
@@ -88,16 +88,20 @@ _REDUCTIONS = {
     "ReduceProd": lambda x, axes, keep: (
         ops.prod(x, axes, keepdims=keep) if is_float(x) else np.prod(x, axes, keepdims=keep, dtype=x.dtype)
     ),
-    "ReduceL1": lambda x, axes, keep: _sum(ops.abs(x) if recorded(x) else np.abs(x), axes, keep),
-    "ReduceL2": lambda x, axes, keep: _root(_sum(x * x, axes, keep)),
-    "ReduceSumSquare": lambda x, axes, keep: _sum(x * x, axes, keep),
+    "ReduceL1": lambda x, axes, keep: _sum(ops.abs(x) if is_float(x) else np.abs(x), axes, keep),
+    "ReduceL2": lambda x, axes, keep: _root(_sum(_squared(x), axes, keep)),
+    "ReduceSumSquare": lambda x, axes, keep: _sum(_squared(x), axes, keep),
     "ReduceLogSum": lambda x, axes, keep: _log(_sum(x, axes, keep)),
     "ReduceLogSumExp": _log_sum_exp,
 }
 
 
+def _squared(x: Any) -> Any:
+    return ops.square(x) if is_float(x) else x * x
+
+
 def _root(x: Any) -> Any:
-    return ops.sqrt(x) if recorded(x) else np.asarray(np.sqrt(x)).astype(x.dtype)
+    return ops.sqrt(x) if is_float(x) else np.asarray(np.sqrt(x)).astype(x.dtype)
 
 
 def _register_reduction(name: str, function: Any) -> None:
