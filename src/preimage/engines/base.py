@@ -8,7 +8,7 @@ memory order of its first array. Narrow floats (float16, bfloat16) are stored na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from preimage.display import Shown
 from preimage.engines.buffers import aligned_empty
 from preimage.errors import DTypeError, OptionError
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = [
     "CONTRACTIONS",
@@ -54,7 +55,7 @@ _PLAIN = frozenset(np.dtype(t) for t in (np.float32, np.float64, np.float16))
 PROMISES = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Epilogue:
     """What is done to every element of a contraction's result before it is stored: bias, then residual, then activation.
 
@@ -75,7 +76,7 @@ class Epilogue:
             raise OptionError(f"activation must be one of {names}, got {self.activation!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan(Shown):
     """What would run for one geometry, as plain data: `details` holds the engine's own figures (tile, blocking, ...).
 

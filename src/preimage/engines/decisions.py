@@ -28,10 +28,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TypeVar
 
 from preimage.locks import LOCK
+from preimage.records import record
 
 __all__ = [
     "Decision",
@@ -50,7 +50,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """One way that a plan can go. name: dotted, the engine's name first; words: what it means, a plain sentence."""
 

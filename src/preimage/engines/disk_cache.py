@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from preimage.records import record
 from preimage.resources import parse_bytes
 
 __all__ = [
@@ -55,7 +56,7 @@ _HEADER = struct.Struct("<16s32sQQ")  # magic, sha256 of the rest, length of the
 MOST_FILES = 8192  # more are not worth the time of looking at them
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheInfo:
     """What the disk cache is and holds. `refused` says why nothing is cached, or is None; hits to corrupt: this process."""
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.addresses import address_of
+from preimage.records import record
 
 __all__ = [
     "Fixed",
@@ -56,7 +57,7 @@ class Fixed(NamedTuple):
 Words: TypeAlias = "Sequence[int | Array | Fixed]"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """Where an array lies: in which memory, how many bytes from its beginning, and how."""
 

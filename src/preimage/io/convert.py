@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from preimage.io.content import kind_of_file
 from preimage.io.files import graph_arrays, load_model, load_weights, model_writer
 from preimage.io.graph import Graph
 from preimage.io.inspection import random_inputs
+from preimage.records import record
 
 __all__ = ["TOLERANCE", "Verdict", "convert"]
 
@@ -23,7 +24,7 @@ __all__ = ["TOLERANCE", "Verdict", "convert"]
 TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict:
     """How a converted file compares with the original.
 

@@ -18,6 +18,7 @@ from preimage.errors import EngineError, OptionError, PreimageError
 from preimage.geometry import ConvGeometry
 from preimage.io import limits
 from preimage.io.graph import Graph, Node, Step
+from preimage.records import record
 from preimage.typing import Contraction
 
 __all__ = ["Layer", "ModelInfo", "geometry_of", "inspect_model", "random_inputs"]
@@ -26,7 +27,7 @@ _CONTRACTIONS = ("conv", "conv_transpose")
 _WINDOWS = (*_CONTRACTIONS, "max_pool", "avg_pool")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layer:
     """One node of a model after a run.
 
@@ -144,7 +145,7 @@ def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool 
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Field:
     """The patch of the input that one value sees, and how far apart the patches of neighbours lie."""
 

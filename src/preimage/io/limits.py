@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableSet, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from preimage.autograd import array_of
 from preimage.errors import FileFormatError, OptionError, PreimageError
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 from preimage.resources import available_memory
 
 __all__ = [
@@ -53,7 +54,7 @@ _SMALLER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Budget:
     """What a foreign file may take; memory_bytes None: a share of what is free, seconds None: any time."""
 

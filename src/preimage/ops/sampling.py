@@ -9,13 +9,13 @@ an integer or halfway between two just beside it, and then the wrong pixel is re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from preimage.ops.operands import Array
+from preimage.records import record
 
 __all__ = ["ROUNDINGS", "Positions", "simplest_fraction"]
 
@@ -23,7 +23,7 @@ __all__ = ["ROUNDINGS", "Positions", "simplest_fraction"]
 ROUNDINGS = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Positions:
     """The positions start + o * step of `outputs` outputs, exactly.
 

@@ -11,7 +11,6 @@ operation here also takes layout="channels_last".
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -28,6 +27,7 @@ from preimage.ops.operands import Array, check_room, entries, narrow, operand, s
 from preimage.ops.sampling import Positions, simplest_fraction
 from preimage.ops.shape import reshape, transpose
 from preimage.ops.sums import exactly
+from preimage.records import record
 from preimage.typing import Operand, PerAxis, ResizeMode, ScaleFactor, Value
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
@@ -35,7 +35,7 @@ __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
 MODES = ("nearest", "nearest-exact", "linear")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resize:
     """How one axis of `size` elements is resized: the position that every output has on it, and whether neighbours are blended."""
 

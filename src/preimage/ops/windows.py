@@ -7,7 +7,6 @@ over taps of whole-array operations, and nothing is padded or copied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from preimage.errors import GeometryError, ShapeError
 from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
 from preimage.ops.operands import flag_of
+from preimage.records import record
 from preimage.typing import Padding, PerAxis, Value
 
 __all__ = ["Axis", "Bins", "Windows", "along", "spatial_of", "windows_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Axis:
     """The windows along one axis: outputs of them, over `size` input elements."""
 
@@ -54,7 +54,7 @@ class Axis:
 Windows = tuple[Axis, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bins:
     """Adaptive windows along one axis: window o of `outputs` covers floor(o size / outputs) .. ceil((o + 1) size / outputs) - 1.
 

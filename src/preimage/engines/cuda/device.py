@@ -13,10 +13,10 @@ address or a number. A stream is the driver's handle (0: the default one). Failu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from preimage.engines.base import Array, DType
+from preimage.records import record
 
 __all__ = ["Arrays", "Device", "Kernel", "KernelSpec", "Memory", "Operand", "Properties", "Target"]
 
@@ -24,7 +24,7 @@ __all__ = ["Arrays", "Device", "Kernel", "KernelSpec", "Memory", "Operand", "Pro
 Target = Literal["ptx", "simulator"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Properties:
     """What plans depend on. arch: "sm_90" and so on; the bytes of shared memory are those that one block may ask for, and those of a
     whole multiprocessor; registers: 32-bit ones, of a multiprocessor.
@@ -124,7 +124,7 @@ class Device(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operand:
     """An array on a device. strides: in bytes, as NumPy's; owner: what keeps the memory alive, and what `Arrays.give` gives back."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from preimage.records import record
 
 __all__ = ["Tile"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """warps_m x warps_n warps of 8 x 4 threads; a thread has tm x tn sums, in runs of 16 bytes that lie a warp's width apart, so that a
     warp reads shared memory 16 bytes a thread without conflicts. bk: terms of a step; stages: steps in shared memory at a time.

@@ -8,11 +8,11 @@ ends cut off), or out of which the result is taken.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = ["DEFAULT_MATH", "FMA_MATH", "Shapes", "choose_algorithm", "refused", "shapes_of"]
 
@@ -37,7 +37,7 @@ ALGORITHM_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shapes:
     """A geometry as cuDNN sees it; sizes without batch and channels. shift: where the caller's large side begins in the window (negative:
     so much is cut off); plain: the window is the caller's large side itself.

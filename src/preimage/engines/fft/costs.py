@@ -5,12 +5,12 @@ Set by timing one core with AVX2 (`python benchmarks/fft.py`), rounded; not veri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from preimage.records import record
 
 __all__ = ["COSTS", "Costs"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Costs:
     """Nanoseconds. transform: by position and log2 of their number; move: copying a position in and out; row: by frame of an image; product: of a
     complex multiply-add in a matrix product; single: of a lone one; read: of a weight's spectrum, by frequency; call: of any call.

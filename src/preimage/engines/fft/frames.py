@@ -8,7 +8,6 @@ transforms give the same bits for both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -18,6 +17,7 @@ from preimage.engines.base import Array, DType
 from preimage.engines.fft.plan import FftPlan, Tile
 from preimage.engines.fft.transform import forward, inverse
 from preimage.engines.fft.unit import Part
+from preimage.records import record
 
 __all__ = ["ALL", "Chunk", "Index", "Row", "Side", "empty_frames"]
 
@@ -29,7 +29,7 @@ ALL: Any = slice(None)
 Row = tuple[tuple[Tile, ...], tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chunk:
     """What is worked off at a time: groups g0..g1, and of each group the channels i0..i1 of the large side, o0..o1 of the small one."""
 

@@ -20,6 +20,7 @@ from preimage.engines.fft.costs import COSTS
 from preimage.engines.fft.transform import good_size, spectrum_size
 from preimage.engines.fft.unit import UnitAxis, unit_axes
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = ["FftPlan", "Tile", "plan_for"]
 
@@ -37,7 +38,7 @@ CALLS = 4
 GRAD_ROWS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """Along one axis: outputs (of the transpose: positions of the large side) `first`..`last` come from one transform.
 

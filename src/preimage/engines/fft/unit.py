@@ -13,10 +13,10 @@ This is less work than transforms of the whole followed by decimation: the produ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
 
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = ["UnitAxis", "unit_axes"]
 
@@ -24,7 +24,7 @@ __all__ = ["UnitAxis", "unit_axes"]
 Part = tuple[slice, slice]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UnitAxis:
     """One spatial axis with its parts.
 

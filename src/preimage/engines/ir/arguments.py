@@ -26,8 +26,21 @@ from __future__ import annotations
 
 import inspect
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar, dataclass_transform, get_origin, get_type_hints, overload
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Self,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -178,10 +191,8 @@ def column(*, default: int) -> Any:
 def _declared(cls: type, kinds: tuple[type, ...]) -> dict[str, Any]:
     """The fields of a class by name, those of its bases first; those that it declares itself are made and put in their places."""
     fields: dict[str, Any] = dict(getattr(cls, "fields", {}))
-    own = inspect.get_annotations(cls)
-    hints = get_type_hints(cls) if own else {}
-    for name in own:
-        kind = get_origin(hints[name]) or hints[name]
+    for name, said in inspect.get_annotations(cls).items():
+        kind, record = _kind(cls, name, said)
         if hasattr(cls, name) and not isinstance(getattr(cls, name), Field):
             raise TypeError(f"{cls.__name__}.{name} would hide what every {cls.__mro__[1].__name__} has")
         if kind not in kinds:
@@ -189,12 +200,22 @@ def _declared(cls: type, kinds: tuple[type, ...]) -> dict[str, Any]:
         field = cls.__dict__.get(name) or kind()
         if type(field) is not kind:
             raise TypeError(f"{cls.__name__}.{name} is declared as {kind.__name__} and given as {type(field).__name__}")
-        if kind is Records:
-            field.record = hints[name].__args__[0]
+        if isinstance(field, Records):
+            field.record = record
         field.name, field.slot = name, fields[name].slot if name in fields else len(fields)
         fields[name] = field
         setattr(cls, name, field)
     return fields
+
+
+def _kind(cls: type, name: str, said: Any) -> tuple[Any, Any]:
+    """The kind of field that an annotation names, and its record. (typing's own way takes most of the time of importing a kernel.)"""
+    kind, _, rest = said.partition("[") if isinstance(said, str) else ("", "", "")
+    scope = vars(sys.modules[cls.__module__])
+    if kind in scope and (not rest or rest[:-1] in scope):
+        return scope[kind], scope.get(rest[:-1])
+    hint = get_type_hints(cls)[name]
+    return get_origin(hint) or hint, next(iter(get_args(hint)), None)
 
 
 def _holds(table: Array, record: type[Record]) -> bool:

@@ -6,11 +6,10 @@ or left out, the sign of a zero included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from preimage.engines.ir.arguments import Arguments, Elements, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num
 from preimage.engines.ir.elementwise import Step, applied, number_of
+from preimage.records import record
 
 __all__ = ["EpilogueArguments", "EpilogueSpec", "finish"]
 
@@ -26,7 +25,7 @@ class EpilogueArguments(Arguments):
     limits: Elements = elements("inner", default=0)  # the activation's two numbers, or the chain's
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EpilogueSpec:
     """Which steps of the epilogue the code has; the numbers of the activation are arguments."""
 

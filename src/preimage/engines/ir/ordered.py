@@ -6,10 +6,10 @@ What stores a sum (`epilogue.finish`) adds +0 to it, so that no result is -0; a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from preimage.engines.ir.arguments import Column, Record
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
+from preimage.records import record
 
 __all__ = ["Kept", "Node", "StaticSum", "added", "ordered_sum"]
 
@@ -23,7 +23,7 @@ class Node(Record):
     continues: Column  # 1 where it goes on in another call
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kept:
     """Memory where the sums of every level wait, between calls that have some of the items each."""
 

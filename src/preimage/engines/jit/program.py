@@ -17,6 +17,7 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.ir.arguments import Arguments, Field
+from preimage.records import record
 
 __all__ = [
     "ALIGN",
@@ -66,7 +67,7 @@ class Table:
         return f"{self.name}{list(self.array.shape)}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KernelCall:
     """One kernel and its tasks. `words` is its argument vector, with 0 where an address comes in: see the three lists of slots.
 
@@ -159,7 +160,7 @@ def kernel_call(
     return KernelCall(name, spec, tuple(words), tuple(arrays), tuple(tables), tuple(kernels), tasks, tuple(inner))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Buffer:
     """Scratch memory of a call, in bytes. grows: with the activations, so that a call whose memory would pass the limit is cut."""
 

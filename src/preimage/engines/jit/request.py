@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = [
     "ELEMENTS",
@@ -95,7 +95,7 @@ def readable(a: Array) -> Array:
     return np.ascontiguousarray(a)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConvRequest:
     """All that the program of conv or conv_transpose depends on; element is f32, f64, f16 or bf16.
 
@@ -124,7 +124,7 @@ class ConvRequest:
         object.__setattr__(self, "out_strides", meaningful_strides(result, self.out_strides, item))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightGradRequest:
     """All that the program of conv_weight_grad depends on. Strides in bytes as above; element: f32, f64, f16 or bf16."""
 

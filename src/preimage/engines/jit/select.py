@@ -10,7 +10,7 @@ To add a strategy, write a planner and its kernel (two files beside the others) 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
@@ -50,6 +50,7 @@ from preimage.engines.jit.weight_grad.call import as_tables_allow, images_of_a_p
 from preimage.engines.jit.weight_grad.lower import lower_weight_grad
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 from preimage.settings import thread_count
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ LARGE_KERNEL = 1 << 10  # taps; with fewer, lists of taps never pass the limit
 MOST_TAPS = 1 << 23  # 200 MB of tables, made in a second: kernels as large as their pictures are another engine's
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidate:
     """A strategy that can compute a request. cost: modelled cycles of one thread; None where no other strategy competes with it.
 
@@ -76,7 +77,7 @@ class Candidate:
     by_geometry: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Strategy:
     """A way to compute some contractions. consider: a candidate for a request, or in words why it is refused."""
 

@@ -17,6 +17,7 @@ from preimage.io import limits as budget
 from preimage.io.caffe.wire.message import Message
 from preimage.io.caffe.wire.unread import refuse_slips
 from preimage.io.graph import Input, Node
+from preimage.records import record
 
 __all__ = ["LAYERS", "Assembly", "Context", "Limits", "Parameter", "assemble", "layer_type", "selected"]
 
@@ -25,7 +26,7 @@ MAX_AXES = 32
 MAX_DIM = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What a net may ask for. Tighten it for files from strangers: a description of 100 bytes can ask for terabytes.
 

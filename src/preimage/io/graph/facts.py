@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
+from operator import is_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from preimage.autograd import no_grad
 from preimage.errors import PreimageError
-from preimage.io.graph.nodes import OPS, Node, Values
+from preimage.io.graph.nodes import OPS, Input, Node, Values
 from preimage.io.graph.sizes import Dim, Shape, Size, UnknownError, elements
 from preimage.io.graph.types import FLOATS
+from preimage.records import record
 
 if TYPE_CHECKING:
     from preimage.io.graph.graph import Graph
@@ -41,7 +43,7 @@ SHAPES: dict[str, ShapeRule] = {}
 _BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, MemoryError)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fact:
     """dtype: a name, or None. shape: ints and Sizes, or None. value: the contents, an array; of dtype object where Sizes are in it."""
 
@@ -73,7 +75,7 @@ class Fact:
 NOTHING = Fact()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """A node with what is known of its inputs: what a rule reads. Asking for what is not known raises UnknownError."""
 
@@ -140,8 +142,10 @@ _latest: ContextVar[list[Any] | None] = ContextVar("latest_facts", default=None)
 
 @contextmanager
 def remembering() -> Iterator[None]:
-    """Inside the block a graph's facts are worked out once, until another graph's are asked for: most passes give a graph back as it is."""
-    token = _latest.set([None, None])
+    """Inside the block a graph's facts are worked out once, until another graph's are asked for: most passes give a graph back as it is.
+    Of one that a pass changed, nodes that stayed as they were and take what they took say the same: only the others are looked at.
+    """
+    token = _latest.set([None, None, {}])
     try:
         yield
     finally:
@@ -152,28 +156,65 @@ def infer(graph: Graph, inputs: Mapping[str, Fact] | None = None) -> dict[str, F
     """The facts of every value, from what the graph says of its inputs, or the facts given for some of them."""
     latest = _latest.get()
     if latest is None or inputs:
-        return _inferred(graph, inputs or {})
+        return _inferred(graph, inputs or {}, {})
     if latest[0] is not graph:
-        latest[:] = graph, _inferred(graph, {})
+        latest[:2] = graph, _inferred(graph, {}, latest[2])
     return dict(latest[1])
 
 
-def _inferred(graph: Graph, given: Mapping[str, Fact]) -> dict[str, Fact]:
+#: What was found before: of stored arrays by name, of nodes by their first output; each with what it was found from.
+_Known = dict[tuple[str, str], tuple[Any, Any]]
+
+
+def _inferred(graph: Graph, given: Mapping[str, Fact], known: _Known) -> dict[str, Fact]:
     facts: dict[str, Fact] = {}
     for item in graph.inputs:
-        sizes = None if item.shape is None else [d if isinstance(d, int) else None for d in item.shape]
-        facts[item.name] = given.get(item.name) or Fact(item.dtype or None, _opened(sizes, item.name))
+        facts[item.name] = given.get(item.name) or _kept(known, ("input", item.name), (item,), partial(_of_input, item))
     for table in (graph.weights, graph.state, graph.constants):
         for key, value in table.items():
             array = getattr(value, "data", value) if not isinstance(value, np.ndarray) else value
-            facts[key] = Fact.of(np.asarray(array))
+            facts[key] = _kept(known, ("stored", key), (array,), partial(_of_stored, array))
     changing = {*graph.updates, *graph.state} if graph.training else set()
     facts.update({key: Fact(facts[key].dtype, facts[key].shape) for key in changing if key in facts})
     for node in graph.nodes:
-        for key, fact in zip(node.outputs, _of_node(node, facts), strict=False):
+        own = tuple([facts.get(key, NOTHING) if key else None for key in node.inputs])
+        same = node.op, node.attributes, node.outputs, *own  # the names of what it takes do not matter
+        found = _kept(known, ("node", node.outputs[0]), same, partial(_of_node, node, own))
+        for key, fact in zip(node.outputs, found, strict=False):
             if key:
                 facts[key] = fact
     return facts
+
+
+def _kept(known: _Known, name: tuple[str, str], of: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What was made of these very objects before, or is made now; the same object where it says the same, so that what follows from it stays."""
+    before = known.get(name)
+    if before is not None and len(before[0]) == len(of) and all(map(is_, before[0], of)):
+        return before[1]
+    made = make()
+    if before is not None and isinstance(made, list) and len(made) == len(before[1]):
+        made = [old if _says_the_same(old, new) else new for old, new in zip(before[1], made, strict=True)]
+    known[name] = of, made
+    return made
+
+
+def _says_the_same(a: Fact, b: Fact) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape or (a.value is None) != (b.value is None):
+        return False
+    if a.value is None or b.value is None:
+        return True
+    if a.value.dtype != b.value.dtype:
+        return False
+    return a.value.tolist() == b.value.tolist() if a.value.dtype == object else a.value.tobytes() == b.value.tobytes()
+
+
+def _of_input(item: Input) -> Fact:
+    sizes = None if item.shape is None else [d if isinstance(d, int) else None for d in item.shape]
+    return Fact(item.dtype or None, _opened(sizes, item.name))
+
+
+def _of_stored(array: Any) -> Fact:
+    return Fact.of(np.asarray(array))
 
 
 def _opened(shape: Sequence[Dim | None] | None, name: str) -> Shape | None:
@@ -185,9 +226,8 @@ def _opened(shape: Sequence[Dim | None] | None, name: str) -> Shape | None:
     return tuple(Size.of(f"{name}.{axis}") if dim is None else dim for axis, dim in enumerate(shape))
 
 
-def _of_node(node: Node, facts: Mapping[str, Fact]) -> list[Fact]:
-    """The facts of a node's outputs."""
-    own = tuple(facts.get(key, NOTHING) if key else None for key in node.inputs)
+def _of_node(node: Node, own: tuple[Fact | None, ...]) -> list[Fact]:
+    """The facts of a node's outputs, from those of its inputs."""
     types = _types(node, own)
     call = Call(node, own)
     shapes: Shapes = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from operator import is_not
 from typing import Any
 
@@ -69,7 +70,6 @@ class Graph(Module):
         self.changes = Changes()
         given = [*(item.name for item in self.inputs), *(parameters or {}), *(buffers or {}), *self.constants]
         self.nodes = ordered(tuple(nodes), given, self.outputs)
-        self._last = last_uses(self.nodes)
         self._made = frozenset(key for node in self.nodes for key in node.outputs)
         self._calls = {node.outputs: NodeCall(node) for node in self.nodes if node.op in CONTRACTIONS}
         self._kept: dict[str, KeptWeight] = {}
@@ -85,6 +85,11 @@ class Graph(Module):
         self._modules.update(self.graphs)
         self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
         self._buffers.update({key: np.asarray(value) for key, value in (buffers or {}).items()})
+
+    @cached_property
+    def _last(self) -> tuple[tuple[str, ...], ...]:
+        """What each node uses last; a graph between two passes is never asked."""
+        return last_uses(self.nodes)
 
     @property
     def weights(self) -> dict[str, Any]:

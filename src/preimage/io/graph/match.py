@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from typing import Any
 
 from preimage.io.graph.facts import Fact
 from preimage.io.graph.nodes import Node, users_of
+from preimage.records import record
 
 __all__ = ["Found", "View", "find", "root_words", "word_of"]
 
@@ -51,21 +52,21 @@ def word_of(node: Node) -> str:
 # -- expressions -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Anything:
     """Any value."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stored:
     """A stored array."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Number:
     """A single stored number: this one, or any."""
 
@@ -73,7 +74,7 @@ class Number:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """An op of arguments."""
 
@@ -82,7 +83,7 @@ class Call:
     attributes: tuple[tuple[str, object], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chain:
     """A product or sum of parts, each with 1 or -1 as its power or factor, and of one number."""
 
@@ -189,7 +190,7 @@ class View:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Found:
     """What an expression found: values and stored arrays by their letters, numbers and attributes by their names, the nodes from the root on."""
 

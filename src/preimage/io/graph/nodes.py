@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from preimage.errors import GraphError
 from preimage.geometry import Padding, PaddingWord, PerAxis, normalise_padding, per_axis
 from preimage.geometry.sizes import Pairs
 from preimage.io.graph.types import LIKE_FIRST, TypeRule
+from preimage.records import record
 
 __all__ = ["OPS", "Input", "Node", "Op", "Step", "Values", "graph_op", "last_uses", "ordered", "users_of"]
 
@@ -47,7 +48,7 @@ class Values(list[Any]):
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Op:
     """A registered function: `function(*inputs, **attributes)` gives the value, or a tuple of them where `outputs` > 1.
 
@@ -78,7 +79,7 @@ def graph_op(
     return register
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Input:
     """An input of a graph: its name, and its shape with None (or a name) where a size is open; None for any shape.
 
@@ -93,7 +94,7 @@ class Input:
     declared: tuple[int | str | None, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Node:
     """One step: `outputs = op(inputs, **attributes)`. Inputs and outputs are value names; "" is an absent optional input.
 
@@ -205,7 +206,7 @@ def _word(value: object) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """What running one node was like: for `--profile` and `info`."""
 

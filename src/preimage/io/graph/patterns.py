@@ -8,7 +8,7 @@ at other places: results are the same to rounding, and their bits depend on no b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from preimage.io.graph.facts import Fact
 from preimage.io.graph.match import Found, View, word_of
 from preimage.io.graph.nodes import Node
 from preimage.io.graph.sizes import Size
+from preimage.records import record
 
 __all__ = ["PATTERNS", "Pattern", "becomes", "pattern", "rank_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pattern:
     """A name for reports, the expression, what stands for it, and whether it holds for values that are no floats, too."""
 

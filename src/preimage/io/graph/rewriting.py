@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
+
 from preimage.errors import PreimageError
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
@@ -13,21 +16,29 @@ from preimage.io.graph.patterns import PATTERNS
 __all__ = ["rewrite_patterns"]
 
 
+def _by_word(nodes: Sequence[Node]) -> dict[str, list[tuple[int, Node]]]:
+    """The nodes of each word, with their places."""
+    found: dict[str, list[tuple[int, Node]]] = {}
+    for place, node in enumerate(nodes):
+        found.setdefault(word_of(node), []).append((place, node))
+    return found
+
+
 def rewrite_patterns(graph: Graph) -> Graph:
     """The graph with every expression of the table as the word that it means."""
     stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
     nodes, facts = list(graph.nodes), infer(graph)
     kept = (*graph.outputs, *graph.updates.values())
     changes: dict[str, int] = {}
+    by_word, view = _by_word(nodes), View(nodes, kept, facts, stored)
     for each in (*PATTERNS, *MOVING):
-        words = root_words(each.text)
-        if not any(word_of(node) in words for node in nodes):
+        roots = [node for word in root_words(each.text) for node in by_word.get(word, ())]
+        if not roots:
             continue
-        view = View(nodes, kept, facts, stored)
         gone: set[int] = set()
         instead: dict[int, Node] = {}
-        for node in nodes:
-            if word_of(node) not in words or not (each.any_dtype or facts.get(node.outputs[0], Fact()).is_float):
+        for _, node in sorted(roots, key=itemgetter(0)):
+            if not (each.any_dtype or facts.get(node.outputs[0], Fact()).is_float):
                 continue
             found = find(each.text, node, view)
             if found is None or any(id(n) in gone or id(n) in instead for n in found.nodes):
@@ -42,4 +53,5 @@ def rewrite_patterns(graph: Graph) -> Graph:
         if instead:
             changes[each.name] = changes.get(each.name, 0) + len(instead)
             nodes = [instead.get(id(n), n) for n in nodes if id(n) not in gone]
+            by_word, view = _by_word(nodes), View(nodes, kept, facts, stored)
     return graph.replaced(nodes=nodes).noted(changes) if changes else graph

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from preimage.errors import FileFormatError
 from preimage.io import limits
 from preimage.io.onnx.functions import inlined
 from preimage.io.onnx.wire import parse_model
+from preimage.records import record
 
 __all__ = ["OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
 
@@ -39,7 +40,7 @@ _FIELDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OnnxNode:
     """One node: attributes as Python values (tensors as arrays)."""
 
@@ -50,7 +51,7 @@ class OnnxNode:
     attributes: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OnnxValue:
     """A graph input or output: shape entries are integers, or a name (or None) where the size is open."""
 
@@ -59,7 +60,7 @@ class OnnxValue:
     shape: tuple[int | str | None, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OnnxGraph:
     """A graph inside a node (a branch of If, the body of Loop or Scan), as plain data. It may take values of the graphs around it by name."""
 
@@ -70,7 +71,7 @@ class OnnxGraph:
     initializers: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OnnxModel:
     """A model as plain data."""
 

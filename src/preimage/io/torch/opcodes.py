@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from preimage.errors import FileFormatError
 from preimage.host import printable
+from preimage.records import record
 
 __all__ = ["Construct", "Name", "evaluate"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Name:
     """A class or function that the file names, such as torch.FloatStorage: a word here, and nothing more."""
 

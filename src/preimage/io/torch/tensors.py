@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -21,6 +20,7 @@ from preimage.host import printable
 from preimage.io import limits
 from preimage.io.narrow import bfloat16
 from preimage.io.torch.opcodes import Name
+from preimage.records import record
 
 __all__ = ["STORAGES", "WITHOUT_STORAGE", "Storage", "View", "arrays_of", "construct", "known", "storage_of"]
 
@@ -48,7 +48,7 @@ _MODULES = ("torch", "torch.cuda", "torch.storage")
 _DEEPEST, _MOST_AXES = 100, 32
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Storage:
     """A row of elements in the file, under a key."""
 
@@ -62,7 +62,7 @@ class Storage:
         return self.count * _width(self.dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
     """A tensor: elements of a storage from `offset` on, strides in elements."""
 

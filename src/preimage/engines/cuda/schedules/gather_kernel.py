@@ -15,7 +15,7 @@ Outputs alone are divided among threads, so the bits depend neither on the tile 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,7 @@ from preimage.engines.ir.arguments import Elements, Integer, Records, elements
 from preimage.engines.ir.builder import Bit, Int, Int32, Num
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.types import ELEMENT_BYTES
+from preimage.records import record
 
 __all__ = ["PLAIN", "GatherSpec", "gather_arguments", "shared_levels"]
 
@@ -62,7 +63,7 @@ def gather_arguments(ndim: int) -> type[Any]:
     return type(f"GatherArguments{ndim}", (_GatherArguments,), {"__annotations__": names, "__module__": __name__})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GatherSpec:
     """What the code depends on. element: as input and output are stored; inner: as sums are kept, and packed weights.
 

@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.cuda.device import Target
 from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
+from preimage.records import record
 
 __all__ = ["PackArguments", "PackSpec"]
 
@@ -32,7 +32,7 @@ class PackArguments(Arguments):
     out_stride: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PackSpec:
     """bm: outputs of a block, a multiple of 8."""
 

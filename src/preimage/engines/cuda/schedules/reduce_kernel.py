@@ -6,13 +6,13 @@ first part, and the tree adds image i + 2^k to image i there. What is left is ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.cuda.device import Target
 from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Int, Num, Ptr
+from preimage.records import record
 
 __all__ = ["ReduceArguments", "ReduceSpec"]
 
@@ -29,7 +29,7 @@ class ReduceArguments(Arguments):
     count: Integer  # weights
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReduceSpec:
     """depth: levels of sums above an image's units. out: as the result is stored."""
 

@@ -21,6 +21,7 @@ from preimage.engines.cuda.schedules.tables import BlockRow
 from preimage.engines.cuda.tile import Tile
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.builder import Bit, Int32, Ptr
+from preimage.records import record
 
 __all__ = ["PositionBlock", "Unit", "WeightSpec", "weight_arguments"]
 
@@ -68,7 +69,7 @@ def weight_arguments(ndim: int) -> type[Any]:
     return type(f"WeightArguments{ndim}", (_WeightArguments,), {"__annotations__": names, "__module__": __name__})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightSpec:
     """What the code depends on. depth: levels of sums above the blocks, within a unit; all lie in shared memory."""
 

@@ -12,7 +12,9 @@ unrolls, how far ahead it prefetches) stands beside that code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+
+from preimage.records import record
 
 __all__ = [
     "AVX2",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TilingCosts:
     """Register tiles of the direct kernel (`index/tiling.py`)."""
 
@@ -45,7 +47,7 @@ class TilingCosts:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirectCosts:
     """Direct convolution with vectors across output channels (`conv/direct*.py`, `conv/halo.py`)."""
 
@@ -65,7 +67,7 @@ class DirectCosts:
     worth_edges: float = 0.02  # of the whole: what reading in place must save
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamingCosts:
     """Weights packed block by block, just before their use (`conv/streamed_weights.py`)."""
 
@@ -79,7 +81,7 @@ class StreamingCosts:
     few_positions: int = 320  # sums of so many positions take about as long as packing everything first
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FewOutputsCosts:
     """Few output channels, vectors across pixels (`conv/few_outputs*.py`)."""
 
@@ -90,7 +92,7 @@ class FewOutputsCosts:
     fill_cycles: float = 0.5  # an element brought to the scratch
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DepthwiseCosts:
     """Depthwise kernels (`depthwise/*.py`)."""
 
@@ -104,7 +106,7 @@ class DepthwiseCosts:
     weight_grad_gain: int = 8  # so many times faster than the dense weight gradient, whose kernels any sizes share
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PackingCosts:
     """Copies of operands and results, and packed weights (`packing/*.py`)."""
 
@@ -118,7 +120,7 @@ class PackingCosts:
     pieces_ahead: int = 8192  # the same, of pieces, in all
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightGradCosts:
     """Weight gradients (`weight_grad/*.py`). A band is a stretch of output pixels that all tiles pass over before the next one;
     running sums are stored between bands.
@@ -144,7 +146,7 @@ class WeightGradCosts:
     most_turns: int = 64  # tasks of one part: so many are enough to keep the threads in step
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProductCosts:
     """Matrix products (`products/lower.py`)."""
 
@@ -157,7 +159,7 @@ class ProductCosts:
     stream_columns: int = 1 << 11  # of one row, whose sums stay in the first cache
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ElementwiseCosts:
     """Kernels that are no contractions (`elementwise/*.py`)."""
 
@@ -169,7 +171,7 @@ class ElementwiseCosts:
     least_width: int = 8  # elements: shorter rows are mostly masked vectors
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CostModel:
     """All of them, for one family of CPUs."""
 

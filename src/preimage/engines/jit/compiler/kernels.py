@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from preimage.engines import disk_cache
+from preimage.engines.jit.compiler import remembered
 from preimage.engines.jit.compiler.toolchain import (
     CODEGEN_LEVEL,
     CONTROL_LEVEL,
@@ -166,6 +167,7 @@ def load_all(modules: Sequence[Wanted]) -> list[Mapping[str, LoadedKernel]]:
             found[module.key] = kernels
     if missing:
         found |= _compile(missing)
+    remembered.keep()
     return [found[module.key] for module in modules]
 
 

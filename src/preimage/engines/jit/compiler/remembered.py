@@ -15,7 +15,7 @@ from collections.abc import Callable
 from preimage.engines import disk_cache
 from preimage.locks import import_apart
 
-__all__ = ["Answer", "answer"]
+__all__ = ["Answer", "answer", "keep"]
 
 #: What LLVM says, as words: name of the CPU, triple, features, version.
 Answer = dict[str, str]
@@ -39,8 +39,18 @@ def answer(ask: Callable[[], Answer]) -> Answer:
         if isinstance(found, dict) and found.keys() == _FIELDS and all(isinstance(value, str) for value in found.values()):
             return found
     made = ask()
-    disk_cache.write(key, json.dumps(made).encode())
+    _new.append((key, made))
     return made
+
+
+_new: list[tuple[str, Answer]] = []  # answers that are not on disk yet
+
+
+def keep() -> None:
+    """Write down what was asked, beside the first kernel that this process loads: one that only plans writes nothing."""
+    while _new:
+        key, made = _new.pop()
+        disk_cache.write(key, json.dumps(made).encode())
 
 
 def _circumstances() -> str | None:

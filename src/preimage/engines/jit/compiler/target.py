@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON, CostModel
+from preimage.records import record
 
 __all__ = ["Target", "cache_sizes", "costs_of", "vectors"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Target:
     """The machine that code is made for: LLVM's names, and the few figures that a plan needs.
 

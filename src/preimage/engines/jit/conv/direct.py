@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -22,6 +22,7 @@ from preimage.engines.jit.index.tiling import Choice, Tiles
 from preimage.engines.jit.packing.moves import folded_weight_call, slab_calls, swap_back, tap_pitch, weight_call
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
+from preimage.records import record
 
 __all__ = ["Layout", "choose_layout", "lower_direct"]
 
@@ -94,7 +95,7 @@ def lower_direct(r: ConvRequest, layout: Layout) -> Program:
     return program.done()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Sizes:
     """Element types, channels and bytes that the parts of the program share."""
 
@@ -194,7 +195,7 @@ def _streams(r: ConvRequest, layout: Layout, sizes: _Sizes, block_bytes: int) ->
     return streams_weights(r.target.costs.streaming, sizes.blocks, r.threads, sizes.blocks * block_bytes, positions)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Product:
     """The multiplying call; streamed: where its weights are packed block by block; said: of its tables."""
 

@@ -24,7 +24,6 @@ Weights lie packed as [block of channels][tap][i][vectors * lanes].
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Elements, Integer, Records, Rows, Words, elements
@@ -33,6 +32,7 @@ from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Kept, Node, ordered_sum
 from preimage.engines.jit.index.tables import PieceList, Row, Tap, TapList, Tile
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 __all__ = ["DirectArguments", "DirectSpec", "build", "transposed_side"]
 
@@ -64,7 +64,7 @@ class DirectArguments(EpilogueArguments):
     row_tiles: Integer  # tiles of the longest row
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirectSpec:
     """What the code of one direct kernel depends on.
 

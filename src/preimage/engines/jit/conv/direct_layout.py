@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
@@ -16,11 +16,12 @@ from preimage.engines.jit.index.taps import Axis, Folded, fold_phases, gather_ax
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.index.tiling import Choice, choose_tile, take_tiling
 from preimage.engines.jit.request import ConvRequest
+from preimage.records import record
 
 __all__ = ["Layout", "Option", "choose_layout", "record_layout"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Option:
     """One way to tile the work and to store the result, with its modelled cycles."""
 
@@ -34,7 +35,7 @@ class Option:
     cost: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layout:
     """What was chosen, before any table is filled. Strides and sizes in bytes, along batch and spatial axes.
 

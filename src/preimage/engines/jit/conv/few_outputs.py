@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -22,13 +21,14 @@ from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.packing.moves import weight_call
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
+from preimage.records import record
 
 __all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
 
 MOST_CHANNELS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FewPlan:
     """Tile and modelled cost (cycles)."""
 
@@ -81,7 +81,7 @@ def _unfit(r: ConvRequest, axes: list[Axis]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Shape:
     """What the cost of a tile depends on. line: positions of a phase along the last axis; outer: of the axes before the rows."""
 
@@ -209,7 +209,7 @@ def _column_table(shape: _Shape, cut: _Columns, walk: Walk, terms: Terms, parts:
     ).table()  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Columns:
     """Lines cut into blocks of columns. A scratch line holds columns -lead .. block + highest - 1; behind the first block it is
     filled from column `begin` on.

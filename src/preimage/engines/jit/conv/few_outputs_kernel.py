@@ -24,7 +24,7 @@ and phases take part (a `Part`) is known to the code; which line and column it i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.shuffles import interleave
 from preimage.engines.jit.conv.few_outputs_arguments import FewArguments, Step
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 __all__ = ["END_BITS", "FIRST", "TAKES_PART", "FewOutputsSpec", "Part", "build"]
 
@@ -47,7 +48,7 @@ END_BITS, TAKES_PART, FIRST, LEVELS = 4, 8, 8, 7
 Part = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FewOutputsSpec:
     """What the code depends on.
 
@@ -191,7 +192,7 @@ def _squares(pixels: list[Num]) -> list[Num]:
 # ------------------------------------------------------------------------------------------------------------ the sums
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Ahead:
     """The input that is needed next, of this unit or the next one; the step says which fills. Under every line of a tile a part of one
     of them is prefetched.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
@@ -14,13 +13,14 @@ from preimage.engines.jit.conv.few_outputs_kernel import END_BITS, FIRST, TAKES_
 from preimage.engines.jit.index.taps import Axis, Phase
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.request import ConvRequest
+from preimage.records import record
 
 __all__ = ["Walk", "Window", "row_axis", "windows"]
 
 _LINE = Axis(1, 1, (Phase(0, 1, 1, 1, 1, ((0, 0),)),))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Window:
     """Lines that a tile's rows read (or columns that its phases read), in order: position after the tile's base, the
     number of the first member's tap, and the members with their taps after it.

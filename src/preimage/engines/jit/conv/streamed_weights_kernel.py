@@ -7,13 +7,13 @@ for piece in pieces:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Code, Column, Field, Integer, Record, Records
 from preimage.engines.ir.builder import Int, Kernel, Ptr
 from preimage.engines.jit.conv.direct_kernel import DirectArguments
 from preimage.engines.jit.packing.weights_kernel import WeightArguments
+from preimage.records import record
 
 __all__ = ["Piece", "StreamedWeightsArguments", "StreamedWeightsSpec", "build_streamed_weights"]
 
@@ -43,7 +43,7 @@ class StreamedWeightsArguments(Arguments):
     piece_table: Records[Piece]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamedWeightsSpec:
     """There is one such kernel."""
 

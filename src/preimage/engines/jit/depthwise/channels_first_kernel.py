@@ -21,7 +21,6 @@ single numbers, read as they lie: [c][kh][kw].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import ClassVar
@@ -32,6 +31,7 @@ from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import StaticSum, added
 from preimage.engines.ir.shuffles import deinterleave, interleave
 from preimage.engines.order import Order
+from preimage.records import record
 
 __all__ = [
     "Band",
@@ -89,7 +89,7 @@ class ChannelsFirstArguments(EpilogueArguments):
     weight_bytes: Integer  # of a channel
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RowPattern:
     """The taps of the row axis for one kind of output row: scratch rows from the lowest, and rows of weights from tap to tap."""
 
@@ -97,7 +97,7 @@ class RowPattern:
     tap_stride: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChannelsFirstSpec:
     """What the code depends on.
 
@@ -316,7 +316,7 @@ class WeightCopyArguments(Arguments):
     count: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightCopySpec:
     """Weights widened, in their order; the flag is set where one is not finite."""
 

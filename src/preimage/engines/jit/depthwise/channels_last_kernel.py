@@ -21,13 +21,13 @@ Narrow elements are widened as they are loaded. Weights lie packed as [block of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
+from preimage.records import record
 
 __all__ = ["ChannelsLastArguments", "DepthwiseSpec", "Row", "Tap", "Tile", "build"]
 
@@ -82,7 +82,7 @@ class ChannelsLastArguments(EpilogueArguments):
 REUSE_STEP = 2  # with a longer stride too many taps lie between two uses of a column to keep it in a register
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DepthwiseSpec:
     """What the code of one kernel depends on.
 

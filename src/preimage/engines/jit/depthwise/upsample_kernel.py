@@ -18,13 +18,13 @@ Which rows meet stands in tables, so strides, dilation and padding of the rows a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
+from preimage.records import record
 
 __all__ = ["Chunk", "Row", "Tap", "UpsampleArguments", "UpsampleSpec", "build"]
 
@@ -80,7 +80,7 @@ class UpsampleArguments(EpilogueArguments):
     weight_bytes: Integer  # of a channel
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UpsampleSpec:
     """What the code depends on. taps: J; positions: of a tile; ragged: runs are cut by padding, or hang over the last vector; depth:
     levels of sums above the blocks; lone: every block is one kernel row.

@@ -20,13 +20,13 @@ ends, and positions where a row of taps lies outside, read what is outside from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.index.running_sums_kernel import Levels, Steps, level_bytes
+from preimage.records import record
 
 __all__ = ["Block", "DepthwiseGradArguments", "DepthwiseGradSpec", "Position", "Tile", "build"]
 
@@ -95,7 +95,7 @@ class DepthwiseGradArguments(Arguments):
     image_level: Integer  # the first level of the tree
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DepthwiseGradSpec:
     """What the code depends on. columns: input column of every tap of a row, from the first; step: input columns from one
     output column to the next; pixel bytes are those of x and y; repeat: output channels of one input channel (a divisor of

@@ -12,13 +12,13 @@ types are those of ir/elements.py; steps compute in `dtype`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir import elements as memory
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Rows, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.elementwise import Step, applied
+from preimage.records import record
 
 __all__ = ["ChainArguments", "ChainSpec", "Place", "build"]
 
@@ -45,7 +45,7 @@ class Place(Record):
     row: Column
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChainSpec:
     """What the code depends on. An array is (element type, kind); kinds, along the inner axis: "near" (neighbours), "one" (the same
     for all), "apart" (any other stride). results: places of values, and how each lies.

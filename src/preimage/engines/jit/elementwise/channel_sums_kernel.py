@@ -11,12 +11,12 @@ sixteen partial sums are the lanes. So both give the same bits, for any vector w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements, integer
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.order import PARTIALS
+from preimage.records import record
 
 __all__ = ["SumsArguments", "SumsSpec", "build"]
 
@@ -38,7 +38,7 @@ class SumsArguments(Arguments):
     shares: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SumsSpec:
     """mode: plain, squares or products; columns: whether channels lie innermost; group: accumulators held at a time (columns)."""
 

@@ -14,7 +14,6 @@ write a line by the same few words, in which the functions at the end are writte
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir import math
@@ -24,6 +23,7 @@ from preimage.engines.ir.logarithms import log
 from preimage.engines.ir.words import Word
 from preimage.engines.jit.elementwise.running_tree import RunningTree
 from preimage.engines.order import BLOCK, PARTIALS
+from preimage.records import record
 
 __all__ = ["REDUCED", "LineArguments", "LineSpec", "build"]
 
@@ -54,7 +54,7 @@ class LineArguments(Arguments):
     levels: Integer  # of the tree over the blocks
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LineSpec:
     """columns: whether neighbouring vectors' lanes are different lines; affine: whether scale and shift follow."""
 

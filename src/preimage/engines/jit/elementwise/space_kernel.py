@@ -6,12 +6,12 @@ Which positions an output reads stands in tables that the caller makes, so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.elementwise.vectors import Vectors
+from preimage.records import record
 
 __all__ = [
     "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "ResizeArguments", "ResizeSpec", "RowsArguments", "RowsSpec",
@@ -36,7 +36,7 @@ class RowsArguments(Arguments):
     pieces: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RowsSpec:
     """Rows copied to rows of another distance."""
 
@@ -93,7 +93,7 @@ class PoolArguments(Arguments):
     share: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PoolSpec:
     """mode "max" (NaN wins, -infinity over nothing) or "sum" (taps in order, from 0)."""
 
@@ -151,7 +151,7 @@ class MaxGradArguments(Arguments):
     shares: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MaxGradSpec:
     """The gradient of a maximum over windows: every g is added to the first element of its window that is the maximum (of NaNs
     the first); the result holds zeros before."""
@@ -233,7 +233,7 @@ class ResizeArguments(Arguments):
     column_blend: Elements = elements("element")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResizeSpec:
     """Two axes at once: nearest, or linear (rows are blended first, then columns)."""
 

@@ -10,12 +10,12 @@ lines at a stride of a power of two evict one another. So the channels are copie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Integer
 from preimage.engines.ir.builder import Kernel
 from preimage.engines.jit.packing.copy_kernel import CopyArguments
+from preimage.records import record
 
 __all__ = ["BlockArguments", "BlockSpec", "build"]
 
@@ -26,7 +26,7 @@ class BlockArguments(CopyArguments):
     source_stride: Integer  # bytes from pixel to pixel
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlockSpec:
     """From one element type to another; width channels a block."""
 

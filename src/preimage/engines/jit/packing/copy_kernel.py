@@ -9,12 +9,12 @@ Every kernel widens f16 and bf16 as it loads. All sizes are arguments. Weights: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, column, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
+from preimage.records import record
 
 __all__ = [
     "NO_SOURCE",
@@ -58,7 +58,7 @@ class SwapArguments(CopyArguments):
     result_stride: Integer  # bytes between the result's rows, the plane's columns
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopySpec:
     """Lines of elements, from one element type to another."""
 
@@ -73,7 +73,7 @@ class CopySpec:
         return build_copy(self)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SwapSpec:
     """Planes of rows x columns; the epilogue takes the column as the channel."""
 

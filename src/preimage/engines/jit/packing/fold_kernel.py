@@ -12,12 +12,12 @@ the weights, channels lie together in the result: so the taps of all channels ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Int, Kernel, Num, Ptr
 from preimage.engines.ir.shuffles import interleave
+from preimage.records import record
 
 __all__ = ["FoldArguments", "FoldSpec", "build"]
 
@@ -41,7 +41,7 @@ class FoldArguments(Arguments):
     table: Words  # place of every vector of the result, the same for all taps and input channels; -1: nowhere
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FoldSpec:
     """channels: output channels, so many vectors are interleaved."""
 

@@ -20,12 +20,12 @@ same sets of the L1 cache. Every kernel checks whether all weights are finite, a
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements, integer
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 __all__ = [
     "GatherWeightArguments",
@@ -60,7 +60,7 @@ class WeightArguments(Arguments):
     ahead: Integer  # from a load to what is prefetched meanwhile
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightSpec:
     """lanes: side of the squares, or length of the vectors that are deinterleaved; taps: how many there are, 0: squares; ragged: the
     width of a block is no multiple of lanes; few: there are so few weights that every square takes the body with masks.
@@ -216,7 +216,7 @@ class GatherWeightArguments(WeightArguments):
     ahead: Integer = integer(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GatherWeightSpec:
     """Weights in any order: element by element, from a table of source offsets (folded phases: few channels)."""
 

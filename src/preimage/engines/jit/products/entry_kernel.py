@@ -9,11 +9,11 @@ Reading the three addresses in Python would take longer than a product of 32 x 3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Integer, Words
 from preimage.engines.ir.builder import Kernel
+from preimage.records import record
 
 __all__ = ["MOST_WORDS", "PATCH_WORDS", "STEP_WORDS", "EntryArguments", "EntrySpec", "build"]
 
@@ -34,7 +34,7 @@ class EntryArguments(Arguments):
     objects: Integer  # the first of them
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EntrySpec:
     """field: where in the object of an array the address of its data lies; triple: LLVM's name of the machine."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from preimage.engines.jit.products.stream_kernel import StreamArguments, StreamS
 from preimage.engines.jit.products.tile_kernel import TileArguments, TileSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call
 from preimage.engines.order import Order
+from preimage.records import record
 
 __all__ = ["lower_product", "pack_call"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Operand:
     """How a kernel reads a factor; strides as in the request, or those of the packed form."""
 

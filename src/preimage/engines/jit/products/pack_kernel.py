@@ -9,12 +9,12 @@ result is not used. Vectors that are wider than the rest of a line are stored ov
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.products.transpose import across
+from preimage.records import record
 
 __all__ = ["PackArguments", "PackSpec", "build"]
 
@@ -37,7 +37,7 @@ class PackArguments(Arguments):
     groups: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PackSpec:
     """source, result: element types; lanes, width: of a vector, of a panel; transposed: terms are contiguous in the source;
     short: there are fewer members than a panel has.

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler.target import Target
+from preimage.records import record
 
 __all__ = ["ProductRequest", "Side", "Tile", "choose_rows", "standard_vectors"]
 
 Ints = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Side:
     """One factor as its kernel reads it: `members` rows of A or columns of B, with `terms` each, of every product of a batch.
 
@@ -36,7 +36,7 @@ class Side:
         return item in (self.member_stride, self.term_stride)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProductRequest:
     """C[p] = A[p] B[p] for every product p of a batch; element: f32, f64, f16 or bf16. prepared: B comes packed."""
 
@@ -81,7 +81,7 @@ class ProductRequest:
         return self.target.vector_bytes // ELEMENT_BYTES[self.sums]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """Rows and vectors of columns whose sums are in registers."""
 

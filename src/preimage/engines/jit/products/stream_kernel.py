@@ -12,12 +12,12 @@ The same chains as those of `tile_kernel`, put down in memory between lines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
+from preimage.records import record
 
 __all__ = ["StreamArguments", "StreamSpec", "build"]
 
@@ -47,7 +47,7 @@ class StreamArguments(EpilogueArguments):
     pitch: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamSpec:
     """element: of A, B and the result; lanes: of a vector; rows: of A; lines: of B that are read side by side."""
 

@@ -19,13 +19,13 @@ contiguous. B's columns fill vectors: neighbours in memory ("panel"), or rows of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.jit.products.transpose import across
+from preimage.records import record
 
 __all__ = ["TileArguments", "TileSpec", "build"]
 
@@ -78,7 +78,7 @@ class TileArguments(EpilogueArguments):
     local_panel: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TileSpec:
     """What the code depends on.
 

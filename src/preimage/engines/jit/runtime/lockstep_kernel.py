@@ -13,11 +13,11 @@ a runner has claimed it. The counters are words of the argument vector, which be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Code, Integer
 from preimage.engines.ir.functions import Function, module
+from preimage.records import record
 
 __all__ = ["FIRST_COUNTER", "LINE_WORDS", "PartsArguments", "PartsSpec", "build"]
 
@@ -36,7 +36,7 @@ LINE_WORDS = 8  # a counter has a cache line of its own
 FIRST_COUNTER = 2 * LINE_WORDS
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartsSpec:
     """There is one such kernel."""
 

@@ -8,11 +8,11 @@ the addresses into the steps' own argument vectors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
 from preimage.engines.ir.builder import Kernel
+from preimage.records import record
 
 __all__ = ["HEAD", "Counts", "Patch", "ProgramSpec", "Step", "build_program"]
 
@@ -45,7 +45,7 @@ class ProgramArguments(Arguments):
     """A program's vector has no fixed length: `HEAD` addresses, the counts, so many patches and steps, then the steps' own vectors."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProgramSpec:
     """There is one program kernel; its arguments say what it runs. triple: LLVM's name of the machine."""
 

@@ -11,12 +11,12 @@ The table (patches, steps, vectors) never changes and knows no address of a call
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Code, Column, Integer, Record, Rows, Words
 from preimage.engines.ir.builder import Ptr
 from preimage.engines.ir.functions import Function, module
+from preimage.records import record
 
 __all__ = ["RecordedStep", "ReplayArguments", "ReplayPatch", "ReplaySpec", "build"]
 
@@ -53,7 +53,7 @@ class RecordedStep(Record):
     shared: Column
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReplaySpec:
     """There is one such kernel. triple: LLVM's name of the machine."""
 

@@ -8,7 +8,7 @@ done again on a copy of x with its padding written out (`every_position`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,13 +29,14 @@ from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 from preimage.reduction import TreeSum
 from preimage.settings import current
 
 __all__ = ["WeightGradients", "as_tables_allow", "every_position", "images_of_a_part", "parts", "request_for_shapes"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Ready:
     """What a call needs once its program is known: the shape of the result in memory, and the order of its axes."""
 

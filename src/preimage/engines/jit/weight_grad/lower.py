@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -22,6 +21,7 @@ from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.operands import Side, rows_read, side_of
 from preimage.engines.jit.weight_grad.tile_arguments import Segment, Tap, TileArguments
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = ["leaves_out", "lower_weight_grad"]
 
@@ -107,7 +107,7 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
     program.details = _details(g, reading, x, y, m)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Matrix:
     """The matrix of weights cut into tiles, and the pixels into bands and rounds. vector, scalar: which operand gives which, with the
     bytes from one pixel to the next.

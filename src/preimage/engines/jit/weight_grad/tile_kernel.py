@@ -33,13 +33,13 @@ Where an image is a single position (`together`), the products of several images
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.index.running_sums_kernel import Levels, Steps, level_bytes
 from preimage.engines.jit.weight_grad.tile_arguments import TileArguments
+from preimage.records import record
 
 __all__ = ["TOGETHER", "TileSpec", "build"]
 
@@ -47,7 +47,7 @@ PIXELS_AHEAD = 24
 TOGETHER = 8  # images of one position whose products are added in registers: a power of two
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TileSpec:
     """What the code of one tile depends on.
 

@@ -14,7 +14,6 @@ other axes is left out; in "channels" all of it is left out. Which of the two ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -31,6 +30,7 @@ from preimage.engines.jit.index.running_sums import RunningSums
 from preimage.engines.jit.weight_grad.tile_arguments import Block, Span
 from preimage.engines.jit.weight_grad.tile_kernel import TOGETHER, TileSpec
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = [
     "Reading",
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reading:
     """A geometry read as a matrix, and its tile. lanes: width of each vector of the tile; rows: of the tile."""
 
@@ -222,7 +222,7 @@ class RowPart(Record):
     end: Column  # last column + 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tables:
     """What a tile passes over, for every outer tap. See `tile_kernel`."""
 

@@ -6,17 +6,17 @@ lrn_layer (shapes, rounding, defaults), read as facts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from preimage.io.caffe.assemble import Context, Shape, layer_type
 from preimage.io.caffe.wire.message import Message
+from preimage.records import record
 
 __all__ = ["Window", "pooled_size"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Window:
     """Kernel, stride, padding and dilation of a convolution-like layer, one number per spatial axis."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from preimage.records import record
 
 __all__ = ["Extra", "close_name"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Extra:
     """One such field: a number, word or string as it is spelt, or the fields of a message. `line` is where it stood."""
 

@@ -10,11 +10,11 @@ Source: BVLC/caffe, weiliu89/caffe (branch ssd), NVIDIA/caffe, the `caffe.proto`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from preimage.io.caffe.wire.schema_rows import ENUMS, FORKS, MESSAGES
 from preimage.io.protobuf import float32
+from preimage.records import record
 
 __all__ = ["ENUMS", "FORK_NUMBERS", "Field", "contested", "enum_number", "layer_numbers", "message_fields", "message_numbers"]
 
@@ -30,7 +30,7 @@ _SCALARS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Field:
     """One field of a message: its kind is a scalar word, "enum" or "message" (then `type` names which)."""
 

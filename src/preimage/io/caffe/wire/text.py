@@ -10,7 +10,6 @@ Source: protobuf.dev, "Text Format Language Specification".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,6 +19,7 @@ from preimage.io.caffe.wire.detect import marked_encoding
 from preimage.io.caffe.wire.extra import Extra
 from preimage.io.caffe.wire.message import Message, checked
 from preimage.io.caffe.wire.schema import ENUMS, Field, message_fields
+from preimage.records import record
 
 __all__ = ["format_text", "parse_text", "text_of_bytes"]
 
@@ -39,7 +39,7 @@ _BOOLS = {"true": True, "True": True, "t": True, "1": True, "false": False, "Fal
 _SPECIAL = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Token:
     kind: str
     text: str

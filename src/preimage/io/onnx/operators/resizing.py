@@ -10,7 +10,6 @@ operator divides by the size before rounding, so that the last position would mi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -25,11 +24,12 @@ from preimage.io.limits import checked_size
 from preimage.io.onnx.operators.moving import recorded, take, where
 from preimage.io.onnx.operators.shapes import data_of, ints
 from preimage.ops.sampling import ROUNDINGS, Positions, simplest_fraction
+from preimage.records import record
 
 __all__: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Options:
     """How an axis is resampled: the attributes of the operator."""
 

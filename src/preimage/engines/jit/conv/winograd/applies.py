@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 
 from preimage.engines.jit.conv.winograd.transforms import amplification, roundings
 from preimage.engines.order import Cut, Order
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = ["Choice", "block_of", "choose", "order_of", "refused"]
 
@@ -25,7 +26,7 @@ GAIN = 1.1  # so many times less work than the exact order at least
 BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """Along each axis the outputs of a tile and the taps; tiles along each axis; work in multiply-adds of an image, ours and the exact order's."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
 
@@ -20,6 +19,7 @@ from preimage.engines.jit.conv.winograd.weights_kernel import TransformArguments
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
 from preimage.engines.order import Order
+from preimage.records import record
 
 __all__ = ["Tile", "by_axis", "choose_tile", "cycles_of", "lower_winograd", "name_of", "odd_lines", "three"]
 
@@ -42,7 +42,7 @@ def cycles_of(r: ConvRequest, choice: Choice) -> float:
     return choice.work * r.geometry.batch / (2 * lanes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """The tile of the products."""
 

@@ -18,7 +18,6 @@ Conv and the transpose of a stride of 1 differ in the weights and in the padding
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Protocol
 
@@ -39,6 +38,7 @@ from preimage.engines.jit.conv.winograd.input_kernel import (
 )
 from preimage.engines.jit.conv.winograd.transforms import apply_paired_columns, input_matrix, output_matrix
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 __all__ = ["TileArguments", "WinogradArguments", "WinogradSpec", "build", "input_side"]
 
@@ -112,7 +112,7 @@ class HasTiles(Protocol):
     def planes_in(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WinogradSpec:
     """What the code depends on.
 

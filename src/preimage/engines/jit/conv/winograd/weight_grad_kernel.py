@@ -15,7 +15,6 @@ part of a group's output channels, over all tiles of the call's one image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
@@ -39,6 +38,7 @@ from preimage.engines.jit.conv.winograd.transforms import (
     weight_matrix,
 )
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 __all__ = ["GradientArguments", "GradientSpec", "build"]
 
@@ -73,7 +73,7 @@ class GradientArguments(TileArguments):
     out_tap_2: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GradientSpec:
     """As `WinogradSpec`; planes_y: y is channels-first; rows: the result's taps are contiguous, else its input channels."""
 

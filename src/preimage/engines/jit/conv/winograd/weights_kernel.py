@@ -9,7 +9,6 @@ float32 weights are transformed in float64 and rounded once. One task is a block
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import ClassVar
@@ -19,6 +18,7 @@ from preimage.engines.ir.builder import Kernel, Num
 from preimage.engines.jit.conv.winograd.input_kernel import AXES, Shape, points_of
 from preimage.engines.jit.conv.winograd.transforms import apply_paired_rows, weight_matrix
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 AHEAD = 512  # bytes: lines of every point are asked for before they are written: so many streams the CPU does not foresee
 
@@ -39,7 +39,7 @@ class TransformArguments(Arguments):
     panel_bytes: Integer  # of a point
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TransformSpec:
     """flipped: the taps are read backwards along every axis (the transpose)."""
 
