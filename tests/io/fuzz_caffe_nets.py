@@ -52,4 +52,35 @@ layer { name: "det" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom:
   num_classes: 2 code_type: CENTER_SIZE keep_top_k: 5 confidence_threshold: -1 nms_param { nms_threshold: 0.45 top_k: 4 } } }
 """
 
-NETS = (_SMALL, _OLD, _LOSS, SSD)
+_FORKS = """
+fork_number: 3
+layer { name: "in" type: "Input" top: "x" top: "r" input_param { shape { dim: 1 dim: 4 dim: 6 dim: 8 } shape { dim: 2 dim: 5 } } }
+layer { name: "bn" type: "BN" bottom: "x" top: "b" bn_param { slope_filler { value: 1 } } fork_param { size: [1, 2] deep { on: true } } }
+layer { name: "bs" type: "BN" bottom: "b" top: "bs" bn_param { scale_filler { value: 1 } bn_mode: LEARN } }
+layer { name: "r6" type: "ReLU6" bottom: "bs" top: "bs" relu6_param { negative_slope: 0.1 } }
+layer { name: "p" type: "Pooling" bottom: "bs" top: "p" top: "m" pooling_param { kernel_size: 2 stride: 2 } }
+layer { name: "u" type: "Upsample" bottom: "p" bottom: "m" top: "u" upsample_param { scale: 2 } }
+layer { name: "un" type: "Upsample" bottom: "p" top: "un" upsample_param { scale: 2 } }
+layer { name: "re" type: "Reorg" bottom: "u" top: "re" reorg_param { stride: 2 } }
+layer { name: "sh" type: "ShuffleChannel" bottom: "re" top: "sh" shuffle_channel_param { group: 4 } }
+layer { name: "it" type: "Interp" bottom: "sh" top: "it" interp_param { zoom_factor: 2 } }
+layer { name: "cc" type: "CropCenter" bottom: "it" top: "cc" crop_center_param { crop_size: [0, 1, 1, 1] } }
+layer { name: "g" type: "Pooling" bottom: "u" top: "g" pooling_param { pool: AVE global_pooling: true } }
+layer { name: "ax" type: "Axpy" bottom: "g" bottom: "u" bottom: "un" top: "ax" }
+layer { name: "ro" type: "ROIPooling" bottom: "ax" bottom: "r" top: "ro" roi_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 } }
+layer { name: "ps" type: "PSROIPooling" bottom: "ax" bottom: "r" top: "ps" psroi_pooling_param { output_dim: 1 group_size: 2 spatial_scale: 1 } }
+layer { name: "sl" type: "SmoothL1Loss" bottom: "u" bottom: "un" top: "sl" smooth_l1_loss_param { sigma: 2 } }
+layer { name: "dr" type: "Dropout" bottom: "cc" top: "dr" dropout_param { scale_train: false } }
+"""
+_BOXES = """
+layer { name: "in" type: "Input" top: "loc" top: "conf" top: "pri" top: "gt" top: "det" top: "map" input_param {
+  shape { dim: 2 dim: 24 } shape { dim: 2 dim: 18 } shape { dim: 1 dim: 2 dim: 24 } shape { dim: 1 dim: 1 dim: 3 dim: 8 }
+  shape { dim: 1 dim: 1 dim: 4 dim: 7 } shape { dim: 2 dim: 14 dim: 2 dim: 3 } } }
+layer { name: "mb" type: "MultiBoxLoss" bottom: "loc" bottom: "conf" bottom: "pri" bottom: "gt" top: "mb"
+  multibox_loss_param { num_classes: 3 background_label_id: 2 code_type: CENTER_SIZE mining_type: NONE } }
+layer { name: "de" type: "DetectionEvaluate" bottom: "det" bottom: "gt" top: "de" detection_evaluate_param { num_classes: 3 background_label_id: 2 } }
+layer { name: "yo" type: "Yolov3DetectionOutput" bottom: "map" top: "yo" yolov3_detection_output_param {
+  num_classes: 2 num_box: 2 confidence_threshold: 0.2 biases: [3, 4, 5, 6] mask: [0, 1] mask_group_num: 1 anchors_scale: 8 } }
+"""
+
+NETS = (_SMALL, _OLD, _LOSS, SSD, _FORKS, _BOXES)

@@ -201,6 +201,7 @@ POINTWISE = (
 )
 _labels = np.array([3, 0, 6, 2, 5], np.float32)
 _maps = np.random.default_rng(5).integers(0, 7, (BATCH, 13, 11)).astype(np.float32)
+_rois = np.array([[0, 0, 0, 4, 5], [4, 1, 2, 3, 4], [2, 5, 5, 5, 5], [1, 0, 1, 6, 2], [3, 2, 0, 2, 5]], np.float32)
 _pairs = np.array([0, 1, 1, 0, 1], np.float32)
 
 CAFFE = [
@@ -242,6 +243,18 @@ CAFFE = [
     layer('HingeLoss"', (BATCH, 7), _labels, images=False),
     layer('MultinomialLogisticLoss"', (BATCH, 7), _labels, images=False, kind="unit"),
     layer('SigmoidCrossEntropyLoss"', X, _weights(*X), images=False),
+    layer('ReLU6"', X),
+    layer('Axpy"', (BATCH, 7), X, X),
+    layer('ShuffleChannel" shuffle_channel_param { group: 7 }', X),
+    layer('CropCenter" crop_center_param { crop_size: 0 crop_size: 1 crop_size: 2 crop_size: 1 }', X),
+    layer('Reorg" reorg_param { stride: 2 }', (BATCH, 4, 6, 8)),
+    layer('Upsample" upsample_param { scale: 2 }', SMALL),
+    layer('Interp" interp_param { zoom_factor: 2 }', SMALL),
+    layer('BN" bn_param { eps: 0.01 }', X),
+    layer('BN" bn_param { scale_filler { value: 1 } }', X, images=False, label="of the batch"),
+    layer('SmoothL1Loss"', X, X, images=False),
+    layer('ROIPooling" roi_pooling_param { pooled_h: 3 pooled_w: 2 }', X, _rois, images=False),
+    layer('PSROIPooling" psroi_pooling_param { output_dim: 1 group_size: 2 spatial_scale: 1 }', SMALL, _rois, images=False),
     layer('ContrastiveLoss"', (BATCH, 7), (BATCH, 7), _pairs, images=False),
 ]  # fmt: skip
 
@@ -260,7 +273,8 @@ NO_ARITHMETIC = {
         "Range", "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "Shape", "Size", "Split", "TopK", "Where", "Xor",
     },
     "caffe": {
-        "Accuracy", "AnnotatedData", "Data", "DetectionOutput", "DummyData", "HDF5Data", "ImageData", "InfogainLoss", "Input", "MemoryData",
+        "Accuracy", "AnnotatedData", "Data", "DenseImageData", "DetectionEvaluate", "DetectionOutput", "MultiBoxLoss", "VideoData",
+        "Yolov3DetectionOutput", "DummyData", "HDF5Data", "ImageData", "InfogainLoss", "Input", "MemoryData",
         "Parameter", "PriorBox", "Python", "Silence", "Slice", "WindowData",
     },
 }  # fmt: skip

@@ -165,7 +165,13 @@ def threshold(x: Value, *, threshold: float) -> Any:
 @graph_op("dropout", stateful=True)
 def dropout(x: Value, *, ratio: float, training: bool, rng: np.random.Generator | None = None) -> Value:
     """In training, elements kept with probability 1 - ratio, over 1 - ratio."""
-    if not training or ratio == 0:
+    return dropout_sampled(x, ratio=ratio, rng=rng) if training else x
+
+
+@graph_op("dropout_sampled")
+def dropout_sampled(x: Value, *, ratio: float, rng: np.random.Generator | None = None) -> Value:
+    """Elements kept with probability 1 - ratio, over 1 - ratio, in testing, too: a sample of a Bayesian net."""
+    if ratio == 0:
         return x
     data = constant(x)
     keep = (rng or np.random.default_rng()).random(data.shape) >= ratio

@@ -49,11 +49,22 @@ def _outer_inner(x: Value, axis: int) -> tuple[int, int]:
 
 
 @graph_op("softmax_loss")
-def softmax_loss(x: Value, labels: Value, *, axis: int, ignore: int | None, normalization: str) -> tuple[Value, Value]:
-    """-sum of log softmax(x)[label] over the normalizer; and the softmax."""
+def softmax_loss(
+    x: Value,
+    labels: Value,
+    *,
+    axis: int,
+    ignore: int | None,
+    normalization: str,
+    class_weights: tuple[float, ...] | None = None,
+) -> tuple[Value, Value]:
+    """-sum of log softmax(x)[label], times the label's class weight, over the normalizer; and the softmax."""
     whole, valid = indices(labels, _shape(x)[axis], ignore)
-    hot, _ = _along(whole, valid, x, axis)
-    total = ops.sum(ops.where(hot, ops.log_softmax(x, axis=axis), 0.0))
+    hot, placed = _along(whole, valid, x, axis)
+    each = ops.log_softmax(x, axis=axis)
+    if class_weights is not None:
+        each = ops.multiply(each, _mask(np.asarray(class_weights)[placed], x))
+    total = ops.sum(ops.where(hot, each, 0.0))
     by = _normalizer(normalization, *_outer_inner(x, axis), int(valid.sum()))
     return ops.divide(ops.negative(total), by), ops.softmax(constant(x), axis=axis)
 
@@ -90,6 +101,20 @@ def sigmoid_loss(x: Value, target: Value, *, ignore: int | None, normalization: 
     size = _shape(x)
     by = _normalizer(normalization, size[0] if size else 1, valid.size // max(size[0], 1) if size else 1, int(valid.sum()))
     return ops.divide(ops.sum(each if ignore is None else ops.where(valid, each, 0.0)), by)
+
+
+@graph_op("smooth_l1_loss")
+def smooth_l1_loss(x: Value, target: Value, inside: Value = None, outside: Value = None, *, sigma: float) -> Value:
+    """sum of `outside` h(inside (x - target)) / N, h(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2)."""
+    difference = ops.subtract(x, ops.reshape(target, _shape(x)))
+    if inside is not None:
+        difference = ops.multiply(difference, ops.reshape(inside, _shape(x)))
+    each, square = ops.abs(difference), sigma * sigma
+    flat = ops.subtract(each, 0.5 / square)
+    each = ops.where(constant(each) < 1 / square, ops.multiply(ops.square(difference), 0.5 * square), flat)
+    if outside is not None:
+        each = ops.multiply(each, ops.reshape(outside, _shape(x)))
+    return ops.divide(ops.sum(each), float(max(_shape(x)[0], 1)))
 
 
 def _rows(x: Value) -> Value:

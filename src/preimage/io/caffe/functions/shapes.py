@@ -11,11 +11,15 @@ from preimage.io.graph.word_shapes import broadcasting, like, reshaped
 
 __all__: list[str] = []
 
-shapes_of("power", "exp_linear", "log_linear", "threshold", "dropout", "mvn", "lrn_within", "l2_normalize")(like(0))
+shapes_of("power", "exp_linear", "log_linear", "threshold", "dropout", "dropout_sampled", "mvn", "lrn_within", "l2_normalize")(
+    like(0)
+)
 shapes_of("weighted_sum")(broadcasting())
 shapes_of("stored_statistics")(like(0, 1))
 shapes_of("batch_norm_train")(like(0, 1, 2, 3))
-shapes_of("euclidean_loss", "sigmoid_loss", "hinge_loss", "multinomial_loss", "contrastive_loss")(lambda call: [()])
+shapes_of(
+    "euclidean_loss", "sigmoid_loss", "smooth_l1_loss", "multibox_loss", "hinge_loss", "multinomial_loss", "contrastive_loss"
+)(lambda call: [()])
 shapes_of("softmax_loss", "infogain_loss")(lambda call: [(), call.shape(0)])
 
 
@@ -97,4 +101,62 @@ def _prior_box(call: Call) -> Shapes:
 
 @shapes_of("detection_output")
 def _detection_output(call: Call) -> Shapes:
+    return [[1, 1, None, 7]]
+
+
+@shapes_of("crop_center")
+def _crop_center(call: Call) -> Shapes:
+    return [[n - 2 * cut for n, cut in zip(call.shape(0), call.node.integers("crop"), strict=True)]]
+
+
+@shapes_of("reorg")
+def _reorg(call: Call) -> Shapes:
+    (n, c, h, w), stride = call.shape(0), call.node.integer("stride")
+    if call.node.flag("reverse"):
+        return [[n, c // stride**2, h * stride, w * stride]]
+    return [[n, c * stride**2, h // stride, w // stride]]
+
+
+@shapes_of("unpool_mask")
+def _unpool_mask(call: Call) -> Shapes:
+    x, node = call.shape(0), call.node
+    if node.attributes.get("size") is not None:
+        return [[*x[:2], *node.integers("size")]]
+    sides = zip(x[2:], node.integers("scale"), node.integers("less"), strict=True)
+    return [[*x[:2], *(n * scale - less for n, scale, less in sides)]]
+
+
+@shapes_of("interp")
+def _interp(call: Call) -> Shapes:
+    x, node = call.shape(0), call.node
+    if node.attributes.get("size") is not None:
+        return [[*x[:2], *node.integers("size")]]
+    cut = sum(node.integers("pad"))
+    return [[*x[:2], *(((n + cut - 1) // node.integer("shrink")) * node.integer("zoom") + 1 for n in x[2:])]]
+
+
+@shapes_of("bn_batch")
+def _bn_batch(call: Call) -> Shapes:
+    x = call.shape(0)
+    return [x, [1, x[1], 1, 1], [1, x[1], 1, 1]]
+
+
+@shapes_of("roi_pool")
+def _roi_pool(call: Call) -> Shapes:
+    return [[call.shape(1)[0], call.shape(0)[1], *call.node.integers("pooled")]]
+
+
+@shapes_of("psroi_pool")
+def _psroi_pool(call: Call) -> Shapes:
+    group = call.node.integer("group")
+    return [[call.shape(1)[0], call.shape(0)[1] // group**2, group, group]]
+
+
+@shapes_of("detection_evaluate")
+def _detection_evaluate(call: Call) -> Shapes:
+    return [[1, 1, None, 5]]
+
+
+@shapes_of("yolov3_detection_output")
+def _yolov3_detection_output(call: Call) -> Shapes:
     return [[1, 1, None, 7]]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from preimage.io.caffe.functions.basic import constant
 from preimage.io.graph import graph_op
 
-__all__ = ["prior_halves"]
+__all__ = ["area", "decoded", "prior_boxes", "prior_halves", "thinned"]
 
 Floats = NDArray[Any]
 
@@ -66,7 +66,13 @@ def prior_box(
     return np.stack([boxes.reshape(-1), spread.reshape(-1)])[None]
 
 
-def _decoded(places: Floats, priors: Floats, variance: Floats, code: str, in_target: bool) -> Floats:
+def prior_boxes(priors: Any) -> tuple[Floats, Floats]:
+    """The prior boxes and their variances, (boxes, 4) each, of the values (1, 2, boxes * 4) that PriorBox layers make."""
+    boxes, variance = np.asarray(priors, np.float32)[0].reshape(2, -1, 4)
+    return boxes, variance
+
+
+def decoded(places: Floats, priors: Floats, variance: Floats, code: str, in_target: bool) -> Floats:
     """Boxes from predicted places (N, boxes, 4) and prior boxes (boxes, 4)."""
     shift = places if in_target else places * variance
     size = priors[:, 2:] - priors[:, :2]
@@ -81,24 +87,25 @@ def _decoded(places: Floats, priors: Floats, variance: Floats, code: str, in_tar
     return boxes
 
 
-def _area(boxes: Floats) -> Floats:
+def area(boxes: Floats) -> Floats:
+    """The area of each box; 0 for one whose corners are exchanged."""
     side = boxes[..., 2:] - boxes[..., :2]
     return np.where((side < 0).any(axis=-1), 0, side[..., 0] * side[..., 1])
 
 
-def _thinned(boxes: Floats, order: NDArray[np.intp], overlap: float, eta: float) -> list[int]:
+def thinned(boxes: Floats, order: NDArray[np.intp], overlap: float, eta: float) -> list[int]:
     """Greedy non-maximum suppression: a box stays if it overlaps no kept one by more than the threshold (which eta lowers)."""
     kept: list[int] = []
-    area, threshold = _area(boxes), np.float32(overlap)
+    sizes, threshold = area(boxes), np.float32(overlap)
     if eta >= 1:  # with one threshold for all, each kept box strikes out the rest at once
         left = order
         while len(left):
             best, left = int(left[0]), left[1:]
             kept.append(best)
-            left = left[~(_shared(boxes, area, best, left) > threshold)]
+            left = left[~(_shared(boxes, sizes, best, left) > threshold)]
         return kept
     for candidate in map(int, order):
-        if not (_shared(boxes, area, candidate, np.array(kept, np.intp)) > threshold).any():
+        if not (_shared(boxes, sizes, candidate, np.array(kept, np.intp)) > threshold).any():
             kept.append(candidate)
             threshold = threshold * np.float32(eta) if threshold > 0.5 else threshold
     return kept
@@ -131,7 +138,7 @@ def detection_output(
     keep_top_k: int,
 ) -> Floats:
     """Rows (image, label, score, xmin, ymin, xmax, ymax), by image and label; a row of -1 for each image if nothing is found."""
-    prior, variance = np.asarray(constant(priors), np.float32)[0].reshape(2, -1, 4)
+    prior, variance = prior_boxes(constant(priors))
     batch = constant(scores).shape[0]
     score = np.asarray(constant(scores), np.float32).reshape(batch, len(prior), classes)
     place = np.asarray(constant(places), np.float32).reshape(batch, len(prior), 1 if share_location else classes, 4)
@@ -141,7 +148,7 @@ def detection_output(
         for label in range(classes):
             if label == background:
                 continue
-            boxes = _decoded(place[image, :, 0 if share_location else label], prior, variance, code, variance_in_target)
+            boxes = decoded(place[image, :, 0 if share_location else label], prior, variance, code, variance_in_target)
             mine = score[image, :, label]
             if overlap is None:
                 kept = np.arange(len(prior))
@@ -150,7 +157,7 @@ def detection_output(
                 order = above[np.argsort(-mine[above], kind="stable")]
                 order = order[:top_k] if top_k > -1 else order
                 with np.errstate(invalid="ignore", over="ignore"):
-                    kept = np.array(_thinned(boxes, order, overlap, eta), np.intp)
+                    kept = np.array(thinned(boxes, order, overlap, eta), np.intp)
             found.append((label, kept, boxes[kept]))
         rows += _best(image, found, score[image], keep_top_k)
     if not rows:

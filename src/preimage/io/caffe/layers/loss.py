@@ -1,7 +1,8 @@
-"""Rows of losses and measures, and of SSD's box layers.
+"""Rows of losses and measures.
 
 Source: BVLC/caffe (9b891540), the layer code of the same names: InfogainLoss there holds a softmax, SigmoidCrossEntropyLoss
-divides by the batch unless the layer says otherwise. PriorBox and DetectionOutput: weiliu89/caffe, branch ssd. Read as facts.
+divides by the batch unless the layer says otherwise. SmoothL1Loss: R. Girshick, "Fast R-CNN" (2015), and rbgirshick/py-faster-rcnn for
+`sigma` and the two weights; class weights of a softmax loss: alexgkendall/caffe-segnet. Read as facts.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from preimage.errors import FileFormatError
 from preimage.io.caffe.assemble import Context, layer_type
 from preimage.io.caffe.blobs import array_of_blob
 from preimage.io.caffe.wire.binary import decode
-from preimage.io.protobuf import float32
 
-__all__: list[str] = []
+__all__ = ["normalization"]
 
 
-def _normalization(context: Context, default: str) -> str:
+def normalization(context: Context, default: str) -> str:
+    """What a loss is divided by: as loss_param says, else the default."""
     parameter = context.layer.loss_param
     if parameter.has("normalization"):
         return str(parameter.word("normalization"))
@@ -46,10 +47,38 @@ def _softmax_loss(context: Context) -> None:
     context.need(2, range(1, 3))
     axis = context.axis(context.layer.softmax_param.axis, len(context.shapes[0]))
     _labels(context, axis)
-    context.emit("softmax_loss", axis=axis, ignore=_ignored(context), normalization=_normalization(context, "VALID"))
+    weights = _class_weights(context, context.shapes[0][axis])
+    context.emit(
+        "softmax_loss", axis=axis, ignore=_ignored(context), normalization=normalization(context, "VALID"), class_weights=weights
+    )
     context.top(())
     if len(context.tops) == 2:
         context.top(context.shapes[0], 1)
+
+
+def _class_weights(context: Context, classes: int) -> tuple[float, ...] | None:
+    """SegNet's weights of the labels, unless weight_by_label_freqs is false."""
+    parameter = context.layer.loss_param
+    weights = tuple(float(value) for value in parameter.class_weighting)
+    if not weights or (parameter.has("weight_by_label_freqs") and not parameter.weight_by_label_freqs):
+        return None
+    if len(weights) != classes:
+        context.fail(f"has {len(weights)} numbers in class_weighting for {classes} classes")
+    return weights
+
+
+@layer_type("SmoothL1Loss")
+def _smooth_l1_loss(context: Context) -> None:
+    """Bottoms: predictions, targets, and weights inside (and outside) of the loss."""
+    context.need(range(2, 5))
+    first, sigma = context.shapes[0], context.layer.smooth_l1_loss_param.sigma
+    for index, shape in enumerate(context.shapes):
+        if not first or prod(shape) != prod(first) or shape[:1] != first[:1]:
+            context.fail(f"bottom {index} has shape {shape}, the first has {first}")
+    if not 0 < sigma < 1e9:
+        context.fail(f"sigma {sigma} must be positive")
+    context.emit("smooth_l1_loss", sigma=sigma)
+    context.top(())
 
 
 @layer_type("InfogainLoss")
@@ -71,7 +100,7 @@ def _infogain_loss(context: Context) -> None:
         [*context.bottoms[:2], matrix],
         axis=axis,
         ignore=_ignored(context),
-        normalization=_normalization(context, "VALID"),
+        normalization=normalization(context, "VALID"),
     )
     context.top(())
     if len(context.tops) == 2:
@@ -107,7 +136,7 @@ def _sigmoid_loss(context: Context) -> None:
     context.need(2)
     if prod(context.shapes[0]) != prod(context.shapes[1]):
         context.fail(f"bottoms have shapes {context.shapes[0]} and {context.shapes[1]}")
-    context.emit("sigmoid_loss", ignore=_ignored(context), normalization=_normalization(context, "BATCH_SIZE"))
+    context.emit("sigmoid_loss", ignore=_ignored(context), normalization=normalization(context, "BATCH_SIZE"))
     context.top(())
 
 
@@ -163,84 +192,3 @@ def _accuracy(context: Context) -> None:
     context.top(())
     if len(context.tops) == 2:
         context.top((context.shapes[0][axis],), 1)
-
-
-# -- SSD ---------------------------------------------------------------------------------------------------------------
-
-
-@layer_type("PriorBox")
-def _prior_box(context: Context) -> None:
-    """The default boxes of a map, relative to the image, and their variances: (1, 2, boxes * 4)."""
-    context.need(2)
-    parameter, (size, image) = context.layer.prior_box_param, context.shapes
-    if len(size) != 4 or len(image) != 4:
-        context.fail(f"needs two blobs of 4 axes, got {size} and {image}")
-    small, large = [float(v) for v in parameter.min_size], [float(v) for v in parameter.max_size]
-    if not small or any(not 0 < value < 1e6 for value in (*small, *large)):
-        context.fail("min_size is missing, or a size is not positive")
-    if large and (len(large) != len(small) or any(b <= a for a, b in zip(small, large, strict=True))):
-        context.fail(f"max_size {large} must be one number for each min_size {small}, and larger")
-    ratios = [1.0]
-    for ratio in parameter.aspect_ratio:
-        if not 0 < ratio < 1e6:
-            context.fail(f"aspect_ratio {ratio} must be positive")
-        if all(abs(ratio - other) >= 1e-6 for other in ratios):
-            ratios += [ratio, float32(1 / ratio)] if parameter.flip else [ratio]
-    variance = [float(v) for v in parameter.variance] or [0.1]
-    if len(variance) not in (1, 4) or min(variance) <= 0:
-        context.fail(f"variance {variance} must be one or four positive numbers")
-    if parameter.has("step") and (parameter.has("step_h") or parameter.has("step_w")):
-        context.fail("give either step or step_h and step_w")
-    if parameter.has("img_size") and (parameter.has("img_h") or parameter.has("img_w")):
-        context.fail("give either img_size or img_h and img_w")
-    count = len(small) * len(ratios) + len(large)
-    context.emit(
-        "prior_box",
-        min_sizes=tuple(small),
-        max_sizes=tuple(large),
-        ratios=tuple(ratios),
-        variance=tuple(variance * 4 if len(variance) == 1 else variance),
-        clip=bool(parameter.clip),
-        offset=parameter.offset,
-        step=(parameter.step_h or parameter.step, parameter.step_w or parameter.step),
-        image=(parameter.img_h or parameter.img_size, parameter.img_w or parameter.img_size),
-    )
-    context.top((1, 2, size[2] * size[3] * count * 4))
-    context.flop = 20 * size[2] * size[3] * count
-
-
-@layer_type("DetectionOutput")
-def _detection_output(context: Context) -> None:
-    """Boxes decoded, thresholded and thinned out (non-maximum suppression): (1, 1, kept, 7), rows image, label, score, box."""
-    context.need(range(3, 4))
-    parameter, (places, scores, priors) = context.layer.detection_output_param, context.shapes
-    if not parameter.has("num_classes") or not 1 <= parameter.num_classes <= 1_000_000:
-        context.fail("num_classes is missing")
-    if len(priors) != 3 or priors[0] < 1 or priors[1] != 2 or priors[2] % 4:
-        context.fail(f"the priors have shape {priors}, wanted (1, 2, boxes * 4)")
-    count, classes = priors[2] // 4, parameter.num_classes
-    sets = 1 if parameter.share_location else classes
-    batch = places[0] if places else 0
-    if prod(places) != batch * count * sets * 4 or prod(scores) != batch * count * classes or scores[:1] != places[:1]:
-        context.fail(f"{count} priors and {classes} classes do not go with places {places} and scores {scores}")
-    nms = parameter.nms_param
-    if parameter.has("nms_param") and not (nms.nms_threshold >= 0 and 0 < nms.eta <= 1):
-        context.fail(f"nms_threshold {nms.nms_threshold} must not be negative, eta {nms.eta} must lie in (0, 1]")
-    if parameter.word("code_type") not in ("CORNER", "CENTER_SIZE", "CORNER_SIZE"):
-        context.fail(f"unknown code_type {parameter.code_type}")
-    context.emit(
-        "detection_output",
-        classes=classes,
-        share_location=bool(parameter.share_location),
-        background=parameter.background_label_id,
-        code=parameter.word("code_type"),
-        variance_in_target=bool(parameter.variance_encoded_in_target),
-        threshold=parameter.confidence_threshold if parameter.has("confidence_threshold") else None,
-        overlap=nms.nms_threshold if parameter.has("nms_param") else None,
-        eta=nms.eta,
-        top_k=nms.top_k if nms.has("top_k") else -1,
-        keep_top_k=parameter.keep_top_k,
-    )
-    context.top((1, 1, max(batch, 1), 7))
-    limit = min(count, nms.top_k) if nms.has("top_k") and nms.top_k >= 0 else count
-    context.flop = batch * classes * (20 * count + 10 * limit**2)

@@ -10,6 +10,7 @@ from typing import Any
 
 from preimage.io.caffe.assemble import Context, layer_type
 from preimage.io.caffe.wire.message import Message
+from preimage.io.protobuf import float32
 
 __all__: list[str] = []
 
@@ -117,11 +118,22 @@ def _log(context: Context) -> None:
 
 @layer_type("Dropout")
 def _dropout(context: Context) -> None:
-    """In training, elements kept with probability 1 - ratio and scaled up; in testing, the identity."""
-    ratio = context.layer.dropout_param.dropout_ratio
+    """In training, elements kept with probability 1 - ratio and scaled up; in testing, the identity.
+
+    scale_train false (forks): they are scaled down in testing instead. sample_weights_test (SegNet): elements are dropped in testing, too.
+    """
+    parameter = context.layer.dropout_param
+    ratio = parameter.dropout_ratio
     if not 0 <= ratio < 1:
         context.fail(f"dropout_ratio {ratio} must be in [0, 1)")
-    _unary(context, "dropout", ratio=ratio, rng=context.assembly.rng)
+    op = "dropout_sampled" if parameter.sample_weights_test else "dropout"
+    if parameter.scale_train:
+        _unary(context, op, ratio=ratio, rng=context.assembly.rng)
+        return
+    context.need(1)
+    kept = context.emit(op, outputs=[context.inner("kept")], ratio=ratio, rng=context.assembly.rng, shape=context.shapes[0])
+    context.emit("weighted_sum", [kept], coefficients=(float32(1 - ratio),))
+    context.same()
 
 
 @layer_type("Split")

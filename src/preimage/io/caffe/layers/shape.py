@@ -229,7 +229,7 @@ def _new(layer: Message, side: str) -> int:
     return int(getattr(layer.image_data_param, f"new_{side}")) if layer.type == "ImageData" else 0
 
 
-@layer_type("Data", "ImageData", "HDF5Data", "WindowData", "AnnotatedData")
+@layer_type("Data", "ImageData", "HDF5Data", "WindowData", "AnnotatedData", "VideoData")
 def _stored_data(context: Context) -> None:
     """A database or a list of files: becomes inputs, with the shape that the file tells (batch, channels, crop) or the caller gives."""
     layer, name = (
@@ -244,6 +244,20 @@ def _stored_data(context: Context) -> None:
     if batch and height and width:
         grey = transform.force_gray or (layer.type == "ImageData" and not parameter.is_color)
         shapes[0] = (batch, 1 if grey else 3, height, width)
+    _feed(context, shapes, " (the data lie elsewhere)")
+
+
+@layer_type("DenseImageData")
+def _dense_image_data(context: Context) -> None:
+    """Pictures and as large maps of labels (SegNet's): two inputs."""
+    parameter, transform = context.layer.dense_image_data_param, context.layer.transform_param
+    height = transform.crop_size or parameter.crop_height or parameter.new_height
+    width = transform.crop_size or parameter.crop_width or parameter.new_width
+    shapes: list[Shape | None] = [None, None]
+    if context.layer.top and (given := context.given.get(context.layer.top[0])) and len(given) == 4:
+        shapes[1] = (given[0], 1, *given[2:])
+    elif parameter.batch_size and height and width:
+        shapes = [(parameter.batch_size, 3 if parameter.is_color else 1, height, width), (parameter.batch_size, 1, height, width)]
     _feed(context, shapes, " (the data lie elsewhere)")
 
 

@@ -175,7 +175,7 @@ MESSAGES: dict[str, str] = {
     "CropParameter": "axis:1 i=2, offset:2 u*",
     "DataParameter": """source:1 s, scale:2 f=1, mean_file:3 s, batch_size:4 u, crop_size:5 u, mirror:6 b, rand_skip:7 u, backend:8 DB,
         force_encoded_color:9 b, prefetch:10 u=4""",
-    "DropoutParameter": "dropout_ratio:1 f=0.5, scale_train:2 b=true",
+    "DropoutParameter": "dropout_ratio:1 f=0.5, scale_train:2 b=true, sample_weights_test:1000001 b",
     "DummyDataParameter": "data_filler:1 FillerParameter*, num:2 u*, channels:3 u*, height:4 u*, width:5 u*, shape:6 BlobShape*",
     "EltwiseParameter": "operation:1 EltwiseOp=SUM, coeff:2 f*, stable_prod_grad:3 b=true",
     "ELUParameter": "alpha:1 f=1",

@@ -68,6 +68,8 @@ def _softmax_loss(writer: Writer, node: Node) -> None:
     axis = node.integer("axis")
     whole, valid = _labels(writer, node, labels, _without_axis(writer, node, axis))
     chosen = writer.op("GatherElements", [writer.op("LogSoftmax", [x], axis=axis), whole], axis=axis)
+    if node.attributes.get("class_weights") is not None:
+        chosen = writer.op("Mul", [chosen, writer.op("Gather", [writer.constant(node.numbers("class_weights")), whole], axis=0)])
     total = writer.op("Neg", [_sum(writer, writer.op("Mul", [chosen, valid]))])
     _quotient(writer, node, total, _normalizer(writer, node, writer.size(x, 0, axis), valid))
     if len(node.outputs) > 1:
@@ -109,6 +111,22 @@ def _euclidean_loss(writer: Writer, node: Node) -> None:
     difference = writer.op("Sub", [a, writer.op("Reshape", [b, writer.op("Shape", [a])])])
     half = writer.op("Mul", [_sum(writer, writer.op("Mul", [difference, difference])), writer.constant(0.5)])
     _quotient(writer, node, half, _batch(writer, node))
+
+
+@word("smooth_l1_loss")
+def _smooth_l1_loss(writer: Writer, node: Node) -> None:
+    x, target, *weights = node.inputs
+    same, square = writer.op("Shape", [x]), node.number("sigma") ** 2
+    difference = writer.op("Sub", [x, writer.op("Reshape", [target, same])])
+    if weights:
+        difference = writer.op("Mul", [difference, writer.op("Reshape", [weights[0], same])])
+    size = writer.op("Abs", [difference])
+    near = writer.op("Mul", [writer.op("Mul", [difference, difference]), writer.constant(0.5 * square)])
+    far = writer.op("Sub", [size, writer.constant(0.5 / square)])
+    each = writer.op("Where", [writer.op("Less", [size, writer.constant(1 / square)]), near, far])
+    if len(weights) == 2:
+        each = writer.op("Mul", [each, writer.op("Reshape", [weights[1], same])])
+    _quotient(writer, node, _sum(writer, each), _batch(writer, node))
 
 
 @word("hinge_loss")

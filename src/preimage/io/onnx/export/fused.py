@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from preimage.errors import FileFormatError
 from preimage.io.graph import Node
 from preimage.io.onnx.export.words import Writer, word, write_steps
 
@@ -44,9 +43,8 @@ def _rms_norm(writer: Writer, node: Node) -> None:
 def _channel_shuffle(writer: Writer, node: Node) -> None:
     """Channels as rows and columns, transposed; all that is behind them as one axis."""
     x, groups = node.inputs[0], node.integer("groups")
-    sizes = writer.sizes(x)
-    if sizes is None or sizes[1] is None:
-        raise FileFormatError(f"node {node.name!r} (channel_shuffle): the number of channels must be known, sizes are {sizes}")
-    apart = writer.op("Reshape", [x, writer.ints(0, groups, sizes[1] // groups, -1)])
+    columns = writer.op("Div", [writer.size(x, 1), writer.ints(groups)])
+    shape = writer.op("Concat", [writer.size(x, 0), writer.ints(groups), columns, writer.ints(-1)], axis=0)
+    apart = writer.op("Reshape", [x, shape])
     swapped = writer.op("Transpose", [apart], perm=[0, 2, 1, 3])
     writer.add("Reshape", [swapped, writer.op("Shape", [x])], node.outputs, node.name)

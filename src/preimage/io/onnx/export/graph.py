@@ -13,7 +13,7 @@ from preimage.host import write_file
 from preimage.io.graph import Graph, Input, Node, trace
 from preimage.io.graph.facts import infer
 from preimage.io.graph.types import FLOATS
-from preimage.io.onnx.export import caffe, caffe_layers, caffe_losses, fused, layers, ssd  # noqa: F401 - words register themselves
+from preimage.io.onnx.export import caffe, caffe_forks, caffe_layers, caffe_losses, fused, layers, ssd  # noqa: F401 - words register themselves
 from preimage.io.onnx.export.operators import operator
 from preimage.io.onnx.export.words import OPSET, WORDS, Writer
 from preimage.io.onnx.model import CODES, dtype_of, require_onnx

@@ -320,9 +320,8 @@ def _swish(writer: Writer, node: Node) -> None:
 
 @word("batch_norm")
 def _batch_norm(writer: Writer, node: Node) -> None:
-    channels = writer.shapes[node.inputs[3]]
-    scale = node.inputs[1] or writer.constant(np.ones(channels))
-    bias = node.inputs[2] or writer.constant(np.zeros(channels))
+    scale = node.inputs[1] or writer.constant(np.ones(writer.shapes[node.inputs[3]]))
+    bias = node.inputs[2] or writer.constant(np.zeros(writer.shapes[node.inputs[3]]))
     writer.add(
         "BatchNormalization",
         [node.inputs[0], scale, bias, *node.inputs[3:5]],
