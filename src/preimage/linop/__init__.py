@@ -5,7 +5,27 @@ y = A @ x;  x = A.T @ y;  (A.T @ A + 0.1 * linop.Identity(A.input_shape)) @ x;  
 """
 
 from preimage.linop.conv import Conv
+from preimage.linop.differences import Gradient, Laplacian
+from preimage.linop.foreign import Foreign, aslinearoperator
 from preimage.linop.operator import Adjoint, Compose, Operator, Scaled, Sum
 from preimage.linop.simple import Diagonal, Identity, Pad
+from preimage.linop.stacks import BlockDiag, HStack, VStack
 
-__all__ = ["Adjoint", "Compose", "Conv", "Diagonal", "Identity", "Operator", "Pad", "Scaled", "Sum"]
+__all__ = [
+    "Adjoint",
+    "BlockDiag",
+    "Compose",
+    "Conv",
+    "Diagonal",
+    "Foreign",
+    "Gradient",
+    "HStack",
+    "Identity",
+    "Laplacian",
+    "Operator",
+    "Pad",
+    "Scaled",
+    "Sum",
+    "VStack",
+    "aslinearoperator",
+]

@@ -87,5 +87,18 @@ class Conv(Operator):
     def _forward(self, x: Value) -> Value:
         return conv(x, self.w, **self._options)
 
+    def _known_norm(self) -> float | None:
+        """With circular borders, stride 1 and an output of the input's size: the largest singular value of the transfer matrix at any frequency."""
+        g, w = self.geometry, np.asarray(array_of(self.w), np.float64)
+        circular = self._options["padding_mode"] == "circular" or all(n == 1 for n in g.kernel_size)
+        if not circular or g.output_size != g.input_size or any(s != 1 for s in g.stride) or not all(np.isfinite(w.reshape(-1))):
+            return None
+        if any(e > n for e, n in zip(g.kernel_extent, g.input_size, strict=True)):
+            return None
+        spread = np.zeros((*w.shape[:2], *g.input_size))  # the taps, on the grid of the input
+        spread[(slice(None), slice(None), *(slice(0, e, d) for e, d in zip(g.kernel_extent, g.dilation, strict=True)))] = w
+        transfer = np.fft.fftn(spread, axes=range(2, w.ndim)).reshape(g.groups, w.shape[0] // g.groups, w.shape[1], -1)
+        return float(np.linalg.norm(np.moveaxis(transfer, -1, 1), 2, axis=(-2, -1)).max())
+
     def _adjoint(self, y: Value) -> Value:
         return conv_transpose(y, self.w, output_size=self.geometry.input_size, **self._options)

@@ -33,6 +33,9 @@ class Identity(Operator):
     def _adjoint(self, y: Value) -> Value:
         return y
 
+    def _known_norm(self) -> float:
+        return 1.0
+
 
 class Diagonal(Operator):
     """x -> d * x, element by element: weights, or a mask of zeros and ones."""
@@ -47,6 +50,9 @@ class Diagonal(Operator):
 
     def _adjoint(self, y: Value) -> Value:
         return y * self.d
+
+    def _known_norm(self) -> float:
+        return float(np.abs(np.asarray(array_of(self.d), np.float64)).max(initial=0.0))
 
 
 class Pad(Operator):
