@@ -56,7 +56,8 @@ class _Pending:
     def write(self, first: str) -> type:
         """The record with its methods; with `__init__` alone where that comes first. Two threads may both write them: they write the same."""
         rest = first != "__init__"
-        plain: Any = type(self.made)(self.made.__name__, self.made.__bases__, dict(self.told))
+        named = {**self.told, "__doc__": "."}  # or dataclass would work out a signature to say
+        plain: Any = type(self.made)(self.made.__name__, self.made.__bases__, named)
         written = dataclasses.dataclass(frozen=True, repr=rest, eq=rest)(plain)
         for name in _WRITTEN if rest else _WRITTEN[:1]:
             if name not in self.told and name in self.made.__dict__:

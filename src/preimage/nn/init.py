@@ -23,7 +23,7 @@ import numpy as np
 from preimage.autograd import Tensor
 from preimage.engines.blas import SMALL_FLOP, blas_threads
 from preimage.errors import OptionError, ShapeError
-from preimage.locks import hold_over_fork
+from preimage.locks import LOCK, hold_over_fork, import_apart
 from preimage.ops.operands import check_room, count_of, number_of, shape_sizes
 from preimage.typing import Array, Seed, Shape
 
@@ -38,8 +38,8 @@ FanMode = Literal["fan_in", "fan_out"]
 Nonlinearity = Literal["linear", "conv", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
 P = ParamSpec("P")
 
-_own = np.random.default_rng(0)
-hold_over_fork(lambda: _own.bit_generator.lock)  # a draw takes it: a child forked in the middle of one could never draw
+_own: np.random.Generator | None = None  # made for the first draw: importing numpy.random takes longer than reading a small model
+hold_over_fork(lambda: _own and _own.bit_generator.lock)  # a draw takes it: a child forked in the middle of one could never draw
 
 
 def manual_seed(seed: int) -> None:
@@ -50,7 +50,12 @@ def manual_seed(seed: int) -> None:
 
 def generator(rng: Seed = None) -> np.random.Generator:
     """A Generator from a Generator, a seed, or None (the library's own)."""
+    global _own
     if rng is None:
+        if _own is None:
+            import_apart("numpy.random")
+            with LOCK:
+                _own = _own or np.random.default_rng(0)
         return _own
     if isinstance(rng, np.random.Generator):
         return rng

@@ -83,7 +83,8 @@ def slab_calls(
     zeros = Line.zeros(0)
     if padded:
         every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
-        whole = every[~np.isin(every, places)]  # rows of the outer margins
+        inner = set(places.ravel().tolist())  # np.isin would import numpy.ma, which takes longer than a plan
+        whole = np.array([at for at in every.ravel().tolist() if at not in inner], np.int64)  # rows of the outer margins
         ends = [(at, n * pitch) for at, n in ((0, left), ((left + width) * pixel, right)) if n]
         at, count = np.array(ends, np.int64).reshape(-1, 2).T
         zeros = np.concatenate([

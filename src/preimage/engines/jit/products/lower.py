@@ -196,7 +196,7 @@ def _should_pack_a(r: ProductRequest, rows: int) -> bool:
 
 def _shared_sets(stride: int, rows: int) -> int:
     """How many of the rows begin at the same place modulo a page."""
-    return int(max(np.unique(np.arange(rows) * stride % 4096 // LINE_BYTES, return_counts=True)[1]))
+    return int(np.bincount(np.arange(rows) * stride % 4096 // LINE_BYTES).max())
 
 
 def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Operand, b: _Operand) -> KernelCall:
