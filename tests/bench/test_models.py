@@ -174,7 +174,7 @@ def test_models_are_measured_beside_a_peer_and_failures_are_rows(tmp_path):
     assert (ours.contestant, theirs.contestant, failed.contestant) == ("preimage", "onnxruntime", "openvino")
     assert len(ours.time_ns) == len(theirs.time_ns) == 2
     assert ours.difference < 1e-5
-    assert min(ours.first_ns, ours.peak_bytes, theirs.load_ns) > 0
+    assert min(ours.import_ns, ours.first_ns, ours.peak_bytes, theirs.load_ns) > 0
     assert failed.error == "it broke"
     assert failed.time_ns == []
     run.save(tmp_path / "run.json")
@@ -219,15 +219,19 @@ def test_wrong_answers_take_no_part(tmp_path, monkeypatch):
 
 def test_summaries_and_tables_put_losing_models_first():
     def row(model, name, times, **more):
-        return ModelRow(model, "", "", 1, name, time_ns=times, first_ns=10, load_ns=0, peak_bytes=100, **more)
+        return ModelRow(model, "", "", 1, name, time_ns=times, first_ns=10, load_ns=2, peak_bytes=100, **more)
 
     run = ModelRun({}, {})
     for model, theirs in (("fast", 4_000_000), ("slow", 500_000)):
-        run.rows += [row(model, results.OURS, [1_000_000] * 3), row(model, "onnxruntime", [theirs] * 3)]
+        run.rows += [
+            row(model, results.OURS, [1_000_000] * 3, import_ns=36),
+            row(model, "onnxruntime", [theirs] * 3, import_ns=12),
+        ]
     run.rows.append(ModelRow("wrong", "", "", 1, results.OURS, error="answers differ"))
     (summary,) = summaries(run)
     assert summary.mean == pytest.approx(2**0.5)
     assert (summary.worst, summary.worst_model, summary.losing, summary.small_models) == (0.5, "slow", 1, 2)
+    assert (summary.first, summary.start, summary.memory) == (1, 2, 1)
     assert [cells[0] for cells in _model_rows(run, 1)] == ["wrong", "slow", "slow", "fast", "fast"]
 
 

@@ -106,7 +106,18 @@ def print_node_times(nodes: Sequence[NodeTime], console: Console) -> None:
 
 # -- bench --model -----------------------------------------------------------------------------------------------------
 
-_ROWS = ("model", "inputs", "library", "ms", "time / ours (quartiles)", "first call ms", "peak MB", "difference", "said")
+_ROWS = (
+    "model",
+    "inputs",
+    "library",
+    "ms",
+    "time / ours (quartiles)",
+    "import ms",
+    "first call ms",
+    "peak MB",
+    "difference",
+    "said",
+)
 _MEANS = (
     "library",
     "threads",
@@ -116,6 +127,7 @@ _MEANS = (
     "losing",
     "under 2 ms",
     "first call: ours / its",
+    "with import",
     "memory: ours / its",
 )
 
@@ -141,6 +153,7 @@ def _model_row(run: ModelRun, row: ModelRow) -> list[str]:
     return [
         row.model, row.inputs, row.contestant + (f" ({row.layout})" if row.layout else ""), f"{median(times) / 1e6:.3g}" if times else "",
         "" if ratio is None else f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})",
+        f"{row.import_ns / 1e6:.0f}" if row.import_ns else "",
         f"{(row.load_ns + row.first_ns) / 1e6:.0f}" if row.first_ns else "", f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "",
         "" if row.difference is None else f"{row.difference:.1e}", row.error,
     ]  # fmt: skip
@@ -153,7 +166,7 @@ def _means(run: ModelRun) -> list[list[str]]:
     return [
         [
             s.contestant, str(s.threads), str(s.models), number(s.mean), f"{s.worst:.2f} {s.worst_model}", str(s.losing),
-            f"{number(s.small)} ({s.small_models})" if s.small_models else "", number(s.first), number(s.memory),
+            f"{number(s.small)} ({s.small_models})" if s.small_models else "", number(s.first), number(s.start), number(s.memory),
         ]
         for s in summaries(run)
     ]  # fmt: skip

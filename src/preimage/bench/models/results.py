@@ -27,7 +27,8 @@ class ModelRow:
     """One contestant on one model with so many threads.
 
     time_ns: the median time of a run in each round (the rounds of one model are shared, so the k-th entries are a pair); cpu_ns: the CPU time.
-    first_ns: loading and the first run. peak_bytes: of the process; model_bytes: without what importing the library took, 0 where unknown.
+    load_ns, first_ns: loading, and the first run; import_ns: importing the library before (NumPy is there already), 0 where unknown.
+    peak_bytes: of the process; model_bytes: without what importing the library took, 0 where unknown.
     difference: the largest from the reference's answers, in parts of an output's range; None where there are none. error: why there are no times.
     """
 
@@ -40,6 +41,7 @@ class ModelRow:
     layout: str = ""
     time_ns: list[int] = field(default_factory=list)
     cpu_ns: list[int] = field(default_factory=list)
+    import_ns: int = 0
     load_ns: int = 0
     first_ns: int = 0
     peak_bytes: int = 0
@@ -104,7 +106,8 @@ class ModelRun:
 class Summary:
     """A peer beside us over all models: ratios above 1 mean that we are faster.
 
-    small: the geometric mean over nets below 2 ms. first, memory: medians of ours / the peer's (below 1 we need less).
+    small: the geometric mean over nets below 2 ms. first (loading and the first run), start (with importing the library), memory: medians of
+    ours / the peer's (below 1 we need less).
     """
 
     contestant: str
@@ -117,6 +120,7 @@ class Summary:
     small: float
     small_models: int
     first: float
+    start: float
     memory: float
 
 
@@ -135,6 +139,7 @@ def summaries(run: ModelRun) -> list[Summary]:
                     name, threads, len(ranked), geomean(ratio for ratio, _, _ in ranked), ranked[0][0], ranked[0][1],
                     sum(ratio < 1 for ratio, _, _ in ranked), geomean(small), len(small),
                     _median(run, [row for _, _, row in ranked], lambda row: row.first_ns + row.load_ns),
+                    _median(run, [row for _, _, row in ranked], lambda row: row.import_ns and row.import_ns + row.first_ns + row.load_ns),
                     _median(run, [row for _, _, row in ranked], lambda row: row.peak_bytes),
                 )
             )  # fmt: skip

@@ -3,7 +3,8 @@
 It needs NumPy and the contestant's library, nothing else of this package, so that another interpreter can run it. JOB.json says:
 `contestant`, `model` (a path; Caffe nets: also `weights`), `arrays` (.npz) for the inputs `names` in their order, `outputs` (names),
 `threads`, and `answers`, where the outputs are written. When they are, the script says one JSON line: how long loading and the first run
-took (`load_ns`, `first_ns`: the time of importing the library is in neither), how much memory (`peak_bytes`: the most of this process;
+took (`load_ns`, `first_ns`), importing the library before (`import_ns`; what a library imports only when it is used counts where it is used),
+how much memory (`peak_bytes`: the most of this process;
 `model_bytes`: what came to it since the library was imported), the `version`, and the `layout` where there was a choice. Then, for every
 line on its standard input, a number of nanoseconds, it runs the model twice, and again and again until that time is over, and says the
 median time of the later runs: {"ns": ..., "cpu_ns": ..., "calls": ...}.
@@ -225,7 +226,9 @@ def main() -> None:
     with np.load(job["arrays"]) as arrays:
         feeds = {name: np.array(arrays[str(k)], order="C") for k, name in enumerate(job["names"])}  # a scalar keeps its shape ()
     said, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    begin = time.perf_counter_ns()
     load, version, layout = CONTESTANTS[job["contestant"]](job, feeds)
+    imported = 0 if layout else time.perf_counter_ns() - begin  # a choice of layouts was measured in it
     before = memory()
     start = time.perf_counter_ns()
     call = load()
@@ -237,7 +240,8 @@ def main() -> None:
     np.savez(job["answers"], *answers)
     added = 0 if layout else peak - before  # a choice of layouts needed models before this one
     ready = {
-        "load_ns": loaded - start, "first_ns": first - loaded, "peak_bytes": peak, "model_bytes": added, "version": version, "layout": layout,
+        "import_ns": imported, "load_ns": loaded - start, "first_ns": first - loaded,
+        "peak_bytes": peak, "model_bytes": added, "version": version, "layout": layout,
     }  # fmt: skip
     print(json.dumps(ready), file=said, flush=True)
     gc.disable()
