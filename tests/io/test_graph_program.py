@@ -402,7 +402,7 @@ def one(op: str, *others: Any, **attributes: Any) -> Graph:
     )  # type: ignore[arg-type]
 
 
-_NO_FLOATS = {"onnx.Less", "onnx.Equal", "onnx.IsNaN"}
+_NO_FLOATS = {"onnx.Less", "onnx.Equal", "onnx.IsNaN", "onnx.QuantizeLinear"}
 PADS = np.array([0, 1, 2, 0, 0, 3, 1, 2])
 MOVED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("onnx.Pad", (PADS,), {}),
@@ -443,6 +443,12 @@ MOVED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("onnx.Pow", (np.array([1.5], np.float32),), {}),
     ("onnx.Clip", (np.float32(-0.25),), {}),
     ("channels_innermost", (), {}),
+    *[
+        ("onnx.Resize", (np.float32([]), np.float32([1, 1, 1.5, 2])), {"mode": "linear", "coordinate_transformation_mode": way})
+        for way in ("half_pixel", "align_corners", "asymmetric")
+    ],
+    ("onnx.QuantizeLinear", (np.float32(0.02), np.uint8(117)), {}),
+    ("onnx.QuantizeLinear", (np.abs(array(16)) / 9 + np.float32(0.01), np.arange(16, dtype=np.int8)), {}),
 ]
 
 
@@ -520,3 +526,24 @@ def test_an_input_that_no_kernel_reads_as_it_lies() -> None:
     with pre.no_grad():
         want = np.maximum(pre.conv(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), array(6, 8, 3, 3), padding=1), 0)
         same(graph.run({"x": x}), {"y": want})
+
+
+def test_quantising_keeps_the_bits_of_numpy() -> None:
+    """At the ends of the range, at halves, of infinities and NaN, of both float types, one scale or one a channel; and back."""
+    from preimage.io.onnx.operators.quantised import dequantised, quantised
+
+    for kind in (np.float32, np.float64):
+        x = (
+            np.concatenate([np.arange(-700, 700) / 4, [np.nan, np.inf, -np.inf, 1e30, -1e30, -0.0]] * 8)
+            .astype(kind)
+            .reshape(8, -1)
+        )
+        for scale in (np.full((), 0.5, kind), np.linspace(0.1, 3, 8).astype(kind)[:, None]):
+            for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+                zero = np.full((), 100, dtype)
+                span = np.iinfo(dtype)
+                want = np.nan_to_num(np.clip(np.rint(x / scale).astype(np.float64) + 100.0, span.min, span.max)).astype(dtype)
+                found = quantised(x, scale, zero, dtype)
+                np.testing.assert_array_equal(found, want, strict=True)
+                back = ((want.astype(np.int64) - 100).astype(kind) * scale).astype(kind)
+                np.testing.assert_array_equal(dequantised(found, scale, zero), back, strict=True)

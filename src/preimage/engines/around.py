@@ -205,7 +205,8 @@ def _tree(level: Array) -> Array:
         if len(level) % 2:
             kernels.run_chain((level[-1:],), (), out=(above[pairs:],))
         level = above
-    return level[0]
+    total: Array = level[0]
+    return total
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:

@@ -30,7 +30,7 @@ from preimage.ops.sums import exactly
 from preimage.records import record
 from preimage.typing import Operand, PerAxis, ResizeMode, ScaleFactor, Value
 
-__all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample"]
+__all__ = ["Resize", "pixel_shuffle", "pixel_unshuffle", "resized", "upsample"]
 
 MODES = ("nearest", "nearest-exact", "linear")
 
@@ -223,6 +223,11 @@ _resize_op = primitive("upsample", _resize, [lambda g, ans, x, axes: _resize_bac
 _resize_back_op: Primitive = primitive(
     "upsample_back", _resize_back, [lambda g, ans, y, axes: _resize_op(g, axes=axes)], saves=(), linear=(0,)
 )
+
+
+def resized(x: Value, axes: tuple[Resize, ...]) -> Value:
+    """x (N, C, *spatial) with every spatial axis resized as it says: all of them blended, or none."""
+    return _resize_op(operand(x, "x"), axes=axes)
 
 
 def _factors(scale_factor: Any, ndim: int) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
+from preimage.engines import around
+from preimage.engines.recording import constant
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io import limits
 from preimage.io.graph import OPS, graph_op
@@ -54,17 +56,48 @@ def _spread(values: np.ndarray, shape: tuple[int, ...], axis: int, block: int, w
     return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
 
+#: Of x, scale, zero, and the ends of the range; of q, scale (and zero).
+_QUANTISED = (("div", (0, 1)), ("round", (5,)), ("add", (6, 2)), ("clip", (7, 3, 4)))
+_DEQUANTISED = ((("mul", (0, 1)),), (("sub", (0, 2)), ("mul", (3, 1))))
+
+
+def _spreads(x: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether the others broadcast to x alone."""
+    return bool(np.broadcast_shapes(x.shape, *(v.shape for v in others)) == x.shape)
+
+
+def _exact(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, dtype: Any) -> bool:
+    """Whether a kernel of the dtype of x gives the same: what leaves the digits of float32 is outside the range of 16 bits."""
+    small = np.dtype(dtype).itemsize < 4 and zero.dtype.kind in "iu" and zero.dtype.itemsize < 4
+    return small and x.dtype in (np.float32, np.float64) and scale.dtype == x.dtype and _spreads(x, scale, zero)
+
+
 def quantised(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, dtype: Any) -> np.ndarray:
     """round(x / scale) + zero, held within the range of the integer type."""
     span = np.iinfo(dtype)
+    made = (
+        around.mixed((x, scale, zero), _QUANTISED, x.dtype, dtype, (span.min, span.max))
+        if _exact(x, scale, zero, dtype)
+        else None
+    )
+    if made is not None:
+        return made
     moved = np.rint(x / scale.astype(x.dtype)).astype(np.float64) + zero.astype(np.float64)
     return np.asarray(np.nan_to_num(np.clip(moved, span.min, span.max)), dtype)
 
 
 def dequantised(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
     """(q - zero) * scale in the dtype of the scale."""
+    wide_dtype = np.float64 if scale.dtype == np.float64 else np.float32
+    if q.dtype.itemsize < 4:  # whose differences every float holds
+        others = (scale,) if zero is None else (scale, zero)
+        made = (
+            around.mixed((q, *others), _DEQUANTISED[len(others) - 1], wide_dtype, scale.dtype) if _spreads(q, *others) else None
+        )
+        if made is not None:
+            return made
     whole = q.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
-    wide = whole.astype(np.float64 if scale.dtype == np.float64 else np.float32)
+    wide = whole.astype(wide_dtype)
     return np.asarray((wide * scale.astype(wide.dtype)).astype(scale.dtype))
 
 
@@ -97,7 +130,7 @@ def _quantize_linear(
     dtype = zero.dtype if zero is not None else dtype_of(output_dtype, what) if output_dtype else np.dtype(np.uint8)
     spread = _spread(scale, x.shape, axis, block_size, what)
     given = _zero(what, zero)
-    start = np.zeros((), dtype) if given is None else _spread(given, x.shape, axis, block_size, what)
+    start = constant(np.zeros((), dtype)) if given is None else _spread(given, x.shape, axis, block_size, what)
     wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
     return quantised(wide, spread, start, _integer(dtype, what))
 

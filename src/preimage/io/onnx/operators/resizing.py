@@ -24,6 +24,7 @@ from preimage.io.limits import checked_size
 from preimage.io.onnx.operators.moving import recorded, take, where
 from preimage.io.onnx.operators.shapes import data_of, ints
 from preimage.ops.sampling import ROUNDINGS, Positions, simplest_fraction
+from preimage.ops.upsample import Resize, resized
 from preimage.records import record
 
 __all__: list[str] = []
@@ -121,6 +122,12 @@ def _resize_axes(x: Any, taps: dict[int, tuple[np.ndarray, np.ndarray]]) -> Any:
     return x
 
 
+def _blended(x: Any, lines: dict[int, Positions]) -> Any:
+    """Spatial axes, each output a blend of two neighbours."""
+    zero, one = Fraction(0), Fraction(1)
+    return resized(x, tuple(Resize(n, lines.get(k, Positions(n, zero, one)), True) for k, n in enumerate(x.shape) if k > 1))
+
+
 @graph_op("onnx.Resize")
 def _resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, mode: str = "nearest", opset: int = 13,
             coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
@@ -143,17 +150,19 @@ def _resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, m
     )
     integers = not recorded(x) and x.dtype.kind in "iu"
     y = x.astype(np.float64) if integers else x
-    margins, taps = [], {}
+    margins, taps, lines = [], {}, {}
     for axis in which:
         if x.shape[axis] == target[axis] and factor[axis] == 1 and not crops:
             continue
         if x.shape[axis] == 0:
             raise FileFormatError(f"Resize: axis {axis} is empty")
         line = _line(x.shape[axis], target[axis], factor[axis], options.coordinates, region.get(axis, (Fraction(0), Fraction(1))))
+        lines[axis] = line
         taps[axis] = _taps(x.shape[axis], line, factor[axis], options)
         if crops and (outside := _outside(x.shape[axis], line)).any():
             margins.append((axis, outside))
-    y = _resize_axes(y, taps)
+    blended = mode == "linear" and not options.antialias and not options.exclude_outside
+    y = _blended(y, lines) if blended and lines and min(lines) > 1 else _resize_axes(y, taps)
     for axis, outside in margins:
         mask = outside.reshape([-1 if k == axis else 1 for k in range(y.ndim)])
         y = where(mask, np.asarray(extrapolation_value, y.dtype), y)
