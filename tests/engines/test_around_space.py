@@ -27,6 +27,7 @@ def test_concatenation(axis, layout, width):
 
 POOLS = [
     {"kernel_size": 2},
+    {"kernel_size": 5, "stride": 1, "padding": 2},
     {"kernel_size": 3, "stride": 2, "padding": 1},
     {"kernel_size": (3, 5), "stride": (1, 3), "padding": ((1, 0), (2, 3)), "dilation": (2, 1)},
     {"kernel_size": 3, "stride": 2, "ceil_mode": True},

@@ -528,6 +528,21 @@ def test_an_input_that_no_kernel_reads_as_it_lies() -> None:
         same(graph.run({"x": x}), {"y": want})
 
 
+@pytest.mark.parametrize(
+    "window", [{"kernel_size": (5, 3), "stride": (1, 1), "padding": ((2, 2), (1, 0))}, {"kernel_size": (2, 2), "stride": (2, 2)}]
+)
+def test_windows_of_rows_of_neighbours_are_kernels(window: dict[str, Any]) -> None:
+    """Arrays in C order, whose last axis has nothing behind it."""
+    nodes = [Node("r", "relu", ("x",), ("r",)), Node("y", "max_pool", ("r",), ("y",), window)]
+    graph = optimise(Graph(nodes, [Input("x", (2, 3, 14, 18))], ["y"]).eval())  # type: ignore[arg-type]
+    recorded(graph, {"x": picture()})
+    assert not graph.programs[-1].functions
+    for threads in (1, 3):
+        with pre.config(threads=threads), pre.no_grad():
+            recorded(graph, {"x": picture()})
+            same(graph.run({"x": picture(seed=6)}), by_nodes(graph, {"x": picture(seed=6)}))
+
+
 def test_quantising_keeps_the_bits_of_numpy() -> None:
     """At the ends of the range, at halves, of infinities and NaN, of both float types, one scale or one a channel; and back."""
     from preimage.io.onnx.operators.quantised import dequantised, quantised

@@ -17,6 +17,7 @@ from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import innermost
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.pool_rows_kernel import PoolRowsArguments, PoolRowsSpec
 from preimage.engines.jit.elementwise.space_kernel import (
     MaxGradArguments,
     MaxGradSpec,
@@ -114,8 +115,12 @@ def _cover_table(size: int, outputs: int, kernel: int, stride: int, lo: int) -> 
 def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
     """The maximum or sum over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
     outputs, kernel, stride, lo, dilation = window
-    table = _window_table(x.shape[axis], outputs, kernel, stride, lo, dilation)
-    return _gathered(x, axis, outputs, table, dilation, kernel, mode)
+    size = x.shape[axis]
+    table = _window_table(size, outputs, kernel, stride, lo, dilation)
+    first = min(max(-(-lo // stride), 0), outputs)
+    last = max(min((size - 1 - (kernel - 1) * dilation + lo) // stride + 1, outputs), first)
+    whole = (first, last, -lo) if stride == 1 else (0, 0, 0)
+    return _gathered(x, axis, outputs, table, dilation, kernel, mode, whole)
 
 
 def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
@@ -127,18 +132,30 @@ def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int
     return _gathered(y, axis, size, _cover_table(size, outputs, kernel, stride, lo), -1, -(-kernel // stride), "sum")
 
 
-def _gathered(x: Array, axis: int, outputs: int, table: Array, step: int, terms: int, mode: str) -> Array | None:
+def _gathered(
+    x: Array, axis: int, outputs: int, table: Array, step: int, terms: int, mode: str, whole: tuple[int, int, int] | None = None
+) -> Array | None:
+    """whole: of windows that advance by one the first and the end of those that lie inside, and where number 0 would begin."""
     last = innermost(x)
     if last is None:
         return None
     order = (0, *range(2, x.ndim), 1) if last else tuple(range(x.ndim))
     at = order.index(axis)
     inner = prod(x.shape[k] for k in order[at + 1 :])
-    if inner < costs().least_width:
+    short = inner < costs().least_width
+    if short and whole is None:
         return None
     memory = tuple(outputs if k == axis else x.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
     rows = prod(memory[: at + 1])
+    if short and whole is not None:
+        share = max(1, costs().task_elements // (inner * terms * outputs))
+        by_rows = PoolRowsArguments(
+            x=x, result=made, windows=constant(table), size=x.shape[axis], outputs=outputs, inner=inner, step=step, taps=terms,
+            first=whole[0], last=whole[1], begin=whole[2], outers=rows // outputs, share=share,
+        )  # fmt: skip
+        _launch(PoolRowsSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), by_rows, -(-rows // outputs // share))
+        return made
     share = max(1, costs().task_elements // (inner * terms))
     arguments = PoolArguments(
         x=x, result=made, windows=constant(table), size=x.shape[axis], outputs=outputs, inner=inner,

@@ -15,7 +15,7 @@ from preimage.records import record
 
 __all__ = [
     "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "ResizeArguments", "ResizeSpec", "RowsArguments", "RowsSpec",
-    "Window", "build_max_grad", "build_pool", "build_resize", "build_rows",
+    "Window", "build_max_grad", "build_pool", "build_resize", "build_rows", "joined",
 ]  # fmt: skip
 
 
@@ -123,16 +123,19 @@ def build_pool(spec: PoolSpec) -> str:
 
         def body(i: Int, mask: Bit | None, line: Ptr = line, taps: Int = taps, to: Ptr = to) -> None:
             with f.loop(0, taps, carry=[start]) as tap:
-                value = line.at(tap.index * step + i).load(spec.lanes, mask)
-                held = tap.carry[0]
-                if spec.mode == "max":
-                    tap.carry = [(held.is_above(value) | held.is_nan()).select(held, value)]
-                else:
-                    tap.carry = [held + value]
+                tap.carry = [joined(spec.mode, tap.carry[0], line.at(tap.index * step + i).load(spec.lanes, mask))]
             to.at(i).store(tap.result[0], mask)
 
         Vectors(f, spec.lanes).run(0, inner, body)
     return f.ir()
+
+
+def joined(mode: str, held: Num, value: Num) -> Num:
+    """The maximum of two, or their sum."""
+    if mode == "sum":
+        return held + value
+    larger: Num = (held.is_above(value) | held.is_nan()).select(held, value)
+    return larger
 
 
 class MaxGradArguments(Arguments):
