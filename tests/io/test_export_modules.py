@@ -112,6 +112,12 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "Upsample bilinear, corners": (nn.Upsample(scale_factor=1.5, mode="bilinear", align_corners=True), MAP),
     "Upsample of a line": (nn.Upsample(scale_factor=1.7, mode="linear", recompute_scale_factor=True), LINE),
     "Upsample channels last": (nn.Upsample(size=(4, 4), layout="channels_last"), LAST),
+    "RNN": (nn.RNN(4, 3, rng=0), (5, 2, 4)),
+    "RNN of relu, without bias": (nn.RNN(4, 3, nonlinearity="relu", bias=False, bidirectional=True, rng=0), (5, 2, 4)),
+    "LSTM": (nn.LSTM(4, 3, num_layers=2, bidirectional=True, rng=0), (5, 2, 4)),
+    "LSTM, batch first": (nn.LSTM(4, 3, bias=False, batch_first=True, dropout=0.5, num_layers=2, rng=0), (2, 5, 4)),
+    "GRU": (nn.GRU(4, 3, num_layers=3, rng=0), (5, 2, 4)),
+    "GRU, batch first, both ways": (nn.GRU(4, 3, bidirectional=True, batch_first=True, rng=0), (2, 5, 4)),
     "PixelShuffle": (nn.PixelShuffle(2), MAP),
     "PixelUnshuffle": (nn.PixelUnshuffle((2, 5)), MAP),
 }
@@ -124,9 +130,6 @@ ELSEWHERE = {
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
-    "RNN",
-    "LSTM",
-    "GRU",
 }
 
 
@@ -140,6 +143,13 @@ def prepared(module: Any, seed: int = 0) -> Any:
             if getattr(each, name, None) is not None:
                 setattr(each, name, (0.5 + rng.random(each.num_features)).astype(np.float32))
     return module.eval()
+
+
+def flat(result: Any) -> list[Any]:
+    """The arrays of a result, of those in tuples too."""
+    if isinstance(result, tuple):
+        return [each for part in result for each in flat(part)]
+    return [np.asarray(array_of(result))]
 
 
 def test_every_layer_is_among_the_cases() -> None:
@@ -160,12 +170,15 @@ def test_a_layer_goes_to_onnx_and_back(name: str, tmp_path: Path) -> None:
     options.log_severity_level = 3
     session = ort.InferenceSession(str(tmp_path / "net.onnx"), options, providers=["CPUExecutionProvider"])
     with pre.no_grad():
-        wanted = np.asarray(array_of(module(x)))
-        assert np.array_equal(np.asarray(array_of(trace(module, x)(x))), wanted), "the traced graph computes what the layer does"
-        found = {"onnxruntime": session.run(None, {session.get_inputs()[0].name: x})[0], "preimage": np.asarray(graph(x))}
-    for reader, value in found.items():
-        assert value.shape == wanted.shape, reader
-        assert np.allclose(value, wanted, rtol=1e-5, atol=2e-6), reader
+        wanted, traced = flat(module(x)), flat(trace(module, x)(x))
+        for have, want in zip(traced, wanted, strict=True):
+            assert np.array_equal(have, want), "the traced graph computes what the layer does"
+        found = {"onnxruntime": session.run(None, {session.get_inputs()[0].name: x}), "preimage": flat(graph(x))}
+    for reader, values in found.items():
+        for value, want in zip(values, wanted, strict=True):
+            assert value.shape == want.shape, reader
+            assert np.allclose(value, want, rtol=1e-5, atol=2e-6), reader
+    assert {name for name, _ in module.named_parameters()} <= set(graph.weights), "what is trained comes back as what is trained"
     stored = graph.state_dict() | graph.constants
     for key, parameter in module.state_dict().items():
         if not key.endswith("num_batches_tracked"):

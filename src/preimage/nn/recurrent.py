@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,24 @@ from preimage.nn.norm import Dropout
 from preimage.ops.operands import flag_of, float_dtype, integer_of, number_of, shape_of
 from preimage.typing import DTypeLike, Integers, Operand, Seed, Value
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "stacked"]
+
+
+def stacked(
+    one: Callable[[Any, int, bool], tuple[Any, ...]], x: Any, count: int, directions: int, between: Callable[[Any], Any] | None = None
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """Layers on layers, each in its directions: the last one's y, and every kind of last states of all.
+
+    one: y and the last states of layer and direction number k, from the layer's input, k, and whether it goes backwards.
+    """
+    last: list[tuple[Any, ...]] = []
+    for first in range(0, count, directions):
+        if first and between is not None:
+            x = between(x)
+        made = [one(x, first + k, bool(k)) for k in range(directions)]
+        last += [tuple(ends) for _, *ends in made]
+        x = made[0][0] if directions == 1 else ops.concat([y for y, *_ in made], axis=2)
+    return x, [ops.stack(list(states)) for states in zip(*last, strict=True)]
 
 
 class _Recurrent(Module):
@@ -106,24 +123,16 @@ class _Recurrent(Module):
         return states
 
     def _layers(self, x: Any, given: list[Any], lengths: Any, recording: bool) -> tuple[Any, list[Any]]:
-        last: list[list[Any]] = [[] for _ in range(self._states)]
-        for layer in range(self.num_layers):
-            if layer and self.training:
-                x = self._between[0](x)
-            made = []
-            for reverse, suffix in enumerate(self._suffixes(layer)):
-                names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-                weights = [getattr(self, name + suffix) for name in names]
-                if not recording:
-                    weights = [w.data for w in weights]
-                place = layer * self._directions + reverse
-                states = [None if s is None else s[place] for s in given]
-                y, *ends = self._one(x, weights, states, lengths, bool(reverse))
-                made.append(y)
-                for table, end in zip(last, ends, strict=True):
-                    table.append(end)
-            x = made[0] if len(made) == 1 else ops.concat(made, axis=2)
-        return x, [ops.stack(table) for table in last]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
+        weights = [[getattr(self, name + suffix) for name in names] for suffix in suffixes]
+        if not recording:
+            weights = [[w.data for w in row] for row in weights]
+
+        def one(x: Any, place: int, reverse: bool) -> tuple[Any, ...]:
+            return self._one(x, weights[place], [None if s is None else s[place] for s in given], lengths, reverse)
+
+        return stacked(one, x, len(suffixes), self._directions, self._between[0] if self.training else None)
 
     def work_flop(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """Flop of the matrix products of one run: 2 per multiply-add."""

@@ -17,6 +17,7 @@ from preimage.engines import moving
 from preimage.engines.base import is_channels_last
 from preimage.engines.recording import constant
 from preimage.io.graph.nodes import graph_op
+from preimage.nn.recurrent import stacked
 from preimage.ops.normalise import normalise, standardized
 
 __all__: list[str] = []
@@ -101,3 +102,21 @@ def channel_shuffle(x: Value, *, groups: int) -> Value:
             return made
         return np.moveaxis(np.take(np.moveaxis(x, 1, -1), order, -1), -1, 1) if is_channels_last(x) else np.take(x, order, 1)
     return ops.take(x, order, 1)
+
+
+_RECURRENT: dict[str, Callable[..., tuple[Any, ...]]] = {"RNN": ops.rnn, "LSTM": ops.lstm, "GRU": ops.gru}
+
+
+@graph_op("recurrent")
+def recurrent(
+    x: Value, *weights: Value, kind: str, count: int, directions: int, batch_first: bool = False, nonlinearity: str | None = None
+) -> tuple[Value, ...]:  # fmt: skip
+    """A stack of RNN, LSTM or GRU layers: y, and the last states of each kind. weights: those of each layer and direction in turn."""
+    each = len(weights) // count
+    options = {} if nonlinearity is None else {"activation": ops.tanh if nonlinearity == "tanh" else ops.relu}
+
+    def one(x: Value, place: int, reverse: bool) -> tuple[Value, ...]:
+        return _RECURRENT[kind](x, *weights[place * each : (place + 1) * each], reverse=reverse, **options)
+
+    y, last = stacked(one, ops.swapaxes(x, 0, 1) if batch_first else x, count, directions)
+    return ops.swapaxes(y, 0, 1) if batch_first else y, *last

@@ -108,10 +108,16 @@ class _Recorder:
             self.refused.append(label)
             built = ("identity", [next(iter(self.names.values()))], {})
         op, inputs, attributes = built
-        output = f"value_{len(self.nodes)}"
-        self.nodes.append(Node(f"{label}#{len(self.nodes)}", op, tuple(inputs), (output,), attributes, layer=label))
-        self.kept.append(result)
-        self.names[id(result)] = output
+        results = _flat(result)
+        outputs = tuple(f"value_{len(self.nodes)}" + (f"_{k}" if k else "") for k in range(len(results)))
+        self.nodes.append(Node(f"{label}#{len(self.nodes)}", op, tuple(inputs), outputs, attributes, layer=label))
+        self.kept += results
+        self.names |= {id(value): key for value, key in zip(results, outputs, strict=True)}
+
+
+def _flat(result: Any) -> list[Any]:
+    """What a layer gives, as a list: a result, or a tuple of them, which may hold tuples."""
+    return [each for part in result for each in _flat(part)] if isinstance(result, tuple | list) else [result]
 
 
 @contextmanager
@@ -161,7 +167,9 @@ def trace(module: nn.Module, example: Any) -> Graph:
 
     The graph shares the module's parameters, under the names of its state_dict.
 
-    Raises: FileFormatError that lists the operations which graphs have no word for, or where the result is no Tensor.
+    A tuple of results, which may hold tuples, becomes several outputs in its order.
+
+    Raises: FileFormatError that lists the operations which graphs have no word for, or where a result is no Tensor.
     """
     x = Tensor(np.asarray(array_of(example)))
     recorder = _Recorder(module, x)
@@ -171,13 +179,19 @@ def trace(module: nn.Module, example: Any) -> Graph:
         raise FileFormatError(
             f"{len(recorder.refused)} operations of the module have no word in graphs: {', '.join(recorder.refused)}"
         )
-    if not isinstance(result, Tensor) or id(result) not in recorder.names:
-        raise FileFormatError(
-            f"the module's result is a {type(result).__name__}, not one Tensor that was computed from the input"
-        )
+    results = _flat(result)
+    if not results or any(not isinstance(each, Tensor) or id(each) not in recorder.names for each in results):
+        kinds = ", ".join(type(each).__name__ for each in results) or "nothing"
+        raise FileFormatError(f"the module's result is {kinds}, not Tensors that were computed from the input")
     state = {k: v for k, v in recorder.used.items() if not isinstance(v, Tensor)}
     parameters = {k: v for k, v in recorder.used.items() if isinstance(v, Tensor)}
     inputs = [Input("input", ("batch", *x.shape[1:]), str(x.dtype))]
     return Graph(
-        recorder.nodes, inputs, [recorder.names[id(result)]], parameters, state, recorder.constants, name=type(module).__name__
+        recorder.nodes,
+        inputs,
+        [recorder.names[id(each)] for each in results],
+        parameters,
+        state,
+        recorder.constants,
+        name=type(module).__name__,
     )

@@ -87,6 +87,24 @@ def _dropout(m: Any, values: list[str], name: Name) -> Built | None:
     return None if m.training and m.p else ("identity", values, {})
 
 
+def _recurrent(m: Any, values: list[str], name: Name) -> Built | None:
+    if m.training and m.dropout and m.num_layers > 1:
+        return None
+    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if m.bias else 2]
+    weights = [
+        name(getattr(m, part + suffix)) for layer in range(m.num_layers) for suffix in m._suffixes(layer) for part in parts
+    ]
+    options = {"nonlinearity": m.nonlinearity} if hasattr(m, "nonlinearity") else {}
+    directions = 2 if m.bidirectional else 1
+    options |= {
+        "kind": type(m).__name__,
+        "count": m.num_layers * directions,
+        "directions": directions,
+        "batch_first": m.batch_first,
+    }
+    return "recurrent", [*values, *weights], options
+
+
 def _plain(word: str, **renamed: str) -> Callable[[Any, list[str], Name], Built]:
     """An activation whose options are the word's attributes, under other names where said so."""
     return lambda m, values, name: (word, values, {renamed.get(k, k): v for k, v in m._options.items()})
@@ -97,6 +115,7 @@ _ROWS: dict[str, Callable[[Any, list[str], Name], Built | None]] = {
     "InstanceNorm": _instance_norm, "LayerNorm": _layer_norm, "Upsample": _upsample, "Flatten": _flatten, "Dropout": _dropout,
     "AvgPool": lambda m, values, name: ("avg_pool", values, _window(m)),
     "AdaptiveAvgPool": _adaptive("adaptive_avg_pool"), "AdaptiveMaxPool": _adaptive("adaptive_max_pool"),
+    "RNN": _recurrent, "LSTM": _recurrent, "GRU": _recurrent,
     "Linear": lambda m, values, name: ("linear", [*values, *_affine(m, name)], {}),
     "PReLU": lambda m, values, name: ("prelu", [*values, name(m.weight)], {}),
     "Identity": lambda m, values, name: ("identity", values, {}),

@@ -200,6 +200,14 @@ def _linear(call: Call) -> Shapes:
     return [[*call.shape(0)[:-1], w[1] if call.node.flag("transposed") else w[0]]]
 
 
+@shapes_of("recurrent")
+def _recurrent(call: Call) -> Shapes:
+    x, node, hidden = call.shape(0), call.node, call.shape(2)[1]
+    batch = x[0] if node.flag("batch_first") else x[1]
+    states = [node.integer("count"), batch, hidden]
+    return [[*x[:2], hidden * node.integer("directions")], states, states]
+
+
 @shapes_of("matmul")
 def _matmul(call: Call) -> Shapes:
     return [matrix_product(call.shape(0), call.shape(1))]

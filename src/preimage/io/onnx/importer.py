@@ -30,6 +30,9 @@ _WEIGHTS: dict[str, tuple[int, ...] | None] = {
     "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "LayerNormalization": (1, 2), "RMSNormalization": (1,),
     "RNN": (1, 2, 3), "GRU": (1, 2, 3), "LSTM": (1, 2, 3, 7), "Add": None, "Sub": None, "Mul": None, "Div": None,
 }  # fmt: skip
+#: Ops that move elements of their first input, or of all: an exporter may write them between a stored weight and the layer that takes it.
+_MOVES_ALL = {"onnx.Concat"}
+_MOVES = {f"onnx.{op}" for op in ("Transpose", "Unsqueeze", "Squeeze", "Reshape", "Split", "Identity", "Flatten")} | _MOVES_ALL
 _BUFFERS = {"BatchNormalization": (3, 4)}
 #: Ops whose meaning depends on the opset beyond what their attributes say.
 _NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu"}
@@ -238,6 +241,9 @@ def _sort_stored(
     statistics: set[str] = set()
     other: set[str] = set(outputs)
     for node in nodes:
+        if node.op in _MOVES:
+            other |= set(node.inputs[1:] if node.op not in _MOVES_ALL else ())
+            continue
         name = node.op.removeprefix("onnx.")
         wanted, running = _WEIGHTS.get(name, ()), _BUFFERS.get(name, ())
         for position, key in enumerate(node.inputs):
@@ -247,6 +253,7 @@ def _sort_stored(
                 weights.add(key)
             else:
                 other.add(key)
+    weights |= _moved_to_weights(nodes, weights, other)
     parameters, buffers, constants = {}, {}, {}
     for key, value in stored.items():
         is_float = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
@@ -257,6 +264,20 @@ def _sort_stored(
         else:
             constants[key] = value
     return parameters, buffers, constants
+
+
+def _moved_to_weights(nodes: Sequence[Node], weights: set[str], other: set[str]) -> set[str]:
+    """The values whose elements, moved about, are weights and nothing else; what else moved values are for is added to `other`."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        if node.op in _MOVES:
+            sources = node.inputs if node.op in _MOVES_ALL else node.inputs[:1]
+            made = [key for key in node.outputs if key]
+            if made and all(key in weights or key in found for key in made) and not other.intersection(made):
+                found.update(sources)
+            else:
+                other.update(sources)
+    return found
 
 
 def _inputs(

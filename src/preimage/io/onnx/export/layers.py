@@ -181,3 +181,64 @@ def _adaptive_pool(writer: Writer, node: Node) -> None:
             parts.append(part)
         value = node.outputs[0] if k == left[-1] else writer.value()
         writer.add("Concat", parts, [value], node.name if k == left[-1] else "", axis=k + 2)
+
+
+# -- recurrent layers --------------------------------------------------------------------------------------------------
+
+#: Where ONNX's gates lie among ours, which are in PyTorch's order.
+_GATES = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
+
+
+def _gates(writer: Writer, kind: str, weight: str) -> str:
+    """A weight or bias with its gates in ONNX's order."""
+    order = _GATES[kind]
+    if len(order) == 1:
+        return weight
+    parts = [writer.value() for _ in order]
+    rows = writer.shapes[weight][0] // len(order)
+    writer.add("Split", [weight, writer.ints(*[rows] * len(order))], parts, axis=0)
+    return writer.op("Concat", [parts[k] for k in order], axis=0)
+
+
+def _joined(writer: Writer, parts: Sequence[str]) -> str:
+    """Values of the directions along a new first axis."""
+    return writer.op("Concat", [writer.op("Unsqueeze", [part, writer.ints(0)]) for part in parts], axis=0)
+
+
+@word("recurrent")
+def _recurrent(writer: Writer, node: Node) -> None:
+    """One operator for each layer; the weights keep their names and are put in ONNX's order beside it."""
+    kind, count, directions = node.word("kind"), node.integer("count"), node.integer("directions")
+    each = (len(node.inputs) - 1) // count
+    rows = [node.inputs[1 + k * each : 1 + (k + 1) * each] for k in range(count)]
+    missing = [key for row in rows for key in row if key not in writer.shapes]
+    if missing:
+        raise FileFormatError(
+            f"node {node.name!r} ({kind}): the weight {missing[0]!r} must be stored in the graph to be exported"
+        )
+    swap = node.flag("batch_first")
+    x = writer.op("Transpose", node.inputs[:1], perm=[1, 0, 2]) if swap else node.inputs[0]
+    attributes: dict[str, Any] = {
+        "hidden_size": writer.shapes[rows[0][1]][1],
+        "direction": "bidirectional" if directions == 2 else "forward",
+    }
+    attributes |= {"linear_before_reset": 1} if kind == "GRU" else {}
+    if kind == "RNN":
+        attributes["activations"] = ["Tanh" if node.word("nonlinearity", "tanh") == "tanh" else "Relu"] * directions
+    ends: list[list[str]] = []
+    for layer in range(0, count, directions):
+        own = [[_gates(writer, kind, key) for key in row] for row in rows[layer : layer + directions]]
+        inputs = [x, _joined(writer, [row[0] for row in own]), _joined(writer, [row[1] for row in own])]
+        if each == 4:
+            inputs.append(_joined(writer, [writer.op("Concat", row[2:], axis=0) for row in own]))
+        made = [writer.value() for _ in range(3 if kind == "LSTM" else 2)]
+        writer.add(kind, inputs, made, node.name if not layer else "", **attributes)
+        ends.append(made[1:])
+        beside = writer.op("Transpose", made[:1], perm=[0, 2, 1, 3])
+        x = writer.op("Reshape", [beside, writer.ints(0, 0, -1)])
+    if swap:
+        writer.add("Transpose", [x], node.outputs[:1], perm=[1, 0, 2])
+    else:
+        writer.add("Identity", [x], node.outputs[:1])
+    for output, parts in zip(node.outputs[1:], zip(*ends, strict=True), strict=True):
+        writer.add("Concat", list(parts), [output], axis=0)
