@@ -15,6 +15,7 @@ import onnx
 
 from preimage import PreimageError, no_grad
 from preimage.autograd import array_of
+from preimage.bench.models.answers import difference
 from preimage.bench.models.listing import listed_subjects
 from preimage.bench.models.subjects import Prepared, Subject, prepare
 from preimage.io.files import load_model
@@ -46,23 +47,6 @@ def answers(graph: Graph, feeds: dict[str, Any]) -> dict[str, np.ndarray]:
     return {key: np.asarray(array_of(value)) for key, value in found.items()}
 
 
-def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
-    """The largest difference of two answers in parts of each output's range; infinite for other shapes."""
-    worst = 0.0
-    for key, value in a.items():
-        other = b[key]
-        if value.shape != other.shape:
-            return float("inf")
-        if value.size and value.dtype.kind in "fiub":
-            x, y = value.astype(np.float64), other.astype(np.float64)
-            both = np.isfinite(x) & np.isfinite(y)
-            if (np.isfinite(x) != np.isfinite(y)).any():
-                return float("inf")
-            span = max(float(np.ptp(x[both])), float(np.abs(x[both]).max()) * 1e-6, 1e-30) if both.any() else 1.0
-            worst = max(worst, float(np.abs(x[both] - y[both]).max(initial=0.0)) / span)
-    return worst
-
-
 def round_trip(model: Prepared, subject: Subject, folder: Path) -> tuple[bool, str]:
     """Whether nothing is lost, and what was found."""
     shapes = {name: each["shape"] for name, each in subject.inputs.items() if "shape" in each}
@@ -76,15 +60,15 @@ def round_trip(model: Prepared, subject: Subject, folder: Path) -> tuple[bool, s
         return False, f"{len(missing)} weights are lost, {missing[0]!r} first"
     feeds = next(iter(model.feeds(subject)))
     wanted = answers(graph, feeds)
-    ours = apart(wanted, answers(again, feeds))
+    ours = difference(list(answers(again, feeds).values()), list(wanted.values()))
     theirs, word = _onnxruntime(path, feeds, list(wanted))
-    off = apart(wanted, theirs) if theirs is not None else 0.0
+    off = difference(list(wanted.values()), theirs) if theirs is not None else 0.0
     return max(ours, off) <= max(TOLERANCE, model.tolerance), (
         f"{len(stored(graph))} arrays with the same bits, answers {ours:.1e} apart, onnxruntime's {word or f'{off:.1e}'}"
     )
 
 
-def _onnxruntime(path: Path, feeds: dict[str, Any], outputs: list[str]) -> tuple[dict[str, np.ndarray] | None, str]:
+def _onnxruntime(path: Path, feeds: dict[str, Any], outputs: list[str]) -> tuple[list[np.ndarray] | None, str]:
     try:
         import onnxruntime as ort
     except ImportError:
@@ -93,8 +77,7 @@ def _onnxruntime(path: Path, feeds: dict[str, Any], outputs: list[str]) -> tuple
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     taken = {item.name for item in session.get_inputs()}
-    found = session.run(outputs, {key: value for key, value in feeds.items() if key in taken})
-    return dict(zip(outputs, found, strict=True)), ""
+    return session.run(outputs, {key: value for key, value in feeds.items() if key in taken}), ""
 
 
 def main(arguments: list[str]) -> int:

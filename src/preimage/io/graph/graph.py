@@ -43,6 +43,7 @@ class Graph(Module):
     parameters are trained (they keep the file's names), buffers are stored state that is not (running statistics),
     constants belong to the structure. All three are values that nodes may take by name. `updates` maps a buffer to the value that
     replaces it after a run in training mode. `unused`: inputs that the file declares and nothing takes; they may be fed, and need not.
+    `declared`: the shapes that the file says of outputs; nothing relies on them but what is written again.
 
     Raises: GraphError if a value is made twice, a node takes a value that nothing makes, the nodes form a cycle or an
     op is not registered (all such nodes in one message).
@@ -61,9 +62,10 @@ class Graph(Module):
         updates: Mapping[str, str] | None = None,
         name: str = "",
         unused: Iterable[str] = (),
+        declared: Mapping[str, Sequence[int | str | None]] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.unused = name, frozenset(unused)
+        self.name, self.unused, self.declared = name, frozenset(unused), dict(declared or {})
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.constants: dict[str, Any] = {key: np.asarray(value) for key, value in (constants or {}).items()}
         self.updates = dict(updates or {})
@@ -397,6 +399,7 @@ class Graph(Module):
             "updates": self.updates,
             "name": self.name,
             "unused": self.unused,
+            "declared": self.declared,
         }
         out = Graph(**(pieces | changes))
         out.train(self.training)

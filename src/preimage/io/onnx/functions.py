@@ -7,7 +7,7 @@ from typing import Any
 
 from preimage.errors import FileFormatError
 
-__all__ = ["inlined"]
+__all__ = ["graphs_of", "inlined"]
 
 #: Nodes that all calls together may become.
 MAX_NODES = 1 << 17
@@ -21,7 +21,8 @@ def _key(domain: str, name: str, overload: str) -> _Key:
     return ("" if domain == "ai.onnx" else domain, name, overload)
 
 
-def _graphs(node: Any) -> Iterator[Any]:
+def graphs_of(node: Any) -> Iterator[Any]:
+    """The graphs inside a node."""
     for attribute in node.attribute:
         if attribute.type == 5:
             yield attribute.g
@@ -35,7 +36,7 @@ def _calls(nodes: Any, depth: int = 0) -> Iterator[_Key]:
         raise FileFormatError(f"graphs inside graphs to a depth of more than {MAX_DEPTH}")
     for node in nodes:
         yield _key(node.domain, node.op_type, getattr(node, "overload", ""))
-        for graph in _graphs(node):
+        for graph in graphs_of(node):
             yield from _calls(graph.node, depth + 1)
 
 
@@ -82,7 +83,7 @@ def _with_defaults(proto: Any) -> Any:
             for attribute in defaults.get(_key(node.domain, node.op_type, getattr(node, "overload", "")), ()):
                 if attribute.name not in given:
                     node.attribute.add().CopyFrom(attribute)
-            for graph in _graphs(node):
+            for graph in graphs_of(node):
                 fill(graph.node)
 
     fill(copy.graph.node)

@@ -76,9 +76,11 @@ def to_graph(
     inputs = _inputs(model, nodes, input_shapes, open_sizes)
     try:
         unused = {v.name for v in model.inputs} - {item.name for item in inputs}
+        declared = {v.name: v.shape for v in model.outputs if v.shape is not None}
         graph = Graph(
-            nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name, unused=unused
-        )
+            nodes, inputs, [v.name for v in model.outputs], parameters, buffers, constants, name=model.name, unused=unused,
+            declared=declared,
+        )  # fmt: skip
         return in_our_words(graph)
     except GraphError as error:
         raise FileFormatError(f"the model's graph is not sound: {error}") from error

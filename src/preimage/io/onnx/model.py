@@ -6,6 +6,7 @@ external data only from the model's own folder, graph attributes and unknown typ
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import os
 from dataclasses import field
@@ -17,6 +18,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError
 from preimage.io import limits
+from preimage.io.onnx.expansion import defined, has_strangers
 from preimage.io.onnx.functions import inlined
 from preimage.io.onnx.wire import parse_model
 from preimage.records import record
@@ -292,12 +294,14 @@ def _file_bytes(path: Path) -> memoryview:
 
 
 def _parsed(data: memoryview, label: str) -> Any:
-    """The ModelProto. Functions that a model defines itself are put in the place of their calls by the package onnx, which then reads all."""
+    """The ModelProto. Functions, of the model's own or ONNX's definitions of operators, are put in the place of their calls by the package onnx,
+    which then reads all.
+    """
     try:
         proto = parse_model(data)
     except FileFormatError as error:
         raise FileFormatError(f"{label} is no ONNX model: {error}") from None
-    if not proto.functions:
+    if not proto.functions and not (has_strangers(proto) and importlib.util.find_spec("onnx")):
         return proto
     proto = require_onnx("a model that defines functions").ModelProto()
     try:
@@ -338,7 +342,7 @@ def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
             opset = int(entry.version)
     if opset not in OPSETS:
         raise FileFormatError(f"{label} uses opset {opset}; supported are {OPSETS.start} to {OPSETS.stop - 1}")
-    proto = inlined(proto, label)
+    proto = defined(inlined(proto, label), label)
     graph = proto.graph
     limits.check_bytes(_declared_bytes(graph), f"{label}: its arrays")
     read = _graph(graph, folder, label, 0)

@@ -139,7 +139,7 @@ def _describe_outputs(onnx: Any, model: Any, graph: Graph, writer: Writer) -> No
         value, fact = known.get(key), writer.facts.get(key)
         kind = "" if value is None else value.type.WhichOneof("value")
         if value is None or not kind or (kind == "tensor_type" and not value.type.tensor_type.HasField("shape")):
-            sizes = writer.sizes(key)
+            sizes = writer.sizes(key) or ((None,) * len(graph.declared[key]) if key in graph.declared else None)
             shape = None if sizes is None else [f"{key}_{k}" if n is None else n for k, n in enumerate(sizes)]
             value = _value_info(onnx, key, (fact and fact.dtype) or writer.dtype.name, shape)
         model.graph.output.append(value)

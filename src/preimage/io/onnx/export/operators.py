@@ -49,6 +49,8 @@ def operator(writer: Writer, node: Node, inputs: list[str], changed: dict[str, A
             continue
         inputs += [""] * (position + 1 - len(inputs))
         inputs[position] = writer.constant(value, _dtype(writer, inputs[0]) if kind == "same" else kind)
+    if op == "Split" and "num_outputs" not in attributes and len(inputs) < 2:  # equal parts, as many as there are outputs
+        attributes["num_outputs"] = len(node.outputs)
     attributes = {k: (writer.onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v) for k, v in attributes.items()}
     writer.add(_RENAMED.get(op, op), inputs, node.outputs, node.name, **attributes)
 
