@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import preimage as pre
 import preimage.io.caffe as files
 from preimage import caffe
-from preimage.errors import FileFormatError, PreimageError
+from preimage.errors import FileFormatError, OptionError, PreimageError
 
 RNG = np.random.default_rng(8)
 LOG: list[Any] = []
@@ -463,7 +464,86 @@ def test_a_missing_method_is_named(tmp_path: Path) -> None:
 def test_reading_a_net_runs_no_code_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "n.prototxt").write_text(THREE)
     LOG.clear()
-    with pytest.raises(FileFormatError, match=r"3 layers have a type .* only preimage.caffe.Net does"):
+    with pytest.raises(FileFormatError, match=r"3 layers have a type .* which nothing here imports"):
         files.load(tmp_path / "n.prototxt")
     assert LOG == []
     assert "Python" in caffe.layer_type_list()
+
+
+class Scaled(caffe.Layer):
+    """factor x + bias, the bias learned."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        self.factor = float(self.param_str)
+        if not len(self.blobs):
+            self.blobs.add_blob(1)
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        top[0].reshape(*bottom[0].data.shape)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        top[0].data[...] = self.factor * bottom[0].data + self.blobs[0].data
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        self.blobs[0].diff[...] += top[0].diff.sum()
+        if propagate_down[0]:
+            bottom[0].diff[...] = self.factor * top[0].diff
+
+
+NAMED = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "a" type: "Python" bottom: "x" top: "a" python_param { module: "no.such.module" layer: "Scaled" param_str: "3" } }
+layer { name: "b" type: "Python" bottom: "a" top: "b" python_param { module: "no.such.module" layer: "Scaled" param_str: "-2" } }"""
+
+
+def test_the_reader_runs_python_layers_that_it_is_given(tmp_path: Path) -> None:
+    def loaded(**options: Any) -> Any:
+        return files.load(files.parse_text("NetParameter", NAMED), **options)
+
+    net = loaded(python_layers={"no.such.module.Scaled": Scaled}, phase="TRAIN")
+    x = pre.Tensor(np.arange(6, dtype=np.float32).reshape(2, 3), requires_grad=True)
+    net.put("a.blob0", np.array([0.5], np.float32))
+    y = net(x)
+    assert np.array_equal(y.data, -2 * (3 * x.data + 0.5))
+    (y * y).sum().backward()
+    assert np.array_equal(x.grad, 2 * y.data * -6)
+    assert net.weights["a.blob0"].grad == (2 * y.data * -2).sum()
+    assert net.weights["b.blob0"].grad == (2 * y.data).sum()
+    pre.optim.SGD(net.parameters(), lr=0.5).step()
+    assert np.array_equal(net(x).data, -2 * (3 * x.data + net.array("a.blob0")) + net.array("b.blob0"))
+    assert net.array("b.blob0") == -y.data.sum()
+    files.save(net, tmp_path / "net.caffemodel")
+    again = files.load(tmp_path / "net.caffemodel", python_layers={"no.such.module.Scaled": Scaled})
+    assert np.array_equal(again(x).data, net(x).data)
+    with pytest.raises(FileFormatError, match=r"2 layers .* Python: 'a' .no\.such\.module\.Scaled.*python_layers="):
+        loaded()
+    with pytest.raises(FileFormatError, match="2 layers have a type that is not supported"):
+        loaded(python_layers={"no.such.Scaled": Scaled})
+    for wrong, problem in (({"a.B": int}, "no class derived from"), ({"Scaled": Scaled}, "a key is 'module.Layer'")):
+        with pytest.raises(OptionError, match=problem):
+            loaded(python_layers=wrong)
+
+
+def test_net_imports_nothing_where_it_is_given_the_classes() -> None:
+    message = files.parse_text("NetParameter", NAMED)
+    net = caffe.Net(message, caffe.TEST, python_layers={"no.such.module.Scaled": Scaled})
+    net.blobs["x"].data[...] = 1
+    assert (net.forward()["b"] == -6).all()
+    with pytest.raises(FileFormatError, match="2 layers have a type that is not supported"):
+        caffe.Net(message, caffe.TEST, python_layers={})
+    with pytest.raises(ModuleNotFoundError):
+        caffe.Net(message, caffe.TEST)
+
+
+def test_training_from_a_solver_file_runs_no_code_that_it_names(tmp_path: Path) -> None:
+    from preimage.caffe.training import SolverTask
+
+    (tmp_path / "layer_of_a_stranger.py").write_text("raise SystemExit('imported')")
+    data = 'layer { name: "d" type: "DummyData" top: "x" dummy_data_param { shape { dim: 2 dim: 3 } } }'
+    layer = 'layer { name: "p" type: "Python" bottom: "x" top: "y" python_param { module: "layer_of_a_stranger" layer: "L" } loss_weight: 1 }'
+    (tmp_path / "net.prototxt").write_text(data + layer)
+    (tmp_path / "solver.prototxt").write_text('net: "net.prototxt" base_lr: 1 lr_policy: "fixed" max_iter: 1')
+    with pytest.raises(FileFormatError, match=r"'p' .layer_of_a_stranger\.L"):
+        SolverTask(tmp_path / "solver.prototxt")
+    task = SolverTask(tmp_path / "solver.prototxt", python_layers={"layer_of_a_stranger.L": Times})
+    assert task.solver.net.forward()["y"].shape == (2, 3)
+    task.close()

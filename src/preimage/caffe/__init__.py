@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 from preimage.caffe import coord_map, draw, io, net_spec, proto
-from preimage.caffe.blob import Blob
 from preimage.caffe.classifier import Classifier
 from preimage.caffe.detector import Detector
-from preimage.caffe.layer import Layer
 from preimage.caffe.net import Net
 from preimage.caffe.net_spec import NetSpec, layers, params, to_proto
 from preimage.caffe.process import (
@@ -40,6 +38,7 @@ from preimage.caffe.solver import (
 )
 from preimage.caffe.state import TEST, TRAIN, set_random_seed
 from preimage.io.caffe import LAYERS
+from preimage.io.caffe.python_layers import Blob, Layer
 
 __version__ = "1.0.0"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from preimage.errors import FileFormatError, OptionError, PreimageError, ShapeError
+from preimage.errors import FileFormatError, OptionError, ShapeError
+from preimage.io.caffe.python_layers import LayerError
 
 __all__ = ["LayerError", "MemoryDataError", "MissingFileError", "TopTypeError"]
 
@@ -13,10 +14,6 @@ class MissingFileError(FileFormatError, RuntimeError):
 
 class TopTypeError(OptionError, TypeError):
     """What was given as a layer's bottom is no top of a layer."""
-
-
-class LayerError(PreimageError, RuntimeError):
-    """A Python layer that cannot be found, made or used."""
 
 
 class MemoryDataError(ShapeError, RuntimeError):

@@ -13,15 +13,14 @@ import numpy as np
 import preimage.io.caffe as files
 from preimage import ops
 from preimage.autograd import Tensor, array_of, enable_grad, grad, no_grad
-from preimage.caffe.blob import Blob
 from preimage.caffe.feeds import Feed
-from preimage.caffe.layer import Layer
+from preimage.caffe.imported import imported
 from preimage.caffe.net_batches import NetBatches
 from preimage.caffe.net_weights import NetWeights, readable
-from preimage.caffe.python_layer import Host, Hosts, call, propagation
 from preimage.caffe.state import TEST, TRAIN, next_seed
 from preimage.errors import OptionError, ShapeError
 from preimage.io.caffe.assemble import Assembly
+from preimage.io.caffe.python_layers import Blob, Host, Hosts, Layer, call, propagation
 from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import Node
 
@@ -34,9 +33,11 @@ class Net(NetWeights, NetBatches):
     """`Net("deploy.prototxt", "net.caffemodel", caffe.TEST)`, or `Net("deploy.prototxt", caffe.TEST, level=0, stages=[...], weights=...)`.
 
     The first file is a net's description under any name, or a NetParameter. `input_shapes` gives sizes that it does not tell, `data` batches
-    for each forward pass (see set_data). Fill `net.blobs["data"].data`, call `forward()`, read `net.blobs[...]`. `backward()` starts from
-    the diffs of the outputs (losses have their loss_weight there) and leaves the gradient in every blob's diff; those of parameters
-    add up until clear_param_diffs().
+    for each forward pass (see set_data). Python layers are imported by the names that the net has for them, as pycaffe does: give `Net` files
+    that you trust, or `python_layers={"module.Layer": class}`; then nothing is imported and no other class is run.
+
+    Fill `net.blobs["data"].data`, call `forward()`, read `net.blobs[...]`. `backward()` starts from the diffs of the outputs (losses have
+    their loss_weight there) and leaves the gradient in every blob's diff; those of parameters add up until clear_param_diffs().
 
     Raises: MissingFileError (also a RuntimeError), FileFormatError, ShapeError, OptionError.
     """
@@ -55,7 +56,7 @@ class Net(NetWeights, NetBatches):
             stages=given["stages"] or (),
             input_shapes=dict(given["input_shapes"] or {}) | (self._feed.shapes() if self._feed else {}),
             seed=next_seed(),
-            python=Hosts(given["phase"]),
+            python=Hosts(given["phase"], given["python_layers"], imported),
         )
         self._describe(self._graph.assembly)
         self._recorded: dict[str, Any] = {}
@@ -298,7 +299,9 @@ class Net(NetWeights, NetBatches):
         self.backward(start=self._layer_names[first], end=self._layer_names[last])
 
 
-_DEFAULTS: dict[str, Any] = {"phase": TEST, "level": 0, "stages": None, "weights": None, "input_shapes": None, "data": None}
+_DEFAULTS: dict[str, Any] = {"phase": TEST, "level": 0} | dict.fromkeys(
+    ("stages", "weights", "input_shapes", "data", "python_layers")
+)
 
 
 def _arguments(arguments: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:

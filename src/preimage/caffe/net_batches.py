@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from preimage.caffe.blob import Blob
 from preimage.caffe.errors import MemoryDataError
 from preimage.caffe.feeds import Feed, Source
 from preimage.errors import OptionError
+from preimage.io.caffe.python_layers import Blob
 
 __all__ = ["NetBatches"]
 

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from preimage.caffe.blob import Blob
 from preimage.caffe.errors import MissingFileError
 from preimage.errors import FileFormatError, ShapeError
 from preimage.host import write_file
 from preimage.io.caffe import CaffeGraph, hdf5
+from preimage.io.caffe.python_layers import Blob
 from preimage.io.caffe.wire.binary import encode
 
 __all__ = ["NetWeights", "readable"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Solver:
 
     data, test_data: batches for each forward pass, in place of databases (see Net.set_data); test_data may be a list of one source for
     each test net. input_shapes, test_input_shapes: sizes that the nets do not tell, for scripts that fill the input blobs themselves.
-    file: from where the relative names of a SolverParameter count.
+    file: from where the relative names of a SolverParameter count. python_layers: as of Net; None imports what the nets name.
     What Caffe logs goes to the logger `preimage.caffe`.
 
     Raises: MissingFileError (also a RuntimeError), FileFormatError, ShapeError, OptionError, OutputError.
@@ -52,6 +52,7 @@ class Solver:
         data: Source | None = None,
         test_data: Any = None,
         file: Path | None = None,
+        python_layers: Mapping[str, type] | None = None,
     ) -> None:
         self.param, self._file = read_solver(solver_file)
         self._file = file or self._file
@@ -63,9 +64,9 @@ class Solver:
         self._check_prefix()
         if self.param.random_seed >= 0:
             set_random_seed(self.param.random_seed)
-        self.net = net_to_train(self.param, self._file, input_shapes, data)
+        self.net = net_to_train(self.param, self._file, input_shapes, data, python_layers)
         fed = {name: self.net.blobs[name].shape for name in self.net.inputs} if data is not None else None
-        self.test_nets = nets_to_test(self.param, self._file, test_input_shapes or input_shapes or fed, test_data)
+        self.test_nets = nets_to_test(self.param, self._file, test_input_shapes or input_shapes or fed, test_data, python_layers)
         self.iter = 0
         self.history: dict[str, tuple[Any, Any]] = {}
         self.test_results: list[dict[str, Any]] = [{} for _ in self.test_nets]

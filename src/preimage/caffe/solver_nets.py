@@ -26,6 +26,7 @@ __all__ = ["layers_of", "net_to_train", "nets_to_test", "place", "read_solver", 
 
 _NAMES = ("net", "net_param", "train_net", "train_net_param")
 Shapes = Mapping[str, tuple[int, ...]] | None
+Classes = Mapping[str, type] | None
 
 
 def read_solver(source: Any) -> tuple[Message, Path | None]:
@@ -107,18 +108,19 @@ def _description(solver: Message, file: Path | None, source: tuple[str, int]) ->
     return value if isinstance(value, Message) else place(value, file)
 
 
-def net_to_train(solver: Message, file: Path | None, shapes: Shapes, data: Any) -> Net:
+def net_to_train(solver: Message, file: Path | None, shapes: Shapes, data: Any, classes: Classes = None) -> Net:
     """The net to train, with the weights that the solver names."""
-    return _made(solver, file, (sources_of_training(solver), 0), solver.train_state, TRAIN, shapes, data)
+    return _made(solver, file, (sources_of_training(solver), 0), solver.train_state, TRAIN, shapes, data, classes)
 
 
-def nets_to_test(solver: Message, file: Path | None, shapes: Shapes, data: Any) -> list[Net]:
+def nets_to_test(solver: Message, file: Path | None, shapes: Shapes, data: Any, classes: Classes = None) -> list[Net]:
     """The test nets; `data` is one source for all of them, or a list of one for each."""
     sources = sources_of_tests(solver)
     feeds = _each(data, len(sources))
     states = list(solver.test_state) or [Message("NetState")] * len(sources)
     return [
-        _made(solver, file, source, state, TEST, shapes, feed) for source, state, feed in zip(sources, states, feeds, strict=True)
+        _made(solver, file, source, state, TEST, shapes, feed, classes)
+        for source, state, feed in zip(sources, states, feeds, strict=True)
     ]
 
 
@@ -131,7 +133,14 @@ def _each(data: Any, count: int) -> list[Any]:
 
 
 def _made(
-    solver: Message, file: Path | None, source: tuple[str, int], state: Message, phase: int, shapes: Shapes, data: Any
+    solver: Message,
+    file: Path | None,
+    source: tuple[str, int],
+    state: Message,
+    phase: int,
+    shapes: Shapes,
+    data: Any,
+    classes: Classes,
 ) -> Net:
     net = Net(
         _description(solver, file, source),
@@ -140,6 +149,7 @@ def _made(
         stages=list(state.stage),
         input_shapes=shapes,
         data=data,
+        python_layers=classes,
     )
     for names in solver.weights:
         for weights in names.split(","):

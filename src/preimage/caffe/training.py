@@ -34,6 +34,7 @@ class SolverTask:
 
     data, test_data: paths in place of the sources of the training's and the tests' data layers (test_data: default data, its part for tests).
     folder: where snapshots go. seed: of fillers, Dropout and shuffling, where the file has no random_seed. iterations: in place of max_iter.
+    python_layers: the classes that Python layers of the nets may run, by "module.Layer"; without it none, and nothing is imported.
 
     Raises: FileFormatError (MissingFileError among them) that names the layer and what it lacks; OptionError, OutputError.
     """
@@ -48,6 +49,7 @@ class SolverTask:
         seed: int = 0,
         iterations: int | None = None,
         weights: StrPath | None = None,
+        python_layers: Mapping[str, type] | None = None,
     ) -> None:
         param, file = read_solver(solver_file)
         assert file is not None
@@ -75,6 +77,7 @@ class SolverTask:
                 data=self._feeds[0] if train[0] else None,
                 test_data=[feed if t else None for feed, t in zip(self._feeds[1:], tests, strict=True)] or None,
                 file=file,
+                python_layers=python_layers or {},
             )
         except BaseException:
             self.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from preimage.errors import FileFormatError, PreimageError, ShapeError
 from preimage.io import limits as budget
@@ -19,7 +19,7 @@ from preimage.io.caffe.wire.unread import refuse_slips
 from preimage.io.graph import Input, Node
 from preimage.records import record
 
-__all__ = ["LAYERS", "Assembly", "Context", "Limits", "Parameter", "assemble", "layer_type", "selected"]
+__all__ = ["LAYERS", "Assembly", "Context", "Limits", "Parameter", "PythonHosts", "assemble", "layer_type", "selected"]
 
 Shape = tuple[int, ...]
 MAX_AXES = 32
@@ -55,6 +55,16 @@ class Parameter:
     start: Any = None  # the array that it starts as, in place of the filler's
 
 
+class PythonHosts(Protocol):
+    """What makes a host of each Python layer (layers.python.PythonHost), and says which may be run at all."""
+
+    def allows(self, message: Message) -> bool:
+        """Whether the class that a layer names may be run."""
+
+    def __call__(self, message: Message) -> Any:
+        """The host of a layer."""
+
+
 @dataclass(slots=True)
 class Assembly:
     """A net ready to become a Graph."""
@@ -77,7 +87,7 @@ class Assembly:
     work_flop: dict[str, int] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     folder: str | None = None  # where side files (an infogain matrix) may be read from
-    python: Callable[[Message], Any] | None = None  # makes a layers_python.PythonHost of a Python layer
+    python: PythonHosts | None = None
     rng: Any = None  # the numpy.random.Generator that layers draw from in each pass; None: one of their own
 
     def peak_bytes(self) -> int:
@@ -261,7 +271,7 @@ def assemble(
     input_shapes: Mapping[str, Shape] | None = None,
     limits: Limits | None = None,
     folder: str | None = None,
-    python: Callable[[Message], Any] | None = None,
+    python: PythonHosts | None = None,
     rng: Any = None,
 ) -> Assembly:
     """The net's nodes, parameters and shapes. Raises FileFormatError (naming the layer), ShapeError for sizes that do not fit.
@@ -272,7 +282,7 @@ def assemble(
     layers = selected(net, phase, level, stages)
     if len(layers) > limits.layers:
         raise FileFormatError(f"the net has {len(layers)} layers, more than the limit of {limits.layers}")
-    _refuse_strangers(layers, python is not None)
+    _refuse_strangers(layers, python)
     refuse_slips(net, f"net {net.name!r}")
     for layer in layers:
         refuse_slips(layer, f"layer {layer.name!r} ({layer.type})")
@@ -303,13 +313,13 @@ def assemble(
     return assembly
 
 
-def _refuse_strangers(layers: Sequence[Message], python: bool) -> None:
+def _refuse_strangers(layers: Sequence[Message], python: PythonHosts | None) -> None:
     """Raises FileFormatError that names every layer whose type is not supported, by type."""
     named: dict[str, list[str]] = {}
     for layer in layers:
         if not layer.type:
             refuse_slips(layer, f"layer {layer.name!r}")
-        if layer.type not in LAYERS or (layer.type == "Python" and not python):
+        if layer.type not in LAYERS or (layer.type == "Python" and (python is None or not python.allows(layer))):
             where = f" ({layer.python_param.module}.{layer.python_param.layer})" if layer.type == "Python" else ""
             named.setdefault(layer.type, []).append(f"{layer.name!r}{where}")
     if not named:

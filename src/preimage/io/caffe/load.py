@@ -7,6 +7,7 @@ whole net too.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,9 +18,10 @@ from preimage.autograd import array_of
 from preimage.errors import FileFormatError, ShapeError
 from preimage.host import write_file
 from preimage.io.caffe import hdf5
-from preimage.io.caffe.assemble import Assembly, Limits, assemble
+from preimage.io.caffe.assemble import Assembly, Limits, PythonHosts, assemble
 from preimage.io.caffe.blobs import array_of_blob, blob_of_array, blob_shape, fits
 from preimage.io.caffe.fillers import fill
+from preimage.io.caffe.python_layers import Host, Hosts, propagation
 from preimage.io.caffe.upgrade import upgraded
 from preimage.io.caffe.wire.binary import decode, encode
 from preimage.io.caffe.wire.detect import is_text_net
@@ -211,7 +213,8 @@ def load(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     limits: Limits | None = None,
-    python: Callable[[Message], Any] | None = None,
+    python_layers: Mapping[str, type] | None = None,
+    python: PythonHosts | None = None,
 ) -> CaffeGraph:
     """A Caffe net as a Graph (an nn.Module): `load("deploy.prototxt", "net.caffemodel")`, or a caffemodel alone.
 
@@ -219,14 +222,19 @@ def load(
 
     Layers are chosen by phase ("TEST" or "TRAIN"), level (default: what the file's `state` says, or 0) and stages (and those of the
     file's `state`). Blobs that no file gives start from their fillers; such layers are listed in `missing`. `seed` makes them, and what
-    Dropout and DummyData draw in each pass, repeatable. `input_shapes` replaces sizes in the file. `python` makes hosts of Python layers
-    (layers_python.PythonHost); without it they are refused, since they run code that the net names.
+    Dropout and DummyData draw in each pass, repeatable. `input_shapes` replaces sizes in the file.
+
+    python_layers: the classes (of preimage.caffe.Layer) that Python layers of the net may run, by the names that it has for them,
+    `{"my_layers.Scale": Scale}`. A layer whose class is not among them is refused: no code is imported because a net names it.
+    python: in place of that, what makes hosts of such layers itself, as preimage.caffe.Net does.
 
     Raises: FileFormatError for a file that is not what it should be (with line or byte, and layer), ShapeError for sizes that
     do not fit or are beyond `limits`.
     """
     if phase.upper() not in ("TEST", "TRAIN"):
         raise FileFormatError(f"phase must be 'TEST' or 'TRAIN', got {phase!r}")
+    if python_layers is not None:
+        python = Hosts(("TRAIN", "TEST").index(phase.upper()), python_layers)
     net, limits = read_net(model), limits or Limits()
     folder = None if isinstance(model, Message) else str(Path(model).parent)
     level = int(net.state.level) if level is None else level
@@ -249,11 +257,23 @@ def load(
             arrays[name] = fill(declared.filler, declared.shape, rng)
     assembly.net, assembly.layers = _without_blobs(net), [_bare(layer) for layer in assembly.layers]
     graph = CaffeGraph(assembly, arrays, limits, rules)
+    if python_layers is not None:
+        _show_arrays(graph)
     if known:
         graph.copy_weights(net)
     if weights is not None:
         graph.copy_weights(weights)
     return graph
+
+
+def _show_arrays(graph: CaffeGraph) -> None:
+    """Let the blobs of Python layers show the arrays of the graph, and tell the layers which of their bottoms need diffs."""
+    for node in graph.nodes:
+        if node.op == "caffe_python":
+            blobs = node.held("host", Host).layer.blobs
+            for blob, name in zip(blobs, graph.assembly.layer_blobs[node.layer], strict=True):
+                blob.attach(partial(graph.array, name))
+    propagation(graph.assembly, every=True)
 
 
 def _without_blobs(net: Message) -> Message:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from preimage.caffe.blob import Blob
-from preimage.caffe.errors import LayerError
+from preimage.errors import PreimageError
+from preimage.io.caffe.python_layers.blob import Blob
 
-__all__ = ["BlobVec", "Layer"]
+__all__ = ["BlobVec", "Layer", "LayerError"]
+
+
+class LayerError(PreimageError, RuntimeError):
+    """A Python layer that cannot be found, made or used."""
 
 
 class BlobVec(list[Blob]):
@@ -38,7 +42,8 @@ class Layer:
                 if propagate_down[0]:
                     bottom[0].diff[...] = self.factor * top[0].diff
 
-    A net names it: `layer { type: "Python" ... python_param { module: "my_layers" layer: "Scale" param_str: "10" } }`; the module is imported.
+    A net names it: `layer { type: "Python" ... python_param { module: "my_layers" layer: "Scale" param_str: "10" } }`. `preimage.io.caffe.load`
+    runs it where it is given, `python_layers={"my_layers.Scale": Scale}`; `preimage.caffe.Net` imports the module otherwise.
     `param_str` and `phase` (caffe.TRAIN or caffe.TEST) are set before `setup`. Whatever a method raises reaches the caller.
     """
 

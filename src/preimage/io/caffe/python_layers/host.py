@@ -6,8 +6,7 @@ is called once for all of them. A layer has blobs of its own for its bottoms and
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -17,10 +16,10 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor, array_of, is_grad_enabled
 from preimage.autograd.primitive import Primitive
-from preimage.caffe.blob import Blob
-from preimage.caffe.errors import LayerError
-from preimage.caffe.layer import BlobVec, Layer
+from preimage.errors import OptionError
 from preimage.io.caffe.assemble import Assembly, Shape
+from preimage.io.caffe.python_layers.blob import Blob
+from preimage.io.caffe.python_layers.layer import BlobVec, Layer, LayerError
 from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import graph_op
 from preimage.io.graph.facts import shapes_of
@@ -31,9 +30,9 @@ __all__ = ["Host", "Hosts", "call", "propagation"]
 class Host:
     """One Python layer in a net, with its blobs. Calls of the layer's methods raise what those raise, with a note that names the layer."""
 
-    def __init__(self, message: Message, phase: int) -> None:
-        self.name, self.where = message.name, f"{message.python_param.module}.{message.python_param.layer}"
-        self.layer = _instance(message, phase, self._noted)
+    def __init__(self, message: Message, phase: int, find: Callable[[Message], Any]) -> None:
+        self.name, self.where = message.name, _where(message)
+        self.layer = _instance(message, phase, find, self._noted)
         self.bottoms = [Blob(()) for _ in message.bottom]
         same = {blob: place for place, blob in enumerate(message.bottom)}
         self.tops = [self.bottoms[same[blob]] if blob in same else Blob(()) for blob in message.top]
@@ -66,19 +65,29 @@ class Host:
         return [blob.data.copy() for blob in self.tops]
 
     def backward(self, slopes: Sequence[Any]) -> list[Any]:
-        """The diffs of the bottoms for those of the tops: zeros where nothing needs them, or outside the layers that are run backwards."""
-        if self.needed and self.active:
-            for blob in self.bottoms:
-                blob.receive_diff(None)
-            for blob, slope in zip(self.tops, slopes, strict=True):
-                blob.receive_diff(slope)
-            with self._noted():
-                self.layer.backward(self.tops, list(self.propagate), self.bottoms)
-        wanted = self.propagate if self.needed and self.active else [False] * len(self.bottoms)
-        return [
+        """The diffs of the bottoms and of the layer's own blobs for those of the tops.
+
+        Zeros where nothing needs them, or outside the layers that are run backwards. The layer adds to the diffs of its own blobs: they
+        are handed on, and what was there before is there again.
+        """
+        own = list(self.layer.blobs)
+        if not (self.needed and self.active):
+            return [np.zeros(blob.shape, np.float32) for blob in (*self.bottoms, *own)]
+        before = [blob.diff.copy() for blob in own]
+        for blob in (*self.bottoms, *own):
+            blob.receive_diff(None)
+        for blob, slope in zip(self.tops, slopes, strict=True):
+            blob.receive_diff(slope)
+        with self._noted():
+            self.layer.backward(self.tops, list(self.propagate), self.bottoms)
+        found = [
             blob.diff.copy() if want else np.zeros(blob.shape, np.float32)
-            for blob, want in zip(self.bottoms, wanted, strict=True)
+            for blob, want in zip(self.bottoms, self.propagate, strict=True)
         ]
+        found += [blob.diff.copy() for blob in own]
+        for blob, array in zip(own, before, strict=True):
+            blob.receive_diff(array)
+        return found
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -90,25 +99,51 @@ class Host:
 
 
 class Hosts:
-    """Makes the Host of each Python layer of a net, once: a net that gets other sizes keeps its layers."""
+    """Makes the Host of each Python layer of a net, once: a net that gets other sizes keeps its layers.
 
-    def __init__(self, phase: int) -> None:
-        self.phase = phase
+    phase: 0 for TRAIN, 1 for TEST. classes: those that may be run, by "module.Layer" as nets name them. find: in place of classes, what
+    looks a layer's class up; None of it means that there is none of that name.
+
+    Raises: OptionError for classes that are no layers.
+    """
+
+    def __init__(
+        self, phase: int, classes: Mapping[str, type] | None = None, find: Callable[[Message], Any] | None = None
+    ) -> None:
+        for name, given in (classes or {}).items():
+            if not (isinstance(name, str) and "." in name):
+                raise OptionError(f"python_layers: a key is 'module.Layer', as nets name it, got {name!r}")
+            if not (isinstance(given, type) and issubclass(given, Layer)):
+                raise OptionError(f"python_layers: {name!r} is {given!r}, no class derived from preimage.caffe.Layer")
+        self.phase, self._classes, self._find = phase, classes, find
         self.made: dict[str, Host] = {}
+
+    def allows(self, message: Message) -> bool:
+        """Whether the class that a layer names may be run."""
+        return self._classes is None or _where(message) in self._classes
 
     def __call__(self, message: Message) -> Host:
         if message.name not in self.made:
-            self.made[message.name] = Host(message, self.phase)
+            self.made[message.name] = Host(message, self.phase, self._look_up)
         return self.made[message.name]
 
+    def _look_up(self, message: Message) -> Any:
+        if self._classes is not None:
+            return self._classes[_where(message)]
+        return None if self._find is None else self._find(message)
 
-def _instance(message: Message, phase: int, noted: Any) -> Layer:
-    """The layer that python_param names. Raises: LayerError, and what importing and making it raise."""
+
+def _where(message: Message) -> str:
+    return f"{message.python_param.module}.{message.python_param.layer}"
+
+
+def _instance(message: Message, phase: int, find: Callable[[Message], Any], noted: Any) -> Layer:
+    """The layer that python_param names. Raises: LayerError, and what finding and making it raise."""
     module, name = message.python_param.module, message.python_param.layer
     if not module or not name:
         raise LayerError(f"the Python layer {message.name!r} needs python_param {{ module: ... layer: ... }}")
     with noted():
-        found = getattr(importlib.import_module(module), name, None)
+        found = find(message)
     if not (isinstance(found, type) and issubclass(found, Layer)):
         what = f"{found!r}, no class derived from caffe.Layer" if found is not None else f"no such name in module {module!r}"
         raise LayerError(f"the Python layer {message.name!r} wants {module}.{name}: {what}")
@@ -131,8 +166,7 @@ def _forward(flat: Any, *, host: Host, shapes: tuple[Shape, ...]) -> Any:
 def _backward(g: Any, ans: Any, flat: Any, *, host: Host, shapes: tuple[Shape, ...]) -> Any:
     if isinstance(g, Tensor):
         raise LayerError(f"the Python layer {host.name!r} has no second derivatives")
-    slopes = host.backward(_parts(g, [blob.shape for blob in host.tops]))
-    return _joined([*slopes, *(np.zeros(shape, np.float32) for shape in shapes[len(slopes) :])])
+    return _joined(host.backward(_parts(g, [blob.shape for blob in host.tops])))
 
 
 _OPERATION = Primitive("caffe_python", _forward, [_backward], (), ())
@@ -172,12 +206,15 @@ shapes_of("caffe_python")(lambda call: [None] * len(call.node.outputs))  # whate
 # -- which bottoms get diffs -------------------------------------------------------------------------------------------
 
 
-def propagation(assembly: Assembly) -> None:
-    """Tell each Python layer which of its bottoms need diffs: those that lead to parameters, or all with force_backward, as in Caffe."""
+def propagation(assembly: Assembly, *, every: bool = False) -> None:
+    """Tell each Python layer which of its bottoms need diffs: those that lead to parameters, or all with force_backward, as in Caffe.
+
+    every: all for which propagate_down does not say otherwise, since the net's inputs may want gradients, too.
+    """
     needed: dict[str, bool] = {}
     hosts: Mapping[str, Host] = {node.layer: node.held("host", Host) for node in assembly.nodes if node.op == "caffe_python"}
     for layer in assembly.layers:
-        bottoms = [bool(assembly.net.force_backward) or needed.get(blob, False) for blob in layer.bottom]
+        bottoms = [every or bool(assembly.net.force_backward) or needed.get(blob, False) for blob in layer.bottom]
         if layer.propagate_down:
             bottoms = [bool(value) for value in layer.propagate_down][: len(bottoms)] + bottoms[len(layer.propagate_down) :]
         learned = any(assembly.parameters[name].lr_mult != 0 for name in assembly.layer_blobs[layer.name])
