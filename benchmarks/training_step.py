@@ -1,9 +1,10 @@
-"""A training step of a small U-Net, ours beside torch: same weights, same answers first, then interleaved, and where our time goes.
+"""A training step (forward, backward, update) of five nets, ours beside torch: same weights, same losses first, then interleaved.
 
-    python benchmarks/training_step.py [--threads 1] [--rounds 15] [--width 32] [--optimiser sgd|adam] [--profile]
+    python benchmarks/training_step.py [NET ...] [--threads 1] [--rounds 7] [--batch 32] [--compile] [--profile]
 
-Three levels, batch normalisation, max-pooling, 2x2 transposed convolutions; batch 4, 64 x 64. One thread is timed by the thread's
-CPU time, so that other processes do not show; more by the clock. --profile sorts our functions by the time spent in them.
+NET: lenet, autoencoder, unet, dcgan, resnet18 (benchmarks/training_nets.py); all by default. torch runs in both layouts, and compiled where asked
+for; its best is compared. One thread is timed by the thread's CPU time, so that other processes do not show; more by the clock. --profile sorts our
+functions by the time spent in them, kernels apart from Python.
 """
 
 from __future__ import annotations
@@ -17,131 +18,137 @@ from typing import Any
 
 import numpy as np
 import torch
+from training_nets import OURS, SETUPS, Setup, data_of, torch_names
 
 import preimage as pre
-from preimage import nn, ops
 
-SIZE, BATCH = 64, 4
-
-
-class UNet(nn.Module):
-    """The net, in our modules."""
-
-    def __init__(self, c: int) -> None:
-        super().__init__()
-
-        def block(i: int, o: int) -> nn.Module:
-            half = lambda a: [nn.Conv2d(a, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU()]  # noqa: E731
-            return nn.Sequential(*half(i), *half(o))
-
-        self.e1, self.e2, self.e3 = block(3, c), block(c, 2 * c), block(2 * c, 4 * c)
-        self.pool = nn.MaxPool2d(2)
-        self.u2, self.u1 = nn.ConvTranspose2d(4 * c, 2 * c, 2, stride=2), nn.ConvTranspose2d(2 * c, c, 2, stride=2)
-        self.d2, self.d1 = block(4 * c, 2 * c), block(2 * c, c)
-        self.head = nn.Conv2d(c, 1, 1)
-
-    def forward(self, x: Any) -> Any:
-        a = self.e1(x)
-        b = self.e2(self.pool(a))
-        h = self.e3(self.pool(b))
-        h = self.d2(ops.concat([self.u2(h), b], axis=1))
-        return self.head(self.d1(ops.concat([self.u1(h), a], axis=1)))
+Step = Callable[[], float]
 
 
-class TorchUNet(torch.nn.Module):
-    """The same in torch's."""
+def _step(nets: Any, optimisers: Any, losses: Any, x: Any, t: Any) -> Step:
+    """One step of one net, or of a generator and its critic. losses: the mean square or cross entropy, and the critic's."""
+    loss_of, critic_loss = losses
+    if len(nets) == 1:
+        (net,), (optimiser,) = nets, optimisers
 
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        n = torch.nn
+        def one() -> float:
+            optimiser.zero_grad()
+            loss = loss_of(net(x), t)
+            loss.backward()
+            optimiser.step()
+            return float(loss.item())
 
-        def block(i: int, o: int) -> torch.nn.Module:
-            half = lambda a: [n.Conv2d(a, o, 3, padding=1), n.BatchNorm2d(o), n.ReLU()]  # noqa: E731
-            return n.Sequential(*half(i), *half(o))
+        return one
+    net, judge = nets
 
-        self.e1, self.e2, self.e3 = block(3, c), block(c, 2 * c), block(2 * c, 4 * c)
-        self.pool = n.MaxPool2d(2)
-        self.u2, self.u1 = n.ConvTranspose2d(4 * c, 2 * c, 2, stride=2), n.ConvTranspose2d(2 * c, c, 2, stride=2)
-        self.d2, self.d1 = block(4 * c, 2 * c), block(2 * c, c)
-        self.head = n.Conv2d(c, 1, 1)
+    def two() -> float:
+        made = net(t)
+        loss = critic_loss(judge(x), 1.0) + critic_loss(judge(made.detach()), 0.0)
+        optimisers[1].zero_grad()
+        loss.backward()
+        optimisers[1].step()
+        fooled = critic_loss(judge(made), 1.0)
+        optimisers[0].zero_grad()
+        fooled.backward()
+        optimisers[0].step()
+        return float(loss.item()) + float(fooled.item())
 
-    def forward(self, x: Any) -> Any:
-        a = self.e1(x)
-        b = self.e2(self.pool(a))
-        h = self.e3(self.pool(b))
-        h = self.d2(torch.cat([self.u2(h), b], 1))
-        return self.head(self.d1(torch.cat([self.u1(h), a], 1)))
+    return two
 
 
-def steps(width: int, optimiser: str, last: bool) -> tuple[Callable[[], float], Callable[[], float]]:
-    """One training step of ours and one of torch's, from the same start; each gives its loss. last: torch's in channels-last."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((BATCH, 3, SIZE, SIZE)).astype(np.float32)
-    t = rng.standard_normal((BATCH, 1, SIZE, SIZE)).astype(np.float32)
-    ours, theirs = UNet(width), TorchUNet(width)
-    theirs.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in ours.state_dict().items()})
-    tx, tt = torch.from_numpy(x), torch.from_numpy(t)
+def ours(setup: Setup, batch: int) -> tuple[Step, Any]:
+    """Our step, and the nets, from whose weights torch's begin."""
+    x, t = data_of(setup, batch)
+    nets = [make(OURS) for make in setup.nets]
+    kind = (
+        (lambda p: pre.optim.SGD(p, lr=0.01, momentum=0.9))
+        if setup.optimiser == "sgd"
+        else (lambda p: pre.optim.Adam(p, lr=2e-4))
+    )
+    loss = pre.nn.mse_loss if setup.target else pre.nn.cross_entropy
+    critic_loss = lambda y, value: pre.nn.bce_with_logits_loss(y, np.full(y.shape, value, np.float32))  # noqa: E731
+    step = _step(nets, [kind(net.parameters()) for net in nets], (loss, critic_loss), x, t)
+    return step, [{k: np.array(v) for k, v in net.state_dict().items()} for net in nets]
+
+
+def theirs(setup: Setup, batch: int, states: Any, *, last: bool, compiled: bool) -> Step:
+    """torch's step. last: in its channels-last layout; compiled: through torch.compile."""
+    x, t = (torch.from_numpy(a) for a in data_of(setup, batch))
+    nets = [make(torch_names()) for make in setup.nets]
+    for net, state in zip(nets, states, strict=True):
+        net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
     if last:
-        theirs, tx = theirs.to(memory_format=torch.channels_last), tx.to(memory_format=torch.channels_last)
-    if optimiser == "sgd":
-        a: Any = pre.optim.SGD(ours.parameters(), lr=0.01, momentum=0.9)
-        b: Any = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
-    else:
-        a, b = pre.optim.Adam(ours.parameters(), lr=1e-3), torch.optim.Adam(theirs.parameters(), lr=1e-3)
+        nets = [net.to(memory_format=torch.channels_last) for net in nets]
+        x = x.to(memory_format=torch.channels_last)
+    kind: Any = (
+        (lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
+        if setup.optimiser == "sgd"
+        else (lambda p: torch.optim.Adam(p, lr=2e-4))
+    )
+    optimisers = [kind(net.parameters()) for net in nets]
+    if compiled:
+        nets = [torch.compile(net) for net in nets]
+    f = torch.nn.functional
+    loss = f.mse_loss if setup.target else f.cross_entropy
+    critic_loss = lambda y, value: f.binary_cross_entropy_with_logits(y, torch.full_like(y, value))  # noqa: E731
+    return _step(nets, optimisers, (loss, critic_loss), x, t)
 
-    def step_ours() -> float:
-        a.zero_grad()
-        loss = ((ours(x) - t) ** 2).mean()
-        loss.backward()
-        a.step()
-        return float(loss.data)
 
-    def step_theirs() -> float:
-        b.zero_grad()
-        loss = ((theirs(tx) - tt) ** 2).mean()
-        loss.backward()
-        b.step()
-        return float(loss.detach())
+def measure(name: str, batch: int, threads: int, rounds: int, compiled: bool) -> tuple[float, Step]:
+    """Prints a row; gives torch's best / ours, and our step."""
+    setup, clock = SETUPS[name], time.thread_time_ns if threads == 1 else time.perf_counter_ns
+    own, states = ours(setup, batch)
+    steps = {"ours": own}
+    for last in (False, True):
+        for by_compiler in (False, True) if compiled else (False,):
+            label = f"torch {'channels_last' if last else 'channels_first'}{' compiled' if by_compiler else ''}"
+            steps[label] = theirs(setup, batch, states, last=last, compiled=by_compiler)
+    first = {label: [step() for _ in range(3)] for label, step in steps.items()}
+    for label, losses in first.items():
+        assert np.allclose(losses, first["ours"], rtol=5e-3), f"{name}: the losses differ: {label} {losses}, ours {first['ours']}"
+    times: dict[str, list[int]] = {label: [] for label in steps}
+    for _ in range(rounds):
+        for label, step in steps.items():
+            if threads > 1:
+                time.sleep(0.02)  # the other's workers spin for a while after their last job
+            begin = clock()
+            step()
+            times[label].append(clock() - begin)
+    medians = {label: float(np.median(taken)) / 1e6 for label, taken in times.items()}
+    best = min((label for label in steps if label != "ours"), key=medians.__getitem__)
+    ratio = float(np.median(np.array(times[best]) / np.array(times["ours"])))
+    print(f"{name:12} ours {medians['ours']:8.2f} ms, {best} {medians[best]:8.2f} ms: torch / ours {ratio:.2f}", flush=True)
+    return ratio, own
 
-    return step_ours, step_theirs
+
+def _profile(step: Step, threads: int) -> None:
+    profile = cProfile.Profile(time.thread_time if threads == 1 else time.perf_counter)
+    with profile:
+        for _ in range(5):
+            step()
+    pstats.Stats(profile).sort_stats("tottime").print_stats(30)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", metavar="NET", choices=[*SETUPS, []])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--optimiser", choices=("sgd", "adam"), default="sgd")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clock = time.thread_time_ns if options.threads == 1 else time.perf_counter_ns
+    ratios = []
     with pre.config(threads=options.threads):
-        for last in (False, True):
-            ours, theirs = steps(options.width, options.optimiser, last)
-            first = [(ours(), theirs()) for _ in range(4)]
-            assert all(abs(p - q) < 2e-3 * abs(q) for p, q in first), f"the losses differ: {first}"
-            times: tuple[list[int], list[int]] = ([], [])
-            for _ in range(options.rounds):
-                for taken, step in zip(times, (ours, theirs), strict=True):
-                    if options.threads > 1:
-                        time.sleep(0.02)  # the other's workers spin for a while after their last job
-                    begin = clock()
-                    step()
-                    taken.append(clock() - begin)
-            a, b = (np.array(taken) / 1e6 for taken in times)
-            low, middle, high = np.percentile(b / a, [25, 50, 75])
-            print(
-                f"ours {np.median(a):.1f} ms, torch {'channels_last' if last else 'channels_first'} {np.median(b):.1f} ms;"
-                f" torch / ours {middle:.2f} (quartiles {low:.2f} to {high:.2f}); {options.threads} threads, {options.optimiser},"
-                f" losses {first[-1][0]:.5f} and {first[-1][1]:.5f}"
-            )
-        if options.profile:
-            profile = cProfile.Profile(time.thread_time if options.threads == 1 else time.perf_counter)
-            with profile:
-                for _ in range(5):
-                    ours()
-            pstats.Stats(profile).sort_stats("tottime").print_stats(30)
+        for name in options.nets or SETUPS:
+            ratio, step = measure(name, options.batch, options.threads, options.rounds, options.compile)
+            ratios.append(ratio)
+            if options.profile:
+                _profile(step, options.threads)
+    print(
+        f"geometric mean of torch's best / ours: {np.exp(np.mean(np.log(ratios))):.2f}; batch {options.batch}, {options.threads} threads"
+    )
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def address(a: np.ndarray) -> int:
 @pytest.fixture
 def spare(monkeypatch: pytest.MonkeyPatch) -> buffers._Spare:
     """A store of large blocks of this test's own, with room for three."""
-    store = buffers._Spare(3 * (LARGE_BYTES + buffers.LARGE_STEP))
+    store = buffers._Spare(3 * buffers._block_bytes(LARGE_BYTES + 20))
     monkeypatch.setattr(buffers, "_spare", store)
     return store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from preimage.errors import OptionError
 from preimage.host import write_file
 from preimage.learning.training import History, Plan, Task, run
 from preimage.learning.training.events import EventFile
+from preimage.learning.training.ranks import ranks_of_environment
 from preimage.report.terminal import Terminal
 from preimage.report.training import TrainingReport, render_training, write_curves
 
@@ -29,6 +30,8 @@ __all__ = ["train"]
 _WHAT = "What to learn"
 _HOW = "How it runs"
 DEFAULT = "preimage-train"
+#: Into how many parts batches are cut where several ranks train.
+SHARDS = 4
 
 
 def train(
@@ -67,6 +70,10 @@ def train(
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files.", rich_help_panel=_HOW)
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Threads that make batches.", rich_help_panel=_HOW)] = 1,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Parts of a batch, which ranks share; default under mpirun: {SHARDS}.", rich_help_panel=_HOW),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="0: one per CPU.", rich_help_panel=_HOW)] = 0,
     engine: Annotated[str, typer.Option(help="auto, jit, gemm or reference.", rich_help_panel=_HOW)] = "auto",
 ) -> None:
@@ -74,9 +81,16 @@ def train(
 
     The folder holds report.html, curves.png, metrics.jsonl, the weights, and checkpoints. Ctrl-C finishes the step in hand, saves and reports;
     --resume goes on from there, or from wherever a crash left it, to the same bits.
+
+    Under mpirun the ranks share every batch: mpirun -n 2 preimage train MODEL.
     """
     console = Terminal(soft_wrap=not sys.stdout.isatty())
-    with preimage.config(**text.settings(engine, threads)):
+    ranks = ranks_of_environment()
+    with preimage.config(**text.settings(engine, threads)), ranks.ending_together() if ranks else nullcontext():
+        if ranks is not None:
+            shards = shards or max(SHARDS, ranks.size)
+            if output is None:
+                raise OptionError("ranks need to be told the folder that they share: give --output")
         folder = output or (Path(DEFAULT) if resume else free_name(DEFAULT))
         asked = {"test_every": test_every, "monitor": monitor, "patience": patience, "save_every": save_every}
         given = {name: value for name, value in asked.items() if value is not None}
@@ -84,9 +98,13 @@ def train(
         from_caffe = model.suffix.lower() in (".prototxt", ".pbtxt", ".txt")
         job = (_from_caffe if from_caffe else _from_python)(
             model, data, test_data, epochs=epochs, iterations=iterations, batch_size=batch_size, lr=lr, weights=weights, seed=seed,
-            workers=workers, options=options,
+            workers=workers, options=options, shards=shards, ranks=ranks,
         )  # fmt: skip
-        console.print(f"training {job.name}: {job.steps} steps into {folder}")
+        if ranks is not None and ranks.rank:  # the first one watches and writes for all
+            run(job.task, job.steps, job.plan)
+            return
+        several = f", {ranks.size} ranks" if ranks else ""
+        console.print(f"training {job.name}: {job.steps} steps into {folder}{several}")
         with ExitStack() as stack:
             listeners: list[Any] = [stack.enter_context(TrainWatch(console, "train", job.steps))]
             if tensorboard:
@@ -132,7 +150,7 @@ def _from_python(model: Path, data: Path | None, test_data: Path | None, **given
     accumulate = int(program.given.get("options", {}).get("accumulate", 1))
     steps = given["iterations"] or -(-epochs * (epoch or 1) // accumulate)
     init.manual_seed(given["seed"])
-    trainer = program.trainer(steps, given["lr"])
+    trainer = program.trainer(steps, given["lr"], shards=given["shards"], ranks=given["ranks"])
     if given["weights"] is not None:
         trainer.net.load_state_dict(load_weights(given["weights"]))
     trainer.uses(train_data, test)
@@ -146,6 +164,7 @@ def _from_python(model: Path, data: Path | None, test_data: Path | None, **given
         ("model", str(model)),
         ("weights", f"{sum(p.size for p in trainer.net.parameters()):,}"),
         ("optimiser", repr(trainer.optimizer)),
+        *([] if trainer.shards is None else [("shards", f"{trainer.shards.count}, {trainer.ranks.size} ranks")]),
     ]
 
     def save(folder: Path) -> str:
@@ -165,6 +184,8 @@ def _from_caffe(model: Path, data: Path | None, test_data: Path | None, **given:
     for name in ("epochs", "batch_size", "lr"):
         if given[name] is not None:
             raise OptionError(f"a solver file says its own: --{name.replace('_', '-')} is for Python files")
+    if given["shards"] is not None:
+        raise OptionError("a solver file is trained by one process: --shards and mpirun are for Python files")
     options = given["options"]
     task = SolverTask(
         model,

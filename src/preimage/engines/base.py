@@ -224,11 +224,14 @@ def accumulator_dtype(dtype: DType) -> DType:
 def is_channels_last(a: Any) -> bool:
     """Whether the memory of a logical (N, C, *spatial) array (here or on a device) holds channels innermost.
 
-    Axes of size 1 say nothing (their strides may be anything); where nothing is said, the answer is False.
+    Spatial axes of size 1 say nothing (their strides may be anything); where nothing is said, the answer is False. A single channel is innermost
+    where its stride is an element's.
     """
-    if a.ndim < 3 or a.shape[1] == 1:
+    if a.ndim < 3:
         return False
     spatial = [abs(s) for s, n in zip(a.strides[2:], a.shape[2:], strict=True) if n > 1]
+    if a.shape[1] == 1:
+        return bool(spatial) and a.strides[1] == a.itemsize
     return bool(spatial) and abs(a.strides[1]) < min(spatial)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from typing import Any, TypeVar
 
@@ -45,9 +45,9 @@ SMALL_BYTES = 4096
 MOST_PLANS = 4
 #: A run that asks for more than so many arrays is not planned: the time to plan grows with their square.
 MOST_REQUESTS = 1 << 12
-#: From this size on the C library maps memory anew for every array; blocks are rounded up, so that similar sizes can share them.
-LARGE_BYTES = 32 << 20
-LARGE_STEP = 2 << 20
+#: From this size on the C library may give memory back to the system when an array dies (a training step frees all of its arrays at its end),
+#: and has it mapped anew for the next. Blocks are rounded up, so that similar sizes can share them: to an eighth of their size or less.
+LARGE_BYTES = 1 << 20
 #: The keys under which Arenas keep memory.
 MOST_KEYS = 4
 #: One request of a run: bytes, when it was made, when it died (None: it outlived the run), in steps of a counter.
@@ -103,16 +103,22 @@ def aligned(size: int) -> Array:
 def _fresh(size: int) -> Array:
     if size < LARGE_BYTES:
         return aligned(size)
-    found = _spare.take(size)
-    memory = aligned(-(-size // LARGE_STEP) * LARGE_STEP) if found is None else found
-    return np.asarray(_Large(memory))[:size]
+    rounded = _block_bytes(size)
+    found = _spare.take(rounded)
+    return np.asarray(_Large(aligned(rounded) if found is None else found))[:size]
+
+
+def _block_bytes(size: int) -> int:
+    """The size of the block that an array of this size gets."""
+    step = 1 << max(size.bit_length() - 4, 0)
+    return -(-size // step) * step
 
 
 class _Spare:
-    """Large blocks that nothing uses now, the latest last; no more of them than a share of the memory that the process may have."""
+    """Large blocks that nothing uses now, by size; no more of them than a share of the memory that the process may have."""
 
     def __init__(self, limit: int | None = None) -> None:
-        self._limit, self._blocks = limit, dict[int, Array]()
+        self._limit, self._blocks = limit, dict[int, list[Array]]()
         register_keeper(self)
 
     @property
@@ -124,28 +130,29 @@ class _Spare:
 
     @property
     def bytes(self) -> int:
-        return sum(block.nbytes for block in list(self._blocks.values()))
+        return sum([size * len(held) for size, held in list(self._blocks.copy().items())])
 
     def take(self, size: int) -> Array | None:
-        """A block of at least `size` bytes and not much more."""
-        for key, block in reversed(list(self._blocks.copy().items())):
-            if size <= block.nbytes <= size + size // 4:
-                found = self._blocks.pop(key, None)  # None: another thread was quicker
-                if found is not None:
-                    return found
-        return None
+        """A block of just this size."""
+        held = self._blocks.get(size)
+        try:
+            return held.pop() if held else None
+        except IndexError:  # another thread was quicker
+            return None
 
     def put(self, block: Array) -> None:
-        if block.nbytes > self.limit:
+        size = block.nbytes
+        if size > self.limit:
             return
-        self._blocks[id(block)] = block
+        self._blocks.setdefault(size, []).append(block)
         while self.bytes > self.limit:
-            for key in list(self._blocks)[:1]:
-                self._blocks.pop(key, None)
+            others = [held for other, held in list(self._blocks.copy().items()) if held and other != size]
+            with suppress(IndexError, KeyError):  # another thread took it
+                (others or [self._blocks[size]])[0].pop(0)
 
     def clear(self) -> int:
         blocks, self._blocks = self._blocks, {}
-        return sum([block.nbytes for block in list(blocks.values())])
+        return sum([size * len(held) for size, held in list(blocks.items())])
 
 
 class _Large:

@@ -34,7 +34,7 @@ from preimage.io.weights import load_weights, weights_writer
 from preimage.nn import Module, init
 from preimage.ops.operands import count_of
 
-__all__ = ["Checkpoint", "claimed", "load", "newest", "restored", "save", "states", "steps_in"]
+__all__ = ["Checkpoint", "claimed", "generators_of", "load", "newest", "restored", "save", "states", "steps_in"]
 
 StrPath = str | os.PathLike[str]
 _FORMAT = "preimage checkpoint, 1"
@@ -189,6 +189,12 @@ def _state_of(value: Any, name: str) -> Any:
 
 def _generators(module: Module) -> dict[str, np.random.Generator]:
     return {k: v for k, v in vars(module).items() if isinstance(v, np.random.Generator)}
+
+
+def generators_of(net: Module) -> list[np.random.Generator]:
+    """All that a net's layers draw from, each once: the library's own generator, and those that modules hold."""
+    held = [init.generator(), *(g for module in net.modules() for g in _generators(module).values())]
+    return list({id(g): g for g in held}.values())
 
 
 def _generator_state(rng: np.random.Generator) -> Any:

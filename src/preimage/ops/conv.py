@@ -34,6 +34,7 @@ from preimage.ops.contraction import (
     sum_over_space,
     weight_operand,
 )
+from preimage.ops.layout import channels_inner
 from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
@@ -146,6 +147,7 @@ def _step_by_step(
         # several sums into one element: in float32, and rounded once
         a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in operands)
     op = conv_transpose_op if contraction == "conv_transpose" else conv_op
+    a = _arranged(options["layout"], a, w, b)
     if margin is None:
         result = op(a, w, b, geometry=geometry, **options)
     else:
@@ -153,6 +155,13 @@ def _step_by_step(
         if b is not None:
             result = add(result, b if options["layout"] == "channels_last" else reshape(b, (-1, *[1] * geometry.ndim)))
     return astype(_activate(result, residual, epilogue), dtype)
+
+
+def _arranged(layout: str, a: Value, w: Value | PreparedWeight, b: Value | None) -> Value:
+    """The activations of a contraction that records, in the memory order in which training is fastest."""
+    if layout != "channels_first" or not (is_grad_enabled() and records(a, w, b)):
+        return a
+    return channels_inner(a)
 
 
 #: Geometries of calls that came with plain arrays and integers: a warm call finds its own here and checks nothing twice.
@@ -211,8 +220,8 @@ def conv(
 
     Shapes: x (N, C_in, *spatial), or (N, *spatial, C_in) with layout="channels_last"; any number of spatial axes, none
         included. w (C_out, C_in // groups, *kernel), or what `prepare` made of it. b (C_out,).
-        The result (N, C_out, *out) in the layout and memory order
-        of x, out = floor((in + lo + hi - dilation*(kernel - 1) - 1) / stride) + 1.
+        The result (N, C_out, *out) in the layout and memory order of x, or where a gradient is recorded with the channels innermost in memory;
+        out = floor((in + lo + hi - dilation*(kernel - 1) - 1) / stride) + 1.
     Definition: y[n, g*O + o, oh..] = b[g*O + o] + sum over kh.., i of
         x[n, g*I + i, oh*stride - lo + kh*dilation] * w[g*O + o, i, kh..], where x beyond its border is what padding_mode says:
         "zeros", "reflect", "replicate" or "circular". `padding` is an integer, one per axis, (lo, hi) pairs, "same" or "valid".
@@ -253,7 +262,7 @@ def conv(
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
         _remember(key, geometry)
-        return conv_op(x, w, b, geometry=geometry, layout=layout, **how)
+        return conv_op(_arranged(layout, x, w, b), w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
     return _with_epilogue(
         "conv", x, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how
@@ -320,7 +329,7 @@ def conv_transpose(
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
         _remember(key, geometry)
-        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how)
+        return conv_transpose_op(_arranged(layout, y, w, b), w, b, geometry=geometry, layout=layout, **how)
     check_mode(padding_mode)
     return _with_epilogue(
         "conv_transpose", y, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how

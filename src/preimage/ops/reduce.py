@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def kept_shape(shape: tuple[int, ...], axis: AxisTuple) -> tuple[int, ...]:
 
 
 def _count(shape: tuple[int, ...], axis: AxisTuple) -> int:
-    return int(np.prod([shape[k] for k in axis], dtype=object))
+    return math.prod([shape[k] for k in axis])
 
 
 def _spread(g: Value, x: Value | Spec, axis: AxisTuple) -> Value:

@@ -8,6 +8,7 @@ reshape, transpose     are permutations        and their own inverses, transpose
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,10 +54,10 @@ def reshape(x: Operand, *shape: Shape) -> Value:
     x = operand(x, "x")
     given: Any = shape[0] if len(shape) == 1 else shape
     wanted = sizes_of(given, "reshape")
-    known = int(np.prod([n for n in wanted if n != -1], dtype=object))
+    known = math.prod([n for n in wanted if n != -1])
     if wanted.count(-1) == 1 and known > 0 and x.size % known == 0:
         wanted = tuple(x.size // known if n == -1 else n for n in wanted)
-    if any(n < 0 for n in wanted) or int(np.prod(wanted, dtype=object)) != x.size:
+    if any(n < 0 for n in wanted) or math.prod(wanted) != x.size:
         raise ShapeError(f"reshape: {x.size} elements of shape {x.shape} do not fit {wanted}")
     return x if x.shape == wanted else _reshape_op(x, shape=wanted)
 
@@ -69,7 +70,7 @@ def flatten(x: Operand, start_axis: int = 0, end_axis: int = -1) -> Value:
     first, last = axis_of(start_axis, x.ndim, "flatten"), axis_of(end_axis, x.ndim, "flatten")
     if first > last:
         raise ShapeError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis} in {x.ndim} dimensions")
-    return reshape(x, (*x.shape[:first], int(np.prod(x.shape[first : last + 1], dtype=object)), *x.shape[last + 1 :]))
+    return reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
 
 def expand_dims(x: Operand, axis: Shape) -> Value:

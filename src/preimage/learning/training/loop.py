@@ -18,6 +18,7 @@ from preimage.display import progress_lines
 from preimage.errors import DivergedError, OptionError
 from preimage.learning import checkpoints
 from preimage.learning.training.journal import Journal
+from preimage.learning.training.ranks import Alone, Ranks, agreed
 from preimage.learning.training.stopping import StopSignals
 from preimage.ops.operands import count_of
 
@@ -131,18 +132,34 @@ def run(task: Task, steps: int, plan: Plan, listeners: list[Listener] | None = N
     steps = count_of(steps, "steps", 0)
     with ExitStack() as stack:
         stack.enter_context(_closing(task))
-        kept = _Kept(task, plan)
+        ranks: Ranks = getattr(task, "ranks", None) or Alone()
+        kept = _Kept(task, plan, writes=ranks.rank == 0)
         if plan.folder is not None:
-            stack.enter_context(checkpoints.claimed(plan.folder))
-            if plan.test_every is not None:
-                stack.enter_context(checkpoints.claimed(plan.folder / "best"))
+            if kept.writes:
+                stack.enter_context(checkpoints.claimed(plan.folder))
+                if plan.test_every is not None:
+                    stack.enter_context(checkpoints.claimed(plan.folder / "best"))
+            agreed(ranks, "claimed")  # the others read when the first one may write
             kept.open()
             stack.callback(kept.close)
+        _check_alike(ranks, task)
         stop = stack.enter_context(StopSignals())
-        return _steps(task, steps, plan, kept, stop, listeners or [])
+
+        def asked(wish: bool) -> str:
+            """Why to stop, on any rank: a signal, or a listener's wish."""
+            return next(filter(None, agreed(ranks, stop.asked or ("listener" if wish else ""))), "")
+
+        return _steps(task, steps, plan, kept, asked, listeners or [])
 
 
-def _steps(task: Task, steps: int, plan: Plan, kept: _Kept, stop: StopSignals, listeners: list[Listener]) -> History:
+def _check_alike(ranks: Ranks, task: Task) -> None:
+    """Raises: OptionError where ranks stand at different steps: they read different folders."""
+    at = agreed(ranks, task.step)
+    if len(set(at)) > 1:
+        raise OptionError(f"the ranks stand at the steps {at}: all of them need the same folder, with the same checkpoints")
+
+
+def _steps(task: Task, steps: int, plan: Plan, kept: _Kept, asked: Callable[[bool], str], listeners: list[Listener]) -> History:
     first, before = task.step, max((e.get("seconds", 0.0) for e in kept.entries), default=0.0)
     began = last = time.perf_counter()
     if plan.test_first and not task.step and steps:
@@ -164,12 +181,11 @@ def _steps(task: Task, steps: int, plan: Plan, kept: _Kept, stop: StopSignals, l
         patience_over = kept.judge(test) if test else False
         progress = TrainingProgress(task.step, steps, time.perf_counter() - began, entry, test, first)
         wishes = [listener(progress) for listener in listeners]
+        stopped = asked(any(wish is True for wish in wishes))
         if patience_over:
             ended = kept.finished = "patience"
-        elif stop.asked:
-            ended = stop.asked
-        elif any(wish is True for wish in wishes):
-            ended = "listener"
+        elif stopped:
+            ended = stopped
         else:
             if plan.save_every is not None and task.step % plan.save_every == 0:
                 kept.save()
@@ -185,10 +201,10 @@ def _check(task: Task, values: Mapping[str, float], kept: _Kept) -> None:
 
 
 class _Kept:
-    """What a run keeps: journal, checkpoints, the best so far."""
+    """What a run keeps: journal, checkpoints, the best so far. Of several ranks the first one writes, all know."""
 
-    def __init__(self, task: Task, plan: Plan) -> None:
-        self.task, self.plan = task, plan
+    def __init__(self, task: Task, plan: Plan, writes: bool = True) -> None:
+        self.task, self.plan, self.writes = task, plan, writes
         self.entries: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.since, self.finished, self.saved = 0, "", -1
@@ -211,8 +227,9 @@ class _Kept:
             self.task.step = self.saved = self.resumed_from = found.step
             self.best, self.since, self.finished = own.get("best"), own.get("since", 0), own.get("finished", "")
             self.skipped = found.skipped
-        self._journal = Journal(folder, self.task.step)
-        self.entries = self._journal.entries
+        if self.writes:
+            self._journal = Journal(folder, self.task.step)
+            self.entries = self._journal.entries
 
     def close(self) -> None:
         if self._journal is not None:
@@ -226,7 +243,7 @@ class _Kept:
 
     def save(self) -> None:
         """A checkpoint of this step, unless there is one."""
-        if self.plan.folder is not None and self.saved != self.task.step:
+        if self.writes and self.plan.folder is not None and self.saved != self.task.step:
             own = {"best": self.best, "since": self.since, "finished": self.finished}
             checkpoints.save(self.plan.folder, step=self.task.step, keep=self.plan.keep, run=own, **self.task.parts())
             self.saved = self.task.step
@@ -240,7 +257,7 @@ class _Kept:
         value, held = test[name], None if self.best is None else self.best["value"]
         if held is None or (value < held if low else value > held):
             self.best, self.since = {"name": name, "value": value, "step": self.task.step}, 0
-            if self.plan.folder is not None:
+            if self.writes and self.plan.folder is not None:
                 checkpoints.save(
                     self.plan.folder / "best", step=self.task.step, keep=1, run={"best": self.best}, **self.task.parts()
                 )

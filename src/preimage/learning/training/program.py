@@ -56,8 +56,8 @@ class Program:
         transform = self.given.get("transform") if train else None
         return Loader(dataset, min(size, len(dataset)), shuffle=train, seed=seed, transform=transform, workers=workers)
 
-    def trainer(self, steps: int, lr: float | None) -> Trainer:
-        """The Trainer that the file describes. Raises: FileFormatError where it is no such thing."""
+    def trainer(self, steps: int, lr: float | None, **sharing: Any) -> Trainer:
+        """The Trainer that the file describes; sharing: its shards and ranks. Raises: FileFormatError where it is no such thing."""
         net = self.given["net"]()
         if not isinstance(net, nn.Module):
             raise FileFormatError(f"{self.path}: net() gives a {type(net).__name__}; a nn.Module is wanted")
@@ -71,7 +71,7 @@ class Program:
             optimizer.lr = lr
         schedule = self.given["schedule"](optimizer, steps) if "schedule" in self.given else None
         usual = {"accuracy": "accuracy"} if "loss" not in self.given else {}
-        options = {"schedule": schedule, "metrics": self.given.get("metrics", usual), **self.given.get("options", {})}
+        options = {"schedule": schedule, "metrics": self.given.get("metrics", usual), **self.given.get("options", {}), **sharing}
         return Trainer(net, self.given.get("loss", nn.cross_entropy), optimizer, **options)
 
 

@@ -17,11 +17,29 @@ from preimage.learning.training import faults
 from preimage.learning.training.averages import EMA
 from preimage.learning.training.loop import History, Listener, Plan, lines, run
 from preimage.learning.training.metrics import metric_of
+from preimage.learning.training.ranks import Alone, Ranks, agreed
+from preimage.learning.training.shards import Shards
 from preimage.nn import Module
 from preimage.ops.operands import count_of, number_of
 from preimage.optim import Optimizer, clip_grad_norm, clip_grad_value
 
 __all__ = ["Trainer"]
+
+
+class _Cut:
+    """Into how many shards a run cuts its batches, as a checkpoint holds it."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("count") != self._count:
+            raise OptionError(
+                f"the run cuts its batches into {state.get('count')} shards, not {self._count}: it would not go on alike"
+            )
 
 
 class Trainer:
@@ -31,6 +49,8 @@ class Trainer:
     loss: a function or a module. schedule: an optim.Schedule of the optimiser. metrics: names and measures for tests ("accuracy", "dice", "psnr",
     a function of output and target, or an object with reset, update and value). accumulate: batches whose gradients are averaged for one step.
     clip_norm, clip_value: bounds of the gradients. ema: the decay of an average of the weights, with which tests are made.
+    shards: into how many parts every batch is cut, whose gradients are added in one fixed order (`training.shards`); ranks: the processes that
+    share them (`training.ranks`), whose number then changes no bit. The loss has to be a mean over samples; batch statistics are those of a shard.
 
     Example:
         >>> import numpy as np, preimage as pre
@@ -54,6 +74,8 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema: float | None = None,
+        shards: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if not isinstance(net, Module) or not callable(loss) or not isinstance(optimizer, Optimizer):
             raise OptionError(
@@ -66,6 +88,9 @@ class Trainer:
         self.clip_norm = None if clip_norm is None else number_of(clip_norm, "clip_norm", 0)
         self.clip_value = None if clip_value is None else number_of(clip_value, "clip_value", 0)
         self.ema = None if ema is None else EMA(net, ema)
+        if shards is None and ranks is not None:
+            raise OptionError("ranks share the shards of a batch: say how many there are (shards)")
+        self.shards = None if shards is None else Shards(count_of(shards, "shards", 1), ranks)
         self.step = 0
         self._data: Any = None
         self._test: Any = None
@@ -134,15 +159,10 @@ class Trainer:
         self.net.train()
         self.optimizer.zero_grad()
         total, samples, rate = 0.0, 0, self.optimizer.lr
-        for _ in range(self.accumulate):
+        for number in range(self.accumulate):
             batch = self._next()
             samples += len(batch[0])
-            loss = self._loss(batch)
-            value = float(loss.item())
-            if not np.isfinite(value):
-                raise DivergedError(f"the loss is {value} at step {self.step + 1}: {faults.origin(self.net, batch)}")
-            total += value / self.accumulate
-            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+            total += self._backward(batch, number) / self.accumulate
         wrong = faults.first_gradient(self.net.named_parameters())
         if wrong is not None:
             raise DivergedError(f"the gradient of {wrong!r} is not finite at step {self.step + 1}, though the loss is {total:g}")
@@ -157,6 +177,31 @@ class Trainer:
             self.ema.update()
         self.step += 1
         return {"loss": total, "lr": rate, "samples": float(samples)}
+
+    def _backward(self, batch: Any, number: int) -> float:
+        """The loss of a step's batch; its gradients are added to those that are there, each batch with its share. Raises: DivergedError."""
+        if self.shards is not None:
+            return self._backward_in_shards(self.shards, batch, number)
+        loss = self._loss(batch)
+        value = float(loss.item())
+        self._check_loss(value, batch)
+        (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+        return value
+
+    def _backward_in_shards(self, shards: Shards, batch: Any, number: int) -> float:
+        parameters = self.optimizer.parameters()
+        before = [p.grad for p in parameters]
+        value = shards.gradients(self.net, batch, self._loss, self.step * self.accumulate + number)
+        self._check_loss(value, batch)
+        for parameter, held in zip(parameters, before, strict=True):
+            if parameter.grad is not None:
+                made = parameter.grad.data / parameter.dtype.type(self.accumulate)
+                parameter.grad = Tensor(made if held is None else held.data + made)
+        return value
+
+    def _check_loss(self, value: float, batch: Any) -> None:
+        if not np.isfinite(value):
+            raise DivergedError(f"the loss is {value} at step {self.step + 1}: {faults.origin(self.net, batch)}")
 
     def _next(self) -> Any:
         for _ in range(3):  # a state may stand at the end of an epoch, and an epoch may be empty but for that
@@ -180,8 +225,23 @@ class Trainer:
     # -- tests ---------------------------------------------------------------------------------------------------------
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
-        """The mean loss and the metrics over one epoch of the data (default: those for tests), in evaluation mode, with the averages of `ema`."""
-        source = self._test if data is None else batches_of(data)
+        """The mean loss and the metrics over one epoch of the data (default: those for tests), in evaluation mode, with the averages of `ema`.
+
+        Of several ranks the first one computes them, for all.
+        """
+        if data is None and self.ranks.size > 1:
+            own = self._evaluated(self._test) if self.ranks.rank == 0 and self._test is not None else {}
+            found: dict[str, float] = agreed(self.ranks, own)[0]
+            return found
+        return self._evaluated(self._test if data is None else data)
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together; one, unless the shards have others."""
+        return Alone() if self.shards is None else self.shards.ranks
+
+    def _evaluated(self, data: Any) -> dict[str, float]:
+        source = None if data is None else batches_of(data)
         if source is None:
             return {}
         for metric in self.metrics.values():
@@ -205,6 +265,7 @@ class Trainer:
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         held = {"net": self.net, "optimizer": self.optimizer, "schedule": self.schedule, "data": self._data, "ema": self.ema}
+        held["shards"] = None if self.shards is None else _Cut(self.shards.count)
         return {name: value for name, value in held.items() if value is not None}
 
     def close(self) -> None:

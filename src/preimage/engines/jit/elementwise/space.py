@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import Array
+from preimage.engines.base import Array, empty_like_order
 from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import innermost
@@ -192,7 +192,7 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
     g, pooled = (a if innermost(a) is last else _placed(a, last) for a in (g, pooled))
     space, outputs = prod(x.shape[2:]), prod(g.shape[2:])
     table = _tap_table(windows)
-    made = np.zeros_like(x)
+    made = empty_like_order(x.shape, x)
     inner = x.shape[1] if last else 1
     outer = x.size // (space * inner)
     lanes = lanes_of(x.dtype) if inner >= costs().least_width else 1
@@ -202,8 +202,16 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
         x=x, pooled=pooled, g=g, result=made, positions=constant(table), size=space,
         outputs=outputs, taps=table.shape[1], inner=inner, share=share, shares=shares,
     )  # fmt: skip
-    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes), arguments, outer * shares)
+    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes, _divide(windows)), arguments, outer * shares)
     return made
+
+
+def _divide(windows: Windows) -> bool:
+    """Whether every position lies in just one window, and all taps of all windows inside."""
+    return all(
+        lo == 0 and dilation == 1 and kernel == stride and outputs * kernel == size
+        for size, outputs, kernel, stride, lo, dilation in windows
+    )
 
 
 def _placed(a: Array, last: bool) -> Array:

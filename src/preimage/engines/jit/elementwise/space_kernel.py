@@ -157,12 +157,13 @@ class MaxGradArguments(Arguments):
 @record
 class MaxGradSpec:
     """The gradient of a maximum over windows: every g is added to the first element of its window that is the maximum (of NaNs
-    the first); the result holds zeros before."""
+    the first). disjoint: the windows divide the input among them, so that every element is written once; else the sums begin at zeros."""
 
     arguments: ClassVar = MaxGradArguments
 
     element: str
     lanes: int
+    disjoint: bool
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -181,6 +182,10 @@ def build_max_grad(spec: MaxGradSpec) -> str:
     pooled, g = args.pooled.at(small), args.g.at(small)
     positions = args.positions
     zero = f.zeros(spec.element, lanes)
+    if not spec.disjoint:
+        with f.loop(0, args.size) as p:
+            clear = result.at(p.index * inner)
+            _Vectors(f, lanes).run(first, last, lambda i, mask: clear.at(i).store(zero, mask))
     with f.loop(0, outputs) as o:
         line = positions.at(o.index * taps)
 
@@ -189,13 +194,15 @@ def build_max_grad(spec: MaxGradSpec) -> str:
             with f.loop(0, taps, carry=[g.at(at + i).load(lanes, mask)]) as tap:
                 left = tap.carry[0]
                 place = line.at(tap.index).load_int()
-                inside = place > -1
                 # a tap outside reads the window's first element in memory, whatever it is, and finds nothing
                 where = place.maximum(0) * inner + i
-                value, sum_ = x.at(where).load(lanes, mask), result.at(where).load(lanes, mask)
-                hit = value.is_equal(best) | value.is_nan()
-                found = _both(f, hit, inside, lanes)
-                result.at(where).store(sum_ + found.select(left, zero), mask)
+                value = x.at(where).load(lanes, mask)
+                found = value.is_equal(best) | value.is_nan()
+                if spec.disjoint:
+                    result.at(where).store(zero + found.select(left, zero), mask)
+                else:
+                    found = _both(f, found, place > -1, lanes)
+                    result.at(where).store(result.at(where).load(lanes, mask) + found.select(left, zero), mask)
                 tap.carry = [found.select(zero, left)]
 
         Vectors(f, lanes).run(first, last, body)

@@ -1,0 +1,95 @@
+"""Processes that train one net together: what they exchange. MPI through mpi4py, or any object with the same three members.
+
+Every rank gives some bytes and gets those of all ranks; nothing else is needed, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from preimage.errors import EngineError
+
+__all__ = ["Alone", "MpiRanks", "Ranks", "agreed", "ranks_of_environment"]
+
+#: What the launchers of MPICH, Open MPI and Slurm call the number of processes.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
+
+
+class Ranks(Protocol):
+    """The processes of a run: this one's number, how many there are, and `exchange`."""
+
+    rank: int
+    size: int
+
+    def exchange(self, payload: bytes) -> list[bytes]:
+        """Give some bytes; get those of all ranks, in their order."""
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def exchange(self, payload: bytes) -> list[bytes]:
+        return [payload]
+
+
+class MpiRanks:
+    """The processes that mpirun started. Raises: EngineError where mpi4py is not there, or finds no MPI."""
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:  # mpi4py's wheel finds no MPI library
+            raise EngineError(
+                f"training on several ranks needs mpi4py and an MPI, e.g. pip install mpi4py mpich ({error})"
+            ) from error
+        self._mpi: Any = MPI
+        self._comm: Any = MPI.COMM_WORLD
+        self.rank, self.size = int(self._comm.Get_rank()), int(self._comm.Get_size())
+
+    def exchange(self, payload: bytes) -> list[bytes]:
+        lengths = np.empty(self.size, np.int64)
+        self._comm.Allgather(np.array([len(payload)], np.int64), lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        found = np.empty(int(starts[-1]), np.uint8)
+        byte = self._mpi.BYTE
+        self._comm.Allgatherv([np.frombuffer(payload, np.uint8), byte], [found, lengths, starts[:-1], byte])
+        return [found[a:b].tobytes() for a, b in itertools.pairwise(starts)]
+
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """Inside the block, what ends this rank ends the others too: they would wait for it for ever."""
+        try:
+            yield
+        except BaseException as error:
+            print(f"rank {self.rank} of {self.size} ends the run: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            if os.environ.get("PREIMAGE_DEBUG"):
+                traceback.print_exc()
+            self._comm.Abort(1)
+            raise
+
+
+def ranks_of_environment() -> MpiRanks | None:
+    """The ranks where mpirun started this process as one of several; None where it is alone. Raises: EngineError as MpiRanks."""
+    for name in _SIZES:
+        value = os.environ.get(name, "")
+        if value.isdecimal():
+            return MpiRanks() if int(value) > 1 else None
+    return None
+
+
+def agreed(ranks: Ranks, value: Any) -> list[Any]:
+    """A value of every rank (what JSON can say), in their order."""
+    if ranks.size == 1:
+        return [value]
+    return [json.loads(held) for held in ranks.exchange(json.dumps(value).encode())]
