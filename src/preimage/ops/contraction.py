@@ -21,14 +21,14 @@ import numpy as np
 
 from preimage.autograd import Primitive, Tensor, is_grad_enabled, primitive
 from preimage.autograd.device_arrays import DeviceArray
-from preimage.engines import PreparedWeight, run
-from preimage.engines.base import Array, Epilogue
+from preimage.engines import PreparedWeight, around, run
+from preimage.engines.base import Array, Epilogue, is_channels_last
 from preimage.engines.on_device import device_kernels
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.geometry import ConvGeometry
 from preimage.ops.operands import operand
 from preimage.ops.sums import total
-from preimage.settings import check_accuracy
+from preimage.settings import check_accuracy, current
 from preimage.typing import Operand, Value
 
 __all__ = [
@@ -98,6 +98,19 @@ def _as_laid_out(a: Array, layout: str) -> Array:
     return _moved(a, 1, -1) if layout == "channels_last" else a
 
 
+def channels_inner(x: Array) -> Array:
+    """The same (N, C, *spatial) values with the channels innermost in memory, where that is another order and the engine is the faster for it."""
+    if type(x) is not np.ndarray or x.ndim < 3 or is_channels_last(x) or x.size <= x.shape[0] * x.shape[1]:
+        return x
+    if current().engine not in ("auto", "jit"):
+        return x
+    turned = np.moveaxis(x, 1, -1)
+    if x.shape[1] == 1:  # the same order in memory, and strides that say so
+        return np.moveaxis(np.ascontiguousarray(x).reshape(turned.shape), -1, 1)
+    made = around.in_order(turned)
+    return np.moveaxis(np.ascontiguousarray(turned) if made is None else made, -1, 1)
+
+
 def _moved(a: Any, source: int, destination: int) -> Any:
     return a.moved_axis(source, destination) if type(a) is DeviceArray else np.moveaxis(a, source, destination)
 
@@ -119,15 +132,27 @@ def margin_free(geometry: ConvGeometry) -> ConvGeometry:
 
 
 def _conv(
-    x: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None
-) -> Array:
-    return fused("conv", x, w, None if b is None else Epilogue(bias=b), geometry, layout, accuracy)
+    x: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None,
+    inner: bool = False,
+) -> Array:  # fmt: skip
+    return fused(
+        "conv", channels_inner(x) if inner else x, w, None if b is None else Epilogue(bias=b), geometry, layout, accuracy
+    )
 
 
 def _conv_transpose(
-    y: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None
-) -> Array:
-    return fused("conv_transpose", y, w, None if b is None else Epilogue(bias=b), geometry, layout, accuracy)
+    y: Array, w: Array | PreparedWeight, b: Array | None, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None,
+    inner: bool = False,
+) -> Array:  # fmt: skip
+    return fused(
+        "conv_transpose",
+        channels_inner(y) if inner else y,
+        w,
+        None if b is None else Epilogue(bias=b),
+        geometry,
+        layout,
+        accuracy,
+    )
 
 
 def fused(
@@ -140,7 +165,11 @@ def fused(
     return _as_laid_out(run(contraction, geometry, channels_first(a, layout), w, epilogue, accuracy), layout)
 
 
-def _conv_weight_grad(x: Array, y: Array, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None) -> Array:
+def _conv_weight_grad(
+    x: Array, y: Array, *, geometry: ConvGeometry, layout: str, accuracy: str | None = None, inner: bool = False
+) -> Array:
+    if inner:
+        x, y = channels_inner(x), channels_inner(y)
     return run("conv_weight_grad", geometry, channels_first(x, layout), channels_first(y, layout), None, accuracy)
 
 
@@ -166,7 +195,7 @@ def _spread_over_space(b: Array, *, shape: tuple[int, ...], layout: str) -> Arra
     return np.broadcast_to(b.reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape).copy()
 
 
-def _bias_rule(g: Any, ans: Any, *args: Any, geometry: ConvGeometry, layout: str, accuracy: str | None = None) -> Any:
+def _bias_rule(g: Any, ans: Any, *args: Any, geometry: ConvGeometry, layout: str, **how: Any) -> Any:
     return sum_over_space(g, layout=layout)
 
 

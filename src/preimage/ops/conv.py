@@ -34,7 +34,6 @@ from preimage.ops.contraction import (
     sum_over_space,
     weight_operand,
 )
-from preimage.ops.layout import channels_inner
 from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
@@ -147,7 +146,7 @@ def _step_by_step(
         # several sums into one element: in float32, and rounded once
         a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in operands)
     op = conv_transpose_op if contraction == "conv_transpose" else conv_op
-    a = _arranged(options["layout"], a, w, b)
+    options = options | _order(options["layout"], a, w, b)
     if margin is None:
         result = op(a, w, b, geometry=geometry, **options)
     else:
@@ -157,11 +156,9 @@ def _step_by_step(
     return astype(_activate(result, residual, epilogue), dtype)
 
 
-def _arranged(layout: str, a: Value, w: Value | PreparedWeight, b: Value | None) -> Value:
-    """The activations of a contraction that records, in the memory order in which training is fastest."""
-    if layout != "channels_first" or not (is_grad_enabled() and records(a, w, b)):
-        return a
-    return channels_inner(a)
+def _order(layout: str, *values: Value | PreparedWeight | None) -> dict[str, Any]:
+    """What a contraction that records says of its result's memory: the channels lie innermost, in which order training is fastest."""
+    return {"inner": True} if layout == "channels_first" and is_grad_enabled() and records(*values) else {}
 
 
 #: Geometries of calls that came with plain arrays and integers: a warm call finds its own here and checks nothing twice.
@@ -262,7 +259,7 @@ def conv(
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
         _remember(key, geometry)
-        return conv_op(_arranged(layout, x, w, b), w, b, geometry=geometry, layout=layout, **how)
+        return conv_op(x, w, b, geometry=geometry, layout=layout, **how, **_order(layout, x, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
         "conv", x, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how
@@ -329,7 +326,7 @@ def conv_transpose(
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
         _remember(key, geometry)
-        return conv_transpose_op(_arranged(layout, y, w, b), w, b, geometry=geometry, layout=layout, **how)
+        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how, **_order(layout, y, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
         "conv_transpose", y, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how

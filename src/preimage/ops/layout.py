@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, primitive
-from preimage.engines import around
-from preimage.engines.base import is_channels_last
+from preimage.autograd import array_of
 from preimage.errors import OptionError
-from preimage.ops.operands import Array, operand
+from preimage.ops.operands import operand
 from preimage.ops.shape import moveaxis
-from preimage.settings import current
-from preimage.typing import Layout, Value
+from preimage.typing import Layout
 
-__all__ = ["LAYOUTS", "channels_inner", "check_layout", "laid_out"]
+__all__ = ["LAYOUTS", "check_layout", "laid_out"]
 
 LAYOUTS = ("channels_first", "channels_last")
 
@@ -57,33 +54,3 @@ def laid_out(function: Callable[..., Any]) -> Callable[..., Any]:
         return _back(function(moveaxis(x, -1, 1), *args, **options))
 
     return call
-
-
-def _channels_inner(x: Array) -> Array:
-    turned = np.moveaxis(x, 1, -1)
-    if x.shape[1] == 1:  # the same order in memory; strides that say so
-        return np.moveaxis(np.ascontiguousarray(x).reshape(turned.shape), -1, 1)
-    made = around.in_order(turned)
-    return np.moveaxis(np.ascontiguousarray(turned) if made is None else made, -1, 1)
-
-
-_channels_inner_op: Primitive = primitive("channels_inner", _channels_inner, [lambda g, ans, x: g], saves=(), linear=(0,))
-
-
-def channels_inner(x: Value) -> Value:
-    """The same (N, C, *spatial) values with the channels innermost in memory, where the engine's kernels are the faster for it.
-
-    What trains is arranged so once, before its first convolution: every operation after it keeps the order, and so do the gradients. A leaf
-    that wants a gradient stays as it is, so that it can be seen when it is changed before its gradient is taken.
-    """
-    data = x._data if isinstance(x, Tensor) else x
-    if (
-        type(data) is not np.ndarray
-        or (isinstance(x, Tensor) and x.requires_grad and x.is_leaf)
-        or data.ndim < 3
-        or data.size <= data.shape[0] * data.shape[1]
-        or is_channels_last(data)
-        or current().engine not in ("auto", "jit")
-    ):
-        return x
-    return _channels_inner_op(x)

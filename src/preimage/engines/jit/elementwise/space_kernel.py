@@ -185,7 +185,7 @@ def build_max_grad(spec: MaxGradSpec) -> str:
     if not spec.disjoint:
         with f.loop(0, args.size) as p:
             clear = result.at(p.index * inner)
-            _Vectors(f, lanes).run(first, last, lambda i, mask: clear.at(i).store(zero, mask))
+            Vectors(f, lanes).run(first, last, lambda i, mask: clear.at(i).store(zero, mask))
     with f.loop(0, outputs) as o:
         line = positions.at(o.index * taps)
 
