@@ -9,13 +9,13 @@ The order of the taps, and so the bits, are those of space_kernel.PoolSpec.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Records, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.elementwise.space_kernel import Window, joined
 from preimage.engines.jit.elementwise.vectors import Vectors
+from preimage.records import record
 
 __all__ = ["PoolRowsArguments", "PoolRowsSpec", "build"]
 
@@ -38,7 +38,7 @@ class PoolRowsArguments(Arguments):
     share: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PoolRowsSpec:
     """mode: "max" or "sum", as in PoolSpec."""
 

@@ -8,12 +8,12 @@ moved as words of their size, so the dtype does not matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Ptr
 from preimage.engines.jit.elementwise.vectors import Vectors
+from preimage.records import record
 
 __all__ = ["TakeArguments", "TakeSpec", "build"]
 
@@ -33,7 +33,7 @@ class TakeArguments(Arguments):
     pieces: Integer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TakeSpec:
     """element: the words that are moved; lanes: of a vector of them; single: an index takes one word; index: "i64" or "i32"."""
 
