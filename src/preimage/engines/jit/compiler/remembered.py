@@ -49,7 +49,10 @@ _new: list[tuple[str, Answer]] = []  # answers that are not on disk yet
 def keep() -> None:
     """Write down what was asked, beside the first kernel that this process loads: one that only plans writes nothing."""
     while _new:
-        key, made = _new.pop()
+        try:
+            key, made = _new.pop()
+        except IndexError:  # another thread was quicker
+            return
         disk_cache.write(key, json.dumps(made).encode())
 
 
