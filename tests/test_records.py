@@ -118,6 +118,24 @@ def test_a_method_of_its_own_stays():
     assert hash(Own(1)) == 5
 
 
+def test_a_comparison_of_its_own_leaves_the_hash():
+    def kinds(decorator):
+        @decorator
+        class Own:
+            """One that is compared in its own way."""
+
+            x: int
+
+            def __eq__(self, other: object) -> bool:
+                return True
+
+        return Own
+
+    for kind in (kinds(record), kinds(dataclass(frozen=True, slots=True))):
+        assert kind(1) == kind(2)
+        assert hash(kind(3)) == hash((3,))
+
+
 def test_asking_first_is_as_good_as_making_first():
     @record
     class Asked:

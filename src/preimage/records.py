@@ -26,19 +26,19 @@ _ASKED = ("__dataclass_fields__", "__dataclass_params__", "__match_args__")
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def record(cls: type[T]) -> type[T]:
     """The class as a frozen dataclass with slots."""
-    told = {name: value for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
-    own = [name for name, kind in told.get("__annotations__", {}).items() if "ClassVar" not in str(kind)]
+    given = {name: value for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
+    if given.get("__hash__", ...) is None:  # Python's mark of a class with an __eq__ of its own
+        del given["__hash__"]
+    own = [name for name, kind in given.get("__annotations__", {}).items() if "ClassVar" not in str(kind)]
     inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__slots__", ())}
-    namespace = {name: value for name, value in told.items() if name not in own}
-    pending = _Pending(told)
+    namespace = {name: value for name, value in given.items() if name not in own}
+    pending = _Pending(given)
     namespace |= {
         "__slots__": tuple([name for name in own if name not in inherited]),
         "__setattr__": _set, "__delattr__": _delete, "__getstate__": _state, "__setstate__": _restored,
     }  # fmt: skip
-    namespace |= {name: _method(pending, name) for name in _WRITTEN if name not in told}
+    namespace |= {name: _method(pending, name) for name in _WRITTEN if name not in given}
     namespace |= {name: _Asked(pending, name) for name in _ASKED}
-    if "__eq__" in told and "__hash__" not in told:
-        namespace.pop("__hash__")
     kind: Any = type(cls)
     made: type[T] = kind(cls.__name__, cls.__bases__, namespace)
     pending.made = made
@@ -50,17 +50,17 @@ class _Pending:
 
     made: type
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.told = told
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given = given
 
     def write(self, first: str) -> type:
         """The record with its methods; with `__init__` alone where that comes first. Two threads may both write them: they write the same."""
         rest = first != "__init__"
-        named = {**self.told, "__doc__": "."}  # or dataclass would work out a signature to say
+        named = {**self.given, "__doc__": "."}  # or dataclass would work out a signature to say
         plain: Any = type(self.made)(self.made.__name__, self.made.__bases__, named)
         written = dataclasses.dataclass(frozen=True, repr=rest, eq=rest)(plain)
         for name in _WRITTEN if rest else _WRITTEN[:1]:
-            if name not in self.told and name in self.made.__dict__:
+            if name not in self.given and name in self.made.__dict__:
                 setattr(self.made, name, written.__dict__[name])
         for name in _ASKED if rest else _ASKED[::2]:  # the parameters say what was written
             setattr(self.made, name, written.__dict__[name])
