@@ -69,10 +69,11 @@ MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geom
 
 
 def generator_sources() -> list[str]:
-    """The files that make the text of a kernel from its spec: `*_kernel.py` and `engines/ir`, which import no other of this engine."""
+    """The files that make the text of a kernel from its spec: `*_kernel.py` and `engines/ir`, which import no other of this engine, and what specs are."""
     engines = Path(__file__).parents[2]
     found = [
         *(engines / "ir").glob("*.py"),
+        engines.parent / "records.py",
         engines / "order.py",
         engines / "jit/index/tables.py",
         engines / "jit/elementwise/running_tree.py",
