@@ -19,7 +19,7 @@ from reference import pages
 
 DOCS = ROOT / "docs"
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
-_CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`(?!\]))", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"(^ *```.*?^ *```|`(?!\])[^`\n]+`(?!\]))", re.MULTILINE | re.DOTALL)
 #: What a page links to inside docs/ that Sphinx copies or makes a page of.
 _SHOWN = (".md", ".svg", ".png", ".gif")
 

@@ -10,6 +10,7 @@ rebuilt = slow + coded.painted[0]
 
 from preimage.learning.checkpoints import Checkpoint, load, newest, save
 from preimage.learning.dictionary import Coded, Options, encode, first_stencils, learn
+from preimage.learning.estimator import ConvDictionary
 from preimage.learning.model import Model
 from preimage.learning.painting import (
     Frame,
@@ -32,6 +33,7 @@ __all__ = [
     "Accuracy",
     "Checkpoint",
     "Coded",
+    "ConvDictionary",
     "Dice",
     "Frame",
     "History",
