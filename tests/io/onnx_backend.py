@@ -29,6 +29,10 @@ DEPARTURES |= dict.fromkeys(
     (f"test_bernoulli{kind}{form}" for kind in ("", "_double", "_seed") for form in ("", "_expanded")),
     "random numbers: other generators draw others",
 )
+DEPARTURES |= dict.fromkeys(
+    ("test_dft_inverse", "test_dft_inverse_opset19"),
+    "what is expected in the place of zeros are rounding errors of 2e-7; ours are 3e-15",
+)
 
 
 @dataclass(frozen=True)

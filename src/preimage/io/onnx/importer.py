@@ -35,7 +35,7 @@ _MOVES_ALL = {"onnx.Concat"}
 _MOVES = {f"onnx.{op}" for op in ("Transpose", "Unsqueeze", "Squeeze", "Reshape", "Split", "Identity", "Flatten")} | _MOVES_ALL
 _BUFFERS = {"BatchNormalization": (3, 4)}
 #: Ops whose meaning depends on the opset beyond what their attributes say.
-_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu"}
+_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu", "DFT"}
 _OLD_BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater"}
 #: Ops that draw random numbers: one without a seed gets one of its own, made of the name of its result.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}

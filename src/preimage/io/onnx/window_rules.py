@@ -230,3 +230,9 @@ def _scan(call: Call) -> Shapes:
                 inner.insert(call.axis(places[position - states], len(inner) + 1), length)
         found.append(inner)
     return found
+
+
+@shapes_of("onnx.DFT", "onnx.STFT", "onnx.MelWeightMatrix")
+def _transforms(call: Call) -> Shapes:
+    """The number of axes; which sizes they have, contents decide."""
+    return [of_rank({"onnx.STFT": 4, "onnx.MelWeightMatrix": 2}.get(call.node.op) or len(call.shape(0)))]

@@ -15,4 +15,5 @@ from preimage.io.onnx.operators import (  # noqa: F401 - operators register them
     resizing,
     sequences,
     shapes,
+    signal,
 )
