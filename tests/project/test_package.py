@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,18 @@ def test_versions_agree() -> None:
     assert version is not None
     assert cited is not None
     assert version.group(1) == cited.group(1)
+
+
+def test_the_bill_of_materials_names_what_is_needed() -> None:
+    pytest.importorskip("onnx")
+    sys.path.insert(0, str(ROOT / "tools"))
+    from sbom import bill
+
+    found: Any = bill({"onnx"})
+    names = [c["name"] for c in found["components"]]
+    assert {"numpy", "llvmlite", "onnx", "protobuf"} <= set(names)
+    assert "pytest" not in names
+    assert names == sorted(names)
+    assert found["metadata"]["component"]["name"] == "preimage"
+    assert {"numpy", "llvmlite"} <= set(next(d for d in found["dependencies"] if d["ref"] == "preimage")["dependsOn"])
+    assert "onnx" not in [c["name"] for c in bill(set())["components"]]  # type: ignore[attr-defined,index]
