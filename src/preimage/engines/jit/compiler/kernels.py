@@ -69,7 +69,7 @@ MEMORY_KERNELS = 1024  # kernels kept loaded; a long-lived server with more geom
 
 
 def generator_sources() -> list[str]:
-    """The files that make the text of a kernel from its spec: `*_kernel.py` and `engines/ir`, which import no other of this engine, and what specs are."""
+    """The files that make the text of a kernel from its spec: `*_kernel.py` and `engines/ir`, which import no other of this engine; and `record`."""
     engines = Path(__file__).parents[2]
     found = [
         *(engines / "ir").glob("*.py"),
@@ -77,6 +77,7 @@ def generator_sources() -> list[str]:
         engines / "order.py",
         engines / "jit/index/tables.py",
         engines / "jit/elementwise/running_tree.py",
+        engines / "jit/elementwise/vectors.py",
         engines / "jit/conv/winograd/transforms.py",
         engines / "jit/products/transpose.py",
         *(engines / "jit").rglob("*_arguments.py"),
