@@ -32,8 +32,8 @@ from preimage.records import record
 from preimage.resources import available_memory
 
 __all__ = [
-    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "limits", "looping",
-    "memory_bytes", "metered",
+    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "is_metered",
+    "limits", "looping", "memory_bytes", "metered",
 ]  # fmt: skip
 
 #: How an error says what to set.
@@ -220,6 +220,11 @@ def looping(what: str) -> Iterator[Callable[[int, int], None]]:
     outer = _meter.get()
     with Meter(outer=outer) as meter:
         yield before
+
+
+def is_metered() -> bool:
+    """Whether a run counts what it makes: one that begins now is part of it."""
+    return _meter.get() is not None
 
 
 def deadline() -> float | None:

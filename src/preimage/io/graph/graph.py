@@ -25,8 +25,9 @@ from preimage.floating_point import in_standard_mode
 from preimage.io import limits
 from preimage.io.graph.calls import CONTRACTIONS, NodeCall, mark_of_now
 from preimage.io.graph.changes import Changes
+from preimage.io.graph.inlining import decides_alone, deciding_inputs
 from preimage.io.graph.nodes import OPS, Input, Node, Step, Values, last_uses, ordered
-from preimage.io.graph.program import Program, RefusedError, record
+from preimage.io.graph.program import Program, RefusedError, RunNode, record
 from preimage.io.graph.programs import NEW, Programs, feed_key
 from preimage.nn import Module, Parameter
 from preimage.nn.kept import KeptWeight
@@ -85,6 +86,12 @@ class Graph(Module):
         }
         # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
         self._modules.update(self.graphs)
+        self._deciding = deciding_inputs(self) if self.graphs else frozenset()
+        inside: list[Graph] = [holder for graph in self.graphs.values() for holder in graph._holders]
+        self._holders: list[Graph] = [
+            self,
+            *(graph for graph in inside if graph._parameters or graph._buffers or graph.constants),
+        ]
         self._parameters.update({key: _parameter(value) for key, value in (parameters or {}).items()})
         self._buffers.update({key: np.asarray(value) for key, value in (buffers or {}).items()})
 
@@ -134,13 +141,19 @@ class Graph(Module):
         shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
         recorded = any(isinstance(value, Tensor) for value in values.values())
         key = (shapes, frozenset(wanted), current())
-        passed = set() if self.graphs else self._metered  # how often a body runs depends on values
+        passed = self._metered
+        if self.graphs:
+            passed = set()  # how often a body runs depends on values
+            if steps is None and not recorded and not limits.is_metered():
+                found = self._by_program(values, wanted, (key, limits.current()))
+                if found is not None:
+                    return found
         with limits.metered(passed, (key, recorded), self._stored_bytes) as meter:
             if recorded:  # what a gradient needs outlives the run: nothing to plan
                 return self._sweep(values, wanted, steps, meter)
             if meter is not None and not self.graphs:
                 self._programs.last = NEW
-            elif steps is None and (found := self._by_program(values, wanted, key)) is not None:
+            elif steps is None and not self.graphs and (found := self._by_program(values, wanted, key)) is not None:
                 return found
             with self._arenas.arena(key):
                 return self._sweep(values, wanted, steps, meter)
@@ -153,12 +166,15 @@ class Graph(Module):
         if why is not None:
             self._programs.last = why
             return None
-        key = (key, lies, mark_of_now())
+        decided = {name: np.array(feeds.pop(name)) for name in self._deciding if decides_alone(feeds[name])}
+        key = (key, lies, mark_of_now(), tuple([value.tobytes() for value in decided.values()]))
+        if self.graphs and self._programs.is_new(key):
+            return None
         program = self._programs.find(key)
         if program is None:
             return None
         if program is True:
-            return self._record(values, feeds, wanted, key)
+            return self._record(values | decided, feeds, wanted, key)
         mark, weights = mark_of_now(), self._weights(values) if program.functions else {}
         found: dict[str, Value] | None = program.run(
             feeds, lambda node, given: self._step(node, given, None, mark, weights), thread_count()
@@ -174,8 +190,6 @@ class Graph(Module):
             return "the graph is in training mode"
         if lies is None:
             return "an input is no array of NumPy's own order of bytes with elements, all steps forward"
-        if self.graphs:
-            return "the graph has branches or loops"
         if limits.deadline() is not None or current().debug:
             return "a limit of time, or PREIMAGE_DEBUG, looks at every node"
         if not self._is_fixed():
@@ -184,11 +198,16 @@ class Graph(Module):
 
     def _is_fixed(self) -> bool:
         """Whether nobody can change a stored array; programs that were recorded with others are dropped."""
-        held = [*self._parameters.values(), *self._buffers.values(), *self.constants.values()]
+        held = self._held()
         if len(held) != len(self._fixed) or any(map(is_not, held, self._fixed)):
             self._programs.clear()
-            self._fixed = [] if self._parameters or not all(map(is_fixed, held)) else held
+            self._fixed = held if all(isinstance(a, np.ndarray) and is_fixed(a) for a in held) else []
         return len(held) == len(self._fixed)
+
+    def _held(self) -> list[Any]:
+        """The stored arrays, those of the graphs inside included; parameters as they are, which are no arrays that nobody can change."""
+        tables = [table for graph in self._holders for table in (graph._parameters, graph._buffers, graph.constants)]
+        return [array for table in tables for array in table.values()]
 
     def _record(self, values: dict[str, Value], feeds: dict[str, Value], wanted: set[str], key: Any) -> dict[str, Value] | None:
         """Run node by node, record what is launched, and keep the program if it gives the same bits."""
@@ -196,15 +215,10 @@ class Graph(Module):
         if isinstance(make_ready, str):
             self._programs.refuse(key, make_ready)
             return None
-        mark, weights = mark_of_now(), self._weights(values)
-
-        def run(node: Node, given: Mapping[str, Value]) -> dict[str, Value]:
-            return self._step(node, given, None, mark, weights)
-
+        nodes, run = self._parts(values, wanted)
         stored = {k: v for k, v in values.items() if k not in feeds}
-        dead = [tuple(k for k in names if k not in wanted) for names in self._last]
         try:
-            kept, state = record(self.nodes, dead, feeds, stored, tuple(wanted), run)
+            kept, state = record(nodes, feeds, stored, tuple(wanted), run)
             program = Program(state, kept, make_ready)
             again = program.run(feeds, run, thread_count(), fill=0xFF)
         except RefusedError as refused:
@@ -216,6 +230,21 @@ class Graph(Module):
         else:
             self._programs.keep(key, program)
         return found
+
+    def _parts(self, values: Mapping[str, Value], wanted: Iterable[str]) -> tuple[list[tuple[Node, tuple[str, ...]]], RunNode]:
+        """The nodes, each with the values that are not needed after it, and how to run one."""
+        mark, weights = mark_of_now(), self._weights(values)
+
+        def run(node: Node, given: Mapping[str, Value]) -> dict[str, Value]:
+            return self._step(node, given, None, mark, weights)
+
+        dead = [tuple(k for k in names if k not in wanted) for names in self._last]
+        return list(zip(self.nodes, dead, strict=True)), run
+
+    def parts(self, feeds: Mapping[str, Value]) -> tuple[dict[str, Value], list[tuple[Node, tuple[str, ...]]], RunNode]:
+        """For who runs the nodes one by one: the values to begin with, the nodes with what is not needed after each, and how to run one."""
+        values = self._start(feeds)
+        return values, *self._parts(values, self.outputs)
 
     @property
     def buffer_bytes(self) -> int:

@@ -96,7 +96,7 @@ def optimise(
                 graph = each(graph)
             except PreimageError:  # a node that says what makes no sense: the graph stays, and the run will say what is wrong
                 continue
-    done = with_graphs(graph.replaced(), lambda inner: optimise(inner, passes, accuracy=accuracy))
+    done = with_graphs(with_constants_inside(graph), lambda inner: optimise(inner, passes, accuracy=accuracy))
     done.changes.nodes = before, len(done.nodes)
     return done
 
@@ -119,6 +119,33 @@ def with_graphs(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
             for n in graph.nodes
         ]
     )
+
+
+def with_constants_inside(graph: Graph) -> Graph:
+    """The graph, whose constants are constants of the graphs inside its nodes too, where these take them by name."""
+    if not graph.graphs:
+        return graph.replaced()
+    nodes = [_taking_constants(node, graph.constants) if "captured" in node.attributes else node for node in graph.nodes]
+    return pruned(graph, nodes, graph.constants)
+
+
+def _taking_constants(node: Node, known: Mapping[str, Any]) -> Node:
+    captured = node.words("captured")
+    own = len(node.inputs) - len(captured)
+    outer = dict(zip(captured, node.inputs[own:], strict=True))  # the names out here
+    handed = {name: known[key] for name, key in outer.items() if key in known}
+
+    def inside(inner: Graph) -> Graph:
+        names = {item.name for item in inner.inputs}
+        return inner.replaced(
+            inputs=[item for item in inner.inputs if item.name not in handed],
+            constants=inner.constants | {name: array for name, array in handed.items() if name in names},
+        )
+
+    attributes = {k: inside(v) if isinstance(v, Graph) else v for k, v in node.attributes.items()}
+    left = tuple([name for name in captured if name not in handed])
+    inputs = (*node.inputs[:own], *(outer[name] for name in left))
+    return replace(node, inputs=inputs, attributes=attributes | {"captured": left})
 
 
 def drop_identities(graph: Graph) -> Graph:

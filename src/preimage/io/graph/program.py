@@ -5,9 +5,10 @@
     later runs                    one call for each stretch of nodes that are kernels alone; the others as functions, between them
 
 What does not depend on the inputs' values is computed while recording and never again: shapes, and whatever is made of shapes and stored
-arrays. Memory is planned once: values that do not live at the same time share their place. Results have memory of their own in every run. A node
-whose values are not made by kernels alone, or may not be (`words.py`), stays a function. After recording, the program is
-run once in memory filled with ones and has to give the recorded run's bits; else it is dropped.
+arrays. Branches and loops whose conditions are so are part of it (`inlining.py`). Memory is planned once: values that do not live at the same
+time share their place. Results have memory of their own in every run. A node whose values are not made by kernels alone, or may not be
+(`words.py`), stays a function. After recording, the program is run once in memory filled with ones and has to give the recorded run's
+bits; else it is dropped.
 
 Nothing here is shared between runs but tables that never change: each run has its own memory, so threads, signal handlers and finalisers may
 run the same program at once.
@@ -15,7 +16,7 @@ run the same program at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,10 +24,12 @@ import numpy as np
 from preimage.engines.addresses import address_of
 from preimage.engines.buffers import LINE_BYTES, aligned_empty, places_of
 from preimage.engines.recording import Place, Recorder, Step
+from preimage.io.graph.inlining import UndecidedError, inlining
 from preimage.io.graph.memory import Runs, dense, raw_bytes
-from preimage.io.graph.words import may_record, only_shapes, same_order
+from preimage.io.graph.words import may_record, only_shapes, runs_graphs, same_order
 
 if TYPE_CHECKING:
+    from preimage.io.graph.graph import Graph
     from preimage.io.graph.nodes import Node
 
 __all__ = ["Program", "RefusedError", "record"]
@@ -35,6 +38,8 @@ __all__ = ["Program", "RefusedError", "record"]
 RunNode = Callable[["Node", Mapping[str, Any]], dict[str, Any]]
 #: What a program may keep of values that do not depend on its inputs.
 MOST_STATIC_BYTES = 64 << 20
+#: Nodes of branches and bodies that become part of one.
+MOST_INLINED = 1 << 14
 #: Places in the memory of a run: the workspace is number 0.
 WORKSPACE = 0
 _BYTE = np.dtype(np.uint8)
@@ -52,6 +57,7 @@ class _Function(NamedTuple):
     fixed: dict[str, Any]
     results: tuple[tuple[str, Place], ...]
     why: str
+    run: RunNode | None  # of the graph inside a node that it is from; None: that of the program's graph
 
 
 class _Recording:
@@ -62,29 +68,103 @@ class _Recording:
         self.values: dict[str, Any] = dict(stored)
         self.items: list[list[Step] | _Function] = []
         self.given: dict[int, str] = {}  # the memories of the inputs
-        self.made: dict[int, str] = {}  # those of values that functions made
+        self.by_functions: dict[int, str] = {}  # those of values that functions made
         self.moving: set[str] = set()  # values that depend on the inputs
         self.static_bytes = 0
-        for array in stored.values():
-            if isinstance(array, np.ndarray):
-                self.recorder.fix(array)
+        self.inlined = 0  # nodes of graphs inside nodes
+        self._run_inside: RunNode | None = None
+        self._fix(stored.values())
         for name, array in feeds.items():
             self.given[len(self.recorder.sizes)] = name
             self.values[name] = self.recorder.watch(array)
             self.moving.add(name)
+
+    def _fix(self, values: Iterable[Any]) -> None:
+        for array in values:
+            if isinstance(array, np.ndarray):
+                self.recorder.fix(array)
+
+    def walk(self, nodes: Sequence[tuple[Node, Sequence[str]]], wanted: Sequence[str], run: RunNode) -> dict[str, Any]:
+        """Record nodes, each with the values that nothing after it takes: the wanted values."""
+        kept = {key: self.values[key] for key in wanted if key in self.values}
+        for node, gone in nodes:
+            made = self.add(node, run)
+            self.values |= made
+            kept |= {key: made[key] for key in wanted if key in made}
+            del made
+            for key in gone:
+                self.values.pop(key, None)
+        return kept
 
     def add(self, node: Node, run: RunNode) -> dict[str, Any]:
         moving = [k for k, key in enumerate(node.inputs) if key in self.moving]
         if not moving or only_shapes(node.op):
             return self._static(node, run)
         made, why = None, "it may look at values"
-        if may_record(node, moving):
+        if runs_graphs(node.op):
+            found = self._opened(node, run)
+            if isinstance(found, dict):
+                return found
+            why = found
+        elif may_record(node, moving):
             made = self._recorded(node, run)
             why = self.recorder.broken or "NumPy computes it"
         if made is None:
             made = self._function(node, run, why)
         self.moving.update(made)
         return made
+
+    # -- nodes that run graphs (`inlining.Inliner`)
+
+    def _opened(self, node: Node, run: RunNode) -> dict[str, Any] | str:
+        """The values of a node whose graphs' nodes are recorded; why not, where they are not."""
+        recorder = self.recorder
+        items = [list(item) if isinstance(item, list) else item for item in self.items]
+        before, guards, known = len(recorder.steps), len(recorder.guards), len(self.by_functions)
+        try:
+            with inlining(self):
+                made = run(node, self.values)
+        except UndecidedError as undecided:
+            del recorder.steps[before:], recorder.guards[guards:]
+            self.items = items
+            self.by_functions = dict(list(self.by_functions.items())[:known])
+            return str(undecided)
+        moving = {key for key, value in made.items() if recorder.place_of(value) is not None}
+        self._fix(value for key, value in made.items() if key not in moving)
+        self.moving |= moving
+        return made
+
+    def run(self, graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs of a graph inside a node, its nodes recorded."""
+        self.inlined += len(graph.nodes)
+        if self.inlined > MOST_INLINED:
+            raise UndecidedError(f"its graphs would be more than {MOST_INLINED} nodes")
+        outer = self.values, self.moving, self._run_inside
+        values, nodes, run = graph.parts(feeds)
+        self.moving = {key for key, value in values.items() if self.recorder.place_of(value) is not None}
+        self._fix(value for key, value in values.items() if key not in self.moving)
+        self.values, self._run_inside = values, run
+        try:
+            with inlining(None):
+                return self.walk(nodes, graph.outputs, run)
+        finally:
+            self.values, self.moving, self._run_inside = outer
+
+    def check_decided(self, value: Any) -> None:
+        """Raises: UndecidedError where the value may be another one in the next run."""
+        if self.recorder.place_of(value) is not None:
+            raise UndecidedError("a condition or a number of trips depends on values")
+
+    def made(self, make: Callable[[], Any], parts: Sequence[Any]) -> Any:
+        """What kernels make of values; computed now where these do not change."""
+        if all(self.recorder.place_of(part) is None for part in parts):
+            return make()
+        made = self._by_kernels(lambda: {"": make()})
+        if made is None:
+            raise UndecidedError("what its graphs give is not put together by kernels")
+        return made[""]
+
+    # -- other nodes
 
     def _static(self, node: Node, run: RunNode) -> dict[str, Any]:
         made = run(node, self.values)
@@ -99,13 +179,19 @@ class _Recording:
 
     def _recorded(self, node: Node, run: RunNode) -> dict[str, Any] | None:
         """The node's values where kernels alone made them, or where they are views; None otherwise."""
+
+        def make() -> dict[str, Any]:
+            made = run(node, self.values)
+            return self._in_order(node, made) if same_order(node.op) else made
+
+        return self._by_kernels(make)
+
+    def _by_kernels(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         recorder = self.recorder
         before, guards = len(recorder.steps), len(recorder.guards)
         recorder.broken = None
         with recorder:
-            made = run(node, self.values)
-            if same_order(node.op):
-                made = self._in_order(node, made)
+            made = make()
         if recorder.broken is None and all(recorder.place_of(value) is not None for value in made.values()):
             steps = recorder.steps[before:]
             if steps:
@@ -143,33 +229,24 @@ class _Recording:
         for key, value in made.items():
             if type(value) is not np.ndarray or value.dtype.hasobject:
                 raise RefusedError(f"node {node.name!r} ({node.op}) gives a {type(value).__name__}")
-            self.made[len(self.recorder.sizes)] = key
+            self.by_functions[len(self.recorder.sizes)] = key
             known[key] = self.recorder.watch(dense(value))
             place = self.recorder.place_of(known[key])
             assert place is not None
             results.append((key, place))
-        self.items.append(_Function(node, tuple(inputs), fixed, tuple(results), why))
+        self.items.append(_Function(node, tuple(inputs), fixed, tuple(results), why, self._run_inside))
         return known
 
 
 def record(
-    nodes: Sequence[Node], dead: Sequence[Sequence[str]], feeds: Mapping[str, Any], stored: Mapping[str, Any],
-    wanted: Sequence[str], run: RunNode,
+    nodes: Sequence[tuple[Node, Sequence[str]]], feeds: Mapping[str, Any], stored: Mapping[str, Any], wanted: Sequence[str], run: RunNode
 ) -> tuple[dict[str, Any], _Recording]:  # fmt: skip
     """Run the nodes once, writing down what they launch: the wanted values, and what was written down.
 
-    dead: for each node the values that nothing after it takes.
+    nodes: each with the values that nothing after it takes.
     """
     state = _Recording(feeds, stored)
-    kept = {key: state.values[key] for key in wanted if key in state.values}
-    for node, gone in zip(nodes, dead, strict=True):
-        made = state.add(node, run)
-        state.values |= made
-        kept |= {key: made[key] for key in wanted if key in made}
-        del made
-        for key in gone:
-            state.values.pop(key, None)
-    return kept, state
+    return state.walk(nodes, wanted, run), state
 
 
 class Program:
@@ -189,9 +266,9 @@ class Program:
                 raise RefusedError(f"output {key!r} is a view of an input")
             else:
                 self._results.append((key, place))
-        own = dict.fromkeys(p.memory for _, p in self._results if p.memory not in state.made)
+        own = dict.fromkeys(p.memory for _, p in self._results if p.memory not in state.by_functions)
         #: Numbers of the memories of a run that are not its workspace: in the order in which addresses are given.
-        outer = [*state.given, *state.made, *own]
+        outer = [*state.given, *state.by_functions, *own]
         self._outer = {number: k + 1 for k, number in enumerate(outer)}
         self._own = [(self._outer[number], recorder.sizes[number]) for number in own]
         self._given = [(name, self._outer[number]) for number, name in state.given.items()]
@@ -260,7 +337,7 @@ class Program:
 
     def _call(self, item: _Function, run: RunNode, raws: list[Any], addresses: list[int]) -> bool:
         values = {key: self._view(place, raws) for key, place in item.inputs} | item.fixed
-        made = run(item.node, values)
+        made = (item.run or run)(item.node, values)
         for key, place in item.results:
             value = made[key]
             if type(value) is not np.ndarray or value.shape != place.shape or value.dtype != place.dtype:

@@ -25,6 +25,7 @@ class Programs:
     def __init__(self) -> None:
         self._found: dict[Any, Any] = {}
         self._refused: dict[Any, str] = {}
+        self._seen: set[Any] = set()
         self.last: str | None = None  #: why the latest run was no program's; None where it was one
         register_keeper(self)
 
@@ -37,6 +38,16 @@ class Programs:
         if why is not None:
             self.last = why
             return None
+        self.last = NEW
+        return True
+
+    def is_new(self, key: Any) -> bool:
+        """Whether a run is the first of its key that is asked for: of graphs whose other runs do other things."""
+        if key in self._seen:
+            return False
+        if len(self._seen) >= MOST_REFUSED:
+            self._seen.clear()
+        self._seen.add(key)
         self.last = NEW
         return True
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from preimage.io.graph.nodes import Node
 
-__all__ = ["may_record", "only_shapes", "same_order"]
+__all__ = ["decides", "goes_on", "may_record", "only_shapes", "runs_graphs", "same_order"]
 
 #: Results that depend on the shapes of inputs, not on their values.
 _ONLY_SHAPES = frozenset(("onnx.Shape", "onnx.Size"))
@@ -48,7 +48,9 @@ _FIRST = frozenset(
 )  # fmt: skip
 #: Words that read all inputs so but the one at this position.
 _ALL_BUT = dict.fromkeys(("onnx.LSTM", "onnx.GRU", "onnx.RNN"), 4)
-_POSITIONS = {"conv": (0, 3), "conv_transpose": (0, 3)}
+#: Words that run graphs.
+_DECIDE: dict[str, tuple[int, ...]] = {"onnx.If": (0,), "onnx.Loop": (0, 1), "onnx.Scan": ()}
+_POSITIONS = {"onnx.Conv": (0,), "conv": (0, 3), "conv_transpose": (0, 3)}
 
 
 def may_record(node: Node, moving: Sequence[int]) -> bool:
@@ -60,6 +62,21 @@ def may_record(node: Node, moving: Sequence[int]) -> bool:
     if node.op in _POSITIONS:
         return set(moving) <= set(_POSITIONS[node.op])
     return (node.op in _FIRST or node.op in _VIEWS or node.op in _SAME_ORDER) and tuple(moving) == (0,)
+
+
+def decides(op: str) -> tuple[int, ...]:
+    """The inputs whose values decide which of the word's graphs run, and how often."""
+    return _DECIDE.get(op, ())
+
+
+def goes_on(op: str) -> bool:
+    """Whether the first output of the word's graph decides if it runs again."""
+    return op == "onnx.Loop"
+
+
+def runs_graphs(op: str) -> bool:
+    """Whether the word runs graphs that the node holds."""
+    return op in _DECIDE
 
 
 def only_shapes(op: str) -> bool:

@@ -24,13 +24,16 @@ _POINTWISE = {
 }  # fmt: skip
 
 
-def in_our_words(graph: Graph) -> Graph:
-    """The graph with ONNX's operators replaced by our words where all their inputs are known to be float."""
+def in_our_words(graph: Graph, outside: Mapping[str, np.ndarray] | None = None) -> Graph:
+    """The graph with ONNX's operators replaced by our words where all their inputs are known to be float.
+
+    outside: stored arrays of the graphs around it, by the names of its inputs.
+    """
     types = graph_types(graph, OPS)
-    stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+    stored = dict(outside or {}) | {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
     nodes = []
     for node in graph.nodes:
-        node = _with_typed_graphs(node, types) if graph.graphs else node
+        node = _with_typed_graphs(node, types, stored) if graph.graphs else node
         op = node.op.removeprefix("onnx.")
         if node.inputs and all(types[key] in FLOATS for key in node.inputs if key):
             if op in _POINTWISE:
@@ -41,12 +44,14 @@ def in_our_words(graph: Graph) -> Graph:
     return graph.replaced(nodes=nodes)
 
 
-def _with_typed_graphs(node: Node, types: Mapping[str, str | None]) -> Node:
-    """A node whose graphs know the dtypes of what they take from outside, in our words too."""
+def _with_typed_graphs(node: Node, types: Mapping[str, str | None], stored: Mapping[str, np.ndarray]) -> Node:
+    """A node whose graphs know the dtypes of what they take from outside, and what is stored there, in our words too."""
 
     def inner(graph: Graph) -> Graph:
-        inputs = [replace(i, dtype=types.get(i.name) or "") if i.name in node.words("captured") else i for i in graph.inputs]
-        return in_our_words(graph.replaced(inputs=inputs))
+        captured = node.words("captured")
+        inputs = [replace(i, dtype=types.get(i.name) or "") if i.name in captured else i for i in graph.inputs]
+        outside = {i.name: stored[i.name] for i in inputs if i.name in captured and i.name in stored}
+        return in_our_words(graph.replaced(inputs=inputs), outside)
 
     return replace(node, attributes={k: inner(v) if isinstance(v, Graph) else v for k, v in node.attributes.items()})
 

@@ -15,6 +15,7 @@ from preimage import ops
 from preimage.errors import FileFormatError
 from preimage.io import limits
 from preimage.io.graph import OPS, Graph, graph_op
+from preimage.io.graph.inlining import inliner
 from preimage.io.graph.types import Types, graph_types, infer_types
 from preimage.io.onnx.operators.moving import recorded
 from preimage.io.onnx.operators.shapes import axis_of, data_of
@@ -34,7 +35,8 @@ def _call(graph: Graph, own: Sequence[Any], outer: Mapping[str, Any], what: str)
     if len(names) != len(own):
         raise FileFormatError(f"{what}: its graph takes {len(names)} inputs, the node gives {len(own)}")
     feeds = dict(zip(names, own, strict=True)) | {i.name: outer[i.name] for i in graph.inputs if i.name in outer}
-    found = graph.run(feeds)
+    here = inliner()
+    found = graph.run(feeds) if here is None else here.run(graph, feeds)
     return [found[key] for key in graph.outputs]
 
 
@@ -74,8 +76,15 @@ def _results(values: Sequence[Any], outputs: int, what: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
+def _decided(value: Any) -> np.ndarray:
+    """A value that decides what is computed."""
+    if (here := inliner()) is not None:
+        here.check_decided(value)
+    return np.asarray(data_of(value))
+
+
 def _truth(value: Any, what: str) -> bool:
-    data = np.asarray(data_of(value))
+    data = _decided(value)
     if data.size != 1:
         raise FileFormatError(f"{what}: its condition has shape {data.shape}, wanted a single truth value")
     return bool(data.reshape(()))
@@ -96,6 +105,8 @@ def _stacked(parts: Sequence[Any], axis: int, what: str) -> Any:
     if len({np.shape(data_of(p)) for p in parts}) > 1:
         raise FileFormatError(f"{what}: its results have several shapes, {parts[0].shape} and others")
     axis = axis_of(axis, parts[0].ndim + 1, what)
+    if (here := inliner()) is not None:
+        return here.made(lambda: ops.stack(parts, axis), parts)
     return ops.stack(parts, axis) if recorded(*parts) else np.stack(parts, axis)
 
 
@@ -109,7 +120,7 @@ def _none(graph: Graph, position: int) -> np.ndarray:
 def _loop(*values: Any, body: Graph, captured: Sequence[str] = (), outputs: int = 1) -> tuple[Any, ...]:
     own, outer = _parted(values, captured)
     most, condition, *carried = own if len(own) > 1 else (*own, None)
-    count = None if most is None else int(np.asarray(data_of(most)).reshape(()))
+    count = None if most is None else int(_decided(most).reshape(()))
     going = True if condition is None else _truth(condition, "Loop")
     if len(body.outputs) < 1 + len(carried):
         raise FileFormatError(f"Loop: its body gives {len(body.outputs)} values, wanted at least {1 + len(carried)}")
@@ -158,10 +169,10 @@ def _scan(
         for step in range(length):
             before(step, kept)
             parts = [
-                x[(slice(None),) * axis + (length - 1 - step if back else step,)]
+                x[(slice(None),) * axis + (length - 1 - step if back else step, ...)]
                 for x, axis, back in zip(sequences, axes, backwards, strict=True)
             ]
-            made = _call(body, [*states, *map(_whole, parts)], outer, "Scan")
+            made = _call(body, [*states, *parts], outer, "Scan")
             states = made[: len(states)]
             for table, value in zip(scanned, made[len(states) :], strict=True):
                 table.append(value)
@@ -171,11 +182,6 @@ def _scan(
         for k, (t, axis, back) in enumerate(zip(scanned, out_axes, out_backwards, strict=True))
     ]
     return _results([*states, *found], outputs, "Scan")
-
-
-def _whole(part: Any) -> Any:
-    """A value without axes as an array."""
-    return np.asarray(part) if isinstance(part, np.generic) else part
 
 
 def _listed(given: Sequence[int] | None, count: int, name: str) -> list[int]:
