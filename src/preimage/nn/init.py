@@ -39,7 +39,9 @@ Nonlinearity = Literal["linear", "conv", "sigmoid", "tanh", "relu", "leaky_relu"
 P = ParamSpec("P")
 
 _own: np.random.Generator | None = None  # made for the first draw: importing numpy.random takes longer than reading a small model
-hold_over_fork(lambda: None if _own is None else _own.bit_generator.lock)  # a draw takes it: a child forked in the middle of one could never draw
+hold_over_fork(
+    lambda: None if _own is None else _own.bit_generator.lock
+)  # a draw takes it: a child forked in the middle of one could never draw
 
 
 def manual_seed(seed: int) -> None:
