@@ -63,7 +63,7 @@ def launches(monkeypatch):
 @pytest.mark.parametrize("kind", GATES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_kernel_has_the_bits_of_each_step(kind, dtype, monkeypatch, launches):
-    cases = list(product(OPTIONS[kind], SIZES))
+    cases = list(product(OPTIONS[kind], SIZES if dtype == np.float32 else SIZES[2:3]))
     for case, (options, sizes) in enumerate(cases):
         reverse, lengths = bool(case & 1), bool(case & 2)
         arrays, given = drawn(kind, sizes, dtype, case, **options, reverse=reverse, lengths=lengths)
