@@ -408,7 +408,7 @@ def test_large_arrays_are_transposed_by_whole_cache_lines(dtype):
     x, y = integers(rng, geometry.input_shape, dtype), integers(rng, geometry.output_shape, dtype)
     w = integers(rng, geometry.weight_shape, dtype)
     wide = np.dtype(np.float64 if dtype == "float64" else np.float32).itemsize
-    sides = [moves.block_lanes(64, wide, PackingCosts(), 41, positions) for positions in (91, 2 * 87 * 91)]
+    sides = [moves.block_side(wide, PackingCosts(), 41, positions) for positions in (91, 2 * 87 * 91)]
     assert sides == [32 // wide, 64 // wide]
     with pre.config(engine="jit", threads=2):
         for call, arrays in (("conv_weight_grad", (x, y)), ("conv", (x, w)), ("conv_transpose", (y, w))):

@@ -149,7 +149,7 @@ class Kernel:
             counts = self.spread("i64", lanes, number)
             numbers = lane_numbers(tuple(range(lanes)), "i64")
             self._known[key] = self.let(f"icmp slt {type_of('i64', lanes)} {numbers}, {counts}")
-        return Bit(self, self._known[key], lanes)
+        return Bit(self, self._known[key], lanes, number)
 
     def stack(self, element: str, count: int) -> Ptr:
         """Room for `count` elements that lasts until the kernel returns; take it before any loop."""
@@ -300,6 +300,17 @@ class Kernel:
         return self.let(f"call {kind} @{name}(ptr {address}, i32 {align}, {mask.typed}, {kind} zeroinitializer)")
 
     def masked_store(self, value: str, element: str, address: str, mask: Bit, align: int) -> None:
+        """Where vectors have no mask registers such stores take dozens of cycles: there they are branched around where all lanes are written."""
+        if mask.lanes == 1 or mask.lanes * max(4, ELEMENT_BYTES[element]) > 32:
+            self._store_lanes(value, element, address, mask, align)
+            return
+        whole = mask.everywhere()
+        with self.when(whole):
+            self.write(f"store {type_of(element, mask.lanes)} {value}, ptr {address}, align {align}")
+        with self.when(mask.anywhere().but_not(whole)):
+            self._store_lanes(value, element, address, mask, align)
+
+    def _store_lanes(self, value: str, element: str, address: str, mask: Bit, align: int) -> None:
         kind, name = type_of(element, mask.lanes), f"llvm.masked.store.{_suffix(element, mask.lanes)}.p0"
         self._declared[name] = f"declare void @{name}({kind}, ptr, i32, {type_of('i1', mask.lanes)})"
         self.write(f"call void @{name}({kind} {value}, ptr {address}, i32 {align}, {mask.typed})")

@@ -121,12 +121,12 @@ class Int32(Int):
 
 
 class Bit:
-    """A truth value, or a vector of them (a mask)."""
+    """A truth value, or a vector of them (a mask). count: where it is true in so many lanes, the first ones, and no others."""
 
-    __slots__ = ("kernel", "lanes", "value")
+    __slots__ = ("count", "kernel", "lanes", "value")
 
-    def __init__(self, kernel: Kernel, value: str, lanes: int = 1) -> None:
-        self.kernel, self.value, self.lanes = kernel, value, lanes
+    def __init__(self, kernel: Kernel, value: str, lanes: int = 1, count: str | None = None) -> None:
+        self.kernel, self.value, self.lanes, self.count = kernel, value, lanes, count
 
     @property
     def typed(self) -> str:
@@ -148,8 +148,20 @@ class Bit:
         """Whether it is true in any lane."""
         if self.lanes == 1:
             return self
-        word = self.kernel.let(f"bitcast {self.typed} to i{self.lanes}")
-        return Bit(self.kernel, self.kernel.let(f"icmp ne i{self.lanes} {word}, 0"))
+        if self.count is not None:
+            return Int(self.kernel, self.count) > 0
+        return Bit(self.kernel, self.kernel.once(f"icmp ne i{self.lanes} {self._word()}, 0"))
+
+    def everywhere(self) -> Bit:
+        """Whether it is true in all lanes."""
+        if self.lanes == 1:
+            return self
+        if self.count is not None:
+            return Int(self.kernel, self.count) >= self.lanes
+        return Bit(self.kernel, self.kernel.once(f"icmp eq i{self.lanes} {self._word()}, -1"))
+
+    def _word(self) -> str:
+        return self.kernel.once(f"bitcast {self.typed} to i{self.lanes}")
 
     def __and__(self, other: Bit) -> Bit:
         return self.like(f"and {self.typed}, {other.value}")

@@ -197,6 +197,10 @@ class Ptr:
             return Ptr(self.kernel, moved, self.element, self.offset, self.space)
         return Ptr(self.kernel, self.base, self.element, self.offset + int(offset), self.space)
 
+    def hidden(self) -> Ptr:
+        """The same address, of which the code generator does not know that it is: what is read there is read anew."""
+        return Ptr(self.kernel, self.kernel.let(f'call ptr asm "", "=r,0"({self.typed})'), self.element, 0, self.space)
+
     def address(self) -> Int:
         """The address as a number."""
         return Int(self.kernel, self.kernel.once(f"ptrtoint {self.typed} to i64"))

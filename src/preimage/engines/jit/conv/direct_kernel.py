@@ -198,47 +198,47 @@ def _run(
     f: Kernel, spec: DirectSpec, x: Ptr, w: Ptr, sums: list[Num], having: list[Bit] | None, count: Int | None
 ) -> list[Num]:  # fmt: skip
     """The terms under one entry of the table of taps: an unrolled loop, and what is left over after it. count: where the code does not say."""
-    pixel = [
-        x.at(p * spec.pixel_stride) if spec.pixel_stride else x.at_bytes(DirectArguments.read(f, spec).pixel_bytes * p)
-        for p in range(spec.pixels)
-    ]
+    products = spec.pixels * spec.vectors
+    most = max(1, UNROLL_PRODUCTS // products)
+    strides = [DirectArguments.read(f, spec).pixel_bytes * p for p in range(spec.pixels)] if not spec.pixel_stride else None
+    # Where windows of neighbouring pixels overlap, each step reads anew: LLVM would hold what it has read, in registers that the sums need.
+    overlap = 0 < spec.pixel_stride < most
 
-    def step(i: Int | int, sums: list[Num]) -> list[Num]:
-        weight = [w.at((i * spec.vectors + v) * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
-        out = []
-        for p in range(spec.pixels):
-            value = pixel[p].at(i).splat(spec.lanes)
-            for v in range(spec.vectors):
-                before = sums[p * spec.vectors + v]
-                after = before.plus_product(weight[v], value)
-                out.append(after if having is None else having[v].select(after, before))
-        return out
+    def steps(x: Ptr, w: Ptr, count: int, sums: list[Num]) -> list[Num]:
+        """The terms of `count` channels, from here on."""
+        pixel = [x.at(p * spec.pixel_stride) for p in range(spec.pixels)] if strides is None else [x.at_bytes(s) for s in strides]
+        for u in range(count):
+            if overlap:
+                again = x.hidden()
+                pixel = [again.at(p * spec.pixel_stride) for p in range(spec.pixels)]
+            weight = [w.at((u * spec.vectors + v) * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
+            out = []
+            for p in range(spec.pixels):
+                value = pixel[p].at(u).splat(spec.lanes)
+                for v in range(spec.vectors):
+                    before = sums[p * spec.vectors + v]
+                    after = before.plus_product(weight[v], value)
+                    out.append(after if having is None else having[v].select(after, before))
+            sums = out
+        return sums
 
-    most = max(1, UNROLL_PRODUCTS // (spec.pixels * spec.vectors))
+    def loop(first: Int | int, end: Int | int, unroll: int, sums: list[Num]) -> list[Num]:
+        with f.loop(first, end, unroll, carry=sums) as i:
+            i.carry = steps(x.at(i.index), w.at(i.index * (spec.vectors * spec.lanes)), unroll, i.carry)
+        return i.result
+
     if count is not None:
         unroll = max(n for n in range(1, most + 1) if spec.multiple % n == 0) if spec.multiple > 1 else min(4, most)
         even = count if spec.multiple > 1 or unroll == 1 else count // unroll * unroll
-        with f.loop(0, even, unroll, carry=sums) as i:
-            for u in range(unroll):
-                i.carry = step(i.index + u, i.carry)
-        sums = i.result
-        if even is not count:
-            with f.loop(even, count, carry=sums) as i:
-                i.carry = step(i.index, i.carry)
-            sums = i.result
-        return sums
+        sums = loop(0, even, unroll, sums)
+        return sums if even is count else loop(even, count, 1, sums)
     unroll = min(spec.run, most)
     whole = spec.run // unroll * unroll
     if whole > unroll:
-        with f.loop(0, whole, unroll, carry=sums) as i:
-            for u in range(unroll):
-                i.carry = step(i.index + u, i.carry)
-        sums = i.result
+        sums = loop(0, whole, unroll, sums)
     else:
         whole = 0
-    for i_left in range(whole, spec.run):
-        sums = step(i_left, sums)
-    return sums
+    return steps(x.at(whole), w.at(whole * spec.vectors * spec.lanes), spec.run - whole, sums)
 
 
 def _store(f: Kernel, spec: DirectSpec, sums: list[Num], out_tile: Int, channel: Int, left: Int, cut: Int, end: Int) -> None:

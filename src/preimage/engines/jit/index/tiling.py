@@ -100,15 +100,16 @@ MAX_PIXELS = 28
 LONG_PIXELS = {1: 16, 2: 8, 3: 8, 4: 6, 5: 5}  # vectors -> most pixels of a tile in long rows
 
 
-def _step_cost(lanes: int, vectors: int, pixels: int, item: int) -> float:
-    """Cycles of one turn of the innermost loop (one channel): fitted to tiles of every shape measured on Zen 4.
+def _step_cost(lanes: int, vectors: int, pixels: int, item: int, costs: TilingCosts) -> float:
+    """Cycles of one turn of the innermost loop (one channel): fitted to tiles of every shape measured on Zen 4, and on Zen 3.
 
-    The bounds: multiply-adds (one 512-bit one a cycle), the latency of a chain (4), the weights' way from the L2 cache.
+    The bounds: multiply-adds (one 512-bit one a cycle, or two of 256), the latency of a chain (4), the loads of single numbers and of
+    weights, the weights' way from the L2 cache.
     """
     width = lanes * item / 64.0
     multiply = vectors * pixels * width
     if width < 1.0:
-        return max(multiply * 1.1, 4.0, 0.5 * (pixels + vectors)) + 0.3
+        return max(multiply * 1.1, 4.0, costs.load_cycles * (pixels + vectors)) + 0.3
     return max(multiply, 4.0, 2.3 * vectors) + (0.6 if pixels < 5 else 0.15)
 
 
@@ -171,7 +172,7 @@ def tile_costs(
                 if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
                     continue
                 blocks = groups * -(-channels // (lanes * vectors))
-                step = _step_cost(lanes, vectors, pixels, item)
+                step = _step_cost(lanes, vectors, pixels, item, costs)
                 held = pixels * vectors  # many stores at once are not hidden behind the next tile
                 overhead = costs.tile_overhead + costs.store_cycles * held + (costs.transpose_cycles * held if side > 1 else 0.0)
                 overhead += costs.crowded_cycles * max(0, held - costs.crowded_stores)

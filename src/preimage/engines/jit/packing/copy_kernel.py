@@ -1,14 +1,16 @@
 """Copies into the order that a kernel reads: lines, and transposed planes.
 
     copy        line by line, contiguous to contiguous; a line without a source is filled with zeros (margins)
-    swap        planes [a][b] -> [b][a] in blocks of lanes x lanes, transposed in registers; channels-first to
-                channels-last, and back with the epilogue
+    swap        planes [a][b] -> [b][a] in squares of lanes x lanes, transposed in registers; channels-first to
+                channels-last, and back with the epilogue. Squares are taken together so that cache lines are read and
+                written as a whole
 
 Every kernel widens f16 and bf16 as it loads. All sizes are arguments. Weights: see `weights_kernel`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, column, elements
@@ -28,6 +30,7 @@ __all__ = [
     "transposed",
 ]
 
+PREFETCH_BYTES = 192  # ahead in every row of a plane: its rows are more streams than the hardware follows
 NO_SOURCE = -(1 << 62)  # a line of zeros
 
 
@@ -75,7 +78,11 @@ class CopySpec:
 
 @record
 class SwapSpec:
-    """Planes of rows x columns; the epilogue takes the column as the channel."""
+    """Planes of rows x columns; the epilogue takes the column as the channel.
+
+    side: of the blocks of squares that are taken one after another, a multiple of lanes; by_columns: those of a column of squares
+    first (the plane's columns are further apart in the result than its rows are in the source).
+    """
 
     arguments: ClassVar = SwapArguments
 
@@ -83,6 +90,8 @@ class SwapSpec:
     result: str
     lanes: int
     finish: EpilogueSpec
+    side: int = 0
+    by_columns: bool = False
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -153,13 +162,36 @@ def build_swap(spec: SwapSpec) -> str:
         plane = lines[k.index]
         start, to = source.at_bytes(plane.source), plane.result
         rows, columns, channel = plane.count, plane.columns, plane.channel
-        with f.loop(0, rows, lanes) as a, f.loop(0, columns, lanes) as b:
-            corner = start.at_bytes(a.index * stride + b.index * size)
-            rows_left, columns_left = rows - a.index, columns - b.index
-            at = to + a.index * ELEMENT_BYTES[spec.result] + b.index * out_stride
-            square = _block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))
-            mask = f.lane_mask(lanes, rows_left)
-            for j, value in enumerate(square):
-                with f.when(columns_left > j):
-                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + b.index + j, mask, True)
+        for row, column in _squares(f, spec, rows, columns):
+            corner = start.at_bytes(row * stride + column * size)
+            rows_left, columns_left = rows - row, columns - column
+            at = to + row * ELEMENT_BYTES[spec.result] + column * out_stride
+            whole = (rows_left >= lanes) & (columns_left >= lanes)
+            with f.when(whole):
+                for j in range(lanes):
+                    f.prefetch(corner.at_bytes(j * stride + PREFETCH_BYTES))
+                for j, value in enumerate(_block(corner, lanes, stride, None, None)):
+                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, None, True)
+            with f.when(whole.negated()):
+                mask = f.lane_mask(lanes, rows_left)
+                for j, value in enumerate(_block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))):
+                    with f.when(columns_left > j):
+                        finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, mask, True)
     return f.ir()
+
+
+def _squares(f: Kernel, spec: SwapSpec, rows: Int, columns: Int) -> Iterator[tuple[Int, Int]]:
+    """Loops over the first row and column of every square."""
+    lanes, side = spec.lanes, spec.side
+    if side <= lanes:
+        with f.loop(0, rows, lanes) as a, f.loop(0, columns, lanes) as b:
+            yield a.index, b.index
+        return
+    with f.loop(0, rows, side) as a, f.loop(0, columns, side) as b:
+        ends = (a.index + side).minimum(rows), (b.index + side).minimum(columns)
+        if spec.by_columns:
+            with f.loop(b.index, ends[1], lanes) as column, f.loop(a.index, ends[0], lanes) as row:
+                yield row.index, column.index
+        else:
+            with f.loop(a.index, ends[0], lanes) as row, f.loop(b.index, ends[1], lanes) as column:
+                yield row.index, column.index

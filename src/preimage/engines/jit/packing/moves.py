@@ -19,7 +19,7 @@ from preimage.engines.jit.packing.weights_kernel import GatherWeightArguments, G
 from preimage.engines.jit.program import KernelCall, kernel_call
 
 __all__ = [
-    "block_lanes",
+    "block_side",
     "copy_call",
     "folded_weight_call",
     "pieces",
@@ -103,8 +103,9 @@ def slab_calls(
     swap = SwapArguments(
         input="x", output="slab", lines=planes, total=total, per_task=per_task, source_stride=channel_stride, result_stride=pixel
     )
-    side = block_lanes(lanes, out_item, costs, channels, prod(sizes))
-    calls = [kernel_call("transpose input", SwapSpec(source, result, side, EpilogueSpec()), swap, tasks)]
+    side = block_side(out_item, costs, channels, prod(sizes))
+    spec = SwapSpec(source, result, min(lanes, side), EpilogueSpec(), side if side > lanes else 0)
+    calls = [kernel_call("transpose input", spec, swap, tasks)]
     if len(zeros):
         calls.append(copy_call("zero margins", copy, zeros, "x", "slab", costs))
     return calls
@@ -139,7 +140,8 @@ def swap_back(
         input="scratch", output="out", bias="bias", residual="residual", limits="limits", lines=planes, total=total,
         per_task=per_task, source_stride=channels * item, result_stride=channel_stride,
     )  # fmt: skip
-    spec = SwapSpec(source, result, block_lanes(lanes, out_item, costs, channels, prod(sizes)), finish)
+    side = block_side(out_item, costs, channels, prod(sizes))
+    spec = SwapSpec(source, result, min(lanes, side), finish, side if side > lanes else 0, side > lanes)
     return kernel_call("transpose result", spec, values, tasks)
 
 
@@ -193,7 +195,7 @@ def weight_call(
     side = lanes if width % lanes == 0 else max(lanes // 2, 1)
     few = prod(shape) <= costs.few_weights
     if few:
-        split, side = 0, block_lanes(lanes, out_item, costs)
+        split, side = 0, min(lanes, 32 // out_item)
     branches.packing(f"weights.{'few' if few else 'split' if split else 'many'}")
     branches.packing(f"weights.{'columns_of_taps' if by_taps else 'columns' if contraction == 'conv' else 'by_input'}")
     if width % side:
@@ -249,12 +251,11 @@ def _interleave_call(shape: tuple[int, ...], folded: Folded, source: str, result
     return kernel_call("pack weights", FoldSpec(source, result, lanes, channels), values, lines), lines * taps * tap_bytes
 
 
-def block_lanes(lanes: int, item: int, costs: PackingCosts, channels: int = 0, positions: int = 0) -> int:
-    """Side of the squares that are transposed in registers. 32 bytes make a third of the code of 64; but where much is moved whole
+def block_side(item: int, costs: PackingCosts, channels: int, positions: int) -> int:
+    """Side of the squares that are transposed at a time. 32 bytes make a third of the code of 64; but where much is moved whole
     cache lines are read and written once (between two halves of a line the first is gone, above all where the rows are a power of
     two apart).
     """
     much = channels * item >= 64 and channels * positions * item >= costs.whole_line_bytes
-    if channels:
-        branches.packing("squares.whole_lines" if much else "squares.half_lines")
-    return min(lanes, (64 if much else 32) // item)
+    branches.packing("squares.whole_lines" if much else "squares.half_lines")
+    return (64 if much else 32) // item
