@@ -105,12 +105,13 @@ def _calls(
     read: str, written: str, straight: bool,
 ) -> list[KernelCall]:  # fmt: skip
     """Packing the weights, and one launch for every pattern of taps along the pixel axis."""
-    g, costs = r.geometry, r.target.costs
+    g, target = r.geometry, r.target
+    costs = target.costs
     inner = "f64" if r.element == "f64" else "f32"
     channels, at = g.out_channels, _pixel_axis(axes)
     pixel_axis, outer = axes[at], [k for k in range(len(axes)) if k != at]
     groups, terms = _by_pattern(pixel_axis), Terms.of(1, axes[1:])
-    vectors = 1 if r.little else _vectors(channels, lanes, pixel_axis)
+    vectors = 1 if r.little or target.vector_registers < 32 else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
     weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width, costs.packing)
     tap_bytes = width * ELEMENT_BYTES[inner]
@@ -180,7 +181,7 @@ def _take_blocks(last_axis: bool, patterns: int, vectors: int, ragged: bool, blo
 
 def _tile_pixels(r: ConvRequest, pattern: _Pattern, phases: list[Phase], vectors: int, pixel_bytes: int) -> int:
     """Pixels of a tile; pixel_bytes: where tiles go down the lines, of a pixel of the input, so that what they read stays in the cache."""
-    pixels = _pixels(pattern, phases, vectors)
+    pixels = _pixels(pattern, phases, vectors, r.target.vector_registers)
     if r.little:
         pixels = 1 << (pixels.bit_length() - 1)
     if pixel_bytes:
@@ -193,7 +194,8 @@ def _vectors(channels: int, lanes: int, axis: Axis) -> int:
     """Vectors of a block: more where that leaves no lane empty and a pixel's columns are used once or twice only.
 
     Measured: neighbouring vectors are read from the caches better than pixels far apart, and a tile of many pixels loads
-    less; 3 taps with stride 1 want 2 vectors, with stride 2 they want 4, 5 taps and more want 1.
+    less; 3 taps with stride 1 want 2 vectors, with stride 2 they want 4, 5 taps and more want 1. All of that with 32 registers;
+    with 16 one vector is best (Zen 3: 1.3 to 2 times).
     """
     if channels <= 2 * lanes:
         return -(-channels // lanes)
@@ -205,9 +207,11 @@ def _vectors(channels: int, lanes: int, axis: Axis) -> int:
     return 1
 
 
-def _pixels(pattern: _Pattern, phases: list[Phase], vectors: int) -> int:
+def _pixels(pattern: _Pattern, phases: list[Phase], vectors: int, registers: int) -> int:
     """Pixels of a tile: as many as registers hold with their window of columns, and as fit the phases with little overlap."""
     most = (14 if len(pattern.columns) <= 3 or phases[0].in_step > REUSE_STEP else 8) // vectors
+    if registers < 32:  # a sum and a column for each pixel, beside a tap's weights
+        most = min(most, (registers - vectors) // (2 * vectors))
     most = max(1, min([most, *(p.count for p in phases)]))
 
     def cost(pixels: int) -> float:

@@ -81,7 +81,8 @@ class SwapSpec:
     """Planes of rows x columns; the epilogue takes the column as the channel.
 
     side: of the blocks of squares that are taken one after another, a multiple of lanes; by_columns: those of a column of squares
-    first (the plane's columns are further apart in the result than its rows are in the source).
+    first (the plane's columns are further apart in the result than its rows are in the source); rows: of every plane, where a square has
+    more and the result is a buffer whose columns follow one another: stores write past a column, into what the next one writes.
     """
 
     arguments: ClassVar = SwapArguments
@@ -92,6 +93,7 @@ class SwapSpec:
     finish: EpilogueSpec
     side: int = 0
     by_columns: bool = False
+    rows: int = 0
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -153,31 +155,62 @@ def _block(start: Ptr, lanes: int, stride: Int, rows_left: Int | None, mask: Bit
 def build_swap(spec: SwapSpec) -> str:
     f = Kernel()
     args = SwapArguments.read(f, spec)
-    lanes, size = spec.lanes, ELEMENT_BYTES[spec.source]
     source, lines = args.input, args.lines
     total, per_task = args.total, args.per_task
-    stride, out_stride = args.source_stride, args.result_stride
     begin = f.task * per_task
     with f.loop(begin, (begin + per_task).minimum(total)) as k:
         plane = lines[k.index]
-        start, to = source.at_bytes(plane.source), plane.result
-        rows, columns, channel = plane.count, plane.columns, plane.channel
-        for row, column in _squares(f, spec, rows, columns):
-            corner = start.at_bytes(row * stride + column * size)
-            rows_left, columns_left = rows - row, columns - column
-            at = to + row * ELEMENT_BYTES[spec.result] + column * out_stride
-            whole = (rows_left >= lanes) & (columns_left >= lanes)
-            with f.when(whole):
-                for j in range(lanes):
-                    f.prefetch(corner.at_bytes(j * stride + PREFETCH_BYTES))
-                for j, value in enumerate(_block(corner, lanes, stride, None, None)):
-                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, None, True)
-            with f.when(whole.negated()):
-                mask = f.lane_mask(lanes, rows_left)
-                for j, value in enumerate(_block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))):
-                    with f.when(columns_left > j):
-                        finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, mask, True)
+        start, to, columns = source.at_bytes(plane.source), plane.result, plane.columns
+        if spec.rows:
+            _few_rows(f, spec, start, to, columns)
+        else:
+            _many_rows(f, spec, start, to, plane)
     return f.ir()
+
+
+def _few_rows(f: Kernel, spec: SwapSpec, start: Ptr, to: Int, columns: Int) -> None:
+    """A plane with fewer rows than a square has: whole vectors are stored, but at the end."""
+    args, lanes = SwapArguments.read(f, spec), spec.lanes
+    with f.loop(0, columns, lanes) as b:
+        corner, left = start.at_bytes(b.index * ELEMENT_BYTES[spec.source]), columns - b.index
+
+        def square(mask: Bit | None) -> list[Num]:
+            rows = [corner.at_bytes(j * args.source_stride).load(lanes, mask) for j in range(spec.rows)]
+            return transposed(rows + rows[-1:] * (lanes - spec.rows))
+
+        goes_on = left >= lanes + -(-(lanes - spec.rows) // spec.rows)  # what is written too much lies in this plane's columns
+        with f.when(goes_on):
+            for j in range(spec.rows):
+                f.prefetch(corner.at_bytes(j * args.source_stride + PREFETCH_BYTES))
+            for j, value in enumerate(square(None)):
+                args.output.at_bytes(to + (b.index + j) * args.result_stride).store(value)
+        with f.when(goes_on.negated()):
+            written = f.lane_mask(lanes, spec.rows)
+            for j, value in enumerate(square(f.lane_mask(lanes, left))):
+                with f.when(left > j):
+                    args.output.at_bytes(to + (b.index + j) * args.result_stride).store(value, written)
+
+
+def _many_rows(f: Kernel, spec: SwapSpec, start: Ptr, to: Int, plane: Line) -> None:
+    """A plane by squares; those at its ends are masked."""
+    args, lanes = SwapArguments.read(f, spec), spec.lanes
+    stride, out_stride = args.source_stride, args.result_stride
+    rows, columns, channel = plane.count, plane.columns, plane.channel
+    for row, column in _squares(f, spec, rows, columns):
+        corner = start.at_bytes(row * stride + column * ELEMENT_BYTES[spec.source])
+        rows_left, columns_left = rows - row, columns - column
+        at = to + row * ELEMENT_BYTES[spec.result] + column * out_stride
+        whole = (rows_left >= lanes) & (columns_left >= lanes)
+        with f.when(whole):
+            for j in range(lanes):
+                f.prefetch(corner.at_bytes(j * stride + PREFETCH_BYTES))
+            for j, value in enumerate(_block(corner, lanes, stride, None, None)):
+                finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, None, True)
+        with f.when(whole.negated()):
+            mask = f.lane_mask(lanes, rows_left)
+            for j, value in enumerate(_block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))):
+                with f.when(columns_left > j):
+                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, mask, True)
 
 
 def _squares(f: Kernel, spec: SwapSpec, rows: Int, columns: Int) -> Iterator[tuple[Int, Int]]:
