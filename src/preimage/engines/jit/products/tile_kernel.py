@@ -337,16 +337,18 @@ def _panel_body(
 ) -> list[Num]:
     del last
     step = spec.width if spec.local else spec.b_step
+    lines, first = b.at(k * step), _elements(f, spec, a, rows, k) if spec.by_rows or spec.a_step else []
     for j in range(count):
         if step:
-            line = b.at((k + j) * step)
+            line = lines.at(j * step)
             if spec.ahead and spec.b_step:
                 for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
                     f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
             right = _line(f, spec, b, k + j)
-        left = [place.splat(spec.lanes) for place in _elements(f, spec, a, rows, k + j)]
+        places = [e.at(j * (spec.a_step or 1)) for e in first] or _elements(f, spec, a, rows, k + j)
+        left = [place.splat(spec.lanes) for place in places]
         sums = _products(spec, left, right, sums)
     return sums
 
