@@ -300,7 +300,9 @@ class Kernel:
         return self.let(f"call {kind} @{name}(ptr {address}, i32 {align}, {mask.typed}, {kind} zeroinitializer)")
 
     def masked_store(self, value: str, element: str, address: str, mask: Bit, align: int) -> None:
-        """Where vectors have no mask registers such stores take dozens of cycles: there they are branched around where all lanes are written."""
+        """Where vectors have no mask registers such stores take dozens of cycles: there all lanes are stored at once, and the first few in
+        pieces of 4, 2 and 1.
+        """
         if mask.lanes == 1 or mask.lanes * max(4, ELEMENT_BYTES[element]) > 32:
             self._store_lanes(value, element, address, mask, align)
             return
@@ -308,7 +310,28 @@ class Kernel:
         with self.when(whole):
             self.write(f"store {type_of(element, mask.lanes)} {value}, ptr {address}, align {align}")
         with self.when(mask.anywhere().but_not(whole)):
-            self._store_lanes(value, element, address, mask, align)
+            if mask.count is None:
+                self._store_lanes(value, element, address, mask, align)
+            else:
+                self._store_first(value, element, Ptr(self, address, element), mask.lanes, Int(self, mask.count))
+
+    def _store_first(self, value: str, element: str, where: Ptr, lanes: int, count: Int) -> None:
+        """Store the first lanes, fewer than all: by the binary digits of their number."""
+        while lanes > 1:
+            half = lanes // 2
+            kind, vector = type_of(element, half), type_of(element, lanes)
+            has = (count & half).equals(half)
+            parts = []
+            for first in (0, half):
+                if half == 1:
+                    parts.append(self.let(f"extractelement {vector} {value}, i32 {first}"))
+                else:
+                    picked = lane_numbers(tuple(range(first, first + half)))
+                    parts.append(self.let(f"shufflevector {vector} {value}, {vector} {value}, <{half} x i32> {picked}"))
+            with self.when(has):
+                self.write(f"store {kind} {parts[0]}, ptr {where.value}, align {ELEMENT_BYTES[element]}")
+            value = self.let(f"select i1 {has.value}, {kind} {parts[1]}, {kind} {parts[0]}")
+            where, lanes = where.at(has.pick(self.i64(half), self.i64(0))), half
 
     def _store_lanes(self, value: str, element: str, address: str, mask: Bit, align: int) -> None:
         kind, name = type_of(element, mask.lanes), f"llvm.masked.store.{_suffix(element, mask.lanes)}.p0"

@@ -36,7 +36,9 @@ from preimage.records import record
 
 __all__ = ["DirectArguments", "DirectSpec", "build", "transposed_side"]
 
-UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop
+UNROLL_PRODUCTS = 64  # about this many multiply-adds stand in the body of the innermost loop, or
+UNROLL_FEW = 96  # this many, where a tile has no more than FEW_PRODUCTS
+FEW_PRODUCTS = 16
 
 
 class DirectArguments(EpilogueArguments):
@@ -199,7 +201,7 @@ def _run(
 ) -> list[Num]:  # fmt: skip
     """The terms under one entry of the table of taps: an unrolled loop, and what is left over after it. count: where the code does not say."""
     products = spec.pixels * spec.vectors
-    most = max(1, UNROLL_PRODUCTS // products)
+    most = max(1, (UNROLL_PRODUCTS if products > FEW_PRODUCTS else UNROLL_FEW) // products)
     strides = [DirectArguments.read(f, spec).pixel_bytes * p for p in range(spec.pixels)] if not spec.pixel_stride else None
     # Where windows of neighbouring pixels overlap, each step reads anew: LLVM would hold what it has read, in registers that the sums need.
     overlap = 0 < spec.pixel_stride < most
@@ -232,7 +234,7 @@ def _run(
         even = count if spec.multiple > 1 or unroll == 1 else count // unroll * unroll
         sums = loop(0, even, unroll, sums)
         return sums if even is count else loop(even, count, 1, sums)
-    unroll = min(spec.run, most)
+    unroll = next((n for n in range(most, most // 2, -1) if spec.run % n == 0), min(spec.run, most))
     whole = spec.run // unroll * unroll
     if whole > unroll:
         sums = loop(0, whole, unroll, sums)
