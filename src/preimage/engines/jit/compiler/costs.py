@@ -5,9 +5,9 @@ have its own:
 
     other = replace(target, costs=replace(AVX512, direct=replace(AVX512.direct, copy_cycles=2.0)))
 
-All were measured on one core of Zen 4 and Zen 5 with AVX-512 (48 KiB of L1 cache, 1 MiB of L2), float32, unless a line says otherwise.
-The other families have the same numbers until somebody measures theirs: there they are a guess. What shapes a kernel's code (how far it
-unrolls, how far ahead it prefetches) stands beside that code.
+All were measured on one core of Zen 4 and Zen 5 with AVX-512 (48 KiB of L1 cache, 1 MiB of L2), float32, unless a line says otherwise;
+those of AVX2 that differ on a core of Zen 3 (32 KiB, 512 KiB). NEON has AVX-512's numbers until somebody measures its own: there they
+are a guess. What shapes a kernel's code (how far it unrolls, how far ahead it prefetches) stands beside that code.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class WeightGradCosts:
     running sums are stored between bands.
     """
 
+    broadcast: float = 0.5  # loading a number into all lanes, counted in loads of a vector
     band_bytes: int = 384 << 10  # of both operands: what the second-level cache keeps
     band_pixels: int = 256  # and no fewer pixels than this, so that beginning a band costs little
     block_band_bytes: int = 512 << 10  # of one tile's vectors in a band
@@ -192,5 +193,10 @@ class CostModel:
 
 
 AVX512 = CostModel("avx512")
-AVX2 = replace(AVX512, name="avx2", tiling=TilingCosts(load_cycles=0.63))
+AVX2 = replace(
+    AVX512,
+    name="avx2",
+    tiling=TilingCosts(load_cycles=0.63),
+    weight_grad=WeightGradCosts(broadcast=1.25, block_far_bytes=256, block_image_bytes=32 << 10, block_products=64),
+)
 NEON = replace(AVX512, name="neon")

@@ -121,7 +121,7 @@ def _tile(
             reading = Reading(kind, rows, columns, tile_rows, shape, valid, run, together)
             sums = tile_rows * width
             latency = max(1.0, 10 / sums)  # too few sums do not hide the latency of a multiply-add
-            loads = (width + 0.5 * tile_rows) / sums  # a vector load costs a slot, a broadcast half of one
+            loads = (width + target.costs.weight_grad.broadcast * tile_rows) / sums
             cost = reading.waste * latency * max(1.0, loads) * (1 + 0.12 * loads)
             if best is None or cost < best[0] - 1e-9:
                 best = cost, reading
