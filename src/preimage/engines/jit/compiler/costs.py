@@ -42,7 +42,8 @@ class TilingCosts:
     crowded_stores: int = 18  # with more vectors than this the stores are not hidden behind the next tile ...
     crowded_cycles: float = 20.0  # ... and each further one costs this
     transpose_cycles: float = 6.0  # for each vector of a tile that is transposed in registers before it is stored
-    load_cycles: float = 0.5  # for each number of the input that is spread over a vector, and each vector of weights
+    load_cycles: float = 0.5  # for each number of the input that is spread over a vector, and each vector of weights ...
+    weight_cycles: float = 0.0  # ... which come from the L2 cache no faster than this; both of vectors of up to 32 bytes
     worth_fitting: float = (
         0.96  # a tile of one pixel less must save this much of the tiles, or new sizes want new kernels for nothing
     )
@@ -196,7 +197,7 @@ AVX512 = CostModel("avx512")
 AVX2 = replace(
     AVX512,
     name="avx2",
-    tiling=TilingCosts(load_cycles=0.63),
+    tiling=TilingCosts(load_cycles=0.63, weight_cycles=1.6),
     weight_grad=WeightGradCosts(broadcast=1.25, block_far_bytes=256, block_image_bytes=32 << 10, block_products=64),
 )
 NEON = replace(AVX512, name="neon")

@@ -109,7 +109,7 @@ def _step_cost(lanes: int, vectors: int, pixels: int, item: int, costs: TilingCo
     width = lanes * item / 64.0
     multiply = vectors * pixels * width
     if width < 1.0:
-        return max(multiply * 1.1, 4.0, costs.load_cycles * (pixels + vectors)) + 0.3
+        return max(multiply * 1.1, 4.0, costs.load_cycles * (pixels + vectors), costs.weight_cycles * vectors) + 0.3
     return max(multiply, 4.0, 2.3 * vectors) + (0.6 if pixels < 5 else 0.15)
 
 

@@ -196,21 +196,21 @@ def _many_rows(f: Kernel, spec: SwapSpec, start: Ptr, to: Int, plane: Line) -> N
     args, lanes = SwapArguments.read(f, spec), spec.lanes
     stride, out_stride = args.source_stride, args.result_stride
     rows, columns, channel = plane.count, plane.columns, plane.channel
-    for row, column in _squares(f, spec, rows, columns):
-        corner = start.at_bytes(row * stride + column * ELEMENT_BYTES[spec.source])
-        rows_left, columns_left = rows - row, columns - column
-        at = to + row * ELEMENT_BYTES[spec.result] + column * out_stride
+    for row, place in _squares(f, spec, rows, columns):
+        corner = start.at_bytes(row * stride + place * ELEMENT_BYTES[spec.source])
+        rows_left, columns_left = rows - row, columns - place
+        at = to + row * ELEMENT_BYTES[spec.result] + place * out_stride
         whole = (rows_left >= lanes) & (columns_left >= lanes)
         with f.when(whole):
             for j in range(lanes):
                 f.prefetch(corner.at_bytes(j * stride + PREFETCH_BYTES))
             for j, value in enumerate(_block(corner, lanes, stride, None, None)):
-                finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, None, True)
+                finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + place + j, None, True)
         with f.when(whole.negated()):
             mask = f.lane_mask(lanes, rows_left)
             for j, value in enumerate(_block(corner, lanes, stride, rows_left, f.lane_mask(lanes, columns_left))):
                 with f.when(columns_left > j):
-                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + column + j, mask, True)
+                    finish(f, spec.finish, value, spec.result, at + j * out_stride, channel + place + j, mask, True)
 
 
 def _squares(f: Kernel, spec: SwapSpec, rows: Int, columns: Int) -> Iterator[tuple[Int, Int]]:

@@ -104,9 +104,9 @@ def slab_calls(
         input="x", output="slab", lines=planes, total=total, per_task=per_task, source_stride=channel_stride, result_stride=pixel
     )
     side = block_side(out_item, costs, channels, prod(sizes))
-    spec = SwapSpec(
-        source, result, min(lanes, side), EpilogueSpec(), side if side > lanes else 0, rows=channels if channels < min(lanes, side) else 0
-    )
+    squares = min(lanes, side)
+    rows = channels if channels < squares else 0
+    spec = SwapSpec(source, result, squares, EpilogueSpec(), side if side > lanes else 0, rows=rows)
     calls = [kernel_call("transpose input", spec, swap, tasks)]
     if len(zeros):
         calls.append(copy_call("zero margins", copy, zeros, "x", "slab", costs))
