@@ -110,7 +110,7 @@ def test_arrays_that_lie_anyhow(monkeypatch):
 
 
 def test_weights_that_change_are_read_anew_and_those_that_nobody_can_change_packed_once(monkeypatch):
-    from preimage.engines.jit.recurrent import weights
+    from preimage.engines.jit.products.recurrent import weights
 
     packed, pack = [], weights._packed
     monkeypatch.setattr(weights, "_packed", lambda *a: packed.append(1) or pack(*a))

@@ -31,8 +31,8 @@ from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.products import JitProducts
+from preimage.engines.jit.products.recurrent import run_directions
 from preimage.engines.jit.program import ALIGN, Program
-from preimage.engines.jit.recurrent import run_directions
 from preimage.engines.jit.request import (
     ELEMENTS,
     SMALL_MACS,
@@ -47,7 +47,7 @@ from preimage.engines.jit.request import (
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.replay import ReplaySteps
-from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions
+from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions, unreachable_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import apart
@@ -335,9 +335,7 @@ class JitEngine:
 
     def unreachable_decisions(self) -> dict[str, str]:
         """Declared decisions that no call can take on this machine, and why: what a report of coverage need not ask for."""
-        if kernels.current_target().vector_bytes == 64:
-            return {}
-        return {"jit.direct.tile.half_vectors": "half vectors are tried only where the CPU's vectors have 64 bytes"}
+        return unreachable_decisions(kernels.current_target())
 
     def request(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Request:
         """What a call on dense arrays of a layout asks for, of so many images as one plan is made for."""

@@ -21,6 +21,7 @@ from preimage.engines import decisions
 from preimage.engines.base import CONTRACTIONS, Array, DType
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
+from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
 from preimage.engines.jit.conv.few_outputs import few_plan, lower_few
@@ -56,7 +57,16 @@ from preimage.settings import thread_count
 if TYPE_CHECKING:
     from preimage.engines.jit.engine import JitEngine
 
-__all__ = ["LARGE_KERNEL", "STRATEGIES", "Candidate", "Strategy", "considered", "lower", "planned_decisions"]
+__all__ = [
+    "LARGE_KERNEL",
+    "STRATEGIES",
+    "Candidate",
+    "Strategy",
+    "considered",
+    "lower",
+    "planned_decisions",
+    "unreachable_decisions",
+]
 
 T = TypeVar("T")
 LARGE_KERNEL = 1 << 10  # taps; with fewer, lists of taps never pass the limit
@@ -283,3 +293,13 @@ def _visit_weight_grad(engine: JitEngine, geometry: ConvGeometry, dtype: DType, 
         return
     for _, part in _some(parts(request, images)):
         found.update(engine.lower(part).decisions)
+
+
+def unreachable_decisions(target: Target) -> dict[str, str]:
+    """Declared decisions that no call takes on such a machine, and why."""
+    found = {}
+    if target.vector_bytes != 64:
+        found["jit.direct.tile.half_vectors"] = "half vectors are tried only where the CPU's vectors have 64 bytes"
+    if target.vector_registers < 32:
+        found["jit.depthwise.channels_last.vectors.several"] = "tiles of several vectors need 32 registers"
+    return found

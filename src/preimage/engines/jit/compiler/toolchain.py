@@ -357,12 +357,7 @@ def _linker() -> Any:
     """One LLJIT for the process. It is never disposed of: workers and daemon threads may run its code until the end."""
     binding = _binding()
     machine = binding.Target.from_triple(host().triple).create_target_machine(
-        cpu=host().cpu,
-        features=host().features,
-        opt=CODEGEN_LEVEL,
-        reloc="pic",
-        codemodel="small",
-        jit=True,
+        cpu=host().cpu, features=host().features, opt=CODEGEN_LEVEL, reloc="pic", codemodel="small", jit=True
     )
     linker = binding.create_lljit_compiler(machine, use_jit_link=True)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(linker))

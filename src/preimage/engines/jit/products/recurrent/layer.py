@@ -15,8 +15,8 @@ from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.elementwise.kept import kept_kernel
-from preimage.engines.jit.recurrent.cell_kernel import ARRAYS, GATES, CellArguments, CellSpec
-from preimage.engines.jit.recurrent.weights import packed_weight
+from preimage.engines.jit.products.recurrent.cell_kernel import ARRAYS, GATES, CellArguments, CellSpec
+from preimage.engines.jit.products.recurrent.weights import packed_weight
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
 from preimage.engines.jit.runtime.together import Launched, launch_together
 from preimage.engines.jit.runtime.together_kernel import TogetherSpec
