@@ -362,6 +362,21 @@ def test_code_made_side_by_side_is_the_code_made_alone():
     assert toolchain.object_codes(works, 4) == [kernels.object_code(text) for text in texts]
 
 
+def test_llvm_is_there_before_helpers_begin(monkeypatch):
+    """One that had to import it would wait for the lock of the thread that waits for the helper."""
+    begun = []
+
+    class Probe(toolchain.Helpers):
+        def __init__(self, run, count):
+            begun.append(toolchain._binding.cache_info().currsize)
+            super().__init__(run, count)
+
+    monkeypatch.setattr(toolchain, "Helpers", Probe)
+    toolchain._binding.cache_clear()
+    toolchain.object_codes([toolchain.Work(text, kernels.current_target()) for text in (adds(1), adds(2))], 2)
+    assert begun == [1]
+
+
 @pytest.mark.parametrize(("level", "ir", "listing"), [(3, False, False), (4, True, False), (5, True, True)])
 def test_kernels_are_printed_from_level_4_on(level, ir, listing):
     """PREIMAGE_DEBUG: 4 prints the IR of each kernel that a plan first asks for, 5 its assembly too; once, whatever the disk has."""

@@ -323,6 +323,7 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
             failed.append(error)
 
     wanted = _compiling_bytes(works)
+    _binding()  # a helper that had to import it would wait for LOCK, whose owner waits for the helper
     with LOCK:
         _check_room(wanted)
         helpers = Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
