@@ -13,6 +13,7 @@ DATA = {
     "audit": {".json"},
     "bench/data": {".json"},
     "engines/jit": {".md"},
+    "io/onnx": {".txt"},  # what ONNX says of its operators
     "report": {".css", ".js"},
     "report/explain/assets": {".css", ".html", ".js"},
     "report/learned": {".css", ".js"},

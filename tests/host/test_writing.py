@@ -121,7 +121,7 @@ def test_every_module_that_writes_is_behind_a_writer() -> None:
         "bench/models/listing.py", "bench/models/results.py", "bench/models/check_one.py", "cli/check.py", "report/model_tables.py",  # by write_file
         "bench/models/contest.py", "bench/models/check.py", "bench/models/subjects.py",  # jobs and copies in a temporary folder
         "cli/output.py", "cli/learn.py", "report/learned/files.py",  # the row "learn folder"
-        "data/idx.py", "io/hdf5.py", "learning/checkpoints.py",
+        "data/idx.py", "io/hdf5.py", "io/torch/writing.py", "learning/checkpoints.py",
         "host/writing.py", "host/folders.py",  # what all of these call
         "audit/runner.py", "cli/failures.py",  # a pipe, the null device
         "cli/train.py", "report/training/__init__.py",  # by write_file, the folder of a run, which test_cli_train.py looks at

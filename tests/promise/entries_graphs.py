@@ -95,6 +95,9 @@ REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "
 
 ONNX = [
     *[node(op, X) for op in UNARY],
+    node("DFT", (BATCH, 19, 2), stored=(None, np.int64(1)), images=False),
+    node("DFT", (BATCH, 30, 1), stored=(np.int64(24), np.int64(1)), onesided=1, images=False),
+    node("STFT", (BATCH, 40, 1), stored=(np.int64(7), np.hanning(16).astype(np.float32)), opset=17, images=False),
     node("Gelu", X),
     *[node(op, X, kind="unit") for op in ("Acos", "Asin", "Atanh")],
     *[node(op, X, kind="positive") for op in ("Log", "Sqrt")],
@@ -267,6 +270,7 @@ NO_ARITHMETIC = {
         "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft::MatMulIntegerToFloat", "com.microsoft::QLinearAdd",
         "com.microsoft::QLinearConcat", "com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearLeakyRelu", "com.microsoft::QLinearMul",
         "com.microsoft::QLinearSigmoid",
+        "MelWeightMatrix",
         "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
         "SplitToSequence",
         "Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",

@@ -233,6 +233,9 @@ def test_learned_stencils_and_paintings(rng: np.random.Generator):
     assert "4 of 5 x 5" in words
     assert "3 of 3" in words
     assert len(repr(coded)) < 200
+    model = learning.ConvDictionary(3, 5, max_iter=2)
+    assert "not fitted" in read(model)
+    assert "stencils" in read(model.fit(picture[None]))
     painting = learning.paint_by_numbers(coded, 0, HOSTILE, picture, slow)
     assert f"{painting.psnr:.2f} dB" in read(painting)
     assert len(repr(painting.frames[0])) < 100

@@ -10,7 +10,7 @@ import numpy as np
 from preimage.autograd import Primitive, primitive
 from preimage.errors import DTypeError, ShapeError
 from preimage.linop.operator import Operator
-from preimage.typing import Value
+from preimage.typing import Array, Value
 
 __all__ = ["Foreign", "aslinearoperator"]
 
@@ -21,11 +21,12 @@ class Foreign(Operator):
     It works on arrays of `dims` and `dimsd` where it has these (PyLops), else on flat ones; Tensors are recorded. Real ones alone.
     """
 
-    def __init__(self, A: Any) -> None:
-        self.A = A
-        shape, dtype = getattr(A, "shape", None), np.dtype(getattr(A, "dtype", None) or np.float64)
-        if not isinstance(shape, tuple) or len(shape) != 2 or isinstance(A, str):
+    def __init__(self, A: object) -> None:
+        self.A: Any = A
+        shape = getattr(A, "shape", None)
+        if not isinstance(shape, tuple) or len(shape) != 2 or isinstance(A, str | type):
             raise DTypeError(f"wanted a matrix, or an operator with shape and matvec, got {type(A).__name__}")
+        dtype = np.dtype(getattr(A, "dtype", None) or np.float64)
         if dtype.kind not in "fiu":
             raise DTypeError(f"operators here are real, got one of dtype {dtype}")
         self.dtype = dtype if dtype in (np.float32, np.float64) else np.dtype(np.float64)
@@ -36,7 +37,7 @@ class Foreign(Operator):
         given = tuple(int(n) for n in sizes) if isinstance(sizes, tuple | list) else (count,)
         return given if prod(given) == count else (count,)
 
-    def apply(self, v: Any, *, adjoint: bool) -> Any:
+    def apply(self, v: Array, *, adjoint: bool) -> Array:
         """A v, or its adjoint, of a flat array in the operator's dtype. Raises: ShapeError where A gives another shape than it says."""
         function = getattr(self.A, "rmatvec" if adjoint else "matvec", None)
         found = function(v) if callable(function) else (self.A.T if adjoint else self.A) @ v
@@ -69,7 +70,7 @@ _foreign: Primitive = primitive(
 )
 
 
-def aslinearoperator(A: Any) -> Operator:
+def aslinearoperator(A: object) -> Operator:
     """A as an operator of this library: matrices (dense, sparse), operators of scipy.sparse.linalg and PyLops; our own as they are.
 
     The other way nothing is needed: `scipy.sparse.linalg.aslinearoperator` and PyLops take our operators.

@@ -31,9 +31,11 @@ class _Stack(Operator):
     """Several operators, in one dtype."""
 
     def __init__(self, operators: Sequence[Operator]) -> None:
-        self.operators = one_dtype(*operators)
-        if not self.operators:
+        if not isinstance(operators, Sequence) or isinstance(operators, str):
+            raise OptionError(f"{type(self).__name__}: wanted a sequence of operators, got {type(operators).__name__}")
+        if not operators:
             raise OptionError(f"{type(self).__name__}: wanted a sequence of operators, got none")
+        self.operators = one_dtype(*operators)
         self.dtype = self.operators[0].dtype
         self._open_dtype = all(A._open_dtype for A in self.operators)
 

@@ -7,6 +7,7 @@ preimage.ops.contraction.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _step_by_step(
         # several sums into one element: in float32, and rounded once
         a, w, b, residual = (in_wide(v.array if isinstance(v, PreparedWeight) else v) for v in operands)
     op = conv_transpose_op if contraction == "conv_transpose" else conv_op
-    options = options | _order(options["layout"], a, w, b)
+    options = options | _order(options["layout"], geometry, a, w, b)
     if margin is None:
         result = op(a, w, b, geometry=geometry, **options)
     else:
@@ -156,10 +157,17 @@ def _step_by_step(
     return astype(_activate(result, residual, epilogue), dtype)
 
 
-def _order(layout: str, *values: Value | PreparedWeight | None) -> dict[str, Any]:
-    """What a contraction that records says of its result's memory: the channels lie innermost, in which order training is fastest."""
-    return {"inner": True} if layout == "channels_first" and is_grad_enabled() and records(*values) else {}
+def _order(layout: str, geometry: ConvGeometry, *values: Value | PreparedWeight | None) -> dict[str, Any]:
+    """What a contraction that records says of its result's memory: the channels lie innermost, in which order training is fastest.
 
+    Not of small ones: a copy of the input is not worth its while there.
+    """
+    small = geometry.batch * geometry.in_channels * prod(geometry.input_size) < LEAST_REORDERED
+    return {} if small or layout != "channels_first" or not (is_grad_enabled() and records(*values)) else {"inner": True}
+
+
+#: Elements of an input from which on it is brought into the order that training likes.
+LEAST_REORDERED = 1 << 14
 
 #: Geometries of calls that came with plain arrays and integers: a warm call finds its own here and checks nothing twice.
 _known: dict[tuple[Any, ...] | None, ConvGeometry] = {}
@@ -258,8 +266,9 @@ def conv(
         check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
-        _remember(key, geometry)
-        return conv_op(x, w, b, geometry=geometry, layout=layout, **how, **_order(layout, x, w, b))
+        if key is not None:
+            _remember(key, geometry)
+        return conv_op(x, w, b, geometry=geometry, layout=layout, **how, **_order(layout, geometry, x, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
         "conv", x, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how
@@ -325,8 +334,9 @@ def conv_transpose(
         check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
-        _remember(key, geometry)
-        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how, **_order(layout, y, w, b))
+        if key is not None:
+            _remember(key, geometry)
+        return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how, **_order(layout, geometry, y, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
         "conv_transpose", y, w, b, geometry, layout, padding_mode, residual, activation, slope, clip_range, how

@@ -37,6 +37,7 @@ ROWS = {
     "preimage.audit.findings.Report": "results:audit",
     "preimage.learning.dictionary.Coded": "results:coded",
     "preimage.learning.painting.Painting": "results:painting",
+    "preimage.learning.estimator.ConvDictionary": "results:conv_dictionary",
 }
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from preimage.audit.findings import Finding, Report
 from preimage.host import html as escape
-from preimage.learning import Coded, Painting, order_of_use, shares
+from preimage.learning import Coded, ConvDictionary, Painting, order_of_use, shares
 from preimage.report.audit import bits_cell, checks_cell, notes_of, title_of, verdict_of, worst_units
 from preimage.report.chart import line_chart
 from preimage.report.images import difference, rgb, stencil_tiles
 from preimage.report.notebook.parts import block, card, facts, more, picture, pictures, table
 
-__all__ = ["audit", "coded", "painting"]
+__all__ = ["audit", "coded", "conv_dictionary", "painting"]
 
 #: Pictures of a run that are shown, and findings that are written out.
 SHOWN, FINDINGS = 4, 20
@@ -87,3 +87,15 @@ def painting(p: Painting) -> str:
         picture(difference(p.original, p.rebuilt), "original minus rebuilt, 8 times as strong", width=WIDTH),
     ]
     return card(p.name, pictures(shown), note=f"{p.nonzeros_per_pixel:.3f} activations per pixel")
+
+
+def conv_dictionary(model: ConvDictionary) -> str:
+    """The parameters, and the stencils once there are some."""
+    rows: list[tuple[str, object]] = list(model.get_params().items())
+    components = getattr(model, "components_", None)
+    shown = ""
+    if components is not None:
+        columns = max(1, round(len(components) ** 0.5))
+        sheet = stencil_tiles(components, max(1, min(16, 240 // (components.shape[-1] * columns))))
+        shown = picture(sheet, "stencils", width=min(sheet.shape[1], 420), sharp=True)
+    return card("ConvDictionary", facts(rows), shown, note="fitted" if shown else "not fitted")
