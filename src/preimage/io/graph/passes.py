@@ -4,6 +4,7 @@
     simplify          what is known, idle, computed twice or for nobody; reshapes with known targets
     cancel_transposes transpositions that undo one another
     fold_constants    what depends on stored arrays alone is computed once
+    say_stored        contractions and the like whose weights were computed are our words now
     rewrite_patterns  what exporters spell out becomes the word that it means
     lift_steps        bias and activation behind a reshape that only drops axes of size 1 go before it, to their contraction
     affine            batch normalisations, scales and offsets per channel go into the weights of contractions
@@ -57,6 +58,7 @@ from preimage.io.graph.simplify import (
     take_branches,
 )
 from preimage.io.graph.spelling import spell_out
+from preimage.io.graph.stored_words import say_stored
 from preimage.io.graph.transposes import cancel_transposes
 from preimage.settings import check_accuracy
 from preimage.typing import Accuracy
@@ -309,6 +311,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     take_branches,
     fold_known,
     fold_constants,
+    say_stored,
     drop_idle,
     merge_twins,
     cancel_transposes,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.io.graph import OPS, Graph, Node
+from preimage.io.graph.stored_words import STORED_WORDS
 from preimage.io.graph.types import FLOATS, graph_types
 from preimage.io.onnx.operators.contractions import pairs_of
 
@@ -170,3 +171,4 @@ _REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
     "Elu": _elu,
     "Gelu": _gelu,
 }
+STORED_WORDS.update({f"onnx.{word}": _REWRITE[word] for word in ("Conv", "ConvTranspose", "BatchNormalization", "Clip")})

@@ -1,0 +1,71 @@
+"""Convolutions whose weights other nodes compute from stored arrays are our words once those are computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from preimage.io import onnx as onnx_io
+from preimage.io.graph import optimise
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+def graph_of(nodes, stored, shape, more=()):
+    from onnx import TensorProto, helper, numpy_helper
+
+    given = [("x", shape), *more]
+    feeds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(sizes)) for name, sizes in given]
+    made = [helper.make_node(op, inputs, outputs, **attributes) for op, inputs, outputs, attributes in nodes]
+    body = helper.make_graph(
+        made, "g", feeds, [helper.make_empty_tensor_value_info("y")], [numpy_helper.from_array(v, k) for k, v in stored.items()]
+    )
+    proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", 21)], ir_version=9)
+    return onnx_io.load(proto.SerializeToString())
+
+
+def both(graph, **feeds):
+    net = optimise(graph)
+    return net, np.asarray(graph.run(feeds)["y"]), np.asarray(net.run(feeds)["y"])
+
+
+def test_a_weight_of_integers_with_a_scale(rng):
+    stored = {
+        "q": rng.integers(-100, 100, (5, 3, 3, 2), np.int8), "scale": rng.uniform(0.01, 0.1, 5).astype(np.float32),
+        "zero": rng.integers(-5, 5, 5, np.int8), "b": rng.standard_normal(5).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        ("DequantizeLinear", ["q", "scale", "zero"], ["w"], {"axis": 0}),
+        ("Conv", ["x", "w", "b"], ["y"], {"strides": [2, 1], "pads": [1, 0, 2, 1]}),
+    ]
+    graph = graph_of(nodes, stored, (2, 3, 9, 7))
+    assert [n.op for n in graph.nodes] == ["onnx.DequantizeLinear", "onnx.Conv"]
+    net, wanted, found = both(graph, x=rng.standard_normal((2, 3, 9, 7)).astype(np.float32))
+    assert "conv" in {n.op for n in net.nodes}
+    assert net.changes["nodes whose weights became known"] == 1
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_weight_that_lies_transposed(rng):
+    stored = {"t": rng.standard_normal((4, 4, 6, 3)).astype(np.float32)}
+    nodes = [
+        ("Transpose", ["t"], ["w"], {"perm": [3, 2, 0, 1]}),
+        ("ConvTranspose", ["x", "w"], ["y"], {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}),
+    ]
+    net, wanted, found = both(graph_of(nodes, stored, (1, 3, 5, 4)), x=rng.standard_normal((1, 3, 5, 4)).astype(np.float32))
+    assert "conv_transpose" in {n.op for n in net.nodes}
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_weight_that_the_input_decides_stays_what_it_was(rng):
+    stored = {"v": rng.standard_normal((4, 3, 3, 3)).astype(np.float32)}
+    nodes = [("Mul", ["v", "s"], ["w"], {}), ("Conv", ["x", "w"], ["y"], {})]
+    graph = graph_of(nodes, stored, (1, 3, 6, 5), [("s", (1,))])
+    net, wanted, found = both(graph, x=rng.standard_normal((1, 3, 6, 5)).astype(np.float32), s=np.full(1, 0.5, np.float32))
+    assert "onnx.Conv" in {n.op for n in net.nodes}
+    np.testing.assert_array_equal(found, wanted)
