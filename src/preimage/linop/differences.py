@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -45,8 +47,12 @@ class _Differences(Operator):
         if not all(h > 0 for h in self.spacing):
             raise OptionError(f"{name}: spacing must be positive, got {spacing!r}")
         self.mode: Border = mode
+        self.output_shape = self._result_shape()
         self._open_dtype = dtype is None
         self.dtype = float_dtype(np.float64 if dtype is None else dtype)
+
+    def _result_shape(self) -> tuple[int, ...]:
+        return self.input_shape
 
     def _in(self, dtype: np.dtype[Any]) -> Operator:
         return type(self)(self.input_shape, axes=self.axes, spacing=self.spacing, mode=self.mode, dtype=dtype)
@@ -98,26 +104,14 @@ class Gradient(_Differences):
         [[[0.0, -1.0, -3.0], [0.0, 0.0, 0.0]], [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]]
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        axes: Axes = None,
-        spacing: float | Sequence[float] = 1.0,
-        mode: Border = "replicate",
-        dtype: DTypeLike | None = None,
-    ) -> None:
-        super().__init__(shape, axes=axes, spacing=spacing, mode=mode, dtype=dtype)
-        self.output_shape = (len(self.axes), *self.input_shape)
+    def _result_shape(self) -> tuple[int, ...]:
+        return len(self.axes), *self.input_shape
 
     def _forward(self, x: Value) -> Value:
         return stack([self._step(x, a, h) for a, h in zip(self.axes, self.spacing, strict=True)])
 
     def _adjoint(self, y: Value) -> Value:
-        first, *others = (self._back(y[k], a, h) for k, (a, h) in enumerate(zip(self.axes, self.spacing, strict=True)))
-        for other in others:
-            first = first + other
-        return first
+        return reduce(add, (self._back(y[k], a, h) for k, (a, h) in enumerate(zip(self.axes, self.spacing, strict=True))))
 
     def _known_norm(self) -> float:
         return math.sqrt(self._square_norm())
@@ -135,23 +129,8 @@ class Laplacian(_Differences):
         [1.0, -2.0, 1.0, 0.0]
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        axes: Axes = None,
-        spacing: float | Sequence[float] = 1.0,
-        mode: Border = "replicate",
-        dtype: DTypeLike | None = None,
-    ) -> None:
-        super().__init__(shape, axes=axes, spacing=spacing, mode=mode, dtype=dtype)
-        self.output_shape = self.input_shape
-
     def _forward(self, x: Value) -> Value:
-        first, *others = (self._back(self._step(x, a, h), a, h) for a, h in zip(self.axes, self.spacing, strict=True))
-        for other in others:
-            first = first + other
-        return -first
+        return -reduce(add, (self._back(self._step(x, a, h), a, h) for a, h in zip(self.axes, self.spacing, strict=True)))
 
     def _adjoint(self, y: Value) -> Value:
         return self._forward(y)

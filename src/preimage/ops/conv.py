@@ -157,6 +157,10 @@ def _step_by_step(
     return astype(_activate(result, residual, epilogue), dtype)
 
 
+#: Elements of an input from which on it is brought into the order that training likes.
+LEAST_REORDERED = 1 << 14
+
+
 def _order(layout: str, geometry: ConvGeometry, *values: Value | PreparedWeight | None) -> dict[str, Any]:
     """What a contraction that records says of its result's memory: the channels lie innermost, in which order training is fastest.
 
@@ -165,9 +169,6 @@ def _order(layout: str, geometry: ConvGeometry, *values: Value | PreparedWeight 
     small = geometry.batch * geometry.in_channels * prod(geometry.input_size) < LEAST_REORDERED
     return {} if small or layout != "channels_first" or not (is_grad_enabled() and records(*values)) else {"inner": True}
 
-
-#: Elements of an input from which on it is brought into the order that training likes.
-LEAST_REORDERED = 1 << 14
 
 #: Geometries of calls that came with plain arrays and integers: a warm call finds its own here and checks nothing twice.
 _known: dict[tuple[Any, ...] | None, ConvGeometry] = {}
@@ -196,9 +197,9 @@ def _plain_key(
     return contraction, x.shape, x.dtype, w.shape, w.dtype, bias, stride, padding, dilation, groups, layout
 
 
-def _remember(key: tuple[Any, ...] | None, geometry: ConvGeometry) -> None:
+def _remember(key: tuple[Any, ...], geometry: ConvGeometry) -> None:
     """Keep the geometry of a call that was found good."""
-    if key is not None and key[2].isnative:
+    if key[2].isnative:
         if len(_known) >= MOST_KNOWN:
             _known.clear()
         _known[key] = geometry
@@ -225,7 +226,7 @@ def conv(
 
     Shapes: x (N, C_in, *spatial), or (N, *spatial, C_in) with layout="channels_last"; any number of spatial axes, none
         included. w (C_out, C_in // groups, *kernel), or what `prepare` made of it. b (C_out,).
-        The result (N, C_out, *out) in the layout and memory order of x, or where a gradient is recorded with the channels innermost in memory;
+        The result (N, C_out, *out) in the layout and memory order of x (of a large x whose gradient is recorded: channels innermost in memory);
         out = floor((in + lo + hi - dilation*(kernel - 1) - 1) / stride) + 1.
     Definition: y[n, g*O + o, oh..] = b[g*O + o] + sum over kh.., i of
         x[n, g*I + i, oh*stride - lo + kh*dilation] * w[g*O + o, i, kh..], where x beyond its border is what padding_mode says:

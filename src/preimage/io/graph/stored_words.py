@@ -13,7 +13,7 @@ import numpy as np
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import OPS, Node
 from preimage.io.graph.simplify import pruned, stored_in
-from preimage.io.graph.types import FLOATS, graph_types
+from preimage.io.graph.types import graph_types, takes_floats
 
 __all__ = ["STORED_WORDS", "say_stored"]
 
@@ -29,7 +29,7 @@ def say_stored(graph: Graph) -> Graph:
     nodes = []
     for node in graph.nodes:
         rewrite = STORED_WORDS.get(node.op)
-        if rewrite is not None and all(types[key] in FLOATS for key in node.inputs if key):
+        if rewrite is not None and takes_floats(node, types):
             node = rewrite(node, stored) or node
         nodes.append(node)
     said = sum(a is not b for a, b in zip(graph.nodes, nodes, strict=True))

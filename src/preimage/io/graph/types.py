@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from preimage.io.graph.graph import Graph
     from preimage.io.graph.nodes import Node, Op
 
-__all__ = ["FLOATS", "LIKE_FIRST", "TypeRule", "Types", "gives", "graph_types", "infer_types"]
+__all__ = ["FLOATS", "LIKE_FIRST", "TypeRule", "Types", "gives", "graph_types", "infer_types", "takes_floats"]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 Types = Sequence[str | None]
@@ -55,3 +55,8 @@ def graph_types(graph: Graph, ops: Mapping[str, Op]) -> dict[str, str | None]:
     known |= {key: p.dtype.name for key, p in graph.weights.items()}
     known |= {key: array.dtype.name for key, array in (graph.state | graph.constants).items()}
     return infer_types(graph.nodes, known, ops)
+
+
+def takes_floats(node: Node, types: Mapping[str, str | None]) -> bool:
+    """Whether all inputs of a node, which has some, are known to be floats: what our words take."""
+    return bool(node.inputs) and all(types[key] in FLOATS for key in node.inputs if key)

@@ -13,7 +13,7 @@ import numpy as np
 
 from preimage.io.graph import OPS, Graph, Node
 from preimage.io.graph.stored_words import STORED_WORDS
-from preimage.io.graph.types import FLOATS, graph_types
+from preimage.io.graph.types import graph_types, takes_floats
 from preimage.io.onnx.operators.contractions import pairs_of
 
 __all__ = ["in_our_words"]
@@ -36,7 +36,7 @@ def in_our_words(graph: Graph, outside: Mapping[str, np.ndarray] | None = None) 
     for node in graph.nodes:
         node = _with_typed_graphs(node, types, stored) if graph.graphs else node
         op = node.op.removeprefix("onnx.")
-        if node.inputs and all(types[key] in FLOATS for key in node.inputs if key):
+        if takes_floats(node, types):
             if op in _POINTWISE:
                 node = replace(node, op=_POINTWISE[op])
             elif op in _REWRITE:

@@ -320,11 +320,14 @@ def _chain(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, starts: list[Int], count: 
     return k.result
 
 
-def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int) -> list[Ptr]:
-    """Where A's elements of one term are, one for each row of the tile."""
+def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int, further: int = 0) -> list[Ptr]:
+    """Where A's elements of term k + further are, one for each row of the tile; those of one k share their addresses."""
     if spec.by_rows:
-        return [row.at(k) for row in rows]
-    column = a.at(k * spec.a_step) if spec.a_step else a.at_bytes(k * _args(f, spec).a_term)
+        return [row.at(k).at(further) for row in rows]
+    if spec.a_step:
+        column = a.at(k * spec.a_step).at(further * spec.a_step)
+    else:
+        column = a.at_bytes((k + further) * _args(f, spec).a_term)
     return [column.at(r) for r in range(spec.rows)]
 
 
@@ -337,7 +340,7 @@ def _panel_body(
 ) -> list[Num]:
     del last
     step = spec.width if spec.local else spec.b_step
-    lines, first = b.at(k * step), _elements(f, spec, a, rows, k) if spec.by_rows or spec.a_step else []
+    lines = b.at(k * step)
     for j in range(count):
         if step:
             line = lines.at(j * step)
@@ -347,8 +350,7 @@ def _panel_body(
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
             right = _line(f, spec, b, k + j)
-        places = [e.at(j * (spec.a_step or 1)) for e in first] or _elements(f, spec, a, rows, k + j)
-        left = [place.splat(spec.lanes) for place in places]
+        left = [place.splat(spec.lanes) for place in _elements(f, spec, a, rows, k, j)]
         sums = _products(spec, left, right, sums)
     return sums
 
