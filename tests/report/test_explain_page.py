@@ -579,6 +579,13 @@ def test_learning(browser: Any, default_page: str) -> None:
         assert "meets 144 products" in visit.text(".learn-text")
 
 
+def test_an_address_is_followed_though_the_former_state_is_written_over_it(browser: Any, default_page: str) -> None:
+    """The state is written into the address a moment after each step; the event of a new address may come after that."""
+    with Visit(browser, default_page) as visit:
+        visit.ask("() => { location.hash = '#c2&n=9&k=3'; history.replaceState(null, '', preimage.link()); }")
+        visit.until("preimage.link().startsWith('#c2')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 820, 1440])
 def test_fits_every_window_without_moving(browser: Any, default_page: str, width: int, scheme: str) -> None:

@@ -14,7 +14,8 @@ function listenToPage(app) {
   byId('tables').addEventListener('toggle', () => { if (byId('tables').open) fillTables(app); });
   let width = window.innerWidth;
   window.addEventListener('resize', () => { if (window.innerWidth !== width) { width = window.innerWidth; app.stage.measure(); app.trio.build(); app.matrix.key = ''; app.draw(); app.controls.drawSizes(); if (app.learning) { app.learning.layout(); app.learning.draw(); } } });
-  window.addEventListener('hashchange', () => { const state = fromHash(location.hash, app.first); if (state && location.hash !== toHash(app.state)) { app.transport.pause(); app.start(state); } });
+  // The event's own address: by now app.remember may have written the former state over the one asked for.
+  window.addEventListener('hashchange', event => { const hash = new URL(event.newURL).hash, state = fromHash(hash, app.first); if (state && hash !== toHash(app.state)) { app.transport.pause(); app.start(state); } });
   document.addEventListener('keydown', event => key(app, event));
 }
 
