@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from preimage import data
 from preimage.cli import main
 from preimage.host import write_file
 from preimage.io.files import load_weights
+from preimage.io.pictures import write_picture
 
 PROGRAM = """
 import time
@@ -220,3 +223,59 @@ def test_one_line_for_data_that_are_not_given_and_for_nan(tmp_path: Path, capsys
     assert "the loss is nan at step 1: part 0 of the batch holds it already" in error
     assert error.count("\n") == 1
     assert os.listdir(tmp_path / "run") == ["metrics.jsonl"] or not list((tmp_path / "run").glob("step*"))
+
+
+IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+def _short(folder: Path) -> str:
+    raw = (folder / IMAGES).read_bytes()
+    (folder / IMAGES).write_bytes(raw[:-9])
+    return rf"{IMAGES}: is truncated: 6 x 8 x 24 values need 1168 bytes, it ends at byte 1159, in item 5 of 6"
+
+
+def _magic(folder: Path) -> str:
+    raw = (folder / LABELS).read_bytes()
+    (folder / LABELS).write_bytes(b"\7" + raw[1:])
+    return rf"{LABELS}: is no IDX file: it begins with 07 00 08 01 \(byte 0\)"
+
+
+def _label(folder: Path) -> str:
+    raw = (folder / LABELS).read_bytes()
+    (folder / LABELS).write_bytes(raw[:-2] + b"\x0b" + raw[-1:])
+    return rf"{LABELS}: label 11 at item 4 is out of range; wanted 0 to 9"
+
+
+def _empty(folder: Path) -> str:
+    for path in folder.iterdir():
+        path.unlink()
+    return rf"{folder}: the folder holds no data that can be read; wanted IDX files"
+
+
+def _picture(folder: Path) -> str:
+    _empty(folder)
+    (folder / "a").mkdir()
+    for k in range(6):
+        write_picture(folder / f"a/{k}.png", np.random.default_rng(k).integers(0, 256, (8, 8, 3), np.uint8))
+    raw = (folder / "a/3.png").read_bytes()
+    (folder / "a/3.png").write_bytes(raw[: len(raw) // 2])
+    return r"sample 3 of 6.*a/3.png: the picture is broken"
+
+
+@pytest.mark.parametrize("damage", [_short, _magic, _label, _empty, _picture])
+def test_damaged_data_are_one_line_with_file_and_place(
+    damage: Callable[[Path], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `preimage train` says of them; a loss that is NaN: the test before this one."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        data.write_idx(rng.integers(0, 256, (6, 8, 24), np.uint8), folder / f"{part}-images-idx3-ubyte")
+        data.write_idx(np.arange(6, dtype=np.uint8), folder / f"{part}-labels-idx1-ubyte")
+    place = program(tmp_path, "from preimage import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))\n")
+    message = damage(folder)
+    assert train(place, "--data", folder, "-o", tmp_path / "run", "--workers", 0, "--batch-size", 2, "--epochs", 1) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
