@@ -114,7 +114,7 @@ Activation: TypeAlias = Literal["relu", "leaky_relu", "clip"]
 #: What is made of the losses of all elements.
 LossReduction: TypeAlias = Literal["mean", "sum", "none"]
 #: How `upsample` finds values between the elements.
-ResizeMode: TypeAlias = Literal["nearest", "nearest-exact", "linear"]
+ResizeMode: TypeAlias = Literal["nearest", "nearest-exact", "linear", "cubic"]
 
 
 class EpilogueOptions(TypedDict, total=False):

@@ -69,6 +69,11 @@ pad(x, (1, 2, 3, 0), "constant", 1.5) | pad(x, (-1, 2, 0, -3)) | pad(x, (1, 2, 3
 pad(x, (1, 2, 3, 0), "circular") | pad(v, (1, 0, 2, 1, 0, 3), mode="replicate") | pad(x, ()) | interpolate(x, scale_factor=2)
 interpolate(x, (13, 5), mode="bilinear") | interpolate(x, (13, 5), mode="bilinear", align_corners=True) | interpolate(s, 20, mode="linear")
 interpolate(v, scale_factor=(1.5, 2.0, 0.7), mode="trilinear") | interpolate(x, scale_factor=1.7, mode="nearest-exact")
+interpolate(x, (13, 5), mode="bicubic") | interpolate(x, (4, 17), mode="bicubic", align_corners=True)
+interpolate(x, scale_factor=1.7, mode="bicubic")
+interpolate(x, (4, 3), mode="bicubic", antialias=True) | interpolate(x, (3, 19), mode="bilinear", antialias=True)
+interpolate(x, scale_factor=(0.3, 1.4), mode="bilinear", antialias=True) | interpolate(x, scale_factor=0.45, mode="bicubic", antialias=True)
+interpolate(x, (4, 3), mode="bicubic", align_corners=True, antialias=True) | interpolate(x, (1, 1), mode="bilinear", antialias=True)
 interpolate(x, (4, 3), mode="area") | interpolate(x, scale_factor=0.5, mode="area")
 interpolate(x, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True) | pixel_shuffle(shuffled, 2) | pixel_shuffle(shuffled[0], 2)
 pixel_unshuffle(x[:, :, :8], 2) | channel_shuffle(shuffled, 4) | grid_sample(x, grid, align_corners=False)
@@ -167,10 +172,11 @@ def test_dropout_drops_as_often_as_it_is_asked() -> None:
 
 
 @pytest.mark.parametrize(("call", "kind", "text"), [
-    ("interpolate(x, 4, mode='bicubic')", OptionError, "'bilinear'.*'area', got 'bicubic'"),
+    ("interpolate(x, 4, mode='lanczos')", OptionError, "'bilinear'.*'area', got 'lanczos'"),
+    ("interpolate(s, 4, mode='bicubic')", ShapeError, r"2 spatial axes, got shape \(2, 4, 11\)"),
     ("interpolate(s, 4, mode='bilinear')", ShapeError, r"2 spatial axes, got shape \(2, 4, 11\)"),
-    ("interpolate(x, 4, align_corners=True)", OptionError, "linear modes"),
-    ("interpolate(x, 4, antialias=True)", OptionError, "antialias is not supported"),
+    ("interpolate(x, 4, align_corners=True)", OptionError, "linear and cubic modes"),
+    ("interpolate(x, 4, antialias=True)", OptionError, "'bilinear' and 'bicubic', got mode 'nearest'"),
     ("interpolate(x)", OptionError, "either size or scale_factor"),
     ("interpolate(x, mode='area')", OptionError, "either size or scale_factor"),
     ("softmax(x)", OptionError, "say dim="),

@@ -110,6 +110,8 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "Upsample to a size": (nn.Upsample(size=(7, 9), mode="nearest-exact"), MAP),
     "Upsample bilinear": (nn.Upsample(scale_factor=(1.5, 2), mode="bilinear"), MAP),
     "Upsample bilinear, corners": (nn.Upsample(scale_factor=1.5, mode="bilinear", align_corners=True), MAP),
+    "Upsample bicubic": (nn.Upsample(size=(7, 9), mode="bicubic"), MAP),
+    "Upsample bicubic, corners": (nn.Upsample(scale_factor=1.5, mode="bicubic", align_corners=True), MAP),
     "Upsample of a line": (nn.Upsample(scale_factor=1.7, mode="linear", recompute_scale_factor=True), LINE),
     "Upsample channels last": (nn.Upsample(size=(4, 4), layout="channels_last"), LAST),
     "RNN": (nn.RNN(4, 3, rng=0), (5, 2, 4)),

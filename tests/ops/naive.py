@@ -69,6 +69,31 @@ def resize(x, sizes, mode, align_corners=False, factors=None):
     return x
 
 
+def keys(t, a):
+    """Keys' cubic, piece by piece."""
+    t = abs(t)
+    if t >= 2:
+        return 0.0
+    return (a + 2) * t**3 - (a + 3) * t**2 + 1 if t <= 1 else a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+
+
+def filter_resize(x, sizes, kernel, antialias=False):
+    """Every output the weighted sum of all inputs; kernel(t) is the weight at a distance t in units of the (widened) filter."""
+    for k, m in enumerate(sizes, 2):
+        n = x.shape[k]
+        wide = max(1.0, n / m) if antialias else 1.0
+        table = np.zeros((m, n))
+        for o in range(m):
+            centre = (o + 0.5) * n / m - 0.5
+            reach = range(math.floor(centre - 2 * wide) - 1, math.ceil(centre + 2 * wide) + 2)
+            for i in range(n) if antialias else reach:
+                table[o, min(max(i, 0), n - 1)] += kernel((i - centre) / wide)
+            if antialias:
+                table[o] /= table[o].sum()
+        x = np.moveaxis(np.tensordot(table, x, (1, k)), 0, k)
+    return x
+
+
 def pixel_shuffle(x, f):
     n, c, *space = x.shape
     ndim = len(space)

@@ -135,8 +135,9 @@ ENTRIES = [
     ),
     *[
         Entry("upsample", lambda x, mode=mode: ops.upsample(x, size=(29, 8), mode=mode), (X,), dtypes=ALL, label=mode)
-        for mode in ("nearest", "linear")
+        for mode in ("nearest", "linear", "cubic")
     ],
+    Entry("upsample", lambda x: ops.upsample(x, size=(5, 31), mode="cubic", antialias=True), (X,), dtypes=ALL, label="antialias"),
     # products
     Entry("conv", lambda x, w, b: ops.conv(x, w, b, padding=1), (X, (21, 19, 3, 3), (21,)), diff=(0, 1, 2), dtypes=ALL),
     Entry("conv", lambda x, w: ops.conv(x, w, stride=2, groups=19), (X, (19, 1, 3, 3)), diff=(0, 1), label="depthwise"),

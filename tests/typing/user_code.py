@@ -80,7 +80,7 @@ assert_type(ops.linear(x, pre.prepare(np.zeros((5, 32)))), Array)
 
 ops.exp(None)  # wrong
 ops.sum(x, axis="rows")  # wrong
-ops.upsample(x, scale_factor=2, mode="bicubic")  # wrong
+ops.upsample(x, scale_factor=2, mode="bicubically")  # wrong
 ops.gelu(x, approximate="erf")  # wrong
 ops.concat(t, axis=0, dim=1)  # wrong
 ops.relu(x, inplace=True)  # wrong

@@ -7,7 +7,7 @@ from typing import Any
 
 from preimage import ops
 from preimage.errors import OptionError, ShapeError
-from preimage.functional.checks import one_of, unsupported
+from preimage.functional.checks import one_of
 from preimage.geometry import per_axis
 from preimage.ops import grids
 from preimage.ops.operands import count_of, entries, operand
@@ -18,7 +18,7 @@ __all__ = ["affine_grid", "channel_shuffle", "grid_sample", "interpolate", "pad"
 #: torch's names of modes, ours, and the number of spatial axes that a name is of.
 _RESIZING: dict[str, tuple[Any, int | None]] = {
     "nearest": ("nearest", None), "nearest-exact": ("nearest-exact", None), "linear": ("linear", 1), "bilinear": ("linear", 2),
-    "trilinear": ("linear", 3), "area": ("area", None),
+    "trilinear": ("linear", 3), "bicubic": ("cubic", 2), "area": ("area", None),
 }  # fmt: skip
 _PADDING: dict[str, Any] = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
@@ -50,24 +50,26 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Value:
-    """(N, C, *spatial) resized to `size`, or by `scale_factor`: "nearest", "nearest-exact", "linear" (N, C, L), "bilinear" (N, C, H, W), "trilinear"
-    (N, C, D, H, W), or "area", the means of equal parts.
+    """(N, C, *spatial) resized to `size`, or by `scale_factor`: "nearest", "nearest-exact", "linear" (N, C, L), "bilinear" and "bicubic"
+    (N, C, H, W), "trilinear" (N, C, D, H, W), or "area", the means of equal parts.
 
-    Raises: OptionError for another mode ("bicubic" is one), and a mode of another number of axes.
+    antialias: "bilinear" and "bicubic" alone: the filter widens where an axis shrinks.
+    Raises: OptionError for another mode, and an option of other modes; ShapeError for a mode of another number of axes.
     """
-    unsupported("interpolate", antialias=antialias)
     x = operand(input, "input")
     word, axes = _RESIZING[one_of("interpolate", "mode", mode, tuple(_RESIZING))]
     if x.ndim < 3 or (axes is not None and x.ndim != axes + 2):
         spatial = "at least one spatial axis" if axes is None else f"{axes} spatial {'axis' if axes == 1 else 'axes'}"
         raise ShapeError(f"interpolate: mode {mode!r} is of (N, C, ...) with {spatial}, got shape {x.shape}")
-    if align_corners is not None and word != "linear":
-        raise OptionError(f"interpolate: align_corners is an option of the linear modes, got mode {mode!r}")
+    if align_corners is not None and word not in ("linear", "cubic"):
+        raise OptionError(f"interpolate: align_corners is an option of the linear and cubic modes, got mode {mode!r}")
+    if antialias and axes != 2:
+        raise OptionError(f"interpolate: antialias is an option of the modes 'bilinear' and 'bicubic', got mode {mode!r}")
     if word == "area":
         return _area(x, size, scale_factor)
     return ops.upsample(
         x, size=size, scale_factor=scale_factor, mode=word, align_corners=bool(align_corners),
-        recompute_scale_factor=bool(recompute_scale_factor),
+        recompute_scale_factor=bool(recompute_scale_factor), antialias=bool(antialias),
     )  # fmt: skip
 
 

@@ -288,12 +288,13 @@ class AdaptiveMaxPool3d(_Adaptive):
 
 _RESIZE_MODES: dict[str, ResizeMode] = {
     "nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "linear", "bilinear": "linear", "trilinear": "linear",
+    "bicubic": "cubic",
 }  # fmt: skip
 
 
 class Upsample(Layer):
     """Resizing of the spatial axes: mode "nearest", "nearest-exact" or "linear" ("bilinear", "trilinear" are its names in two
-    and three dimensions).
+    and three dimensions), or "bicubic".
 
     Raises: OptionError for another mode, or one that does not fit the input's dimensions.
     """
@@ -302,7 +303,7 @@ class Upsample(Layer):
         self,
         size: PerAxis | None = None,
         scale_factor: ScaleFactor | None = None,
-        mode: Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear"] = "nearest",
+        mode: Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear", "bicubic"] = "nearest",
         align_corners: bool | None = None,
         recompute_scale_factor: bool = False,
         *,
@@ -310,7 +311,9 @@ class Upsample(Layer):
     ) -> None:
         super().__init__()
         if not isinstance(mode, str) or mode not in _RESIZE_MODES:
-            raise OptionError(f"Upsample: mode must be nearest, nearest-exact, linear, bilinear or trilinear, got {mode!r}")
+            raise OptionError(
+                f"Upsample: mode must be nearest, nearest-exact, linear, bilinear, trilinear or bicubic, got {mode!r}"
+            )
         self.size, self.scale_factor, self.mode, self.layout = size, scale_factor, mode, check_layout(layout)
         self.align_corners = None if align_corners is None else flag_of(align_corners, "Upsample: align_corners")
         self.recompute_scale_factor = (
@@ -318,7 +321,7 @@ class Upsample(Layer):
         )
 
     def forward(self, x: Operand) -> Value:
-        wanted = {"bilinear": 2, "trilinear": 3}.get(self.mode)
+        wanted = {"bilinear": 2, "bicubic": 2, "trilinear": 3}.get(self.mode)
         if wanted is not None and len(shape_of(x)) != wanted + 2:
             raise OptionError(f"Upsample: mode {self.mode!r} is for {wanted} spatial axes, got shape {shape_of(x)}")
         return ops.upsample(

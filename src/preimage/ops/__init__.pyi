@@ -718,6 +718,7 @@ class _Resizing(TypedDict, total=False):
     mode: ResizeMode
     align_corners: bool
     recompute_scale_factor: bool
+    antialias: bool
     layout: Layout
 
 @overload

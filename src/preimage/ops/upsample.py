@@ -1,6 +1,6 @@
-"""Up-sampling and any other resizing of the spatial axes: nearest, linear, and the pixel shuffle.
+"""Up-sampling and any other resizing of the spatial axes: nearest, linear, cubic (in `filters`), and the pixel shuffle.
 
-Every output position is a blend of two input positions along each axis,
+Of the first two every output position is a blend of two input positions along each axis,
 
     y[o] = (1 - t[o]) x[low[o]] + t[o] x[high[o]],      nearest: t = 0
 
@@ -22,6 +22,7 @@ from preimage.engines.base import is_channels_last
 from preimage.engines.kept_tables import kept_tables
 from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
+from preimage.ops.filters import Filter, add_sorted, column, filtered
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, check_room, entries, narrow, operand, sizes_of
 from preimage.ops.sampling import Positions, simplest_fraction
@@ -32,7 +33,7 @@ from preimage.typing import Operand, PerAxis, ResizeMode, ScaleFactor, Value
 
 __all__ = ["Resize", "pixel_shuffle", "pixel_unshuffle", "resized", "upsample"]
 
-MODES = ("nearest", "nearest-exact", "linear")
+MODES = ("nearest", "nearest-exact", "linear", "cubic")
 
 
 @record
@@ -67,8 +68,19 @@ def line(n: int, m: int, factor: Fraction | None, mode: str, align_corners: bool
     if align_corners:
         return Positions(m, Fraction(0), Fraction(n - 1, m - 1) if m > 1 else Fraction(0))
     step = Fraction(n, m) if factor is None else 1 / factor
-    start = {"nearest": Fraction(0), "nearest-exact": step / 2, "linear": (step - 1) / 2}[mode]
+    start = {"nearest": Fraction(0), "nearest-exact": step / 2}.get(mode, (step - 1) / 2)
     return Positions(m, start, step)
+
+
+def _filter_of(n: int, positions: Positions, mode: str, antialias: bool) -> Filter:
+    """Cubic with PyTorch's coefficients: -0.75, and -0.5 of the filter that widens (as Pillow's). That one's positions are centres of pixels,
+    with aligned corners too.
+    """
+    if not antialias:
+        return Filter(n, positions, -0.75)
+    step = positions.step
+    centred = Positions(positions.outputs, (step - 1) / 2, step)
+    return Filter(n, centred, -0.5 if mode == "cubic" else None, max(step, Fraction(1)), inside=True)
 
 
 Run = tuple[slice, slice, slice]
@@ -127,10 +139,6 @@ def _in_memory(x: Array) -> tuple[Array, int]:
     return (np.moveaxis(x, 1, -1), 1) if is_channels_last(x) else (x, 2)
 
 
-def _column(t: Array, like: Array, axis: int) -> Array:
-    return t.astype(like.dtype).reshape((-1,) + (1,) * (like.ndim - axis - 1))
-
-
 @kept_tables
 def _tables(axis: Resize, dtype: Any) -> tuple[Array, Array, Array, Array]:
     """What the generated kernel reads: low, high, t, and 1 where the two are blended, else 0."""
@@ -144,7 +152,7 @@ def _by_runs(value: Array, k: int, outputs: int, t: Array, runs: list[Run]) -> A
     out = np.empty((*value.shape[:k], outputs, *value.shape[k + 1 :]), value.dtype)
     for to, low, high in runs:
         if t[to].any():
-            weight = _column(t[to], value, k)
+            weight = column(t[to], value, k)
             np.multiply(value[(*lead, low)], 1 - weight, out=out[(*lead, to)])
             out[(*lead, to)] += value[(*lead, high)] * weight
         else:
@@ -157,7 +165,7 @@ def _back_by_runs(value: Array, k: int, t: Array, runs: list[Run], out: Array) -
     for to, low, high in runs:
         part = value[(*lead, to)]
         if t[to].any():
-            weight = _column(t[to], value, k)
+            weight = column(t[to], value, k)
             out[(*lead, low)] += part * (1 - weight)
             out[(*lead, high)] += part * weight
         else:
@@ -170,7 +178,7 @@ def _gathered(value: Array, k: int, low: Array, high: Array, t: Array) -> Array:
     between = np.flatnonzero(t)
     if between.size:
         at: Any = (*(slice(None),) * k, between)
-        weight = _column(t[between], value, k)
+        weight = column(t[between], value, k)
         out[at] = out[at] * (1 - weight) + np.take(value, high[between], axis=k) * weight
     return out
 
@@ -180,19 +188,13 @@ def _scattered(value: Array, k: int, low: Array, high: Array, t: Array, out: Arr
     between = np.flatnonzero(t)
     below = value
     if between.size:
-        weight = _column(t[between], value, k)
+        weight = column(t[between], value, k)
         upper = np.take(value, between, axis=k)
         below = value.copy()
         at: Any = (*(slice(None),) * k, between)
         below[at] = upper * (1 - weight)
-        _add_sorted(out, k, high[between], upper * weight)
-    _add_sorted(out, k, low, below)
-
-
-def _add_sorted(out: Array, k: int, places: Array, values: Array) -> None:
-    first = np.flatnonzero(np.diff(places, prepend=-1))
-    at: Any = (*(slice(None),) * k, places[first])
-    out[at] += np.add.reduceat(values, first, axis=k)
+        add_sorted(out, k, high[between], upper * weight)
+    add_sorted(out, k, low, below)
 
 
 def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
@@ -251,6 +253,7 @@ def upsample(
     mode: ResizeMode = "nearest",
     align_corners: bool = False,
     recompute_scale_factor: bool = False,
+    antialias: bool = False,
 ) -> Value:
     """Resizing of the spatial axes to `size`, or by `scale_factor` (the sizes rounded down): linear in x.
 
@@ -258,8 +261,11 @@ def upsample(
     Definition: along each axis y[o] is x at the position p(o), in "linear" mode blended from the two neighbours:
         "nearest" floor(o / scale); "nearest-exact" floor((o + 1/2) / scale), the pixel whose centre is nearest; "linear"
         (o + 1/2) / scale - 1/2 (half-pixel centres, not below 0), with align_corners o (n - 1) / (m - 1), which maps first
-        and last elements on each other. Linear in two dimensions is bilinear, in three trilinear. With scale_factor the
-        factor itself is the scale, as in PyTorch, unless recompute_scale_factor.
+        and last elements on each other. Linear in two dimensions is bilinear, in three trilinear. "cubic" has the positions of
+        "linear" and weighs four elements by Keys' cubic (a = -0.75), the border's standing for what lies outside. With scale_factor
+        the factor itself is the scale, as in PyTorch, unless recompute_scale_factor.
+    antialias: where an axis shrinks, the linear or cubic filter (then a = -0.5) is widened by the scale, so that every input counts; the
+        weights of what lies inside add up to 1. As in PyTorch and Pillow.
     Gradient: the exact adjoint.
     Raises: OptionError for an unknown mode or both or neither of size and scale_factor; ShapeError for an empty axis.
 
@@ -277,8 +283,9 @@ def upsample(
     ndim = x.ndim - 2
     if not isinstance(mode, str) or mode not in MODES:
         raise OptionError(f"upsample: mode must be one of {', '.join(repr(m) for m in MODES)}, got {mode!r}")
-    if align_corners and mode != "linear":
-        raise OptionError("upsample: align_corners is an option of mode 'linear'")
+    for name, value in (("align_corners", align_corners), ("antialias", antialias)):
+        if value and mode not in ("linear", "cubic"):
+            raise OptionError(f"upsample: {name} is an option of the modes 'linear' and 'cubic', got mode {mode!r}")
     if (size is None) == (scale_factor is None):
         raise OptionError("upsample: give either size or scale_factor")
     factors: tuple[Any, ...] = (None,) * ndim
@@ -289,14 +296,16 @@ def upsample(
         sizes = tuple(math.floor(n * float(f)) for n, f in zip(x.shape[2:], factors, strict=True))
         if recompute_scale_factor:
             factors = (None,) * ndim
-    axes = []
+    axes: list[Any] = []
+    by_filter = mode == "cubic" or bool(antialias)
     for k, (n, m, factor) in enumerate(zip(x.shape[2:], sizes, factors, strict=True)):
         if n < 1 or m < 1:
             raise ShapeError(f"upsample: spatial axis {k} of size {n} cannot be resized to {m}")
         exact = None if factor is None else simplest_fraction(factor)
         check_room("upsample", (*x.shape[:2], *sizes[: k + 1], *x.shape[k + 3 :]), x.dtype)
-        axes.append(Resize(n, line(n, m, exact, mode, bool(align_corners)), mode == "linear"))
-    return _resize_op(x, axes=tuple(axes))
+        positions = line(n, m, exact, mode, bool(align_corners))
+        axes.append(_filter_of(n, positions, mode, bool(antialias)) if by_filter else Resize(n, positions, mode == "linear"))
+    return filtered(x, tuple(axes)) if by_filter else _resize_op(x, axes=tuple(axes))
 
 
 # -- pixel shuffle -----------------------------------------------------------------------------------------------------

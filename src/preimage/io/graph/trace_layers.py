@@ -71,7 +71,7 @@ def _layer_norm(m: Any, values: list[str], name: Name) -> Built:
 
 def _upsample(m: Any, values: list[str], name: Name) -> Built:
     options = {k: getattr(m, k) for k in ("size", "scale_factor", "recompute_scale_factor")}
-    mode = "linear" if "linear" in m.mode else m.mode
+    mode = "linear" if "linear" in m.mode else m.mode.removeprefix("bi")
     return "upsample", values, options | {"mode": mode, "align_corners": bool(m.align_corners)}
 
 

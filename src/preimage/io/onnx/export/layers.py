@@ -133,8 +133,7 @@ def _upsample(writer: Writer, node: Node) -> None:
     coordinates, rounding = {
         "nearest": ("asymmetric", "floor"),
         "nearest-exact": ("half_pixel", "round_prefer_ceil"),
-        "linear": ("align_corners" if a.get("align_corners") else "half_pixel", None),
-    }[node.word("mode", "nearest")]
+    }.get(mode := node.word("mode", "nearest"), ("align_corners" if a.get("align_corners") else "half_pixel", None))
     count = writer.rank(node, node.inputs[0]) - 2
     if a.get("size") is not None or a.get("recompute_scale_factor"):
         given = _per_axis(a.get("size"), count)
@@ -148,7 +147,7 @@ def _upsample(writer: Writer, node: Node) -> None:
     else:
         inputs = ["", writer.constant([1, 1, *_per_axis(a["scale_factor"], count)], np.float32)]
     writer.add(
-        "Resize", [node.inputs[0], *inputs], node.outputs, node.name, mode="linear" if a.get("mode") == "linear" else "nearest",
+        "Resize", [node.inputs[0], *inputs], node.outputs, node.name, mode=mode if mode in ("linear", "cubic") else "nearest",
         coordinate_transformation_mode=coordinates, nearest_mode=rounding,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ operator divides by the size before rounding, so that the last position would mi
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, floor
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
 from preimage.io.onnx.operators.moving import recorded, take, where
 from preimage.io.onnx.operators.shapes import data_of, ints
+from preimage.ops.filters import Filter
 from preimage.ops.sampling import ROUNDINGS, Positions, simplest_fraction
 from preimage.ops.upsample import Resize, resized
 from preimage.records import record
@@ -66,29 +67,14 @@ def _line(size: int, out: int, scale: Fraction, coordinates: str, region: tuple[
     raise FileFormatError(f"Resize: coordinate_transformation_mode {coordinates!r}")
 
 
-def _cubic(t: np.ndarray, a: float) -> np.ndarray:
-    t = np.abs(t)
-    return np.where(t <= 1, ((a + 2) * t - (a + 3)) * t * t + 1, np.where(t < 2, ((a * t - 5 * a) * t + 8 * a) * t - 4 * a, 0))
-
-
 def _taps(size: int, line: Positions, scale: Fraction, options: Options) -> tuple[np.ndarray, np.ndarray]:
     """Per output position: the input indices (out, T) and their weights (out, T)."""
     if options.mode == "nearest":
         index = np.clip(line.rounded(options.rounding), 0, size - 1)
         return index[:, None], np.ones((line.outputs, 1))
-    reach = 1 if options.mode == "linear" else 2
-    stretch = max(1.0, float(1 / scale)) if options.antialias else 1.0  # a wider filter when shrinking
-    width = ceil(reach * stretch)
-    low, part = line.blended()
-    index = low[:, None] + np.arange(1 - width, 1 + width)
-    distance = (np.arange(1 - width, 1 + width) - part[:, None]) / stretch
-    weights = np.maximum(0, 1 - np.abs(distance)) if options.mode == "linear" else _cubic(distance, options.cubic)
-    if options.exclude_outside:
-        weights = np.where((index >= 0) & (index < size), weights, 0)
-    if options.exclude_outside or options.antialias:
-        total = weights.sum(1, keepdims=True)
-        weights = weights / np.where(total == 0, 1, total)
-    return np.clip(index, 0, size - 1), weights
+    stretch = max(Fraction(1), 1 / scale) if options.antialias else Fraction(1)  # a wider filter when shrinking
+    cubic = None if options.mode == "linear" else options.cubic
+    return Filter(size, line, cubic, stretch, options.exclude_outside or options.antialias).taps()
 
 
 def _outside(size: int, line: Positions) -> np.ndarray:
