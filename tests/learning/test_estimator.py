@@ -66,15 +66,56 @@ def test_fits_again_to_the_same_bits_and_leaves_its_data() -> None:
     np.testing.assert_array_equal(first.fit(X).components_, again)
 
 
+SIGNALS = np.cumsum(RNG.standard_normal((3, 2, 60)), axis=-1)
+
+
+@pytest.mark.parametrize(("stride", "border"), [(1, "full"), (2, "full"), (3, "circular")])
+def test_signals_are_sums_of_shifted_stencils(stride: int, border: str) -> None:
+    model = ConvDictionary(4, 7, stride=stride, border=border, max_iter=15).fit(SIGNALS)
+    assert model.components_.shape == (4, 2, 7)
+    Z = model.transform(SIGNALS)
+    painted = np.zeros((3, 2, 200))
+    for n, k, place in zip(*np.nonzero(Z), strict=True):
+        painted[n, :, place * stride : place * stride + 7] += Z[n, k, place] * model.components_[k]
+    if border == "full":
+        painted = painted[..., 6 : 6 + 60]
+    else:  # beyond the end it goes on at the start
+        painted = painted[..., :60] + painted[..., 60:120]
+    np.testing.assert_allclose(model.inverse_transform(Z), painted, atol=1e-4)
+
+
+def test_signals_of_another_length_are_painted_where_it_is_said() -> None:
+    model = ConvDictionary(**SMALL).fit(SIGNALS)
+    assert model.inverse_transform(np.zeros((1, 4, 28)), size=24).shape == (1, 2, 24)
+
+
+def test_a_stencil_of_two_channels_is_found_in_signals() -> None:
+    rng = np.random.default_rng(5)
+    shape = np.stack([np.hanning(9), np.diff(np.hanning(10))])
+    planted = np.zeros((4, 300))
+    planted[:, 8::37] = rng.uniform(1, 2, planted[:, 8::37].shape)
+    signals = np.stack([[np.convolve(z, s)[:300] for s in shape] for z in planted])
+    model = ConvDictionary(1, 13, smooth=None, max_iter=150, alpha=0.02, random_state=1).fit(signals)
+    found = model.components_[0] / np.linalg.norm(model.components_)
+    match = max(sum(np.correlate(f, s, "full") for f, s in zip(found, shape, strict=True))) / np.linalg.norm(shape)
+    assert match > 0.98
+    assert np.mean((model.inverse_transform(model.transform(signals)) - signals) ** 2) < 0.02 * np.mean(signals**2)
+
+
 @pytest.mark.parametrize(("use", "kind", "text"), [
     (lambda m: m.transform(X), OptionError, "not fitted"), (lambda m: m.inverse_transform(X), OptionError, "not fitted"),
-    (lambda m: m.get_feature_names_out(), OptionError, "not fitted"), (lambda m: m.fit(X[0]), ShapeError, r"\(number, C, H, W\)"),
+    (lambda m: m.get_feature_names_out(), OptionError, "not fitted"), (lambda m: m.fit(X[0, 0]), ShapeError, r"C, L\).*X\[:, None\]"),
     (lambda m: m.fit(X[:0]), ShapeError, "at least one"), (lambda m: m.fit(X * np.nan), ShapeError, "NaN"),
     (lambda m: m.fit(X > 0), ShapeError, "bool"),
     (lambda m: m.set_params(n_components=0).fit(X), OptionError, "at least 1"),
     (lambda m: m.set_params(kernel_size=99).fit(X), ShapeError, "smaller than"),
     (lambda m: m.fit(X).inverse_transform(X), ShapeError, r"\(number, 4, 24, 21\) of pictures 20x17"),
     (lambda m: m.fit(X).transform(X[:, :1]), ShapeError, "stencils"),
+    (lambda m: m.fit(SIGNALS).transform(X), ShapeError, "fitted to signals, got pictures"),
+    (lambda m: m.fit(X).transform(SIGNALS), ShapeError, "fitted to pictures, got signals"),
+    (lambda m: m.fit(SIGNALS).inverse_transform(X), ShapeError, r"\(number, 4, 64\) of signals of length 60"),
+    (lambda m: m.fit(SIGNALS).inverse_transform(np.zeros((1, 4, 9)), size=(3, 3)), ShapeError, "size"),
+    (lambda m: m.set_params(kernel_size=61).fit(SIGNALS), ShapeError, "size of at most 60"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(use: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):

@@ -43,7 +43,8 @@ Array = NDArray[Any]
 class Options:
     """What to learn: how many stencils of which side, how sparse, in how many steps.
 
-    stride: distance of neighbouring activations; border: see Model; carry: inertia of the stencils.
+    stride: distance of neighbouring activations; border: see Model; carry: inertia of the stencils. signals: what is given are signals
+        (C, 1, L), and stencils are (K, C, 1, size).
     """
 
     stencils: int = 64
@@ -54,6 +55,7 @@ class Options:
     seed: int = 0
     border: str = "full"
     carry: float = 0.5
+    signals: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stencils", "steps"):
@@ -69,7 +71,7 @@ class Options:
 
     def model(self) -> Model:
         """The model that these options describe."""
-        return Model(self.size, self.stride, self.border)
+        return Model(self.size, self.stride, self.border, self.signals)
 
 
 @dataclass(slots=True, repr=False)
@@ -91,20 +93,20 @@ class Coded(Shown):
 
 def first_stencils(details: Sequence[Array], options: Options) -> Array:
     """Patches of the pictures, drawn with a chance that grows with their contrast, faded at the rim, of norm 1."""
-    rng, k = np.random.default_rng(options.seed), options.size
+    rng, (tall, wide) = np.random.default_rng(options.seed), options.model().kernel
     rows: list[Array] = []
     share = max(1, 2000 // len(details))
     for detail in details:
         height, width = detail.shape[-2:]
-        places = rng.integers(0, (height - k + 1, width - k + 1), (share, 2))
-        rows += [detail[:, a : a + k, b : b + k] for a, b in places]
+        places = rng.integers(0, (height - tall + 1, width - wide + 1), (share, 2))
+        rows += [detail[:, a : a + tall, b : b + wide] for a, b in places]
     patches = np.stack(rows).astype(np.float64)
     norms = np.sqrt((patches**2).sum(axis=(1, 2, 3)))
     chance = norms + 1e-12 * (1.0 + norms.max())
     few = len(patches) < options.stencils
     chosen = patches[rng.choice(len(patches), options.stencils, replace=few, p=chance / chance.sum())]
-    fade = np.sqrt(np.sin(np.pi * (np.arange(k) + 1) / (k + 1)))
-    chosen = chosen * np.outer(fade, fade) + 1e-3 * rng.standard_normal(chosen.shape)
+    down, across = (np.sqrt(np.sin(np.pi * (np.arange(k) + 1) / (k + 1))) for k in (tall, wide))
+    chosen = chosen * np.outer(down, across) + 1e-3 * rng.standard_normal(chosen.shape)
     return _project(chosen / np.maximum(_norms(chosen), 1e-30)[:, None, None, None])
 
 
@@ -124,7 +126,7 @@ def learn(
     Raises: ShapeError for pictures smaller than a stencil or of different channels; OptionError for pictures without any detail.
     """
     options = options or Options()
-    details = _checked(details, options.size)
+    details = _checked(details, options.model())
     if not max(float(np.abs(d).max()) for d in details) > 1e-6:
         raise OptionError("the pictures are constant but for their slow part: there is nothing to learn from")
     if stencils is None:
@@ -147,7 +149,7 @@ def encode(
     Raises: as `learn`.
     """
     options = options or Options()
-    details = _checked(details, options.size)
+    details = _checked(details, options.model())
     if known is not None and len(known) != len(details):
         raise ShapeError(f"{len(details)} pictures but {len(known)} masks")
     return _Descent(details, options, _checked_stencils(stencils, details, options), known, progress).run(learning=False)
@@ -276,13 +278,13 @@ class _Descent:
         if not len(idle):
             return
         residuals = [c.residual(c.painted) for c in self.canvases]
-        fresh, before, k = self.stencils.copy(), self.stencils_before.copy(), self.options.size
+        fresh, before, (tall, wide) = self.stencils.copy(), self.stencils_before.copy(), self.model.kernel
         for index in idle:
             worst = max(residuals, key=lambda r: float(np.abs(r).max()))
             _, row, column = np.unravel_index(int(np.abs(worst).argmax()), worst.shape)
-            a = min(max(int(row) - k // 2, 0), worst.shape[1] - k)
-            b = min(max(int(column) - k // 2, 0), worst.shape[2] - k)
-            patch = worst[:, a : a + k, b : b + k]
+            a = min(max(int(row) - tall // 2, 0), worst.shape[1] - tall)
+            b = min(max(int(column) - wide // 2, 0), worst.shape[2] - wide)
+            patch = worst[:, a : a + tall, b : b + wide]
             norm = float(np.sqrt(_square(patch)))
             if norm < 1e-6:
                 return
@@ -331,17 +333,20 @@ def _project(stencils: Array) -> Array:
     return (stencils / np.maximum(_norms(stencils), 1.0)[:, None, None, None]).astype(np.float32)
 
 
-def _checked(details: Sequence[Array], size: int) -> list[Array]:
+def _checked(details: Sequence[Array], model: Model) -> list[Array]:
     arrays = [np.asarray(d, np.float32) for d in details]
     if not arrays:
         raise ShapeError("no picture was given")
     for a in arrays:
         if a.ndim != 3 or a.shape[0] != arrays[0].shape[0]:
             raise ShapeError(f"pictures must be (C, H, W) with one C, got {[b.shape for b in arrays]}")
-        if min(a.shape[1:]) < size:
+        if model.signals and a.shape[1] != 1:
+            raise ShapeError(f"signals must be (C, 1, L), got {a.shape}")
+        tall, wide = model.kernel
+        if a.shape[1] < tall or a.shape[2] < wide:
             raise ShapeError(
-                f"a picture of {a.shape[2]}x{a.shape[1]} pixels is smaller than the {size}x{size} stencils;"
-                f" choose a size of at most {min(a.shape[1:])}"
+                f"a picture of {a.shape[2]}x{a.shape[1]} pixels is smaller than the {wide}x{tall} stencils;"
+                f" choose a size of at most {a.shape[2] if model.signals else min(a.shape[1:])}"
             )
         if not np.isfinite(a).all():
             raise ShapeError("a picture has NaN or infinite values")
@@ -350,9 +355,11 @@ def _checked(details: Sequence[Array], size: int) -> list[Array]:
 
 def _checked_stencils(stencils: Array, details: list[Array], options: Options) -> Array:
     stencils = np.asarray(stencils)
-    channels, k = details[0].shape[0], options.size
-    if stencils.ndim != 4 or stencils.shape[1:] != (channels, k, k):
-        raise ShapeError(f"stencils must be (K, {channels}, {k}, {k}) for these pictures and this size, got {stencils.shape}")
+    channels, (tall, wide) = details[0].shape[0], options.model().kernel
+    if stencils.ndim != 4 or stencils.shape[1:] != (channels, tall, wide):
+        raise ShapeError(
+            f"stencils must be (K, {channels}, {tall}, {wide}) for these pictures and this size, got {stencils.shape}"
+        )
     if not np.isfinite(stencils).all():
         raise ShapeError("the stencils have NaN or infinite values")
     return _project(stencils)

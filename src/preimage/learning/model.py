@@ -29,11 +29,15 @@ BORDERS = ("full", "circular")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """How activations and stencils give a picture: the stencils' side in pixels, the stride of the activations, the border."""
+    """How activations and stencils give a picture: the stencils' side in pixels, the stride of the activations, the border.
+
+    signals: the pictures are signals (C, 1, L), and the stencils (K, C, 1, k).
+    """
 
     size: int
     stride: int = 1
     border: str = "full"
+    signals: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.stride < 1:
@@ -43,17 +47,27 @@ class Model:
         if self.border not in BORDERS:
             raise OptionError(f"border must be one of {', '.join(BORDERS)}, got {self.border!r}")
 
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """The stencils' height and width."""
+        return (1 if self.signals else self.size), self.size
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """The stride down and across."""
+        return (1 if self.signals else self.stride), self.stride
+
     def _options(self) -> dict[str, Any]:
-        k = self.size - 1
+        margins = [k - 1 for k in self.kernel]
         if self.border == "full":
-            return {"stride": self.stride, "padding": k}
-        return {"stride": self.stride, "padding": ((0, k), (0, k)), "padding_mode": "circular"}
+            return {"stride": self.strides, "padding": tuple(margins)}
+        return {"stride": self.strides, "padding": tuple((0, k) for k in margins), "padding_mode": "circular"}
 
     def activation_size(self, height: int, width: int) -> tuple[int, int]:
         """How many activations of one stencil a picture of that size has, down and across."""
-        k = self.size - 1
-        extra = k if self.border == "full" else 0
-        return (height + extra - 1) // self.stride + 1, (width + extra - 1) // self.stride + 1
+        extra = [k - 1 if self.border == "full" else 0 for k in self.kernel]
+        down, across = ((n + e - 1) // s + 1 for n, e, s in zip((height, width), extra, self.strides, strict=True))
+        return down, across
 
     def paint(self, z: Array, stencils: Array, height: int, width: int) -> Array:
         """The picture (C, H, W) that the activations z (K, h, w) give."""
@@ -69,7 +83,7 @@ class Model:
 
     def stencil_grad(self, r: Array, z: Array) -> Array:
         """How much of r (C, H, W) lies under the activations z (K, h, w), for every pixel of every stencil: (K, C, k, k)."""
-        gradient: Array = conv_weight_grad(r[None], z[None], kernel_size=self.size, **self._options())
+        gradient: Array = conv_weight_grad(r[None], z[None], kernel_size=self.kernel, **self._options())
         return gradient
 
     def curvature(self, stencils: Array) -> Array:
@@ -78,8 +92,8 @@ class Model:
         With S_k the stencil's spectrum, paint* paint has at the frequency f the matrix S(f)* S(f), and for any exponent
         that lies below diag_k(|S_k|^p sum_j |S_j|^(2-p)); the largest over f holds for all. Here p = 3/2.
         """
-        side = 4 * self.size
-        spectrum = np.abs(np.fft.rfft2(stencils.astype(np.float64), s=(side, side)))
+        sides = [1 if k == 1 else 4 * k for k in self.kernel]
+        spectrum = np.abs(np.fft.rfft2(stencils.astype(np.float64), s=sides))
         if self.stride > 1:  # aliased frequencies add up: bound by the largest, once for each alias
             spectrum = np.broadcast_to(spectrum.max(axis=(2, 3), keepdims=True), spectrum.shape)
         heavy = np.sqrt((spectrum**2).sum(axis=1))

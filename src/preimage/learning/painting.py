@@ -105,10 +105,10 @@ def activation_map(coded: Coded, picture: int, stencil: int) -> Array:
     model = coded.options.model()
     z = coded.activations[picture][stencil]
     height, width = coded.painted[picture].shape[-2:]
-    middle = (model.size - 1) // 2 - (model.size - 1 if model.border == "full" else 0)
+    first = [(k - 1) // 2 - (k - 1 if model.border == "full" else 0) for k in model.kernel]
     result = np.zeros((height, width), np.float32)
     rows, columns = np.nonzero(z)
-    down, across = rows * model.stride + middle, columns * model.stride + middle
+    down, across = rows * model.strides[0] + first[0], columns * model.strides[1] + first[1]
     inside = (down >= 0) & (down < height) & (across >= 0) & (across < width)
     result[down[inside], across[inside]] = z[rows[inside], columns[inside]]
     return result
@@ -120,11 +120,11 @@ def strokes(coded: Coded, picture: int) -> Strokes:
     stencil, row, column = np.nonzero(z)
     value = z[stencil, row, column]
     order = np.argsort(-np.abs(value), kind="stable")
-    before = model.size - 1 if model.border == "full" else 0
+    before = [k - 1 if model.border == "full" else 0 for k in model.kernel]
     stencil, row, column, value = (
         stencil[order],
-        row[order] * model.stride - before,
-        column[order] * model.stride - before,
+        row[order] * model.strides[0] - before[0],
+        column[order] * model.strides[1] - before[1],
         value[order],
     )
     return Strokes(stencil, row, column, value, np.zeros(len(order), np.int64), model.border == "circular")
