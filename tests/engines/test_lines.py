@@ -23,6 +23,8 @@ CASES = [
     ((3, 7, 11, 5), (1, 3)),
     ((2, 3000), (1,)),
     ((4, 1, 9), (1,)),
+    ((9, 8, 5), (2,)),  # many short rows, which are laid side by side; without the first image they are too few for that
+    ((9, 2, 4, 3), (2, 3)),
 ]
 MODES = ("softmax", "log_softmax", "logsumexp", "max", "min", "standardize")
 
@@ -144,3 +146,25 @@ def test_slices_that_overflow_do_not_change_the_others():
     np.testing.assert_allclose(
         got[2], ops.standardize((x[2:3] / np.float32(1e37)).astype(np.float64), 1, 0.0)[0], rtol=1e-5, atol=1e-6
     )
+
+
+def test_short_rows_have_the_same_gradient_side_by_side(monkeypatch):
+    """With scale and shift, and their gradient, of rows whose axes lie in another order."""
+    from preimage.engines.jit.elementwise import line
+
+    x, g = (np.moveaxis(data((9, 11, 3, 4), seed=seed, special=False), 1, 2) for seed in (31, 32))
+    scale, shift = data((3,), seed=33, special=False), data((3,), seed=34, special=False)
+    turned = (np.moveaxis(a, 1, 3) for a in (x, g))
+    x, g = (np.ascontiguousarray(a) for a in turned)
+
+    def all_of(x, g):
+        y, below = around.standardize(x, (3,), 1e-3, (scale, shift))
+        plain, _ = around.standardize(x, (3,), 1e-3)
+        return y, below, around.standardize_gradient(g, plain, 1 / np.sqrt(below), (3,))
+
+    made = all_of(x, g)
+    other = all_of(x.transpose(0, 2, 1, 3), g.transpose(0, 2, 1, 3))
+    monkeypatch.setattr(line, "MANY_ROWS", x.size)
+    for short, apart, moved in zip(made, all_of(x, g), other, strict=True):
+        same(short, apart)
+        same(moved.transpose(0, 2, 1, 3), apart)

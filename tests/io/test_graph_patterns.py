@@ -294,6 +294,9 @@ def test_group_norm() -> None:
     after = rewrite_patterns(graph(3))
     assert [n.op for n in after.nodes if n.op != "onnx.Shape"] == ["group_norm"]
     same(graph(3), after)
+    single = graph(1, shape=(0, 1, -1))  # whose scale is a single number
+    assert "group_norm" in words(rewrite_patterns(single))
+    same(single, rewrite_patterns(single))
     assert "group_norm" not in words(rewrite_patterns(graph(3, 2.0)))
     assert "group_norm" not in words(
         rewrite_patterns(graph(6, shape=(0, 6, 5, -1)).replaced(inputs=[Input("x", None, "float64")]))

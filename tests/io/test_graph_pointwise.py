@@ -99,3 +99,18 @@ def test_every_step_has_the_bits_of_its_node(op, attributes, size):
     assert [n.op for n in fused.nodes] == ["pointwise"]
     with np.errstate(all="ignore"), pre.no_grad():
         np.testing.assert_array_equal(fused(*values), graph(*values))
+
+
+def test_a_gate_is_computed_once_not_at_every_pixel():
+    nodes = [
+        Node("m", "global_avg_pool", ("x",), ("m",)),
+        Node("g", "sigmoid", ("m",), ("g",)),
+        Node("s", "mul", ("g", "x"), ("s",)),
+        Node("r", "relu", ("s",), ("y",)),
+    ]
+    graph = Graph(nodes, [Input("x", (None,) * 4)], ["y"])
+    fused = fuse_pointwise(graph)
+    assert [n.op for n in fused.nodes] == ["global_avg_pool", "sigmoid", "pointwise"]
+    x = np.random.default_rng(3).standard_normal(SHAPE).astype(np.float32)
+    with pre.no_grad():
+        np.testing.assert_array_equal(fused(x), graph(x))

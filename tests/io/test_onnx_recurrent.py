@@ -151,3 +151,22 @@ def test_long_sequences_count_as_work():
     model, feeds = net("LSTM", np.random.default_rng(6))
     with limits(flop=1000), pytest.raises(pre.FileFormatError, match="flop in one run"):
         ours(model, feeds)
+
+
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_lengths_that_are_an_input_are_read_by_the_program(op):
+    """Recorded once, then run with other lengths, one of them wrong; those of another dtype are converted by a kernel."""
+    model, feeds = net(op, np.random.default_rng(7), direction="bidirectional", lengths=True)
+    graph = pre.optimise(onnx_io.load(model))
+    with pre.no_grad():
+        for _ in range(3):
+            graph.run(feeds)
+        assert not graph.programs[-1].functions
+        for lengths in ([STEPS, 1, 3], [0, STEPS, 2]):
+            other = feeds | {"len": np.array(lengths, np.int32)}
+            want = onnx_io.load(model).run(other)
+            for name, value in graph.run(other).items():
+                np.testing.assert_array_equal(value, want[name])
+            assert graph.why_no_program is None
+        with pytest.raises(pre.ShapeError, match="lengths must lie in"):
+            graph.run(feeds | {"len": np.array([1, STEPS + 1, 1], np.int32)})

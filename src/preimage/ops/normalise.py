@@ -88,6 +88,8 @@ def standardized(
         if scale.shape == shift.shape == along:
             return astype(standardized_lines(array_of(x), axes, eps, scale, shift)[0], dtype)
     y = reshape(standardize(x if shape is None else reshape(x, shape), axes, eps), x.shape)
+    if weight is not None and bias is not None and all(type(v) is np.ndarray and v.dtype == y.dtype for v in (y, weight, bias)):
+        return astype(_chained(array_of(y), (array_of(weight), array_of(bias)), (("mul", (0, 1)), ("add", (3, 2)))), dtype)
     y = y if weight is None else multiply(y, weight)
     return astype(y if bias is None else add(y, bias), dtype)
 

@@ -25,7 +25,7 @@ import numpy as np
 from preimage.autograd import Tensor, array_of
 from preimage.engines import PreparedWeight, around
 from preimage.engines.base import Chain, aligned_empty
-from preimage.engines.recording import constant, made_once
+from preimage.engines.recording import constant, made_once, recorder
 from preimage.engines.recurrent import Cell, Direction
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.ops.activation import relu, sigmoid, tanh
@@ -125,6 +125,10 @@ class _Layer:
 
     def products(self) -> Any:
         """Those of all steps with weight_ih."""
+        here = recorder()
+        weight = self.weight_ih
+        if here is not None and isinstance(weight, np.ndarray) and here.is_fixed(weight):  # packed once, for all later runs
+            return linear(self.x, _Once(weight).prepared, self.bias)
         return linear(self.x, self.weight_ih, self.bias)
 
     def run(self) -> tuple[Any, ...]:
@@ -139,6 +143,9 @@ class _Layer:
         """The same step by step, by operations."""
         if not self.steps:
             return np.zeros((0, self.batch, self.hidden), self.x.dtype), *self.states
+        here = recorder()
+        if here is not None and self.lengths is not None and not here.is_fixed(self.lengths):
+            here.lost("lengths decide which steps are computed")
         products = _unstacked(self.products())
         states, made = self.states, list[Any]([None]) * self.steps
         for t in reversed(range(self.steps)) if self.reverse else range(self.steps):
@@ -153,7 +160,7 @@ class _Layer:
     def direction(self, y: np.ndarray, last: Sequence[np.ndarray]) -> Direction:
         """What a kernel is given to fill y and the last states."""
         assert self.cell is not None
-        lengths = None if self.lengths is None else np.ascontiguousarray(self.lengths, np.int64)
+        lengths = None if self.lengths is None else _int64(self.lengths)
         states = tuple(_neighbours(array_of(s)) for s in self.states)
         peephole, inside = (None if v is None else np.ascontiguousarray(array_of(v)) for v in (self.peephole, self.inside))
         products, weight = array_of(self.products()), array_of(self.weight_hh)
@@ -189,7 +196,16 @@ def _lengths(name: str, lengths: Any, steps: int, batch: int) -> np.ndarray:
         raise ShapeError(f"{name}: lengths must be {batch} integers, one per sequence, got {found.dtype} of shape {found.shape}")
     if found.size and not 0 <= found.min() <= found.max() <= steps:
         raise ShapeError(f"{name}: lengths must lie in 0..{steps}, got {found.min()}..{found.max()}")
+    here = recorder()
+    if here is not None and not here.is_fixed(found):
+        here.expect(found, (0, steps))
     return found
+
+
+def _int64(lengths: np.ndarray) -> np.ndarray:
+    """The lengths as kernels read them; converted by a kernel where somebody records what is computed."""
+    converted = None if recorder() is None or lengths.dtype == np.int64 else around.mixed((lengths,), (), np.float64, np.int64)
+    return np.ascontiguousarray(lengths, np.int64) if converted is None else converted
 
 
 def _unstacked(x: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
-from preimage.engines import around
+from preimage.engines import around, moving
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.operands import Array, axes_of, axis_of, check_room, count_of, entries, operand, parts_of, regular, sizes_of
 from preimage.ops.sums import sum_dtype
@@ -38,7 +38,7 @@ def _listed(value: Any) -> list[Any]:
 
 _reshape_op = primitive(
     "reshape",
-    lambda x, shape: np.reshape(x, shape),
+    lambda x, shape: moving.reshaped(x, shape),
     [lambda g, ans, x, shape: reshape(g, x.shape)],
     saves=(),
     linear=(0,),

@@ -58,7 +58,9 @@ def group_norm(x: Value, weight: Value = None, bias: Value = None, *, groups: in
 @graph_op("instance_norm")
 def instance_norm(x: Value, weight: Value = None, bias: Value = None, *, channels: int, eps: float) -> Value:
     """Each channel of each image standardised over space; weight and bias per channel."""
-    return normalise(x, weight, bias, images=False, eps=eps)[0]
+    ndim = len(np.shape(array_of(x)))
+    weight, bias = (None if v is None else ops.reshape(v, (channels, *[1] * (ndim - 2))) for v in (weight, bias))
+    return standardized(x, weight, bias, axes=tuple(range(2, ndim)), eps=eps)
 
 
 @graph_op("batch_statistics_norm")

@@ -222,7 +222,7 @@ class _Search:
         self.step()
         view = self.view
         if isinstance(term, Anything | Stored):
-            if key and view.number(key) is None and (isinstance(term, Anything) or key in view.stored):
+            if key and (key in view.stored if isinstance(term, Stored) else view.number(key) is None):
                 known = found.values.get(term.name)
                 if known is None:
                     yield replace(found, values={**found.values, term.name: key})

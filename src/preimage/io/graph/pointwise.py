@@ -17,8 +17,10 @@ import numpy as np
 
 from preimage.engines import around
 from preimage.io.graph.calls import CONTRACTIONS, NodeChain, compiled_steps
+from preimage.io.graph.facts import infer
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import OPS, Node, graph_op
+from preimage.io.graph.sizes import Shape
 
 __all__ = ["fuse_chains", "fuse_pointwise", "pointwise"]
 
@@ -42,12 +44,14 @@ def fuse_pointwise(graph: Graph) -> Graph:
         for key in node.inputs:
             users.setdefault(key, set()).add(position)
     fixed = set(graph.outputs) | set(graph.updates.values())
+    facts = infer(graph)
+    shapes = [facts[node.outputs[0]].shape if node.outputs and node.outputs[0] in facts else None for node in graph.nodes]
     taken: set[int] = set()
     chains: dict[int, Node] = {}
     for start, node in enumerate(graph.nodes):
         if start in taken or not _is_step(node):
             continue
-        members = _chain(graph.nodes, start, users, fixed, taken)
+        members = _chain(graph.nodes, start, users, fixed, taken, shapes)
         if len(members) > 1:
             taken.update(members)
             chains[members[-1]] = _joined([graph.nodes[m] for m in members])
@@ -63,14 +67,28 @@ def _is_step(node: Node) -> bool:
     return node.op in _UNARY and len(node.inputs) == 1
 
 
-def _chain(nodes: Sequence[Node], start: int, users: Mapping[str, set[int]], fixed: set[str], taken: set[int]) -> list[int]:
-    """The longest run of steps from `start` on of which only the last one's value is used elsewhere."""
+def _smaller(a: Shape | None, b: Shape | None) -> bool:
+    """Whether a value of shape a is certainly repeated to give one of shape b: a gate, which is computed once, not at every pixel."""
+    if a is None or b is None:
+        return False
+    return len(a) < len(b) or any(m == 1 != n for m, n in zip(a, b, strict=False))
+
+
+def _chain(
+    nodes: Sequence[Node], start: int, users: Mapping[str, set[int]], fixed: set[str], taken: set[int], shapes: Sequence[Shape | None]
+) -> list[int]:  # fmt: skip
+    """The longest run of steps from `start` on of which only the last one's value is used elsewhere. shapes: of the nodes' values."""
     members, made, best = [start], {nodes[start].outputs[0]}, [start]
     for position in range(start + 1, len(nodes)):
         if position > members[-1] + 16:
             break
         node = nodes[position]
-        if position in taken or not _is_step(node) or not made.intersection(node.inputs):
+        if (
+            position in taken
+            or not _is_step(node)
+            or not made.intersection(node.inputs)
+            or _smaller(shapes[start], shapes[position])
+        ):
             continue
         members.append(position)
         made.add(node.outputs[0])

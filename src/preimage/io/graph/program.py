@@ -291,7 +291,8 @@ class Program:
         self.kernels = sum(item.count for item in self._items if not isinstance(item, _Function))
         #: The nodes that stayed functions, and why.
         self.functions = [(f.node, f.why) for f in functions]
-        self._looks = any(place.memory in state.given for f in functions for _, place in f.inputs)
+        looked_at = [*(place for f in functions for _, place in f.inputs), *(guard.place for guard in self._guards)]
+        self._looks = any(place.memory in state.given for place in looked_at)
 
     @property
     def bytes(self) -> int:

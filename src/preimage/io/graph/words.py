@@ -32,6 +32,7 @@ _ALL = frozenset(
         "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul", "attention", "gelu", "mish", "softplus", "log",
         "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish", "onnx.Gather", "onnx.PRelu", "onnx.Where", "onnx.Equal", "onnx.Less",
         "onnx.LessOrEqual", "onnx.Greater", "onnx.GreaterOrEqual", "onnx.And", "onnx.Or", "onnx.Xor", "onnx.Not", "onnx.IsNaN", "rms_norm",
+        "onnx.LSTM", "onnx.GRU", "onnx.RNN", "group_norm", "instance_norm",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.
@@ -46,8 +47,6 @@ _FIRST = frozenset(
         "onnx.QuantizeLinear", "onnx.DequantizeLinear",
     )
 )  # fmt: skip
-#: Words that read all inputs so but the one at this position.
-_ALL_BUT = dict.fromkeys(("onnx.LSTM", "onnx.GRU", "onnx.RNN"), 4)
 #: Words that run graphs.
 _DECIDE: dict[str, tuple[int, ...]] = {"onnx.If": (0,), "onnx.Loop": (0, 1), "onnx.Scan": ()}
 _POSITIONS = {"onnx.Conv": (0,), "conv": (0, 3), "conv_transpose": (0, 3)}
@@ -57,8 +56,6 @@ def may_record(node: Node, moving: Sequence[int]) -> bool:
     """Whether the node may be recorded where the inputs at these positions change from run to run."""
     if node.op in _ALL:
         return True
-    if node.op in _ALL_BUT:
-        return _ALL_BUT[node.op] not in moving
     if node.op in _POSITIONS:
         return set(moving) <= set(_POSITIONS[node.op])
     return (node.op in _FIRST or node.op in _VIEWS or node.op in _SAME_ORDER) and tuple(moving) == (0,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -12,11 +13,14 @@ from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.line_kernel import REDUCED, LineArguments, LineSpec
 from preimage.engines.jit.runtime.link import launch_arrays
-from preimage.engines.order import BLOCK
+from preimage.engines.order import BLOCK, PARTIALS
 from preimage.engines.recording import constant
 from preimage.settings import thread_count
 
 __all__ = ["lines", "softmax"]
+
+#: Rows from which it pays to lay short ones side by side.
+MANY_ROWS = 64
 
 
 def softmax(x: Array, axis: int, g: Array | None = None) -> Array:
@@ -51,6 +55,8 @@ def lines(
     memory = tuple([x.shape[k] for k in order])
     outer, length, inner = prod(memory[:at]), prod(memory[at : at + len(axis)]), prod(memory[at + len(axis) :])
     kept = [k for k in order if k not in axis]
+    if inner == 1 and length < PARTIALS and outer >= MANY_ROWS:
+        return _side_by_side(x, axis, kept, mode, g, each, eps, affine)
     one_each = aligned_empty((outer * inner,), x.dtype)
     few = one_each.reshape([x.shape[k] for k in kept]).transpose([int(k) for k in np.argsort(kept)])
     made = few if mode in REDUCED else placed_empty(memory, tuple(int(k) for k in np.argsort(order)), x.dtype)
@@ -74,6 +80,21 @@ def lines(
     spec = LineSpec(ELEMENTS[x.dtype], lanes, columns, mode, affine is not None)
     launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
     return (made, few) if mode == "standardize" else (made,)
+
+
+def _side_by_side(
+    x: Array, axis: tuple[int, ...], kept: Sequence[int], mode: str, g: Array | None, each: Array | None, eps: float,
+    affine: tuple[Array, Array] | None,
+) -> tuple[Array, ...]:  # fmt: skip
+    """The same for many rows that are shorter than a vector's sums: laid out so that lanes are rows. kept: the other axes, as they lie."""
+    turn = (*axis, *kept)
+    turned = [None if a is None else _in_order(a.transpose(turn)) for a in (x, g)]
+    back = [sorted(kept).index(k) for k in kept]
+    other = None if each is None else each.transpose(back)
+    assert turned[0] is not None
+    found = lines(turned[0], tuple(range(len(axis))), mode, turned[1], other, eps, affine)
+    fewer = [r.transpose(np.argsort(back)) for r in found if r.ndim < x.ndim]
+    return tuple(fewer) if mode in REDUCED else (found[0].transpose(np.argsort(turn)), *fewer)
 
 
 def _in_order(x: Array) -> Array:

@@ -52,6 +52,9 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
         if own != order and (own is None or [k for k in own if part.shape[k] != 1] != [k for k in order if part.shape[k] != 1]):
             return _by_chains(parts, axis, order) if recorder() else None
     at = order.index(axis)
+    if at and at == len(order) - 1 and all(part.shape[axis] == 1 for part in parts):
+        order = (axis, *order[:-1])  # else every element would be a row of its own
+        at = 0
     behind = prod(first.shape[k] for k in order[at + 1 :])
     rows = prod(first.shape[k] for k in order[:at])
     length = sum(p.shape[axis] for p in parts)
