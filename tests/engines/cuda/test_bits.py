@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
+import sweep
 from cases import arrays, differing, geometry, same_bits
 
 import preimage as pre
@@ -28,6 +31,24 @@ def test_two_orders_of_threads_agree_with_jit():
     made = arrays(RNG, g, np.float32)
     for simulator in (Simulator(), Simulator(lambda n: np.arange(n)[::-1], lazy=True)):
         assert differing(CudaEngine(simulator), g, made) == []
+
+
+def test_a_single_channel_is_taken_in_either_layout():
+    g = pre.ConvGeometry.from_conv((2, 1, 6, 5), (3, 1, 3, 3), padding=1)
+    made = arrays(RNG, g, np.float32)
+    assert differing(CudaEngine(Simulator()), g, made) == []
+
+
+def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch, capsys):
+    path, seen = tmp_path / "sweep.json", []
+    monkeypatch.setattr(sweep, "case", lambda seed, number: seen.append(number) or (["differs"] if number == 2 else []))
+    for cases, status in ((2, 0), (4, 1)):
+        monkeypatch.setattr(sys, "argv", ["sweep", "--cases", str(cases), "--state", str(path)])
+        assert sweep.main() == status
+    assert seen == [0, 1, 2, 3]
+    assert "4 geometries, 3 contractions each: 1 results differ" in capsys.readouterr().out
+    path.write_text(path.read_text().replace(sweep.source_digest(), "another"))
+    assert sweep.begun(path, 1)["done"] == 0
 
 
 def test_bias_residual_and_activation_are_fused():

@@ -138,6 +138,10 @@ class Operand:
     def ndim(self) -> int:
         return len(self.shape)
 
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
 
 class Arrays(Protocol):
     """Arrays of one library (NumPy, CuPy, torch), as a device has them for the time of one call."""
