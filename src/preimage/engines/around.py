@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
-from preimage.engines import get, names, sums
+from preimage.engines import DEVICE_ENGINES, get, names, sums
 from preimage.engines.base import Array, ElementwiseKernels, Steps, aligned_empty
 from preimage.engines.recording import recorder
 from preimage.engines.recurrent import Direction
@@ -58,11 +58,15 @@ _found: dict[str, tuple[ElementwiseKernels, str]] = {}
 
 
 def active() -> ElementwiseKernels | None:
-    """The kernels of the engine that the settings choose; for "auto" of the first engine that runs here and has some."""
+    """The kernels of the engine that the settings choose; for "auto" of the first engine that runs here and has some. An engine of a GPU has
+    kernels for the arrays that lie there, none for NumPy's.
+    """
     wanted = current().engine
     known = _found.get(wanted)
     if known is None:
         for name in names() if wanted == "auto" else (wanted,):
+            if name in DEVICE_ENGINES:
+                continue
             try:
                 kernels = getattr(get(name), "kernels", None)
             except EngineError:

@@ -255,7 +255,7 @@ conv_weight_grad_op: Primitive = primitive(
 
 
 def _sum_over_space_on_device(g: Any, *, layout: str) -> Any:
-    return device_kernels("channel sums", g).channel_sums(channels_first(g, layout), "plain", False)[0]
+    return device_kernels("channel sums", g).channel_sums(channels_first(g, layout), "plain", True)[0]
 
 
 for _op in (conv_op, conv_transpose_op, conv_weight_grad_op):

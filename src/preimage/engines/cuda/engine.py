@@ -24,6 +24,7 @@ from preimage.engines.cuda.constants import Constants
 from preimage.engines.cuda.device import Arrays, Device, Operand
 from preimage.engines.cuda.devices import device_of
 from preimage.engines.cuda.devices import unavailable as device_unavailable
+from preimage.engines.cuda.elementwise import DeviceKernels
 from preimage.engines.cuda.products import CudaProducts
 from preimage.engines.cuda.schedules.gather import Gather, PackedWeight, gather_plan, pack, run_gather
 from preimage.engines.cuda.schedules.weights import run_weights, weight_plan
@@ -42,13 +43,14 @@ class CudaEngine:
 
     name = "cuda"
     takes_prepared = True
-    kernels = None
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
     def __init__(self, device: Device | None = None) -> None:
         self._device = device
         self._constants: dict[Device, Constants] = {}
         self.products = CudaProducts(self.conv)
+        #: Of arrays that lie on a device; NumPy's are left to NumPy.
+        self.kernels: Any = DeviceKernels(self._constants, device)
 
     @property
     def device(self) -> Device:
@@ -79,19 +81,20 @@ class CudaEngine:
         if not prod(geometry.weight_shape) or not y.size:
             return np.zeros(geometry.weight_shape, x.dtype)
         arrays, constants = self._arrays(x)
-        plan = weight_plan(_with_axis(geometry), x.dtype, arrays.device.properties, current().workspace_bytes)
         a, b = (_lifted(arrays.take(array), geometry) for array in (x, y))
+        last = is_channels_last(a) and is_channels_last(b)
+        plan = weight_plan(_with_axis(geometry), x.dtype, arrays.device.properties, current().workspace_bytes, last)
         return arrays.give(_lowered(run_weights(plan, a, b, arrays, constants), geometry))
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
         g, properties, sums = geometry, self.device.properties, accumulator_dtype(dtype)
         if contraction == "conv_weight_grad":
-            weights = weight_plan(g, dtype, properties, current().workspace_bytes)
-            launch, algorithm, workspace = weights.launch, "weight gradient by tiles", weights.workspace_bytes
+            weights = weight_plan(g, dtype, properties, current().workspace_bytes, channels_last)
+            launch, algorithm, workspace = weights.launch, weights.algorithm, weights.workspace_bytes
             details: dict[str, Any] = {"parts of an image": len(weights.units.units), "images at a time": weights.images}
         else:
-            plan = gather_plan(g, contraction == "conv_transpose", dtype, properties)
-            launch, algorithm, workspace = plan.launch, "gather by tiles", plan.packed_count * sums.itemsize
+            plan = gather_plan(g, contraction == "conv_transpose", dtype, properties, channels_last)
+            launch, algorithm, workspace = plan.launch, plan.algorithm, plan.packed_count * sums.itemsize
             workspace += plan.scratch_bytes(sums, properties)
             details = {"stride phases": len(plan.tables.phases), "levels of sums": plan.tables.depth}
         details = {"device": f"{properties.name} ({properties.arch})", "tile": str(launch.tile), "tiles": launch.tiles} | details
@@ -119,9 +122,9 @@ class CudaEngine:
         if not x.size:  # every sum is empty
             return _zeros(shape, x, epilogue)
         arrays, constants = self._arrays(x)
-        plan = gather_plan(_with_axis(g), transpose, x.dtype, arrays.device.properties)
-        packed = self._packed(plan, w, arrays, constants)
         source = _lifted(arrays.take(x), g)
+        plan = gather_plan(_with_axis(g), transpose, x.dtype, arrays.device.properties, is_channels_last(source))
+        packed = self._packed(plan, w, arrays, constants)
         result = run_gather(plan, source, packed, arrays, constants, is_channels_last(source), epilogue)
         return arrays.give(_lowered(result, g))
 

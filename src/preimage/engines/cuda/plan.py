@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from preimage.engines.cuda.device import Properties
-from preimage.engines.cuda.tile import Tile
+from preimage.engines.cuda.tile import AnyTile, DirectTile, Tile
+from preimage.engines.order import Order
 from preimage.geometry import ConvGeometry
 
-__all__ = ["TILES", "Launch", "gather_tile", "weight_tile"]
+__all__ = ["DIRECT", "DIRECT_WEIGHTS", "TILES", "Launch", "gather_tile", "spreads", "weight_tile"]
 
 #: Tiles by the bytes of a sum, with the share of a thread's instructions that are multiply-adds: estimated from the number of loads a
 #: multiply-add needs, not yet counted in machine code. They order the tiles, no more.
@@ -28,17 +29,36 @@ TILES: dict[int, tuple[tuple[Tile, float], ...]] = {
 }
 
 
+#: Tiles without shared memory, for groups of few outputs or channels, with the same kind of estimate: bound by what they load.
+DIRECT: tuple[tuple[DirectTile, float], ...] = (
+    (DirectTile(4, 4), 0.4),
+    (DirectTile(1, 4), 0.2),
+    (DirectTile(4, 1), 0.2),
+    (DirectTile(1, 1), 0.1),
+    (DirectTile(1, 4, across=True), 0.2),
+    (DirectTile(1, 1, across=True), 0.1),
+)
+#: And of weight gradients.
+DIRECT_WEIGHTS: tuple[tuple[DirectTile, float], ...] = (
+    (DirectTile(1, 9, across=True), 0.07),
+    (DirectTile(1, 4, across=True), 0.05),
+    (DirectTile(4, 4, across=True), 0.15),
+)
+#: Outputs of a group beyond which they are not looked at.
+MOST_DIRECT = 16
+
+
 @dataclass(frozen=True)
 class Launch:
     """A tile and what it covers. waves: how often all multiprocessors are filled."""
 
-    tile: Tile
+    tile: AnyTile
     tiles: int
     waves: int
     share: float
 
 
-def _launch(tile: Tile, share: float, tiles: int, device: Properties) -> Launch:
+def _launch(tile: AnyTile, share: float, tiles: int, device: Properties) -> Launch:
     return Launch(tile, tiles, ceil(tiles / (device.multiprocessors * tile.blocks_per_multiprocessor)), share)
 
 
@@ -46,30 +66,47 @@ def _cost(launch: Launch, terms: int, device: Properties) -> float:
     tile = launch.tile
     rounds = launch.tiles / (device.multiprocessors * tile.blocks_per_multiprocessor)
     waves = launch.waves if launch.waves < 4 else rounds  # later waves overlap
-    work = tile.bm * tile.bn * tile.blocks_per_multiprocessor * (terms + 64)  # 64: what a tile takes to begin and to store
+    work = tile.bm * tile.bn * tile.groups * tile.blocks_per_multiprocessor * (terms + 64)  # 64: what a tile takes to begin and to store
     return waves * work / launch.share
 
 
-def gather_tile(g: ConvGeometry, transpose: bool, itemsize: int, device: Properties) -> Launch:
-    """itemsize: of the sums."""
+def spreads(g: ConvGeometry, transpose: bool, tile: AnyTile) -> bool:
+    """Whether a step of the tile holds terms of several taps: where few channels would leave much of it empty. Not of a transpose, whose
+    taps may have to be left out one by one.
+    """
+    channels = g.in_channels_per_group
+    return isinstance(tile, Tile) and not transpose and channels % tile.bk != 0 and channels < 2 * tile.bk
+
+
+def gather_tile(g: ConvGeometry, transpose: bool, itemsize: int, device: Properties, channels_last: bool = False) -> Launch:
+    """itemsize: of the sums; channels_last: how the input lies."""
     outs = g.in_channels_per_group if transpose else g.out_channels_per_group
     channels = g.out_channels_per_group if transpose else g.in_channels_per_group
     size = g.input_size if transpose else g.output_size
     phases = prod(min(s, n) for s, n in zip(g.stride, size, strict=True)) if transpose else 1
     positions = max(1, g.batch * prod(size) // max(1, phases))
     taps = max(1, prod(g.kernel_size) // (prod(g.stride) if transpose else 1))
+    rows: list[tuple[AnyTile, float]] = [*TILES[itemsize]]
+    if outs <= MOST_DIRECT:
+        rows += [row for row in DIRECT if row[0].across == (channels_last and g.groups >= row[0].threads // 4)]
     found = []
-    for tile, share in TILES[itemsize]:
-        count = ceil(positions / tile.bn) * ceil(outs / tile.bm) * phases * g.groups
-        found.append(_launch(tile, share, count, device))
-    return min(found, key=lambda launch: _cost(launch, taps * ceil(channels / launch.tile.bk) * launch.tile.bk, device))
+    for tile, share in rows:
+        count = ceil(positions / tile.bn) * ceil(outs / tile.bm) * phases * ceil(g.groups / tile.groups)
+        steps = ceil(taps * channels / tile.bk) if spreads(g, transpose, tile) else taps * ceil(channels / tile.bk)
+        found.append((_launch(tile, share, count, device), steps * tile.bk))
+    return min(found, key=lambda row: _cost(*row, device))[0]
 
 
 def weight_tile(g: ConvGeometry, itemsize: int, device: Properties) -> Launch:
     """Tiles of the weights of one image, or part of an image."""
-    columns = g.in_channels_per_group * prod(g.kernel_size)
-    found = []
-    for tile, share in TILES[itemsize]:
-        count = ceil(columns / tile.bn) * ceil(g.out_channels_per_group / tile.bm) * g.groups * g.batch
-        found.append(_launch(tile, share, count, device))
-    return min(found, key=lambda launch: _cost(launch, prod(g.output_size), device))
+    columns, outs = g.in_channels_per_group * prod(g.kernel_size), g.out_channels_per_group
+    rows: list[tuple[AnyTile, float]] = [*TILES[itemsize], *(DIRECT_WEIGHTS if outs <= MOST_DIRECT else ())]
+    positions, found = prod(g.output_size), []
+    parts = len(Order.of(g.output_size[::-1]).blocks())  # into which an image may be divided
+    for tile, share in rows:
+        count = ceil(ceil(columns / tile.bn) * ceil(outs / tile.bm) * g.groups * g.batch / tile.groups)
+        wanted = ceil(2 * device.multiprocessors * tile.blocks_per_multiprocessor / count)
+        units = max(1, min(parts, wanted))
+        divided = _launch(tile, share, count * units, device)
+        found.append((_launch(tile, share, count, device), _cost(divided, ceil(positions / units), device)))
+    return min(found, key=lambda row: row[1])[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from preimage.records import record
 
-__all__ = ["Tile"]
+__all__ = ["AnyTile", "DirectTile", "Tile"]
 
 
 @record
@@ -37,5 +39,50 @@ class Tile:
     def sums(self) -> int:
         return self.tm * self.tn
 
+    @property
+    def groups(self) -> int:
+        """Groups of a block of threads."""
+        return 1
+
     def __str__(self) -> str:
         return f"{self.bm} x {self.bn}, {self.tm} x {self.tn} a thread, {self.bk} terms a step, {self.stages} stages"
+
+
+@record
+class DirectTile:
+    """A thread has `outs` channels of `columns` positions, and no memory that is shared. across: neighbouring threads have neighbouring groups,
+    else neighbouring positions.
+    """
+
+    outs: int
+    columns: int
+    across: bool = False
+    threads: int = 128
+    blocks_per_multiprocessor: int = 4
+
+    #: A packed row is one term.
+    bk: ClassVar[int] = 1
+
+    @property
+    def bm(self) -> int:
+        return self.outs
+
+    @property
+    def bn(self) -> int:
+        """Positions of a block of threads."""
+        return self.columns if self.across else self.columns * self.threads
+
+    @property
+    def groups(self) -> int:
+        """Groups of a block of threads."""
+        return self.threads if self.across else 1
+
+    @property
+    def sums(self) -> int:
+        return self.outs * self.columns
+
+    def __str__(self) -> str:
+        return f"{self.outs} x {self.columns} a thread, neighbouring threads in neighbouring {'groups' if self.across else 'positions'}"
+
+
+AnyTile = Tile | DirectTile

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import Array, Chain, DType, Epilogue, accumulator_dtype
+from preimage.engines.base import Array, Chain, DType, Epilogue, accumulator_dtype, is_channels_last
 from preimage.engines.cuda.constants import Constants
 from preimage.engines.cuda.device import Arrays, Memory, Operand, Properties
-from preimage.engines.cuda.plan import Launch, gather_tile
-from preimage.engines.cuda.schedules.gather_kernel import GatherSpec, shared_levels
+from preimage.engines.cuda.plan import Launch, gather_tile, spreads
+from preimage.engines.cuda.schedules.direct_kernel import DirectSpec
+from preimage.engines.cuda.schedules.gather_kernel import PLAIN, GatherSpec, shared_levels
 from preimage.engines.cuda.schedules.pack_kernel import PackArguments, PackSpec
 from preimage.engines.cuda.schedules.tables import GatherTables, gather_tables
+from preimage.engines.cuda.tile import DirectTile
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
@@ -47,7 +49,19 @@ class Gather:
 
     @property
     def tiles(self) -> int:
-        return self.position_blocks * self.out_blocks * self.g.groups * len(self.tables.phases)
+        groups = ceil(self.g.groups / self.launch.tile.groups)
+        return self.position_blocks * self.out_blocks * groups * len(self.tables.phases)
+
+    @property
+    def spread(self) -> bool:
+        return spreads(self.g, self.transpose, self.launch.tile)
+
+    @property
+    def algorithm(self) -> str:
+        """In words, for plans."""
+        if isinstance(self.launch.tile, DirectTile):
+            return "direct, every thread for itself"
+        return "gather by tiles" + (", terms of several taps a step" if self.spread else "")
 
     @property
     def position_blocks(self) -> int:
@@ -58,7 +72,7 @@ class Gather:
         """What the order of packed weights depends on."""
         g, tile = self.g, self.launch.tile
         if not self.transpose:
-            return False, tile.bm, tile.bk, g.groups
+            return False, tile.bm, tile.bk, g.groups, self.spread
         phases = tuple(min(s, n) for s, n in zip(g.stride, g.input_size, strict=True))
         starts = tuple(lo % s for (lo, _), s in zip(g.padding, g.stride, strict=True))
         return True, tile.bm, tile.bk, g.groups, g.stride, g.dilation, phases, starts
@@ -67,10 +81,19 @@ class Gather:
         """Blocks at a time: each takes tiles until there are no more."""
         return min(self.tiles, properties.multiprocessors * self.launch.tile.blocks_per_multiprocessor)
 
-    def spec(self, dtype: DType, properties: Properties, **options: Any) -> GatherSpec:
+    def spec(
+        self, dtype: DType, properties: Properties, channels_last: bool = False, vector: str = "", strict: bool = False,
+        epilogue: EpilogueSpec = PLAIN,
+    ) -> GatherSpec | DirectSpec:  # fmt: skip
+        """The kernel. channels_last: how the input lies; the others as in `GatherSpec`."""
         tile, element, inner = self.launch.tile, ELEMENTS[dtype.name], ELEMENTS[accumulator_dtype(dtype).name]
-        plain = GatherSpec(self.g.ndim, tile, self.tables.depth, 0, element, inner, self.tables.ragged, **options)
-        return shared_levels(plain, properties.multiprocessor_shared_bytes // tile.blocks_per_multiprocessor - 1024)
+        if isinstance(tile, DirectTile):
+            return DirectSpec(self.g.ndim, tile, self.tables.depth, element, inner, strict, epilogue)
+        copies = "spread" if self.spread else "last" if channels_last else "plain"
+        spec = GatherSpec(
+            self.g.ndim, tile, self.tables.depth, 0, element, inner, self.tables.ragged, copies, vector, strict, epilogue
+        )
+        return shared_levels(spec, properties.multiprocessor_shared_bytes // tile.blocks_per_multiprocessor - 1024)
 
     def scratch_bytes(self, dtype: DType, properties: Properties) -> int:
         """Memory for sums that find no room in shared memory."""
@@ -93,12 +116,16 @@ class PackedWeight:
         return self.memory.size
 
 
-def gather_plan(g: ConvGeometry, transpose: bool, dtype: DType, properties: Properties, launch: Launch | None = None) -> Gather:
-    launch = launch or gather_tile(g, transpose, accumulator_dtype(dtype).itemsize, properties)
+def gather_plan(
+    g: ConvGeometry, transpose: bool, dtype: DType, properties: Properties, channels_last: bool = False, launch: Launch | None = None
+) -> Gather:
+    """channels_last: how the input lies."""
+    launch = launch or gather_tile(g, transpose, accumulator_dtype(dtype).itemsize, properties, channels_last)
     outs = g.in_channels_per_group if transpose else g.out_channels_per_group
     channels = g.out_channels_per_group if transpose else g.in_channels_per_group
     width = g.groups * ceil(outs / launch.tile.bm) * launch.tile.bm
-    return Gather(g, transpose, launch, gather_tables(g, transpose, launch.tile.bk, width), outs, channels)
+    tables = gather_tables(g, transpose, launch.tile.bk, width, spreads(g, transpose, launch.tile))
+    return Gather(g, transpose, launch, tables, outs, channels)
 
 
 def pack(plan: Gather, w: Operand, arrays: Arrays, constants: Constants) -> PackedWeight:
@@ -155,18 +182,21 @@ def epilogue_spec(epilogue: Epilogue | None, chain: Chain | None, dtype: DType) 
     return spec, np.array(limits or (0.0,), accumulator_dtype(dtype))
 
 
-def _whole_runs(plan: Gather, result: Operand, lanes: int) -> bool:
-    """Whether `lanes` neighbouring positions are neighbours in the result, and lie on a boundary of so many."""
-    item, g = result.dtype.itemsize, plan.g
-    size = result.shape[2:]
-    strides = [s // item for s in result.strides]
+def _vector(plan: Gather, result: Operand, lanes: int) -> str:
+    """Whether `lanes` neighbouring positions, or channels, are neighbours in the result, and lie on a boundary of so many."""
+    strides = [s // result.dtype.itemsize for s in result.strides]
+    image, channel, *axes = strides
+    if result.address % 16 or image % lanes:
+        return ""
+    if channel == 1 and plan.outs % lanes == 0 and not any(s % lanes for s in axes):
+        return "channels"
     step = 1
-    for n, stride in zip(reversed(size), reversed(strides[2:]), strict=True):
+    for n, stride in zip(reversed(result.shape[2:]), reversed(axes), strict=True):
         if n > 1 and stride != step:
-            return False
+            return ""
         step *= n
-    whole = len(plan.tables.phases) == 1 and (not plan.transpose or max(g.stride) == 1)
-    return whole and step % lanes == 0 and strides[0] % lanes == 0 and strides[1] % lanes == 0 and result.address % 16 == 0
+    whole = len(plan.tables.phases) == 1 and (not plan.transpose or max(plan.g.stride) == 1)
+    return "positions" if whole and step % lanes == 0 and channel % lanes == 0 else ""
 
 
 def run_gather(
@@ -180,9 +210,8 @@ def run_gather(
     steps, limits = epilogue_spec(epilogue, chain, dtype)
     epilogue = epilogue or Epilogue()
     spec = plan.spec(
-        dtype, device.properties, vector=_whole_runs(plan, result, 16 // sums.itemsize), strict=plan.transpose and not w.finite,
-        epilogue=steps,
-    )  # fmt: skip
+        dtype, device.properties, is_channels_last(x), _vector(plan, result, 16 // sums.itemsize), plan.transpose and not w.finite, steps
+    )
     grid = plan.grid(device.properties)
     kernel = device.load(spec)
     scratch = device.allocate(spec.scratch_bytes * grid)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.ir.builder import Int32, Num, Ptr
 
-__all__ = ["LevelSums"]
+__all__ = ["LevelSums", "closed_sums"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,17 @@ class LevelSums:
             return sums
         runs = [self._load(self.depth, number) for number in range(self.count // self.lanes)]
         return [run.lane(k) for run in runs for k in range(self.lanes)]
+
+
+def closed_sums(f: GpuKernel, sums: Sequence[Num], upper: Sequence[Num], levels: Int32) -> list[Num]:
+    """The same for sums of all levels that are registers, one level after another: what they are when a block ends."""
+    n = len(sums)
+    held = [list(upper[k : k + n]) for k in range(0, len(upper), n)]
+    held[0] = [total + value for total, value in zip(held[0], sums, strict=True)]
+    zeros = [f.zeros(sums[0].dtype, 1)] * n
+    for level in range(2, len(held) + 1):
+        inner, outer = held[level - 2 : level]
+        with f.when(levels >= level, [*inner, *outer]) as ends:
+            ends.carry = [*zeros, *(total + value for total, value in zip(outer, inner, strict=True))]
+        held[level - 2 : level] = [ends.result[:n], ends.result[n:]]
+    return [value for own in held for value in own]

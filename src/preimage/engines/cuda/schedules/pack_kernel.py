@@ -34,7 +34,7 @@ class PackArguments(Arguments):
 
 @record
 class PackSpec:
-    """bm: outputs of a block, a multiple of 8."""
+    """bm: outputs of a block."""
 
     element: str
     inner: str

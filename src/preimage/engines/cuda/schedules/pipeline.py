@@ -1,6 +1,6 @@
 """The loop that all register-tiled kernels share: steps of terms come through shared memory, several ahead, and are added up.
 
-    stage:   bk lines of bm numbers of one operand, then bk lines of bn of the other (lines `pad` numbers apart), then `flags`
+    stage:   bk lines of bm numbers of one operand, then bk lines of bn of the other (`pad` and `n_pad` numbers apart), then `flags`
     step:    wait for the stage to read; barrier; copy a later step into the stage that was read before; bk terms of every sum
 
 One barrier a step is enough: behind it all threads have read the stage that is written next, and see the one that is read next.
@@ -22,14 +22,15 @@ from preimage.engines.ir.types import ELEMENT_BYTES
 __all__ = ["Pipeline", "copy_number", "shared_bytes", "stage_numbers"]
 
 
-def stage_numbers(tile: Tile, pad: int, strict: bool) -> int:
-    """Numbers of a stage."""
-    return tile.bk * (tile.bm + tile.bn + 2 * pad) + (tile.bn if strict else 0)
+def stage_numbers(tile: Tile, pad: int, n_pad: int, strict: bool) -> int:
+    """Numbers of a stage. pad, n_pad: between the lines of one operand and of the other."""
+    return tile.bk * (tile.bm + tile.bn + pad + n_pad) + (tile.bn if strict else 0)
 
 
-def shared_bytes(tile: Tile, inner: str, in_shared: int, pad: int = 0, strict: bool = False) -> int:
+def shared_bytes(tile: Tile, inner: str, in_shared: int, pad: int = 0, n_pad: int = 0, strict: bool = False) -> int:
     """Of a block, for its stages and the sums of so many levels."""
-    return ELEMENT_BYTES[inner] * (tile.stages * stage_numbers(tile, pad, strict) + in_shared * tile.threads * tile.sums)
+    numbers = tile.stages * stage_numbers(tile, pad, n_pad, strict)
+    return ELEMENT_BYTES[inner] * (numbers + in_shared * tile.threads * tile.sums)
 
 
 def copy_number(f: GpuKernel, to: Ptr, source: Ptr, valid: Bit, inner: str) -> None:
@@ -54,15 +55,16 @@ class Pipeline:
     in_shared: int
     scratch: Ptr
     pad: int = 0
+    n_pad: int = 0
     strict: bool = False
 
     def __post_init__(self) -> None:
         f, t = self.f, self.tile
         self.lanes = 16 // ELEMENT_BYTES[self.inner]
-        self.stage = stage_numbers(t, self.pad, self.strict)
+        self.stage = stage_numbers(t, self.pad, self.n_pad, self.strict)
         base = f.shared(self.inner)
         self.m_side, self.n_side = base, base.at(t.bk * (t.bm + self.pad))
-        self.flags = base.at(t.bk * (t.bm + t.bn + 2 * self.pad))
+        self.flags = base.at(t.bk * (t.bm + t.bn + self.pad + self.n_pad))
         warp, lane = f.thread_number // 32, f.thread_number % 32
         self.m0 = (warp % t.warps_m) * (8 * t.tm) + (lane // 4) * self.lanes
         self.n0 = (warp // t.warps_m) * (4 * t.tn) + (lane % 4) * self.lanes
@@ -127,7 +129,7 @@ class Pipeline:
         """What a thread reads of the k-th terms of a stage."""
         t, v = self.tile, self.lanes
         m_side = self.m_side.at(stage).at(self.m0).at(k * (t.bm + self.pad))
-        n_side = self.n_side.at(stage).at(self.n0).at(k * (t.bn + self.pad))
+        n_side = self.n_side.at(stage).at(self.n0).at(k * (t.bn + self.n_pad))
         rows = [m_side.at(r * 8 * v).load(v, align=16) for r in range(t.tm // v)]
         columns = [n_side.at(c * 4 * v).load(v, align=16) for c in range(t.tn // v)]
         return [run.lane(i) for run in rows for i in range(v)], [run.lane(i) for run in columns for i in range(v)]

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import product
+from itertools import groupby, product
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class _Phase(Record):
     """Positions of the result that share their taps. Beside these, for every axis k: count_k positions, of which the first is start_k."""
 
     first_item: Column
+    items: Column
     first_block: Column
     steps: Column
     weights: Column  # where its packed weights begin
@@ -137,35 +138,85 @@ def blocks_of(order: Order, members: Sequence[Sequence[int]], steps: Sequence[in
         yield sum(steps[begin : k + 1]), closes
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Channels under one tap that lie in one block. member: the numbers of its block, group, ...; tap: its number in the kernel."""
+
+    member: list[int]
+    first: int
+    count: int
+    tap: int
+    shifts: tuple[int, ...]
+
+
+class _Terms(NamedTuple):
+    """The terms of a phase as a kernel takes them: items, packed rows as (channel, tap), and for `blocks_of` members and steps."""
+
+    items: list[tuple[int, ...]]
+    rows: list[tuple[int, int]]
+    members: list[list[int]]
+    steps: list[int]
+
+
+def _whole_items(pieces: Sequence[_Piece], depth_step: int) -> _Terms:
+    """A piece is an item, whose last step is filled up."""
+    made = _Terms([], [], [p.member for p in pieces], [-(-p.count // depth_step) for p in pieces])
+    for p, steps in zip(pieces, made.steps, strict=True):
+        made.items.append((p.first, p.count, *p.shifts))
+        end = p.first + p.count
+        made.rows.extend((c, p.tap) if c < end else (-1, -1) for c in range(p.first, p.first + steps * depth_step))
+    return made
+
+
+def _single_items(pieces: Sequence[_Piece], depth_step: int) -> _Terms:
+    """A term is an item; a block's last step is filled up with items of no channel."""
+    made = _Terms([], [], [], [])
+    for _, block in groupby(pieces, key=lambda p: p.member[:1]):
+        held = list(block)
+        terms = [(p, c) for p in held for c in range(p.first, p.first + p.count)]
+        missing = -len(terms) % depth_step
+        made.items.extend((c, 1, *p.shifts) for p, c in terms)
+        made.items.extend([(0, 0, *[0] * len(held[0].shifts))] * missing)
+        made.rows.extend((c, p.tap) for p, c in terms)
+        made.rows.extend([(-1, -1)] * missing)
+        made.members.append(held[0].member)
+        made.steps.append((len(terms) + missing) // depth_step)
+    return made
+
+
 @lru_cache(maxsize=512)
-def gather_tables(g: ConvGeometry, transpose: bool, depth_step: int, rows_to: int) -> GatherTables:
-    """rows_to: elements of a packed row, of all groups and blocks of outputs: where a phase's weights begin is counted in them."""
+def gather_tables(g: ConvGeometry, transpose: bool, depth_step: int, rows_to: int, spread: bool = False) -> GatherTables:
+    """rows_to: elements of a packed row, of all groups and blocks of outputs: where a phase's weights begin is counted in them.
+
+    spread: every term is an item, so that a step may hold terms of several taps.
+    """
     channels = g.out_channels_per_group if transpose else g.in_channels_per_group
     axes = [axis_phases(g, axis, transpose) for axis in range(g.ndim)]
     order = Order.of((channels, *(most_taps(g, axis, transpose) for axis in reversed(range(g.ndim)))))
     step = order.levels[0].step if order.levels and order.levels[0].axis == 0 else channels
-    pieces = [(first, min(step, channels - first)) for first in range(0, channels, step)]
+    ranges = [(first, min(step, channels - first)) for first in range(0, channels, step)]
     phases: list[tuple[int, ...]] = []
     items: list[tuple[int, ...]] = []
     blocks: list[tuple[int, int]] = []
     rows: list[tuple[int, int]] = []
     spans: list[tuple[int, int]] = []
     for phase in product(*axes):
-        begin, members, steps = len(rows), [], []
-        first_item, first_block = len(items), len(blocks)
+        pieces = []
         for numbers in product(*(range(len(axis.taps)) for axis in phase)):
             taps = [axis.taps[j] for axis, j in zip(phase, numbers, strict=True)]
-            tap = int(np.ravel_multi_index([k for k, _ in taps], g.kernel_size))
-            for first, count in pieces:
-                items.append((first, count, *(shift for _, shift in taps)))
-                members.append([order.member((first, *reversed(numbers)), level + 1) for level in range(order.depth)])
-                steps.append(-(-count // depth_step))
-                rows += [(c, tap) if c < first + count else (-1, -1) for c in range(first, first + steps[-1] * depth_step)]
-        blocks += blocks_of(order, members, steps)
-        blocks.append((0, 0))
+            tap, shifts = int(np.ravel_multi_index([k for k, _ in taps], g.kernel_size)), tuple(shift for _, shift in taps)
+            for first, count in ranges:
+                member = [order.member((first, *reversed(numbers)), level + 1) for level in range(order.depth)]
+                pieces.append(_Piece(member, first, count, tap, shifts))
+        made = (_single_items if spread else _whole_items)(pieces, depth_step)
         counts, starts = [axis.count for axis in phase], [axis.start for axis in phase]
-        phases.append((first_item, first_block, sum(steps), begin * rows_to, *counts, *starts))
-        spans.append((begin, len(rows) - begin))
+        begins = len(items), len(made.items), len(blocks), sum(made.steps), len(rows) * rows_to
+        phases.append((*begins, *counts, *starts))
+        spans.append((len(rows), len(made.rows)))
+        items += made.items
+        rows += made.rows
+        blocks += blocks_of(order, made.members, made.steps)
+        blocks.append((0, 0))
     items.append((0,) * (2 + g.ndim))
     return GatherTables(
         order.depth,
@@ -175,5 +226,5 @@ def gather_tables(g: ConvGeometry, transpose: bool, depth_step: int, rows_to: in
         max(int(np.prod([axis.count for axis in phase])) for phase in product(*axes)),
         np.array(rows, np.int64).reshape(-1, 2),
         tuple(spans),
-        any(count % depth_step for _, count in pieces),
+        not spread and any(count % depth_step for _, count in ranges),
     )

@@ -14,11 +14,13 @@ from preimage.engines.cuda.device import Arrays, Device, Memory, Operand, Proper
 from preimage.engines.cuda.plan import Launch, weight_tile
 from preimage.engines.cuda.schedules.gather import ELEMENTS, check_range, given
 from preimage.engines.cuda.schedules.reduce_kernel import ReduceArguments, ReduceSpec
+from preimage.engines.cuda.schedules.weights_direct_kernel import WeightDirectSpec
 from preimage.engines.cuda.schedules.weights_kernel import PositionBlock, Unit, WeightSpec
+from preimage.engines.cuda.tile import DirectTile
 from preimage.engines.order import Order
 from preimage.geometry import ConvGeometry
 
-__all__ = ["WeightPlan", "run_weights", "weight_plan"]
+__all__ = ["WeightPlan", "launch_reduce", "run_weights", "weight_plan"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def units_of(size: tuple[int, ...], level: int, bk: int) -> Units:
     numbers = [[order.member([int(i) for i in at], k + 1) for k in range(order.depth)] for at in index]
     inner = level - 1
     blocks: list[tuple[int, ...]] = []
-    units: list[tuple[int, int]] = []
+    units: list[tuple[int, int, int]] = []
     closes: list[int] = []
     for k, ((first, end), own) in enumerate(zip(spans, numbers, strict=True)):
         after = numbers[k + 1] if k + 1 < len(spans) else None
@@ -50,8 +52,8 @@ def units_of(size: tuple[int, ...], level: int, bk: int) -> Units:
         closed = next((j for j, over in enumerate(ends) if not over), len(ends))  # how many levels end here, blocks among them
         steps = ceil((end - first) / bk)
         if not blocks or blocks[-1][-1]:
-            units.append((k, 0))
-        units[-1] = (units[-1][0], units[-1][1] + steps)
+            units.append((k, 0, 0))
+        units[-1] = (units[-1][0], units[-1][1] + 1, units[-1][2] + steps)
         blocks.append((steps, min(closed, inner), first, end, closed >= level))
         if closed >= level:
             closes.append(min(closed - inner, order.depth + 1 - inner))
@@ -72,7 +74,7 @@ class WeightPlan:
 
     g: ConvGeometry
     launch: Launch
-    spec: WeightSpec
+    spec: WeightSpec | WeightDirectSpec
     units: Units
     images: int
 
@@ -86,6 +88,16 @@ class WeightPlan:
         return ceil(self.columns / tile.bn), ceil(self.g.out_channels_per_group / tile.bm)
 
     @property
+    def algorithm(self) -> str:
+        """In words, for plans."""
+        return "weight gradient by tiles" if isinstance(self.spec, WeightSpec) else "weight gradient, every thread for itself"
+
+    def blocks(self, images: int) -> int:
+        """Blocks of threads for so many images."""
+        column_blocks, out_blocks = self.grid
+        return ceil(column_blocks * out_blocks * self.g.groups * images * len(self.units.units) / self.launch.tile.groups)
+
+    @property
     def part_count(self) -> int:
         return prod(self.g.weight_shape)
 
@@ -97,17 +109,22 @@ class WeightPlan:
 
 
 def weight_plan(
-    g: ConvGeometry, dtype: np.dtype, properties: Properties, workspace_bytes: int, launch: Launch | None = None
-) -> WeightPlan:
-    """Images are divided where there would be too few blocks to fill the device, as far as the workspace allows."""
+    g: ConvGeometry, dtype: np.dtype, properties: Properties, workspace_bytes: int, channels_last: bool = False,
+    launch: Launch | None = None,
+) -> WeightPlan:  # fmt: skip
+    """Images are divided where there would be too few blocks to fill the device, as far as the workspace allows. channels_last: how both
+    operands lie.
+    """
     sums = accumulator_dtype(dtype)
     launch = launch or weight_tile(g, sums.itemsize, properties)
     tile, order = launch.tile, Order.of(g.output_size[::-1])
     room = properties.multiprocessor_shared_bytes // tile.blocks_per_multiprocessor - 1024
     element, inner = ELEMENTS[dtype.name], ELEMENTS[sums.name]
 
-    def spec(level: int) -> WeightSpec:
-        return WeightSpec(g.ndim, tile, level - 1, element, inner)
+    def spec(level: int) -> WeightSpec | WeightDirectSpec:
+        if isinstance(tile, DirectTile):
+            return WeightDirectSpec(g.ndim, tile, level - 1, element, inner)
+        return WeightSpec(g.ndim, tile, level - 1, element, inner, channels_last)
 
     levels = [n for n in range(1, order.depth + 2) if spec(n).shared_bytes <= room]
     wanted = 2 * properties.multiprocessors * tile.blocks_per_multiprocessor
@@ -143,11 +160,16 @@ def run_weights(plan: WeightPlan, x: Operand, y: Operand, arrays: Arrays, consta
         spec = ReduceSpec(plan.units.outer_depth, ELEMENTS[sums.name], out)
         _launch_reduce(spec, parts.address, to, plan.units.closes, images, plan.part_count, arrays, constants)
     if totals is not None:
-        spec = ReduceSpec(0, ELEMENTS[sums.name], ELEMENTS[dtype.name])
-        _launch_reduce(
-            spec, totals.address, result.address, np.ones(1, np.int64), len(chunks), plan.part_count, arrays, constants
-        )
+        names = ELEMENTS[sums.name], ELEMENTS[dtype.name]
+        launch_reduce(*names, totals.address, result.address, len(chunks), plan.part_count, arrays, constants)
     return result
+
+
+def launch_reduce(
+    inner: str, out: str, parts: int, to: int, images: int, count: int, arrays: Arrays, constants: Constants
+) -> None:
+    """Add up arrays of `count` numbers that lie one after another, by the aligned tree; inner, out: element types of them and of the sum."""
+    _launch_reduce(ReduceSpec(0, inner, out), parts, to, np.ones(1, np.int64), images, count, arrays, constants)
 
 
 def _launch_parts(
@@ -167,12 +189,11 @@ def _launch_parts(
     column_blocks, out_blocks = plan.grid
     words = plan.spec.arguments(
         x=x.address + first * x.strides[0], y=y.address + first * y.strides[0], output=parts.address, blocks=blocks.address,
-        units=units.address, unit_count=len(plan.units.units), column_blocks=column_blocks, out_blocks=out_blocks, groups=g.groups,
+        units=units.address, unit_count=len(plan.units.units), batch=images, column_blocks=column_blocks, out_blocks=out_blocks, groups=g.groups,
         outs=g.out_channels_per_group, channels=g.in_channels_per_group, columns=plan.columns, x_image=xs[0], x_channel=xs[1],
         y_image=ys[0], y_channel=ys[1], part=plan.part_count, **axes,
     )  # fmt: skip
-    count = column_blocks * out_blocks * g.groups * images * len(plan.units.units)
-    device.launch(kernel, (count, 1, 1), given(words), arrays.stream)
+    device.launch(kernel, (plan.blocks(images), 1, 1), given(words), arrays.stream)
 
 
 def _launch_reduce(

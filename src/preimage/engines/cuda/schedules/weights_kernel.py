@@ -10,6 +10,7 @@ and take part (docs/contract.md); positions behind the end of a block are zeros 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -19,25 +20,27 @@ from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.cuda.schedules.pipeline import Pipeline, copy_number, shared_bytes
 from preimage.engines.cuda.schedules.tables import BlockRow
 from preimage.engines.cuda.tile import Tile
-from preimage.engines.ir.arguments import Arguments, Column, Elements, Integer, Record, Records, elements
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, Record, Records, elements
+from preimage.engines.ir.arguments import Column as Field
 from preimage.engines.ir.builder import Bit, Int32, Ptr
 from preimage.records import record
 
-__all__ = ["PositionBlock", "Unit", "WeightSpec", "weight_arguments"]
+__all__ = ["Column", "PositionBlock", "Unit", "WeightSpec", "column_of", "weight_arguments"]
 
 
 class PositionBlock(BlockRow):
     """Neighbouring output positions, row by row."""
 
-    first: Column
-    end: Column
+    first: Field
+    end: Field
 
 
 class Unit(Record):
     """Neighbouring blocks whose sum is one part."""
 
-    first_block: Column
-    steps: Column
+    first_block: Field
+    blocks: Field
+    steps: Field
 
 
 class _WeightArguments(Arguments):
@@ -49,6 +52,7 @@ class _WeightArguments(Arguments):
     blocks: Records[PositionBlock]
     units: Records[Unit]
     unit_count: Integer
+    batch: Integer
     column_blocks: Integer
     out_blocks: Integer
     groups: Integer
@@ -71,13 +75,16 @@ def weight_arguments(ndim: int) -> type[Any]:
 
 @record
 class WeightSpec:
-    """What the code depends on. depth: levels of sums above the blocks, within a unit; all lie in shared memory."""
+    """What the code depends on. depth: levels of sums above the blocks, within a unit; all lie in shared memory. last: channels lie innermost
+    in both operands, so neighbouring threads copy neighbouring channels, and columns are (kernel, channel).
+    """
 
     ndim: int
     tile: Tile
     depth: int
     element: str
     inner: str
+    last: bool = False
 
     writes: ClassVar[tuple[str, ...]] = ("output",)
 
@@ -100,19 +107,45 @@ class WeightSpec:
 
     @property
     def shared_bytes(self) -> int:
-        return shared_bytes(self.tile, self.inner, self.depth, self.pad)
+        return shared_bytes(self.tile, self.inner, self.depth, self.pad, self.pad)
 
     def ir(self, target: Target) -> str:
         return _Weights(target, self).text()
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A column that this thread copies: where it reads, counted from the window's first position, and whether it exists."""
+class Column:
+    """A channel and tap of a group: where they read, counted from the window's first position, whether they exist, and their place in a
+    filter.
+    """
 
     offset: Int32
     shifts: list[Int32]
     exists: Bit
+    place: Int32
+
+
+def column_of(f: GpuKernel, axis: Callable[[str], list[Int32]], column: Int32, last: bool = False) -> Column:
+    """The column of a number. last: channels are counted first, else taps."""
+    sizes, channels = axis("kernel"), f.number("channels")
+    count = sizes[0]
+    for size in sizes[1:]:
+        count = count * size
+    per = channels if last else count
+    upper = column // per
+    lower = column - upper * per
+    channel, tap = (lower, upper) if last else (upper, lower)
+    place, rest, taps = channel * count + tap, tap, []
+    for size in reversed(sizes[1:]):
+        above = rest // size
+        taps.append(rest - above * size)
+        rest = above
+    offset, shifts = channel * f.number("x_channel"), []
+    axes = axis("dilation"), axis("lo"), axis("x_stride")
+    for at, dilation, lo, stride in zip([rest, *reversed(taps)], *axes, strict=True):
+        shifts.append(at * dilation - lo)
+        offset = offset + shifts[-1] * stride
+    return Column(offset, shifts, column < f.number("columns"), place)
 
 
 class _Weights:
@@ -126,19 +159,20 @@ class _Weights:
         self.rows = t.threads // t.bk
         assert t.bm % self.rows == 0
         assert t.bn % self.rows == 0
-        self.pipeline = Pipeline(f, t, spec.inner, spec.depth, spec.depth, args.output, spec.pad)
+        self.pipeline = Pipeline(f, t, spec.inner, spec.depth, spec.depth, args.output, spec.pad, spec.pad)
         number = f.block(0)
         self.column_block, rest = number % f.number("column_blocks"), number // f.number("column_blocks")
         self.out_block, rest = rest % f.number("out_blocks"), rest // f.number("out_blocks")
         self.group, rest = rest % f.number("groups"), rest // f.number("groups")
         self.unit, self.image = rest % f.number("unit_count"), rest // f.number("unit_count")
-        self.k, self.row = f.thread_number % t.bk, f.thread_number // t.bk
+        tid = f.thread_number
+        self.k, self.row = (tid // self.rows, tid % self.rows) if spec.last else (tid % t.bk, tid // t.bk)
 
     def axis(self, word: str) -> list[Int32]:
         return [self.f.number(f"{word}_{k}") for k in range(self.spec.ndim)]
 
     def text(self) -> str:
-        f, t = self.f, self.t
+        f, t, spec = self.f, self.t, self.spec
         y = self.args.y.at(self.image.wide() * f.long_number("y_image"))
         out = self.out_block * t.bm + self.row
         self.y = y.at((self.group * f.number("outs") + out) * f.number("y_channel"))
@@ -146,27 +180,12 @@ class _Weights:
         self.x = x.at(self.group * f.number("channels") * f.number("x_channel"))
         self.have_out = [out + j * self.rows < f.number("outs") for j in range(t.bm // self.rows)]
         first = self.column_block * t.bn + self.row
-        self.columns = [self._column(first + j * self.rows) for j in range(t.bn // self.rows)]
+        self.columns = [column_of(f, self.axis, first + j * self.rows, spec.last) for j in range(t.bn // self.rows)]
         unit = self.args.units[self.unit.wide()]
         block = unit.first_block.narrow()
         sums = self.pipeline.run(unit.steps.narrow(), self._begin(block), self._issue, block, self.args.blocks)
         self._store(sums)
         return f.module()
-
-    def _column(self, column: Int32) -> _Column:
-        f = self.f
-        rest, taps = column, []
-        for size in reversed(self.axis("kernel")):
-            above = rest // size
-            taps.append(rest - above * size)
-            rest = above
-        offset, shifts = rest * f.number("x_channel"), []
-        for tap, dilation, lo, stride in zip(
-            reversed(taps), self.axis("dilation"), self.axis("lo"), self.axis("x_stride"), strict=True
-        ):
-            shifts.append(tap * dilation - lo)
-            offset = offset + shifts[-1] * stride
-        return _Column(offset, shifts, column < f.number("columns"))
 
     def _begin(self, block: Int32) -> list[Any]:
         """A block's first position, of this thread, its end, and its number."""
@@ -202,7 +221,7 @@ class _Weights:
             following.carry = self._begin(block + 1)
         return following.result
 
-    def _copy_column(self, to: Ptr, column: _Column, tops: list[Int32], corner: Int32, exists: Bit) -> None:
+    def _copy_column(self, to: Ptr, column: Column, tops: list[Int32], corner: Int32, exists: Bit) -> None:
         f = self.f
         sizes = self.axis("x_size")
         inside = [(top + shift).below(size) for top, shift, size in zip(tops, column.shifts, sizes, strict=True)]
@@ -215,11 +234,11 @@ class _Weights:
         number = self.image * f.number("unit_count") + self.unit
         part = self.args.output.at(number.wide() * f.long_number("part"))
         first_out, first_column = self.out_block * t.bm, self.column_block * t.bn
+        columns = [column_of(f, self.axis, first_column + self.pipeline.n(j), self.spec.last) for j in range(t.tn)]
         for row in range(t.tm):
             out = first_out + self.pipeline.m(row)
             with f.when(out < f.number("outs")):
                 line = part.at((self.group * f.number("outs") + out).wide() * f.long_number("columns"))
-                for number_ in range(t.tn):
-                    column = first_column + self.pipeline.n(number_)
-                    with f.when(column < f.number("columns")):
-                        line.at(column).store(sums[row * t.tn + number_])
+                for number_, column in enumerate(columns):
+                    with f.when(column.exists):
+                        line.at(column.place).store(sums[row * t.tn + number_])

@@ -1,0 +1,177 @@
+"""The GPU's schedules one by one, each forced onto a geometry that it is for: bits of jit, what plans choose and say, the kernels' text.
+
+    pytest tests/engines/cuda/test_schedules.py --update-golden      # write tests/golden/cuda.json anew
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import same_bits
+
+import preimage as pre
+from preimage.engines import get
+from preimage.engines.base import Epilogue
+from preimage.engines.cuda import plan as plans
+from preimage.engines.cuda.device import Properties
+from preimage.engines.cuda.engine import CudaEngine
+from preimage.engines.cuda.schedules.chain_kernel import ChainSpec
+from preimage.engines.cuda.schedules.gather import gather_plan
+from preimage.engines.cuda.schedules.pack_kernel import PackSpec
+from preimage.engines.cuda.schedules.reduce_kernel import ReduceSpec
+from preimage.engines.cuda.schedules.sums_kernel import SumsSpec
+from preimage.engines.cuda.schedules.weights import weight_plan
+from preimage.engines.cuda.simulate import Simulator
+from preimage.engines.cuda.tile import DirectTile, Tile
+
+GOLDEN = Path(__file__).parents[2] / "golden/cuda.json"
+RNG = np.random.default_rng(7)
+H100 = Properties("H100", "sm_90", 132, 232448, 233472)
+SMALL = Tile(4, 4, 1, 1, 8, 4, 8)
+conv = pre.ConvGeometry.from_conv
+
+DEPTHWISE = conv((2, 36, 7, 6), (36, 1, 3, 3), stride=(2, 1), padding=((1, 0), (2, 1)), groups=36)
+LONG_DEPTHWISE = conv((1, 5, 60), (10, 1, 41), padding=20, groups=5)  # two levels of sums
+FEW_OUTPUTS = conv((2, 21, 5, 6), (3, 21, 3, 2), padding=1, dilation=(1, 2))
+FEW_CHANNELS = conv((2, 3, 9, 8), (20, 3, 7, 3), padding=1, stride=2)
+DENSE = conv((2, 20, 6, 5), (24, 20, 3, 3), stride=(1, 2), padding=1)
+
+
+def force(monkeypatch, tile):
+    for itemsize in plans.TILES:
+        monkeypatch.setitem(plans.TILES, itemsize, ((tile, 0.5),))
+    monkeypatch.setattr(plans, "DIRECT", ())
+    monkeypatch.setattr(plans, "DIRECT_WEIGHTS", ())
+
+
+def laid(a, last):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) if last else a
+
+
+def operands(g, last, dtype=np.float32):
+    x, w, y = (RNG.standard_normal(s).astype(dtype) for s in (g.input_shape, g.weight_shape, g.output_shape))
+    return laid(x, last), w, laid(y, last)
+
+
+def check(g, last, dtype=np.float32, contractions=("conv", "conv_transpose", "conv_weight_grad")):
+    """Threads in reversed order, copies as late as they may."""
+    engine = CudaEngine(Simulator(lambda n: np.arange(n)[::-1], lazy=True))
+    x, w, y = operands(g, last, dtype)
+    given = {"conv": (x, w), "conv_transpose": (y, w), "conv_weight_grad": (x, y)}
+    for contraction in contractions:
+        got, wanted = (getattr(e, contraction)(g, *given[contraction]) for e in (engine, get("jit")))
+        assert same_bits(got, wanted), contraction
+
+
+@pytest.mark.parametrize(
+    ("tile", "g", "last"),
+    [
+        (DirectTile(1, 4), DEPTHWISE, False),
+        (DirectTile(1, 4, across=True), DEPTHWISE, True),
+        (DirectTile(1, 1), LONG_DEPTHWISE, False),
+        (DirectTile(4, 4), FEW_OUTPUTS, False),
+        (DirectTile(4, 1), FEW_OUTPUTS, True),
+    ],
+)
+def test_threads_by_themselves(monkeypatch, tile, g, last):
+    force(monkeypatch, tile)
+    check(g, last, contractions=("conv", "conv_transpose"))
+
+
+@pytest.mark.parametrize(
+    ("tile", "g", "last"), [(DirectTile(1, 9, True), DEPTHWISE, True), (DirectTile(4, 4, True), LONG_DEPTHWISE, False)]
+)
+def test_weight_gradients_of_few_weights(monkeypatch, tile, g, last):
+    force(monkeypatch, tile)
+    check(g, last, contractions=("conv_weight_grad",))
+
+
+@pytest.mark.parametrize(("g", "dtype"), [(DENSE, np.float32), (DENSE, np.float16), (FEW_CHANNELS, np.float64)])
+def test_channels_innermost(monkeypatch, g, dtype):
+    force(monkeypatch, SMALL if dtype != np.float64 else plans.TILES[8][-1][0])
+    check(g, True, dtype)
+
+
+def test_steps_of_several_taps(monkeypatch):
+    force(monkeypatch, SMALL)
+    assert gather_plan(FEW_CHANNELS, False, np.dtype(np.float32), H100).spread
+    check(FEW_CHANNELS, False, contractions=("conv",))
+
+
+@pytest.mark.parametrize("tile", [SMALL, DirectTile(4, 1)])
+def test_infinite_weights_meet_nothing_outside(monkeypatch, tile):
+    """Channels innermost, with an epilogue, whose bias and residual are read 16 bytes at a time."""
+    force(monkeypatch, tile)
+    x, w, y = operands(DENSE, True)
+    w[1, 2, 0, 1] = np.inf
+    bias, residual = RNG.standard_normal(20).astype(np.float32), laid(RNG.standard_normal(x.shape).astype(np.float32), True)
+    e = Epilogue(bias, residual, "leaky_relu", 0.25)
+    got, wanted = (engine.conv_transpose(DENSE, y, w, e) for engine in (CudaEngine(Simulator()), get("jit")))
+    assert np.isfinite(wanted).any()
+    assert not np.isfinite(wanted).all()
+    assert same_bits(got, wanted)
+
+
+# ---- what is chosen on a large GPU, and what the kernels' text is
+
+LAYERS = {
+    "dense 3x3": (conv((32, 128, 28, 28), (128, 128, 3, 3), padding=1), False),
+    "dense 3x3 channels last": (conv((32, 128, 28, 28), (128, 128, 3, 3), padding=1), True),
+    "small map": (conv((1, 512, 7, 7), (512, 512, 3, 3), padding=1), False),
+    "three channels": (conv((32, 3, 224, 224), (64, 3, 7, 7), stride=2, padding=3), False),
+    "three outputs": (conv((16, 3, 256, 256), (64, 3, 4, 4), stride=2, padding=1), False),
+    "depthwise": (conv((32, 128, 56, 56), (128, 1, 3, 3), padding=1, groups=128), False),
+    "depthwise channels last": (conv((32, 128, 56, 56), (128, 1, 3, 3), padding=1, groups=128), True),
+    "32 groups": (conv((32, 128, 28, 28), (128, 4, 3, 3), padding=1, groups=32), False),
+    "3-D": (conv((2, 32, 16, 32, 32), (64, 32, 3, 3, 3), padding=1), False),
+}
+
+
+def described(g, last, dtype):
+    """Of each contraction the algorithm, the tile, and a digest of the kernel's text as LLVM's NVPTX back end gets it."""
+    made = {}
+    for contraction in ("conv", "conv_transpose", "conv_weight_grad"):
+        if contraction == "conv_weight_grad":
+            plan = weight_plan(g, dtype, H100, 1 << 30, last)
+            spec = plan.spec
+        else:
+            plan = gather_plan(g, contraction == "conv_transpose", dtype, H100, last)
+            spec = plan.spec(dtype, H100, last)
+        made[contraction] = [plan.algorithm, str(plan.launch.tile), digest(spec)]
+    return made
+
+
+def digest(spec):
+    return f"{type(spec).__name__} {hashlib.sha256(spec.ir('ptx').encode()).hexdigest()[:16]}"
+
+
+def test_plans_and_texts_are_the_recorded_ones(request):
+    made = {name: described(g, last, np.dtype(np.float32)) for name, (g, last) in LAYERS.items()}
+    made["float64 dense 3x3"] = described(*LAYERS["dense 3x3"], np.dtype(np.float64))
+    specs = [PackSpec("f16", "f32", 32), ReduceSpec(1, "f32", "f32"), SumsSpec("f32", "f32", False), SumsSpec("f32", "f32", True)]
+    specs.append(ChainSpec(2, "f32", ("f32", "f32"), 0, (("add", (0, 1)), ("tanh", (2,))), (3,), ("f32",)))
+    made["others"] = [digest(spec) for spec in specs]
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text(json.dumps(made, indent=1) + "\n")
+    assert made == json.loads(GOLDEN.read_text())
+
+
+def test_layers_get_the_schedule_that_is_for_them():
+    made = json.loads(GOLDEN.read_text())
+    words = {name: [row[0] for row in made[name].values()] for name in LAYERS}
+    assert words["depthwise"] == ["direct, every thread for itself"] * 2 + ["weight gradient, every thread for itself"]
+    assert words["three outputs"][1] == "direct, every thread for itself"
+    assert words["three channels"][0] == "gather by tiles, terms of several taps a step"
+    assert words["dense 3x3"] == ["gather by tiles", "gather by tiles", "weight gradient by tiles"]
+    assert "neighbouring groups" in made["depthwise channels last"]["conv"][1]
+
+
+def test_a_plan_says_it():
+    with pre.config(engine="cuda", device="simulator"):
+        text = str(pre.plan(FEW_OUTPUTS, "float32", contraction="conv"))
+    assert "direct, every thread for itself" in text
+    assert "a thread, neighbouring threads in neighbouring positions" in text
