@@ -39,7 +39,7 @@ from preimage.engines import get
 from preimage.engines.cuda import plan as plans
 from preimage.engines.cuda.devices import device_of
 from preimage.engines.cuda.engine import CudaEngine
-from preimage.engines.cuda.tile import Tile
+from preimage.engines.cuda.tile import AnyTile
 
 LIMIT_S = 480.0
 CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
@@ -178,14 +178,14 @@ def part_ceilings(run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def only_tile(itemsize: int, row: tuple[Tile, float]) -> Iterator[None]:
-    """Every plan takes this tile."""
-    kept = plans.TILES[itemsize]
-    plans.TILES[itemsize] = (row,)  # type: ignore[index]
+def only_tile(itemsize: int, row: tuple[AnyTile, float]) -> Iterator[None]:
+    """Every plan takes this tile; of weight gradients those that have a kernel for it."""
+    kept = plans.TILES[itemsize], plans.DIRECT, plans.DIRECT_WEIGHTS
+    plans.TILES[itemsize], plans.DIRECT, plans.DIRECT_WEIGHTS = (row,), (), ()
     try:
         yield
     finally:
-        plans.TILES[itemsize] = kept  # type: ignore[index]
+        plans.TILES[itemsize], plans.DIRECT, plans.DIRECT_WEIGHTS = kept
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -210,7 +210,7 @@ def part_bits(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {"same": 0, "different": [], "failed": [], "left_out": 0}
     for dtype in dtypes:
         wide = 8 if dtype == "float64" else 4
-        tiles = plans.TILES[wide][:1] if run.quick else plans.TILES[wide]
+        tiles = plans.TILES[wide][:1] if run.quick else (*plans.TILES[wide], *plans.DIRECT, *plans.DIRECT_WEIGHTS)
         for row in rows:
             g = geometry_of(row)
             x, w, y = (run.rng.standard_normal(s).astype(dtype) for s in (g.input_shape, g.weight_shape, g.output_shape))

@@ -10,11 +10,8 @@ from preimage.engines import get
 from preimage.engines.cuda import ptx
 from preimage.engines.cuda.engine import CudaEngine
 from preimage.engines.cuda.gpu import GpuKernel
-from preimage.engines.cuda.schedules.gather_kernel import GatherSpec
 from preimage.engines.cuda.schedules.pipeline import Pipeline
-from preimage.engines.cuda.schedules.weights_kernel import WeightSpec
 from preimage.engines.cuda.simulate import SimulatedKernel, Simulator
-from preimage.engines.cuda.tile import Tile
 from preimage.engines.ir.types import constant
 from preimage.errors import EngineError
 
@@ -74,16 +71,6 @@ def test_shared_memory_that_nobody_wrote_is_nan(monkeypatch):
     monkeypatch.setattr(simulator, "load", SimulatedKernel)
     x, w = np.ones(G.input_shape, np.float32), np.ones(G.weight_shape, np.float32)
     assert np.isnan(CudaEngine(simulator).conv(G, x, w)).all()
-
-
-@pytest.mark.parametrize("arch", ptx.ARCHITECTURES)
-def test_ptx_holds_nothing_but_ieee_operations(arch):
-    specs = [GatherSpec(2, Tile(4, 4, 1, 1), 1, 1, "f32", "f32"), WeightSpec(1, Tile(4, 4, 1, 1), 0, "f16", "f32")]
-    for spec in specs[: 2 if arch == "sm_90" else 1]:
-        listing = ptx.to_ptx(spec.ir("ptx"), arch)
-        assert "fma.rn.f32" in listing
-        assert ".target " + arch in listing
-        assert ptx.foreign_operations(listing) == []
 
 
 @pytest.mark.parametrize(

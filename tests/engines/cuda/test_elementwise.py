@@ -86,6 +86,8 @@ def test_what_is_not_there_is_said(torch):
     a, b = up(torch, np.ones(3, np.float32)), up(torch, np.ones(3, np.float16))
     with pytest.raises(EngineError, match="one dtype, got float32, float16"):
         get("cuda").kernels.run_chain((a, b), (("add", (0, 1)),))
+    with pytest.raises(EngineError, match="no sin"):
+        get("cuda").kernels.run_chain((a,), (("sin", (0,)),))
     with pytest.raises(EngineError, match="no 'squares'"):
         get("cuda").kernels.channel_sums(a, "squares", True)
 

@@ -1,6 +1,6 @@
 """The GPU's schedules one by one, each forced onto a geometry that it is for: bits of jit, what plans choose and say, the kernels' text.
 
-    pytest tests/engines/cuda/test_schedules.py --update-golden      # write tests/golden/cuda.json anew
+pytest tests/engines/cuda/test_schedules.py --update-golden      # write tests/golden/cuda.json anew
 """
 
 from __future__ import annotations

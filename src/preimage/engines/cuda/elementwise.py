@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import DType, Steps, accumulator_dtype, is_channels_last, supported_dtype
+from preimage.engines.base import Steps, accumulator_dtype, is_channels_last, supported_dtype
 from preimage.engines.cuda.arrays import arrays_for
 from preimage.engines.cuda.constants import Constants
 from preimage.engines.cuda.device import Arrays, Device, Operand
@@ -22,6 +22,8 @@ from preimage.errors import EngineError
 __all__ = ["DeviceKernels"]
 
 Shape = tuple[int, ...]
+#: Steps whose code asks for memory of each thread's own (the reduction of large angles), which no kernel of a GPU takes.
+MISSING = frozenset(("cos", "sin", "tan"))
 #: Blocks of threads a multiprocessor at most; each takes elements until there are no more.
 BLOCKS = 16
 
@@ -66,11 +68,14 @@ class DeviceKernels:
         """The values of the steps named by `results` (places; by default the last step's), of arrays of one dtype that broadcast.
 
         Results lie channels innermost where the first operand of the whole shape does. 16-bit values are computed as float32 and
-        rounded once. Raises: EngineError for arrays of several dtypes.
+        rounded once. Raises: EngineError for arrays of several dtypes, and for sin, cos and tan.
         """
         dtype = operands[0].dtype
         if any(a.dtype != dtype for a in operands) or not supported_dtype(dtype):
             raise EngineError(f"a chain takes arrays of one dtype, got {', '.join(str(a.dtype) for a in operands)}")
+        missing = [word for word, _ in steps if word in MISSING]
+        if missing:
+            raise EngineError(f"engine 'cuda' has no {missing[0]} for arrays on a GPU; bring the array to the host for it")
         arrays, constants = self._of(operands[0])
         shape = np.broadcast_shapes(*[a.shape for a in operands])
         like = next((a for a in operands if a.shape == shape), None)
@@ -100,7 +105,13 @@ def _launch_chain(
     sizes, strides = _joined(tuple(shape[k] for k in order), [_steps(a, shape, order) for a in [*operands, *results]])
     element, inner = ELEMENTS[dtype.name], accumulator_dtype(dtype)
     spec = ChainSpec(
-        len(sizes), ELEMENTS[inner.name], (element,) * len(operands), len(numbers), tuple(steps), places, (element,) * len(results)
+        len(sizes),
+        ELEMENTS[inner.name],
+        (element,) * len(operands),
+        len(numbers),
+        tuple(steps),
+        places,
+        (element,) * len(results),
     )
     held = constants.place(np.array(numbers or (0.0,), inner))
     words = {f"array_{a}": array.address for a, array in enumerate([*operands, *results])}

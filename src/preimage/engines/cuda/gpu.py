@@ -20,6 +20,7 @@ from preimage.engines.cuda.device import KernelSpec, Target
 from preimage.engines.ir.arguments import Integer
 from preimage.engines.ir.builder import Bit, Int, Int32, Kernel, Loop, Num, Ptr
 from preimage.engines.ir.types import ELEMENT_BYTES, TYPES, type_of
+from preimage.errors import EngineError
 
 __all__ = ["GLOBAL", "SHARED", "GpuKernel"]
 
@@ -82,6 +83,10 @@ class GpuKernel(Kernel):
     def shared(self, element: str) -> Ptr:
         """Where the block's shared memory begins."""
         return Ptr(self, "@shared_memory" if self.target == "ptx" else "%shared", element, 0, SHARED)
+
+    def room(self, element: str, count: int) -> Ptr:
+        """Raises: EngineError. Memory of a thread's own lies beside its registers, far away; no kernel of a GPU takes any."""
+        raise EngineError(f"a kernel for GPUs has no memory of its own for a thread ({count} x {element})")
 
     def together(self, values: Sequence[Num]) -> Num:
         """Scalars as one vector."""

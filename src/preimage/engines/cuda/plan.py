@@ -12,37 +12,36 @@ from preimage.geometry import ConvGeometry
 
 __all__ = ["DIRECT", "DIRECT_WEIGHTS", "TILES", "Launch", "gather_tile", "spreads", "weight_tile"]
 
-#: Tiles by the bytes of a sum, with the share of a thread's instructions that are multiply-adds: estimated from the number of loads a
-#: multiply-add needs, not yet counted in machine code. They order the tiles, no more.
-TILES: dict[int, tuple[tuple[Tile, float], ...]] = {
+#: Tiles by the bytes of a sum, with the share of multiply-adds among the instructions of a gather's loop, as counted in the machine code for
+#: an H100 (tests/golden/cuda_machine_code.json). They order the tiles, no more.
+TILES: dict[int, tuple[tuple[AnyTile, float], ...]] = {
     4: (
-        (Tile(8, 8, 2, 4, 8, 4, 2), 0.83),
-        (Tile(4, 8, 2, 2, 8, 4, 4), 0.74),
-        (Tile(4, 4, 2, 2, 8, 4, 4), 0.6),
-        (Tile(4, 4, 1, 1, 8, 4, 8), 0.5),
+        (Tile(8, 16, 2, 2, 8, 4, 2), 0.91),
+        (Tile(8, 8, 2, 2, 8, 4, 3), 0.87),
+        (Tile(4, 8, 2, 2, 8, 4, 4), 0.8),
+        (Tile(4, 4, 2, 2, 8, 4, 4), 0.7),
+        (Tile(4, 4, 1, 1, 8, 4, 8), 0.68),
     ),
     8: (
-        (Tile(4, 8, 2, 2, 8, 3, 2), 0.8),
-        (Tile(4, 4, 2, 2, 8, 3, 4), 0.7),
+        (Tile(4, 8, 2, 2, 8, 3, 2), 0.73),
+        (Tile(4, 4, 2, 2, 8, 3, 4), 0.63),
         (Tile(2, 4, 1, 1, 8, 3, 8), 0.4),
     ),
 }
-
-
-#: Tiles without shared memory, for groups of few outputs or channels, with the same kind of estimate: bound by what they load.
+#: Tiles without shared memory, for groups of few outputs or channels, with the same share.
 DIRECT: tuple[tuple[DirectTile, float], ...] = (
     (DirectTile(4, 4), 0.4),
-    (DirectTile(1, 4), 0.2),
-    (DirectTile(4, 1), 0.2),
-    (DirectTile(1, 1), 0.1),
-    (DirectTile(1, 4, across=True), 0.2),
-    (DirectTile(1, 1, across=True), 0.1),
+    (DirectTile(1, 4), 0.14),
+    (DirectTile(4, 1), 0.24),
+    (DirectTile(1, 1), 0.07),
+    (DirectTile(1, 4, across=True), 0.14),
+    (DirectTile(1, 1, across=True), 0.07),
 )
 #: And of weight gradients.
 DIRECT_WEIGHTS: tuple[tuple[DirectTile, float], ...] = (
     (DirectTile(1, 9, across=True), 0.07),
-    (DirectTile(1, 4, across=True), 0.05),
-    (DirectTile(4, 4, across=True), 0.15),
+    (DirectTile(1, 4, across=True), 0.06),
+    (DirectTile(4, 4, across=True), 0.18),
 )
 #: Outputs of a group beyond which they are not looked at.
 MOST_DIRECT = 16
@@ -66,7 +65,8 @@ def _cost(launch: Launch, terms: int, device: Properties) -> float:
     tile = launch.tile
     rounds = launch.tiles / (device.multiprocessors * tile.blocks_per_multiprocessor)
     waves = launch.waves if launch.waves < 4 else rounds  # later waves overlap
-    work = tile.bm * tile.bn * tile.groups * tile.blocks_per_multiprocessor * (terms + 64)  # 64: what a tile takes to begin and to store
+    busy = terms + 64  # 64: what a tile takes to begin and to store
+    work = tile.bm * tile.bn * tile.groups * tile.blocks_per_multiprocessor * busy
     return waves * work / launch.share
 
 
@@ -89,19 +89,20 @@ def gather_tile(g: ConvGeometry, transpose: bool, itemsize: int, device: Propert
     rows: list[tuple[AnyTile, float]] = [*TILES[itemsize]]
     if outs <= MOST_DIRECT:
         rows += [row for row in DIRECT if row[0].across == (channels_last and g.groups >= row[0].threads // 4)]
-    found = []
+    found: list[tuple[Launch, int]] = []
     for tile, share in rows:
         count = ceil(positions / tile.bn) * ceil(outs / tile.bm) * phases * ceil(g.groups / tile.groups)
         steps = ceil(taps * channels / tile.bk) if spreads(g, transpose, tile) else taps * ceil(channels / tile.bk)
         found.append((_launch(tile, share, count, device), steps * tile.bk))
-    return min(found, key=lambda row: _cost(*row, device))[0]
+    return min(found, key=lambda row: _cost(row[0], row[1], device))[0]
 
 
 def weight_tile(g: ConvGeometry, itemsize: int, device: Properties) -> Launch:
     """Tiles of the weights of one image, or part of an image."""
     columns, outs = g.in_channels_per_group * prod(g.kernel_size), g.out_channels_per_group
     rows: list[tuple[AnyTile, float]] = [*TILES[itemsize], *(DIRECT_WEIGHTS if outs <= MOST_DIRECT else ())]
-    positions, found = prod(g.output_size), []
+    found: list[tuple[Launch, float]] = []
+    positions = prod(g.output_size)
     parts = len(Order.of(g.output_size[::-1]).blocks())  # into which an image may be divided
     for tile, share in rows:
         count = ceil(ceil(columns / tile.bn) * ceil(outs / tile.bm) * g.groups * g.batch / tile.groups)

@@ -21,10 +21,11 @@ __all__ = ["ARCHITECTURES", "foreign_operations", "to_ptx", "toolchain", "unavai
 #: What kernels are compiled for, oldest first. Older ones lack asynchronous copies (cp.async), which the kernels use.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
-#: Operations on floating-point numbers that PTX of ours may hold: IEEE's, rounded to nearest even, and what moves bits.
+#: Operations on floating-point numbers that PTX of ours may hold: IEEE's, rounded to nearest even (rcp.rn is 1 / x), roundings to whole numbers,
+#: conversions, and what moves bits.
 _ALLOWED = re.compile(
-    r"^(?:(?:fma|add|sub|mul|div|sqrt)\.rn\.f(?:32|32x2|64)|neg\.f(?:32|64)|abs\.f(?:32|64)|setp\.\w+\.f(?:32|64)|selp\.f(?:32|64)"
-    r"|cvt\.f32\.f16|cvt\.rn\.f16\.f32|copysign\.f(?:32|64)|mov\.f(?:32|64)"
+    r"^(?:(?:fma|add|sub|mul|div|rcp|sqrt)\.rn\.f(?:32|32x2|64)|neg\.f(?:32|64)|abs\.f(?:32|64)|setp\.\w+\.f(?:32|64)|selp\.f(?:32|64)"
+    r"|cvt\.f32\.f16|cvt\.rn\.f16\.f32|cvt\.f64\.f32|cvt\.rn\.f32\.f64|cvt\.r[mnpz]i\.f(?P<same>32|64)\.f(?P=same)|copysign\.f(?:32|64)|mov\.f(?:32|64)"
     r"|(?:ld|st)\.(?:global|shared)(?:\.nc)?(?:\.v[24])?\.f(?:32|64))$"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from preimage.records import record
@@ -43,6 +44,10 @@ class Tile:
     def groups(self) -> int:
         """Groups of a block of threads."""
         return 1
+
+    def thinner(self) -> Tile:
+        """The same results of a block, by twice the threads, each with half of the sums: for code that needs more registers beside them."""
+        return replace(self, tn=self.tn // 2, warps_n=2 * self.warps_n, blocks_per_multiprocessor=1)
 
     def __str__(self) -> str:
         return f"{self.bm} x {self.bn}, {self.tm} x {self.tn} a thread, {self.bk} terms a step, {self.stages} stages"

@@ -142,9 +142,7 @@ class _Direct:
             weights, places = term.carry[0], term.carry[1 : 1 + t.columns]
             sums = term.carry[1 + t.columns :]
             row = weights.load(t.outs, align=ELEMENT_BYTES[spec.inner] * t.outs)
-            xs = [
-                valid.select(place.load(), f.zeros(spec.inner, 1)) for place, (_, valid) in zip(places, read, strict=True)
-            ]
+            xs = [valid.select(place.load(), f.zeros(spec.inner, 1)) for place, (_, valid) in zip(places, read, strict=True)]
             made = []
             for i in range(t.outs):
                 for j, x in enumerate(xs):

@@ -24,6 +24,8 @@ from preimage.geometry import ConvGeometry
 __all__ = ["ELEMENTS", "Gather", "PackedWeight", "check_range", "gather_plan", "given", "pack", "run_gather"]
 
 ELEMENTS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
+#: Sums of a thread up to which the `strict` form finds registers.
+MOST_STRICT = 64
 #: Elements of one image, or of a channel of it, are counted with 32 bits.
 MOST_ELEMENTS = 2**31 - 1
 
@@ -89,6 +91,8 @@ class Gather:
         tile, element, inner = self.launch.tile, ELEMENTS[dtype.name], ELEMENTS[accumulator_dtype(dtype).name]
         if isinstance(tile, DirectTile):
             return DirectSpec(self.g.ndim, tile, self.tables.depth, element, inner, strict, epilogue)
+        if strict and tile.sums > MOST_STRICT:
+            tile = tile.thinner()
         copies = "spread" if self.spread else "last" if channels_last else "plain"
         spec = GatherSpec(
             self.g.ndim, tile, self.tables.depth, 0, element, inner, self.tables.ragged, copies, vector, strict, epilogue
@@ -117,7 +121,12 @@ class PackedWeight:
 
 
 def gather_plan(
-    g: ConvGeometry, transpose: bool, dtype: DType, properties: Properties, channels_last: bool = False, launch: Launch | None = None
+    g: ConvGeometry,
+    transpose: bool,
+    dtype: DType,
+    properties: Properties,
+    channels_last: bool = False,
+    launch: Launch | None = None,
 ) -> Gather:
     """channels_last: how the input lies."""
     launch = launch or gather_tile(g, transpose, accumulator_dtype(dtype).itemsize, properties, channels_last)
@@ -210,7 +219,12 @@ def run_gather(
     steps, limits = epilogue_spec(epilogue, chain, dtype)
     epilogue = epilogue or Epilogue()
     spec = plan.spec(
-        dtype, device.properties, is_channels_last(x), _vector(plan, result, 16 // sums.itemsize), plan.transpose and not w.finite, steps
+        dtype,
+        device.properties,
+        is_channels_last(x),
+        _vector(plan, result, 16 // sums.itemsize),
+        plan.transpose and not w.finite,
+        steps,
     )
     grid = plan.grid(device.properties)
     kernel = device.load(spec)

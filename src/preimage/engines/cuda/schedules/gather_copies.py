@@ -24,9 +24,9 @@ class Copies:
     """One tile's. spec: the gather's; group: of the tile; first: its first position."""
 
     def __init__(self, pipeline: Pipeline, where: Positions, spec: Any, group: Int32, first: Int32) -> None:
-        self.f, self.t, self.pipeline, self.where, self.spec = where.f, pipeline.tile, pipeline, where, spec
-        self.f: GpuKernel
-        self.t: Tile
+        self.f: GpuKernel = where.f
+        self.t: Tile = pipeline.tile
+        self.pipeline, self.where, self.spec = pipeline, where, spec
         self.base = group * self.f.number("channels")
         self.begin(first)
 

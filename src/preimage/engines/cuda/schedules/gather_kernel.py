@@ -182,7 +182,8 @@ class _Tile:
         f, spec, phase, args = self.f, self.spec, self.where.phase, self.k.args
         block = (self.group * f.number("out_blocks") + self.out_block).wide() * (phase.steps * (self.t.bk * self.t.bm))
         weights = args.pointer(args.fields["weight"], spec.inner)
-        return weights.at(phase.weights + block).at(f.thread_number * spec.lanes)
+        own: Ptr = weights.at(phase.weights + block).at(f.thread_number * spec.lanes)
+        return own
 
     def _issue(self, state: list[Any], stage: Int32) -> list[Any]:
         """Copy one step into a stage, and go on to the next."""

@@ -92,7 +92,8 @@ class SumsSpec:
         while len(sums) > 1:
             half = len(sums) // 2
             sums = [a + b for a, b in zip(sums[:half], sums[half:], strict=True)]
-        return sums[0]
+        total: Num = sums[0]
+        return total
 
     def _shared(self, f: GpuKernel, x: Ptr, step: Int, count: Int, lane: Int) -> Num:
         with f.loop(lane, count, PARTIALS, carry=[f.zeros(self.inner, 1)]) as i:

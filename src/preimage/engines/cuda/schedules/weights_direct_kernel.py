@@ -80,9 +80,7 @@ class _Weights:
         self.outs = [(first + i, first + i < f.number("outs")) for i in range(t.outs)]
         channel = self.group * f.number("outs")
         y = self.args.y.at(self.image * f.long_number("y_image"))
-        self.ys = [
-            y.at(e.pick(channel + out, f.i32(0)).wide() * f.long_number("y_channel")) for out, e in self.outs
-        ]
+        self.ys = [y.at(e.pick(channel + out, f.i32(0)).wide() * f.long_number("y_channel")) for out, e in self.outs]
         x = self.args.x.at(self.image * f.long_number("x_image"))
         self.x = x.at((self.group * f.number("channels")).wide() * f.long_number("x_channel"))
         self.columns = [column_of(f, self.axis, self.column_block * t.columns + j) for j in range(t.columns)]
