@@ -172,6 +172,6 @@ def test_layers_get_the_schedule_that_is_for_them():
 
 def test_a_plan_says_it():
     with pre.config(engine="cuda", device="simulator"):
-        text = str(pre.plan(FEW_OUTPUTS, "float32", contraction="conv"))
+        text = str(pre.plan(conv((8, 64, 14, 14), (64, 1, 3, 3), groups=64), "float32", contraction="conv"))
     assert "direct, every thread for itself" in text
     assert "a thread, neighbouring threads in neighbouring positions" in text
