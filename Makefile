@@ -14,8 +14,9 @@ help: ## what there is
 demo: .venv/demo ## learn 64 stencils from a photograph and say where the report is
 	$(BIN)/preimage learn --output demo --overwrite
 
+# Bytecode is written, whatever the environment says: hundreds of tests start a Python of their own, which would compile the package anew.
 test: .venv/dev ## the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 figures: .venv/dev ## make the pictures of docs/ again
 	$(BIN)/python docs/figures.py
