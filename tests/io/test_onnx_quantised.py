@@ -145,3 +145,37 @@ def test_quantised_convolutions_are_held_to_the_limits():
     model, feeds = net("ConvInteger", [whole("uint8", 1, 1, 4, 4), whole("uint8", 1, 1, 1, 1)], pads=[9999] * 4)
     with limits(elements=10**6), pytest.raises(pre.FileFormatError, match="larger than the limit"):
         ours(model, feeds)
+
+
+def test_lstm_with_weights_of_8_bits():
+    """Products of quantised states are exact; onnxruntime approximates sigmoid and tanh, so that a state may be quantised to the next step."""
+    steps, batch, size, hidden = 6, 2, 5, 4
+    x, lengths = RNG.standard_normal((steps, batch, size)).astype(np.float32), np.array([6, 4], np.int32)
+    for direction, count in (("forward", 1), ("bidirectional", 2), ("reverse", 1)):
+        floats = [
+            RNG.standard_normal((count, n)).astype(np.float32) for n in (8 * hidden, batch * hidden, batch * hidden, 3 * hidden)
+        ]
+        states = [v.reshape(count, batch, hidden) for v in floats[1:3]]
+        w, r = whole("int8", count, size, 4 * hidden) >> 1, whole("int8", count, hidden, 4 * hidden) >> 1
+        for shape in ((count,), (count, 4 * hidden)):
+            scales = [(RNG.random(shape) * 0.02 + 0.005).astype(np.float32) for _ in range(2)]
+            zeros = [np.zeros(shape, np.int8)] * 2
+            inputs = [x, w, r, floats[0], lengths, *states, floats[3], scales[0], zeros[0], scales[1], zeros[1]]
+            model, feeds = net(
+                "DynamicQuantizeLSTM", inputs, ("y", "h", "c"), domain="com.microsoft", hidden_size=hidden, direction=direction
+            )
+            for infos in model.graph.input[1:]:  # onnxruntime wants weights that do not change
+                model.graph.initializer.append(numpy_helper.from_array(feeds[infos.name], infos.name))
+            del model.graph.input[1:]
+            feeds = {"i0": x}
+            for a, b in zip(ours(model, feeds), theirs(model, feeds), strict=True):
+                assert np.abs(a - b).max() < 8e-3
+    for position, wrong, words in (
+        (1, w[:, :2], "do not fit"),
+        (5, x, "a state of shape"),
+        (8, scales[0][:, :3], "a scale or zero point"),
+    ):
+        model, feeds = net("DynamicQuantizeLSTM", [wrong if k == position else v for k, v in enumerate(inputs)], domain="com.microsoft",
+                           direction="reverse")  # fmt: skip
+        with pytest.raises(pre.FileFormatError, match=words):
+            ours(model, feeds)

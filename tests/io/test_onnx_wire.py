@@ -7,6 +7,7 @@ import pytest
 
 from preimage.errors import FileFormatError
 from preimage.io.onnx import definitions, model, wire
+from preimage.io.onnx.older import OLDEST_AS_IT_IS
 
 onnx = pytest.importorskip("onnx")
 helper = onnx.helper
@@ -130,7 +131,7 @@ def test_definitions_are_those_of_onnx():
     """For every operator and opset: the most inputs, and every attribute's type."""
     compared = 0
     for schema in onnx.defs.get_all_schemas():
-        for opset in model.OPSETS:
+        for opset in range(OLDEST_AS_IT_IS, model.OPSETS.stop):
             try:
                 wanted = onnx.defs.get_schema(schema.name, opset) if schema.domain == "" else None
             except onnx.defs.SchemaError:

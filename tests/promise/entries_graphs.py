@@ -70,6 +70,8 @@ def _weights(*shape: int) -> Any:
 MS = "com.microsoft::"
 _places = np.random.default_rng(4).uniform(-1.2, 1.2, (BATCH, 6, 5, 2)).astype(np.float32)
 _bytes = np.random.default_rng(6).integers(0, 255, X).astype(np.uint8)
+_lstm_bytes = [(_weights(1, n, 32) * 30).astype(np.int8) for n in (5, 8)]
+_one = np.float32([0.01])
 UNARY = (
     "Abs", "Asinh", "Atan", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "Hardmax",
     "Identity", "IsInf", "IsNaN", "LeakyRelu", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
@@ -129,6 +131,13 @@ ONNX = [
     node("Einsum", (BATCH, 6, 70), (BATCH, 70, 9), equation="bij,bjk->bik"),
     node("GridSample", X, _places, mode="cubic"),
     node("GridSample", X, _places, padding_mode="reflection", label="reflected"),
+    node("RoiAlign", X, stored=(_weights(3, 4) * 5, _ints(0, 3, 1)), output_height=3, output_width=2, images=False),
+    node("RoiAlign", X, stored=(_weights(3, 4) * 5, _ints(0, 3, 1)), output_height=3, output_width=2, mode="max", images=False, label="maximum"),
+    node("DeformConv", X, stored=(_weights(5, 7, 3, 3), np.float32(1.3) * _weights(BATCH, 18, 11, 9)), images=False),
+    node("CumProd", SMALL, stored=(np.array(2),), opset=26),
+    node("Det", (BATCH, 6, 7, 7)),
+    node(f"{MS}DynamicQuantizeLSTM", (6, BATCH, 5), stored=(*_lstm_bytes, *[None] * 5, *[_one, np.zeros(1, np.int8)] * 2), images=False,
+         hidden_size=8),
     node("AffineGrid", (BATCH, 2, 3), stored=(_ints(BATCH, 7, 9, 8),), images=False),
     node("SimplifiedLayerNormalization", ROWS, stored=(_weights(600),)),
     node("QuantizeLinear", X, stored=(np.float32(0.03), np.uint8(120))),
@@ -270,7 +279,7 @@ NO_ARITHMETIC = {
         "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft::MatMulIntegerToFloat", "com.microsoft::QLinearAdd",
         "com.microsoft::QLinearConcat", "com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearLeakyRelu", "com.microsoft::QLinearMul",
         "com.microsoft::QLinearSigmoid",
-        "MelWeightMatrix",
+        "MelWeightMatrix", "BitCast", "BitShift", "MaxRoiPool", "TensorScatter", "Unique", "ai.onnx.ml::LabelEncoder",
         "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
         "SplitToSequence",
         "Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",

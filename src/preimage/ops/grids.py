@@ -5,6 +5,7 @@ Written with operations: differentiable by the image and by the positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -20,7 +21,7 @@ from preimage.ops.pointwise import add, multiply, subtract
 from preimage.ops.shape import getitem, reshape, swapaxes
 from preimage.typing import Operand, Shape, Value
 
-__all__ = ["GRID_PADDING", "REACH", "affine_grid", "grid_sample"]
+__all__ = ["GRID_PADDING", "REACH", "affine_grid", "grid_sample", "linear_at"]
 
 #: How far the weights of a mode reach: the places beside the cell before a position that take part.
 REACH = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}
@@ -123,8 +124,26 @@ def _along(at: Any, size: int, mode: str, padding_mode: str, aligned: bool) -> t
         values = folded
     if mode == "nearest":
         return np.clip(np.rint(values), -2, size + 1).astype(np.int64), _weights(mode, None)
+    return _cells(position, values, mode)
+
+
+def _cells(position: Any, values: np.ndarray, mode: str) -> tuple[np.ndarray, list[Any]]:
+    """The cell before every position, whose numbers are `values`, and the weights from there on."""
     cell = np.floor(values)
     return np.clip(cell, -(2.0**31), 2.0**31).astype(np.int64), _weights(mode, subtract(position, cell))
+
+
+def linear_at(x: Any, positions: Sequence[Any]) -> Any:
+    """x (N, C, *spatial) between its elements at positions that count them, zeros beyond the border: (N, C, *out).
+
+    positions: for every spatial axis an array or Tensor (N, *out). Gradient: by x and by the positions.
+    """
+    found = []
+    for at in positions:
+        values = np.clip(np.nan_to_num(np.asarray(array_of(at)), nan=-1e6), -1e6, 1e6)
+        found.append(_cells(at, values, "linear"))
+    cells, weights = zip(*found, strict=True)
+    return _gathered(x, cells, weights, "linear", "zeros", True, positions[0].shape[1:])
 
 
 def _gathered(x: Any, cells: Any, weights: Any, mode: str, padding_mode: str, aligned: bool, out: tuple[int, ...]) -> Any:

@@ -110,7 +110,12 @@ def _avg_pool(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
 
 
 def _batch_norm(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
-    if node.attributes.get("training_mode") or len(node.outputs) > 1 or any(key not in stored for key in node.inputs[1:]):
+    if (
+        node.attributes.get("training_mode")
+        or not node.integer("spatial", 1)
+        or len(node.outputs) > 1
+        or any(key not in stored for key in node.inputs[1:])
+    ):
         return None
     return replace(node, op="batch_norm", attributes={"eps": node.number("epsilon", 1e-5)})
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from preimage.io.onnx import operators, shape_rules, window_rules  # noqa: F401 
 from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.definitions import attribute_type, most_inputs
 from preimage.io.onnx.model import CODES, OnnxGraph, OnnxModel, OnnxNode, read_model
+from preimage.io.onnx.older import OLDEST_AS_IT_IS, modern
 
 __all__ = ["load", "supported_ops", "to_graph"]
 
@@ -28,14 +30,15 @@ __all__ = ["load", "supported_ops", "to_graph"]
 _WEIGHTS: dict[str, tuple[int, ...] | None] = {
     "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "BatchNormalization": (1, 2), "PRelu": (1,),
     "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "LayerNormalization": (1, 2), "RMSNormalization": (1,),
-    "RNN": (1, 2, 3), "GRU": (1, 2, 3), "LSTM": (1, 2, 3, 7), "Add": None, "Sub": None, "Mul": None, "Div": None,
+    "RNN": (1, 2, 3), "GRU": (1, 2, 3), "LSTM": (1, 2, 3, 7), "DeformConv": (1, 3),
+    "OldBroadcast": None, "Add": None, "Sub": None, "Mul": None, "Div": None,
 }  # fmt: skip
 #: Ops that move elements of their first input, or of all: an exporter may write them between a stored weight and the layer that takes it.
 _MOVES_ALL = {"onnx.Concat"}
 _MOVES = {f"onnx.{op}" for op in ("Transpose", "Unsqueeze", "Squeeze", "Reshape", "Split", "Identity", "Flatten")} | _MOVES_ALL
 _BUFFERS = {"BatchNormalization": (3, 4)}
 #: Ops whose meaning depends on the opset beyond what their attributes say.
-_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu", "DFT"}
+_NEED_OPSET = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample", "PRelu", "DFT", "RoiAlign"}
 _OLD_BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater"}
 #: Ops that draw random numbers: one without a seed gets one of its own, made of the name of its result.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
@@ -45,6 +48,7 @@ _IGNORED = {
     ("Dropout", "is_test"),
     ("BatchNormalization", "consumed_inputs"),
     ("MaxPool", "storage_order"),
+    ("Gemm", "broadcast"),
 }
 
 
@@ -69,7 +73,7 @@ def to_graph(
 ) -> Graph:
     """The Graph of a model that was read."""
     problems: list[str] = []
-    nodes, stored = _built(model.nodes, model.initializers, model.opset, problems)
+    nodes, stored = _built(model.nodes, model.initializers, model.opset, problems, count(1))
     if problems:
         raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
     parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs})
@@ -86,13 +90,21 @@ def to_graph(
         raise FileFormatError(f"the model's graph is not sound: {error}") from error
 
 
+def _modern(given: Sequence[OnnxNode], stored: dict[str, np.ndarray], opset: int, numbers: Iterator[int]) -> Iterator[OnnxNode]:
+    """The nodes as they are written today; arrays that they need are added to those stored."""
+    for node in given:
+        nodes, arrays = modern(node, opset, numbers)
+        stored.update(arrays)
+        yield from nodes
+
+
 def _built(
-    given: Sequence[OnnxNode], initializers: Mapping[str, np.ndarray], opset: int, problems: list[str]
+    given: Sequence[OnnxNode], initializers: Mapping[str, np.ndarray], opset: int, problems: list[str], numbers: Iterator[int]
 ) -> tuple[list[Node], dict[str, np.ndarray]]:
     """The nodes of a graph, and its stored arrays; what is not supported is added to the problems."""
     nodes: list[Node] = []
     stored = dict(initializers)
-    for node in given:
+    for node in _modern(given, stored, opset, numbers):
         if node.op == "Constant":
             if len(node.outputs) != 1 or node.outputs[0] in stored:
                 problems.append(f"{node.name!r} (Constant: its value is made twice)")
@@ -108,10 +120,10 @@ def _built(
             continue
         if any(isinstance(value, OnnxGraph) for value in node.attributes.values()):
             before = len(problems)
-            node = _with_graphs(node, opset, problems)
+            node = _with_graphs(node, opset, problems, numbers)
             if len(problems) > before:
                 continue
-        built = _node(node, opset)
+        built = _node(node, max(opset, OLDEST_AS_IT_IS))
         if isinstance(built, str):
             problems.append(f"{node.name!r} ({built})")
         else:
@@ -119,7 +131,7 @@ def _built(
     return nodes, stored
 
 
-def _with_graphs(node: OnnxNode, opset: int, problems: list[str]) -> OnnxNode:
+def _with_graphs(node: OnnxNode, opset: int, problems: list[str], numbers: Iterator[int]) -> OnnxNode:
     """A node with its OnnxGraphs as Graphs.
 
     The values of outer graphs that they take, named by the attribute `captured`, become the node's last inputs. A Graph takes its own
@@ -129,7 +141,7 @@ def _with_graphs(node: OnnxNode, opset: int, problems: list[str]) -> OnnxNode:
     captured: dict[str, None] = {}
     for key, value in node.attributes.items():
         if isinstance(value, OnnxGraph):
-            nodes, stored = _built(value.nodes, value.initializers, opset, problems)
+            nodes, stored = _built(value.nodes, value.initializers, opset, problems, numbers)
             own = {v.name for v in value.inputs} | stored.keys() | {key for n in nodes for key in n.outputs}
             taken = [key for n in nodes for key in n.inputs] + [v.name for v in value.outputs]
             parts[key] = value, nodes, stored, own
@@ -186,18 +198,18 @@ def _node(node: OnnxNode, opset: int) -> Node | str:
         outputs.pop()
     if not outputs:
         return f"{node.op}: no output"
-    count = len(inputs) - len(node.attributes.get("captured", ()))
-    if count > most_inputs(node.op, opset):  # further ones would stand in the place of attributes
-        return f"{node.op} with {count} inputs"
+    given = len(inputs) - len(node.attributes.get("captured", ()))
+    if given > most_inputs(node.op, opset) + (node.op == "Tile"):  # further ones would stand in the place of attributes
+        return f"{node.op} with {given} inputs"
     if node.op == "Resize" and opset < 11:  # scales was the second input, and the mode the oldest one
         inputs.insert(1, "")
         attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     signature = _signature(op.function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    if opset < 7 and node.op in _OLD_BROADCAST and attributes.pop("broadcast", 0) and "axis" in attributes:
-        return Node(
-            node.name, "onnx.OldBroadcast", tuple(inputs), tuple(outputs), {"op": node.op, "axis": attributes["axis"]}, node.name
-        )
+    if opset < 7 and node.op in _OLD_BROADCAST:
+        axis, spread = attributes.pop("axis", None), attributes.pop("broadcast", 0)
+        if spread and axis is not None:
+            return Node(node.name, "onnx.OldBroadcast", tuple(inputs), tuple(outputs), {"op": node.op, "axis": axis}, node.name)
     if (
         node.op in ("Cast", "EyeLike", *_RANDOM)
         and (code := attributes.get("to", attributes.get("dtype"))) is not None

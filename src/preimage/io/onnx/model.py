@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import field
 from math import prod
 from pathlib import Path
@@ -23,19 +24,20 @@ from preimage.io.onnx.functions import inlined
 from preimage.io.onnx.wire import parse_model
 from preimage.records import record
 
-__all__ = ["OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx"]
+__all__ = ["OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "read_model", "require_onnx", "text_array"]
 
 #: Graphs inside nodes inside graphs, at most.
 MAX_DEPTH = 16
 #: protobuf itself reads no larger message.
 MAX_FILE_BYTES = 2**31 - 1
-#: Opset 6 differs from 7 in the broadcasting attributes only, which are read too.
-OPSETS = range(6, 29)
+OPSETS = range(1, 29)
 
 CODES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
+#: The ONNX data type of strings, which are looked up and compared, and nothing else; arrays of NumPy's dtype str.
+STRING = 8
 #: TensorProto field that holds the values of each type when raw_data does not.
 _FIELDS = {
     "float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint64": "uint64_data", "uint32": "uint64_data",
@@ -177,10 +179,14 @@ def to_array(tensor: Any, folder: Path | None = None, where: str = "a tensor") -
     Raises: FileFormatError where the data do not fill the shape.
     """
     where = f"{where} {tensor.name!r}" if tensor.name else where
-    dtype = dtype_of(tensor.data_type, where)
     shape = tuple(int(d) for d in tensor.dims)
     if any(d < 0 for d in shape) or len(shape) > 32:
         raise FileFormatError(f"{where} has the shape {shape}")
+    if tensor.data_type == STRING:
+        if prod(shape) != len(tensor.string_data):
+            raise FileFormatError(f"{where} of shape {shape} needs {prod(shape)} strings, the file has {len(tensor.string_data)}")
+        return text_array([_utf8(v) for v in tensor.string_data], where).reshape(shape)
+    dtype = dtype_of(tensor.data_type, where)
     if tensor.HasField("segment"):
         raise FileFormatError(f"{where} is stored in segments, which is not supported")
     count = prod(shape)
@@ -202,6 +208,16 @@ def to_array(tensor: Any, folder: Path | None = None, where: str = "a tensor") -
     return found
 
 
+def _utf8(value: Any) -> str:
+    return bytes(value).decode("utf-8", "replace")
+
+
+def text_array(values: Sequence[str], where: str) -> np.ndarray:
+    """Strings as an array; each takes as much room as the longest. Raises: FileFormatError where that is more than is allowed."""
+    limits.check_bytes(4 * len(values) * max(map(len, values), default=0), f"{where}: its strings, each as long as the longest,")
+    return np.array(values, str)
+
+
 def _typed_data(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int, where: str) -> np.ndarray:
     values = getattr(tensor, _FIELDS.get(dtype.name, "int32_data"))
     if len(values) != count:
@@ -221,7 +237,7 @@ def _attribute(attribute: Any, folder: Path | None, where: str, depth: int) -> A
     if kind == 2:
         return int(attribute.i)
     if kind == 3:
-        return bytes(attribute.s).decode("utf-8", "replace")
+        return _utf8(attribute.s)
     if kind == 4:
         return to_array(attribute.t, folder, where)
     if kind == 5:
@@ -231,7 +247,7 @@ def _attribute(attribute: Any, folder: Path | None, where: str, depth: int) -> A
     if kind == 7:
         return [int(v) for v in attribute.ints]
     if kind == 8:
-        return [bytes(v).decode("utf-8", "replace") for v in attribute.strings]
+        return [_utf8(v) for v in attribute.strings]
     return NotImplemented  # a type, a sparse tensor, several graphs: the op that has one is refused with all the others
 
 
@@ -244,7 +260,7 @@ def _value(info: Any) -> OnnxValue:
     tensor = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not tensor.elem_type:
         return OnnxValue(info.name, "", None)
-    dtype = CODES.get(tensor.elem_type, "")
+    dtype = "str" if tensor.elem_type == STRING else CODES.get(tensor.elem_type, "")
     if not tensor.HasField("shape"):
         return OnnxValue(info.name, dtype, None)
     if len(tensor.shape.dim) > 32:
@@ -261,7 +277,7 @@ def _value(info: Any) -> OnnxValue:
 def read_model(source: Any) -> OnnxModel:
     """An ONNX model from a path, its bytes, or a ModelProto, as plain data.
 
-    Raises: FileFormatError for what is no ONNX model, an opset outside 6 to 28, or damaged tensors.
+    Raises: FileFormatError for what is no ONNX model, an opset outside 1 to 28, or damaged tensors.
     """
     folder: Path | None = None
     label = "the model"
@@ -334,12 +350,13 @@ def _declared_bytes(graph: Any) -> int:
 
 
 def _plain(proto: Any, folder: Path | None, label: str) -> OnnxModel:
-    if not proto.HasField("graph") or not proto.opset_import:
+    oldest = 1 <= int(proto.ir_version) < 3  # before files named an opset
+    if not proto.HasField("graph") or not (proto.opset_import or oldest):
         raise FileFormatError(f"{label} is no ONNX model: it holds no graph and no opset")
-    opset = 0
-    for entry in proto.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            opset = int(entry.version)
+    versions = [int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    opset = (
+        versions[-1] if versions else OPSETS.start if oldest else OPSETS.stop - 1
+    )  # a model of other domains alone names no opset
     if opset not in OPSETS:
         raise FileFormatError(f"{label} uses opset {opset}; supported are {OPSETS.start} to {OPSETS.stop - 1}")
     proto = defined(inlined(proto, label), label)

@@ -27,12 +27,12 @@ _SAME = _onnx(
     "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "HardSigmoid", "HardSwish", "Swish", "ThresholdedRelu", "Shrink", "Clip",
     "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Softmax", "LogSoftmax", "Hardmax", "InstanceNormalization", "GroupNormalization",
     "MeanVarianceNormalization", "LpNormalization", "LRN", "Trilu", "EyeLike", "CumSum", "ReverseSequence", "ScatterND", "ScatterElements",
-    "Scatter", "SimplifiedLayerNormalization", "OldBroadcast",
+    "Scatter", "SimplifiedLayerNormalization", "OldBroadcast", "CumProd", "BitCast", "TensorScatter", "ai.onnx.ml::LabelEncoder",
 )  # fmt: skip
 shapes_of(*_SAME, *(MS + name for name in ("Gelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu")))(like(0))
 shapes_of(
     *_onnx("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Sum", "Mean", "Max", "Min", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "And", "Or", "Xor",
-           "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Where"),
+           "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Where", "BitShift"),
     MS + "BiasGelu", MS + "FastGelu", "onnx.RMSNormalization",
 )(broadcasting())  # fmt: skip
 shapes_of("onnx.Dropout")(like(0, 0))
@@ -84,7 +84,7 @@ shapes_of("onnx.Size", "onnx.SequenceLength")(lambda call: [()])
 def _reshape(call: Call) -> Shapes:
     zero = not call.node.integer("allowzero", 0)
     try:
-        return [reshaped(call.fact(0).shape, call.contents(1), zero)]
+        return [reshaped(call.fact(0).shape, _bounds(call, 1, "shape"), zero)]
     except UnknownError:
         (rank,) = call.shape(1)
         if isinstance(rank, Size) or rank > 32:
@@ -197,6 +197,12 @@ def _expand(call: Call) -> Shapes:
 
 @shapes_of("onnx.Tile")
 def _tile(call: Call) -> Shapes:
+    if call.has(2):
+        x: list[Dim | None] = list(call.shape(0))
+        (axis,), (times,) = call.integers(2), call.contents(1)
+        axis = call.axis(axis, len(x))
+        x[axis] = call.shape(0)[axis] * times
+        return [x]
     return [[n * t for n, t in zip(call.shape(0), call.contents(1), strict=True)]]
 
 
@@ -320,6 +326,19 @@ def _gather_nd(call: Call) -> Shapes:
 @shapes_of("onnx.NonMaxSuppression")
 def _non_max_suppression(call: Call) -> Shapes:
     return [[None, 3]]
+
+
+@shapes_of("onnx.Unique")
+def _unique(call: Call) -> Shapes:
+    """How many different ones there are, contents decide."""
+    axis = call.node.attributes.get("axis")
+    found: list[Dim | None] = [None] if axis is None else list(call.shape(0))
+    found[0 if axis is None else call.axis(call.node.integer("axis"), len(found))] = None
+    size = [product(call.shape(0))] if axis is None else [call.shape(0)[call.axis(call.node.integer("axis"), len(found))]]
+    return [found, [None], size, [None]]
+
+
+shapes_of("onnx.Det")(lambda call: [call.shape(0)[:-2]])
 
 
 # -- reductions and products -------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def _conv(call: Call, at: int) -> Shapes:
     return [contraction(call.shape(0), w[0], kernel, *_window(call, len(kernel)))]
 
 
-shapes_of("onnx.Conv", "onnx.ConvInteger", MS + "FusedConv")(lambda call: _conv(call, 1))
+shapes_of("onnx.Conv", "onnx.ConvInteger", "onnx.DeformConv", MS + "FusedConv")(lambda call: _conv(call, 1))
 shapes_of("onnx.QLinearConv")(lambda call: _conv(call, 3))
 
 
@@ -135,13 +135,24 @@ def _grid_sample(call: Call) -> Shapes:
     return [[*call.shape(0)[:2], *call.shape(1)[1:-1]]]
 
 
+@shapes_of("onnx.RoiAlign")
+def _roi_align(call: Call) -> Shapes:
+    sides = (call.node.integer(f"output_{side}", 1) for side in ("height", "width"))
+    return [[call.shape(1)[0], call.shape(0)[1], *sides]]
+
+
+@shapes_of("onnx.MaxRoiPool")
+def _max_roi_pool(call: Call) -> Shapes:
+    return [[call.shape(1)[0], call.shape(0)[1], *call.node.integers("pooled_shape")]]
+
+
 @shapes_of("onnx.AffineGrid")
 def _affine_grid(call: Call) -> Shapes:
     n, _, *out = call.contents(1)
     return [[n, *out, len(out)]]
 
 
-@shapes_of("onnx.RNN", "onnx.GRU", "onnx.LSTM")
+@shapes_of("onnx.RNN", "onnx.GRU", "onnx.LSTM", MS + "DynamicQuantizeLSTM")
 def _recurrent(call: Call) -> Shapes:
     x, r = call.shape(0), call.shape(2)
     directions, hidden = r[0], r[2]

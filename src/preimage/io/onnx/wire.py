@@ -64,6 +64,7 @@ _Tensor = _message(
     "TensorProto",
     {
         1: ("dims", [INT]), 2: ("data_type", INT), 3: ("segment", _Unread), 4: ("float_data", [FLOAT]), 5: ("int32_data", [INT]),
+        6: ("string_data", [DATA]),
         7: ("int64_data", [INT]), 8: ("name", TEXT), 9: ("raw_data", DATA), 10: ("double_data", [DOUBLE]), 11: ("uint64_data", [INT]),
         13: ("external_data", [_Entry]), 14: ("data_location", INT),
     },

@@ -14,6 +14,7 @@ from preimage import ops
 from preimage.errors import ShapeError
 from preimage.io.caffe.functions.basic import constant, indices
 from preimage.io.graph import graph_op
+from preimage.ops import regions
 
 __all__: list[str] = []
 
@@ -90,80 +91,15 @@ def _rows(rois: Value, images: int) -> tuple[NDArray[np.intp], NDArray[np.float3
     return which, rows[:, 1:]
 
 
-def _rounded(values: NDArray[Any]) -> NDArray[Any]:
-    """To the nearest whole number, halves away from zero, as C's round."""
-    rounded: NDArray[Any] = np.copysign(np.floor(np.abs(values) + np.float32(0.5)), values)
-    return rounded
-
-
-def _parts(length: Any, count: int, limit: int, *, within: Any, after: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """First and last (exclusive) pixel of the `count` parts of each region along an axis, (R, count), within 0 .. limit.
-
-    Regions begin at `within` before their parts are rounded outwards, and at `after` on top of that.
-    """
-    edges = np.arange(count + 1, dtype=np.float32) * (length / np.float32(count)).astype(np.float32)[:, None] + within[:, None]
-    low, high = np.floor(edges[:, :-1]) + after[:, None], np.ceil(edges[:, 1:]) + after[:, None]
-    return np.clip(low, 0, limit).astype(np.intp), np.clip(high, 0, limit).astype(np.intp)
-
-
 @graph_op("roi_pool")
 def roi_pool(x: Value, rois: Value, *, pooled: tuple[int, int], scale: float) -> Value:
-    """y[r, c, i, j]: the maximum of x[image of r, c] over part (i, j) of region r, 0 for an empty part.
-
-    A region's corners are rounded to whole pixels of x, both belong to it; parts are its length / pooled long, rounded outwards.
-    Gradient: to the first maximum; none to the regions.
-    """
-    data = constant(x)
-    images, channels, height, width = data.shape
-    which, corners = _rows(rois, images)
-    edges = np.clip(_rounded(corners * np.float32(scale)), -(1 << 30), 1 << 30).astype(np.int64)
-    lengths = np.maximum(edges[:, 2:] - edges[:, :2] + 1, 1).astype(np.float32)
-    zero = np.zeros(len(which), np.float32)
-    left, right = _parts(lengths[:, 0], pooled[1], width, within=zero, after=edges[:, 0])
-    top, bottom = _parts(lengths[:, 1], pooled[0], height, within=zero, after=edges[:, 1])
-    places = np.zeros((len(which), channels, *pooled), np.intp)
-    empty = np.zeros((len(which), 1, *pooled), bool)
-    first = np.arange(channels) * (height * width)
-    for region, image in enumerate(which):
-        base = first + image * channels * height * width
-        for i, j in np.ndindex(*pooled):
-            y0, y1, x0, x1 = top[region, i], bottom[region, i], left[region, j], right[region, j]
-            if y1 <= y0 or x1 <= x0:
-                empty[region, 0, i, j] = True
-                continue
-            best = data[image, :, y0:y1, x0:x1].reshape(channels, -1).argmax(axis=1)
-            places[region, :, i, j] = base + (y0 + best // (x1 - x0)) * width + x0 + best % (x1 - x0)
-    if not data.size:
-        return np.zeros(places.shape, data.dtype)
-    found = ops.reshape(ops.take(ops.reshape(x, (-1,)), places.reshape(-1), 0), places.shape)
-    return ops.where(empty, 0.0, found) if empty.any() else found
+    """ops.regions.roi_pool; a region is a row of five: its image, then its corners."""
+    which, corners = _rows(rois, len(constant(x)))
+    return regions.roi_pool(x, which, corners, pooled=pooled, scale=scale)
 
 
 @graph_op("psroi_pool")
 def psroi_pool(x: Value, rois: Value, *, group: int, scale: float) -> Value:
-    """y[r, c, i, j]: the mean of channel (c group + i) group + j over part (i, j) of region r, 0 for an empty part.
-
-    A region's corners are rounded, then scaled, the far ones a pixel further; it is at least 0.1 long. Gradient: none to the regions.
-    """
-    images, channels, height, width = np.shape(constant(x))
-    which, corners = _rows(rois, images)
-    near = _rounded(corners[:, :2]) * np.float32(scale)
-    far = (_rounded(corners[:, 2:]) + 1) * np.float32(scale)
-    lengths = np.maximum(far - near, np.float32(0.1))
-    zero = np.zeros(len(which), np.float32)
-    left, right = _parts(lengths[:, 0], group, width, within=near[:, 0], after=zero)
-    top, bottom = _parts(lengths[:, 1], group, height, within=near[:, 1], after=zero)
-    maps = ops.reshape(x, (images, channels // group**2, group, group, height, width))
-    regions = []
-    for region, image in enumerate(which):
-        cells: list[Value] = []
-        for i, j in np.ndindex(group, group):
-            y0, y1, x0, x1 = top[region, i], bottom[region, i], left[region, j], right[region, j]
-            if y1 <= y0 or x1 <= x0:
-                cells.append(np.zeros(channels // group**2, constant(x).dtype))
-            else:
-                cells.append(ops.mean(maps[int(image), :, i, j, y0:y1, x0:x1], axis=(1, 2)))
-        regions.append(ops.reshape(ops.stack(cells, axis=1), (channels // group**2, group, group)))
-    if not regions:
-        return np.zeros((0, channels // group**2, group, group), constant(x).dtype)
-    return ops.stack(regions, axis=0)
+    """ops.regions.psroi_pool; regions as in roi_pool."""
+    which, corners = _rows(rois, len(constant(x)))
+    return regions.psroi_pool(x, which, corners, group=group, scale=scale)

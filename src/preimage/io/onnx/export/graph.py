@@ -16,11 +16,13 @@ from preimage.io.graph.types import FLOATS
 from preimage.io.onnx.export import caffe, caffe_forks, caffe_layers, caffe_losses, fused, layers, ssd  # noqa: F401 - words register themselves
 from preimage.io.onnx.export.operators import operator
 from preimage.io.onnx.export.words import OPSET, WORDS, Writer
-from preimage.io.onnx.model import CODES, dtype_of, require_onnx
+from preimage.io.onnx.model import CODES, STRING, dtype_of, require_onnx
 
 __all__ = ["OPSET", "from_graph", "save", "to_bytes"]
 
-_CODES = {name: code for code, name in CODES.items()}
+_CODES = {name: code for code, name in CODES.items()} | {"str": STRING}
+#: The versions of other domains that are written, where they are not the first.
+_VERSIONS = {"ai.onnx.ml": 4}
 
 
 def from_graph(graph: Graph) -> Any:
@@ -38,7 +40,10 @@ def from_graph(graph: Graph) -> Any:
     dtype = next(iter(floats), dtype_of(_CODES[(named or ["float32"])[0]], "the model"))
     writer = Writer(dtype, stored, infer(graph), _names(graph))
     proto = _written(writer, graph, [_value_info(onnx, i.name, i.dtype, _open_names(i)) for i in graph.inputs])
-    domains = [onnx.helper.make_opsetid("", writer.opset), *(onnx.helper.make_opsetid(d, 1) for d in sorted(writer.domains))]
+    domains = [
+        onnx.helper.make_opsetid("", writer.opset),
+        *(onnx.helper.make_opsetid(d, _VERSIONS.get(d, 1)) for d in sorted(writer.domains)),
+    ]
     model = onnx.helper.make_model(proto, opset_imports=domains, producer_name="preimage")
     model.ir_version = 10
     try:
@@ -81,7 +86,7 @@ def _written(writer: Writer, graph: Graph, inputs: Sequence[Any]) -> Any:
         WORDS.get(node.op, _from_onnx)(writer, node)
     taken = _taken(writer.nodes) | set(graph.outputs)
     stored = {k: v for k, v in (writer.stored | writer.constants).items() if k in taken or k in graph.weights}
-    initializers = [onnx.numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in stored.items()]
+    initializers = [writer.tensor(v, k) for k, v in stored.items()]
     outputs = [
         _value_info(onnx, key, fact.dtype if (fact := writer.facts.get(key)) else None, writer.sizes(key))
         for key in graph.outputs

@@ -17,6 +17,7 @@ __all__ = ["operator"]
 #: Attributes of older forms that are inputs today: op -> (attribute, input position, dtype).
 _AS_INPUT: dict[str, tuple[tuple[str, int, str], ...]] = {
     "Clip": (("min", 1, "same"), ("max", 2, "same")),
+    "Reshape": (("shape", 1, "int64"),),
     "Squeeze": (("axes", 1, "int64"),),
     "Unsqueeze": (("axes", 1, "int64"),),
     "Split": (("split", 1, "int64"),),
@@ -51,7 +52,7 @@ def operator(writer: Writer, node: Node, inputs: list[str], changed: dict[str, A
         inputs[position] = writer.constant(value, _dtype(writer, inputs[0]) if kind == "same" else kind)
     if op == "Split" and "num_outputs" not in attributes and len(inputs) < 2:  # equal parts, as many as there are outputs
         attributes["num_outputs"] = len(node.outputs)
-    attributes = {k: (writer.onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v) for k, v in attributes.items()}
+    attributes = {k: writer.tensor(v) if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
     writer.add(_RENAMED.get(op, op), inputs, node.outputs, node.name, **attributes)
 
 
@@ -129,7 +130,64 @@ def _group_norm(writer: Writer, node: Node) -> bool:
     return True
 
 
+def _roi_align(writer: Writer, node: Node) -> bool:
+    """Before opset 16 corners were where they are said to be."""
+    if node.integer("opset", 16) >= 16:
+        return False
+    how = node.word("coordinate_transformation_mode", "output_half_pixel")
+    kept = {k: v for k, v in node.attributes.items() if k not in _OURS} | {"coordinate_transformation_mode": how}
+    writer.add("RoiAlign", node.inputs, node.outputs, node.name, **kept)
+    return True
+
+
+def _tile(writer: Writer, node: Node) -> bool:
+    """Before opset 6 one axis was repeated."""
+    if len(node.inputs) < 3:
+        return False
+    rank = writer.rank(node, node.inputs[0])
+    ones = writer.constant([1] * rank, np.int64)
+    place, times = (
+        writer.op("Cast", [writer.op("Reshape", [key, writer.ints(1)])], to=writer.onnx.TensorProto.INT64)
+        for key in (node.inputs[2], node.inputs[1])
+    )
+    writer.add("Tile", [node.inputs[0], writer.op("ScatterElements", [ones, place, times], axis=0)], node.outputs, node.name)
+    return True
+
+
+def _batch_norm(writer: Writer, node: Node) -> bool:
+    """Before opset 9 the numbers could be those of every element."""
+    if node.integer("spatial", 1) or node.integer("training_mode", 0) or len(writer.sizes(node.inputs[1]) or ()) < 2:
+        return False
+    x, scale, bias, mean, variance = node.inputs
+    root = writer.op("Sqrt", [writer.op("Add", [variance, writer.constant(node.number("epsilon", 1e-5))])])
+    scaled = writer.op("Mul", [writer.op("Div", [writer.op("Sub", [x, mean]), root]), scale])
+    writer.add("Add", [scaled, bias], node.outputs[:1], node.name)
+    return True
+
+
+def _label_encoder(writer: Writer, node: Node) -> bool:
+    """Before version 2 of ai.onnx.ml a list of strings said what becomes what."""
+    classes = node.words("classes_strings", ())
+    if not classes:
+        return False
+    fact, places = writer.facts.get(node.inputs[0]), list(range(len(classes)))
+    if fact is None or fact.dtype is None:
+        raise FileFormatError(f"node {node.name!r} ({node.op}): whether its input is strings is not known")
+    if fact.dtype == "str":
+        kept: dict[str, Any] = {
+            "keys_strings": list(classes),
+            "values_int64s": places,
+            "default_int64": node.integer("default_int64", -1),
+        }
+    else:
+        kept = {"keys_int64s": places, "values_strings": list(classes), "default_string": node.word("default_string", "_Unused")}
+    writer.add("ai.onnx.ml::LabelEncoder", node.inputs, node.outputs, node.name, **kept)
+    return True
+
+
 _OLDER: dict[str, Callable[[Writer, Node], bool]] = {
     "Softmax": _softmax, "LogSoftmax": _softmax, "Hardmax": _softmax, "Upsample": _upsample, "Dropout": _dropout,
     "OldBroadcast": _old_broadcast, "PRelu": _prelu, "GroupNormalization": _group_norm,
+    "RoiAlign": _roi_align, "Tile": _tile, "BatchNormalization": _batch_norm,
+    "ai.onnx.ml::LabelEncoder": _label_encoder,
 }  # fmt: skip

@@ -55,6 +55,11 @@ class Writer:
         self.constants[name] = np.array(value, self.dtype if dtype is None else dtype)
         return name
 
+    def tensor(self, array: np.ndarray, name: str | None = None) -> Any:
+        """An array as a TensorProto; strings as the objects that the package onnx wants."""
+        plain = array.astype(object) if array.dtype.kind == "U" else np.ascontiguousarray(array).reshape(array.shape)
+        return self.onnx.numpy_helper.from_array(plain, name)
+
     def value(self) -> str:
         """A new name for a value on the way."""
         return self._name("value")
@@ -195,12 +200,14 @@ def _contraction(writer: Writer, node: Node) -> None:
         _contraction(writer, plain)
         write_steps(writer, node, [plain.outputs[0], *map(writer.constant, numbers)], steps)
         return
-    weight = writer.shapes.get(node.inputs[1])
+    weight = writer.shapes.get(node.inputs[1]) or writer.sizes(
+        node.inputs[1]
+    )  # the latter where it is computed, or a graph around has it
     if weight is None:
-        raise FileFormatError(f"node {node.name!r}: the weight of a {node.op} must be stored in the graph to be exported")
+        raise FileFormatError(f"node {node.name!r}: the number of axes of a {node.op}'s weight is not known")
     ndim = len(weight) - 2
     out: dict[str, Any] = {
-        "kernel_shape": list(weight[2:]),
+        "kernel_shape": None if None in weight[2:] else list(weight[2:]),
         "strides": list(node.per_axis("stride", ndim)),
         "dilations": list(node.per_axis("dilation", ndim)),
         "group": node.integer("groups", 1),

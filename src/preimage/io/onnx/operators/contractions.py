@@ -16,7 +16,7 @@ from preimage.io.limits import checked_size
 from preimage.io.onnx.operators.moving import recorded
 from preimage.io.onnx.operators.shapes import ints
 
-__all__ = ["pairs_of"]
+__all__ = ["kernel_fits", "pairs_of"]
 
 _SAME = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
 
@@ -43,7 +43,7 @@ def _padding(auto_pad: str, pads: list[int] | None, ndim: int, what: str) -> Any
     return pairs_of(pads, ndim, what)
 
 
-def _kernel(w: Any, kernel_shape: list[int] | None, what: str) -> None:
+def kernel_fits(w: Any, kernel_shape: list[int] | None, what: str) -> None:
     if kernel_shape is not None and tuple(kernel_shape) != tuple(w.shape[2:]):
         raise FileFormatError(f"{what}: kernel_shape {kernel_shape} but weight shape {w.shape}")
 
@@ -51,7 +51,7 @@ def _kernel(w: Any, kernel_shape: list[int] | None, what: str) -> None:
 @graph_op("onnx.Conv")
 def _conv(x: Any, w: Any, b: Any = None, *, auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None, dilations: Any = None,
           group: int = 1, kernel_shape: Any = None, **epilogue: Any) -> Any:  # fmt: skip
-    _kernel(w, kernel_shape, "Conv")
+    kernel_fits(w, kernel_shape, "Conv")
     return ops.conv(x, w, b, stride=strides or 1, dilation=dilations or 1, groups=group,
                     padding=_padding(auto_pad, pads, w.ndim - 2, "Conv"), **epilogue)  # fmt: skip
 
@@ -60,7 +60,7 @@ def _conv(x: Any, w: Any, b: Any = None, *, auto_pad: str = "NOTSET", pads: Any 
 def _conv_transpose(x: Any, w: Any, b: Any = None, *, auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None,
                     dilations: Any = None, group: int = 1, kernel_shape: Any = None, output_padding: Any = None,
                     output_shape: Any = None, **epilogue: Any) -> Any:  # fmt: skip
-    _kernel(w, kernel_shape, "ConvTranspose")
+    kernel_fits(w, kernel_shape, "ConvTranspose")
     ndim = w.ndim - 2
     stride, dilation = strides or [1] * ndim, dilations or [1] * ndim
     extra = output_padding or [0] * ndim

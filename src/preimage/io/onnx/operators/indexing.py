@@ -94,3 +94,27 @@ def _scatter_elements(x: Any, indices: Any, updates: Any, axis: int = 0, reducti
 
 
 graph_op("onnx.Scatter")(_scatter_elements)
+
+
+@graph_op("onnx.TensorScatter")
+def _tensor_scatter(past: Any, update: Any, write_indices: Any = None, *, axis: int = -2, mode: str = "linear") -> Any:
+    """A cache with new entries along an axis, from a place of each batch element on; "circular": behind the last place comes the first."""
+    if recorded(past, update):
+        raise PreimageError("TensorScatter has no gradient: run it under no_grad")
+    k = axis_of(axis, past.ndim, "TensorScatter")
+    fits = update.ndim == past.ndim and all(
+        a == b for j, (a, b) in enumerate(zip(update.shape, past.shape, strict=True)) if j != k
+    )
+    if k == 0 or mode not in ("linear", "circular") or not fits or update.shape[k] > past.shape[k]:
+        raise FileFormatError(f"TensorScatter: an update {update.shape} along axis {axis} of {past.shape}, mode {mode!r}")
+    first = np.zeros(past.shape[0], np.int64) if write_indices is None else np.asarray(data_of(write_indices))
+    if first.shape != past.shape[:1] or first.dtype.kind not in "iu":
+        raise FileFormatError(f"TensorScatter: write_indices of shape {first.shape}, wanted {past.shape[:1]}")
+    size = past.shape[k]
+    last = size if mode == "circular" else size - update.shape[k] + 1
+    if first.size and not (first.min() >= 0 and first.max() < last):
+        raise FileFormatError(f"TensorScatter: write_indices from {first.min()} to {first.max()}, wanted 0 to {last - 1}")
+    result = np.array(past)
+    moved, new = np.moveaxis(result, k, 1), np.moveaxis(update, k, 1)
+    moved[np.arange(len(past))[:, None], (first[:, None] + np.arange(update.shape[k])) % max(size, 1)] = new
+    return result

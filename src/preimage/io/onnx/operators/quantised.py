@@ -24,10 +24,10 @@ from preimage.io.onnx.model import dtype_of
 from preimage.io.onnx.operators.moving import recorded
 from preimage.io.onnx.operators.shapes import axis_of, data_of
 
-__all__ = ["dequantised", "quantised"]
+__all__ = ["dequantised", "dynamically_quantised", "exact_product", "plain", "quantised"]
 
 
-def _plain(what: str, *values: Any) -> list[np.ndarray]:
+def plain(what: str, *values: Any) -> list[np.ndarray]:
     """The values as arrays: rounding has no gradient."""
     if recorded(*values) and any(getattr(v, "requires_grad", False) for v in values):
         raise PreimageError(f"{what} has no gradient: run it under no_grad")
@@ -36,7 +36,7 @@ def _plain(what: str, *values: Any) -> list[np.ndarray]:
 
 def _zero(what: str, value: Any) -> np.ndarray | None:
     """A zero point as an array; None where it is absent."""
-    return None if value is None else _plain(what, value)[0]
+    return None if value is None else plain(what, value)[0]
 
 
 def _spread(values: np.ndarray, shape: tuple[int, ...], axis: int, block: int, what: str) -> np.ndarray:
@@ -126,7 +126,7 @@ def _quantize_linear(
     saturate: int = 1,
 ) -> Any:
     what = "QuantizeLinear"
-    x, scale = _plain(what, x, scale)
+    x, scale = plain(what, x, scale)
     dtype = zero.dtype if zero is not None else dtype_of(output_dtype, what) if output_dtype else np.dtype(np.uint8)
     spread = _spread(scale, x.shape, axis, block_size, what)
     given = _zero(what, zero)
@@ -142,7 +142,7 @@ def _dequantise_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
 @graph_op("onnx.DequantizeLinear", types=_dequantise_types)
 def _dequantize_linear(q: Any, scale: Any, zero: Any = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0) -> Any:
     what = "DequantizeLinear"
-    q, scale = _plain(what, q, scale)
+    q, scale = plain(what, q, scale)
     _integer(q.dtype, what)
     given = _zero(what, zero)
     start = None if given is None else _spread(given, q.shape, axis, block_size, what)
@@ -152,8 +152,11 @@ def _dequantize_linear(q: Any, scale: Any, zero: Any = None, *, axis: int = 1, b
 
 @graph_op("onnx.DynamicQuantizeLinear", types=gives("uint8", 0, "uint8"))
 def _dynamic(x: Any, *, outputs: int = 3) -> tuple[Any, ...]:
-    """uint8 over the range of the values themselves, zero among them."""
-    (x,) = _plain("DynamicQuantizeLinear", x)
+    return dynamically_quantised(plain("DynamicQuantizeLinear", x)[0])
+
+
+def dynamically_quantised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x as uint8 over the range of its values, zero among them; the scale and the zero point."""
     low, high = (np.minimum(x.min(), 0), np.maximum(x.max(), 0)) if x.size else (np.float32(0), np.float32(0))
     scale = np.asarray((high - low) / np.float32(255), x.dtype)
     if not scale:
@@ -182,7 +185,8 @@ def _int32(values: Any) -> np.ndarray:
     return np.asarray(values).astype(np.int64).astype(np.int32)
 
 
-def _product(a: np.ndarray, b: np.ndarray, what: str) -> np.ndarray:
+def exact_product(a: np.ndarray, b: np.ndarray, what: str) -> np.ndarray:
+    """The matrix product of integers, exact, as floats that hold it."""
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
         raise FileFormatError(f"{what}: shapes {a.shape} and {b.shape} do not belong together")
     limits.check("matmul", [a, b], {}, what)
@@ -203,18 +207,20 @@ def _column_zero(zero: np.ndarray | None, b: np.ndarray) -> np.ndarray | None:
 
 @graph_op("onnx.MatMulInteger", types=gives("int32"))
 def _matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
-    a, b = _plain("MatMulInteger", a, b)
+    a, b = plain("MatMulInteger", a, b)
     a = _centred(a, _row_zero(_zero("MatMulInteger", a_zero), a))
     b = _centred(b, _column_zero(_zero("MatMulInteger", b_zero), b))
-    return _int32(_product(a, b, "MatMulInteger"))
+    return _int32(exact_product(a, b, "MatMulInteger"))
 
 
 @graph_op("onnx.QLinearMatMul", types=gives(7))
 def _qlinear_matmul(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, scale: Any, zero: Any) -> Any:
-    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = _plain(
+    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = plain(
         "QLinearMatMul", a, a_scale, a_zero, b, b_scale, b_zero, scale, zero
     )
-    sums = _product(_centred(a, _row_zero(a_zero, a)), _centred(b, _column_zero(b_zero, b)), "QLinearMatMul").astype(np.int64)
+    sums = exact_product(_centred(a, _row_zero(a_zero, a)), _centred(b, _column_zero(b_zero, b)), "QLinearMatMul").astype(
+        np.int64
+    )
     left = a_scale[..., None] if a_scale.ndim == 1 and a_scale.size > 1 else a_scale
     return _rescaled(sums, left * b_scale, scale, zero)
 
@@ -248,7 +254,7 @@ def _conv_integer(
     dilations: Any = None, group: int = 1, kernel_shape: Any = None,
 ) -> Any:  # fmt: skip
     """The padding stands for zero, which is the zero point."""
-    x, w = _plain("ConvInteger", x, w)
+    x, w = plain("ConvInteger", x, w)
     zeros = [_zero("ConvInteger", z) for z in (x_zero, w_zero)]
     window = {
         "auto_pad": auto_pad, "pads": pads, "strides": strides, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
@@ -262,7 +268,7 @@ def _qlinear_conv(
     auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None, dilations: Any = None, group: int = 1, kernel_shape: Any = None,
 ) -> Any:  # fmt: skip
     """bias: int32, in units of x_scale * w_scale."""
-    x, x_scale, x_zero, w, w_scale, w_zero, scale, zero = _plain(
+    x, x_scale, x_zero, w, w_scale, w_zero, scale, zero = plain(
         "QLinearConv", x, x_scale, x_zero, w, w_scale, w_zero, scale, zero
     )
     window = {
@@ -271,7 +277,7 @@ def _qlinear_conv(
     sums = _convolved(_centred(x, x_zero), _centred(w, _per_output(w_zero, w)), window)
     channels = (-1, *(1,) * (w.ndim - 2))
     if bias is not None:
-        sums = sums + _plain("QLinearConv", bias)[0].astype(np.int64).reshape(channels)
+        sums = sums + plain("QLinearConv", bias)[0].astype(np.int64).reshape(channels)
     each = w_scale.reshape(channels) if w_scale.size > 1 else w_scale.reshape(())
     return _rescaled(sums, x_scale * each, scale, zero)
 
@@ -281,7 +287,7 @@ def _qlinear_conv(
 
 def _between(what: str, function: Any) -> Any:
     def op(*values: Any, **attributes: Any) -> Any:
-        x, x_scale, x_zero, scale, zero = _plain(what, *values)
+        x, x_scale, x_zero, scale, zero = plain(what, *values)
         found = np.asarray(function(dequantised(x, x_scale, x_zero), **attributes))
         return quantised(found, scale, zero, x.dtype)
 
@@ -290,7 +296,7 @@ def _between(what: str, function: Any) -> Any:
 
 def _two(what: str, function: Any) -> Any:
     def op(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, scale: Any, zero: Any = None) -> Any:
-        a, a_scale, b, b_scale, scale = _plain(what, a, a_scale, b, b_scale, scale)
+        a, a_scale, b, b_scale, scale = plain(what, a, a_scale, b, b_scale, scale)
         zeros = [_zero(what, z) for z in (a_zero, b_zero, zero)]
         found = function(dequantised(a, a_scale, zeros[0]), dequantised(b, b_scale, zeros[1]))
         return quantised(np.asarray(found), scale, np.zeros((), a.dtype) if zeros[2] is None else zeros[2], a.dtype)
@@ -314,8 +320,8 @@ graph_op("onnx.com.microsoft::QLinearGlobalAveragePool")(
 def _qlinear_concat(scale: Any, zero: Any, *parts: Any, axis: int) -> Any:
     if not parts or len(parts) % 3:
         raise FileFormatError(f"QLinearConcat: {len(parts)} inputs, wanted an array, a scale and a zero point for each part")
-    scale, zero, *plain = _plain("QLinearConcat", scale, zero, *parts)
-    each = [dequantised(*plain[k : k + 3]) for k in range(0, len(plain), 3)]
+    scale, zero, *given = plain("QLinearConcat", scale, zero, *parts)
+    each = [dequantised(*given[k : k + 3]) for k in range(0, len(given), 3)]
     return quantised(np.concatenate(each, axis), scale, zero, zero.dtype)
 
 
@@ -324,7 +330,7 @@ def _matmul_integer_to_float(
     a: Any, b: Any, a_scale: Any, b_scale: Any, a_zero: Any = None, b_zero: Any = None, bias: Any = None
 ) -> Any:
     sums = _matmul_integer(a, b, a_zero, b_zero)
-    a_scale, b_scale = _plain("MatMulIntegerToFloat", a_scale, b_scale)
+    a_scale, b_scale = plain("MatMulIntegerToFloat", a_scale, b_scale)
     found = sums.astype(a_scale.dtype) * (a_scale * b_scale)
     return found if bias is None else found + np.asarray(data_of(bias))
 

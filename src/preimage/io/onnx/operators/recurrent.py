@@ -23,9 +23,9 @@ from preimage.io.onnx.operators.moving import recorded, transpose
 from preimage.io.onnx.operators.shapes import data_of
 from preimage.ops.recurrent import WithSteps, layers_side_by_side
 
-__all__: list[str] = []
+__all__ = ["DIRECTIONS", "activation_functions"]
 
-_DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
 def _scaled_tanh(x: Any, alpha: float, beta: float) -> Any:
@@ -53,7 +53,9 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Any], tuple[float, ...], Steps | Non
 }
 
 
-def _functions(what: str, names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None) -> list[Any]:
+def activation_functions(
+    what: str, names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None
+) -> list[Any]:
     """The activations; alpha and beta are taken, in order, by those that have them."""
     given = (iter(alphas or ()), iter(betas or ()))
     found = []
@@ -77,9 +79,9 @@ def _run(
     activation_alpha: Sequence[float] | None, activation_beta: Sequence[float] | None, clip: float | None, layout: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Y and the last states. options_of: what the operation takes for a direction by keyword, from its number and its activations."""
-    if direction not in _DIRECTIONS or layout not in (0, 1):
+    if direction not in DIRECTIONS or layout not in (0, 1):
         raise FileFormatError(f"{what}: direction {direction!r}, layout {layout}")
-    reversed_ = _DIRECTIONS[direction]
+    reversed_ = DIRECTIONS[direction]
     count = len(reversed_)
     if x.ndim != 3 or w.ndim != 3 or r.ndim != 3 or w.shape[0] != count or r.shape[0] != count:
         raise FileFormatError(f"{what}: X {x.shape}, W {w.shape} and R {r.shape} do not fit the direction {direction!r}")
@@ -95,7 +97,7 @@ def _run(
     names = list(activations or usual * count)
     if len(names) != count * len(usual):
         raise FileFormatError(f"{what}: {len(names)} activations for {count} directions of {len(usual)}")
-    functions = _functions(what, names, activation_alpha, activation_beta)
+    functions = activation_functions(what, names, activation_alpha, activation_beta)
     counts = None if lengths is None else np.asarray(data_of(lengths))
     parts = []
     for k, backwards in enumerate(reversed_):

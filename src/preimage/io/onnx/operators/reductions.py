@@ -213,6 +213,9 @@ def _normalised(x: Any, axes: tuple[int, ...], epsilon: float) -> Any:
 @graph_op("onnx.BatchNormalization", types=gives(0, 3))
 def _batch_norm(x: Any, scale: Any, bias: Any, mean: Any, variance: Any, *, epsilon: float = 1e-5, momentum: float = 0.9,
                 training_mode: int = 0, outputs: int = 1, spatial: int = 1) -> Any:  # fmt: skip
+    """spatial=0, before opset 9: numbers for every element of an image, not for every channel."""
+    if not spatial and not training_mode and all(v.shape == x.shape[1:] for v in (scale, bias, mean, variance)):
+        return typed((x - mean) / ops.sqrt(variance + epsilon) * scale + bias, x)
     if x.ndim < 2 or any(v.shape != (x.shape[1],) for v in (scale, bias, mean, variance)):
         raise FileFormatError(
             f"BatchNormalization: input {x.shape} with parameters of shapes {[v.shape for v in (scale, bias, mean, variance)]}"

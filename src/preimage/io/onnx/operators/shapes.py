@@ -14,7 +14,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor
 from preimage.engines import moving
-from preimage.errors import FileFormatError, PreimageError
+from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
 from preimage.io.limits import checked_size
@@ -185,7 +185,13 @@ def _expand(x: Any, shape: Any) -> Any:
 
 
 @graph_op("onnx.Tile")
-def _tile(x: Any, repeats: Any) -> Any:
+def _tile(x: Any, repeats: Any, axis: Any = None) -> Any:
+    """axis, before opset 6: the one that is repeated."""
+    if axis is not None:
+        given = [np.reshape(data_of(v), -1) for v in (repeats, axis)]
+        if any(v.size != 1 or not np.isfinite(v[0]) for v in given):
+            raise FileFormatError(f"Tile: tiles {given[0].tolist()} and axis {given[1].tolist()}, wanted one number each")
+        repeats = [int(given[0][0]) if k == axis_of(int(given[1][0]), x.ndim, "Tile") else 1 for k in range(x.ndim)]
     times = ints(repeats, "Tile")
     if len(times) != x.ndim:
         raise FileFormatError(f"Tile: {len(times)} repeats for {x.ndim} axes")
@@ -280,17 +286,6 @@ def _top_k(x: Any, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) ->
     )
     index = np.take(order, np.arange(count), axis)
     return np.take_along_axis(data, index, axis), index.astype(np.int64)
-
-
-@graph_op("onnx.CumSum")
-def _cum_sum(x: Any, axis: Any, exclusive: int = 0, reverse: int = 0) -> Any:
-    if recorded(x):
-        raise PreimageError("CumSum has no gradient: run it under no_grad")
-    k = axis_of(int(np.asarray(axis).reshape(())), x.ndim, "CumSum")
-    data = np.flip(x, k) if reverse else x
-    total = np.cumsum(data, k, dtype=x.dtype)
-    total = total - data if exclusive else total
-    return np.flip(total, k).copy() if reverse else total
 
 
 @graph_op("onnx.Compress")
