@@ -105,6 +105,14 @@ LAYERS = [
     layer("Upsample", lambda: nn.Upsample(scale_factor=2, mode="bilinear"), X2),
     layer("Unflatten", lambda: nn.Unflatten(1, (2, 3)), X1),
     layer("Sequential", lambda: nn.Sequential(nn.Conv2d(19, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 11 * 9, 4)), X2),
+    layer(
+        "Sequential",
+        lambda: nn.Sequential(nn.BatchNorm2d(19), nn.LeakyReLU(0.2)),
+        X2,
+        training=True,
+        images=False,
+        label="normalised and rectified, " + BATCH_MATES,
+    ),
     *[_recurrent(name) for name in ("RNN", "LSTM", "GRU")],
 ]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import DEVICE_ENGINES, get, names, sums
-from preimage.engines.base import Array, ElementwiseKernels, Steps, aligned_empty
+from preimage.engines.base import Array, ElementwiseKernels, Steps
 from preimage.engines.recording import recorder
 from preimage.engines.recurrent import Direction
 from preimage.errors import EngineError
@@ -180,12 +180,17 @@ def _one_step(word: str, values: int) -> Steps:
     return ((word, tuple(range(values))),)
 
 
-def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...] | None:
-    """Sums per channel of (N, C, *space) arrays, whatever the size: the engine alone decides on the bits."""
+def channel_sums(
+    x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None, gate: tuple[Array, Array, float] | None = None
+) -> tuple[Array, ...] | None:  # fmt: skip
+    """Sums per channel of (N, C, *space) arrays, whatever the size: the engine alone decides on the bits.
+
+    gate: a scale and a shift for each m, and a slope: where (x - m) scale + shift is not above 0, g counts times the slope.
+    """
     if not x.size or x.ndim < 2 or (kernels := fits(x)) is None:
         return None
     log_kernels(f"sums ({mode})", x)
-    return kernels.channel_sums(x, mode, images, g, m)
+    return kernels.channel_sums(x, mode, images, g, m, gate)
 
 
 def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
@@ -194,23 +199,9 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
     if kernels is None:
         return sums.sum_over(x, axis)
     log_kernels(f"sum over {axis}", x)
-    tree = None if recorder() is None else _tree
-    return sums.sum_over(x, axis, lambda view: kernels.channel_sums(view, "plain", False)[0], tree)
-
-
-def _tree(level: Array) -> Array:
-    """`reduction.tree_sum` along the first axis, by kernels, for a recorder."""
-    kernels = active()
-    assert kernels is not None
-    while len(level) > 1:
-        pairs = len(level) // 2
-        above = aligned_empty((len(level) - pairs, *level.shape[1:]), level.dtype)
-        kernels.run_chain((level[0 : 2 * pairs : 2], level[1::2]), (("add", (0, 1)),), out=(above[:pairs],))
-        if len(level) % 2:
-            kernels.run_chain((level[-1:],), (), out=(above[pairs:],))
-        level = above
-    total: Array = level[0]
-    return total
+    return sums.sum_over(
+        x, axis, lambda view: kernels.channel_sums(view, "plain", False)[0], lambda level: kernels.tree_sums(level[None])[0]
+    )
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:

@@ -126,8 +126,11 @@ class ElementwiseKernels(Protocol):
     ) -> tuple[Array, ...] | None: ...  # fmt: skip
 
     def channel_sums(
-        self, x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None
-    ) -> tuple[Array, ...]: ...
+        self, x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None,
+        gate: tuple[Array, Array, float] | None = None,
+    ) -> tuple[Array, ...]: ...  # fmt: skip
+
+    def tree_sums(self, x: Array) -> Array: ...
 
     def concat(self, parts: Sequence[Array], axis: int) -> Array | None: ...
 

@@ -29,7 +29,7 @@ def sum_over(
     x: Array, axis: tuple[int, ...], blocked: Blocked | None = None, tree: Callable[[Array], Array] | None = None
 ) -> Array:
     """The sum over the axes (numbered from 0), which are dropped, in the dtype of x. blocked: what sums the images, by default NumPy; tree: what
-    adds them up, with which nothing is left to NumPy.
+    adds dense ones (count, results) up, with which nothing is left to NumPy.
     """
     kept = [k for k in range(x.ndim) if k not in axis]
     terms = [k for k in axis if k]
@@ -47,7 +47,13 @@ def sum_over(
         view = x.transpose([*images, *outer, *sorted(terms)]).reshape(count, lead, space)
     else:
         view = x.transpose([*images, *outer, *sorted(terms), *inner]).reshape(count * lead, space, channels).transpose(0, 2, 1)
-    sums = (view[:, :, 0] + x.dtype.type(0)) if space == 1 and tree is None else (blocked or _in_numpy)(view)
+    sums: Array
+    if space == 1 and tree is not None and count > 1 and view.flags.c_contiguous:
+        sums = view
+    elif space == 1 and tree is None:
+        sums = view + x.dtype.type(0)
+    else:
+        sums = (blocked or _in_numpy)(view)
     sums = sums.reshape(count, lead * channels)
     total: Array = sums[0] if count == 1 else (tree or tree_sum)(sums)
     order = outer + inner

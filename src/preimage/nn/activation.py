@@ -22,6 +22,9 @@ __all__ = [
 class _Activation(Layer):
     """A function of one argument with fixed options."""
 
+    #: Of one that gives x where x > 0, else slope * x: that slope; 0 for max(x, 0).
+    rectifier_slope: float | None = None
+
     def __init__(self, function: Callable[..., Value], **options: Any) -> None:
         super().__init__()
         self._function, self._options = function, options
@@ -43,6 +46,8 @@ class ReLU(_Activation):
     def __init__(self, inplace: bool = False) -> None:  # PyTorch's argument; nothing is ever changed in place here
         super().__init__(ops.relu)
 
+    rectifier_slope = 0.0
+
     def epilogue(self) -> EpilogueOptions:
         return {"activation": "relu"}
 
@@ -52,6 +57,7 @@ class LeakyReLU(_Activation):
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__(ops.leaky_relu, slope=negative_slope)
+        self.rectifier_slope = float(negative_slope) if isinstance(negative_slope, int | float) and negative_slope else None
 
     def epilogue(self) -> EpilogueOptions:
         return {"activation": "leaky_relu", "slope": self._options["slope"]}

@@ -10,23 +10,27 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor, is_grad_enabled
+from preimage.autograd.modes import observer
 from preimage.errors import OptionError
 from preimage.nn import init
-from preimage.nn.activation import _Activation
+from preimage.nn.activation import LeakyReLU, ReLU, _Activation
 from preimage.nn.conv import _Convolution, is_recording
 from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Layer, Module, Parameter
+from preimage.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from preimage.ops.operands import axis_of, flag_of, float_dtype, integer_of, operand, sizes_of
 from preimage.typing import DTypeLike, EpilogueOptions, Operand, Seed, Shape, Value
 
 __all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
+
+_BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
 
 class Sequential(Layer):
     """Modules one after the other: `Sequential(a, b)` or `Sequential({"first": a, "second": b})`.
 
     In evaluation, where nothing is recorded, a convolution and the ReLU, LeakyReLU, ReLU6 or Hardtanh after it run as one
-    call (the engine's epilogue); the values are the same.
+    call (the engine's epilogue); in training, batch normalisation and the ReLU or LeakyReLU after it. The values are the same.
     """
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
@@ -49,9 +53,13 @@ class Sequential(Layer):
         return value
 
     def _fusible(self, layer: Module, after: Module | None, x: object) -> EpilogueOptions | None:
-        if not isinstance(layer, _Convolution) or not isinstance(after, _Activation) or layer.training or after.training:
+        if not isinstance(after, _Activation) or layer._hooks or after._hooks:
             return None
-        if layer._hooks or after._hooks or (is_grad_enabled() and is_recording(layer, x)):
+        recording = is_grad_enabled() and is_recording(layer, x)
+        if type(layer) in _BATCH_NORMS:  # the classes themselves: others may compute something else
+            slope = after.rectifier_slope if type(after) in (ReLU, LeakyReLU) else None
+            return {"slope": slope} if slope is not None and recording and layer.training and observer() is None else None
+        if not isinstance(layer, _Convolution) or recording or layer.training or after.training:
             return None
         return after.epilogue()
 

@@ -144,26 +144,32 @@ def nll_loss(
     """
     x, classes, dtype = _classes(log_probability, "nll_loss")
     labels = _labels(target, x, "nll_loss", ignore_index)
-    used = labels != ignore_index
     rows = ops.reshape(ops.moveaxis(x, 1, -1), (labels.size, classes))
-    safe = np.where(used, labels, 0).reshape(-1)
-    scale = used.reshape(-1).astype(x.dtype)
-    weights = _class_weights(weight, classes, x.dtype)
-    if weights is not None:
-        scale = scale * weights[safe]
+    safe, used, scale = [a.reshape(-1) for a in _scaled(labels, _class_weights(weight, classes, x.dtype), x.dtype, ignore_index)]
     picked = ops.negative(rows[(np.arange(labels.size), safe)])
     # an ignored position must not bring its infinity or NaN along
-    losses = ops.where(used.reshape(-1), _product(scale, picked), 0.0)
+    losses = ops.where(used, _product(scale, picked), 0.0)
     losses = ops.reshape(losses, labels.shape)
     if reduction == "mean":
         return ops.astype(_over(losses, scale.reshape(labels.shape)), dtype)
     return _reduce(losses, reduction, dtype)
 
 
+def _scaled(labels: Array, weights: Array | None, dtype: np.dtype[Any], ignore_index: int) -> tuple[Array, Array, Array]:
+    """Classes that exist, 0 where a position is ignored; which positions are not; and what each one's loss is multiplied by, 0 where it is."""
+    used = labels != ignore_index
+    safe = np.where(used, labels, 0)
+    return safe, used, used.astype(dtype) if weights is None else np.where(used, weights[safe], weights.dtype.type(0))
+
+
+def _whole(weights: Array) -> Array:
+    return np.asarray(ops.sum(weights.astype(np.float64)), weights.dtype)
+
+
 def _over(losses: Value, weights: Array) -> Value:
     """The sum of the losses over the sum of the weights."""
     with np.errstate(all="ignore"):
-        return ops.divide(ops.sum(losses), np.asarray(ops.sum(weights.astype(np.float64)), weights.dtype))
+        return ops.divide(ops.sum(losses), _whole(weights))
 
 
 def _classes(x: Operand, name: str) -> tuple[Value, int, np.dtype[Any]]:
@@ -212,12 +218,16 @@ def cross_entropy(
     label_smoothing = number_of(label_smoothing, "cross_entropy: label_smoothing")
     if not 0 <= label_smoothing <= 1:
         raise OptionError(f"cross_entropy: label_smoothing must lie in 0..1, got {label_smoothing}")
-    low = ops.log_softmax(x, axis=1)
     weights = _class_weights(weight, classes, x.dtype)
+    of_classes = regular(array_of(target), "target").dtype.kind in "iu"
+    if of_classes and not label_smoothing and reduction == "mean":
+        labels, used, scale = _scaled(_labels(target, x, "cross_entropy", ignore_index), weights, x.dtype, ignore_index)
+        return ops.astype(_class_op(x, labels=labels, used=used, scale=scale), dtype)
+    low = ops.log_softmax(x, axis=1)
     column = None if weights is None else weights.reshape(1, classes, *([1] * (x.ndim - 2)))
-    if regular(array_of(target), "target").dtype.kind in "iu":
-        labels: Any = target
-        loss = nll_loss(low, labels, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    if of_classes:
+        numbers: Any = target
+        loss = nll_loss(low, numbers, weight=weight, ignore_index=ignore_index, reduction=reduction)
         if label_smoothing:
             flat = _flat_loss(low, _labels(target, x, "cross_entropy", ignore_index), weights, ignore_index, reduction)
             loss = ops.add(ops.multiply(loss, 1 - label_smoothing), ops.multiply(flat, label_smoothing / classes))
@@ -228,6 +238,31 @@ def cross_entropy(
     if column is not None:
         wanted = ops.multiply(wanted, column)
     return _reduce(ops.negative(ops.sum(_product(wanted, low), 1)), reduction, dtype)
+
+
+# The mean cross entropy of classes as one operation: of every position the logarithm of one softmax, and its gradient
+#     d mean / d x[n, c] = (softmax(x[n])[c] - (c is the label)) scale[n] / sum(scale)
+# in two passes over the logits, where a chain of operations would take eight and keep most of their results.
+
+
+def _class_loss(x: Array, *, labels: Array, used: Array, scale: Array) -> Array:
+    low = np.take_along_axis(ops.log_softmax(x, axis=1), labels[:, None], 1)[:, 0]
+    counts = used & ~((scale == 0) & np.isinf(low))
+    return np.asarray(_over(np.where(counts, -scale * low, x.dtype.type(0)), scale))
+
+
+def _class_rule(g: Any, ans: Any, x: Any, *, labels: Array, used: Array, scale: Array) -> Any:
+    at, share = labels[:, None], ops.divide(g, _whole(scale))
+    each = ops.where(used[:, None], ops.multiply(scale[:, None], share), 0.0)
+    chance = ops.softmax(x, axis=1)
+    if isinstance(g, Tensor):  # recorded, for derivatives of higher order
+        classes = np.arange(x.shape[1]).reshape(1, -1, *([1] * (labels.ndim - 1)))
+        return ops.multiply(ops.subtract(chance, (at == classes).astype(scale.dtype)), each)
+    np.put_along_axis(chance, at, np.take_along_axis(chance, at, 1) - 1, 1)
+    return ops.multiply(chance, each)
+
+
+_class_op = primitive("class_cross_entropy", _class_loss, [_class_rule], saves=(0,))
 
 
 def _flat_loss(low: Value, labels: Array, weights: Array | None, ignore_index: int, reduction: LossReduction) -> Value:

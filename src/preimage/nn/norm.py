@@ -42,12 +42,13 @@ class _Norm(Layer):
         self.register_parameter("weight", Parameter(np.ones(channels, dtype)) if self.affine else None)
         self.register_parameter("bias", Parameter(np.zeros(channels, dtype)) if self.affine else None)
 
-    def forward(self, x: Operand) -> Value:
+    def forward(self, x: Operand, slope: float | None = None) -> Value:
+        """slope: of a relu (0) or leaky relu that follows, where the layer can compute it (`Sequential` asks so of `BatchNorm`)."""
         if self.layout == "channels_first" or len(shape_of(x)) < 3:
-            return self._run(x)
-        return ops.moveaxis(self._run(ops.moveaxis(x, -1, 1)), 1, -1)
+            return self._run(x, slope)
+        return ops.moveaxis(self._run(ops.moveaxis(x, -1, 1), slope), 1, -1)
 
-    def _run(self, x: Operand) -> Value:
+    def _run(self, x: Operand, slope: float | None) -> Value:
         raise NotImplementedError
 
 
@@ -105,7 +106,7 @@ class _BatchNorm(_Tracking):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, layout)
 
-    def _run(self, x: Operand) -> Value:
+    def _run(self, x: Operand, slope: float | None) -> Value:
         shape = shape_of(x)
         if len(shape) not in self.ndims or shape[1] != self.num_features:
             wanted = " or ".join(str(n) for n in self.ndims)
@@ -115,7 +116,7 @@ class _BatchNorm(_Tracking):
         count = shape[0] * math.prod(shape[2:])
         if self.training and count <= 1:
             raise ShapeError(f"{type(self).__name__}: training needs more than one value per channel, got shape {shape}")
-        y, mean, var = normalise(x, self.weight, self.bias, images=True, eps=self.eps)
+        y, mean, var = normalise(x, self.weight, self.bias, images=True, eps=self.eps, slope=slope)
         if self.training and self.track_running_stats:
             self._track(mean, var, count)
         return y
@@ -163,7 +164,7 @@ class GroupNorm(_Norm):
         super().__init__(num_channels, eps, affine, dtype, layout)
         self.num_groups, self.num_channels = num_groups, num_channels
 
-    def _run(self, x: Operand) -> Value:
+    def _run(self, x: Operand, slope: float | None) -> Value:
         shape = shape_of(x)
         if len(shape) < 2 or shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: wanted {self.num_channels} channels on axis 1, got shape {shape}")
@@ -197,7 +198,7 @@ class _InstanceNorm(_Tracking):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, layout)
 
-    def _run(self, x: Operand) -> Value:
+    def _run(self, x: Operand, slope: float | None) -> Value:
         shape = shape_of(x)
         if len(shape) != self.ndim + 2 or shape[1] != self.num_features:
             raise ShapeError(

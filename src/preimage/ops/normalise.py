@@ -8,6 +8,9 @@
 
 Generated kernels take five passes for all of it: two for mean and variance, one for y, one for both sums, one for grad_x. Where
 none runs (another engine, narrow floats), and for gradients that are recorded themselves, it is `standardize` and arithmetic.
+
+slope: of a relu (0) or leaky relu that follows, computed in the same passes, with the same bits: y becomes y where y > 0, else slope y; on
+the way back g becomes g or slope g by the sign of (x - mean) s w + b, which is computed anew from x.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ import numpy as np
 from preimage.autograd import Tensor, array_of, is_grad_enabled, primitive
 from preimage.engines import around
 from preimage.errors import ShapeError
+from preimage.ops.activation import leaky_relu, relu
 from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.operands import Array, common_dtype, operand
-from preimage.ops.pointwise import add, multiply, subtract
+from preimage.ops.pointwise import add, multiply, select, subtract
 from preimage.ops.reduce import mean, standardize, standardize_gradient, standardized_lines, sum, var
 from preimage.ops.shape import reshape
 from preimage.ops.sums import sum_dtype
@@ -41,15 +45,20 @@ class _Statistics:
         self.rest: Array = np.zeros(0)  # d above
         self.var: Array = np.zeros(0)
         self.inverse: Array = np.zeros(0)
+        self.scale: Array = np.zeros(0)  # s w
+        self.shift: Array = np.zeros(0)  # b - d s w
         self._seen: Any = None
         self._sums: tuple[Array, ...] = ()
 
-    def sums(self, g: Array, x: Array, images: bool) -> tuple[Array, ...]:
+    def sums(self, g: Array, x: Array, images: bool, slope: float | None) -> tuple[Array, ...]:
         """Sums of g and of g (x - m - d): once for the three rules that want them."""
         if self._seen is None or self._seen() is not g:
-            made = around.channel_sums(x, "products", images, g, self.mean)
+            gate = None if slope is None else (self.scale, self.shift, slope)
+            made = around.channel_sums(x, "products", images, g, self.mean, gate)
             if made is None:  # the engine was changed since the forward pass
                 axes, centred = _axes(x.ndim, images), x - _spread(self.mean, x.ndim)
+                if slope is not None:
+                    g = np.where(centred * _spread(self.scale, x.ndim) + _spread(self.shift, x.ndim) > 0, g, _sloped(g, slope))
                 made = around.sum_over(g, axes), around.sum_over(g * centred, axes)
             with np.errstate(all="ignore"):
                 self._sums, self._seen = (made[0], made[1] - self.rest * made[0]), weakref.ref(g)
@@ -114,20 +123,51 @@ def scaled_by(x: Any, mean: Array, var: Array, weight: Any, bias: Any, eps: floa
     return astype(Tensor(y) if any(isinstance(v, Tensor) for v in (x, weight, bias)) else y, dtype)
 
 
-def _chained(x: Array, others: tuple[Array, ...], steps: tuple[tuple[str, tuple[int, ...]], ...]) -> Array:
-    """A chain over x and operands that broadcast against it, in NumPy if no kernel takes it."""
-    made = around.chain((x, *others), steps)
+def _sloped(g: Array, slope: float) -> Array:
+    return np.asarray(g * g.dtype.type(slope)) if slope else np.zeros((), g.dtype)
+
+
+def _chained(
+    x: Array, others: tuple[Array, ...], steps: tuple[tuple[str, tuple[int, ...]], ...], numbers: tuple[float, ...] = ()
+) -> Array:
+    """A chain over x, operands that broadcast against it, and numbers, in NumPy if no kernel takes it."""
+    made = around.chain((x, *others), steps, numbers)
     if made is not None:
         return made[0]
-    values: list[Array] = [x, *others]
-    words = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+    values: list[Array] = [x, *others, *[np.asarray(number, x.dtype) for number in numbers]]
     with np.errstate(all="ignore"):
-        for word, (a, b) in steps:
-            values.append(words[word](values[a], values[b]))
+        for word, places in steps:
+            values.append(_WORDS[word](*[values[k] for k in places]))
     return values[-1]
 
 
-def _forward(x: Array, weight: Array, bias: Array, *, images: bool, eps: float, found: _Statistics) -> Array:
+_WORDS: dict[str, Any] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "if_positive": lambda gate, a, b: np.where(gate > 0, a, b),
+    "relu": lambda y: np.maximum(y, np.zeros((), y.dtype)),
+    "leaky_relu": lambda y, slope: np.where(y > 0, y, _sloped(y, slope)),
+}
+
+
+def _numbered(slope: float | None) -> tuple[float, ...]:
+    """The numbers of a chain with this slope: a relu needs none going forward."""
+    return (slope,) if slope else ()
+
+
+def _forward_steps(slope: float | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Of x, m, s w and the shift, with the slope as a number behind them if it is not 0."""
+    k = 4 + len(_numbered(slope))
+    steps: tuple[tuple[str, tuple[int, ...]], ...] = (("sub", (0, 1)), ("mul", (k, 2)), ("add", (k + 1, 3)))
+    if slope is None:
+        return steps
+    return (*steps, ("leaky_relu", (k + 2, 4)) if slope else ("relu", (k + 2,)))
+
+
+def _forward(
+    x: Array, weight: Array, bias: Array, *, images: bool, eps: float, found: _Statistics, slope: float | None = None
+) -> Array:  # fmt: skip
     count = x.dtype.type(math.prod(x.shape[k] for k in _axes(x.ndim, images)))
     sums, squares = around.channel_sums(x, "plain", images), None
     assert sums is not None
@@ -138,15 +178,17 @@ def _forward(x: Array, weight: Array, bias: Array, *, images: bool, eps: float, 
         found.rest = squares[0] / count
         found.var = np.maximum(squares[1] / count - found.rest * found.rest, 0)
         found.inverse = 1 / np.sqrt(found.var + x.dtype.type(eps))
-        scale = found.inverse * weight
-        shift = bias - found.rest * scale
-    others = tuple(_spread(v, x.ndim) for v in (found.mean, scale, shift))
-    y = _chained(x, others, (("sub", (0, 1)), ("mul", (4, 2)), ("add", (5, 3))))
+        found.scale = found.inverse * weight
+        found.shift = bias - found.rest * found.scale
+    others = tuple(_spread(v, x.ndim) for v in (found.mean, found.scale, found.shift))
+    y = _chained(x, others, _forward_steps(slope), _numbered(slope))
     lost = _Lost(x, found)
     if lost.part is None:
         return y
     with np.errstate(all="ignore"):
-        return _mended(y, lost, array_of(standardize(lost.part, lost.axes, eps)) * lost.numbers(weight) + lost.numbers(bias))
+        values = array_of(standardize(lost.part, lost.axes, eps)) * lost.numbers(weight) + lost.numbers(bias)
+        rectified = values if slope is None else _WORDS["leaky_relu"](values, slope) if slope else _WORDS["relu"](values)
+        return _mended(y, lost, rectified)
 
 
 class _Lost:
@@ -171,17 +213,42 @@ def _mended(y: Array, lost: _Lost, values: Array) -> Array:
     return y
 
 
-def _input_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
+def _opened(
+    g: Any, x: Any, weight: Any, bias: Any, images: bool, eps: float, found: _Statistics, slope: float | None
+) -> tuple[Any, float | None]:  # fmt: skip
+    """The cotangent behind the relu, and the slope that is left to take into account: where kernels do that, both as they are."""
+    if slope is None or not (isinstance(g, Tensor) or _Lost(array_of(x), found).part is not None):
+        return g, slope
+    whole = _forward(array_of(x), array_of(weight), array_of(bias), images=images, eps=eps, found=_Statistics())
+    return select(whole > 0, g, multiply(g, slope) if slope else 0.0), None
+
+
+#: Of x, g, m, slope, offset, s w, the shift and the slope as a number: the steps to g or its slope.
+_GATE = (("sub", (0, 2)), ("mul", (8, 5)), ("add", (9, 6)))
+_GATED = (*_GATE, ("if_positive", (10, 1, 7)), ("mul", (8, 3)), ("sub", (11, 4)), ("add", (13, 12)), ("mul", (14, 5)))
+_LEAKY_GATED = (
+    *_GATE, ("mul", (1, 7)), ("if_positive", (10, 1, 11)), ("mul", (8, 3)), ("sub", (12, 4)), ("add", (14, 13)), ("mul", (15, 5)),
+)  # fmt: skip
+_PLAIN = (("sub", (0, 2)), ("mul", (6, 3)), ("sub", (1, 4)), ("add", (8, 7)), ("mul", (9, 5)))
+
+
+def _input_rule(
+    g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics, slope: float | None = None
+) -> Any:
     axes = _axes(x.ndim, images)
+    g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return standardize_gradient(multiply(g, _spread(weight, x.ndim)), x, axes, eps)
-    total, along = found.sums(g, x, images)
+    total, along = found.sums(g, x, images, slope)
     count = x.dtype.type(math.prod(x.shape[k] for k in axes))
     with np.errstate(all="ignore"):
-        slope = -(along / count) * (found.inverse * found.inverse)
-        others = (found.mean, slope, total / count + slope * found.rest, found.inverse * weight)
-    steps = (("sub", (0, 2)), ("mul", (6, 3)), ("sub", (1, 4)), ("add", (8, 7)), ("mul", (9, 5)))
-    made = _chained(x, (g, *[_spread(v, x.ndim) for v in others]), steps)
+        slant = -(along / count) * (found.inverse * found.inverse)
+        others = (found.mean, slant, total / count + slant * found.rest, found.scale)
+    if slope is None:
+        made = _chained(x, (g, *[_spread(v, x.ndim) for v in others]), _PLAIN)
+    else:
+        operands = (g, *[_spread(v, x.ndim) for v in (*others, found.shift)])
+        made = _chained(x, operands, _LEAKY_GATED if slope else _GATED, (slope,))
     lost = _Lost(x, found)
     if lost.part is None:
         return made
@@ -190,29 +257,39 @@ def _input_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: boo
         return _mended(made, lost, array_of(standardize_gradient(slopes, lost.part, lost.axes, eps)))
 
 
-def _weight_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
+def _weight_rule(
+    g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics, slope: float | None = None
+) -> Any:
+    g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return sum(multiply(g, standardize(x, _axes(x.ndim, images), eps)), _axes(x.ndim, True))
     with np.errstate(all="ignore"):
-        along = found.sums(g, x, images)[1] * found.inverse
+        along = found.sums(g, x, images, slope)[1] * found.inverse
     lost = _Lost(x, found)
     if lost.part is not None:
         along[lost.mask] = sum(multiply(g[lost.where], standardize(lost.part, lost.axes, eps)), lost.axes)
     return along if images else tree_sum(along)
 
 
-def _bias_rule(g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics) -> Any:
+def _bias_rule(
+    g: Any, ans: Any, x: Any, weight: Any, bias: Any, *, images: bool, eps: float, found: _Statistics, slope: float | None = None
+) -> Any:
+    g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return sum(g, _axes(x.ndim, True))
-    total = found.sums(g, x, images)[0]
+    total = found.sums(g, x, images, slope)[0]
     return total if images else tree_sum(total)
 
 
-_normalise_op = primitive("normalise", _forward, [_input_rule, _weight_rule, _bias_rule], saves=(0, 1))
+_normalise_op = primitive("normalise", _forward, [_input_rule, _weight_rule, _bias_rule], saves=(0, 1, 2))
 
 
-def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tuple[Value, Array, Array]:
+def normalise(
+    x: Any, weight: Any, bias: Any, *, images: bool, eps: float, slope: float | None = None
+) -> tuple[Value, Array, Array]:  # fmt: skip
     """(x - mean) / sqrt(var + eps) * weight + bias, and the mean and variance of each channel as arrays.
+
+    slope: of a relu (0) or leaky relu that follows in the same passes, with the bits that it would have by itself.
 
     Shapes: x (N, C, *space); weight, bias (C,) or None; mean, var (C,) with `images` (over images and space), else (N, C).
     """
@@ -223,6 +300,10 @@ def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tu
         x, weight, bias = wide
     data = array_of(x)
     given = [array_of(v) for v in (weight, bias) if v is not None]
+    alike = all(v.dtype == dtype for v in (x, *given))
+    if slope is not None and not (alike and data.size and around.fits(data, *given)):
+        y, means, variances = normalise(x, weight, bias, images=images, eps=eps)
+        return (leaky_relu(astype(y, dtype), slope) if slope else relu(astype(y, dtype))), means, variances
     if not data.size or not around.fits(data, *given):
         axes = _axes(x.ndim, images)
         y = astype(affine(standardize(x, axes, eps), weight, bias), dtype)
@@ -231,7 +312,9 @@ def normalise(x: Any, weight: Any, bias: Any, *, images: bool, eps: float) -> tu
     ones, zeros = np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
     ones.flags.writeable = zeros.flags.writeable = False  # nobody else holds them: the graph need not watch them
     w, b = ones if weight is None else weight, zeros if bias is None else bias
-    y = astype(_normalise_op(x, w, b, images=images, eps=float(eps), found=found), dtype)
+    y = astype(
+        _normalise_op(x, w, b, images=images, eps=float(eps), found=found, **({} if slope is None else {"slope": slope})), dtype
+    )
     with np.errstate(all="ignore"):
         means, variances, lost = found.mean + found.rest, found.var, _Lost(data, found)
     if lost.part is not None:

@@ -6,6 +6,7 @@ from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.line import lines, softmax
 from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
 from preimage.engines.jit.elementwise.take import take
+from preimage.engines.jit.elementwise.tree import tree_sums
 
 __all__ = ["JitKernels"]
 
@@ -24,3 +25,4 @@ class JitKernels:
     resize = staticmethod(resize)
     in_order = staticmethod(in_order)
     take = staticmethod(take)
+    tree_sums = staticmethod(tree_sums)

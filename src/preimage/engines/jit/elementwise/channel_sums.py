@@ -13,34 +13,16 @@ import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, dense_order, lanes_of
+from preimage.engines.jit.elementwise.tree import tree_sums
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.order import BLOCK
-from preimage.engines.recording import recorder
-from preimage.reduction import tree_sum
+from preimage.engines.recording import constant
 from preimage.settings import thread_count
 
 __all__ = ["channel_sums", "innermost"]
-
-#: Blocks up to which a recorder is given their tree as one chain.
-MOST_BLOCKS = 64
-
-
-def _tree(sums: Array) -> Array:
-    """`tree_sum` over axis 1 as one chain, for a recorder."""
-    level, steps = list(range(sums.shape[1])), list[tuple[str, tuple[int, ...]]]()
-    while len(level) > 1:
-        paired = []
-        for a, b in zip(level[:-1:2], level[1::2], strict=True):
-            paired.append(sums.shape[1] + len(steps))
-            steps.append(("add", (a, b)))
-        level = paired + level[2 * len(paired) :]
-    made = run_chain([sums[:, k] for k in range(sums.shape[1])], tuple(steps))
-    assert made is not None
-    return made[0]
 
 
 def innermost(x: Array) -> bool | None:
@@ -54,11 +36,18 @@ def innermost(x: Array) -> bool | None:
     return True if long == sorted(long, key=lambda k: (k == 1, k)) else None
 
 
-def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None) -> tuple[Array, ...]:
+def _gate_word(gate: tuple[Array, Array, float] | None) -> str:
+    return "" if gate is None else "leaky_relu" if gate[2] else "relu"
+
+
+def channel_sums(
+    x: Array, mode: str, images: bool, g: Array | None = None, m: Array | None = None, gate: tuple[Array, Array, float] | None = None
+) -> tuple[Array, ...]:  # fmt: skip
     """Sums over space, (N, C), or over images too (`images`), (C,): of x (plain), of x - m and of (x - m)^2 (squares), or
     of g and of g (x - m) (products).
 
-    m: (C,) or (N, C). x and g: not empty, float32 or float64, one shape. What does not lie densely, or not both alike, is copied.
+    m: (C,) or (N, C). gate (of products): scale and shift of the shape of m, and a slope; g counts times the slope where (x - m) scale + shift
+    is not above 0. x and g: not empty, float32 or float64, one shape. What does not lie densely, or not both alike, is copied.
     """
     columns = innermost(x)
     if columns is None or (g is not None and innermost(g) is not columns):
@@ -67,7 +56,7 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
     count, channels, space = shape[0], shape[1], prod(shape[2:])
     blocks = -(-space // BLOCK)
     target = kernels.current_target()
-    spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4)
+    spec = SumsSpec(ELEMENTS[dtype], lanes_of(dtype), mode, columns, 8 if target.vector_registers >= 32 else 4, _gate_word(gate))
     sums = [aligned_empty((count, blocks, channels), dtype) for _ in range(1 if mode == "plain" else 2)]
     task_elements = target.costs.elementwise.task_elements
     share = max(1, task_elements // (min(space, BLOCK) if columns else space))
@@ -75,14 +64,14 @@ def channel_sums(x: Array, mode: str, images: bool, g: Array | None = None, m: A
         share = -(-share // 32) * 32
     shares = -(-channels // min(share, channels))
     m = None if m is None else np.ascontiguousarray(m)
+    scale, shift = (0, 0) if gate is None else (np.ascontiguousarray(a) for a in gate[:2])
+    slope = 0 if gate is None else constant(np.array([gate[2]], dtype))
     arguments = SumsArguments(
-        x=x, g=0 if g is None else g, m=0 if m is None else m,
+        x=x, g=0 if g is None else g, m=0 if m is None else m, scale=scale, shift=shift, slope=slope,
         m_step=channels if m is not None and m.ndim == 2 else 0, first=sums[0], second=sums[-1],
         channels=channels, space=space, block=BLOCK, blocks=blocks, share=share, shares=shares,
     )  # fmt: skip
     tasks = count * shares * (blocks if columns else 1)
     launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if x.size > task_elements else 1)
-    found = [
-        s[:, 0] if blocks == 1 else _tree(s) if 1 < blocks <= MOST_BLOCKS and recorder() else tree_sum(s, axis=1) for s in sums
-    ]
-    return tuple([tree_sum(s) for s in found]) if images else tuple(found)
+    found = [s[:, 0] if blocks == 1 else tree_sums(s) for s in sums]
+    return tuple([s[0] if count == 1 else tree_sums(s[None])[0] for s in found]) if images else tuple(found)

@@ -7,11 +7,14 @@ sixteen partial sums are the lanes. So both give the same bits, for any vector w
 
     plain     x
     squares   x - m  and  (x - m)^2     products  g  and  g (x - m)        m: one number a channel
+
+gate (of products): behind a relu or leaky relu of (x - m) scale + shift, g counts as 0, or times the slope, where that is not above 0.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements, integer
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
@@ -27,6 +30,9 @@ class SumsArguments(Arguments):
     x: Elements = elements("element")
     g: Elements = elements("element", default=0)  # the other factor
     m: Elements = elements("element", default=0)  # offsets
+    scale: Elements = elements("element", default=0)  # of the gate; steps as those of m
+    shift: Elements = elements("element", default=0)
+    slope: Elements = elements("element", default=0)  # one number
     m_step: Integer = integer(default=0)  # elements from an image's offsets to the next image's
     first: Elements = elements("element")  # sums (images, blocks, channels): of x - m, or of g
     second: Elements = elements("element")  # of squares, or of products
@@ -40,7 +46,8 @@ class SumsArguments(Arguments):
 
 @record
 class SumsSpec:
-    """mode: plain, squares or products; columns: whether channels lie innermost; group: accumulators held at a time (columns)."""
+    """mode: plain, squares or products; columns: whether channels lie innermost; group: accumulators held at a time (columns); gate: "", relu or
+    leaky_relu."""
 
     arguments: ClassVar = SumsArguments
 
@@ -49,6 +56,7 @@ class SumsSpec:
     mode: str
     columns: bool
     group: int
+    gate: str = ""
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -69,7 +77,8 @@ def build(spec: SumsSpec) -> str:
     whole = image * (channels * space)
     x = args.x.at(whole)
     g = args.g.at(whole) if spec.mode == "products" else x
-    m = args.m.at(image * args.m_step)
+    at = image * args.m_step
+    numbers = _Numbers(args.m.at(at), args.scale.at(at), args.shift.at(at), args.slope)
     line = (image * blocks + block) * channels
     results = [args.first.at(line)]
     if _sums(spec) == 2:
@@ -80,28 +89,70 @@ def build(spec: SumsSpec) -> str:
         x, g = x.at(start * channels), g.at(start * channels)
         # All vectors are masked: a body without masks beside it would take as long to compile.
         with f.loop(first, last, spec.lanes) as c:
-            _column(f, spec, x, g, m, results, channels, count, c.index, f.lane_mask(spec.lanes, last - c.index))
+            _column(f, spec, x, g, numbers, results, channels, count, c.index, f.lane_mask(spec.lanes, last - c.index))
     else:
         with f.loop(first, last) as c, f.loop(0, blocks) as b:
             start = b.index * each
             at, line = c.index * space + start, b.index * channels + c.index
-            _row(f, spec, x.at(at), g.at(at), m.at(c.index), [r.at(line) for r in results], (space - start).minimum(each))
+            _row(f, spec, x.at(at), g.at(at), numbers.at(c.index), [r.at(line) for r in results], (space - start).minimum(each))
     return f.ir()
+
+
+class _Numbers(NamedTuple):
+    """Where the numbers of channels lie: what is taken off, and the gate's."""
+
+    m: Ptr
+    scale: Ptr
+    shift: Ptr
+    slope: Ptr
+
+    def at(self, channel: Int) -> _Numbers:
+        return _Numbers(self.m.at(channel), self.scale.at(channel), self.shift.at(channel), self.slope)
+
+    def read(self, spec: SumsSpec, read: Callable[[Ptr], Num], lanes: int) -> _Held | None:
+        """Vectors of them, as far as the sums want them."""
+        if spec.mode == "plain":
+            return None
+        m, nothing = read(self.m), self.m.kernel.zeros(spec.element, lanes)
+        if not spec.gate:
+            return _Held(m, nothing, nothing, nothing)
+        slope = self.slope.splat(lanes) if spec.gate == "leaky_relu" else nothing
+        return _Held(m, read(self.scale), read(self.shift), slope)
+
+
+class _Held(NamedTuple):
+    """The numbers of the channels at hand."""
+
+    m: Num
+    scale: Num
+    shift: Num
+    slope: Num
+
+    def gated(self, spec: SumsSpec, apart: Num, g: Num) -> Num:
+        """The cotangent behind the gate; apart: x - m."""
+        if not spec.gate:
+            return g
+        zero = apart.kernel.zeros(apart.dtype, apart.lanes)
+        opened: Num = (
+            (apart * self.scale + self.shift).is_above(zero).select(g, g * self.slope if spec.gate == "leaky_relu" else zero)
+        )
+        return opened
 
 
 def _sums(spec: SumsSpec) -> int:
     return 1 if spec.mode == "plain" else 2
 
 
-def _add(spec: SumsSpec, sums: list[Num], x: Num, g: Num, m: Num | None, keep: Bit | None) -> list[Num]:
-    """The sums with one more term each; outside `keep` the terms are 0."""
-    if m is None:
+def _add(spec: SumsSpec, sums: list[Num], x: Num, g: Num, numbers: _Held | None, keep: Bit | None) -> list[Num]:
+    """The sums with one more term each; outside `keep` the terms are 0, and so is g."""
+    if numbers is None:
         return [sums[0] + x]
-    apart = x - m
+    apart = x - numbers.m
     if keep is not None:
         apart = keep.select(apart, apart.kernel.zeros(apart.dtype, apart.lanes))
     if spec.mode == "squares":
         return [sums[0] + apart, apart.fma(apart, sums[1])]
+    g = numbers.gated(spec, apart, g)
     return [sums[0] + g, g.fma(apart, sums[1])]
 
 
@@ -114,10 +165,19 @@ def _tree(values: list[Num]) -> Num:
 
 
 def _column(
-    f: Kernel, spec: SumsSpec, x: Ptr, g: Ptr, m: Ptr, results: list[Ptr], channels: Int, count: Int, at: Int, mask: Bit
+    f: Kernel,
+    spec: SumsSpec,
+    x: Ptr,
+    g: Ptr,
+    numbers: _Numbers,
+    results: list[Ptr],
+    channels: Int,
+    count: Int,
+    at: Int,
+    mask: Bit,
 ) -> None:
     lanes, group = spec.lanes, spec.group
-    offset = None if spec.mode == "plain" else m.at(at).load(lanes, mask)
+    offset = numbers.at(at).read(spec, lambda array: array.load(lanes, mask), lanes)
     zeros = f.zeros(spec.element, lanes)
     whole = count - count % PARTIALS
     partials: list[list[Num]] = []
@@ -149,10 +209,10 @@ def _grouped(spec: SumsSpec, flat: list[Num]) -> list[list[Num]]:
     return [flat[k : k + n] for k in range(0, len(flat), n)]
 
 
-def _row(f: Kernel, spec: SumsSpec, x: Ptr, g: Ptr, m: Ptr, results: list[Ptr], count: Int) -> None:
+def _row(f: Kernel, spec: SumsSpec, x: Ptr, g: Ptr, numbers: _Numbers, results: list[Ptr], count: Int) -> None:
     lanes = min(spec.lanes, PARTIALS)
     vectors = PARTIALS // lanes
-    offset = None if spec.mode == "plain" else m.splat(lanes)
+    offset = numbers.read(spec, lambda array: array.splat(lanes), lanes)
     whole = count - count % PARTIALS
     with f.loop(0, whole, PARTIALS, carry=[f.zeros(spec.element, lanes)] * (vectors * _sums(spec))) as i:
         held = _grouped(spec, i.carry)

@@ -32,9 +32,10 @@ class RunningTree:
             slot.store((number & below).equals(below).select(level.carry[0], held))
             level.carry = [held + level.carry[0]]
 
-    def total(self, count: Int) -> Num:
-        """The sum of all `count` values."""
-        with self._f.loop(0, self._levels, carry=[self._f.zeros(self._element, self._lanes)]) as level:
+    def total(self, count: Int, rest: Num | None = None) -> Num:
+        """The sum of all `count` values; rest: what comes after them in the tree, with too few values to be one of them."""
+        start = self._f.zeros(self._element, self._lanes) if rest is None else rest
+        with self._f.loop(0, self._levels, carry=[start]) as level:
             here = (count & self._weight(level.index)) > 0
             sum_ = self._slots.at(level.index * self._lanes).load(self._lanes) + level.carry[0]
             level.carry = [here.select(sum_, level.carry[0])]
