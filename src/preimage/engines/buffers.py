@@ -40,7 +40,7 @@ Array = NDArray[Any]
 DType = np.dtype[Any]
 
 LINE_BYTES = 64
-SMALL_BYTES = 4096
+SMALL_BYTES = 32 << 10
 #: An arena whose runs never ask the same twice stops planning after so many.
 MOST_PLANS = 4
 #: A run that asks for more than so many arrays is not planned: the time to plan grows with their square.
@@ -64,8 +64,8 @@ _current = _Current()
 def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     """np.empty whose data begin on a cache line (64 bytes): vectors that cross lines load at half the speed.
 
-    Small arrays, which fit a few lines, are left as NumPy makes them. Inside `with arena:` the memory is the arena's, for a recorder
-    it is what that one knows.
+    Small arrays, which the nearest cache holds, are left as NumPy makes them: aligning one takes longer than the lines that are crossed.
+    Inside `with arena:` the memory is the arena's, for a recorder it is what that one knows.
     """
     size = prod(shape) * dtype.itemsize
     if size and (here := state.recorder) is not None:
@@ -75,8 +75,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     arena = _current.arena
     if arena is not None:
         return arena.take(size).view(dtype).reshape(shape)
-    memory = aligned(size) if size < LARGE_BYTES else _fresh(size)
-    return memory.view(dtype).reshape(shape)
+    if size >= LARGE_BYTES:
+        return _fresh(size).view(dtype).reshape(shape)
+    memory = _with_room(size)
+    return np.ndarray(shape, dtype, memory, -address_of(memory) % LINE_BYTES)
 
 
 def retrying(make: Callable[[], T]) -> T:
@@ -91,13 +93,18 @@ def retrying(make: Callable[[], T]) -> T:
 
 def aligned(size: int) -> Array:
     """So many bytes that begin on a cache line."""
-    try:
-        memory = np.empty(size + LINE_BYTES, np.uint8)
-    except MemoryError:
-        release_memory()
-        memory = np.empty(size + LINE_BYTES, np.uint8)
+    memory = _with_room(size)
     start = -address_of(memory) % LINE_BYTES
     return memory[start : start + size]
+
+
+def _with_room(size: int) -> Array:
+    """Memory in which so many bytes can begin on a cache line."""
+    try:
+        return np.empty(size + LINE_BYTES, np.uint8)
+    except MemoryError:
+        release_memory()
+        return np.empty(size + LINE_BYTES, np.uint8)
 
 
 def _fresh(size: int) -> Array:

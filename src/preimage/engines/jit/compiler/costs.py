@@ -155,7 +155,6 @@ class ProductCosts:
 
     local_tiles: int = 32  # tiles of rows up to which a task has all of them
     task_macs: int = 1 << 17  # about the least work of a task
-    totals_bytes: int = 1 << 20  # of sums that wait in memory between chunks, a thread
     pack_elements: int = 1 << 14  # a task of packing
     pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
     stream_rows: int = 4  # of A at most, where B is read line by line

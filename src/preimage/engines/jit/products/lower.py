@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def lower_product(r: ProductRequest) -> Program:
     spec = TileSpec(
         a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
         transposed and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
-        way == "local", r.finish,
+        way == "local", r.finish, min(Order.of((r.terms,)).depth, 2), False,
     )  # fmt: skip
     program.details["B"] = WAYS[way]
     program.calls.append(_multiply(r, program, spec, a, b))
@@ -207,12 +208,15 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
     chunk, line = blocks, spec.width * wide  # bytes of a term of a panel
     if not b.packed and not spec.local and not spec.transposed and spec.ahead:
         chunk = 1
-    if (b.packed or spec.local) and r.terms * line > r.target.l1_bytes * 3 // 4 and tiles > 1:
-        chunk = max(1, r.target.l1_bytes // (4 if spec.local else 2) // (line * steps[0]))
+    if (b.packed or spec.local) and r.terms * line > r.target.l1_bytes and tiles > 1:
+        chunk = max(1, r.target.l1_bytes // (1 if spec.local else 2) // (line * steps[0]))
+        if order.depth > 1 and chunk >= steps[1]:
+            chunk = chunk // steps[1] * steps[1]  # whole groups: fewer sums wait
     local_panel = ((min(chunk * steps[0], r.terms) + spec.line) * line // LINE_BYTES | 1) * LINE_BYTES if spec.local else 0
     task_tiles, task_panels = _shares(
         r, spec, tiles, panels, min(chunk * steps[0], r.terms), order.depth if chunk < blocks else 0, local_panel
     )
+    spec = replace(spec, chunked=chunk < blocks)
     row_tasks, column_tasks = -(-tiles // task_tiles), -(-panels // task_panels)
     tile_bytes = order.depth * spec.rows * line
     totals_bytes = -(-tile_bytes * (task_tiles * task_panels if chunk < blocks else 1) // LINE_BYTES) * LINE_BYTES
@@ -237,15 +241,13 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
 def _shares(
     r: ProductRequest, spec: TileSpec, tiles: int, panels: int, terms: int, levels: int, local_panel: int
 ) -> tuple[int, int]:
-    """Tiles and panels of a task: A's part of it, or its own copy of B's, in the second cache, its totals in `totals_bytes`,
+    """Tiles and panels of a task: A's part of it, or its own copy of B's, in the second cache, its totals too,
     tasks enough for the threads."""
     wide = ELEMENT_BYTES[r.sums]
     task_tiles = tiles if spec.local else max(1, min(tiles, r.target.l2_bytes // 3 // (spec.rows * terms * wide)))
     task_panels = panels
     if levels:
-        task_panels = max(
-            1, min(panels, r.target.costs.products.totals_bytes // (levels * task_tiles * spec.rows * spec.width * wide))
-        )
+        task_panels = max(1, min(panels, r.target.l2_bytes // 2 // (levels * task_tiles * spec.rows * spec.width * wide)))
     if local_panel:
         task_panels = max(1, min(task_panels, r.target.l2_bytes * 3 // 8 // local_panel))
     if r.threads > 1:

@@ -3,12 +3,14 @@
     for chunk of blocks of terms                 # so many that a panel of B stays in the first cache
         for panel of columns in this task        # vectors * lanes columns of B
             for tile of rows in this task
-                for block in the chunk           # a block: a chain from +0 (docs/contract.md)
-                    sum[r][v] = +0
-                    for k in the block
-                        sum[r][v] = fma(A[r, k], B[k, v], sum[r][v])
-                    total[level 1] += sum        # levels above wait in memory: a sum of block sums, of groups, ...
-                    at the end of a group        total[next level] += total[level]; total[level] = 0
+                for group of blocks in the chunk
+                    for block in the group       # a block: a chain from +0 (docs/contract.md); a few side by side in small tiles
+                        sum[r][v] = +0
+                        for k in the block
+                            sum[r][v] = fma(A[r, k], B[k, v], sum[r][v])
+                        total[r][v] += sum[r][v]
+                    total[level 1] += total      # levels above wait in memory: a sum of groups, of groups of groups, ...
+                    where those are complete     total[next level] += total[level]; total[level] = 0
                 after the last chunk             C[r, v] = epilogue(totals, from the innermost level out)
 
 A and B are read where they lie, or packed beforehand (`pack_kernel`), or a thread copies the chunk's part of its panels of B
@@ -24,6 +26,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
+from preimage.engines.ir.ordered import added
 from preimage.engines.jit.products.transpose import across
 from preimage.records import record
 
@@ -85,7 +88,8 @@ class TileSpec:
     a, b, out: element types; rows, vectors, lanes: the tile; by_rows: A's terms are contiguous (else its rows are);
     a_step, b_step: elements from one term to the next, where they are known (packed), else 0; transposed: B's terms are contiguous;
     masked: there are fewer columns than a panel has; ahead: B comes from far, and is prefetched;
-    local: the chunk's part of the task's panels is copied first.
+    local: the chunk's part of the task's panels is copied first; depth: levels of sums above the blocks, at most 2 (of groups and
+    all above them); chunked: there are several chunks.
     """
 
     arguments: ClassVar = TileArguments
@@ -104,6 +108,15 @@ class TileSpec:
     ahead: bool
     local: bool
     finish: EpilogueSpec
+    depth: int
+    chunked: bool
+
+    @property
+    def together(self) -> int:
+        """Blocks whose chains run side by side, so that none waits for itself: a multiply-add takes 4 cycles, and two begin in each."""
+        if self.transposed and not self.local:
+            return 2
+        return min(4, max(1, 8 // (self.rows * self.vectors)))
 
     @property
     def sums(self) -> str:
@@ -154,12 +167,17 @@ def build(spec: TileSpec) -> str:
             with f.loop(tile_0, tile_1) as tile:
                 row = (tile.index * spec.rows).minimum(args.rows - spec.rows)
                 a_tile = a.at_bytes(tile.index * args.a_tile + row * args.a_start)
-                number = (panel.index - panel_0) * args.task_tiles + (tile.index - tile_0)
-                kept = totals.at_bytes(number * args.tile_bytes)
-                sums = _blocks(f, spec, a_tile, b_panel, kept, first, last)
-                with f.when(last.equals(args.blocks)):
-                    sums = _folded(f, spec, sums, kept)
-                    _store(f, spec, sums, out + row * args.out_row + column * ELEMENT_BYTES[spec.out], column)
+                at = out + row * args.out_row + column * ELEMENT_BYTES[spec.out]
+                kept = totals
+                if spec.chunked:
+                    number = (panel.index - panel_0) * args.task_tiles + (tile.index - tile_0)
+                    kept = totals.at_bytes(number * args.tile_bytes)
+                sums = _sums(f, spec, a_tile, b_panel, kept, first, last)
+                if spec.chunked:
+                    with f.when(last.equals(args.blocks)):
+                        _store(f, spec, _folded(f, spec, sums, kept), at, column)
+                else:
+                    _store(f, spec, _folded(f, spec, sums, kept), at, column)
     return f.ir()
 
 
@@ -233,62 +251,82 @@ def _level(spec: TileSpec, kept: Ptr, level: Int | int) -> list[Ptr]:
     return [start.at(k * spec.lanes) for k in range(count)]
 
 
-def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, last: Int) -> list[Num]:
-    """The blocks of a chunk; all but the very last of the sum are added to the totals, that one is given back."""
-    terms, blocks = _args(f, spec).block, _args(f, spec).blocks
-    count = spec.rows * spec.vectors
+def _sums(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, kept: Ptr, first: Int, last: Int) -> list[Num]:
+    """The sums over the last group of a chunk's blocks; those of the groups before it are added to the levels above, in memory."""
+    args, zeros = _args(f, spec), [f.zeros(spec.sums, spec.lanes)] * (spec.rows * spec.vectors)
+    if spec.depth == 0:
+        return _chain(f, spec, a, b, [f.i64(0)], args.terms, zeros)
+    if spec.depth == 1 and not spec.chunked:
+        return _blocks(f, spec, a, b, first, last, zeros)
+    size = args.groups.load_int()
+    with f.loop(first // size, (last + (size - 1)) // size, carry=zeros, once=True) as group:
+        whole = group.index * size
+        begin, end = whole.maximum(first), (whole + size).minimum(last)
+        start = zeros
+        if spec.chunked:
+            with f.when(begin > whole, carry=zeros) as going_on:
+                going_on.carry = [place.load(spec.lanes) for place in _level(spec, kept, 0)]
+            start = going_on.result
+        group.carry = _blocks(f, spec, a, b, begin, end, start)
+        with f.when(end < args.blocks):
+            _keep(f, spec, kept, group.carry, end, whole + size)
+    return group.result
+
+
+def _blocks(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, first: Int, last: Int, totals: list[Num]) -> list[Num]:
+    """The totals with blocks of one group added in order. The very last block may have fewer terms."""
+    args, count, together = _args(f, spec), len(totals), spec.together
     zeros = [f.zeros(spec.sums, spec.lanes)] * count
-    for side_by_side in _groups(spec):
-        end = first + (last.minimum(blocks - 1) - first) // side_by_side * side_by_side
-        with f.loop(first, end, side_by_side) as block:
-            sums = _chain(f, spec, a, b, [(block.index + n) * terms for n in range(side_by_side)], terms, zeros * side_by_side)
-            for n in range(side_by_side):
-                _keep(f, spec, kept, sums[n * count : (n + 1) * count], block.index + (n + 1))
-        first = end
-    with f.loop(first, last, carry=zeros, once=not _groups(spec)) as block:
-        start = block.index * terms
-        sums = _chain(f, spec, a, b, [start], terms.minimum(_args(f, spec).terms - start), zeros)
-        done = block.index + 1
-        with f.when(done < blocks):
-            _keep(f, spec, kept, sums, done)
-        block.carry = sums
+    if together > 1:
+        end = first + (last.minimum(args.blocks - 1) - first) // together * together
+        with f.loop(first, end, together, carry=totals) as block:
+            starts = [(block.index + n) * args.block for n in range(together)]
+            sums = _chain(f, spec, a, b, starts, args.block, zeros * together)
+            for n in range(together):
+                block.carry = added(block.carry, sums[n * count : (n + 1) * count])
+        first, totals = end, block.result
+    with f.loop(first, last, carry=totals, once=together == 1) as block:
+        start = block.index * args.block
+        block.carry = added(block.carry, _chain(f, spec, a, b, [start], args.block.minimum(args.terms - start), zeros))
     return block.result
 
 
-def _groups(spec: TileSpec) -> tuple[int, ...]:
-    """How many blocks are computed side by side, where one chain would wait for itself."""
-    return (2,) if spec.transposed and not spec.local else ()
+def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], end: Int, whole: Int) -> None:
+    """Put down the sums of a group whose blocks up to `end` are done: as they are where it goes on, else added to the level above."""
+    if spec.chunked:
+        with f.when(end < whole):
+            for place, value in zip(_level(spec, kept, 0), sums, strict=True):
+                place.store(value)
+    if spec.depth > 1:
+        with f.when(end.equals(whole)):
+            _add_group(f, spec, kept, sums, end)
 
 
-def _keep(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], done: Int) -> None:
-    """Add the sums of a block to the totals, as block number `done` of them, from 1."""
-    with f.when(done > 1):
-        for place, value in zip(_level(spec, kept, 0), sums, strict=True):
-            place.store(place.load(spec.lanes) + value)
-    with f.when(done.equals(1)):
-        for place, value in zip(_level(spec, kept, 0), sums, strict=True):
-            place.store(value)
-        with f.loop(1, _args(f, spec).levels) as level:
+def _add_group(f: Kernel, spec: TileSpec, kept: Ptr, sums: list[Num], end: Int) -> None:
+    """Add a group to the level above, whatever is complete there to the next one, and so on."""
+    args, zero = _args(f, spec), f.zeros(spec.sums, spec.lanes)
+    is_first = end.equals(args.groups.load_int())
+    with f.when(is_first):
+        for place in _level(spec, kept, 1):
+            place.store(zero)
+        with f.loop(2, args.levels) as level:
             for place in _level(spec, kept, level.index):
-                place.store(f.zeros(spec.sums, spec.lanes))
-    _end_groups(f, spec, kept, done)
-
-
-def _end_groups(f: Kernel, spec: TileSpec, kept: Ptr, done: Int) -> None:
-    """Groups that are complete go to the level above."""
-    zero = f.zeros(spec.sums, spec.lanes)
-    groups = _args(f, spec).groups
-    with f.loop(1, _args(f, spec).levels) as level:
+                place.store(zero)
+    for place, value in zip(_level(spec, kept, 1), sums, strict=True):
+        place.store(place.load(spec.lanes) + value)
+    with f.loop(2, args.levels) as level:
         below = level.index - 1
-        with f.when((done % groups.at(below).load_int()).equals(0)):
+        with f.when((end % args.groups.at(below).load_int()).equals(0)):
             for upper, lower in zip(_level(spec, kept, level.index), _level(spec, kept, below), strict=True):
                 upper.store(upper.load(spec.lanes) + lower.load(spec.lanes))
                 lower.store(zero)
 
 
 def _folded(f: Kernel, spec: TileSpec, sums: list[Num], kept: Ptr) -> list[Num]:
-    """The last block's sums to the totals of every level, from the innermost out."""
-    with f.loop(0, _args(f, spec).levels, carry=sums) as level:
+    """The last group's sums to the totals of every level above, from the innermost out."""
+    if spec.depth < 2:
+        return sums
+    with f.loop(1, _args(f, spec).levels, carry=sums, once=True) as level:
         level.carry = [
             place.load(spec.lanes) + value for place, value in zip(_level(spec, kept, level.index), level.carry, strict=True)
         ]
