@@ -12,12 +12,15 @@ CONTRACTIONS = ("conv", "conv_transpose", "conv_weight_grad")
 
 
 def geometry(rng: np.random.Generator, ndim: int | None = None) -> pre.ConvGeometry:
-    """Unequal sizes, strides, paddings (cropping ones too) and dilations; up to three axes."""
+    """Unequal sizes, strides, paddings (cropping ones too) and dilations; up to three axes; some depthwise."""
     while True:
         axes = ndim or int(rng.choice([1, 2, 2, 3]))
         groups = int(rng.choice([1, 1, 1, 2, 3]))
         most = 200 if rng.random() < 0.2 else 20
         inner, outer = groups * int(rng.integers(1, most)), groups * int(rng.integers(1, 40))
+        if rng.random() < 0.15:  # depthwise
+            inner = groups = int(rng.integers(2, 60))
+            outer = groups * int(rng.integers(1, 3))
         size, kernel = rng.integers(1, 18 if axes < 3 else 7, axes), rng.integers(1, 6 if axes < 3 else 4, axes)
         padding = tuple((int(a), int(b)) for a, b in rng.integers(-1, 4, (axes, 2)))
         try:

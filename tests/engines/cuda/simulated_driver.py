@@ -12,12 +12,16 @@ from preimage.engines.cuda import cache, devices, simulate
 from preimage.engines.cuda.driver import Gpu
 
 
-def simulated_gpu(monkeypatch, **fake):
-    """The device, as cuda:0 of this process until the test ends; `gpu.fake` is its driver."""
-    specs, driver = {}, FakeCuda(**fake)
+def simulated_gpu(monkeypatch, compiled=False, **fake):
+    """The device, as cuda:0 of this process until the test ends, and its driver. compiled: kernels come as the PTX that a GPU would get."""
+    specs, driver, compile_it = {}, FakeCuda(**fake), cache.ptx
 
     def text_of(spec, capability):
         """PTX with a parameter a word, and the spec's own text as a comment."""
+        if compiled:
+            text = f"{compile_it(spec, capability)}\n// {spec!r}"
+            specs[text] = spec
+            return text
         names = list(spec.arguments.fields) if spec.arguments is not None else ["a", "b"]
         parameters = ",\n".join(f".param .u64 {name}" for name in names)
         text = f".version 7.8\n.target sm_90\n.visible .entry kernel(\n{parameters}\n)\n{{ ret; }} // {spec!r}"

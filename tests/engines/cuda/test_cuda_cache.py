@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from preimage.engines import disk_cache
-from preimage.engines.cuda import cache
+from preimage.engines.cuda import cache, ptx
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ def made(tmp_path, monkeypatch):
         architecture=lambda capability: f"sm_{capability[0]}{capability[1]}",
         compile_ptx=lambda spec, arch: texts.append(spec) or f"PTX {arch} of {spec}",
     )
+    assert all(callable(getattr(ptx, name)) for name in vars(compiler))  # what the double stands for is there
     monkeypatch.setitem(sys.modules, "preimage.engines.cuda.ptx", compiler)
     monkeypatch.setenv("PREIMAGE_CACHE_DIR", str(tmp_path))
     return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import json
 import sys
@@ -15,7 +16,9 @@ from fake_arrays import fake_library
 from simulated_driver import simulated_gpu
 
 import preimage as pre
+from preimage.engines.base import Epilogue
 from preimage.engines.cuda.engine import CudaEngine
+from preimage.errors import EngineError
 
 ROW = ((1, 2, 3, 1, (4, 5), (2, 2), 1, 1, 1),)
 TOOL = Path(__file__).parents[3] / "tools/h100.py"
@@ -26,13 +29,15 @@ def gpu(monkeypatch):
     return simulated_gpu(monkeypatch)
 
 
-def test_the_engine_by_the_driver(gpu):
-    device, fake = gpu
+def test_the_engine_by_the_driver(monkeypatch):
+    """Kernels are the PTX that a GPU would get, for its compute capability, by way of the cache."""
+    device, fake = simulated_gpu(monkeypatch, compiled=True)
     rng, engine = np.random.default_rng(11), CudaEngine(device)
     for dtype in (np.float32, np.float16):
         g = geometry(rng, 2)
         assert differing(engine, g, arrays(rng, g, dtype)) == []
     assert len(fake.launches) >= 6
+    assert all(".target sm_90" in text and "fma.rn.f32" in text for text in fake.modules.values() if "Gather" in text)
     assert not [c for c in fake.calls if c[0] == "raised"]
 
 
@@ -122,3 +127,42 @@ def test_h100_says_that_there_is_nothing_to_measure(monkeypatch, capsys):
     monkeypatch.setattr(tool, "device_of", none)
     assert tool.main([]) == 2
     assert "nothing to measure: no GPU" in capsys.readouterr().err
+
+
+def test_a_thousand_calls_of_the_engine_leave_nothing(monkeypatch):
+    """Results are not computed here; what is taken and given back is."""
+    device, fake = simulated_gpu(monkeypatch)
+    fake.run = None
+    engine, held = CudaEngine(device), []
+    x, w, y = (np.ones(s, np.float32) for s in ((1, 2, 6), (3, 2, 3), (1, 3, 4)))
+    g = pre.ConvGeometry.from_conv(x.shape, w.shape)
+    for k in range(334):
+        engine.conv(g, x, w, Epilogue(np.ones(3, np.float32)))
+        engine.conv_transpose(g, y, w)
+        engine.conv_weight_grad(g, x, y)
+        if k in (30, 333):
+            gc.collect()
+            held.append((fake.used, len(fake.modules), len(fake.events), len(fake.allocated)))
+        fake.calls.clear()
+        fake.launches.clear()
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["cuLaunchKernel", "cuMemAlloc_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuModuleLoadDataEx"]
+)
+def test_a_failure_in_the_middle_of_a_call_is_ours_and_leaves_nothing(monkeypatch, name):
+    device, fake = simulated_gpu(monkeypatch)
+    engine, x, w = CudaEngine(device), np.ones((1, 2, 6), np.float32), np.ones((3, 2, 3), np.float32)
+    g = pre.ConvGeometry.from_conv(x.shape, w.shape)
+    engine.conv(g, x, w)
+    gc.collect()
+    before = fake.used
+    if name in ("cuModuleLoadDataEx", "cuMemAlloc_v2"):
+        device.trim()  # so that there is something to load, and to take
+        before = fake.used
+    fake.fail(name, 1, 719 if name == "cuLaunchKernel" else 1)
+    with pytest.raises(EngineError):
+        engine.conv(g, x, w)
+    gc.collect()
+    assert fake.used <= before + 8192  # what is kept for a later call

@@ -12,6 +12,7 @@ import pytest
 from fake_cudnn import SIGNATURES, FakeCudnn
 
 import preimage as pre
+from preimage import audit, ops
 from preimage.engines.cuda import devices
 from preimage.engines.cuda.driver import Gpu
 from preimage.engines.cudnn import choose, library
@@ -202,7 +203,7 @@ def test_every_failure_of_every_call_is_ours(cuda, name):
         y = engine.conv(g, x, w, Epilogue(b, None, "clip"))
         engine.conv_transpose(g, y, w)
         engine.conv_weight_grad(g, x, y)
-        engine.kernels.channel_sums(y, "plain", False)
+        engine.kernels.channel_sums(y, "plain", True)
 
     clean = FakeCudnn(cuda)
     scenario(clean)
@@ -230,6 +231,22 @@ def test_no_library_or_an_old_one(cuda, monkeypatch):
     with pytest.raises(EngineError, match="cuDNN 9 is not installed"):
         library.open_library()
     assert "cuDNN 9 is not installed" in CudnnEngine().unavailable()
+
+
+def test_matrix_products(engine):
+    a, b, w = small(3, 4, 5), small(5, 6), small(7, 5)
+    with pre.config(engine="cudnn"):
+        np.testing.assert_array_equal(ops.matmul(a, b), a @ b)
+        np.testing.assert_array_equal(ops.linear(a, w), a @ w.T)
+
+
+def test_an_audit_of_it(engine):
+    """Every check that applies to what promises no more than the same bits again."""
+    report = audit.run(["cudnn"], geometries=4, jobs=0, checks=["exact", "identities", "bits"], steer_seconds=0)
+    (found,) = report.subjects
+    assert found.absent is None
+    assert [(f.dtype, f.message) for f in found.findings] == []
+    assert found.tally.runs["exact"] > 0
 
 
 def test_the_plan(engine):

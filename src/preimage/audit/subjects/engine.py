@@ -173,6 +173,7 @@ class EngineSubject(Subject):
     def __init__(self, name: str, engine: str | None = None) -> None:
         """engine: of which this is the calls with accuracy="fast"; by default the engine of that name."""
         self.name, self._engine_name = name, engine or name
+        self.rounds_once = self._engine_name != "cudnn"  # which stores 16-bit sums before the bias is added
         self.must_be_exact = name not in INEXACT and engine is None
         if not self.must_be_exact:
             self.differentiates = frozenset()  # whose results are compared with integers

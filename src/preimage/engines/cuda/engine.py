@@ -25,7 +25,7 @@ from preimage.engines.cuda.device import Arrays, Device, Operand
 from preimage.engines.cuda.devices import device_of
 from preimage.engines.cuda.devices import unavailable as device_unavailable
 from preimage.engines.cuda.elementwise import DeviceKernels
-from preimage.engines.cuda.products import CudaProducts
+from preimage.engines.cuda.products import DeviceProducts
 from preimage.engines.cuda.schedules.gather import Gather, PackedWeight, gather_plan, pack, run_gather
 from preimage.engines.cuda.schedules.weights import run_weights, weight_plan
 from preimage.engines.prepared import PreparedWeight
@@ -48,7 +48,7 @@ class CudaEngine:
     def __init__(self, device: Device | None = None) -> None:
         self._device = device
         self._constants: dict[Device, Constants] = {}
-        self.products = CudaProducts(self.conv)
+        self.products = DeviceProducts(self.conv)
         #: Of arrays that lie on a device; NumPy's are left to NumPy.
         self.kernels: Any = DeviceKernels(self._constants, device)
 

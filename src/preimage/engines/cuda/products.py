@@ -12,12 +12,12 @@ import numpy as np
 from preimage.engines.base import Array, Epilogue, apply_to_columns
 from preimage.geometry import ConvGeometry
 
-__all__ = ["CudaProducts"]
+__all__ = ["DeviceProducts"]
 
 Conv = Callable[[ConvGeometry, Any, Any, Epilogue | None], Array]
 
 
-class CudaProducts:
+class DeviceProducts:
     """conv: that of the engine."""
 
     def __init__(self, conv: Conv) -> None:

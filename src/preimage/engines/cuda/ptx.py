@@ -12,11 +12,12 @@ import functools
 import re
 from typing import Any
 
+from preimage.engines.cuda.device import KernelSpec
 from preimage.engines.cuda.llvm import binding_with
 from preimage.errors import EngineError
 from preimage.locks import LOCK, import_apart
 
-__all__ = ["ARCHITECTURES", "foreign_operations", "to_ptx", "toolchain", "unavailable"]
+__all__ = ["ARCHITECTURES", "architecture", "compile_ptx", "foreign_operations", "to_ptx", "toolchain", "unavailable"]
 
 #: What kernels are compiled for, oldest first. Older ones lack asynchronous copies (cp.async), which the kernels use.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -50,6 +51,16 @@ def toolchain() -> str:
     """The versions that PTX depends on."""
     llvmlite = import_apart("llvmlite")
     return f"llvmlite {llvmlite.__version__}, llvm {'.'.join(map(str, _binding().llvm_version_info))}"
+
+
+def architecture(capability: tuple[int, int]) -> str:
+    """What to compile for, for a GPU of that compute capability. Raises: EngineError for one that is older than the kernels can run on."""
+    return _known(f"sm_{capability[0]}{capability[1]}")
+
+
+def compile_ptx(spec: KernelSpec, arch: str) -> str:
+    """PTX of a kernel."""
+    return to_ptx(spec.ir("ptx"), arch)
 
 
 def _known(arch: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from preimage.engines.base import Array, DType, Epilogue, Plan, is_channels_last, supported_dtype
 from preimage.engines.cuda.arrays import arrays_for
 from preimage.engines.cuda.driver import Gpu
+from preimage.engines.cuda.products import DeviceProducts
 from preimage.engines.cudnn.choose import DEFAULT_MATH, FMA_MATH, Shapes, choose_algorithm, refused, shapes_of
 from preimage.engines.cudnn.library import Descriptor, Library, open_library
 from preimage.engines.cudnn.session import Handle, Session
@@ -40,7 +41,6 @@ class CudnnEngine:
 
     name = "cudnn"
     takes_prepared = False
-    products: Any = None
     promises = ("repeat",)
 
     def __init__(self, library: Library | None = None) -> None:
@@ -51,6 +51,11 @@ class CudnnEngine:
     def kernels(self) -> Any:
         """The sums that cuDNN has a call for."""
         return CudnnSums(self)
+
+    @property
+    def products(self) -> Any:
+        """Each product is a convolution with a kernel of one position."""
+        return DeviceProducts(self.conv)
 
     @property
     def library(self) -> Library:
@@ -201,8 +206,8 @@ class CudnnSums:
         self._engine = engine
 
     def channel_sums(self, x: Any, mode: str, images: bool, g: Any = None, m: Any = None) -> tuple[Any, ...]:
-        """The sums of the channels of (N, C, *space). Raises: EngineError for what cuDNN has no call for."""
-        if mode != "plain" or images:
+        """The sums of the channels of (N, C, *space), over images and space. Raises: EngineError for what cuDNN has no call for."""
+        if mode != "plain" or not images:
             raise EngineError("cuDNN sums over batch and space alone; engine 'cuda' has the other sums")
         with self._engine._session(x) as s:
             out = s.arrays.make((x.shape[1],), x.dtype)

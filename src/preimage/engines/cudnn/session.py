@@ -110,9 +110,11 @@ class Session:
         return address
 
     def _padded(self, operand: Operand) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shape and strides in elements, with axes of size 1 before the spatial ones where there are less than two."""
+        """Shape and strides in elements, with axes of size 1 before the spatial ones where there are less than two. Of an axis of size 1 an
+        array may say any stride, and cuDNN takes none below 1.
+        """
         missing = max(0, 4 - len(operand.shape))
-        strides = tuple([s // self.itemsize for s in operand.strides])
+        strides = tuple([s // self.itemsize if n > 1 else 1 for s, n in zip(operand.strides, operand.shape, strict=True)])
         shape = (*operand.shape[:2], *(1,) * missing, *operand.shape[2:])
         return shape, (*strides[:2], *(1,) * missing, *strides[2:])
 
