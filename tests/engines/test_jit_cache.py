@@ -196,7 +196,7 @@ def test_a_limit_that_is_no_number_of_bytes_is_refused(folder, monkeypatch, text
             call()
 
 
-@pytest.mark.parametrize(("text", "size"), [("1e9", 10**9), ("10GB", 10**10), ("64 MiB", 64 << 20), ("", 256 << 20)])
+@pytest.mark.parametrize(("text", "size"), [("1e9", 10**9), ("10GB", 10**10), ("64 MiB", 64 << 20), ("", 1 << 30)])
 def test_a_limit_in_words(folder, monkeypatch, text, size):
     monkeypatch.setenv("PREIMAGE_CACHE_BYTES", text)
     assert disk_cache.info().limit_bytes == size

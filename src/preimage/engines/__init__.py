@@ -42,6 +42,7 @@ __all__ = [
     "plan",
     "replayer",
     "run",
+    "step_store",
 ]
 
 # In order of preference for "auto": name -> "module:class".
@@ -248,6 +249,15 @@ def replayer() -> Callable[..., Any] | str:
         if not isinstance(engine, str):
             return getattr(engine, "replay", None) or f"engine {name!r} runs no recorded kernels"
     return "no engine runs here"
+
+
+def step_store() -> Any | None:
+    """What writes such steps down and reads them (a module with `stored` and `restored`), for the engine that the settings choose; or None.
+
+    No engine is imported for it: what is read back runs without.
+    """
+    wanted = current().engine
+    return import_apart("preimage.engines.jit.runtime.stored_steps") if wanted in ("auto", "jit") else None
 
 
 def _call(

@@ -11,7 +11,7 @@ never use it.
 
 A folder may hold other things too. Only what has the name and the first bytes of a file of ours is ever removed.
 
-Environment: PREIMAGE_CACHE_DIR (a folder, or "off"), PREIMAGE_CACHE_BYTES (limit, as 268435456, 256MiB or 1GB; default 256 MiB; the
+Environment: PREIMAGE_CACHE_DIR (a folder, or "off"), PREIMAGE_CACHE_BYTES (limit, as 268435456, 256MiB or 1GB; default 1 GiB; the
 files used longest ago go first).
 """
 
@@ -20,15 +20,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import re
 import stat
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from preimage.records import record
 from preimage.resources import parse_bytes
@@ -40,19 +41,25 @@ __all__ = [
     "folder",
     "info",
     "key",
+    "limit_bytes",
+    "lined",
     "read",
+    "read_block",
     "regular_bytes",
     "write",
 ]
+
+Buffer = bytes | memoryview
 
 MAGIC = b"preimage-object1"
 SUFFIX = ".obj"
 _NAME = re.compile(r"[0-9a-f]{40}\.obj")
 _TEMPORARY = re.compile(r"preimage-[0-9a-f]{16}\.tmp")
-MOST_ENTRY_BYTES = 64 << 20  # a file of more is none of ours
-DEFAULT_LIMIT_BYTES = 256 << 20
+MOST_ENTRY_BYTES = 256 << 20  # a file of more is none of ours
+DEFAULT_LIMIT_BYTES = 1 << 30  # programs of whole nets hold the nets' weights
 STALE_TEMPORARY_S = 3600.0
 _HEADER = struct.Struct("<16s32sQQ")  # magic, sha256 of the rest, length of the key, length of the code
+LINE_BYTES = 64
 MOST_FILES = 8192  # more are not worth the time of looking at them
 
 
@@ -92,7 +99,8 @@ def key(**parts: str) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _limit_bytes() -> int:
+def limit_bytes() -> int:
+    """The most bytes that the folder may hold."""
     text = os.environ.get("PREIMAGE_CACHE_BYTES")
     return parse_bytes(text, "the environment variable PREIMAGE_CACHE_BYTES") if text else DEFAULT_LIMIT_BYTES
 
@@ -128,7 +136,7 @@ def folder() -> tuple[Path | None, str | None]:
     setting = tuple([os.environ.get(name, "\0") for name in _VARIABLES])
     found = _checked.get(setting)
     if found is None:
-        _limit_bytes()
+        limit_bytes()
         found = _checked[setting] = _prepare(*_place())
     return found
 
@@ -176,6 +184,27 @@ def read(full: str) -> bytes | None:
         return None
     path = _path(where, full)
     data = regular_bytes(path, MOST_ENTRY_BYTES, _mine)
+    code = _looked_at(path, data, full)
+    return None if code is None else bytes(code)
+
+
+def read_block(full: str) -> memoryview | None:
+    """`read` of what may be large: read-only memory of its own that begins on a cache line where the key is `lined`."""
+    where, _ = folder()
+    if where is None:
+        return None
+    path = _path(where, full)
+    data = _regular(path, MOST_ENTRY_BYTES, _mine, _into_pages)
+    return _looked_at(path, data, full)
+
+
+def lined(full: str) -> str:
+    """A key so long that what is stored under it begins on a cache line."""
+    return full + " " * (-(_HEADER.size + len(full.encode())) % LINE_BYTES)
+
+
+def _looked_at(path: Path, data: Buffer | None, full: str) -> memoryview | None:
+    """What a file holds under a key; counted, and removed where it is damaged or foreign."""
     if data is None:
         _counts.misses += 1
         return None
@@ -191,11 +220,26 @@ def read(full: str) -> bytes | None:
     return code
 
 
-def regular_bytes(path: Path, most: int, trusted: Callable[[os.stat_result], bool] | None = None) -> bytes | None:
+def _into_pages(file: BinaryIO, size: int) -> Buffer:
+    """The first `size` bytes of a file in pages of their own."""
+    pages = mmap.mmap(-1, max(size, 1))
+    view = memoryview(pages)[:size]
+    got = file.readinto(view)  # type: ignore[attr-defined]
+    return view[: got or 0]
+
+
+def regular_bytes(path: Any, most: int, trusted: Callable[[os.stat_result], bool] | None = None) -> bytes | None:
     """What a regular file holds; b"" if that is more than `most` bytes, None if there is no such file or it is not trusted.
 
     A link is not followed where trust is asked for. What could keep the reader waiting for ever (a pipe, a device) counts as absent.
     """
+    found = _regular(path, most, trusted, lambda file, size: file.read(size))
+    return None if found is None else bytes(found)
+
+
+def _regular(
+    path: Any, most: int, trusted: Callable[[os.stat_result], bool] | None, take: Callable[[BinaryIO, int], Buffer]
+) -> Buffer | None:  # fmt: skip
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     if trusted is not None:
         flags |= getattr(os, "O_NOFOLLOW", 0)
@@ -205,47 +249,54 @@ def regular_bytes(path: Path, most: int, trusted: Callable[[os.stat_result], boo
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or not (trusted is None or trusted(status)):
                 return None
-            data = file.read(most + 1) if status.st_size <= most else b""  # it may grow meanwhile
-    except OSError:
+            if status.st_size > most:
+                return b""
+            found = take(file, status.st_size)
+            return b"" if file.read(1) else found  # it may grow meanwhile
+    except (OSError, MemoryError):
         return None
-    return data if len(data) <= most else b""
 
 
-def _unpack(data: bytes, full: str) -> bytes | None:
+def _unpack(data: Buffer, full: str) -> memoryview | None:
     if len(data) < _HEADER.size:
         return None
     magic, digest, key_length, code_length = _HEADER.unpack_from(data)
-    body = data[_HEADER.size :]
+    body = memoryview(data).toreadonly()[_HEADER.size :]
     if magic != MAGIC or key_length + code_length != len(body) or hashlib.sha256(body).digest() != digest:
         return None
     return body[key_length:] if body[:key_length] == full.encode() else None
 
 
-def write(full: str, code: bytes) -> bool:
-    """Store object code under a key, atomically; False where nothing could be stored (which is no error)."""
+def write(full: str, *code: Buffer) -> bool:
+    """Store object code, in one piece or several, under a key, atomically; False where nothing could be stored (which is no error)."""
     where, _ = folder()
     if where is None:
         return False
     try:
-        body = full.encode() + code
-        data = _HEADER.pack(MAGIC, hashlib.sha256(body).digest(), len(full.encode()), len(code)) + body
-        limit = _limit_bytes()
-        if len(data) > min(limit, MOST_ENTRY_BYTES) or not _stored(data, _path(where, full)):
+        key = full.encode()
+        digest = hashlib.sha256(key)
+        for piece in code:
+            digest.update(piece)
+        size = sum([len(piece) for piece in code])
+        head = _HEADER.pack(MAGIC, digest.digest(), len(key), size) + key
+        limit = limit_bytes()
+        if len(head) + size > min(limit, MOST_ENTRY_BYTES) or not _stored((head, *code), _path(where, full)):
             return False
         _counts.writes += 1
-        _make_room(where, limit, len(data))
+        _make_room(where, limit, len(head) + size)
     except MemoryError:
         return False
     return True
 
 
-def _stored(data: bytes, path: Path) -> bool:
+def _stored(pieces: Sequence[Buffer], path: Path) -> bool:
     """Write a file as a whole or not at all. (`tempfile` has a lock, which a signal handler or a child could find taken.)"""
     temporary = path.parent / f"preimage-{os.urandom(8).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -319,7 +370,7 @@ def info() -> CacheInfo:
         refused=refused,
         files=len(entries),
         size_bytes=size,
-        limit_bytes=_limit_bytes(),
+        limit_bytes=limit_bytes(),
         **asdict(_counts),
     )
 

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from preimage.engines.addresses import address_of
 from preimage.records import record
 
 __all__ = [
+    "Address",
+    "Code",
     "Fixed",
     "Guard",
     "Memory",
@@ -45,6 +47,21 @@ __all__ = [
 Array: TypeAlias = NDArray[Any]
 T = TypeVar("T")
 LINE_BYTES = 64
+
+
+class Code(int):
+    """The address of a loaded function. Among the words of an argument vector it stays one, so that a recording knows what they are."""
+
+
+class Address(int):
+    """The address of an array that never changes, and the array; for argument vectors that are made once."""
+
+    array: Array
+
+    def __new__(cls, array: Array) -> Self:
+        self = super().__new__(cls, address_of(array))
+        self.array = array
+        return self
 
 
 class Fixed(NamedTuple):
@@ -85,7 +102,8 @@ class Guard(NamedTuple):
 class Step:
     """One launch: the kernel's code, its argument vector with 0 where an address comes in, and its tasks.
 
-    addresses: (word, memory, offset). kept: what must stay while the step can run. shared: its tasks may go to several threads.
+    addresses: (word, memory, offset). fixed: the words that are addresses of arrays that never change, and of functions; they must stay
+    while the step can run. shared: its tasks may go to several threads.
     """
 
     code: Any
@@ -93,7 +111,7 @@ class Step:
     addresses: list[tuple[int, int, int]]
     tasks: int
     shared: bool
-    kept: list[Any] = field(default_factory=list)
+    fixed: list[tuple[int, Array | Code]] = field(default_factory=list)
 
 
 class Memory:
@@ -240,7 +258,7 @@ class Recorder:
                 memory = self._memory_of(word)
                 if memory is None:
                     if self.is_fixed(word):
-                        step.kept.append(word)
+                        step.fixed.append((slot, word))
                         numbers.append(address_of(word))
                         continue
                     self.broken = self.broken or f"a kernel reads an array of shape {word.shape} that no kernel made"
@@ -249,9 +267,11 @@ class Recorder:
                 step.addresses.append((slot, memory.number, address_of(word) - memory.address))
                 numbers.append(0)
             elif isinstance(word, Fixed):
-                step.kept.append(word.array)
+                step.fixed.append((slot, word.array))
                 numbers.append(address_of(word.array))
             else:
+                if isinstance(word, Address | Code):
+                    step.fixed.append((slot, word.array if isinstance(word, Address) else word))
                 numbers.append(int(word))
         self.steps.append(step)
 

@@ -32,8 +32,8 @@ from preimage.records import record
 from preimage.resources import available_memory
 
 __all__ = [
-    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "is_metered",
-    "limits", "looping", "memory_bytes", "metered",
+    "Budget", "Meter", "allowed", "check", "check_bytes", "check_deadline", "check_work", "checked_size", "current", "deadline", "has_passed",
+    "is_metered", "limits", "looping", "memory_bytes", "metered",
 ]  # fmt: skip
 
 #: How an error says what to set.
@@ -182,8 +182,8 @@ class Meter:
 
 
 @contextmanager
-def metered(passed: MutableSet[Any], key: Any, held: Callable[[], int]) -> Iterator[Meter | None]:
-    """A Meter for a run whose like (`key`: its shapes) has not passed yet; None for one that has: it takes no more than before.
+def metered(passed: MutableSet[Any], key: Any, held: Callable[[], int], always: bool = False) -> Iterator[Meter | None]:
+    """A Meter for a run whose like (`key`: its shapes) has not passed yet; None for one that has: it takes no more than before (unless `always`).
 
     Inside the run of another graph, always one that counts there.
     """
@@ -193,12 +193,17 @@ def metered(passed: MutableSet[Any], key: Any, held: Callable[[], int]) -> Itera
             yield inner
         return
     key = (key, _budget.get())
-    meter = None if key in passed else Meter(held())
+    meter = None if key in passed and not always else Meter(held())
     with meter or nullcontext():
         yield meter
     if len(passed) >= MOST_PASSED:
         passed.clear()
     passed.add(key)
+
+
+def has_passed(passed: MutableSet[Any], key: Any) -> bool:
+    """Whether a run like this one was metered under the limits of now, and took no more than they allow."""
+    return (key, _budget.get()) in passed
 
 
 def _too_long(what: str, flop: int, most: int) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preimage.autograd import no_grad
 from preimage.errors import DTypeError, OptionError, ShapeError
-from preimage.io.graph import Graph, optimise
-from preimage.io.graph.facts import infer
-from preimage.runtime.options import GraphOptimizationLevel, RunOptions, SessionOptions
+from preimage.runtime.model import Model, ModelMetadata, NodeArg
+from preimage.runtime.options import RunOptions, SessionOptions
 from preimage.settings import config
+
+if TYPE_CHECKING:
+    from preimage.io.graph import Graph
 
 __all__ = [
     "InferenceSession", "ModelMetadata", "NodeArg", "get_all_providers", "get_available_providers", "get_device",
@@ -22,7 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 _PROVIDER = "CPUExecutionProvider"
-_WORDS = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
 
 
 def get_available_providers() -> list[str]:
@@ -46,28 +46,6 @@ def set_default_logger_severity(severity: int) -> None:
 
 def set_default_logger_verbosity(verbosity: int) -> None:
     """Taken, and changes nothing."""
-
-
-@dataclass(frozen=True)
-class NodeArg:
-    """An input or output: its name, its shape (a name or None where a size is open), and its type, as "tensor(float)"."""
-
-    name: str
-    shape: list[int | str | None]
-    type: str
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """What a file says of itself."""
-
-    producer_name: str = ""
-    graph_name: str = ""
-    domain: str = ""
-    description: str = ""
-    graph_description: str = ""
-    version: int = 0
-    custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
 class InferenceSession:
@@ -106,13 +84,12 @@ class InferenceSession:
             raise OptionError(f"sess_options must be a SessionOptions of preimage.runtime, got {type(sess_options).__name__}")
         self._options = sess_options or SessionOptions()
         _check_providers(providers)
-        graph, outputs, self._meta = _read(path_or_bytes, self._options.free_sizes)
-        self._inputs = [NodeArg(i.name, _sizes(i.shape), _word(i.dtype)) for i in graph.inputs]
-        self._dtypes = {i.name: None if i.dtype is None else np.dtype(i.dtype) for i in graph.inputs if i.dtype != "bfloat16"}
-        self._outputs = outputs
-        plain = self._options.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._graph: Graph = optimise(graph, () if plain else None, accuracy=self._options.accuracy)  # type: ignore[arg-type]
-        self._graph.train(False)
+        self._model = Model(path_or_bytes, self._options)
+        said = self._model.said
+        self._inputs, self._outputs, self._meta = said.inputs, said.outputs, said.meta
+        self._dtypes = {
+            name: None if dtype is None else np.dtype(dtype) for name, dtype in said.dtypes.items() if dtype != "bfloat16"
+        }
 
     # -- what the model is
 
@@ -157,7 +134,7 @@ class InferenceSession:
     @property
     def graph(self) -> Graph:
         """The graph that is run (this library's own addition)."""
-        return self._graph
+        return self._model.graph
 
     # -- running it
 
@@ -178,9 +155,9 @@ class InferenceSession:
         with no_grad():
             if threads:
                 with config(threads=threads):
-                    found = self._graph.run(feeds, names)
+                    found = self._model.run(feeds, names)
             else:
-                found = self._graph.run(feeds, names)
+                found = self._model.run(feeds, names)
         return [found[name] for name in names]
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +175,7 @@ class InferenceSession:
             if dtype is not None and array.dtype != dtype:
                 raise DTypeError(f"input {item.name!r} has dtype {array.dtype}, wanted {dtype} ({item.type})")
             wanted = item.shape
-            rank_free = not wanted and self._rank_is_open(item.name)
+            rank_free = not wanted and item.name in self._model.said.open_ranks
             fits = rank_free or (
                 len(wanted) == array.ndim
                 and all(not isinstance(w, int) or w == n for w, n in zip(wanted, array.shape, strict=True))
@@ -207,63 +184,6 @@ class InferenceSession:
                 raise ShapeError(f"input {item.name!r} has shape {array.shape}, wanted {tuple(wanted)}")
             feeds[item.name] = array
         return feeds
-
-    def _rank_is_open(self, name: str) -> bool:
-        return any(i.name == name and i.shape is None for i in self._graph.inputs)
-
-
-_Model = tuple[Graph, list["NodeArg"], ModelMetadata]
-
-
-def _read(source: Any, free: Mapping[str, int]) -> _Model:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_onnx(bytes(source), free)
-    if not isinstance(source, (str, os.PathLike)):
-        raise OptionError(f"a session is made of a path or of a model's bytes, got {type(source).__name__}")
-    from preimage.io.content import kind_of_file
-    from preimage.io.files import load_model
-
-    if kind_of_file(source) == "onnx":
-        return _read_onnx(source, free)
-    graph = load_model(source)
-    return graph, _described(graph), ModelMetadata(graph_name=graph.name)
-
-
-def _read_onnx(source: Any, free: Mapping[str, int]) -> _Model:
-    from preimage.io import onnx
-
-    model = onnx.read_model(source)
-    shapes = {}
-    for value in model.inputs:
-        if value.shape is not None and any(d in free for d in value.shape if isinstance(d, str)):
-            shapes[value.name] = tuple(free.get(d, d) if isinstance(d, str) else d for d in value.shape)
-    graph = onnx.to_graph(model, input_shapes=shapes or None)
-    inferred = _described(graph)
-    outputs = [
-        each
-        if said.shape is None
-        else NodeArg(said.name, [free.get(d, d) if isinstance(d, str) else d for d in said.shape], _word(said.dtype))
-        for said, each in zip(model.outputs, inferred, strict=True)
-    ]
-    return graph, outputs, ModelMetadata(graph_name=model.name, custom_metadata_map=dict(model.metadata))
-
-
-def _described(graph: Graph) -> list[NodeArg]:
-    facts = infer(graph)
-    found = []
-    for name in graph.outputs:
-        fact = facts.get(name)
-        shape = None if fact is None or fact.shape is None else tuple(d if isinstance(d, int) else str(d) for d in fact.shape)
-        found.append(NodeArg(name, _sizes(shape), _word(None if fact is None else fact.dtype)))
-    return found
-
-
-def _sizes(shape: Sequence[int | str | None] | None) -> list[int | str | None]:
-    return [] if shape is None else list(shape)
-
-
-def _word(dtype: str | None) -> str:
-    return f"tensor({_WORDS.get(dtype or 'float32', dtype)})"
 
 
 def _check_providers(providers: Any) -> None:

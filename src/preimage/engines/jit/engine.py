@@ -71,7 +71,7 @@ class JitEngine:
     kernels = JitKernels()
     products = JitProducts()
     recurrent = staticmethod(run_directions)  #: recurrent layers, all steps in one call
-    replay = ReplaySteps  #: recorded steps, made ready to run again
+    replay = ReplaySteps.recorded  #: recorded steps, made ready to run again
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")
 
     def __init__(self, tile: tuple[int, int, int] | None = None, tuned: bool = True) -> None:

@@ -19,22 +19,17 @@ from preimage.engines.prepared import is_fixed, same_bits
 from preimage.errors import PreimageError
 from preimage.geometry import ConvGeometry
 from preimage.io import limits
-from preimage.settings import check_accuracy, current, thread_count
+from preimage.settings import check_accuracy
 
 if TYPE_CHECKING:
     from preimage.io.graph.nodes import Node
 
-__all__ = ["CONTRACTIONS", "NodeCall", "NodeChain", "compiled_steps", "mark_of_now"]
+__all__ = ["CONTRACTIONS", "NodeCall", "NodeChain", "compiled_steps"]
 
 CONTRACTIONS = ("conv", "conv_transpose")
 _GEOMETRY = ("stride", "padding", "dilation", "groups", "output_padding", "output_size")
 #: Shapes that a node remembers at once.
 MOST = 16
-
-
-def mark_of_now() -> tuple[Any, ...]:
-    """What bound calls depend on beside their arrays."""
-    return current(), thread_count(), limits.current()
 
 
 #: Elementwise steps after a contraction: as an attribute `steps` of a pointwise node, whose inputs are the result and single values.

@@ -10,28 +10,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from operator import is_not
 from typing import Any
 
 import numpy as np
 
 from preimage.autograd import Tensor, is_grad_enabled
-from preimage.engines import PreparedWeight, replayer
+from preimage.engines import PreparedWeight
 from preimage.engines.base import supported_dtype
 from preimage.engines.buffers import Arenas
-from preimage.engines.prepared import is_fixed
 from preimage.errors import GraphError, PreimageError, ShapeError
 from preimage.floating_point import in_standard_mode
 from preimage.io import limits
-from preimage.io.graph.calls import CONTRACTIONS, NodeCall, mark_of_now
+from preimage.io.graph.by_program import StoredArrays, run_by_program
+from preimage.io.graph.calls import CONTRACTIONS, NodeCall
 from preimage.io.graph.changes import Changes
-from preimage.io.graph.inlining import decides_alone, deciding_inputs
+from preimage.io.graph.inlining import deciding_inputs
 from preimage.io.graph.nodes import OPS, Input, Node, Step, Values, last_uses, ordered
-from preimage.io.graph.program import Program, RefusedError, RunNode, record
-from preimage.io.graph.programs import NEW, Programs, feed_key
+from preimage.io.graph.program import Program, RunNode
+from preimage.io.graph.programs import Programs, mark_of_now, program_key
 from preimage.nn import Module, Parameter
 from preimage.nn.kept import KeptWeight
-from preimage.settings import current, thread_count
+from preimage.settings import current
 
 __all__ = ["Graph"]
 
@@ -77,18 +76,18 @@ class Graph(Module):
         self._calls = {node.outputs: NodeCall(node) for node in self.nodes if node.op in CONTRACTIONS}
         self._kept: dict[str, KeptWeight] = {}
         self._arenas = Arenas()
-        self._programs = Programs()
+        self.recorded = Programs()  #: what is known of programs of its runs
+        self.stored_arrays = StoredArrays()
         self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         self._metered: set[Any] = set()
-        self._fixed: list[Any] = []  # the stored arrays, once they were found to be ones that nobody can change
         self.graphs = {
             f"{node.name}.{key}": g for node in self.nodes for key, g in node.attributes.items() if isinstance(g, Graph)
         }
         # The file's names may hold dots, or be those of attributes, so they go into Module's tables directly.
         self._modules.update(self.graphs)
-        self._deciding = deciding_inputs(self) if self.graphs else frozenset()
-        inside: list[Graph] = [holder for graph in self.graphs.values() for holder in graph._holders]
-        self._holders: list[Graph] = [
+        self.deciding = deciding_inputs(self) if self.graphs else frozenset()
+        inside: list[Graph] = [holder for graph in self.graphs.values() for holder in graph.holders]
+        self.holders: list[Graph] = [
             self,
             *(graph for graph in inside if graph._parameters or graph._buffers or graph.constants),
         ]
@@ -138,128 +137,57 @@ class Graph(Module):
         values = self._start(feeds)
         if missing := [key for key in wanted if key not in values and key not in self._made]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
-        shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
         recorded = any(isinstance(value, Tensor) for value in values.values())
-        key = (shapes, frozenset(wanted), current())
-        passed = self._metered
-        if self.graphs:
-            passed = set()  # how often a body runs depends on values
-            if steps is None and not recorded and not limits.is_metered():
-                found = self._by_program(values, wanted, (key, limits.current()))
-                if found is not None:
-                    return found
-        with limits.metered(passed, (key, recorded), self._stored_bytes) as meter:
+        lying = None if recorded else program_key({item.name: values[item.name] for item in self.inputs}, wanted, self.deciding)
+        shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
+        like = (shapes, frozenset(wanted), current())
+        key = (like if lying is None else lying.key, recorded)
+        if steps is None and not recorded and not limits.is_metered():
+            passed = limits.has_passed(self._metered, key)
+            if (found := run_by_program(self, values, wanted, lying, passed)) is not None:
+                return found
+        with limits.metered(
+            self._metered, key, self._stored_bytes, always=bool(self.graphs)
+        ) as meter:  # bodies run as values say
             if recorded:  # what a gradient needs outlives the run: nothing to plan
                 return self._sweep(values, wanted, steps, meter)
-            if meter is not None and not self.graphs:
-                self._programs.last = NEW
-            elif steps is None and not self.graphs and (found := self._by_program(values, wanted, key)) is not None:
-                return found
-            with self._arenas.arena(key):
+            with self._arenas.arena(like):
                 return self._sweep(values, wanted, steps, meter)
 
-    def _by_program(self, values: dict[str, Value], wanted: set[str], key: Any) -> dict[str, Value] | None:
-        """The wanted values by a program (program.py), or by the run that records one; None where there is to be none."""
-        feeds = {item.name: values[item.name] for item in self.inputs}
-        lies = feed_key(feeds)
-        why = self._no_program(values, lies)
-        if why is not None:
-            self._programs.last = why
-            return None
-        decided = {name: np.array(feeds.pop(name)) for name in self._deciding if decides_alone(feeds[name])}
-        key = (key, lies, mark_of_now(), tuple([value.tobytes() for value in decided.values()]))
-        if self.graphs and self._programs.is_new(key):
-            return None
-        program = self._programs.find(key)
-        if program is None:
-            return None
-        if program is True:
-            return self._record(values | decided, feeds, wanted, key)
-        mark, weights = mark_of_now(), self._weights(values) if program.functions else {}
-        found: dict[str, Value] | None = program.run(
-            feeds, lambda node, given: self._step(node, given, None, mark, weights), thread_count()
-        )
-        self._programs.last = None
-        if found is None:
-            self._programs.refuse(key, "what is computed depends on values")
-        return found
+    def use_programs(self, programs: Programs) -> None:
+        """Take over what is known of this graph's programs, in memory and on disk. Its stored arrays are those that they were recorded with."""
+        self.recorded = programs
+        self.stored_arrays.are_fixed(self)
 
-    def _no_program(self, values: Mapping[str, Value], lies: Any) -> str | None:
-        """Why no run of the graph is a program's now."""
-        if self.training:
-            return "the graph is in training mode"
-        if lies is None:
-            return "an input is no array of NumPy's own order of bytes with elements, all steps forward"
-        if limits.deadline() is not None or current().debug:
-            return "a limit of time, or PREIMAGE_DEBUG, looks at every node"
-        if not self._is_fixed():
-            return "its weights can still be changed: optimise() makes constants of them"
-        return None
-
-    def _is_fixed(self) -> bool:
-        """Whether nobody can change a stored array; programs that were recorded with others are dropped."""
-        held = self._held()
-        if len(held) != len(self._fixed) or any(map(is_not, held, self._fixed)):
-            self._programs.clear()
-            self._fixed = held if all(isinstance(a, np.ndarray) and is_fixed(a) for a in held) else []
-        return len(held) == len(self._fixed)
-
-    def _held(self) -> list[Any]:
-        """The stored arrays, those of the graphs inside included; parameters as they are, which are no arrays that nobody can change."""
-        tables = [table for graph in self._holders for table in (graph._parameters, graph._buffers, graph.constants)]
-        return [array for table in tables for array in table.values()]
-
-    def _record(self, values: dict[str, Value], feeds: dict[str, Value], wanted: set[str], key: Any) -> dict[str, Value] | None:
-        """Run node by node, record what is launched, and keep the program if it gives the same bits."""
-        make_ready = replayer()
-        if isinstance(make_ready, str):
-            self._programs.refuse(key, make_ready)
-            return None
-        nodes, run = self._parts(values, wanted)
-        stored = {k: v for k, v in values.items() if k not in feeds}
-        try:
-            kept, state = record(nodes, feeds, stored, tuple(wanted), run)
-            program = Program(state, kept, make_ready)
-            again = program.run(feeds, run, thread_count(), fill=0xFF)
-        except RefusedError as refused:
-            self._programs.refuse(key, str(refused))
-            return None
-        found = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
-        if again is None or not all(_same(again[k], v) for k, v in found.items()):
-            self._programs.refuse(key, "the recorded kernels do not give the run's bits")
-        else:
-            self._programs.keep(key, program)
-        return found
-
-    def _parts(self, values: Mapping[str, Value], wanted: Iterable[str]) -> tuple[list[tuple[Node, tuple[str, ...]]], RunNode]:
-        """The nodes, each with the values that are not needed after it, and how to run one."""
+    def runner(self, values: Mapping[str, Value]) -> RunNode:
+        """How one node is run: on its inputs' values, by name."""
         mark, weights = mark_of_now(), self._weights(values)
+        return lambda node, given: self._step(node, given, None, mark, weights)
 
-        def run(node: Node, given: Mapping[str, Value]) -> dict[str, Value]:
-            return self._step(node, given, None, mark, weights)
-
+    def run_parts(self, values: Mapping[str, Value], wanted: Iterable[str]) -> tuple[list[tuple[Node, tuple[str, ...]]], RunNode]:
+        """The nodes, each with the values that are not needed after it, and how to run one."""
         dead = [tuple(k for k in names if k not in wanted) for names in self._last]
-        return list(zip(self.nodes, dead, strict=True)), run
+        return list(zip(self.nodes, dead, strict=True)), self.runner(values)
 
     def parts(self, feeds: Mapping[str, Value]) -> tuple[dict[str, Value], list[tuple[Node, tuple[str, ...]]], RunNode]:
         """For who runs the nodes one by one: the values to begin with, the nodes with what is not needed after each, and how to run one."""
         values = self._start(feeds)
-        return values, *self._parts(values, self.outputs)
+        return values, *self.run_parts(values, self.outputs)
 
     @property
     def buffer_bytes(self) -> int:
         """Memory that is kept between runs for intermediate values."""
-        return self._arenas.bytes + self._programs.bytes
+        return self._arenas.bytes + self.recorded.bytes
 
     @property
     def programs(self) -> tuple[Program, ...]:
         """The programs that are kept: one for each set of shapes and settings, the latest last."""
-        return tuple(self._programs.kept)
+        return tuple(self.recorded.kept)
 
     @property
     def why_no_program(self) -> str | None:
         """Why the latest run was no program's; None where it was one."""
-        return self._programs.last
+        return self.recorded.last
 
     @property
     def packed_bytes(self) -> int:
@@ -269,7 +197,7 @@ class Graph(Module):
     def release(self) -> None:
         """Give up the memory that is kept for later runs: buffers and packed weights."""
         self._arenas.clear()
-        self._programs.clear()
+        self.recorded.clear()
         self._kept = {}
 
     def _stored_bytes(self) -> int:
@@ -444,11 +372,6 @@ class Graph(Module):
 
 def _parameter(value: Any) -> Parameter:
     return value if isinstance(value, Parameter) else Parameter(np.array(value))
-
-
-def _same(a: Value, b: Value) -> bool:
-    """Whether two values have the same shape, dtype and bytes."""
-    return type(a) is type(b) and a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def _array(value: Value) -> Any:

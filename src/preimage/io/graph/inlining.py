@@ -14,11 +14,7 @@ from typing import Any, Protocol
 from preimage.io.graph.nodes import Node
 from preimage.io.graph.words import decides, goes_on, only_shapes
 
-__all__ = ["Inliner", "UndecidedError", "decides_alone", "deciding_inputs", "inliner", "inlining"]
-
-
-#: Elements of an input whose values a program may be for.
-MOST_DECIDING = 16
+__all__ = ["Inliner", "UndecidedError", "deciding_inputs", "inliner", "inlining"]
 
 
 class UndecidedError(Exception):
@@ -71,11 +67,6 @@ def deciding_inputs(graph: Any, outputs: Sequence[str] = ()) -> frozenset[str]:
         if wanted.intersection(node.outputs) and not only_shapes(node.op):
             wanted.update(node.inputs)
     return frozenset(item.name for item in graph.inputs if item.name in wanted)
-
-
-def decides_alone(value: Any) -> bool:
-    """Whether a deciding input is small enough, and of few values, so that a program may be for one of them."""
-    return bool(value.size <= MOST_DECIDING and value.dtype.kind in "biu")
 
 
 def _decided_by(node: Node) -> set[str]:

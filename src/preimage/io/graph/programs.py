@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from preimage.errors import PreimageError
+from preimage.io import limits
+from preimage.io.graph.program import Program
+from preimage.io.graph.stored_programs import ProgramStore
 from preimage.resources import register_keeper
+from preimage.settings import current, thread_count
 
-__all__ = ["MOST_PROGRAMS", "NEW", "Programs", "feed_key"]
+__all__ = ["MOST_PROGRAMS", "NEW", "Lying", "Programs", "decides_alone", "mark_of_now", "program_key"]
 
 #: Programs that a graph keeps. Their memory is given back where it runs out.
 MOST_PROGRAMS = 8
 #: Reasons that are remembered.
 MOST_REFUSED = 64
+#: Elements of an input whose values a program may be for.
+MOST_DECIDING = 16
 #: What is said of a first run.
 NEW = "its shapes are new: the second run of some shapes is recorded, later ones are the program's"
 
 
 class Programs:
-    """What is known of runs by key: the program, or why there is none."""
+    """What is known of runs by key: the program, or why there is none. store: where programs are kept for later processes."""
 
-    def __init__(self) -> None:
-        self._found: dict[Any, Any] = {}
+    def __init__(self, store: ProgramStore | None = None) -> None:
+        self._found: dict[Any, Program] = {}
         self._refused: dict[Any, str] = {}
-        self._seen: set[Any] = set()
+        self._sought: set[Any] = set()
+        self.store = store
         self.last: str | None = None  #: why the latest run was no program's; None where it was one
         register_keeper(self)
 
-    def find(self, key: Any) -> Any:
-        """The program of a key; True where this run should be recorded; None where it should not."""
+    def find(self, key: Any, feeds: Mapping[str, Any]) -> Program | None:
+        """The program of a key, from memory or from disk; None where there is none, or none yet."""
         found = self._found.get(key)
         if found is not None:
             return found
-        why = self._refused.get(key)
-        if why is not None:
-            self.last = why
+        self.last = self._refused.get(key, NEW)
+        if self.store is None or key in self._refused or key in self._sought:
             return None
-        self.last = NEW
-        return True
+        if len(self._sought) >= MOST_REFUSED:
+            self._sought.clear()
+        self._sought.add(key)
+        found = self.store.find(words_of(key), feeds)
+        if found is not None:
+            try:
+                limits.check_bytes(found.run_bytes, "a run")
+            except PreimageError:  # the run as it was written says what is too much
+                return None
+            self._keep(key, found)
+        return found
 
-    def is_new(self, key: Any) -> bool:
-        """Whether a run is the first of its key that is asked for: of graphs whose other runs do other things."""
-        if key in self._seen:
-            return False
-        if len(self._seen) >= MOST_REFUSED:
-            self._seen.clear()
-        self._seen.add(key)
-        self.last = NEW
-        return True
+    def is_refused(self, key: Any) -> bool:
+        """Whether there is to be no program of a key."""
+        return key in self._refused
 
-    def keep(self, key: Any, program: Any) -> None:
-        """Keep a program; the oldest goes where there are too many."""
+    def has_noted(self, key: Any) -> bool:
+        """Whether an earlier process found out why no program of a key can be stored."""
+        return self.store is not None and self.store.said(words_of(key)) is not None
+
+    def keep(self, key: Any, program: Program, feeds: Mapping[str, Any]) -> None:
+        """Keep a program that was recorded just now, on disk too where there is a store."""
+        self._keep(key, program)
+        if self.store is not None and not self.store.keep(words_of(key), feeds, program) and self.store.why is not None:
+            self.store.note(words_of(key), self.store.why)
+
+    def _keep(self, key: Any, program: Program) -> None:
         self._found[key] = program
-        for oldest in list(self._found)[:-MOST_PROGRAMS]:
+        for oldest in list(self._found)[:-MOST_PROGRAMS]:  # the oldest goes where there are too many
             self._found.pop(oldest, None)
 
     def refuse(self, key: Any, why: str) -> None:
@@ -63,9 +82,11 @@ class Programs:
         if len(self._refused) >= MOST_REFUSED:
             self._refused.clear()
         self._refused[key] = self.last = why
+        if self.store is not None:
+            self.store.note(words_of(key), why)
 
     @property
-    def kept(self) -> list[Any]:
+    def kept(self) -> list[Program]:
         """The programs that are there, the latest last."""
         return list(self._found.values())
 
@@ -77,19 +98,52 @@ class Programs:
     def clear(self) -> int:
         """Let go of all; returns how many bytes of memory."""
         held, self._found = self.bytes, {}
+        self._sought = set()
         return held
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies of what holds them begin anew
         return (Programs, ())
 
 
-def feed_key(feeds: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """What of the inputs a program depends on; None for inputs that none takes."""
-    key: list[Any] = []
-    for array in feeds.values():
+class Lying(NamedTuple):
+    """What of a run a program depends on, as a key; the inputs that are part of the key by their values; and the others."""
+
+    key: tuple[Any, ...]
+    decided: dict[str, Any]
+    feeds: dict[str, Any]
+
+
+def program_key(feeds: Mapping[str, Any], wanted: Iterable[str], deciding: Collection[str]) -> Lying | None:
+    """What a run's program is found by; None for inputs that none takes. deciding: inputs whose values decide what is computed."""
+    lies: list[Any] = []
+    decided: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, array in feeds.items():
         if type(array) is not np.ndarray or not array.flags.aligned or not array.dtype.isnative or array.dtype.hasobject:
             return None
         if not array.size or min(array.strides, default=0) < 0:
             return None
-        key.append((array.shape, array.strides, array.dtype.num))
-    return tuple(key)
+        values = None
+        if name in deciding and decides_alone(array):
+            decided[name] = np.array(array)
+            values = array.tobytes()
+        else:
+            others[name] = array
+        lies.append((name, array.shape, array.strides, array.dtype.name, values))
+    return Lying((tuple(lies), frozenset(wanted), mark_of_now()), decided, others)
+
+
+def decides_alone(value: Any) -> bool:
+    """Whether a deciding input is small enough, and of few values, so that a program may be for one of them."""
+    return bool(value.size <= MOST_DECIDING and value.dtype.kind in "biu")
+
+
+def words_of(key: tuple[Any, ...]) -> str:
+    """A key in words: the same in every process."""
+    lies, wanted, mark = key
+    return repr((lies, sorted(wanted), mark))
+
+
+def mark_of_now() -> tuple[Any, ...]:
+    """What bound calls and programs depend on beside their arrays."""
+    return current(), thread_count(), limits.current()

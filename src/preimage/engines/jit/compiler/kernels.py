@@ -198,6 +198,8 @@ def _compile(missing: dict[str, Wanted]) -> dict[str, Mapping[str, LoadedKernel]
 
 
 def _keep(full: str, kernels: Mapping[str, LoadedKernel]) -> Mapping[str, LoadedKernel]:
+    for symbol, kernel in kernels.items():
+        kernel.source = full, symbol
     _kernels[full] = kernels
     while len(_kernels) > MEMORY_KERNELS:
         _kernels.popitem(last=False)

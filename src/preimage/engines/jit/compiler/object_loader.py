@@ -27,7 +27,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["CodePages", "load", "supported"]
+__all__ = ["CodePages", "Image", "joined", "load", "place", "read", "supported"]
+
+#: Joined images begin on so many bytes, and no section wants more.
+JOIN_BYTES = 64
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -47,6 +50,19 @@ class CodePages(NamedTuple):
 
     memory: mmap.mmap
     addresses: dict[str, int]
+
+
+class Image(NamedTuple):
+    """Code as it will lie in memory, but for what depends on where that is. Plain data: images can be joined, and kept on disk.
+
+    contents: with all relative addresses filled in. absolute: (place, offset from the first byte) of each word that is an address.
+    jumps: (place, name of a function of the process). symbols: the functions that were asked for, as offsets.
+    """
+
+    contents: bytes
+    absolute: tuple[tuple[int, int], ...]
+    jumps: tuple[tuple[int, str], ...]
+    symbols: dict[str, int]
 
 
 class _OtherKindError(Exception):
@@ -71,15 +87,61 @@ def supported() -> bool:
 
 def load(code: bytes, symbols: Sequence[str]) -> CodePages | None:
     """The functions of an object file in memory; None where LLVM has to link it. Raises: OSError where there are no pages."""
+    image = read(code, symbols)
+    return None if image is None else place(image)
+
+
+def read(code: bytes, symbols: Sequence[str]) -> Image | None:
+    """An object file laid out for memory; None where LLVM has to link it."""
     if not supported():
         return None
     try:
-        return _Loader(code).load(symbols)
+        return _Reader(code).image(symbols)
     except (_OtherKindError, struct.error, IndexError, KeyError, ValueError, OverflowError):
         return None
 
 
-class _Loader:
+def place(image: Image) -> CodePages | None:
+    """An image in fresh pages; None where it names a function that nobody has, or where the system does not let pages be executed.
+
+    Raises: OSError where there are no pages; ValueError for places outside the image.
+    """
+    size = len(image.contents)
+    if not all(0 <= at <= size - 8 and 0 <= offset <= size for at, offset in image.absolute):
+        raise ValueError("an address lies outside the code")
+    if not all(0 <= at <= size - _JUMP.size for at, _ in image.jumps):
+        raise ValueError("a jump lies outside the code")
+    try:
+        outside = [(at, _outside(name)) for at, name in image.jumps]
+        memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        memory[:size] = image.contents
+        for at, offset in image.absolute:
+            struct.pack_into("<Q", memory, at, base + offset)
+        for at, address in outside:
+            memory[at : at + _JUMP.size] = _JUMP.pack(_JUMP_CODE, address)
+        _protect(base, len(memory))
+    except _OtherKindError:
+        return None
+    return CodePages(memory, {name: base + offset for name, offset in image.symbols.items()})
+
+
+def joined(images: Sequence[Image]) -> tuple[Image, list[int]]:
+    """Images one after another as one without symbols, and where each begins."""
+    contents = bytearray()
+    absolute: list[tuple[int, int]] = []
+    jumps: list[tuple[int, str]] = []
+    starts = []
+    for image in images:
+        start = -(-len(contents) // JOIN_BYTES) * JOIN_BYTES
+        contents += bytes(start - len(contents)) + image.contents
+        absolute += [(start + at, start + offset) for at, offset in image.absolute]
+        jumps += [(start + at, name) for at, name in image.jumps]
+        starts.append(start)
+    return Image(bytes(contents), tuple(absolute), tuple(jumps), {}), starts
+
+
+class _Reader:
     def __init__(self, code: bytes) -> None:
         self.code = code
         magic, kind, machine, *rest = _HEADER.unpack_from(code)
@@ -89,6 +151,8 @@ class _Loader:
         self.sections = [self._section(first + k * _SECTION.size) for k in range(count)]
         self.starts: dict[int, int] = {}  # of sections in memory, from the first page
         self.jumps: dict[str, int] = {}
+        self.absolute: list[tuple[int, int]] = []
+        self.contents = bytearray()
         self.size = 0
         for k, section in enumerate(self.sections):
             if section.flags & _IN_MEMORY and section.kind == _CONTENTS:
@@ -103,13 +167,13 @@ class _Loader:
         return _Section(kind, flags, begin, size, link, info, max(alignment, 1))
 
     def _take(self, size: int, alignment: int) -> int:
-        if alignment > mmap.PAGESIZE:
+        if alignment > JOIN_BYTES:
             raise _OtherKindError
         at = -(-self.size // alignment) * alignment
         self.size = at + size
         return at
 
-    def load(self, symbols: Sequence[str]) -> CodePages:
+    def image(self, symbols: Sequence[str]) -> Image:
         (table,) = (section for section in self.sections if section.kind == _SYMBOLS)
         names = self.sections[table.link].begin
         found = list(_SYMBOL.iter_unpack(self.code[table.begin : table.begin + table.size]))
@@ -123,36 +187,34 @@ class _Loader:
                     raise _OtherKindError
                 self.jumps.setdefault(self._name(names + found[number][0]), 0)
         self.jumps = {name: self._take(_JUMP.size, 16) for name in self.jumps}
-        memory = mmap.mmap(-1, max(self.size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
-        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.contents = bytearray(self.size)
         for k, start in self.starts.items():
-            memory[start : start + self.sections[k].size] = self._bytes(self.sections[k])
-        for name, at in self.jumps.items():
-            memory[at : at + _JUMP.size] = _JUMP.pack(_JUMP_CODE, _outside(name))
+            self.contents[start : start + self.sections[k].size] = self._bytes(self.sections[k])
 
-        def address(symbol: tuple[Any, ...]) -> int:
+        def offset(symbol: tuple[Any, ...]) -> int:
             if symbol[3] == 0:
-                return base + self.jumps[self._name(names + symbol[0])]
+                return self.jumps[self._name(names + symbol[0])]
             if symbol[4] > self.sections[symbol[3]].size:
                 raise _OtherKindError
-            return base + self.starts[symbol[3]] + int(symbol[4])
+            return self.starts[symbol[3]] + int(symbol[4])
 
-        for target, place, kind, number, addend in wanted:
-            self._relocate(memory, base, target, place, kind, address(found[number]) + addend)
+        for target, at, kind, number, addend in wanted:
+            self._relocate(target, at, kind, offset(found[number]) + addend)
         defined = {self._name(names + each[0]): each for each in found if each[0] and each[3]}
-        addresses = {name: address(defined[name]) for name in symbols}
-        _protect(base, len(memory))
-        return CodePages(memory, addresses)
+        jumps = tuple([(at, name) for name, at in self.jumps.items()])
+        return Image(bytes(self.contents), tuple(self.absolute), jumps, {name: offset(defined[name]) for name in symbols})
 
-    def _relocate(self, memory: mmap.mmap, base: int, target: int, place: int, kind: int, value: int) -> None:
+    def _relocate(self, target: int, place: int, kind: int, value: int) -> None:
         at = self.starts[target] + place
         size = 8 if kind == _ABSOLUTE_64 else 4
         if place + size > self.sections[target].size:
             raise _OtherKindError
         if kind == _ABSOLUTE_64:
-            struct.pack_into("<Q", memory, at, value)
+            if not 0 <= value <= self.size:
+                raise _OtherKindError
+            self.absolute.append((at, value))
         elif kind in (_PC_32, _PLT_32):
-            struct.pack_into("<i", memory, at, value - base - at)
+            struct.pack_into("<i", self.contents, at, value - at)
         else:
             raise _OtherKindError
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from preimage.engines import disk_cache
 from preimage.locks import import_apart
 
-__all__ = ["Answer", "answer", "keep"]
+__all__ = ["Answer", "answer", "circumstances", "keep"]
 
 #: What LLVM says, as words: name of the CPU, triple, features, version.
 Answer = dict[str, str]
@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 14  # of the description of one CPU
 
 def answer(ask: Callable[[], Answer]) -> Answer:
     """What `ask()` says: from disk where it was asked before under the same circumstances."""
-    key = _circumstances()
+    key = circumstances()
     if key is None:
         return ask()
     stored = disk_cache.read(key)
@@ -56,8 +56,8 @@ def keep() -> None:
         disk_cache.write(key, json.dumps(made).encode())
 
 
-def _circumstances() -> str | None:
-    """The key; None where it cannot be told."""
+def circumstances() -> str | None:
+    """This CPU and LLVM's library, in words; None where the system does not say."""
     if sys.platform != "linux":
         return None
     try:

@@ -31,12 +31,13 @@ from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
 from preimage.engines.jit.compiler.helpers import Helpers
 from preimage.engines.jit.compiler.remembered import Answer, answer
 from preimage.engines.jit.compiler.target import Target, cache_sizes, costs_of, vectors
+from preimage.engines.recording import Code
 from preimage.errors import EngineError, OutOfMemoryError
 from preimage.locks import LOCK, hold_over_fork, import_apart
 from preimage.resources import available_memory, release_memory
 
 __all__ = [
-    "CODEGEN_LEVEL", "CONTROL_LEVEL", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "current_target", "host",
+    "CODEGEN_LEVEL", "CONTROL_LEVEL", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "chosen_target", "current_target", "host",
     "load_object", "named_target", "object_code", "object_codes", "toolchain", "unavailable", "use_target",
 ]  # fmt: skip
 
@@ -44,10 +45,14 @@ CODEGEN_LEVEL = 1  # measured: 2 and 3, or passes before, give no faster kernels
 CONTROL_LEVEL = 0  # for code that only calls others: a quarter of the time to compile
 
 
-class LoadedKernel(int):
-    """The address of a loaded function; the code is unloaded when the last reference to this object goes."""
+class LoadedKernel(Code):
+    """The address of a loaded function; the code is unloaded when the last reference to this object goes.
+
+    source: the key under which its object code is kept on disk, and its name in it.
+    """
 
     code_bytes: int
+    source: tuple[str, str] | None = None
     _tracker: Any
 
     def __new__(cls, address: int, tracker: Any, code_bytes: int) -> Self:
@@ -162,6 +167,13 @@ def current_target() -> Target:
             raise EngineError(f"PREIMAGE_JIT_TARGET={target.name}: this CPU ({host().cpu}) cannot run such code")
         _chosen = target
     return _chosen
+
+
+def chosen_target() -> str:
+    """The key of the target that `use_target` chose; empty where it is the environment's."""
+    if _chosen is None or _chosen == named_target(os.environ.get("PREIMAGE_JIT_TARGET") or "host"):
+        return ""
+    return _chosen.key
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
-from preimage.engines.recording import Fixed, Recorder, Words, state
+from preimage.engines.recording import Address, Fixed, Recorder, Words, state
 from preimage.errors import EngineError
 from preimage.settings import current
 
@@ -96,7 +96,6 @@ class LinkedProgram:
             for slot, name in call.arrays:
                 words[slot] = given.get(name, 0)
             launch_arrays(call.kernel, words, call.tasks, n_threads)
-            here.steps[-1].kept.append((self, call.others))
 
 
 def _packed_once(call: LinkedCall, program: Program, factor: Array) -> Fixed:
@@ -171,9 +170,9 @@ def link(program: Program, n_threads: int) -> LinkedProgram:
 def _linked(call: KernelCall, codes: dict[KernelSpec, kernels.LoadedKernel]) -> LinkedCall:
     words = list(call.words)
     for slot, table in call.tables:
-        words[slot] = address_of(table.array)
+        words[slot] = Address(table.array)
     for slot, spec in call.kernels:
-        words[slot] = int(codes[spec])
+        words[slot] = codes[spec]
     return LinkedCall(codes[call.spec], tuple(words), call.arrays, call.tasks, tuple([codes[spec] for _, spec in call.kernels]))
 
 

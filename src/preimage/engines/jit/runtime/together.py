@@ -8,7 +8,7 @@ from typing import NamedTuple
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.jit.runtime.together_kernel import OneLaunch, TogetherArguments
-from preimage.engines.recording import Words, state
+from preimage.engines.recording import Words
 
 __all__ = ["Launched", "launch_together"]
 
@@ -29,9 +29,7 @@ def launch_together(together: kernels.LoadedKernel, launches: Sequence[Launched]
     rows: list[int] = []
     at = len(TogetherArguments.fields) + len(OneLaunch.fields) * len(launches)
     for one in launches:
-        rows += [int(one.kernel), at, one.tasks]
+        rows += [one.kernel, at, one.tasks]
         at += len(one.words)
     words = [len(launches), *rows, *(word for one in launches for word in one.words)]
     launch_arrays(together, words, sum(one.tasks for one in launches), n_threads)
-    if (here := state.recorder) is not None:
-        here.steps[-1].kept += [one.kernel for one in launches]
