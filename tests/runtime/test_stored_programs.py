@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ def test_a_later_session_runs_the_stored_program_with_the_same_bits(net, cache):
         assert not is_read(later)
     net.unlink()
     assert later.graph.nodes  # of the bytes that were known by their digest
+
+
+def test_threads_that_need_the_graph_at_once(net):
+    run(session(net), picture())
+    later, found = session(net), []
+    wanted = run(session(net, intra_op_num_threads=2), picture(batch=2))
+    threads = [threading.Thread(target=lambda: found.append(run(later, picture(batch=2)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.tobytes() for each in found] == [wanted.tobytes()] * 3
 
 
 def test_results_are_the_callers_own(net):

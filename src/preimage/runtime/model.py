@@ -96,7 +96,7 @@ class Model:
         if contents is not None and _EXTERNAL in contents:  # the digest says nothing of other files
             self._store = None
         stamp, contents = _stamp(source), None  # not held while the file is read anew, page by page
-        self.said = self._read()
+        self.said = self._read(source)
         if self._store is not None and stamp == _stamp(source):
             self._store.note("model", asdict(self.said))
         else:
@@ -112,20 +112,22 @@ class Model:
     @property
     def graph(self) -> Graph:
         """The optimised graph, made now if it was not needed before."""
-        if self._graph is None:
-            self._read()
-        assert self._graph is not None
+        while self._graph is None:  # another thread may be making it, too, and let go of the source when it is done
+            source = self._source
+            if source is not None:
+                self._read(source)
         return self._graph
 
-    def _read(self) -> Said:
+    def _read(self, source: Any) -> Said:
         from preimage.io.graph import optimise
 
-        graph, outputs, meta = _read(self._source, self._options.free_sizes)
+        graph, outputs, meta = _read(source, self._options.free_sizes)
         plain = self._options.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
         made = optimise(graph, () if plain else None, accuracy=self._options.accuracy)  # type: ignore[arg-type]
         made.train(False)
         made.use_programs(self._programs)
-        self._graph, self._source = made, None
+        self._graph = self._graph or made
+        self._source = None
         return Said(
             [NodeArg(i.name, _sizes(i.shape), _word(i.dtype)) for i in graph.inputs], outputs, meta,
             {i.name: i.dtype for i in graph.inputs}, [i.name for i in graph.inputs if i.shape is None], sorted(made.deciding),
