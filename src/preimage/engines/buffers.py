@@ -40,7 +40,9 @@ Array = NDArray[Any]
 DType = np.dtype[Any]
 
 LINE_BYTES = 64
-SMALL_BYTES = 32 << 10
+SMALL_BYTES = 4096
+#: From this size on the first cache does not hold an array: aligning smaller ones takes longer than reading lines that are crossed.
+ALIGNED_BYTES = 32 << 10
 #: An arena whose runs never ask the same twice stops planning after so many.
 MOST_PLANS = 4
 #: A run that asks for more than so many arrays is not planned: the time to plan grows with their square.
@@ -64,8 +66,8 @@ _current = _Current()
 def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     """np.empty whose data begin on a cache line (64 bytes): vectors that cross lines load at half the speed.
 
-    Small arrays, which the nearest cache holds, are left as NumPy makes them: aligning one takes longer than the lines that are crossed.
-    Inside `with arena:` the memory is the arena's, for a recorder it is what that one knows.
+    Small arrays, which the first cache holds, are left as NumPy makes them. Inside `with arena:` the memory is the arena's but for those
+    that fit a few lines; for a recorder it is what that one knows.
     """
     size = prod(shape) * dtype.itemsize
     if size and (here := state.recorder) is not None:
@@ -75,6 +77,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     arena = _current.arena
     if arena is not None:
         return arena.take(size).view(dtype).reshape(shape)
+    if size < ALIGNED_BYTES:
+        return np.empty(shape, dtype)
     if size >= LARGE_BYTES:
         return _fresh(size).view(dtype).reshape(shape)
     memory = _with_room(size)
