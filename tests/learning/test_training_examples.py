@@ -77,6 +77,51 @@ def test_the_u_net(name: str) -> None:
     np.testing.assert_array_equal(flipped[0] > 0, flipped[1] > 0)
 
 
+def test_the_fcn_begins_as_interpolation_and_learns(digits: Path) -> None:
+    program = read_program(EXAMPLES / "fcn.py")
+    loading: dict[str, Any] = {"batch_size": 4, "seed": 0, "workers": 0}
+    train, test = (program.loader(digits, train=part, **loading) for part in (True, False))
+    test.dataset.count = 4
+    image, classes = train.dataset[3]
+    np.testing.assert_array_equal(image, train.dataset[3][0])
+    assert image.shape == (1, 56, 56)
+    assert 1 < len(np.unique(classes)) <= 4
+    assert not image[0][classes == 0].any()
+    trainer = program.trainer(3, None)
+    flat = np.full((1, 11, 7, 7), 3.0, np.float32)
+    np.testing.assert_allclose(np.asarray(trainer.net.quadruple(trainer.net.double(flat)))[..., 6:-6, 6:-6], 3.0, rtol=1e-6)
+    history = trainer.fit(train, test, iterations=2)
+    assert history.values("test mean IoU")
+    (picture,) = program.given["pictures"](trainer.net.eval()).values()
+    assert picture.shape == (3, 3 * 56, 6 * 56)
+    measure = type(program.given["metrics"]["mean IoU"])()
+    scores = np.zeros((1, 11, 1, 4))
+    scores[0, [0, 0, 2, 5], 0, range(4)] = 1
+    measure.update(scores, np.array([[[0, 2, 2, 2]]]))
+    assert measure.value() == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+
+def test_super_resolution_goes_on_from_waifu2x() -> None:
+    pytest.importorskip("skimage")
+    program = read_program(EXAMPLES / "super_resolution.py")
+    double_size = sys.modules["double_size"]
+    try:
+        double_size.weights_file()
+    except SystemExit as missing:
+        pytest.skip(str(missing))
+    train = program.given["data"](None, True)
+    small, large = train[5]
+    assert (small.shape, large.shape) == ((3, 26, 26), (3, 24, 24))
+    np.testing.assert_allclose(small[:, 7:-7, 7:-7], large.reshape(3, 12, 2, 12, 2).mean((2, 4)), atol=1e-6)
+    trainer = program.trainer(2, None)
+    before = np.asarray(trainer.net[0].weight.data)
+    trainer.fit(data.Loader(train, 2, shuffle=True, seed=0), data.Loader([train[0]], 1), iterations=1)
+    assert (before != trainer.net[0].weight.data).any()
+    made = program.given["pictures"].__globals__["doubled"](trainer.net.eval(), large[:, :6, :8])
+    assert made.shape == (3, 12, 16)
+    assert double_size.psnr(made[:, ::2, ::2], large[:, :6, :8]) > 20
+
+
 def test_the_dcgan_goes_on_to_the_same_pictures(digits: Path, tmp_path: Path) -> None:
     dcgan = example("dcgan")
     with pre.config(threads=1):
