@@ -46,6 +46,22 @@ def test_lenet_runs_as_caffes_files_describe_it(digits: Path) -> None:
     assert set(history.entries[-1]) >= {"loss", "test accuracy", "test loss"}
 
 
+def test_lenet_for_fashion_differs_by_its_schedule_alone() -> None:
+    usual, fashion = ((EXAMPLES / f"lenet/lenet{kind}_solver.prototxt").read_text().splitlines() for kind in ("", "_fashion"))
+    assert {line.split(":")[0] for line in set(usual) ^ set(fashion) if not line.startswith("#")} == {
+        "test_interval", "lr_policy", "gamma", "power", "stepsize", "max_iter",
+    }  # fmt: skip
+
+
+def test_the_residual_net(digits: Path) -> None:
+    program = read_program(EXAMPLES / "resnet_fashion.py")
+    train = program.loader(digits, train=True, batch_size=4, seed=0, workers=0)
+    trainer = program.trainer(3, None)
+    trainer.fit(train, iterations=1)
+    assert sum(p.size for p in trainer.net.parameters()) == 308_074
+    assert np.isfinite(np.asarray(trainer.net.eval()(train.dataset[0][0][None]))).all()
+
+
 def test_the_autoencoder(digits: Path) -> None:
     program = read_program(EXAMPLES / "autoencoder.py")
     loading: dict[str, Any] = {"batch_size": 16, "seed": 0, "workers": 0}
