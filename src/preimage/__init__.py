@@ -22,6 +22,7 @@ from preimage.errors import (
     OutputError,
     PreimageError,
     ShapeError,
+    SharingError,
 )
 from preimage.geometry import ConvGeometry
 from preimage.locks import import_apart
@@ -83,6 +84,7 @@ __all__ = [
     "OutputError",
     "PreimageError",
     "ShapeError",
+    "SharingError",
     "Tensor",
     "analysis",
     "audit",

@@ -18,6 +18,7 @@ __all__ = [
     "OutputError",
     "PreimageError",
     "ShapeError",
+    "SharingError",
 ]
 
 
@@ -63,6 +64,10 @@ class GraphError(PreimageError, RuntimeError):
 
 class CheckError(PreimageError, AssertionError):
     """A check of gradients or adjoints that found a difference; says where, how large, and what was allowed."""
+
+
+class SharingError(PreimageError, BufferError):
+    """An array that another library cannot take where it lies; says what can be given to it instead."""
 
 
 class FileFormatError(PreimageError, ValueError):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from preimage.autograd.arrays import as_array, fitted
 from preimage.autograd.device_arrays import DeviceArray, given_back, place_of
 from preimage.display import Shown
-from preimage.errors import DomainError, DTypeError, GraphError, OptionError, ShapeError
+from preimage.errors import DomainError, DTypeError, GraphError, OptionError, ShapeError, SharingError
 
 if TYPE_CHECKING:
     from preimage.autograd.primitive import Node
@@ -254,6 +254,24 @@ class Tensor(Shown):
         if copy is None:  # as needed: NumPy 1 has no copy=None
             return np.asarray(self._data, dtype)
         return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> object:
+        """The values for another library, not copied: `torch.from_dlpack(t)`, `np.from_dlpack(t)`. Options are DLPack's own.
+
+        Raises: SharingError for a Tensor that requires gradients, whose record would be lost, and for what DLPack or the other library cannot
+            take as it is (bfloat16; read-only values, before DLPack 1.0).
+        """
+        if self.requires_grad:
+            raise SharingError("a Tensor that requires gradients cannot be shared, its record would be lost: share t.detach()")
+        try:
+            return self.data.__dlpack__(**options)
+        except BufferError as error:
+            raise SharingError(f"{self.dtype} values cannot be shared as they lie ({error}); share a copy: np.array(t)") from None
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Where the values lie, in DLPack's numbers: (1, 0) is the CPU."""
+        kind, number = self.data.__dlpack_device__()
+        return int(kind), int(number)
 
     def __repr__(self) -> str:
         made = f", from={self._node.op.name}" if self._node is not None else ", requires_grad=True" if self.requires_grad else ""
