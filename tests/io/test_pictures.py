@@ -126,3 +126,17 @@ def test_writing_and_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), [[False, True, True]])
     assert to_bytes(np.zeros((3, 2, 4))).shape == (2, 4, 3)
     assert encoded(GREY, "JPEG", quality=90)[:2] == b"\xff\xd8"
+
+
+def test_damaged_pictures_are_read_or_refused(tmp_path, monkeypatch):
+    import fuzz_pictures
+
+    counts, wrong = fuzz_pictures.fuzz(0, 120, tmp_path)
+    assert not wrong
+    assert min(counts["read"], counts["refused"]) > 10
+
+    def broken(path):
+        raise KeyError(path)
+
+    monkeypatch.setattr(fuzz_pictures, "read_picture", broken)
+    assert len(fuzz_pictures.fuzz(0, 5, tmp_path)[1]) == 5
