@@ -73,6 +73,9 @@ class ForeignArray(Protocol):
 
     def __dlpack__(self, *args: Any, **options: Any) -> object: ...
 
+    @property
+    def device(self) -> Any: ...  # which tells them from Tensor, that is shared by DLPack too
+
 
 #: An array of NumPy, of any shape and dtype.
 Array: TypeAlias = NDArray[Any]

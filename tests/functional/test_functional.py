@@ -177,6 +177,7 @@ def test_dropout_drops_as_often_as_it_is_asked() -> None:
     ("interpolate(s, 4, mode='bilinear')", ShapeError, r"2 spatial axes, got shape \(2, 4, 11\)"),
     ("interpolate(x, 4, align_corners=True)", OptionError, "linear and cubic modes"),
     ("interpolate(x, 4, antialias=True)", OptionError, "'bilinear' and 'bicubic', got mode 'nearest'"),
+    ("glu(x, 2)", ShapeError, r"axis 2 has size 9, wanted an even one"),
     ("interpolate(x)", OptionError, "either size or scale_factor"),
     ("interpolate(x, mode='area')", OptionError, "either size or scale_factor"),
     ("softmax(x)", OptionError, "say dim="),
@@ -219,3 +220,26 @@ def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ours, "relu", ours.tanh)
     with pytest.raises(AssertionError):
         test_value_and_gradient_are_those_of_torch("relu(x)")
+
+
+def test_sixteen_bit_arrays_are_computed_wide_and_rounded_once() -> None:
+    for dtype in (np.float16, pytest.importorskip("ml_dtypes").bfloat16):
+        names = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in NAMES.items()}
+        names["x"] = (NAMES["x"] * 100).astype(dtype)  # squares beyond float16
+        wide = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in names.items()}
+        for row in ("grid_sample(x, grid, 'nearest', 'border', True)", "grid_sample(x, grid, 'bicubic', 'reflection', False)",
+                    "grid_sample(v, grid3, padding_mode='border', align_corners=False)", "rms_norm(x, (9, 8), space)",
+                    "local_response_norm(x, 3)", "local_response_norm(x, 3, 1.0, 0.5)", "normalize(x)", "group_norm(x, 2)"):  # fmt: skip
+            found, wanted = computed(row, ours, names), computed(row, ours, wide)
+            assert found.dtype == dtype
+            off = np.abs(found.astype(np.float64) - wanted) / np.spacing(np.abs(wanted).astype(dtype)).astype(np.float64)
+            assert np.nanmax(off) < 0.6, row
+
+
+def test_an_empty_batch_gives_an_empty_result() -> None:
+    names = {k: v[:0] if v.shape[:1] == (2,) and k != "b2" else v for k, v in NAMES.items()}
+    for row in EXPRESSIONS:
+        if subject_of(row) in ("x", "s", "v") and not re.search(r"loss|entropy|kl_div|chunk|, True\)|batch_norm|one", row):
+            whole, found = computed(row, ours, NAMES), computed(row, ours, names)
+            if whole.shape[:1] == (2,):
+                assert found.shape == (0, *whole.shape[1:]), row

@@ -6,7 +6,9 @@ from typing import Literal
 
 from preimage import ops
 from preimage.autograd import array_of
+from preimage.errors import ShapeError
 from preimage.functional.checks import axis_named
+from preimage.ops.broadcast import in_wide
 from preimage.ops.operands import axis_of, number_of, operand
 from preimage.typing import DTypeLike, Operand, Value
 
@@ -135,11 +137,13 @@ def prelu(input: Operand, weight: Operand) -> Value:
 
 
 def glu(input: Operand, dim: int = -1) -> Value:
-    """The first half along an axis times the sigmoid of the second."""
+    """The first half along an axis times the sigmoid of the second. Raises: ShapeError for an axis of odd size."""
     x = operand(input, "input")
     axis = axis_of(dim, x.ndim, "glu")
     half, rest = divmod(x.shape[axis], 2)
-    first, second = ops.split(x, (half, half + rest), axis)
+    if rest:
+        raise ShapeError(f"glu: axis {axis} has size {x.shape[axis]}, wanted an even one, for two halves; got shape {x.shape}")
+    first, second = ops.split(x, (half, half), axis)
     return ops.multiply(first, ops.sigmoid(second))
 
 
@@ -165,11 +169,12 @@ def _typed(x: Operand, dtype: DTypeLike | None) -> Operand:
 def normalize(input: Operand, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
     """x over its p-norm along an axis, which counts as eps at least."""
     x, power = operand(input, "input"), number_of(p, "normalize: p", least=0)
-    size = ops.abs(x)
+    least, wide = number_of(eps, "normalize: eps", least=0), in_wide(x)
+    size = ops.abs(wide)
     if power == float("inf"):
         norm = ops.max(size, dim, keepdims=True)
     elif power == 2:
-        norm = ops.sqrt(ops.sum(ops.square(x), dim, keepdims=True))
+        norm = ops.sqrt(ops.sum(ops.square(wide), dim, keepdims=True))
     else:
         norm = ops.power(ops.sum(ops.power(size, power), dim, keepdims=True), 1 / power)
-    return ops.divide(x, ops.maximum(norm, number_of(eps, "normalize: eps", least=0)))
+    return ops.astype(ops.divide(wide, ops.maximum(norm, least)), x.dtype)

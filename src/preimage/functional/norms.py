@@ -9,6 +9,7 @@ import numpy as np
 from preimage import nn, ops
 from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
+from preimage.ops.broadcast import in_wide
 from preimage.ops.normalise import grouped, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import count_of, number_of, operand, shape_sizes
 from preimage.typing import Array, Operand, Shape, Value
@@ -70,6 +71,8 @@ def instance_norm(
     if x.ndim < 3 or count <= 1:
         raise ShapeError(f"instance_norm: needs more than one value per channel of an image, got shape {x.shape}")
     y, mean, var = normalise(x, weight, bias, images=False, eps=number_of(eps, "instance_norm: eps", least=0))
+    if not x.shape[0]:  # nothing to move the running values to
+        return y
     means, variances = (np.asarray(ops.mean(np.asarray(array_of(v)).reshape(x.shape[0], -1), 0)) for v in (mean, var))
     _move(running_mean, running_var, means, variances, count, number_of(momentum, "instance_norm: momentum"), x)
     return y
@@ -117,8 +120,12 @@ def rms_norm(input: Operand, normalized_shape: Shape, weight: Operand | None = N
         if eps is None
         else number_of(eps, "rms_norm: eps", least=0)
     )
-    y = ops.multiply(x, ops.rsqrt(ops.add(ops.mean(ops.square(x), axes, keepdims=True), small)))
-    return y if weight is None else ops.multiply(y, weight)
+
+    def run(wide: Value) -> Value:
+        y = ops.multiply(wide, ops.rsqrt(ops.add(ops.mean(ops.square(wide), axes, keepdims=True), small)))
+        return y if weight is None else ops.multiply(y, ops.astype(operand(weight, "weight"), wide.dtype))
+
+    return ops.astype(run(in_wide(x)), x.dtype)
 
 
 def _last_axes(x: Operand, shape: Shape, name: str) -> tuple[Value, tuple[int, ...]]:
@@ -141,10 +148,14 @@ def group_norm(
 def local_response_norm(input: Operand, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Value:
     """x over (k + alpha times the mean of the squares of `size` channels around)^beta (Krizhevsky et al. 2012)."""
     x, size = _channelled(input, "local_response_norm"), count_of(size, "local_response_norm: size", 1)
-    rows = ops.reshape(ops.square(x), (x.shape[0], 1, x.shape[1], -1))
-    around = ops.avg_pool(ops.pad(rows, ((size // 2, (size - 1) // 2), (0, 0))), (size, 1), stride=1)
-    below = ops.power(ops.add(ops.multiply(ops.reshape(around, x.shape), alpha), k), beta)
-    return ops.divide(x, below)
+    shape = (x.shape[0], 1, x.shape[1], math.prod(x.shape[2:]))
+
+    def run(wide: Value) -> Value:
+        rows = ops.reshape(ops.square(wide), shape)
+        around = ops.avg_pool(ops.pad(rows, ((size // 2, (size - 1) // 2), (0, 0))), (size, 1), stride=1)
+        return ops.divide(wide, ops.power(ops.add(ops.multiply(ops.reshape(around, x.shape), alpha), k), beta))
+
+    return ops.astype(run(in_wide(x)), x.dtype)
 
 
 def dropout(input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:

@@ -14,7 +14,7 @@ import numpy as np
 
 from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
-from preimage.ops.broadcast import astype
+from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.linear import matmul
 from preimage.ops.operands import check_room, flag_of, operand, sizes_of
 from preimage.ops.pointwise import add, multiply, subtract
@@ -104,12 +104,17 @@ def grid_sample(
     check_room("grid_sample", result, x.dtype)
     if not prod(result) or not prod(sizes):
         return np.zeros(result, x.dtype)
-    aligned, grid = flag_of(align_corners, "grid_sample: align_corners"), astype(grid, x.dtype)
-    cells, weights = zip(
-        *(_along(grid[..., axes - 1 - k], sizes[k], mode, padding_mode, aligned) for k in range(axes)), strict=True
-    )
-    found: Value = _gathered(x, cells, weights, mode, padding_mode, aligned, out)
-    return found
+    aligned = flag_of(align_corners, "grid_sample: align_corners")
+
+    def run(wide: Value) -> Value:
+        positions = astype(grid, wide.dtype)
+        cells, weights = zip(
+            *(_along(positions[..., axes - 1 - k], sizes[k], mode, padding_mode, aligned) for k in range(axes)), strict=True
+        )
+        found: Value = _gathered(wide, cells, weights, mode, padding_mode, aligned, out)
+        return found
+
+    return astype(run(in_wide(x)), x.dtype)
 
 
 def _along(at: Any, size: int, mode: str, padding_mode: str, aligned: bool) -> tuple[np.ndarray, list[Any]]:
