@@ -177,4 +177,5 @@ def normalize(input: Operand, p: float = 2.0, dim: int = 1, eps: float = 1e-12) 
         norm = ops.sqrt(ops.sum(ops.square(wide), dim, keepdims=True))
     else:
         norm = ops.power(ops.sum(ops.power(size, power), dim, keepdims=True), 1 / power)
-    return ops.astype(ops.divide(wide, ops.maximum(norm, least)), x.dtype)
+    found: Value = ops.divide(wide, ops.maximum(norm, least))
+    return ops.astype(found, x.dtype)
