@@ -499,6 +499,20 @@ def test_a_residual_that_lies_otherwise_is_brought_into_order(innermost: bool) -
         same(graph.run(feeds), {"y": np.maximum(pre.conv(c, array(7, 5, 3, 3, seed=2), padding=1) + t, 0)})
 
 
+def test_an_input_whose_images_lie_between_its_pixels_is_brought_into_order() -> None:
+    nodes = [
+        Node("r", "relu", ("x",), ("r",)),
+        Node("t", "transpose", ("r",), ("t",), {"axes": (1, 2, 0)}),
+        Node("y", "conv_transpose", ("t", "w"), ("y",), {"stride": (3,), "padding": ((0, 0),), "groups": 1}),
+    ]
+    x, w = picture(19, 2, 6, 1)[..., 0], array(6, 1, 5)
+    graph = optimise(Graph(nodes, [Input("x", x.shape)], ["y"], parameters={"w": w}).eval())  # type: ignore[arg-type]
+    recorded(graph, {"x": x})
+    assert not graph.programs[-1].functions
+    with pre.no_grad():
+        same(graph.run({"x": x}), {"y": pre.conv_transpose(np.maximum(x, 0).transpose(1, 2, 0), w, stride=3)})
+
+
 @pytest.mark.parametrize("images", [2, 3, 5, 24])
 def test_sums_over_images_are_kernels(images: int) -> None:
     """Their tree too, also of numbers whose sum is no number."""

@@ -75,9 +75,12 @@ def compiled_chain(chain: NodeChain | None) -> Chain | None:
 def _laid_first(bound: Callable[..., Callable[..., Any] | None], x: Any, residual: Any, ndim: int) -> Callable[..., Any] | None:
     """The call with its arrays brought into the order of memory that kernels read as it is: channels innermost."""
     last = (0, *range(2, ndim), 1)
-    wanted = None if is_channels_last(x) else last  # so that neither input nor result needs a copy in scratch memory
+    if ndim < 3:
+        return None
+    ready = is_channels_last(x) and x.transpose(last).flags.c_contiguous
+    wanted = None if ready else last  # so that neither input nor result needs a copy in scratch memory
     other = None if residual is None else last
-    if (wanted is None and other is None) or ndim < 3:
+    if wanted is None and other is None:
         return None
 
     def laid(array: Any, order: tuple[int, ...] | None) -> Any:

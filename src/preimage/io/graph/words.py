@@ -32,7 +32,7 @@ _ALL = frozenset(
         "pointwise", "softmax", "onnx.Softmax", "concat", "onnx.Concat", "matmul", "onnx.MatMul", "attention", "gelu", "mish", "softplus", "log",
         "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish", "onnx.Gather", "onnx.PRelu", "onnx.Where", "onnx.Equal", "onnx.Less",
         "onnx.LessOrEqual", "onnx.Greater", "onnx.GreaterOrEqual", "onnx.And", "onnx.Or", "onnx.Xor", "onnx.Not", "onnx.IsNaN", "rms_norm",
-        "onnx.LSTM", "onnx.GRU", "onnx.RNN", "group_norm", "instance_norm",
+        "onnx.LSTM", "onnx.GRU", "onnx.RNN", "group_norm", "instance_norm", "onnx.Einsum",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.

@@ -77,7 +77,8 @@ def lines(
         levels=blocks.bit_length(),
     )  # fmt: skip
     tasks = outer * shares if columns else -(-outer // share)
-    spec = LineSpec(ELEMENTS[x.dtype], lanes, columns, mode, affine is not None)
+    rows = {} if columns else {"one_block": blocks == 1, "even": length % PARTIALS == 0}
+    spec = LineSpec(ELEMENTS[x.dtype], lanes, columns, mode, affine is not None, **rows)
     launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
     return (made, few) if mode == "standardize" else (made,)
 

@@ -20,7 +20,7 @@ from preimage.engines.ir import math
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, elements
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.logarithms import log
-from preimage.engines.ir.words import Word
+from preimage.engines.jit.elementwise.line_joins import across, extremes, joined, strangest, with_nan
 from preimage.engines.jit.elementwise.running_tree import RunningTree
 from preimage.engines.order import BLOCK, PARTIALS
 from preimage.records import record
@@ -56,7 +56,10 @@ class LineArguments(Arguments):
 
 @record
 class LineSpec:
-    """columns: whether neighbouring vectors' lanes are different lines; affine: whether scale and shift follow."""
+    """columns: whether neighbouring vectors' lanes are different lines; affine: whether scale and shift follow.
+
+    Of rows, one_block: a line's sum is of a single block; even: a line is whole vectors of partial sums.
+    """
 
     arguments: ClassVar = LineArguments
 
@@ -65,6 +68,8 @@ class LineSpec:
     columns: bool
     mode: str
     affine: bool = False
+    one_block: bool = False
+    even: bool = False
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -108,8 +113,9 @@ class _Row(_Line):
     def begin(self, number: Int) -> None:
         """Go to a line."""
         self.at, self.line = number * self.args.length, number
-        self.whole = self.args.length - self.args.length % PARTIALS
-        self.masks = [self.f.lane_mask(self.lanes, self.args.length - self.whole - j * self.lanes) for j in range(self.vectors)]
+        self.whole = self.args.length if self.spec.even else self.args.length - self.args.length % PARTIALS
+        rest = self.args.length - self.whole
+        self.masks = [] if self.spec.even else [self.f.lane_mask(self.lanes, rest - j * self.lanes) for j in range(self.vectors)]
 
     def load(self, array: Ptr, spot: Spot) -> Num:
         return array.at(self.at + spot[0]).load(self.lanes, spot[1])
@@ -135,25 +141,30 @@ class _Row(_Line):
 
     def total(self, sums: int, terms: Callable[[Spot, list[Num]], list[Num]]) -> list[Num]:
         """Sums side by side of the whole line, in every lane."""
-        f, lanes, zero = self.f, self.lanes, self.number(0.0)
-        found: list[Num] = []
-        with f.loop(0, self.args.blocks) as block:
-            start, end = block.index * BLOCK, self.end(block.index)
-            even = end - (end - start) % PARTIALS
+        f, args = self.f, self.args
+        if self.spec.one_block:
+            return [total.splat(self.lanes) for total in self._block(f.i64(0), args.length, sums, terms)]
+        with f.loop(0, args.blocks) as block:
+            made = self._block(block.index * BLOCK, self.end(block.index), sums, terms)
+            for tree, value in zip(self.trees[:sums], made, strict=True):
+                tree.add(block.index, value)
+        return [tree.total(args.blocks).splat(self.lanes) for tree in self.trees[:sums]]
 
-            def step(held: list[Num], place: Int, masks: list[Bit | None]) -> list[Num]:
-                made = [terms((place + j * lanes, masks[j]), held[j * sums : j * sums + sums]) for j in range(self.vectors)]
-                return [value for several in made for value in several]
+    def _block(self, start: Int, end: Int, sums: int, terms: Callable[[Spot, list[Num]], list[Num]]) -> list[Num]:
+        """The same of one block, as single numbers."""
+        f, lanes = self.f, self.lanes
+        even = end if self.spec.even else end - (end - start) % PARTIALS
 
-            with f.loop(start, even, PARTIALS, carry=[zero] * (self.vectors * sums)) as k:
-                k.carry = step(k.carry, k.index, [None] * self.vectors)
-            left: list[Bit | None] = [f.lane_mask(lanes, end - even - j * lanes) for j in range(self.vectors)]
-            held = step(k.result, even, left)
-            for s in range(sums):
-                self.trees[s].add(block.index, _across(_joined(held[s::sums]), lambda a, b: a + b).lane(0))
-        for s in range(sums):
-            found.append(self.trees[s].total(self.args.blocks).splat(lanes))
-        return found
+        def step(held: list[Num], place: Int, masks: list[Bit | None]) -> list[Num]:
+            made = [terms((place + j * lanes, masks[j]), held[j * sums : j * sums + sums]) for j in range(self.vectors)]
+            return [value for several in made for value in several]
+
+        with f.loop(start, even, PARTIALS, carry=[self.number(0.0)] * (self.vectors * sums)) as k:
+            k.carry = step(k.carry, k.index, [None] * self.vectors)
+        held = k.result
+        if not self.spec.even:
+            held = step(held, even, [f.lane_mask(lanes, end - even - j * lanes) for j in range(self.vectors)])
+        return [across(joined(held[s::sums]), lambda a, b: a + b).lane(0) for s in range(sums)]
 
     def extreme(self, array: Ptr, word: str) -> Num:
         """The largest or smallest value of a line, in every lane."""
@@ -161,22 +172,25 @@ class _Row(_Line):
         many = self.vectors
         with self.f.loop(0, self.whole, PARTIALS, carry=[low] * (2 * many)) as k:
             found = [self.load(array, (k.index + j * self.lanes, None)) for j in range(many)]
-            k.carry = _extremes(k.carry[:many], found, word) + _strangest(k.carry[many:], found)
-        ends = [(self.whole + j * self.lanes, mask) for j, mask in enumerate(self.masks)]
-        found = [self.counted(spot, self.load(array, spot), low) for spot in ends]
-        tops, strange = _extremes(k.result[:many], found, word), _strangest(k.result[many:], found)
+            k.carry = extremes(k.carry[:many], found, word) + strangest(k.carry[many:], found)
+        tops, strange = k.result[:many], k.result[many:]
+        if not self.spec.even:
+            ends = [(self.whole + j * self.lanes, mask) for j, mask in enumerate(self.masks)]
+            found = [self.counted(spot, self.load(array, spot), low) for spot in ends]
+            tops, strange = extremes(tops, found, word), strangest(strange, found)
         for j in range(1, many):
-            tops[:1], strange[:1] = _extremes(tops[:1], [tops[j]], word), _strangest(strange[:1], [strange[j]])
-        top = _across(tops[0], lambda a, b: _extremes([a], [b], word)[0])
-        nan = _across(strange[0], lambda a, b: _strangest([a], [b])[0])
-        return _with_nan(top, nan).lane(0).splat(self.lanes)
+            tops[:1], strange[:1] = extremes(tops[:1], [tops[j]], word), strangest(strange[:1], [strange[j]])
+        top = across(tops[0], lambda a, b: extremes([a], [b], word)[0])
+        nan = across(strange[0], lambda a, b: strangest([a], [b])[0])
+        return with_nan(top, nan).lane(0).splat(self.lanes)
 
     def every(self, use: Callable[[Spot], None]) -> None:
         """use(...) of every vector of the line."""
         with self.f.loop(0, self.whole, self.lanes) as k:
             use((k.index, None))
-        for j, mask in enumerate(self.masks):
-            use((self.whole + j * self.lanes, mask))
+        if not self.spec.even:
+            for j, mask in enumerate(self.masks):
+                use((self.whole + j * self.lanes, mask))
 
 
 class _Column(_Line):
@@ -224,15 +238,15 @@ class _Column(_Line):
                 for slot, value in zip(slots, terms((k.index, None), [slot.load(lanes) for slot in slots]), strict=True):
                     slot.store(value)
             for room, tree in zip(self.rooms, self.trees, strict=True):
-                tree.add(block.index, _joined([room.at(j * lanes).load(lanes) for j in range(PARTIALS)]))
+                tree.add(block.index, joined([room.at(j * lanes).load(lanes) for j in range(PARTIALS)]))
         return [tree.total(self.args.blocks) for tree in self.trees]
 
     def extreme(self, array: Ptr, word: str) -> Num:
         low = self.number(float("-inf" if word == "maximum" else "inf"))
         with self.f.loop(0, self.args.length, carry=[low, low]) as k:
             found = [self.load(array, (k.index, None))]
-            k.carry = _extremes(k.carry[:1], found, word) + _strangest(k.carry[1:], found)
-        return _with_nan(*k.result)
+            k.carry = extremes(k.carry[:1], found, word) + strangest(k.carry[1:], found)
+        return with_nan(*k.result)
 
     def every(self, use: Callable[[Spot], None]) -> None:
         with self.f.loop(0, self.args.length) as k:
@@ -261,48 +275,6 @@ def build(spec: LineSpec) -> str:
         column.begin(outer, edge, f.lane_mask(spec.lanes, last - edge))
         _MODES[spec.mode](column)
     return f.ir()
-
-
-def _extremes(held: list[Num], found: list[Num], word: str) -> list[Num]:
-    """The larger (smaller) ones of numbers, -0 below +0; NaNs are lost.
-
-    Both ways to choose give the same but for two zeros, of which the one has no sign where either has none: whose bits, and (or), say so.
-    """
-    made = []
-    for x, y in zip(held, found, strict=True):
-        first = x.is_above(y) if word == "maximum" else x.is_below(y)
-        other = y.is_above(x) if word == "maximum" else y.is_below(x)
-        a, b = Word.of(first.select(x, y)), Word.of(other.select(y, x))
-        made.append((a & b if word == "maximum" else a | b).as_float())
-    return made
-
-
-def _strangest(held: list[Num], found: list[Num]) -> list[Num]:
-    """NaN where there has been one."""
-    return [y.is_nan().select(y, x) for x, y in zip(held, found, strict=True)]
-
-
-def _with_nan(top: Num, strange: Num) -> Num:
-    value: Num = strange.is_nan().select(strange, top)
-    return value
-
-
-def _joined(sums: list[Num]) -> Num:
-    """j + (j + half) until one is left."""
-    while len(sums) > 1:
-        half = len(sums) // 2
-        sums = [a + b for a, b in zip(sums[:half], sums[half:], strict=True)]
-    return sums[0]
-
-
-def _across(value: Num, join: Callable[[Num, Num], Num]) -> Num:
-    """All lanes joined in lane 0, in halves."""
-    half = value.lanes // 2
-    while half:
-        moved = value.shuffle(value, [*range(half, 2 * half), *range(half, value.lanes)])
-        value = join(value, moved)
-        half //= 2
-    return value
 
 
 # -- what is computed of a line ----------------------------------------------------------------------------------------

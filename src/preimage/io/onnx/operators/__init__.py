@@ -9,6 +9,7 @@ from preimage.io.onnx.operators import (  # noqa: F401 - operators register them
     indexing,
     labels,
     microsoft,
+    ordering,
     pointwise,
     quantised,
     quantised_recurrent,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -191,10 +193,43 @@ def _einsum(*values: Any, equation: str) -> Any:
     if recorded(*values):
         raise FileFormatError("Einsum has no gradient: run it under no_grad")
     wide = [v.astype(np.float32) if v.dtype.itemsize == 2 and is_float(v) else v for v in values]
+    product = _as_product(equation.replace(" ", ""), wide)
+    if product is not None:
+        return typed(product, values[0])
     try:
         return typed(np.asarray(np.einsum(equation, *wide)), values[0])
     except ValueError as error:
         raise FileFormatError(f"Einsum {equation!r} of shapes {[v.shape for v in values]}: {error}") from None
+
+
+def _as_product(equation: str, values: Sequence[Any]) -> Any:
+    """Two arrays of floats, multiplied and summed over letters that both have, as a product of matrices; None for other equations."""
+    taken, arrow, out = equation.partition("->")
+    names = taken.split(",")
+    if len(values) != 2 or len(names) != 2 or not arrow or not (taken.replace(",", "") + out).isalpha():
+        return None
+    (a, b), (left, right) = values, names
+    if a.dtype != b.dtype or not is_float(a) or any(len(set(n)) < len(n) for n in (left, right, out)):
+        return None
+    if (len(left), len(right)) != (a.ndim, b.ndim) or not a.size or not b.size:
+        return None
+    sizes = dict(zip(left, a.shape, strict=True))
+    many = [c for c in out if c in left and c in right]
+    summed = [c for c in left if c in right and c not in out]
+    rows, columns = ([c for c in out if c in own and c not in many] for own in (left, right))
+    if (
+        not summed
+        or {*left, *right} != {*out, *summed}
+        or len(out) != len(many) + len(rows) + len(columns)
+        or any(sizes.setdefault(c, n) != n for c, n in zip(right, b.shape, strict=True))
+    ):
+        return None
+    lead = [sizes[c] for c in many]
+    m, k, n = (prod(sizes[c] for c in own) for own in (rows, summed, columns))
+    first = reshape(transpose(a, tuple(left.index(c) for c in (*many, *rows, *summed))), (*lead, m, k))
+    second = reshape(transpose(b, tuple(right.index(c) for c in (*many, *summed, *columns))), (*lead, k, n))
+    made = [*many, *rows, *columns]
+    return transpose(reshape(ops.matmul(first, second), tuple(sizes[c] for c in made)), tuple(made.index(c) for c in out))
 
 
 # -- normalisations ----------------------------------------------------------------------------------------------------

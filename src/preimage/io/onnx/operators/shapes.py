@@ -275,19 +275,6 @@ _arg("ArgMax", np.argmax)
 _arg("ArgMin", np.argmin)
 
 
-@graph_op("onnx.TopK", types=gives(0, "int64"))
-def _top_k(x: Any, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
-    data, count = data_of(x), int(np.asarray(k).reshape(-1)[0])
-    axis = axis_of(axis, data.ndim, "TopK")
-    if not 0 <= count <= data.shape[axis]:
-        raise FileFormatError(f"TopK: {count} of {data.shape[axis]}")
-    order = np.argsort(
-        data if not largest else -data.astype(np.float64 if data.dtype.kind == "f" else np.int64), axis, kind="stable"
-    )
-    index = np.take(order, np.arange(count), axis)
-    return np.take_along_axis(data, index, axis), index.astype(np.int64)
-
-
 @graph_op("onnx.Compress")
 def _compress(x: Any, condition: Any, axis: int | None = None) -> Any:
     flags = np.asarray(data_of(condition)).astype(bool).reshape(-1)
