@@ -12,7 +12,8 @@ from preimage.engines.jit.compiler.costs import ProductCosts
 from preimage.engines.jit.products.pack_kernel import PackArguments, PackSpec
 from preimage.engines.jit.products.request import ProductRequest, Side, choose_rows, standard_vectors
 from preimage.engines.jit.products.stream_kernel import StreamArguments, StreamSpec
-from preimage.engines.jit.products.tile_kernel import TileArguments, TileSpec
+from preimage.engines.jit.products.tile_arguments import TileArguments
+from preimage.engines.jit.products.tile_kernel import TileSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call
 from preimage.engines.order import Order
 from preimage.records import record
@@ -104,7 +105,7 @@ def lower_product(r: ProductRequest) -> Program:
     spec = TileSpec(
         a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
         transposed and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
-        way == "local", r.finish, min(Order.of((r.terms,)).depth, 2), False,
+        way == "local", r.finish, min(Order.of((r.terms,)).depth, 2), False, _is_far_result(r),
     )  # fmt: skip
     program.details["B"] = WAYS[way]
     program.calls.append(_multiply(r, program, spec, a, b))
@@ -132,6 +133,11 @@ def _way(r: ProductRequest, transposed: bool, rows: int) -> str:
 def _is_far(r: ProductRequest) -> bool:
     """Whether B is too large for the second cache."""
     return r.columns * r.terms * r.item > r.target.l2_bytes // 2
+
+
+def _is_far_result(r: ProductRequest) -> bool:
+    """Whether C is too large for the second cache, and a tile takes long enough to fetch it."""
+    return r.products * r.rows * r.columns * r.item > r.target.l2_bytes and r.terms >= 32
 
 
 def _should_stream(r: ProductRequest) -> bool:

@@ -23,62 +23,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
+from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.ordered import added
+from preimage.engines.jit.products.tile_arguments import TileArguments
 from preimage.engines.jit.products.transpose import across
 from preimage.records import record
 
-__all__ = ["TileArguments", "TileSpec", "build"]
+__all__ = ["TileSpec", "build"]
 
 UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
+LINES_AHEAD = 8  # of a B that is copied from far
 PANEL_AHEAD = 1024  # bytes: a packed panel that a single tile reads comes as fast as it is asked for
-
-
-class TileArguments(EpilogueArguments):
-    """Strides, pitches and offsets are in bytes.
-
-    Rows of A (columns of B, terms) lie a_row (b_column, a_term and b_term) apart. Tile t of rows begins at t * a_tile + its first
-    row * a_start, panels of B likewise. block terms make a block; groups lists how many blocks make a group, a group of groups, ...
-    A task is task_tiles x task_panels of one product of the batch, whose matrices begin at a_places and b_places. A thread has
-    thread_bytes at totals, its copies of panels begin at local among them.
-    """
-
-    input: Elements = elements("a")
-    weight: Elements = elements("b")
-    totals: Elements = elements("sums")
-    thread_bytes: Integer
-    tile_bytes: Integer
-    rows: Integer
-    columns: Integer
-    terms: Integer
-    block: Integer
-    blocks: Integer
-    chunk: Integer
-    chunks: Integer
-    levels: Integer
-    groups: Words
-    a_row: Integer
-    a_term: Integer
-    a_tile: Integer
-    a_start: Integer
-    b_column: Integer
-    b_term: Integer
-    b_panel: Integer
-    b_start: Integer
-    out_row: Integer
-    out_product: Integer
-    a_places: Words
-    b_places: Words
-    tiles: Integer
-    panels: Integer
-    task_tiles: Integer
-    task_panels: Integer
-    row_tasks: Integer
-    column_tasks: Integer
-    local: Integer
-    local_panel: Integer
 
 
 @record
@@ -89,7 +45,7 @@ class TileSpec:
     a_step, b_step: elements from one term to the next, where they are known (packed), else 0; transposed: B's terms are contiguous;
     masked: there are fewer columns than a panel has; ahead: B comes from far, and is prefetched;
     local: the chunk's part of the task's panels is copied first; depth: levels of sums above the blocks, at most 2 (of groups and
-    all above them); chunked: there are several chunks.
+    all above them); chunked: there are several chunks; far_out: C is prefetched, since it comes from far.
     """
 
     arguments: ClassVar = TileArguments
@@ -110,13 +66,14 @@ class TileSpec:
     finish: EpilogueSpec
     depth: int
     chunked: bool
+    far_out: bool
 
     @property
     def together(self) -> int:
         """Blocks whose chains run side by side, so that none waits for itself: a multiply-add takes 4 cycles, and two begin in each."""
         if self.transposed and not self.local:
             return 2
-        return min(4, max(1, 8 // (self.rows * self.vectors)))
+        return min(2 if self.ahead else 4, max(1, 8 // (self.rows * self.vectors)))  # memory gives fewer streams of lines best
 
     @property
     def sums(self) -> str:
@@ -172,6 +129,9 @@ def build(spec: TileSpec) -> str:
                 if spec.chunked:
                     number = (panel.index - panel_0) * args.task_tiles + (tile.index - tile_0)
                     kept = totals.at_bytes(number * args.tile_bytes)
+                if spec.far_out:
+                    for r in range(spec.rows):
+                        f.prefetch(args.output.at_bytes(at + args.out_row * r), write=True)
                 sums = _sums(f, spec, a_tile, b_panel, kept, first, last)
                 if spec.chunked:
                     with f.when(last.equals(args.blocks)):
@@ -192,9 +152,12 @@ def _first_column(f: Kernel, spec: TileSpec, panel: Int) -> Int:
 
 def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
     """The chunk's part of all the task's panels to the thread's own memory: along the lines of B, as they lie."""
+    args = _args(f, spec)
     with f.loop(first, end) as k, f.loop(panel_0, panel_1) as panel:
         line = _line(f, spec, b.at_bytes(_first_column(f, spec, panel.index) * _args(f, spec).b_start), k.index)
         place = local.at_bytes((panel.index - panel_0) * _args(f, spec).local_panel).at((k.index - first) * spec.width)
+        if spec.ahead:
+            f.prefetch(b.at_bytes(_first_column(f, spec, panel.index) * args.b_start + (k.index + LINES_AHEAD) * args.b_term))
         for v, value in enumerate(line):
             place.at(v * spec.lanes).store(value)
 
@@ -384,7 +347,10 @@ def _panel_body(
             line = lines.at(j * step)
             if spec.ahead and spec.b_step:
                 for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
-                    f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
+                    if spec.together > 1:  # the same term of the blocks that come after these
+                        f.prefetch(line.at(_args(f, spec).block * (spec.together * spec.width)).at_bytes(offset), level=2)
+                    else:
+                        f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
             right = _line(f, spec, b, k + j)
