@@ -43,7 +43,9 @@ def base_models() -> list[bytes]:
             [helper.make_tensor_value_info(k, TensorProto.FLOAT, None) for k in outputs],
             [numpy_helper.from_array(v, k) for k, v in stored.items()],
         )  # fmt: skip
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        proto = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(d, v) for d, v in (("", opset), ("ai.onnx.ml", 2), ("com.microsoft", 1))]
+        )
         proto.ir_version = 8
         return proto.SerializeToString()
 
@@ -100,7 +102,48 @@ def base_models() -> list[bytes]:
         ],
         {"x": [1, 4, 10]}, ["y"], {"w": f32(4, 6, 4), "w2": f32(6, 3, 3)}, opset=11,
     )  # fmt: skip
-    return [net, shapes, audio, *_with_graphs(rng), *pattern_models(rng)]
+    old = model(
+        [
+            node("ImageScaler", ["x"], ["a"], scale=0.5, bias=[0.1, -0.2, 0.3]),
+            node("Conv", ["a", "w"], ["b"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node("Add", ["b", "c"], ["d"], broadcast=1, axis=1, consumed_inputs=[0, 0]),
+            node("Relu", ["d"], ["e"], consumed_inputs=[0]),
+            node("Upsample", ["e"], ["f"], height_scale=2.0, width_scale=1.0, mode="nearest"),
+            node("Crop", ["f"], ["g"], border=[1, 0, 2, 1]),
+            node("Cast", ["g"], ["h"], to="FLOAT"),
+            node("Tile", ["h", "two", "axis"], ["i"]),
+            node("Reshape", ["i"], ["y"], shape=[0, -1]),
+        ],
+        {"x": [1, 3, 6, 7]}, ["y"], {"w": f32(4, 3, 3, 3), "c": f32(4), "two": np.float32([2]), "axis": np.float32([2])}, opset=4,
+    )  # fmt: skip
+    regions = model(
+        [
+            node("DeformConv", ["x", "w", "o", "b", "m"], ["d"], pads=[1, 1, 1, 1], offset_group=2),
+            node("RoiAlign", ["d", "r", "i"], ["e"], output_height=3, output_width=2, spatial_scale=0.5),
+            node("RoiAlign", ["d", "r", "i"], ["f"], output_height=3, output_width=2, mode="max", sampling_ratio=2),
+            node("MaxRoiPool", ["d", "q"], ["g"], pooled_shape=[3, 2], spatial_scale=0.7),
+            node("Sum", ["e", "f", "g"], ["h"]),
+            node("CumSum", ["h", "axis"], ["k"]),
+            node("Unique", ["k"], ["u", "", "v"]),
+            node("Slice", ["k", "zero", "two"], ["s"], name="rows"),
+            node("MatMul", ["s", "turn"], ["t"]),
+            node("Det", ["t"], ["y"]),
+            node("LabelEncoder", ["v"], ["l"], domain="ai.onnx.ml", keys_int64s=[0, 2, 1], values_strings=["a", "b", "cd"]),
+            node("LabelEncoder", ["l"], ["z"], domain="ai.onnx.ml", keys_strings=["cd", "a"], values_floats=[1.0, 2.0]),
+        ],
+        {"x": [2, 4, 6, 7]}, ["y", "u", "z"],
+        {"w": f32(5, 4, 3, 3), "o": f32(2, 36, 6, 7), "b": f32(5), "m": f32(2, 18, 6, 7), "r": np.abs(f32(3, 4)) * 5, "i": np.array([0, 1, 1]),
+         "q": np.float32([[0, 1, 1, 5, 6], [1, 0, 2, 3, 3], [1, 4, 4, 9, 9]]), "axis": np.array(1), "zero": np.array([0, 0]),
+         "two": np.array([2, 2]), "turn": f32(2, 3)}, opset=21,
+    )  # fmt: skip
+    small = lambda *s: rng.integers(-60, 60, s).astype(np.int8)  # noqa: E731
+    lstm = model(
+        [node("DynamicQuantizeLSTM", ["x", "w", "r", "b", "", "", "", "", "s", "z", "s", "z"], ["y", "h", "c"], domain="com.microsoft",
+              direction="bidirectional", hidden_size=4)],
+        {"x": [5, 2, 3]}, ["y", "h", "c"],
+        {"w": small(2, 3, 16), "r": small(2, 4, 16), "b": f32(2, 32), "s": np.float32([0.01, 0.02]), "z": np.zeros(2, np.int8)},
+    )  # fmt: skip
+    return [net, shapes, audio, old, regions, lstm, *_with_graphs(rng), *pattern_models(rng)]
 
 
 def _with_graphs(rng: np.random.Generator) -> list[bytes]:
@@ -201,7 +244,23 @@ def _structure(graph, rng: random.Random) -> None:
         graph.node.extend(copies)
     elif what == 13 and node.attribute:
         a = rng.choice(node.attribute)
-        a.name = rng.choice(["pads", "axis", "to", "junk", "kernel_shape", "opset", "outputs", "captured", "x", "self"])
+        a.name = rng.choice(
+            [
+                "pads",
+                "axis",
+                "to",
+                "junk",
+                "kernel_shape",
+                "opset",
+                "outputs",
+                "captured",
+                "x",
+                "self",
+                "shape",
+                "broadcast",
+                "keys_floats",
+            ]
+        )
 
 
 def pattern_models(rng: np.random.Generator) -> list[bytes]:
