@@ -7,7 +7,9 @@ import pytest
 
 import preimage as pre
 from preimage.io import onnx as onnx_io
+from preimage.io.graph import optimise
 from preimage.io.limits import limits
+from preimage.io.onnx import export
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
@@ -133,6 +135,122 @@ def test_nets_of_quantised_words_agree_with_onnxruntime():
     ):  # fmt: skip
         for a, b in zip(ours(model, feeds), theirs(model, feeds), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def stored(model, feeds, *positions):
+    """The model with the inputs at these positions stored in it, and what is left to feed."""
+    for name in [model.graph.input[k].name for k in positions]:
+        model.graph.initializer.append(numpy_helper.from_array(feeds[name], name))
+    left = [i for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer}]
+    del model.graph.input[:]
+    model.graph.input.extend(left)
+    return model, {i.name: feeds[i.name] for i in left}
+
+
+#: Channels, outputs of a group, the kernel's size, and how many convolutions of floats each becomes, in one group and in two.
+SIZES = {"narrow": (8, 4, 3, (1, 1)), "sums beyond 2^24": (600, 4, 1, (2, 1)), "in parts": (1200, 3, 1, (0, 0))}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("group", [1, 2])
+def test_rewritten_convolutions_give_the_same_integers(size, group):
+    """Optimised graphs compute with floats that hold the sums, or as before where none does: every element is the definition's."""
+    channels, outputs, kernel, _ = SIZES[size]
+    x, w = whole("uint8", 2, channels, 7, 6), whole("int8", outputs * group, channels // group, kernel, kernel)
+    if size != "narrow":
+        x[:, :, 0], w[0] = 255, 127  # the largest sums
+    zero, zeros = np.uint8(3), whole("int8", len(w)) // 8
+    pads = {"pads": [1, 0, 1, 1] if kernel > 1 else [0] * 4, "strides": [2, 1], "group": group}
+    sums = convolved(
+        x.astype(np.int64) - 3, w.astype(np.int64) - zeros[:, None, None, None].astype(np.int64), (2, 1), pads["pads"], group
+    )
+    bias = RNG.integers(-9999, 9999, len(w)).astype(np.int32)
+    each, scale, end = (RNG.random(len(w)) / 1e3).astype(np.float32), np.float32(0.21), np.uint8(100)
+    factor = (np.float32(0.25) * each / scale).astype(np.float32)[:, None, None]
+    want = np.clip(np.rint((sums + bias[:, None, None]).astype(np.float32) * factor).astype(np.int64) + 100, 0, 255)
+    model, feeds = stored(
+        *net("QLinearConv", [x, np.float32(0.25), zero, w, each, zeros, scale, end, bias], **pads), *range(1, 9)
+    )
+    integer, fed = stored(*net("ConvInteger", [x, w, zero, zeros], **pads), 1, 3)
+    for made, given, wanted in ((model, feeds, want), (integer, fed, sums)):
+        plain_graph = onnx_io.load(made).eval()
+        graph = optimise(plain_graph)
+        assert [n.op for n in graph.nodes].count("conv") == SIZES[size][3][group - 1]
+        with pre.no_grad():
+            assert np.array_equal(plain_graph.run(given)["y"], wanted)
+            for _ in range(4):  # the last by a program
+                assert np.array_equal(graph.run(given)["y"], wanted)
+        again = export.from_graph(graph)
+        (back,) = ours(again, given)
+        assert np.array_equal(back, wanted)
+
+
+def test_fast_convolutions_keep_the_integers():
+    x, w = whole("uint8", 1, 32, 16, 16), whole("int8", 32, 32, 3, 3) // 8
+    model, feeds = stored(*net("ConvInteger", [x, w]), 1)
+    graph = onnx_io.load(model).eval()
+    want = ours(model, feeds)[0]
+    with pre.no_grad(), pre.config(accuracy="fast"):
+        assert np.array_equal(optimise(graph).run(feeds)["y"], want)
+        assert np.array_equal(optimise(graph, accuracy="fast").run(feeds)["y"], want)
+
+
+@pytest.mark.parametrize("depth", [7, 900])
+def test_rewritten_products_give_the_same_integers(depth):
+    a, b, zero = whole("uint8", 3, 5, depth), whole("int8", depth, 4), whole("int8", 4)
+    want = (a.astype(np.int64) - 9) @ (b.astype(np.int64) - zero.astype(np.int64))
+    cases = [
+        stored(*net("MatMulInteger", [a, b, np.uint8(9), zero]), 1, 2, 3),
+        stored(
+            *net("QLinearMatMul", [a, np.float32(0.1), np.uint8(9), b, np.float32(0.02), zero, np.float32(0.9), np.uint8(99)]),
+            *range(1, 8),
+        ),
+    ]
+    factor = np.float32(np.float32(0.1) * np.float32(0.02) / np.float32(0.9))
+    results = [want, np.clip(np.rint(want.astype(np.float32) * factor) + 99, 0, 255)]
+    for (model, feeds), wanted in zip(cases, results, strict=True):
+        graph = onnx_io.load(model).eval()
+        net_ = optimise(graph)
+        assert ("matmul" in [n.op for n in net_.nodes] or "linear" in [n.op for n in net_.nodes]) == (depth == 7)
+        with pre.no_grad():
+            assert np.array_equal(graph.run(feeds)["y"], wanted)
+            for _ in range(4):
+                assert np.array_equal(net_.run(feeds)["y"], wanted)
+
+
+def test_qgemm_is_its_definition():
+    a, b, c = whole("uint8", 7, 5), whole("int8", 4, 7) >> 1, RNG.integers(-99, 99, 4).astype(np.int32)
+    sums = (a.T.astype(np.int64) - 100) @ b.T.astype(np.int64) + c
+    head = [a, np.float32(0.1), np.uint8(100), b, np.float32(0.02), np.int8(0), c]
+    model, feeds = net("QGemm", head, domain="com.microsoft", transA=1, transB=1, alpha=0.5)
+    assert np.allclose(ours(model, feeds)[0], sums * 0.001, rtol=1e-6)
+    model, feeds = net("QGemm", [*head, np.float32(0.03), np.uint8(9)], domain="com.microsoft", transA=1, transB=1, alpha=0.5)
+    (y,) = ours(model, feeds)
+    assert np.abs(y - np.clip(sums * 0.001 / 0.03 + 9, 0, 255)).max() <= 0.5 + 1e-4
+    assert np.abs(y.astype(int) - theirs(model, feeds)[0]).max() <= 1
+
+
+def test_deconvolution_between_integers():
+    """Files hold it as DequantizeLinear, ConvTranspose, QuantizeLinear: with scales that are powers of two every element is the integers' own."""
+    x, w = whole("uint8", 2, 3, 5, 4), whole("int8", 3, 4, 3, 2)
+    node = helper.make_node
+    nodes = [node("DequantizeLinear", ["x", "s", "o"], ["f"]), node("DequantizeLinear", ["w", "t", "p"], ["g"]),
+             node("ConvTranspose", ["f", "g"], ["c"], strides=[2, 1], pads=[1, 0, 0, 1], output_padding=[1, 0]),
+             node("QuantizeLinear", ["c", "u", "o"], ["y"])]  # fmt: skip
+    known = {"w": w, "s": np.float32(0.25), "o": np.uint8(7), "t": np.float32(0.125), "p": np.int8(0), "u": np.float32(2048)}
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 2, x.shape)], [onnx.ValueInfoProto(name="y")],
+                              [numpy_helper.from_array(np.asarray(v), k) for k, v in known.items()])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    sums = np.zeros((2, 4, 12, 6), np.int64)
+    values = x.astype(np.int64) - 7
+    for i, j, a, b in np.ndindex(5, 4, 3, 2):
+        sums[:, :, i * 2 + a, j + b] += np.einsum("nc,co->no", values[:, :, i, j], w[:, :, a, b].astype(np.int64))
+    want = np.clip(np.rint(sums[:, :, 1:, :4] / 65536) + 7, 0, 255)
+    (y,) = ours(model, {"x": x})
+    assert y.dtype == np.uint8
+    assert np.array_equal(y, want)
+    with pre.no_grad():
+        assert np.array_equal(optimise(onnx_io.load(model).eval()).run({"x": x})["y"], want)
 
 
 def test_rounding_has_no_gradient_and_says_so():

@@ -16,7 +16,7 @@ from preimage.io.graph.stored_words import STORED_WORDS
 from preimage.io.graph.types import graph_types, takes_floats
 from preimage.io.onnx.operators.contractions import pairs_of
 
-__all__ = ["in_our_words"]
+__all__ = ["conv_word", "in_our_words"]
 
 _POINTWISE = {
     "Abs": "abs", "Add": "add", "Div": "div", "Exp": "exp", "Log": "log", "Mul": "mul", "Relu": "relu", "Sigmoid": "sigmoid",
@@ -72,7 +72,7 @@ def _window(node: Node, ndim: int) -> dict[str, Any] | None:
     return {"stride": strides, "padding": padding, "dilation": dilations}
 
 
-def _conv(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
+def conv_word(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
     weight = stored.get(node.inputs[1])
     given = node.attributes.get("kernel_shape") is not None
     if weight is None or weight.ndim < 2 or (given and node.integers("kernel_shape") != weight.shape[2:]):
@@ -84,7 +84,7 @@ def _conv(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
 
 
 def _conv_transpose(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
-    plain = _conv(node, stored)
+    plain = conv_word(node, stored)
     extra = node.integers("output_padding", ())
     if plain is None or node.attributes.get("output_shape") is not None or isinstance(plain.attributes["padding"], str):
         return None
@@ -163,7 +163,7 @@ def _gelu(node: Node, stored: Mapping[str, np.ndarray]) -> Node | None:
 
 
 _REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
-    "Conv": _conv,
+    "Conv": conv_word,
     "ConvTranspose": _conv_transpose,
     "MaxPool": _max_pool,
     "AveragePool": _avg_pool,

@@ -85,7 +85,7 @@ def _upsample(node: OnnxNode, opset: int, attributes: dict[str, Any]) -> None:
     sides = [attributes.pop(key, None) for key in ("height_scale", "width_scale")]
     if not all(isinstance(side, (int, float)) for side in sides):
         raise _wrong(node, "height_scale", "a number, and width_scale beside it")
-    attributes["scales"] = [1.0, 1.0, *map(float, sides)]  # type: ignore[arg-type]
+    attributes["scales"] = [1.0, 1.0, *map(float, sides)]
 
 
 _CHANGED: dict[str, Change] = {

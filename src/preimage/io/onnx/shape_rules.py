@@ -38,6 +38,7 @@ shapes_of(
 shapes_of("onnx.Dropout")(like(0, 0))
 shapes_of(*_onnx("RandomNormalLike", "RandomUniformLike", "Bernoulli"))(like(0))
 shapes_of(*_onnx("RandomNormal", "RandomUniform"))(lambda call: [call.node.integers("shape")])
+shapes_of("rescaled")(like(0))
 shapes_of("onnx.DynamicQuantizeLinear")(lambda call: [call.shape(0), (), ()])
 shapes_of(MS + "SkipLayerNormalization", MS + "SkipSimplifiedLayerNormalization")(
     lambda call: [broadcast(call.shape(0), call.shape(1)), None, None, broadcast(call.shape(0), call.shape(1))]
@@ -363,6 +364,12 @@ def _matmul(call: Call) -> Shapes:
 @shapes_of("onnx.QLinearMatMul")
 def _qlinear_matmul(call: Call) -> Shapes:
     return [matrix_product(call.shape(0), call.shape(3))]
+
+
+@shapes_of(MS + "QGemm")
+def _qgemm(call: Call) -> Shapes:
+    sides = (call.shape(k)[call.node.integer(swap, 0) == other] for k, swap, other in ((0, "transA", 1), (3, "transB", 0)))
+    return [list(sides)]
 
 
 @shapes_of(MS + "FusedMatMul")

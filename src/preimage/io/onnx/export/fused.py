@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from preimage.io.graph import Node
 from preimage.io.onnx.export.words import Writer, word, write_steps
 
@@ -26,6 +28,13 @@ def _attention(writer: Writer, node: Node) -> None:
     scores = writer.op("MatMul", [q if scale == 1 else writer.op("Mul", [q, writer.constant(scale)]), k])
     scores = writer.op("Add", [scores, mask]) if mask else scores
     writer.add("MatMul", [writer.op("Softmax", [scores], axis=-1), v], node.outputs, node.name)
+
+
+@word("rescaled")
+def _rescaled(writer: Writer, node: Node) -> None:
+    sums, factor, zero = node.inputs
+    scaled = writer.op("Mul", [sums, factor])
+    writer.add("QuantizeLinear", [scaled, writer.constant(1.0, np.float32), zero], node.outputs, node.name)
 
 
 @word("rms_norm")

@@ -12,6 +12,7 @@ from preimage.io.onnx.operators import (  # noqa: F401 - operators register them
     ordering,
     pointwise,
     quantised,
+    quantised_products,
     quantised_recurrent,
     random,
     recurrent,

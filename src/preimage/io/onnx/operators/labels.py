@@ -88,12 +88,13 @@ def _label_encoder(
     }  # fmt: skip
     data = np.asarray(data_of(x))
     data = data.astype(str) if data.dtype == object and all(isinstance(v, str) for v in data.reshape(-1)) else data
+    found: tuple[np.ndarray | None, np.ndarray | None]
     if classes_strings is not None:
-        classes, places = text_array(classes_strings, "LabelEncoder"), np.arange(len(classes_strings))
-        keys, values = (classes, places) if data.dtype.kind == "U" else (places, classes)
+        classes, places = text_array(classes_strings, "LabelEncoder"), np.asarray(np.arange(len(classes_strings)))
+        found = (classes, places) if data.dtype.kind == "U" else (places, classes)
     else:
         found = _listed(given, "keys"), _listed(given, "values")
-        if found[0] is None or found[1] is None:
-            raise FileFormatError("LabelEncoder: there are no keys, or no values")
-        keys, values = found
+    keys, values = found
+    if keys is None or values is None:
+        raise FileFormatError("LabelEncoder: there are no keys, or no values")
     return _found(data, keys, values, _default(given, values))

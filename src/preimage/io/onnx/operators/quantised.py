@@ -8,7 +8,6 @@ within the range of their type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,13 @@ from preimage import ops
 from preimage.engines import around
 from preimage.engines.recording import constant
 from preimage.errors import FileFormatError, PreimageError
-from preimage.io import limits
-from preimage.io.graph import OPS, graph_op
+from preimage.io.graph import graph_op
 from preimage.io.graph.types import Types, gives
 from preimage.io.onnx.model import dtype_of
 from preimage.io.onnx.operators.moving import recorded
 from preimage.io.onnx.operators.shapes import axis_of, data_of
 
-__all__ = ["dequantised", "dynamically_quantised", "exact_product", "plain", "quantised"]
+__all__ = ["dequantised", "dynamically_quantised", "integer_type", "plain", "quantised", "zero_of"]
 
 
 def plain(what: str, *values: Any) -> list[np.ndarray]:
@@ -34,7 +32,7 @@ def plain(what: str, *values: Any) -> list[np.ndarray]:
     return [np.asarray(data_of(v)) for v in values]
 
 
-def _zero(what: str, value: Any) -> np.ndarray | None:
+def zero_of(what: str, value: Any) -> np.ndarray | None:
     """A zero point as an array; None where it is absent."""
     return None if value is None else plain(what, value)[0]
 
@@ -101,7 +99,7 @@ def dequantised(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np
     return np.asarray((wide * scale.astype(wide.dtype)).astype(scale.dtype))
 
 
-def _integer(dtype: Any, what: str) -> Any:
+def integer_type(dtype: Any, what: str) -> Any:
     if np.dtype(dtype).kind not in "iu" or np.dtype(dtype).itemsize > 4:
         raise FileFormatError(f"{what}: {dtype} is no quantised type; there are int8, uint8, int16, uint16 and int32")
     return np.dtype(dtype)
@@ -129,10 +127,10 @@ def _quantize_linear(
     x, scale = plain(what, x, scale)
     dtype = zero.dtype if zero is not None else dtype_of(output_dtype, what) if output_dtype else np.dtype(np.uint8)
     spread = _spread(scale, x.shape, axis, block_size, what)
-    given = _zero(what, zero)
+    given = zero_of(what, zero)
     start = constant(np.zeros((), dtype)) if given is None else _spread(given, x.shape, axis, block_size, what)
     wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
-    return quantised(wide, spread, start, _integer(dtype, what))
+    return quantised(wide, spread, start, integer_type(dtype, what))
 
 
 def _dequantise_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
@@ -143,8 +141,8 @@ def _dequantise_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
 def _dequantize_linear(q: Any, scale: Any, zero: Any = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0) -> Any:
     what = "DequantizeLinear"
     q, scale = plain(what, q, scale)
-    _integer(q.dtype, what)
-    given = _zero(what, zero)
+    integer_type(q.dtype, what)
+    given = zero_of(what, zero)
     start = None if given is None else _spread(given, q.shape, axis, block_size, what)
     found = dequantised(q, _spread(scale, q.shape, axis, block_size, what), start)
     return found.astype(dtype_of(output_dtype, what)) if output_dtype else found
@@ -165,123 +163,6 @@ def dynamically_quantised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return quantised(x, scale, zero, np.uint8), scale, zero
 
 
-# -- sums of products --------------------------------------------------------------------------------------------------
-
-
-def _exact_dtype(a: np.ndarray, b: np.ndarray, terms: int) -> type[np.floating[Any]]:
-    """The narrowest float that holds every sum of so many products."""
-    largest = int(np.abs(a).max(initial=0)) * int(np.abs(b).max(initial=0)) * terms
-    if largest >= 1 << 53:
-        raise FileFormatError(f"sums of {terms} products reach 2^53, which is more than quantised kernels add up")
-    return np.float32 if largest <= 1 << 24 else np.float64
-
-
-def _centred(q: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
-    return q.astype(np.int64) if zero is None else q.astype(np.int64) - zero.astype(np.int64)
-
-
-def _int32(values: Any) -> np.ndarray:
-    """Sums as int32; what is beyond wraps around, as the sum of int32 numbers does."""
-    return np.asarray(values).astype(np.int64).astype(np.int32)
-
-
-def exact_product(a: np.ndarray, b: np.ndarray, what: str) -> np.ndarray:
-    """The matrix product of integers, exact, as floats that hold it."""
-    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
-        raise FileFormatError(f"{what}: shapes {a.shape} and {b.shape} do not belong together")
-    limits.check("matmul", [a, b], {}, what)
-    dtype = _exact_dtype(a, b, a.shape[-1])
-    return np.asarray(ops.matmul(a.astype(dtype), b.astype(dtype)))
-
-
-def _row_zero(zero: np.ndarray | None, a: np.ndarray) -> np.ndarray | None:
-    """The zero point of the left side: one number, or one for each row."""
-    if zero is None or zero.size == 1:
-        return None if zero is None else zero.reshape(())
-    return zero[..., None] if zero.ndim == 1 else zero
-
-
-def _column_zero(zero: np.ndarray | None, b: np.ndarray) -> np.ndarray | None:
-    return None if zero is None else zero.reshape(()) if zero.size == 1 else zero
-
-
-@graph_op("onnx.MatMulInteger", types=gives("int32"))
-def _matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
-    a, b = plain("MatMulInteger", a, b)
-    a = _centred(a, _row_zero(_zero("MatMulInteger", a_zero), a))
-    b = _centred(b, _column_zero(_zero("MatMulInteger", b_zero), b))
-    return _int32(exact_product(a, b, "MatMulInteger"))
-
-
-@graph_op("onnx.QLinearMatMul", types=gives(7))
-def _qlinear_matmul(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, scale: Any, zero: Any) -> Any:
-    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = plain(
-        "QLinearMatMul", a, a_scale, a_zero, b, b_scale, b_zero, scale, zero
-    )
-    sums = exact_product(_centred(a, _row_zero(a_zero, a)), _centred(b, _column_zero(b_zero, b)), "QLinearMatMul").astype(
-        np.int64
-    )
-    left = a_scale[..., None] if a_scale.ndim == 1 and a_scale.size > 1 else a_scale
-    return _rescaled(sums, left * b_scale, scale, zero)
-
-
-def _rescaled(sums: np.ndarray, scale_in: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Integer sums in units of `scale_in` as integers in units of `scale`."""
-    factor = np.asarray(scale_in / scale, np.float32)
-    span = np.iinfo(_integer(zero.dtype, "a quantised result"))
-    moved = np.rint(sums.astype(np.float32) * factor).astype(np.float64) + zero.astype(np.float64)
-    return np.asarray(np.clip(moved, span.min, span.max), zero.dtype)
-
-
-def _convolved(x: np.ndarray, w: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    limits.check("conv", [x, w], attributes, "a quantised convolution")
-    dtype = _exact_dtype(x, w, prod(w.shape[1:]))
-    return np.asarray(OPS["onnx.Conv"].function(x.astype(dtype), w.astype(dtype), **attributes)).astype(np.int64)
-
-
-def _per_output(zero: np.ndarray | None, w: np.ndarray) -> np.ndarray | None:
-    """A zero point or scale of the weights: one number, or one for each output channel."""
-    if zero is None or zero.size == 1:
-        return None if zero is None else zero.reshape(())
-    if zero.shape != w.shape[:1]:
-        raise FileFormatError(f"a zero point or scale of shape {zero.shape} for weights of shape {w.shape}")
-    return zero.reshape(-1, *(1,) * (w.ndim - 1))
-
-
-@graph_op("onnx.ConvInteger", types=gives("int32"))
-def _conv_integer(
-    x: Any, w: Any, x_zero: Any = None, w_zero: Any = None, *, auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None,
-    dilations: Any = None, group: int = 1, kernel_shape: Any = None,
-) -> Any:  # fmt: skip
-    """The padding stands for zero, which is the zero point."""
-    x, w = plain("ConvInteger", x, w)
-    zeros = [_zero("ConvInteger", z) for z in (x_zero, w_zero)]
-    window = {
-        "auto_pad": auto_pad, "pads": pads, "strides": strides, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
-    }  # fmt: skip
-    return _int32(_convolved(_centred(x, zeros[0]), _centred(w, _per_output(zeros[1], w)), window))
-
-
-@graph_op("onnx.QLinearConv", types=gives(7))
-def _qlinear_conv(
-    x: Any, x_scale: Any, x_zero: Any, w: Any, w_scale: Any, w_zero: Any, scale: Any, zero: Any, bias: Any = None, *,
-    auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None, dilations: Any = None, group: int = 1, kernel_shape: Any = None,
-) -> Any:  # fmt: skip
-    """bias: int32, in units of x_scale * w_scale."""
-    x, x_scale, x_zero, w, w_scale, w_zero, scale, zero = plain(
-        "QLinearConv", x, x_scale, x_zero, w, w_scale, w_zero, scale, zero
-    )
-    window = {
-        "auto_pad": auto_pad, "pads": pads, "strides": strides, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
-    }  # fmt: skip
-    sums = _convolved(_centred(x, x_zero), _centred(w, _per_output(w_zero, w)), window)
-    channels = (-1, *(1,) * (w.ndim - 2))
-    if bias is not None:
-        sums = sums + plain("QLinearConv", bias)[0].astype(np.int64).reshape(channels)
-    each = w_scale.reshape(channels) if w_scale.size > 1 else w_scale.reshape(())
-    return _rescaled(sums, x_scale * each, scale, zero)
-
-
 # -- words of com.microsoft: between dequantising and quantising -------------------------------------------------------
 
 
@@ -297,7 +178,7 @@ def _between(what: str, function: Any) -> Any:
 def _two(what: str, function: Any) -> Any:
     def op(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, scale: Any, zero: Any = None) -> Any:
         a, a_scale, b, b_scale, scale = plain(what, a, a_scale, b, b_scale, scale)
-        zeros = [_zero(what, z) for z in (a_zero, b_zero, zero)]
+        zeros = [zero_of(what, z) for z in (a_zero, b_zero, zero)]
         found = function(dequantised(a, a_scale, zeros[0]), dequantised(b, b_scale, zeros[1]))
         return quantised(np.asarray(found), scale, np.zeros((), a.dtype) if zeros[2] is None else zeros[2], a.dtype)
 
@@ -323,19 +204,3 @@ def _qlinear_concat(scale: Any, zero: Any, *parts: Any, axis: int) -> Any:
     scale, zero, *given = plain("QLinearConcat", scale, zero, *parts)
     each = [dequantised(*given[k : k + 3]) for k in range(0, len(given), 3)]
     return quantised(np.concatenate(each, axis), scale, zero, zero.dtype)
-
-
-@graph_op("onnx.com.microsoft::MatMulIntegerToFloat", types=gives(2))
-def _matmul_integer_to_float(
-    a: Any, b: Any, a_scale: Any, b_scale: Any, a_zero: Any = None, b_zero: Any = None, bias: Any = None
-) -> Any:
-    sums = _matmul_integer(a, b, a_zero, b_zero)
-    a_scale, b_scale = plain("MatMulIntegerToFloat", a_scale, b_scale)
-    found = sums.astype(a_scale.dtype) * (a_scale * b_scale)
-    return found if bias is None else found + np.asarray(data_of(bias))
-
-
-@graph_op("onnx.com.microsoft::DynamicQuantizeMatMul")
-def _dynamic_quantize_matmul(a: Any, b: Any, b_scale: Any, b_zero: Any = None, bias: Any = None) -> Any:
-    q, scale, zero = _dynamic(a)
-    return _matmul_integer_to_float(q, b, scale, b_scale, zero, b_zero, bias)

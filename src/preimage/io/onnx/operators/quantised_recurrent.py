@@ -8,6 +8,7 @@ the gates lie in the order i, o, f, c.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
 from preimage.io.limits import check_work, checked_size
-from preimage.io.onnx.operators.quantised import dynamically_quantised, exact_product, plain
+from preimage.io.onnx.operators.quantised import dynamically_quantised, plain
+from preimage.io.onnx.operators.quantised_products import exact_product
 from preimage.io.onnx.operators.recurrent import DIRECTIONS, activation_functions
 
 __all__: list[str] = []
@@ -93,14 +95,10 @@ def _dynamic_quantize_lstm(
         scales = [_per_column(v, k, count, 4 * hidden) for v in (w_scale, w_zero, r_scale, r_zero)]
         gates = _times(x.reshape(steps * batch, -1), w[k], scales[0], scales[1]).reshape(steps, batch, 4 * hidden)
         gates = gates if b is None else gates + b[k, : 4 * hidden] + b[k, 4 * hidden :]
-        start = [_state(v, k, count, batch, hidden) for v in (h, c)]
-        recurrent, scale, zero = r[k], scales[2], scales[3]
-        parts.append(
-            _direction(
-                gates, lambda state, a=recurrent, s=scale, z=zero: _times(state, a, s, z), *start, None if p is None else p[k], ends,
-                backwards, functions[3 * k : 3 * k + 3], clip or 0.0, bool(input_forget),
-            )
-        )  # fmt: skip
+        recur = partial(_times, weight=r[k], scale=scales[2], zero=scales[3])
+        states = _state(h, k, count, batch, hidden), _state(c, k, count, batch, hidden)
+        peephole, own = None if p is None else p[k], functions[3 * k : 3 * k + 3]
+        parts.append(_direction(gates, recur, *states, peephole, ends, backwards, own, clip or 0.0, bool(input_forget)))
     return tuple(np.stack([part[n] for part in parts], axis=1 if n == 0 else 0) for n in range(3))[:outputs]
 
 

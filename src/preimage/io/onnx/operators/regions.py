@@ -23,7 +23,7 @@ def _images(values: np.ndarray, what: str) -> np.ndarray:
     """Which image each region lies in. Raises: FileFormatError for what is no whole number."""
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or np.any(values != np.rint(values)):
         raise FileFormatError(f"{what}: the images of regions are whole numbers, got {values.reshape(-1)[:4].tolist()}")
-    return np.clip(values, -1, 1 << 31).astype(np.int64)
+    return np.asarray(np.clip(values, -1, 1 << 31), np.int64)
 
 
 @graph_op("onnx.RoiAlign")
@@ -40,7 +40,12 @@ def _roi_align(
     if corners.ndim != 2 or corners.shape[1] != 4 or which.shape != corners.shape[:1] or x.ndim != 4 or min(pooled) < 1:
         raise FileFormatError(f"RoiAlign: x {x.shape}, regions {corners.shape} of the images {which.shape}, made to {pooled}")
     checked_size((len(corners), x.shape[1], *pooled), "RoiAlign")
-    options = {"pooled": pooled, "scale": spatial_scale, "sampling": sampling_ratio, "half_pixel": how == "half_pixel"}
+    options: dict[str, Any] = {
+        "pooled": pooled,
+        "scale": spatial_scale,
+        "sampling": sampling_ratio,
+        "half_pixel": how == "half_pixel",
+    }
     images = _images(which, "RoiAlign")
     if not np.isfinite(corners).all():
         raise FileFormatError("RoiAlign: a region has corners that are not finite")
