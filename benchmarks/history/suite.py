@@ -1,7 +1,7 @@
-"""What asv follows from commit to commit (docs/bench.md says how): layers of known networks, a net and its training step, a tiny call, the import, memory.
+"""What asv follows from commit to commit: layers of known networks, a net and its training step, a tiny call, the import, memory.
 
-One thread, float32, channels first, as a user has them. It measures this library alone, and says what became slower when; how fast it is beside others
-`preimage bench` says.
+One thread, float32, channels first, as a user has them. docs/bench.md says how to run it. It measures this library alone, and says what
+became slower when; how fast it is beside others `preimage bench` says.
 """
 
 from __future__ import annotations

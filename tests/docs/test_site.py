@@ -55,3 +55,10 @@ def test_links_out_of_the_docs_lead_to_the_repository_where_its_address_is_known
     assert build.linked("[the table](../pyproject.toml)", DOCS, "made up") == "the table"
     monkeypatch.setenv("GITHUB_REPOSITORY", "who/what")
     assert build.linked("[the table](../pyproject.toml)", DOCS, "made up").endswith("/who/what/blob/main/pyproject.toml)")
+
+
+def test_the_tests_and_tools_that_pages_name_are_there() -> None:
+    for page in [*PAGES, ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"]:
+        if "decisions" not in page.parts:
+            for name in re.findall(r"`(?:[^`\n]* )?((?:tests|tools|benchmarks|examples)/[\w/.*-]*)", page.read_text()):
+                assert next(ROOT.glob(name.rstrip(".")), None), f"{page.name}: {name}"

@@ -256,3 +256,11 @@ def test_yolo_boxes() -> None:
     ):
         with pytest.raises(PreimageError, match="mask"):
             caffe.load(caffe.parse_text("NetParameter", net_text(text.replace(change, problem), *(m.shape for m in maps))))
+
+
+def test_an_empty_batch_detects_nothing() -> None:
+    text = """type: "DetectionOutput" detection_output_param { num_classes: 3 share_location: true background_label_id: 0
+      nms_param { nms_threshold: 0.45 top_k: 10 } keep_top_k: 5 confidence_threshold: 0.1 }"""
+    shapes = [(0, 16), (0, 12), (1, 2, 16)]
+    found = run(build(text, *shapes), *(RNG.random(shape) for shape in shapes))
+    assert found.reshape(-1, 7)[:, 1:].tolist() == [[-1] * 6]

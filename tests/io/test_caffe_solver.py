@@ -1,5 +1,6 @@
 """Solvers: each rule and policy against its formula written here, and a net that learns."""
 
+from itertools import product
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,22 @@ def test_policies() -> None:
     for text in ('lr_policy: "magic"', 'lr_policy: "step" gamma: 1', ""):
         with pytest.raises(FileFormatError, match="lr_policy"):
             at(0, text)
+
+
+def test_odd_policies_give_a_rate_or_are_refused() -> None:
+    """No division by zero, no error of the math library, no complex number."""
+    policies = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
+    given = 0
+    for policy, gamma, stepsize, power, most in product(
+        policies, ("0", "-1", "1e38"), ("0", "1", "-3"), ("0", "-2", "0.5"), ("0", "-1")
+    ):
+        text = f'base_lr: 0.5 lr_policy: "{policy}" gamma: {gamma} stepsize: {stepsize} power: {power} max_iter: {most}'
+        for step in (0, 10**9):
+            try:
+                given += isinstance(rate(parse_text("SolverParameter", text), step), float | int)
+            except FileFormatError as error:
+                assert "lr_policy" in str(error)  # noqa: PT017 - which of the two it is depends on the numbers
+    assert given > 200
 
 
 def test_it_learns_clips_accumulates_and_writes_snapshots(tmp_path: Path) -> None:
