@@ -76,13 +76,18 @@ def _places(only, indices):
     return [[positions.index(p) for p in index] for positions, index in zip(only, indices, strict=True)]
 
 
+def _matrix(weights, tap):
+    """The weights of one tap, in one piece: NumPy multiplies matrices in pieces by loops of its own, a hundred times slower."""
+    return np.ascontiguousarray(weights[(slice(None),) * 3 + tap])
+
+
 def conv(x, w, s: Sizes, only=None):
     """y[n, o, oh..]; `only` names the output positions wanted, one list per axis."""
     w = np.asarray(w, np.float64)
     y = np.zeros((x.shape[0], w.shape[0], *_size(s.small, only)))
     weights = w.reshape(s.groups, w.shape[0] // s.groups, *w.shape[1:])
     for tap, small, large in _taps(s, small_only=only):
-        part = np.matmul(weights[(slice(None),) * 3 + tap], _grouped(_pick(x, large), s.groups))
+        part = np.matmul(_matrix(weights, tap), _grouped(_pick(x, large), s.groups))
         here = _places(only, small)
         y[(slice(None), slice(None), *np.ix_(*here))] += part.reshape(x.shape[0], w.shape[0], *map(len, small))
     return y
@@ -95,7 +100,7 @@ def conv_transpose(y, w, s: Sizes, only=None):
     x = np.zeros((y.shape[0], channels, *_size(s.large, only)))
     weights = w.reshape(s.groups, w.shape[0] // s.groups, *w.shape[1:])
     for tap, small, large in _taps(s, large_only=only):
-        matrix = weights[(slice(None),) * 3 + tap].transpose(0, 2, 1)
+        matrix = _matrix(weights, tap).transpose(0, 2, 1)
         part = np.matmul(matrix, _grouped(_pick(y, small), s.groups))
         here = _places(only, large)
         x[(slice(None), slice(None), *np.ix_(*here))] += part.reshape(y.shape[0], channels, *map(len, large))

@@ -75,15 +75,18 @@ class Order:
 
     def blocks(self) -> list[tuple[int, int]]:
         """The blocks as ranges of terms, in order."""
+        return [(first, end) for first, end in self.ranges().tolist()]
+
+    def ranges(self) -> Ints:
+        """`blocks` as one array, (blocks, 2): an image of a billion positions has millions of them."""
         if not self.levels:
-            return [(0, prod(self.axes))]
+            return np.array([[0, prod(self.axes)]], np.int64)
         axis, step = self.levels[0]
         whole, size = prod(self.axes[:axis]), self.axes[axis]
-        return [
-            (whole * (outer * size + first), whole * (outer * size + min(first + step, size)))
-            for outer in range(prod(self.axes[axis + 1 :]))
-            for first in range(0, size, step)
-        ]
+        first = np.arange(0, size, step)
+        within = np.stack([first, np.minimum(first + step, size)], axis=1)
+        outer = np.arange(prod(self.axes[axis + 1 :])) * size
+        return whole * (outer[:, None, None] + within).reshape(-1, 2)
 
 
 def _limit(terms: int) -> int:

@@ -68,7 +68,7 @@ class RunningSums:
 
     def lines(self) -> Array:
         """The blocks as parts of rows (`LinePart`), in order."""
-        blocks, width = np.array(self.order.blocks(), np.int64), self.order.axes[0]
+        blocks, width = self.order.ranges(), self.order.axes[0]
         if self.order.levels and self.order.levels[0].axis == 0:
             row = blocks[:, 0] // width
             first, end = (blocks - (row * width)[:, None]).T

@@ -276,7 +276,7 @@ def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
 
     A band is a whole number of blocks, or of groups of them as large as the cache allows: then fewer sums are put down.
     """
-    blocks, closes = np.array(sums.order.blocks(), np.int64), 0
+    blocks, closes = sums.order.ranges(), 0
     count = len(blocks)
     if blocks[-1, 1] <= pixels:
         return np.array([0, count], np.int64), 0
