@@ -86,7 +86,8 @@ class Order:
         first = np.arange(0, size, step)
         within = np.stack([first, np.minimum(first + step, size)], axis=1)
         outer = np.arange(prod(self.axes[axis + 1 :])) * size
-        return whole * (outer[:, None, None] + within).reshape(-1, 2)
+        found: Ints = whole * (outer[:, None, None] + within).reshape(-1, 2)
+        return found
 
 
 def _limit(terms: int) -> int:
