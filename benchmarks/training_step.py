@@ -1,9 +1,11 @@
 """A training step (forward, backward, update) of five nets, ours beside torch: same weights, same losses first, then interleaved.
 
     python benchmarks/training_step.py [NET ...] [--threads 1] [--rounds 7] [--batch 32] [--compile] [--profile]
+    python benchmarks/training_step.py [NET ...] --memory [--batch 32]
 
 NET: lenet, autoencoder, unet, dcgan, resnet18 (benchmarks/training_nets.py); all by default. torch runs in both layouts, and compiled where asked
-for; its best is compared. One thread is timed by the thread's CPU time, so that other processes do not show; more by the clock. --profile sorts our
+for; its best is compared. --memory: the most memory that a process takes for three steps beyond what it had before the net was made, in processes of
+their own. One thread is timed by the thread's CPU time, so that other processes do not show; more by the clock. --profile sorts our
 functions by the time spent in them, kernels apart from Python.
 """
 
@@ -12,6 +14,9 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -75,7 +80,7 @@ def theirs(setup: Setup, batch: int, states: Any, *, last: bool, compiled: bool)
     """torch's step. last: in its channels-last layout; compiled: through torch.compile."""
     x, t = (torch.from_numpy(a) for a in data_of(setup, batch))
     nets = [make(torch_names()) for make in setup.nets]
-    for net, state in zip(nets, states, strict=True):
+    for net, state in zip(nets, states or [], strict=states is not None):
         net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
     if last:
         nets = [net.to(memory_format=torch.channels_last) for net in nets]
@@ -121,6 +126,38 @@ def measure(name: str, batch: int, threads: int, rounds: int, compiled: bool) ->
     return ratio, own
 
 
+def _most_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _memory_of(name: str, batch: int, library: str) -> None:
+    """Prints what three steps take."""
+    setup = SETUPS[name]
+    before = _most_memory()
+    if library == "ours":
+        step, _ = ours(setup, batch)
+    else:
+        step = theirs(setup, batch, None, last=library == "channels_last", compiled=False)
+    for _ in range(3):
+        step()
+    print(_most_memory() - before)
+
+
+def compare_memory(names: list[str], batch: int, threads: int) -> None:
+    """A row for each net: ours, and torch's better layout."""
+    for name in names:
+        found = {}
+        for library in ("ours", "channels_first", "channels_last"):
+            command = [sys.executable, __file__, name, "--batch", str(batch), "--threads", str(threads), "--memory-of", library]
+            found[library] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        least = min(found["channels_first"], found["channels_last"])
+        print(
+            f"{name:12} ours {found['ours'] / 2**20:8.1f} MiB, torch {least / 2**20:8.1f} MiB: torch / ours {least / found['ours']:.2f}",
+            flush=True,
+        )
+
+
 def _profile(step: Step, threads: int) -> None:
     profile = cProfile.Profile(time.thread_time if threads == 1 else time.perf_counter)
     with profile:
@@ -137,8 +174,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory-of", choices=["ours", "channels_first", "channels_last"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.memory:
+        compare_memory(options.nets or list(SETUPS), options.batch, options.threads)
+        return
+    if options.memory_of:
+        with pre.config(threads=options.threads):
+            _memory_of(options.nets[0], options.batch, options.memory_of)
+        return
     ratios = []
     with pre.config(threads=options.threads):
         for name in options.nets or SETUPS:
