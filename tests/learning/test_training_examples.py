@@ -77,7 +77,7 @@ def test_the_autoencoder(digits: Path) -> None:
 def test_the_u_net(name: str) -> None:
     program = read_program(EXAMPLES / f"{name}.py")
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((1, 1, 100, 96)).astype(np.float32)
+    images = rng.standard_normal((1, 1, 104, 96)).astype(np.float32)
     batch = (images, (images > 0).astype(np.float32))
     trainer = program.trainer(3, None)
     sample, _ = trainer.net, trainer.fit([batch], iterations=1)
