@@ -19,6 +19,9 @@ from preimage.records import record
 __all__ = ["PackArguments", "PackSpec", "build"]
 
 
+LINES = 4  # that are copied side by side
+
+
 class PackArguments(Arguments):
     """Strides and pitches in bytes. A task is share terms of group panels of one matrix, which begins at places."""
 
@@ -79,14 +82,18 @@ def build(spec: PackSpec) -> str:
             )
             _turned(f, spec, from_, to, begin, end, args.members - member)
     else:
-        with f.loop(begin, end) as k, f.loop(first, last) as panel:  # along the lines, as they lie in memory
-            member = _first_member(f, spec, panel.index)
-            line = source.at_bytes(member * args.member_stride + k.index * args.term_stride)
-            to = result.at_bytes(panel.index * args.panel_bytes).at(k.index * spec.width)
-            left = args.members - member
-            values = [line.at(s).load(spec.lanes, f.lane_mask(spec.lanes, left - s)) for s in _starts(spec)]
-            for s, value in zip(_starts(spec), values, strict=True):
-                to.at(s).store(value)
+        whole = end - (end - begin) % LINES
+        for start, stop, count in ((begin, whole, LINES), (whole, end, 1)):
+            with f.loop(start, stop, count) as k, f.loop(first, last) as panel:  # along the lines, as they lie in memory
+                member = _first_member(f, spec, panel.index)
+                from_ = source.at_bytes(member * args.member_stride + k.index * args.term_stride)
+                to, left = result.at_bytes(panel.index * args.panel_bytes).at(k.index * spec.width), args.members - member
+                lines = [from_.at_bytes(args.term_stride * n) for n in range(count)]
+                masks = [f.lane_mask(spec.lanes, left - s) for s in _starts(spec)]
+                values = [[line.at(s).load(spec.lanes, m) for s, m in zip(_starts(spec), masks, strict=True)] for line in lines]
+                for n, line in enumerate(values):
+                    for s, value in zip(_starts(spec), line, strict=True):
+                        to.at(n * spec.width + s).store(value)
     return f.ir()
 
 

@@ -21,6 +21,7 @@ contiguous. B's columns fill vectors: neighbours in memory ("panel"), or rows of
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import ClassVar
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
@@ -33,6 +34,7 @@ from preimage.records import record
 __all__ = ["TileSpec", "build"]
 
 UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
+COPIED_LINES = 4
 LINES_AHEAD = 8  # of a B that is copied from far
 PANEL_AHEAD = 1024  # bytes: a packed panel that a single tile reads comes as fast as it is asked for
 
@@ -133,10 +135,7 @@ def build(spec: TileSpec) -> str:
                     for r in range(spec.rows):
                         f.prefetch(args.output.at_bytes(at + args.out_row * r), write=True)
                 sums = _sums(f, spec, a_tile, b_panel, kept, first, last)
-                if spec.chunked:
-                    with f.when(last.equals(args.blocks)):
-                        _store(f, spec, _folded(f, spec, sums, kept), at, column)
-                else:
+                with f.when(last.equals(args.blocks)) if spec.chunked else nullcontext():
                     _store(f, spec, _folded(f, spec, sums, kept), at, column)
     return f.ir()
 
@@ -151,15 +150,19 @@ def _first_column(f: Kernel, spec: TileSpec, panel: Int) -> Int:
 
 
 def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
-    """The chunk's part of all the task's panels to the thread's own memory: along the lines of B, as they lie."""
+    """The chunk's part of all the task's panels to the thread's own memory: along the lines of B, as they lie, a few side by side."""
     args = _args(f, spec)
-    with f.loop(first, end) as k, f.loop(panel_0, panel_1) as panel:
-        line = _line(f, spec, b.at_bytes(_first_column(f, spec, panel.index) * _args(f, spec).b_start), k.index)
-        place = local.at_bytes((panel.index - panel_0) * _args(f, spec).local_panel).at((k.index - first) * spec.width)
-        if spec.ahead:
-            f.prefetch(b.at_bytes(_first_column(f, spec, panel.index) * args.b_start + (k.index + LINES_AHEAD) * args.b_term))
-        for v, value in enumerate(line):
-            place.at(v * spec.lanes).store(value)
+    whole = end - (end - first) % COPIED_LINES
+    for start, stop, count in ((first, whole, COPIED_LINES), (whole, end, 1)):
+        with f.loop(start, stop, count) as k, f.loop(panel_0, panel_1) as panel:
+            source = b.at_bytes(_first_column(f, spec, panel.index) * args.b_start)
+            to = local.at_bytes((panel.index - panel_0) * args.local_panel).at((k.index - first) * spec.width)
+            lines = [_line(f, spec, source, k.index + n) for n in range(count)]
+            for n, line in enumerate(lines):
+                if spec.ahead:
+                    f.prefetch(source.at_bytes((k.index + (n + LINES_AHEAD)) * args.b_term))
+                for v, value in enumerate(line):
+                    to.at(n * spec.width + v * spec.lanes).store(value)
 
 
 def _copy_transposed(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
