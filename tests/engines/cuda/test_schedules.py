@@ -19,14 +19,17 @@ from preimage.engines.base import Epilogue
 from preimage.engines.cuda import plan as plans
 from preimage.engines.cuda.device import Properties
 from preimage.engines.cuda.engine import CudaEngine
+from preimage.engines.cuda.schedules import gather
 from preimage.engines.cuda.schedules.chain_kernel import ChainSpec
 from preimage.engines.cuda.schedules.gather import gather_plan
+from preimage.engines.cuda.schedules.join_kernel import JoinSpec
 from preimage.engines.cuda.schedules.pack_kernel import PackSpec
 from preimage.engines.cuda.schedules.reduce_kernel import ReduceSpec
 from preimage.engines.cuda.schedules.sums_kernel import SumsSpec
 from preimage.engines.cuda.schedules.weights import weight_plan
 from preimage.engines.cuda.simulate import Simulator
 from preimage.engines.cuda.tile import DirectTile, Tile
+from preimage.engines.ir.epilogue import EpilogueSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden/cuda.json"
 RNG = np.random.default_rng(7)
@@ -102,6 +105,32 @@ def test_steps_of_several_taps(monkeypatch):
     check(FEW_CHANNELS, False, contractions=("conv",))
 
 
+SMALL_MAP = conv((1, 160, 3, 4), (24, 160, 3, 3), padding=1)  # 1,440 terms: blocks of 64 and less, groups of them
+
+
+@pytest.mark.parametrize(("level", "units"), [(1, 27), (2, 3)])
+@pytest.mark.parametrize("last", [False, True])
+def test_small_maps_share_a_sum_out(monkeypatch, level, units, last):
+    """Blocks, or groups of blocks, of terms are parts; the join adds them and finishes."""
+    force(monkeypatch, SMALL)
+    monkeypatch.setattr(gather, "_division", lambda *_: (level, units))
+    x, w, y = operands(SMALL_MAP, last)
+    e = Epilogue(RNG.standard_normal(24).astype(np.float32), laid(RNG.standard_normal(y.shape).astype(np.float32), last), "relu")
+    simulator = Simulator(lambda n: np.arange(n)[::-1], lazy=True)
+    got, wanted = (engine.conv(SMALL_MAP, x, w, e) for engine in (CudaEngine(simulator), get("jit")))
+    assert same_bits(got, wanted)
+
+
+def test_where_a_sum_is_shared_out():
+    g, wide = conv((1, 512, 7, 7), (512, 512, 3, 3), padding=1), np.dtype(np.float32)
+    plan = gather_plan(g, False, wide, H100, workspace_bytes=1 << 28)
+    assert plan.units == len(plan.tables.phases) > 1
+    assert f"sums in {plan.units} parts" in plan.algorithm
+    assert gather_plan(g, False, wide, H100, workspace_bytes=1 << 10).units == 1
+    assert gather_plan(g, False, wide, H100, workspace_bytes=1 << 28).packing == gather_plan(g, False, wide, H100).packing
+    assert gather_plan(conv((64, 512, 7, 7), (512, 512, 3, 3), padding=1), False, wide, H100, workspace_bytes=1 << 28).units == 1
+
+
 @pytest.mark.parametrize("tile", [SMALL, DirectTile(4, 1)])
 def test_infinite_weights_meet_nothing_outside(monkeypatch, tile):
     """Channels innermost, with an epilogue, whose bias and residual are read 16 bytes at a time."""
@@ -139,7 +168,7 @@ def described(g, last, dtype):
             plan = weight_plan(g, dtype, H100, 1 << 30, last)
             spec = plan.spec
         else:
-            plan = gather_plan(g, contraction == "conv_transpose", dtype, H100, last)
+            plan = gather_plan(g, contraction == "conv_transpose", dtype, H100, last, None, 1 << 28)
             spec = plan.spec(dtype, H100, last)
         made[contraction] = [plan.algorithm, str(plan.launch.tile), digest(spec)]
     return made
@@ -153,6 +182,7 @@ def test_plans_and_texts_are_the_recorded_ones(request):
     made = {name: described(g, last, np.dtype(np.float32)) for name, (g, last) in LAYERS.items()}
     made["float64 dense 3x3"] = described(*LAYERS["dense 3x3"], np.dtype(np.float64))
     specs = [PackSpec("f16", "f32", 32), ReduceSpec(1, "f32", "f32"), SumsSpec("f32", "f32", False), SumsSpec("f32", "f32", True)]
+    specs.append(JoinSpec(2, "f32", "f16", EpilogueSpec(True, True, "relu")))
     specs.append(ChainSpec(2, "f32", ("f32", "f32"), 0, (("add", (0, 1)), ("tanh", (2,))), (3,), ("f32",)))
     made["others"] = [digest(spec) for spec in specs]
     if request.config.getoption("--update-golden"):

@@ -87,16 +87,16 @@ class CudaEngine:
         return arrays.give(_lowered(run_weights(plan, a, b, arrays, constants), geometry))
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
-        g, properties, sums = geometry, self.device.properties, accumulator_dtype(dtype)
+        g, properties, sums, room = geometry, self.device.properties, accumulator_dtype(dtype), current().workspace_bytes
         if contraction == "conv_weight_grad":
-            weights = weight_plan(g, dtype, properties, current().workspace_bytes, channels_last)
+            weights = weight_plan(g, dtype, properties, room, channels_last)
             launch, algorithm, workspace = weights.launch, weights.algorithm, weights.workspace_bytes
             details: dict[str, Any] = {"parts of an image": len(weights.units.units), "images at a time": weights.images}
         else:
-            plan = gather_plan(g, contraction == "conv_transpose", dtype, properties, channels_last)
+            plan = gather_plan(g, contraction == "conv_transpose", dtype, properties, channels_last, None, room)
             launch, algorithm, workspace = plan.launch, plan.algorithm, plan.packed_count * sums.itemsize
             workspace += plan.scratch_bytes(sums, properties)
-            details = {"stride phases": len(plan.tables.phases), "levels of sums": plan.tables.depth}
+            details = {"stride phases": len(plan.tables.phases) // plan.units, "levels of sums": plan.tables.depth}
         details = {"device": f"{properties.name} ({properties.arch})", "tile": str(launch.tile), "tiles": launch.tiles} | details
         details |= {"waves": launch.waves, "share of multiply-adds": launch.share}
         details |= {"layout": "channels last" if channels_last else "channels first"}
@@ -122,8 +122,8 @@ class CudaEngine:
         if not x.size:  # every sum is empty
             return _zeros(shape, x, epilogue)
         arrays, constants = self._arrays(x)
-        source = _lifted(arrays.take(x), g)
-        plan = gather_plan(_with_axis(g), transpose, x.dtype, arrays.device.properties, is_channels_last(source))
+        source, room = _lifted(arrays.take(x), g), current().workspace_bytes
+        plan = gather_plan(_with_axis(g), transpose, x.dtype, arrays.device.properties, is_channels_last(source), None, room)
         packed = self._packed(plan, w, arrays, constants)
         result = run_gather(plan, source, packed, arrays, constants, is_channels_last(source), epilogue)
         return arrays.give(_lowered(result, g))

@@ -104,7 +104,7 @@ class _Direct:
         channel = (group * f.number("channels")).wide() * f.long_number("in_channel")
         begins = [where.source(e.pick(p, f.i32(0))) for e, p in zip(exists, positions, strict=True)]
         sources = [(image.at(channel), origin) for image, origin in begins]
-        line = (group * f.number("out_blocks") + out_block).wide() * (phase.steps * t.outs)
+        line = (group * f.number("out_blocks") + out_block).wide() * (phase.packed * t.outs)
         weights = self.args.pointer(self.args.fields["weight"], spec.inner).at(phase.weights + line)
         blocks, block = self.args.blocks, phase.first_block.narrow()
         zeros = [f.zeros(spec.inner, 1)] * t.sums

@@ -14,8 +14,9 @@ from preimage.engines.cuda.device import Arrays, Memory, Operand, Properties
 from preimage.engines.cuda.plan import Launch, gather_tile, spreads
 from preimage.engines.cuda.schedules.direct_kernel import DirectSpec
 from preimage.engines.cuda.schedules.gather_kernel import PLAIN, GatherSpec, shared_levels
+from preimage.engines.cuda.schedules.join_kernel import JoinArguments, JoinSpec
 from preimage.engines.cuda.schedules.pack_kernel import PackArguments, PackSpec
-from preimage.engines.cuda.schedules.tables import GatherTables, gather_tables
+from preimage.engines.cuda.schedules.tables import GatherTables, gather_tables, order_of
 from preimage.engines.cuda.tile import DirectTile
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.errors import EngineError
@@ -40,6 +41,7 @@ class Gather:
     tables: GatherTables
     outs: int
     channels: int
+    units: int = 1
 
     @property
     def out_blocks(self) -> int:
@@ -63,7 +65,8 @@ class Gather:
         """In words, for plans."""
         if isinstance(self.launch.tile, DirectTile):
             return "direct, every thread for itself"
-        return "gather by tiles" + (", terms of several taps a step" if self.spread else "")
+        words = "gather by tiles" + (", terms of several taps a step" if self.spread else "")
+        return words + (f", sums in {self.units} parts" if self.units > 1 else "")
 
     @property
     def position_blocks(self) -> int:
@@ -95,13 +98,15 @@ class Gather:
             tile = tile.thinner()
         copies = "spread" if self.spread else "last" if channels_last else "plain"
         spec = GatherSpec(
-            self.g.ndim, tile, self.tables.depth, 0, element, inner, self.tables.ragged, copies, vector, strict, epilogue
-        )
+            self.g.ndim, tile, self.tables.depth, 0, element, inner, self.tables.ragged, copies, vector, strict,
+            self.units > 1, epilogue,
+        )  # fmt: skip
         return shared_levels(spec, properties.multiprocessor_shared_bytes // tile.blocks_per_multiprocessor - 1024)
 
     def scratch_bytes(self, dtype: DType, properties: Properties) -> int:
-        """Memory for sums that find no room in shared memory."""
-        return self.spec(dtype, properties).scratch_bytes * self.grid(properties)
+        """Memory for sums that find no room in shared memory, and for parts of sums. dtype: of the sums."""
+        parts = self.units * prod(self.result_shape) * dtype.itemsize if self.units > 1 else 0
+        return self.spec(dtype, properties).scratch_bytes * self.grid(properties) + parts
 
     @property
     def result_shape(self) -> tuple[int, ...]:
@@ -121,20 +126,36 @@ class PackedWeight:
 
 
 def gather_plan(
-    g: ConvGeometry,
-    transpose: bool,
-    dtype: DType,
-    properties: Properties,
-    channels_last: bool = False,
-    launch: Launch | None = None,
-) -> Gather:
-    """channels_last: how the input lies."""
-    launch = launch or gather_tile(g, transpose, accumulator_dtype(dtype).itemsize, properties, channels_last)
+    g: ConvGeometry, transpose: bool, dtype: DType, properties: Properties, channels_last: bool = False, launch: Launch | None = None,
+    workspace_bytes: int = 0,
+) -> Gather:  # fmt: skip
+    """channels_last: how the input lies; workspace_bytes: for parts of sums."""
+    item = accumulator_dtype(dtype).itemsize
+    launch = launch or gather_tile(g, transpose, item, properties, channels_last)
+    tile = launch.tile
     outs = g.in_channels_per_group if transpose else g.out_channels_per_group
     channels = g.out_channels_per_group if transpose else g.in_channels_per_group
-    width = g.groups * ceil(outs / launch.tile.bm) * launch.tile.bm
-    tables = gather_tables(g, transpose, launch.tile.bk, width, spreads(g, transpose, launch.tile))
-    return Gather(g, transpose, launch, tables, outs, channels)
+    width = g.groups * ceil(outs / tile.bm) * tile.bm
+    level, units = _division(g, transpose, launch, item, properties, workspace_bytes)
+    tables = gather_tables(g, transpose, tile.bk, width, spreads(g, transpose, tile), level)
+    return Gather(g, transpose, launch, tables, outs, channels, units)
+
+
+def _division(
+    g: ConvGeometry, transpose: bool, launch: Launch, itemsize: int, properties: Properties, workspace_bytes: int
+) -> tuple[int, int]:
+    """Into parts of which level a sum is divided, and how many: where tiles fill less than half of a device. 0, 1: it is not."""
+    wanted = properties.multiprocessors * launch.tile.blocks_per_multiprocessor
+    order, count = order_of(g, transpose), prod(g.input_shape if transpose else g.output_shape)
+    if isinstance(launch.tile, DirectTile) or 2 * launch.tiles > wanted or (transpose and max(g.stride) > 1):
+        return 0, 1
+    for level in range(order.depth, 0, -1):
+        units = prod(order.sizes[level])
+        if units * count * itemsize > workspace_bytes:
+            break
+        if launch.tiles * units >= wanted or level == 1:
+            return level, units
+    return 0, 1
 
 
 def pack(plan: Gather, w: Operand, arrays: Arrays, constants: Constants) -> PackedWeight:
@@ -195,7 +216,7 @@ def _vector(plan: Gather, result: Operand, lanes: int) -> str:
     """Whether `lanes` neighbouring positions, or channels, are neighbours in the result, and lie on a boundary of so many."""
     strides = [s // result.dtype.itemsize for s in result.strides]
     image, channel, *axes = strides
-    if result.address % 16 or image % lanes:
+    if result.address % 16 or image % lanes or (plan.units > 1 and prod(result.shape) % lanes):
         return ""
     if channel == 1 and plan.outs % lanes == 0 and not any(s % lanes for s in axes):
         return "channels"
@@ -204,7 +225,7 @@ def _vector(plan: Gather, result: Operand, lanes: int) -> str:
         if n > 1 and stride != step:
             return ""
         step *= n
-    whole = len(plan.tables.phases) == 1 and (not plan.transpose or max(plan.g.stride) == 1)
+    whole = len(plan.tables.phases) == plan.units and (not plan.transpose or max(plan.g.stride) == 1)
     return "positions" if whole and step % lanes == 0 and channel % lanes == 0 else ""
 
 
@@ -213,46 +234,66 @@ def run_gather(
     epilogue: Epilogue | None = None, chain: Chain | None = None,
 ) -> Operand:  # fmt: skip
     """The result of conv, or of conv_transpose, of arrays that lie on the device."""
-    g, device, dtype = plan.g, arrays.device, x.dtype
-    sums = accumulator_dtype(dtype)
-    result = arrays.make(plan.result_shape, dtype, channels_last)
-    steps, limits = epilogue_spec(epilogue, chain, dtype)
-    epilogue = epilogue or Epilogue()
-    spec = plan.spec(
-        dtype,
-        device.properties,
-        is_channels_last(x),
-        _vector(plan, result, 16 // sums.itemsize),
-        plan.transpose and not w.finite,
-        steps,
-    )
-    grid = plan.grid(device.properties)
-    kernel = device.load(spec)
-    scratch = device.allocate(spec.scratch_bytes * grid)
-    keep: list[Any] = [scratch]
-
-    def place(array: Array) -> int:
-        keep.append(constants.place(array))
-        return int(keep[-1].address)
-
-    def operand(array: Any) -> int:
-        if array is None:
-            return 0
-        keep.append(arrays.take(array))
-        return int(keep[-1].address)
-
-    residual = operand(_laid_out(_as_dtype(epilogue.residual, dtype), channels_last))
-    if residual:
-        _check_layout(keep[-1], result)
-    words = spec.arguments(
-        input=x.address, weight=w.memory.address, output=result.address, limits=place(limits), scratch=scratch.address,
-        bias=operand(_as_dtype(epilogue.bias, dtype)), residual=residual,
-        phases=place(plan.tables.phases), items=place(plan.tables.items), blocks=place(plan.tables.blocks),
-        tiles=plan.tiles, position_blocks=plan.position_blocks, out_blocks=plan.out_blocks, groups=g.groups, batch=g.batch,
-        channels=plan.channels, outs=plan.outs, **_strides(plan, x, result),
+    sums = accumulator_dtype(x.dtype)
+    result = arrays.make(plan.result_shape, x.dtype, channels_last)
+    steps, finishing, _keep = _finishing(epilogue, chain, result, channels_last, arrays, constants)
+    if plan.units == 1:
+        _launch(plan, x, w, result, steps, finishing, arrays, constants)
+        return result
+    count = prod(result.shape)
+    parts = arrays.device.allocate(plan.units * count * sums.itemsize)
+    strides = tuple(s // result.itemsize * sums.itemsize for s in result.strides)
+    part = Operand(parts.address, result.shape, strides, sums, parts)
+    _launch(plan, x, w, part, PLAIN, {"part": count}, arrays, constants)
+    spec = JoinSpec(plan.tables.outer_depth, ELEMENTS[sums.name], ELEMENTS[x.dtype.name], steps)
+    closes = constants.place(plan.tables.closes)
+    words = JoinArguments(
+        input=parts.address, output=result.address, closes=closes.address, units=plan.units, count=count,
+        channel=result.strides[1] // result.itemsize, channels=result.shape[1], **finishing,
     )  # fmt: skip
-    device.launch(kernel, (grid, 1, 1), given(words), arrays.stream)
+    device = arrays.device
+    blocks = min(ceil(count / spec.threads), device.properties.multiprocessors * 16)
+    device.launch(device.load(spec), (blocks, 1, 1), given(words), arrays.stream)
     return result
+
+
+def _finishing(
+    epilogue: Epilogue | None, chain: Chain | None, result: Operand, channels_last: bool, arrays: Arrays, constants: Constants
+) -> tuple[EpilogueSpec, dict[str, int], list[Any]]:
+    """The epilogue's steps, the addresses of what they read, and what has to live until the kernel was launched."""
+    dtype = result.dtype
+    steps, limits = epilogue_spec(epilogue, chain, dtype)
+    e = epilogue or Epilogue()
+    bias, residual = _as_dtype(e.bias, dtype), _laid_out(_as_dtype(e.residual, dtype), channels_last)
+    keep: list[Any] = [constants.place(limits)]
+    found = {"limits": keep[0].address, "bias": 0, "residual": 0}
+    for name, array in (("bias", bias), ("residual", residual)):
+        if array is not None:
+            keep.append(arrays.take(array))
+            found[name] = keep[-1].address
+    if residual is not None:
+        _check_layout(keep[-1], result)
+    return steps, found, keep
+
+
+def _launch(
+    plan: Gather, x: Operand, w: PackedWeight, result: Operand, steps: EpilogueSpec, finishing: dict[str, int], arrays: Arrays,
+    constants: Constants,
+) -> None:  # fmt: skip
+    """The gather itself, into the result or into its parts."""
+    device, lanes = arrays.device, 16 // accumulator_dtype(x.dtype).itemsize
+    strict = plan.transpose and not w.finite
+    spec = plan.spec(x.dtype, device.properties, is_channels_last(x), _vector(plan, result, lanes), strict, steps)
+    grid = plan.grid(device.properties)
+    scratch = device.allocate(spec.scratch_bytes * grid)
+    tables = [constants.place(table) for table in (plan.tables.phases, plan.tables.items, plan.tables.blocks)]
+    phases, items, blocks = (table.address for table in tables)
+    words = spec.arguments(
+        input=x.address, weight=w.memory.address, output=result.address, scratch=scratch.address, phases=phases, items=items,
+        blocks=blocks, tiles=plan.tiles, position_blocks=plan.position_blocks, out_blocks=plan.out_blocks, groups=plan.g.groups,
+        batch=plan.g.batch, channels=plan.channels, outs=plan.outs, **finishing, **_strides(plan, x, result),
+    )  # fmt: skip
+    device.launch(device.load(spec), (grid, 1, 1), given(words), arrays.stream)
 
 
 def _as_dtype(array: Any, dtype: DType) -> Any:

@@ -26,7 +26,7 @@ from preimage.engines.cuda.schedules.pipeline import Pipeline, shared_bytes
 from preimage.engines.cuda.schedules.positions import Positions
 from preimage.engines.cuda.schedules.tables import BlockRow, item_record, phase_record
 from preimage.engines.cuda.tile import Tile
-from preimage.engines.ir.arguments import Elements, Integer, Records, elements
+from preimage.engines.ir.arguments import Elements, Integer, Records, elements, integer
 from preimage.engines.ir.builder import Bit, Int, Int32, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.types import ELEMENT_BYTES
@@ -55,6 +55,7 @@ class _GatherArguments(EpilogueArguments):
     in_channel: Integer
     out_image: Integer
     out_channel: Integer
+    part: Integer = integer(default=0)  # elements from a unit's part to the next
 
 
 @cache
@@ -71,7 +72,7 @@ class GatherSpec:
 
     depth: levels of sums above the blocks, of which in_shared lie in shared memory. ragged: some items' channels are no multiple of bk.
     copies: how the inputs of a step are brought (gather_copies.py). vector: what 16 bytes of the result hold where they are aligned
-    neighbours: "positions" or "channels".
+    neighbours: "positions" or "channels". partial: the result is the parts of units, for `join_kernel`.
     """
 
     ndim: int
@@ -84,6 +85,7 @@ class GatherSpec:
     copies: str = "plain"
     vector: str = ""
     strict: bool = False
+    partial: bool = False
     epilogue: EpilogueSpec = PLAIN
 
     @property
@@ -104,7 +106,7 @@ class GatherSpec:
 
     @property
     def out(self) -> str:
-        return self.element
+        return self.inner if self.partial else self.element
 
     @property
     def lanes(self) -> int:
@@ -180,7 +182,8 @@ class _Tile:
     def _weights(self) -> Ptr:
         """This thread's 16 bytes of the first step's weights."""
         f, spec, phase, args = self.f, self.spec, self.where.phase, self.k.args
-        block = (self.group * f.number("out_blocks") + self.out_block).wide() * (phase.steps * (self.t.bk * self.t.bm))
+        step = self.t.bk * self.t.bm
+        block = (self.group * f.number("out_blocks") + self.out_block).wide() * (phase.packed * step) + phase.first_step * step
         weights = args.pointer(args.fields["weight"], spec.inner)
         own: Ptr = weights.at(phase.weights + block).at(f.thread_number * spec.lanes)
         return own
@@ -199,7 +202,7 @@ class _Tile:
         f, t = self.f, self.t
         vector = self.spec.vector
         high, wide = (self.spec.lanes if vector == along else 1 for along in ("channels", "positions"))
-        size = ELEMENT_BYTES[self.spec.element]
+        size = ELEMENT_BYTES[self.spec.out]
         runs: list[tuple[int, Bit, Int]] = []
         for column in range(0, t.tn, wide):
             position = self.first + self.k.pipeline.n(column)
@@ -213,7 +216,7 @@ class _Tile:
                     with f.when(exists):
                         value = f.together([sums[(row + i) * t.tn + column + j] for i in range(high) for j in range(wide)])
                         place, align = (at + across) * size, size * high * wide
-                        finish(f, self.spec.epilogue, value, self.spec.element, place, channel, None, high == 1, align)
+                        finish(f, self.spec.epilogue, value, self.spec.out, place, channel, None, high == 1, align)
 
 
 def shared_levels(spec: GatherSpec, shared_bytes: int) -> GatherSpec:

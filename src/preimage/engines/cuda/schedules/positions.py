@@ -53,7 +53,7 @@ class Positions:
     def result(self, position: Int32) -> Int:
         """Elements from the result's begin to a position, of its first channel."""
         image, index = self.place(position)
-        at = image.wide() * self.f.long_number("out_image")
+        at: Int = self.phase.unit * self.f.long_number("part") + image.wide() * self.f.long_number("out_image")
         for i, step, start, stride in zip(index, self.axis("out_step"), self.starts, self.axis("out_stride"), strict=True):
             at = at + ((i * step + start) * stride).wide()
         return at

@@ -14,7 +14,7 @@ from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, e
 from preimage.engines.ir.builder import Int, Num, Ptr
 from preimage.records import record
 
-__all__ = ["ReduceArguments", "ReduceSpec"]
+__all__ = ["ReduceArguments", "ReduceSpec", "unit_sum"]
 
 
 class ReduceArguments(Arguments):
@@ -52,7 +52,7 @@ class ReduceSpec:
             image_parts = units * count
             with f.loop(0, images) as image:
                 own = parts.at(image.index * image_parts)
-                own.store(self._image(f, args, own, units, count))
+                own.store(unit_sum(f, self.depth, args.closes, own, units, count))
             with f.loop(0, f.long_number("levels")) as level:
                 near = f.i64(1) << level.index
                 with f.loop(0, images - near, near + near) as left:
@@ -61,21 +61,22 @@ class ReduceSpec:
             args.output.at(weight.index).store(parts.load())
         return f.module()
 
-    def _image(self, f: GpuKernel, args: ReduceArguments, parts: Ptr, units: Int, count: Int) -> Num:
-        """The sum of an image's units; of a single unit +0 and that."""
-        zero = f.zeros(self.inner, 1)
-        if not self.depth:
-            return parts.load() + zero
-        with f.loop(0, units, carry=[zero] * self.depth) as unit:
-            sums = list(unit.carry)
-            sums[0] = sums[0] + parts.at(unit.index * count).load()
-            if self.depth > 1:
-                closes = args.closes.at(unit.index).load_int()
-                for level in range(1, self.depth):
-                    with f.when(closes > level, sums[level - 1 : level + 1]) as ends:
-                        inner, outer = ends.carry
-                        ends.carry = [zero, outer + inner]
-                    sums[level - 1 : level + 1] = ends.result
-            unit.carry = sums
-        total: Num = unit.result[-1]
-        return total
+
+def unit_sum(f: GpuKernel, depth: int, closes: Ptr, parts: Ptr, units: Int, count: Int) -> Num:
+    """The sum of units that lie `count` numbers apart, with `depth` levels of sums above them; of a single unit +0 and that."""
+    zero = f.zeros(parts.element, 1)
+    if not depth:
+        return parts.load() + zero
+    with f.loop(0, units, carry=[zero] * depth) as unit:
+        sums = list(unit.carry)
+        sums[0] = sums[0] + parts.at(unit.index * count).load()
+        if depth > 1:
+            closed = closes.at(unit.index).load_int()
+            for level in range(1, depth):
+                with f.when(closed > level, sums[level - 1 : level + 1]) as ends:
+                    inner, outer = ends.carry
+                    ends.carry = [zero, outer + inner]
+                sums[level - 1 : level + 1] = ends.result
+        unit.carry = sums
+    total: Num = unit.result[-1]
+    return total

@@ -26,7 +26,7 @@ from preimage.engines.ir.arguments import Column, Record
 from preimage.engines.order import Order
 from preimage.geometry import ConvGeometry
 
-__all__ = ["BlockRow", "GatherTables", "blocks_of", "gather_tables", "item_record", "phase_record"]
+__all__ = ["BlockRow", "GatherTables", "blocks_of", "gather_tables", "item_record", "order_of", "phase_record"]
 
 
 class BlockRow(Record):
@@ -44,6 +44,9 @@ class _Phase(Record):
     first_block: Column
     steps: Column
     weights: Column  # where its packed weights begin
+    packed: Column  # steps that are packed together: those of the whole phase,
+    first_step: Column  # and the first of them that is this one's
+    unit: Column  # its number among the parts of the sum
 
 
 class _Item(Record):
@@ -92,6 +95,12 @@ def axis_phases(g: ConvGeometry, axis: int, transpose: bool) -> list[AxisPhase]:
     ]
 
 
+def order_of(g: ConvGeometry, transpose: bool) -> Order:
+    """The order of the sums: channels of a group, then the taps that count."""
+    channels = g.out_channels_per_group if transpose else g.in_channels_per_group
+    return Order.of((channels, *(most_taps(g, axis, transpose) for axis in reversed(range(g.ndim)))))
+
+
 def most_taps(g: ConvGeometry, axis: int, transpose: bool) -> int:
     """Along one axis the taps that count (docs/contract.md): of a transpose those of the phase that could have most."""
     k_size, s, d = g.kernel_size[axis], g.stride[axis], g.dilation[axis]
@@ -102,8 +111,9 @@ def most_taps(g: ConvGeometry, axis: int, transpose: bool) -> int:
 class GatherTables:
     """Everything that a gather with steps of `depth_step` channels reads, and the source of every row of its packed weights.
 
-    depth: levels of sums above the blocks. pixels: of one image, of the largest phase. weight_rows: for every packed row the channel and
-    the tap's number in the kernel, -1 where the row is filled up; weight_phases: for every phase its first row, and its number of rows.
+    depth: levels of sums above the blocks, within a unit; outer_depth: above the units; closes: for every unit how many of these end with
+    it. pixels: of one image, of the largest phase. weight_rows: for every packed row the channel and the tap's number in the kernel, -1 where the
+    row is filled up; weight_phases: for every phase its first row, and its number of rows.
     """
 
     depth: int
@@ -114,10 +124,21 @@ class GatherTables:
     weight_rows: Array
     weight_phases: tuple[tuple[int, int], ...]
     ragged: bool
+    closes: Array
+    outer_depth: int
 
     @property
     def rows(self) -> int:
         return len(self.weight_rows)
+
+
+def _closes(order: Order, numbers: Sequence[int], following: Sequence[int] | None) -> int:
+    """How many levels of sums end with a block, from its numbers and those of the block behind it (None: the last one)."""
+    if following is None:
+        return order.depth
+    return 1 + next(
+        level for level in range(order.depth) if level + 1 == order.depth or numbers[level + 1] == following[level + 1]
+    )
 
 
 def blocks_of(order: Order, members: Sequence[Sequence[int]], steps: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -129,13 +150,7 @@ def blocks_of(order: Order, members: Sequence[Sequence[int]], steps: Sequence[in
         begin = k
         while begin and (not order.depth or members[begin - 1][0] == numbers[0]):
             begin -= 1
-        if following is None:
-            closes = order.depth
-        else:
-            closes = 1 + next(
-                level for level in range(order.depth) if level + 1 == order.depth or numbers[level + 1] == following[level + 1]
-            )
-        yield sum(steps[begin : k + 1]), closes
+        yield sum(steps[begin : k + 1]), _closes(order, numbers, following)
 
 
 @dataclass(frozen=True)
@@ -185,14 +200,16 @@ def _single_items(pieces: Sequence[_Piece], depth_step: int) -> _Terms:
 
 
 @lru_cache(maxsize=512)
-def gather_tables(g: ConvGeometry, transpose: bool, depth_step: int, rows_to: int, spread: bool = False) -> GatherTables:
+def gather_tables(
+    g: ConvGeometry, transpose: bool, depth_step: int, rows_to: int, spread: bool = False, level: int = 0
+) -> GatherTables:
     """rows_to: elements of a packed row, of all groups and blocks of outputs: where a phase's weights begin is counted in them.
 
-    spread: every term is an item, so that a step may hold terms of several taps.
+    spread: every term is an item, so that a step may hold terms of several taps. level: nodes of that level of the sum are units, each as a
+    phase of its own (1: blocks, 2: groups of blocks); 0: the sum is whole.
     """
-    channels = g.out_channels_per_group if transpose else g.in_channels_per_group
-    axes = [axis_phases(g, axis, transpose) for axis in range(g.ndim)]
-    order = Order.of((channels, *(most_taps(g, axis, transpose) for axis in reversed(range(g.ndim)))))
+    axes, order = [axis_phases(g, axis, transpose) for axis in range(g.ndim)], order_of(g, transpose)
+    channels, depth = order.axes[0], level - 1 if level else order.depth
     step = order.levels[0].step if order.levels and order.levels[0].axis == 0 else channels
     ranges = [(first, min(step, channels - first)) for first in range(0, channels, step)]
     phases: list[tuple[int, ...]] = []
@@ -208,18 +225,26 @@ def gather_tables(g: ConvGeometry, transpose: bool, depth_step: int, rows_to: in
             for first, count in ranges:
                 member = [order.member((first, *reversed(numbers)), level + 1) for level in range(order.depth)]
                 pieces.append(_Piece(member, first, count, tap, shifts))
-        made = (_single_items if spread else _whole_items)(pieces, depth_step)
+        units = [list(own) for _, own in groupby(pieces, key=lambda p: p.member[level - 1 :])] if level else [pieces]
+        made = [(_single_items if spread else _whole_items)(unit, depth_step) for unit in units]
         counts, starts = [axis.count for axis in phase], [axis.start for axis in phase]
-        begins = len(items), len(made.items), len(blocks), sum(made.steps), len(rows) * rows_to
-        phases.append((*begins, *counts, *starts))
-        spans.append((len(rows), len(made.rows)))
-        items += made.items
-        rows += made.rows
-        blocks += blocks_of(order, made.members, made.steps)
-        blocks.append((0, 0))
+        first_row, first_step = len(rows), 0
+        packed = sum(sum(own.steps) for own in made)
+        for number, own in enumerate(made):
+            steps = sum(own.steps)
+            begins = len(items), len(own.items), len(blocks), steps, first_row * rows_to, packed, first_step, number
+            phases.append((*begins, *counts, *starts))
+            items += own.items
+            rows += own.rows
+            blocks += [(n, min(ends, depth)) for n, ends in blocks_of(order, own.members, own.steps)]
+            blocks.append((0, 0))
+            first_step += steps
+        spans.append((first_row, len(rows) - first_row))
+        following = [*(unit[0].member for unit in units[1:]), None]
+        closes = [_closes(order, unit[-1].member, after) - depth for unit, after in zip(units, following, strict=True)]
     items.append((0,) * (2 + g.ndim))
     return GatherTables(
-        order.depth,
+        depth,
         phase_record(g.ndim).of_rows(np.array(phases, np.int64)),
         item_record(g.ndim).of_rows(np.array(items, np.int64)),
         BlockRow.of_rows(np.array(blocks, np.int64)),
@@ -227,4 +252,6 @@ def gather_tables(g: ConvGeometry, transpose: bool, depth_step: int, rows_to: in
         np.array(rows, np.int64).reshape(-1, 2),
         tuple(spans),
         not spread and any(count % depth_step for _, count in ranges),
+        np.array(closes, np.int64),
+        order.depth - depth,
     )
