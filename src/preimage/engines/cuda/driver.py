@@ -114,9 +114,11 @@ class Gpu:
         finally:
             self._functions["cuCtxPopCurrent_v2"](byref(c_void_p()))
 
-    def usable(self) -> bool:
-        """Whether the driver can be asked for anything: not after a fault, nor in a forked child."""
-        return self._lost is None and os.getpid() == self._process and not sys.is_finalizing()
+    def usable(self, ending: Callable[[], bool] = sys.is_finalizing, process: Callable[[], int] = os.getpid) -> bool:
+        """Whether the driver can be asked for anything: not after a fault, in a forked child, nor as the interpreter ends (when the names of
+        modules are gone, hence the two parameters).
+        """
+        return not ending() and self._lost is None and process() == self._process
 
     def _plain(self, name: str, *arguments: Any) -> None:
         """A call that needs no context."""

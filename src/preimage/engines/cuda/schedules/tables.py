@@ -217,6 +217,7 @@ def gather_tables(
     blocks: list[tuple[int, int]] = []
     rows: list[tuple[int, int]] = []
     spans: list[tuple[int, int]] = []
+    closes = [1]
     for phase in product(*axes):
         pieces = []
         for numbers in product(*(range(len(axis.taps)) for axis in phase)):
@@ -240,8 +241,9 @@ def gather_tables(
             blocks.append((0, 0))
             first_step += steps
         spans.append((first_row, len(rows) - first_row))
-        following = [*(unit[0].member for unit in units[1:]), None]
-        closes = [_closes(order, unit[-1].member, after) - depth for unit, after in zip(units, following, strict=True)]
+        if level:
+            following = [*(unit[0].member for unit in units[1:]), None]
+            closes = [_closes(order, unit[-1].member, after) - depth for unit, after in zip(units, following, strict=True)]
     items.append((0,) * (2 + g.ndim))
     return GatherTables(
         depth,
