@@ -423,6 +423,7 @@ MOVED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("group_norm", (array(16), array(16, seed=9)), {"groups": 4, "channels": 16, "eps": 1e-5}),
     ("group_norm", (), {"groups": 1, "channels": 16, "eps": 1e-5}),
     ("instance_norm", (array(16), array(16, seed=9)), {"channels": 16, "eps": 1e-5}),
+    *[("onnx.CumSum", (np.array(axis),), {}) for axis in (0, 1, -1)],
     ("onnx.DepthToSpace", (), {"blocksize": 2, "mode": "DCR"}),
     ("onnx.SpaceToDepth", (), {"blocksize": 2}),
     ("channel_shuffle", (), {"groups": 4}),

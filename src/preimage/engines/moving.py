@@ -14,9 +14,11 @@ from preimage.engines.around import LEAST_CHAIN, active
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.recording import constant, recorder
 
-__all__ = ["laid", "memory_order", "padded", "repeated", "reshaped", "take"]
+__all__ = ["laid", "memory_order", "padded", "repeated", "reshaped", "running_sums", "take"]
 
 Pairs = Sequence[tuple[int, int]]
+#: Of an axis whose running sums are kernels, one a place.
+MOST_PLACES = 64
 
 
 def _wanted(size: int) -> Any:
@@ -93,3 +95,16 @@ def reshaped(x: Array, shape: Sequence[int]) -> Array:
     kernels = active()
     copied = None if kernels is None else kernels.in_order(x)
     return made if copied is None else np.reshape(copied, shape)
+
+
+def running_sums(x: Array, axis: int) -> Array | None:
+    """Every place of a short axis with those before it, one addition after another: for a recorder, by a kernel a place."""
+    here, kernels = recorder(), active()
+    if here is None or kernels is None or not x.size or x.dtype not in (np.float32, np.float64) or x.shape[axis] > MOST_PLACES:
+        return None
+    made = _empty(x.shape, memory_order(x), x.dtype)
+    values, sums = np.moveaxis(x, axis, 0), np.moveaxis(made, axis, 0)
+    kernels.run_chain((values[:1],), (), out=(sums[:1],))
+    for k in range(1, len(values)):
+        kernels.run_chain((sums[k - 1 : k], values[k : k + 1]), (("add", (0, 1)),), out=(sums[k : k + 1],))
+    return made
