@@ -24,7 +24,17 @@ from typing import Any
 from preimage.errors import OptionError
 from preimage.resources import cpu_quota, parse_bytes
 
-__all__ = ["ACCURACIES", "Settings", "allowing", "check_accuracy", "config", "current", "set_defaults", "thread_count"]
+__all__ = [
+    "ACCURACIES",
+    "Settings",
+    "allowing",
+    "check_accuracy",
+    "config",
+    "current",
+    "set_defaults",
+    "thread_count",
+    "with_threads",
+]
 
 ACCURACIES = ("exact", "fast")
 
@@ -88,7 +98,22 @@ def _checked_replace(settings: Settings, changes: dict[str, Any]) -> Settings:
     for name in changes:
         if name not in _NAMES:
             raise OptionError(f"no setting is called {name!r}; there are {', '.join(_NAMES)}")
-    return replace(settings, **changes)
+    try:
+        return _replaced(settings, *changes, *changes.values())
+    except TypeError:  # a value that cannot be hashed, which is none
+        return replace(settings, **changes)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _replaced(settings: Settings, *changes: Any) -> Settings:
+    """The settings with changes: names, then their values. One object for the same settings: caches are looked up by it."""
+    half = len(changes) // 2
+    return replace(settings, **dict(zip(changes[:half], changes[half:], strict=True)))
+
+
+def with_threads(settings: Settings, threads: int) -> Settings:
+    """The settings with a number of threads; as they are where that is 0."""
+    return _replaced(settings, "threads", threads) if threads else settings
 
 
 def _from_environment() -> Settings:
@@ -165,18 +190,12 @@ def allowing(accuracy: str | None) -> Iterator[Settings]:
     if accuracy is None or accuracy == settings.accuracy:
         yield settings
         return
-    changed = _with_accuracy(settings, accuracy)
+    changed = _replaced(settings, "accuracy", accuracy)
     token = _override.set(changed)
     try:
         yield changed
     finally:
         _override.reset(token)
-
-
-@lru_cache(maxsize=64)
-def _with_accuracy(settings: Settings, accuracy: str) -> Settings:
-    """One object for the same settings: caches are looked up by it."""
-    return replace(settings, accuracy=accuracy)
 
 
 class config(ContextDecorator):  # noqa: N801 - reads as a word of the library: `with pre.config(...)`

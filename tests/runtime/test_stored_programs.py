@@ -111,6 +111,35 @@ def test_a_later_session_runs_the_stored_program_with_the_same_bits(net, cache):
     assert later.graph.nodes  # of the bytes that were known by their digest
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_a_run_like_the_one_before_looks_at_all_that_decides(net, read):
+    run(session(net), picture())
+    later = session(net)
+    if read:
+        assert later.graph.nodes
+    name = later.get_inputs()[0].name
+    x = picture()
+    wanted = [run(later, x) for _ in range(4)][-1]
+    found = run(later, x + 1)
+    assert found.tobytes() != wanted.tobytes()  # other values
+    np.testing.assert_array_equal(run(later, picture(batch=2))[:1], run(later, picture(batch=2)[:1]))
+    np.testing.assert_array_equal(run(later, np.asfortranarray(x)), wanted)
+    with pytest.raises(pre.DTypeError):
+        run(later, x.astype(np.float64))
+    with pytest.raises(pre.ShapeError):
+        run(later, x[..., 1:])
+    with pytest.raises(pre.OptionError, match="no input"):
+        later.run(None, {name: x, "other": x})
+    with pytest.raises(pre.OptionError, match="missing"):
+        later.run(None, {})
+    with pre.io.limits.limits(flop=10), pytest.raises(pre.FileFormatError, match="flop"):
+        run(later, x)
+    assert run(later, x).tobytes() == wanted.tobytes()
+    with pre.config(engine="reference"):
+        np.testing.assert_allclose(run(later, x), wanted, rtol=1e-5)
+    assert run(later, x).tobytes() == wanted.tobytes()
+
+
 def test_threads_that_need_the_graph_at_once(net):
     run(session(net), picture())
     later, found = session(net), []

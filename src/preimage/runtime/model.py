@@ -22,7 +22,7 @@ from preimage.io.graph.program import no_functions
 from preimage.io.graph.programs import Programs, program_key
 from preimage.io.graph.stored_programs import ProgramStore
 from preimage.runtime.options import GraphOptimizationLevel, SessionOptions
-from preimage.settings import current, thread_count
+from preimage.settings import Settings, current, thread_count
 
 if TYPE_CHECKING:
     from preimage.io.graph import Graph
@@ -148,6 +148,11 @@ class Model:
                 self._record_now(feeds, names)
         return made
 
+    def again(self, feeds: Any, names: Sequence[str], settings: Settings) -> dict[str, Any] | None:
+        """The outputs of a run like the one before, by its program; None for any other."""
+        graph = self._graph
+        return self._programs.again(feeds, names, settings) if graph is None else graph.again(feeds, names, settings)
+
     def _run_stored(self, feeds: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
         """The outputs by a program of an earlier process; None where there is none."""
         if limits.is_metered() or limits.deadline() is not None or current().debug:
@@ -157,6 +162,8 @@ class Model:
         if lying is None or program is None or program.functions:
             return None
         found: dict[str, Any] | None = program.run(lying.feeds, no_functions, thread_count())
+        if found is not None:
+            self._programs.note_run(program, names, lying)
         return found
 
     def _record_now(self, feeds: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ second run of some shapes is recorded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import is_not
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class StoredArrays:
 
 
 def run_by_program(
-    graph: Graph, values: dict[str, Any], wanted: set[str], lying: Lying | None, may_record: bool
+    graph: Graph, values: dict[str, Any], wanted: Sequence[str], lying: Lying | None, may_record: bool
 ) -> dict[str, Any] | None:  # fmt: skip
     """The wanted values by a program, or by the run that records one (may_record); None where there is to be none."""
     programs = graph.recorded
@@ -60,7 +61,7 @@ def run_by_program(
     if (why := _no_program(graph)) is not None:
         programs.last = why
         return None
-    key, decided, feeds = lying
+    key, decided, feeds, _ = lying
     program = programs.find(key, feeds)
     if program is None:
         return _record(graph, values | decided, feeds, wanted, key) if may_record and not programs.is_refused(key) else None
@@ -68,6 +69,8 @@ def run_by_program(
     programs.last = None
     if made is None:
         programs.refuse(key, "what is computed depends on values")
+    else:
+        programs.note_run(program, wanted, lying)
     return made
 
 
@@ -82,7 +85,9 @@ def _no_program(graph: Graph) -> str | None:
     return None
 
 
-def _record(graph: Graph, values: dict[str, Any], feeds: dict[str, Any], wanted: set[str], key: Any) -> dict[str, Any] | None:
+def _record(
+    graph: Graph, values: dict[str, Any], feeds: dict[str, Any], wanted: Sequence[str], key: Any
+) -> dict[str, Any] | None:
     """Run node by node, record what is launched, and keep the program if it gives the same bits."""
     make_ready = replayer()
     if isinstance(make_ready, str):

@@ -30,7 +30,7 @@ from preimage.io.graph.program import Program, RunNode
 from preimage.io.graph.programs import Programs, mark_of_now, program_key
 from preimage.nn import Module, Parameter
 from preimage.nn.kept import KeptWeight
-from preimage.settings import current
+from preimage.settings import Settings, current
 
 __all__ = ["Graph"]
 
@@ -118,8 +118,6 @@ class Graph(Module):
         values = tuple(found[key] for key in self.outputs)
         return values[0] if len(values) == 1 else values
 
-    @in_standard_mode
-    @np.errstate(all="ignore")
     def run(
         self,
         feeds: Mapping[str, Value],
@@ -133,7 +131,20 @@ class Graph(Module):
         for each node. What takes more memory, work or time than
         io.limits allows is refused, where it can be foreseen.
         """
-        wanted = set(self.outputs if fetch is None else fetch)
+        names = self.outputs if fetch is None else tuple(fetch)
+        found = None if steps is not None else self.again(feeds, names, current())
+        return self._run(feeds, names, steps) if found is None else found
+
+    def again(self, feeds: Mapping[str, Value], names: Sequence[str], settings: Settings) -> dict[str, Value] | None:
+        """The values by the program of the latest run, where this one is like it; else None. Little is looked at, so that it takes little time."""
+        if self.training or not self.stored_arrays.are_fixed(self):
+            return None
+        return self.recorded.again(feeds, names, settings)
+
+    @in_standard_mode
+    @np.errstate(all="ignore")
+    def _run(self, feeds: Mapping[str, Value], names: Sequence[str], steps: list[Step] | None) -> dict[str, Value]:
+        wanted = set(names)
         values = self._start(feeds)
         if missing := [key for key in wanted if key not in values and key not in self._made]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
@@ -144,7 +155,7 @@ class Graph(Module):
         key = (like if lying is None else lying.key, recorded)
         if steps is None and not recorded and not limits.is_metered():
             passed = limits.has_passed(self._metered, key)
-            if (found := run_by_program(self, values, wanted, lying, passed)) is not None:
+            if (found := run_by_program(self, values, names, lying, passed)) is not None:
                 return found
         with limits.metered(
             self._metered, key, self._stored_bytes, always=bool(self.graphs)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from preimage.engines.recording import recorder
 from preimage.errors import PreimageError
 from preimage.io import limits
-from preimage.io.graph.program import Program
+from preimage.io.graph.program import Program, no_functions
 from preimage.io.graph.stored_programs import ProgramStore
 from preimage.resources import register_keeper
-from preimage.settings import current, thread_count
+from preimage.settings import Settings, current, thread_count
 
 __all__ = ["MOST_PROGRAMS", "NEW", "Lying", "Programs", "decides_alone", "mark_of_now", "program_key"]
 
@@ -34,6 +35,7 @@ class Programs:
         self._refused: dict[Any, str] = {}
         self._sought: set[Any] = set()
         self.store = store
+        self._latest: _Latest | None = None
         self.last: str | None = None  #: why the latest run was no program's; None where it was one
         register_keeper(self)
 
@@ -60,6 +62,30 @@ class Programs:
     def is_refused(self, key: Any) -> bool:
         """Whether there is to be no program of a key."""
         return key in self._refused
+
+    def note_run(self, program: Program, wanted: Sequence[str], lying: Lying) -> None:
+        """A run was a program's: one like it is found again by `again`."""
+        if not program.functions:
+            arrays = tuple([(name, a.shape, a.strides, a.dtype, lying.decided.get(name)) for name, a in lying.given.items()])
+            settings, threads, budget = lying.key[2]
+            self._latest = _Latest(program, settings, threads, budget, tuple(wanted), arrays)
+
+    def again(self, given: Any, wanted: Sequence[str], settings: Settings) -> dict[str, Any] | None:
+        """The wanted values where a run is like the latest one; None where it is not, or may not be."""
+        latest = self._latest
+        if latest is None or type(given) is not dict or len(given) != len(latest.arrays) or tuple(wanted) != latest.wanted:
+            return None
+        for name, shape, strides, dtype, value in latest.arrays:
+            array = given.get(name)
+            if type(array) is not np.ndarray or array.shape != shape or array.strides != strides or array.dtype != dtype:
+                return None
+            if not array.flags.aligned or (value is not None and array.tobytes() != value.tobytes()):
+                return None
+        if settings != latest.settings or thread_count(settings) != latest.threads or limits.current() != latest.budget:
+            return None
+        if settings.debug or limits.is_metered() or limits.deadline() is not None or recorder() is not None:
+            return None
+        return latest.program.run(given, no_functions, latest.threads)
 
     def has_noted(self, key: Any) -> bool:
         """Whether an earlier process found out why no program of a key can be stored."""
@@ -97,7 +123,7 @@ class Programs:
 
     def clear(self) -> int:
         """Let go of all; returns how many bytes of memory."""
-        held, self._found = self.bytes, {}
+        held, self._found, self._latest = self.bytes, {}, None
         self._sought = set()
         return held
 
@@ -105,12 +131,24 @@ class Programs:
         return (Programs, ())
 
 
+class _Latest(NamedTuple):
+    """A run that was a program's. arrays: name, shape, strides, type, and the values where they are part of the key."""
+
+    program: Program
+    settings: Settings
+    threads: int
+    budget: limits.Budget
+    wanted: tuple[str, ...]
+    arrays: tuple[tuple[str, tuple[int, ...], tuple[int, ...], Any, Any], ...]
+
+
 class Lying(NamedTuple):
-    """What of a run a program depends on, as a key; the inputs that are part of the key by their values; and the others."""
+    """What of a run a program depends on, as a key; the inputs that are part of the key by their values; the others; and all."""
 
     key: tuple[Any, ...]
     decided: dict[str, Any]
     feeds: dict[str, Any]
+    given: Mapping[str, Any]
 
 
 def program_key(feeds: Mapping[str, Any], wanted: Iterable[str], deciding: Collection[str]) -> Lying | None:
@@ -130,7 +168,7 @@ def program_key(feeds: Mapping[str, Any], wanted: Iterable[str], deciding: Colle
         else:
             others[name] = array
         lies.append((name, array.shape, array.strides, array.dtype.name, values))
-    return Lying((tuple(lies), frozenset(wanted), mark_of_now()), decided, others)
+    return Lying((tuple(lies), frozenset(wanted), mark_of_now()), decided, others, feeds)
 
 
 def decides_alone(value: Any) -> bool:

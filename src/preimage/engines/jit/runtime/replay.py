@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -24,7 +25,11 @@ __all__ = ["HEAD_WORDS", "ReplaySteps", "Tables"]
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 #: Words of the kernel's vector before the addresses of the call's memories (`ReplayArguments`).
 HEAD_WORDS = 10
-_pack = struct.Struct(f"{HEAD_WORDS}q").pack
+
+
+@functools.cache
+def _packer(words: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{words}q").pack
 
 
 class Tables(NamedTuple):
@@ -87,7 +92,7 @@ class ReplaySteps:
         """Run the steps. own: the address of room for their vectors; addresses: those of the call's memories, by number."""
         workers = min(threads - 1, self._shared)
         run, address = _pool(workers) if workers > 0 else (0, 0)
-        self._entry(_pack(*self._head, own, run, address, workers) + struct.pack(f"{len(addresses)}q", *addresses), 0, 0)
+        self._entry(_packer(HEAD_WORDS + len(addresses))(*self._head, own, run, address, workers, *addresses), 0, 0)
 
 
 def _pool(workers: int) -> tuple[int, int]:
