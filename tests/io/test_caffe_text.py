@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe import Message, format_text, parse_text, read_net
+from preimage.io.caffe import Message, format_text, load, parse_text, read_net
 from preimage.io.caffe.wire.binary import decode, encode
 from preimage.io.caffe.wire.text import text_of_bytes
 
@@ -130,6 +131,36 @@ def test_fields_that_are_not_known_are_kept_by_name_and_written_back() -> None:
     assert ([(e.name, e.value) for e in word.extra], word.pad, word.has("pool")) == ([("pool", "LP")], 1, False)
     with pytest.raises(FileFormatError, match="'LP' is no PoolMethod"):
         parse_text("NetParameter", "layer { pooling_param { pool: LP } }", strict=True)
+
+
+FORKS = """name: "n" input: "data" input_shape { dim: 1 dim: 3 dim: 8 dim: 8 }
+layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+  convolution_param { num_output: 2 kernel_size: 3 engine: CUDNN cudnn_convolution_algo_seeker: GEMM cudnn_flags: 3 weight_filler { type: "xavier" } }
+  transform_param { resize_param { prob: 1 resize_mode: WARP height: 300 width: 300 interp_mode: LINEAR } emit_constraint { emit_type: CENTER } }
+  annotated_data_param { batch_sampler { max_sample: 1 } label_map_file: "x" } }
+layer { name: "d" type: "Dropout" bottom: "c" top: "c" dropout_param { dropout_ratio: 0.5 scale_train: false } }
+default_forward_type: FLOAT16
+"""
+
+
+def test_fields_of_the_forks_do_no_harm_and_stay() -> None:
+    """What SSD and NVIDIA's Caffe added, some of it unknown to us: the net runs, and is written with all of it."""
+    net = parse_text("NetParameter", FORKS)
+    assert load(net)(np.ones((1, 3, 8, 8), np.float32)).shape == (1, 2, 6, 6)
+    text = format_text(net)
+    for word in (
+        "cudnn_convolution_algo_seeker: GEMM",
+        "cudnn_flags: 3",
+        "resize_mode: WARP",
+        "label_map_file",
+        "scale_train: false",
+        "FLOAT16",
+    ):
+        assert word in text
+    assert format_text(parse_text("NetParameter", text)) == text
+    solver = format_text(parse_text("SolverParameter", 'eval_type: "detection" ap_version: "11point" base_lr: 0.1'))
+    assert 'eval_type: "detection"' in solver
+    assert 'ap_version: "11point"' in solver
 
 
 @pytest.mark.parametrize(
