@@ -222,7 +222,8 @@ def cross_entropy(
     of_classes = regular(array_of(target), "target").dtype.kind in "iu"
     if of_classes and not label_smoothing and reduction == "mean":
         labels, used, scale = _scaled(_labels(target, x, "cross_entropy", ignore_index), weights, x.dtype, ignore_index)
-        return ops.astype(_class_op(x, labels=labels, used=used, scale=scale), dtype)
+        whole = np.asarray(np.count_nonzero(used), x.dtype) if weights is None else _whole(scale)
+        return ops.astype(_class_op(x, labels=labels, used=used, scale=scale, whole=whole), dtype)
     low = ops.log_softmax(x, axis=1)
     column = None if weights is None else weights.reshape(1, classes, *([1] * (x.ndim - 2)))
     if of_classes:
@@ -245,14 +246,14 @@ def cross_entropy(
 # in two passes over the logits, where a chain of operations would take eight and keep most of their results.
 
 
-def _class_loss(x: Array, *, labels: Array, used: Array, scale: Array) -> Array:
+def _class_loss(x: Array, *, labels: Array, used: Array, scale: Array, whole: Array) -> Array:
     low = np.take_along_axis(ops.log_softmax(x, axis=1), labels[:, None], 1)[:, 0]
     counts = used & ~((scale == 0) & np.isinf(low))
-    return np.asarray(_over(np.where(counts, -scale * low, x.dtype.type(0)), scale))
+    return np.asarray(ops.sum(np.where(counts, -scale * low, x.dtype.type(0))) / whole)
 
 
-def _class_rule(g: Any, ans: Any, x: Any, *, labels: Array, used: Array, scale: Array) -> Any:
-    at, share = labels[:, None], ops.divide(g, _whole(scale))
+def _class_rule(g: Any, ans: Any, x: Any, *, labels: Array, used: Array, scale: Array, whole: Array) -> Any:
+    at, share = labels[:, None], ops.divide(g, whole)
     each = ops.where(used[:, None], ops.multiply(scale[:, None], share), 0.0)
     chance = ops.softmax(x, axis=1)
     if isinstance(g, Tensor):  # recorded, for derivatives of higher order
