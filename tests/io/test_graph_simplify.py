@@ -441,3 +441,15 @@ def test_what_was_done_is_counted() -> None:
     after = optimise(g)
     assert {"idle nodes", "SiLU", "for nobody", "maps after contractions"} <= set(after.changes)
     same(g, after, 1e-5)
+
+
+def test_a_transposition_of_too_many_axes_stays_for_the_run_to_refuse() -> None:
+    nodes = [
+        Node("t", "transpose", ("x",), ("t",), {"axes": (0, 2, 1)}),
+        Node("r", "relu", ("t",), ("r",)),
+        Node("u", "transpose", ("r",), ("u",), {"axes": (0, 2, 1, 3)}),
+        Node("y", "relu", ("u",), ("y",)),
+    ]
+    graph = cancel_transposes(Graph(nodes, [Input("x", (2, 3, 4))], ["y"]))
+    with pytest.raises(pre.PreimageError):
+        graph.run({"x": np.zeros((2, 3, 4), np.float32)})

@@ -101,6 +101,8 @@ class _Pass:
         if order is None or sorted(order) != list(range(len(order))):
             return False
         before = self.held.get(source)
+        if before is not None and len(before.order) != len(order):
+            return False  # what makes no sense stays, and the run will say so
         if before is not None:
             source, order = before.source, tuple(before.order[a] for a in order)
         key = node.outputs[0]
