@@ -119,7 +119,7 @@ def test_what_llvm_says_of_the_cpu_is_asked_once(tmp_path, monkeypatch):
     assert answer() == answer()
     assert len(asked) == 2
     (file,) = tmp_path.glob("*.obj")
-    key = remembered._circumstances()
+    key = remembered.circumstances()
     assert re.search("flags", json.loads(key)["cpu"])
     for damaged in (b"no json", b"[]", b'{"cpu": 1}'):
         assert disk_cache.write(key, damaged)
@@ -127,7 +127,7 @@ def test_what_llvm_says_of_the_cpu_is_asked_once(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:-1])  # cut off
     assert answer()["cpu"] == "c"
     assert len(asked) == 6
-    monkeypatch.setattr(remembered, "_circumstances", lambda: None)
+    monkeypatch.setattr(remembered, "circumstances", lambda: None)
     answer()
     assert len(asked) == 7
 

@@ -76,6 +76,7 @@ def generator_sources() -> list[str]:
         engines.parent / "records.py",
         engines / "order.py",
         engines / "jit/index/tables.py",
+        engines / "jit/elementwise/line_joins.py",
         engines / "jit/elementwise/running_tree.py",
         engines / "jit/elementwise/vectors.py",
         engines / "jit/conv/winograd/transforms.py",
