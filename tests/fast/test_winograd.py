@@ -1,6 +1,7 @@
 """Winograd's algorithms: matrices, which convolutions take them, bits, hostile data, errors, plans."""
 
 import os
+import tracemalloc
 from fractions import Fraction
 from itertools import product
 
@@ -10,6 +11,8 @@ import pytest
 
 import preimage as pre
 from preimage import contract, contract_fast
+from preimage.engines import get
+from preimage.engines.base import CONTRACTIONS
 from preimage.engines.jit.conv.winograd import transforms
 from preimage.engines.jit.conv.winograd.applies import choose, order_of
 
@@ -157,6 +160,28 @@ def test_the_plan_names_algorithm_time_bound_and_what_was_refused():
         strided = pre.ConvGeometry.from_conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1, stride=2)
         assert "stride (2, 2)" in pre.plan(strided).refused["winograd"]
         assert "channels a group" in pre.plan(pre.ConvGeometry.from_conv((1, 3, 56, 56), (64, 3, 3, 3))).refused["winograd"]
+
+
+@pytest.mark.parametrize("contraction", CONTRACTIONS)
+@pytest.mark.parametrize(("inputs", "outputs", "size"), [(64, 64, (1500,)), (64, 56, (40, 43)), (32, 40, (14, 13, 15))])
+def test_memory_is_within_the_stated_workspace(inputs, outputs, size, contraction):
+    """Beside its operands a call holds its result and what its plan says; weight gradients of three images, sums of images among it."""
+    g = pre.ConvGeometry.from_conv((3, inputs, *size), (outputs, inputs, *[3] * len(size)), padding=1)
+    jit = get("jit")
+    x, w, y = (np.random.default_rng(1).standard_normal(s).astype("f4") for s in (g.input_shape, g.weight_shape, g.output_shape))
+    given = {"conv": (x, w), "conv_transpose": (y, w), "conv_weight_grad": (x, y)}[contraction]
+    for threads in (1, 2):
+        with pre.config(threads=threads, accuracy="fast"):
+            plan, peaks = jit.plan(g, contraction, x.dtype), []
+            assert plan.algorithm.startswith("Winograd")
+            result = getattr(jit, contraction)(g, *given).nbytes
+            for _ in range(3):  # the least of three: now and then the interpreter enlarges a table of its own meanwhile
+                jit._scratch.clear()
+                tracemalloc.start()
+                getattr(jit, contraction)(g, *given)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+            assert plan.workspace_bytes // 2 < min(peaks) <= result + plan.workspace_bytes + 32_768
 
 
 def test_transformed_weights_are_kept_beside_the_others():

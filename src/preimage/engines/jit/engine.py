@@ -38,6 +38,7 @@ from preimage.engines.jit.request import (
     SMALL_MACS,
     ConvRequest,
     Request,
+    WeightGradRequest,
     dense_strides,
     is_little,
     little_macs,
@@ -48,7 +49,7 @@ from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilo
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions, unreachable_decisions
-from preimage.engines.jit.weight_grad.call import WeightGradients, request_for_shapes
+from preimage.engines.jit.weight_grad.call import WeightGradients, node_bytes, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import apart
 from preimage.geometry import ConvGeometry
@@ -370,12 +371,14 @@ class JitEngine:
         threads, item = thread_count(), dtype.itemsize
         request = self.request(geometry, contraction, dtype, channels_last)
         images, program = request.geometry.batch, self.lower(request)
-        details = dict(program.details)
+        details, workspace = dict(program.details), program.workspace_bytes
+        if isinstance(request, WeightGradRequest) and geometry.batch:
+            workspace += node_bytes(request, geometry.batch, dtype, workspace)
         if images < geometry.batch:
             details["images"] = f"{images} at a time, of {geometry.batch}"
         return Plan(
             self.name, contraction, program.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
-            program.workspace_bytes, threads, self.promises, details, program.refused, program.decisions,
+            workspace, threads, self.promises, details, program.refused, program.decisions,
         )  # fmt: skip
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage.engines import decisions
-from preimage.engines.base import Array, accumulator_dtype, aligned_empty, empty_like_order
+from preimage.engines.base import Array, DType, accumulator_dtype, aligned_empty, empty_like_order
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
@@ -33,7 +34,15 @@ from preimage.records import record
 from preimage.reduction import TreeSum
 from preimage.settings import current
 
-__all__ = ["WeightGradients", "as_tables_allow", "every_position", "images_of_a_part", "parts", "request_for_shapes"]
+__all__ = [
+    "WeightGradients",
+    "as_tables_allow",
+    "every_position",
+    "images_of_a_part",
+    "node_bytes",
+    "parts",
+    "request_for_shapes",
+]
 
 
 @record
@@ -149,6 +158,14 @@ def images_of_a_part(r: WeightGradRequest, workspace_bytes: int) -> int:
     images = as_tables_allow(r).geometry.batch
     images = max(1, min(images, images * current().workspace_bytes // workspace_bytes))
     return images if images == r.geometry.batch else 1 << images.bit_length() - 1
+
+
+def node_bytes(r: WeightGradRequest, batch: int, dtype: DType, workspace_bytes: int) -> int:
+    """The most memory that the sums of parts of a batch take: a node for each level of the tree, the newest and its sum."""
+    whole = replace(r, geometry=replace(r.geometry, batch=batch))
+    count = -(-batch // images_of_a_part(whole, workspace_bytes))
+    nodes = (count - 1).bit_length() + 2 if count > 1 else 0
+    return nodes * prod(r.geometry.weight_shape) * accumulator_dtype(dtype).itemsize
 
 
 def parts(r: WeightGradRequest, images: int) -> list[tuple[slice, WeightGradRequest]]:
