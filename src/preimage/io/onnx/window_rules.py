@@ -155,7 +155,7 @@ def _affine_grid(call: Call) -> Shapes:
 @shapes_of("onnx.RNN", "onnx.GRU", "onnx.LSTM", MS + "DynamicQuantizeLSTM")
 def _recurrent(call: Call) -> Shapes:
     x, r = call.shape(0), call.shape(2)
-    directions, hidden = r[0], r[2]
+    directions, hidden = r[0], r[1 if call.node.op.endswith("DynamicQuantizeLSTM") else 2]  # whose weights lie transposed
     if call.node.integer("layout", 0):
         batch, steps = x[:2]
         return [[batch, steps, directions, hidden], *[[batch, directions, hidden]] * 2]

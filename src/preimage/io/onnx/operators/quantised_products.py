@@ -107,7 +107,8 @@ def _int32(values: np.ndarray, bound: int) -> np.ndarray:
 
 def _rescaled(sums: np.ndarray, scale_in: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
     """Integer sums (as integers, or as floats that hold them) in units of `scale_in` as integers in units of `scale`."""
-    return _scaled(sums, made_once(lambda: np.asarray(scale_in / scale, np.float32), scale_in, scale), zero)
+    found: np.ndarray = _scaled(sums, made_once(lambda: np.asarray(scale_in / scale, np.float32), scale_in, scale), zero)
+    return found
 
 
 @graph_op("rescaled", types=gives(2))
