@@ -66,7 +66,7 @@ def test_blocks_of_any_length(change_costs, monkeypatch):
             padding = [tuple(rng.randint(0, (k - 1) * d + 1) for _ in range(2)) for k, d in zip(kernel, dilation, strict=True)]
             size = [rng.choice((1, 2, 5)) for _ in range(ndim - 1)] + [rng.choice((1, 7, 20, 33, 64, 90))]
             options = {"dilation": dilation, "padding": padding}
-            channels, many = rng.choice((1, 2, 3)), rng.choice((1, 4, 9))
+            channels, many = rng.choice((1, 2, 3, 12, 13)), rng.choice((1, 4, 9))
             change_costs(few_outputs={"scratch_bytes": rng.choice((1, 1 << 10, 1 << 12))})
             try:
                 if rng.random() < 0.5:

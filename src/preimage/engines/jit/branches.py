@@ -13,7 +13,7 @@ from __future__ import annotations
 from preimage.engines.decisions import declare_all
 
 __all__ = [
-    "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "request",
+    "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "pointwise", "request",
     "streamed_weights", "tiling", "upsample", "weight_grad",
 ]  # fmt: skip
 
@@ -134,7 +134,7 @@ few_outputs = declare_all(
     "jit.few_outputs",
     {
         "taken": "few output channels: vectors across pixels",
-        "refused.many_channels": "vectors across pixels refused: there are more output channels than a few",
+        "refused.many_channels": "vectors across pixels refused: channels lie innermost, and there are more of the output's than a few",
         "refused.stride": "vectors across pixels refused: neighbouring positions do not read neighbouring columns",
         "refused.single_positions": "vectors across pixels refused: no zero may be multiplied",
         "refused.no_axis": "vectors across pixels refused: there is no spatial axis",
@@ -154,6 +154,10 @@ few_outputs = declare_all(
         "rows.no_axis": "there is no axis of rows",
         "lines.long": "lines are long: the tile depends on the channels alone",
         "lines.short": "lines are short: the tile fits them",
+        "lines.merged": "neighbouring axes without taps of their own are one long line",
+        "channels.all": "a tile has all output channels of its group",
+        "channels.blocks": "a tile has a block of its group's output channels",
+        "channels.ragged": "the last block of output channels is not whole",
         "blocks.one": "a line is one block of columns",
         "blocks.several": "a line is cut into blocks of columns",
         "blocks.begin.aligned": "blocks behind the first are filled from an aligned place",
@@ -163,6 +167,24 @@ few_outputs = declare_all(
         "padding.none": "no tap lies on padding",
         "padding.skipped": "lines over the padding are left out, the weights being finite",
         "padding.every_tap": "lines over the padding are multiplied, a weight being infinite or NaN",
+    },
+)
+
+#: 1x1 layers, channels first, as matrix products: `conv.pointwise`.
+pointwise = declare_all(
+    "jit.pointwise",
+    {
+        "taken": "a 1x1 layer of channels-first arrays is a matrix product for every image and group",
+        "refused.taps": "a matrix product refused: not every output position reads the one input position under it",
+        "refused.apart": "a matrix product refused: positions, or the results of images and groups, lie apart",
+        "refused.prepared": "a matrix product refused: weights come packed, or a tile is asked for",
+        "refused.residual": "a matrix product refused: tiles overlap, and there is a residual",
+        "refused.few_positions": "a matrix product refused: the positions do not fill a vector",
+        "refused.dearer": "a matrix product refused: another strategy costs less",
+        "groups.one": "its channels are one group",
+        "groups.several": "its channels are several groups",
+        "bias": "a bias is added to every row",
+        "no_bias": "there is no bias",
     },
 )
 

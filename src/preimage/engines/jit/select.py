@@ -25,6 +25,7 @@ from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
 from preimage.engines.jit.conv.few_outputs import few_plan, lower_few
+from preimage.engines.jit.conv.pointwise import lower_pointwise, pointwise
 from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.conv.winograd.lower import cycles_of, lower_winograd
 from preimage.engines.jit.conv.winograd.weight_grad import lower_winograd_grad
@@ -128,6 +129,15 @@ def _consider_few(r: ConvRequest) -> Candidate | str:
     return Candidate(lambda: lower_few(r, axes, plan), plan.cost, lambda: branches.few_outputs("refused.dearer"))
 
 
+def _consider_pointwise(r: ConvRequest) -> Candidate | str:
+    if is_depthwise(r):
+        return _ONE_CHANNEL
+    found = pointwise(r)
+    if isinstance(found, str):
+        return found
+    return Candidate(lambda: lower_pointwise(r, found), found.cost, lambda: branches.pointwise("refused.dearer"))
+
+
 def _consider_direct(r: ConvRequest) -> Candidate | str:
     if is_depthwise(r):
         return _ONE_CHANNEL
@@ -175,6 +185,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("depthwise", _FORWARD, _consider_channels_last),  # type: ignore[arg-type]
     Strategy("direct", _FORWARD, _consider_direct),  # type: ignore[arg-type]
     Strategy("direct, vectors across pixels", _FORWARD, _consider_few),  # type: ignore[arg-type]
+    Strategy("matrix product", _FORWARD, _consider_pointwise),  # type: ignore[arg-type]
     Strategy("winograd", _FORWARD, _consider_winograd, exact=False),  # type: ignore[arg-type]
     Strategy("depthwise weight gradient", _GRAD, _consider_depthwise_grad),  # type: ignore[arg-type]
     Strategy("weight gradient", _GRAD, _consider_weight_grad),  # type: ignore[arg-type]

@@ -92,6 +92,7 @@ class FewOutputsCosts:
     long_tile: int = 32  # ... so the tile has at most so many pixels, and new sizes find their kernels made
     scratch_bytes: int = 384 << 10  # of a thread; it should stay in the L2 cache
     fill_cycles: float = 0.5  # an element brought to the scratch
+    channel_blocks: float = 1.25  # what a tile costs more that takes a block of a group's channels (AVX2, 21 layers)
 
 
 @record
@@ -159,6 +160,11 @@ class ProductCosts:
     pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
     stream_rows: int = 4  # of A at most, where B is read line by line
     stream_columns: int = 1 << 11  # of one row, whose sums stay in the first cache
+    chain_cycles: float = 1.1  # of the least that multiply-adds take, as tiles reach it
+    read_cycles: float = 0.15  # an element of B
+    near_cycles: float = 0.3  # an element of C in the second cache ...
+    far_cycles: float = 4.0  # ... and outside: its rows are pages apart
+    call_cycles: float = 2000.0
 
 
 @record

@@ -1,8 +1,9 @@
-"""The program for few output channels: vectors across pixels, see `few_outputs_kernel`."""
+"""The program with vectors across pixels, for few output channels or channels-first arrays: see `few_outputs_kernel`."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -16,7 +17,7 @@ from preimage.engines.jit.compiler.costs import FewOutputsCosts
 from preimage.engines.jit.conv.few_outputs_arguments import ColumnTap, FewArguments
 from preimage.engines.jit.conv.few_outputs_kernel import FewOutputsSpec, Part
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
-from preimage.engines.jit.index.taps import Axis
+from preimage.engines.jit.index.taps import Axis, merge_axes
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.packing.moves import weight_call
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call, operands
@@ -25,7 +26,8 @@ from preimage.records import record
 
 __all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
 
-MOST_CHANNELS = 8
+MOST_CHANNELS = 8  # of a tile that has all of a group
+TILE_CHANNELS = (2, 3, 4, 6, 8)  # of tiles that take a block of them
 
 
 @record
@@ -35,6 +37,7 @@ class FewPlan:
     lanes: int
     vectors: int
     rows: int
+    channels: int
     cost: float
 
 
@@ -43,36 +46,55 @@ def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
     refused = _unfit(r, axes)
     if refused is not None:
         return refused
-    g = r.geometry
+    g, axes = r.geometry, Laid.of(r, axes).axes
     shape = _Shape.of(r, axes)  # has columns: a call in which no tap meets the input is little work
     item = 8 if r.element == "f64" else 4
     best: FewPlan | None = None
-    for lanes in (r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item):
-        for rows, vectors in product((1, 2, 3, 4, 6, 8), range(1, 9)):
-            sums = rows * vectors * shape.phases * shape.channels
-            if sums > r.target.vector_registers - 3 - vectors:
+    for lanes in dict.fromkeys((r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item)):
+        for rows, vectors, channels in product((1, 2, 3, 4, 6, 8), range(1, 9), shape.tiles):
+            sums, most = rows * vectors * shape.phases * channels, r.target.vector_registers - 2 - vectors
+            if sums > most or (len(shape.tiles) > 1 and 2 * sums <= most):
                 continue
-            cost = shape.cost(lanes, vectors, rows, lanes * item / 64.0, sums)
+            cost = shape.cost(lanes, vectors, rows, channels, lanes * item / 64.0, sums)
             if cost is not None and (best is None or cost * g.groups < best.cost):
-                best = FewPlan(lanes, vectors, rows, cost * g.groups)
+                best = FewPlan(lanes, vectors, rows, channels, cost * g.groups)
     if best is None:
         return _refused("no_tile", "no tile of this kernel fits the registers and the code")
     filled = r.target.costs.few_outputs.fill_cycles * prod(a.in_size for a in axes) * shape.run * g.groups
-    return FewPlan(best.lanes, best.vectors, best.rows, best.cost + filled)
+    if shape.channels <= MOST_CHANNELS:
+        return replace(best, cost=best.cost + filled)
+    packed = r.target.costs.direct.pack_cycles * prod(g.weight_shape)
+    return replace(best, cost=best.cost * r.target.costs.few_outputs.channel_blocks + filled + packed)
+
+
+@record
+class Laid:
+    """The axes as the kernel walks them: plain neighbours in one (a 1x1 layer has long lines), with their strides in bytes."""
+
+    axes: list[Axis]
+    in_strides: list[int]
+    out_strides: list[int]
+
+    @classmethod
+    def of(cls, r: ConvRequest, axes: list[Axis]) -> Laid:
+        spatial, ins, outs = merge_axes(axes[1:], list(r.in_strides[2:]), list(r.out_strides[2:]))
+        return cls([axes[0], *spatial], [r.in_strides[0], *ins], [r.out_strides[0], *outs])
 
 
 def _unfit(r: ConvRequest, axes: list[Axis]) -> str | None:
     """Why this strategy cannot compute a request, whatever the tile."""
     g = r.geometry
     channels = (g.out_channels if r.contraction == "conv" else g.in_channels) // g.groups
-    if channels > MOST_CHANNELS:
-        return _refused("many_channels", f"{channels} output channels a group, more than {MOST_CHANNELS}")
+    last_in, last_out = _last(r)
+    if channels > MOST_CHANNELS and (last_in or last_out):
+        return _refused(
+            "many_channels", f"channels lie innermost, and {channels} of a group's output are more than {MOST_CHANNELS}"
+        )
     if r.single:
         return _refused("single_positions", "some weights are not finite, so positions are computed one by one")
     if len(axes) < 2:
         return _refused("no_axis", "there is no spatial axis")
     phases = axes[-1].phases
-    _, last_out = _last(r)
     parts = len(phases) * channels if last_out else len(phases)
     if any(p.in_step != 1 for p in phases):
         return _refused("stride", "the input is read with a stride along its last axis")
@@ -83,12 +105,15 @@ def _unfit(r: ConvRequest, axes: list[Axis]) -> str | None:
 
 @record
 class _Shape:
-    """What the cost of a tile depends on. line: positions of a phase along the last axis; outer: of the axes before the rows."""
+    """What the cost of a tile depends on. channels: output channels of a group; tiles: how many of them a tile may have; line:
+    positions of a phase along the last axis; outer: of the axes before the rows.
+    """
 
     down: Axis
     columns: list[Window]
     phases: int
     channels: int
+    tiles: tuple[int, ...]
     run: int
     line: int
     outer: int
@@ -100,14 +125,15 @@ class _Shape:
     def of(cls, r: ConvRequest, axes: list[Axis]) -> _Shape:
         g, forward = r.geometry, r.contraction == "conv"
         channels, run = (g.out_channels, g.in_channels) if forward else (g.in_channels, g.out_channels)
-        phases = axes[-1].phases
+        phases, channels, outer = axes[-1].phases, channels // g.groups, axes[: max(1, len(axes) - 2)]
+        tiles = (channels,) if channels <= MOST_CHANNELS else TILE_CHANNELS
         return cls(
-            row_axis(axes), windows(phases, range(len(phases)), forward), len(phases), channels // g.groups, run // g.groups,
-            -(-axes[-1].out_size // len(phases)), prod(a.out_size for a in axes[:-2]),
-            prod(sum(p.tap_total for p in a.phases) for a in axes[:-2]), forward, r.target.costs.few_outputs,
+            row_axis(axes), windows(phases, range(len(phases)), forward), len(phases), channels, tiles, run // g.groups,
+            -(-axes[-1].out_size // len(phases)), prod(a.out_size for a in outer),
+            prod(sum(p.tap_total for p in a.phases) for a in outer), forward, r.target.costs.few_outputs,
         )  # fmt: skip
 
-    def cost(self, lanes: int, vectors: int, rows: int, width: float, sums: int) -> float | None:
+    def cost(self, lanes: int, vectors: int, rows: int, channels: int, width: float, sums: int) -> float | None:
         """Modelled cycles of one group; None where the tile does not fit the rows, or is too much code. width: of a vector, in 64 bytes."""
         down, long = self.down, self.line >= self.costs.long_line
         if rows > down.out_size or (len(down.phases) % rows and rows % len(down.phases)):
@@ -118,7 +144,7 @@ class _Shape:
         for start in patterns:
             along = Counter(row.part for row in windows(down.phases, range(start, start + rows), self.forward))
             for (row, count), (column, times) in product(along.items(), across.items()):
-                work = len(row) * len(column) * self.channels
+                work = len(row) * len(column) * channels
                 loads = vectors * width * (2.0 if len(self.columns) > 1 else 1.0) + 0.5 * work
                 tile += (max(work * vectors * width, 4.0, loads) + 0.4) * (count * times) / len(patterns)
                 if (row, column) not in kinds:
@@ -129,6 +155,7 @@ class _Shape:
         valid = sum(p.tap_total for p in down.phases) / max(1, sum(len(p.taps) * p.count for p in down.phases))
         tiles = self.line / (lanes * vectors) if long else -(-self.line // (lanes * vectors))
         tiles *= down.out_size / rows if down.out_size >= self.costs.long_line else -(-down.out_size // rows)
+        tiles *= -(-self.channels // channels)
         cost = self.outer_taps * tiles * tile * self.run * valid + self.outer * tiles * (100.0 + 8.0 * sums * width)
         return cost * (1.0 + products / 1000)  # of two that do as well the one with less code
 
@@ -140,29 +167,31 @@ def _refused(branch: str, words: str) -> str:
 
 def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     """Steps of rows down blocks of columns; input lines that pass through a ring of scratch lines."""
-    g = r.geometry
-    inner = "f64" if r.element == "f64" else "f32"
+    g, laid = r.geometry, Laid.of(r, axes)
+    axes, inner = laid.axes, "f64" if r.element == "f64" else "f32"
     item, shape = ELEMENT_BYTES[inner], _Shape.of(r, axes)
-    run, channels, terms = shape.run, shape.channels, Terms.of(shape.run, axes[1:])
-    walk = Walk(r, axes, plan.rows, terms)
+    run, channels, terms = shape.run, plan.channels, Terms.of(shape.run, axes[1:])
+    channel_blocks = -(-shape.channels // channels)
+    walk = Walk(r, axes, (laid.in_strides, laid.out_strides), plan.rows, terms)
     channel_room = -(-run // 8) * 8  # transposing writes whole squares
-    cut = _cut_columns(r, shape, plan, item * channel_room * walk.slots, item)
     tap_bytes, units = run * channels * item, g.batch * g.groups
     wanted = 1 if r.threads == 1 else -(-8 * r.threads // units)
+    cut = _cut_columns(r, shape, plan, item * channel_room * walk.slots, item, -(-wanted // walk.count))
     bands, steps, fills, rows, row_parts = walk.tables(
         max(1, min(-(-wanted // cut.blocks), walk.count)), channel_room * cut.pitch, tap_bytes
     )
     column_parts = list(dict.fromkeys(c.part for c in shape.columns))
     rows["part"] *= len(column_parts)
-    column_table = _column_table(shape, cut, walk, terms, column_parts, item)
+    column_table = _column_table(shape, channels, cut, walk, terms, column_parts, item)
     units *= cut.blocks * len(bands)
     per_task = -(-units // (1 if r.threads == 1 else min(units, 8 * r.threads)))
     tasks, scratch = -(-units // per_task), walk.slots * channel_room * cut.pitch
 
     program = ProgramBuilder("direct, vectors across pixels")
-    weights, group_bytes = weight_call(
+    weights, block_bytes = weight_call(
         r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels, r.target.costs.packing
     )
+    group_bytes = channel_blocks * block_bytes
     program.packing, program.packed_bytes = weights, g.groups * group_bytes
     program.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
     if not r.prepared:
@@ -177,8 +206,9 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     news = plan.rows / max(1, len(shape.down.phases)) * width * run * ELEMENT_BYTES[r.element]
     near = scratch + news > r.target.l2_bytes // 2
     spec = FewOutputsSpec(
-        r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels, run, terms.item, terms.multiple,
-        terms.order.depth, g.kernel_size[-1], tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
+        r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels,
+        "one" if channel_blocks == 1 else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
+        terms.order.depth, axes[-1].kernel, tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
     values = FewArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, bands=bands,
@@ -187,7 +217,8 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
         begin=cut.begin, highest=cut.highest, line=shape.line, block=cut.block, out_columns=axes[-1].out_size,
         out_image=r.out_strides[0], out_channel=r.out_strides[1], out_line=walk.out_line, pitch=cut.pitch,
         group_weight_bytes=group_bytes, ahead_channel=-(-ahead // run), ahead_column=ahead,
-        ahead_part=ahead * turns // walk.parts(steps),
+        ahead_part=ahead * turns // walk.parts(steps), channel_blocks=channel_blocks, block_weight_bytes=block_bytes,
+        group_channels=shape.channels,
     )  # fmt: skip
     program.calls.append(kernel_call("direct", spec, values, tasks))
     program.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap
@@ -197,12 +228,14 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     return program.done()
 
 
-def _column_table(shape: _Shape, cut: _Columns, walk: Walk, terms: Terms, parts: list[Part], item: int) -> Array:
+def _column_table(
+    shape: _Shape, channels: int, cut: _Columns, walk: Walk, terms: Terms, parts: list[Part], item: int
+) -> Array:  # fmt: skip
     """Every column that a phase reads, and every piece of the channels under it: see `few_outputs_kernel`."""
     found = [(c.at, c.tap, parts.index(c.part)) for c in shape.columns]
     column, number, part = np.array(found, np.int64).reshape(-1, 3).T[:, :, None]
     first, count = np.array(terms.pieces, np.int64).T
-    tap_bytes, term_bytes = shape.run * shape.channels * item, shape.channels * item
+    tap_bytes, term_bytes = shape.run * channels * item, channels * item
     return ColumnTap(
         scratch=(cut.lead + column) * item + first * cut.pitch, weight=number * tap_bytes + first * term_bytes, part=part,
         channels=count, ends=np.array(walk.ends.of_columns(shape.columns, terms.pieces), np.int64).reshape(len(column), -1),
@@ -223,13 +256,15 @@ class _Columns:
     pitch: int  # bytes of a scratch line
 
 
-def _cut_columns(r: ConvRequest, shape: _Shape, plan: FewPlan, line_bytes: int, item: int) -> _Columns:
-    """Blocks whose scratch lines fit the memory of a thread; line_bytes: what all of them hold for one column."""
+def _cut_columns(r: ConvRequest, shape: _Shape, plan: FewPlan, line_bytes: int, item: int, wanted: int) -> _Columns:
+    """Blocks whose scratch lines fit the memory of a thread; line_bytes: what all of them hold for one column; wanted: blocks that
+    give all threads work.
+    """
     tile, line = plan.lanes * plan.vectors, shape.line
     lowest, highest = min((c.at for c in shape.columns), default=0), max((c.at for c in shape.columns), default=0)
     lead, highest = -(-max(0, -lowest) // plan.lanes) * plan.lanes, max(0, highest)  # column 0 of a block lies aligned
     most = max(1, shape.costs.scratch_bytes // line_bytes - lead - highest) // tile
-    block = max(1, min(-(-line // tile), most)) * tile
+    block = max(1, min(-(-line // (tile * wanted)), most)) * tile
     blocks = -(-line // block)
     block = (line - 1) // (blocks * tile) * tile + tile  # in whole tiles, and the last not much shorter
     pitch = (-(-(lead + block + highest + 16) * item // 64) | 1) * 64
@@ -244,7 +279,7 @@ def _details(plan: FewPlan, shape: _Shape, cut: _Columns, counts: tuple[bool, in
     last_in, tasks, bands, scratch, steps, rows = counts
     return {
         "tile": f"{plan.rows} rows x {plan.vectors} vectors of {plan.lanes} pixels x {shape.phases} stride phases"
-        f" x {shape.channels} channels",
+        f" x {plan.channels} channels",
         "tasks": f"{tasks}, of {cut.blocks} blocks of columns x {bands} bands of rows",
         "input": f"{'transposed' if last_in else 'copied'} line by line, {scratch} bytes of scratch a thread",
         "result": "stored as vectors",
@@ -264,6 +299,15 @@ def _take(r: ConvRequest, ndim: int, plan: FewPlan, shape: _Shape, cut: _Columns
     take("rows.one" if plan.rows == 1 else "rows.several")
     if ndim != 3:
         take("rows.no_axis" if ndim == 2 else "rows.outer_axes")
+    take(
+        "channels.all"
+        if shape.channels <= plan.channels
+        else "channels.ragged"
+        if shape.channels % plan.channels
+        else "channels.blocks"
+    )
+    if ndim < r.geometry.ndim + 1:
+        take("lines.merged")
     take("lines.long" if shape.line >= shape.costs.long_line else "lines.short")
     take("blocks.one" if cut.blocks == 1 else "blocks.several")
     if cut.blocks > 1:

@@ -90,3 +90,6 @@ class FewArguments(EpilogueArguments):
     ahead_column: Integer  # and from one column to the next
     ahead_part: Integer  # and in a step
     begin: Integer  # the first column that is copied, after the block's own (negative or 0), in blocks behind the first
+    channel_blocks: Integer  # of a group: as many output channels as a tile has
+    block_weight_bytes: Integer
+    group_channels: Integer  # output channels of a group

@@ -1,14 +1,15 @@
-"""Few output channels (an RGB head, the input gradient of a stem): vectors across pixels, forward and transposed.
+"""Few output channels (an RGB head, the input gradient of a stem), or few input channels under many that lie channels-first:
+vectors across pixels, forward and transposed.
 
-A tile is `rows` lines of the result by `vectors` vectors of pixels, all stride phases of the last axis and all channels: its
-sums stay in registers. A task walks down a block of columns. The input lines that the next rows of the result need are
+A tile is `rows` lines of the result by `vectors` vectors of pixels, all stride phases of the last axis and all channels, or a
+block of many: its sums stay in registers. A task walks down a block of columns. The input lines that the next rows of the result need are
 brought to scratch of the thread's own first (a ring in the nearer caches), channel by channel, so that neighbouring pixels
 are neighbours; arrays that lie channels-last are transposed on the way:
 
     for unit in this task's units                    # a unit: an image, a group, a block of columns, a band of rows
         for step in the band's steps                 # a step: `rows` lines of the result
             scratch <- input lines that were not needed before
-            for tile of the block's columns
+            for block of the output channels, for tile of the block of columns
                 sum[...] = +0, and likewise the sums of each level above the blocks
                 for line in input lines that any row reads, in the order in which each row reads its own
                     for column in offsets that any phase reads, in that order; a piece of the channels at a time
@@ -24,9 +25,11 @@ and phases take part (a `Part`) is known to the code; which line and column it i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueSpec, finish
@@ -53,9 +56,9 @@ class FewOutputsSpec:
     """What the code depends on.
 
     run: input channels of a group; piece: of them at a time, 0 where that differs; multiple: what divides it; depth: levels of sums
-    above the blocks; channels: output channels of a group; phases: of the last axis; width: taps of a kernel
-    row; last_in, last_out: the arrays are channels-last; near: a line is prefetched once more as it is copied (the L2 cache
-    hardly holds what was prefetched before).
+    above the blocks; channels: output channels of a tile; blocks: of so many in a group, ragged where the last has fewer; phases: of
+    the last axis; width: taps of a kernel row; last_in, last_out: the arrays are channels-last; near: a line is prefetched once more
+    as it is copied (the L2 cache hardly holds what was prefetched before).
     """
 
     arguments: ClassVar = FewArguments
@@ -68,6 +71,7 @@ class FewOutputsSpec:
     rows: int
     phases: int
     channels: int
+    blocks: Literal["one", "whole", "ragged"]
     run: int
     piece: int
     multiple: int
@@ -99,7 +103,8 @@ def build(spec: FewOutputsSpec) -> str:
         _, left_next, group_next, n_next = _unit(args, unit.index + 1)
         x_next = _input(spec, args, left_next, group_next, n_next.minimum(args.units - 1))
         w = args.weight.at_bytes(group * args.group_weight_bytes)
-        out = n * args.out_image + group * spec.channels * args.out_channel
+        channels = args.group_channels if spec.blocks != "one" else spec.channels
+        out = n * args.out_image + group * channels * args.out_channel
         steps = args.bands[band]
         with f.loop(steps.first_step, steps.end_step) as k:
             step = args.steps[k.index]
@@ -107,15 +112,36 @@ def build(spec: FewOutputsSpec) -> str:
                 fill = args.fills[number.index]
                 source, to = x.at_bytes(fill.input), scratch.at_bytes(fill.scratch).at(args.lead)
                 _fill(f, spec, args, source, to, left, count + args.highest, fill.columns)
-            out_step = out + step.output
             ahead = _Ahead(x, x_next, step)  # what the next step copies is prefetched while this step computes
-            with f.loop(0, count, step_lanes) as tile:
+            with _channel_blocks(f, spec, args, w, out + step.output, group) as block, f.loop(0, count, step_lanes) as tile:
                 turns = tile.index // step_lanes * args.n_columns
-                sums = _sums(f, spec, args, scratch.at(tile.index), w, step, ahead, turns, kept)
-                for number_of_sum, value in enumerate(sums):
-                    kept.at(number_of_sum * spec.lanes).store(value)
-                _store(f, spec, args, kept, out_step, left + tile.index, group * spec.channels, step.lines)
+                sums = _sums(f, spec, args, scratch.at(tile.index), block.weight, step, ahead, turns, kept)
+                _store(f, spec, args, sums, kept, block, left + tile.index, step.lines)
     return f.ir()
+
+
+@record
+class _Block:
+    """Output channels of a tile. channel: the first of them; exist: how many there are, None for all that a tile has."""
+
+    weight: Ptr
+    out: Int
+    channel: Int
+    exist: Int | None
+
+
+@contextmanager
+def _channel_blocks(f: Kernel, spec: FewOutputsSpec, args: FewArguments, w: Ptr, out: Int, group: Int) -> Iterator[_Block]:
+    """A loop over the blocks of output channels, where there are several."""
+    if spec.blocks == "one":
+        yield _Block(w, out, group * spec.channels, None)
+        return
+    with f.loop(0, args.channel_blocks) as number:
+        first = number.index * spec.channels
+        yield _Block(
+            w.at_bytes(number.index * args.block_weight_bytes), out + first * args.out_channel,
+            group * args.group_channels + first, args.group_channels - first if spec.blocks == "ragged" else None,
+        )  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- the scratch
@@ -306,26 +332,55 @@ def _run(
 
 
 def _store(
-    f: Kernel, spec: FewOutputsSpec, args: FewArguments, kept: Ptr, out: Int, place: Int, channel: Int, lines: Int
-) -> None:
-    """The sums to the lines that exist; the phases interleaved, and the channels too where they lie together."""
-    lanes, parts, item = spec.lanes, spec.phases * spec.channels, ELEMENT_BYTES[spec.out]
+    f: Kernel, spec: FewOutputsSpec, args: FewArguments, sums: list[Num], kept: Ptr, block: _Block, place: Int, lines: Int
+) -> None:  # fmt: skip
+    """The sums to the lines and columns that exist; kept: memory for them, where some do not."""
+    parts, lanes = spec.phases * spec.channels, spec.lanes
+
+    def store(line: Int | int, q: Int | int, values: list[Num], whole: bool) -> None:
+        at, first = block.out + args.out_line * line, (place + q * lanes) * spec.phases
+        _store_vectors(f, spec, args, values, block, at, first, whole)
+
+    def store_some() -> None:
+        for number, value in enumerate(sums):
+            kept.at(number * lanes).store(value)
+        with f.loop(0, lines) as r, f.loop(0, spec.vectors) as q:
+            here = kept.at((r.index * spec.vectors + q.index) * (parts * lanes))
+            store(r.index, q.index, [here.at(k * lanes).load(lanes) for k in range(parts)], False)
+
+    if spec.finish.chain:  # its code should stand once
+        store_some()
+        return
+    whole = ((place + lanes * spec.vectors) * spec.phases <= args.out_columns) & lines.equals(spec.rows)
+    with f.when(whole):
+        for r, q in product(range(spec.rows), range(spec.vectors)):
+            first = (r * spec.vectors + q) * parts
+            store(r, q, sums[first : first + parts], True)
+    with f.when(whole.negated()):
+        store_some()
+
+
+def _store_vectors(
+    f: Kernel, spec: FewOutputsSpec, args: FewArguments, values: list[Num], block: _Block, at: Int, first: Int, whole: bool
+) -> None:  # fmt: skip
+    """A vector of every phase and channel: the phases interleaved, and the channels too where they lie together.
+
+    at, first: line and column of the result; whole: all columns exist.
+    """
+    lanes, item, left = spec.lanes, ELEMENT_BYTES[spec.out], args.out_columns - first
     steps = replace(spec.finish, bias=False)
-    with f.loop(0, lines) as r, f.loop(0, spec.vectors) as q:
-        here = kept.at((r.index * spec.vectors + q.index) * (parts * lanes))
-        values = [here.at(k * lanes).load(lanes) for k in range(parts)]
-        if spec.finish.bias:
-            bias = [args.bias.at(channel + o).splat(lanes) for o in range(spec.channels)]
-            values = [value + f.zeros(spec.inner, lanes) + bias[k % spec.channels] for k, value in enumerate(values)]
-        first = (place + q.index * lanes) * spec.phases
-        left, at = args.out_columns - first, out + r.index * args.out_line
-        if spec.last_out:
-            for j, value in enumerate(interleave(values)):
-                mask = f.lane_mask(lanes, left * spec.channels - j * lanes)
-                finish(f, steps, value, spec.out, at + (first * spec.channels + j * lanes) * item, channel, mask)
-        else:
-            for o in range(spec.channels):
-                line = at + args.out_channel * o + first * item
-                for j, value in enumerate(interleave(values[o :: spec.channels])):
-                    mask = f.lane_mask(lanes, left - j * lanes)
-                    finish(f, steps, value, spec.out, line + j * lanes * item, channel, mask)
+    if spec.finish.bias:
+        known = [block.channel + (o if block.exist is None else (block.exist - 1).minimum(o)) for o in range(spec.channels)]
+        bias = [args.bias.at(number).splat(lanes) for number in known]
+        values = [value + f.zeros(spec.inner, lanes) + bias[k % spec.channels] for k, value in enumerate(values)]
+    if spec.last_out:
+        for j, value in enumerate(interleave(values)):
+            mask = None if whole else f.lane_mask(lanes, left * spec.channels - j * lanes)
+            finish(f, steps, value, spec.out, at + (first * spec.channels + j * lanes) * item, block.channel, mask)
+        return
+    for o in range(spec.channels):
+        line = at + args.out_channel * o + first * item
+        with nullcontext() if block.exist is None else f.when(block.exist > o):
+            for j, value in enumerate(interleave(values[o :: spec.channels])):
+                mask = None if whole else f.lane_mask(lanes, left - j * lanes)
+                finish(f, steps, value, spec.out, line + j * lanes * item, block.channel, mask)

@@ -54,15 +54,16 @@ OUTSIDE = -(1 << 62)
 class Walk:
     """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
 
-    def __init__(self, r: ConvRequest, axes: list[Axis], rows: int, terms: Terms) -> None:
-        g, self.row_axis, self.rows = r.geometry, row_axis(axes), rows
+    def __init__(self, r: ConvRequest, axes: list[Axis], strides: tuple[list[int], list[int]], rows: int, terms: Terms) -> None:
+        """strides: of the input and of the result, in bytes, along each of the axes."""
+        self.row_axis, self.rows = row_axis(axes), rows
         self.ends = _Ends(terms, axes)
         self.every_tap, self.forward = r.every_tap, r.contraction == "conv"
-        strides = [(r.in_strides[k + 1], r.out_strides[k + 1]) for k in range(1, len(axes))]
-        self.in_line, self.out_line = strides[-2] if len(axes) > 2 else (0, 0)
+        pairs = list(zip(*strides, strict=True))[1:]
+        self.in_line, self.out_line = pairs[-2] if len(axes) > 2 else (0, 0)
         self.columns = axes[-1].in_size
-        self.outer, self.outer_strides = axes[1:-2], strides[:-2]
-        self.kernel_rows, self.width = (g.kernel_size[-2] if len(axes) > 2 else 1), g.kernel_size[-1]
+        self.outer, self.outer_strides = axes[1:-2], pairs[:-2]
+        self.kernel_rows, self.width = row_axis(axes).kernel, axes[-1].kernel
         self.patterns: dict[int, list[Window]] = {}
         self.steps = list(self._steps())
         self.count = len(self.steps)

@@ -105,7 +105,7 @@ def lower_product(r: ProductRequest) -> Program:
     spec = TileSpec(
         a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
         transposed and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
-        way == "local", r.finish, min(Order.of((r.terms,)).depth, 2), False, _is_far_result(r),
+        way == "local", r.finish, min(Order.of((r.terms,)).depth, 2), False, _is_far_result(r), r.bias_cycle > 0,
     )  # fmt: skip
     program.details["B"] = WAYS[way]
     program.calls.append(_multiply(r, program, spec, a, b))
@@ -167,11 +167,11 @@ def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
         input="a", weight="b", output="out", bias="bias", residual="residual", limits="limits", totals="totals",
         thread_bytes=thread_bytes, columns=r.columns, terms=r.terms, block=steps[0],
         blocks=-(-r.terms // steps[0]), levels=order.depth, groups=_group_sizes(steps), a_row=r.a.member_stride,
-        a_term=r.a.term_stride, b_term=r.b.term_stride, out_row=r.columns * r.item,
-        out_product=r.rows * r.columns * r.item, a_places=np.array(r.a.places, np.int64),
+        a_term=r.a.term_stride, b_term=r.b.term_stride, out_row=r.result_row,
+        out_product=r.result_product, bias_cycle=r.bias_cycle, a_places=np.array(r.a.places, np.int64),
         b_places=np.array(r.b.places, np.int64), share=share, shares=shares, pitch=share,
     )  # fmt: skip
-    spec = StreamSpec(r.element, r.lanes, r.rows, lines, r.finish)
+    spec = StreamSpec(r.element, r.lanes, r.rows, lines, r.finish, r.bias_cycle > 0)
     return kernel_call("multiply", spec, values, r.products * shares)
 
 
@@ -235,8 +235,8 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
         tile_bytes=tile_bytes if chunk < blocks else 0, rows=r.rows, columns=r.columns, terms=r.terms,
         block=steps[0], blocks=blocks, chunk=chunk, chunks=-(-blocks // chunk), levels=order.depth,
         groups=_group_sizes(steps), a_row=a.member, a_term=a.term, a_tile=a.panel, a_start=a.start, b_column=b.member,
-        b_term=b.term, b_panel=b.panel, b_start=b.start, out_row=r.columns * r.item,
-        out_product=r.rows * r.columns * r.item, a_places=np.array(a.places, np.int64),
+        b_term=b.term, b_panel=b.panel, b_start=b.start, out_row=r.result_row,
+        out_product=r.result_product, bias_cycle=r.bias_cycle, a_places=np.array(a.places, np.int64),
         b_places=np.array(b.places, np.int64), tiles=tiles, panels=panels, task_tiles=task_tiles,
         task_panels=task_panels, row_tasks=row_tasks, column_tasks=column_tasks,
         local=totals_bytes, local_panel=local_panel,

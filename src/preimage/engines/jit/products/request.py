@@ -38,7 +38,11 @@ class Side:
 
 @record
 class ProductRequest:
-    """C[p] = A[p] B[p] for every product p of a batch; element: f32, f64, f16 or bf16. prepared: B comes packed."""
+    """C[p] = A[p] B[p] for every product p of a batch; element: f32, f64, f16 or bf16. prepared: B comes packed.
+
+    out_row, out_product: bytes from a row of the result to the next, and from a product's to the next's; 0: the result is dense.
+    bias_cycle: the bias is one for every row of so many products, after which it begins anew; 0: one for every column.
+    """
 
     element: str
     a: Side
@@ -47,6 +51,17 @@ class ProductRequest:
     threads: int
     target: Target
     prepared: bool = False
+    out_row: int = 0
+    out_product: int = 0
+    bias_cycle: int = 0
+
+    @property
+    def result_row(self) -> int:
+        return self.out_row or self.columns * self.item
+
+    @property
+    def result_product(self) -> int:
+        return self.out_product or self.rows * self.result_row
 
     @property
     def rows(self) -> int:

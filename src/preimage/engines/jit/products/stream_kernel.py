@@ -45,6 +45,7 @@ class StreamArguments(EpilogueArguments):
     share: Integer
     shares: Integer
     pitch: Integer
+    bias_cycle: Integer  # products after which a bias of rows begins anew
 
 
 @record
@@ -58,6 +59,7 @@ class StreamSpec:
     rows: int
     lines: int
     finish: EpilogueSpec
+    bias_of_rows: bool = False  # one number for a row, not for a column
 
     @property
     def sums(self) -> str:
@@ -108,7 +110,8 @@ def build(spec: StreamSpec) -> str:
                 level.carry = [above + level.carry[0]]
             mask = f.lane_mask(spec.lanes, count - n.index)
             at = out + args.out_row * r + n.index * ELEMENT_BYTES[spec.element]
-            finish(f, spec.finish, level.result[0], spec.element, at, first + n.index, mask)
+            channel = product % args.bias_cycle * spec.rows + r if spec.bias_of_rows else first + n.index
+            finish(f, spec.finish, level.result[0], spec.element, at, channel, mask, spec.bias_of_rows)
     return f.ir()
 
 

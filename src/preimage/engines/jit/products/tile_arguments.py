@@ -14,7 +14,7 @@ class TileArguments(EpilogueArguments):
     Rows of A (columns of B, terms) lie a_row (b_column, a_term and b_term) apart. Tile t of rows begins at t * a_tile + its first
     row * a_start, panels of B likewise. block terms make a block; groups lists how many blocks make a group, a group of groups, ...
     A task is task_tiles x task_panels of one product of the batch, whose matrices begin at a_places and b_places. A thread has
-    thread_bytes at totals, its copies of panels begin at local among them.
+    thread_bytes at totals, its copies of panels begin at local among them. bias_cycle: products after which a bias of rows begins anew.
     """
 
     input: Elements = elements("a")
@@ -51,3 +51,4 @@ class TileArguments(EpilogueArguments):
     column_tasks: Integer
     local: Integer
     local_panel: Integer
+    bias_cycle: Integer

@@ -47,7 +47,8 @@ class TileSpec:
     a_step, b_step: elements from one term to the next, where they are known (packed), else 0; transposed: B's terms are contiguous;
     masked: there are fewer columns than a panel has; ahead: B comes from far, and is prefetched;
     local: the chunk's part of the task's panels is copied first; depth: levels of sums above the blocks, at most 2 (of groups and
-    all above them); chunked: there are several chunks; far_out: C is prefetched, since it comes from far.
+    all above them); chunked: there are several chunks; far_out: C is prefetched, since it comes from far; bias_of_rows: it is one
+    number for a row, not for a column.
     """
 
     arguments: ClassVar = TileArguments
@@ -69,6 +70,7 @@ class TileSpec:
     depth: int
     chunked: bool
     far_out: bool
+    bias_of_rows: bool = False
 
     @property
     def together(self) -> int:
@@ -127,6 +129,7 @@ def build(spec: TileSpec) -> str:
                 row = (tile.index * spec.rows).minimum(args.rows - spec.rows)
                 a_tile = a.at_bytes(tile.index * args.a_tile + row * args.a_start)
                 at = out + row * args.out_row + column * ELEMENT_BYTES[spec.out]
+                first_row = product % args.bias_cycle * args.rows + row if spec.bias_of_rows else None
                 kept = totals
                 if spec.chunked:
                     number = (panel.index - panel_0) * args.task_tiles + (tile.index - tile_0)
@@ -136,7 +139,7 @@ def build(spec: TileSpec) -> str:
                         f.prefetch(args.output.at_bytes(at + args.out_row * r), write=True)
                 sums = _sums(f, spec, a_tile, b_panel, kept, first, last)
                 with f.when(last.equals(args.blocks)) if spec.chunked else nullcontext():
-                    _store(f, spec, _folded(f, spec, sums, kept), at, column)
+                    _store(f, spec, _folded(f, spec, sums, kept), at, column, first_row)
     return f.ir()
 
 
@@ -393,10 +396,12 @@ def _scalars(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int, count: 
     return found
 
 
-def _store(f: Kernel, spec: TileSpec, sums: list[Num], at: Int, column: Int) -> None:
+def _store(f: Kernel, spec: TileSpec, sums: list[Num], at: Int, column: Int, row: Int | None) -> None:
+    """row: number of the first row's bias, where it is one for a row."""
     for r in range(spec.rows):
         for v in range(spec.vectors):
             first = column + v * spec.lanes
             mask = f.lane_mask(spec.lanes, _args(f, spec).columns - v * spec.lanes) if spec.masked else None
             place = at + _args(f, spec).out_row * r + v * spec.lanes * ELEMENT_BYTES[spec.out]
-            finish(f, spec.finish, sums[r * spec.vectors + v], spec.out, place, first, mask)
+            channel = first if row is None else row + r
+            finish(f, spec.finish, sums[r * spec.vectors + v], spec.out, place, channel, mask, row is not None)
