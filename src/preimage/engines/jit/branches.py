@@ -4,8 +4,8 @@
 
     branches.direct("input.packed")     # at the branch, while the plan is made
 
-One function a planner. Each branch is declared here (those of Winograd's algorithms in `conv/winograd/branches.py`) and taken where the
-planner goes that way, and nowhere else.
+One function a planner. Each branch is declared here (those of Winograd's algorithms in `conv/winograd/branches.py`, of 1x1 layers as
+products in `conv/pointwise.py`) and taken where the planner goes that way, and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from preimage.engines.decisions import declare_all
 
 __all__ = [
-    "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "pointwise", "request",
+    "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "request",
     "streamed_weights", "tiling", "upsample", "weight_grad",
 ]  # fmt: skip
 
@@ -167,24 +167,6 @@ few_outputs = declare_all(
         "padding.none": "no tap lies on padding",
         "padding.skipped": "lines over the padding are left out, the weights being finite",
         "padding.every_tap": "lines over the padding are multiplied, a weight being infinite or NaN",
-    },
-)
-
-#: 1x1 layers, channels first, as matrix products: `conv.pointwise`.
-pointwise = declare_all(
-    "jit.pointwise",
-    {
-        "taken": "a 1x1 layer of channels-first arrays is a matrix product for every image and group",
-        "refused.taps": "a matrix product refused: not every output position reads the one input position under it",
-        "refused.apart": "a matrix product refused: positions, or the results of images and groups, lie apart",
-        "refused.prepared": "a matrix product refused: weights come packed, or a tile is asked for",
-        "refused.residual": "a matrix product refused: tiles overlap, and there is a residual",
-        "refused.few_positions": "a matrix product refused: the positions do not fill a vector",
-        "refused.dearer": "a matrix product refused: another strategy costs less",
-        "groups.one": "its channels are one group",
-        "groups.several": "its channels are several groups",
-        "bias": "a bias is added to every row",
-        "no_bias": "there is no bias",
     },
 )
 

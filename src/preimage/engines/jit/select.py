@@ -25,6 +25,7 @@ from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
 from preimage.engines.jit.conv.few_outputs import few_plan, lower_few
+from preimage.engines.jit.conv.pointwise import branches as pointwise_branches
 from preimage.engines.jit.conv.pointwise import lower_pointwise, pointwise
 from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.conv.winograd.lower import cycles_of, lower_winograd
@@ -135,7 +136,7 @@ def _consider_pointwise(r: ConvRequest) -> Candidate | str:
     found = pointwise(r)
     if isinstance(found, str):
         return found
-    return Candidate(lambda: lower_pointwise(r, found), found.cost, lambda: branches.pointwise("refused.dearer"))
+    return Candidate(lambda: lower_pointwise(r, found), found.cost, lambda: pointwise_branches("refused.dearer"))
 
 
 def _consider_direct(r: ConvRequest) -> Candidate | str:

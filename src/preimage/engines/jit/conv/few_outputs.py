@@ -171,7 +171,6 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     axes, inner = laid.axes, "f64" if r.element == "f64" else "f32"
     item, shape = ELEMENT_BYTES[inner], _Shape.of(r, axes)
     run, channels, terms = shape.run, plan.channels, Terms.of(shape.run, axes[1:])
-    channel_blocks = -(-shape.channels // channels)
     walk = Walk(r, axes, (laid.in_strides, laid.out_strides), plan.rows, terms)
     channel_room = -(-run // 8) * 8  # transposing writes whole squares
     tap_bytes, units = run * channels * item, g.batch * g.groups
@@ -188,14 +187,8 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     tasks, scratch = -(-units // per_task), walk.slots * channel_room * cut.pitch
 
     program = ProgramBuilder("direct, vectors across pixels")
-    weights, block_bytes = weight_call(
-        r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, channels, r.target.costs.packing
-    )
-    group_bytes = channel_blocks * block_bytes
-    program.packing, program.packed_bytes = weights, g.groups * group_bytes
-    program.packed_key = (r.contraction, r.element, "pixels", channels, g.groups)
-    if not r.prepared:
-        program.pack_first()
+    block_bytes = _pack(r, program, plan, inner)
+    group_bytes = -(-shape.channels // channels) * block_bytes
     program.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
     last_in, last_out = _last(r)
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
@@ -207,7 +200,7 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     near = scratch + news > r.target.l2_bytes // 2
     spec = FewOutputsSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels,
-        "one" if channel_blocks == 1 else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
+        "one" if shape.channels == channels else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
         terms.order.depth, axes[-1].kernel, tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
     values = FewArguments(
@@ -217,7 +210,7 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
         begin=cut.begin, highest=cut.highest, line=shape.line, block=cut.block, out_columns=axes[-1].out_size,
         out_image=r.out_strides[0], out_channel=r.out_strides[1], out_line=walk.out_line, pitch=cut.pitch,
         group_weight_bytes=group_bytes, ahead_channel=-(-ahead // run), ahead_column=ahead,
-        ahead_part=ahead * turns // walk.parts(steps), channel_blocks=channel_blocks, block_weight_bytes=block_bytes,
+        ahead_part=ahead * turns // walk.parts(steps), channel_blocks=group_bytes // block_bytes, block_weight_bytes=block_bytes,
         group_channels=shape.channels,
     )  # fmt: skip
     program.calls.append(kernel_call("direct", spec, values, tasks))
@@ -226,6 +219,20 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     _take(r, len(axes), plan, shape, cut, len(bands), near)
     branches.few_outputs(f"padding.{'skipped' if program.skips_padding else 'every_tap' if r.every_tap else 'none'}")
     return program.done()
+
+
+def _pack(r: ConvRequest, program: ProgramBuilder, plan: FewPlan, inner: str) -> int:
+    """Have the weights packed, one after another for every block of output channels; the bytes of a block."""
+    g = r.geometry
+    program.packing, block_bytes = weight_call(
+        r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, plan.channels, r.target.costs.packing
+    )
+    channels = (g.out_channels if r.contraction == "conv" else g.in_channels) // g.groups
+    program.packed_bytes = g.groups * -(-channels // plan.channels) * block_bytes
+    program.packed_key = (r.contraction, r.element, "pixels", plan.channels, g.groups)
+    if not r.prepared:
+        program.pack_first()
+    return block_bytes
 
 
 def _column_table(

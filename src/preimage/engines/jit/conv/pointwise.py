@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from preimage.engines.decisions import declare_all
 from preimage.engines.ir.builder import ELEMENT_BYTES
-from preimage.engines.jit import branches
 from preimage.engines.jit.index.taps import gather_axes, merge_axes
 from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.jit.products.request import ProductRequest, Side
@@ -18,7 +18,20 @@ from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import ConvRequest
 from preimage.records import record
 
-__all__ = ["Pointwise", "lower_pointwise", "pointwise"]
+__all__ = ["Pointwise", "branches", "lower_pointwise", "pointwise"]
+
+branches = declare_all(
+    "jit.pointwise",
+    {
+        "taken": "a 1x1 layer of channels-first arrays is a matrix product for every image and group",
+        "refused.taps": "a matrix product refused: not every output position reads the one input position under it",
+        "refused.apart": "a matrix product refused: positions, or the results of images and groups, lie apart",
+        "refused.few_positions": "a matrix product refused: the positions do not fill a vector",
+        "refused.dearer": "a matrix product refused: another strategy costs less",
+        "groups.one": "its channels are one group",
+        "groups.several": "its channels are several groups",
+    },
+)
 
 
 @record
@@ -39,9 +52,9 @@ def pointwise(r: ConvRequest) -> Pointwise | str:
     if len(spatial) != 1 or ins[0] != item or outs[0] != item:
         return _refused("apart", "positions are not neighbours in memory, one after another")
     if r.prepared or r.tile is not None:
-        return _refused("prepared", "weights come packed for a tile of the direct strategy")
+        return "weights come packed for a tile of the direct strategy"
     if r.finish.residual:
-        return _refused("residual", "tiles overlap, and a residual may lie where the result is written")
+        return "tiles overlap, and a residual may lie where the result is written"
     columns = spatial[0].out_size
     if columns < r.target.vector_bytes // item:
         return _refused("few_positions", f"{columns} positions do not fill a vector")
@@ -75,9 +88,8 @@ def _cost(p: ProductRequest) -> float:
 def lower_pointwise(r: ConvRequest, found: Pointwise) -> Program:
     """The program of the product, on the arrays of a convolution."""
     program = lower_product(found.product)
-    branches.pointwise("taken")
-    branches.pointwise("groups.one" if r.geometry.groups == 1 else "groups.several")
-    branches.pointwise("bias" if r.finish.bias else "no_bias")
+    branches("taken")
+    branches("groups.one" if r.geometry.groups == 1 else "groups.several")
     names = {"a": "w", "b": "x", "packed": "columns"}  # "packed" would be the weights
     calls = tuple(call.renamed(call.name, names) for call in program.calls)
     buffers = tuple(replace(buffer, name=names.get(buffer.name, buffer.name)) for buffer in program.buffers)
@@ -86,5 +98,5 @@ def lower_pointwise(r: ConvRequest, found: Pointwise) -> Program:
 
 
 def _refused(branch: str, words: str) -> str:
-    branches.pointwise(f"refused.{branch}")
+    branches(f"refused.{branch}")
     return words
