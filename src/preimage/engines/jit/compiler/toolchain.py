@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import mmap
 import os
 import platform
 import sys
@@ -30,11 +29,12 @@ from preimage.engines.jit.compiler import object_loader
 from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
 from preimage.engines.jit.compiler.helpers import Helpers
 from preimage.engines.jit.compiler.remembered import Answer, answer
+from preimage.engines.jit.compiler.room import LOAD_BYTES, MODULE_BYTES, THREAD_BYTES, check_mapping, check_room, compiling_bytes
 from preimage.engines.jit.compiler.target import Target, cache_sizes, costs_of, vectors
 from preimage.engines.recording import Code
 from preimage.errors import EngineError, OutOfMemoryError
 from preimage.locks import LOCK, hold_over_fork, import_apart
-from preimage.resources import available_memory, release_memory
+from preimage.resources import available_memory
 
 __all__ = [
     "CODEGEN_LEVEL", "CONTROL_LEVEL", "LoadedKernel", "Target", "Work", "assembly", "checked_ir", "chosen_target", "current_target", "host",
@@ -74,7 +74,7 @@ def _binding() -> Any:
     with LOCK:
         if sys.maxsize < 2**32:
             raise EngineError("the jit engine needs a 64-bit process")
-        _check_mapping(MODULE_BYTES)
+        check_mapping(MODULE_BYTES)
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         binding.initialize_native_asmparser()
@@ -224,37 +224,6 @@ def _new_machine(target: Target, level: int) -> Any:
     return made
 
 
-# ------------------------------------------------------------------------------------------------------------- memory
-
-#: What LLVM takes at most for modules: so much, and so many times their text. Measured (kernels of all schedules): 40 MiB and 20 times.
-MODULE_BYTES = 48 << 20
-TEXT_FACTOR = 40
-#: What a thread takes beside, most of it address space: a stack, and the C library's memory for it.
-THREAD_BYTES = 80 << 20
-#: To link an object file, beside twice its size.
-LOAD_BYTES = 4 << 20
-
-
-def _compiling_bytes(works: Sequence[Work]) -> int:
-    return MODULE_BYTES + TEXT_FACTOR * sum([len(work.text) for work in works])
-
-
-def _check_room(wanted: int) -> None:
-    """Raise OutOfMemoryError if so many bytes cannot be had, even after what is only kept was given back."""
-    if available_memory() < wanted and (not release_memory() or available_memory() < wanted):
-        raise OutOfMemoryError(
-            f"compiling or loading a kernel takes up to {wanted >> 20} MiB of memory, and {available_memory() >> 20} MiB can be had"
-        )
-
-
-def _check_mapping(wanted: int) -> None:
-    """The same for what takes little, by trying: a look at every limit would take longer than linking."""
-    try:
-        mmap.mmap(-1, wanted).close()
-    except (OSError, MemoryError):
-        _check_room(wanted)
-
-
 # ------------------------------------------------------------------------------------------------- from text to code
 
 
@@ -334,10 +303,10 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
         except BaseException as error:  # raised again below, once nobody compiles any more
             failed.append(error)
 
-    wanted = _compiling_bytes(works)
+    wanted = compiling_bytes(sum([len(work.text) for work in works]))
     _binding()  # a helper that had to import it would wait for LOCK, whose owner waits for the helper
     with LOCK:
-        _check_room(wanted)
+        check_room(wanted)
         helpers = Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
         run()
         helpers.wait()
@@ -386,11 +355,11 @@ def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, 
         try:
             pages = object_loader.load(code, symbols)
         except (OSError, MemoryError) as error:
-            _check_room(LOAD_BYTES)
+            check_room(LOAD_BYTES)
             raise OutOfMemoryError("there is not enough memory to load a kernel") from error
         if pages is not None:
             return {symbol: LoadedKernel(address, pages.memory, len(code)) for symbol, address in pages.addresses.items()}
-        _check_mapping(LOAD_BYTES + 2 * len(code))
+        check_mapping(LOAD_BYTES + 2 * len(code))
         builder = _binding().JITLibraryBuilder().add_object_img(code).add_current_process()
         for symbol in symbols:
             builder.export_symbol(symbol)

@@ -27,6 +27,7 @@ from typing import ClassVar
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.ordered import added
+from preimage.engines.jit.products.columns import column_starts, copy_lines, copy_transposed, first_column, line_of
 from preimage.engines.jit.products.tile_arguments import TileArguments
 from preimage.engines.jit.products.transpose import across
 from preimage.records import record
@@ -34,8 +35,6 @@ from preimage.records import record
 __all__ = ["TileSpec", "build"]
 
 UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
-COPIED_LINES = 4
-LINES_AHEAD = 8  # of a B that is copied from far
 PANEL_AHEAD = 1024  # bytes: a packed panel that a single tile reads comes as fast as it is asked for
 
 
@@ -118,9 +117,9 @@ def build(spec: TileSpec) -> str:
         last = (first + args.chunk).minimum(args.blocks)
         if spec.local:
             end = (last * args.block).minimum(args.terms)
-            (_copy_transposed if spec.transposed else _copy_lines)(f, spec, b, local, first * args.block, end, panel_0, panel_1)
+            (copy_transposed if spec.transposed else copy_lines)(f, spec, b, local, first * args.block, end, panel_0, panel_1)
         with f.loop(panel_0, panel_1) as panel:
-            column = _first_column(f, spec, panel.index)
+            column = first_column(f, spec, panel.index)
             if spec.local:
                 b_panel = local.at_bytes((panel.index - panel_0) * args.local_panel).at(first * args.block * -spec.width)
             else:
@@ -146,71 +145,6 @@ def build(spec: TileSpec) -> str:
 def _args(f: Kernel, spec: TileSpec) -> TileArguments:
     """The arguments, loaded where they are read."""
     return TileArguments.read(f, spec)
-
-
-def _first_column(f: Kernel, spec: TileSpec, panel: Int) -> Int:
-    return f.i64(0) if spec.masked else (panel * spec.width).minimum(_args(f, spec).columns - spec.width)
-
-
-def _copy_lines(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
-    """The chunk's part of all the task's panels to the thread's own memory: along the lines of B, as they lie, a few side by side."""
-    args = _args(f, spec)
-    whole = end - (end - first) % COPIED_LINES
-    for start, stop, count in ((first, whole, COPIED_LINES), (whole, end, 1)):
-        with f.loop(start, stop, count) as k, f.loop(panel_0, panel_1) as panel:
-            source = b.at_bytes(_first_column(f, spec, panel.index) * args.b_start)
-            to = local.at_bytes((panel.index - panel_0) * args.local_panel).at((k.index - first) * spec.width)
-            lines = [_line(f, spec, source, k.index + n) for n in range(count)]
-            for n, line in enumerate(lines):
-                if spec.ahead:
-                    f.prefetch(source.at_bytes((k.index + (n + LINES_AHEAD)) * args.b_term))
-                for v, value in enumerate(line):
-                    to.at(n * spec.width + v * spec.lanes).store(value)
-
-
-def _copy_transposed(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, end: Int, panel_0: Int, panel_1: Int) -> None:
-    """The same of a B whose columns are contiguous. What is stored behind the last term is not read."""
-    with f.loop(panel_0, panel_1) as panel:
-        start = b.at_bytes(_first_column(f, spec, panel.index) * _args(f, spec).b_start)
-        place = local.at_bytes((panel.index - panel_0) * _args(f, spec).local_panel)
-        with f.loop(first, end, spec.line) as k:
-            for j, line in enumerate(_turned_lines(f, spec, start, k.index, end)):
-                for v, value in enumerate(line):
-                    place.at((k.index - first + j) * spec.width + v * spec.lanes).store(value)
-
-
-def _line(f: Kernel, spec: TileSpec, b: Ptr, k: Int) -> list[Num]:
-    """One term of a panel's columns, which are neighbours in memory."""
-    line = b.at_bytes(k * _args(f, spec).b_term)
-    if spec.ahead and not spec.local:
-        for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
-            f.prefetch(line.at_bytes(spec.width * ELEMENT_BYTES[spec.b] + offset), level=2)
-    masks: list[Bit | None] = [None] * spec.vectors
-    if spec.masked:
-        masks = [f.lane_mask(spec.lanes, _args(f, spec).columns - v * spec.lanes) for v in range(spec.vectors)]
-    return [line.at(v * spec.lanes).load(spec.lanes, masks[v]) for v in range(spec.vectors)]
-
-
-def _turned_lines(f: Kernel, spec: TileSpec, b: Ptr, k: Int, last: Int) -> list[list[Num]]:
-    """The terms of a cache line of a panel's columns, of which each is contiguous; terms from `last` on are zero.
-
-    There is room for them behind the copy.
-    """
-    side = min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
-    masks: list[Bit | None] = [f.lane_mask(side, last - k - s) for s in range(0, spec.line, side)]
-    columns = []
-    for v in range(spec.vectors):
-        places = [place.at(k) for place in _columns(f, spec, b, v)]
-        columns.append(across(places, spec.line, masks, side))
-    return [list(line) for line in zip(*columns, strict=True)]
-
-
-def _columns(f: Kernel, spec: TileSpec, b: Ptr, v: int) -> list[Ptr]:
-    """Where the columns of a vector begin; those that are not there are read as the last one again."""
-    numbers: list[Int | int] = [v * spec.lanes + j for j in range(spec.lanes)]
-    if spec.masked:
-        numbers = [(_args(f, spec).columns - 1).minimum(n) for n in numbers]
-    return [b.at_bytes(_args(f, spec).b_column * n) for n in numbers]
 
 
 def _level(spec: TileSpec, kept: Ptr, level: Int | int) -> list[Ptr]:
@@ -359,7 +293,7 @@ def _panel_body(
                         f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
-            right = _line(f, spec, b, k + j)
+            right = line_of(f, spec, b, k + j)
         left = [place.splat(spec.lanes) for place in _elements(f, spec, a, rows, k, j)]
         sums = _products(spec, left, right, sums)
     return sums
@@ -372,7 +306,7 @@ def _transposed_body(
     side = min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
     sums, scalars = list(sums), _scalars(f, spec, a, rows, k, count, last)
     for v in range(spec.vectors):
-        places = [place.at(k) for place in _columns(f, spec, b, v)]
+        places = [place.at(k) for place in column_starts(f, spec, b, v)]
         masks: list[Bit | None] = [None if last is None else f.lane_mask(side, last - k - s) for s in range(0, count, side)]
         for j, right in enumerate(across(places, count, masks, side)):
             for r, left in enumerate(scalars[j]):
