@@ -10,7 +10,7 @@ from preimage import nn, ops
 from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import in_wide
-from preimage.ops.normalise import grouped, moved, normalise, scaled_by, standardized
+from preimage.ops.normalise import grouped, instance_normalised, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import count_of, number_of, operand, shape_sizes
 from preimage.typing import Array, Operand, Shape, Value
 
@@ -70,7 +70,11 @@ def instance_norm(
     count = math.prod(x.shape[2:])
     if x.ndim < 3 or count <= 1:
         raise ShapeError(f"instance_norm: needs more than one value per channel of an image, got shape {x.shape}")
-    y, mean, var = normalise(x, weight, bias, images=False, eps=number_of(eps, "instance_norm: eps", least=0))
+    eps = number_of(eps, "instance_norm: eps", least=0)
+    if running_mean is None and running_var is None:
+        scale, shift = (None if v is None else _of_channels(v, x, name) for v, name in ((weight, "weight"), (bias, "bias")))
+        return instance_normalised(x, scale, shift, eps)
+    y, mean, var = normalise(x, weight, bias, images=False, eps=eps)
     if not x.shape[0]:  # nothing to move the running values to
         return y
     means, variances = (np.asarray(ops.mean(np.asarray(array_of(v)).reshape(x.shape[0], -1), 0)) for v in (mean, var))
@@ -82,6 +86,13 @@ def _channelled(x: Operand, name: str) -> Value:
     value = operand(x, "input")
     if value.ndim < 2:
         raise ShapeError(f"{name}: wanted (N, C, ...), got shape {value.shape}")
+    return value
+
+
+def _of_channels(given: Operand, x: Value, name: str) -> Value:
+    value = operand(given, name)
+    if value.shape != (x.shape[1],):
+        raise ShapeError(f"{name} has shape {value.shape}, wanted ({x.shape[1]},): one per channel")
     return value
 
 

@@ -14,7 +14,7 @@ from preimage.nn import init
 from preimage.nn.module import Layer, Parameter
 from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
-from preimage.ops.normalise import grouped, moved, normalise, scaled_by, standardized
+from preimage.ops.normalise import grouped, instance_normalised, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_of, shape_sizes
 from preimage.ops.pointwise import select
 from preimage.typing import Array, DTypeLike, Layout, Operand, Seed, Shape, Value
@@ -209,8 +209,10 @@ class _InstanceNorm(_Tracking):
         count = math.prod(shape[2:])
         if count == 1:
             raise ShapeError(f"{type(self).__name__}: needs more than one value per channel of an image, got shape {shape}")
+        if not self.training or not self.track_running_stats:
+            return instance_normalised(operand(x, "x"), self.weight, self.bias, self.eps)
         y, mean, var = normalise(x, self.weight, self.bias, images=False, eps=self.eps)
-        if self.training and self.track_running_stats and shape[0]:
+        if shape[0]:
             of_images = (ops.mean(np.asarray(array_of(v)).reshape(shape[0], -1), 0) for v in (mean, var))
             self._track(next(of_images), next(of_images), count)
         return y

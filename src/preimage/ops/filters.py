@@ -57,6 +57,7 @@ class Filter:
         weights = np.maximum(0, 1 - distance) if self.cubic is None else _keys(distance, self.cubic)
         if self.inside:
             weights = np.where((index >= 0) & (index < self.size), weights, 0)
+        if self.inside or self.stretch > 1:  # a wider filter's values add up to about 1
             total = weights.sum(1, keepdims=True)
             weights = weights / np.where(total == 0, 1, total)
         return np.clip(index, 0, self.size - 1), weights

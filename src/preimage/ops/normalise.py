@@ -34,7 +34,7 @@ from preimage.ops.sums import sum_dtype
 from preimage.reduction import tree_sum
 from preimage.typing import Operand, Value
 
-__all__ = ["affine", "grouped", "moved", "normalise", "scaled_by", "standardized"]
+__all__ = ["affine", "grouped", "instance_normalised", "moved", "normalise", "scaled_by", "standardized"]
 
 
 class _Statistics:
@@ -101,6 +101,13 @@ def standardized(
         return astype(_chained(array_of(y), (array_of(weight), array_of(bias)), (("mul", (0, 1)), ("add", (3, 2)))), dtype)
     y = y if weight is None else multiply(y, weight)
     return astype(y if bias is None else add(y, bias), dtype)
+
+
+def instance_normalised(x: Value, weight: Value | None, bias: Value | None, eps: float) -> Value:
+    """Each channel of each image standardised over space, times weight plus bias, one number each per channel."""
+    spread = (-1, *[1] * (x.ndim - 2))
+    scale, shift = (None if v is None else reshape(v, spread) for v in (weight, bias))
+    return standardized(x, scale, shift, axes=tuple(range(2, x.ndim)), eps=eps)
 
 
 def scaled_by(x: Any, mean: Array, var: Array, weight: Any, bias: Any, eps: float) -> Value:

@@ -24,7 +24,7 @@ from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
 from preimage.ops.filters import Filter, add_sorted, column, filtered
 from preimage.ops.layout import laid_out
-from preimage.ops.operands import Array, check_room, entries, narrow, operand, sizes_of
+from preimage.ops.operands import Array, check_room, entries, flag_of, narrow, operand, sizes_of
 from preimage.ops.sampling import Positions, simplest_fraction
 from preimage.ops.shape import reshape, transpose
 from preimage.ops.sums import exactly
@@ -283,6 +283,8 @@ def upsample(
     ndim = x.ndim - 2
     if not isinstance(mode, str) or mode not in MODES:
         raise OptionError(f"upsample: mode must be one of {', '.join(repr(m) for m in MODES)}, got {mode!r}")
+    align_corners, antialias = flag_of(align_corners, "upsample: align_corners"), flag_of(antialias, "upsample: antialias")
+    recompute = recompute_scale_factor is not None and flag_of(recompute_scale_factor, "upsample: recompute_scale_factor")
     for name, value in (("align_corners", align_corners), ("antialias", antialias)):
         if value and mode not in ("linear", "cubic"):
             raise OptionError(f"upsample: {name} is an option of the modes 'linear' and 'cubic', got mode {mode!r}")
@@ -294,7 +296,7 @@ def upsample(
     else:
         factors = _factors(scale_factor, ndim)
         sizes = tuple(math.floor(n * float(f)) for n, f in zip(x.shape[2:], factors, strict=True))
-        if recompute_scale_factor:
+        if recompute:
             factors = (None,) * ndim
     axes: list[Any] = []
     by_filter = mode == "cubic" or bool(antialias)

@@ -18,7 +18,7 @@ from preimage.engines.base import is_channels_last
 from preimage.engines.recording import constant
 from preimage.io.graph.nodes import graph_op
 from preimage.nn.recurrent import stacked
-from preimage.ops.normalise import normalise, standardized
+from preimage.ops.normalise import instance_normalised, normalise, standardized
 
 __all__: list[str] = []
 
@@ -58,9 +58,7 @@ def group_norm(x: Value, weight: Value = None, bias: Value = None, *, groups: in
 @graph_op("instance_norm")
 def instance_norm(x: Value, weight: Value = None, bias: Value = None, *, channels: int, eps: float) -> Value:
     """Each channel of each image standardised over space; weight and bias per channel."""
-    ndim = len(np.shape(array_of(x)))
-    weight, bias = (None if v is None else ops.reshape(v, (channels, *[1] * (ndim - 2))) for v in (weight, bias))
-    return standardized(x, weight, bias, axes=tuple(range(2, ndim)), eps=eps)
+    return instance_normalised(x, weight, bias, eps)
 
 
 @graph_op("batch_statistics_norm")

@@ -74,7 +74,7 @@ def _taps(size: int, line: Positions, scale: Fraction, options: Options) -> tupl
         return index[:, None], np.ones((line.outputs, 1))
     stretch = max(Fraction(1), 1 / scale) if options.antialias else Fraction(1)  # a wider filter when shrinking
     cubic = None if options.mode == "linear" else options.cubic
-    return Filter(size, line, cubic, stretch, options.exclude_outside or options.antialias).taps()
+    return Filter(size, line, cubic, stretch, options.exclude_outside).taps()
 
 
 def _outside(size: int, line: Positions) -> np.ndarray:
