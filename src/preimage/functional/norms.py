@@ -97,10 +97,7 @@ def _of_channels(given: Operand, x: Value, name: str) -> Value:
 
 
 def _per_channel(running: Array, x: Value, name: str) -> Array:
-    array = array_of(running)
-    if array.shape != (x.shape[1],):
-        raise ShapeError(f"{name} has shape {array.shape}, wanted ({x.shape[1]},): one per channel")
-    return np.asarray(array)
+    return np.asarray(array_of(_of_channels(running, x, name)))
 
 
 def _move(

@@ -299,14 +299,14 @@ def upsample(
         if recompute:
             factors = (None,) * ndim
     axes: list[Any] = []
-    by_filter = mode == "cubic" or bool(antialias)
+    by_filter = mode == "cubic" or antialias
     for k, (n, m, factor) in enumerate(zip(x.shape[2:], sizes, factors, strict=True)):
         if n < 1 or m < 1:
             raise ShapeError(f"upsample: spatial axis {k} of size {n} cannot be resized to {m}")
         exact = None if factor is None else simplest_fraction(factor)
         check_room("upsample", (*x.shape[:2], *sizes[: k + 1], *x.shape[k + 3 :]), x.dtype)
-        positions = line(n, m, exact, mode, bool(align_corners))
-        axes.append(_filter_of(n, positions, mode, bool(antialias)) if by_filter else Resize(n, positions, mode == "linear"))
+        positions = line(n, m, exact, mode, align_corners)
+        axes.append(_filter_of(n, positions, mode, antialias) if by_filter else Resize(n, positions, mode == "linear"))
     return filtered(x, tuple(axes)) if by_filter else _resize_op(x, axes=tuple(axes))
 
 

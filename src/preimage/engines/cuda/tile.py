@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from preimage.records import record
 
-__all__ = ["AnyTile", "DirectTile", "Tile"]
+__all__ = ["AnyTile", "DirectTile", "Tile", "Tiled"]
 
 
 @record
@@ -91,3 +91,17 @@ class DirectTile:
 
 
 AnyTile = Tile | DirectTile
+
+
+class Tiled:
+    """A kernel's spec that has a tile: how it is launched follows from that."""
+
+    tile: AnyTile
+
+    @property
+    def threads(self) -> int:
+        return self.tile.threads
+
+    @property
+    def blocks_per_multiprocessor(self) -> int:
+        return self.tile.blocks_per_multiprocessor

@@ -19,7 +19,7 @@ from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.cuda.schedules.gather_kernel import PLAIN, gather_arguments
 from preimage.engines.cuda.schedules.levels import closed_sums
 from preimage.engines.cuda.schedules.positions import Positions
-from preimage.engines.cuda.tile import DirectTile
+from preimage.engines.cuda.tile import DirectTile, Tiled
 from preimage.engines.ir.builder import Bit, Int32, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.types import ELEMENT_BYTES
@@ -29,7 +29,7 @@ __all__ = ["DirectSpec"]
 
 
 @record
-class DirectSpec:
+class DirectSpec(Tiled):
     """What the code depends on. element: as input and output are stored; inner: as sums are kept, and packed weights; depth: levels of
     sums above the blocks.
     """
@@ -49,14 +49,6 @@ class DirectSpec:
     @property
     def arguments(self) -> type[Any]:
         return gather_arguments(self.ndim)
-
-    @property
-    def threads(self) -> int:
-        return self.tile.threads
-
-    @property
-    def blocks_per_multiprocessor(self) -> int:
-        return self.tile.blocks_per_multiprocessor
 
     @property
     def out(self) -> str:

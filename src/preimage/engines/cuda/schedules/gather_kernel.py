@@ -25,7 +25,7 @@ from preimage.engines.cuda.schedules.gather_copies import COPIES
 from preimage.engines.cuda.schedules.pipeline import Pipeline, shared_bytes
 from preimage.engines.cuda.schedules.positions import Positions
 from preimage.engines.cuda.schedules.tables import BlockRow, item_record, phase_record
-from preimage.engines.cuda.tile import Tile
+from preimage.engines.cuda.tile import Tile, Tiled
 from preimage.engines.ir.arguments import Elements, Integer, Records, elements, integer
 from preimage.engines.ir.builder import Bit, Int, Int32, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
@@ -67,7 +67,7 @@ def gather_arguments(ndim: int) -> type[Any]:
 
 
 @record
-class GatherSpec:
+class GatherSpec(Tiled):
     """What the code depends on. element: as input and output are stored; inner: as sums are kept, and packed weights.
 
     depth: levels of sums above the blocks, of which in_shared lie in shared memory. ragged: some items' channels are no multiple of bk.
@@ -91,14 +91,6 @@ class GatherSpec:
     @property
     def arguments(self) -> type[Any]:
         return gather_arguments(self.ndim)
-
-    @property
-    def threads(self) -> int:
-        return self.tile.threads
-
-    @property
-    def blocks_per_multiprocessor(self) -> int:
-        return self.tile.blocks_per_multiprocessor
 
     @property
     def writes(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from preimage.engines.cuda.device import Target
 from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.cuda.schedules.levels import closed_sums
 from preimage.engines.cuda.schedules.weights_kernel import Column, column_of, weight_arguments
-from preimage.engines.cuda.tile import DirectTile
+from preimage.engines.cuda.tile import DirectTile, Tiled
 from preimage.engines.ir.builder import Bit, Int32, Num
 from preimage.records import record
 
@@ -22,7 +22,7 @@ __all__ = ["WeightDirectSpec"]
 
 
 @record
-class WeightDirectSpec:
+class WeightDirectSpec(Tiled):
     """What the code depends on. depth: levels of sums above the blocks, within a unit."""
 
     ndim: int
@@ -37,14 +37,6 @@ class WeightDirectSpec:
     @property
     def arguments(self) -> type[Any]:
         return weight_arguments(self.ndim)
-
-    @property
-    def threads(self) -> int:
-        return self.tile.threads
-
-    @property
-    def blocks_per_multiprocessor(self) -> int:
-        return self.tile.blocks_per_multiprocessor
 
     def ir(self, target: Target) -> str:
         return _Weights(target, self).text()

@@ -19,7 +19,7 @@ from preimage.engines.cuda.device import Target
 from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.cuda.schedules.pipeline import Pipeline, copy_number, shared_bytes
 from preimage.engines.cuda.schedules.tables import BlockRow
-from preimage.engines.cuda.tile import Tile
+from preimage.engines.cuda.tile import Tile, Tiled
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.arguments import Column as Field
 from preimage.engines.ir.builder import Bit, Int32, Ptr
@@ -74,7 +74,7 @@ def weight_arguments(ndim: int) -> type[Any]:
 
 
 @record
-class WeightSpec:
+class WeightSpec(Tiled):
     """What the code depends on. depth: levels of sums above the blocks, within a unit; all lie in shared memory. last: channels lie innermost
     in both operands, so neighbouring threads copy neighbouring channels, and columns are (kernel, channel).
     """
@@ -91,14 +91,6 @@ class WeightSpec:
     @property
     def arguments(self) -> type[Any]:
         return weight_arguments(self.ndim)
-
-    @property
-    def threads(self) -> int:
-        return self.tile.threads
-
-    @property
-    def blocks_per_multiprocessor(self) -> int:
-        return self.tile.blocks_per_multiprocessor
 
     @property
     def pad(self) -> int:

@@ -187,8 +187,8 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     tasks, scratch = -(-units // per_task), walk.slots * channel_room * cut.pitch
 
     program = ProgramBuilder("direct, vectors across pixels")
-    block_bytes = _pack(r, program, plan, inner)
-    group_bytes = -(-shape.channels // channels) * block_bytes
+    blocks = -(-shape.channels // channels)
+    block_bytes = _pack(r, program, plan, inner, blocks)
     program.buffers.append(Buffer("scratch", scratch * r.threads + 64 * plan.vectors))
     last_in, last_out = _last(r)
     # A line of the next step is read ahead in as many turns of all channels as a line of this step has (columns, tiles), and
@@ -200,7 +200,7 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     near = scratch + news > r.target.l2_bytes // 2
     spec = FewOutputsSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels,
-        "one" if shape.channels == channels else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
+        "one" if blocks == 1 else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
         terms.order.depth, axes[-1].kernel, tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
     values = FewArguments(
@@ -209,8 +209,8 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
         n_columns=len(column_table), x_image=r.in_strides[0], x_channel=r.in_strides[1], x_column=r.in_strides[-1], lead=cut.lead,
         begin=cut.begin, highest=cut.highest, line=shape.line, block=cut.block, out_columns=axes[-1].out_size,
         out_image=r.out_strides[0], out_channel=r.out_strides[1], out_line=walk.out_line, pitch=cut.pitch,
-        group_weight_bytes=group_bytes, ahead_channel=-(-ahead // run), ahead_column=ahead,
-        ahead_part=ahead * turns // walk.parts(steps), channel_blocks=group_bytes // block_bytes, block_weight_bytes=block_bytes,
+        group_weight_bytes=blocks * block_bytes, ahead_channel=-(-ahead // run), ahead_column=ahead,
+        ahead_part=ahead * turns // walk.parts(steps), channel_blocks=blocks, block_weight_bytes=block_bytes,
         group_channels=shape.channels,
     )  # fmt: skip
     program.calls.append(kernel_call("direct", spec, values, tasks))
@@ -221,14 +221,13 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     return program.done()
 
 
-def _pack(r: ConvRequest, program: ProgramBuilder, plan: FewPlan, inner: str) -> int:
-    """Have the weights packed, one after another for every block of output channels; the bytes of a block."""
+def _pack(r: ConvRequest, program: ProgramBuilder, plan: FewPlan, inner: str, blocks: int) -> int:
+    """Have the weights packed, one after another for every block of output channels of a group; the bytes of a block."""
     g = r.geometry
     program.packing, block_bytes = weight_call(
         r.contraction, g.weight_shape, g.groups, r.element, inner, plan.lanes, plan.channels, r.target.costs.packing
     )
-    channels = (g.out_channels if r.contraction == "conv" else g.in_channels) // g.groups
-    program.packed_bytes = g.groups * -(-channels // plan.channels) * block_bytes
+    program.packed_bytes = g.groups * blocks * block_bytes
     program.packed_key = (r.contraction, r.element, "pixels", plan.channels, g.groups)
     if not r.prepared:
         program.pack_first()
