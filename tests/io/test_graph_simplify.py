@@ -39,6 +39,16 @@ def words(g: Graph) -> list[str]:
     return [n.op for n in g.nodes]
 
 
+def test_dropout_goes_where_nobody_takes_its_mask():
+    """Old files name the mask as a second result and never read it; the node would keep a net from being one program."""
+    drop = node("onnx.Dropout", "x", "a m", outputs=2)
+    unread = graph(drop, node("relu", "a", "y"))
+    assert words(drop_idle(unread)) == ["relu"]
+    assert words(drop_idle(graph(drop, node("relu", "a", "y"), outputs="y m"))) == ["onnx.Dropout", "relu"]
+    read = graph(drop, node("relu", "a", "b"), node("onnx.Where", "m b x", "y"))
+    assert words(drop_idle(read)) == ["onnx.Dropout", "relu", "onnx.Where"]
+
+
 def same(before: Graph, after: Graph, tolerance: float = 0.0, shape: tuple[int, ...] = SHAPE) -> None:
     x = array(*shape)
     with pre.no_grad():

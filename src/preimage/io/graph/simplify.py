@@ -167,7 +167,7 @@ def _whole_slice(node: Node, inputs: Sequence[Fact], out: Fact) -> bool:
 
 _IDLE: dict[str, Idle] = {
     "identity": lambda node, inputs, out: True,
-    "Dropout": lambda node, inputs, out: len(node.outputs) == 1 and len(inputs) < 3,
+    "Dropout": lambda node, inputs, out: len(inputs) < 3,
     "cast": lambda node, inputs, out: inputs[0].dtype is not None and inputs[0].dtype == out.dtype,
     "CastLike": lambda node, inputs, out: inputs[0].dtype is not None and inputs[0].dtype == out.dtype,
     "reshape": _shape_alone, "Flatten": _shape_alone, "flatten": _shape_alone, "Squeeze": _shape_alone, "Unsqueeze": _shape_alone,
@@ -190,13 +190,14 @@ def order_of(node: Node, fact: Fact) -> tuple[int, ...] | None:
 
 
 def drop_idle(graph: Graph) -> Graph:
-    """Take out nodes that hand their first input on."""
+    """Take out nodes that hand their first input on, and whose other results nobody takes."""
     facts, fixed = infer(graph), _fixed(graph)
+    taken = fixed.union(*(node.inputs for node in graph.nodes))
     names: dict[str, str] = {}
     kept = []
     for node in graph.nodes:
         idle = _IDLE.get(word_of(node))
-        if idle is not None and node.inputs and not fixed & set(node.outputs):
+        if idle is not None and node.inputs and node.outputs[0] not in fixed and not taken & set(node.outputs[1:]):
             inputs = [facts.get(key, NOTHING) for key in node.inputs]
             if idle(node, inputs, facts.get(node.outputs[0], NOTHING)):
                 names[node.outputs[0]] = node.inputs[0]
