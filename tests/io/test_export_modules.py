@@ -195,6 +195,26 @@ def test_other_batches_run_too(tmp_path: Path) -> None:
         assert np.allclose(files.load_model(tmp_path / "net.onnx")(x), np.asarray(array_of(module(x))), atol=1e-6)
 
 
+@pytest.mark.parametrize("after", [nn.ReLU(), nn.LeakyReLU(0.1), nn.ReLU6(), nn.Hardtanh(-0.5, 0.5), nn.SiLU()])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_a_convolution_and_its_activation_do_in_one_call_is_traced_as_two_nodes(after: Any, training: bool) -> None:
+    net = prepared(nn.Sequential(nn.Conv2d(4, 6, 3), after, nn.ConvTranspose2d(6, 2, 2))).train(training)
+    graph = trace(net, np.zeros((1, 4, 6, 6), np.float32))
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)  # not what it was traced on
+    with pre.no_grad():
+        assert np.array_equal(flat(graph(x))[0], flat(net(x))[0])
+    assert [node.op for node in graph.nodes][::2] == ["conv", "conv_transpose"]
+
+
+def test_a_part_whose_work_nothing_writes_down_is_no_constant() -> None:
+    class Hidden(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return pre.Tensor(np.asarray(array_of(x)) * 2)
+
+    with pytest.raises(pre.FileFormatError, match=r"1 operations .*Hidden"):
+        trace(nn.Sequential(Hidden(), nn.Conv2d(4, 6, 3)), np.zeros((1, 4, 6, 6), np.float32))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
 def test_a_layer_without_weights_keeps_the_dtype_of_its_example(dtype: Any, tmp_path: Path) -> None:
     export.save(nn.Hardtanh(-0.5, 0.5), tmp_path / "net.onnx", example=np.zeros((2, 3), dtype))

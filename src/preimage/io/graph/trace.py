@@ -96,6 +96,10 @@ class _Recorder:
         self.names[id(value)] = key
         return key
 
+    def has(self, values: Sequence[Any]) -> bool:
+        """Whether some of the values are written down."""
+        return any(id(value) in table for value in values for table in (self.names, self.parameters, self.buffers))
+
     def moved(self, value: str, ndim: int, *, first: bool) -> str:
         """A value with its channels moved from the last axis to the first behind the batch, or back: words have them there."""
         axes = (0, ndim - 1, *range(1, ndim - 1)) if first else (0, *range(2, ndim), 1)
@@ -123,7 +127,7 @@ def _flat(result: Any) -> list[Any]:
 @contextmanager
 def _watching(recorder: _Recorder) -> Iterator[None]:
     """Every layer and operation called inside the block is reported to the recorder (in the whole process: one trace at a time)."""
-    call_module, call_primitive, prepared = nn.Module.__call__, Primitive.__call__, KeptWeight.of
+    call_module, call_primitive, prepared, fusible = nn.Module.__call__, Primitive.__call__, KeptWeight.of, nn.Sequential._fusible
 
     def module_called(self: Any, *args: Any, **kwargs: Any) -> Any:
         built = None
@@ -142,6 +146,8 @@ def _watching(recorder: _Recorder) -> Iterator[None]:
             recorder.write(built, recorder.layers.get(id(self), type(self).__name__), result)
             if last:
                 recorder.names[id(result)] = recorder.moved(recorder.names[id(result)], result.ndim, first=False)
+        elif not recorder.depth and recorder.has(args) and isinstance(result, Tensor) and not recorder.has([result]):
+            recorder.refused.append(type(self).__name__)  # it would be taken for a constant
         return result
 
     def primitive_called(self: Any, *args: Any, **params: Any) -> Any:
@@ -155,11 +161,12 @@ def _watching(recorder: _Recorder) -> Iterator[None]:
     with _lock:
         nn.Module.__call__, Primitive.__call__ = module_called, primitive_called  # type: ignore[method-assign]
         KeptWeight.of = known_by_name  # type: ignore[method-assign]
+        nn.Sequential._fusible = lambda *_: None  # type: ignore[method-assign]  # a layer and its activation are two nodes
         try:
             yield
         finally:
             nn.Module.__call__, Primitive.__call__ = call_module, call_primitive  # type: ignore[method-assign]
-            KeptWeight.of = prepared  # type: ignore[method-assign]
+            KeptWeight.of, nn.Sequential._fusible = prepared, fusible  # type: ignore[method-assign]
 
 
 def trace(module: nn.Module, example: Any) -> Graph:
