@@ -69,3 +69,17 @@ def test_a_weight_that_the_input_decides_stays_what_it_was(rng):
     net, wanted, found = both(graph, x=rng.standard_normal((1, 3, 6, 5)).astype(np.float32), s=np.full(1, 0.5, np.float32))
     assert "onnx.Conv" in {n.op for n in net.nodes}
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("word", ["Sum", "Mean", "Max", "Min"])
+@pytest.mark.parametrize("operands", [1, 2, 3, 5])
+def test_words_of_any_number_of_operands_are_parts_of_chains(rng, word, operands):
+    names = [f"x{k}" for k in range(operands - 1)]
+    feeds = {name: rng.standard_normal((2, 3, 6, 5)).astype(np.float32) for name in ("x", *names)}
+    nodes = [(word, ["x", *names], ["s"], {}), ("Tanh", ["s"], ["t"], {}), ("Neg", ["t"], ["y"], {})]
+    graph = graph_of(nodes, {}, (2, 3, 6, 5), [(name, (2, 3, 6, 5)) for name in names])
+    net, wanted, found = both(graph, **feeds)
+    assert [n.op for n in net.nodes] == ["pointwise"]
+    np.testing.assert_array_equal(found, wanted)
+    how = {"Sum": np.sum, "Mean": np.mean, "Max": np.max, "Min": np.min}[word]
+    np.testing.assert_allclose(found, -np.tanh(how(list(feeds.values()), axis=0)), rtol=1e-5, atol=1e-6)

@@ -162,3 +162,24 @@ def test_optimise_and_export_at_the_top(tmp_path: Path) -> None:
     np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: x})[0], fast(x))
     with pytest.raises(pre.OptionError, match="example"):
         pre.optimise(net)
+
+
+def test_weights_that_a_model_computes_are_computed_once() -> None:
+    """A convolution whose weight other nodes make of stored arrays, more than small ones: nothing of that is left for a run."""
+    rng = np.random.default_rng(5)
+    nodes = [
+        helper.make_node("ConstantOfShape", ["sizes"], ["w"], value=helper.make_tensor("v", FLOAT, [1], [0.25])),
+        helper.make_node("Mul", ["w", "scale"], ["scaled"]),
+        helper.make_node("Conv", ["x", "scaled"], ["y"]),
+    ]
+    scale = rng.standard_normal((40, 30, 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes, "computed", [helper.make_tensor_value_info("x", FLOAT, [1, 30, 7, 5])], [helper.make_tensor_value_info("y", FLOAT, None)],
+        [helper.make_tensor("sizes", INT, [4], [40, 30, 2, 3]), helper.make_tensor("scale", FLOAT, scale.shape, scale.ravel())],
+    )  # fmt: skip
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    session = ours.InferenceSession(data)
+    assert [node.op for node in session._model.graph.nodes] == ["conv"]
+    x = rng.standard_normal((1, 30, 7, 5)).astype(np.float32)
+    (found,), (wanted,) = session.run(None, {"x": x}), theirs.InferenceSession(data).run(None, {"x": x})
+    np.testing.assert_allclose(found, wanted, atol=1e-4)

@@ -122,9 +122,9 @@ class Model:
         from preimage.io.graph import optimise
 
         graph, outputs, meta = _read(source, self._options.free_sizes)
+        graph.train(False)  # before it is optimised: a graph that is trained keeps what is computed of its weights
         plain = self._options.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
         made = optimise(graph, () if plain else None, accuracy=self._options.accuracy)  # type: ignore[arg-type]
-        made.train(False)
         made.use_programs(self._programs)
         self._graph = self._graph or made
         self._source = None

@@ -176,7 +176,7 @@ _IDLE: dict[str, Idle] = {
     "Slice": _whole_slice,
     "Pad": _no_padding,
     "mul": _by_one, "div": _by_one, "pow": _by_one,
-    "Concat": lambda node, inputs, out: len(inputs) == 1, "concat": lambda node, inputs, out: len(inputs) == 1,
+    **dict.fromkeys(("Concat", "concat", "Sum", "Mean", "maximum", "minimum"), lambda node, inputs, out: len(inputs) == 1),
     "transpose": lambda node, inputs, out: order_of(node, inputs[0]) == tuple(range(len(inputs[0].shape or ()))) != (),
 }  # fmt: skip
 

@@ -70,6 +70,19 @@ _SPELLED: dict[str, Callable[[_Writer, str], object]] = {
 }  # fmt: skip
 
 
+#: Words of any number of operands, with the step that takes two.
+_FOLDED = {"onnx.Sum": "add", "onnx.Max": "maximum", "onnx.Min": "minimum", "onnx.Mean": "add"}
+
+
+def _folded(w: _Writer) -> None:
+    """The operands one after the other, the first two first."""
+    mean, (value, *others) = w.node.op == "onnx.Mean", w.node.inputs
+    for k, other in enumerate(others):
+        value = w.step(_FOLDED[w.node.op], value, other, last=not mean and k + 1 == len(others))
+    if mean:
+        w.step("div", value, w.number(len(others) + 1), last=True)
+
+
 def _batch_norm(w: _Writer, stored: Mapping[str, np.ndarray]) -> None:
     """(x - mean) * factor + bias: the mean is taken off first, so that a large one costs no digits."""
     scale, bias, mean, variance = (stored.get(key) if key else None for key in (*w.node.inputs[1:], "", "", "")[:4])
@@ -97,9 +110,15 @@ def spell_out(graph: Graph) -> Graph:
             spelled(writer, node.inputs[0])
         elif wide and writer.rank > 1 and node.op == "batch_norm" and _stored_alike(node, stored, fact.dtype):
             _batch_norm(writer, stored)
+        elif wide and len(node.inputs) > 1 and node.op in _FOLDED and _all_alike(node, facts):
+            _folded(writer)
         nodes += writer.nodes or [replace(node)]
         constants |= writer.constants
     return graph.replaced(nodes=nodes, constants=constants) if len(nodes) > len(graph.nodes) else graph
+
+
+def _all_alike(node: Node, facts: Mapping[str, Fact]) -> bool:
+    return len({facts.get(key, Fact()).dtype for key in node.inputs}) == 1
 
 
 def _stored_alike(node: Node, stored: Mapping[str, np.ndarray], dtype: str | None) -> bool:

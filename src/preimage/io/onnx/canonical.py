@@ -173,6 +173,7 @@ _REWRITE: dict[str, Callable[[Node, Mapping[str, np.ndarray]], Node | None]] = {
     "LRN": _lrn,
     "Max": _of_two("maximum"),
     "Min": _of_two("minimum"),
+    "Sum": _of_two("add"),
     "Elu": _elu,
     "Gelu": _gelu,
 }
