@@ -93,9 +93,7 @@ def _add(a: Any, b: Any) -> Any:
         return b
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return method("__add__")(a if isinstance(a, Tensor) else Tensor(a), b)
-    if isinstance(a, DeviceArray):
-        return method("__add__")(Tensor(a), b)._data
-    return a + b
+    return method("__add__")(Tensor(a), b)._data
 
 
 def _sweep(

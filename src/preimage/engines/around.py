@@ -220,14 +220,14 @@ def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode:
 
 def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
     """The adjoint of the sum over windows along a spatial axis of `size`."""
-    if y.size < LEAST_CHAIN or (kernels := fits(y)) is None:
+    if not _pays(y.size, LEAST_CHAIN) or (kernels := fits(y)) is None:
         return None
     return _said("sum over windows, transposed", kernels.unpool_axis(y, axis, size, window), y)
 
 
 def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, int, int, int, int, int], ...]) -> Array | None:
     """The gradient of a maximum over windows (each: size, outputs, kernel, stride, lo, dilation)."""
-    if not g.size or x.size < LEAST_CHAIN or (kernels := fits(g, x, pooled)) is None:
+    if not g.size or not _pays(x.size, LEAST_CHAIN) or (kernels := fits(g, x, pooled)) is None:
         return None
     return _said("gradient of max over windows", kernels.max_pool_grad(g, x, pooled, windows), x)
 

@@ -153,6 +153,7 @@ def constant(array: Array) -> Array:
         return array
     kept = array.copy(order="K")
     kept.flags.writeable = False
+    state.recorder.fix(kept)
     return kept
 
 
@@ -167,6 +168,7 @@ def constant_of(array: Array, made: Array) -> Array:
     here = state.recorder
     if here is not None and here.is_fixed(array):
         made.flags.writeable = False
+        here.fix(made)
     return made
 
 
@@ -183,12 +185,20 @@ def made_once(make: Callable[[], T], *arrays: Any) -> T:
 
 
 class Recorder:
-    """What this thread launches inside `with recorder:`. `sizes`: the bytes of every memory, by its number."""
+    """What this thread launches inside `with recorder:`. `sizes`: the bytes of every memory, by its number.
 
-    def __init__(self) -> None:
+    strict: only what `fix` was told of never changes, however it is marked (autograd marks results that a step makes anew as read-only), and
+    whoever runs the recording looks at its flags.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
         self.steps: list[Step] = []
         self.sizes: list[int] = []
         self.guards: list[Guard] = []  #: without which the computation would go on otherwise
+        self.flags: list[
+            Array
+        ] = []  #: words that are 0 before, and have to be 0 after: else the computation would go on otherwise
         self.broken: str | None = None
         self._fixed: dict[int, Array] = {}
         self._memories: list[weakref.ref[Memory]] = []
@@ -214,6 +224,15 @@ class Recorder:
         self.sizes.append(size)
         self._memories.append(weakref.ref(memory))
         return np.asarray(memory)
+
+    def flag(self) -> Array:
+        """A word of its own that kernels set where the computation would go on otherwise; 0 now."""
+        if not self.strict:
+            self.lost("what kernels find out decides what is computed")
+        made = self.take(8).view(np.int64)
+        made[0] = 0
+        self.flags.append(made)
+        return made
 
     def watch(self, array: Array) -> Array:
         """A view of the array (which must not have negative strides) as memory of its own, by which it is known."""
@@ -243,9 +262,9 @@ class Recorder:
         self._fixed[id(root)] = root
 
     def is_fixed(self, array: Array) -> bool:
-        """Whether nobody changes an array: one that `fix` was told of, or that nobody can write to."""
+        """Whether nobody changes an array: one that `fix` was told of, or (unless strict) that nobody can write to."""
         root = _root(array)
-        return id(root) in self._fixed or (not root.flags.writeable and root.base is None)
+        return id(root) in self._fixed or (not self.strict and not root.flags.writeable and root.base is None)
 
     # -- launches
 

@@ -175,7 +175,7 @@ class Linear(Layer):
     def forward(self, x: Operand) -> Value:
         if is_grad_enabled() and is_recording(self, x):
             return ops.linear(x, self.weight, self.bias)
-        result = ops.linear(x, self._kept.of(self.weight), self.bias)
+        result = ops.linear(x, self._kept.in_place_of(self.weight), self.bias)
         return result if isinstance(result, Tensor) else Tensor(result)
 
     @property

@@ -110,7 +110,7 @@ class _Convolution(Layer):
         contraction = ops.conv_transpose if self.transposed else ops.conv
         if is_grad_enabled() and is_recording(self, x):
             return contraction(x, self.weight, self.bias, **self._options(), **options)
-        result = contraction(x, self._kept.of(self.weight), self.bias, **self._options(), **options)
+        result = contraction(x, self._kept.in_place_of(self.weight), self.bias, **self._options(), **options)
         return result if isinstance(result, Tensor) else Tensor(result)
 
     @property

@@ -138,7 +138,7 @@ def _avg_pool(x: Array, *, windows: Windows, divisor: float | None, padded: bool
 def _avg_unpool(y: Array, *, windows: Windows, divisor: float | None, padded: bool) -> Array:
     value = exactly(y)
     with np.errstate(all="ignore"):
-        return narrow(_spread(value / _divisors(windows, divisor, padded, value.dtype), windows), y)
+        return narrow(_spread(_divided(value, _divisors(windows, divisor, padded, value.dtype)), windows), y)
 
 
 _avg_pool_op: Primitive = primitive(

@@ -14,6 +14,7 @@ from preimage.autograd import Tensor, array_of, as_array
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import PreparedWeight, around
 from preimage.engines.base import accumulator_dtype, supported_dtype
+from preimage.engines.recording import recorder
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.geometry.sizes import MAX_ELEMENTS
 from preimage.resources import memory_limit
@@ -83,6 +84,8 @@ def _number(value: object, dtype: np.dtype[Any], name: str) -> Array:
     with np.errstate(all="ignore"):
         array = np.array(array, dtype)
     array.flags.writeable = False  # made here: the graph need not watch it for changes
+    if type(value) in (float, int) and (here := recorder()) is not None:
+        here.fix(array)
     return array
 
 

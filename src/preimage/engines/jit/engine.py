@@ -26,6 +26,7 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.kernels import Target
 from preimage.engines.jit.conv import autotune
+from preimage.engines.jit.conv.recorded import record_call
 from preimage.engines.jit.conv.winograd.applies import choose as choose_tiles
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
@@ -51,7 +52,7 @@ from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions, unreachable_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, node_bytes, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
-from preimage.engines.recording import apart
+from preimage.engines.recording import Fixed, apart, state
 from preimage.geometry import ConvGeometry
 from preimage.locks import LOCK
 from preimage.settings import current, thread_count
@@ -229,6 +230,10 @@ class JitEngine:
 
     def _run_ready(self, ready: Ready, out: Array, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         """Run a program on arrays of the strides that it was made for."""
+        if (here := state.recorder) is not None:
+            fixed = Fixed(self._packed(w, ready.linked.program)[0]) if type(w) is PreparedWeight else None
+            record_call(here, ready, out, x, w, fixed, epilogue)
+            return out
         linked, scratch = ready.linked, self._scratch
         workspace = scratch.take(ready.size + ALIGN)
         base, finite, kept = workspace.address, True, None

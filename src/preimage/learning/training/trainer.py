@@ -18,6 +18,7 @@ from preimage.learning.training.averages import EMA
 from preimage.learning.training.loop import History, Listener, Plan, lines, run
 from preimage.learning.training.metrics import metric_of
 from preimage.learning.training.ranks import Alone, Ranks, agreed
+from preimage.learning.training.recorded import RecordedNet
 from preimage.learning.training.shards import Shards
 from preimage.nn import Module
 from preimage.ops.operands import count_of, number_of
@@ -91,6 +92,8 @@ class Trainer:
         if shards is None and ranks is not None:
             raise OptionError("ranks share the shards of a batch: say how many there are (shards)")
         self.shards = None if shards is None else Shards(count_of(shards, "shards", 1), ranks)
+        #: The net's passes, run as programs where that gives the same bits; `recorded.why` says why they were not the last time.
+        self.recorded = RecordedNet(net)
         self.step = 0
         self._data: Any = None
         self._test: Any = None
@@ -182,11 +185,14 @@ class Trainer:
         """The loss of a step's batch; its gradients are added to those that are there, each batch with its share. Raises: DivergedError."""
         if self.shards is not None:
             return self._backward_in_shards(self.shards, batch, number)
-        loss = self._loss(batch)
-        value = float(loss.item())
-        self._check_loss(value, batch)
-        (loss if self.accumulate == 1 else loss / self.accumulate).backward()
-        return value
+
+        def finish(loss: Tensor) -> float:
+            value = float(loss.item())
+            self._check_loss(value, batch)
+            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+            return value
+
+        return self.recorded.run(batch[0], lambda output: self._loss_of(output, batch), finish)
 
     def _backward_in_shards(self, shards: Shards, batch: Any, number: int) -> float:
         parameters = self.optimizer.parameters()
@@ -214,7 +220,9 @@ class Trainer:
         raise OptionError("the data have no batches")
 
     def _loss(self, batch: Any) -> Tensor:
-        output = self.net(Tensor(batch[0]))
+        return self._loss_of(self.net(Tensor(batch[0])), batch)
+
+    def _loss_of(self, output: Any, batch: Any) -> Tensor:
         loss = self.loss(output, *(batch[1:] or batch[:1]))
         if not isinstance(loss, Tensor) or loss.size != 1:
             raise OptionError(

@@ -15,6 +15,7 @@ from preimage.engines.base import Array, empty_like_order
 from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import innermost
+from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.pool_rows_kernel import PoolRowsArguments, PoolRowsSpec
@@ -146,8 +147,8 @@ def _gathered(
     at = order.index(axis)
     inner = prod(x.shape[k] for k in order[at + 1 :])
     short = inner < costs().least_width
-    if short and whole is None:
-        return None
+    if short and whole is None and recorder() is None:
+        return None  # NumPy is as fast
     memory = tuple(outputs if k == axis else x.shape[k] for k in order)
     made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
     rows = prod(memory[: at + 1])
@@ -219,7 +220,9 @@ def _divide(windows: Windows) -> bool:
 
 def _placed(a: Array, last: bool) -> Array:
     """A copy in C order, or with channels innermost."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) if last else np.ascontiguousarray(a)
+    made = in_order(np.moveaxis(a, 1, -1) if last else a)
+    assert made is not None
+    return np.moveaxis(made, -1, 1) if last else made
 
 
 # -- resizing ----------------------------------------------------------------------------------------------------------

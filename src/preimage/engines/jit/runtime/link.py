@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,12 +118,12 @@ class Launch:
     Every array that a kernel reads begins somewhere in one of the given ones or in the workspace; where neither has it, its address is 0.
     """
 
-    __slots__ = ("_entry", "_linked", "_order", "_rest", "_steps", "_threads")
+    __slots__ = ("_entry", "_given", "_linked", "_order", "_rest", "_steps", "_threads")
 
     def __init__(self, linked: LinkedProgram, given: tuple[str, ...], n_threads: int) -> None:
         base_of = {name: (0, at) for name, at in linked.places.items()} | {name: (k + 1, 0) for k, name in enumerate(given)}
         nothing = (len(given) + 1, 0)
-        self._threads, self._entry = n_threads, None
+        self._threads, self._entry, self._given = n_threads, None, given
         self._linked = linked  # its kernels stay loaded while they can be launched
         if n_threads <= 1:
             self._entry, names, self._rest = linked.whole()
@@ -133,6 +133,11 @@ class Launch:
             (call.kernel, call.words, [(slot, *base_of.get(name, nothing)) for slot, name in call.arrays], call.tasks)
             for call in linked.calls
         ]
+
+    def record(self, here: Recorder, arrays: Sequence[Array | Fixed | None]) -> None:
+        """The same for a recorder, with the given arrays themselves (None: absent) and a workspace that it knows."""
+        given = {name: array for name, array in zip(self._given, arrays, strict=True) if array is not None}
+        self._linked.run_recorded(here, given, self._threads)
 
     def __call__(self, bases: list[int]) -> None:
         """bases: the addresses of the workspace and of the given arrays (0: absent)."""

@@ -29,6 +29,7 @@ from preimage.engines.jit.runtime.bound_call import Scratch
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
+from preimage.engines.recording import state
 from preimage.geometry import ConvGeometry
 from preimage.records import record
 from preimage.reduction import TreeSum
@@ -85,13 +86,18 @@ class WeightGradients:
             if result.size == 0 or y.size == 0 or x.size == 0:
                 return _of_nothing(x, y, result)
             self._fill(geometry, x, y, result, n_threads, key)
-        if not _by_tiles(geometry, x) and leaves_out(geometry) and _reaches_padding(geometry, y, result):
+        if _by_tiles(geometry, x) or not leaves_out(geometry) or _stays_finite(result):
+            return result
+        if _reaches_padding(geometry, y, result):
             branches.call("exact.every_position")
             wide, whole = every_position(geometry, x)
             self._fill(wide, whole, y, result, n_threads)
         return result
 
     def _run(self, launch: Launch, size: int, x: Array, y: Array, result: Array) -> None:
+        if (here := state.recorder) is not None:
+            launch.record(here, [x, y, result])
+            return
         workspace = self._scratch.take(size)
         launch([workspace.address, address_of(x), address_of(y), address_of(result)])
         self._scratch.free.append(workspace)
@@ -128,6 +134,8 @@ class WeightGradients:
 
     def _in_parts(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
         """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
+        if (here := state.recorder) is not None:
+            here.lost("a weight gradient is summed in parts")
         tree = TreeSum()
         for number, (part, request) in enumerate(parts(r, images)):
             linked = self._linked(request)
@@ -137,6 +145,18 @@ class WeightGradients:
             tree.add(node, number, images.bit_length() - 1)
         with np.errstate(all="ignore"):
             result[...] = tree.total()
+
+
+def _stays_finite(result: Array) -> bool:
+    """Whether somebody records, and the sums are finite; the recording then holds only where they are: nothing that was left out is missing."""
+    here = state.recorder
+    if here is None:
+        return False
+    if not np.isfinite(result).all():
+        here.lost("positions in the padding meet values that are not finite")
+        return False
+    here.expect(result)
+    return True
 
 
 def _launch(linked: LinkedProgram, n_threads: int) -> Launch:

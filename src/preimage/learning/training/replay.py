@@ -1,0 +1,134 @@
+"""A recorded computation ready to be run again on other arrays: its kernels in stretches, and the memory of all of them planned as one.
+
+replay = Replay(recorder, ends, given, own, make_ready)
+run = replay.begin()
+run.give(0, x)                  # the first of the given arrays: lies as the one that was recorded
+run.stretch(0, threads)         # the steps up to ends[0]
+run.own(0)                      # memory of the first result, the caller's from now on
+run.holds(), run.end()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.addresses import address_of
+from preimage.engines.buffers import LINE_BYTES, aligned_empty, places_of
+from preimage.engines.recording import Place, Recorder
+from preimage.io.graph.memory import Runs
+from preimage.typing import Array
+
+__all__ = ["Replay", "Run"]
+
+_BYTE = np.dtype(np.uint8)
+_WORKSPACE, _FLAGS = 0, 1
+
+
+class Replay:
+    """What was recorded. ends: the number of steps up to the end of each stretch; given, own: the places of arrays that a run is given, and of
+    results, which have memory of their own.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        ends: Sequence[int],
+        given: Sequence[Place],
+        own: Sequence[Place],
+        make_ready: Callable[..., Any],
+    ) -> None:
+        flags = [recorder.place_of(flag) for flag in recorder.flags]
+        outer = {place.memory: number for number, place in enumerate(given, 2)}
+        self.given, self._n_given = tuple(given), len(given)
+        self._made: list[tuple[int, int]] = []  # number, bytes
+        for place in own:
+            if place.memory not in outer:
+                self._made.append((len(outer) + 2, recorder.sizes[place.memory]))
+                outer[place.memory] = len(outer) + 2
+        places = {memory: (number, 0) for memory, number in outer.items()}
+        places |= {place.memory: (_FLAGS, 8 * k) for k, place in enumerate(flags) if place is not None}
+        workspace, self._workspace_bytes = _planned(recorder, places)
+        places |= workspace
+        self._numbers, self._count = outer, len(outer) + 2
+        self._own = [(outer[place.memory], place) for place in own]
+        self._guards = [(places[g.place.memory], g) for g in recorder.guards]
+        self._flags = np.zeros(max(1, len(flags)), np.int64)
+        edges = [0, *ends]
+        self._stretches = [make_ready(recorder.steps[a:b], places) if b > a else None for a, b in pairwise(edges)]
+        self.kernels = len(recorder.steps)
+        vectors = max([s.bytes for s in self._stretches if s is not None], default=0)
+        self._vectors_at = self._workspace_bytes
+        self._runs = Runs(self._workspace_bytes + vectors + LINE_BYTES)
+
+    def begin(self, fill: int | None = None) -> Run:
+        """Memory for one run. fill: what every byte of it is before."""
+        return Run(self, fill)
+
+
+def _planned(recorder: Recorder, outer: dict[int, tuple[int, int]]) -> tuple[dict[int, tuple[int, int]], int]:
+    """Where every other memory lies in the workspace, and how large that is."""
+    born: dict[int, int] = {}
+    died: dict[int, int] = {}
+    uses = [(number, at) for at, step in enumerate(recorder.steps) for _, number, _ in step.addresses]
+    uses += [(guard.place.memory, len(recorder.steps)) for guard in recorder.guards]
+    for number, at in uses:
+        if number not in outer:
+            born.setdefault(number, at)
+            died[number] = at + 1
+    starts, total = places_of([(recorder.sizes[n], born[n], died[n]) for n in born])
+    return {number: (_WORKSPACE, at) for number, at in zip(born, starts, strict=True)}, total
+
+
+class Run:
+    """One run: its memory, and the addresses of what it was given."""
+
+    def __init__(self, replay: Replay, fill: int | None) -> None:
+        self._replay, self._memory = replay, replay._runs.take()
+        if fill is not None:
+            self._memory.raw.fill(fill)
+        replay._flags[:] = 0
+        self._arrays: list[Any] = [None] * replay._count
+        self._addresses = [self._memory.address, address_of(replay._flags), *[0] * (replay._count - 2)]
+        for number, size in replay._made:
+            self._arrays[number] = made = aligned_empty((max(size, 1),), _BYTE)
+            if fill is not None:
+                made.fill(fill)
+            self._addresses[number] = address_of(made)
+
+    def give(self, k: int, array: Array) -> None:
+        """The k-th of the given arrays."""
+        self._arrays[k + 2], self._addresses[k + 2] = array, address_of(array)
+
+    def stretch(self, k: int, threads: int) -> None:
+        """Run the k-th stretch of steps."""
+        stretch = self._replay._stretches[k]
+        if stretch is not None:
+            stretch.run(self._memory.address + self._replay._vectors_at, self._addresses, threads)
+
+    def own(self, k: int) -> Array:
+        """The k-th result."""
+        number, place = self._replay._own[k]
+        return np.ndarray(place.shape, place.dtype, self._arrays[number], place.offset, place.strides)
+
+    def flags_hold(self) -> bool:
+        """Whether no kernel found that the computation would go on otherwise."""
+        return not self._replay._flags.any()
+
+    def holds(self) -> bool:
+        """The same at the end, and whether the values are those for which the kernels are the whole computation."""
+        if not self.flags_hold():
+            return False
+        for (number, at), guard in self._replay._guards:
+            place = guard.place
+            raw = self._memory.raw if number == _WORKSPACE else self._arrays[number]
+            if not guard.holds(np.ndarray(place.shape, place.dtype, raw, at + place.offset, place.strides)):
+                return False
+        return True
+
+    def end(self) -> None:
+        """Give the memory back."""
+        self._replay._runs.free.append(self._memory)

@@ -1,0 +1,259 @@
+"""Passes run as programs have the bits of the layers' own, and are given up, with the reason, where they might not."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import preimage as pre
+from preimage import learning, nn, optim
+from preimage.engines import replayer
+from preimage.learning.training import recorded
+
+pytestmark = pytest.mark.skipif(isinstance(replayer(), str), reason="no engine here runs recorded kernels")
+
+RUNS = recorded.BEFORE + 1 + recorded.CONTROLS  # batches of the layers' own before a program runs
+
+
+def small(*inner, channels=6, size=9):
+    """A net around a layer, with features of unequal sizes. It has more than one way for a gradient to go wrong."""
+    return nn.Sequential(nn.Conv2d(2, channels, 3, padding=1, rng=0), *inner, nn.Flatten(), nn.Linear(size, 3, rng=1))
+
+
+def batches(count, n=5, seed=0, shape=(2, 7, 8)):
+    rng = np.random.default_rng(seed)
+    return [(rng.standard_normal((n, *shape)).astype(np.float32), rng.integers(0, 3, n)) for _ in range(count)]
+
+
+def plain(net, loss, optimizer, data, schedule=None, between=None):
+    """The same training without a Trainer: the losses."""
+    found = []
+    for k, (x, t) in enumerate(data):
+        if between is not None:
+            between(k, net)
+        optimizer.zero_grad()
+        value = loss(net(pre.Tensor(x)), t)
+        value.backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        found.append(value.item())
+    return found
+
+
+def trained(trainer, data, between=None):
+    """By the Trainer: the losses, and why each step's passes were the layers' own."""
+    trainer.uses(data)
+    found, why = [], []
+    for k in range(len(data)):
+        if between is not None:
+            between(k, trainer.net)
+        found.append(trainer.advance()["loss"])
+        why.append(trainer.recorded.why)
+    return found, why
+
+
+def bits(net):
+    return {name: array.tobytes() for name, array in net.state_dict().items()}
+
+
+def compare(make, data, loss=nn.cross_entropy, optimizer=lambda p: optim.SGD(p, lr=0.05, momentum=0.9), between=None):
+    """Both ways from the same weights: the reasons of the Trainer's steps. Losses and weights must agree in every bit."""
+    one, two = make(), make()
+    two.load_state_dict(one.state_dict())
+    expected = plain(one, loss, optimizer(one.parameters()), data, between=between)
+    found, why = trained(learning.Trainer(two, loss, optimizer(two.parameters())), data, between)
+    assert found == expected
+    assert bits(one) == bits(two)
+    return why
+
+
+def fresh(layer, size):
+    return small(copy.deepcopy(layer), size=size)
+
+
+LAYERS = {
+    "conv, stride, groups": (nn.Conv2d(6, 4, 3, stride=2, groups=2, rng=2), 36),
+    "conv, dilation, padding": (nn.Conv2d(6, 4, 3, padding=2, dilation=2, rng=2), 4 * 56),
+    "conv, one channel out": (nn.Conv2d(6, 1, 5, rng=2), 12),
+    "depthwise": (nn.Conv2d(6, 6, 3, groups=6, rng=2), 6 * 30),
+    "1x1": (nn.Conv2d(6, 5, 1, rng=2), 5 * 56),
+    "deconv": (nn.ConvTranspose2d(6, 3, 4, stride=2, padding=1, rng=2), 3 * 14 * 16),
+    "deconv without bias": (nn.ConvTranspose2d(6, 3, 2, stride=2, bias=False, rng=2), 3 * 14 * 16),
+    "relu": (nn.ReLU(), 6 * 56),
+    "leaky relu": (nn.LeakyReLU(0.2), 6 * 56),
+    "sigmoid": (nn.Sigmoid(), 6 * 56),
+    "tanh": (nn.Tanh(), 6 * 56),
+    "gelu": (nn.GELU(), 6 * 56),
+    "silu": (nn.SiLU(), 6 * 56),
+    "softplus": (nn.Softplus(), 6 * 56),
+    "max pool": (nn.MaxPool2d(2), 6 * 12),
+    "max pool, overlapping": (nn.MaxPool2d(3, 2, 1), 6 * 16),
+    "average pool": (nn.AvgPool2d(2), 6 * 12),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_have_the_same_bits(name):
+    layer, size = LAYERS[name]
+    why = compare(lambda: fresh(layer, size), batches(RUNS + 2))
+    assert why[RUNS:] == [None] * 2
+
+
+#: Layers that draw, keep statistics, or compute by NumPy: their nets train as ever, and the reason says so.
+OTHERS = {
+    "dropout": (nn.Dropout(0.5, rng=3), 6 * 56, "draws its masks"),
+    "batch norm": (nn.BatchNorm2d(6), 6 * 56, "changes its buffers"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_give_their_reason(name):
+    layer, size, reason = OTHERS[name]
+    why = compare(lambda: fresh(layer, size), batches(RUNS + 1))
+    assert all(reason in w for w in why)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, lr=0.05),
+    "nesterov": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01),
+    "adamw": lambda p: optim.AdamW(p, lr=0.01),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01, centered=True, momentum=0.5),
+    "adagrad": lambda p: optim.Adagrad(p, lr=0.01),
+}
+
+
+def net():
+    return small(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 7, 3, rng=2), nn.ReLU(), size=14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimisers(name):
+    assert compare(net, batches(RUNS + 2), optimizer=OPTIMIZERS[name])[-1] is None
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(threads):
+    expected = compare_threads(1)
+    assert compare_threads(threads) == expected
+
+
+def compare_threads(threads):
+    with pre.config(threads=threads):
+        made = net()
+        trained(learning.Trainer(made, nn.cross_entropy, optim.Adam(made.parameters())), batches(RUNS + 2, n=40))
+        return bits(made)
+
+
+def test_batches_of_another_size_are_recorded_by_themselves():
+    whole, last = batches(8), batches(8, n=3, seed=1)
+    why = compare(net, [b for pair in zip(whole, last, strict=True) for b in pair])
+    assert why[-2:] == [None, None]
+
+
+def test_weights_that_the_caller_assigns_count():
+    def between(k, net):
+        if k == RUNS + 1:
+            net[0].weight.assign(net[0].weight.data * 2)
+        if k == RUNS + 2:
+            net[0].weight.data[0] = 0.5  # in place
+
+    assert compare(net, batches(RUNS + 4), between=between)[-4:] == [None] * 4
+
+
+def test_a_frozen_layer_is_seen():
+    def between(k, net):
+        if k == RUNS + 1:
+            net[0].requires_grad_(False)
+
+    why = compare(net, batches(2 * RUNS + 3), between=between)
+    assert why[RUNS] is None
+    assert "changed" in why[RUNS + 1]
+    assert why[-1] is None
+
+
+def test_a_layer_that_is_replaced_is_seen():
+    def between(k, net):
+        if k == RUNS + 1:
+            net._modules["1"] = nn.LeakyReLU(0.3)
+
+    why = compare(net, batches(2 * RUNS + 3), between=between)
+    assert "changed" in why[RUNS + 1]
+    assert why[-1] is None
+
+
+def test_a_hook_is_called_every_time():
+    heard = []
+
+    def between(k, net):
+        if k == RUNS + 1:
+            net[1].register_forward_hook(lambda module, args, result: heard.append(k))
+
+    why = compare(net, batches(RUNS + 3), between=between)
+    assert "hook" in why[-1]
+    assert len(heard) == 4  # two nets, two steps
+
+
+def test_a_loss_that_reads_weights():
+    made = [net(), net()]
+
+    def loss_of(own):
+        return lambda y, t: nn.cross_entropy(y, t) + 0.01 * (own[0].weight * own[0].weight).sum()
+
+    data = batches(RUNS + 2)
+    expected = plain(made[0], loss_of(made[0]), optim.SGD(made[0].parameters(), lr=0.1), data)
+    found, why = trained(learning.Trainer(made[1], loss_of(made[1]), optim.SGD(made[1].parameters(), lr=0.1)), data)
+    assert found == expected
+    assert bits(made[0]) == bits(made[1])
+    assert "depends on more" in why[-1]
+
+
+def test_layers_of_the_callers_own_are_run_as_they_are_written():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+            self.inner = net()
+
+        def forward(self, x):
+            self.calls += 1
+            return self.inner(x) * float(self.calls)
+
+    why = compare(Own, batches(RUNS + 2))
+    assert "class of its own (Own)" in why[-1]
+
+
+def test_weights_that_are_not_finite_stop_as_ever():
+    made = small(nn.Conv2d(6, 4, 3, padding=1, rng=2), size=4 * 56)
+    trainer = learning.Trainer(made, nn.cross_entropy, optim.SGD(made.parameters(), lr=0.05))
+    trained(trainer, batches(RUNS + 1))
+    assert trainer.recorded.why is None
+    made[1].weight.data[0, 0, 0, 0] = np.inf
+    with pytest.raises(pre.errors.DivergedError, match="weight"):
+        trained(trainer, batches(1))
+
+
+def test_accumulated_gradients():
+    one, two = net(), net()
+    data = batches(4 * RUNS)
+    optimizer = optim.SGD(one.parameters(), lr=0.1)
+    for k in range(0, len(data), 2):
+        optimizer.zero_grad()
+        for x, t in data[k : k + 2]:
+            (nn.cross_entropy(one(pre.Tensor(x)), t) / 2).backward()
+        optimizer.step()
+    trainer = learning.Trainer(two, nn.cross_entropy, optim.SGD(two.parameters(), lr=0.1), accumulate=2)
+    trainer.uses(data)
+    for _ in range(2 * RUNS):
+        trainer.advance()
+    assert trainer.recorded.why is None
+    assert bits(one) == bits(two)
+
+
+def test_a_recording_that_gives_other_bits_is_not_used(monkeypatch):
+    monkeypatch.setattr(recorded, "_same", lambda a, b: False)
+    why = compare(net, batches(RUNS + 1))
+    assert why[-1] == "the recorded kernels do not give the layers' bits"
