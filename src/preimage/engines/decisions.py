@@ -80,8 +80,8 @@ def declare(name: str, words: str) -> Decision:
 
 def declare_all(prefix: str, words: Mapping[str, str]) -> Callable[[str], None]:
     """Declare prefix.name for every name; gives the function that takes one of them, by its name without the prefix."""
-    found = {name: declare(f"{prefix}.{name}", meaning) for name, meaning in words.items()}
-    return lambda name: take(found[name])
+    found = {name: declare(f"{prefix}.{name}", meaning).name for name, meaning in words.items()}
+    return lambda name: _take(found[name])
 
 
 def declared(engine: str | None = None) -> tuple[Decision, ...]:
@@ -91,11 +91,15 @@ def declared(engine: str | None = None) -> tuple[Decision, ...]:
 
 def take(decision: Decision) -> None:
     """Say that the plan being made went this way; outside of planning, that the call did."""
+    _take(decision.name)
+
+
+def _take(name: str) -> None:
     taken = _taken.get()
     if taken is not None:
-        taken[decision.name] = None
+        taken[name] = None
     elif _recorders:
-        report((decision.name,))
+        report((name,))
 
 
 @contextmanager

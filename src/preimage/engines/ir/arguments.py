@@ -27,7 +27,7 @@ from __future__ import annotations
 import inspect
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import (
     Any,
     ClassVar,
@@ -220,19 +220,28 @@ def _kind(cls: type, name: str, said: Any) -> tuple[Any, Any]:
 
 def _holds(table: Array, record: type[Record]) -> bool:
     """Whether a table is of a record, or of one that was derived from it."""
+    if table.dtype == record.dtype:
+        return True
     names = table.dtype.names or ()
     return names[: len(record.fields)] == tuple(record.fields) and all(table.dtype[name] == np.int64 for name in names)
 
 
-def _given(cls: type, fields: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _defaults(fields: Mapping[str, Field]) -> tuple[dict[str, Any], frozenset[str]]:
+    """What a vector or a table has before any value is given, in the order of its fields; and what must be given."""
+    blank = {name: field.default for name, field in fields.items()}
+    return blank, frozenset(name for name, default in blank.items() if default is None)
+
+
+def _given(cls: type[Arguments | Record], fields: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """The values with the defaults of those that are not given; an error names what is missing, and what is not declared."""
+    found = cls._blank | values
+    if len(found) == len(cls._blank) and cls._needed <= values.keys():
+        return found
     unknown = [name for name in values if name not in fields]
     if unknown:
         raise TypeError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(fields)}")
-    missing = [name for name, field in fields.items() if name not in values and field.default is None]
-    if missing:
-        raise TypeError(f"{cls.__name__} needs {', '.join(missing)}")
-    return {name: values.get(name, field.default) for name, field in fields.items()}
+    missing = [name for name in fields if name in cls._needed and name not in values]
+    raise TypeError(f"{cls.__name__} needs {', '.join(missing)}")
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(column,))
@@ -241,9 +250,12 @@ class Record:
 
     fields: ClassVar[dict[str, Column]] = {}
     dtype: ClassVar[np.dtype[Any]]
+    _blank: ClassVar[dict[str, Any]]
+    _needed: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls) -> None:
         cls.fields = _declared(cls, (Column,))
+        cls._blank, cls._needed = _defaults(cls.fields)
         cls.dtype = np.dtype([(name, np.int64) for name in cls.fields])
 
     def __init__(self, **values: Any) -> None:
@@ -251,11 +263,17 @@ class Record:
 
     def table(self) -> Array:
         """The columns as a structured array. They are broadcast; a table of several axes is stored row by row."""
-        columns = np.broadcast_arrays(*(np.asarray(value, np.int64) for value in self._values.values()))
-        made = np.empty(columns[0].shape, self.dtype)
-        for name, values in zip(self.fields, columns, strict=True):
-            made[name] = values
-        return made.ravel()
+        columns = list(self._values.values())
+        several = [column if isinstance(column, np.ndarray) else np.asarray(column) for column in columns if type(column) is not int]
+        words = np.empty((*np.broadcast(*several).shape, len(columns)), np.int64)
+        for k, column in enumerate(columns):
+            words[..., k] = column
+        return words.view(self.dtype).ravel()
+
+    @classmethod
+    def joined(cls, tables: Sequence[Array]) -> Array:
+        """Tables one after another. (np.concatenate would work out a new type of rows for every two of them.)"""
+        return tables[0] if len(tables) == 1 else np.concatenate([table.view(np.int64) for table in tables]).view(cls.dtype)
 
     @classmethod
     def zeros(cls, rows: int) -> Array:
@@ -306,9 +324,12 @@ class Arguments:
 
     fields: ClassVar[dict[str, Field]] = {}
     _pack: ClassVar[Callable[..., bytes]]
+    _blank: ClassVar[dict[str, Any]]
+    _needed: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls) -> None:
         cls.fields = _declared(cls, (Integer, Code, Elements, Words, Records))
+        cls._blank, cls._needed = _defaults(cls.fields)
         cls._pack = struct.Struct(f"{len(cls.fields)}q").pack
 
     def __init__(self, **values: Any) -> None:
@@ -324,12 +345,13 @@ class Arguments:
 
     def given(self) -> Iterator[tuple[Field, Any]]:
         """Fields and values. A table is a structured array, whose columns are those of its record."""
-        for name, field in self.fields.items():
-            value = self._values[name]
-            if isinstance(value, Record):
-                value = value.table()
-            if isinstance(field, Records) and isinstance(value, np.ndarray) and not _holds(value, field.record):
-                raise TypeError(f"{type(self).__name__}.{name} is a table of {field.record.__name__}, not of {value.dtype}")
+        for field, value in zip(self.fields.values(), self._values.values(), strict=True):
+            if type(value) is not int:  # most are
+                if isinstance(value, Record):
+                    value = value.table()
+                if isinstance(field, Records) and isinstance(value, np.ndarray) and not _holds(value, field.record):
+                    name, record = field.name, field.record.__name__
+                    raise TypeError(f"{type(self).__name__}.{name} is a table of {record}, not of {value.dtype}")
             yield field, value
 
     # ---- in the kernel

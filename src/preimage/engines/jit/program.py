@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypedDict
 import numpy as np
 
 from preimage.engines.base import Array
-from preimage.engines.ir.arguments import Arguments, Field
+from preimage.engines.ir.arguments import Arguments, Field, Records
 from preimage.records import record
 
 __all__ = [
@@ -48,11 +48,16 @@ class KernelSpec(Protocol):
 class Table:
     """A constant array that a kernel reads. Tables are equal where their contents are."""
 
-    __slots__ = ("array", "name")
+    __slots__ = ("_name", "array")
 
     def __init__(self, array: Array, name: str = "") -> None:
-        self.array, self.name = np.ascontiguousarray(array), name or str(array.dtype)
+        self.array, self._name = np.ascontiguousarray(array), name
         self.array.flags.writeable = False
+
+    @property
+    def name(self) -> str:
+        """What its rows are."""
+        return self._name or str(self.array.dtype)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Table):
@@ -142,11 +147,13 @@ def kernel_call(
     tables: list[tuple[int, Table]] = []
     kernels: list[tuple[int, KernelSpec]] = []
     for field_, value in values.given():
-        slot, record = field_.slot, getattr(field_, "record", None)
-        if isinstance(value, str):
+        slot = field_.slot
+        if type(value) is int:
+            words[slot] = value
+        elif isinstance(value, str):
             arrays.append((slot, value))
         elif isinstance(value, np.ndarray):
-            tables.append((slot, Table(value, "" if record is None else record.__name__)))
+            tables.append((slot, Table(value, field_.record.__name__ if isinstance(field_, Records) else "")))
         elif hasattr(value, "ir"):
             kernels.append((slot, value))
         else:
