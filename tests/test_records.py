@@ -7,6 +7,8 @@ import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from inspect import signature
 from typing import Any, ClassVar, Protocol
 
 import pytest
@@ -90,6 +92,51 @@ class Key:
     size: int = 3
 
 
+def test_a_record_without_slots_is_the_dataclass():
+    """Whose objects keep what they have worked out."""
+
+    def kinds(decorator):
+        @decorator
+        class Kept:
+            """One that counts how often it is asked."""
+
+            a: int
+            b: tuple[int, ...] = ()
+            c: int = field(init=False, default=4, repr=False)
+            d: list[int] = field(init=False, default_factory=list, compare=False)
+
+            def __post_init__(self) -> None:
+                self.d.append(self.a)
+
+            @cached_property
+            def total(self) -> int:
+                self.d.append(sum(self.b))
+                return sum(self.b)
+
+        return Kept
+
+    ours, theirs = kinds(record(slots=False)), kinds(dataclass(frozen=True))
+    a, b = ours(1, (2, 3)), theirs(1, b=(2, 3))
+    assert (a.total, a.total, a.d, a.c) == (b.total, b.total, b.d, b.c) == (5, 5, [1, 5], 4)
+    assert (repr(a), hash(a), vars(a)) == (repr(b), hash(b), vars(b) | {"c": 4})  # which may stay in the class
+    assert (ours(1) == ours(1), ours(1) == ours(2), ours(1) == 1) == (True, False, False)
+    assert signature(ours) == signature(theirs)
+    with pytest.raises(FrozenInstanceError):
+        a.a = 2
+
+
+def test_a_record_that_holds_itself_is_shown():
+    @record
+    class Ring:
+        """One of a ring."""
+
+        others: list[Any]
+
+    ring = Ring([])
+    ring.others.append(ring)
+    assert repr(ring).endswith("Ring(others=[...])")
+
+
 def test_hashes_and_pickles():
     assert {Key("a"): 1}[Key("a")] == 1
     assert len({Key("a"), Key("b"), Key("a", 3)}) == 2
@@ -158,10 +205,10 @@ import numpy, preimage
 from preimage import records
 count = 0
 written = records._Pending.write
-def counted(self, first):
+def counted(self, name):
     global count
     count += 1
-    return written(self, first)
+    return written(self, name)
 records._Pending.write = counted
 import preimage.engines.jit.engine
 print(count)

@@ -9,13 +9,14 @@ A kernel keeps one running sum a level: a chain of fused multiply-adds for a blo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from preimage.records import record
 
 __all__ = ["BLOCK", "PARTIALS", "Cut", "Order"]
 
@@ -33,7 +34,7 @@ class Cut(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True)
+@record(slots=False)
 class Order:
     """A sum over the index space of `axes`, the innermost first.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from preimage.engines.base import Array, Chain
+from preimage.records import record
 
 __all__ = ["Cell", "Direction"]
 
 
-@dataclass(frozen=True)
+@record
 class Cell:
     """What happens in a step.
 
@@ -28,7 +28,7 @@ class Cell:
     reset_after: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Direction:
     """One layer in one direction: arrays of one dtype that have elements, of any strides.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from preimage.autograd import array_of, no_grad
 from preimage.display import Shown
 from preimage.errors import OptionError
 from preimage.ops.operands import float_dtype, shape_sizes
+from preimage.records import record
 from preimage.typing import DTypeLike
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def text_of(module: Module) -> str:
     return f"{name}(\n" + "\n".join("  " + line for line in lines) + "\n)"
 
 
-@dataclass(frozen=True)
+@record
 class Summary(Shown):
     """One row per module that was run: name, kind, shape of its result, parameters of its own, flop."""
 

@@ -16,7 +16,6 @@ Source: Hochreiter and Schmidhuber (1997), Gers et al. (2000: forget gates; 2002
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -34,6 +33,7 @@ from preimage.ops.operands import entries, flag_of, number_of, operands, regular
 from preimage.ops.pointwise import add, multiply, subtract, where
 from preimage.ops.pointwise import clip as clip_values
 from preimage.ops.shape import concat, getitem, reshape, stack
+from preimage.records import record
 from preimage.typing import Integers, Operand, Value
 
 __all__ = ["WithSteps", "gru", "layers_side_by_side", "lstm", "rnn"]
@@ -43,7 +43,7 @@ Activation = Callable[..., Value]
 Step = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
+@record
 class WithSteps:
     """A function of one value, and the elementwise steps of kernels that give the same bits."""
 

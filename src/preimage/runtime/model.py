@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any
 
 from preimage.engines import disk_cache
@@ -21,6 +21,7 @@ from preimage.io import limits
 from preimage.io.graph.program import no_functions
 from preimage.io.graph.programs import Programs, program_key
 from preimage.io.graph.stored_programs import ProgramStore
+from preimage.records import record
 from preimage.runtime.options import GraphOptimizationLevel, SessionOptions
 from preimage.settings import Settings, current, thread_count
 
@@ -38,7 +39,7 @@ _EXTERNAL = b"location"
 _WORDS = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
 
 
-@dataclass(frozen=True)
+@record
 class NodeArg:
     """An input or output: its name, its shape (a name or None where a size is open), and its type, as "tensor(float)"."""
 
@@ -47,7 +48,7 @@ class NodeArg:
     type: str
 
 
-@dataclass(frozen=True)
+@record
 class ModelMetadata:
     """What a file says of itself."""
 
@@ -60,7 +61,7 @@ class ModelMetadata:
     custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Said:
     """What a session knows of a model without its graph. open_ranks: inputs of any number of axes; deciding: see `inlining.deciding_inputs`."""
 

@@ -264,7 +264,9 @@ class Record:
     def table(self) -> Array:
         """The columns as a structured array. They are broadcast; a table of several axes is stored row by row."""
         columns = list(self._values.values())
-        several = [column if isinstance(column, np.ndarray) else np.asarray(column) for column in columns if type(column) is not int]
+        several = [
+            column if isinstance(column, np.ndarray) else np.asarray(column) for column in columns if type(column) is not int
+        ]
         words = np.empty((*np.broadcast(*several).shape, len(columns)), np.int64)
         for k, column in enumerate(columns):
             words[..., k] = column

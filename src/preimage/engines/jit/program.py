@@ -10,7 +10,7 @@ printed, compared and hashed, and made for a CPU that is not here. Making one co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
@@ -176,7 +176,7 @@ class Buffer:
     grows: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Program:
     """The calls of one contraction, its scratch memory, and what to say about it in a Plan."""
 
@@ -191,6 +191,13 @@ class Program:
     packed_bytes: int = 0
     packed_key: tuple[Any, ...] = ()  # weights packed under the same key are the same
     decisions: tuple[str, ...] = ()  # that planning took (`engines.decisions`)
+
+    def chosen(self, refused: dict[str, str], decisions: tuple[str, ...]) -> Program:
+        """The same program with what to say of the choice: why other strategies were refused, and what planning decided."""
+        return Program(
+            self.algorithm, self.calls, self.buffers, self.details, refused, self.bias_repeat, self.skips_padding, self.packing,
+            self.packed_bytes, self.packed_key, decisions,
+        )  # fmt: skip
 
     @property
     def places(self) -> dict[str, int]:

@@ -212,7 +212,7 @@ def lower(r: Request) -> Program:
                 candidate.dearer()
                 refused[name] = f"{_cycles(candidate)} by the model, {best} {_cycles(found[best])}"
         program = found[best].lower()
-    return replace(program, refused=refused, decisions=tuple(taken))
+    return program.chosen(refused, tuple(taken))
 
 
 def considered(r: Request) -> tuple[dict[str, Candidate], dict[str, str]]:

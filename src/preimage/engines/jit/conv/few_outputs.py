@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -49,22 +48,23 @@ def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
     g, axes = r.geometry, Laid.of(r, axes).axes
     shape = _Shape.of(r, axes)  # has columns: a call in which no tap meets the input is little work
     item = 8 if r.element == "f64" else 4
-    best: FewPlan | None = None
+    best: tuple[float, tuple[int, int, int, int]] | None = None
     for lanes in dict.fromkeys((r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item)):
         for rows, vectors, channels in product((1, 2, 3, 4, 6, 8), range(1, 9), shape.tiles):
             sums, most = rows * vectors * shape.phases * channels, r.target.vector_registers - 2 - vectors
             if sums > most or (len(shape.tiles) > 1 and 2 * sums <= most):
                 continue
             cost = shape.cost(lanes, vectors, rows, channels, lanes * item / 64.0, sums)
-            if cost is not None and (best is None or cost * g.groups < best.cost):
-                best = FewPlan(lanes, vectors, rows, channels, cost * g.groups)
+            if cost is not None and (best is None or cost * g.groups < best[0]):
+                best = cost * g.groups, (lanes, vectors, rows, channels)
     if best is None:
         return _refused("no_tile", "no tile of this kernel fits the registers and the code")
     filled = r.target.costs.few_outputs.fill_cycles * prod(a.in_size for a in axes) * shape.run * g.groups
+    cost, tile = best
     if shape.channels <= MOST_CHANNELS:
-        return replace(best, cost=best.cost + filled)
+        return FewPlan(*tile, cost + filled)
     packed = r.target.costs.direct.pack_cycles * prod(g.weight_shape)
-    return replace(best, cost=best.cost * r.target.costs.few_outputs.channel_blocks + filled + packed)
+    return FewPlan(*tile, cost * r.target.costs.few_outputs.channel_blocks + filled + packed)
 
 
 @record

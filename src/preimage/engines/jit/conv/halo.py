@@ -10,7 +10,6 @@ Where rows are long or channels few, that saves a pass over the whole input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -23,11 +22,12 @@ from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 from preimage.engines.jit.packing.copy_kernel import NO_SOURCE, CopySpec, Line
 from preimage.engines.jit.packing.moves import copy_call, positions
 from preimage.engines.jit.program import KernelCall
+from preimage.records import record
 
 __all__ = ["Edges", "find_edges"]
 
 
-@dataclass(frozen=True)
+@record
 class Edges:
     """The windows of a row (before `first`, from `last` on) and the margins around them, in positions of the input.
 

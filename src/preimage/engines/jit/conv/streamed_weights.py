@@ -7,7 +7,6 @@ sums of all tiles are put down between the pieces and taken up again. That chang
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +21,7 @@ from preimage.engines.jit.index.gather import Gather
 from preimage.engines.jit.index.tables import PieceList
 from preimage.engines.jit.packing.weights_kernel import WeightArguments
 from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
+from preimage.records import record
 
 __all__ = ["ALIGNMENTS", "Work", "cut_taps", "piece_tables", "streamed_call", "streams_weights"]
 
@@ -82,7 +82,7 @@ def piece_tables(gather: Gather, tap_bytes: int, cuts: list[Bounds]) -> tuple[Ar
     return np.concatenate(lists), np.concatenate(nodes)
 
 
-@dataclass(frozen=True)
+@record
 class Work:
     """What a sweep packs and multiplies: bytes of a block and of a tap; of the weights the bytes of an element, and where
     they are cut (`cut_taps`); the lists of one piece, the sums that a thread puts down."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -20,11 +19,12 @@ from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.packing.moves import slab_calls, swap_back, weight_call
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
 from preimage.engines.jit.request import ConvRequest
+from preimage.records import record
 
 __all__ = ["lower_depthwise"]
 
 
-@dataclass(frozen=True)
+@record
 class _Pattern:
     """Phases of the pixel axis that share a kernel: the columns of their taps, and the taps from one to the next."""
 

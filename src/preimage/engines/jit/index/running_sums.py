@@ -16,7 +16,6 @@ never shows again; kernels add +0 to the result in the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -27,6 +26,7 @@ from preimage.engines.jit.index.running_sums_kernel import IMAGE, MORE
 from preimage.engines.jit.index.taps import Ints
 from preimage.engines.kept_tables import ENTRY_BYTES, kept_tables
 from preimage.engines.order import Order
+from preimage.records import record
 
 __all__ = ["BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
 
@@ -48,7 +48,7 @@ class LinePart(Record):
     end: Column  # last column + 1
 
 
-@dataclass(frozen=True)
+@record
 class RunningSums:
     """The walk over blocks of positions.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Int, Kernel, Num, Ptr
+from preimage.records import record
 
 __all__ = ["IMAGE", "MORE", "Levels", "Steps", "level_bytes"]
 
@@ -18,7 +18,7 @@ def level_bytes(element: str, lanes: Sequence[int]) -> int:
     return -(-sum(lanes) * ELEMENT_BYTES[element] // LINE_BYTES) * LINE_BYTES
 
 
-@dataclass(frozen=True)
+@record
 class Steps:
     """The table of steps and its parts (`RunningSums.with_images`): where the levels of the images' tree stand in a row, where those of
     the last image do, which end the table. image_level: the first level of the tree.

@@ -13,7 +13,6 @@ any of its pixels needs, and reads zeros from a margin for the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from math import gcd
 from typing import Any
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from preimage.engines.jit.index.cached import kept
 from preimage.engines.kept_tables import kept_tables
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = [
     "Axis",
@@ -42,7 +42,7 @@ __all__ = [
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@record(slots=False)
 class Phase:
     """The positions of one axis that share their taps: see the module's first lines. taps: (number, offset)."""
 
@@ -116,7 +116,7 @@ def classes(first: Ints, last: Ints) -> tuple[Ints, list[tuple[int, int]]]:
     return np.searchsorted(found, codes), [divmod(int(code), wide) for code in found]
 
 
-@dataclass(frozen=True)
+@record
 class Axis:
     """One axis of the gather: spatial, or the batch (one tap)."""
 
@@ -183,7 +183,7 @@ def join_taps(g: ConvGeometry) -> Axis:
     return Axis(g.input_size[-1], g.output_size[-1], (phase,), 1)
 
 
-@dataclass(frozen=True)
+@record
 class Folded:
     """The last axis of a transposed convolution with its `stride` phases laid side by side as channels.
 

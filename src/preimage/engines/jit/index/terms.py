@@ -7,7 +7,6 @@ block. Items stand in the table of taps; blocks are ranges of items, groups are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import gcd, prod
 
@@ -18,11 +17,12 @@ from preimage.engines.ir.ordered import Node
 from preimage.engines.jit.index.tables import TapList
 from preimage.engines.jit.index.taps import Axis, Ints
 from preimage.engines.order import Order
+from preimage.records import record
 
 __all__ = ["Terms", "node_tables"]
 
 
-@dataclass(frozen=True)
+@record(slots=False)
 class Terms:
     """order: of one output's sum; joined: taps of the last axis that lie in one run with the channels (1: none)."""
 

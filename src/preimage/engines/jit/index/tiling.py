@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -14,11 +13,12 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import TilingCosts
 from preimage.engines.jit.index.cached import kept
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, classes
+from preimage.records import record
 
 __all__ = ["MAX_PIXELS", "Choice", "Tiles", "choose_tile", "cover_size", "take_tiling", "tile_costs", "tile_phase", "tile_shapes"]
 
 
-@dataclass(frozen=True)
+@record(slots=False)
 class Tiles:
     """A cover of one phase by windows of `pixels` positions: their starts, and the taps of each (first, last + 1)."""
 

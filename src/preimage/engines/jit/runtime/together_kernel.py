@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Integer, Record, Rows
 from preimage.engines.ir.builder import Kernel
+from preimage.records import record
 
 __all__ = ["OneLaunch", "TogetherArguments", "TogetherSpec", "build"]
 
@@ -25,7 +25,7 @@ class OneLaunch(Record):
     tasks: Column
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TogetherSpec:
     """There is one such kernel."""
 

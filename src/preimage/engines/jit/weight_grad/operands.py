@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -18,11 +17,12 @@ from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, ker
 from preimage.engines.jit.request import WeightGradRequest
 from preimage.engines.jit.weight_grad.tiling import Tables
 from preimage.geometry import ConvGeometry
+from preimage.records import record
 
 __all__ = ["Side", "rows_read", "side_of"]
 
 
-@dataclass(frozen=True)
+@record
 class Side:
     """An operand as the kernel reads it: array or copy, logical byte strides (image, channel, spatial), the group's step,
     from a tile's channels to the next tile's and the offset of the last tile, columns before column 0 in the copy.

@@ -18,6 +18,7 @@ from preimage.io.caffe.functions.basic import constant
 from preimage.io.caffe.functions.ssd import area, decoded, prior_boxes
 from preimage.io.graph import graph_op
 from preimage.nn import bce_with_logits_loss
+from preimage.records import record
 
 __all__ = ["Truth", "overlaps", "true_boxes"]
 
@@ -26,7 +27,7 @@ Places = NDArray[np.intp]
 _LEAST_OVERLAP = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Truth:
     """The true boxes of an image."""
 

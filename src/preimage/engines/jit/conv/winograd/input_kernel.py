@@ -10,7 +10,6 @@ lanes of a masked load. Three axes always; those that are not there have one tap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.conv.winograd.transforms import Matrix, apply_paired_rows
 from preimage.engines.jit.packing.copy_kernel import transposed
+from preimage.records import record
 
 __all__ = ["AXES", "Line", "Place", "Shape", "Side", "lines_along", "number_of", "place_of", "points_of", "transform_tile"]
 
@@ -39,7 +39,7 @@ class Line(NamedTuple):
     writes: list[tuple[int, ...]]
 
 
-@dataclass(frozen=True)
+@record
 class Side:
     """An array whose tiles are transformed. Strides and offsets in bytes, along each axis where there are three.
 

@@ -16,12 +16,12 @@ panels backwards: what the caches still hold of R is read first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.elementwise import WORDS, Step, applied, number_of
+from preimage.records import record
 
 __all__ = ["ARRAYS", "GATES", "CellArguments", "CellSpec", "Phase", "build"]
 
@@ -73,7 +73,7 @@ class CellArguments(Arguments):
     array_bytes: Integer  # of one state of all sequences of a task
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CellSpec:
     """What the code depends on. depth: levels of sums above the blocks; activations: their steps, and how many numbers each takes; the rest as
     in `engines.recurrent`.
@@ -114,7 +114,7 @@ class CellSpec:
         return build(self)
 
 
-@dataclass(frozen=True)
+@record
 class Phase:
     """A part of a step: the gates whose products it takes, their panels of R, what they are multiplied by, and what is done with the sums."""
 
@@ -124,7 +124,7 @@ class Phase:
     finish: Callable[[_Place, dict[int, Num]], None]
 
 
-@dataclass(frozen=True)
+@record
 class _Place:
     """Where a vector of units of one sequence lies: in the states' arrays, in a row of the products (bytes), among the units (first of them)."""
 
@@ -135,7 +135,7 @@ class _Place:
     over: Bit | None
 
 
-@dataclass(frozen=True)
+@record
 class _States:
     """The arrays of a task in the thread's memory: whole panels for each sequence."""
 
