@@ -102,6 +102,20 @@ def test_layers_have_the_same_bits(name):
     assert why[RUNS:] == [None] * 2
 
 
+class _Twice(nn.Sequential):
+    """x + f(x): two cotangents meet."""
+
+    __module__ = "preimage.tests"  # as if it were the library's own
+
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+def test_cotangents_that_meet_are_added_by_a_kernel():
+    why = compare(lambda: small(_Twice(nn.Conv2d(6, 6, 3, padding=1, rng=2), nn.ReLU()), size=6 * 56), batches(RUNS + 2))
+    assert why[RUNS:] == [None] * 2
+
+
 #: Layers that draw, keep statistics, or compute by NumPy: their nets train as ever, and the reason says so.
 OTHERS = {
     "dropout": (nn.Dropout(0.5, rng=3), 6 * 56, "draws its masks"),

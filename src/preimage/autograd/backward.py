@@ -9,7 +9,7 @@ import numpy as np
 
 from preimage.autograd.arrays import fitted
 from preimage.autograd.device_arrays import DeviceArray, place_of
-from preimage.autograd.modes import enable_grad, no_grad
+from preimage.autograd.modes import adder, enable_grad, no_grad
 from preimage.autograd.primitive import Node
 from preimage.autograd.tensor import Tensor, array_of, method
 from preimage.errors import GraphError
@@ -93,7 +93,10 @@ def _add(a: Any, b: Any) -> Any:
         return b
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return method("__add__")(a if isinstance(a, Tensor) else Tensor(a), b)
-    return method("__add__")(Tensor(a), b)._data
+    if isinstance(a, DeviceArray):
+        return method("__add__")(Tensor(a), b)._data
+    add = adder.get()
+    return a + b if add is None else add(a, b)
 
 
 def _sweep(

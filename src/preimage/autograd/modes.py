@@ -30,6 +30,20 @@ def observe(watch: Observer) -> Iterator[None]:
         _observer.reset(token)
 
 
+#: How the reverse sweep adds two arrays, where not by NumPy.
+adder: ContextVar[Callable[[Any, Any], Any] | None] = ContextVar("preimage_adder", default=None)
+
+
+@contextmanager
+def adding_by(function: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """A `with` block in which the reverse sweep adds arrays by this function: for who records what is computed, and has to see sums, too."""
+    token = adder.set(function)
+    try:
+        yield
+    finally:
+        adder.reset(token)
+
+
 _recording: ContextVar[bool] = ContextVar("preimage_recording", default=True)
 
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from preimage import ops
 from preimage.autograd import Tensor, is_grad_enabled
-from preimage.autograd.modes import observer
+from preimage.autograd.modes import adding_by, observer
 from preimage.engines import replayer
 from preimage.engines.recording import Place, Recorder
 from preimage.io.graph.memory import dense
@@ -104,7 +105,7 @@ class _Program:
             own = [self._result(recorder, output._data, "its result", places)]
             g = recorder.watch(dense(cotangent))
             self.cotangent = _placed(recorder, g, "the cotangent")
-            with recorder:
+            with recorder, adding_by(ops.add):
                 output.backward(g)
             ends.append(len(recorder.steps))
             self.with_gradient = [k for k, p in enumerate(parameters) if p._grad is not None]
