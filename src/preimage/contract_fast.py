@@ -33,8 +33,8 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
 
     A tile of a points along every axis with r > 1 taps has a + 1 - r outputs there; a is 4 or 6, whichever is less work. An image's
     work, in multiply-adds: for every point of every tile one for each pair of channels and 8 for each channel of input and
-    result, and 12 for every transformed weight (64 of a weight gradient).
-    Without transforms: what lies inside, and 12 for every weight. Less by a tenth must it be.
+    result, and 10 for every transformed weight (16 of a weight gradient).
+    Without transforms: what lies inside, and 10 for every weight. Less by a tenth must it be.
     """
     taps, (inner, outer) = g.kernel_size, (g.in_channels_per_group, g.out_channels_per_group)
     if np.dtype(dtype) not in (np.float32, np.float64) or not 1 <= len(taps) <= 3 or not 2 <= max(taps) <= 5:
@@ -53,12 +53,12 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
             tile = tuple((1, 1) if r == 1 else (a + 1 - r, r) for r in taps)
             points = prod(m + r - 1 for m, r in tile)
             count = prod(-(-n // m) for n, (m, _) in zip(space, tile, strict=True))
-            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + (64 if gradient else 12) * inner * outer)
+            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + (16 if gradient else 10) * inner * outer)
             found.append((work, tile))
     if not found:
         return None
     work, tile = min(found)
-    return None if 1.1 * work > macs + 12 * g.groups * inner * outer * prod(taps) else tile
+    return None if 1.1 * work > macs + 10 * g.groups * inner * outer * prod(taps) else tile
 
 
 def matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -135,7 +135,10 @@ def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _chain(terms: list[tuple[Fraction, Array]]) -> Array:
-    """c v of the first term, rounded; the others are added by fused multiply-adds."""
+    """c v of the first term, rounded; the others are added by fused multiply-adds. Of float32, what constants leave out comes first."""
+    if terms[0][1].dtype == np.float32:
+        left = [(c - Fraction(float(np.float32(float(c)))), v) for c, v in terms]
+        terms = [*((c, v) for c, v in left if c), *terms]
     (c, v), *rest = terms
     total: Array = v * v.dtype.type(float(c))
     for c, v in rest:
@@ -287,19 +290,19 @@ def conv_weight_grad(
     points = large.shape[3:]
     large = large.reshape(*large.shape[:2], groups, 1, -1, *points)
     small = small.reshape(*small.shape[:2], groups, -1, 1, *points)
-    images = [_gradient(a, b, tile).astype(x.dtype) + x.dtype.type(0) for a, b in zip(large, small, strict=True)]
+    images = [_gradient(a, b, tile) + x.dtype.type(0) for a, b in zip(large, small, strict=True)]
     return contract.image_tree([gradient.reshape(g.weight_shape) for gradient in images])
 
 
 def _gradient(large: Array, small: Array, tile: Tile) -> Array:
-    """G^T of the sums of one image, in float64."""
+    """G^T of the sums of one image."""
     total = np.zeros(np.broadcast_shapes(large.shape[1:], small.shape[1:]), large.dtype)
     for first, end in contract.cut((len(large),), _limit(len(large)))[0]:
         block = np.zeros_like(total)
         for t in range(first, end):
             block = fma(large[t], small[t], block)
         total = total + block
-    gradient: Array = total.astype(np.float64)
+    gradient = total
     for axis, (m, r) in enumerate(tile):
         if r > 1:
             gradient = _along(3 + axis, gradient, _by_columns, _turned(matrices(m, r)[1]))

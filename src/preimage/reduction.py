@@ -100,11 +100,13 @@ def part_sum(compute: Callable[[slice], Any], images: int, first: int = 0) -> Tr
 class TreeSum:
     """A sum over images that come in any order and in parts; it holds about log2 values.
 
-    nodes: what has been added so far, the largest nodes that can be, in the order of their images.
+    nodes: what has been added so far, the largest nodes that can be, in the order of their images. owned: values are arrays that nobody else
+    needs; sums are written into them, and `spare` has those that are free again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owned: bool = False) -> None:
         self._nodes: dict[Node, Any] = {}
+        self._owned, self.spare = owned, list[Any]()
 
     @classmethod
     def of(cls, values: Iterable[Any], first: int = 0) -> TreeSum:
@@ -129,7 +131,10 @@ class TreeSum:
                 )
         while (partner := self._nodes.pop((level, index ^ 1), None)) is not None:
             with np.errstate(all="ignore"):
-                value = partner + value if index & 1 else value + partner
+                left, right = (partner, value) if index & 1 else (value, partner)
+                value = np.add(left, right, out=left) if self._owned else left + right
+            if self._owned:
+                self.spare.append(right)
             level, index = level + 1, index >> 1
         self._nodes[level, index] = value
 

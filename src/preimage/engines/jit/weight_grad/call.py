@@ -136,11 +136,13 @@ class WeightGradients:
         """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
         if (here := state.recorder) is not None:
             here.lost("a weight gradient is summed in parts")
-        tree = TreeSum()
+        tree = TreeSum(owned=True)
         for number, (part, request) in enumerate(parts(r, images)):
             linked = self._linked(request)
             decisions.report(linked.program.decisions)
-            node = empty_like_order(r.geometry.weight_shape, result, accumulator_dtype(x.dtype))
+            node = (
+                tree.spare.pop() if tree.spare else empty_like_order(r.geometry.weight_shape, result, accumulator_dtype(x.dtype))
+            )
             self._run(_launch(linked, r.threads), linked.workspace_bytes + ALIGN, x[part], y[part], node)
             tree.add(node, number, images.bit_length() - 1)
         with np.errstate(all="ignore"):

@@ -20,8 +20,8 @@ LEAST_MACS = 1 << 18  # multiply-adds of an image and a group
 LEAST_CHANNELS = 16  # of a group, on either side
 WIDE_CHANNELS = 48  # summed channels from which on the tiles of 6 points are accurate enough
 TRANSFORM_MACS = 8  # what a point of a tile costs, for a channel of the input or of the result, in multiply-adds
-WEIGHT_MACS = 12  # what a weight costs that comes from far, likewise
-SUM_MACS = 64  # what a weight gradient's sum at a point costs, until it is a weight's
+WEIGHT_MACS = 10  # what a weight costs that comes from far, likewise
+SUM_MACS = 16  # what a sum of a weight gradient at a point costs, until it is a weight's
 GAIN = 1.1  # so many times less work than the exact order at least
 BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
 

@@ -63,6 +63,7 @@ class Side:
     channel: Int
     channels: Int
     point: Int  # of the result, from a point to the next
+    pieces: tuple[Int, Int] | None = None  # channels that lie together in the result, and bytes from such a piece to the next
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -110,14 +111,16 @@ def transform_tile(f: Kernel, side: Side, place: Place, result: Ptr) -> None:
     if not side.planes:
         _addresses(side, base, rows, inside, starts[2], addresses)
     axes = [k for k in range(AXES) if side.matrices[k] is not None]
-    with f.loop(0, side.channels, lanes, once=True) as c:
+
+    def vector(channel: Int, result: Ptr) -> None:
+        """A vector of channels."""
         if side.planes:
-            _gather_planes(f, side, base.at_bytes(c.index * side.channel), rows, inside, starts[2])
+            _gather_planes(f, side, base.at_bytes(channel * side.channel), rows, inside, starts[2])
 
         def read(first: bool, at: tuple[int, ...], sizes: Sequence[int]) -> Num:
             if first and not side.planes:
                 address = addresses.at(number_of(at, side.sizes)).load_int()
-                return f.pointer(address, side.element).at(c.index).load(lanes)
+                return f.pointer(address, side.element).at(channel).load(lanes)
             return side.memory.at(number_of(at, points) * lanes).load(lanes)
 
         sizes = list(side.sizes)
@@ -129,10 +132,20 @@ def transform_tile(f: Kernel, side: Side, place: Place, result: Ptr) -> None:
                 for at, value in zip(line.writes, apply_paired_rows(f, matrix, values), strict=True):
                     number = number_of(at, points)
                     if axis == axes[-1]:
-                        result.at_bytes(side.point * number).at(c.index).store(value)
+                        result.at_bytes(side.point * number).store(value)
                     else:
                         side.memory.at(number * lanes).store(value)
             sizes[axis] = len(matrix)
+
+    if side.pieces is None:
+        with f.loop(0, side.channels, lanes, once=True) as c:
+            vector(c.index, result.at(c.index))
+        return
+    together, pitch = side.pieces
+    with f.loop(0, (side.channels + together - 1) // together, once=True) as piece:
+        first = piece.index * together
+        with f.loop(0, together.minimum(side.channels - first), lanes, once=True) as c:
+            vector(first + c.index, result.at_bytes(piece.index * pitch).at(c.index))
 
 
 def _addresses(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import gcd, lcm, prod
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,11 @@ def lower_winograd(r: ConvRequest, choice: Choice) -> Program:
     return program.done()
 
 
-def choose_tile(target: Target, item: int, channels: int, outputs: int, tiles: int) -> Tile:
-    """Vectors that divide the channels; as few products as can be that are computed in vain."""
+def choose_tile(target: Target, item: int, channels: int, outputs: int, tiles: int, lcm_most: int = 1 << 30) -> Tile:
+    """Vectors that divide the channels; as few products as can be that are computed in vain.
+
+    lcm_most: of the least common multiple of its pixels and its lanes.
+    """
     lanes = gcd(target.vector_bytes // item, channels, outputs)
     sums = 12 if target.vector_registers == 16 else 28
     found = [
@@ -91,6 +94,7 @@ def choose_tile(target: Target, item: int, channels: int, outputs: int, tiles: i
         for vectors in (2, 3, 1)
         if outputs % (vectors * lanes) == 0
         for pixels in range(max(4, 8 // vectors), sums // vectors + 1)
+        if lcm(pixels, lanes) <= lcm_most
     ]
     few = min(tiles, MOST_TILES)
 

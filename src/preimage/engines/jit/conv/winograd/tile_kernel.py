@@ -185,7 +185,9 @@ def counts_of(args: TileArguments) -> tuple[Int, ...]:
     return args.count_0, args.count_1, args.count_2
 
 
-def input_side(f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr) -> Side:
+def input_side(
+    f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr, pieces: tuple[Int, Int] | None = None
+) -> Side:  # fmt: skip
     """The input, whose tiles overlap, for B^T; own: the thread's scratch."""
     sizes = points_of(spec.shape)
     return Side(
@@ -193,6 +195,7 @@ def input_side(f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr)
         tuple(None if taps == 1 else input_matrix(n) for n, (_, taps) in zip(sizes, spec.shape, strict=True)), x, args.zeros, own,
         (args.lo_0, args.lo_1, args.lo_2), (args.in_0, args.in_1, args.in_2),
         (args.in_stride_0, args.in_stride_1, args.in_stride_2), args.in_image, args.in_channel, args.channels, args.v_point,
+        pieces,
     )  # fmt: skip
 
 

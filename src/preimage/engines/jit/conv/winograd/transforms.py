@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
+
 from preimage.engines.ir.builder import Kernel, Num
 
 __all__ = [
@@ -114,12 +116,21 @@ def roundings(axes: Sequence[tuple[int, int]], chain: int) -> int:
 
 
 def _chain(f: Kernel, terms: Sequence[tuple[Fraction, Num]]) -> Num:
-    """The sum of c v: the first product, to which the others are added by fused multiply-adds."""
-    (c, v), *rest = terms
+    """The sum of c v: the first product, to which the others are added by fused multiply-adds.
+
+    In float32 the terms that its constants leave out come first, so that a constant errs in no result by more than a rounding.
+    """
+    rests = [(low, v) for c, v in terms if v.dtype == "f32" and (low := left_out(c))]
+    (c, v), *rest = [*rests, *terms]
     total = v if c == 1 else v * f.const(v.dtype, v.lanes, float(c))
     for c, v in rest:
         total = total + v if c == 1 else total - v if c == -1 else v.fma(f.const(v.dtype, v.lanes, float(c)), total)
     return total
+
+
+def left_out(c: Fraction) -> Fraction:
+    """What the nearest float32 of a number leaves out."""
+    return c - Fraction(float(np.float32(float(c))))
 
 
 def _terms(row: Sequence[Fraction], values: Sequence[Num], parity: int | None = None) -> list[tuple[Fraction, Num]]:

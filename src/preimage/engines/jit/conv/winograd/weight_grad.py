@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, isqrt, lcm, prod
 
 import numpy as np
 
@@ -10,13 +10,14 @@ from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit.conv.winograd import branches
 from preimage.engines.jit.conv.winograd.applies import Choice, block_of
 from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
-from preimage.engines.jit.conv.winograd.lower import by_axis, choose_tile, name_of, odd_lines, three
+from preimage.engines.jit.conv.winograd.lower import Tile, by_axis, choose_tile, name_of, odd_lines, three
 from preimage.engines.jit.conv.winograd.weight_grad_kernel import GradientArguments, GradientSpec
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
 
 __all__ = ["lower_winograd_grad"]
 
+MOST_ROWS = 48  # pieces of output channels are whole vectors and whole tiles of the products: of so many at least
 BAND_TILES = 64  # about so many tiles of a band: the sums over them wait in memory in between
 
 
@@ -26,21 +27,22 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     channels, outputs = g.in_channels_per_group, g.out_channels_per_group
     shape = ((1, 1),) * (AXES - g.ndim) + choice.shape
     points, tiles = prod(points_of(shape)), prod(choice.counts)
-    parts = min(outputs // 8, -(-r.threads // g.groups)) if r.threads > 1 else 1
-    part = -(-outputs // parts // 8) * 8
+    lanes = gcd(r.target.vector_bytes // item, channels, outputs)
+    parts = min(outputs // lanes, -(-r.threads // g.groups)) if r.threads > 1 else 1
+    part = -(-outputs // parts // lanes) * lanes
     parts = -(-outputs // part)
-    tile = choose_tile(r.target, item, outputs, channels, part)
+    tile = choose_tile(r.target, item, outputs, channels, part, lcm_most=MOST_ROWS)
     step = block_of(tiles)
     band = min(-(-BAND_TILES // step) * step, tiles)
-    padded = -(-part // tile.pixels) * tile.pixels
-    v_tile, w_tile = odd_lines(channels * item), odd_lines(padded * item)
-    v_point, w_point = odd_lines(band * v_tile), odd_lines(band * w_tile)
-    m_row = channels * item
-    m_point = odd_lines(padded * m_row)
+    rows, some = _piece(r, points * item, part, channels, tile)
+    row_pieces, channel_pieces = -(-part // rows), -(-channels // some)
+    together = 1 if band == tiles else row_pieces * channel_pieces
+    v_point, w_point, m_point = (odd_lines(n * item) for n in (band * some, band * rows, rows * some))
+    v_piece, w_piece, m_piece = (odd_lines(points * n) for n in (v_point, w_point, m_point))
     v_at = -(-points * (tile.lanes * item + 8) // 64) * 64
-    w_at = v_at + points * v_point
-    m_at = w_at + points * w_point
-    thread_bytes = -(-(m_at + points * m_point) // 4096) * 4096 + 64
+    w_at = v_at + channel_pieces * v_piece
+    m_at = w_at + row_pieces * w_piece
+    thread_bytes = -(-(m_at + together * m_piece) // 4096) * 4096 + 64
     taps = r.out_strides[2:]
     along = by_axis(
         count=three(choice.counts, 1), lo=three(tuple(lo for lo, _ in g.padding), 0), in_=three(g.input_size, 1),
@@ -49,9 +51,11 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     values = GradientArguments(
         **along, input="x", weight="y", output="out", zeros=np.zeros(max(channels, outputs) * item // 8 + 1, np.int64),
         scratch="scratch", thread_bytes=thread_bytes, tiles=tiles, in_image=r.x_strides[0], in_channel=r.x_strides[1],
-        channels=channels, v_point=v_point, v_tile=v_tile, v_at=v_at, y_image=r.y_strides[0], y_channel=r.y_strides[1],
-        parts=parts, part=part, outputs=outputs, band=band, bands=-(-tiles // band), step=step, w_point=w_point, w_tile=w_tile,
-        w_at=w_at, m_point=m_point, m_row=m_row, m_at=m_at, out_row=r.out_strides[0], out_in=r.out_strides[1],
+        channels=channels, v_point=v_point, v_tile=some * item, v_at=v_at, y_image=r.y_strides[0], y_channel=r.y_strides[1],
+        parts=parts, part=part, outputs=outputs, band=band, bands=-(-tiles // band), step=step, w_point=w_point, w_tile=rows * item,
+        w_at=w_at, m_point=m_point, m_row=some * item, m_at=m_at, some_rows=rows, some_channels=some,
+        channel_pieces=channel_pieces, pieces=row_pieces * channel_pieces, turns=row_pieces * channel_pieces // together,
+        together=together, v_piece=v_piece, w_piece=w_piece, m_piece=m_piece, out_row=r.out_strides[0], out_in=r.out_strides[1],
     )  # fmt: skip
     spec = GradientSpec(
         r.element, tile.lanes, tile.vectors, tile.pixels, shape, r.x_strides[1] != item, r.y_strides[1] != item,
@@ -70,3 +74,14 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
         "tasks": f"{parts} parts of {part} output channels",
     }
     return program.done()
+
+
+def _piece(r: WeightGradRequest, sum_bytes: int, rows: int, channels: int, tile: Tile) -> tuple[int, int]:
+    """Output and input channels whose sums fill part of the second cache: about a square, so that few operands are read again.
+
+    sum_bytes: of all points of a pair of channels.
+    """
+    most = r.target.l2_bytes * 3 // 8 // sum_bytes
+    width, unit = tile.vectors * tile.lanes, lcm(tile.pixels, tile.lanes)
+    some = min(channels, max(1, isqrt(most) // width) * width)
+    return min(-(-rows // unit), max(1, most // some // unit)) * unit, some

@@ -2,12 +2,14 @@
 
     for band of tiles
         for tile in the band
-            V[point][tile][i] = B^T of x, W[point][tile][o] = A of y
-        for point, for `pixels` output channels, for block of input channels
-            for block of tiles
-                M[point][o][i] += chain over the block's tiles of W[point][tile][o] V[point][tile][i]
-    for output channel, for vector of input channels
-        gradient = G^T of M, computed in float64 and rounded once
+            V[piece][point][tile][i] = B^T of x, W[piece][point][tile][o] = A of y
+        for turn                               # with one band a piece of the pairs of channels a turn, else all
+            for point, for piece of the output channels, for piece of the input channels
+                for `pixels` output channels, for block of input channels
+                    for block of tiles
+                        M[point][o][i] += chain over the block's tiles of W[..][tile][o] V[..][tile][i]
+            for output channel, for vector of input channels               # after the last band
+                gradient = G^T of M
 
 The algorithm is that of the convolution, transposed: a tile of y has as many positions as the convolution's tile has outputs. One task is a
 part of a group's output channels, over all tiles of the call's one image.
@@ -16,7 +18,7 @@ part of a group's output channels, over all tiles of the call's one image.
 from __future__ import annotations
 
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from preimage.engines.ir.arguments import Integer
 from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
@@ -66,6 +68,15 @@ class GradientArguments(TileArguments):
     m_point: Integer
     m_row: Integer  # from an output channel to the next
     m_at: Integer
+    some_rows: Integer  # output channels of a piece
+    some_channels: Integer  # input channels of a piece
+    channel_pieces: Integer
+    pieces: Integer  # of a task: pieces of the output channels times those of the input channels
+    turns: Integer
+    together: Integer  # pieces whose sums lie in M at once; with several bands all
+    v_piece: Integer  # of the transformed x, from a piece of its channels to the next
+    w_piece: Integer
+    m_piece: Integer
     out_row: Integer  # of the result: between output channels ...
     out_in: Integer  # ... input channels
     out_tap_0: Integer  # ... and taps along each axis
@@ -118,18 +129,47 @@ def build(spec: GradientSpec) -> str:
         count = (first + args.band).minimum(args.tiles) - first
         with f.loop(0, count) as tile:
             here = args.here
-            place = place_of(counts_of(here), first + tile.index)
-            transform_tile(f, input_side(f, here, spec, x, own), place, own.at_bytes(here.v_at + tile.index * here.v_tile))
+            place, pieces = place_of(counts_of(here), first + tile.index), (here.some_channels, here.v_piece)
+            side = input_side(f, here, spec, x, own, pieces)
+            transform_tile(f, side, place, own.at_bytes(here.v_at + tile.index * here.v_tile))
         with f.loop(0, count) as tile:
             here = args.here
             place = place_of(counts_of(here), first + tile.index)
             transform_tile(f, _y_side(f, spec, here, y, own, rows), place, own.at_bytes(here.w_at + tile.index * here.w_tile))
-        _products(f, spec, own, rows, count, band.index.equals(0))
-    with f.loop(0, rows) as row, f.loop(0, args.channels, spec.lanes) as c:
-        m = own.at_bytes(args.here.m_at + row.index * args.here.m_row).at(c.index)
-        number = group * args.here.outputs + first_row + row.index
-        _result(f, spec, m, args.here.output.at_bytes(number * args.here.out_row + c.index * args.here.out_in))
+        with f.loop(0, args.turns) as turn:
+            begin = turn.index * args.together
+            end = (begin + args.together).minimum(args.pieces)
+            with f.loop(0, prod(points_of(spec.shape)), once=True) as point, f.loop(begin, end) as piece:
+                _products(
+                    f, spec, own, point.index, _piece(args, piece.index, rows), piece.index - begin, count, band.index.equals(0)
+                )
+            with f.when(band.index.equals(args.bands - 1)), f.loop(begin, end) as piece:
+                some = _piece(args.here, piece.index, rows)
+                with f.loop(0, some.rows) as row, f.loop(0, some.channels, spec.lanes) as c:
+                    here = args.here
+                    m = own.at_bytes(here.m_at + (piece.index - begin) * here.m_piece + row.index * here.m_row).at(c.index)
+                    number = group * here.outputs + first_row + some.row_piece * here.some_rows + row.index
+                    channel = some.channel_piece * here.some_channels + c.index
+                    _result(f, spec, m, here.output.at_bytes(number * here.out_row + channel * here.out_in))
     return f.ir()
+
+
+class _Piece(NamedTuple):
+    """Which of the pieces of the output and of the input channels, and how many of them."""
+
+    row_piece: Int
+    channel_piece: Int
+    rows: Int
+    channels: Int
+
+
+def _piece(args: GradientArguments, number: Int, rows: Int) -> _Piece:
+    """A piece by its number; rows: output channels of the task."""
+    row, channel = number // args.channel_pieces, number % args.channel_pieces
+    return _Piece(
+        row, channel, args.some_rows.minimum(rows - row * args.some_rows),
+        args.some_channels.minimum(args.channels - channel * args.some_channels),
+    )  # fmt: skip
 
 
 def _y_side(f: Kernel, spec: GradientSpec, args: GradientArguments, y: Ptr, own: Ptr, rows: Int) -> Side:
@@ -142,34 +182,35 @@ def _y_side(f: Kernel, spec: GradientSpec, args: GradientArguments, y: Ptr, own:
     return Side(
         spec.element, spec.lanes, spec.planes_y, sizes, sizes, matrices, y, args.zeros, own, (0,) * AXES,
         (args.y_0, args.y_1, args.y_2), (args.y_stride_0, args.y_stride_1, args.y_stride_2), args.y_image, args.y_channel, rows,
-        args.w_point,
+        args.w_point, (args.some_rows, args.w_piece),
     )  # fmt: skip
 
 
-def _products(f: Kernel, spec: GradientSpec, own: Ptr, rows: Int, count: Int, begins: object) -> None:
-    """M of a band, added to that of the bands before."""
+def _products(
+    f: Kernel, spec: GradientSpec, own: Ptr, point: Int, piece: _Piece, number: Int, count: Int, begins: object
+) -> None:  # fmt: skip
+    """A piece of M at a point, added to that of the bands before. number: of the piece, among those that lie in M together."""
     args = GradientArguments.read(f, spec, at_entry=True)
     width, item = spec.vectors * spec.lanes, ELEMENT_BYTES[spec.element]
     zeros = [f.zeros(spec.element, spec.lanes)] * (spec.pixels * spec.vectors)
-    with f.loop(0, prod(points_of(spec.shape)), once=True) as point:
-        v_point = own.at_bytes(args.v_at + point.index * args.v_point)
-        w_point = own.at_bytes(args.w_at + point.index * args.w_point)
-        m_point = own.at_bytes(args.m_at + point.index * args.m_point)
-        with f.loop(0, rows, spec.pixels, once=True) as row, f.loop(0, args.channels, width, once=True) as c:
-            v, w = v_point.at(c.index), w_point.at(row.index)
-            places = [
-                m_point.at_bytes((row.index + p) * args.m_row).at(c.index).at_bytes(k * spec.lanes * item)
-                for p in range(spec.pixels)
-                for k in range(spec.vectors)
-            ]
-            totals: list[Num] = [begins.select(zeros[0], place.load(spec.lanes)) for place in places]  # type: ignore[attr-defined]
-            with f.loop(0, (count + args.step - 1) // args.step, carry=totals, once=True) as block:
-                first = block.index * args.step
-                with f.loop(first, (first + args.step).minimum(count), carry=zeros, once=True) as t:
-                    t.carry = _step(spec, v.at_bytes(t.index * args.v_tile), w.at_bytes(t.index * args.w_tile), t.carry)
-                block.carry = [total + value for total, value in zip(block.carry, t.result, strict=True)]
-            for place, value in zip(places, block.result, strict=True):
-                place.store(value)
+    v_point = own.at_bytes(args.v_at + piece.channel_piece * args.v_piece + point * args.v_point)
+    w_point = own.at_bytes(args.w_at + piece.row_piece * args.w_piece + point * args.w_point)
+    m_point = own.at_bytes(args.m_at + number * args.m_piece + point * args.m_point)
+    with f.loop(0, piece.rows, spec.pixels, once=True) as row, f.loop(0, piece.channels, width, once=True) as c:
+        v, w = v_point.at(c.index), w_point.at(row.index)
+        places = [
+            m_point.at_bytes((row.index + p) * args.m_row).at(c.index).at_bytes(k * spec.lanes * item)
+            for p in range(spec.pixels)
+            for k in range(spec.vectors)
+        ]
+        totals: list[Num] = [begins.select(zeros[0], place.load(spec.lanes)) for place in places]  # type: ignore[attr-defined]
+        with f.loop(0, (count + args.step - 1) // args.step, carry=totals, once=True) as block:
+            first = block.index * args.step
+            with f.loop(first, (first + args.step).minimum(count), carry=zeros, once=True) as t:
+                t.carry = _step(spec, v.at_bytes(t.index * args.v_tile), w.at_bytes(t.index * args.w_tile), t.carry)
+            block.carry = [total + value for total, value in zip(block.carry, t.result, strict=True)]
+        for place, value in zip(places, block.result, strict=True):
+            place.store(value)
 
 
 def _step(spec: GradientSpec, v: Ptr, w: Ptr, sums: list[Num]) -> list[Num]:
@@ -193,13 +234,13 @@ def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr) -> None:
         matrix = transposed_matrix(weight_matrix(spec.shape[axis][1], points[axis]))
         for line in lines_along(axis, sizes, spec.shape[axis][1]):
             given = [
-                m.at_bytes(args.m_point * number_of(at, points)).load(spec.lanes).as_f64() if axis == axes[0] else values[at]
+                m.at_bytes(args.m_point * number_of(at, points)).load(spec.lanes) if axis == axes[0] else values[at]
                 for at in line.reads
             ]
             made |= dict(zip(line.writes, apply_paired_columns(f, matrix, given), strict=True))
         values, sizes[axis] = made, spec.shape[axis][1]
     zero = f.zeros(spec.element, spec.lanes)
-    taps = {at: value.rounded(spec.element) + zero for at, value in sorted(values.items())}
+    taps = {at: value + zero for at, value in sorted(values.items())}
     if not spec.rows:
         for (a, b, c), value in taps.items():
             to.at_bytes(args.out_tap_0 * a).at_bytes(args.out_tap_1 * b).at_bytes(args.out_tap_2 * c).store(value)
