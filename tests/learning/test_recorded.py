@@ -105,7 +105,7 @@ def test_layers_have_the_same_bits(name):
 class _Twice(nn.Sequential):
     """x + f(x): two cotangents meet."""
 
-    __module__ = "preimage.tests"  # as if it were the library's own
+    __module__ = "preimage.nn.tests"  # as if it were the library's own
 
     def forward(self, x):
         return super().forward(x) + x

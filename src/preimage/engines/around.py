@@ -98,7 +98,7 @@ def _pays(size: int, least: int) -> bool:
 def chain(
     operands: Sequence[Array],
     steps: Steps,
-    numbers: Sequence[float] = (),
+    numbers: Sequence[float] | Array = (),
     results: tuple[int, ...] | None = None,
     least: int = LEAST_CHAIN,
 ) -> tuple[Array, ...] | None:
@@ -115,7 +115,7 @@ def chain(
 
 
 def chain_on_device(
-    operands: Sequence[Any], steps: Steps, numbers: Sequence[float], results: tuple[int, ...] | None
+    operands: Sequence[Any], steps: Steps, numbers: Sequence[float] | Array, results: tuple[int, ...] | None
 ) -> tuple[Any, ...]:  # fmt: skip
     """Elementwise steps on arrays that lie on one GPU. Raises: EngineError where they do not, or cannot be taken together."""
     from preimage.engines import on_device

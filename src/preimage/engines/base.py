@@ -121,7 +121,7 @@ class ElementwiseKernels(Protocol):
     """
 
     def run_chain(
-        self, operands: Sequence[Array], steps: Steps, numbers: Sequence[float] = (), results: tuple[int, ...] | None = None,
+        self, operands: Sequence[Array], steps: Steps, numbers: Sequence[float] | Array = (), results: tuple[int, ...] | None = None,
         dtype: DType | None = None, dtypes: tuple[DType, ...] | None = None, out: Sequence[Array] | None = None,
     ) -> tuple[Array, ...] | None: ...  # fmt: skip
 

@@ -15,6 +15,7 @@ from preimage.engines.base import accumulator_dtype
 from preimage.errors import OptionError
 from preimage.floating_point import in_standard_mode
 from preimage.ops.operands import count_of, entries, flag_of, number_of
+from preimage.optim.together import Job, Together, Written
 from preimage.optim.torch_state import from_torch
 from preimage.typing import Array
 
@@ -100,6 +101,7 @@ class Optimizer:
             self.add_param_group(group)
         # by the Tensor itself, which a copy of the optimiser copies along with the groups; numbers of memory would stay behind
         self._state: dict[Tensor, State] = {}
+        self._together = Together()
 
     def add_param_group(self, group: Mapping[str, object]) -> None:
         """One more group: {"params": [...], option: value}; options that it does not name are as they were given at the start.
@@ -181,15 +183,35 @@ class Optimizer:
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         for group in self.groups:
+            jobs: list[Job] = []
+            known: dict[Any, Written | None] = {}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                wide = accumulator_dtype(parameter.dtype)
                 state = self._state.setdefault(parameter, {"step": 0})
                 state["step"] += 1
-                value = parameter.data.astype(wide, copy=False)
-                gradient = parameter.grad.data.astype(wide, copy=False)
-                parameter.assign(self._updated(value, gradient, state, group).astype(parameter.dtype, copy=False))
+                like = tuple(state), state["step"]
+                if like not in known:
+                    known[like] = self._written(state, group)
+                written = known[like]
+                job = None if written is None else Job.of(parameter, parameter.grad, state, written)
+                if job is None:
+                    self._step_alone(parameter, state, group)
+                else:
+                    jobs.append(job)
+            for job in self._together.run(jobs):
+                self._step_alone(job.parameter, job.state, group)
+
+    def _step_alone(self, parameter: Tensor, state: State, group: Group) -> None:
+        assert parameter.grad is not None
+        wide = accumulator_dtype(parameter.dtype)
+        value = parameter.data.astype(wide, copy=False)
+        gradient = parameter.grad.data.astype(wide, copy=False)
+        parameter.assign(self._updated(value, gradient, state, group).astype(parameter.dtype, copy=False))
+
+    def _written(self, state: State, group: Group) -> Written | None:
+        """The update of a parameter with this state as elementwise steps, rounded as those of `_updated`; None where that is not written down."""
+        return None
 
     def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
         """The parameter after a step: a new array."""

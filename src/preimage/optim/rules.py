@@ -7,42 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from preimage.engines import around
 from preimage.optim.optimizer import Array, Group, Optimizer, Params, State
+from preimage.optim.together import Chain, Written
 
 __all__ = ["SGD", "AdaGrad", "Adagrad", "Adam", "AdamW", "RMSProp", "RMSprop"]
-
-
-class _Chain:
-    """Elementwise steps written down one by one, to run in one pass (engines/around.py).
-
-    A place is an operand's number; a number's is 100 and more, a step's 1000 and more, until their counts are known.
-    """
-
-    def __init__(self, *operands: Array) -> None:
-        self._operands = operands
-        self._numbers: list[float] = []
-        self._steps: list[tuple[str, tuple[int, ...]]] = []
-
-    def number(self, value: float) -> int:
-        """The place of a number."""
-        self._numbers.append(float(value))
-        return 99 + len(self._numbers)
-
-    def step(self, word: str, *places: int) -> int:
-        """The place of a step's result."""
-        self._steps.append((word, places))
-        return 999 + len(self._steps)
-
-    def run(self, *results: int) -> tuple[Array, ...] | None:
-        """The values at these places as new arrays; None where no generated kernel runs."""
-        n, m = len(self._operands), len(self._numbers)
-
-        def place(k: int) -> int:
-            return k if k < 100 else k - 100 + n if k < 1000 else k - 1000 + n + m
-
-        steps = tuple([(word, tuple([place(k) for k in places])) for word, places in self._steps])
-        return around.chain(self._operands, steps, self._numbers, tuple([place(k) for k in results]))
 
 
 class SGD(Optimizer):
@@ -67,9 +35,6 @@ class SGD(Optimizer):
         super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize})
 
     def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
-        fused = self._fused(p, g, state, group)
-        if fused is not None:
-            return fused
         g = -g if group["maximize"] else g
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
@@ -82,27 +47,20 @@ class SGD(Optimizer):
             g = g + momentum * state["momentum"] if group["nesterov"] else state["momentum"]
         return np.asarray(p - group["lr"] * g)
 
-    def _fused(self, p: Array, g: Array, state: State, group: Group) -> Array | None:
-        """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
-        held = state.get("momentum")
-        if group["maximize"] or held is None or p.size < around.LEAST_CHAIN:
+    def _written(self, state: State, group: Group) -> Written | None:
+        momentum = group["momentum"]
+        if momentum and "momentum" not in state:
             return None
-        chain = _Chain(p, g, held)
-        at_p, at_g, at_v = range(3)
+        chain, (at_p, at_g, at_v) = Chain(), range(3)
+        if group["maximize"]:
+            at_g = chain.step("neg", at_g)
         if group["weight_decay"]:
-            at_g = chain.step("add", at_g, chain.step("mul", chain.number(group["weight_decay"]), at_p))
-        momentum = chain.number(group["momentum"])
-        old = chain.step("mul", momentum, at_v)
-        at_v = chain.step("add", old, chain.step("mul", chain.number(1 - group["dampening"]), at_g))
-        if group["nesterov"]:
-            at_g = chain.step("add", at_g, chain.step("mul", momentum, at_v))
-        else:
-            at_g = at_v
-        made = chain.run(at_v, chain.step("sub", at_p, chain.step("mul", chain.number(group["lr"]), at_g)))
-        if made is None:
-            return None
-        state["momentum"], p = made
-        return p
+            at_g = chain.step("add", at_g, chain.scaled(group["weight_decay"], at_p))
+        if not momentum:
+            return chain.written((), chain.step("sub", at_p, chain.scaled(group["lr"], at_g)))
+        at_v = chain.step("add", chain.scaled(momentum, at_v), chain.scaled(1 - group["dampening"], at_g))
+        at_g = chain.step("add", at_g, chain.scaled(momentum, at_v)) if group["nesterov"] else at_v
+        return chain.written(("momentum",), at_v, chain.step("sub", at_p, chain.scaled(group["lr"], at_g)))
 
 
 class Adam(Optimizer):
@@ -128,9 +86,6 @@ class Adam(Optimizer):
         super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
 
     def _updated(self, p: Array, g: Array, state: State, group: Group) -> Array:
-        fused = self._fused(p, g, state, group)
-        if fused is not None:
-            return fused
         g = -g if group["maximize"] else g
         (b1, b2), decay, lr = group["betas"], group["weight_decay"], group["lr"]
         if decay and self._decoupled:
@@ -144,30 +99,24 @@ class Adam(Optimizer):
         first, second = 1 - b1 ** state["step"], 1 - b2 ** state["step"]
         return np.asarray(p - (lr / first) * m / (np.sqrt(v) / second**0.5 + group["eps"]))
 
-    def _fused(self, p: Array, g: Array, state: State, group: Group) -> Array | None:
-        """The same steps, rounded alike, in one pass; None where no generated kernel takes them."""
-        if group["maximize"] or group["amsgrad"] or "mean" not in state or p.size < around.LEAST_CHAIN:
+    def _written(self, state: State, group: Group) -> Written | None:
+        if group["amsgrad"] or "mean" not in state:
             return None
         (b1, b2), decay, lr = group["betas"], group["weight_decay"], group["lr"]
-        chain = _Chain(p, g, state["mean"], state["square"])
-        at_p, at_g, at_m, at_v = range(4)
+        chain, (at_p, at_g, at_m, at_v) = Chain(), range(4)
+        if group["maximize"]:
+            at_g = chain.step("neg", at_g)
         if decay and self._decoupled:
             at_p = chain.step("mul", at_p, chain.number(1 - lr * decay))
         elif decay:
-            at_g = chain.step("add", at_g, chain.step("mul", chain.number(decay), at_p))
+            at_g = chain.step("add", at_g, chain.scaled(decay, at_p))
         first, second = 1 - b1 ** state["step"], 1 - b2 ** state["step"]
-        at_m = chain.step("add", chain.step("mul", chain.number(b1), at_m), chain.step("mul", chain.number(1 - b1), at_g))
-        fresh = chain.step("mul", chain.number(1 - b2), chain.step("mul", at_g, at_g))
-        at_v = chain.step("add", chain.step("mul", chain.number(b2), at_v), fresh)
-        top = chain.step("mul", chain.number(lr / first), at_m)
-        below = chain.step(
-            "add", chain.step("div", chain.step("sqrt", at_v), chain.number(second**0.5)), chain.number(group["eps"])
-        )
-        made = chain.run(at_m, at_v, chain.step("sub", at_p, chain.step("div", top, below)))
-        if made is None:
-            return None
-        state["mean"], state["square"], p = made
-        return p
+        at_m = chain.step("add", chain.scaled(b1, at_m), chain.scaled(1 - b1, at_g))
+        at_v = chain.step("add", chain.scaled(b2, at_v), chain.scaled(1 - b2, chain.step("mul", at_g, at_g)))
+        root = chain.step("div", chain.step("sqrt", at_v), chain.number(second**0.5))
+        below = chain.step("add", root, chain.number(group["eps"]))
+        top = chain.scaled(lr / first, at_m)
+        return chain.written(("mean", "square"), at_m, at_v, chain.step("sub", at_p, chain.step("div", top, below)))
 
 
 class AdamW(Adam):
@@ -233,6 +182,30 @@ class RMSProp(Optimizer):
             step = state["momentum"] = group["momentum"] * state.get("momentum", np.zeros_like(g)) + step
         return np.asarray(p - group["lr"] * step)
 
+    def _written(self, state: State, group: Group) -> Written | None:
+        alpha, centered, momentum = group["alpha"], group["centered"], group["momentum"]
+        states = ("variance", "mean") if centered else ("square",)
+        states = (*states, "momentum") if momentum else states
+        if not all(name in state for name in states):
+            return None
+        chain, at_p, at_g = Chain(), 0, 1
+        at = {name: k for k, name in enumerate(states, 2)}
+        if group["weight_decay"]:
+            at_g = chain.step("add", at_g, chain.scaled(group["weight_decay"], at_p))
+        if centered:
+            away = chain.step("sub", at_g, at["mean"])
+            fresh = chain.scaled(alpha * (1 - alpha), chain.step("mul", away, away))
+            at["variance"] = chain.step("add", chain.scaled(alpha, at["variance"]), fresh)
+            at["mean"] = chain.step("add", chain.scaled(alpha, at["mean"]), chain.scaled(1 - alpha, at_g))
+        else:
+            fresh = chain.scaled(1 - alpha, chain.step("mul", at_g, at_g))
+            at["square"] = chain.step("add", chain.scaled(alpha, at["square"]), fresh)
+        below = chain.step("add", chain.step("sqrt", at[states[0]]), chain.number(group["eps"]))
+        step = chain.step("div", at_g, below)
+        if momentum:
+            step = at["momentum"] = chain.step("add", chain.scaled(momentum, at["momentum"]), step)
+        return chain.written(states, *at.values(), chain.step("sub", at_p, chain.scaled(group["lr"], step)))
+
 
 class AdaGrad(Optimizer):
     """v: the sum of all g^2;  p -= lr / (1 + (step - 1) lr_decay) g / (sqrt(v) + eps) (Duchi et al. 2011)."""
@@ -257,6 +230,17 @@ class AdaGrad(Optimizer):
         v = state["sum"] = state.get("sum", np.full_like(g, group["initial_accumulator_value"])) + g * g
         lr = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
         return np.asarray(p - lr * g / (np.sqrt(v) + group["eps"]))
+
+    def _written(self, state: State, group: Group) -> Written | None:
+        if "sum" not in state:
+            return None
+        chain, (at_p, at_g, at_v) = Chain(), range(3)
+        if group["weight_decay"]:
+            at_g = chain.step("add", at_g, chain.scaled(group["weight_decay"], at_p))
+        at_v = chain.step("add", at_v, chain.step("mul", at_g, at_g))
+        lr = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
+        below = chain.step("add", chain.step("sqrt", at_v), chain.number(group["eps"]))
+        return chain.written(("sum",), at_v, chain.step("sub", at_p, chain.step("div", chain.scaled(lr, at_g), below)))
 
 
 #: As PyTorch spells them.

@@ -26,9 +26,9 @@ from preimage.autograd import Tensor, is_grad_enabled
 from preimage.autograd.modes import adding_by, observer
 from preimage.engines import replayer
 from preimage.engines.recording import Place, Recorder
+from preimage.engines.replay import Replay, Run
 from preimage.io.graph.memory import dense
 from preimage.learning.checkpoints import generators_of
-from preimage.learning.training.replay import Replay, Run
 from preimage.nn import Dropout, Module
 from preimage.settings import current, thread_count
 from preimage.typing import Array
@@ -62,7 +62,7 @@ class Pass:
         if g is None or g.data.shape != place.shape or g.data.dtype != place.dtype:
             return None
         values = g.data if g.data.strides == place.strides else _lying_as(place, g.data)
-        run.give(program.n_inputs, values)
+        run.give(values)
         run.stretch(1, thread_count())
         if not run.holds():
             return None
@@ -117,7 +117,6 @@ class _Program:
                 parameter._data, parameter._grad = data, grad
         if recorder.broken is not None:
             raise _RefusedError(recorder.broken)
-        self.n_inputs = len(given)
         self.replay = Replay(recorder, ends, places, own, make_ready)
 
     def _result(self, recorder: Recorder, array: Array, what: str, given: list[Place]) -> Place:
@@ -143,9 +142,7 @@ class _Program:
     def forward(self, x: Array, fill: int | None = None) -> Pass | None:
         """The forward pass on a batch that lies as the recorded one; None where the layers have to be run."""
         run = self.replay.begin(fill)
-        run.give(0, x)
-        for k, parameter in enumerate(self.parameters, 1):
-            run.give(k, parameter._data)
+        run.give(x, *[parameter._data for parameter in self.parameters])
         run.stretch(0, thread_count())
         return Pass(self, run) if run.flags_hold() else None
 
@@ -187,7 +184,7 @@ def _reason(net: Module, x: Any) -> str | None:
             return f"layer {name!r} (Dropout) draws its masks anew"
         if module._hooks:
             return f"layer {name!r} has a hook"
-        if not type(module).__module__.startswith("preimage."):
+        if not type(module).__module__.startswith("preimage.nn."):
             return f"layer {name!r} is of a class of its own ({type(module).__name__}), whose forward function may do anything"
         if any(b is not None for b in module._buffers.values()) and module.training:
             return f"layer {name!r} ({type(module).__name__}) changes its buffers"

@@ -161,9 +161,9 @@ class Chain:
         self.kernel = kept_kernel(ChainSpec(dtype, lanes, lies[:given], numbers, steps, stored, lies[given:]))
 
     def __call__(
-        self, operands: Sequence[Array], numbers: Sequence[float] = (), out: Sequence[Array] | None = None
+        self, operands: Sequence[Array], numbers: Sequence[float] | Array = (), out: Sequence[Array] | None = None
     ) -> tuple[Array, ...]:
-        """The results, in `out` where it is given."""
+        """The results, in `out` where it is given. numbers: or an array of them, in the dtype of the computation, that is read where it lies."""
         if out is None:
             memory, back = self._memory, self._back
             if back is None:
@@ -173,8 +173,11 @@ class Chain:
         if self.tasks:
             if self._repeated:
                 operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
-            values = np.array(numbers, self.computed) if numbers else None
-            words: list[Any] = [*self.head, 0 if values is None else Fixed(values)]
+            if isinstance(numbers, np.ndarray):
+                given: Any = numbers
+            else:
+                given = Fixed(np.array(numbers, self.computed)) if numbers else 0
+            words: list[Any] = [*self.head, given]
             for array, place in zip((*operands, *out), self._places, strict=True):
                 words += (array, *place)
             launch_arrays(self.kernel, words, self.tasks, thread_count() if self.shared else 1)
@@ -223,7 +226,7 @@ _MOST_READY = 4096
 
 
 def run_chain(
-    operands: Sequence[Array], steps: tuple[Step, ...], numbers: Sequence[float] = (), results: tuple[int, ...] | None = None,
+    operands: Sequence[Array], steps: tuple[Step, ...], numbers: Sequence[float] | Array = (), results: tuple[int, ...] | None = None,
     dtype: DType | None = None, dtypes: tuple[DType, ...] | None = None, out: Sequence[Array] | None = None,
 ) -> tuple[Array, ...] | None:  # fmt: skip
     """The values of the steps named by `results` (places; by default the last step's), for operands that broadcast, of any strides.

@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.addresses import address_of
+from preimage.engines.base import Array
 from preimage.engines.buffers import LINE_BYTES, aligned_empty, places_of
 from preimage.engines.recording import Place, Recorder
-from preimage.io.graph.memory import Runs
-from preimage.typing import Array
+from preimage.engines.run_memory import Runs
 
 __all__ = ["Replay", "Run"]
 
 _BYTE = np.dtype(np.uint8)
-_WORKSPACE, _FLAGS = 0, 1
+#: The numbers of a run's memories; those that it is given follow.
+_WORKSPACE, _FLAGS, _RESULTS, _FIRST = range(4)
 
 
 class Replay:
     """What was recorded. ends: the number of steps up to the end of each stretch; given, own: the places of arrays that a run is given, and of
-    results, which have memory of their own.
+    results, which have a memory of their own.
     """
 
     def __init__(
@@ -42,20 +43,17 @@ class Replay:
         make_ready: Callable[..., Any],
     ) -> None:
         flags = [recorder.place_of(flag) for flag in recorder.flags]
-        outer = {place.memory: number for number, place in enumerate(given, 2)}
-        self.given, self._n_given = tuple(given), len(given)
-        self._made: list[tuple[int, int]] = []  # number, bytes
-        for place in own:
-            if place.memory not in outer:
-                self._made.append((len(outer) + 2, recorder.sizes[place.memory]))
-                outer[place.memory] = len(outer) + 2
-        places = {memory: (number, 0) for memory, number in outer.items()}
+        places = {place.memory: (number, 0) for number, place in enumerate(given, _FIRST)}
         places |= {place.memory: (_FLAGS, 8 * k) for k, place in enumerate(flags) if place is not None}
+        self._results_bytes = 0
+        for place in own:
+            if place.memory not in places:
+                places[place.memory] = (_RESULTS, self._results_bytes)
+                self._results_bytes += -(-max(1, recorder.sizes[place.memory]) // LINE_BYTES) * LINE_BYTES
         workspace, self._workspace_bytes = _planned(recorder, places)
         places |= workspace
-        self._numbers, self._count = outer, len(outer) + 2
-        self._own = [(outer[place.memory], place) for place in own]
-        self._guards = [(places[g.place.memory], g) for g in recorder.guards]
+        self._own = [(*places[place.memory], place) for place in own]
+        self._guards = [(*places[g.place.memory], g) for g in recorder.guards]
         self._flags = np.zeros(max(1, len(flags)), np.int64)
         edges = [0, *ends]
         self._stretches = [make_ready(recorder.steps[a:b], places) if b > a else None for a, b in pairwise(edges)]
@@ -91,17 +89,16 @@ class Run:
         if fill is not None:
             self._memory.raw.fill(fill)
         replay._flags[:] = 0
-        self._arrays: list[Any] = [None] * replay._count
-        self._addresses = [self._memory.address, address_of(replay._flags), *[0] * (replay._count - 2)]
-        for number, size in replay._made:
-            self._arrays[number] = made = aligned_empty((max(size, 1),), _BYTE)
-            if fill is not None:
-                made.fill(fill)
-            self._addresses[number] = address_of(made)
+        results = aligned_empty((max(1, replay._results_bytes),), _BYTE)
+        if fill is not None:
+            results.fill(fill)
+        self._arrays: list[Any] = [self._memory.raw, replay._flags, results]
+        self._addresses = [self._memory.address, address_of(replay._flags), address_of(results)]
 
-    def give(self, k: int, array: Array) -> None:
-        """The k-th of the given arrays."""
-        self._arrays[k + 2], self._addresses[k + 2] = array, address_of(array)
+    def give(self, *arrays: Array) -> None:
+        """The given arrays, in their order; in as many calls as it takes."""
+        self._arrays += arrays
+        self._addresses += map(address_of, arrays)
 
     def stretch(self, k: int, threads: int) -> None:
         """Run the k-th stretch of steps."""
@@ -111,8 +108,8 @@ class Run:
 
     def own(self, k: int) -> Array:
         """The k-th result."""
-        number, place = self._replay._own[k]
-        return np.ndarray(place.shape, place.dtype, self._arrays[number], place.offset, place.strides)
+        number, at, place = self._replay._own[k]
+        return np.ndarray(place.shape, place.dtype, self._arrays[number], at + place.offset, place.strides)
 
     def flags_hold(self) -> bool:
         """Whether no kernel found that the computation would go on otherwise."""
@@ -122,10 +119,9 @@ class Run:
         """The same at the end, and whether the values are those for which the kernels are the whole computation."""
         if not self.flags_hold():
             return False
-        for (number, at), guard in self._replay._guards:
+        for number, at, guard in self._replay._guards:
             place = guard.place
-            raw = self._memory.raw if number == _WORKSPACE else self._arrays[number]
-            if not guard.holds(np.ndarray(place.shape, place.dtype, raw, at + place.offset, place.strides)):
+            if not guard.holds(np.ndarray(place.shape, place.dtype, self._arrays[number], at + place.offset, place.strides)):
                 return False
         return True
 
