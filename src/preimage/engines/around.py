@@ -25,6 +25,7 @@ from preimage.settings import current, thread_count
 
 __all__ = [
     "active",
+    "active_engine",
     "cast",
     "chain",
     "channel_sums",
@@ -75,6 +76,11 @@ def active() -> ElementwiseKernels | None:
                 known = _found[wanted] = kernels, name
                 break
     return None if known is None else known[0]
+
+
+def active_engine() -> Any:
+    """The engine whose kernels these are, or None."""
+    return None if active() is None else get(_found[current().engine][1])
 
 
 def log_kernels(what: str, *arrays: Any) -> None:
@@ -241,13 +247,12 @@ def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear
 
 def runs_recurrent(*arrays: Array) -> bool:
     """Whether the engine runs recurrent layers of arrays of this dtype."""
-    return fits(*arrays) is not None and hasattr(get(_found[current().engine][1]), "recurrent")
+    return fits(*arrays) is not None and hasattr(active_engine(), "recurrent")
 
 
 def recurrent(directions: Sequence[Direction]) -> None:
     """Fill y and the last states of layers that do not depend on each other, where the engine runs them."""
-    engine: Any = get(_found[current().engine][1])
-    engine.recurrent(directions)
+    active_engine().recurrent(directions)
     log_kernels("recurrent layer", *[d.products for d in directions])
 
 

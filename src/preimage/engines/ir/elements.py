@@ -69,13 +69,31 @@ def stored(f: Kernel, value: Num | Bit, element: str, dtype: str) -> Num:
         return converted(number, "f64" if element == "f64" else "f32")
     wide = "i64" if element in ("i64", "u32") else "i32"
     words = type_of(wide, lanes)
-    name = f"llvm.fptosi.sat.{_suffix(wide, lanes)}.{_suffix(number.dtype, lanes)}"
-    f.declare(name, words, number.type)
-    word = f.let(f"call {words} @{name}({number.typed})")
+    word = _whole_of_32_bits(f, number) if wide == "i32" and lanes > 1 else _whole(f, number, wide)
     narrow = memory_element(element)
     if narrow != wide:
         word = f.let(f"trunc {words} {word} to {type_of(narrow, lanes)}")
     return Num(f, word, narrow, lanes)
+
+
+def _whole(f: Kernel, number: Num, wide: str) -> str:
+    """A number toward zero, held at the ends of the integer type; NaN as 0."""
+    words = type_of(wide, number.lanes)
+    name = f"llvm.fptosi.sat.{_suffix(wide, number.lanes)}.{_suffix(number.dtype, number.lanes)}"
+    f.declare(name, words, number.type)
+    return f.let(f"call {words} @{name}({number.typed})")
+
+
+def _whole_of_32_bits(f: Kernel, number: Num) -> str:
+    """The same of vectors, which LLVM would convert one number after another."""
+    words, zero = type_of("i32", number.lanes), f.zeros(number.dtype, number.lanes)
+    end = f.const(number.dtype, number.lanes, 2.0**31)
+    least = f.const(number.dtype, number.lanes, -(2.0**31))
+    below = number.is_below(end)
+    inside: Num = below.select(number, zero)  # NaN is not below either
+    word = f.let(f"fptosi {inside.is_below(least).select(least, inside).typed} to {words}")
+    above = number.is_above(end) | number.is_equal(end)
+    return f.let(f"select {above.typed}, {words} {constant('i32', number.lanes, (1 << 31) - 1)}, {words} {word}")
 
 
 def _suffix(element: str, lanes: int) -> str:

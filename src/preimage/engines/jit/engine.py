@@ -31,6 +31,7 @@ from preimage.engines.jit.conv.winograd.applies import choose as choose_tiles
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
+from preimage.engines.jit.integers import JitIntegers
 from preimage.engines.jit.products import JitProducts
 from preimage.engines.jit.products.recurrent import run_directions
 from preimage.engines.jit.program import ALIGN, Program
@@ -72,6 +73,7 @@ class JitEngine:
     takes_prepared = True
     kernels = JitKernels()
     products = JitProducts()
+    integers = JitIntegers()
     recurrent = staticmethod(run_directions)  #: recurrent layers, all steps in one call
     replay = ReplaySteps.recorded  #: recorded steps, made ready to run again
     promises = ("repeat", "batch", "threads", "layout", "tiling", "cpu")

@@ -3,6 +3,7 @@
     drop_identities   values that are only other names are called by one name
     simplify          what is known, idle, computed twice or for nobody; reshapes with known targets
     cancel_transposes transpositions that undo one another
+    say_integers      contractions between dequantising and quantising are those of integers
     fold_constants    what depends on stored arrays alone is computed once
     say_stored        contractions and the like whose weights were computed are our words now
     rewrite_patterns  what exporters spell out becomes the word that it means
@@ -45,6 +46,7 @@ from preimage.io.graph.lifting import lift_steps
 from preimage.io.graph.nodes import Node, Values, graph_op, users_of
 from preimage.io.graph.padding import take_padding
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
+from preimage.io.graph.quantised import say_integers
 from preimage.io.graph.rewriting import rewrite_patterns
 from preimage.io.graph.simplify import (
     drop_dead,
@@ -309,6 +311,7 @@ def prepare_weights(graph: Graph) -> Graph:
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     drop_identities,
     take_branches,
+    say_integers,
     fold_known,
     fold_constants,
     say_stored,

@@ -44,14 +44,16 @@ _FIRST = frozenset(
         "onnx.Sin", "onnx.Cos", "onnx.Tan", "upsample", "channel_shuffle", "elu", "onnx.Elu", "onnx.DepthToSpace", "onnx.SpaceToDepth",
         "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax", "onnx.ReduceMax", "onnx.ReduceMin",
         "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow", "onnx.Clip",
-        "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled",
+        "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled", "onnx.DynamicQuantizeLinear",
+        "onnx.com.microsoft::DynamicQuantizeMatMul",
     )
 )  # fmt: skip
 #: Words that run graphs.
 _DECIDE: dict[str, tuple[int, ...]] = {"onnx.If": (0,), "onnx.Loop": (0, 1), "onnx.Scan": ()}
 _POSITIONS = {
-    "onnx.Conv": (0,), "conv": (0, 3), "conv_transpose": (0, 3), "onnx.QLinearConv": (0,), "onnx.ConvInteger": (0, 2), "onnx.QLinearMatMul": (0, 3),
-    "onnx.MatMulInteger": (0, 1, 2), "onnx.com.microsoft::QGemm": (0,),
+    "onnx.Conv": (0,), "conv": (0, 3), "conv_transpose": (0, 3), "onnx.QLinearConv": (0,), "quantised_conv_transpose": (0,),
+    "onnx.ConvInteger": (0, 2), "onnx.QLinearMatMul": (0, 3),
+    "onnx.MatMulInteger": (0, 1, 2), "onnx.com.microsoft::MatMulIntegerToFloat": (0, 2, 4), "onnx.com.microsoft::QGemm": (0,),
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Contractions of integers with stored weights, said in our words for inference: values less their zero point, a contraction in float32, the sums
-scaled and rounded.
+"""Convolutions of integers with stored weights that integer kernels do not take (groups, three spatial axes), said in our words for inference:
+values less their zero point, a convolution in float32, the sums scaled and rounded.
 
 Only where no sum can leave the integers that float32 holds, so that the results are those of the operators themselves, to the last bit; what that
 takes is known from the weights (operators/quantised_products.py). A graph is rewritten so by `optimise`, and files are written as they came.
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
 from preimage.io.graph import Node
 from preimage.io.graph.stored_words import STORED_SPELLINGS, Spelling
 from preimage.io.onnx.canonical import conv_word
-from preimage.io.onnx.operators.quantised_products import FLOAT32, bound_of, centred, divided, per_output
+from preimage.io.onnx.operators.quantised_products import FLOAT32, bound_of, centred, per_output
 
 __all__: list[str] = []
 
@@ -69,34 +68,18 @@ def _zero_name(node: Node) -> str:
     return node.inputs[2] if len(node.inputs) > 2 else ""
 
 
-def _conv(parts: _Parts, x: str, x_zero: str, w: np.ndarray, w_zero: np.ndarray | None, bias: np.ndarray | None) -> list[str]:
-    """The sums of a convolution, as one value, or as two to be added; none where they may leave float32."""
+def _conv(parts: _Parts, x: str, x_zero: str, w: np.ndarray, w_zero: np.ndarray | None, bias: np.ndarray | None) -> str | None:
+    """The sums of a convolution, as a value; None where they may leave float32, or where integer kernels take it as it is."""
     zero = per_output(w_zero, w)
-    whole = centred(w, zero).astype(np.float32)
-    weight = parts.constant("weight", whole)
+    if (parts.node.integer("group", 1) == 1 and w.ndim < 5) or bound_of(w, zero, _SPAN, bias) > FLOAT32:
+        return None
+    weight = parts.constant("weight", centred(w, zero).astype(np.float32))
     word = conv_word(replace(parts.node, inputs=("", weight)), parts.constants)
-    if bound_of(w, zero, _SPAN, bias) <= FLOAT32:
-        ends: list[int] | None = [0, w.shape[1]]
-    else:
-        ends = divided(w, zero, _SPAN, bias) if parts.node.integer("group", 1) == 1 else None
-    if word is None or ends is None or len(ends) > 3:
-        return []
-    values, sums = parts.centred(x, x_zero), []
-    word = replace(word, attributes=dict(word.attributes) | {"accuracy": "exact"})
-    for k, (start, stop) in enumerate(pairwise(ends)):
-        own = values
-        if len(ends) > 2:
-            own = parts.add(Node("", "slice_axis", (values,), (), {"axis": 1, "start": start, "stop": stop}, ""), f"values {k}")
-            weight = parts.constant(f"weight {k}", whole[:, start:stop].copy())
-        added = (parts.constant("bias", bias.astype(np.float32)),) if bias is not None and not k else ()
-        sums.append(parts.add(replace(word, inputs=(own, weight, *added)), f"sums {k}"))
-    return sums
-
-
-def _finish(parts: _Parts, sums: str, unit: np.ndarray, scale: np.ndarray, zero: str) -> Spelling:
-    factor = parts.constant("factor", np.asarray(unit / scale, np.float32))
-    parts.add(Node("", "rescaled", (sums, factor, zero), (), {}, ""), "")
-    return parts.spelled()
+    if word is None:
+        return None
+    added = (parts.constant("bias", bias.astype(np.float32)),) if bias is not None else ()
+    inputs = (parts.centred(x, x_zero), weight, *added)
+    return parts.add(replace(word, inputs=inputs, attributes=dict(word.attributes) | {"accuracy": "exact"}), "sums")
 
 
 def _qlinear_conv(node: Node, stored: _Stored) -> Spelling | None:
@@ -108,12 +91,12 @@ def _qlinear_conv(node: Node, stored: _Stored) -> Spelling | None:
         return None
     parts = _Parts(node)
     sums = _conv(parts, node.inputs[0], node.inputs[2], w, known[5], known[8])
-    if not sums:
+    if sums is None:
         return None
-    # of two sums the total is rounded once, as the operator itself rounds it
-    total = sums[0] if len(sums) == 1 else parts.add(Node("", "add", tuple(sums), (), {}, ""), "sums")
     each = w_scale.reshape((-1, *(1,) * (w.ndim - 2)) if w_scale.size > 1 else ())
-    return _finish(parts, total, np.asarray(x_scale * each), scale, node.inputs[7])
+    factor = parts.constant("factor", np.asarray(np.asarray(x_scale * each) / scale, np.float32))
+    parts.add(Node("", "rescaled", (sums, factor, node.inputs[7]), (), {}, ""), "")
+    return parts.spelled()
 
 
 def _conv_integer(node: Node, stored: _Stored) -> Spelling | None:
@@ -122,53 +105,10 @@ def _conv_integer(node: Node, stored: _Stored) -> Spelling | None:
         return None
     parts = _Parts(node)
     sums = _conv(parts, node.inputs[0], _zero_name(node), w, known[3], None)
-    return _as_int32(parts, sums) if sums else None
-
-
-def _as_int32(parts: _Parts, sums: list[str]) -> Spelling:
-    """Each as integers, which are then added."""
-    last = len(sums) - 1
-    whole = [
-        parts.add(Node("", "onnx.Cast", (key,), (), {"to": 6}, ""), f"integers {k}" if last else "") for k, key in enumerate(sums)
-    ]
-    if last:
-        parts.add(Node("", "onnx.Add", tuple(whole), (), {}, ""), "")
+    if sums is None:
+        return None
+    parts.add(Node("", "onnx.Cast", (sums,), (), {"to": 6}, ""), "")
     return parts.spelled()
-
-
-def _product(parts: _Parts, a: str, a_zero: str, b: np.ndarray, b_zero: np.ndarray | None, stored: _Stored) -> str | None:
-    """The sums of a matrix product, as a value; None where they may leave float32, or the left side has a zero point for each row."""
-    rows = b_zero if b_zero is None or not b_zero.ndim else b_zero.reshape(-1, 1)
-    single = not a_zero or (a_zero in stored and stored[a_zero].size == 1)
-    if b.ndim != 2 or b.dtype.itemsize > 1 or not single or bound_of(b.T, rows, _SPAN, None) > FLOAT32:
-        return None
-    right = parts.constant("weight", centred(b, b_zero).astype(np.float32))
-    return parts.add(Node("", "matmul", (parts.centred(a, a_zero), right), (), {}, ""), "sums")
-
-
-def _matmul_integer(node: Node, stored: _Stored) -> Spelling | None:
-    known = _known(node, stored, {1: True, 3: False})
-    if known is None or (b := known[1]) is None:
-        return None
-    parts = _Parts(node)
-    sums = _product(parts, node.inputs[0], _zero_name(node), b, _flat(known[3]), stored)
-    return None if sums is None else _as_int32(parts, [sums])
-
-
-def _qlinear_matmul(node: Node, stored: _Stored) -> Spelling | None:
-    known = _known(node, stored, {1: True, 2: True, 3: True, 4: True, 5: True, 6: True, 7: True})
-    if known is None:
-        return None
-    a_scale, b, b_scale, scale, zero = (v for k in (1, 3, 4, 6, 7) if (v := known[k]) is not None)
-    if a_scale.size != 1 or scale.size != 1 or zero.size != 1 or zero.dtype.itemsize > 1:
-        return None
-    parts = _Parts(node)
-    sums = _product(parts, node.inputs[0], node.inputs[2], b, _flat(known[5]), stored)
-    return None if sums is None else _finish(parts, sums, np.asarray(a_scale * b_scale), scale, node.inputs[7])
-
-
-def _flat(zero: np.ndarray | None) -> np.ndarray | None:
-    return zero.reshape(()) if zero is not None and zero.size == 1 else zero
 
 
 def _of_8_bits(spell: Callable[[Node, _Stored], Spelling | None]) -> Callable[[Node, _Stored, _Types], Spelling | None]:
@@ -176,7 +116,7 @@ def _of_8_bits(spell: Callable[[Node, _Stored], Spelling | None]) -> Callable[[N
 
 
 _WORDS: dict[str, Callable[[Node, _Stored], Spelling | None]] = {
-    "onnx.QLinearConv": _qlinear_conv, "onnx.ConvInteger": _conv_integer, "onnx.MatMulInteger": _matmul_integer,
-    "onnx.QLinearMatMul": _qlinear_matmul,
-}  # fmt: skip
+    "onnx.QLinearConv": _qlinear_conv,
+    "onnx.ConvInteger": _conv_integer,
+}
 STORED_SPELLINGS.update({name: _of_8_bits(spell) for name, spell in _WORDS.items()})

@@ -44,15 +44,18 @@ shapes_of("onnx.Conv", "onnx.ConvInteger", "onnx.DeformConv", MS + "FusedConv")(
 shapes_of("onnx.QLinearConv")(lambda call: _conv(call, 3))
 
 
-@shapes_of("onnx.ConvTranspose")
-def _conv_transpose(call: Call) -> Shapes:
-    x, w, node = call.shape(0), call.shape(1), call.node
+def _conv_transpose(call: Call, at: int) -> Shapes:
+    x, w, node = call.shape(0), call.shape(at), call.node
     kernel = _fixed(w[2:])
     channels = w[1] * node.integer("group", 1)
     if node.attributes.get("output_shape") is not None:
         return [[x[0], channels, *node.integers("output_shape")[-len(kernel) :]]]
     extra = node.integers("output_padding", ()) or None
     return [contraction(x, channels, kernel, *_window(call, len(kernel)), transposed=True, extra=extra)]
+
+
+shapes_of("onnx.ConvTranspose")(lambda call: _conv_transpose(call, 1))
+shapes_of("quantised_conv_transpose")(lambda call: _conv_transpose(call, 3))
 
 
 @shapes_of("onnx.MaxPool", "onnx.AveragePool", "onnx.LpPool")

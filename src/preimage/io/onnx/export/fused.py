@@ -37,6 +37,17 @@ def _rescaled(writer: Writer, node: Node) -> None:
     writer.add("QuantizeLinear", [scaled, writer.constant(1.0, np.float32), zero], node.outputs, node.name)
 
 
+@word("quantised_conv_transpose")
+def _quantised_conv_transpose(writer: Writer, node: Node) -> None:
+    """As the files hold it from which it came. The bias, in units of the sums, is scaled by hand: a stored scale is needed to dequantise it."""
+    y, y_scale, y_zero, w, w_scale, w_zero, scale, zero, bias = (*node.inputs, "")[:9]
+    factors = [writer.op("DequantizeLinear", [y, y_scale, y_zero]), writer.op("DequantizeLinear", [w, w_scale, w_zero], axis=1)]
+    if bias:
+        factors.append(writer.op("Mul", [writer.op("Cast", [bias], to=1), writer.op("Mul", [y_scale, w_scale])]))
+    sums = writer.op("ConvTranspose", factors, **node.attributes)
+    writer.add("QuantizeLinear", [sums, scale, zero], node.outputs, node.name)
+
+
 @word("rms_norm")
 def _rms_norm(writer: Writer, node: Node) -> None:
     x, weight = (*node.inputs, "")[:2]

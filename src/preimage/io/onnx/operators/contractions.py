@@ -16,7 +16,7 @@ from preimage.io.limits import checked_size
 from preimage.io.onnx.operators.moving import recorded
 from preimage.io.onnx.operators.shapes import ints
 
-__all__ = ["kernel_fits", "pairs_of"]
+__all__ = ["kernel_fits", "padding_of", "pairs_of", "transposed_window"]
 
 _SAME = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
 
@@ -33,7 +33,8 @@ def pairs_of(pads: list[int] | None, ndim: int, what: str) -> list[tuple[int, in
     return [(pads[k], pads[k + ndim]) for k in range(ndim)]
 
 
-def _padding(auto_pad: str, pads: list[int] | None, ndim: int, what: str) -> Any:
+def padding_of(auto_pad: str, pads: list[int] | None, ndim: int, what: str) -> Any:
+    """ONNX's padding as `ops.conv` takes it."""
     if auto_pad in _SAME:
         return _SAME[auto_pad]
     if auto_pad == "VALID":
@@ -53,7 +54,7 @@ def _conv(x: Any, w: Any, b: Any = None, *, auto_pad: str = "NOTSET", pads: Any 
           group: int = 1, kernel_shape: Any = None, **epilogue: Any) -> Any:  # fmt: skip
     kernel_fits(w, kernel_shape, "Conv")
     return ops.conv(x, w, b, stride=strides or 1, dilation=dilations or 1, groups=group,
-                    padding=_padding(auto_pad, pads, w.ndim - 2, "Conv"), **epilogue)  # fmt: skip
+                    padding=padding_of(auto_pad, pads, w.ndim - 2, "Conv"), **epilogue)  # fmt: skip
 
 
 @graph_op("onnx.ConvTranspose")
@@ -61,25 +62,32 @@ def _conv_transpose(x: Any, w: Any, b: Any = None, *, auto_pad: str = "NOTSET", 
                     dilations: Any = None, group: int = 1, kernel_shape: Any = None, output_padding: Any = None,
                     output_shape: Any = None, **epilogue: Any) -> Any:  # fmt: skip
     kernel_fits(w, kernel_shape, "ConvTranspose")
-    ndim = w.ndim - 2
+    window = transposed_window(x.shape, w.shape, auto_pad, pads, strides, dilations, group, output_padding, output_shape)
+    return ops.conv_transpose(x, w, b, **window, **epilogue)
+
+
+def transposed_window(
+    small: Any, weight: Any, auto_pad: str, pads: Any, strides: Any, dilations: Any, group: int, output_padding: Any, output_shape: Any
+) -> dict[str, Any]:  # fmt: skip
+    """ONNX's attributes of a transposed convolution of arrays of these shapes, as `ops.conv_transpose` takes them.
+
+    Raises: FileFormatError where they do not belong together.
+    """
+    ndim = len(weight) - 2
     stride, dilation = strides or [1] * ndim, dilations or [1] * ndim
     extra = output_padding or [0] * ndim
-    if x.ndim != w.ndim or not len(stride) == len(dilation) == len(extra) == ndim:
+    if len(small) != len(weight) or not len(stride) == len(dilation) == len(extra) == ndim:
         raise FileFormatError(
-            f"ConvTranspose: input {x.shape}, weight {w.shape}, strides {stride}, dilations {dilation}, output_padding {extra}"
+            f"ConvTranspose: input {small}, weight {weight}, strides {stride}, dilations {dilation}, output_padding {extra}"
         )
-    padding = _padding(auto_pad, pads, ndim, "ConvTranspose")
-    if output_shape is not None or isinstance(padding, str):
-        # The result's size is given; what the full result has too much is cropped, what it lacks is output_padding.
-        sizes = [n * s for n, s in zip(x.shape[2:], stride, strict=True)] if output_shape is None else list(output_shape)[-ndim:]
-        padding, extra = _crops(x.shape[2:], w.shape[2:], stride, dilation, extra, sizes, auto_pad), None
-        checked_size(sizes, "ConvTranspose")
-        return ops.conv_transpose(
-            x, w, b, stride=stride, dilation=dilation, groups=group, padding=padding, output_size=sizes, **epilogue
-        )
-    return ops.conv_transpose(
-        x, w, b, stride=stride, dilation=dilation, groups=group, padding=padding, output_padding=extra, **epilogue
-    )
+    padding = padding_of(auto_pad, pads, ndim, "ConvTranspose")
+    common = {"stride": stride, "dilation": dilation, "groups": group}
+    if output_shape is None and not isinstance(padding, str):
+        return common | {"padding": padding, "output_padding": extra}
+    # The result's size is given; what the full result has too much is cropped, what it lacks is output_padding.
+    sizes = [n * s for n, s in zip(small[2:], stride, strict=True)] if output_shape is None else list(output_shape)[-ndim:]
+    checked_size(sizes, "ConvTranspose")
+    return common | {"padding": _crops(small[2:], weight[2:], stride, dilation, extra, sizes, auto_pad), "output_size": sizes}
 
 
 def _crops(small: Any, kernel: Any, stride: Any, dilation: Any, extra: Any, sizes: Any, auto_pad: str) -> list[tuple[int, int]]:
@@ -103,7 +111,7 @@ def _pool_padding(
     ndim = len(kernel)
     if x.ndim != ndim + 2:
         raise FileFormatError(f"{what}: kernel_shape {kernel} for an input of shape {x.shape}")
-    padding = _padding(auto_pad, pads, ndim, what)
+    padding = padding_of(auto_pad, pads, ndim, what)
     if not isinstance(padding, str):
         return [(0, 0)] * ndim if padding == 0 else padding
     pairs = []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
-from preimage.engines import around
+from preimage.engines import around, integers
 from preimage.engines.recording import constant
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
@@ -155,6 +155,9 @@ def _dynamic(x: Any, *, outputs: int = 3) -> tuple[Any, ...]:
 
 def dynamically_quantised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x as uint8 over the range of its values, zero among them; the scale and the zero point."""
+    made = integers.dynamic(x)
+    if made is not None:
+        return made
     low, high = (np.minimum(x.min(), 0), np.maximum(x.max(), 0)) if x.size else (np.float32(0), np.float32(0))
     scale = np.asarray((high - low) / np.float32(255), x.dtype)
     if not scale:

@@ -17,14 +17,16 @@ import numpy as np
 
 from preimage import ops
 from preimage.engines import around
+from preimage.engines.integers import Finish
 from preimage.engines.recording import made_once, recorder
 from preimage.errors import FileFormatError
 from preimage.io import limits
 from preimage.io.graph import OPS, graph_op
 from preimage.io.graph.types import gives
+from preimage.io.onnx.operators import quantised_kernels as kernels
+from preimage.io.onnx.operators.contractions import kernel_fits, transposed_window
 from preimage.io.onnx.operators.moving import transpose
 from preimage.io.onnx.operators.quantised import dynamically_quantised, integer_type, plain, zero_of
-from preimage.io.onnx.operators.shapes import data_of
 
 __all__ = ["FLOAT32", "bound_of", "centred", "divided", "exact_product", "per_output"]
 
@@ -141,12 +143,17 @@ def per_output(zero: np.ndarray | None, w: np.ndarray) -> np.ndarray | None:
     return zero.reshape(-1, *(1,) * (w.ndim - 1))
 
 
+def _limited(x: np.ndarray, w: np.ndarray, window: _Attributes) -> _Attributes:
+    """The attributes of a convolution that the limits allow."""
+    limits.check("conv", [x, w], window, "a quantised convolution")
+    return window
+
+
 def _convolved(
     x: np.ndarray, x_zero: np.ndarray | None, w: np.ndarray, w_zero: np.ndarray | None, bias: np.ndarray | None, attributes: _Attributes
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """The sums of a convolution of integers, as floats that hold them, and a bound of their absolute values."""
     what = "a quantised convolution"
-    limits.check("conv", [x, w], attributes, what)
     _may_decide(w, w_zero, bias)
     zero = per_output(w_zero, w)
     span, conv = _span(x), OPS["onnx.Conv"].function
@@ -180,7 +187,8 @@ def _conv_integer(
     window = {
         "auto_pad": auto_pad, "pads": pads, "strides": strides, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
     }  # fmt: skip
-    return _int32(*_convolved(x, zeros[0], w, zeros[1], None, window))
+    made = kernels.convolved(x, zeros[0], w, zeros[1], Finish(), _limited(x, w, window))
+    return _int32(*_convolved(x, zeros[0], w, zeros[1], None, window)) if made is None else made
 
 
 @graph_op("onnx.QLinearConv", types=gives(7))
@@ -198,11 +206,46 @@ def _qlinear_conv(
     added = None if bias is None else plain("QLinearConv", bias)[0]
     if added is not None and added.shape != w.shape[:1]:
         raise FileFormatError(f"QLinearConv: a bias of shape {added.shape} for weights of shape {w.shape}")
+    flat = made_once(lambda: np.asarray(x_scale * w_scale.reshape(-1)), x_scale, w_scale)
+    finish = kernels.requantised(flat, scale, zero, added)
+    made = kernels.convolved(x, x_zero, w, w_zero, finish, _limited(x, w, window))
+    if made is not None:
+        return made
     sums, _ = _convolved(x, x_zero, w, w_zero, added, window)
-    channels = (-1, *(1,) * (w.ndim - 2))
-    form = channels if w_scale.size > 1 else ()
+    form = (-1, *(1,) * (w.ndim - 2)) if w_scale.size > 1 else ()
     unit = made_once(lambda: np.asarray(x_scale * w_scale.reshape(form)), x_scale, w_scale)
     return _rescaled(sums, unit, scale, zero)
+
+
+@graph_op("quantised_conv_transpose", types=gives(7))
+def _quantised_conv_transpose(
+    y: Any, y_scale: Any, y_zero: Any, w: Any, w_scale: Any, w_zero: Any, scale: Any, zero: Any, bias: Any = None, *,
+    auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None, dilations: Any = None, group: int = 1, kernel_shape: Any = None,
+    output_padding: Any = None, output_shape: Any = None,
+) -> Any:  # fmt: skip
+    """ConvTranspose between integers, as QLinearConv is Conv: the word for what files hold between DequantizeLinear and QuantizeLinear."""
+    what = "a quantised ConvTranspose"
+    y, y_scale, y_zero, w, w_scale, w_zero, scale, zero = plain(what, y, y_scale, y_zero, w, w_scale, w_zero, scale, zero)
+    added = None if bias is None else plain(what, bias)[0]
+    kernel_fits(w, kernel_shape, what)
+    window = transposed_window(y.shape, w.shape, auto_pad, pads, strides, dilations, group, output_padding, output_shape)
+    limits.check("conv_transpose", [y, w], window, what)
+    flat = made_once(lambda: np.asarray(y_scale * w_scale.reshape(-1)), y_scale, w_scale)
+    made = kernels.deconvolved(y, y_zero, w, w_zero, kernels.requantised(flat, scale, zero, added), window)
+    if made is not None:
+        return made
+    each = (1, -1, *(1,) * (w.ndim - 2))
+    bound = _span(y) * int(np.abs(centred(w, _along(w_zero, each))).sum(axis=(0, *range(2, w.ndim))).max(initial=0)) * group
+    dtype = _floats(bound + largest(added), what)
+    weights, values = centred(w, _along(w_zero, each)).astype(dtype), centred(y, y_zero.reshape(())).astype(dtype)
+    sums = ops.conv_transpose(values, weights, None if added is None else added.astype(dtype), **window)
+    unit = np.asarray(y_scale * w_scale.reshape((-1, *(1,) * (w.ndim - 2)) if w_scale.size > 1 else ()))
+    return _rescaled(np.asarray(sums), unit, scale, zero)
+
+
+def _along(zero: np.ndarray, form: tuple[int, ...]) -> np.ndarray:
+    """A zero point, one for each place of an axis or one for all, beside an array."""
+    return zero.reshape(form if zero.size > 1 else ())
 
 
 # -- matrix products ---------------------------------------------------------------------------------------------------
@@ -226,7 +269,6 @@ def _multiplied(
     a: np.ndarray, a_zero: np.ndarray | None, b: np.ndarray, b_zero: np.ndarray | None, what: str
 ) -> tuple[np.ndarray, int]:
     """The product of (a - a_zero) and (b - b_zero), exact, as floats that hold it, and a bound of its absolute values."""
-    _fits(a, b, what)
     rows = (
         None if a_zero is None else a_zero.reshape(()) if a_zero.size == 1 else a_zero[..., None] if a_zero.ndim == 1 else a_zero
     )
@@ -247,8 +289,12 @@ def _multiplied(
 
 @graph_op("onnx.MatMulInteger", types=gives("int32"))
 def _matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
-    a, b = plain("MatMulInteger", a, b)
-    return _int32(*_multiplied(a, zero_of("MatMulInteger", a_zero), b, zero_of("MatMulInteger", b_zero), "MatMulInteger"))
+    what = "MatMulInteger"
+    a, b = plain(what, a, b)
+    zeros = [zero_of(what, z) for z in (a_zero, b_zero)]
+    _fits(a, b, what)
+    made = kernels.multiplied(a, zeros[0], b, zeros[1], Finish())
+    return _int32(*_multiplied(a, zeros[0], b, zeros[1], what)) if made is None else made
 
 
 @graph_op("onnx.QLinearMatMul", types=gives(7))
@@ -256,6 +302,12 @@ def _qlinear_matmul(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_z
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = plain(
         "QLinearMatMul", a, a_scale, a_zero, b, b_scale, b_zero, scale, zero
     )
+    _fits(a, b, "QLinearMatMul")
+    if a_scale.size == 1 and b_scale.ndim <= 1:
+        flat = made_once(lambda: np.asarray(a_scale.reshape(()) * b_scale), a_scale, b_scale)
+        made = kernels.multiplied(a, a_zero, b, b_zero, kernels.requantised(flat, scale, zero))
+        if made is not None:
+            return made
     sums, _ = _multiplied(a, a_zero, b, b_zero, "QLinearMatMul")
     left = a_scale[..., None] if a_scale.ndim == 1 and a_scale.size > 1 else a_scale
     return _rescaled(sums, made_once(lambda: np.asarray(left * b_scale), a_scale, b_scale), scale, zero)
@@ -273,11 +325,17 @@ def _qgemm(
     if a.ndim != 2 or b.ndim != 2:
         raise FileFormatError(f"QGemm: {a.shape} and {b.shape} are no matrices")
     left, right = (transpose(v, (1, 0)) if swap else v for v, swap in ((a, transA), (b, transB)))
-    sums, _ = _multiplied(left, a_zero, right, b_zero, "QGemm")
-    if c is not None:
-        given = plain("QGemm", c)[0]
-        sums = _added([sums, made_once(lambda: given.astype(np.float64), given)], np.float64)
+    _fits(left, right, "QGemm")
+    given = None if c is None else plain("QGemm", c)[0]
     unit = made_once(lambda: np.asarray(np.float32(alpha) * a_scale * b_scale, np.float32), a_scale, b_scale)
+    if unit.ndim <= 1 and scale is not None:
+        end, end_zero = plain("QGemm", scale, np.zeros((), a.dtype) if zero is None else zero)
+        made = kernels.multiplied(left, a_zero, right, b_zero, kernels.requantised(unit, end, end_zero, given))
+        if made is not None:
+            return made
+    sums, _ = _multiplied(left, a_zero, right, b_zero, "QGemm")
+    if given is not None:
+        sums = _added([sums, made_once(lambda: given.astype(np.float64), given)], np.float64)
     if scale is None:
         return np.asarray(sums * unit, np.float32)
     return _rescaled(sums, unit, plain("QGemm", scale)[0], np.zeros((), a.dtype) if zero is None else plain("QGemm", zero)[0])
@@ -287,10 +345,19 @@ def _qgemm(
 def _matmul_integer_to_float(
     a: Any, b: Any, a_scale: Any, b_scale: Any, a_zero: Any = None, b_zero: Any = None, bias: Any = None
 ) -> Any:
+    what = "MatMulIntegerToFloat"
+    a, b, a_scale, b_scale = plain(what, a, b, a_scale, b_scale)
+    zeros, added = [zero_of(what, z) for z in (a_zero, b_zero)], zero_of(what, bias)
+    _fits(a, b, what)
+    if a_scale.size == 1 and b_scale.ndim <= 1:
+        factor = around.mixed((a_scale.reshape(-1), b_scale.reshape(-1)), (("mul", (0, 1)),), np.float32, np.float32)
+        factor = a_scale.reshape(-1) * b_scale if factor is None else factor
+        made = kernels.multiplied(a, zeros[0], b, zeros[1], kernels.scaled(factor, added))
+        if made is not None:
+            return made
     sums = _matmul_integer(a, b, a_zero, b_zero)
-    a_scale, b_scale = plain("MatMulIntegerToFloat", a_scale, b_scale)
     found = sums.astype(a_scale.dtype) * (a_scale * b_scale)
-    return found if bias is None else found + np.asarray(data_of(bias))
+    return found if added is None else found + added
 
 
 @graph_op("onnx.com.microsoft::DynamicQuantizeMatMul")

@@ -1,0 +1,261 @@
+"""Contractions of integers as matrix products (`product_kernel.py`): an image's rows are gathered by the tasks that multiply them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.integers import Finish
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.elementwise.copies import in_order
+from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.integers.columns_kernel import ColumnsArguments, ColumnsSpec
+from preimage.engines.jit.integers.gather import Gather, conv_gather, transposed_gathers
+from preimage.engines.jit.integers.plan import ProductPlan, plan_product
+from preimage.engines.jit.integers.product_arguments import ProductArguments, ProductSpec
+from preimage.engines.jit.integers.range import dynamic
+from preimage.engines.jit.runtime.link import launch_arrays
+from preimage.engines.recording import constant, made_once, recorder
+from preimage.geometry import ConvGeometry
+from preimage.settings import thread_count
+
+__all__ = ["JitIntegers"]
+
+_KINDS = {"int32": "i32", "f32": "f32", "int8": "i8", "uint8": "i8", "float32": "f32"}
+
+
+class _Rows(NamedTuple):
+    """The left factor: bytes in which each product's rows begin at `places`; row: from one to the next, where it is not gathered."""
+
+    array: Array
+    zero: Array | None
+    places: Sequence[int]
+    row: int
+    gather: Gather | None = None
+
+
+class _Result(NamedTuple):
+    array: Array
+    places: Sequence[int]
+    row: int
+
+
+class JitIntegers:
+    """The functions of `engines.integers.IntegerKernels`."""
+
+    dynamic = staticmethod(dynamic)
+
+    def matmul(self, a: Array, a_zero: Array | None, b: Array, b_zero: Array | None, finish: Finish) -> Array | None:
+        """As `engines.integers.matmul`."""
+        (m, k), n = a.shape[-2:], b.shape[-1]
+        if b_zero is not None and b_zero.size > 1 and b_zero.shape != (n,):
+            return None
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        made = aligned_empty((*lead, m, n), _result_dtype(finish))
+        a = _with_terms_inside(a)
+        rows, count = a.strides[-2], prod(lead)
+        a_places, b_places = _places(a, lead), _places(b, lead)
+        if prod(b.shape[:-2]) == 1 and _is_even(a):  # the rows of all A meet one B
+            m, rows, a_places, b_places = prod(a.shape[:-1]), _row_step(a), (0,), (0,)
+            count = 1
+        plan = plan_product(count, m, k, n, thread_count(), kernels.current_target())
+        packed, b_starts = _packed(b, b_zero, plan)
+        starts = [b_starts[place] for place in b_places]
+        item = made.itemsize
+        result = _Result(made, [p * m * n * item for p in range(count)], n * item)
+        _launch(plan, _Rows(a, a_zero, a_places, rows), packed, starts, result, finish, _has_zeros(b, b_zero))
+        return made
+
+    def conv(
+        self, geometry: ConvGeometry, x: Array, x_zero: Array | None, w: Array, w_zero: Array | None, finish: Finish
+    ) -> Array | None:
+        """As `engines.integers.conv`."""
+        if geometry.groups != 1 or not 1 <= geometry.ndim <= 2 or not prod(geometry.output_shape):
+            return None
+        image = _channels_last(x)
+        made = aligned_empty((geometry.batch, *geometry.output_size, geometry.out_channels), _result_dtype(finish))
+        gather = conv_gather(geometry, image, made.itemsize)
+        taps = tuple(range(n) for n in geometry.kernel_size)
+        _convolve(gather, image, x_zero, w, w_zero, made, finish, taps, (1, 0))
+        return np.moveaxis(made, -1, 1)
+
+    def conv_transpose(
+        self, geometry: ConvGeometry, y: Array, y_zero: Array | None, w: Array, w_zero: Array | None, finish: Finish
+    ) -> Array | None:
+        """As `engines.integers.conv_transpose`: every phase of the stride is a convolution of its own."""
+        if geometry.groups != 1 or not 1 <= geometry.ndim <= 2 or not prod(geometry.input_shape):
+            return None
+        image = _channels_last(y)
+        made = aligned_empty((geometry.batch, *geometry.input_size, geometry.in_channels), _result_dtype(finish))
+        for gather, taps in transposed_gathers(geometry, image, made.itemsize):
+            _convolve(gather, image, y_zero, w, w_zero, made, finish, taps, (0, 1))
+        return np.moveaxis(made, -1, 1)
+
+
+def _result_dtype(finish: Finish) -> np.dtype[Any]:
+    if finish.way == "requantised":
+        assert finish.zero is not None
+        return finish.zero.dtype
+    return np.dtype(np.int32 if finish.way == "int32" else np.float32)
+
+
+# -- operands ----------------------------------------------------------------------------------------------------------
+
+
+def _with_terms_inside(a: Array) -> Array:
+    """The array with its last axis innermost in memory."""
+    if a.strides[-1] == 1 or a.shape[-1] == 1:
+        return a
+    copied = in_order(a)
+    assert copied is not None
+    return copied
+
+
+def _channels_last(x: Array) -> Array:
+    """(N, C, *space) as (N, *space, C), densely."""
+    view = np.moveaxis(x, 1, -1)
+    if view.flags.c_contiguous:
+        return view
+    copied = in_order(view)
+    assert copied is not None
+    return copied
+
+
+def _places(x: Array, lead: tuple[int, ...]) -> tuple[int, ...]:
+    """Where the matrix of each product begins, in bytes."""
+    strides = np.broadcast_to(x, (*lead, *x.shape[-2:])).strides[:-2]
+    at = np.zeros(1, np.int64)
+    for size, step in zip(lead, strides, strict=True):
+        at = (at[:, None] + np.arange(size) * step).ravel()
+    return tuple(at.tolist())
+
+
+def _is_even(a: Array) -> bool:
+    """Whether the rows of all its matrices lie at even distances."""
+    step, count = _row_step(a), 1
+    for size, stride in zip(a.shape[-2::-1], a.strides[-2::-1], strict=True):
+        if size > 1 and stride != step * count:
+            return False
+        count *= size
+    return True
+
+
+def _row_step(a: Array) -> int:
+    """Bytes from a row to the next."""
+    steps = [stride for size, stride in zip(a.shape[-2::-1], a.strides[-2::-1], strict=True) if size > 1]
+    return steps[0] if steps else a.shape[-1]
+
+
+def _packed(b: Array, zero: Array | None, plan: ProductPlan) -> tuple[Array, dict[int, int]]:
+    """The matrices of B as the kernel reads them, and where each begins by its place in B. Once, where B never changes."""
+    places = sorted(set(_places(b, b.shape[:-2])))
+    given = (b,) if zero is None else (b, zero)
+    made = made_once(partial(_pack, b, zero, plan, places), *given)
+    return made, {place: k * plan.panels * plan.panel_bytes for k, place in enumerate(places)}
+
+
+def _pack(b: Array, zero: Array | None, plan: ProductPlan, places: Sequence[int]) -> Array:
+    made = aligned_empty((len(places) * plan.panels * plan.panel_bytes,), np.dtype(np.uint8))
+    dense = b.strides[-1] == 1 and b.shape[-1] >= plan.width
+    each = zero is not None and zero.size > 1
+    spec = ColumnsSpec(plan.way, b.dtype == np.int8, plan.width, each, plan.lanes if dense else 1)
+    arguments = ColumnsArguments(
+        source=b, zero=_or_none(zero) if each else _byte(zero, b.dtype), weight=made, places=constant(np.array(places, np.int64)),
+        term_stride=b.strides[-2], column_stride=b.strides[-1], terms=plan.terms, columns=plan.columns, words=plan.words,
+        panels=plan.panels,
+    )  # fmt: skip
+    tasks = len(places) * plan.panels
+    launch_arrays(kept_kernel(spec), arguments.listed(), tasks, plan.threads if tasks > 1 else 1)
+    return made
+
+
+_ZEROS = {dtype: np.zeros(1, dtype) for dtype in (np.dtype(np.int8), np.dtype(np.uint8))}
+for _zero in _ZEROS.values():
+    _zero.flags.writeable = False
+
+
+def _byte(zero: Array | None, dtype: np.dtype[Any]) -> Array:
+    return _ZEROS[dtype] if zero is None else zero
+
+
+def _has_zeros(b: Array, zero: Array | None) -> bool:
+    """Whether some zero points of B are others than the middle of its type's range, as far as is known."""
+    middle = 0 if b.dtype == np.int8 else 128
+    if zero is None:
+        return middle != 0
+    here = recorder()
+    return bool((zero != middle).any()) if here is None or here.is_fixed(zero) else True
+
+
+def _matrix(w: Array, taps: Sequence[range], order: tuple[int, int]) -> Array:
+    """Weights at some taps as (taps and channels that are summed, channels of the result); order: the axes of these channels."""
+    picked = w[(slice(None), slice(None), *[slice(t.start, t.stop if t.stop >= 0 else None, t.step) for t in taps])]
+    view = picked.transpose(*range(2, w.ndim), *order)
+    copied = in_order(view)
+    assert copied is not None
+    return copied.reshape(-1, view.shape[-1])
+
+
+# -- launches ----------------------------------------------------------------------------------------------------------
+
+
+def _convolve(
+    gather: Gather, image: Array, x_zero: Array | None, w: Array, w_zero: Array | None, made: Array, finish: Finish,
+    taps: Sequence[range], order: tuple[int, int],
+) -> None:  # fmt: skip
+    """One convolution whose rows are gathered into a result (N, *space, channels)."""
+    matrix = made_once(partial(_matrix, w, taps, order), w)
+    batch, (terms, columns) = image.shape[0], matrix.shape
+    plain = gather.rows_of(image, made)
+    count, rows = (1, batch * plain) if plain else (batch, gather.rows)
+    plan = plan_product(count, rows, terms, columns, thread_count(), kernels.current_target())
+    packed, starts = _packed(matrix, w_zero, plan)
+    left = _Rows(image, x_zero, [p * image[0].size for p in range(count)], image.shape[-1], None if plain else gather)
+    result = _Result(made, [p * made[0].nbytes + gather.out_first for p in range(count)], gather.out_step_x)
+    _launch(plan, left, packed, [starts[0]] * count, result, finish, _has_zeros(w, w_zero))
+
+
+def _launch(
+    plan: ProductPlan, left: _Rows, packed: Array, starts: Sequence[int], result: _Result, finish: Finish, zeros: bool
+) -> None:  # fmt: skip
+    """Multiply and store. zeros: zero points of B, as the kernel counts them, may not be 0."""
+    gather = left.gather or Gather()
+    factor = finish.factor
+    each = factor is not None and factor.size > 1
+    kind = result.array.dtype
+    spec = ProductSpec(
+        plan.way, left.array.dtype == np.int8, plan.lanes, plan.tile_rows, plan.vectors, left.gather is not None, finish.way,
+        _KINDS[kind.name], kind == np.uint8, each, finish.bias is not None,
+        plan.way == "quads" and zeros,
+    )  # fmt: skip
+    row_sums = plan.room * plan.pitch
+    row_places = row_sums + -(-plan.room * 4 // 64) * 64
+    thread_bytes = row_places + -(-plan.room * 8 // 64) * 64
+    arguments = ProductArguments(
+        a=left.array, a_zero=_byte(left.zero, left.array.dtype), a_row=left.row, weight=packed, output=result.array,
+        out_row=result.row, factor=_or_none(factor), bias=_or_none(finish.bias), zero=_or_none(finish.zero),
+        a_places=_table(left.places), b_places=_table(starts),
+        out_places=_table(result.places), rows=plan.rows, columns=plan.columns, terms=plan.terms, words=plan.words,
+        panels=plan.panels, share=plan.share, panel_share=plan.panel_share, column_tasks=plan.column_tasks,
+        product_tasks=plan.product_tasks, scratch=aligned_empty((plan.threads * thread_bytes,), np.dtype(np.uint8)),
+        thread_bytes=thread_bytes, pitch=plan.pitch, row_sums=row_sums, row_places=row_places, **gather.words(),
+    )  # fmt: skip
+    launch_arrays(kept_kernel(spec), arguments.listed(), plan.tasks, plan.threads if plan.tasks > 1 else 1)
+
+
+def _or_none(array: Array | None) -> Array | int:
+    """An array whose elements are neighbours; 0 for none."""
+    if array is None or array.flags.c_contiguous:
+        return 0 if array is None else array
+    copied = in_order(array)
+    assert copied is not None
+    return copied
+
+
+def _table(numbers: Sequence[int]) -> Array:
+    return constant(np.array(numbers, np.int64))

@@ -1,0 +1,115 @@
+"""The argument vector of products of integers, and what its code depends on."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
+from preimage.records import record
+
+__all__ = ["ProductArguments", "ProductSpec"]
+
+
+class ProductArguments(Arguments):
+    """Strides, places and steps in bytes; all else counts.
+
+    Rows of A are runs of neighbouring bytes: one of all terms; where A is gathered, `runs_y` x `runs_x` runs of `run_taps` positions with
+    `channels` terms each. Row number r is output (r // out_x, r % out_x); its run (ty, tx) begins at position
+    (y * step_y + base_y + ty * tap_y, x * step_x + base_x + tx * tap_x) of size_y x size_x, and is zero outside.
+    """
+
+    a: Elements = elements("byte")
+    a_zero: Elements = elements("byte")
+    a_row: Integer
+    weight: Elements = elements("word")
+    output: Elements = elements("kind")
+    out_row: Integer
+    factor: Elements = elements("float")
+    bias: Elements = elements("added")
+    zero: Elements = elements("kind")
+    a_places: Words
+    b_places: Words
+    out_places: Words
+    rows: Integer  # of a product
+    columns: Integer
+    terms: Integer
+    words: Integer
+    panels: Integer
+    share: Integer  # rows of a task
+    panel_share: Integer  # panels of a task
+    column_tasks: Integer
+    product_tasks: Integer
+    scratch: Elements = elements("word")
+    thread_bytes: Integer
+    pitch: Integer  # from a packed row to the next
+    row_sums: Integer  # where they begin in the scratch
+    row_places: Integer  # where a row's result lies: where these begin in the scratch
+    out_x: Integer
+    out_step_y: Integer
+    out_step_x: Integer
+    step_y: Integer
+    step_x: Integer
+    base_y: Integer
+    base_x: Integer
+    tap_y: Integer
+    tap_x: Integer
+    size_y: Integer
+    size_x: Integer
+    stride_y: Integer
+    stride_x: Integer
+    runs_y: Integer
+    runs_x: Integer
+    run_taps: Integer
+    channels: Integer
+
+
+@record
+class ProductSpec:
+    """way: as in words_kernel.py; signed: A's type; lanes: 32-bit words of a vector; rows, vectors: of a tile; gather: A is an image.
+
+    finish: "int32" stores the sums; "scaled" stores float32 sums * factor, "requantised" integers round(sums * factor) + zero, of type `kind`.
+    factors: one for each column, not one for all; bias: added to every row, to the sums (int32) or, "scaled", to the products with the factor.
+    zeros: B's zero points count (quads): some may not be 0.
+    """
+
+    arguments: ClassVar = ProductArguments
+
+    way: str
+    signed: bool
+    lanes: int
+    rows: int
+    vectors: int
+    gather: bool
+    finish: str
+    kind: str
+    unsigned: bool = False
+    factors: bool = False
+    bias: bool = False
+    zeros: bool = False
+
+    @property
+    def byte(self) -> str:
+        return "i8"
+
+    @property
+    def word(self) -> str:
+        return "i32"
+
+    @property
+    def float(self) -> str:
+        return "f32"
+
+    @property
+    def added(self) -> str:
+        return "f32" if self.finish == "scaled" else "i32"
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        from preimage.engines.jit.integers.product_kernel import build
+
+        return build(self)

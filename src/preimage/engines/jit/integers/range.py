@@ -1,0 +1,37 @@
+"""DynamicQuantizeLinear by two launches (range_kernel.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.jit.elementwise.copies import in_order
+from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.elementwise.layout import costs, dense_order, lanes_of, placed_empty
+from preimage.engines.jit.integers.range_kernel import RangeArguments, RangeSpec
+from preimage.engines.jit.runtime.link import launch_arrays
+from preimage.settings import thread_count
+
+__all__ = ["dynamic"]
+
+
+def dynamic(x: Array) -> tuple[Array, Array, Array] | None:
+    """As `engines.integers.dynamic`; the values lie in memory as x does."""
+    order = dense_order(x.shape, x.strides, x.itemsize)
+    if order is None:
+        copied = in_order(x)
+        if copied is None:
+            return None
+        order, x = tuple(range(x.ndim)), copied
+    back = tuple([int(k) for k in np.argsort(order)])
+    q = placed_empty(tuple([x.shape[k] for k in order]), back, np.dtype(np.uint8))
+    scale, zero = aligned_empty((), x.dtype), aligned_empty((), np.dtype(np.uint8))
+    lanes = lanes_of(x.dtype)
+    share = -(-max(costs().task_elements, -(-x.size // 64)) // lanes) * lanes
+    tasks = -(-x.size // share)
+    parts = aligned_empty((2 * tasks,), x.dtype)
+    arguments = RangeArguments(x=x, parts=parts, q=q, scale=scale, zero=zero, size=x.size, share=share, tasks=tasks)
+    threads = thread_count() if x.size >= costs().least_shared else 1
+    for phase in ("find", "quantise"):
+        launch_arrays(kept_kernel(RangeSpec(phase, lanes)), arguments.listed(), tasks, threads if tasks > 1 else 1)
+    return q, scale, zero
