@@ -31,6 +31,8 @@ POOLS = [
     {"kernel_size": 3, "stride": 2, "padding": 1},
     {"kernel_size": (3, 5), "stride": (1, 3), "padding": ((1, 0), (2, 3)), "dilation": (2, 1)},
     {"kernel_size": 3, "stride": 2, "ceil_mode": True},
+    {"kernel_size": (2, 3), "stride": (3, 4), "padding": (1, 1)},
+    {"kernel_size": (1, 4), "stride": (1, 5)},
 ]
 
 
@@ -43,6 +45,19 @@ def test_pooling(options, layout, dtype, width):
         got, want = beside(lambda v, op=op: op(v, **options), x)
         same(got, want)
         assert got.strides == want.strides
+
+
+@pytest.mark.parametrize("spatial", [(977,), (1, 31), (61, 1), (7, 9, 11)])
+@pytest.mark.parametrize("order", ["nc", "cn"])
+def test_pooling_of_small_maps_and_axes_in_any_order(spatial, order, width):
+    """Maps that vectors do not fill; memory whose order is neither of the two layouts; one and three axes."""
+    channels = 101
+    x = data((channels, 3, *spatial)).swapaxes(0, 1) if order == "cn" else data((3, channels, *spatial))
+    x.flat[:3] = [np.nan, -0.0, np.inf]
+    taps = tuple(min(n, k) for n, k in zip(spatial, (3, 2, 3), strict=False))
+    options = {"kernel_size": taps, "stride": tuple(min(2, k) for k in taps), "padding": tuple(k // 2 for k in taps)}
+    for op in (ops.max_pool, ops.avg_pool):
+        same(*beside(lambda v, op=op: op(v, **options), x))
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -39,6 +39,7 @@ __all__ = [
     "mixed",
     "pointwise",
     "pool_axis",
+    "pool_plane",
     "records",
     "recurrent",
     "resize",
@@ -53,6 +54,8 @@ __all__ = [
 #: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (threads alone help).
 LEAST_CHAIN = 1 << 13
 LEAST_PASS = 1 << 15
+#: Of windows along an axis: outputs, kernel, stride, lo, dilation.
+Window: TypeAlias = tuple[int, int, int, int, int]
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
 #: By the setting `engine`, the kernels that were found, and the engine's name.
 _found: dict[str, tuple[ElementwiseKernels, str]] = {}
@@ -217,14 +220,21 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
     return _said("concat", kernels.concat(parts, axis), *parts)
 
 
-def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
+def pool_axis(x: Array, axis: int, window: Window, mode: str) -> Array | None:
     """The maximum ("max") or sum ("sum") over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
     if not _pays(x.size, LEAST_CHAIN) or (kernels := fits(x)) is None:
         return None
     return _said(f"{mode} over windows", kernels.pool_axis(x, axis, window, mode), x)
 
 
-def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
+def pool_plane(x: Array, axis: int, windows: tuple[Window, Window], mode: str, over: Array | None = None) -> Array | None:
+    """The same over windows along an axis and the next at once; "mean": the sums divided by `over`, a number for each."""
+    if not _pays(x.size, LEAST_CHAIN) or (kernels := fits(x)) is None:
+        return None
+    return _said(f"{mode} over windows", kernels.pool_plane(x, axis, windows, mode, over), x)
+
+
+def unpool_axis(y: Array, axis: int, size: int, window: Window) -> Array | None:
     """The adjoint of the sum over windows along a spatial axis of `size`."""
     if not _pays(y.size, LEAST_CHAIN) or (kernels := fits(y)) is None:
         return None

@@ -136,6 +136,11 @@ class ElementwiseKernels(Protocol):
 
     def pool_axis(self, x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None: ...
 
+    def pool_plane(
+        self, x: Array, axis: int, windows: tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]], mode: str,
+        over: Array | None = None,
+    ) -> Array | None: ...  # fmt: skip
+
     def unpool_axis(self, y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None: ...
 
     def max_pool_grad(

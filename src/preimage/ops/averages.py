@@ -23,7 +23,7 @@ from preimage.ops.sums import exactly
 from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
 from preimage.typing import Operand, Padding, PerAxis, Value
 
-__all__ = ["averages_over", "avg_pool", "sum_pool"]
+__all__ = ["averages_over", "avg_pool", "by_planes", "sum_pool"]
 
 
 def _zeros(like: Array, k: int, size: int) -> Array:
@@ -32,11 +32,35 @@ def _zeros(like: Array, k: int, size: int) -> Array:
     return np.zeros_like(like, shape=shape)
 
 
-def _summed(x: Array, windows: Windows) -> Array:
-    """Sums over the windows, in the dtype that sums are kept in."""
+def by_planes(value: Array, k: int, windows: Windows, mode: str, over: Array | None = None) -> Array | None:
+    """The last two spatial axes, or the only one, pooled at once by a kernel, where the k-th is the first of them. over: what sums are divided by
+    (mode "mean"), one number or one for each window.
+    """
+    if k != max(len(windows) - 2, 0) or value.dtype.itemsize < 4:
+        return None
+    last = windows[k:]
+    if over is not None:
+        if any(n != 1 for n in over.shape[:-2]):
+            return None
+        over = np.ascontiguousarray(
+            np.broadcast_to(over.reshape(over.shape[-2:]), (1,) * (2 - len(last)) + tuple([w.outputs for w in last])), value.dtype
+        )
+    if len(last) == 2:
+        return around.pool_plane(value, k + 2, (last[0].numbers, last[1].numbers), mode, over)
+    made = around.pool_plane(value[:, :, None], 2, ((1, 1, 1, 0, 1), last[0].numbers), mode, over)
+    return None if made is None else made[:, :, 0]
+
+
+def _summed(x: Array, windows: Windows, over: Array | None = None) -> Array:
+    """Sums over the windows, in the dtype that sums are kept in; divided by `over` where it is given."""
     value = exactly(x)
     for k, w in enumerate(windows):
-        made = around.pool_axis(value, k + 2, (w.outputs, w.kernel, w.stride, w.lo, w.dilation), "sum")
+        if w.is_idle:
+            continue
+        made = by_planes(value, k, windows, "sum" if over is None else "mean", over)
+        if made is not None:
+            return made
+        made = around.pool_axis(value, k + 2, w.numbers, "sum")
         if made is not None:
             value = made
             continue
@@ -47,6 +71,8 @@ def _summed(x: Array, windows: Windows) -> Array:
                 if reach is not None:
                     out[along(k, reach[0])] += value[along(k, reach[1])]
         value = out
+    if over is not None:
+        return _divided(value, over)
     return value.copy() if value is x else value
 
 
@@ -54,7 +80,7 @@ def _spread(y: Array, windows: Windows) -> Array:
     """The adjoint of the sums: every value added to all elements of its window."""
     value = y
     for k, w in reversed(list(enumerate(windows))):
-        made = around.unpool_axis(value, k + 2, w.size, (w.outputs, w.kernel, w.stride, w.lo, w.dilation))
+        made = around.unpool_axis(value, k + 2, w.size, w.numbers)
         if made is not None:
             value = made
             continue
@@ -126,12 +152,12 @@ def _avg_pool(x: Array, *, windows: Windows, divisor: float | None, padded: bool
     value = exactly(x)
     over = _divisors(windows, divisor, padded, value.dtype)
     with np.errstate(all="ignore"):
-        made = _divided(_summed(value, windows), over)
+        made = _summed(value, windows, over)
         if (
             x.dtype.itemsize > 2 and not around.expect_finite(made) and not np.isfinite(made).all()
         ):  # a sum may overflow on the way to a mean that does not
             part = value.dtype.type(2.0 ** -math.ceil(math.log2(max(math.prod(w.kernel for w in windows), 2))))
-            made = np.where(np.isfinite(made), made, _summed(value * part, windows) / over / part)
+            made = np.where(np.isfinite(made), made, _summed(value * part, windows, over) / part)
     return narrow(made, x)
 
 

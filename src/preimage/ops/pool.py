@@ -18,7 +18,7 @@ import numpy as np
 from preimage.autograd import Primitive, array_of, primitive
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
-from preimage.ops.averages import averages_over
+from preimage.ops.averages import averages_over, by_planes
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, check_room, count_of, entries, flag_of, narrow, operand, regular, sizes_of
 from preimage.ops.reduce import max as max_over
@@ -38,7 +38,12 @@ def _max_pool(x: Array, *, windows: Windows) -> Array:
     """Axis by axis, the outermost first: its taps read whole rows."""
     value = x
     for k, w in enumerate(windows):
-        made = around.pool_axis(value, k + 2, (w.outputs, w.kernel, w.stride, w.lo, w.dilation), "max")
+        if w.is_idle:
+            continue
+        made = by_planes(value, k, windows, "max")
+        if made is not None:
+            return made
+        made = around.pool_axis(value, k + 2, w.numbers, "max")
         if made is not None:
             value = made
             continue

@@ -33,6 +33,16 @@ class Axis:
     hi: int
     dilation: int
 
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """As kernels are given them: outputs, kernel, stride, lo, dilation."""
+        return self.outputs, self.kernel, self.stride, self.lo, self.dilation
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every window is the element of its number."""
+        return self.kernel == self.stride == 1 and self.outputs == self.size and self.lo == 0
+
     def reach(self, k: int) -> tuple[slice, slice] | None:
         """For tap k: the outputs whose element lies inside, and those elements; None if there is none."""
         offset = k * self.dilation - self.lo

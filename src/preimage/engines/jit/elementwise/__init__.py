@@ -4,7 +4,8 @@ from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import channel_sums
 from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.line import lines, softmax
-from preimage.engines.jit.elementwise.space import concat, max_pool_grad, pool_axis, resize, unpool_axis
+from preimage.engines.jit.elementwise.pool import pool_axis, pool_plane, unpool_axis
+from preimage.engines.jit.elementwise.space import concat, max_pool_grad, resize
 from preimage.engines.jit.elementwise.take import take
 from preimage.engines.jit.elementwise.tree import tree_sums
 
@@ -20,6 +21,7 @@ class JitKernels:
     softmax = staticmethod(softmax)
     concat = staticmethod(concat)
     pool_axis = staticmethod(pool_axis)
+    pool_plane = staticmethod(pool_plane)
     unpool_axis = staticmethod(unpool_axis)
     max_pool_grad = staticmethod(max_pool_grad)
     resize = staticmethod(resize)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.runtime.link import compiled
+from preimage.engines.jit.runtime.link import compiled, launch_arrays
+from preimage.settings import thread_count
 
-__all__ = ["kept_kernel", "lanes_for"]
+__all__ = ["kept_kernel", "lanes_for", "launch_spec"]
 
 _kept: dict[tuple[Any, int], tuple[kernels.LoadedKernel, Any]] = {}
 _MOST_KEPT = 1024
@@ -22,6 +24,11 @@ def kept_kernel(spec: Any) -> kernels.LoadedKernel:
             _kept.clear()
         found = _kept[spec, id(target)] = (compiled(spec), target)  # the target is held, so that its id stays its own
     return found[0]
+
+
+def launch_spec(spec: Any, arguments: Arguments, tasks: int) -> None:
+    """Run the kernel of a spec."""
+    launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
 
 
 def lanes_for(target: kernels.Target, itemsize: int, heavy: bool) -> int:

@@ -1,4 +1,4 @@
-"""Launching the kernels that move and gather over space (space_kernel.py): concatenation, windows, resizing.
+"""Launching the kernels that move and gather over space (space_kernel.py): concatenation, the gradient of max-pooling, resizing.
 
 Arrays lie densely, in C order or with channels innermost; None is given for anything else.
 """
@@ -7,39 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from preimage.engines.base import Array, empty_like_order
-from preimage.engines.ir.arguments import Arguments
 from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.channel_sums import innermost
 from preimage.engines.jit.elementwise.copies import in_order
-from preimage.engines.jit.elementwise.kept import kept_kernel
+from preimage.engines.jit.elementwise.kept import launch_spec
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
-from preimage.engines.jit.elementwise.pool_rows_kernel import PoolRowsArguments, PoolRowsSpec
 from preimage.engines.jit.elementwise.space_kernel import (
     MaxGradArguments,
     MaxGradSpec,
-    PoolArguments,
-    PoolSpec,
     ResizeArguments,
     ResizeSpec,
     RowsArguments,
     RowsSpec,
-    Window,
 )
-from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.kept_tables import kept_tables
 from preimage.engines.recording import constant, recorder
-from preimage.settings import thread_count
 
-__all__ = ["concat", "max_pool_grad", "pool_axis", "resize", "unpool_axis"]
-
-
-def _launch(spec: Any, arguments: Arguments, tasks: int) -> None:
-    launch_arrays(kept_kernel(spec), arguments.listed(), tasks, thread_count() if tasks > 1 else 1)
+__all__ = ["concat", "max_pool_grad", "resize"]
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
@@ -74,7 +62,7 @@ def concat(parts: Sequence[Array], axis: int) -> Array | None:
                 source=part, result=place, rows=rows, width=width, source_step=width, result_step=length * behind,
                 share=share, piece=piece, pieces=pieces,
             )  # fmt: skip
-            _launch(spec, arguments, -(-rows // share) * pieces)
+            launch_spec(spec, arguments, -(-rows // share) * pieces)
         start += part.shape[axis]
     return made
 
@@ -94,79 +82,7 @@ def _by_chains(parts: Sequence[Array], axis: int, order: tuple[int, ...]) -> Arr
     return made
 
 
-# -- windows -----------------------------------------------------------------------------------------------------------
-
-
-@kept_tables
-def _window_table(size: int, outputs: int, kernel: int, stride: int, lo: int, dilation: int) -> Array:
-    """(first position inside, taps inside) of every window along an axis."""
-    start = np.arange(outputs, dtype=np.int64) * stride - lo
-    first = np.maximum(-(start // dilation), 0)
-    count = np.maximum(np.minimum((size - 1 - start) // dilation, kernel - 1) - first + 1, 0)
-    return Window(first=np.where(count > 0, start + first * dilation, 0), taps=count).table()
-
-
-@kept_tables
-def _cover_table(size: int, outputs: int, kernel: int, stride: int, lo: int) -> Array:
-    """(last window, windows) that cover every position along an axis."""
-    place = np.arange(size, dtype=np.int64) + lo
-    last = np.minimum(place // stride, outputs - 1)
-    first = np.maximum(-((kernel - 1 - place) // stride), 0)
-    count = np.maximum(last - first + 1, 0)
-    return Window(first=np.where(count > 0, last, 0), taps=count).table()
-
-
-def pool_axis(x: Array, axis: int, window: tuple[int, int, int, int, int], mode: str) -> Array | None:
-    """The maximum or sum over windows along a spatial axis; window: outputs, kernel, stride, lo, dilation."""
-    outputs, kernel, stride, lo, dilation = window
-    size = x.shape[axis]
-    table = _window_table(size, outputs, kernel, stride, lo, dilation)
-    first = min(max(-(-lo // stride), 0), outputs)
-    last = max(min((size - 1 - (kernel - 1) * dilation + lo) // stride + 1, outputs), first)
-    whole = (first, last, -lo) if stride == 1 else (0, 0, 0)
-    return _gathered(x, axis, outputs, table, dilation, kernel, mode, whole)
-
-
-def unpool_axis(y: Array, axis: int, size: int, window: tuple[int, int, int, int, int]) -> Array | None:
-    """The adjoint of the sum over windows along a spatial axis of `size`: every position adds up the windows that cover it, the
-    last first, as the taps come in order. Dilated windows are refused."""
-    outputs, kernel, stride, lo, dilation = window
-    if dilation != 1:
-        return None
-    return _gathered(y, axis, size, _cover_table(size, outputs, kernel, stride, lo), -1, -(-kernel // stride), "sum")
-
-
-def _gathered(
-    x: Array, axis: int, outputs: int, table: Array, step: int, terms: int, mode: str, whole: tuple[int, int, int] | None = None
-) -> Array | None:
-    """whole: of windows that advance by one the first and the end of those that lie inside, and where number 0 would begin."""
-    last = innermost(x)
-    if last is None:
-        return None
-    order = (0, *range(2, x.ndim), 1) if last else tuple(range(x.ndim))
-    at = order.index(axis)
-    inner = prod(x.shape[k] for k in order[at + 1 :])
-    short = inner < costs().least_width
-    if short and whole is None and recorder() is None:
-        return None  # NumPy is as fast
-    memory = tuple(outputs if k == axis else x.shape[k] for k in order)
-    made = placed_empty(memory, tuple(int(k) for k in np.argsort(order)) if last else None, x.dtype)
-    rows = prod(memory[: at + 1])
-    if short and whole is not None:
-        share = max(1, costs().task_elements // (inner * terms * outputs))
-        by_rows = PoolRowsArguments(
-            x=x, result=made, windows=constant(table), size=x.shape[axis], outputs=outputs, inner=inner, step=step, taps=terms,
-            first=whole[0], last=whole[1], begin=whole[2], outers=rows // outputs, share=share,
-        )  # fmt: skip
-        _launch(PoolRowsSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), by_rows, -(-rows // outputs // share))
-        return made
-    share = max(1, costs().task_elements // (inner * terms))
-    arguments = PoolArguments(
-        x=x, result=made, windows=constant(table), size=x.shape[axis], outputs=outputs, inner=inner,
-        step=step, rows=rows, share=share,
-    )  # fmt: skip
-    _launch(PoolSpec(ELEMENTS[x.dtype], lanes_of(x.dtype), mode), arguments, -(-rows // share))
-    return made
+# -- the gradient of the maximum over windows --------------------------------------------------------------------------
 
 
 Windows = tuple[tuple[int, int, int, int, int, int], ...]
@@ -206,7 +122,7 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: Windows) -> Array 
         x=x, pooled=pooled, g=g, result=made, positions=constant(table), size=space,
         outputs=outputs, taps=table.shape[1], inner=inner, share=share, shares=shares,
     )  # fmt: skip
-    _launch(MaxGradSpec(ELEMENTS[x.dtype], lanes, _divide(windows)), arguments, outer * shares)
+    launch_spec(MaxGradSpec(ELEMENTS[x.dtype], lanes, _divide(windows)), arguments, outer * shares)
     return made
 
 
@@ -275,5 +191,5 @@ def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, line
         column_high=constant(high), column_weight=constant(weight), column_blend=constant(blended),
     )  # fmt: skip
     lanes = lanes_of(value.dtype) if inner > 1 else 1
-    _launch(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), arguments, -(-total // share))
+    launch_spec(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), arguments, -(-total // share))
     return made
