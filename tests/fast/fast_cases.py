@@ -1,18 +1,21 @@
 """Random convolutions with accuracy="fast", each beside its definition (preimage.contract_fast), bit for bit: on 1 to 3 threads, in random
 layouts, in a batch, with weights as they are and prepared.
 
-python tests/fast/fast_cases.py --cases 5000      # prints how many of each kind were compared, and those that differ
+    python tests/fast/fast_cases.py --cases 5000 [--state FILE]     # prints how many of each kind were compared, and those that differ
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import json
+from pathlib import Path
 
 import numpy as np
 
 import preimage as pre
 from preimage import contract_fast
+
+EVERY = 25  # cases between two writings of the state
 
 
 def values(rng, shape, dtype):
@@ -48,8 +51,8 @@ def draw(rng, wide):
 
 def differing(seed):
     """(kind, how many elements differ) of a case, for each contraction."""
-    rng, batch, found = np.random.default_rng(seed), 1 + seed % 3 // 2, []
-    wide = seed % 3 == 0
+    rng, wide, found = np.random.default_rng(seed), seed % 3 == 0, []
+    batch = (1, 1, 2, 3, 5)[seed // 3 % 5] if wide else 1 + seed % 3 // 2
     names = ["conv_weight_grad"] if wide else ["conv", "conv_transpose"]
     while True:
         (channels, outputs), kernel, size, padding, groups, dtype = draw(rng, wide)
@@ -93,21 +96,28 @@ def weight_grad(rng, g, large, small, how):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cases", type=int, default=200)
     options.add_argument("--first", type=int, default=0)
+    options.add_argument("--state", type=Path, help="a file with how far the run is; it goes on from there")
     given = options.parse_args()
-    seen, wrong = Counter(), 0
-    for seed in range(given.first, given.first + given.cases):
+    state = {"first": given.first, "done": 0, "seen": {}, "wrong": []}
+    if given.state and given.state.exists():
+        state = json.loads(given.state.read_text())
+    while state["done"] < given.cases:
+        seed = state["first"] + state["done"]
         for kind, count in differing(seed):
-            seen[kind] += 1
+            state["seen"][kind] = state["seen"].get(kind, 0) + 1
             if count:
-                wrong += 1
-                print(f"case {seed}: {kind}: {count} elements differ")
-    for kind, count in sorted(seen.items()):
+                state["wrong"].append(f"case {seed}: {kind}: {count} elements differ")
+                print(state["wrong"][-1], flush=True)
+        state["done"] += 1
+        if given.state and (state["done"] % EVERY == 0 or state["done"] == given.cases):
+            given.state.write_text(json.dumps(state, indent=1) + "\n")
+    for kind, count in sorted(state["seen"].items()):
         print(f"{count:6d}  {kind}")
-    print(f"{sum(seen.values())} compared, {wrong} differ")
-    return 1 if wrong else 0
+    print(f"{sum(state['seen'].values())} compared, {len(state['wrong'])} differ")
+    return 1 if state["wrong"] else 0
 
 
 if __name__ == "__main__":

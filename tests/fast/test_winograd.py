@@ -214,6 +214,20 @@ def test_weight_gradients_keep_bits_and_what_is_not_finite_stays_in_its_channels
     assert (np.delete(got, 7, 0) == np.delete(wanted, 7, 0)).all()
 
 
+@pytest.mark.parametrize("images", [2, 3, 4, 6, 7, 8])
+def test_the_images_of_a_weight_gradient_are_added_as_the_contracts_tree_has_it(images):
+    """In one launch, shared among threads by output channels; beside the definition, and beside the sum of parts of the batch."""
+    rng = np.random.default_rng(images)
+    x, y = rng.standard_normal((images, 32, 13, 14)).astype("f4"), rng.standard_normal((images, 40, 13, 14)).astype("f4")
+    wanted = contract_fast.conv_weight_grad(x, y, (3, 3), padding=1)
+    for threads in (1, 3):
+        for lay in (np.ascontiguousarray, lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)):
+            with pre.config(threads=threads, accuracy="fast"):
+                assert pre.conv_weight_grad(lay(x), lay(y), kernel_size=3, padding=1).tobytes() == wanted.tobytes()
+    other = pre.conv_weight_grad(np.roll(x, 1, 0), np.roll(y, 1, 0), kernel_size=3, padding=1, accuracy="fast")
+    assert images == 2 or other.tobytes() != wanted.tobytes(), "an order that this test could not tell apart"
+
+
 def test_gradients_of_a_fast_call_are_fast():
     x, w = layer(32, 32, 28)
     a, b = pre.Tensor(x, requires_grad=True), pre.Tensor(w, requires_grad=True)

@@ -175,11 +175,16 @@ def images_of_a_part(r: WeightGradRequest, workspace_bytes: int) -> int:
     """How many images are summed in one run: all, or a power of two. workspace_bytes: what the program of `as_tables_allow` takes."""
     if is_depthwise_grad(r):
         return r.geometry.batch
-    if r.fast and not isinstance(choose(r.geometry, r.contraction, r.element), str):
+    if r.fast and not isinstance(choose(r.geometry, r.contraction, r.element), str) and not _rows_side_by_side(r):
         return 1
     images = as_tables_allow(r).geometry.batch
     images = max(1, min(images, images * current().workspace_bytes // workspace_bytes))
     return images if images == r.geometry.batch else 1 << images.bit_length() - 1
+
+
+def _rows_side_by_side(r: WeightGradRequest) -> bool:
+    """Whether the gradients of an output channel lie together, and those of the next one behind them."""
+    return r.out_strides[0] == prod(r.geometry.weight_shape[1:]) * ELEMENT_BYTES[r.element]
 
 
 def node_bytes(r: WeightGradRequest, batch: int, dtype: DType, workspace_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""The program of a weight gradient by Winograd's algorithms, of one image (`weight_grad_kernel`)."""
+"""The program of a weight gradient by Winograd's algorithms (`weight_grad_kernel`)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from math import gcd, isqrt, lcm, prod
 
 import numpy as np
 
+from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit.conv.winograd import branches
 from preimage.engines.jit.conv.winograd.applies import Choice, block_of
 from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
 from preimage.engines.jit.conv.winograd.lower import Tile, by_axis, choose_tile, name_of, odd_lines, three
-from preimage.engines.jit.conv.winograd.weight_grad_kernel import GradientArguments, GradientSpec
+from preimage.engines.jit.conv.winograd.weight_grad_kernel import GradientArguments, GradientSpec, ImageStep
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call
 from preimage.engines.jit.request import WeightGradRequest
 
@@ -42,7 +43,9 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     v_at = -(-points * (tile.lanes * item + 8) // 64) * 64
     w_at = v_at + channel_pieces * v_piece
     m_at = w_at + row_pieces * w_piece
-    thread_bytes = -(-(m_at + together * m_piece) // 4096) * 4096 + 64
+    steps = _image_steps(g.batch)
+    node_bytes, nodes_at = -(-part * r.out_strides[0] // 64) * 64, m_at + together * m_piece
+    thread_bytes = -(-(nodes_at + int(steps["node"].max()) * node_bytes) // 4096) * 4096 + 64
     taps = r.out_strides[2:]
     along = by_axis(
         count=three(choice.counts, 1), lo=three(tuple(lo for lo, _ in g.padding), 0), in_=three(g.input_size, 1),
@@ -51,7 +54,8 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     values = GradientArguments(
         **along, input="x", weight="y", output="out", zeros=np.zeros(max(channels, outputs) * item // 8 + 1, np.int64),
         scratch="scratch", thread_bytes=thread_bytes, tiles=tiles, in_image=r.x_strides[0], in_channel=r.x_strides[1],
-        channels=channels, v_point=v_point, v_tile=some * item, v_at=v_at, y_image=r.y_strides[0], y_channel=r.y_strides[1],
+        channels=channels, v_point=v_point, v_tile=some * item, v_at=v_at, y_image=r.y_strides[0], images=g.batch, image_steps=steps,
+        nodes_at=nodes_at, node_bytes=node_bytes, y_channel=r.y_strides[1],
         parts=parts, part=part, outputs=outputs, band=band, bands=-(-tiles // band), step=step, w_point=w_point, w_tile=rows * item,
         w_at=w_at, m_point=m_point, m_row=some * item, m_at=m_at, some_rows=rows, some_channels=some,
         channel_pieces=channel_pieces, pieces=row_pieces * channel_pieces, turns=row_pieces * channel_pieces // together,
@@ -65,15 +69,23 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     program.calls.append(kernel_call("weight gradient", spec, values, g.groups * parts))
     program.buffers.append(Buffer("scratch", thread_bytes * r.threads, grows=False))
     branches.take("taken.weight_grad")
+    program.details |= _said(r, choice, tile)
     program.details |= {
-        "accuracy": f"fast: an error of at most {choice.error:.0f} u max|x| sum|y| (docs/contract.md has the measured one)",
-        "predicted": f"{choice.work / (2 * r.target.vector_bytes / item):,.0f} cycles of one thread by the model for an image,"
-        f" {choice.exact_work / choice.work:.2f} times less work than the exact order",
-        "tile": f"{tile.pixels} output channels x {tile.vectors} vectors of {tile.lanes} input channels",
-        "bands": f"{-(-tiles // band)} of {band} tiles, of {tiles}; images one at a time",
-        "tasks": f"{parts} parts of {part} output channels",
+        "bands": f"{-(-tiles // band)} of {band} tiles, of {tiles}; images one after another",
+        "tasks": f"{parts} parts of {part} output channels, in pieces of {rows} by {some} input channels",
     }
     return program.done()
+
+
+def _said(r: WeightGradRequest, choice: Choice, tile: Tile) -> dict[str, str]:
+    """What a plan says of it whatever its bands."""
+    lanes = r.target.vector_bytes / ELEMENT_BYTES[r.element]
+    return {
+        "accuracy": f"fast: an error of at most {choice.error:.0f} u max|x| sum|y| (docs/contract.md has the measured one)",
+        "predicted": f"{choice.work / (2 * lanes):,.0f} cycles of one thread by the model for an image,"
+        f" {choice.exact_work / choice.work:.2f} times less work than the exact order",
+        "tile": f"{tile.pixels} output channels x {tile.vectors} vectors of {tile.lanes} input channels",
+    }
 
 
 def _piece(r: WeightGradRequest, sum_bytes: int, rows: int, channels: int, tile: Tile) -> tuple[int, int]:
@@ -85,3 +97,14 @@ def _piece(r: WeightGradRequest, sum_bytes: int, rows: int, channels: int, tile:
     width, unit = tile.vectors * tile.lanes, lcm(tile.pixels, tile.lanes)
     some = min(channels, max(1, isqrt(most) // width) * width)
     return min(-(-rows // unit), max(1, most // some // unit)) * unit, some
+
+
+def _image_steps(images: int) -> Array:
+    """What becomes of each image: after image i there are as many nodes as i + 1 has ones, the last ones are joined at the end."""
+    steps = ImageStep.zeros(images)
+    for i in range(images):
+        before, odd = i.bit_count(), i & 1
+        steps["node"][i], steps["adds"][i] = before - odd, odd
+        left = 1 if i == images - 1 else (i + 1).bit_count()
+        steps["joins"][i] = before - odd + 1 - left
+    return steps

@@ -1,18 +1,20 @@
 """Winograd's weight gradient in one kernel: tiles of x and y are transformed, multiplied point by point, summed over tiles, transformed back.
 
-    for band of tiles
-        for tile in the band
-            V[piece][point][tile][i] = B^T of x, W[piece][point][tile][o] = A of y
-        for turn                               # with one band a piece of the pairs of channels a turn, else all
-            for point, for piece of the output channels, for piece of the input channels
-                for `pixels` output channels, for block of input channels
-                    for block of tiles
-                        M[point][o][i] += chain over the block's tiles of W[..][tile][o] V[..][tile][i]
-            for output channel, for vector of input channels               # after the last band
-                gradient = G^T of M
+    for image
+        for band of tiles
+            for tile in the band
+                V[piece][point][tile][i] = B^T of x, W[piece][point][tile][o] = A of y
+            for turn                               # with one band a piece of the pairs of channels a turn, else all
+                for point, for piece of the output channels, for piece of the input channels
+                    for `pixels` output channels, for block of input channels
+                        for block of tiles
+                            M[point][o][i] += chain over the block's tiles of W[..][tile][o] V[..][tile][i]
+                for output channel, for vector of input channels               # after the last band
+                    gradient = G^T of M
+        add neighbouring nodes of the images' tree
 
 The algorithm is that of the convolution, transposed: a tile of y has as many positions as the convolution's tile has outputs. One task is a
-part of a group's output channels, over all tiles of the call's one image.
+part of a group's output channels, over all tiles of all images; the images' gradients are added as the contract's tree has it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from __future__ import annotations
 from math import prod
 from typing import ClassVar, NamedTuple
 
-from preimage.engines.ir.arguments import Integer
-from preimage.engines.ir.builder import ELEMENT_BYTES, Int, Kernel, Num, Ptr
+from preimage.engines.ir.arguments import Column, Integer, Record, Records
+from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.conv.winograd.input_kernel import (
     AXES,
     Shape,
@@ -42,7 +44,15 @@ from preimage.engines.jit.conv.winograd.transforms import (
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.records import record
 
-__all__ = ["GradientArguments", "GradientSpec", "build"]
+__all__ = ["GradientArguments", "GradientSpec", "ImageStep", "build"]
+
+
+class ImageStep(Record):
+    """What becomes of an image's gradient: the nodes of the images' tree that have no partner yet lie side by side, from the result on."""
+
+    node: Column  # where it goes
+    adds: Column  # 1: to what lies there
+    joins: Column  # from there on so many nodes are added, each to the one before it
 
 
 class GradientArguments(TileArguments):
@@ -55,6 +65,10 @@ class GradientArguments(TileArguments):
     y_stride_1: Integer
     y_stride_2: Integer
     y_image: Integer
+    images: Integer
+    image_steps: Records[ImageStep]
+    nodes_at: Integer  # sums of images beside the result, in the thread's scratch
+    node_bytes: Integer
     y_channel: Integer
     parts: Integer
     part: Integer  # output channels of a part
@@ -124,6 +138,43 @@ def build(spec: GradientSpec) -> str:
     own = args.scratch.at_bytes(f.thread * args.thread_bytes)
     x = args.input.at_bytes(group * args.channels * args.in_channel)
     y = args.weight.at_bytes((group * args.outputs + first_row) * args.y_channel)
+    result = args.output.at_bytes((group * args.outputs + first_row) * args.out_row)
+    with f.loop(0, args.images) as image:
+        step = args.here.image_steps[image.index]
+        to = _node(f, spec, own, result, step.node)
+        _image(
+            f,
+            spec,
+            own,
+            x.at_bytes(image.index * args.in_image),
+            y.at_bytes(image.index * args.y_image),
+            to,
+            rows,
+            step.adds.equals(1),
+        )
+        with f.loop(0, step.joins) as join:
+            right = step.node - join.index
+            _join(f, spec, _node(f, spec, own, result, right - 1), _node(f, spec, own, result, right), rows)
+    return f.ir()
+
+
+def _node(f: Kernel, spec: GradientSpec, own: Ptr, result: Ptr, number: Int) -> Ptr:
+    """Where a sum of images lies: number 0 in the result itself."""
+    args = GradientArguments.read(f, spec)
+    other = own.at_bytes(args.nodes_at + (number - 1) * args.node_bytes)
+    return f.pointer(number.equals(0).pick(result.address(), other.address()), spec.element)
+
+
+def _join(f: Kernel, spec: GradientSpec, left: Ptr, right: Ptr, rows: Int) -> None:
+    """left += right."""
+    args = GradientArguments.read(f, spec)
+    with f.loop(0, rows * (args.out_row // ELEMENT_BYTES[spec.element]), spec.lanes) as k:
+        left.at(k.index).store(left.at(k.index).load(spec.lanes) + right.at(k.index).load(spec.lanes))
+
+
+def _image(f: Kernel, spec: GradientSpec, own: Ptr, x: Ptr, y: Ptr, to: Ptr, rows: Int, adds: Bit) -> None:
+    """The gradient of an image; adds: to the sum that lies there."""
+    args = GradientArguments.read(f, spec, at_entry=True)
     with f.loop(0, args.bands) as band:
         first = band.index * args.band
         count = (first + args.band).minimum(args.tiles) - first
@@ -140,18 +191,18 @@ def build(spec: GradientSpec) -> str:
             begin = turn.index * args.together
             end = (begin + args.together).minimum(args.pieces)
             with f.loop(0, prod(points_of(spec.shape)), once=True) as point, f.loop(begin, end) as piece:
-                _products(
-                    f, spec, own, point.index, _piece(args, piece.index, rows), piece.index - begin, count, band.index.equals(0)
-                )
+                some = _piece(args, piece.index, rows)
+                _products(f, spec, own, point.index, some, piece.index - begin, count, band.index.equals(0))
             with f.when(band.index.equals(args.bands - 1)), f.loop(begin, end) as piece:
                 some = _piece(args.here, piece.index, rows)
                 with f.loop(0, some.rows) as row, f.loop(0, some.channels, spec.lanes) as c:
                     here = args.here
                     m = own.at_bytes(here.m_at + (piece.index - begin) * here.m_piece + row.index * here.m_row).at(c.index)
-                    number = group * here.outputs + first_row + some.row_piece * here.some_rows + row.index
-                    channel = some.channel_piece * here.some_channels + c.index
-                    _result(f, spec, m, here.output.at_bytes(number * here.out_row + channel * here.out_in))
-    return f.ir()
+                    number, channel = (
+                        some.row_piece * here.some_rows + row.index,
+                        some.channel_piece * here.some_channels + c.index,
+                    )
+                    _result(f, spec, m, to.at_bytes(number * here.out_row + channel * here.out_in), adds)
 
 
 class _Piece(NamedTuple):
@@ -223,8 +274,8 @@ def _step(spec: GradientSpec, v: Ptr, w: Ptr, sums: list[Num]) -> list[Num]:
     return out
 
 
-def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr) -> None:
-    """G^T of the sums of an output channel and a vector of input channels, to the taps."""
+def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr, adds: Bit) -> None:
+    """G^T of the sums of an output channel and a vector of input channels, to the taps. adds: to what lies there."""
     args, points = GradientArguments.read(f, spec), points_of(spec.shape)
     sizes = list(points)
     values: dict[tuple[int, ...], Num] = {}
@@ -241,9 +292,13 @@ def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr) -> None:
         values, sizes[axis] = made, spec.shape[axis][1]
     zero = f.zeros(spec.element, spec.lanes)
     taps = {at: value + zero for at, value in sorted(values.items())}
+
+    def put(place: Ptr, value: Num) -> None:
+        place.store(adds.select(place.load(value.lanes) + value, value))
+
     if not spec.rows:
         for (a, b, c), value in taps.items():
-            to.at_bytes(args.out_tap_0 * a).at_bytes(args.out_tap_1 * b).at_bytes(args.out_tap_2 * c).store(value)
+            put(to.at_bytes(args.out_tap_0 * a).at_bytes(args.out_tap_1 * b).at_bytes(args.out_tap_2 * c), value)
         return
     found, lanes = list(taps.values()), spec.lanes
     for first in range(0, len(found), lanes):
@@ -252,7 +307,7 @@ def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr) -> None:
         for j, value in enumerate(turned):
             place = to.at_bytes(args.out_in * j).at(first)
             if len(some) == lanes:
-                place.store(value)
+                put(place, value)
             else:
                 for k in range(len(some)):
-                    place.at(k).store(value.lane(k))
+                    put(place.at(k), value.lane(k))
