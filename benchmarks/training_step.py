@@ -3,10 +3,10 @@
     python benchmarks/training_step.py [NET ...] [--threads 1] [--rounds 7] [--batch 32] [--compile] [--profile]
     python benchmarks/training_step.py [NET ...] --memory [--batch 32]
 
-NET: lenet, autoencoder, unet, dcgan, resnet18 (benchmarks/training_nets.py); all by default. torch runs in both layouts, and compiled where asked
-for; its best is compared. --memory: the most memory that a process takes for three steps beyond what it had before the net was made, in processes of
-their own. One thread is timed by the thread's CPU time, so that other processes do not show; more by the clock. --profile sorts our
-functions by the time spent in them, kernels apart from Python.
+NET: lenet, autoencoder, unet, dcgan, resnet18 (benchmarks/training_nets.py); all by default. Ours is a step of learning.Trainer (DCGAN: a loop, as
+torch's). torch runs in both layouts, and compiled where asked for; its best is compared. --memory: the most memory that a process takes for five
+steps beyond what it had before the net was made, in processes of their own. One thread is timed by the thread's CPU time, so that other processes do
+not show; more by the clock. --profile sorts our functions by the time spent in them, kernels apart from Python.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _step(nets: Any, optimisers: Any, losses: Any, x: Any, t: Any) -> Step:
 
 
 def ours(setup: Setup, batch: int) -> tuple[Step, Any]:
-    """Our step, and the nets, from whose weights torch's begin."""
+    """Our step (a Trainer's, where one net is trained), and the nets, from whose weights torch's begin."""
     x, t = data_of(setup, batch)
     nets = [make(OURS) for make in setup.nets]
     kind = (
@@ -72,7 +72,13 @@ def ours(setup: Setup, batch: int) -> tuple[Step, Any]:
     )
     loss = pre.nn.mse_loss if setup.target else pre.nn.cross_entropy
     critic_loss = lambda y, value: pre.nn.bce_with_logits_loss(y, np.full(y.shape, value, np.float32))  # noqa: E731
-    step = _step(nets, [kind(net.parameters()) for net in nets], (loss, critic_loss), x, t)
+    optimisers = [kind(net.parameters()) for net in nets]
+    if len(nets) == 1:
+        trainer = pre.learning.Trainer(nets[0], loss, optimisers[0])
+        trainer.uses([(x, t)])
+        step: Step = lambda: trainer.advance()["loss"]  # noqa: E731
+    else:
+        step = _step(nets, optimisers, (loss, critic_loss), x, t)
     return step, [{k: np.array(v) for k, v in net.state_dict().items()} for net in nets]
 
 
@@ -108,7 +114,7 @@ def measure(name: str, batch: int, threads: int, rounds: int, compiled: bool) ->
         for by_compiler in (False, True) if compiled else (False,):
             label = f"torch {'channels_last' if last else 'channels_first'}{' compiled' if by_compiler else ''}"
             steps[label] = theirs(setup, batch, states, last=last, compiled=by_compiler)
-    first = {label: [step() for _ in range(3)] for label, step in steps.items()}
+    first = {label: [step() for _ in range(5)] for label, step in steps.items()}  # from the fourth on, the Trainer's is recorded
     for label, losses in first.items():
         assert np.allclose(losses, first["ours"], rtol=5e-3), f"{name}: the losses differ: {label} {losses}, ours {first['ours']}"
     times: dict[str, list[int]] = {label: [] for label in steps}
@@ -139,7 +145,7 @@ def _memory_of(name: str, batch: int, library: str) -> None:
         step, _ = ours(setup, batch)
     else:
         step = theirs(setup, batch, None, last=library == "channels_last", compiled=False)
-    for _ in range(3):
+    for _ in range(5):
         step()
     print(_most_memory() - before)
 
