@@ -75,6 +75,7 @@ class ConvGeometry(Shown):
     padding: Pairs
     dilation: tuple[int, ...]
     _hash: int = field(init=False, repr=False, compare=False, default=0)
+    _inside: int = field(init=False, repr=False, compare=False, default=-1)  # `inside_macs`, once it was asked for
 
     def __post_init__(self) -> None:
         for name in ("input_size", "output_size", "kernel_size", "stride", "padding", "dilation"):
@@ -196,10 +197,12 @@ class ConvGeometry(Shown):
     @property
     def inside_macs(self) -> int:
         """Multiply-adds whose tap lies on the input: what is left when padded taps are left out."""
-        total = self.batch * self.out_channels * self.in_channels_per_group
-        for axis in range(self.ndim):
-            total *= sum(_taps_inside(self, axis, k) for k in range(self.kernel_size[axis]))
-        return total
+        if self._inside < 0:
+            total = self.batch * self.out_channels * self.in_channels_per_group
+            for axis in range(self.ndim):
+                total *= sum([_taps_inside(self, axis, k) for k in range(self.kernel_size[axis])])
+            object.__setattr__(self, "_inside", total)
+        return self._inside
 
     def array_bytes(self, itemsize: int = 4) -> int:
         """Bytes of input, weight and output together: the least that any contraction moves."""

@@ -350,7 +350,8 @@ class JitEngine:
         item = dtype.itemsize
         if contraction == "conv_weight_grad":
             return request_for_shapes(geometry, ELEMENTS[dtype.name], item, channels_last, thread_count())
-        part = replace(geometry, batch=images_at_once(geometry, contraction))
+        images = images_at_once(geometry, contraction)
+        part = geometry if images == geometry.batch else replace(geometry, batch=images)
         shapes = (part.input_shape, part.output_shape)[:: 1 if contraction == "conv" else -1]
         x, out = (dense_strides(s, item, channels_last) for s in shapes)
         return self._request(part, contraction, dtype, x, out, EpilogueSpec(), thread_count(), False)

@@ -78,7 +78,8 @@ def tiles_to_try(r: ConvRequest, most: int = 16) -> list[Tile]:
 
 def tile_for(r: ConvRequest) -> Tile | None:
     """The tile that was measured to be best for a request; None: the plan's own choice is, or none was measured."""
-    tile: Any = _entries().get(key_of(r))
+    entries = _entries()
+    tile: Any = entries.get(key_of(r)) if entries else None
     return (tile[0], tile[1], tile[2]) if valid_tile(r, tile) else None
 
 

@@ -280,14 +280,17 @@ def _share(
         branches.direct("rows.split")
     rows, owner = split_rows(rows, pieces)
     at, kinds = rows["input"] + tiles["input"][rows["first_tile"]], kinds[owner]
-    bands = (at - int(at.min())) // band
-    weights = blocks * block_bytes
-    n_bands = len(distinct(bands))
-    order = np.lexsort((bands, kinds) if weights > inputs else (kinds, bands))
-    rows, kinds = rows[order], kinds[order]
-    moves = np.diff(bands[order]) != 0
+    at -= int(at.min())
+    weights, n_bands = blocks * block_bytes, 1
+    moves = np.zeros(len(rows) - 1, bool)
+    if int(at.max()) >= band:
+        bands = at // band
+        n_bands = len(distinct(bands))
+        order = np.lexsort((bands, kinds) if weights > inputs else (kinds, bands))
+        rows, kinds, bands = rows[order], kinds[order], bands[order]
+        moves = bands[1:] != bands[:-1]
     if weights > costs.small_weights:
-        moves |= np.diff(kinds) != 0
+        moves |= kinds[1:] != kinds[:-1]
     edges = [0, *(np.flatnonzero(moves) + 1).tolist(), len(rows)] if blocks > 1 else [0, len(rows)]
     if len(edges) - 1 < wanted:
         edges = sorted({*edges, *(len(rows) * c // wanted for c in range(wanted + 1))})

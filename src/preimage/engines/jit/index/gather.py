@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import NamedTuple
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,29 +40,27 @@ def gather_tables(
     outer = [k for k in range(len(axes)) if k != choice.axis]
     entries = _TapWords(axes, in_strides, weights, terms, folded, channels)
     rows: list[Array] = []
-    kinds: list[Ints] = []
     taps: list[Ints] = []
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
         at_in, at_out, number = _positions(outer, phases, in_strides, out_strides)
-        picks = [p.classes[1] for p in phases]
+        picks = [[(p, taken) for taken in p.classes[1]] for p in phases]
         for cover in covers:
-            block = Row(
+            rows.append(Row(
                 input=at_in, output=at_out, first_list=len(taps) + number * len(cover.ranges), first_tile=cover.first,
                 end_tile=cover.end,
-            ).table()  # fmt: skip
-            kinds.append(np.full(len(block), len(rows), np.int64))
-            rows.append(block)
+            ).table())  # fmt: skip
             for picked in product(*picks):
-                for taps_of_tile in cover.ranges:
-                    where = {k: (p, r) for k, p, r in zip(outer, phases, picked, strict=True)}
-                    where[choice.axis] = (cover.phase, taps_of_tile)
-                    taps.append(entries.of(where))
-    all_rows, all_kinds = np.concatenate(rows), np.concatenate(kinds)
-    some = all_rows["end_tile"] > all_rows["first_tile"]
-    words = np.concatenate(taps)
-    owner = np.repeat(np.arange(len(taps), dtype=np.int64), [len(entry) for entry in taps])
+                before, behind = picked[: choice.axis], picked[choice.axis :]
+                taps += [entries.of((*before, (cover.phase, taken), *behind)) for taken in cover.ranges]
+    words = taps[0] if len(taps) == 1 else np.concatenate(taps)
+    kinds, owner = _numbered(rows), _numbered(taps)
     table = Tap.of_rows(words[:, :TAP_WORDS])
-    return Gather(all_rows[some], all_kinds[some], all_tiles, table, owner, words[:, TAP_WORDS:], len(taps), terms)
+    return Gather(Row.joined(rows), kinds, all_tiles, table, owner, words[:, TAP_WORDS:], len(taps), terms)
+
+
+def _numbered(parts: list[Any]) -> Ints:
+    """The number of each part, as often as it has rows."""
+    return np.arange(len(parts), dtype=np.int64).repeat([len(part) for part in parts])
 
 
 class Weights(NamedTuple):
@@ -121,34 +120,42 @@ def _covers(
     for phase in axis.phases:
         if not phase.count:
             continue
-        cover, moved = tile_phase(phase, choice.pixels), np.zeros(1, np.int64)
+        cover, moved = tile_phase(phase, choice.pixels), None
         if part is not None:
             cover, moved = part(phase, cover)
+            if not len(cover.starts):
+                continue
         number, ranges = cover.classes
-        at_in = (cover.starts * phase.in_step + moved) * in_strides[choice.axis]
-        at_out = (phase.start + cover.starts * phase.step) * out_strides[choice.axis]
-        cut, end = np.zeros_like(at_in), np.full_like(at_in, 1 << 40)
+        at_in = cover.starts * phase.in_step if moved is None else cover.starts * phase.in_step + moved
+        at_out = phase.start + cover.starts * phase.step
+        table = Tile(
+            input=at_in * in_strides[choice.axis], output=at_out * out_strides[choice.axis], list=number, cut_lanes=0, end_lanes=1 << 40
+        ).table()  # fmt: skip
         if folded is not None:
-            cut[cover.starts == 0] = folded.first_cut * channels
-            end[cover.starts + cover.pixels == phase.count] = folded.last_end * channels
-        tiles.append(Tile(input=at_in, output=at_out, list=number, cut_lanes=cut, end_lanes=end).table())
+            table["cut_lanes"][cover.starts == 0] = folded.first_cut * channels
+            table["end_lanes"][cover.starts + cover.pixels == phase.count] = folded.last_end * channels
+        tiles.append(table)
         covers.append(_Cover(phase, ranges, count, count + len(cover.starts)))
         count += len(cover.starts)
-    return covers, np.concatenate(tiles) if tiles else Tile.zeros(0)
+    return covers, Tile.joined(tiles) if tiles else Tile.zeros(0)
 
 
 def _positions(
     outer: list[int], phases: tuple[Phase, ...], in_strides: list[int], out_strides: list[int]
 ) -> tuple[Ints, Ints, Ints]:
     """Input offset, output offset and class of taps of all positions of the outer axes' phases, row-major."""
-    at_in, at_out, number = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    at = np.zeros((3, 1), np.int64)  # all three at once
     for k, p in zip(outer, phases, strict=True):
-        cls, choices = p.classes
-        t = np.arange(p.count, dtype=np.int64)
-        at_in = (at_in[:, None] + t * (p.in_step * in_strides[k])).ravel()
-        at_out = (at_out[:, None] + (p.start + t * p.step) * out_strides[k]).ravel()
-        number = (number[:, None] * len(choices) + cls).ravel()
-    return at_in, at_out, number
+        if p.count == 1:
+            at[1] += p.start * out_strides[k]
+            continue
+        own, (number, choices) = np.arange(p.count, dtype=np.int64) * np.ones((3, 1), np.int64), p.classes
+        own[0] *= p.in_step * in_strides[k]
+        own[1] = (own[1] * p.step + p.start) * out_strides[k]
+        own[2] = number
+        at[2] *= len(choices)
+        at = (at[:, :, None] + own[:, None]).reshape(3, -1)
+    return at[0], at[1], at[2]
 
 
 class _TapWords:
@@ -158,39 +165,45 @@ class _TapWords:
         self, axes: list[Axis], in_strides: list[int], weights: Weights, terms: Terms, folded: Folded | None, channels: int
     ) -> None:  # fmt: skip
         self._axes, self._in_strides, self._terms, self._folded, self._channels = axes, in_strides, terms, folded, channels
-        numbers = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]  # row-major tap numbers
-        self._weight_bytes = [int(n) * weights.tap for n in numbers]
+        self._weight_bytes = [prod([axis.kernel for axis in axes[k + 1 :]]) * weights.tap for k in range(len(axes))]
         self._words = TAP_WORDS + terms.order.depth
         self._known: dict[tuple[int, int, tuple[int, int]], Ints | None] = {}
         self._pieces = np.zeros((len(terms.pieces), self._words), np.int64)
         first, count = np.array(terms.pieces, np.int64).T
         self._pieces[:, Tap.input.slot], self._pieces[:, Tap.weight.slot] = first * weights.item, first * weights.term
         self._pieces[:, Tap.terms.slot] = count
-        inner = terms.order.axes[0]
-        self._pieces[:, TAP_WORDS:] = terms.members(0, first % inner)
-        if terms.joined > 1:
-            self._pieces[:, TAP_WORDS:] += terms.members(1, first // inner)
+        if terms.order.depth:
+            inner = terms.order.axes[0]
+            self._pieces[:, TAP_WORDS:] = terms.members(0, first % inner)
+            if terms.joined > 1:
+                self._pieces[:, TAP_WORDS:] += terms.members(1, first // inner)
 
-    def of(self, where: dict[int, tuple[Phase, tuple[int, int]]]) -> Ints:
+    def of(self, where: Sequence[tuple[Phase, tuple[int, int]]]) -> Ints:
         """The taps in the product of a range of taps along each axis."""
-        nothing = entry = np.zeros((1, self._words), np.int64)
-        for k in range(len(self._axes)):
-            more = self._along(k, *where[k])
+        one = len(self._pieces) == 1
+        entry = self._pieces if one else None
+        for k, (phase, taken) in enumerate(where):
+            more = self._along(k, phase, taken)
             if more is not None:
-                entry = more if entry is nothing else (entry[:, None, :] + more[None]).reshape(-1, self._words)
-        return (entry[:, None, :] + self._pieces[None]).reshape(-1, self._words)
+                entry = more if entry is None else (entry[:, None] + more).reshape(-1, self._words)
+        if one and entry is not None:
+            return entry
+        return self._pieces if entry is None else (entry[:, None] + self._pieces).reshape(-1, self._words)
 
     def _along(self, k: int, p: Phase, taps: tuple[int, int]) -> Ints | None:
         """What a range of taps of one axis adds; None for nothing at all."""
         key = k, id(p), taps
         if key not in self._known:
+            if taps == (0, 1) and p.taps[0] == (0, 0) and self._folded is None:  # an axis without a kernel, mostly
+                self._known[key] = None
+                return None
             numbers = np.array([n for n, _ in p.taps[slice(*taps)]], np.int64)
             found = np.zeros((len(numbers), self._words), np.int64)
             found[:, Tap.input.slot] = p.offsets[slice(*taps)] * self._in_strides[k]
             found[:, Tap.weight.slot] = numbers * self._weight_bytes[k]
             if self._folded is not None and k == len(self._axes) - 1:
                 found[:, Tap.channels.slot] = np.array(self._folded.phases_of_tap, np.int64)[numbers] * self._channels
-            if self._axes[k].most > 1:
+            if self._axes[k].most > 1 and self._terms.order.depth:
                 found[:, TAP_WORDS:] = self._terms.members(len(self._axes) - k, np.arange(*taps))
             self._known[key] = found if len(found) != 1 or found.any() else None
         return self._known[key]

@@ -55,6 +55,14 @@ class Phase:
     every_tap: bool = False  # taps over the padding take part (weights that are not finite)
     reach: int = 0  # positions behind a tap's own that it reads as well (joined taps)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @kept
+    def _hash(self) -> int:
+        """Worked out once: a phase is looked up for every tile that is weighed."""
+        return hash((self.start, self.step, self.count, self.in_step, self.in_size, self.taps, self.every_tap, self.reach))
+
     @kept
     def offsets(self) -> Ints:
         return np.array([offset for _, offset in self.taps], np.int64)
@@ -79,7 +87,8 @@ class Phase:
     def runs(self) -> list[int]:
         """Where the runs of positions with equal taps begin, and the end."""
         first, last = self.valid
-        return [0, *(np.flatnonzero((np.diff(first) != 0) | (np.diff(last) != 0)) + 1).tolist(), self.count]
+        moves = (first[1:] != first[:-1]) | (last[1:] != last[:-1])
+        return [0, *[k + 1 for k in moves.nonzero()[0].tolist()], self.count]
 
     @kept
     def margins(self) -> tuple[int, int]:
@@ -87,7 +96,8 @@ class Phase:
         if not self.count or not self.taps:
             return 0, 0
         last = (self.count - 1) * self.in_step
-        return max(0, -int(self.offsets.min())), max(0, int(self.offsets.max()) + self.reach + last - self.in_size + 1)
+        ends = self.taps[0][1], self.taps[-1][1]  # offsets rise, or fall
+        return max(0, -min(ends)), max(0, max(ends) + self.reach + last - self.in_size + 1)
 
     @kept
     def classes(self) -> tuple[Ints, list[tuple[int, int]]]:
@@ -104,16 +114,20 @@ class Phase:
 def distinct(numbers: Ints) -> Ints:
     """The different ones of numbers from 0 on, in order. (np.unique would import numpy.ma, which takes longer than a plan.)"""
     ordered = np.sort(numbers)
-    found: Ints = ordered[np.diff(ordered, prepend=-1) != 0]
-    return found
+    new = np.empty(len(ordered), bool)
+    new[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
 
 
 def classes(first: Ints, last: Ints) -> tuple[Ints, list[tuple[int, int]]]:
     """Pairs (first, last), numbered: the number of each, and the pairs that there are."""
     wide = int(last.max(initial=0)) + 1
     codes = first * wide + last
+    if len(codes) and (codes == codes[0]).all():  # mostly
+        return np.zeros(len(codes), np.int64), [divmod(int(codes[0]), wide)]
     found = distinct(codes)
-    return np.searchsorted(found, codes), [divmod(int(code), wide) for code in found]
+    return found.searchsorted(codes), [divmod(code, wide) for code in found.tolist()]
 
 
 @record

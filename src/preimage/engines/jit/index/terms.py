@@ -122,6 +122,7 @@ def node_tables(
         nodes["continues"][:-1] = nodes["resumes"][1:]
         tables.append(nodes)
         children, count, first = count, count + len(nodes), first[starts]
-    wanted = (np.arange(lists) * parts + np.arange(parts)[:, None]).ravel()
-    begin, end = (np.searchsorted(key[first], wanted, side) + children for side in ("left", "right"))
+    wanted = np.arange(lists) if parts == 1 else (np.arange(lists) * parts + np.arange(parts)[:, None]).ravel()
+    found = key[first] if tables else key
+    begin, end = (found.searchsorted(wanted, side) + children for side in ("left", "right"))
     return TapList(first=begin, end=end).table(), np.concatenate(tables) if tables else Node.zeros(0)

@@ -255,8 +255,8 @@ def request_for_shapes(
 ) -> WeightGradRequest:  # fmt: skip
     """What a call on arrays that lie densely in C order or channels-last asks for, so many images as one plan is made for."""
     geometry = _spatial(geometry)
-    if not geometry.is_depthwise:
-        geometry = replace(geometry, batch=images_at_once(geometry))
+    if not geometry.is_depthwise and (images := images_at_once(geometry)) != geometry.batch:
+        geometry = replace(geometry, batch=images)
     shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
     x, y, out = (dense_strides(shape, item, channels_last) for shape in shapes)
     return WeightGradRequest(
