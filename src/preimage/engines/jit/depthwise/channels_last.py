@@ -14,7 +14,8 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.depthwise.applies import lanes_of
 from preimage.engines.jit.depthwise.channels_last_kernel import REUSE_STEP, ChannelsLastArguments, DepthwiseSpec, Row, Tap, Tile
-from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, distinct, gather_axes
+from preimage.engines.jit.index.gather import numbered, positions_of
+from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, gather_axes
 from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.packing.moves import slab_calls, swap_back, weight_call
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
@@ -233,7 +234,7 @@ def _tiles(axis: Axis, phases: list[Phase], pixels: int, columns: tuple[int, ...
         outside = (column < 0) | (column + reach >= axis.in_size) if phase.taps else False
         output = (phase.start + starts * phase.step) * out_stride
         parts.append(Tile(column=column, output=output, weight=number * tap_bytes, edge=outside).table())
-    return np.concatenate(parts)
+    return Tile.joined(parts)
 
 
 class _Taps(NamedTuple):
@@ -248,52 +249,44 @@ def _rows(
     axes: list[Axis], outer: list[int], in_strides: list[int], out_strides: list[int], tap_bytes: int, terms: Terms
 ) -> tuple[Array, _Taps]:
     """Every position of the outer axes, and lists of the outer taps that reach it, row-major. first: the number of a row's list."""
-    weights = np.cumprod([1, *(axes[k].kernel for k in reversed(range(len(axes))))])[:-1][::-1]
+    weights = [prod([axis.kernel for axis in axes[k + 1 :]]) * tap_bytes for k in range(len(axes))]
     rows: list[Array] = []
-    taps: list[Array] = []
-    members: list[Ints] = []
+    taps: list[tuple[Array, Ints]] = []
     known: dict[Any, int] = {}
+
+    def number_of(ranges: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]) -> int:
+        """The number of the list of some ranges of taps, each with the number of its first."""
+        if ranges not in known:
+            known[ranges] = len(taps)
+            taps.append(_taps_of(ranges, outer, len(axes), in_strides, weights, terms))
+        return known[ranges]
+
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
-        picks = []
-        for k, phase in zip(outer, phases, strict=True):
-            first, last = phase.valid
-            t = np.arange(phase.count, dtype=np.int64)
-            wide = len(phase.taps) + 1
-            picks.append(
-                ((t * phase.in_step) * in_strides[k], (phase.start + t * phase.step) * out_strides[k], first * wide + last)
-            )
-        grids = np.meshgrid(*(np.arange(p.count) for p in phases), indexing="ij")
-        index = [grid.ravel() for grid in grids]
-        block = Row.zeros(len(index[0]))
-        code = np.zeros(len(block), np.int64)
-        for (at_in, at_out, codes), i, phase in zip(picks, index, phases, strict=True):
-            block["input"] += at_in[i]
-            block["output"] += at_out[i]
-            code = code * (len(phase.taps) + 1) ** 2 + codes[i]
-        for value in distinct(code):
-            chosen = np.flatnonzero(code == value)
-            ranges = []
-            for (_, _, codes), i, phase in zip(picks, index, phases, strict=True):
-                begin, end = divmod(int(codes[i[chosen[0]]]), len(phase.taps) + 1)
-                ranges.append((begin, phase.taps[begin:end]))
-            key = (tuple(ranges), outer and tuple(outer))
-            if key not in known:
-                at, weight, numbers = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, terms.order.depth), np.int64)
-                for k, (begin, part) in zip(outer, ranges, strict=True):
-                    if k:
-                        more = terms.members(len(axes) - k, np.arange(begin, begin + len(part)))
-                        numbers = (numbers[:, None] + more).reshape(len(numbers) * len(more), terms.order.depth)
-                    number, offset = np.array(part, np.int64).reshape(-1, 2).T
-                    at = (at[:, None] + offset * in_strides[k]).ravel()
-                    weight = (weight[:, None] + number * weights[k] * tap_bytes).ravel()
-                entry = Tap(input=at, weight=weight, columns=0).table()
-                known[key] = len(taps)
-                taps.append(entry)
-                members.append(numbers)
-            block["first"][chosen] = known[key]
-        rows.append(block)
-    owner = np.repeat(np.arange(len(taps), dtype=np.int64), [len(entry) for entry in taps])
-    return np.concatenate(rows), _Taps(np.concatenate(taps), owner, np.concatenate(members))
+        at_in, at_out, number = positions_of(outer, phases, in_strides, out_strides)
+        every = product(*([(first, p.taps[first:last]) for first, last in p.classes[1]] for p in phases))
+        lists = np.array([number_of(ranges) for ranges in every], np.int64)
+        rows.append(Row(input=at_in, output=at_out, first=lists[number], end=0, first_tile=0, end_tile=0).table())
+    tables, members = [table for table, _ in taps], np.concatenate([numbers for _, numbers in taps])
+    return Row.joined(rows), _Taps(Tap.joined(tables), numbered(tables), members)
+
+
+def _taps_of(
+    ranges: tuple[tuple[int, tuple[tuple[int, int], ...]], ...], outer: list[int], ndim: int, in_strides: list[int], weights: list[int],
+    terms: Terms,
+) -> tuple[Array, Ints]:  # fmt: skip
+    """The table of a list of taps: of the ranges along the outer axes, row-major; and the numbers of their blocks, groups, ..."""
+    at, weight, numbers = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, terms.order.depth), np.int64)
+    for k, (begin, part) in zip(outer, ranges, strict=True):
+        if k and terms.order.depth:
+            more = terms.members(ndim - k, np.arange(begin, begin + len(part)))
+            numbers = (numbers[:, None] + more).reshape(len(numbers) * len(more), terms.order.depth)
+        if part != ((0, 0),):
+            number, offset = np.array(part, np.int64).reshape(-1, 2).T
+            at = (at[:, None] + offset * in_strides[k]).ravel()
+            weight = (weight[:, None] + number * weights[k]).ravel()
+    if not terms.order.depth:
+        numbers = np.zeros((len(at), 0), np.int64)
+    return Tap(input=at, weight=weight, columns=0).table(), numbers
 
 
 def _give_ranges(rows: Array, taps: _Taps, lone: bool) -> Array:

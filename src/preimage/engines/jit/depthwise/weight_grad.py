@@ -198,8 +198,8 @@ def _tables(
     positions: list[Array] = []
     count = 0
     lines = walk.lines()
-    firsts = np.searchsorted(lines["block"], np.arange(len(walk.ends) + 1))
-    first_lines, last_lines = lines[firsts[:-1]], lines[firsts[1:] - 1]
+    firsts = lines[0].searchsorted(np.arange(len(walk.ends) + 1))
+    (_, first_row, first_column, end_column), last_row = lines[:, firsts[:-1]], lines[1, firsts[1:] - 1]
     far, above = list(range(g.ndim - 2)), g.ndim - 2  # the axes before, and the second last one
     last = g.ndim - 1
     for outer in product(*(range(g.kernel_size[k]) for k in far), starts_h):
@@ -223,13 +223,13 @@ def _tables(
             more = np.stack([line * x_strides[1 + above], at * y_strides[1 + above], on.argmax(0), on.sum(0), at], axis=1)
             table = (table[:, None] + more[on.any(0)][None]).reshape(-1, 5)
         positions.append(Position.of_rows(table[:, :4]))
-        met = [np.searchsorted(table[:, 4], line) + count for line in (first_lines["row"], last_lines["row"] + 1)]
+        met = [np.searchsorted(table[:, 4], line) + count for line in (first_row, last_row + 1)]
         needed = walk.needed(met[0] == met[1])
         own_blocks = n_blocks, n_blocks + len(needed)
         n_blocks += len(needed)
         blocks.append(Block(
             first_position=met[0], end_position=met[1],
-            first_column=first_lines["first"], end_column=first_lines["end"], first_step=walk.ends["first_step"],
+            first_column=first_column, end_column=end_column, first_step=walk.ends["first_step"],
             end_step=walk.ends["end_step"], level=walk.ends["level"],
         ).table()[needed])  # fmt: skip
         number = 0
@@ -237,8 +237,8 @@ def _tables(
             number = number * g.kernel_size[axis] + k
         tiles += [_tile(g, number, start, columns, own_blocks, sum_tap) for start in starts_w]
         count += len(table)
-    joined = np.concatenate(positions) if count else Position.zeros(1)
-    return np.concatenate(tiles), np.concatenate(blocks), joined
+    joined = Position.joined(positions) if count else Position.zeros(1)
+    return Tile.joined(tiles), Block.joined(blocks), joined
 
 
 def _tile(g: ConvGeometry, row: int, start: int, columns: int, blocks: tuple[int, int], sum_tap: int) -> Array:

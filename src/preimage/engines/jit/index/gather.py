@@ -15,7 +15,7 @@ from preimage.engines.jit.index.taps import Axis, Folded, Ints, Phase
 from preimage.engines.jit.index.terms import Terms, node_tables
 from preimage.engines.jit.index.tiling import Choice, Tiles, tile_phase
 
-__all__ = ["Gather", "Weights", "count_taps", "gather_tables", "split_rows"]
+__all__ = ["Gather", "Weights", "count_taps", "gather_tables", "numbered", "positions_of", "split_rows"]
 
 TAP_WORDS = len(Tap.fields)
 
@@ -42,7 +42,7 @@ def gather_tables(
     rows: list[Array] = []
     taps: list[Ints] = []
     for phases in product(*([p for p in axes[k].phases if p.count] for k in outer)):
-        at_in, at_out, number = _positions(outer, phases, in_strides, out_strides)
+        at_in, at_out, number = positions_of(outer, phases, in_strides, out_strides)
         picks = [[(p, taken) for taken in p.classes[1]] for p in phases]
         for cover in covers:
             rows.append(Row(
@@ -53,12 +53,12 @@ def gather_tables(
                 before, behind = picked[: choice.axis], picked[choice.axis :]
                 taps += [entries.of((*before, (cover.phase, taken), *behind)) for taken in cover.ranges]
     words = taps[0] if len(taps) == 1 else np.concatenate(taps)
-    kinds, owner = _numbered(rows), _numbered(taps)
+    kinds, owner = numbered(rows), numbered(taps)
     table = Tap.of_rows(words[:, :TAP_WORDS])
     return Gather(Row.joined(rows), kinds, all_tiles, table, owner, words[:, TAP_WORDS:], len(taps), terms)
 
 
-def _numbered(parts: list[Any]) -> Ints:
+def numbered(parts: list[Any]) -> Ints:
     """The number of each part, as often as it has rows."""
     return np.arange(len(parts), dtype=np.int64).repeat([len(part) for part in parts])
 
@@ -140,7 +140,7 @@ def _covers(
     return covers, Tile.joined(tiles) if tiles else Tile.zeros(0)
 
 
-def _positions(
+def positions_of(
     outer: list[int], phases: tuple[Phase, ...], in_strides: list[int], out_strides: list[int]
 ) -> tuple[Ints, Ints, Ints]:
     """Input offset, output offset and class of taps of all positions of the outer axes' phases, row-major."""

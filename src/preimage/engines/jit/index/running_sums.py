@@ -28,7 +28,7 @@ from preimage.engines.kept_tables import ENTRY_BYTES, kept_tables
 from preimage.engines.order import Order
 from preimage.records import record
 
-__all__ = ["BlockEnd", "LinePart", "RunningSums", "image_levels", "running_sums"]
+__all__ = ["BlockEnd", "RunningSums", "image_levels", "running_sums"]
 
 
 class BlockEnd(Record):
@@ -37,15 +37,6 @@ class BlockEnd(Record):
     first_step: Column
     end_step: Column  # last + 1
     level: Column  # where the sum is stored, or IMAGE, or MORE
-
-
-class LinePart(Record):
-    """Part of a row of positions along the last axis."""
-
-    block: Column
-    row: Column
-    first: Column  # column
-    end: Column  # last column + 1
 
 
 @record
@@ -66,17 +57,16 @@ class RunningSums:
         """Levels of positions."""
         return self.order.depth
 
-    def lines(self) -> Array:
-        """The blocks as parts of rows (`LinePart`), in order."""
+    def lines(self) -> Ints:
+        """The blocks as parts of rows along the last axis, in order: for each part its block, its row, its first column and its last + 1."""
         blocks, width = self.order.ranges(), self.order.axes[0]
         if self.order.levels and self.order.levels[0].axis == 0:
             row = blocks[:, 0] // width
-            first, end = (blocks - (row * width)[:, None]).T
-            return LinePart(block=np.arange(len(blocks)), row=row, first=first, end=end).table()
+            return np.stack([np.arange(len(blocks)), row, *(blocks - (row * width)[:, None]).T])
         rows = (blocks[:, 1] - blocks[:, 0]) // max(1, width)
-        return LinePart(
-            block=np.repeat(np.arange(len(blocks)), rows), row=np.arange(int(rows.sum())), first=0, end=width
-        ).table()  # fmt: skip
+        parts = np.zeros((4, int(rows.sum())), np.int64)
+        parts[0], parts[1], parts[3] = np.arange(len(blocks)).repeat(rows), np.arange(parts.shape[1]), width
+        return parts
 
     def needed(self, empty: Array) -> Ints:
         """The blocks to walk, some of which are empty (all their positions are left out): an empty one that only adds to its group

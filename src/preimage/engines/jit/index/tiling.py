@@ -157,18 +157,19 @@ def tile_costs(
     """Every tile that there is to choose from, with its modelled time."""
     for number in candidates:
         axis = axes[number]
-        outer_taps = prod(sum(p.tap_total for p in a.phases) for k, a in enumerate(axes) if k != number)
-        rows = prod(a.out_size for k, a in enumerate(axes) if k != number)
+        outer_taps = prod([sum([p.tap_total for p in a.phases]) for k, a in enumerate(axes) if k != number])
+        rows = prod([a.out_size for k, a in enumerate(axes) if k != number])
         phases = [p for p in axis.phases if p.count]
         shortest, long = min(p.count for p in phases), _is_long(phases)
         most = min(MAX_PIXELS, shortest)
+        shapes = tile_shapes(item, vector_bytes, little)
         for pixels in [p for p in (1, 2, 4, 8) if p % side == 0 and p <= most] if little else range(side, most + 1, side):
             if long:
                 tap_total, count = sum(p.tap_total for p in phases) / pixels, sum(p.count for p in phases) / pixels
             else:
                 covers = [cover_size(p, pixels) for p in phases]
-                tap_total, count = sum(taps for taps, _ in covers), sum(windows for _, windows in covers)
-            for lanes, vectors in tile_shapes(item, vector_bytes, little):
+                tap_total, count = sum([taps for taps, _ in covers]), sum([windows for _, windows in covers])
+            for lanes, vectors in shapes:
                 if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
                     continue
                 blocks = groups * -(-channels // (lanes * vectors))

@@ -49,14 +49,15 @@ def positions(sizes: list[int], strides: list[int]) -> Ints:
     """Offsets of all positions of some axes, row-major."""
     at = np.zeros(1, np.int64)
     for size, stride in zip(sizes, strides, strict=True):
-        at = (at[:, None] + np.arange(size, dtype=np.int64) * stride).ravel()
+        if size != 1:
+            at = (at[:, None] + np.arange(size, dtype=np.int64) * stride).ravel()
     return at
 
 
 def pieces(length: int, piece: int) -> tuple[Ints, Ints]:
     """First element and length of the pieces that a line is cut into."""
     first = np.arange(0, length, piece, dtype=np.int64)
-    return first, np.minimum(piece, length - first)
+    return first, np.minimum(piece, length - first) if len(first) > 1 else np.full(len(first), length)
 
 
 def slab_calls(
@@ -71,7 +72,6 @@ def slab_calls(
     pixel = result_strides[-1]  # at least the channels; more where neighbouring pixels should fall on different cache sets
     pitch = pixel // out_item
     last = channel_stride == item or channels == 1
-    padded = any(lo or hi for lo, hi in margins)
     branches.packing("input.copied" if last else "input.transposed")
     if any(m != (0, 0) for m in margins[:-1]):
         branches.packing("input.margins.lines")
@@ -80,23 +80,22 @@ def slab_calls(
     width, (left, right) = sizes[-1], margins[-1]
     begins = positions([s for s, *_ in outer], [a for _, a, *_ in outer])[:, None]  # of rows, in the source and in the slab
     places = positions([s for s, *_ in outer], [b for _, _, b, _ in outer])[:, None] + sum(m[0] * b for _, _, b, m in outer)
-    zeros = Line.zeros(0)
-    if padded:
+    zeros: list[Array] = []
+    if any(m != (0, 0) for *_, m in outer):
         every = positions([s + m[0] + m[1] for s, _, _, m in outer], [b for _, _, b, _ in outer])
         inner = set(places.ravel().tolist())  # np.isin would import numpy.ma, which takes longer than a plan
-        whole = np.array([at for at in every.ravel().tolist() if at not in inner], np.int64)  # rows of the outer margins
+        whole = np.array([at for at in every.tolist() if at not in inner], np.int64)  # rows of the outer margins
+        zeros.append(Line(source=NO_SOURCE, result=whole, count=(left + width + right) * pitch).table())
+    if left or right:
         ends = [(at, n * pitch) for at, n in ((0, left), ((left + width) * pixel, right)) if n]
-        at, count = np.array(ends, np.int64).reshape(-1, 2).T
-        zeros = np.concatenate([
-            Line(source=NO_SOURCE, result=whole, count=(left + width + right) * pitch).table(),
-            Line(source=NO_SOURCE, result=places + at, count=count).table(),
-        ])  # fmt: skip
+        at, count = np.array(ends, np.int64).T
+        zeros.append(Line(source=NO_SOURCE, result=places + at, count=count).table())
     copy = CopySpec(source, result, lanes)
     if last:
         assert width <= 1 or strides[-1] == channels * item
         first, count = pieces(width, max(1, costs.task_elements // channels) if pitch == channels else 1)
         lines = Line(source=begins + first * channels * item, result=places + (left + first) * pixel, count=count * channels)
-        return [copy_call("copy input", copy, np.concatenate([lines.table(), zeros]), "x", "slab", costs)]
+        return [copy_call("copy input", copy, Line.joined([lines.table(), *zeros]), "x", "slab", costs)]
     first, count = pieces(width, max(64, costs.task_elements // channels))
     planes = Line(source=begins + first * item, result=places + (left + first) * pixel, count=channels, columns=count).table()
     total, per_task, tasks = _shares(len(planes), prod(sizes) * channels, costs)
@@ -108,8 +107,8 @@ def slab_calls(
     rows = channels if channels < squares else 0
     spec = SwapSpec(source, result, squares, EpilogueSpec(), side if side > lanes else 0, rows=rows)
     calls = [kernel_call("transpose input", spec, swap, tasks)]
-    if len(zeros):
-        calls.append(copy_call("zero margins", copy, zeros, "x", "slab", costs))
+    if zeros and sum(map(len, zeros)):
+        calls.append(copy_call("zero margins", copy, Line.joined(zeros), "x", "slab", costs))
     return calls
 
 
@@ -176,8 +175,8 @@ def weight_call(
         channels = shape[0] // groups
         outer, outer_stride, ahead = 1, 0, costs.row_ahead
         channel_stride = run * taps * item
-        column = np.arange(run * taps, dtype=np.int64)
-        table = column % taps * pitch + column // taps * (width * out_item)
+        tap, channel = np.arange(taps, dtype=np.int64) * pitch, np.arange(run, dtype=np.int64) * (width * out_item)
+        table = (channel[:, None] + tap).ravel()
     else:
         channels = shape[1]
         outer, outer_stride = run, channels * taps * item

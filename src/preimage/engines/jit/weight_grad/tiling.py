@@ -243,32 +243,40 @@ def tables(
     outer_sizes = geometry.output_size[:-1]
     n_rows, lines = prod(outer_sizes), sums.lines()
     edges, closes = _band_edges(sums, pixels_per_band)
-    rows = np.array(list(product(*map(range, outer_sizes))), np.int64).reshape(n_rows, len(outer_sizes))
-    y_row = rows @ np.array(y_strides[:-1], np.int64) if outer_sizes else np.zeros(n_rows, np.int64)
+    places = np.indices(outer_sizes, np.int64).reshape(len(outer_sizes), n_rows)
+    y_row = np.array(y_strides[:-1], np.int64) @ places
+    reached = [_rows_reached(geometry, axis, place, x_strides[axis]) for axis, place in enumerate(places)]
     segments: list[Array] = []
     walks: list[Array] = []
     bands: list[Array] = []
     count = n_blocks = 0
-    for taps in product(*map(range, geometry.kernel_size[:-1])):
-        valid = np.ones(n_rows, bool)
-        x_row = np.zeros(n_rows, np.int64)
-        for axis, k in enumerate(taps):
-            position = rows[:, axis] * geometry.stride[axis] - geometry.padding[axis][0] + k * geometry.dilation[axis]
-            valid &= (position >= 0) & (position < geometry.input_size[axis])
-            x_row += position * x_strides[axis]
-        met = lines[valid[lines["row"]]]
-        segments.append(RowPart(x=x_row[met["row"]], y=y_row[met["row"]], first=met["first"], end=met["end"]).table())
-        end = np.cumsum(np.bincount(met["block"], minlength=len(sums.ends))) + count
-        begin = np.concatenate([[count], end[:-1]])
+    for taps in product(*reached):
+        valid, x_row = np.ones(n_rows, bool), np.zeros(n_rows, np.int64)
+        for inside, offset in taps:
+            valid, x_row = valid & inside, x_row + offset
+        met = lines if valid.all() else lines[:, valid[lines[1]]]
+        block, row, first, last = met
+        segments.append(RowPart(x=x_row[row], y=y_row[row], first=first, end=last).table())
+        edge = np.bincount(block + 1, minlength=len(sums.ends) + 1).cumsum() + count
+        begin, end = edge[:-1], edge[1:]
         needed = sums.needed(begin == end)
         walks.append(Block(
             first_segment=begin, end_segment=end, first_step=sums.ends["first_step"], end_step=sums.ends["end_step"],
             level=sums.ends["level"],
         ).table()[needed])  # fmt: skip
-        bands.append(np.searchsorted(needed, edges) + n_blocks)
-        count, n_blocks = count + len(met), n_blocks + len(needed)
+        bands.append(needed.searchsorted(edges) + n_blocks)
+        count, n_blocks = count + len(block), n_blocks + len(needed)
     open_levels = sums.depth - closes if len(edges) > 2 else 0
-    return Tables(np.concatenate(segments), np.concatenate(walks), np.array(bands, np.int64), open_levels)
+    return Tables(RowPart.joined(segments), Block.joined(walks), np.array(bands, np.int64), open_levels)
+
+
+def _rows_reached(geometry: ConvGeometry, axis: int, place: Array, x_stride: int) -> list[tuple[Array, Array]]:
+    """For each tap of an outer axis which rows of the output, at these places, read the input under it, and the offset of what they read."""
+    found = []
+    for k in range(geometry.kernel_size[axis]):
+        position = place * geometry.stride[axis] + (k * geometry.dilation[axis] - geometry.padding[axis][0])
+        found.append(((position >= 0) & (position < geometry.input_size[axis]), position * x_stride))
+    return found
 
 
 def _band_edges(sums: RunningSums, pixels: int) -> tuple[Array, int]:
