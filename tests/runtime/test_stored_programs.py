@@ -111,6 +111,74 @@ def test_a_later_session_runs_the_stored_program_with_the_same_bits(net, cache):
     assert later.graph.nodes  # of the bytes that were known by their digest
 
 
+def with_functions(tmp_path: Path) -> Path:
+    """A net some of whose nodes look at values: they stay functions between its kernels."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(5)
+    weights = {
+        "w": rng.standard_normal((8, 3, 3, 3)).astype(np.float32), "v": rng.standard_normal((4, 8, 1, 1)).astype(np.float32),
+        "most": np.array([3], np.int64), "flat": np.array([1, 8, -1], np.int64), "square": np.array([1, 8, 14, 10], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Reshape", ["a", "flat"], ["lines"]),
+        helper.make_node("TopK", ["lines", "most"], ["values", "places"], axis=1, largest=0),
+        helper.make_node("ScatterElements", ["lines", "places", "values"], ["back"], axis=1),
+        helper.make_node("Reshape", ["back", "square"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["c"]),
+        helper.make_node("ArgMax", ["c"], ["y"], axis=1, keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes, "functions", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, None), helper.make_tensor_value_info("c", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "functions.onnx")
+    return tmp_path / "functions.onnx"
+
+
+def test_nodes_that_stay_functions_are_stored_too(tmp_path, cache):
+    net, x = with_functions(tmp_path), picture()
+    first = session(net)
+    wanted = first.run(None, {"x": x})
+    (program,) = first.graph.programs
+    assert {node.op for node, _ in program.functions} >= {"onnx.TopK", "onnx.ArgMax"}
+    assert len(programs(cache)) == 1
+    later = session(net)
+    for k in range(3):
+        others = picture() * (k + 1) - k
+        found, truth = (each.run(None, {"x": others}) for each in (later, first))
+        assert [a.tobytes() for a in found] == [a.tobytes() for a in truth]
+        assert (k > 0) or [a.tobytes() for a in found] == [a.tobytes() for a in wanted]
+    assert not is_read(later)
+
+
+def test_a_function_that_gives_another_shape_needs_the_graph(tmp_path, cache):
+    """How many places are not zero depends on the values: a program of one number of them is not one of another."""
+    from onnx import TensorProto, helper, save
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("NonZero", ["a"], ["places"]),
+        helper.make_node("Cast", ["places"], ["b"], to=TensorProto.FLOAT),
+        helper.make_node("Sigmoid", ["b"], ["y"]),
+    ]
+    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [4, 64]), ("y", None))]
+    graph = helper.make_graph(nodes, "places", floats[:1], floats[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "places.onnx")
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    (wanted,) = session(tmp_path / "places.onnx").run(None, {"x": x})
+    later = session(tmp_path / "places.onnx")
+    for other in (x, -x, np.abs(x)):
+        (found,) = later.run(None, {"x": other})
+        places = np.array(np.nonzero(np.maximum(other, 0)), np.float32)
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-places)), rtol=1e-5)
+    assert later.run(None, {"x": x})[0].tobytes() == wanted.tobytes()
+
+
 @pytest.mark.parametrize("read", [False, True])
 def test_a_run_like_the_one_before_looks_at_all_that_decides(net, read):
     run(session(net), picture())

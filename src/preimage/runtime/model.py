@@ -39,7 +39,7 @@ _EXTERNAL = b"location"
 _WORDS = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
 
 
-@record
+@record(slots=False)
 class NodeArg:
     """An input or output: its name, its shape (a name or None where a size is open), and its type, as "tensor(float)"."""
 
@@ -48,7 +48,7 @@ class NodeArg:
     type: str
 
 
-@record
+@record(slots=False)
 class ModelMetadata:
     """What a file says of itself."""
 
@@ -61,7 +61,7 @@ class ModelMetadata:
     custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
-@record
+@record(slots=False)
 class Said:
     """What a session knows of a model without its graph. open_ranks: inputs of any number of axes; deciding: see `inlining.deciding_inputs`."""
 
@@ -160,7 +160,7 @@ class Model:
             return None
         lying = program_key(feeds, names, self.said.deciding)
         program = None if lying is None else self._programs.find(lying.key, lying.feeds)
-        if lying is None or program is None or program.functions:
+        if lying is None or program is None or not program.stands_alone:
             return None
         found: dict[str, Any] | None = program.run(lying.feeds, no_functions, thread_count())
         if found is not None:
@@ -210,7 +210,7 @@ def _origin(contents: bytes, options: SessionOptions) -> str:
 
 def _repeatable(graph: Graph) -> bool:
     """Whether a run leaves nothing behind that changes the next."""
-    from preimage.io.graph.simplify import repeatable
+    from preimage.io.graph.nodes import repeatable
 
     return all(repeatable(node) for holder in (graph, *graph.graphs.values()) for node in holder.nodes)
 

@@ -18,14 +18,15 @@ from preimage.autograd import Tensor, is_grad_enabled
 from preimage.engines import PreparedWeight
 from preimage.engines.base import supported_dtype
 from preimage.engines.buffers import Arenas
-from preimage.errors import GraphError, PreimageError, ShapeError
+from preimage.errors import GraphError, ShapeError
 from preimage.floating_point import in_standard_mode
 from preimage.io import limits
 from preimage.io.graph.by_program import StoredArrays, run_by_program
 from preimage.io.graph.calls import CONTRACTIONS, NodeCall
 from preimage.io.graph.changes import Changes
 from preimage.io.graph.inlining import deciding_inputs
-from preimage.io.graph.nodes import OPS, Input, Node, Step, Values, last_uses, ordered
+from preimage.io.graph.nodes import Input, Node, Step, Values, last_uses, ordered
+from preimage.io.graph.operation import check, operation
 from preimage.io.graph.program import Program, RunNode
 from preimage.io.graph.programs import Programs, mark_of_now, program_key
 from preimage.nn import Module, Parameter
@@ -303,22 +304,9 @@ class Graph(Module):
         """One node by its registered function."""
         mark = (limits.current(), *(getattr(v, "shape", None) for v in arguments))
         if self._passed.get(node.outputs) != mark:  # the same shapes need no second look
-            limits.check(node.op, arguments, node.attributes, f"node {node.name!r} ({node.op})")
+            check(node, arguments)
             self._passed[node.outputs] = mark
-        op = OPS[node.op]
-        extra = {"training": self.training} if op.stateful else {}
-        try:
-            result = op.function(*arguments, **node.attributes, **extra)
-        except PreimageError as error:
-            error.add_note(f"in node {node.name!r} ({node.op})")
-            raise
-        except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
-            given = [tuple(np.shape(_array(v))) if v is not None else None for v in arguments]
-            raise GraphError(f"node {node.name!r} ({node.op}) cannot run on shapes {given}: {error}") from error
-        # NumPy gives a number for a result without axes; values are arrays (or Tensors) throughout
-        return tuple(
-            np.asarray(v) if isinstance(v, np.generic) else v for v in (result if isinstance(result, tuple) else (result,))
-        )
+        return operation(node, arguments, self.training)
 
     def _renew(self, fresh: Mapping[str, Value]) -> None:
         for key, value in fresh.items():

@@ -16,7 +16,7 @@ from preimage.geometry.sizes import Pairs
 from preimage.io.graph.types import LIKE_FIRST, TypeRule
 from preimage.records import record
 
-__all__ = ["OPS", "Input", "Node", "Op", "Step", "Values", "graph_op", "last_uses", "ordered", "users_of"]
+__all__ = ["OPS", "Input", "Node", "Op", "Step", "Values", "graph_op", "last_uses", "ordered", "repeatable", "users_of"]
 
 
 class Values(list[Any]):
@@ -166,6 +166,12 @@ class Node:
     def word(self, key: str, default: str | None = None) -> str:
         """An attribute that is text."""
         return self._read(key, default, "a word", _word)
+
+
+def repeatable(node: Node) -> bool:
+    """Whether a node gives the same whenever it is run."""
+    name = node.op.removeprefix("onnx.")
+    return not (OPS[node.op].stateful or name.startswith(("Random", "Bernoulli", "Multinomial", "dummy_data")))
 
 
 def _number(value: object) -> float:

@@ -50,7 +50,7 @@ class Function(NamedTuple):
     fixed: dict[str, Any]
     results: tuple[tuple[str, Place], ...]
     why: str
-    run: RunNode | None  # of the graph inside a node that it is from; None: that of the program's graph
+    run: RunNode | None  # of the graph inside a node that it is from, or of no graph; None: that of the program's graph
 
 
 class Layout(NamedTuple):
@@ -82,6 +82,8 @@ class Program:
         self.kernels = sum([item.count for item in stretches])
         #: The nodes that stayed functions, and why.
         self.functions = [(f.node, f.why) for f in functions]
+        #: Whether it runs without the graph that it is from.
+        self.stands_alone = all(f.run is not None for f in functions)
         given = {number for _, number in layout.given}
         looked_at = [*(place for f in functions for _, place in f.inputs), *(guard.place for guard in layout.guards)]
         self._looks = any(place.memory in given for place in looked_at)

@@ -21,7 +21,7 @@ import numpy as np
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.match import word_of
-from preimage.io.graph.nodes import OPS, Node
+from preimage.io.graph.nodes import Node, repeatable
 from preimage.io.graph.sizes import Shape, Size
 
 __all__ = [
@@ -257,12 +257,6 @@ def join_reshapes(graph: Graph) -> Graph:
 
 #: Constants that are compared.
 MOST_BYTES = 1 << 16
-
-
-def repeatable(node: Node) -> bool:
-    """Whether a node gives the same whenever it is run."""
-    name = node.op.removeprefix("onnx.")
-    return not (OPS[node.op].stateful or name.startswith(("Random", "Bernoulli", "Multinomial", "dummy_data")))
 
 
 def _sign(value: Any) -> Any:

@@ -7,9 +7,9 @@
 Definition: plain data, JSON and arrays (`packed`), in the folder of compiled kernels and under its rules (`engines/disk_cache.py`): whole files of
 this user with a matching checksum, written atomically, the ones used longest ago removed first. A file is found by everything that decides what is in
 it: the model (its digest) and how it was read, the shapes and places of the inputs, the settings, this package's source, the compiler and the CPU
-(`circumstances` of the engine). What is in it: where every value lies (`Layout`), and the steps with their code and their constants
-(`engines/jit/runtime/stored_steps.py`). Programs with functions in them, and kernels that cannot be stored, are not:
-such graphs run as without a store.
+(`circumstances` of the engine). What is in it: where every value lies (`Layout`), the steps with their code and their constants
+(`engines/jit/runtime/stored_steps.py`), and the nodes that stayed functions (`stored_functions.py`). Programs with functions or kernels that cannot
+be stored are not: such graphs run as without a store.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import numpy as np
 from preimage.engines import disk_cache, step_store
 from preimage.engines.recording import Guard, Place
 from preimage.io.graph.program import WORKSPACE, Function, Layout, Program
+from preimage.io.graph.stored_functions import function_of, said_of
 
 __all__ = ["ProgramStore", "packed", "unpacked"]
 
-FORMAT = "1"
+FORMAT = "2"
 #: Programs of one model that a process writes: shapes that change all the time must not fill the disk.
 MOST_WRITTEN = 4
 #: The part of the cache's limit that one program may take.
@@ -77,9 +78,13 @@ class ProgramStore:
             return None
         try:
             said, arrays = unpacked(found)
-            layout = _layout(said["layout"], arrays, {name: _extent(value) for name, value in feeds.items()})
-            return Program(layout, step_store().restored(said["steps"], arrays, said["layout"]["sizes"]))  # type: ignore[union-attr]
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, OSError):
+            sizes = [int(size) for size in said["layout"]["sizes"]]
+            functions = [function_of(each, k, arrays, lambda at: _place(at, sizes)) for k, each in enumerate(said["functions"])]
+            made = [place for function in functions for _, place in function.results]
+            layout = _layout(said["layout"], sizes, arrays, {name: _extent(value) for name, value in feeds.items()}, made)
+            stretches = iter(step_store().restored(said["steps"], arrays, sizes))  # type: ignore[union-attr]
+            return Program(layout, [next(stretches) if k is None else functions[k] for k in said["items"]])
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, OSError, ImportError, StopIteration):
             return None
 
     def keep(self, key: str, feeds: Mapping[str, Any], program: Program) -> bool:
@@ -88,13 +93,14 @@ class ProgramStore:
         full = self._key("program", key)
         if steps is None or full is None or self.written >= MOST_WRITTEN:
             return False
-        if any(isinstance(item, Function) for item in program.items):
-            self.why = "some of its nodes are functions"
-            return False
+        functions = [item for item in program.items if isinstance(item, Function)]
         try:
-            said_of_steps, arrays = steps.stored(program.items)
-            said = _said_of_layout(program.layout, feeds, arrays)
-            pieces = packed({"layout": said, "steps": said_of_steps}, arrays)
+            said_of_steps, arrays = steps.stored([item for item in program.items if not isinstance(item, Function)])
+            said = _said_of_layout(program.layout, feeds, functions, arrays)
+            nodes = [said_of(function, k, arrays, _said_of_place) for k, function in enumerate(functions)]
+            numbers = iter(range(len(functions)))
+            items = [next(numbers) if isinstance(item, Function) else None for item in program.items]
+            pieces = packed({"layout": said, "steps": said_of_steps, "functions": nodes, "items": items}, arrays)
         except (steps.NotStorableError, ValueError) as error:
             self.why = str(error)
             return False
@@ -105,13 +111,17 @@ class ProgramStore:
         return disk_cache.write(full, *pieces)
 
 
-def _said_of_layout(layout: Layout, feeds: Mapping[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+def _said_of_layout(
+    layout: Layout, feeds: Mapping[str, Any], functions: Sequence[Function], arrays: dict[str, Any]
+) -> dict[str, Any]:
     """A layout as JSON has it; its arrays go to `arrays`."""
     sizes = [layout.planned, *[0] * layout.outer]
     for name, number in layout.given:
         sizes[number] = _extent(feeds[name])
     for number, size in layout.own:
         sizes[number] = size
+    for place in (place for function in functions for _, place in function.results):
+        sizes[place.memory] = _reach(place)
     for k, (_, value) in enumerate(layout.static):
         arrays[f"static{k}"] = np.asarray(value)
     return {
@@ -128,13 +138,17 @@ def _said_of_place(place: Place) -> list[Any]:
     return [place.memory, place.offset, list(place.shape), list(place.strides), place.dtype.str]
 
 
-def _layout(said: Mapping[str, Any], arrays: Mapping[str, Any], extents: Mapping[str, int]) -> Layout:
-    sizes = [int(size) for size in said["sizes"]]
+def _layout(
+    said: Mapping[str, Any], sizes: Sequence[int], arrays: Mapping[str, Any], extents: Mapping[str, int], made: Sequence[Place]
+) -> Layout:
+    """made: the places that functions fill."""
     given = tuple([(str(name), int(number)) for name, number in said["given"]])
     if min(sizes) < 0 or {name: sizes[number] for name, number in given} != extents:
         raise ValueError("the inputs are others")
     own = tuple([(int(number), sizes[number]) for number in said["own"]])
-    numbers = [number for _, number in given] + [number for number, _ in own]
+    numbers = [number for _, number in given] + [number for number, _ in own] + [place.memory for place in made]
+    if any(place.offset or sizes[place.memory] != _reach(place) for place in made):
+        raise ValueError("a function's value is no memory of its own")
     if sorted(numbers) != list(range(WORKSPACE + 1, len(sizes))):
         raise ValueError("a memory is missing")
     results = tuple([(str(key), _place(place, sizes)) for key, place in said["results"]])
@@ -148,17 +162,24 @@ def _place(said: Sequence[Any], sizes: Sequence[int]) -> Place:
     shape, strides = tuple(map(int, said[2])), tuple(map(int, said[3]))
     if dtype.hasobject or memory < 0 or offset < 0 or min(shape, default=0) < 0 or min(strides, default=0) < 0:
         raise ValueError("a place is none")
-    extent = dtype.itemsize + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)]) if prod(shape) else 0
-    if offset + extent > sizes[memory]:
+    found = Place(memory, offset, shape, strides, dtype)
+    if _reach(found) > sizes[memory]:
         raise ValueError("a place lies outside its memory")
-    return Place(memory, offset, shape, strides, dtype)
+    return found
+
+
+def _reach(place: Place) -> int:
+    """Bytes from the beginning of a place's memory to its end."""
+    return place.offset + _bytes_of(place.shape, place.strides, place.dtype.itemsize)
 
 
 def _extent(array: Any) -> int:
     """Bytes from the first element to the end of the last."""
-    if not array.size:
-        return 0
-    return int(sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize)
+    return _bytes_of(array.shape, array.strides, array.itemsize)
+
+
+def _bytes_of(shape: Sequence[int], strides: Sequence[int], item: int) -> int:
+    return item + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)]) if prod(shape) else 0
 
 
 # ---------------------------------------------------------------------------------------------------- arrays as bytes
