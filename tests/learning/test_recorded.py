@@ -271,3 +271,36 @@ def test_a_recording_that_gives_other_bits_is_not_used(monkeypatch):
     monkeypatch.setattr(recorded, "_same", lambda a, b: False)
     why = compare(net, batches(RUNS + 1))
     assert why[-1] == "the recorded kernels do not give the layers' bits"
+
+
+@pytest.mark.parametrize("options", [{"accuracy": "fast"}, {"engine": "gemm"}])
+def test_settings(options):
+    def make():
+        inner = nn.Conv2d(16, 16, 3, padding=1, rng=2), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1, rng=3)
+        return small(*inner, channels=16, size=3 * 24 * 24)
+
+    with pre.config(**options):
+        why = compare(make, batches(RUNS + 1, shape=(2, 24, 24)))[-1]
+    assert why is None if "engine" not in options else "runs no recorded kernels" in why
+
+
+def test_double_precision():
+    def make():
+        return nn.Sequential(nn.Conv2d(2, 3, 3, dtype=np.float64, rng=0), nn.Flatten(), nn.Linear(90, 3, dtype=np.float64, rng=1))
+
+    assert compare(make, [(x.astype(np.float64), t) for x, t in batches(RUNS + 1)])[-1] is None
+
+
+def test_a_trainer_can_be_copied_and_given_another_net():
+    made = net()
+    trainer = learning.Trainer(made, nn.cross_entropy, optim.SGD(made.parameters(), lr=0.1))
+    data = batches(RUNS + 2)
+    trained(trainer, data[:-1])
+    trainer.close()  # the batches that it is at are no part of a copy
+    other = copy.deepcopy(trainer)
+    assert trained(other, data[-1:])[0] == trained(trainer, data[-1:])[0]
+    assert bits(other.net) == bits(trainer.net)
+    before, trainer.net = bits(trainer.net), net()
+    trained(trainer, data[:1])
+    assert bits(made) == before
+    assert trainer.net[0].weight.grad is not None

@@ -15,6 +15,7 @@ they lie at that step, whoever assigned them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
@@ -109,9 +110,9 @@ class _Program:
                 output.backward(g)
             ends.append(len(recorder.steps))
             self.with_gradient = [k for k, p in enumerate(parameters) if p._grad is not None]
-            self.found = [output._data, *[p._grad._data for p in parameters if p._grad is not None]]
+            gradients = [p._grad._data for p in parameters if p._grad is not None]
             places.append(self.cotangent)
-            own += [self._result(recorder, a, "a gradient", places) for a in self.found[1:]]
+            own += [self._result(recorder, a, "a gradient", places) for a in gradients]
         finally:
             for parameter, (data, grad) in zip(parameters, held, strict=True):
                 parameter._data, parameter._grad = data, grad
@@ -195,18 +196,24 @@ class RecordedNet:
     """The passes of one net, as programs where that gives the same bits."""
 
     def __init__(self, net: Module) -> None:
-        self._net = net
+        self.net = net
         self._programs: dict[Any, _Program] = {}
         self._seen: dict[Any, int] = {}
         self._refused: dict[Any, str] = {}
         self.why: str | None = "no batch was seen yet"  #: why the last passes were the layers' own; None: they were a program's
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordedNet:
+        return RecordedNet(copy.deepcopy(self.net, memo))  # what was recorded is recorded again
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordedNet, (self.net,)
 
     def run(self, x: Any, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
         """A batch's loss as a number; its gradients are added to those of the parameters.
 
         loss_of: the loss of the net's output; finish: takes its number and runs it backward.
         """
-        self.why = _reason(self._net, x)
+        self.why = _reason(self.net, x)
         if self.why is None:
             key = (x.shape, x.dtype)
             made = self._begin(key, x)
@@ -223,7 +230,7 @@ class RecordedNet:
                     self.why = "the loss depends on more than the output"
             elif key not in self._refused and self._is_known(key):
                 return self._watched(key, x, loss_of, finish)
-        return finish(loss_of(self._net(Tensor(x))))
+        return finish(loss_of(self.net(Tensor(x))))
 
     def _begin(self, key: Any, x: Array) -> Pass | None:
         """The forward pass by a program; None where the layers have to be run."""
@@ -231,7 +238,7 @@ class RecordedNet:
         if program is None or self._seen[key] <= BEFORE + CONTROLS:
             self.why = self._refused.get(key, "the first batches of a shape are the layers' own")
             return None
-        if not program.fits(self._net):
+        if not program.fits(self.net):
             del self._programs[key]
             self._seen[key] = 0
             self.why = "the net, its settings, or how its weights lie changed"
@@ -251,7 +258,7 @@ class RecordedNet:
 
     def _watched(self, key: Any, x: Array, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
         """The layers' own passes, each by itself; then what a program makes of the same."""
-        output = self._net(Tensor(x))
+        output = self.net(Tensor(x))
         if not isinstance(output, Tensor) or output.is_leaf:
             self._refused[key] = "its result is no single Tensor that records gradients"
             return finish(loss_of(output))
@@ -262,7 +269,7 @@ class RecordedNet:
             return finish(loss_of(output))
         value = finish(loss)
         assert leaf.grad is not None
-        parameters = list(self._net.parameters())
+        parameters = list(self.net.parameters())
         before = [p._grad for p in parameters]
         for parameter in parameters:
             parameter._grad = None
@@ -276,13 +283,13 @@ class RecordedNet:
 
     def _learn(self, key: Any, x: Array, output: Array, cotangent: Array, gradients: list[Array | None]) -> None:
         """Record what was just run by the layers, or compare it with what was recorded before."""
-        generators = generators_of(self._net)
+        generators = generators_of(self.net)
         states = [g.bit_generator.state for g in generators]
         try:
             program = self._programs.get(key)
-            if program is None or not program.fits(self._net):
+            if program is None or not program.fits(self.net):
                 self._seen[key] = BEFORE + 1
-                program = _Program(self._net, list(self._net.parameters()), x, cotangent)
+                program = _Program(self.net, list(self.net.parameters()), x, cotangent)
             _compare(program, x, output, cotangent, gradients)
             self._programs[key] = program
         except _RefusedError as refused:

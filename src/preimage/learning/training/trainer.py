@@ -192,6 +192,8 @@ class Trainer:
             (loss if self.accumulate == 1 else loss / self.accumulate).backward()
             return value
 
+        if self.recorded.net is not self.net:
+            self.recorded = RecordedNet(self.net)
         return self.recorded.run(batch[0], lambda output: self._loss_of(output, batch), finish)
 
     def _backward_in_shards(self, shards: Shards, batch: Any, number: int) -> float:
