@@ -43,6 +43,7 @@ __all__ = [
     "replayer",
     "run",
     "step_store",
+    "warm",
 ]
 
 # In order of preference for "auto": name -> "module:class".
@@ -225,6 +226,20 @@ def bind(
             return None
         made: Callable[..., Array] | None = maker(geometry, contraction, a, w, epilogue, chain, channels_last)
         return made
+
+
+def warm(
+    contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None = None, channels_last: bool = False
+) -> Callable[..., Array | None] | None:
+    """A call that `run` has made under these settings, for more arrays of the same shapes, strides and dtypes: `call(a, b, bias)`.
+
+    None where the engine has no such calls. A call may give None, and has then done nothing: `run` does it. channels_last: its result has
+    its channels in the last axis.
+    """
+    settings = current()
+    maker = None if settings.debug else getattr(_choose(geometry, contraction, a.dtype, settings)[0], "warm", None)
+    made: Callable[..., Array | None] | None = maker and maker(geometry, contraction, a, b, epilogue, channels_last)
+    return made
 
 
 def _run_on_device(contraction: str, geometry: ConvGeometry, a: Any, b: Any, epilogue: Epilogue | None) -> Array | None:

@@ -39,6 +39,7 @@ __all__ = [
     "declare",
     "declare_all",
     "declared",
+    "forget_shortcuts",
     "is_recording",
     "made",
     "recording",
@@ -132,6 +133,17 @@ def recording() -> Iterator[Counter[str]]:
     counter: Counter[str] = Counter()
     with LOCK:
         _recorders.append(counter)
+    forget_shortcuts()
+    try:
+        yield counter
+    finally:
+        with LOCK:
+            _recorders[:] = [other for other in _recorders if other is not counter]
+
+
+def forget_shortcuts() -> None:
+    """Empty every cache of calls that skip the planner: what plans depend on beside the call and the settings has changed."""
+    with LOCK:
         for ref in tuple(_shortcuts):
             cache = ref()
             if cache is not None:
@@ -139,11 +151,6 @@ def recording() -> Iterator[Counter[str]]:
             else:
                 with suppress(ValueError):  # a call in the middle of this one has removed it
                     _shortcuts.remove(ref)
-    try:
-        yield counter
-    finally:
-        with LOCK:
-            _recorders[:] = [other for other in _recorders if other is not counter]
 
 
 class Shortcuts(dict[K, V]):

@@ -18,7 +18,7 @@ from preimage.errors import EngineError
 from preimage.resources import release_memory
 from preimage.settings import current
 
-__all__ = ["linear", "matmul"]
+__all__ = ["linear", "matmul", "warm"]
 
 #: By the settings `engine` and `device`, the engine that was found.
 _found: dict[tuple[str, str], Engine] = {}
@@ -49,6 +49,18 @@ def matmul(a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
 def linear(x: Array, w: Array | PreparedWeight, epilogue: Epilogue | None = None) -> Array:
     """x (..., k) times the transpose of w (n, k), of one dtype; w may be prepared."""
     return _run("linear", x, w, epilogue)
+
+
+def warm(a: Array, b: Array) -> Callable[..., Array | None] | None:
+    """A product that `matmul` has made under these settings, for more arrays of the same shapes, strides and dtypes: `call(a, b)`.
+
+    None where the engine has no such calls. A call may give None, and has then done nothing.
+    """
+    settings = current()
+    engine = _found.get((settings.engine, settings.device))
+    maker = None if settings.debug or engine is None else getattr(engine.products, "warm", None)
+    made: Callable[..., Array | None] | None = maker and maker(a, b)
+    return made
 
 
 def _run(what: str, a: Array, b: Array | PreparedWeight, epilogue: Epilogue | None) -> Array:

@@ -39,6 +39,7 @@ from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
 from preimage.ops.shape import reshape
+from preimage.ops.warm import calls, is_plain, keep_warm, known, plain_key, remember
 from preimage.typing import Accuracy, Activation, Layout, Operand, PaddingMode, Value
 
 __all__ = ["conv", "conv_transpose", "conv_weight_grad", "prepare", "sum_over_space"]
@@ -170,41 +171,6 @@ def _order(layout: str, geometry: ConvGeometry, *values: Value | PreparedWeight 
     return {} if small or layout != "channels_first" or not (is_grad_enabled() and records(*values)) else {"inner": True}
 
 
-#: Geometries of calls that came with plain arrays and integers: a warm call finds its own here and checks nothing twice.
-_known: dict[tuple[Any, ...] | None, ConvGeometry] = {}
-MOST_KNOWN = 1024
-
-
-def _plain_key(
-    contraction: object, x: object, w: object, b: object, stride: object, padding: object, dilation: object, groups: object,
-    layout: object,
-) -> tuple[Any, ...] | None:  # fmt: skip
-    """What a call is known by whose arrays are NumPy's own and whose options are integers; None for any other."""
-    if not (
-        type(x) is type(w) is np.ndarray
-        and type(stride) is type(padding) is type(dilation) is type(groups) is int
-        and (b is None or type(b) is np.ndarray)
-        and type(layout) is str
-        and x.flags.aligned
-        and w.flags.aligned
-    ):
-        return None
-    bias = None
-    if b is not None:
-        if not b.flags.aligned:
-            return None
-        bias = (b.shape, b.dtype)
-    return contraction, x.shape, x.dtype, w.shape, w.dtype, bias, stride, padding, dilation, groups, layout
-
-
-def _remember(key: tuple[Any, ...], geometry: ConvGeometry) -> None:
-    """Keep the geometry of a call that was found good."""
-    if key[2].isnative:
-        if len(_known) >= MOST_KNOWN:
-            _known.clear()
-        _known[key] = geometry
-
-
 def conv(
     x: Operand,
     w: Operand | PreparedWeight,
@@ -249,10 +215,15 @@ def conv(
     """
     plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
     if plain and accuracy is None:
-        key = _plain_key("conv", x, w, b, stride, padding, dilation, groups, layout)
-        known = _known.get(key)
-        if known is not None:
-            return conv_op(x, w, b, geometry=known, layout=layout)
+        key = plain_key("conv", x, w, b, stride, padding, dilation, groups, layout)
+        call = calls.get(key)
+        if call is not None and (made := call(x, w, b)) is not None:
+            return made
+        geometry = known(key, x, w, b)
+        if geometry is not None:
+            result = conv_op(x, w, b, geometry=geometry, layout=layout)
+            keep_warm(key, "conv", geometry, layout, x, w, b)
+            return result
     x = operand(x, "x")
     w = weight_operand(w, x)
     if b is not None:
@@ -268,7 +239,7 @@ def conv(
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
         if key is not None:
-            _remember(key, geometry)
+            remember(key, geometry)
         return conv_op(x, w, b, geometry=geometry, layout=layout, **how, **_order(layout, geometry, x, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
@@ -316,10 +287,15 @@ def conv_transpose(
     """
     plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
     if plain and accuracy is None and output_size is None and type(output_padding) is int:
-        key = _plain_key(output_padding, y, w, b, stride, padding, dilation, groups, layout)
-        known = _known.get(key)
-        if known is not None:
-            return conv_transpose_op(y, w, b, geometry=known, layout=layout)
+        key = plain_key(output_padding, y, w, b, stride, padding, dilation, groups, layout)
+        call = calls.get(key)
+        if call is not None and (made := call(y, w, b)) is not None:
+            return made
+        geometry = known(key, y, w, b)
+        if geometry is not None:
+            result = conv_transpose_op(y, w, b, geometry=geometry, layout=layout)
+            keep_warm(key, "conv_transpose", geometry, layout, y, w, b)
+            return result
     y = operand(y, "y")
     w = weight_operand(w, y)
     if b is not None:
@@ -336,7 +312,7 @@ def conv_transpose(
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
         if key is not None:
-            _remember(key, geometry)
+            remember(key, geometry)
         return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how, **_order(layout, geometry, y, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
@@ -372,6 +348,12 @@ def conv_weight_grad(
         >>> pre.conv_weight_grad(x, y, kernel_size=2).tolist()
         [[[21.0, 32.0]]]
     """
+    key = None
+    if accuracy is None and isinstance(padding_mode, str) and padding_mode == "zeros" and is_plain(kernel_size):
+        key = plain_key(("conv_weight_grad", kernel_size), x, y, None, stride, padding, dilation, groups, layout)
+        call = calls.get(key)
+        if call is not None and (made := call(x, y)) is not None:
+            return made
     x, y = operand(x, "x"), operand(y, "y")
     if x.dtype is not y.dtype:
         one_dtype(x=x, y=y)
@@ -382,4 +364,7 @@ def conv_weight_grad(
     if not isinstance(padding_mode, str) or padding_mode != "zeros":
         check_mode(padding_mode)
         x, geometry = pad_pairs(x, _pairs(geometry, layout), padding_mode), margin_free(geometry)
-    return conv_weight_grad_op(x, y, geometry=geometry, layout=layout, **accuracy_option(accuracy))
+    result = conv_weight_grad_op(x, y, geometry=geometry, layout=layout, **accuracy_option(accuracy))
+    if key is not None:
+        keep_warm(key, "conv_weight_grad", geometry, layout, array_of(x), array_of(y))
+    return result

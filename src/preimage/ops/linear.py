@@ -9,6 +9,7 @@ so that any number of workers may share a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -17,17 +18,22 @@ import numpy as np
 from preimage.autograd import primitive
 from preimage.engines import PreparedWeight, products
 from preimage.engines.base import Epilogue
+from preimage.engines.decisions import Shortcuts
 from preimage.errors import ShapeError
 from preimage.geometry import ConvGeometry
 from preimage.ops.broadcast import astype, match
 from preimage.ops.contraction import conv_weight_grad_op, sum_over_space, weight_operand
 from preimage.ops.operands import Array, broadcast_shape, operands
 from preimage.ops.shape import getitem, reshape, swapaxes
+from preimage.settings import current
 from preimage.typing import Operand, Value
 
 __all__ = ["linear", "matmul"]
 
 _PLAIN = frozenset(np.dtype(t) for t in (np.float32, np.float64, np.float16))
+
+#: What products of plain arrays run from the second time on; None: there is nothing shorter.
+_warm: Shortcuts[tuple[Any, ...], Callable[..., Array | None] | None] = Shortcuts(1024)
 
 _matmul_op = primitive(
     "matmul",
@@ -54,11 +60,16 @@ def matmul(a: Operand, b: Operand) -> Value:
     Every element of the result has one order of summation (docs/contract.md): the same bits alone and in a batch, on any number of threads.
     Raises: ShapeError where the inner sizes differ, or for an array without axes.
     """
-    if (
-        type(a) is np.ndarray and type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _PLAIN
-        and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
-    ):  # fmt: skip
-        return products.matmul(a, b)  # nothing to record, convert or broadcast
+    if type(a) is np.ndarray and type(b) is np.ndarray:
+        key = (id(current()), a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype)
+        call = _warm.get(key)
+        if call is not None and (made := call(a, b)) is not None:
+            return made
+        if _is_plain(a, b):  # nothing to record or convert
+            product = products.matmul(a, b)
+            if key not in _warm:
+                _warm.keep(key, products.warm(a, b))
+            return product
     a, b = operands("matmul", a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError(f"matmul: needs at least one axis each, got shapes {a.shape} and {b.shape}; use * for numbers")
@@ -76,6 +87,14 @@ def matmul(a: Operand, b: Operand) -> Value:
     if row:
         result = getitem(result, (..., 0, slice(None)))
     return getitem(result, (..., 0)) if column else result
+
+
+def _is_plain(a: Array, b: Array) -> bool:
+    """Whether two arrays can be multiplied as they are."""
+    return (
+        a.dtype is b.dtype and a.dtype in _PLAIN and min(a.ndim, b.ndim) >= 2 and a.shape[-1] == b.shape[-2]
+        and (a.shape[:-2] == b.shape[:-2] or min(a.ndim, b.ndim) == 2) and a.flags.aligned and b.flags.aligned
+    )  # fmt: skip
 
 
 def _rows(a: Value) -> Value:

@@ -34,7 +34,7 @@ from preimage.engines.jit.index.partition import Band, bands_within, cut, images
 from preimage.engines.jit.integers import JitIntegers
 from preimage.engines.jit.products import JitProducts
 from preimage.engines.jit.products.recurrent import run_directions
-from preimage.engines.jit.program import ALIGN, Program
+from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import (
     ELEMENTS,
     SMALL_MACS,
@@ -43,13 +43,14 @@ from preimage.engines.jit.request import (
     WeightGradRequest,
     dense_strides,
     is_little,
-    little_macs,
     little_work,
     readable,
 )
-from preimage.engines.jit.runtime.bound_call import Bound, Ready, Scratch, epilogue_arrays, finish_of
+from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, finish_of, lies_like
+from preimage.engines.jit.runtime.direct_call import WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.replay import ReplaySteps
+from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions, unreachable_decisions
 from preimage.engines.jit.weight_grad.call import WeightGradients, node_bytes, request_for_shapes
 from preimage.engines.prepared import PreparedWeight
@@ -117,10 +118,7 @@ class JitEngine:
     def _gather(self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None) -> Array:
         settings = current()
         threads = settings.threads or thread_count(settings)
-        key = (
-            id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(kernels.current_target()),
-            settings.workspace_bytes, settings.accuracy, little_macs(), None if epilogue is None else _kind(epilogue),
-        )  # fmt: skip
+        key = call_key(geometry, contraction, x, w, epilogue, settings, threads)
         ready = self._ready.get(key)
         if ready is not None and ready.geometry is geometry:
             return self._run_ready(ready, ready.empty(), x, w, epilogue)
@@ -142,7 +140,7 @@ class JitEngine:
         straight = readable(x)
         if straight is not x:
             branches.call("input.copied")
-        moved = epilogue is not None and epilogue.residual is not None and not _lies_like(epilogue.residual, out)
+        moved = epilogue is not None and epilogue.residual is not None and not lies_like(epilogue.residual, out)
         if moved:
             branches.call("residual.copied")
             assert epilogue is not None
@@ -183,7 +181,7 @@ class JitEngine:
             self._by_bands(bands, contraction, x, w, epilogue, out, threads)
             return None
         decisions.report(linked.program.decisions)
-        ready = Ready(request, linked, out, request.threads)
+        ready = Ready(request, linked, out, request.threads, self._scratch)
         self._run_ready(ready, out, x, w, epilogue)
         return ready
 
@@ -201,7 +199,7 @@ class JitEngine:
         residual = None if epilogue is None else epilogue.residual
         if not out.size or not x.size or not w.array.size or readable(x) is not x:
             return None
-        if residual is not None and not _lies_like(residual, out):
+        if residual is not None and not lies_like(residual, out):
             return None
         if images_at_once(geometry, contraction) < geometry.batch:
             return None
@@ -218,7 +216,27 @@ class JitEngine:
         decisions.report(linked.program.decisions)
         arrays = epilogue_arrays(epilogue, out.dtype, linked.bias_repeat, chain)
         arrays.pop("residual", None)
-        return Bound(Ready(request, linked, out, request.threads), arrays | {"packed": memory}, self._scratch)
+        return Bound(Ready(request, linked, out, request.threads, self._scratch), memory, arrays)
+
+    def warm(
+        self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, channels_last: bool
+    ) -> WarmCall | None:
+        """Calls like one that was made under these settings, and that skip all that it found out; None where there are none.
+
+        channels_last: their result has its channels in the last axis.
+        """
+        settings = current()
+        threads = settings.threads or thread_count(settings)
+        if contraction == "conv_weight_grad":
+            assert isinstance(w, np.ndarray)
+            return self._weight_gradient.warm(geometry, x, w, threads)
+        bias = None if epilogue is None else epilogue.bias
+        ready = self._ready.get(call_key(geometry, contraction, x, w, epilogue, settings, threads))
+        if ready is None or ready.geometry is not geometry or isinstance(w, PreparedWeight) or not w.flags.c_contiguous:
+            return None
+        if bias is not None and (ready.linked.bias_repeat != 1 or bias.dtype != x.dtype or not bias.flags.c_contiguous):
+            return None
+        return ready.warm(channels_last)
 
     def _by_bands(
         self, bands: list[Band] | None, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, out: Array, threads: int
@@ -236,31 +254,20 @@ class JitEngine:
             fixed = Fixed(self._packed(w, ready.linked.program)[0]) if type(w) is PreparedWeight else None
             record_call(here, ready, out, x, w, fixed, epilogue)
             return out
-        linked, scratch = ready.linked, self._scratch
-        workspace = scratch.take(ready.size + ALIGN)
-        base, finite, kept = workspace.address, True, None
-        bases = [base, address_of(x), address_of(out), 0, 0, 0]  # as `Ready` names them
-        if epilogue is not None:
-            kept = epilogue_arrays(epilogue, ready.dtype, linked.bias_repeat)
-            for k, name in enumerate(("bias", "residual", "limits"), 3):
-                if name in kept:
-                    bases[k] = address_of(kept[name])
+        linked, finite = ready.linked, True
+        more = _NOTHING if epilogue is None else epilogue_arrays(epilogue, ready.dtype, linked.bias_repeat)
         if type(w) is PreparedWeight:
-            packed, finite = self._packed(w, linked.program)
-            bases.append(address_of(packed))
+            weights, finite = self._packed(w, linked.program)
         else:
             assert not isinstance(w, PreparedWeight)
             if not w.flags.c_contiguous:
                 branches.call("weights.copied")
                 w = np.ascontiguousarray(w)
-            bases += (address_of(w), base)
-        ready.launch(bases)
-        del kept  # the kernels have read them
-        finite = finite and not workspace.flag[0]
-        scratch.free.append(workspace)
-        if linked.skips_padding and not finite:
+            weights = w
+        flagged = ready.run(x, weights, out, more)
+        if linked.skips_padding and (flagged or not finite):
             request, linked = self._exactly(ready.request)
-            self._run_ready(Ready(request, linked, out, request.threads), out, x, w, epilogue)
+            self._run_ready(Ready(request, linked, out, request.threads, self._scratch), out, x, w, epilogue)
         return out
 
     def exact_request(self, request: ConvRequest) -> ConvRequest:
@@ -315,8 +322,7 @@ class JitEngine:
             held = sum(list(self._table_bytes.values()))
             if len(self._programs) <= PROGRAMS and held <= TABLE_BYTES:
                 return
-            self._ready.clear()  # which holds programs too
-            self._weight_gradient.forget()
+            decisions.forget_shortcuts()  # which hold programs too
             sizes = list(self._table_bytes.copy().items())  # of one moment: see kept_tables
             for k, (key, size) in enumerate(sizes[:-1]):  # not the newest; a quarter at once, so that it comes seldom
                 if len(sizes) - k <= PROGRAMS * 3 // 4 and held <= TABLE_BYTES * 3 // 4:
@@ -328,8 +334,7 @@ class JitEngine:
     def forget(self) -> None:
         """Drop every program and every call that was made ready."""
         with LOCK:
-            self._ready.clear()
-            self._weight_gradient.forget()
+            decisions.forget_shortcuts()
             self._programs.clear()
             self._table_bytes.clear()
 
@@ -390,19 +395,12 @@ class JitEngine:
         )  # fmt: skip
 
 
+#: Arrays of no epilogue.
+_NOTHING: dict[str, Array] = {}
+
+
 def _example(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
     """An array that lies in memory as a result would; its own memory is never touched."""
     if is_channels_last(like) or (channels_last and len(shape) > 2):
         return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), like.dtype), -1, 1)
     return np.empty(shape, like.dtype)
-
-
-def _lies_like(residual: Array, out: Array) -> bool:
-    """Whether the residual can be read where the result is written."""
-    return residual.strides == out.strides and residual.dtype == out.dtype
-
-
-def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
-    """What of an epilogue the code depends on, and how the residual lies."""
-    added = epilogue.residual
-    return epilogue.bias is not None, epilogue.activation, None if added is None else (added.strides, added.dtype.num)

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.decisions import forget_shortcuts
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
@@ -50,10 +51,12 @@ def little_work(macs: int) -> Iterator[None]:
     """Another limit inside the block, in the whole process: 0 has every size computed as large ones are (tests)."""
     global _little
     before, _little = _little, macs
+    forget_shortcuts()
     try:
         yield
     finally:
         _little = before
+        forget_shortcuts()
 
 
 def is_little(g: ConvGeometry) -> bool:

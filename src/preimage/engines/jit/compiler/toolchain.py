@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
+from preimage.engines.decisions import forget_shortcuts
 from preimage.engines.ir.accumulate import with_accumulations
 from preimage.engines.jit.compiler import object_loader
 from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
@@ -185,10 +186,12 @@ def use_target(target: Target | str) -> Iterator[Target]:
     if not wanted.runs_here:
         raise EngineError(f"this CPU ({host().cpu}) cannot run code made for {wanted.name}")
     _chosen = wanted
+    forget_shortcuts()
     try:
         yield wanted
     finally:
         _chosen = previous
+        forget_shortcuts()
 
 
 _machines: dict[tuple[Target, int], list[Any]] = {}  # those that no thread uses just now

@@ -31,13 +31,13 @@ def record_call(
             bias = in_order(np.broadcast_to(epilogue.bias, (linked.bias_repeat, len(epilogue.bias))))
             assert bias is not None
             kept["bias"] = bias
-    rest = [kept.get(name) for name in ("bias", "residual", "limits")]
+    arrays = kept | {"x": x, "out": out}
     if packed is not None:
         here.lost("weights were packed before the call")
-        ready.launch.record(here, [x, out, *rest, packed])
+        ready.record(here, arrays | {"packed": packed})
         return
     assert isinstance(w, np.ndarray)
     flag = here.flag() if linked.skips_padding else here.take(8)
-    ready.launch.record(here, [x, out, *rest, w, flag])
+    ready.record(here, arrays | {"w": w, "flag": flag})
     if linked.skips_padding and flag.any():
         here.lost("weights that are not finite are multiplied with padding")

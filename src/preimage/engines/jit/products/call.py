@@ -9,7 +9,7 @@ import numpy as np
 
 from preimage.engines.base import Array, Epilogue, apply_to_columns
 from preimage.engines.buffers import aligned
-from preimage.engines.decisions import Shortcuts
+from preimage.engines.decisions import Shortcuts, forget_shortcuts
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.lower import lower_product
@@ -17,8 +17,10 @@ from preimage.engines.jit.products.ready import Ready
 from preimage.engines.jit.products.request import ProductRequest, Side
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
-from preimage.engines.jit.runtime.bound_call import Scratch, epilogue_arrays, finish_of
+from preimage.engines.jit.runtime.bound_call import epilogue_arrays, finish_of
+from preimage.engines.jit.runtime.direct_call import WarmCall
 from preimage.engines.jit.runtime.link import address_of, link
+from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import apart
 from preimage.settings import thread_count
@@ -151,11 +153,17 @@ class JitProducts:
         request, swapped = product_request(a, b, finish_of(epilogue), threads, prepared)
         shape = _result_shape(a, b.shape[::-1] if prepared else b.shape)
         linked = link(lower_product(request), request.threads)
-        return Ready(linked, self._scratch, shape, a.dtype, swapped, request.threads)
+        return Ready(linked, self._scratch, shape, a.dtype, swapped, request.threads, request.macs)
+
+    def warm(self, a: Array, b: Array) -> WarmCall | None:
+        """Products like one that was made under these settings, and that skip all that it found out; None where there are none."""
+        key = (a.shape, a.strides, b.shape, b.strides, a.dtype.num, id(kernels.current_target()))
+        ready = self._ready.get(key) or self._ready.get((*key, thread_count(), None, False))
+        return None if ready is None else ready.warm()
 
     def forget(self) -> None:
         """Drop every call that was made ready."""
-        self._ready.clear()
+        forget_shortcuts()
 
 
 def _result_shape(a: Array, b_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,65 +6,24 @@ call only writes down the addresses of its input and result and launches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
-from preimage.engines.buffers import retrying
 from preimage.engines.ir.epilogue import EpilogueSpec
-from preimage.engines.jit.program import ALIGN
-from preimage.engines.jit.request import ConvRequest
-from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
-from preimage.engines.recording import Fixed, state
-from preimage.resources import register_keeper
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.request import ConvRequest, little_macs
+from preimage.engines.jit.runtime.direct_call import ProgramCall, WarmCall
+from preimage.engines.jit.runtime.link import LinkedProgram
+from preimage.engines.jit.runtime.scratch import Scratch
+from preimage.engines.prepared import PreparedWeight
+from preimage.engines.recording import Fixed, Recorder, state
+from preimage.geometry import ConvGeometry
+from preimage.settings import Settings
 
-__all__ = ["Bound", "Ready", "Scratch", "Workspace", "epilogue_arrays", "finish_of"]
-
-
-class Workspace:
-    """Memory that one call writes to. Its first bytes, `flag`, are the word that packing sets where a weight is not finite."""
-
-    __slots__ = ("address", "flag", "memory", "size")
-
-    def __init__(self, size: int) -> None:
-        self.memory = retrying(lambda: np.empty(size + ALIGN, np.uint8))
-        start = -address_of(self.memory) % ALIGN
-        self.address, self.size = address_of(self.memory) + start, size
-        self.flag = self.memory[start : start + 8].view(np.int64)
-
-
-class Scratch:
-    """Workspaces that no call uses just now, the latest last.
-
-        workspace = scratch.take(size)
-        ...                               # kernels run in it
-        scratch.free.append(workspace)
-
-    A call takes its workspace out, so nobody else meets it: neither another thread, nor a call that a signal handler, a finaliser or a
-    trace function makes in the middle of this one. A call that fails on its way gives nothing back; its workspace is freed.
-    """
-
-    def __init__(self) -> None:
-        self.free: list[Workspace] = []
-        register_keeper(self)
-
-    def take(self, size: int) -> Workspace:
-        """A workspace of at least `size` bytes, whose flag is 0."""
-        try:
-            found = self.free.pop()  # one step: no two callers get the same
-        except IndexError:
-            found = Workspace(size)
-        if found.size < size:
-            del found  # before the larger one is made
-            found = Workspace(size)
-        found.flag[0] = 0
-        return found
-
-    def clear(self) -> int:
-        """Let go of them; returns how many bytes."""
-        free, self.free = self.free, []
-        return sum([workspace.size for workspace in free])
+__all__ = ["Bound", "Ready", "call_key", "epilogue_arrays", "finish_of", "lies_like"]
 
 
 def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> EpilogueSpec:
@@ -96,23 +55,59 @@ def epilogue_arrays(
     return arrays
 
 
+def call_key(
+    geometry: ConvGeometry, contraction: str, x: Array, w: object, epilogue: Epilogue | None, settings: Settings, threads: int
+) -> tuple[Any, ...]:
+    """What a call made ready is known by."""
+    return (
+        id(geometry), contraction, x.strides, x.dtype.num, threads, type(w) is PreparedWeight, id(kernels.current_target()),
+        settings.workspace_bytes, settings.accuracy, little_macs(), None if epilogue is None else _kind(epilogue),
+    )  # fmt: skip
+
+
+def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
+    """What of an epilogue the code depends on, and how the residual lies."""
+    added = epilogue.residual
+    return epilogue.bias is not None, epilogue.activation, None if added is None else (added.strides, added.dtype.num)
+
+
+def lies_like(residual: Array, out: Array) -> bool:
+    """Whether the residual can be read where the result is written."""
+    return residual.strides == out.strides and residual.dtype == out.dtype
+
+
 class Ready:
     """What a call needs once its program is known: the shape of the result in memory, and where the scratch lies."""
 
-    __slots__ = ("axes", "dtype", "geometry", "launch", "linked", "request", "shape", "size", "threads")
+    __slots__ = ("_axes", "_call", "dtype", "geometry", "linked", "request", "shape", "threads")
 
-    def __init__(self, request: ConvRequest, linked: LinkedProgram, out: Array, n_threads: int) -> None:
+    def __init__(self, request: ConvRequest, linked: LinkedProgram, out: Array, n_threads: int, scratch: Scratch) -> None:
         self.request, self.linked, self.geometry, self.threads = request, linked, request.geometry, n_threads
-        self.dtype, self.size = out.dtype, linked.workspace_bytes
+        self.dtype = out.dtype
         last = not out.flags.c_contiguous
         self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
-        self.axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
-        weights = ("packed",) if request.prepared else ("w", "flag")
-        self.launch = Launch(linked, ("x", "out", "bias", "residual", "limits", *weights), n_threads)
+        self._axes = (0, out.ndim - 1, *range(1, out.ndim - 1)) if last else None
+        arguments = ("x", "packed" if request.prepared else "w", "bias", "out", "residual", "limits")
+        self._call = ProgramCall(linked, arguments, scratch, n_threads, out.itemsize, request.geometry.inside_macs)
 
     def empty(self) -> Array:
         memory = aligned_empty(self.shape, self.dtype)
-        return memory if self.axes is None else memory.transpose(self.axes)
+        return memory if self._axes is None else memory.transpose(self._axes)
+
+    def run(self, x: Array, w: Array, out: Array, more: dict[str, Array]) -> bool:
+        """Compute `out`; w: the weights as the program wants them; more: the epilogue's arrays. Whether a weight is not finite, if that is seen."""
+        return bool(self._call(x, w, more.get("bias"), out, more.get("residual"), more.get("limits")))
+
+    def record(self, here: Recorder, arrays: Mapping[str, Array | Fixed]) -> None:
+        """Run it for a recorder, with arrays by name."""
+        self._call.record(here, arrays)
+
+    def warm(self, channels_last: bool) -> WarmCall | None:
+        """Calls of x, weights and a bias, without looking at them; channels_last: of the result's axes."""
+        axes = self._axes
+        if channels_last:
+            axes = None if axes is not None else (0, *range(2, len(self.shape)), 1)
+        return self._call.warm(self.shape, axes, self.dtype)
 
 
 class Bound:
@@ -120,22 +115,20 @@ class Bound:
     made for (and the residual, where it has one), it gives the result. Threads may share it.
     """
 
-    __slots__ = ("_addresses", "_kept", "_launch", "_ready", "_scratch")
+    __slots__ = ("_more", "_packed", "_ready")
 
-    def __init__(self, ready: Ready, fixed: dict[str, Array], scratch: Scratch) -> None:
-        self._ready, self._kept, self._scratch = ready, fixed, scratch
-        self._addresses = [address_of(array) for array in fixed.values()]
-        self._launch = Launch(ready.linked, ("x", "out", "residual", *fixed), ready.threads)
+    def __init__(self, ready: Ready, packed: Array, more: dict[str, Array]) -> None:
+        """more: the epilogue's arrays but for the residual."""
+        self._ready, self._packed, self._more = ready, packed, more
 
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
         ready = self._ready
         out = ready.empty()
         if (here := state.recorder) is not None:
             moving = {"x": x, "out": out} | ({} if residual is None else {"residual": residual})
-            ready.linked.run_recorded(here, moving | {k: Fixed(a) for k, a in self._kept.items()}, ready.threads)
+            fixed = {"packed": self._packed} | self._more
+            ready.linked.run_recorded(here, moving | {k: Fixed(a) for k, a in fixed.items()}, ready.threads)
             return out
-        workspace = self._scratch.take(ready.size + ALIGN)
-        rest = 0 if residual is None else address_of(residual)
-        self._launch([workspace.address, address_of(x), address_of(out), rest, *self._addresses])
-        self._scratch.free.append(workspace)
+        more = self._more if residual is None else self._more | {"residual": residual}
+        ready.run(x, self._packed, out, more)
         return out

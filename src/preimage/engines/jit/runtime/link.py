@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from preimage.engines.buffers import aligned
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
+from preimage.engines.jit.runtime.direct_kernel import DirectSpec, interpreter
 from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
 from preimage.engines.recording import Address, Fixed, Recorder, Words, state
 from preimage.errors import EngineError
@@ -115,15 +116,15 @@ class Launch:
         launch = Launch(linked, ("x", "w", "out"), n_threads)
         launch([workspace.address, address_of(x), address_of(w), address_of(out)])
 
-    Every array that a kernel reads begins somewhere in one of the given ones or in the workspace; where neither has it, its address is 0.
+    Every array that a kernel reads begins somewhere in the workspace or in one of the given ones; where neither has it, its address is 0.
     """
 
-    __slots__ = ("_entry", "_given", "_linked", "_order", "_rest", "_steps", "_threads")
+    __slots__ = ("_entry", "_linked", "_order", "_rest", "_steps", "_threads")
 
     def __init__(self, linked: LinkedProgram, given: tuple[str, ...], n_threads: int) -> None:
-        base_of = {name: (0, at) for name, at in linked.places.items()} | {name: (k + 1, 0) for k, name in enumerate(given)}
+        base_of = {name: (k + 1, 0) for k, name in enumerate(given)} | {name: (0, at) for name, at in linked.places.items()}
         nothing = (len(given) + 1, 0)
-        self._threads, self._entry, self._given = n_threads, None, given
+        self._threads, self._entry = n_threads, None
         self._linked = linked  # its kernels stay loaded while they can be launched
         if n_threads <= 1:
             self._entry, names, self._rest = linked.whole()
@@ -133,11 +134,6 @@ class Launch:
             (call.kernel, call.words, [(slot, *base_of.get(name, nothing)) for slot, name in call.arrays], call.tasks)
             for call in linked.calls
         ]
-
-    def record(self, here: Recorder, arrays: Sequence[Array | Fixed | None]) -> None:
-        """The same for a recorder, with the given arrays themselves (None: absent) and a workspace that it knows."""
-        given = {name: array for name, array in zip(self._given, arrays, strict=True) if array is not None}
-        self._linked.run_recorded(here, given, self._threads)
 
     def __call__(self, bases: list[int]) -> None:
         """bases: the addresses of the workspace and of the given arrays (0: absent)."""
@@ -163,7 +159,9 @@ def link(program: Program, n_threads: int) -> LinkedProgram:
     specs = list(program.specs)
     target = kernels.current_target()
     if n_threads <= 1:
-        specs.append(ProgramSpec(target.triple))
+        specs.append(
+            ProgramSpec(target.triple) if DATA_FIELD is None or interpreter() is None else DirectSpec(DATA_FIELD, target.triple)
+        )
     modules = [_wanted(spec, target) for spec in specs]
     if n_threads > 1 and not pool.is_loaded():
         modules.append(pool.wanted())

@@ -23,10 +23,10 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
 from preimage.engines.jit.index.partition import images_at_once
-from preimage.engines.jit.program import ALIGN
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs, readable
-from preimage.engines.jit.runtime.bound_call import Scratch
-from preimage.engines.jit.runtime.link import Launch, LinkedProgram, address_of
+from preimage.engines.jit.runtime.direct_call import ProgramCall, WarmCall
+from preimage.engines.jit.runtime.link import LinkedProgram
+from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out
 from preimage.engines.recording import state
@@ -51,8 +51,7 @@ class _Ready:
     """What a call needs once its program is known: the shape of the result in memory, and the order of its axes."""
 
     geometry: ConvGeometry
-    launch: Launch
-    size: int  # bytes of the workspace
+    call: ProgramCall
     memory: tuple[int, ...]
     axes: tuple[int, ...] | None
     exact: bool  # no position is left out
@@ -70,15 +69,13 @@ class WeightGradients:
         self._ready.clear()
 
     def __call__(self, geometry: ConvGeometry, x: Array, y: Array, n_threads: int) -> Array:
-        settings = current()
-        kind = (settings.workspace_bytes, settings.accuracy, little_macs())
-        key = (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(kernels.current_target()), *kind)
+        key = _key(geometry, x, y, n_threads)
         ready = self._ready.get(key)
         if ready is not None and ready.geometry is geometry:
             result = aligned_empty(ready.memory, x.dtype)
             if ready.axes is not None:
                 result = result.transpose(ready.axes)
-            self._run(ready.launch, ready.size, x, y, result)
+            ready.call(x, y, None, result)
             if ready.exact:
                 return result
         else:
@@ -94,13 +91,17 @@ class WeightGradients:
             self._fill(wide, whole, y, result, n_threads)
         return result
 
-    def _run(self, launch: Launch, size: int, x: Array, y: Array, result: Array) -> None:
-        if (here := state.recorder) is not None:
-            launch.record(here, [x, y, result])
-            return
-        workspace = self._scratch.take(size)
-        launch([workspace.address, address_of(x), address_of(y), address_of(result)])
-        self._scratch.free.append(workspace)
+    def _call(self, linked: LinkedProgram, r: WeightGradRequest) -> ProgramCall:
+        return ProgramCall(
+            linked, ("x", "y", "bias", "out"), self._scratch, r.threads, ELEMENT_BYTES[r.element], r.geometry.inside_macs
+        )
+
+    def warm(self, geometry: ConvGeometry, x: Array, y: Array, n_threads: int) -> WarmCall | None:
+        """Calls of x and y, without looking at them."""
+        ready = self._ready.get(_key(geometry, x, y, n_threads))
+        if ready is None or ready.geometry is not geometry or not ready.exact:
+            return None
+        return ready.call.warm(ready.memory, ready.axes, x.dtype)
 
     def _fill(
         self, geometry: ConvGeometry, x: Array, y: Array, result: Array, n_threads: int, key: tuple[Any, ...] | None = None
@@ -124,13 +125,13 @@ class WeightGradients:
             self._in_parts(request, images, x, y, result)
             return
         decisions.report(linked.program.decisions)
-        launch, size = _launch(linked, shared), linked.workspace_bytes + ALIGN
-        self._run(launch, size, x, y, result)
+        call = self._call(linked, request)
+        call(x, y, None, result)
         if key is not None and given.ndim and given_strides == (x.strides, y.strides):
             memory = (shape[0], *shape[2:], shape[1]) if last else shape
             axes = (0, len(shape) - 1, *range(1, len(shape) - 1)) if last else None
             exact = _by_tiles(given, x) or not leaves_out(given)
-            self._ready.keep(key, _Ready(given, launch, size, memory, axes, exact))
+            self._ready.keep(key, _Ready(given, call, memory, axes, exact))
 
     def _in_parts(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
         """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
@@ -143,7 +144,7 @@ class WeightGradients:
             node = (
                 tree.spare.pop() if tree.spare else empty_like_order(r.geometry.weight_shape, result, accumulator_dtype(x.dtype))
             )
-            self._run(_launch(linked, r.threads), linked.workspace_bytes + ALIGN, x[part], y[part], node)
+            self._call(linked, request)(x[part], y[part], None, node)
             tree.add(node, number, images.bit_length() - 1)
         with np.errstate(all="ignore"):
             result[...] = tree.total()
@@ -161,8 +162,11 @@ def _stays_finite(result: Array) -> bool:
     return True
 
 
-def _launch(linked: LinkedProgram, n_threads: int) -> Launch:
-    return Launch(linked, ("x", "y", "out"), n_threads)
+def _key(geometry: ConvGeometry, x: Array, y: Array, n_threads: int) -> tuple[Any, ...]:
+    """What a call made ready is known by."""
+    settings = current()
+    kind = (settings.workspace_bytes, settings.accuracy, little_macs())
+    return (id(geometry), x.strides, y.strides, x.dtype.num, n_threads, id(kernels.current_target()), *kind)
 
 
 def as_tables_allow(r: WeightGradRequest) -> WeightGradRequest:

@@ -1,0 +1,188 @@
+"""Programs of one thread as built-in functions (`direct_kernel`), and calls that skip all that one with the same shapes found out.
+
+function = direct_function(linked, ("x", "w", "out"), item, macs)
+function(workspace, x, w, out)         # arrays, or None for one that is absent; 0, or the flag that the program set
+                                       # -1: nothing was computed, since an array does not begin on a multiple of its elements' size
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.addresses import DATA_FIELD, address_of
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.buffers import SMALL_BYTES, aligned
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.runtime.direct_kernel import MOST_WORDS, DirectSpec, Head, interpreter
+from preimage.engines.jit.runtime.link import Launch, LinkedProgram, compiled
+from preimage.engines.jit.runtime.scratch import Scratch
+from preimage.engines.recording import Fixed, Recorder, state
+from preimage.settings import current
+
+__all__ = ["ProgramCall", "WarmCall"]
+
+#: With more work than this other Python threads run meanwhile: to let them costs 0.1 us, not to let them as long as the call takes.
+HELD_MACS = 1 << 16
+#: Calls that keep the interpreter's lock run one after another, so they share memory; a program that needs more of it lets go of the lock.
+SHARED_BYTES = 256 << 10
+_FASTCALL = 0x80  # METH_FASTCALL: f(self, arguments, their number)
+
+Function = Callable[..., int]
+
+
+class _Method(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("code", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
+
+
+class _Table(np.ndarray[Any, Any]):
+    """A function's words (`Head` and what follows it), and what must live as long as they do."""
+
+    kept: Any = None
+
+
+@lru_cache(maxsize=1)
+def _shared() -> Array:
+    return aligned(SHARED_BYTES)
+
+
+@lru_cache(maxsize=8)
+def _method(field: int, triple: str) -> Any:
+    """The kernel of all programs as CPython knows it. A function may outlive this module, so it is never freed."""
+    kernel = compiled(DirectSpec(field, triple))
+    method = _Method(b"program", int(kernel), _FASTCALL, None)
+    for kept in (kernel, method):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    return method
+
+
+def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool) -> Function | None:
+    """The function of a program; None where there can be none. arguments, item: as of `ProgramCall`."""
+    known = interpreter()
+    patches: list[tuple[int, int, int]] = []
+    steps: list[tuple[int, int, int]] = []
+    words: list[int] = []
+    for call in linked.calls:
+        begin = len(words)
+        steps.append((int(call.kernel), begin, call.tasks))
+        words += call.words
+        for slot, name in call.arrays:
+            if name in linked.places or name == "flag":
+                patches.append((0, begin + slot, linked.places.get(name, 0)))
+            elif name in arguments:
+                patches.append((1 + arguments.index(name), begin + slot, 0))
+            else:
+                words[begin + slot] = 0
+    if known is None or DATA_FIELD is None or len(words) > MOST_WORDS:
+        return None
+    head = Head(
+        workspace=address_of(_shared()), below=item - 1, releases=releases, patches=len(patches), steps=len(steps), words=len(words),
+        flagged=any(name == "flag" for call in linked.calls for _, name in call.arrays), **known,
+    )  # fmt: skip
+    table = np.array([*head.table()[0].tolist(), *chain(*patches), *chain(*steps), *words], np.int64).view(_Table)
+    table.kept = linked
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    made: Function = make(ctypes.addressof(_method(DATA_FIELD, kernels.current_target().triple)), table, None)
+    return made
+
+
+class ProgramCall:
+    """A program made ready for calls whose arrays come in one order.
+
+        call = ProgramCall(linked, ("x", "w", "bias", "out"), scratch, n_threads, item, macs)
+        call(x, w, None, out)                  # None: there is none. The flag that the program set, or 0
+
+    item: bytes of an element; macs: multiply-adds of a call.
+    """
+
+    __slots__ = ("_brings", "_function", "_given", "_launch", "_scratch", "_size")
+
+    def __init__(
+        self, linked: LinkedProgram, arguments: tuple[str, ...], scratch: Scratch, n_threads: int, item: int, macs: int
+    ) -> None:
+        self._scratch, self._size = scratch, linked.workspace_bytes
+        held = macs <= HELD_MACS and self._size <= SHARED_BYTES
+        self._function = _function(linked, arguments, item, not held) if n_threads <= 1 else None
+        self._brings = not held or self._function is None
+        self._launch: Launch | None = None
+        self._given = linked, (*arguments, "flag"), n_threads
+
+    def record(self, here: Recorder, arrays: Mapping[str, Array | Fixed]) -> None:
+        """Run it for a recorder, with arrays by name, and a workspace that the recorder knows."""
+        linked, _, n_threads = self._given
+        linked.run_recorded(here, arrays, n_threads)
+
+    def __call__(self, *arrays: Array | None) -> int:
+        if (here := state.recorder) is not None:
+            names = self._given[1]
+            self.record(here, {name: array for name, array in zip(names, arrays, strict=False) if array is not None})
+            return 0
+        if self._function is not None:
+            if not self._brings:
+                found = self._function(None, *arrays)
+            else:
+                workspace = self._scratch.take(self._size)
+                found = self._function(workspace.array, *arrays)
+                self._scratch.free.append(workspace)
+            if found >= 0:
+                return found
+        launch = self._launch = self._launch or Launch(*self._given)
+        workspace = self._scratch.take(self._size)
+        launch([workspace.address, *[0 if a is None else address_of(a) for a in arrays], workspace.address])
+        flag = int(workspace.flag[0])
+        self._scratch.free.append(workspace)
+        return flag
+
+    def warm(self, shape: tuple[int, ...], axes: tuple[int, ...] | None, dtype: np.dtype[Any]) -> WarmCall | None:
+        """Calls of two arrays and a bias; the result's shape in memory and the order in which it has these axes."""
+        if self._function is None:
+            return None
+        return WarmCall(self._function, shape, axes, dtype, self._scratch if self._brings else None, self._size)
+
+
+class WarmCall:
+    """A call under the same settings with arrays of the same shapes, strides and dtypes as one before it, one of them maybe a bias.
+
+    It gives None, and has done nothing, where it must be made as the first one was: where a recorder looks on, where memory runs out, for
+    arrays that lie oddly or numbers that are not finite.
+    """
+
+    __slots__ = ("_axes", "_bytes", "_dtype", "_empty", "_function", "_scratch", "_settings", "_shape")
+
+    def __init__(
+        self, function: Function, shape: tuple[int, ...], axes: tuple[int, ...] | None, dtype: np.dtype[Any],
+        scratch: Scratch | None, workspace_bytes: int,
+    ) -> None:  # fmt: skip
+        """shape: of the result in memory; axes: the order in which it has them, or None; scratch: where its workspace comes from, if it
+        needs one.
+        """
+        self._function, self._shape, self._axes, self._dtype = function, shape, axes, dtype
+        self._scratch, self._bytes = scratch, workspace_bytes
+        self._empty = np.empty if prod(shape) * dtype.itemsize < SMALL_BYTES else aligned_empty
+        self._settings = current()  # while they live, no others are told from them by their place in memory
+
+    def __call__(self, a: Array, b: Array, bias: Array | None = None) -> Array | None:
+        if state.recorder is not None:
+            return None
+        try:
+            out = self._empty(self._shape, self._dtype)
+            if self._scratch is None:
+                failed = self._function(None, a, b, bias, out)
+            else:
+                workspace = self._scratch.take(self._bytes)
+                failed = self._function(workspace.array, a, b, bias, out)
+                self._scratch.free.append(workspace)
+        except MemoryError:
+            return None
+        if failed:
+            return None
+        return out if self._axes is None else out.transpose(self._axes)

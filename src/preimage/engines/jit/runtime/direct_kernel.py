@@ -1,0 +1,148 @@
+"""A whole program on one thread as a built-in function of CPython: it takes the arrays' objects and finds their data itself.
+
+    copy the argument vectors of all steps to the stack          # calls share the template
+    for patch in patches: write an array's address, or a place in the workspace, into them
+    if an address is not a multiple of the element's size: return -1
+    for step in steps: for task in step's tasks: step(task)      # without the interpreter's lock, where that takes long
+    return the flag                                              # the first word of the workspace, if the program sets one
+
+A call through ctypes, with the addresses of three arrays read in Python, would take longer than a product of 32 x 32 matrices.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import lru_cache
+from typing import ClassVar
+
+from preimage.engines.addresses import DATA_FIELD
+from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
+from preimage.engines.ir.builder import Int, Ptr
+from preimage.engines.ir.functions import Function, module
+from preimage.records import record
+
+__all__ = ["MOST_WORDS", "DirectSpec", "Head", "Patch", "Step", "build", "interpreter"]
+
+MOST_WORDS = 512  # of all steps' argument vectors
+
+
+class Head(Record):
+    """What a function knows of its program. So many patches and steps, and the template of the vectors, follow."""
+
+    workspace: Column  # the address of the memory that is used where a call gives no workspace
+    nothing: Column  # the object None
+    below: Column  # an element's size less one: no address has one of these bits
+    flagged: Column  # whether the program sets a flag
+    releases: Column  # whether other Python threads run meanwhile
+    make_int: Column  # PyLong_FromLong
+    save_thread: Column  # PyEval_SaveThread
+    restore_thread: Column  # PyEval_RestoreThread
+    patches: Column
+    steps: Column
+    words: Column
+
+
+class Patch(Record):
+    """An address to be written into the argument vectors: that of an argument's data (of the first, the workspace, or None) and an offset;
+    0 and the offset for an argument that is None or is not given.
+    """
+
+    argument: Column
+    word: Column
+    offset: Column
+
+
+class Step(Record):
+    """A kernel and its tasks."""
+
+    kernel: Column
+    words: Column  # first word of its argument vector
+    tasks: Column
+
+
+class DirectArguments(Arguments):
+    """The kernel is no task of a pool: CPython calls f(self, arguments, their number), where self is an int64 array, `Head` and its lists."""
+
+
+@record
+class DirectSpec:
+    """field: where in the object of an array the address of its data lies; triple: LLVM's name of the machine."""
+
+    arguments: ClassVar = DirectArguments
+
+    field: int
+    triple: str
+
+    def ir(self) -> str:
+        """The text of the kernel."""
+        return build(self)
+
+
+def build(spec: DirectSpec) -> str:
+    """The kernel's IR text."""
+    f = Function("kernel", "i64", table="ptr", objects="ptr", count="i64")
+    words, workspace, bits = f.stack("i64", MOST_WORDS), f.cell(0), f.cell(0)
+    f.thread = f.i64(0)
+    table = f.pointer(f.parameter("table").at_bytes(spec.field).load_int(), "i64")
+    head, lists = Head.read(table), table.at(len(Head.fields))
+    n_patches, n_steps, none = head.patches, head.steps, head.nothing
+    patches, steps = Rows(Patch, lists), Rows(Step, lists.at(n_patches * len(Patch.fields)))
+    f.copy_words(words, lists.at(n_patches * len(Patch.fields) + n_steps * len(Step.fields)), head.words)
+    objects, n_objects = f.parameter("objects"), f.number("count")
+    workspace.store_int(head.workspace)
+    _put_data(f, spec, workspace, objects.load_int(), none)
+    with f.loop(0, n_patches) as k:
+        patch = patches[k.index]
+        number, word = patch.argument, words.at(patch.word)
+        word.store_int(0)
+        with f.when(number.equals(0)):
+            word.store_int(workspace.load_int())
+        with f.when((number > 0) & (number < n_objects)):
+            _put_data(f, spec, word, objects.at(number).load_int(), none)
+        address = word.load_int() + patch.offset
+        word.store_int(address)
+        bits.store_int(bits.load_int() | address)
+    with f.when((bits.load_int() & head.below) > 0):
+        f.give(f.call_address(head.make_int, f.i64(-1)))
+    f.give(f.call_address(head.make_int, _run(f, spec, head, steps, words, f.pointer(workspace.load_int(), "i64"))))
+    return module([f])
+
+
+def _put_data(f: Function, spec: DirectSpec, to: Ptr, item: Int, none: Int) -> None:
+    """Put the address of an array's data into a word, unless there is None instead of the array."""
+    with f.when(item.equals(none).negated()):
+        to.store_int(f.pointer(item, "i64").at_bytes(spec.field).load_int())
+
+
+def _run(f: Function, spec: DirectSpec, head: Head, steps: Rows[Step], words: Ptr, flag: Ptr) -> Int:
+    """Run the steps; the flag that they left, or 0."""
+    n_steps, flagged, releases = head.steps, head.flagged > 0, head.releases > 0
+    saved, found = f.cell(0), f.cell(0)
+    with f.when(flagged):
+        flag.store_int(0)
+    with f.when(releases):
+        saved.store_int(f.call_address(head.save_thread))
+    with f.standard_floating_point(spec.triple), f.loop(0, n_steps) as k:
+        step = steps[k.index]
+        code, own = step.kernel, words.at(step.words)
+        with f.loop(0, step.tasks) as task:
+            f.call(code, own, task.index)
+    with f.when(releases):
+        f.call_address(head.restore_thread, saved.load_int())
+    with f.when(flagged):
+        found.store_int(flag.load_int())
+    return found.load_int()
+
+
+def _c_function(name: str) -> int:
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+@lru_cache(maxsize=1)
+def interpreter() -> dict[str, int] | None:
+    """What a function needs of CPython, by `Head`'s names; None where there is no lock that its calls could hold."""
+    if DATA_FIELD is None or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    names = {"make_int": "PyLong_FromLong", "save_thread": "PyEval_SaveThread", "restore_thread": "PyEval_RestoreThread"}
+    return {"nothing": id(None)} | {ours: _c_function(name) for ours, name in names.items()}
