@@ -53,6 +53,7 @@ def _maybe(rng: np.random.Generator) -> Call | None:
     c, k = groups * int(rng.integers(1, 6)), groups * int(rng.integers(1, 9))
     kernel = [int(v) for v in rng.integers(1, 4, ndim)]
     stride, dilation, padding = int(rng.choice([1, 1, 2, 3])), int(rng.choice([1, 1, 2])), int(rng.integers(0, 3))
+    sequence = rng.choice([int, list, tuple])  # as which the options are given
     size = [int(v) + dilation * (q - 1) + 1 for v, q in zip(rng.integers(0, 9, ndim), kernel, strict=True)]
     out = [(s + 2 * padding - dilation * (q - 1) - 1) // stride + 1 for s, q in zip(size, kernel, strict=True)]
     back = [(o - 1) * stride + dilation * (q - 1) + 1 - 2 * padding for o, q in zip(out, kernel, strict=True)]
@@ -60,6 +61,8 @@ def _maybe(rng: np.random.Generator) -> Call | None:
         return None
     last = bool(rng.integers(2))
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if sequence is not int:
+        options |= {name: sequence([options[name]] * ndim) for name in ("stride", "padding", "dilation")}
     options["layout"] = "channels_last" if last else "channels_first"
 
     def laid(channels: int, sizes: list[int]) -> tuple[int, ...]:
@@ -114,13 +117,35 @@ def test_a_weight_that_is_not_finite_counts_over_the_padding(value):
     np.testing.assert_array_equal(got, call.cold([x, w]))
 
 
+def test_prepared_weights():
+    rng = np.random.default_rng(9)
+    x, b = rng.integers(-9, 10, (2, 3, 8, 7)).astype(np.float32), rng.integers(-9, 10, 5).astype(np.float32)
+    first, second = (rng.integers(-9, 10, (5, 3, 3, 3)).astype(np.float32) for _ in range(2))
+    prepared = pre.prepare(first)
+    for _ in range(4):
+        np.testing.assert_array_equal(pre.conv(x, prepared, b, padding=1), pre.conv(x, first, b, padding=1))
+    assert all(found is not None for found in warm.calls.values())
+    prepared.refresh(second)
+    np.testing.assert_array_equal(pre.conv(x, prepared, b, padding=1), pre.conv(x, second, b, padding=1))
+    for _ in range(4):
+        np.testing.assert_array_equal(pre.conv(x, pre.prepare(second), b, padding=1), pre.conv(x, second, b, padding=1))
+    second[0, 0, 0, 0] = np.nan
+    prepared.refresh(second)
+    for _ in range(4):
+        np.testing.assert_array_equal(pre.conv(x, prepared, b, padding=1), pre.conv(x, second, b, padding=1))
+    assert np.isnan(pre.conv(x, prepared, b, padding=1)[:, 0]).all(axis=(1, 2)).all()
+
+
 def test_options_that_are_equal_but_no_integers_are_refused_as_ever():
     x, w = np.ones((1, 2, 9), np.float32), np.ones((4, 2, 3), np.float32)
     for _ in range(3):
         pre.conv(x, w, stride=1)
+        pre.conv(x, w, stride=(1,))
         pre.conv_weight_grad(x, np.ones((1, 4, 7), np.float32), kernel_size=(3,))
     with pytest.raises(pre.PreimageError, match=r"integer, got 1\.0"):
         pre.conv(x, w, stride=1.0)
+    with pytest.raises(pre.PreimageError, match=r"integer, got True|True"):
+        pre.conv(x, w, stride=(True,))
     with pytest.raises(pre.PreimageError, match=r"integer, got 3\.0"):
         pre.conv_weight_grad(x, np.ones((1, 4, 7), np.float32), kernel_size=(3.0,))
 

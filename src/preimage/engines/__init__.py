@@ -229,7 +229,12 @@ def bind(
 
 
 def warm(
-    contraction: str, geometry: ConvGeometry, a: Array, b: Array, epilogue: Epilogue | None = None, channels_last: bool = False
+    contraction: str,
+    geometry: ConvGeometry,
+    a: Array,
+    b: Array | PreparedWeight,
+    epilogue: Epilogue | None = None,
+    channels_last: bool = False,
 ) -> Callable[..., Array | None] | None:
     """A call that `run` has made under these settings, for more arrays of the same shapes, strides and dtypes: `call(a, b, bias)`.
 

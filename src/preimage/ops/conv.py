@@ -39,7 +39,7 @@ from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
 from preimage.ops.shape import reshape
-from preimage.ops.warm import calls, is_plain, keep_warm, known, plain_key, remember
+from preimage.ops.warm import calls, keep_warm, known, plain_key, plain_option, remember
 from preimage.typing import Accuracy, Activation, Layout, Operand, PaddingMode, Value
 
 __all__ = ["conv", "conv_transpose", "conv_weight_grad", "prepare", "sum_over_space"]
@@ -286,8 +286,8 @@ def conv_transpose(
         [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
     """
     plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
-    if plain and accuracy is None and output_size is None and type(output_padding) is int:
-        key = plain_key(output_padding, y, w, b, stride, padding, dilation, groups, layout)
+    if plain and accuracy is None and output_size is None and (extra := plain_option(output_padding)) is not None:
+        key = plain_key(("conv_transpose", extra), y, w, b, stride, padding, dilation, groups, layout)
         call = calls.get(key)
         if call is not None and (made := call(y, w, b)) is not None:
             return made
@@ -349,8 +349,9 @@ def conv_weight_grad(
         [[[21.0, 32.0]]]
     """
     key = None
-    if accuracy is None and isinstance(padding_mode, str) and padding_mode == "zeros" and is_plain(kernel_size):
-        key = plain_key(("conv_weight_grad", kernel_size), x, y, None, stride, padding, dilation, groups, layout)
+    plain = accuracy is None and isinstance(padding_mode, str) and padding_mode == "zeros"
+    if plain and (extra := plain_option(kernel_size)) is not None:
+        key = plain_key(("conv_weight_grad", extra), x, y, None, stride, padding, dilation, groups, layout)
         call = calls.get(key)
         if call is not None and (made := call(x, y)) is not None:
             return made

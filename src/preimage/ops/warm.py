@@ -14,12 +14,13 @@ import numpy as np
 from preimage.engines import warm
 from preimage.engines.base import Array, Epilogue
 from preimage.engines.decisions import Shortcuts
+from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 from preimage.ops.contraction import channels_first
 from preimage.settings import current
 from preimage.typing import Contraction, Layout
 
-__all__ = ["calls", "is_plain", "keep_warm", "known", "plain_key", "remember"]
+__all__ = ["calls", "keep_warm", "known", "plain_key", "plain_option", "remember"]
 
 Key = tuple[Any, ...]
 MOST = 1024
@@ -32,24 +33,35 @@ def plain_key(
     contraction: object, x: object, w: object, b: object, stride: object, padding: object, dilation: object, groups: object,
     layout: object,
 ) -> Key | None:  # fmt: skip
-    """What a call is known by whose arrays are NumPy's own and whose options are integers; None for any other."""
-    if not (
-        type(x) is type(w) is np.ndarray
-        and type(stride) is type(padding) is type(dilation) is type(groups) is int
-        and (b is None or type(b) is np.ndarray)
-        and type(layout) is str
-    ):
+    """What a call is known by whose arrays are NumPy's own and whose options are integers or sequences of these; None for any other.
+    w may be prepared.
+    """
+    if type(w) is np.ndarray:
+        weights: Any = (w.shape, w.strides, w.dtype)
+    elif type(w) is PreparedWeight and type(held := w.array) is np.ndarray:
+        weights = (held.shape, held.dtype)
+    else:
         return None
+    if not (type(x) is np.ndarray and (b is None or type(b) is np.ndarray) and type(groups) is int and type(layout) is str):
+        return None
+    if not (type(stride) is type(padding) is type(dilation) is int):
+        stride, padding, dilation = plain_option(stride), plain_option(padding), plain_option(dilation)
+        if stride is None or padding is None or dilation is None:
+            return None
     bias = None if b is None else (b.shape, b.strides, b.dtype)
     return (
-        id(current()), contraction, x.shape, x.strides, x.dtype, w.shape, w.strides, w.dtype, bias, stride, padding, dilation, groups,
-        layout,
+        id(current()), contraction, x.shape, x.strides, x.dtype, weights, bias, stride, padding, dilation, groups, layout,
     )  # fmt: skip
 
 
-def is_plain(sizes: object) -> bool:
-    """Whether sizes are equal to others only if these are integers, too."""
-    return type(sizes) is int or (type(sizes) is tuple and all(type(size) is int for size in sizes))
+def plain_option(value: object) -> object:
+    """Something that equals an option only if that says the same in the same types; None where there is no such thing."""
+    if type(value) is int or type(value) is str:
+        return value
+    if type(value) is tuple or type(value) is list:
+        found = tuple([plain_option(each) for each in value])
+        return None if None in found else found
+    return None
 
 
 def remember(key: Key, geometry: ConvGeometry) -> None:
@@ -63,7 +75,7 @@ def remember(key: Key, geometry: ConvGeometry) -> None:
 def known(key: Key | None, *arrays: Any) -> ConvGeometry | None:
     """The geometry of a call whose arrays engines can take as they are."""
     geometry = _known.get(key)
-    if geometry is None or not all(a is None or a.flags.aligned for a in arrays):
+    if geometry is None or not all(type(a) is not np.ndarray or a.flags.aligned for a in arrays):
         return None
     return geometry
 

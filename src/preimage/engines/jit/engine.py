@@ -17,7 +17,6 @@ from preimage.engines.base import (
     Plan,
     apply_epilogue,
     empty_like_order,
-    is_channels_last,
     supported_dtype,
 )
 from preimage.engines.buffers import aligned
@@ -46,8 +45,8 @@ from preimage.engines.jit.request import (
     little_work,
     readable,
 )
-from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, finish_of, lies_like
-from preimage.engines.jit.runtime.direct_call import WarmCall
+from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, example_result, finish_of, lies_like
+from preimage.engines.jit.runtime.direct_call import PackedCall, WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.runtime.scratch import Scratch
@@ -195,7 +194,7 @@ class JitEngine:
         None where a call needs more than its kernels: copies, bands, an empty array. The settings of now are part of it.
         """
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
-        out = _example(shape, x, channels_last)
+        out = example_result(shape, x, channels_last)
         residual = None if epilogue is None else epilogue.residual
         if not out.size or not x.size or not w.array.size or readable(x) is not x:
             return None
@@ -220,7 +219,7 @@ class JitEngine:
 
     def warm(
         self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, channels_last: bool
-    ) -> WarmCall | None:
+    ) -> WarmCall | PackedCall | None:
         """Calls like one that was made under these settings, and that skip all that it found out; None where there are none.
 
         channels_last: their result has its channels in the last axis.
@@ -232,7 +231,7 @@ class JitEngine:
             return self._weight_gradient.warm(geometry, x, w, threads)
         bias = None if epilogue is None else epilogue.bias
         ready = self._ready.get(call_key(geometry, contraction, x, w, epilogue, settings, threads))
-        if ready is None or ready.geometry is not geometry or isinstance(w, PreparedWeight) or not w.flags.c_contiguous:
+        if ready is None or ready.geometry is not geometry or not (isinstance(w, PreparedWeight) or w.flags.c_contiguous):
             return None
         if bias is not None and (ready.linked.bias_repeat != 1 or bias.dtype != x.dtype or not bias.flags.c_contiguous):
             return None
@@ -397,10 +396,3 @@ class JitEngine:
 
 #: Arrays of no epilogue.
 _NOTHING: dict[str, Array] = {}
-
-
-def _example(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
-    """An array that lies in memory as a result would; its own memory is never touched."""
-    if is_channels_last(like) or (channels_last and len(shape) > 2):
-        return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), like.dtype), -1, 1)
-    return np.empty(shape, like.dtype)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.base import Array, Chain, Epilogue, aligned_empty
+from preimage.engines.base import Array, Chain, Epilogue, aligned_empty, is_channels_last
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.request import ConvRequest, little_macs
-from preimage.engines.jit.runtime.direct_call import ProgramCall, WarmCall
+from preimage.engines.jit.runtime.direct_call import PackedCall, ProgramCall, WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
@@ -23,7 +23,7 @@ from preimage.engines.recording import Fixed, Recorder, state
 from preimage.geometry import ConvGeometry
 from preimage.settings import Settings
 
-__all__ = ["Bound", "Ready", "call_key", "epilogue_arrays", "finish_of", "lies_like"]
+__all__ = ["Bound", "Ready", "call_key", "epilogue_arrays", "example_result", "finish_of", "lies_like"]
 
 
 def finish_of(epilogue: Epilogue | None, chain: Chain | None = None) -> EpilogueSpec:
@@ -71,6 +71,13 @@ def _kind(epilogue: Epilogue) -> tuple[Any, ...]:
     return epilogue.bias is not None, epilogue.activation, None if added is None else (added.strides, added.dtype.num)
 
 
+def example_result(shape: tuple[int, ...], like: Array, channels_last: bool) -> Array:
+    """An array that lies in memory as a result would; its own memory is never touched."""
+    if is_channels_last(like) or (channels_last and len(shape) > 2):
+        return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), like.dtype), -1, 1)
+    return np.empty(shape, like.dtype)
+
+
 def lies_like(residual: Array, out: Array) -> bool:
     """Whether the residual can be read where the result is written."""
     return residual.strides == out.strides and residual.dtype == out.dtype
@@ -102,12 +109,15 @@ class Ready:
         """Run it for a recorder, with arrays by name."""
         self._call.record(here, arrays)
 
-    def warm(self, channels_last: bool) -> WarmCall | None:
+    def warm(self, channels_last: bool) -> WarmCall | PackedCall | None:
         """Calls of x, weights and a bias, without looking at them; channels_last: of the result's axes."""
         axes = self._axes
         if channels_last:
             axes = None if axes is not None else (0, *range(2, len(self.shape)), 1)
-        return self._call.warm(self.shape, axes, self.dtype)
+        call = self._call.warm(self.shape, axes, self.dtype)
+        if call is None or not self.request.prepared:
+            return call
+        return PackedCall(call, self.linked.program.packed_key, self.linked.skips_padding)
 
 
 class Bound:

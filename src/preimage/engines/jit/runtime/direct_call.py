@@ -23,10 +23,11 @@ from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.runtime.direct_kernel import MOST_WORDS, DirectSpec, Head, interpreter
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, compiled
 from preimage.engines.jit.runtime.scratch import Scratch
+from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state
 from preimage.settings import current
 
-__all__ = ["ProgramCall", "WarmCall"]
+__all__ = ["PackedCall", "ProgramCall", "WarmCall"]
 
 #: With more work than this other Python threads run meanwhile: to let them costs 0.1 us, not to let them as long as the call takes.
 HELD_MACS = 1 << 16
@@ -186,3 +187,18 @@ class WarmCall:
         if failed:
             return None
         return out if self._axes is None else out.transpose(self._axes)
+
+
+class PackedCall:
+    """A warm call whose weights are prepared. key: of the packed form; finite: whether it serves weights that are finite alone."""
+
+    __slots__ = ("_call", "_finite", "_key")
+
+    def __init__(self, call: WarmCall, key: object, finite: bool) -> None:
+        self._call, self._key, self._finite = call, key, finite
+
+    def __call__(self, a: Array, w: PreparedWeight, bias: Array | None = None) -> Array | None:
+        found = w.state[1].get(self._key)
+        if found is None or (self._finite and not found[1]):
+            return None
+        return self._call(a, found[0], bias)
