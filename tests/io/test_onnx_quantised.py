@@ -258,7 +258,15 @@ def between_integers(op, x, w, bias, scales, **attributes):
     """DequantizeLinear, an operator of two factors, QuantizeLinear, as quantised files hold them; a scale for each output of the weights."""
     node, axis = helper.make_node, {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[op]
     x_scale, w_scales, scale = scales
-    known = {"w": w, "s": x_scale, "o": np.uint8(7), "t": w_scales, "p": np.zeros(len(w_scales), np.int8), "u": scale, "e": np.int8(-3)}
+    known = {
+        "w": w,
+        "s": x_scale,
+        "o": np.uint8(7),
+        "t": w_scales,
+        "p": np.zeros(len(w_scales), np.int8),
+        "u": scale,
+        "e": np.int8(-3),
+    }
     nodes = [node("DequantizeLinear", ["x", "s", "o"], ["f"]), node("DequantizeLinear", ["w", "t", "p"], ["g"], axis=axis)]
     if bias is not None:
         known |= {"b": bias, "v": (x_scale * w_scales).astype(np.float32)}
