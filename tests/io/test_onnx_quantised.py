@@ -318,6 +318,41 @@ def test_contractions_between_integers_are_integer_kernels(op, added):
     assert np.abs(theirs(model, {"x": x})[0].astype(int) - want).max() <= 1
 
 
+def test_quantising_becomes_steps_of_what_is_between():
+    """Bytes in, bytes out: the bits are those of the nodes as written, on any engine; what only moves is moved as bytes."""
+    node = helper.make_node
+    nodes = [
+        node("DequantizeLinear", ["x", "s", "o"], ["f"]), node("Reshape", ["f", "shape"], ["g"]),
+        node("Transpose", ["g"], ["h"], perm=[0, 2, 1]), node("Add", ["h", "bias"], ["i"]), node("Mul", ["i", "i"], ["j"]),
+        node("QuantizeLinear", ["j", "t", "p"], ["k"]), node("DequantizeLinear", ["k", "t", "p"], ["l"]),
+        node("Transpose", ["l"], ["m"], perm=[1, 0, 2]), node("QuantizeLinear", ["m", "t", "p"], ["y"]),
+        node("DequantizeLinear", ["x", "s", "o"], ["n"]), node("QuantizeLinear", ["n", "t", "p"], ["z"]),
+    ]  # fmt: skip
+    known = {"s": np.float32(0.03), "o": np.uint8(9), "t": np.float32(0.11), "p": np.int8(-20), "shape": np.array([3, 40, 50]),
+             "bias": RNG.standard_normal(40).astype(np.float32)}  # fmt: skip
+    x = whole("uint8", 3, 2000)
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 2, x.shape)],
+                              [onnx.ValueInfoProto(name="y"), onnx.ValueInfoProto(name="z")],
+                              [numpy_helper.from_array(np.asarray(v), k) for k, v in known.items()])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    plain_graph = onnx_io.load(model).eval()
+    done = optimise(plain_graph)
+    assert [n.op.removeprefix("onnx.") for n in done.nodes] == [
+        "reshape", "Transpose", "quantised_pointwise", "Transpose", "identity", "quantised_pointwise",
+    ]  # fmt: skip
+    for engine in ("gemm", "jit"):
+        with pre.no_grad(), pre.config(engine=engine):
+            want = plain_graph.run({"x": x})
+            for _ in range(3):
+                found = done.run({"x": x})
+                assert all(found[k].dtype == want[k].dtype and np.array_equal(found[k], want[k]) for k in "yz")
+            back = ours(export.from_graph(done), {"x": x})
+            assert all(np.array_equal(a, want[k]) for a, k in zip(back, "yz", strict=True))
+    assert done.why_no_program is None
+    with pre.no_grad():
+        assert not disagreements(done, {"x": x}, done.run({"x": x}))[0]
+
+
 def test_rounding_has_no_gradient_and_says_so():
     model, feeds = net("QuantizeLinear", [np.ones(3, np.float32), np.float32(0.1), np.uint8(0)])
     with pytest.raises(pre.PreimageError, match="QuantizeLinear has no gradient"):

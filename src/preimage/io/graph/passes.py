@@ -13,6 +13,7 @@
     spell_out         words that kernels run as parts of longer chains become their steps
     fuse_epilogues    a residual sum and an activation go into the engine's epilogue
     fuse_pointwise    chains of elementwise nodes run block by block, in the cache
+    join_quantising   dequantising before such nodes and quantising after them are steps of them
     fuse_chains       such a chain behind a contraction goes into the engine's epilogue, where its other operands are single numbers
     channels_last     inputs are laid out with channels innermost, which every later array follows
     prepare_weights   stored arrays become constants that nobody can write to: packed once, never looked at again
@@ -47,6 +48,7 @@ from preimage.io.graph.nodes import Node, Values, graph_op, users_of
 from preimage.io.graph.padding import take_padding
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
 from preimage.io.graph.quantised import say_integers
+from preimage.io.graph.quantised_steps import join_quantising
 from preimage.io.graph.rewriting import rewrite_patterns
 from preimage.io.graph.simplify import (
     drop_dead,
@@ -331,6 +333,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     spell_out,
     fuse_epilogues,
     fuse_pointwise,
+    join_quantising,
     fuse_chains,
     channels_last,
     prepare_weights,

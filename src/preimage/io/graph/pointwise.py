@@ -22,7 +22,7 @@ from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import OPS, Node, graph_op
 from preimage.io.graph.sizes import Shape
 
-__all__ = ["fuse_chains", "fuse_pointwise", "pointwise"]
+__all__ = ["Step", "fuse_chains", "fuse_pointwise", "one_by_one", "pointwise", "steps_of"]
 
 #: Smaller arrays run node by node: a call costs more than their passes.
 LEAST = 1 << 10
@@ -123,7 +123,7 @@ def pointwise(*values: Any, steps: Sequence[Step]) -> Any:
         made = around.chain(values, words, numbers, least=LEAST)
         if made is not None:
             return made[0]
-    return _one_by_one(values, steps)
+    return one_by_one(values, steps)
 
 
 def fuse_chains(graph: Graph) -> Graph:
@@ -160,19 +160,25 @@ def fuse_chains(graph: Graph) -> Graph:
     return graph.replaced(nodes=nodes) if renewed else graph
 
 
-def _as_chain(node: Node) -> Sequence[Step] | None:
-    """The steps of a pointwise node, or a single step as a chain; None for other nodes, and for functions whose code is long."""
+def steps_of(node: Node) -> Sequence[Step] | None:
+    """The steps of a pointwise node, or a single step as a chain, of its inputs without repetitions; None for other nodes."""
     if node.op == "pointwise":
         steps: Sequence[Step] = node.held("steps", tuple)
-    elif _is_step(node):
-        names = list(dict.fromkeys(node.inputs))
-        steps = ((node.op, tuple(names.index(key) for key in node.inputs), dict(node.attributes)),)
-    else:
+        return steps
+    if not _is_step(node):
         return None
-    return None if any(word not in _SHORT for word, _, _ in steps) else steps
+    names = list(dict.fromkeys(node.inputs))
+    return ((node.op, tuple(names.index(key) for key in node.inputs), dict(node.attributes)),)
 
 
-def _one_by_one(values: Sequence[Any], steps: Sequence[Step]) -> Any:
+def _as_chain(node: Node) -> Sequence[Step] | None:
+    """Such steps; None for functions whose code is long."""
+    steps = steps_of(node)
+    return None if steps is None or any(word not in _SHORT for word, _, _ in steps) else steps
+
+
+def one_by_one(values: Sequence[Any], steps: Sequence[Step]) -> Any:
+    """The last step's value, every step by its own word."""
     made: list[Any] = []
     for word, at, attributes in steps:
         made.append(OPS[word].function(*(values[k] if k >= 0 else made[-1 - k] for k in at), **attributes))

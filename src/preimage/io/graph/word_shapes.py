@@ -191,7 +191,7 @@ _SAME = (
     "rms_norm", "channel_shuffle",
 )  # fmt: skip
 shapes_of(*_SAME)(like(0))
-shapes_of("add", "div", "maximum", "minimum", "mul", "sub", "pointwise")(broadcasting())
+shapes_of("add", "div", "maximum", "minimum", "mul", "sub", "pointwise", "quantised_pointwise")(broadcasting())
 
 
 @shapes_of("linear")

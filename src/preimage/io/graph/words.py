@@ -33,6 +33,7 @@ _ALL = frozenset(
         "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish", "onnx.Gather", "onnx.PRelu", "onnx.Where", "onnx.Equal", "onnx.Less",
         "onnx.LessOrEqual", "onnx.Greater", "onnx.GreaterOrEqual", "onnx.And", "onnx.Or", "onnx.Xor", "onnx.Not", "onnx.IsNaN", "rms_norm",
         "onnx.LSTM", "onnx.GRU", "onnx.RNN", "group_norm", "instance_norm", "onnx.Einsum",
+        "quantised_pointwise",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.

@@ -15,13 +15,12 @@ Integer sums have no order, so tiles, tasks and instructions change no bit.
 from __future__ import annotations
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.elements import stored
 from preimage.engines.ir.elementwise import WORDS
 from preimage.engines.ir.types import type_of
 from preimage.engines.jit.integers.columns_kernel import panel_words
 from preimage.engines.jit.integers.product_arguments import ProductArguments, ProductSpec
 from preimage.engines.jit.integers.rows_kernel import pack_rows, zero_point
-from preimage.engines.jit.integers.words_kernel import extended, minus, plus, sum_of_products, times
+from preimage.engines.jit.integers.words_kernel import extended, minus, narrowed, plus, sum_of_products, times
 
 __all__ = ["UNROLL", "build"]
 
@@ -80,19 +79,37 @@ class _Tile:
     def __init__(self, f: Kernel, spec: ProductSpec, args: ProductArguments, own: Ptr, behind: Ptr, column: Int) -> None:
         self.f, self.spec, self.args = f, spec, args
         self.own, self.behind, self.column = own, behind, column
+        if spec.finish == "requantised":
+            zero = extended(f, args.zero.load(), not spec.unsigned)
+            self.start = Num(f, f.let(f"sitofp {zero.typed} to float"), "f32", 1).splat(spec.lanes)
 
     def store(self, out: Ptr, row: Int, place: Int, sums: Ptr) -> None:
-        """The results of one row; place: of the row in the thread's memory."""
-        spec, args = self.spec, self.args
+        """The results of one row; place: of the row in the thread's memory. A whole panel of bytes is stored at once."""
+        f, spec, args = self.f, self.spec, self.args
         if spec.gather:
             line = out.at_bytes(self.own.as_type("i64").at_bytes(args.row_places).at(place).load_int())
         else:
             line = out.at_bytes(row * args.out_row)
-        for v in range(spec.vectors):
-            at, value = self.column + v * spec.lanes, sums.at(v * spec.lanes).load(spec.lanes)
-            mask = self.f.lane_mask(spec.lanes, args.columns - at)
-            total = self._without_zeros(value, place, v) if spec.way == "quads" else value
-            line.at(at).store(self._finished(total, at, mask), mask)
+        whole = args.columns >= self.column + spec.width
+        with f.when(whole):
+            values = [self._value(place, sums, v, None) for v in range(spec.vectors)]
+            if spec.kind == "i8" and len(values) == 2:
+                values = [values[0].shuffle(values[1], range(spec.width))]
+            for v, value in enumerate(values):
+                line.at(self.column + v * spec.lanes).store(self._stored(value))
+        with f.when(whole.negated()):
+            for v in range(spec.vectors):
+                at = self.column + v * spec.lanes
+                mask = f.lane_mask(spec.lanes, args.columns - at)
+                line.at(at).store(self._stored(self._value(place, sums, v, mask)), mask)
+
+    def _value(self, place: Int, sums: Ptr, vector: int, mask: Bit | None) -> Num:
+        value = sums.at(vector * self.spec.lanes).load(self.spec.lanes)
+        total = self._without_zeros(value, place, vector) if self.spec.way == "quads" else value
+        return self._finished(total, self.column + vector * self.spec.lanes, mask)
+
+    def _stored(self, value: Num) -> Num:
+        return narrowed(self.f, value, "i8") if self.spec.kind == "i8" else value
 
     def _without_zeros(self, sums: Num, place: Int, vector: int) -> Num:
         """sum ab - a_zero (sum b - terms b_zero) - b_zero sum a, of numbers as the kernel counts them."""
@@ -105,7 +122,8 @@ class _Tile:
         zero = self.behind.at(spec.width + at).load(lanes)
         return minus(f, sums, times(f, zero, self.own.at_bytes(args.row_sums).at(place).splat(lanes)))
 
-    def _finished(self, sums: Num, column: Int, mask: Bit) -> Num:
+    def _finished(self, sums: Num, column: Int, mask: Bit | None) -> Num:
+        """What is stored: int32 numbers, which are within 8 bits where these are wanted, or float32 ones."""
         f, spec, args = self.f, self.spec, self.args
         lanes = spec.lanes
         if spec.bias and spec.finish != "scaled":
@@ -117,9 +135,7 @@ class _Tile:
         wide = wide * factor
         if spec.finish == "scaled":
             return wide + args.bias.at(column).load(lanes, mask) if spec.bias else wide
-        zero = extended(f, args.zero.load(), not spec.unsigned)
-        start = Num(f, f.let(f"sitofp {zero.typed} to float"), "f32", 1).splat(lanes)
-        low, high = (0.0, 255.0) if spec.unsigned else (-128.0, 127.0)
-        moved = WORDS["round"](f, wide) + start
-        held = WORDS["clip"](f, moved, f.const("f32", lanes, low), f.const("f32", lanes, high))
-        return stored(f, held, "u8" if spec.unsigned else "i8", "f32")
+        low, high = (f.const("f32", lanes, end) for end in ((0.0, 255.0) if spec.unsigned else (-128.0, 127.0)))
+        held = WORDS["clip"](f, WORDS["round"](f, wide) + self.start, low, high)
+        number: Num = held.is_nan().select(f.zeros("f32", lanes), held)
+        return Num(f, f.let(f"fptosi {number.typed} to {type_of('i32', lanes)}"), "i32", lanes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from preimage.io.graph import Node
@@ -13,6 +15,19 @@ __all__: list[str] = []
 @word("pointwise")
 def _pointwise(writer: Writer, node: Node) -> None:
     write_steps(writer, node, node.inputs, node.held("steps", tuple))
+
+
+@word("quantised_pointwise")
+def _quantised_pointwise(writer: Writer, node: Node) -> None:
+    """Its steps in float32; integers are cast before them and after."""
+    whole, dtype = node.integers("whole"), np.dtype(node.word("dtype"))
+    inputs = [writer.op("Cast", [key], to=1) if k in whole else key for k, key in enumerate(node.inputs)]
+    if dtype == np.float32:
+        write_steps(writer, node, inputs, node.held("steps", tuple))
+        return
+    made = writer.value()
+    write_steps(writer, replace(node, outputs=(made,), name=""), inputs, node.held("steps", tuple))
+    writer.add("Cast", [made], node.outputs, node.name, to={"uint8": 2, "int8": 3}[dtype.name])
 
 
 @word("channels_innermost")
