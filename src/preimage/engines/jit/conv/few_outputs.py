@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,12 +50,13 @@ def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
     shape = _Shape.of(r, axes)  # has columns: a call in which no tap meets the input is little work
     item = 8 if r.element == "f64" else 4
     best: tuple[float, tuple[int, int, int, int]] | None = None
+    met = {rows: found for rows in (1, 2, 3, 4, 6, 8) if (found := shape.met(rows)) is not None}
     for lanes in dict.fromkeys((r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item)):
-        for rows, vectors, channels in product((1, 2, 3, 4, 6, 8), range(1, 9), shape.tiles):
+        for rows, vectors, channels in product(met, range(1, 9), shape.tiles):
             sums, most = rows * vectors * shape.phases * channels, r.target.vector_registers - 2 - vectors
             if sums > most or (len(shape.tiles) > 1 and 2 * sums <= most):
                 continue
-            cost = shape.cost(lanes, vectors, rows, channels, lanes * item / 64.0, sums)
+            cost = shape.cost(lanes, vectors, rows, channels, lanes * item / 64.0, sums, met[rows])
             if cost is not None and (best is None or cost * g.groups < best[0]):
                 best = cost * g.groups, (lanes, vectors, rows, channels)
     if best is None:
@@ -103,6 +105,14 @@ def _unfit(r: ConvRequest, axes: list[Axis]) -> str | None:
     return None
 
 
+class _Met(NamedTuple):
+    """The windows of a tile's rows and columns, in all patterns of rows: the members of each and how often it comes; members: of each kind once."""
+
+    windows: list[tuple[int, int]]
+    patterns: int
+    members: int
+
+
 @record
 class _Shape:
     """What the cost of a tile depends on. channels: output channels of a group; tiles: how many of them a tile may have; line:
@@ -133,23 +143,30 @@ class _Shape:
             prod(sum(p.tap_total for p in a.phases) for a in outer), forward, r.target.costs.few_outputs,
         )  # fmt: skip
 
-    def cost(self, lanes: int, vectors: int, rows: int, channels: int, width: float, sums: int) -> float | None:
-        """Modelled cycles of one group; None where the tile does not fit the rows, or is too much code. width: of a vector, in 64 bytes."""
-        down, long = self.down, self.line >= self.costs.long_line
+    def met(self, rows: int) -> _Met | None:
+        """What a tile of so many rows multiplies; None where it does not fit the rows."""
+        down = self.down
         if rows > down.out_size or (len(down.phases) % rows and rows % len(down.phases)):
             return None
-        tile, products, kinds = 0.0, 0, set()
         patterns = range(0, len(down.phases), rows) if len(down.phases) > 1 else range(1)
         across = Counter(column.part for column in self.columns)  # of a large kernel's windows most are alike
+        found: list[tuple[int, int]] = []
+        kinds: dict[tuple[Part, Part], int] = {}
         for start in patterns:
             along = Counter(row.part for row in windows(down.phases, range(start, start + rows), self.forward))
             for (row, count), (column, times) in product(along.items(), across.items()):
-                work = len(row) * len(column) * channels
-                loads = vectors * width * (2.0 if len(self.columns) > 1 else 1.0) + 0.5 * work
-                tile += (max(work * vectors * width, 4.0, loads) + 0.4) * (count * times) / len(patterns)
-                if (row, column) not in kinds:
-                    kinds.add((row, column))
-                    products += work * vectors
+                kinds[row, column] = len(row) * len(column)
+                found.append((len(row) * len(column), count * times))
+        return _Met(found, len(patterns), sum(kinds.values()))
+
+    def cost(self, lanes: int, vectors: int, rows: int, channels: int, width: float, sums: int, met: _Met) -> float | None:
+        """Modelled cycles of one group; None where the tile is too much code. width: of a vector, in 64 bytes."""
+        down, long, tile = self.down, self.line >= self.costs.long_line, 0.0
+        for members, times in met.windows:
+            work = members * channels
+            loads = vectors * width * (2.0 if len(self.columns) > 1 else 1.0) + 0.5 * work
+            tile += (max(work * vectors * width, 4.0, loads) + 0.4) * times / met.patterns
+        products = met.members * channels * vectors
         if products > self.costs.most_products or (long and lanes * vectors > self.costs.long_tile):
             return None
         valid = sum(p.tap_total for p in down.phases) / max(1, sum(len(p.taps) * p.count for p in down.phases))

@@ -126,7 +126,7 @@ class Walk:
                         ring[source] = next(free)
                         columns = self.columns if source != OUTSIDE else 0
                         fills.append((source if columns else 0, ring[source] * line_bytes, columns))
-                ends = self.ends.of_lines([(tap // self.width, part) for _, tap, part in lines])
+                ends = self.ends.of_lines(tuple([(tap // self.width, part) for _, tap, part in lines]))
                 for (source, tap, part), word in zip(lines, ends, strict=True):
                     rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts)), word))
                 steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
@@ -168,6 +168,7 @@ class _Ends:
     def __init__(self, terms: Terms, axes: list[Axis]) -> None:
         self.order, self.axes = terms.order, axes[1:]
         self.ranks = {}
+        self._words: dict[tuple[tuple[int, Part], ...], list[int]] = {}
         for axis in self.axes:
             for phase in axis.phases:
                 for rank, (tap, _) in enumerate(phase.taps):
@@ -177,8 +178,14 @@ class _Ends:
         """How many levels have other members; terms by their index in the order, innermost first."""
         return sum(self.order.member(before, level + 1) != self.order.member(now, level + 1) for level in range(self.order.depth))
 
-    def of_lines(self, lines: list[tuple[int, Part]]) -> list[int]:
+    def of_lines(self, lines: tuple[tuple[int, Part], ...]) -> list[int]:
         """A word for every line of a step. Lines by the number of their first member's tap, all axes but the last row-major."""
+        found = self._words.get(lines)  # most steps are alike
+        if found is None:
+            found = self._words[lines] = self._of_lines(lines)
+        return found
+
+    def _of_lines(self, lines: tuple[tuple[int, Part], ...]) -> list[int]:
         last: dict[int, list[int]] = {}
         words = []
         for first, part in lines if self.order.depth else ():
