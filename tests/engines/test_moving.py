@@ -79,6 +79,39 @@ def test_chains_take_operands_that_are_broadcast_already() -> None:
     np.testing.assert_array_equal(made, x, strict=True)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32", "float64"])
+@pytest.mark.parametrize("order", [(0, 2, 1), (1, 0, 3, 2), (0, 1, 4, 2, 5, 3), (2, 0, 1)])
+def test_copies_that_exchange_a_short_axis_and_a_long_one(
+    dtype: str, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the axes is short once: what a shuffle, DepthToSpace or another layout of a picture asks for."""
+    from preimage.engines.jit.elementwise.chain import Chain
+
+    ran, kernel = [], Chain._exchange
+    monkeypatch.setattr(Chain, "_exchange", lambda *given: (ran.append(1), kernel(*given))[1])
+    for short in (2, 3, 4, 11):
+        for at in range(len(order)):
+            for long in (16, 37):
+                shape = [short if k == at else long if k == (at + 1) % len(order) else 2 for k in range(len(order))]
+                x = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+                for threads in (1, 2):
+                    with pre.config(threads=threads):
+                        made = moving.laid(x, order)
+                    assert made is not None
+                    assert made.transpose(order).flags.c_contiguous
+                    np.testing.assert_array_equal(made, x, strict=True)
+    assert ran
+
+
+@pytest.mark.parametrize("groups", [2, 3, 12])
+def test_channels_shuffled_where_they_lie_innermost(groups: int) -> None:
+    x = layouts(values((2, 36, 19, 7), "float32"))[1]
+    made = moving.exchanged(x, groups)
+    assert made is not None
+    assert made.strides == x.strides
+    np.testing.assert_array_equal(made, x.reshape(2, groups, -1, 19, 7).swapaxes(1, 2).reshape(x.shape), strict=True)
+
+
 def test_an_index_that_changes_is_guarded() -> None:
     x, index = values((50, 6), "float32"), np.array([3, -1, 49])
     here = Recorder()

@@ -83,3 +83,38 @@ def test_words_of_any_number_of_operands_are_parts_of_chains(rng, word, operands
     np.testing.assert_array_equal(found, wanted)
     how = {"Sum": np.sum, "Mean": np.mean, "Max": np.max, "Min": np.min}[word]
     np.testing.assert_allclose(found, -np.tanh(how(list(feeds.values()), axis=0)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(7, 5), (3, 8), (16, 1), (33, 4)])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_local_response_normalisation(rng, channels, size, layout):
+    """Beside sums written out, in float64; one program; gradients."""
+    import preimage as pre
+    from preimage.io.graph.ops import lrn
+
+    options = {"size": size, "alpha": 0.7, "beta": 0.75, "k": 1.5}
+    x = rng.standard_normal((2, channels, 5, 3)).astype(np.float32)
+    x = x if layout == "channels_first" else np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    before = (size - 1) // 2
+    sums = [(x[:, max(0, c - before) : c + size - before].astype(np.float64) ** 2).sum(1) for c in range(channels)]
+    wanted = x * (1.5 + 0.7 / size * np.stack(sums, 1)) ** -0.75
+    with pre.no_grad():
+        np.testing.assert_allclose(lrn(x, **options), wanted, rtol=1e-5, atol=1e-6)
+    pre.check_grads(lambda v: lrn(v, **options), [x[:1, :, :1, :2].astype(np.float64)])
+    attributes = {"size": size, "alpha": 0.7, "beta": 0.75, "bias": 1.5}
+    net = optimise(graph_of([("LRN", ["x"], ["y"], attributes)], {}, x.shape).eval())
+    runs = [np.asarray(net.run({"x": x})["y"]) for _ in range(3)]
+    assert net.why_no_program is None or pre.engines()["jit"] != "available"
+    assert not net.programs or not net.programs[-1].functions
+    np.testing.assert_array_equal(runs[-1], runs[0])
+
+
+@pytest.mark.parametrize("mode", ["CRD", "DCR"])
+def test_depth_to_space_keeps_channels_innermost(rng, mode):
+    from preimage.io.graph import OPS
+
+    x = rng.standard_normal((2, 36, 7, 5)).astype(np.float32)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    wanted, found = (OPS["onnx.DepthToSpace"].function(v, blocksize=3, mode=mode) for v in (x, last))
+    np.testing.assert_array_equal(found, wanted, strict=True)
+    assert np.moveaxis(found, 1, -1).flags.c_contiguous

@@ -14,7 +14,7 @@ from preimage.engines.around import LEAST_CHAIN, active
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.recording import constant, recorder
 
-__all__ = ["laid", "memory_order", "padded", "repeated", "reshaped", "running_sums", "take"]
+__all__ = ["exchanged", "laid", "memory_order", "padded", "repeated", "reshaped", "running_sums", "take"]
 
 Pairs = Sequence[tuple[int, int]]
 #: Of an axis whose running sums are kernels, one a place.
@@ -77,6 +77,15 @@ def laid(x: Array, order: Sequence[int]) -> Array | None:
     kernels = active() if x.size else None
     copied = None if kernels is None else kernels.in_order(x.transpose(order))
     return None if copied is None else copied.transpose([int(k) for k in np.argsort(order)])
+
+
+def exchanged(x: Array, groups: int) -> Array | None:
+    """Channels (axis 1), which lie innermost, in `groups` rows, read by columns."""
+    kernels = _wanted(x.size)
+    last = np.moveaxis(x, 1, -1)
+    view = last.reshape(*last.shape[:-1], groups, -1)
+    copied = None if kernels is None else kernels.in_order(view.swapaxes(-1, -2))
+    return None if copied is None else np.moveaxis(copied.reshape(last.shape), -1, 1)
 
 
 def repeated(x: Array, shape: Sequence[int]) -> Array | None:

@@ -97,7 +97,7 @@ def channel_shuffle(x: Value, *, groups: int) -> Value:
     size = np.shape(array_of(x))
     order = np.arange(size[1]).reshape(groups, -1).T.reshape(-1)
     if isinstance(x, np.ndarray):
-        made = moving.take(x, constant(order), 1)
+        made = moving.exchanged(x, groups) if is_channels_last(x) else moving.take(x, constant(order), 1)
         if made is not None:
             return made
         return np.moveaxis(np.take(np.moveaxis(x, 1, -1), order, -1), -1, 1) if is_channels_last(x) else np.take(x, order, 1)

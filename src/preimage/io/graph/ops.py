@@ -14,6 +14,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import Tensor, array_of
+from preimage.engines import around
 from preimage.geometry import ConvGeometry
 from preimage.io.graph.nodes import OPS, graph_op
 from preimage.ops.normalise import scaled_by
@@ -210,16 +211,25 @@ def batch_norm(x: Value, scale: Value, bias: Value, mean: Value, variance: Value
 @graph_op("lrn")
 def lrn(x: Value, *, size: int, alpha: float, beta: float, k: float = 1.0) -> Value:
     """x (k + alpha/size sum of x^2 over `size` neighbouring channels)^-beta; an even size has the longer half behind."""
-    square, channels = ops.square(x), _shape(x)[1]
-    before = (size - 1) // 2
-    total = None
-    for shift in range(max(-before, 1 - channels), min(size - 1 - before, channels - 1) + 1):
-        part = square[:, max(shift, 0) : channels + min(shift, 0)]
-        part = ops.pad(part, [(max(-shift, 0), max(shift, 0))], axes=(1,)) if shift else part
-        total = part if total is None else ops.add(total, part)
-    if total is None:
+    shape = _shape(x)
+    if 0 in shape:
         return x
+    before = (size - 1) // 2
+    total = ops.square(x)
+    if size > 1:
+        lines = ops.reshape(total, (shape[0], 1, shape[1], -1))
+        total = ops.reshape(ops.sum_pool(lines, (size, 1), stride=1, padding=((before, size - 1 - before), (0, 0))), shape)
+    if (
+        isinstance(x, np.ndarray)
+        and isinstance(total, np.ndarray)
+        and (made := around.chain((total, x), _LRN, (alpha / size, k, -beta))) is not None
+    ):
+        return made[0]
     return ops.multiply(x, ops.power(ops.add(ops.multiply(total, alpha / size), k), -beta))
+
+
+#: x (k + alpha/size sum)^-beta, of the sum, x and three numbers.
+_LRN = (("mul", (0, 2)), ("add", (5, 3)), ("power", (6, 4)), ("mul", (1, 7)))
 
 
 @graph_op("softmax")

@@ -45,7 +45,7 @@ _FIRST = frozenset(
         "onnx.Sin", "onnx.Cos", "onnx.Tan", "upsample", "channel_shuffle", "elu", "onnx.Elu", "onnx.DepthToSpace", "onnx.SpaceToDepth",
         "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax", "onnx.ReduceMax", "onnx.ReduceMin",
         "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow", "onnx.Clip",
-        "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled", "onnx.DynamicQuantizeLinear",
+        "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled", "lrn", "onnx.DynamicQuantizeLinear",
         "onnx.com.microsoft::DynamicQuantizeMatMul",
     )
 )  # fmt: skip

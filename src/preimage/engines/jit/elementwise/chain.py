@@ -16,7 +16,9 @@ import numpy as np
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.ir.elementwise import HEAVY, Step
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.compiler.costs import ElementwiseCosts
 from preimage.engines.jit.elementwise.chain_kernel import ChainSpec
+from preimage.engines.jit.elementwise.exchange import Exchange, exchange
 from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
 from preimage.engines.jit.elementwise.layout import Shape
 from preimage.engines.jit.runtime.link import launch_arrays
@@ -90,6 +92,7 @@ class Chain:
         self._back = None if order == list(range(len(shape))) else tuple([int(k) for k in np.argsort(order)])
         self._repeated: dict[int, tuple[Shape, Sequence[int]]] = {}
         self.tasks = 0
+        self.head: tuple[Any, ...] = ()
         dtypes = [*[a.dtype for a in operands], *kinds]
         if steps or len(set(dtypes)) > 1:
             names, dtype = [_NAMES[d.name] for d in dtypes], {"float32": "f32", "float64": "f64"}[computed.name]
@@ -131,6 +134,11 @@ class Chain:
         sizes, strides = _joined([shape[k] for k in order], [tuple([a[2][k] for a in arrays]) for k in order])
         if not sizes:
             sizes, strides = [1], [(0,) * len(arrays)]
+        if not steps and given == 1 and arrays[0][:2] == arrays[1][:2] and arrays[0][1] >= 4:
+            found = exchange(sizes, strides, arrays[0][1], target.vector_bytes // arrays[0][1])
+            if found is not None:
+                self._exchange(found, costs)
+                return
         width, inner = sizes[-1], strides[-1]
         axes = list(range(len(sizes) - 1))
         rows_axis, piece = (axes[-1] if axes else None), width
@@ -159,6 +167,17 @@ class Chain:
         )
         lanes = lanes_for(target, 8 if dtype == "f64" else 4, heavy)
         self.kernel = kept_kernel(ChainSpec(dtype, lanes, lies[:given], numbers, steps, stored, lies[given:]))
+
+    def _exchange(self, found: Exchange, costs: ElementwiseCosts) -> None:
+        """The copy as a kernel of its own."""
+        size = found.spec.parts * found.length
+        share = max(1, costs.task_elements // size)
+        self.tasks = -(-found.lines // share)
+        self.shared = self.tasks > 1 and found.lines * size >= costs.least_shared
+        self._table = found.offsets
+        self.head = (found.length, found.lines, found.second, *found.strides, share, Fixed(self._table))
+        self._places = [(0, 0), (0, 0)]
+        self.kernel = kept_kernel(found.spec)
 
     def __call__(
         self, operands: Sequence[Array], numbers: Sequence[float] | Array = (), out: Sequence[Array] | None = None

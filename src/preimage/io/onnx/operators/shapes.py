@@ -14,6 +14,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor
 from preimage.engines import moving
+from preimage.engines.base import is_channels_last
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
@@ -325,6 +326,13 @@ def _depth_to_space(x: Any, blocksize: int, mode: str = "DCR") -> Any:
         raise FileFormatError(f"DepthToSpace: blocksize {blocksize} of shape {x.shape}")
     n, c, h, w = x.shape
     b, depth = blocksize, c // blocksize**2
+    if isinstance(x, np.ndarray) and is_channels_last(x):
+        last = np.moveaxis(x, 1, -1)
+        if mode == "DCR":
+            cells = last.reshape(n, h, w, b, b, depth).transpose(0, 1, 3, 2, 4, 5)
+        else:
+            cells = last.reshape(n, h, w, depth, b, b).transpose(0, 1, 4, 2, 5, 3)
+        return np.moveaxis(moving.reshaped(cells, (n, h * b, w * b, depth)), -1, 1)
     if mode == "DCR":
         y = transpose(reshape(x, (n, b, b, depth, h, w)), (0, 3, 4, 1, 5, 2))
     else:
