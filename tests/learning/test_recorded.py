@@ -178,6 +178,18 @@ def test_weights_that_the_caller_assigns_count():
     assert compare(net, batches(RUNS + 4), between=between)[-4:] == [None] * 4
 
 
+def test_weights_that_lie_backwards():
+    def make():
+        made = net()
+        made[0].weight.assign(made[0].weight.data[:, ::-1])
+        return made
+
+    def between(k, net):
+        net[0].weight.assign(np.ascontiguousarray(net[0].weight.data)[..., ::-1])
+
+    assert "all steps forward" in compare(make, batches(RUNS + 1), between=between)[-1]
+
+
 def test_a_frozen_layer_is_seen():
     def between(k, net):
         if k == RUNS + 1:

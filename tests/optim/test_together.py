@@ -73,6 +73,21 @@ def test_bits_of_updates(name, dtype, monkeypatch):
         assert by_kernels > 10
 
 
+def test_arrays_that_lie_backwards(monkeypatch):
+    made = []
+    for alone in (True, False):
+        if alone:
+            monkeypatch.setattr(optim.SGD, "_written", lambda self, state, group: None)
+        p = pre.Tensor(np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::-1], requires_grad=True)
+        optimizer = optim.SGD([p], lr=0.1, momentum=0.9)
+        for k in range(3):
+            p.grad = pre.Tensor(np.arange(12, dtype=np.float32).reshape(4, 3).T[::-1] * k)
+            optimizer.step()
+        made.append(p.data.tobytes())
+        monkeypatch.undo()
+    assert made[0] == made[1]
+
+
 def test_narrow_weights_are_updated_one_by_one(monkeypatch):
     expected, _ = stepped(OPTIMIZERS["adam"], monkeypatch, True, np.float16)
     found, by_kernels = stepped(OPTIMIZERS["adam"], monkeypatch, False, np.float16)

@@ -86,8 +86,11 @@ class Job(NamedTuple):
         """The job; None where kernels do not update these arrays in their own dtype."""
         states = [np.asarray(state[name]) for name in written.states]  # NumPy gives numbers for results without axes
         operands, dtype = [parameter._data, gradient._data, *states], parameter._data.dtype
-        if dtype not in _FLOATS or not all(type(a) is np.ndarray and a.dtype == dtype and a.size for a in operands):
+        if dtype not in _FLOATS:
             return None
+        for a in operands:
+            if type(a) is not np.ndarray or a.dtype != dtype or not a.size or min(a.strides, default=0) < 0:
+                return None
         return cls(parameter, state, written, operands)
 
     def assign(self, values: Sequence[Array]) -> None:

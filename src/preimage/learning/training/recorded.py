@@ -167,6 +167,10 @@ def _structure(net: Module) -> list[Any]:
     return found
 
 
+def _is_plain(values: Any) -> bool:
+    return type(values) is np.ndarray and values.dtype in _FLOATS and min(values.strides, default=0) >= 0
+
+
 def _reason(net: Module, x: Any) -> str | None:
     """Why the passes of a net on this batch are not recorded."""
     if type(x) is not np.ndarray or x.dtype not in _FLOATS or not x.size or not x.flags.c_contiguous or not x.flags.aligned:
@@ -176,11 +180,8 @@ def _reason(net: Module, x: Any) -> str | None:
     if not is_grad_enabled() or observer() is not None:
         return "somebody watches the layers, or nothing is recorded"
     for name, module in net.named_modules():
-        if any(
-            p is not None and (type(p._data) is not np.ndarray or p._data.dtype not in _FLOATS)
-            for p in module._parameters.values()
-        ):
-            return f"layer {name!r} has weights that are no float32 or float64 arrays of NumPy"
+        if not all(p is None or _is_plain(p._data) for p in module._parameters.values()):
+            return f"layer {name!r} has weights that are no float32 or float64 arrays of NumPy, all steps forward"
         if isinstance(module, Dropout) and module.training and module.p:
             return f"layer {name!r} (Dropout) draws its masks anew"
         if module._hooks:
