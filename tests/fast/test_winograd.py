@@ -268,6 +268,26 @@ def test_an_optimised_graph_runs_its_convolutions_by_tiles():
     assert (wanted != exact).any()
 
 
+def test_the_plan_of_every_node_is_that_of_its_accuracy(tmp_path, capsys):
+    from preimage.cli import main
+    from preimage.io import graph as graphs
+    from preimage.io.inspection import inspect_model
+
+    x, _ = layer(batch=1)
+    net = pre.nn.Sequential(pre.nn.Conv2d(48, 32, 3, padding=1), pre.nn.Conv2d(32, 4, 1))
+    for accuracy, wanted in (("fast", "jit: Winograd F(4x4, 3x3)"), ("exact", "jit: direct"), (None, "jit: direct")):
+        graph = graphs.optimise(graphs.trace(net, x), accuracy=accuracy)
+        first, second = [found for found in inspect_model(graph, {"input": x}).layers if found.op == "conv"]
+        assert first.schedule == wanted
+        assert "kernel (1, 1)" in second.refused["winograd"] if accuracy == "fast" else "winograd" not in second.refused
+    pytest.importorskip("onnx")
+    pre.save_model(net, tmp_path / "net.onnx", example=x)
+    with pytest.raises(SystemExit) as end:
+        main(["info", str(tmp_path / "net.onnx"), "--shape", "input=" + ",".join(map(str, x.shape)), "--fast"])
+    assert not end.value.code
+    assert "Winograd" in "".join(capsys.readouterr().out.split())
+
+
 def test_sessions_and_optimised_models_take_an_accuracy(tmp_path):
     pytest.importorskip("onnx")
     from preimage import runtime

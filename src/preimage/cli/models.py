@@ -94,6 +94,11 @@ def _numbers(given: str, what: str) -> tuple[float, ...]:
         raise OptionError(f"--{what} wants finite numbers separated by commas, got {given!r}") from error
 
 
+def _settings(threads: int, fast: bool, engine: str | None = None) -> config:
+    """What the options mean; an accuracy that is not asked for stays as it is set."""
+    return config(threads=threads, **({} if engine is None else {"engine": engine}), **({"accuracy": "fast"} if fast else {}))
+
+
 def run(
     model: Annotated[Path, typer.Argument(help="An ONNX file, a prototxt or a caffemodel, whatever its name.")],
     inputs: Annotated[list[Path] | None, typer.Argument(help="Pictures or .npy arrays; each is one run of the model.")] = None,
@@ -137,7 +142,7 @@ def run(
     from preimage.report.terminal import Terminal
 
     console = Terminal(soft_wrap=True)
-    settings = config(threads=threads, engine=engine, **({"accuracy": "fast"} if fast else {}))
+    settings = _settings(threads, fast, engine)
     how = {"size": _size(size), "scale": text.finite(scale, "scale"), "mean": _numbers(mean, "mean"), "bgr": bgr}
     with _limits(memory, flop, seconds):
         graph = load_model(model, weights, open_sizes=not fixed, input_shapes=_shapes(shape))
@@ -251,6 +256,7 @@ def info(
         typer.Option("--profile", help="Warm times of every node, slowest first, with GFLOP/s and GB/s, and what bounds it."),
     ] = False,
     threads: Annotated[int, typer.Option(help="Threads of --profile; 0: one per CPU.", min=0, max=text.MOST_THREADS)] = 0,
+    fast: Annotated[bool, typer.Option("--fast", help="The plans and times of `preimage run --fast`.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts of --check there.")] = None,
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", help="Write the table of --check as Markdown there.")
@@ -273,7 +279,7 @@ def info(
     from preimage.report.terminal import Terminal
 
     given = _shapes(shape)
-    with _limits(memory, flop, seconds), config(threads=threads):
+    with _limits(memory, flop, seconds), _settings(threads, fast):
         graph = load_model(model, weights, open_sizes=bool(given), input_shapes=given)
         if profile:
             _print_profile(graph, random_inputs(graph, given))

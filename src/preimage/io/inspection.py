@@ -19,6 +19,7 @@ from preimage.geometry import ConvGeometry
 from preimage.io import limits
 from preimage.io.graph import Graph, Node, Step
 from preimage.records import record
+from preimage.settings import allowing
 from preimage.typing import Contraction
 
 __all__ = ["Layer", "ModelInfo", "geometry_of", "inspect_model", "random_inputs"]
@@ -117,11 +118,7 @@ def inspect_model(graph: Graph, feeds: Mapping[str, np.ndarray], *, plans: bool 
         if field is not None:
             fields.update(dict.fromkeys(node.outputs, field))
         weights = {k: graph.weights[k] for k in inputs if k in graph.weights}
-        schedule, refused = (
-            _schedule(geometry, "conv" if node.op == "conv" else "conv_transpose", dtypes.get(inputs[0]))
-            if geometry and plans
-            else ("", {})
-        )
+        schedule, refused = _schedule(geometry, node, dtypes.get(inputs[0])) if geometry and plans else ("", {})
         layers.append(
             Layer(
                 node.name, node.op.removeprefix("onnx."), step.shapes, sum(int(p.data.size) for p in weights.values()),
@@ -208,10 +205,12 @@ def geometry_of(graph: Graph, node: Node, shapes: Mapping[str, tuple[int, ...]])
         return None
 
 
-def _schedule(geometry: ConvGeometry, op: Contraction, dtype: Any) -> tuple[str, Mapping[str, str]]:
-    """What the engine would run, and why not its other strategies."""
+def _schedule(geometry: ConvGeometry, node: Node, dtype: Any) -> tuple[str, Mapping[str, str]]:
+    """What the engine would run, with the accuracy that is written at the node, and why not its other strategies."""
+    op: Contraction = "conv" if node.op == "conv" else "conv_transpose"
     try:
-        chosen = plan(geometry, np.dtype(dtype) if dtype is not None else np.float32, op)
+        with allowing(node.word("accuracy") if node.attributes.get("accuracy") is not None else None):
+            chosen = plan(geometry, np.dtype(dtype) if dtype is not None else np.float32, op)
     except (EngineError, PreimageError) as error:
         return str(error), {}
     return f"{chosen.engine}: {chosen.algorithm}", chosen.refused
