@@ -91,3 +91,20 @@ def test_why_there_is_no_product(geometry, words):
     assert words in plan.refused["matrix product"]
     last = JIT.plan(ConvGeometry.from_conv((1, 8, 9, 9), (4, 8, 1, 1)), "conv", np.dtype("f4"), channels_last=True)
     assert "not neighbours" in last.refused["matrix product"]
+
+
+@pytest.mark.parametrize("sizes", [(216, 214), (63, 62), (64, 62)])
+def test_a_transpose_whose_result_is_longer_reads_nothing_behind_its_input(sizes):
+    """output_padding up to dilation - 1: the audit found what lies behind the input among the results."""
+    large, small = sizes
+    rng = np.random.default_rng(large)
+    geometry = ConvGeometry(2, 15, 25, 5, (large,), (small,), (1,), (1,), ((0, 0),), (3,))
+    memory = rng.integers(1, 5, (2, 25, small + 2)).astype(np.float32)  # no zeros behind any line
+    y, w = memory[..., :small], rng.integers(1, 5, (25, 3, 1)).astype(np.float32)
+    want = np.zeros((2, 15, large), np.float32)
+    want[..., :small] = np.einsum("ngop,goi->ngip", y.reshape(2, 5, 5, small), w.reshape(5, 5, 3)).reshape(2, 15, small)
+    for given in (np.ascontiguousarray(y), y):
+        np.testing.assert_array_equal(JIT.conv_transpose(geometry, given, w), want)
+    x = rng.integers(1, 5, (2, 15, large)).astype(np.float32)
+    there = np.einsum("ngip,goi->ngop", x[..., :small].reshape(2, 5, 3, small), w.reshape(5, 5, 3)).reshape(2, 25, small)
+    np.testing.assert_array_equal(JIT.conv(geometry, x, w), there)

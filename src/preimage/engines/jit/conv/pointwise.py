@@ -51,6 +51,8 @@ def pointwise(r: ConvRequest) -> Pointwise | str:
     spatial, ins, outs = merge_axes(axes[1:], list(r.in_strides[2:]), list(r.out_strides[2:]))
     if len(spatial) != 1 or ins[0] != item or outs[0] != item:
         return _refused("apart", "positions are not neighbours in memory, one after another")
+    if spatial[0].out_size > spatial[0].in_size:  # a transposed convolution with output_padding
+        return _refused("taps", "some output positions lie behind the last input position")
     if r.prepared or r.tile is not None:
         return "weights come packed for a tile of the direct strategy"
     if r.finish.residual:
