@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -400,3 +402,47 @@ def test_lstm_with_weights_of_8_bits():
                            direction="reverse")  # fmt: skip
         with pytest.raises(pre.FileFormatError, match=words):
             ours(model, feeds)
+
+
+def test_dynamically_quantised_products_scale_their_sums():
+    """DynamicQuantizeLinear, MatMulInteger, Cast, Mul: one product of integers scaled as it is stored, with the bits of the nodes as written."""
+    node = helper.make_node
+    nodes = [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("MatMulInteger", ["q", "w", "z", "o"], ["i"]),
+             node("Cast", ["i"], ["f"], to=1), node("Mul", ["s", "t"], ["u"]), node("Mul", ["f", "u"], ["y"])]  # fmt: skip
+    known = {"w": whole("int8", 70, 9), "o": np.int8(0), "t": RNG.random(9).astype(np.float32)}
+    x = RNG.standard_normal((2, 5, 70)).astype(np.float32)
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, x.shape)], [onnx.ValueInfoProto(name="y")],
+                              [numpy_helper.from_array(np.asarray(v), k) for k, v in known.items()])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    plain_graph = onnx_io.load(model).eval()
+    done = optimise(plain_graph)
+    assert [n.op.split("::")[-1] for n in done.nodes] == ["onnx.DynamicQuantizeLinear", "MatMulIntegerToFloat"]
+    with pre.no_grad():
+        want = plain_graph.run({"x": x})["y"]
+        for _ in range(3):
+            assert np.array_equal(done.run({"x": x})["y"], want)
+    assert done.why_no_program is None
+
+
+@pytest.mark.parametrize("odd", ["a scale too many", "a zero point of another type", "no scale", "one factor"])
+def test_what_does_not_fit_between_integers_stays_as_it_is_written(odd):
+    """The rewriting leaves it alone, so that the run says what is wrong."""
+    x, w = whole("uint8", 1, 3, 4, 5), whole("int8", 2, 3, 1, 1)
+    model = between_integers("Conv", x, w, None, (np.float32(0.1), np.ones(2, np.float32), np.float32(1)))
+    graph = model.graph
+    if odd == "a scale too many":
+        next(t for t in graph.initializer if t.name == "t").CopyFrom(numpy_helper.from_array(np.ones(3, np.float32), "t"))
+    elif odd == "a zero point of another type":
+        next(t for t in graph.initializer if t.name == "o").CopyFrom(numpy_helper.from_array(np.int8(1), "o"))
+    elif odd == "no scale":
+        del graph.node[1].input[1:]
+    else:
+        del graph.node[2].input[1:]
+    try:
+        read = onnx_io.load(model).eval()
+    except pre.PreimageError:
+        return
+    done = optimise(read)
+    assert "onnx.QLinearConv" not in [n.op for n in done.nodes]
+    with pre.no_grad(), pytest.raises(pre.PreimageError) if odd != "a zero point of another type" else nullcontext():
+        done.run({"x": x})

@@ -99,7 +99,7 @@ def _work(graph: Graph, node: Node, shapes: Shapes) -> int:
         return geometry.work_flop
     op = node.op.removeprefix("onnx.")
     made, taken = shapes.get(node.outputs[0], ()), [shapes.get(key, ()) for key in node.inputs]
-    if op in ("matmul", "linear", "MatMul", "Gemm", "com.microsoft::FusedMatMul", "MatMulInteger") and taken[0]:
+    if op in ("matmul", "linear", "MatMul", "Gemm", "com.microsoft::FusedMatMul", "MatMulInteger", "QLinearMatMul") and taken[0]:
         turned = op == "Gemm" and bool(node.attributes.get("transA"))
         return 2 * prod(made) * taken[0][0 if turned else -1]
     if op in _GATES and len(taken[0]) == 3 and len(taken[1]) == 3:

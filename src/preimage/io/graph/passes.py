@@ -19,9 +19,10 @@
     prepare_weights   stored arrays become constants that nobody can write to: packed once, never looked at again
 
 The result is for inference, with the values that the parameters have now: they are constants, and their gradients
-are gone. After more training the trained graph is optimised anew. The passes of `affine` round each weight once more, and `rewrite_patterns`
-rounds at other places than the nodes that it replaces, so that values are the same to rounding; the other passes keep the bits (channels_last with an
-engine that promises the same bits for any memory layout: jit does, BLAS inside gemm does not). `changes` of the result says what was done.
+are gone. After more training the trained graph is optimised anew. The passes of `affine` round each weight once more, and `rewrite_patterns` and
+`say_integers` round at other places than the nodes that they replace, so that values are the same to rounding; the other passes keep the bits
+(channels_last with an engine that promises the same bits for any memory layout: jit does, BLAS inside gemm does not).
+`changes` of the result says what was done.
 """
 
 from __future__ import annotations

@@ -58,11 +58,13 @@ class _Search:
         return (users[0], said) if said is not None and said.scales.size == 1 else None
 
     def _said(self, node: Node, value: str) -> _Quantised | None:
-        scale, zero = (*node.inputs, "")[1:3]
+        scale, zero = (*node.inputs, "", "")[1:3]
         dtype = self.types.get(value)
         held = self.stored.get(scale)
         extra = node.attributes.get("block_size") or node.attributes.get("output_dtype")
         if dtype not in _BYTES or held is None or held.dtype != np.float32 or extra or (zero and zero not in self.stored):
+            return None
+        if zero and (self.stored[zero].dtype != dtype or self.stored[zero].size not in (1, held.size)):
             return None
         if not zero:
             zero = f"{value}//zero"
@@ -76,7 +78,7 @@ class _Search:
         node = self.makers.get(key)
         if node is None or node.op != "onnx.DequantizeLinear" or self.types.get(node.inputs[0]) != "int32":
             return None
-        scale, zero = self.stored.get(node.inputs[1]), (*node.inputs, "")[2]
+        scale, zero = self.stored.get((*node.inputs, "")[1]), (*node.inputs, "", "")[2]
         values = self.stored.get(node.inputs[0])
         if scale is None or values is None or values.ndim != 1 or (zero and (zero not in self.stored or self.stored[zero].any())):
             return None
@@ -91,12 +93,17 @@ class _Search:
 
 def say_integers(graph: Graph) -> Graph:
     """The graph with such contractions as those of integers."""
-    if not any(node.op == "onnx.QuantizeLinear" for node in graph.nodes):
+    if not any(node.op in ("onnx.QuantizeLinear", "onnx.MatMulInteger") for node in graph.nodes):
         return graph
     search = _Search(graph)
     found: dict[str, Node] = {}  # by the name of the node that quantises
     gone: set[str] = set()
     for node in graph.nodes:
+        scaled = _scaled(search, node)
+        if scaled is not None:
+            found[node.name] = replace(scaled[0], outputs=node.outputs, name=node.name, layer=node.layer)
+            gone |= scaled[1]
+            continue
         make = _MAKERS.get(node.op)
         after = search.quantised(node.outputs[0]) if make is not None else None
         made = make(search, node, after[1]) if make is not None and after is not None else None
@@ -111,10 +118,42 @@ def say_integers(graph: Graph) -> Graph:
     return pruned(graph, nodes, graph.constants | search.constants, {"contractions of integers": len(found)})
 
 
+def _scaled(search: _Search, node: Node) -> tuple[Node, set[str]] | None:
+    """A product of MatMulInteger, cast to float32, with its scale, itself a product of one number and stored ones; the names of the nodes that go."""
+    if node.op not in ("onnx.Mul", "mul") or len(node.inputs) != 2:
+        return None
+    for sums, scale in (node.inputs, node.inputs[::-1]):
+        cast, factor = search.makers.get(sums), search.makers.get(scale)
+        if cast is None or factor is None or cast.op != "onnx.Cast" or cast.attributes.get("to") != 1:
+            continue
+        product = search.makers.get(cast.inputs[0])
+        once = all(len(search.users.get(key, ())) == 1 and key not in search.outputs for key in (sums, scale, cast.inputs[0]))
+        if product is None or product.op != "onnx.MatMulInteger" or not once or factor.op not in ("onnx.Mul", "mul"):
+            continue
+        own = [key for key in factor.inputs if key in search.stored]
+        unit = next((key for key in factor.inputs if key not in search.stored), "")
+        maker = search.makers.get(unit)
+        if len(own) != 1 or maker is None or maker.op != "onnx.DynamicQuantizeLinear" or unit != maker.outputs[1]:
+            continue
+        a, b, *zeros = (*product.inputs, "", "")[:4]
+        if search.stored[own[0]].ndim > 1 or search.stored[own[0]].dtype != np.float32:
+            continue
+        inputs = (a, b, unit, own[0], *zeros)
+        return Node("", "onnx.com.microsoft::MatMulIntegerToFloat", inputs, (), {}, ""), {cast.name, factor.name, product.name}
+    return None
+
+
 def _factors(search: _Search, node: Node) -> tuple[_Quantised, _Quantised] | None:
     """Both factors, of which the first has one scale."""
+    if len(node.inputs) < 2:
+        return None
     x, w = (search.dequantised(key) for key in node.inputs[:2])
     return (x, w) if x is not None and w is not None and x.scales.size == 1 else None
+
+
+def _is_along(w: _Quantised, held: np.ndarray, axis: int) -> bool:
+    """Whether stored weights have one scale, or one for each place of an axis."""
+    return w.scales.size == 1 or (w.axis % held.ndim == axis and w.scales.shape == (held.shape[axis],))
 
 
 def _matmul(search: _Search, node: Node, y: _Quantised) -> Node | None:
@@ -123,7 +162,7 @@ def _matmul(search: _Search, node: Node, y: _Quantised) -> Node | None:
         return None
     a, b = factors
     held = search.stored.get(b.value)
-    if b.scales.size > 1 and (held is None or held.ndim != 2 or b.axis not in (1, -1)):
+    if b.scales.size > 1 and (held is None or held.ndim != 2 or not _is_along(b, held, 1)):
         return None
     return Node("", "onnx.QLinearMatMul", (a.value, a.scale, a.zero, b.value, b.scale, b.zero, y.scale, y.zero), (), {}, "")
 
@@ -134,7 +173,7 @@ def _conv(search: _Search, node: Node, y: _Quantised) -> Node | None:
         return None
     x, w = factors
     held, bias = search.stored.get(w.value), search.whole_bias((*node.inputs, "")[2], x, w)
-    if held is None or not 3 <= held.ndim <= 4 or bias is None or (w.scales.size > 1 and w.axis != 0):
+    if held is None or not 3 <= held.ndim <= 4 or bias is None or not _is_along(w, held, 0):
         return None
     inputs = (x.value, x.scale, x.zero, w.value, w.scale, w.zero, y.scale, y.zero, *([bias] if bias else []))
     return Node("", "onnx.QLinearConv", inputs, (), dict(node.attributes), "")
@@ -146,7 +185,7 @@ def _conv_transpose(search: _Search, node: Node, y: _Quantised) -> Node | None:
         return None
     x, w = factors
     held, bias = search.stored.get(w.value), search.whole_bias((*node.inputs, "")[2], x, w)
-    if held is None or not 3 <= held.ndim <= 4 or bias is None or (w.scales.size > 1 and w.axis != 1):
+    if held is None or not 3 <= held.ndim <= 4 or bias is None or not _is_along(w, held, 1):
         return None
     inputs = (x.value, x.scale, x.zero, w.value, w.scale, w.zero, y.scale, y.zero, *([bias] if bias else []))
     return Node("", "quantised_conv_transpose", inputs, (), dict(node.attributes), "")

@@ -90,7 +90,7 @@ class _Search:
         """Whether a node is this operator between float32 and 8 bits, with one stored number for scale and zero point."""
         if node is None or node.op != f"onnx.{op}" or node.attributes.get("block_size") or node.attributes.get("output_dtype"):
             return False
-        scale, zero = (self.stored.get(key) for key in (*node.inputs, "")[1:3])
+        scale, zero = (self.stored.get(key) for key in (*node.inputs, "", "")[1:3])
         whole = node.outputs[0] if at else node.inputs[0]
         plain = scale is not None and scale.size == 1 and scale.dtype == np.float32 and scale.ndim <= 1
         return plain and self.types.get(whole) in _BYTES and (zero is None) == (len(node.inputs) < 3 or not node.inputs[2])
@@ -98,7 +98,7 @@ class _Search:
     def same_numbers(self, before: Node, after: Node) -> bool:
         """Whether quantising undoes dequantising: with the same scale, of an ordinary size, zero point and type the integers come back."""
         scale = float(np.abs(self.stored[before.inputs[1]]).reshape(-1)[0])
-        pairs = [[self.stored.get(key) for key in (*node.inputs, "")[1:3]] for node in (before, after)]
+        pairs = [[self.stored.get(key) for key in (*node.inputs, "", "")[1:3]] for node in (before, after)]
         same = all(
             (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
             for a, b in zip(*pairs, strict=True)
