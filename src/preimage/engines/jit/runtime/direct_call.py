@@ -20,7 +20,8 @@ from preimage.engines.addresses import DATA_FIELD, address_of
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.buffers import SMALL_BYTES, aligned
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.runtime.direct_kernel import MOST_WORDS, DirectSpec, Head, interpreter
+from preimage.engines.jit.runtime.direct_kernel import MOST_WORDS, DirectSpec, Head
+from preimage.engines.jit.runtime.interpreter import interpreter
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, compiled
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight

@@ -11,18 +11,14 @@ A call through ctypes, with the addresses of three arrays read in Python, would 
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from functools import lru_cache
 from typing import ClassVar
 
-from preimage.engines.addresses import DATA_FIELD
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
 from preimage.engines.ir.builder import Int, Ptr
 from preimage.engines.ir.functions import Function, module
 from preimage.records import record
 
-__all__ = ["MOST_WORDS", "DirectSpec", "Head", "Patch", "Step", "build", "interpreter"]
+__all__ = ["MOST_WORDS", "DirectSpec", "Head", "Patch", "Step", "build"]
 
 MOST_WORDS = 512  # of all steps' argument vectors
 
@@ -133,16 +129,3 @@ def _run(f: Function, spec: DirectSpec, head: Head, steps: Rows[Step], words: Pt
     with f.when(flagged):
         found.store_int(flag.load_int())
     return found.load_int()
-
-
-def _c_function(name: str) -> int:
-    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
-
-
-@lru_cache(maxsize=1)
-def interpreter() -> dict[str, int] | None:
-    """What a function needs of CPython, by `Head`'s names; None where there is no lock that its calls could hold."""
-    if DATA_FIELD is None or not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return None
-    names = {"make_int": "PyLong_FromLong", "save_thread": "PyEval_SaveThread", "restore_thread": "PyEval_RestoreThread"}
-    return {"nothing": id(None)} | {ours: _c_function(name) for ours, name in names.items()}

@@ -23,7 +23,8 @@ from preimage.engines.buffers import aligned
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.direct_kernel import DirectSpec, interpreter
+from preimage.engines.jit.runtime.direct_kernel import DirectSpec
+from preimage.engines.jit.runtime.interpreter import interpreter
 from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
 from preimage.engines.recording import Address, Fixed, Recorder, Words, state
 from preimage.errors import EngineError
