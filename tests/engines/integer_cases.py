@@ -20,7 +20,7 @@ import preimage as pre
 from preimage.engines import integers
 from preimage.engines.integers import Finish
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.integers import call, plan
+from preimage.engines.jit.products.integers import call, plan
 from preimage.geometry import ConvGeometry
 
 BYTES = (np.int8, np.uint8)

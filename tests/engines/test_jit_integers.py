@@ -15,8 +15,8 @@ toolchain = pytest.importorskip("preimage.engines.jit.compiler.toolchain")
 import integer_cases  # noqa: E402
 
 from preimage.engines.jit.compiler import kernels  # noqa: E402
-from preimage.engines.jit.integers.plan import plan_product  # noqa: E402
-from preimage.engines.jit.integers.product_arguments import ProductSpec  # noqa: E402
+from preimage.engines.jit.products.integers.plan import plan_product  # noqa: E402
+from preimage.engines.jit.products.integers.product_arguments import ProductSpec  # noqa: E402
 from preimage.io.onnx.operators.quantised import dynamically_quantised  # noqa: E402
 
 RNG = np.random.default_rng(0)

@@ -30,8 +30,8 @@ from preimage.engines.jit.conv.winograd.applies import choose as choose_tiles
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
-from preimage.engines.jit.integers import JitIntegers
 from preimage.engines.jit.products import JitProducts
+from preimage.engines.jit.products.integers import JitIntegers
 from preimage.engines.jit.products.recurrent import run_directions
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import (

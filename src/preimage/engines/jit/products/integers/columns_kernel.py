@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Int, Kernel, Num, Ptr
-from preimage.engines.jit.integers.words_kernel import TERMS, extended, flipped, join, minus, plus, times
+from preimage.engines.jit.products.integers.words_kernel import TERMS, extended, flipped, join, minus, plus, times
 from preimage.records import record
 
 __all__ = ["ColumnsArguments", "ColumnsSpec", "build", "panel_words"]

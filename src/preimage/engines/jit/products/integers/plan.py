@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit.compiler.target import Target
-from preimage.engines.jit.integers.columns_kernel import panel_words
-from preimage.engines.jit.integers.product_kernel import UNROLL
-from preimage.engines.jit.integers.words_kernel import TERMS
+from preimage.engines.jit.products.integers.columns_kernel import panel_words
+from preimage.engines.jit.products.integers.product_kernel import UNROLL
+from preimage.engines.jit.products.integers.words_kernel import TERMS
 from preimage.engines.jit.request import SMALL_MACS
 from preimage.records import record
 

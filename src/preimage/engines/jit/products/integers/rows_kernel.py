@@ -6,8 +6,8 @@ another, the zero point where they lie outside.
 from __future__ import annotations
 
 from preimage.engines.ir.builder import Int, Kernel, Num, Ptr
-from preimage.engines.jit.integers.product_arguments import ProductArguments, ProductSpec
-from preimage.engines.jit.integers.words_kernel import extended, flipped, minus
+from preimage.engines.jit.products.integers.product_arguments import ProductArguments, ProductSpec
+from preimage.engines.jit.products.integers.words_kernel import extended, flipped, minus
 
 __all__ = ["pack_rows", "zero_point"]
 

@@ -14,11 +14,11 @@ from preimage.engines.integers import Finish
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.kept import kept_kernel
-from preimage.engines.jit.integers.columns_kernel import ColumnsArguments, ColumnsSpec
-from preimage.engines.jit.integers.gather import Gather, conv_gather, transposed_gathers
-from preimage.engines.jit.integers.plan import ProductPlan, plan_product
-from preimage.engines.jit.integers.product_arguments import ProductArguments, ProductSpec
-from preimage.engines.jit.integers.range import dynamic
+from preimage.engines.jit.products.integers.columns_kernel import ColumnsArguments, ColumnsSpec
+from preimage.engines.jit.products.integers.gather import Gather, conv_gather, transposed_gathers
+from preimage.engines.jit.products.integers.plan import ProductPlan, plan_product
+from preimage.engines.jit.products.integers.product_arguments import ProductArguments, ProductSpec
+from preimage.engines.jit.products.integers.range import dynamic
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.recording import constant, made_once, recorder
 from preimage.geometry import ConvGeometry

@@ -17,10 +17,10 @@ from __future__ import annotations
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.elementwise import WORDS
 from preimage.engines.ir.types import type_of
-from preimage.engines.jit.integers.columns_kernel import panel_words
-from preimage.engines.jit.integers.product_arguments import ProductArguments, ProductSpec
-from preimage.engines.jit.integers.rows_kernel import pack_rows, zero_point
-from preimage.engines.jit.integers.words_kernel import extended, minus, narrowed, plus, sum_of_products, times
+from preimage.engines.jit.products.integers.columns_kernel import panel_words
+from preimage.engines.jit.products.integers.product_arguments import ProductArguments, ProductSpec
+from preimage.engines.jit.products.integers.rows_kernel import pack_rows, zero_point
+from preimage.engines.jit.products.integers.words_kernel import extended, minus, narrowed, plus, sum_of_products, times
 
 __all__ = ["UNROLL", "build"]
 

@@ -8,7 +8,7 @@ from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import costs, dense_order, lanes_of, placed_empty
-from preimage.engines.jit.integers.range_kernel import RangeArguments, RangeSpec
+from preimage.engines.jit.products.integers.range_kernel import RangeArguments, RangeSpec
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.settings import thread_count
 

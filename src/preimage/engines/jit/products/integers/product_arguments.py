@@ -110,6 +110,6 @@ class ProductSpec:
 
     def ir(self) -> str:
         """The text of the kernel."""
-        from preimage.engines.jit.integers.product_kernel import build
+        from preimage.engines.jit.products.integers.product_kernel import build
 
         return build(self)
