@@ -26,6 +26,7 @@ from preimage.engines.jit.runtime.link import Launch, LinkedProgram, compiled
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state
+from preimage.resources import release_memory
 from preimage.settings import current
 
 __all__ = ["PackedCall", "ProgramCall", "WarmCall"]
@@ -184,6 +185,7 @@ class WarmCall:
                 failed = self._function(workspace.array, a, b, bias, out)
                 self._scratch.free.append(workspace)
         except MemoryError:
+            release_memory()  # what is only kept for later calls
             return None
         if failed:
             return None
