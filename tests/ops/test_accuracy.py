@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import preimage as pre
+from preimage.engines.decisions import forget_shortcuts
 from preimage.engines.gemm import GemmEngine
 from preimage.io import graph as graphs
+from preimage.ops import warm
 from preimage.settings import allowing, current
 
 engines = sys.modules["preimage.engines"]  # whose name at the top is a function
@@ -15,7 +17,7 @@ engines = sys.modules["preimage.engines"]  # whose name at the top is a function
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What every contraction that reaches an engine was allowed, in order."""
+    """What every contraction that reaches an engine was allowed, in order; none goes the short way (tests/engines/test_warm_values.py)."""
     found = []
     call = engines._call
 
@@ -24,6 +26,8 @@ def seen(monkeypatch):
         return call(engine, contraction, *rest)
 
     monkeypatch.setattr(engines, "_call", watched)
+    monkeypatch.setattr(warm, "warm", lambda *call: None)
+    forget_shortcuts()
     return found
 
 
