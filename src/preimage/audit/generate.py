@@ -118,7 +118,7 @@ def _plain(rng: random.Random) -> Draft:
     groups, large, small = _channels(rng)
     most = {1: 9, 2: 5, 3: 4}.get(ndim, 3)
     kernel = _unequal(rng, ndim, (*([1] * 1), *range(1, most + 1)))
-    pointwise = rng.random() < 0.12
+    pointwise = rng.random() < 0.18
     if pointwise:
         kernel = [1] * ndim
     plain = rng.random()  # the common layers are the ones with the most special paths: keep a share of them
@@ -136,16 +136,16 @@ def _plain(rng: random.Random) -> Draft:
         extent = (k - 1) * d + 1
         remainder = rng.randint(0, s - 1) if forward else rng.choice((0, rng.randint(0, max(s, d) - 1)))
         axes.append(repaired(Axis(positions, k, s, _pad(rng, extent), _pad(rng, extent), d, remainder), forward))
-    if pointwise and rng.random() < 0.6:
+    if pointwise and rng.random() < 0.7:
         axes = [_product_axis(rng, axis, forward) for axis in axes]
     return Draft(rng.choice((1, 2, 2, 3)), groups, large, small, axes, forward)
 
 
 def _product_axis(rng: random.Random, axis: Axis, forward: bool) -> Axis:
     """An axis of a layer that is a matrix product, if nothing about it is odd; now and then one thing is."""
-    dilation = rng.choice((1, 1, 2, 3))
-    remainder = rng.randint(0, dilation - 1) if not forward and rng.random() < 0.5 else 0
-    lo, hi = (rng.choice((0, 0, 0, 0, 1)) for _ in range(2))
+    dilation = rng.randint(1, 3)
+    remainder = 0 if forward else rng.randint(0, dilation - 1)
+    lo, hi = (int(rng.random() < 0.05) for _ in range(2))
     return repaired(Axis(axis.small, 1, 1, lo, hi, dilation, remainder), forward)
 
 
