@@ -31,7 +31,7 @@ from preimage.engines.blas import blas_thread_control
 
 Call = Callable[[], Any]
 TURN_NS = 2e6
-SETTLE_S = 0.015
+SETTLE_S = 0.05  # OpenBLAS's workers wait 2^26 cycles, some 20 ms, before they sleep; until then they take a CPU from the next contestant
 
 #: name, shape of A, shape of B; "T": B is the transposed view of a matrix that lies by rows, "A": A is;
 #: "layer": the same as T by the functions for layers, ours with weights that were packed before, as nn.Linear keeps them.
