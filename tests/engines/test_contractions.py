@@ -253,6 +253,27 @@ def test_plan(engine):
         assert engine.name in str(plan)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (9, 160)], ids=["small", "of many taps"])
+@pytest.mark.parametrize(("batch", "inner", "outer"), [(0, 2, 3), (1, 0, 3), (1, 2, 0), (1, 0, 0)])
+def test_arrays_without_elements(engine, batch, inner, outer, kernel):
+    """Planned and computed as zeros, whatever the kernel: the planner of kernels with many taps divided by the terms of a sum."""
+    g = ConvGeometry.from_conv((batch, inner, 12, 170), (outer, inner, *kernel), padding=1)
+    shapes = {"conv": g.output_shape, "conv_transpose": g.input_shape, "conv_weight_grad": g.weight_shape}
+    x, w, y = (np.ones(shape, np.float32) for shape in (g.input_shape, g.weight_shape, g.output_shape))
+    with pre.config(engine=engine.name):
+        got = {
+            "conv": pre.conv(x, w, padding=1),
+            "conv_transpose": pre.conv_transpose(y, w, padding=1),
+            "conv_weight_grad": pre.conv_weight_grad(x, y, kernel_size=kernel, padding=1),
+        }
+        for contraction, shape in shapes.items():
+            assert got[contraction].shape == shape
+            assert not got[contraction].any()
+            said = pre.plan(g, np.float32, contraction)
+            assert (said.work_flop, said.workspace_bytes) == (0, 0)
+            assert "nothing is multiplied" in str(said)
+
+
 def test_plan_refuses_what_is_no_dtype():
     geometry = ConvGeometry.from_conv((1, 1, 4), (1, 1, 2))
     with pytest.raises(DTypeError, match="dtype must be float32, float64, float16 or bfloat16, got 'conv_transpose'"):
