@@ -46,6 +46,20 @@ def test_a_block_shorter_than_the_padding_it_reads(kernel):
     check(JIT, g, ["conv"])
 
 
+@pytest.mark.parametrize("stride", [15, 16, 17, 27, 28])
+def test_as_many_stride_phases_as_there_are_registers(monkeypatch, stride):
+    """A word of 64 bits says of every phase which sums end: with registers for more phases (AVX-512 has 32) it had too few bits."""
+    planned = few_outputs.few_plan
+
+    def first_choice(r, axes):
+        found = planned(r, axes)
+        return found if isinstance(found, str) else replace(found, cost=-1.0)
+
+    monkeypatch.setattr(select, "few_plan", first_choice)
+    with little_work(0):
+        check(JitEngine(), ConvGeometry.from_conv((2, 1, 8 * stride), (2, 1, 2 * stride), stride=stride), ["conv_transpose"])
+
+
 def test_blocks_of_any_length(change_costs, monkeypatch):
     """The schedule wherever it fits, in scratch memory so small that there are many blocks."""
     rng, count = random.Random(1), 0

@@ -15,7 +15,7 @@ from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import FewOutputsCosts
 from preimage.engines.jit.conv.few_outputs_arguments import ColumnTap, FewArguments
-from preimage.engines.jit.conv.few_outputs_kernel import FewOutputsSpec, Part
+from preimage.engines.jit.conv.few_outputs_kernel import MOST_ROWS, FewOutputsSpec, Part
 from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
 from preimage.engines.jit.index.taps import Axis, merge_axes
 from preimage.engines.jit.index.terms import Terms
@@ -54,7 +54,7 @@ def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
     for lanes in dict.fromkeys((r.target.vector_bytes // item, min(32, r.target.vector_bytes) // item)):
         for rows, vectors, channels in product(met, range(1, 9), shape.tiles):
             sums, most = rows * vectors * shape.phases * channels, r.target.vector_registers - 2 - vectors
-            if sums > most or (len(shape.tiles) > 1 and 2 * sums <= most):
+            if sums > most or max(rows, shape.phases) > MOST_ROWS or (len(shape.tiles) > 1 and 2 * sums <= most):
                 continue
             cost = shape.cost(lanes, vectors, rows, channels, lanes * item / 64.0, sums, met[rows])
             if cost is not None and (best is None or cost * g.groups < best[0]):

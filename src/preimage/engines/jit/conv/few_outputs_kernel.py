@@ -38,7 +38,7 @@ from preimage.engines.jit.conv.few_outputs_arguments import FewArguments, Step
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.records import record
 
-__all__ = ["END_BITS", "FIRST", "TAKES_PART", "FewOutputsSpec", "Part", "build"]
+__all__ = ["END_BITS", "FIRST", "MOST_ROWS", "TAKES_PART", "FewOutputsSpec", "Part", "build"]
 
 AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copy memory is prefetched
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
@@ -46,6 +46,8 @@ UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an in
 #: Four bits for each row (phase) of the tile say what ends before its tap in this line (column). Of a row: TAKES_PART, and how many
 #: levels of sums. Of a phase: how many levels, or FIRST: as many as the row says, for it is the phase's first tap in the line.
 END_BITS, TAKES_PART, FIRST, LEVELS = 4, 8, 8, 7
+#: Rows (phases) of a tile at most: what a word of 64 bits has room for beside its sign.
+MOST_ROWS = 63 // END_BITS
 
 #: The members (rows of the tile, or phases) that read a line (or column), each with the number of its tap after the first's.
 Part = tuple[tuple[int, int], ...]
