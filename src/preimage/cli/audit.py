@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from preimage.cli import text
 from preimage.cli.output import check_outputs
 from preimage.errors import OptionError, OutputError
 from preimage.host import write_file
@@ -106,6 +107,8 @@ def audit(
     from preimage.report.audit import console_for, print_report, print_status
 
     console = console_for()
+    if listing or status or export is not None:
+        text.no_stray(subjects, "--list, --status and --export check no subjects")
     if listing:
         _list(console)
         return

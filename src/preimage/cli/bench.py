@@ -12,7 +12,6 @@ from preimage.cli.layers import (
     Dilation,
     Given,
     Groups,
-    Layers,
     OutputPadding,
     PaddingText,
     Stride,
@@ -31,7 +30,12 @@ PEERS = "onnxruntime,openvino,opencv"
 
 
 def bench(
-    layers: Layers = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names or patterns of suite layers; none: the whole tier. With --model or --load: further files of that option."
+        ),
+    ] = None,
     suite: Suite = None,
     tier: Tier = "core",
     given: Given = None,
@@ -54,14 +58,16 @@ def bench(
     direct: Annotated[bool, typer.Option(help="Call the engines' methods, not the public operations.")] = False,
     check: Annotated[bool, typer.Option(help="Check every answer before its clock runs.")] = True,
     device: Annotated[str, typer.Option(help="Of engines on GPUs: auto, cuda:0, simulator.")] = "auto",
-    load: Annotated[list[Path] | None, typer.Option(help="Measure nothing: show runs that --json wrote, joined.")] = None,
+    load: Annotated[
+        list[Path] | None, typer.Option(help="Measure nothing: show runs that --json wrote, joined; several may follow.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all times there.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with a roofline plot there.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown there.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
     worst: Annotated[int, typer.Option(help="Show only so many rows, the worst; 0: all.", min=0)] = 0,
     model: Annotated[
-        list[Path] | None, typer.Option("--model", help="Time this model file, not layers; may be repeated.")
+        list[Path] | None, typer.Option("--model", help="Time this model file, not layers; several may follow.")
     ] = None,
     models: Annotated[Path | None, typer.Option("--models", help="Time the models of a list (benchmarks/models.toml).")] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Of the list, only models whose name holds this.")] = None,
@@ -83,8 +89,13 @@ def bench(
         from preimage.cli.bench_models import bench_models
 
         check_outputs(json_file, markdown_file, overwrite=overwrite)
+        if install or not model:
+            text.no_stray(layers, "a list of models is one file, and each name of --only has an --only of its own")
+        if not models:
+            text.no_stray(only, "--only picks models of a list, which --models names")
+        files = [*(model or []), *map(Path, layers or [])]
         bench_models(
-            model or [], models, only or [], install=install, peers=peers, pythons=python or [], threads=threads, cpu=cpu,
+            files, models, only or [], install=install, peers=peers, pythons=python or [], threads=threads, cpu=cpu,
             rounds=rounds, outputs=(json_file, markdown_file), overwrite=overwrite,
         )  # fmt: skip
         return
@@ -100,7 +111,7 @@ def bench(
     console = Terminal(width=190)
     check_outputs(json_file, html_file, markdown_file, overwrite=overwrite)
     if load:
-        run = Run.load(*load)
+        run = Run.load(*load, *(layers or []))
     else:
         chosen = layers_of(layers, suite, tier, given, weight, transpose, groups, stride, padding, dilation, output_padding)
         asked = PASSES if passes == "all" else text.words(passes, "pass (or all)", PASSES)

@@ -45,6 +45,7 @@ def layers_of(
         return chosen
     if not (given and weight):
         raise typer.BadParameter("one geometry needs both --input and --weight")
+    text.no_stray(names, "--input and --weight are one geometry, and take no names of layers")
     options: dict[str, Any] = {
         "stride": text.numbers(stride),
         "padding": text.padding(padding),

@@ -8,11 +8,17 @@ from typing import Any
 
 from preimage.errors import OptionError
 
-__all__ = ["DTYPES", "finite", "layouts", "numbers", "padding", "settings", "sizes", "threads", "words"]
+__all__ = ["DTYPES", "finite", "layouts", "no_stray", "numbers", "padding", "settings", "sizes", "threads", "words"]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 LAYOUTS = ("channels_last", "channels_first")
 MOST_THREADS = 1024
+
+
+def no_stray(arguments: Sequence[object] | None, reason: str) -> None:
+    """Raises: OptionError that names arguments which nothing takes, and says why: they must not be dropped in silence."""
+    if arguments:
+        raise OptionError(f"nothing takes {', '.join(repr(str(a)) for a in arguments)}: {reason}")
 
 
 def sizes(text: str) -> tuple[int, ...]:
