@@ -46,8 +46,8 @@ from preimage.engines.jit.request import (
     readable,
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, example_result, finish_of, lies_like
-from preimage.engines.jit.runtime.direct_call import PackedCall, WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
+from preimage.engines.jit.runtime.program_call import PackedCall, WarmCall
 from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions, unreachable_decisions

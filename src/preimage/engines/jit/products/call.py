@@ -18,8 +18,8 @@ from preimage.engines.jit.products.request import ProductRequest, Side
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
 from preimage.engines.jit.runtime.bound_call import epilogue_arrays, finish_of
-from preimage.engines.jit.runtime.direct_call import WarmCall
 from preimage.engines.jit.runtime.link import address_of, link
+from preimage.engines.jit.runtime.program_call import WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import apart

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
-from preimage.engines.jit.runtime.direct_call import ProgramCall, WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram
+from preimage.engines.jit.runtime.program_call import ProgramCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.recording import Fixed, Recorder, state
 

@@ -15,8 +15,8 @@ from preimage.engines.base import Array, Chain, Epilogue, aligned_empty, is_chan
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.request import ConvRequest, little_macs
-from preimage.engines.jit.runtime.direct_call import PackedCall, ProgramCall, WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram
+from preimage.engines.jit.runtime.program_call import PackedCall, ProgramCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state

@@ -23,7 +23,7 @@ from preimage.engines.buffers import aligned
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
-from preimage.engines.jit.runtime.direct_kernel import DirectSpec
+from preimage.engines.jit.runtime.function_kernel import FunctionSpec
 from preimage.engines.jit.runtime.interpreter import interpreter
 from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
 from preimage.engines.recording import Address, Fixed, Recorder, Words, state
@@ -161,7 +161,7 @@ def link(program: Program, n_threads: int) -> LinkedProgram:
     target = kernels.current_target()
     if n_threads <= 1:
         specs.append(
-            ProgramSpec(target.triple) if DATA_FIELD is None or interpreter() is None else DirectSpec(DATA_FIELD, target.triple)
+            ProgramSpec(target.triple) if DATA_FIELD is None or interpreter() is None else FunctionSpec(DATA_FIELD, target.triple)
         )
     modules = [_wanted(spec, target) for spec in specs]
     if n_threads > 1 and not pool.is_loaded():

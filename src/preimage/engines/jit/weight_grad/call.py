@@ -24,8 +24,8 @@ from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
 from preimage.engines.jit.index.partition import images_at_once
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs, readable
-from preimage.engines.jit.runtime.direct_call import ProgramCall, WarmCall
 from preimage.engines.jit.runtime.link import LinkedProgram
+from preimage.engines.jit.runtime.program_call import ProgramCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.jit.weight_grad import tiling as planning
 from preimage.engines.jit.weight_grad.lower import leaves_out

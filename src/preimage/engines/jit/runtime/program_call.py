@@ -1,6 +1,6 @@
-"""Programs of one thread as built-in functions (`direct_kernel`), and calls that skip all that one with the same shapes found out.
+"""Programs of one thread as built-in functions (`function_kernel`), and calls that skip all that one with the same shapes found out.
 
-function = direct_function(linked, ("x", "w", "out"), item, macs)
+function = _function(linked, ("x", "w", "out"), item, releases)
 function(workspace, x, w, out)         # arrays, or None for one that is absent; 0, or the flag that the program set
                                        # -1: nothing was computed, since an array does not begin on a multiple of its elements' size
 """
@@ -20,7 +20,7 @@ from preimage.engines.addresses import DATA_FIELD, address_of
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.buffers import SMALL_BYTES, aligned
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.runtime.direct_kernel import MOST_WORDS, DirectSpec, Head
+from preimage.engines.jit.runtime.function_kernel import MOST_WORDS, FunctionSpec, Head
 from preimage.engines.jit.runtime.interpreter import interpreter
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram, compiled
 from preimage.engines.jit.runtime.scratch import Scratch
@@ -60,7 +60,7 @@ def _shared() -> Array:
 @lru_cache(maxsize=8)
 def _method(field: int, triple: str) -> Any:
     """The kernel of all programs as CPython knows it. A function may outlive this module, so it is never freed."""
-    kernel = compiled(DirectSpec(field, triple))
+    kernel = compiled(FunctionSpec(field, triple))
     method = _Method(b"program", int(kernel), _FASTCALL, None)
     for kept in (kernel, method):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))

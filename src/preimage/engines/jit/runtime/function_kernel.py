@@ -18,7 +18,7 @@ from preimage.engines.ir.builder import Int, Ptr
 from preimage.engines.ir.functions import Function, module
 from preimage.records import record
 
-__all__ = ["MOST_WORDS", "DirectSpec", "Head", "Patch", "Step", "build"]
+__all__ = ["MOST_WORDS", "FunctionSpec", "Head", "Patch", "Step", "build"]
 
 MOST_WORDS = 512  # of all steps' argument vectors
 
@@ -57,15 +57,15 @@ class Step(Record):
     tasks: Column
 
 
-class DirectArguments(Arguments):
+class FunctionArguments(Arguments):
     """The kernel is no task of a pool: CPython calls f(self, arguments, their number), where self is an int64 array, `Head` and its lists."""
 
 
 @record
-class DirectSpec:
+class FunctionSpec:
     """field: where in the object of an array the address of its data lies; triple: LLVM's name of the machine."""
 
-    arguments: ClassVar = DirectArguments
+    arguments: ClassVar = FunctionArguments
 
     field: int
     triple: str
@@ -75,7 +75,7 @@ class DirectSpec:
         return build(self)
 
 
-def build(spec: DirectSpec) -> str:
+def build(spec: FunctionSpec) -> str:
     """The kernel's IR text."""
     f = Function("kernel", "i64", table="ptr", objects="ptr", count="i64")
     words, workspace, bits = f.stack("i64", MOST_WORDS), f.cell(0), f.cell(0)
@@ -105,13 +105,13 @@ def build(spec: DirectSpec) -> str:
     return module([f])
 
 
-def _put_data(f: Function, spec: DirectSpec, to: Ptr, item: Int, none: Int) -> None:
+def _put_data(f: Function, spec: FunctionSpec, to: Ptr, item: Int, none: Int) -> None:
     """Put the address of an array's data into a word, unless there is None instead of the array."""
     with f.when(item.equals(none).negated()):
         to.store_int(f.pointer(item, "i64").at_bytes(spec.field).load_int())
 
 
-def _run(f: Function, spec: DirectSpec, head: Head, steps: Rows[Step], words: Ptr, flag: Ptr) -> Int:
+def _run(f: Function, spec: FunctionSpec, head: Head, steps: Rows[Step], words: Ptr, flag: Ptr) -> Int:
     """Run the steps; the flag that they left, or 0."""
     n_steps, flagged, releases = head.steps, head.flagged > 0, head.releases > 0
     saved, found = f.cell(0), f.cell(0)
