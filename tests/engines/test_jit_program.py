@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -109,7 +110,8 @@ def test_kernels_as_large_as_their_pictures_are_left_to_another_engine():
     """Padding makes a list of taps for every position: gigabytes of tables (found by a memory limit: MemoryError while planning)."""
     g = pre.ConvGeometry.from_conv((1, 16, 256, 256), (16, 16, 255, 255), padding=127)
     for contraction in CONTRACTIONS[:2]:
-        assert "lists of 405,806,849 taps" in JitEngine().supports(g, contraction, F32)
+        (taps,) = re.findall(r"lists of ([\d,]+) taps", JitEngine().supports(g, contraction, F32))
+        assert int(taps.replace(",", "")) > 100_000_000  # how many depends on the tile, and so on the CPU
         assert pre.plan(g, contraction=contraction).engine == "gemm"
     small = pre.ConvGeometry.from_conv((1, 16, 96, 96), (16, 16, 65, 65), padding=32)
     assert JitEngine().supports(small, "conv", F32) is None

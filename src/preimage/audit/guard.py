@@ -159,6 +159,13 @@ class _Heap:
         block.lock()
 
 
+# prototypes of our own: those of `ctypes.pythonapi` are shared by all of a process
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
 _heaps: dict[str, _Heap] = {}  # handlers live as long as the process: arrays made under them may
 
 
@@ -166,9 +173,7 @@ def _numpy_function(index: int, result: Any, *arguments: Any) -> Any:
     """A function of NumPy's C interface by its place in the table, which is part of its ABI."""
     umath: Any = import_module("numpy._core._multiarray_umath" if np.__version__ >= "2" else "numpy.core._multiarray_umath")
 
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    table = ctypes.cast(get(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    table = ctypes.cast(_capsule_pointer(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
     return ctypes.PYFUNCTYPE(result, *arguments)(table[index])
 
 
@@ -179,9 +184,7 @@ _SET_HANDLER = 304
 def guarded_allocations(side: str) -> Iterator[None]:
     """Every array that NumPy allocates in this thread inside the block is guarded on `side` and starts as NaN."""
     heap = _heaps.setdefault(side, _Heap(side))
-    make = ctypes.pythonapi.PyCapsule_New
-    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    capsule = make(ctypes.addressof(heap.handler), b"mem_handler", None)
+    capsule = _new_capsule(ctypes.addressof(heap.handler), b"mem_handler", None)
     set_handler = _numpy_function(_SET_HANDLER, ctypes.py_object, ctypes.py_object)
     before = set_handler(capsule)
     try:

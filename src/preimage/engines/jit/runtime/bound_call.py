@@ -86,10 +86,10 @@ def lies_like(residual: Array, out: Array) -> bool:
 class Ready:
     """What a call needs once its program is known: the shape of the result in memory, and where the scratch lies."""
 
-    __slots__ = ("_axes", "_call", "dtype", "geometry", "linked", "request", "shape", "threads")
+    __slots__ = ("_axes", "_call", "dtype", "geometry", "linked", "request", "shape")
 
     def __init__(self, request: ConvRequest, linked: LinkedProgram, out: Array, n_threads: int, scratch: Scratch) -> None:
-        self.request, self.linked, self.geometry, self.threads = request, linked, request.geometry, n_threads
+        self.request, self.linked, self.geometry = request, linked, request.geometry
         self.dtype = out.dtype
         last = not out.flags.c_contiguous
         self.shape = (out.shape[0], *out.shape[2:], out.shape[1]) if last else out.shape
@@ -137,7 +137,7 @@ class Bound:
         if (here := state.recorder) is not None:
             moving = {"x": x, "out": out} | ({} if residual is None else {"residual": residual})
             fixed = {"packed": self._packed} | self._more
-            ready.linked.run_recorded(here, moving | {k: Fixed(a) for k, a in fixed.items()}, ready.threads)
+            ready.record(here, moving | {k: Fixed(a) for k, a in fixed.items()})
             return out
         more = self._more if residual is None else self._more | {"residual": residual}
         ready.run(x, self._packed, out, more)

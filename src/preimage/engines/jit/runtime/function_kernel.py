@@ -16,9 +16,10 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
 from preimage.engines.ir.builder import Int, Ptr
 from preimage.engines.ir.functions import Function, module
+from preimage.engines.jit.runtime.steps_kernel import Step, run_steps
 from preimage.records import record
 
-__all__ = ["MOST_WORDS", "FunctionSpec", "Head", "Patch", "Step", "build"]
+__all__ = ["MOST_WORDS", "FunctionSpec", "Head", "Patch", "build"]
 
 MOST_WORDS = 512  # of all steps' argument vectors
 
@@ -47,14 +48,6 @@ class Patch(Record):
     argument: Column
     word: Column
     offset: Column
-
-
-class Step(Record):
-    """A kernel and its tasks."""
-
-    kernel: Column
-    words: Column  # first word of its argument vector
-    tasks: Column
 
 
 class FunctionArguments(Arguments):
@@ -119,11 +112,7 @@ def _run(f: Function, spec: FunctionSpec, head: Head, steps: Rows[Step], words: 
         flag.store_int(0)
     with f.when(releases):
         saved.store_int(f.call_address(head.save_thread))
-    with f.standard_floating_point(spec.triple), f.loop(0, n_steps) as k:
-        step = steps[k.index]
-        code, own = step.kernel, words.at(step.words)
-        with f.loop(0, step.tasks) as task:
-            f.call(code, own, task.index)
+    run_steps(f, spec.triple, steps, n_steps, words)
     with f.when(releases):
         f.call_address(head.restore_thread, saved.load_int())
     with f.when(flagged):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,12 +25,26 @@ from preimage.engines.jit.program import ALIGN, KernelCall, KernelSpec, Program
 from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.function_kernel import FunctionSpec
 from preimage.engines.jit.runtime.interpreter import interpreter
-from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec, Step
+from preimage.engines.jit.runtime.program_kernel import HEAD, Counts, Patch, ProgramSpec
+from preimage.engines.jit.runtime.steps_kernel import Step
 from preimage.engines.recording import Address, Fixed, Recorder, Words, state
 from preimage.errors import EngineError
 from preimage.settings import current
 
-__all__ = ["DATA_FIELD", "Launch", "LinkedCall", "LinkedProgram", "address_of", "compiled", "launch_arrays", "link"]
+__all__ = [
+    "DATA_FIELD",
+    "Launch",
+    "LinkedCall",
+    "LinkedProgram",
+    "address_of",
+    "compiled",
+    "launch_arrays",
+    "link",
+    "step_tables",
+]
+
+
+W = TypeVar("W")
 
 
 class LinkedCall(NamedTuple):
@@ -61,23 +75,23 @@ class LinkedProgram:
         names = tuple(dict.fromkeys(name for call in self.calls for _, name in call.arrays))
         if len(names) > HEAD:
             raise EngineError(f"a program may use {HEAD} arrays, this one uses {len(names)}")
-        patches: list[int] = []
-        steps: list[int] = []
-        sections: list[int] = []
         count = sum(len(call.arrays) for call in self.calls)
         begin = HEAD + len(Counts.fields) + len(Patch.fields) * count + len(Step.fields) * len(self.calls)
-        for call in self.calls:
-            at = begin + len(sections)
-            for slot, name in call.arrays:
-                patches += [names.index(name), at + slot]
-            steps += [int(call.kernel), at, call.tasks]
-            sections += call.words
-        rest = pool.pack_args(count, len(self.calls), *patches, *steps, *sections)
+        steps, vectors, wanted = self.steps(begin)
+        patches = [number for word, name in wanted for number in (names.index(name), word)]
+        rest = pool.pack_args(count, len(self.calls), *patches, *steps, *vectors)
         kernel = compiled(ProgramSpec(kernels.current_target().triple))
         entry = _Entry(kernel)
         entry.kernel = kernel  # type: ignore[attr-defined]  # stays loaded while it can be called
         self._whole = entry, names, rest
         return self._whole
+
+    def steps(self, begin: int) -> tuple[list[int], list[int], list[tuple[int, str]]]:
+        """`step_tables` of the calls, and each word that is to hold the address of an array, with the array's name."""
+        steps, vectors = step_tables([(int(call.kernel), call.words, call.tasks) for call in self.calls], begin)
+        firsts = steps[1 :: len(Step.fields)]
+        wanted = [(at + slot, name) for at, call in zip(firsts, self.calls, strict=True) for slot, name in call.arrays]
+        return steps, vectors, wanted
 
     def run(self, addresses: dict[str, int], n_threads: int) -> None:
         """Launch the calls with these addresses, once: see `Launch` for calls that come again."""
@@ -153,6 +167,19 @@ class Launch:
 
 _pack_head = struct.Struct(f"{HEAD}q").pack
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def step_tables(steps: Sequence[tuple[int, Sequence[W], int]], begin: int) -> tuple[list[int], list[W]]:
+    """Kernels, their argument vectors and tasks, as kernels that call others read them: rows of `Step`, and all vectors one after another.
+
+    begin: the word where the first vector lies.
+    """
+    rows: list[int] = []
+    vectors: list[W] = []
+    for code, words, tasks in steps:
+        rows += (code, begin + len(vectors), tasks)
+        vectors += words
+    return rows, vectors
 
 
 def link(program: Program, n_threads: int) -> LinkedProgram:

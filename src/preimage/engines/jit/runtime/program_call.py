@@ -57,6 +57,13 @@ def _shared() -> Array:
     return aligned(SHARED_BYTES)
 
 
+@lru_cache(maxsize=1)
+def _new_function() -> Callable[..., Any]:
+    """PyCFunction_NewEx, by a prototype of our own: that of `ctypes.pythonapi` is shared by all of a process, where others may change it."""
+    kind = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    return kind(("PyCFunction_NewEx", ctypes.pythonapi))
+
+
 @lru_cache(maxsize=8)
 def _method(field: int, triple: str) -> Any:
     """The kernel of all programs as CPython knows it. A function may outlive this module, so it is never freed."""
@@ -70,31 +77,24 @@ def _method(field: int, triple: str) -> Any:
 def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool) -> Function | None:
     """The function of a program; None where there can be none. arguments, item: as of `ProgramCall`."""
     known = interpreter()
+    steps, words, wanted = linked.steps(0)
     patches: list[tuple[int, int, int]] = []
-    steps: list[tuple[int, int, int]] = []
-    words: list[int] = []
-    for call in linked.calls:
-        begin = len(words)
-        steps.append((int(call.kernel), begin, call.tasks))
-        words += call.words
-        for slot, name in call.arrays:
-            if name in linked.places or name == "flag":
-                patches.append((0, begin + slot, linked.places.get(name, 0)))
-            elif name in arguments:
-                patches.append((1 + arguments.index(name), begin + slot, 0))
-            else:
-                words[begin + slot] = 0
+    for word, name in wanted:
+        if name in linked.places or name == "flag":
+            patches.append((0, word, linked.places.get(name, 0)))
+        elif name in arguments:
+            patches.append((1 + arguments.index(name), word, 0))
+        else:
+            words[word] = 0
     if known is None or DATA_FIELD is None or len(words) > MOST_WORDS:
         return None
     head = Head(
-        workspace=address_of(_shared()), below=item - 1, releases=releases, patches=len(patches), steps=len(steps), words=len(words),
-        flagged=any(name == "flag" for call in linked.calls for _, name in call.arrays), **known,
+        workspace=address_of(_shared()), below=item - 1, releases=releases, patches=len(patches), steps=len(linked.calls), words=len(words),
+        flagged=any(name == "flag" for _, name in wanted), **known,
     )  # fmt: skip
-    table = np.array([*head.table()[0].tolist(), *chain(*patches), *chain(*steps), *words], np.int64).view(_Table)
+    table = np.array([*head.table()[0].tolist(), *chain(*patches), *steps, *words], np.int64).view(_Table)
     table.kept = linked
-    make = ctypes.pythonapi.PyCFunction_NewEx
-    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-    made: Function = make(ctypes.addressof(_method(DATA_FIELD, kernels.current_target().triple)), table, None)
+    made: Function = _new_function()(ctypes.addressof(_method(DATA_FIELD, kernels.current_target().triple)), table, None)
     return made
 
 

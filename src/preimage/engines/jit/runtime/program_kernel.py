@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
 from preimage.engines.ir.builder import Kernel
+from preimage.engines.jit.runtime.steps_kernel import Step, run_steps
 from preimage.records import record
 
-__all__ = ["HEAD", "Counts", "Patch", "ProgramSpec", "Step", "build_program"]
+__all__ = ["HEAD", "Counts", "Patch", "ProgramSpec", "build_program"]
 
 HEAD = 16  # words for addresses at the start of a program's vector
 
@@ -31,14 +32,6 @@ class Patch(Record):
 
     address: Column  # number of the address
     word: Column  # where it is wanted
-
-
-class Step(Record):
-    """A kernel and its tasks."""
-
-    kernel: Column
-    words: Column  # first word of its argument vector
-    tasks: Column
 
 
 class ProgramArguments(Arguments):
@@ -69,9 +62,5 @@ def build_program(spec: ProgramSpec) -> str:
         patch = patches[k.index]
         words.at(patch.word).store_int(words.at(patch.address).load_int())
     steps = patches.followed_by(n_patches, Step)
-    with f.standard_floating_point(spec.triple), f.loop(0, n_steps) as k:
-        step = steps[k.index]
-        code, own = step.kernel, words.at(step.words)
-        with f.loop(0, step.tasks) as task:
-            f.call(code, own, task.index)
+    run_steps(f, spec.triple, steps, n_steps, words)
     return f.ir()

@@ -16,6 +16,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Code, Column, Integer, Record, Rows, Words
 from preimage.engines.ir.builder import Ptr
 from preimage.engines.ir.functions import Function, module
+from preimage.engines.jit.runtime.steps_kernel import Step, run_tasks
 from preimage.records import record
 
 __all__ = ["RecordedStep", "ReplayArguments", "ReplayPatch", "ReplaySpec", "build"]
@@ -44,13 +45,10 @@ class ReplayPatch(Record):
     offset: Column
 
 
-class RecordedStep(Record):
-    """A kernel, the first word of its vector, its tasks, and how many workers may share them."""
+class RecordedStep(Step):
+    """A step whose tasks threads may share."""
 
-    code: Column
-    words: Column
-    tasks: Column
-    shared: Column
+    shared: Column  # by how many workers
 
 
 @record
@@ -93,5 +91,5 @@ def _run_step(f: Function, args: ReplayArguments, step: RecordedStep, alone: Ptr
     with f.when(workers > 0):
         pool, kernel = f.pointer(args.pool, "i64"), f.pointer(code, "i64")
         alone.store_int(f.call_address(args.run, pool, kernel, vector, tasks, workers))
-    with f.when(alone.load_int().equals(0).negated()), f.loop(0, tasks) as task:
-        f.call(code, vector, task.index)
+    with f.when(alone.load_int().equals(0).negated()):
+        run_tasks(f, code, vector, tasks)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.runtime.link import launch_arrays
-from preimage.engines.jit.runtime.together_kernel import OneLaunch, TogetherArguments
+from preimage.engines.jit.runtime.link import launch_arrays, step_tables
+from preimage.engines.jit.runtime.steps_kernel import Step
+from preimage.engines.jit.runtime.together_kernel import TogetherArguments
 from preimage.engines.recording import Words
 
 __all__ = ["Launched", "launch_together"]
@@ -26,10 +27,6 @@ def launch_together(together: kernels.LoadedKernel, launches: Sequence[Launched]
     if len(launches) == 1:
         launch_arrays(launches[0].kernel, launches[0].words, launches[0].tasks, n_threads)
         return
-    rows: list[int] = []
-    at = len(TogetherArguments.fields) + len(OneLaunch.fields) * len(launches)
-    for one in launches:
-        rows += [one.kernel, at, one.tasks]
-        at += len(one.words)
-    words = [len(launches), *rows, *(word for one in launches for word in one.words)]
-    launch_arrays(together, words, sum(one.tasks for one in launches), n_threads)
+    begin = len(TogetherArguments.fields) + len(Step.fields) * len(launches)
+    steps, vectors = step_tables([(one.kernel, one.words, one.tasks) for one in launches], begin)
+    launch_arrays(together, [len(launches), *steps, *vectors], sum(one.tasks for one in launches), n_threads)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from preimage.engines.ir.arguments import Arguments, Column, Integer, Record, Rows
+from preimage.engines.ir.arguments import Arguments, Integer, Rows
 from preimage.engines.ir.builder import Kernel
+from preimage.engines.jit.runtime.steps_kernel import Step
 from preimage.records import record
 
-__all__ = ["OneLaunch", "TogetherArguments", "TogetherSpec", "build"]
+__all__ = ["TogetherArguments", "TogetherSpec", "build"]
 
 
 class TogetherArguments(Arguments):
-    """How the vector begins; so many launches follow, then their own vectors."""
+    """How the vector begins; so many launches (`Step`) follow, then their own vectors."""
 
     count: Integer
-
-
-class OneLaunch(Record):
-    """A kernel, the first word of its vector, its tasks."""
-
-    code: Column
-    words: Column
-    tasks: Column
 
 
 @record
@@ -41,7 +34,7 @@ def build(spec: TogetherSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
     args = TogetherArguments.read(f, spec, at_entry=True)
-    launches = Rows(OneLaunch, f.arguments.at(len(TogetherArguments.fields)))
+    launches = Rows(Step, f.arguments.at(len(TogetherArguments.fields)))
     with f.loop(0, args.count, carry=[f.task], once=True) as k:
         launch, left = launches[k.index], k.carry[0]
         code, own, tasks = launch.code, f.arguments.at(launch.words), launch.tasks
