@@ -14,7 +14,7 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.jit.products.ready import Ready
-from preimage.engines.jit.products.request import ProductRequest, Side
+from preimage.engines.jit.products.request import ProductRequest, Side, joined_rows, matrix_places
 from preimage.engines.jit.program import Program
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
 from preimage.engines.jit.runtime.bound_call import epilogue_arrays, finish_of
@@ -40,9 +40,9 @@ def product_request(
     b_strides = b.strides if isinstance(b, np.ndarray) else (item, b.shape[1] * item)
     lead = np.broadcast_shapes(a.shape[:-2], b_shape[:-2])
     (m, k), n = a.shape[-2:], b_shape[-1]
-    left = Side(m, k, a.strides[-2], a.strides[-1], _places(a.shape, a.strides, lead))
-    right = Side(n, k, b_strides[-1], b_strides[-2], _places(b_shape, b_strides, lead))
-    if prod(b_shape[:-2]) == 1 and (joined := _joined_rows(a)) is not None:
+    left = Side(m, k, a.strides[-2], a.strides[-1], matrix_places(a.shape, a.strides, lead))
+    right = Side(n, k, b_strides[-1], b_strides[-2], matrix_places(b_shape, b_strides, lead))
+    if prod(b_shape[:-2]) == 1 and (joined := joined_rows(a.shape, a.strides)) is not None:
         rows = _meaningful(Side(joined[0], k, joined[1], a.strides[-1], (0,)), item)
         if rows.is_readable(item):  # the rows of all A meet one B
             left, right = rows, Side(n, k, b_strides[-1], b_strides[-2], (0,))
@@ -66,31 +66,6 @@ def _meaningful(side: Side, item: int) -> Side:
     elif side.members == 1:
         member = item if term != item else side.terms * item
     return Side(side.members, side.terms, member, term, side.places)
-
-
-def _joined_rows(a: Array) -> tuple[int, int] | None:
-    """The number of rows of all matrices of a batch, and the stride from one to the next; None where they are not evenly spaced."""
-    count, stride = a.shape[-2], a.strides[-2]
-    for size, step in zip(a.shape[-3::-1], a.strides[-3::-1], strict=True):
-        if size == 1:
-            continue
-        if count == 1:
-            stride = step
-        elif step != count * stride:
-            return None
-        count *= size
-    return count, stride
-
-
-def _places(shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, ...]) -> tuple[int, ...]:
-    """Where the matrix of each product of the batch begins, in bytes."""
-    at = np.zeros(1, np.int64)
-    missing = len(lead) - (len(shape) - 2)
-    for axis, size in enumerate(lead):
-        own = axis - missing
-        step = 0 if own < 0 or shape[own] == 1 else strides[own]
-        at = (at[:, None] + np.arange(size, dtype=np.int64) * step).ravel()
-    return tuple(at.tolist())
 
 
 def _readable(a: Array) -> Array:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler.target import Target
 from preimage.records import record
 
-__all__ = ["ProductRequest", "Side", "Tile", "choose_rows", "standard_vectors"]
+__all__ = ["ProductRequest", "Side", "Tile", "choose_rows", "joined_rows", "matrix_places", "standard_vectors"]
 
 Ints = tuple[int, ...]
 
@@ -34,6 +36,34 @@ class Side:
     def is_readable(self, item: int) -> bool:
         """Whether one of its axes is contiguous."""
         return item in (self.member_stride, self.term_stride)
+
+
+def matrix_places(shape: Ints, strides: Ints, lead: Ints) -> Ints:
+    """Where the matrix of each product of a batch begins, in bytes.
+
+    shape: (..., rows, columns); lead: the batch's axes, to which those before the matrix are broadcast.
+    """
+    at = np.zeros(1, np.int64)
+    missing = len(lead) - (len(shape) - 2)
+    for axis, size in enumerate(lead):
+        own = axis - missing
+        step = 0 if own < 0 or shape[own] == 1 else strides[own]
+        at = (at[:, None] + np.arange(size, dtype=np.int64) * step).ravel()
+    return tuple(at.tolist())
+
+
+def joined_rows(shape: Ints, strides: Ints) -> tuple[int, int] | None:
+    """How many rows all matrices of an array (..., rows, columns) have and the stride from one to the next; None where they are not evenly spaced."""
+    count, stride = shape[-2], strides[-2]
+    for size, step in zip(shape[-3::-1], strides[-3::-1], strict=True):
+        if size == 1:
+            continue
+        if count == 1:
+            stride = step
+        elif step != count * stride:
+            return None
+        count *= size
+    return count, stride
 
 
 @record

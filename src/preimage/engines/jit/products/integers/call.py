@@ -19,6 +19,7 @@ from preimage.engines.jit.products.integers.gather import Gather, conv_gather, t
 from preimage.engines.jit.products.integers.plan import ProductPlan, plan_product
 from preimage.engines.jit.products.integers.product_arguments import ProductArguments, ProductSpec
 from preimage.engines.jit.products.integers.range import dynamic
+from preimage.engines.jit.products.request import joined_rows, matrix_places
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.recording import constant, made_once, recorder
 from preimage.geometry import ConvGeometry
@@ -59,10 +60,9 @@ class JitIntegers:
         made = aligned_empty((*lead, m, n), _result_dtype(finish))
         a = _with_terms_inside(a)
         rows, count = a.strides[-2], prod(lead)
-        a_places, b_places = _places(a, lead), _places(b, lead)
-        if prod(b.shape[:-2]) == 1 and _is_even(a):  # the rows of all A meet one B
-            m, rows, a_places, b_places = prod(a.shape[:-1]), _row_step(a), (0,), (0,)
-            count = 1
+        a_places, b_places = (matrix_places(each.shape, each.strides, lead) for each in (a, b))
+        if prod(b.shape[:-2]) == 1 and (joined := joined_rows(a.shape, a.strides)) is not None:  # the rows of all A meet one B
+            (m, rows), count, a_places, b_places = joined, 1, (0,), (0,)
         plan = plan_product(count, m, k, n, thread_count(), kernels.current_target())
         packed, b_starts = _packed(b, b_zero, plan)
         starts = [b_starts[place] for place in b_places]
@@ -107,13 +107,18 @@ def _result_dtype(finish: Finish) -> np.dtype[Any]:
 # -- operands ----------------------------------------------------------------------------------------------------------
 
 
+def _copied(a: Array) -> Array:
+    """A copy in C order."""
+    made = in_order(a)
+    assert made is not None  # kernels move all that these products take
+    return made
+
+
 def _with_terms_inside(a: Array) -> Array:
     """The array with its last axis innermost in memory."""
     if a.strides[-1] == 1 or a.shape[-1] == 1:
         return a
-    copied = in_order(a)
-    assert copied is not None
-    return copied
+    return _copied(a)
 
 
 def _channels_last(x: Array) -> Array:
@@ -121,39 +126,12 @@ def _channels_last(x: Array) -> Array:
     view = np.moveaxis(x, 1, -1)
     if view.flags.c_contiguous:
         return view
-    copied = in_order(view)
-    assert copied is not None
-    return copied
-
-
-def _places(x: Array, lead: tuple[int, ...]) -> tuple[int, ...]:
-    """Where the matrix of each product begins, in bytes."""
-    strides = np.broadcast_to(x, (*lead, *x.shape[-2:])).strides[:-2]
-    at = np.zeros(1, np.int64)
-    for size, step in zip(lead, strides, strict=True):
-        at = (at[:, None] + np.arange(size) * step).ravel()
-    return tuple(at.tolist())
-
-
-def _is_even(a: Array) -> bool:
-    """Whether the rows of all its matrices lie at even distances."""
-    step, count = _row_step(a), 1
-    for size, stride in zip(a.shape[-2::-1], a.strides[-2::-1], strict=True):
-        if size > 1 and stride != step * count:
-            return False
-        count *= size
-    return True
-
-
-def _row_step(a: Array) -> int:
-    """Bytes from a row to the next."""
-    steps = [stride for size, stride in zip(a.shape[-2::-1], a.strides[-2::-1], strict=True) if size > 1]
-    return steps[0] if steps else a.shape[-1]
+    return _copied(view)
 
 
 def _packed(b: Array, zero: Array | None, plan: ProductPlan) -> tuple[Array, dict[int, int]]:
     """The matrices of B as the kernel reads them, and where each begins by its place in B. Once, where B never changes."""
-    places = sorted(set(_places(b, b.shape[:-2])))
+    places = sorted(set(matrix_places(b.shape, b.strides, b.shape[:-2])))
     given = (b,) if zero is None else (b, zero)
     made = made_once(partial(_pack, b, zero, plan, places), *given)
     return made, {place: k * plan.panels * plan.panel_bytes for k, place in enumerate(places)}
@@ -196,9 +174,7 @@ def _matrix(w: Array, taps: Sequence[range], order: tuple[int, int]) -> Array:
     """Weights at some taps as (taps and channels that are summed, channels of the result); order: the axes of these channels."""
     picked = w[(slice(None), slice(None), *[slice(t.start, t.stop if t.stop >= 0 else None, t.step) for t in taps])]
     view = picked.transpose(*range(2, w.ndim), *order)
-    copied = in_order(view)
-    assert copied is not None
-    return copied.reshape(-1, view.shape[-1])
+    return _copied(view).reshape(-1, view.shape[-1])
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------
@@ -252,9 +228,7 @@ def _or_none(array: Array | None) -> Array | int:
     """An array whose elements are neighbours; 0 for none."""
     if array is None or array.flags.c_contiguous:
         return 0 if array is None else array
-    copied = in_order(array)
-    assert copied is not None
-    return copied
+    return _copied(array)
 
 
 def _table(numbers: Sequence[int]) -> Array:
