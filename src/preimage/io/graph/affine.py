@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import Lookup, kept_in, single_users, stored_in
 from preimage.io.graph.match import word_of
-from preimage.io.graph.nodes import Node, users_of
-from preimage.io.graph.padding import single_users
-from preimage.io.graph.simplify import pruned, stored_in
+from preimage.io.graph.nodes import Node
+from preimage.io.graph.simplify import pruned
 from preimage.io.graph.sizes import Size
 
 __all__ = ["fold_affine", "fold_before", "split_affine"]
@@ -69,7 +69,7 @@ def _affine(node: Node, value: str, known: Mapping[str, Array], channels: int, n
 
 def fold_affine(graph: Graph) -> Graph:
     """Fold chains of per-channel factors and offsets after a contraction into its weights and bias."""
-    known, users = stored_in(graph), users_of(graph.nodes)
+    known, found = stored_in(graph), Lookup(graph.nodes, kept_in(graph))
     constants = dict(graph.constants)
     swallowed: set[str] = set()
     renewed: dict[str, Node] = {}
@@ -83,13 +83,13 @@ def fold_affine(graph: Graph) -> Graph:
         channels = weight.shape[1] * groups if node.op == "conv_transpose" else weight.shape[0]
         factor, offset = np.ones(channels), np.zeros(channels) if bias is None else bias.astype(np.float64)
         value, chain = node.outputs[0], []
-        while len(users.get(value, ())) == 1 and value not in graph.outputs:
-            step = _affine(users[value][0], value, known, channels, weight.ndim)
+        while (after := found.only_user(value)) is not None:
+            step = _affine(after, value, known, channels, weight.ndim)
             if step is None:
                 break
             factor, offset = factor * step[0], offset * step[0] + step[1]
-            chain.append(users[value][0])
-            value = chain[-1].outputs[0]
+            chain.append(after)
+            value = after.outputs[0]
         if not chain:
             continue
         new_weight, new_bias = f"{node.name}:folded weight", f"{node.name}:folded bias"

@@ -14,9 +14,9 @@ import numpy as np
 from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import single_users, stored_in
 from preimage.io.graph.match import word_of
 from preimage.io.graph.nodes import Node
-from preimage.io.graph.padding import single_users
 from preimage.io.graph.simplify import pruned, target_of
 from preimage.io.graph.sizes import Dim, Shape
 
@@ -73,7 +73,7 @@ def lift_steps(graph: Graph) -> Graph:
     """Move elementwise steps with stored operands from behind such reshapes of contractions before them."""
     facts, takers = dict(infer(graph)), single_users(graph)
     constants = dict(graph.constants)
-    stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+    stored = stored_in(graph)
     made_by: dict[str, Node] = {node.outputs[0]: node for node in graph.nodes if len(node.outputs) == 1}
     gone: set[str] = set()
     instead: dict[str, list[Node]] = {}

@@ -15,13 +15,14 @@ Nothing between the root and the values that an expression names may be taken by
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import lru_cache
 from typing import Any
 
 from preimage.io.graph.facts import Fact
-from preimage.io.graph.nodes import Node, users_of
+from preimage.io.graph.lookup import Lookup
+from preimage.io.graph.nodes import Node
 from preimage.records import record
 
 __all__ = ["Found", "View", "find", "root_words", "word_of"]
@@ -162,13 +163,14 @@ def root_words(text: str) -> frozenset[str]:
 # -- graphs ------------------------------------------------------------------------------------------------------------
 
 
-class View:
+class View(Lookup):
     """The nodes by what they make and take, and the stored numbers."""
 
-    def __init__(self, nodes: Sequence[Node], kept: Sequence[str], facts: Mapping[str, Fact], stored: Mapping[str, Any]) -> None:
-        self.maker = {key: node for node in nodes for key in node.outputs if key}
-        self.kept, self.facts, self.stored = set(kept), facts, stored
-        self.users = users_of(nodes)
+    def __init__(
+        self, nodes: Sequence[Node], kept: Collection[str], facts: Mapping[str, Fact], stored: Mapping[str, Any]
+    ) -> None:
+        super().__init__(nodes, kept)
+        self.facts, self.stored = facts, stored
 
     def number(self, key: str) -> float | None:
         """The single number that a value is, whatever its rank."""
@@ -232,7 +234,7 @@ class _Search:
             value = view.number(key) if key else None
             if value is not None:
                 yield from self.number(term, value, found)
-        elif (node := view.maker.get(key)) is None or len(node.outputs) != 1:
+        elif (node := view.makers.get(key)) is None or len(node.outputs) != 1:
             return
         elif isinstance(term, Chain):
             yield from self.chain(term, node, found)
@@ -323,7 +325,7 @@ class _Search:
                 yield from self.assigned(term.parts, parts, each)
         for place in range(start, len(parts)):
             key, sign = parts[place]
-            node = self.view.maker.get(key)
+            node = self.view.makers.get(key)
             if node is None or len(node.outputs) != 1 or len(found.nodes) > 24:
                 continue
             if (opened := self.opened(node, sign, term.product)) is None:
@@ -349,7 +351,7 @@ class _Search:
 
     def inverse_root(self, term: Call, key: str, found: Found) -> Iterator[Found]:
         """1 / sqrt(x) as one node."""
-        node = self.view.maker.get(key)
+        node = self.view.makers.get(key)
         if node is None:
             return
         power = word_of(node) == "pow" and len(node.inputs) == 2 and self.view.number(node.inputs[1]) == -0.5

@@ -10,18 +10,12 @@ import numpy as np
 
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import single_users
 from preimage.io.graph.match import word_of
-from preimage.io.graph.nodes import Node, users_of
+from preimage.io.graph.nodes import Node
 from preimage.io.graph.simplify import pruned
 
-__all__ = ["single_users", "take_padding"]
-
-
-def single_users(graph: Graph) -> dict[str, Node]:
-    """Values that one node alone takes, once, and that are no outputs."""
-    fixed = {*graph.outputs, *graph.updates.values()}
-    users = {key: nodes[0] for key, nodes in users_of(graph.nodes).items() if len(nodes) == 1 and key not in fixed}
-    return {key: node for key, node in users.items() if node.inputs.count(key) == 1}
+__all__ = ["take_padding"]
 
 
 def _zeros_around(node: Node, facts: Mapping[str, Fact]) -> tuple[tuple[int, int], ...] | None:

@@ -45,7 +45,8 @@ from preimage.io.graph.calls import CONTRACTIONS
 from preimage.io.graph.facts import remembering
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.lifting import lift_steps
-from preimage.io.graph.nodes import Node, Values, graph_op, users_of
+from preimage.io.graph.lookup import Lookup, kept_in, stored_in
+from preimage.io.graph.nodes import Node, Values, graph_op
 from preimage.io.graph.padding import take_padding
 from preimage.io.graph.pointwise import fuse_chains, fuse_pointwise
 from preimage.io.graph.quantised import say_integers
@@ -59,7 +60,6 @@ from preimage.io.graph.simplify import (
     merge_twins,
     pruned,
     repeatable,
-    stored_in,
     take_branches,
 )
 from preimage.io.graph.spelling import spell_out
@@ -209,7 +209,7 @@ _ACTIVATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = 
 
 def fuse_epilogues(graph: Graph) -> Graph:
     """Give contractions the residual sum and the activation that follow them and nothing else takes."""
-    users, known = users_of(graph.nodes), stored_in(graph)
+    found, known = Lookup(graph.nodes, kept_in(graph)), stored_in(graph)
     swallowed: set[str] = set()
     renewed: dict[str, Node] = {}
     for node in graph.nodes:
@@ -221,16 +221,15 @@ def fuse_epilogues(graph: Graph) -> Graph:
         ):
             continue
         fused, chain, value = node, [], node.outputs[0]
-        while len(users.get(value, ())) == 1 and value not in graph.outputs and users[value][0].name not in swallowed:
-            after = users[value][0]
+        while (after := found.only_user(value)) is not None and after.name not in swallowed:
             if after.op == "add" and len(fused.inputs) < 4 and set(after.inputs) != {value} and len(after.inputs) == 2:
                 other = after.inputs[1] if after.inputs[0] == value else after.inputs[0]
                 if other in known:
                     break
                 fused = replace(fused, inputs=(*fused.inputs[:2], fused.inputs[2] if len(fused.inputs) > 2 else "", other))
             elif after.op in _ACTIVATIONS and after.inputs == (value,):
-                found = _ACTIVATIONS[after.op](after.attributes)
-                fused = replace(fused, attributes=dict(fused.attributes) | (found or {}))
+                activation = _ACTIVATIONS[after.op](after.attributes)
+                fused = replace(fused, attributes=dict(fused.attributes) | (activation or {}))
             else:
                 break
             chain.append(after)

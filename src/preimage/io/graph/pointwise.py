@@ -9,7 +9,7 @@ everything without the jit engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from preimage.engines import around
 from preimage.io.graph.calls import CONTRACTIONS, NodeChain, compiled_steps
 from preimage.io.graph.facts import infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import Lookup, kept_in
 from preimage.io.graph.nodes import OPS, Node, graph_op
 from preimage.io.graph.sizes import Shape
 
@@ -43,7 +44,7 @@ def fuse_pointwise(graph: Graph) -> Graph:
     for position, node in enumerate(graph.nodes):
         for key in node.inputs:
             users.setdefault(key, set()).add(position)
-    fixed = set(graph.outputs) | set(graph.updates.values())
+    fixed = kept_in(graph)
     facts = infer(graph)
     shapes = [facts[node.outputs[0]].shape if node.outputs and node.outputs[0] in facts else None for node in graph.nodes]
     taken: set[int] = set()
@@ -75,7 +76,7 @@ def _smaller(a: Shape | None, b: Shape | None) -> bool:
 
 
 def _chain(
-    nodes: Sequence[Node], start: int, users: Mapping[str, set[int]], fixed: set[str], taken: set[int], shapes: Sequence[Shape | None]
+    nodes: Sequence[Node], start: int, users: Mapping[str, set[int]], fixed: Collection[str], taken: set[int], shapes: Sequence[Shape | None]
 ) -> list[int]:  # fmt: skip
     """The longest run of steps from `start` on of which only the last one's value is used elsewhere. shapes: of the nodes' values."""
     members, made, best = [start], {nodes[start].outputs[0]}, [start]
@@ -93,7 +94,7 @@ def _chain(
         members.append(position)
         made.add(node.outputs[0])
         inner = made - {node.outputs[0]}
-        if not inner & fixed and all(users.get(key, set()) <= set(members) for key in inner):
+        if inner.isdisjoint(fixed) and all(users.get(key, set()) <= set(members) for key in inner):
             best = list(members)
     return best
 
@@ -131,18 +132,14 @@ def fuse_chains(graph: Graph) -> Graph:
 
     The bits of 32- and 64-bit floats stay; 16-bit floats are rounded once at the end.
     """
-    users: dict[str, int] = {}
-    for node in graph.nodes:
-        for key in set(node.inputs):
-            users[key] = users.get(key, 0) + 1
-    fixed = {*graph.outputs, *graph.updates.values()}
+    found = Lookup(graph.nodes, kept_in(graph))
     makers = {node.outputs[0]: node for node in graph.nodes if node.op in CONTRACTIONS}
     renewed: dict[str, Node] = {}
     swallowed: set[str] = set()
     for node in graph.nodes:
         steps = _as_chain(node)
         sources = [key for key in node.inputs if key in makers]
-        if steps is None or len(set(sources)) != 1 or users[sources[0]] != 1 or sources[0] in fixed:
+        if steps is None or len(set(sources)) != 1 or found.only_user(sources[0]) is None:
             continue
         maker = makers[sources[0]]
         others = [graph.constants.get(key) for key in node.inputs if key != sources[0]]

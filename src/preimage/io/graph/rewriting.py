@@ -8,6 +8,7 @@ from operator import itemgetter
 from preimage.errors import PreimageError
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import kept_in, stored_in
 from preimage.io.graph.match import View, find, root_words, word_of
 from preimage.io.graph.moving_patterns import MOVING
 from preimage.io.graph.nodes import Node
@@ -26,9 +27,9 @@ def _by_word(nodes: Sequence[Node]) -> dict[str, list[tuple[int, Node]]]:
 
 def rewrite_patterns(graph: Graph) -> Graph:
     """The graph with every expression of the table as the word that it means."""
-    stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+    stored = stored_in(graph)
     nodes, facts = list(graph.nodes), infer(graph)
-    kept = (*graph.outputs, *graph.updates.values())
+    kept = kept_in(graph)
     changes: dict[str, int] = {}
     by_word, view = _by_word(nodes), View(nodes, kept, facts, stored)
     for each in (*PATTERNS, *MOVING):

@@ -20,6 +20,7 @@ import numpy as np
 
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import kept_in
 from preimage.io.graph.match import word_of
 from preimage.io.graph.nodes import Node, repeatable
 from preimage.io.graph.sizes import Shape, Size
@@ -32,21 +33,15 @@ __all__ = [
     "merge_twins",
     "pruned",
     "repeatable",
-    "stored_in",
     "take_branches",
 ]
 
 NOTHING = Fact()
 
 
-def stored_in(graph: Graph) -> dict[str, np.ndarray]:
-    """The arrays of weights, state and constants, by name."""
-    return {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
-
-
 def pruned(graph: Graph, nodes: Sequence[Node], constants: Mapping[str, Any], changes: Mapping[str, int] | None = None) -> Graph:
     """The graph of these nodes and constants, without stored arrays that nothing takes any more."""
-    taken = {key for node in nodes for key in node.inputs} | set(graph.outputs) | set(graph.updates.values())
+    taken = {key for node in nodes for key in node.inputs} | kept_in(graph)
     return graph.replaced(
         nodes=nodes,
         constants={key: value for key, value in constants.items() if key in taken},
@@ -66,11 +61,6 @@ def renamed(nodes: Sequence[Node], names: Mapping[str, str]) -> list[Node]:
     return [
         replace(n, inputs=tuple(map(last, n.inputs))) if any(key in names for key in n.inputs) else n for n in nodes
     ]  # fmt: skip
-
-
-def _fixed(graph: Graph) -> set[str]:
-    """Values whose names must stay."""
-    return {*graph.outputs, *graph.updates.values()}
 
 
 # -- what is known -----------------------------------------------------------------------------------------------------
@@ -119,7 +109,7 @@ def take_branches(graph: Graph) -> Graph:
 
 def fold_known(graph: Graph) -> Graph:
     """Make values whose contents are known constants: shapes, axes, scales, and what is computed of them."""
-    facts, constants, fixed = infer(graph), dict(graph.constants), _fixed(graph)
+    facts, constants, fixed = infer(graph), dict(graph.constants), kept_in(graph)
     kept, count = [], 0
     for node in graph.nodes:
         values = [facts[key].known if key else None for key in node.outputs]
@@ -191,7 +181,7 @@ def order_of(node: Node, fact: Fact) -> tuple[int, ...] | None:
 
 def drop_idle(graph: Graph) -> Graph:
     """Take out nodes that hand their first input on, and whose other results nobody takes."""
-    facts, fixed = infer(graph), _fixed(graph)
+    facts, fixed = infer(graph), kept_in(graph)
     taken = fixed.union(*(node.inputs for node in graph.nodes))
     names: dict[str, str] = {}
     kept = []
@@ -274,7 +264,7 @@ def merge_twins(graph: Graph) -> Graph:
     """Compute what is computed twice once."""
     names: dict[str, str] = {}
     seen: dict[Any, str] = {}
-    fixed = _fixed(graph)
+    fixed = kept_in(graph)
     for key, array in graph.constants.items():
         if array.nbytes <= MOST_BYTES and key not in fixed and array.dtype != object:
             first = seen.setdefault(_sign(array), key)
@@ -301,7 +291,7 @@ def merge_twins(graph: Graph) -> Graph:
 
 def drop_dead(graph: Graph) -> Graph:
     """Take out nodes whose results nobody takes."""
-    wanted = _fixed(graph)
+    wanted = set(kept_in(graph))
     kept = []
     for node in reversed(graph.nodes):
         if wanted.intersection(node.outputs):

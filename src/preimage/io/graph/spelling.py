@@ -14,6 +14,7 @@ import numpy as np
 
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import stored_in
 from preimage.io.graph.match import word_of
 from preimage.io.graph.nodes import Node
 
@@ -100,7 +101,7 @@ def _batch_norm(w: _Writer, stored: Mapping[str, np.ndarray]) -> None:
 def spell_out(graph: Graph) -> Graph:
     """The graph with such words, and batch normalisations that no weights took in, as their steps."""
     facts, constants = infer(graph), dict(graph.constants)
-    stored = {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+    stored = stored_in(graph)
     nodes: list[Node] = []
     for node in graph.nodes:
         fact = facts.get(node.inputs[0], Fact()) if node.inputs else Fact()

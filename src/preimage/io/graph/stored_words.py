@@ -12,8 +12,9 @@ from typing import TypeAlias
 import numpy as np
 
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import stored_in
 from preimage.io.graph.nodes import OPS, Node
-from preimage.io.graph.simplify import pruned, stored_in
+from preimage.io.graph.simplify import pruned
 from preimage.io.graph.types import graph_types, takes_floats
 
 __all__ = ["STORED_SPELLINGS", "STORED_WORDS", "Spelling", "say_stored"]

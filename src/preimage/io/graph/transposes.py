@@ -16,6 +16,7 @@ import numpy as np
 
 from preimage.io.graph.facts import Fact, infer
 from preimage.io.graph.graph import Graph
+from preimage.io.graph.lookup import kept_in
 from preimage.io.graph.match import word_of
 from preimage.io.graph.nodes import Node
 from preimage.io.graph.simplify import order_of, pruned
@@ -48,7 +49,7 @@ class _Pass:
         self.nodes: list[Node] = []
         self.constants = dict(graph.constants)
         self.stored = {*graph.weights, *graph.state, *graph.constants}
-        self.fixed = {*graph.outputs, *graph.updates.values()}
+        self.fixed = kept_in(graph)
 
     def rank(self, key: str) -> int | None:
         """How many axes a value has."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.io.graph import OPS, Graph, Node
+from preimage.io.graph.lookup import stored_in
 from preimage.io.graph.stored_words import STORED_WORDS
 from preimage.io.graph.types import graph_types, takes_floats
 from preimage.io.onnx.operators.contractions import pairs_of
@@ -31,7 +32,7 @@ def in_our_words(graph: Graph, outside: Mapping[str, np.ndarray] | None = None) 
     outside: stored arrays of the graphs around it, by the names of its inputs.
     """
     types = graph_types(graph, OPS)
-    stored = dict(outside or {}) | {key: p.data for key, p in graph.weights.items()} | graph.state | graph.constants
+    stored = dict(outside or {}) | stored_in(graph)
     nodes = []
     for node in graph.nodes:
         node = _with_typed_graphs(node, types, stored) if graph.graphs else node

@@ -28,7 +28,7 @@ from preimage.io.onnx.operators.contractions import kernel_fits, transposed_wind
 from preimage.io.onnx.operators.moving import transpose
 from preimage.io.onnx.operators.quantised import dynamically_quantised, integer_type, plain, zero_of
 
-__all__ = ["FLOAT32", "bound_of", "centred", "divided", "exact_product", "per_output"]
+__all__ = ["FLOAT32", "bound_of", "centred", "divided", "dynamically_multiplied", "per_output"]
 
 #: Up to here every integer is a float32, or a float64.
 FLOAT32, FLOAT64 = 1 << 24, 1 << 53
@@ -251,14 +251,6 @@ def _along(zero: np.ndarray, form: tuple[int, ...]) -> np.ndarray:
 # -- matrix products ---------------------------------------------------------------------------------------------------
 
 
-def exact_product(a: np.ndarray, b: np.ndarray, what: str) -> np.ndarray:
-    """The matrix product of integers, exact, as floats that hold it."""
-    _fits(a, b, what)
-    largest = int(np.abs(a).max(initial=0)) * int(np.abs(b).max(initial=0)) * a.shape[-1]
-    dtype = _floats(largest, what)
-    return np.asarray(ops.matmul(a.astype(dtype), b.astype(dtype)))
-
-
 def _fits(a: np.ndarray, b: np.ndarray, what: str) -> None:
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
         raise FileFormatError(f"{what}: shapes {a.shape} and {b.shape} do not belong together")
@@ -361,6 +353,7 @@ def _matmul_integer_to_float(
 
 
 @graph_op("onnx.com.microsoft::DynamicQuantizeMatMul")
-def _dynamic_quantize_matmul(a: Any, b: Any, b_scale: Any, b_zero: Any = None, bias: Any = None) -> Any:
+def dynamically_multiplied(a: Any, b: Any, b_scale: Any, b_zero: Any = None, bias: Any = None) -> Any:
+    """a, quantised over its range, times 8-bit integers b in units of b_scale: one scale and zero point for all columns, or one each."""
     q, scale, zero = dynamically_quantised(plain("DynamicQuantizeMatMul", a)[0])
     return _matmul_integer_to_float(q, b, scale, b_scale, zero, b_zero, bias)

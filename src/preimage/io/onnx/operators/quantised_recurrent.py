@@ -17,8 +17,8 @@ from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
 from preimage.io.limits import check_work, checked_size
-from preimage.io.onnx.operators.quantised import dynamically_quantised, plain
-from preimage.io.onnx.operators.quantised_products import exact_product
+from preimage.io.onnx.operators.quantised import plain
+from preimage.io.onnx.operators.quantised_products import dynamically_multiplied
 from preimage.io.onnx.operators.recurrent import DIRECTIONS, activation_functions
 
 __all__: list[str] = []
@@ -28,9 +28,7 @@ _WHAT = "DynamicQuantizeLSTM"
 
 def _times(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
     """x (rows, in), quantised over its range, times weights (in, columns) in units of `scale`, one for all columns or one each."""
-    q, x_scale, x_zero = dynamically_quantised(x)
-    sums = exact_product(q.astype(np.int64) - int(x_zero), weight.astype(np.int64) - zero.astype(np.int64), _WHAT)
-    return np.asarray(sums.astype(np.float32) * (x_scale * scale), np.float32)
+    return np.asarray(dynamically_multiplied(x, weight, scale, zero), np.float32)
 
 
 def _direction(
