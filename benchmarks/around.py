@@ -9,18 +9,16 @@ Each row checks that torch's answer and ours agree before anything is timed. "Nu
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from contestants import Call, clock_of, interleaved, once, set_threads
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 import preimage as pre
 from preimage import ops
-
-Call = Callable[[], Any]
 
 
 def placed(x: np.ndarray, last: bool) -> np.ndarray:
@@ -110,18 +108,22 @@ def optimiser_rows(last: bool) -> Iterator[tuple[str, Call, Call]]:
         yield name, lambda o=ours, p=p: (o.step(), p.data)[1], lambda o=theirs, q=q: (o.step(), q.detach())[1]
 
 
-def timed(call: Call) -> int:
-    begin = time.thread_time_ns()
-    call()
-    return time.thread_time_ns() - begin
+def by_definition(call: Call) -> Call:
+    """The call by NumPy's functions."""
+
+    def run() -> Any:
+        with pre.config(engine="gemm"):
+            return call()
+
+    return run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12, help="each of three orders, so many times")
+    parser.add_argument("--rounds", type=int, default=36)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    set_threads(1)
     print("| operation | layout | ours us | NumPy us | torch us | NumPy / ours | torch / ours |\n|---|---|---|---|---|---|---|")
     for rows in (forward_rows, training_rows, optimiser_rows):
         for last in (False, True) if rows is not optimiser_rows else (False,):
@@ -131,14 +133,10 @@ def main() -> None:
                 with pre.config(threads=1):
                     a, b = np.asarray(ours()), theirs().numpy()
                     assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max(), f"{name}: the answers differ"
-                    times: list[list[int]] = [[], [], []]
-                    for turn in range(3 * options.rounds):  # each comes as often after each other: what is in the caches is fair
-                        for k in (
-                            (turn % 3, (turn + 1) % 3, (turn + 2) % 3) if turn % 2 else (turn % 3, (turn + 2) % 3, (turn + 1) % 3)
-                        ):
-                            with pre.config(engine="gemm" if k == 1 else "auto"):
-                                times[k].append(timed(theirs if k == 2 else ours))
-                mine, numpy_, torch_ = (float(np.median(t[2:])) / 1e3 for t in times)
+                    calls = {"ours": ours, "NumPy": by_definition(ours), "torch": theirs}
+                    turns = {who: once(call, clock_of(cpu=True), warm=False) for who, call in calls.items()}
+                    times = interleaved(turns, rounds=options.rounds, uncounted=2)
+                mine, numpy_, torch_ = (float(np.median(taken)) / 1e3 for taken in times.values())
                 layout = "channels_last" if last else "channels_first"
                 print(
                     f"| {name} | {layout} | {mine:.0f} | {numpy_:.0f} | {torch_:.0f} | {numpy_ / mine:.2f} | {torch_ / mine:.2f} |"

@@ -17,21 +17,20 @@ paired ratios of interleaved rounds.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from contestants import Call, clock_of, interleaved, once, ratios
 
 import preimage as pre
 from preimage import ops
 from preimage.bench.problem import Array, Problem, ordered
 from preimage.bench.suite import Layer, builtin_suite
 
-Call = Callable[[], Any]
 PASSES = ("forward", "grad_input", "grad_weight")
 LEAST_CHANNELS = 16
 BLOCKS = (2, 4)
@@ -116,20 +115,9 @@ def alone(call: Call) -> Any:
 
 def measured(ways: dict[str, Call], seconds: float) -> dict[str, float]:
     """time(contract) / time(way) of each other way: medians over interleaved rounds."""
-    for call in ways.values():
-        call()
-    ratios: dict[str, list[float]] = {name: [] for name in ways if name != "contract"}
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or len(next(iter(ratios.values()))) < 5:
-        spent = {}
-        for name, call in ways.items():
-            call()
-            begin = time.perf_counter_ns()
-            call()
-            spent[name] = time.perf_counter_ns() - begin
-        for name, list_of in ratios.items():
-            list_of.append(spent["contract"] / spent[name])
-    return {name: median(list_of) for name, list_of in ratios.items()}
+    turns = {name: once(call, clock_of(cpu=False)) for name, call in ways.items()}
+    times = interleaved(turns, rounds=5, uncounted=1, seconds=seconds)  # all are ours: nobody's workers need to come to rest
+    return {name: median(ratios(times, "contract", name)) for name in ways if name != "contract"}
 
 
 def main() -> None:

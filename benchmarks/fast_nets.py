@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).parent))
 import training_nets
 import unet
-
-SETTLE = 0.06  # seconds in which another library's threads come to rest
+from contestants import Call, clock_of, interleaved, median_ms, once, onnxruntime_call, ratios, thread_counts, timing_options
 
 
 def upconv7() -> nn.Module:
@@ -74,50 +73,36 @@ def tiled(graph: Graph, x: np.ndarray) -> str:
     return f"{len(some)} of {len(layers)} by tiles, {share:.0%} of the work"
 
 
-def onnxruntime(path: Path, x: np.ndarray, threads: int) -> Callable[[], Any] | None:
+def onnxruntime(path: Path, key: str, x: np.ndarray, threads: int) -> Call | None:
     """A run of the file; None where onnxruntime is not installed or does not take it."""
     try:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        key = session.get_inputs()[0].name
-        session.run(None, {key: x})
+        call = onnxruntime_call(str(path), {key: x}, threads)
+        call()
     except Exception as error:  # its own errors derive from nothing else
         print(f"onnxruntime: {error}", file=sys.stderr)
         return None
-    return lambda: session.run(None, {key: x})
+    return call
 
 
 def measure(net: Any, x: np.ndarray, path: Path, threads: int, given: argparse.Namespace) -> str:
     """The cells of a row."""
     graphs = {accuracy: pre.optimise(net, example=x, accuracy=accuracy) for accuracy in ("exact", "fast")}  # type: ignore[arg-type]
-    clock = time.thread_time_ns if given.cpu else time.perf_counter_ns
     with pre.no_grad(), pre.config(threads=threads):
-        runs: dict[str, Callable[[], Any]] = {
+        runs: dict[str, Call] = {
             accuracy: lambda graph=graph: graph.run({graph.inputs[0].name: x})  # type: ignore[misc]
             for accuracy, graph in graphs.items()
         }
-        peer = onnxruntime(path, x, threads)
+        peer = onnxruntime(path, graphs["exact"].inputs[0].name, x, threads)
         if peer is not None:
             runs["onnxruntime"] = peer
         wanted, found = (runs[accuracy]() for accuracy in ("exact", "fast"))
         pairs = [(np.asarray(found[key]), np.asarray(wanted[key])) for key in wanted]
         off = max(float(np.abs(a - b).max() / max(np.ptp(b), 1e-30)) for a, b in pairs if b.dtype.kind == "f")
-        times: dict[str, list[int]] = {name: [] for name in runs}
-        for number in range(given.rounds + 1):  # the first is not counted: programs are recorded
-            for name, run in runs.items():
-                time.sleep(SETTLE if threads > 1 else 0)
-                run()
-                start = clock()
-                run()
-                if number:
-                    times[name].append(clock() - start)
-        fast = np.array(times["fast"])
-        ratios = {name: float(np.median(np.array(t) / fast)) for name, t in times.items()}
-        ort = f"{ratios['onnxruntime']:.2f}" if peer is not None else ""
-        return f"{np.median(fast) / 1e6:.1f} | {ratios['exact']:.2f} | {ort} | {off:.1e} | {tiled(graphs['fast'], x)}"
+        turns = {name: once(run, clock_of(given.cpu)) for name, run in runs.items()}
+        times = interleaved(turns, rounds=given.rounds, threads=threads, uncounted=1)  # in the first, programs are recorded
+        slower = {name: median(ratios(times, name, "fast")) for name in runs}
+        ort = f"{slower['onnxruntime']:.2f}" if peer is not None else ""
+        return f"{median_ms(times['fast']):.1f} | {slower['exact']:.2f} | {ort} | {off:.1e} | {tiled(graphs['fast'], x)}"
 
 
 def main() -> None:
@@ -125,14 +110,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("files", nargs="*")
     options.add_argument("--nets", default=",".join(NETS))
-    options.add_argument("--threads", default="1")
-    options.add_argument("--rounds", type=int, default=9)
-    options.add_argument("--cpu", action="store_true")
+    timing_options(options)
     given = options.parse_args()
     print(
         "| net | threads | ms | exact / fast | onnxruntime / fast | difference | what is computed by tiles |\n|---|---|---|---|---|---|---|"
     )
-    for threads in map(int, given.threads.split(",")):
+    for threads in thread_counts(given.threads):
         for name, net, x, path in subjects([n for n in given.nets.split(",") if n], given.files):
             print(f"| {name} | {threads} | {measure(net, x, path, threads, given)} |", flush=True)
 

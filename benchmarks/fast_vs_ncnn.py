@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
+from contestants import Process, burst, clock_of, interleaved, ratios, thread_counts, timing_options
 
 import preimage as pre
 
 LAYERS = ((64, 224), (64, 56), (256, 56), (256, 14), (512, 7), (512, 32))
-BURST_NS = 50_000_000
-SETTLE = 0.06  # seconds in which another library's threads come to rest
 CHECKED = 32  # output channels whose answers are compared
 
 
-class Side:
-    """ncnn in a process of its own (ncnn_side.py)."""
+class Side(Process):
+    """ncnn (ncnn_side.py)."""
 
     def __init__(self, python: str, w: np.ndarray, x: np.ndarray, threads: int, cpu: bool) -> None:
         folder = Path(tempfile.mkdtemp())
@@ -38,26 +35,9 @@ class Side:
         np.save(folder / "x.npy", x)
         command = [python, str(Path(__file__).with_name("ncnn_side.py")), str(len(x)), str(x.shape[1]), str(folder / "w.npy"),
                    str(folder / "x.npy"), str(threads), "cpu" if cpu else "wall", str(folder / "y.npy")]  # fmt: skip
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if self._line() != "ready":
-            raise SystemExit(f"ncnn did not run: {' '.join(command)}")
-        self.choice = self._line()
+        super().__init__(command, lines=1)
+        (self.choice,) = self.said
         self.answer: np.ndarray = np.load(folder / "y.npy")
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def __call__(self) -> int:
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return int(self._line())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -76,17 +56,6 @@ def passes(x: np.ndarray, y: np.ndarray, w: np.ndarray, accuracy: Any) -> dict[s
     }
 
 
-def burst(run: Callable[[], Any], clock: Callable[[], int]) -> int:
-    """Nanoseconds of a run, after one that is not timed."""
-    run()
-    times: list[int] = []
-    while sum(times) < BURST_NS or len(times) < 3:
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return int(np.median(times))
-
-
 def errors(found: np.ndarray, x: np.ndarray, w: np.ndarray) -> tuple[float, float]:
     """rms and worst, in units of u sum|x||w|."""
     wide, some = x.astype(np.float64), w[:CHECKED].astype(np.float64)
@@ -100,26 +69,19 @@ def measure(channels: int, size: int, threads: int, given: argparse.Namespace) -
     rng = np.random.default_rng(channels + size)
     w = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
     x, y = (channels_last(rng.standard_normal((1, channels, size, size)).astype(np.float32)) for _ in range(2))
-    clock = time.thread_time_ns if given.cpu else time.perf_counter_ns
+    clock = clock_of(given.cpu)
     side = Side(given.ncnn, w, np.ascontiguousarray(x[0]), threads, given.cpu) if given.ncnn else None
     rows = []
     with pre.config(threads=threads):
         ours = {accuracy: passes(x, y, w, accuracy) for accuracy in ("exact", "fast")}
         for name in ours["fast"]:
-            contestants: dict[str, Callable[[], int]] = {
-                accuracy: partial(burst, ours[accuracy][name], clock) for accuracy in ours
-            }
+            turns: dict[str, Callable[[], float]] = {accuracy: burst(ours[accuracy][name], clock) for accuracy in ours}
             if side is not None and name == "forward":
-                contestants["ncnn"] = side
-            times: dict[str, list[int]] = {each: [] for each in contestants}
-            for _ in range(given.rounds):
-                for each, run in contestants.items():
-                    time.sleep(SETTLE if threads > 1 else 0)
-                    times[each].append(run())
-            fast = np.array(times["fast"])
+                turns["ncnn"] = side
+            times = interleaved(turns, rounds=given.rounds, threads=threads)
             row: dict[str, Any] = {"layer": f"{channels}x{size}", "threads": threads, "pass": name}
-            row["fast_gflops"] = 18 * channels**2 * size**2 / float(np.median(fast))
-            row |= {f"{each} / fast": float(np.median(np.array(t) / fast)) for each, t in times.items() if each != "fast"}
+            row["fast_gflops"] = 18 * channels**2 * size**2 / median(times["fast"])
+            row |= {f"{each} / fast": median(ratios(times, each, "fast")) for each in times if each != "fast"}
             if name == "forward":
                 row["rms"], row["worst"] = errors(ours["fast"][name](), x, w)
                 if side is not None:
@@ -136,16 +98,14 @@ def main() -> None:
     """Print a line for every layer, pass and number of threads; those that lose to something first."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--ncnn", default="")
-    options.add_argument("--threads", default="1")
-    options.add_argument("--rounds", type=int, default=9)
+    timing_options(options)
     options.add_argument("--layers", default="")
-    options.add_argument("--cpu", action="store_true")
     options.add_argument("--json", type=Path)
     given = options.parse_args()
     wanted = given.layers.split(",") if given.layers else [f"{c}x{s}" for c, s in LAYERS]
     rows = [
         row
-        for threads in map(int, given.threads.split(","))
+        for threads in thread_counts(given.threads)
         for channels, size in LAYERS
         if f"{channels}x{size}" in wanted
         for row in measure(channels, size, threads, given)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+from contestants import Clock, clock_of, interleaved, median_ms, once
 from scipy.signal import fftconvolve
 
 import preimage as pre
@@ -66,15 +65,10 @@ def _same(a: Any, b: Any, g: ConvGeometry) -> Any:
     ]
 
 
-def measure(calls: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], int]) -> dict[str, float]:
+def measure(calls: dict[str, Callable[[], Any]], rounds: int, threads: int, clock: Clock) -> dict[str, float]:
     """Median milliseconds."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds):
-        for name in list(calls)[:: 1 if k % 2 else -1]:
-            begin = clock()
-            calls[name]()
-            times[name].append((clock() - begin) / 1e6)
-    return {name: median(values) for name, values in times.items()}
+    turns = {name: once(call, clock, warm=False) for name, call in calls.items()}
+    return {name: median_ms(taken) for name, taken in interleaved(turns, rounds=rounds, threads=threads).items()}
 
 
 def main() -> None:
@@ -87,14 +81,13 @@ def main() -> None:
     options.add_argument("--json", type=Path)
     options.add_argument("--plot", type=Path)
     given = options.parse_args()
-    clock = time.thread_time_ns if given.cpu else time.perf_counter_ns
     rows: list[dict[str, Any]] = []
     with pre.config(threads=given.threads, accuracy="fast"):
         for name, inner, outer, groups, size, sides in LAYERS:
             for side in sides if given.only in name else ():
                 g = geometry(inner, outer, groups, size, side)
                 taken = choose(g, "conv", np.dtype(given.dtype)).name
-                times = measure(contestants(g, given.dtype), given.rounds, clock)
+                times = measure(contestants(g, given.dtype), given.rounds, given.threads, clock_of(given.cpu))
                 rows.append({"layer": name, "side": side, "taken": taken, **times})
                 said = "  ".join(f"{who} {ms:.3f} ms" for who, ms in times.items())
                 print(f"{name}, kernel {side}: {said}  taken: {taken}", flush=True)

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+from contestants import Process, clock_of, interleaved, median_ms, once, onnxruntime_call, ratios, thread_counts
 
 import preimage as pre
 from preimage.io import onnx as onnx_io
@@ -33,8 +31,6 @@ from models import place
 from test_onnx import opened, page, vocoder
 
 HERE = Path(__file__).parent
-#: Seconds in which the workers of the contestant before come to rest.
-SETTLE = 0.06
 
 
 def subjects() -> dict[str, tuple[onnx.ModelProto, np.ndarray]]:
@@ -61,20 +57,8 @@ def with_constant_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def seconds(call: Callable[[], Any]) -> Callable[[], int]:
-    """A function that runs the call twice and gives the nanoseconds of the second run."""
-
-    def timed() -> int:
-        call()
-        start = time.perf_counter_ns()
-        call()
-        return time.perf_counter_ns() - start
-
-    return timed
-
-
-class Side:
-    """A contestant in a process of its own (models_side.py)."""
+class Side(Process):
+    """Another library (models_side.py)."""
 
     def __init__(self, name: str, python: str, proto: onnx.ModelProto, x: np.ndarray, threads: int) -> None:
         folder = Path(tempfile.mkdtemp())
@@ -82,27 +66,9 @@ class Side:
         np.save(folder / "input.npy", x)
         files = [str(folder / each) for each in ("model.onnx", "input.npy")]
         command = [python, str(HERE / "models_side.py"), name, *files, str(threads), str(folder / "answers.npz")]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        if self._line() != "ready":
-            raise RuntimeError(f"{name} cannot run this model: {' '.join(command)}")
+        super().__init__(command)
         with np.load(folder / "answers.npz") as found:
             self.answers = [found[key] for key in found.files]
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def __call__(self) -> int:
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return int(self._line())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def difference(found: list[Any], wanted: list[Any]) -> float:
@@ -115,38 +81,33 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """For every contestant: its median time, quartiles of the paired ratios time(contestant) / time(ours), and how far its answers
     are from onnxruntime's."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     net = optimise(onnx_io.load(proto))
     key = net.inputs[0].name
+    peer = onnxruntime_call(proto.SerializeToString(), {key: x}, threads)
     others: dict[str, Side] = {}
     for name, python in sides.items():
         try:
             others[name] = Side(name, python, proto, x, threads)
         except RuntimeError as error:
-            print(error, file=sys.stderr)
+            print(f"{name} cannot run this model: {error}", file=sys.stderr)
     with pre.no_grad(), pre.config(threads=threads):
-        want = session.run(None, {key: x})
+        want = peer()
         first = net.run({key: x})
         off = {"preimage": difference([first[name] for name in net.outputs], want), "onnxruntime": 0.0}
         off |= {name: difference(side.answers, want) for name, side in others.items()}
         net.run({key: x})
-        runs: dict[str, Callable[[], int]] = {
-            "onnxruntime": seconds(lambda: session.run(None, {key: x})), "preimage": seconds(lambda: net.run({key: x})), **others,
+        clock = clock_of(cpu=False)
+        turns: dict[str, Callable[[], float]] = {
+            "onnxruntime": once(peer, clock), "preimage": once(lambda: net.run({key: x}), clock), **others,
         }  # fmt: skip
-        times: dict[str, list[int]] = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                time.sleep(SETTLE if threads > 1 else 0)
-                times[name].append(run())
+        times = interleaved(turns, rounds=rounds, threads=threads)
     for side in others.values():
         side.close()
     rows = {}
-    for name in runs:
-        low, middle, high = np.percentile(np.array(times[name]) / np.array(times["preimage"]), [25, 50, 75])
+    for name in turns:
+        low, middle, high = np.percentile(ratios(times, name, "preimage"), [25, 50, 75])
         rows[name] = {
-            "ms": float(np.median(times[name])) / 1e6, "ratio": float(middle), "ratio_q1": float(low), "ratio_q3": float(high),
+            "ms": median_ms(times[name]), "ratio": float(middle), "ratio_q1": float(low), "ratio_q3": float(high),
             "largest_difference": off[name],
         }  # fmt: skip
     return rows
@@ -168,7 +129,7 @@ def main() -> None:
         if options.models not in name:
             continue
         proto = with_constant_weights(proto)
-        for threads in (int(t) for t in options.threads.split(",")):
+        for threads in thread_counts(options.threads):
             for library, row in measure(proto, x, threads, options.rounds, sides).items():
                 rows.append({"model": name, "threads": threads, "library": library, **row})
                 ratio = "" if library == "preimage" else f"{row['ratio']:.2f} ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})"

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import ncnn
 import numpy as np
+from contestants import burst, clock_of, serve
 
-BURST_NS = 50_000_000
 CHOICES: dict[str, dict[str, bool]] = {
     "as it chooses": {},
     "without F(6x6)": {"use_winograd63_convolution": False},
@@ -53,32 +52,19 @@ def layer(w: np.ndarray, x: np.ndarray, threads: int, choice: dict[str, bool]) -
     return run
 
 
-def burst(run: Callable[[], Any], clock: Callable[[], int]) -> int:
-    """Nanoseconds of a run, after one that is not timed."""
-    run()
-    times: list[int] = []
-    while sum(times) < BURST_NS or len(times) < 3:
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return int(np.median(times))
-
-
 def main() -> None:
     """As the module says."""
     channels, size, weight, data, threads, clock_name, answer = sys.argv[1:8]
     w, x = np.load(weight), np.load(data)
     assert w.shape == (int(channels), int(channels), 3, 3)
     assert x.shape == (int(channels), int(size), int(size))
-    clock = time.thread_time_ns if clock_name == "cpu" else time.perf_counter_ns
     runs = {name: layer(w, x, int(threads), choice) for name, choice in CHOICES.items()}
-    best = min(runs, key=lambda name: min(burst(runs[name], clock) for _ in range(3)))
+    turns = {name: burst(run, clock_of(clock_name == "cpu")) for name, run in runs.items()}
+    best = min(runs, key=lambda name: min(turns[name]() for _ in range(3)))
     plain = ncnn.Mat()
     ncnn.convert_packing(runs[best](), plain, 1, ncnn.Option())
     np.save(answer, np.array(plain))
-    print(f"ready\n{best}", flush=True)
-    for _ in sys.stdin:
-        print(burst(runs[best], clock), flush=True)
+    serve(turns[best], best)
     os._exit(0)  # its pools do not like the order in which Python frees
 
 

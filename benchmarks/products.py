@@ -16,7 +16,6 @@ import argparse
 import gc
 import os
 import time
-from collections.abc import Callable
 from math import exp, log, prod
 from pathlib import Path
 from statistics import median
@@ -24,14 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from contestants import Call, Clock, Times, clock_of, interleaved, ratios, repeated, set_threads, thread_counts, timing_options
 
 import preimage as pre
 from preimage import ops
-from preimage.engines.blas import blas_thread_control
 
-Call = Callable[[], Any]
 TURN_NS = 2e6
-SETTLE_S = 0.05  # OpenBLAS's workers wait 2^26 cycles, some 20 ms, before they sleep; until then they take a CPU from the next contestant
 
 #: name, shape of A, shape of B; "T": B is the transposed view of a matrix that lies by rows, "A": A is;
 #: "layer": the same as T by the functions for layers, ours with weights that were packed before, as nn.Linear keeps them.
@@ -73,34 +70,21 @@ def contestants(a: Any, b: Any, view: str) -> dict[str, Call]:
     return {"ours": lambda: ops.matmul(a, b), "NumPy": lambda: np.matmul(a, b), "torch": lambda: torch.matmul(x, y)}
 
 
-def row(calls: dict[str, Call], rounds: int, threads: int, clock: Callable[[], int]) -> dict[str, list[float]]:
+def row(calls: dict[str, Call], rounds: int, threads: int, clock: Clock) -> Times:
     """Times of the contestants in ns, by round."""
     answers = {name: np.asarray(call()) for name, call in calls.items()}
     for name, answer in answers.items():
         off = np.abs(answer - answers["NumPy"]).max()
         assert off <= 1e-3 * max(1.0, np.abs(answers["NumPy"]).max()), f"{name} differs by {off}"
-    names, times = list(calls), {name: [] for name in calls}
     begin = time.perf_counter_ns()
     calls["NumPy"]()
     repeats = max(1, min(2000, int(TURN_NS / max(1, time.perf_counter_ns() - begin))))
-    for turn in range(rounds):
-        for name in (*names[turn % 3 :], *names[: turn % 3]):
-            call = calls[name]
-            if threads > 1:
-                time.sleep(SETTLE_S)
-            call()
-            begin = clock()
-            for _ in range(repeats):
-                call()
-            times[name].append((clock() - begin) / repeats)
-    return times
+    turns = {name: repeated(call, clock, repeats) for name, call in calls.items()}
+    return interleaved(turns, rounds=rounds, threads=threads)
 
 
-def measure(threads: int, rounds: int, only: str, clock: Callable[[], int]) -> list[str]:
-    torch.set_num_threads(threads)
-    control = blas_thread_control()
-    if control is not None:
-        control[1](threads)
+def measure(threads: int, rounds: int, only: str, clock: Clock) -> list[str]:
+    set_threads(threads)
     found = []
     with pre.config(threads=threads):
         for name, a_shape, b_shape, view in SHAPES:
@@ -109,13 +93,13 @@ def measure(threads: int, rounds: int, only: str, clock: Callable[[], int]) -> l
             a, b = operands(a_shape, b_shape, view)
             times = row(contestants(a, b, view), rounds, threads, clock)
             flop = 2 * prod(a_shape) * b_shape[-1]
-            ratios = [median(t / o for t, o in zip(times[peer], times["ours"], strict=True)) for peer in ("NumPy", "torch")]
+            slower = [median(ratios(times, peer, "ours")) for peer in ("NumPy", "torch")]
             ours = median(times["ours"])
-            found.append((min(ratios), name, threads, ours, flop / ours, ratios))
-            print(f"{name}: {ratios[0]:.2f} {ratios[1]:.2f}", flush=True)
+            found.append((min(slower), name, threads, ours, flop / ours, slower))
+            print(f"{name}: {slower[0]:.2f} {slower[1]:.2f}", flush=True)
     lines = ["| product | threads | ours, us | GFLOP/s | NumPy / ours | torch / ours |", "|---|---|---|---|---|---|"]
-    for _, name, count, ours, rate, ratios in sorted(found):
-        lines.append(f"| {name} | {count} | {ours / 1e3:.1f} | {rate:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    for _, name, count, ours, rate, slower in sorted(found):
+        lines.append(f"| {name} | {count} | {ours / 1e3:.1f} | {rate:.1f} | {slower[0]:.2f} | {slower[1]:.2f} |")
     means = [exp(sum(log(r[-1][k]) for r in found) / len(found)) for k in (0, 1)]
     below = sum(min(r[-1]) < 0.95 for r in found)
     lines.append(
@@ -126,19 +110,16 @@ def measure(threads: int, rounds: int, only: str, clock: Callable[[], int]) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=15)
+    timing_options(parser, threads="1,2", rounds=15)
     parser.add_argument("--only", default="")
-    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     gc.disable()
     print(
         f"OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', '(its own choice)')}, torch {torch.__version__}, NumPy {np.__version__}"
     )
-    clock = time.thread_time_ns if options.cpu else time.perf_counter_ns
-    lines = []
-    for threads in map(int, options.threads.split(",")):
+    clock, lines = clock_of(options.cpu), []
+    for threads in thread_counts(options.threads):
         lines += [*measure(threads, options.rounds, options.only, clock), ""]
     print("\n".join(lines))
     if options.markdown is not None:

@@ -19,10 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from contestants import clock_of, interleaved, median_ms, once, ratios, set_threads
 from training_nets import OURS, SETUPS, Setup, data_of, torch_names
 
 import preimage as pre
@@ -107,7 +109,7 @@ def theirs(setup: Setup, batch: int, states: Any, *, last: bool, compiled: bool)
 
 def measure(name: str, batch: int, threads: int, rounds: int, compiled: bool) -> tuple[float, Step]:
     """Prints a row; gives torch's best / ours, and our step."""
-    setup, clock = SETUPS[name], time.thread_time_ns if threads == 1 else time.perf_counter_ns
+    setup = SETUPS[name]
     own, states = ours(setup, batch)
     steps = {"ours": own}
     for last in (False, True):
@@ -117,17 +119,11 @@ def measure(name: str, batch: int, threads: int, rounds: int, compiled: bool) ->
     first = {label: [step() for _ in range(5)] for label, step in steps.items()}  # from the fourth on, the Trainer's is recorded
     for label, losses in first.items():
         assert np.allclose(losses, first["ours"], rtol=5e-3), f"{name}: the losses differ: {label} {losses}, ours {first['ours']}"
-    times: dict[str, list[int]] = {label: [] for label in steps}
-    for _ in range(rounds):
-        for label, step in steps.items():
-            if threads > 1:
-                time.sleep(0.02)  # the other's workers spin for a while after their last job
-            begin = clock()
-            step()
-            times[label].append(clock() - begin)
-    medians = {label: float(np.median(taken)) / 1e6 for label, taken in times.items()}
+    turns = {label: once(step, clock_of(cpu=threads == 1), warm=False) for label, step in steps.items()}
+    times = interleaved(turns, rounds=rounds, threads=threads)
+    medians = {label: median_ms(taken) for label, taken in times.items()}
     best = min((label for label in steps if label != "ours"), key=medians.__getitem__)
-    ratio = float(np.median(np.array(times[best]) / np.array(times["ours"])))
+    ratio = median(ratios(times, best, "ours"))
     print(f"{name:12} ours {medians['ours']:8.2f} ms, {best} {medians[best]:8.2f} ms: torch / ours {ratio:.2f}", flush=True)
     return ratio, own
 
@@ -183,7 +179,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--memory-of", choices=["ours", "channels_first", "channels_last"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     if options.memory:
         compare_memory(options.nets or list(SETUPS), options.batch, options.threads)
         return
