@@ -176,10 +176,19 @@ def test_arrays_that_lie_oddly():
 
 
 def test_bytes_in_another_order_are_no_plain_array():
-    x, w = np.arange(18.0, dtype=np.float32).reshape(1, 2, 9), np.ones((4, 2, 3), np.float32)
-    wanted = pre.conv(x, w)
-    for _ in range(3):
-        np.testing.assert_array_equal(pre.conv(x.astype(">f4"), w), wanted)
+    x, w = np.arange(18.0, dtype=np.float32).reshape(1, 2, 9), np.arange(24.0, dtype=np.float32).reshape(4, 2, 3)
+    y, b = pre.conv(x, w), np.arange(4.0, dtype=np.float32)
+    cases = [
+        (pre.conv, (x, w, b), {}),
+        (pre.conv_transpose, (y, w, b[:2]), {}),
+        (pre.conv_weight_grad, (x, y), {"kernel_size": 3}),
+    ]
+    for function, arrays, options in cases:
+        wanted = function(*arrays, **options)
+        for which in range(1, 1 << len(arrays)):
+            given = [a.astype(">f4") if which >> k & 1 else a for k, a in enumerate(arrays)]
+            for _ in range(4):
+                np.testing.assert_array_equal(function(*given, **options), wanted)
 
 
 def test_other_settings_are_other_calls():

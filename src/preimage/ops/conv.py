@@ -39,7 +39,7 @@ from preimage.ops.operands import number_of, operand
 from preimage.ops.pad import check_mode, fold_pairs, pad_pairs
 from preimage.ops.pointwise import add, clip
 from preimage.ops.shape import reshape
-from preimage.ops.warm import calls, keep_warm, known, plain_key, plain_option, remember
+from preimage.ops.warm import again, keep_warm, remember
 from preimage.typing import Accuracy, Activation, Layout, Operand, PaddingMode, Value
 
 __all__ = ["conv", "conv_transpose", "conv_weight_grad", "prepare", "sum_over_space"]
@@ -67,6 +67,19 @@ def prepare(w: Operand) -> PreparedWeight:
             f"w has shape {array.shape}; weights have at least two axes, (out_channels, in_channels // groups, *kernel)"
         )
     return PreparedWeight(array)
+
+
+def _operands(
+    name: str, a: Operand, w: Operand | PreparedWeight, b: Operand | None
+) -> tuple[Value, Value | PreparedWeight, Value | None]:
+    """The operands of a contraction as engines can take them. name: what errors call a. Raises: DTypeError for several dtypes."""
+    a = operand(a, name)
+    w = weight_operand(w, a)
+    if b is not None:
+        b = operand(b, "b")
+    if a.dtype is not w.dtype or b is not None:
+        one_dtype(**{name: a, "w": w, "b": b})
+    return a, w, b
 
 
 def _activate(result: Value, residual: Value | None, epilogue: Epilogue) -> Value:
@@ -215,31 +228,17 @@ def conv(
     """
     plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
     if plain and accuracy is None:
-        key = plain_key("conv", x, w, b, stride, padding, dilation, groups, layout)
-        call = calls.get(key)
-        if call is not None and (made := call(x, w, b)) is not None:
+        key, made = again("conv", conv_op, x, w, b, 0, stride, padding, dilation, groups, layout)
+        if made is not None:
             return made
-        geometry = known(key, x, w, b)
-        if geometry is not None:
-            result = conv_op(x, w, b, geometry=geometry, layout=layout)
-            keep_warm(key, "conv", geometry, layout, x, w, b)
-            return result
-    x = operand(x, "x")
-    w = weight_operand(w, x)
-    if b is not None:
-        b = operand(b, "b")
-    if x.dtype is not w.dtype or b is not None:
-        one_dtype(x=x, w=w, b=b)
+    x, w, b = _operands("x", x, w, b)
     geometry = ConvGeometry.from_conv(
         logical_shape(x, layout, "x", w.shape, "w"), w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     check_bias(b, geometry.out_channels)
-    if not isinstance(padding_mode, str):
-        check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
-        if key is not None:
-            remember(key, geometry)
+        remember(key, geometry)
         return conv_op(x, w, b, geometry=geometry, layout=layout, **how, **_order(layout, geometry, x, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
@@ -286,33 +285,19 @@ def conv_transpose(
         [[[1.0, 2.0, 13.0, 20.0, 30.0]]]
     """
     plain, key = residual is None and activation is None and isinstance(padding_mode, str) and padding_mode == "zeros", None
-    if plain and accuracy is None and output_size is None and (extra := plain_option(output_padding)) is not None:
-        key = plain_key(("conv_transpose", extra), y, w, b, stride, padding, dilation, groups, layout)
-        call = calls.get(key)
-        if call is not None and (made := call(y, w, b)) is not None:
+    if plain and accuracy is None and output_size is None:
+        key, made = again("conv_transpose", conv_transpose_op, y, w, b, output_padding, stride, padding, dilation, groups, layout)
+        if made is not None:
             return made
-        geometry = known(key, y, w, b)
-        if geometry is not None:
-            result = conv_transpose_op(y, w, b, geometry=geometry, layout=layout)
-            keep_warm(key, "conv_transpose", geometry, layout, y, w, b)
-            return result
-    y = operand(y, "y")
-    w = weight_operand(w, y)
-    if b is not None:
-        b = operand(b, "b")
-    if y.dtype is not w.dtype or b is not None:
-        one_dtype(y=y, w=w, b=b)
+    y, w, b = _operands("y", y, w, b)
     geometry = ConvGeometry.from_conv_transpose(
         logical_shape(y, layout, "y", w.shape, "w"), w.shape, stride=stride, padding=padding, output_padding=output_padding,
         output_size=output_size, dilation=dilation, groups=groups,
     )  # fmt: skip
     check_bias(b, geometry.in_channels)
-    if not isinstance(padding_mode, str):
-        check_mode(padding_mode)
     how = {} if accuracy is None else accuracy_option(accuracy)
     if plain:
-        if key is not None:
-            remember(key, geometry)
+        remember(key, geometry)
         return conv_transpose_op(y, w, b, geometry=geometry, layout=layout, **how, **_order(layout, geometry, y, w, b))
     check_mode(padding_mode)
     return _with_epilogue(
@@ -349,11 +334,11 @@ def conv_weight_grad(
         [[[21.0, 32.0]]]
     """
     key = None
-    plain = accuracy is None and isinstance(padding_mode, str) and padding_mode == "zeros"
-    if plain and (extra := plain_option(kernel_size)) is not None:
-        key = plain_key(("conv_weight_grad", extra), x, y, None, stride, padding, dilation, groups, layout)
-        call = calls.get(key)
-        if call is not None and (made := call(x, y)) is not None:
+    if accuracy is None and isinstance(padding_mode, str) and padding_mode == "zeros":
+        key, made = again(
+            "conv_weight_grad", conv_weight_grad_op, x, y, None, kernel_size, stride, padding, dilation, groups, layout
+        )
+        if made is not None:
             return made
     x, y = operand(x, "x"), operand(y, "y")
     if x.dtype is not y.dtype:
@@ -366,6 +351,5 @@ def conv_weight_grad(
         check_mode(padding_mode)
         x, geometry = pad_pairs(x, _pairs(geometry, layout), padding_mode), margin_free(geometry)
     result = conv_weight_grad_op(x, y, geometry=geometry, layout=layout, **accuracy_option(accuracy))
-    if key is not None:
-        keep_warm(key, "conv_weight_grad", geometry, layout, array_of(x), array_of(y))
+    keep_warm(key, "conv_weight_grad", geometry, layout, array_of(x), array_of(y))
     return result
