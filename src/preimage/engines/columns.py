@@ -9,6 +9,7 @@ and columns can be written straight to where it belongs. Any number of spatial a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -20,7 +21,7 @@ from preimage.engines.base import Array, DType
 from preimage.engines.kept_tables import kept_tables
 from preimage.geometry import ConvGeometry
 
-__all__ = ["Block", "Columns", "blocks", "is_pointwise"]
+__all__ = ["Block", "Columns", "blocks", "is_pointwise", "with_places"]
 
 #: (start, stop) along every spatial axis of the small side.
 Block = tuple[tuple[int, int], ...]
@@ -49,6 +50,15 @@ def blocks(size: tuple[int, ...], most: int) -> tuple[Block, ...]:
             rest = [[(0, n)] for n in size[axis + 1 :]]
             return tuple(product(*outer, own, *rest))
     return ((),)
+
+
+def with_places(boxes: Iterable[Block]) -> Iterator[tuple[Block, slice]]:
+    """Blocks that follow one another, and the range of the flattened output that each is."""
+    done = 0
+    for box in boxes:
+        size = prod(stop - start for start, stop in box)
+        yield box, slice(done, done + size)
+        done += size
 
 
 @kept_tables

@@ -31,7 +31,7 @@ from preimage.engines.base import (
     supported_dtype,
 )
 from preimage.engines.blas import blas_thread_count, blas_threads, multiply
-from preimage.engines.columns import Columns, blocks, is_pointwise
+from preimage.engines.columns import Columns, blocks, is_pointwise, with_places
 from preimage.engines.decisions import declare_all, is_recording
 from preimage.geometry import ConvGeometry
 from preimage.reduction import TreeSum
@@ -133,13 +133,9 @@ class GemmEngine:
                     _product(weights, source.transpose(0, 2, 1) if last else source, out, last)
                     del source
                 else:
-                    done = 0
-                    for box in boxes:
+                    for box, place in with_places(boxes):
                         part = columns.gather(x[n], box)
-                        size = part.shape[1] if last else part.shape[2]
-                        place = slice(done, done + size)
                         _product(weights, part, out[:, place] if last else out[:, :, place], last)
-                        done += size
                 _finish(y[n : n + 1], narrow, epilogue, n)
         return y
 
@@ -166,14 +162,10 @@ class GemmEngine:
                 else:
                     image[...] = 0
                 if source is not None and columns is not None:
-                    done = 0
-                    for box in boxes:
+                    for box, place in with_places(boxes):
                         part = columns.matrix(box)
-                        size = part.shape[1] if last else part.shape[2]
-                        place = slice(done, done + size)
                         _product(weights, source[:, place] if last else source[:, :, place], part, last)
                         columns.scatter(image, box)
-                        done += size
                 del source
                 _finish(x[n : n + 1], narrow, epilogue, n)
         return x
@@ -197,14 +189,11 @@ class GemmEngine:
                         multiply(grad, source.transpose(0, 2, 1), part)
                         image += part
                         del source
-                    done = 0
-                    for box in boxes if columns is not None else ():
+                    for box, place in with_places(boxes if columns is not None else ()):
                         assert columns is not None
                         patches = columns.gather(x[n], box)
-                        patches = patches if last else patches.transpose(0, 2, 1)
-                        multiply(grad[:, :, done : done + patches.shape[1]], patches, part)
+                        multiply(grad[:, :, place], patches if last else patches.transpose(0, 2, 1), part)
                         image += part
-                        done += patches.shape[1]
                     images.add(image, n)
                     del grad, image
         total = images.total() if images.nodes else np.zeros(shape, sums)

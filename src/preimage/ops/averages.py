@@ -20,7 +20,7 @@ from preimage.errors import OptionError
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, flag_of, narrow, number_of, operand
 from preimage.ops.sums import exactly
-from preimage.ops.windows import Bins, Windows, along, spatial_of, windows_of
+from preimage.ops.windows import Axis, Bins, Windows, along, spatial_of, windows_of
 from preimage.typing import Operand, Padding, PerAxis, Value
 
 __all__ = ["averages_over", "avg_pool", "by_planes", "sum_pool"]
@@ -61,16 +61,7 @@ def _summed(x: Array, windows: Windows, over: Array | None = None) -> Array:
         if made is not None:
             return made
         made = around.pool_axis(value, k + 2, w.numbers, "sum")
-        if made is not None:
-            value = made
-            continue
-        out = _zeros(value, k, w.outputs)
-        with np.errstate(all="ignore"):
-            for t in range(w.kernel):
-                reach = w.reach(t)
-                if reach is not None:
-                    out[along(k, reach[0])] += value[along(k, reach[1])]
-        value = out
+        value = _by_taps(value, k, w, to_outputs=True) if made is None else made
     if over is not None:
         return _divided(value, over)
     return value.copy() if value is x else value
@@ -81,17 +72,21 @@ def _spread(y: Array, windows: Windows) -> Array:
     value = y
     for k, w in reversed(list(enumerate(windows))):
         made = around.unpool_axis(value, k + 2, w.size, w.numbers)
-        if made is not None:
-            value = made
-            continue
-        out = _zeros(value, k, w.size)
-        with np.errstate(all="ignore"):
-            for t in range(w.kernel):
-                reach = w.reach(t)
-                if reach is not None:
-                    out[along(k, reach[1])] += value[along(k, reach[0])]
-        value = out
+        value = _by_taps(value, k, w, to_outputs=False) if made is None else made
     return value.copy() if value is y else value
+
+
+def _by_taps(value: Array, k: int, w: Axis, to_outputs: bool) -> Array:
+    """Sums along a spatial axis, tap by tap: of inputs to outputs, or back."""
+    out = _zeros(value, k, w.outputs if to_outputs else w.size)
+    with np.errstate(all="ignore"):
+        for t in range(w.kernel):
+            reach = w.reach(t)
+            if reach is not None:
+                outputs, inputs = reach
+                to, source = (outputs, inputs) if to_outputs else (inputs, outputs)
+                out[along(k, to)] += value[along(k, source)]
+    return out
 
 
 def _sum_pool(x: Array, *, windows: Windows) -> Array:

@@ -54,12 +54,11 @@ class SGD(Optimizer):
         chain, (at_p, at_g, at_v) = Chain(), range(3)
         if group["maximize"]:
             at_g = chain.step("neg", at_g)
-        if group["weight_decay"]:
-            at_g = chain.step("add", at_g, chain.scaled(group["weight_decay"], at_p))
+        at_g = chain.plus(at_g, group["weight_decay"], at_p)
         if not momentum:
             return chain.written((), chain.step("sub", at_p, chain.scaled(group["lr"], at_g)))
         at_v = chain.step("add", chain.scaled(momentum, at_v), chain.scaled(1 - group["dampening"], at_g))
-        at_g = chain.step("add", at_g, chain.scaled(momentum, at_v)) if group["nesterov"] else at_v
+        at_g = chain.plus(at_g, momentum, at_v) if group["nesterov"] else at_v
         return chain.written(("momentum",), at_v, chain.step("sub", at_p, chain.scaled(group["lr"], at_g)))
 
 
@@ -108,11 +107,11 @@ class Adam(Optimizer):
             at_g = chain.step("neg", at_g)
         if decay and self._decoupled:
             at_p = chain.step("mul", at_p, chain.number(1 - lr * decay))
-        elif decay:
-            at_g = chain.step("add", at_g, chain.scaled(decay, at_p))
+        else:
+            at_g = chain.plus(at_g, decay, at_p)
         first, second = 1 - b1 ** state["step"], 1 - b2 ** state["step"]
-        at_m = chain.step("add", chain.scaled(b1, at_m), chain.scaled(1 - b1, at_g))
-        at_v = chain.step("add", chain.scaled(b2, at_v), chain.scaled(1 - b2, chain.step("mul", at_g, at_g)))
+        at_m = chain.running(b1, at_m, at_g)
+        at_v = chain.running(b2, at_v, chain.step("mul", at_g, at_g))
         root = chain.step("div", chain.step("sqrt", at_v), chain.number(second**0.5))
         below = chain.step("add", root, chain.number(group["eps"]))
         top = chain.scaled(lr / first, at_m)
@@ -190,16 +189,14 @@ class RMSProp(Optimizer):
             return None
         chain, at_p, at_g = Chain(), 0, 1
         at = {name: k for k, name in enumerate(states, 2)}
-        if group["weight_decay"]:
-            at_g = chain.step("add", at_g, chain.scaled(group["weight_decay"], at_p))
+        at_g = chain.plus(at_g, group["weight_decay"], at_p)
         if centered:
             away = chain.step("sub", at_g, at["mean"])
             fresh = chain.scaled(alpha * (1 - alpha), chain.step("mul", away, away))
             at["variance"] = chain.step("add", chain.scaled(alpha, at["variance"]), fresh)
-            at["mean"] = chain.step("add", chain.scaled(alpha, at["mean"]), chain.scaled(1 - alpha, at_g))
+            at["mean"] = chain.running(alpha, at["mean"], at_g)
         else:
-            fresh = chain.scaled(1 - alpha, chain.step("mul", at_g, at_g))
-            at["square"] = chain.step("add", chain.scaled(alpha, at["square"]), fresh)
+            at["square"] = chain.running(alpha, at["square"], chain.step("mul", at_g, at_g))
         below = chain.step("add", chain.step("sqrt", at[states[0]]), chain.number(group["eps"]))
         step = chain.step("div", at_g, below)
         if momentum:
@@ -235,8 +232,7 @@ class AdaGrad(Optimizer):
         if "sum" not in state:
             return None
         chain, (at_p, at_g, at_v) = Chain(), range(3)
-        if group["weight_decay"]:
-            at_g = chain.step("add", at_g, chain.scaled(group["weight_decay"], at_p))
+        at_g = chain.plus(at_g, group["weight_decay"], at_p)
         at_v = chain.step("add", at_v, chain.step("mul", at_g, at_g))
         lr = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
         below = chain.step("add", chain.step("sqrt", at_v), chain.number(group["eps"]))

@@ -62,6 +62,14 @@ class Chain:
         """The place of a number times what is there."""
         return self.step("mul", self.number(value), place)
 
+    def plus(self, place: int, value: float, other: int) -> int:
+        """The place of what is there, plus a number times something else; what is there itself, where the number is 0."""
+        return self.step("add", place, self.scaled(value, other)) if value else place
+
+    def running(self, share: float, mean: int, fresh: int) -> int:
+        """The place of a running mean of which so large a share stays."""
+        return self.step("add", self.scaled(share, mean), self.scaled(1 - share, fresh))
+
     def written(self, states: tuple[str, ...], *results: int) -> Written:
         """What was written down, of a parameter, its gradient and these states."""
         n, m = 2 + len(states), len(self._numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from preimage.audit.case import Case
 from preimage.audit.invalid import Invalid
 from preimage.errors import EngineError
 
-__all__ = ["REFUSALS", "Array", "Refused", "Subject", "Variant", "literal"]
+__all__ = ["REFUSALS", "Array", "InstalledSubject", "Refused", "Subject", "Variant", "literal"]
 
 Array = NDArray[Any]
 Variant = tuple[str, Callable[[], AbstractContextManager[Any]]]
@@ -143,6 +144,28 @@ class Subject:
         """A few lines of Python that compute `got` with the failing library alone; operands are expressions by name."""
         names = ", ".join(f"{k}={v}" for k, v in operands.items())
         return f"# {self.name}.run(case, {result!r}) with {names}{f', bias={bias}' if bias else ''}\n# case = {case}"
+
+
+class InstalledSubject(Subject):
+    """A library that is imported when its subject is made. packages: what must be there; the first one is kept as `library`."""
+
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.library: Any = None
+        self._reason: str | None = None
+        try:
+            self.library, *_ = [import_module(each) for each in self.packages]
+        except ImportError as error:
+            self._reason = f"not installed ({error})"
+
+    @property
+    def spec(self) -> str:
+        return self.name
+
+    def unavailable(self) -> str | None:
+        return self._reason
 
 
 def literal(a: Array, dtype: str) -> str:

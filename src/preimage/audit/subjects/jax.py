@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.subjects.base import Array, Refused, Subject
+from preimage.audit.subjects.base import Array, InstalledSubject, Refused
 
 __all__ = ["JaxSubject"]
 
 
-class JaxSubject(Subject):
+class JaxSubject(InstalledSubject):
     """lax.conv_general_dilated; the gradients are its transpose rules."""
 
+    packages = ("jax",)
     dtypes = ("float32", "float16", "bfloat16")
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self._reason: str | None = None
-        try:
-            self.jax: Any = import_module("jax")
-        except ImportError as error:
-            self._reason = f"not installed ({error})"
-        else:
-            self.jax.config.update("jax_platforms", "cpu")
-
-    @property
-    def spec(self) -> str:
-        return self.name
-
-    def unavailable(self) -> str | None:
-        return self._reason
+        super().__init__(name)
+        if self.library is not None:
+            self.library.config.update("jax_platforms", "cpu")
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         del dtype
@@ -46,7 +34,7 @@ class JaxSubject(Subject):
         return None
 
     def _conv(self, case: Case) -> Any:
-        lax = self.jax.lax
+        lax = self.library.lax
         return lambda x, w: lax.conv_general_dilated(
             x,
             w,
@@ -59,7 +47,7 @@ class JaxSubject(Subject):
 
     def _transpose(self, case: Case, y: Any, w: Any) -> Any:
         """The transpose as a convolution over y with zeros between its entries, the kernel flipped, channels swapped."""
-        lax, np_ = self.jax.lax, self.jax.numpy
+        lax, np_ = self.library.lax, self.library.numpy
         flipped = np_.flip(w, axis=tuple(range(2, w.ndim))).reshape(case.groups, case.group_out, case.group_in, *case.kernel_size)
         swapped = np_.swapaxes(flipped, 1, 2).reshape(case.in_channels, case.group_out, *case.kernel_size)
         pads = [
@@ -80,7 +68,7 @@ class JaxSubject(Subject):
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         if bias is not None:
             raise Refused("has no bias")
-        np_ = self.jax.numpy
+        np_ = self.library.numpy
         a, b = (np_.asarray(np.ascontiguousarray(o)) for o in operands)
         dtype = operands[0].dtype
         with np.errstate(all="ignore"):
@@ -89,16 +77,16 @@ class JaxSubject(Subject):
             if result == "conv_transpose":
                 if not case.is_conv:
                     return np.asarray(self._transpose(case, a, b))
-                _, back = self.jax.vjp(lambda x: self._conv(case)(x, b), np_.zeros(case.x_shape, dtype))
+                _, back = self.library.vjp(lambda x: self._conv(case)(x, b), np_.zeros(case.x_shape, dtype))
                 return np.asarray(back(a)[0])
-            _, back = self.jax.vjp(lambda w: self._conv(case)(a, w), np_.zeros(case.w_shape, dtype))
+            _, back = self.library.vjp(lambda w: self._conv(case)(a, w), np_.zeros(case.w_shape, dtype))
             return np.asarray(back(b)[0])
 
     def product(self, a: Array, b: Array) -> Array:
-        return np.asarray(self.jax.numpy.matmul(a, b, precision=self.jax.lax.Precision.HIGHEST))
+        return np.asarray(self.library.numpy.matmul(a, b, precision=self.library.lax.Precision.HIGHEST))
 
     def total(self, x: Array, axes: tuple[int, ...]) -> Array:
-        return np.asarray(self.jax.numpy.sum(x, axis=axes))
+        return np.asarray(self.library.numpy.sum(x, axis=axes))
 
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:
         names = list(operands.values())

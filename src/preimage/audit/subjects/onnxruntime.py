@@ -8,34 +8,22 @@ from typing import Any
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.subjects.base import Array, Subject
+from preimage.audit.subjects.base import Array, InstalledSubject
 from preimage.audit.subjects.one_node import cannot, one_node, script
 
 __all__ = ["OnnxruntimeSubject"]
 
 
-class OnnxruntimeSubject(Subject):
+class OnnxruntimeSubject(InstalledSubject):
     """conv is Conv, conv_transpose is ConvTranspose; there are no gradients."""
 
+    packages = ("onnxruntime", "onnx")
     dtypes = ("float32",)
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self._reason: str | None = None
-        try:
-            import onnx  # noqa: F401
-            import onnxruntime
-        except ImportError as error:
-            self._reason = f"not installed ({error})"
-        else:
-            onnxruntime.set_default_logger_severity(4)
-
-    @property
-    def spec(self) -> str:
-        return self.name
-
-    def unavailable(self) -> str | None:
-        return self._reason
+        super().__init__(name)
+        if self.library is not None:
+            self.library.set_default_logger_severity(4)
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         del dtype

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.subjects.base import Array, Refused, Subject
+from preimage.audit.subjects.base import Array, InstalledSubject, Refused
 from preimage.audit.subjects.one_node import cannot, one_node, script
 
 __all__ = ["OpencvSubject"]
 
 
-class OpencvSubject(Subject):
+class OpencvSubject(InstalledSubject):
     """cv2.dnn.readNetFromONNX; the weights are constants of the model, as it wants them."""
 
+    packages = ("cv2", "onnx")
     dtypes = ("float32",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._reason: str | None = None
-        try:
-            import cv2
-            import onnx  # noqa: F401
-        except ImportError as error:
-            self._reason = f"not installed ({error})"
-        else:
-            self.cv2: Any = cv2
-
-    @property
-    def spec(self) -> str:
-        return self.name
-
-    def unavailable(self) -> str | None:
-        return self._reason
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         del dtype
@@ -52,12 +33,12 @@ class OpencvSubject(Subject):
 
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         model = one_node(case, result, bias is not None, operands[1], bias)
-        net = self.cv2.dnn.readNetFromONNX(np.frombuffer(model.SerializeToString(), np.uint8))
+        net = self.library.dnn.readNetFromONNX(np.frombuffer(model.SerializeToString(), np.uint8))
         net.setInput(np.ascontiguousarray(operands[0]))
         try:
             return np.array(net.forward())
-        except self.cv2.error as error:
-            if error.code == self.cv2.Error.StsNotImplemented:
+        except self.library.error as error:
+            if error.code == self.library.Error.StsNotImplemented:
                 raise Refused(error.err) from None
             raise
 

@@ -8,32 +8,20 @@ from __future__ import annotations
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.subjects.base import Array, Refused, Subject
+from preimage.audit.subjects.base import Array, InstalledSubject, Refused
 
 __all__ = ["ScipySubject"]
 
 
-class ScipySubject(Subject):
+class ScipySubject(InstalledSubject):
     """scipy.signal's N-dimensional correlation and convolution by `method`."""
 
+    packages = ("scipy.signal",)
     dtypes = ("float32", "float64")
 
     def __init__(self, name: str, method: str = "direct") -> None:
-        self.name, self.method = name, method
-        self._reason: str | None = None
-        try:
-            import scipy.signal
-        except ImportError as error:
-            self._reason = f"not installed ({error})"
-        else:
-            self.signal = scipy.signal
-
-    @property
-    def spec(self) -> str:
-        return self.name
-
-    def unavailable(self) -> str | None:
-        return self._reason
+        super().__init__(name)
+        self.method = method
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         del dtype
@@ -76,11 +64,13 @@ class ScipySubject(Subject):
         return padded[tuple(slice(0, n) for n in case.span)]
 
     def _conv(self, case: Case, x: Array, w: Array) -> Array:
-        full = self.signal.correlate(self._pad(case, x), self._spread(w, case.dilation), mode="valid", method=self.method)
+        full = self.library.correlate(self._pad(case, x), self._spread(w, case.dilation), mode="valid", method=self.method)
         return np.asarray(full[tuple(slice(None, None, s) for s in case.stride)])
 
     def _transpose(self, case: Case, y: Array, w: Array) -> Array:
-        full = self.signal.convolve(self._spread(y, case.stride), self._spread(w, case.dilation), mode="full", method=self.method)
+        full = self.library.convolve(
+            self._spread(y, case.stride), self._spread(w, case.dilation), mode="full", method=self.method
+        )
         out = np.zeros(case.input_size, y.dtype)
         target, source = [], []
         for n, reach, (lo, _) in zip(case.input_size, full.shape, case.padding, strict=True):
@@ -91,7 +81,7 @@ class ScipySubject(Subject):
         return out
 
     def _weights(self, case: Case, x: Array, y: Array) -> Array:
-        full = self.signal.correlate(self._pad(case, x), self._spread(y, case.stride), mode="valid", method=self.method)
+        full = self.library.correlate(self._pad(case, x), self._spread(y, case.stride), mode="valid", method=self.method)
         return np.asarray(full[tuple(slice(None, None, d) for d in case.dilation)])
 
     def script(self, case: Case, result: str, operands: dict[str, str], bias: str | None) -> str:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from preimage.audit.case import Case
-from preimage.audit.subjects.base import Array, Refused, Subject
+from preimage.audit.subjects.base import Array, InstalledSubject, Refused
 
 __all__ = ["TensorflowSubject"]
 
 
-class TensorflowSubject(Subject):
+class TensorflowSubject(InstalledSubject):
     """tf.nn.convolution over an explicitly padded input; the two gradients by the tape."""
 
+    packages = ("tensorflow",)
     dtypes = ("float32", "float64")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._reason: str | None = None
-        try:
-            self.tf: Any = import_module("tensorflow")
-        except ImportError as error:
-            self._reason = f"not installed ({error})"
-
-    @property
-    def spec(self) -> str:
-        return self.name
-
-    def unavailable(self) -> str | None:
-        return self._reason
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         del dtype
@@ -52,7 +37,7 @@ class TensorflowSubject(Subject):
         return None
 
     def _layer(self, case: Case) -> Any:
-        tf = self.tf
+        tf = self.library
         high = [(max(0, lo), max(0, hi)) for lo, hi in case.padding]
         cut = [(max(0, -lo), max(0, -hi)) for lo, hi in case.padding]
 
@@ -71,13 +56,13 @@ class TensorflowSubject(Subject):
             raise Refused("the bias is another operation")
         try:
             return self._run(case, result, *operands)
-        except (self.tf.errors.UnimplementedError, self.tf.errors.InvalidArgumentError) as error:
-            if "not supported" in error.message or isinstance(error, self.tf.errors.UnimplementedError):
+        except (self.library.errors.UnimplementedError, self.library.errors.InvalidArgumentError) as error:
+            if "not supported" in error.message or isinstance(error, self.library.errors.UnimplementedError):
                 raise Refused(str(error.message).split(". ")[0].split("}} ")[-1]) from None
             raise
 
     def _run(self, case: Case, result: str, *operands: Array) -> Array:
-        tf, dtype = self.tf, operands[0].dtype
+        tf, dtype = self.library, operands[0].dtype
 
         def last(a: Array) -> Any:
             return tf.constant(np.ascontiguousarray(np.moveaxis(a, 1, -1)))

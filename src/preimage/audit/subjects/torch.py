@@ -13,34 +13,22 @@ import numpy as np
 
 from preimage.audit.case import Case
 from preimage.audit.invalid import Invalid
-from preimage.audit.subjects.base import Array, Refused, Subject
+from preimage.audit.subjects.base import Array, InstalledSubject, Refused
 
 __all__ = ["TorchSubject"]
 
 
-class TorchSubject(Subject):
+class TorchSubject(InstalledSubject):
     """torch.nn.functional in one memory layout and one direction."""
 
+    packages = ("torch",)
     dtypes = ("float32", "float64", "float16", "bfloat16")
     takes_invalid = True
 
     def __init__(self, name: str, layout: str = "contiguous", way: str = "conv") -> None:
-        self.name, self.layout, self.way = name, layout, way
-        self._reason: str | None = None
+        super().__init__(name)
+        self.layout, self.way = layout, way
         self.differentiates = frozenset({"gradients", "double_backward"} if way == "conv" else ())
-        try:
-            import torch
-        except ImportError as error:
-            self._reason = f"not installed ({error})"
-        else:
-            self.torch = torch
-
-    @property
-    def spec(self) -> str:
-        return self.name
-
-    def unavailable(self) -> str | None:
-        return self._reason
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         if result == "bias_grad" and self.way != "conv":
@@ -73,7 +61,7 @@ class TorchSubject(Subject):
         return [r + max(0, lo - hi) for r, (lo, hi) in zip(case.remainder, case.padding, strict=True)]
 
     def _tensor(self, a: Array, grad: bool = False) -> Any:
-        t = self.torch
+        t = self.library
         if a.dtype.name == "bfloat16":
             made = t.from_numpy(np.array(a, np.float32)).to(t.bfloat16)
         else:
@@ -90,7 +78,7 @@ class TorchSubject(Subject):
         return np.array(detached.numpy())
 
     def _forward(self, case: Case, x: Any, w: Any, b: Any) -> Any:
-        f = self.torch.nn.functional
+        f = self.library.nn.functional
         equal = all(lo == hi for lo, hi in case.padding)
         if not equal:
             x = f.pad(x, [v for pair in reversed(case.padding) for v in pair])
@@ -99,7 +87,7 @@ class TorchSubject(Subject):
         return conv(x, w, b, stride=case.stride, padding=padding, dilation=case.dilation, groups=case.groups)
 
     def _backward(self, case: Case, y: Any, w: Any, b: Any) -> Any:
-        f = self.torch.nn.functional
+        f = self.library.nn.functional
         least = tuple(min(pair) for pair in case.padding)
         x = getattr(f, f"conv_transpose{case.ndim}d")(
             y, w, b, stride=case.stride, padding=least, output_padding=tuple(self._output_padding(case)),
@@ -154,9 +142,9 @@ class TorchSubject(Subject):
         self._must(case, x)
         tx, tw, tg = (self._tensor(a, grad=True) for a in (x, w, gy))
         y = self._forward(case, tx, tw, None)
-        gx, gw = self.torch.autograd.grad(y, [tx, tw], tg, create_graph=True)
+        gx, gw = self.library.autograd.grad(y, [tx, tw], tg, create_graph=True)
         total = (gx * self._tensor(vx)).sum() + (gw * self._tensor(vw)).sum()
-        found = self.torch.autograd.grad(total, [tx, tw, tg])
+        found = self.library.autograd.grad(total, [tx, tw, tg])
         return tuple(self._array(f, x.dtype) for f in found)  # type: ignore[return-value]
 
     def _must(self, case: Case, x: Array) -> None:
@@ -165,7 +153,7 @@ class TorchSubject(Subject):
             raise Refused(why)
 
     def call_invalid(self, call: Invalid) -> Any:
-        f, ndim = self.torch.nn.functional, len(call.input_shape) - 2
+        f, ndim = self.library.nn.functional, len(call.input_shape) - 2
         if call.why == "one axis too few" and ndim == 1:
             raise Refused("no such function")
         function = getattr(f, f"{call.op}{ndim}d")

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Records, elements
-from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
-from preimage.engines.jit.elementwise.space_kernel import Window, joined
+from preimage.engines.ir.builder import Bit, Int, Kernel, Ptr
+from preimage.engines.jit.elementwise.space_kernel import Window, joined, start_of
 from preimage.engines.jit.elementwise.vectors import Vectors
 from preimage.records import record
 
@@ -66,16 +66,12 @@ def build(spec: PoolRowsSpec) -> str:
 
         def body(i: Int, mask: Bit | None) -> None:
             step, line = args.step * inner, source.at(i + args.begin * inner)
-            with f.loop(0, args.taps, carry=[_start(f, spec, spec.lanes)]) as tap:
+            with f.loop(0, args.taps, carry=[start_of(f, spec.element, spec.lanes, spec.mode)]) as tap:
                 tap.carry = [joined(spec.mode, tap.carry[0], line.at(tap.index * step).load(spec.lanes, mask))]
             target.at(i).store(tap.result[0], mask)
 
         Vectors(f, spec.lanes).run(args.first * inner, args.last * inner, body)
     return f.ir()
-
-
-def _start(f: Kernel, spec: PoolRowsSpec, lanes: int) -> Num:
-    return f.const(spec.element, lanes, 0.0 if spec.mode == "sum" else float("-inf"))
 
 
 def _alone(f: Kernel, spec: PoolRowsSpec, args: PoolRowsArguments, source: Ptr, target: Ptr, first: Int | int, last: Int) -> None:
@@ -85,6 +81,6 @@ def _alone(f: Kernel, spec: PoolRowsSpec, args: PoolRowsArguments, source: Ptr, 
         window = args.windows[o.index]
         taps, line, to = window.taps, source.at(window.first * inner), target.at(o.index * inner)
         with f.loop(0, inner) as c:
-            with f.loop(0, taps, carry=[_start(f, spec, 1)]) as tap:
+            with f.loop(0, taps, carry=[start_of(f, spec.element, 1, spec.mode)]) as tap:
                 tap.carry = [joined(spec.mode, tap.carry[0], line.at(tap.index * step + c.index).load())]
             to.at(c.index).store(tap.result[0])

@@ -15,7 +15,7 @@ from preimage.records import record
 
 __all__ = [
     "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "ResizeArguments", "ResizeSpec", "RowsArguments", "RowsSpec",
-    "Window", "build_max_grad", "build_pool", "build_resize", "build_rows", "joined",
+    "Window", "build_max_grad", "build_pool", "build_resize", "build_rows", "joined", "start_of",
 ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def build_pool(spec: PoolSpec) -> str:
     args = PoolArguments.read(f, spec)
     x, result, windows = args.x, args.result, args.windows
     inner, outputs, share = args.inner, args.outputs, args.share
-    start = f.const(spec.element, spec.lanes, 0.0 if spec.mode == "sum" else float("-inf"))
+    start = start_of(f, spec.element, spec.lanes, spec.mode)
     step = args.step * inner
     top = f.task * share
     with f.loop(top, (top + share).minimum(args.rows)) as row:
@@ -128,6 +128,11 @@ def build_pool(spec: PoolSpec) -> str:
 
         Vectors(f, spec.lanes).run(0, inner, body)
     return f.ir()
+
+
+def start_of(f: Kernel, element: str, lanes: int, mode: str) -> Num:
+    """What is joined with the first tap."""
+    return f.const(element, lanes, 0.0 if mode == "sum" else float("-inf"))
 
 
 def joined(mode: str, held: Num, value: Num) -> Num:
