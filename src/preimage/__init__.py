@@ -66,7 +66,7 @@ if not TYPE_CHECKING:  # a type checker knows the names from the imports above, 
         raise AttributeError(f"module 'preimage' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER, *_FACES})
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 __all__ = [

@@ -35,10 +35,13 @@ RECORDED = [
     lambda a: np.add(A, a), lambda a: np.subtract(1, a), lambda a: np.multiply(a, [1.0, 2.0, 3.0, 4.0]), lambda a: np.divide(a, np.float64(2)),
     lambda a: np.power(np.abs(a), 1.5), lambda a: A - a, lambda a: np.float64(3) * a, lambda a: np.float32(3) / (a + 9), lambda a: A[0] @ a[0].T,
     lambda a: np.add.reduce(a), lambda a: np.maximum.reduce(a, axis=2), lambda a: np.multiply.reduce(a, axis=1, keepdims=True),
-    lambda a: np.sqrt(np.log(np.expm1(np.log1p(np.abs(a))) + 2)), lambda a: np.sin(a) + np.cos(a) + np.sign(a), lambda a: np.reciprocal(a),
+    lambda a: np.sqrt(np.log(np.expm1(np.log1p(np.abs(a))) + 2)), lambda a: np.sin(a) + np.cos(a) + np.sign(a),
+    lambda a: np.arctan(np.sinh(a)) + np.tan(np.arcsin(np.tanh(a)) / 2) + np.arccos(a / 9),
+    lambda a: np.arctanh(a / 9) + np.arcsinh(np.cosh(a)) + np.arccosh(a * a + 1.1),
+    lambda a: np.reciprocal(a),
 ]  # fmt: skip
 PLAIN = [
-    np.argmax, np.argmin, np.isnan, np.floor, np.arctan, np.zeros_like, np.linalg.norm, np.median, np.cumsum, np.shape, np.ndim, np.size, np.argsort,
+    np.argmax, np.argmin, np.isnan, np.floor, np.cbrt, np.zeros_like, np.linalg.norm, np.median, np.cumsum, np.shape, np.ndim, np.size, np.argsort,
     np.any, np.count_nonzero, np.unique,
     lambda a: np.argmax(a, axis=1), lambda a: a.argmin(axis=0), lambda a: np.argmax(a, 2, keepdims=True), lambda a: np.allclose(a, A),
     lambda a: np.array_equal(a, A), lambda a: np.percentile(a, [10, 50]), lambda a: np.einsum("ijk->ik", a), lambda a: np.greater(a, 0),

@@ -39,6 +39,14 @@ FUNCTIONS = {
     "expm1": (np.expm1, (1.4, 2.0), "small"),
     "sin": (np.sin, (0.51, 0.8), "turns"),
     "cos": (np.cos, (0.51, 0.8), "turns"),
+    "asin": (np.arcsin, (0.501, 3.0), "ratios"),
+    "acos": (np.arccos, (0.501, 3.0), "ratios"),
+    "atan": (np.arctan, (0.501, 3.0), "signed"),
+    "sinh": (np.sinh, (0.501, 3.4), "powers of e"),
+    "cosh": (np.cosh, (0.501, 3.4), "powers of e"),
+    "asinh": (np.arcsinh, (0.501, 2.0), "signed"),
+    "acosh": (np.arccosh, (0.501, 2.6), "above 1"),
+    "atanh": (np.arctanh, (0.501, 2.0), "ratios"),
     "erf": (by_c, (1.1, 2.5), "small"),
     "normal_cdf": (_cdf, (5, None), "small"),
     "gelu": (lambda x: x * _cdf(x), (5, None), "small"),
@@ -57,6 +65,10 @@ def arguments(kind, dtype):
         "small": small,
         "positive": [wide, 1 + normal * 1e-3, rng.uniform(0.5, 1.6, n), np.full(9, 3e-41)],
         "above -1": [wide, normal * 1e-3, rng.uniform(-0.999, 2, n)],
+        "ratios": [rng.uniform(-1, 1, n), np.tanh(normal * 1.5), normal * 1e-9],
+        "signed": [*small, wide, -wide],
+        "powers of e": [*small, rng.uniform(-88, 88, n)],
+        "above 1": [1 + wide, 1 + abs(normal), 1 + abs(normal) * 1e-6, np.float64([1])],
         "turns": [normal, normal * 100, np.round(normal * 1000) * (math.pi / 2), wide[wide < 2**40]],
     }
     return np.concatenate(drawn[kind]).astype(dtype)
@@ -103,6 +115,8 @@ def test_large_arguments_of_sine_and_cosine_are_reduced_exactly(dtype):
 NUMPY = {
     "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sin": np.sin, "cos": np.cos, "erf": by_c, "floor": np.floor, "ceil": np.ceil,
     "trunc": np.trunc, "round": np.rint, "sign": np.sign, "neg": np.negative, "reciprocal": np.reciprocal, "square": np.square,
+    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh,
+    "atanh": np.arctanh,
     "rsqrt": lambda x: 1 / np.sqrt(x), "abs": np.abs, "sqrt": np.sqrt, "softsign": lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x))),
 }  # fmt: skip
 
@@ -136,7 +150,10 @@ def test_powers(dtype, width):
     same(np.where(near, 0, got), np.where(near, 0, want))
 
 
-WORDS = ["log", "log1p", "expm1", "sin", "cos", "erf", "normal_cdf", "gelu", "gelu_tanh", "mish", "softplus", "silu"]
+WORDS = [
+    "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "expm1", "gelu", "gelu_tanh", "log", "log1p", "mish",
+    "normal_cdf", "silu", "sin", "sinh", "softplus", "tan",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -39,6 +39,11 @@ def positive(*shapes: tuple[int, ...]) -> Inputs:
     return lambda rng: [rng.uniform(0.5, 2.0, s) for s in shapes]
 
 
+def within(*shapes: tuple[int, ...]) -> Inputs:
+    """Between -1 and 1."""
+    return lambda rng: [rng.uniform(-0.9, 0.9, s) for s in shapes]
+
+
 def away(*shapes: tuple[int, ...], scale: float = 2.0, kinks: tuple[float, ...] = (0.0,)) -> Inputs:
     """At least 0.05 from every kink."""
 

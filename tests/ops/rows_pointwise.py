@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from naive import each
-from row import A, B, C, Row, away, distinct, normal, positive
+from row import A, B, C, Row, away, distinct, normal, positive, within
 
 from preimage import ops
 
@@ -44,6 +44,15 @@ POINTWISE = [
     Row("reciprocal", ops.reciprocal, positive(A), lambda a: 1 / a),
     Row("sin", ops.sin, normal(A), each(math.sin)),
     Row("cos", ops.cos, normal(A), each(math.cos)),
+    Row("tan", ops.tan, within(A), each(math.tan)),
+    Row("arcsin", ops.arcsin, within(A), each(math.asin)),
+    Row("arccos", ops.arccos, within(A), each(math.acos)),
+    Row("arctan", ops.arctan, normal(A), each(math.atan)),
+    Row("sinh", ops.sinh, normal(A), each(math.sinh)),
+    Row("cosh", ops.cosh, normal(A), each(math.cosh)),
+    Row("arcsinh", ops.arcsinh, normal(A), each(math.asinh)),
+    Row("arccosh", lambda a: ops.arccosh(a + 1.0), positive(A), each(lambda x: math.acosh(x + 1))),
+    Row("arctanh", ops.arctanh, within(A), each(math.atanh)),
     Row(
         "where",
         lambda a, b: ops.where(mask, a, b),

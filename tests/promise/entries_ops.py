@@ -19,6 +19,7 @@ ALL = (np.float32, np.float64, np.float16)
 UNARY = (
     "abs", "celu", "cos", "elu", "erf", "exp", "expm1", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "mish",
     "negative", "normal_cdf", "relu", "relu6", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softsign", "square", "tanh",
+    "arcsinh", "arctan", "cosh", "sinh", "tan",
 )  # fmt: skip
 POSITIVE = ("log", "log1p", "reciprocal", "rsqrt", "sqrt")
 BINARY = ("add", "divide", "maximum", "minimum", "multiply", "subtract")
@@ -37,6 +38,8 @@ _mask = np.arange(13 * 11).reshape(13, 11) % 3 == 0
 _switches = np.broadcast_to(np.arange(0, 36, 4).reshape(3, 3), (BATCH, 5, 3, 3)).copy()
 
 ENTRIES = [
+    *[Entry(name, getattr(ops, name), (X,), dtypes=ALL, kind="unit") for name in ("arccos", "arcsin", "arctanh")],
+    Entry("arccosh", lambda x: ops.arccosh(x + 1), (X,), dtypes=ALL, kind="positive"),
     *[Entry(name, getattr(ops, name), (X,), dtypes=ALL) for name in UNARY],
     *[Entry(name, getattr(ops, name), (X,), dtypes=ALL, kind="positive") for name in POSITIVE],
     *[Entry(name, getattr(ops, name), (X, X), (True, True), diff=(0, 1), kind="positive", dtypes=ALL) for name in BINARY],

@@ -80,6 +80,7 @@ from preimage.ops.shape import (
     tile,
     transpose,
 )
+from preimage.ops.trigonometry import arccos, arccosh, arcsin, arcsinh, arctan, arctanh, cosh, sinh, tan
 from preimage.ops.unfold import fold, unfold
 from preimage.ops.upsample import pixel_shuffle, pixel_unshuffle, upsample
 
@@ -88,6 +89,12 @@ __all__ = [
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "add",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
     "argmax",
     "argmin",
     "astype",
@@ -100,6 +107,7 @@ __all__ = [
     "conv_transpose",
     "conv_weight_grad",
     "cos",
+    "cosh",
     "divide",
     "elu",
     "erf",
@@ -159,6 +167,7 @@ __all__ = [
     "sign",
     "silu",
     "sin",
+    "sinh",
     "softmax",
     "softplus",
     "softsign",
@@ -175,6 +184,7 @@ __all__ = [
     "sum_to",
     "swapaxes",
     "take",
+    "tan",
     "tanh",
     "tile",
     "transpose",

@@ -13,7 +13,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, install_methods, is_grad_enabled
 from preimage.errors import GraphError, OptionError, PreimageError, ShapeError
-from preimage.ops import activation, broadcast, exponentials, pointwise, reduce, shape
+from preimage.ops import activation, broadcast, exponentials, pointwise, reduce, shape, trigonometry
 from preimage.ops.linear import matmul
 from preimage.ops.operands import flag_of
 
@@ -265,6 +265,15 @@ _UFUNCS: dict[Any, Callable[..., Any]] = {
     np.reciprocal: pointwise.reciprocal,
     np.sin: pointwise.sin,
     np.cos: pointwise.cos,
+    np.arccos: trigonometry.arccos,
+    np.arccosh: trigonometry.arccosh,
+    np.arcsin: trigonometry.arcsin,
+    np.arcsinh: trigonometry.arcsinh,
+    np.arctan: trigonometry.arctan,
+    np.arctanh: trigonometry.arctanh,
+    np.cosh: trigonometry.cosh,
+    np.sinh: trigonometry.sinh,
+    np.tan: trigonometry.tan,
     np.tanh: activation.tanh,
     np.sign: pointwise.sign,
     np.maximum: pointwise.maximum,

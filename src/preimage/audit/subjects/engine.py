@@ -149,12 +149,11 @@ def _targets() -> list[Variant]:
     return found
 
 
-@lru_cache(maxsize=1)
 def _small_caches() -> list[Variant]:
-    """This CPU with caches so small that cases of any size do not fit them."""
+    """The present target with caches so small that cases of any size do not fit them."""
     from preimage.engines.jit.compiler import kernels
 
-    small = replace(kernels.host(), l1_bytes=1 << 10, l2_bytes=4 << 10, l3_bytes=16 << 10)
+    small = replace(kernels.current_target(), l1_bytes=1 << 10, l2_bytes=4 << 10, l3_bytes=16 << 10)
     return [("caches of 1, 4 and 16 KiB", lambda: kernels.use_target(small))]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Bit, Kernel, Num
 from preimage.engines.ir.error_function import erf, normal_cdf
+from preimage.engines.ir.inverse_functions import FUNCTIONS
 from preimage.engines.ir.logarithms import log, log1p, power
 from preimage.engines.ir.trigonometry import cos, sin
 from preimage.engines.ir.words import floor, mirrored, rounded
@@ -142,6 +143,7 @@ WORDS: dict[str, Callable[..., Num]] = {
     "tan": lambda f, x: sin(f, x) / cos(f, x),
     "tanh": math.tanh,
     "trunc": lambda f, x: rounded(x, "trunc"),
+    **FUNCTIONS,
 }
 
 #: Steps that ask numbers something. A comparison with NaN is false, but for not_equal.
@@ -168,7 +170,7 @@ LOGIC: dict[str, Callable[..., Bit]] = {
 HEAVY = frozenset(
     (
         "cos", "elu", "erf", "exp", "expm1", "gelu", "gelu_tanh", "log", "log1p", "mish", "normal_cdf", "power", "sigmoid", "silu", "sin",
-        "softplus", "tan", "tanh",
+        "softplus", "tan", "tanh", *FUNCTIONS,
     )
 )  # fmt: skip
 

@@ -28,6 +28,7 @@ _UNARY = frozenset(
         "abs", "exp", "log", "relu", "sigmoid", "softplus", "sqrt", "tanh", "identity", "leaky_relu", "elu", "clip", "swish", "celu", "gelu",
         "hard_sigmoid", "hard_swish", "log_sigmoid", "mish", "neg", "reciprocal", "rsqrt", "selu", "softsign", "square", "erf", "HardSwish", "cast",
         "Elu", "Selu", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Not", "Swish", "Mish", "Gelu", "Softsign",
+        "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
     )
 )  # fmt: skip
 _BINARY = frozenset(("add", "sub", "mul", "div", "maximum", "minimum", "pow", "where", "Equal", "Less", "Greater", "And", "Or"))

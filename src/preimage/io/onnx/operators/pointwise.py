@@ -135,6 +135,17 @@ _FUNCTIONS: _Rows = (
     ("Sigmoid", ops.sigmoid, ops.sigmoid),
     ("Softplus", ops.softplus, ops.softplus),
     ("Erf", ops.erf, ops.erf),
+    ("Sin", np.sin, ops.sin),
+    ("Cos", np.cos, ops.cos),
+    ("Tan", np.tan, ops.tan),
+    ("Asin", np.arcsin, ops.arcsin),
+    ("Acos", np.arccos, ops.arccos),
+    ("Atan", np.arctan, ops.arctan),
+    ("Sinh", np.sinh, ops.sinh),
+    ("Cosh", np.cosh, ops.cosh),
+    ("Asinh", np.arcsinh, ops.arcsinh),
+    ("Acosh", np.arccosh, ops.arccosh),
+    ("Atanh", np.arctanh, ops.arctanh),
     ("Softsign", lambda x: x / (1 + np.abs(x)), ops.softsign),
     ("Mish", lambda x: x * np.tanh(np.logaddexp(0, x)), ops.mish),
 )
@@ -142,18 +153,16 @@ for _name, _numpy, _op in _FUNCTIONS:
     _smooth(_name, _numpy, _op)
 
 _KEEPING = {
-    "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan,
-    "Asin": np.arcsin, "Acos": np.arccos, "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh, "Asinh": np.arcsinh,
-    "Acosh": np.arccosh, "Atanh": np.arctanh, "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or,
-    "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.invert,
+    "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign, "BitwiseAnd": np.bitwise_and,
+    "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.invert,
 }  # fmt: skip
 _ANSWERS = {
     "Not": np.logical_not, "IsNaN": np.isnan, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor, "Equal": np.equal,
     "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal,
 }  # fmt: skip
-#: What kernels have for large arrays of floats, to the same bits; sine, cosine and tangent are theirs at every size.
+#: What kernels have for large arrays of floats, to the same bits.
 _WORDS = {
-    "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Sin": "sin", "Cos": "cos", "Tan": "tan", "Not": "not",
+    "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Not": "not",
     "IsNaN": "is_nan", "And": "and", "Or": "or", "Xor": "xor", "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal",
     "Greater": "greater", "GreaterOrEqual": "greater_equal",
 }  # fmt: skip
@@ -168,7 +177,7 @@ def _generated(name: str, function: Callable[..., Any], answers: bool) -> Callab
         if word and answers and all(v.dtype == dtype for v in values) and (dtype.kind == "b" or dtype in _WIDE):
             made = around.mixed(values, ((word, tuple(range(len(values)))),), np.float32 if dtype.kind == "b" else dtype, bool)
         elif word and not answers and dtype in _WIDE:
-            made = around.function(word, *values) if word in ("sin", "cos", "tan") else around.pointwise(word, *values)
+            made = around.pointwise(word, *values)
         else:
             made = None
         return np.asarray(function(*values)) if made is None else made
