@@ -118,7 +118,7 @@ def test_a_few_kernels_serve_every_size(monkeypatch):
 
 def test_the_tables_that_are_kept_are_bounded(monkeypatch):
     """Ever new sizes: programs go when their tables hold more than the limit, and a call that comes back is right again."""
-    from preimage.engines.jit import engine as module
+    from preimage.engines.jit.runtime import kept_programs as module
 
     monkeypatch.setattr(module, "TABLE_BYTES", 1 << 16)
     engine, w = JitEngine(), np.ones((4, 3, 3, 3), np.float32)

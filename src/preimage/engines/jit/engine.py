@@ -46,6 +46,7 @@ from preimage.engines.jit.request import (
     readable,
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, example_result, finish_of, lies_like
+from preimage.engines.jit.runtime.kept_programs import PROGRAMS, KeptPrograms
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
 from preimage.engines.jit.runtime.program_call import PackedCall, WarmCall
 from preimage.engines.jit.runtime.replay import ReplaySteps
@@ -55,13 +56,10 @@ from preimage.engines.jit.weight_grad.call import WeightGradients, node_bytes, r
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, apart, state
 from preimage.geometry import ConvGeometry
-from preimage.locks import LOCK
 from preimage.settings import current, thread_count
 
 __all__ = ["JitEngine"]
 
-PROGRAMS = 2048  # kept at most; the oldest go first
-TABLE_BYTES = 256 << 20  # of their tables, likewise: a training step of a large network must fit
 MOST_PHASES = 1 << 12  # each has its own list of taps, written in Python
 Weight = Array | PreparedWeight
 
@@ -83,9 +81,7 @@ class JitEngine:
         (`tuning`) are used. For tests and measurements.
         """
         self._tile, self._tuned = tile, tuned
-        self._programs: dict[Request, LinkedProgram] = {}
-        #: Bytes of their tables: asking thousands of programs at every new one would take milliseconds.
-        self._table_bytes: dict[Request, int] = {}
+        self._programs = KeptPrograms()
         self._ready: decisions.Shortcuts[tuple[Any, ...], Ready] = decisions.Shortcuts(PROGRAMS)
         self._scratch = Scratch()
         self._weight_gradient = WeightGradients(self._linked, self._scratch)
@@ -130,14 +126,7 @@ class JitEngine:
             return out
         if x.size == 0 or w.shape[0] * w.shape[1] == 0:
             branches.call("empty.input")
-            out[...] = 0
-            if x.size == 0 and contraction == "conv":  # every tap lies on padding, whose zeros take part: 0 * inf is NaN
-                weights = w.array if isinstance(w, PreparedWeight) else w
-                with np.errstate(all="ignore"):
-                    zeros = (weights * weights.dtype.type(0)).sum(axis=tuple(range(1, weights.ndim)))
-                    out += zeros.reshape(-1, *[1] * geometry.ndim)
-            with np.errstate(all="ignore"):
-                return apply_epilogue(out, epilogue)
+            return _sums_of_nothing(out, w if x.size == 0 and contraction == "conv" else None, epilogue)
         straight = readable(x)
         if straight is not x:
             branches.call("input.copied")
@@ -160,9 +149,10 @@ class JitEngine:
     ) -> ConvRequest:  # fmt: skip
         """given, result: the strides of the input and of the result."""
         return ConvRequest(
-            g, contraction, ELEMENTS[dtype.name], given, result, finish,
-            threads if g.inside_macs > SMALL_MACS else 1, False, False, prepared, kernels.current_target(),
-            self._tile is None and is_little(g), current().accuracy == "fast", self._tile,
+            geometry=g, contraction=contraction, element=ELEMENTS[dtype.name], in_strides=given, out_strides=result, finish=finish,
+            threads=threads if g.inside_macs > SMALL_MACS else 1, every_tap=False, single=False, prepared=prepared,
+            target=kernels.current_target(), little=self._tile is None and is_little(g), fast=current().accuracy == "fast",
+            tile=self._tile,
         )  # fmt: skip
 
     def _into(
@@ -212,7 +202,7 @@ class JitEngine:
             return None
         memory, finite = self._packed(w, linked.program)
         if linked.skips_padding and not finite:
-            request, linked = self._exactly(request)
+            request, linked = self._for_all_weights(request)
             memory, _ = self._packed(w, linked.program)
         decisions.report(linked.program.decisions)
         arrays = epilogue_arrays(epilogue, out.dtype, linked.bias_repeat, chain)
@@ -267,22 +257,22 @@ class JitEngine:
             weights = w
         flagged = ready.run(x, weights, out, more)
         if linked.skips_padding and (flagged or not finite):
-            request, linked = self._exactly(ready.request)
+            request, linked = self._for_all_weights(ready.request)
             self._run_ready(Ready(request, linked, out, request.threads, self._scratch), out, x, w, epilogue)
         return out
 
-    def exact_request(self, request: ConvRequest) -> ConvRequest:
-        """For weights that are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
+    def for_all_weights(self, request: ConvRequest) -> ConvRequest:
+        """The request of a call whose weights are not finite: in a conv taps over the padding count; a transpose multiplies no zero."""
         forward = request.contraction == "conv"
         branches.call("exact.every_tap" if forward else "exact.single_positions")
         return replace(request, every_tap=forward, single=not forward)
 
-    def _exactly(self, request: ConvRequest) -> tuple[ConvRequest, LinkedProgram]:
-        exact = self.exact_request(request)
-        linked = self._linked(exact)
+    def _for_all_weights(self, request: ConvRequest) -> tuple[ConvRequest, LinkedProgram]:
+        again = self.for_all_weights(request)
+        linked = self._linked(again)
         decisions.report(linked.program.decisions)
-        assert linked.bias_repeat == 1, "an exact program has no folded phases"
-        return exact, linked
+        assert linked.bias_repeat == 1, "such a program has no folded phases"
+        return again, linked
 
     def _packed(self, w: PreparedWeight, program: Program) -> tuple[Array, bool]:
         """The weights as a program wants them, and whether all are finite."""
@@ -301,7 +291,7 @@ class JitEngine:
         linked = self._programs.get(request)
         if linked is None:
             linked = link(self.lower(request), request.threads)
-            self._keep(request, linked)
+            self._programs.keep(request, linked)
         return linked
 
     def lower(self, request: Request) -> Program:
@@ -314,30 +304,9 @@ class JitEngine:
                 return program
         return lower(request)
 
-    def _keep(self, request: Request, linked: LinkedProgram) -> None:
-        with LOCK:
-            if request in self._programs:  # another thread made it meanwhile
-                return
-            self._programs[request] = linked
-            self._table_bytes[request] = linked.program.table_bytes
-            held = sum(list(self._table_bytes.values()))
-            if len(self._programs) <= PROGRAMS and held <= TABLE_BYTES:
-                return
-            decisions.forget_shortcuts()  # which hold programs too
-            sizes = list(self._table_bytes.copy().items())  # of one moment: see kept_tables
-            for k, (key, size) in enumerate(sizes[:-1]):  # not the newest; a quarter at once, so that it comes seldom
-                if len(sizes) - k <= PROGRAMS * 3 // 4 and held <= TABLE_BYTES * 3 // 4:
-                    break
-                self._programs.pop(key, None)
-                self._table_bytes.pop(key, None)
-                held -= size
-
     def forget(self) -> None:
         """Drop every program and every call that was made ready."""
-        with LOCK:
-            decisions.forget_shortcuts()
-            self._programs.clear()
-            self._table_bytes.clear()
+        self._programs.forget()
 
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array:
         settings = current()
@@ -394,6 +363,17 @@ class JitEngine:
             self.name, contraction, program.algorithm, geometry, dtype.name, geometry.work_flop, geometry.array_bytes(item),
             workspace, threads, self.promises, details, program.refused, program.decisions,
         )  # fmt: skip
+
+
+def _sums_of_nothing(out: Array, w: Weight | None, epilogue: Epilogue | None) -> Array:
+    """`out` where no input meets any weight. w: weights whose taps all lie on padding, whose zeros take part: 0 * inf is NaN."""
+    out[...] = 0
+    with np.errstate(all="ignore"):
+        if w is not None:
+            weights = w.array if isinstance(w, PreparedWeight) else w
+            zeros = (weights * weights.dtype.type(0)).sum(axis=tuple(range(1, weights.ndim)))
+            out += zeros.reshape(-1, *[1] * (out.ndim - 2))
+        return apply_epilogue(out, epilogue)
 
 
 #: Arrays of no epilogue.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -95,7 +95,7 @@ class Strategy:
 
     name: str
     contractions: tuple[str, ...]
-    consider: Callable[[Request], Candidate | str]
+    consider: Callable[[Any], Candidate | str]  # of a ConvRequest, or of a WeightGradRequest: as its contractions are
     exact: bool = True  # in the contract's order; others are considered where a request allows them
 
 
@@ -142,13 +142,12 @@ def _consider_pointwise(r: ConvRequest) -> Candidate | str:
 def _consider_direct(r: ConvRequest) -> Candidate | str:
     if is_depthwise(r):
         return _ONE_CHANNEL
-    layout = choose_layout(r)
-    if prod(r.geometry.kernel_size) >= LARGE_KERNEL and not (
-        r.single or r.every_tap
-    ):  # those are asked for in the middle of a call
+    layout, kernel = choose_layout(r), prod(r.geometry.kernel_size)
+    second = r.single or r.every_tap  # asked for in the middle of a call, whose first request was taken
+    if kernel >= LARGE_KERNEL and not second:
         taps = count_taps(layout.best.axes, layout.best.choice, layout.terms)
         if taps > MOST_TAPS:
-            return f"lists of {taps:,} taps, as a kernel of {prod(r.geometry.kernel_size):,} and padding need, more than {MOST_TAPS:,}"
+            return f"lists of {taps:,} taps, as a kernel of {kernel:,} and padding need, more than {MOST_TAPS:,}"
     return Candidate(partial(lower_direct, r, layout), layout.cost)
 
 
@@ -181,16 +180,16 @@ _ONE_CHANNEL = "each group has one input channel: a depthwise strategy takes it"
 _FORWARD, _GRAD = CONTRACTIONS[:2], CONTRACTIONS[2:]
 
 STRATEGIES: tuple[Strategy, ...] = (
-    Strategy("depthwise, channels first, vectors across stride phases", _FORWARD, _consider_upsample),  # type: ignore[arg-type]
-    Strategy("depthwise, channels first", _FORWARD, _consider_channels_first),  # type: ignore[arg-type]
-    Strategy("depthwise", _FORWARD, _consider_channels_last),  # type: ignore[arg-type]
-    Strategy("direct", _FORWARD, _consider_direct),  # type: ignore[arg-type]
-    Strategy("direct, vectors across pixels", _FORWARD, _consider_few),  # type: ignore[arg-type]
-    Strategy("matrix product", _FORWARD, _consider_pointwise),  # type: ignore[arg-type]
-    Strategy("winograd", _FORWARD, _consider_winograd, exact=False),  # type: ignore[arg-type]
-    Strategy("depthwise weight gradient", _GRAD, _consider_depthwise_grad),  # type: ignore[arg-type]
-    Strategy("weight gradient", _GRAD, _consider_weight_grad),  # type: ignore[arg-type]
-    Strategy("winograd weight gradient", _GRAD, _consider_winograd_grad, exact=False),  # type: ignore[arg-type]
+    Strategy("depthwise, channels first, vectors across stride phases", _FORWARD, _consider_upsample),
+    Strategy("depthwise, channels first", _FORWARD, _consider_channels_first),
+    Strategy("depthwise", _FORWARD, _consider_channels_last),
+    Strategy("direct", _FORWARD, _consider_direct),
+    Strategy("direct, vectors across pixels", _FORWARD, _consider_few),
+    Strategy("matrix product", _FORWARD, _consider_pointwise),
+    Strategy("winograd", _FORWARD, _consider_winograd, exact=False),
+    Strategy("depthwise weight gradient", _GRAD, _consider_depthwise_grad),
+    Strategy("weight gradient", _GRAD, _consider_weight_grad),
+    Strategy("winograd weight gradient", _GRAD, _consider_winograd_grad, exact=False),
 )
 
 
@@ -283,7 +282,7 @@ def _visit(engine: JitEngine, g: ConvGeometry, contraction: str, x: Array, out: 
         with decisions.made() as around:
             bands = bands_within(program.scratch_bytes, g, contraction)
             if bands is None and program.skips_padding and not finite:
-                found.update(engine.lower(engine.exact_request(request)).decisions)
+                found.update(engine.lower(engine.for_all_weights(request)).decisions)
         found.update(around)
         if bands is None:
             found.update(program.decisions)

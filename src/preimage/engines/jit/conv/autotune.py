@@ -18,7 +18,7 @@ from preimage.engines import disk_cache
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.index.taps import gather_axes
-from preimage.engines.jit.index.tiling import MAX_PIXELS, tile_costs, tile_shapes
+from preimage.engines.jit.index.tiling import MAX_PIXELS, Work, tile_costs, tile_shapes
 from preimage.engines.jit.request import ConvRequest
 from preimage.errors import EngineError, OutputError
 from preimage.host import write_file
@@ -63,16 +63,8 @@ def tiles_to_try(r: ConvRequest, most: int = 16) -> list[Tile]:
     axes = gather_axes(g, r.contraction)
     along = max([k for k in range(1, len(axes)) if axes[k].out_size > 1], default=0)
     run, channels = (g.in_channels, g.out_channels) if r.contraction == "conv" else (g.out_channels, g.in_channels)
-    shape = (
-        channels // g.groups,
-        g.groups,
-        r.target.costs.tiling,
-        run // g.groups,
-        item,
-        r.target.vector_bytes,
-        r.target.vector_registers,
-    )
-    ranked = sorted(tile_costs(axes, [along], *shape), key=lambda choice: choice.cost)
+    work = Work(channels // g.groups, g.groups, run // g.groups, item, r.target)
+    ranked = sorted(tile_costs(axes, [along], work), key=lambda choice: choice.cost)
     return [(c.lanes, c.vectors, c.pixels) for c in ranked[:most]]
 
 

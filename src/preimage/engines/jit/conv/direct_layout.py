@@ -14,7 +14,7 @@ from preimage.engines.jit.conv.direct_kernel import transposed_side
 from preimage.engines.jit.conv.halo import Edges, find_edges
 from preimage.engines.jit.index.taps import Axis, Folded, fold_phases, gather_axes, join_taps, merge_axes
 from preimage.engines.jit.index.terms import Terms
-from preimage.engines.jit.index.tiling import Choice, choose_tile, take_tiling
+from preimage.engines.jit.index.tiling import Choice, Work, choose_tile, take_tiling
 from preimage.engines.jit.request import ConvRequest
 from preimage.records import record
 
@@ -185,7 +185,7 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
             ("scratch", scratch, costs.direct.scratch_cycles * prod(sizes) * all_channels),
             ("transposed", true_strides, 0.0),
         ]
-    shape = (run, item, r.target.vector_bytes, r.target.vector_registers)
+    work = Work(channels, g.groups, run, item, r.target, r.little)
     out: list[Option] = []
     for store, out_strides, extra in stores:
         merged, a, b = merge_axes(axes, in_strides, out_strides)
@@ -208,14 +208,14 @@ def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: 
             return [
                 Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)
             ]
-        choice = choose_tile(merged, candidates, channels, g.groups, costs.tiling, *shape, side, r.little)
+        choice = choose_tile(merged, candidates, work, side)
         out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + costs.direct.pack_cycles * elements))
         last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
         contiguous = store != "transposed" and out_strides[-1] == channels * last_bytes
         folded = _may_fold(r) if contiguous else None
         if folded is not None:
             wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
-            choice = choose_tile(phased, [len(phased) - 1], wide, 1, costs.tiling, *shape, little=r.little)
+            choice = choose_tile(phased, [len(phased) - 1], replace(work, channels=wide, groups=1))
             cost = choice.cost + extra + costs.direct.gather_cycles * elements
             out.append(Option(phased, in_strides, out_strides, choice, wide, folded, store, cost))
     return out

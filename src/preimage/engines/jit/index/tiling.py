@@ -11,11 +11,23 @@ import numpy as np
 
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import TilingCosts
+from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.index.cached import kept
 from preimage.engines.jit.index.taps import Axis, Ints, Phase, as_ints, classes
 from preimage.records import record
 
-__all__ = ["MAX_PIXELS", "Choice", "Tiles", "choose_tile", "cover_size", "take_tiling", "tile_costs", "tile_phase", "tile_shapes"]
+__all__ = [
+    "MAX_PIXELS",
+    "Choice",
+    "Tiles",
+    "Work",
+    "choose_tile",
+    "cover_size",
+    "take_tiling",
+    "tile_costs",
+    "tile_phase",
+    "tile_shapes",
+]
 
 
 @record(slots=False)
@@ -113,29 +125,34 @@ def _step_cost(lanes: int, vectors: int, pixels: int, item: int, costs: TilingCo
     return max(multiply, 4.0, 2.3 * vectors) + (0.6 if pixels < 5 else 0.15)
 
 
-def choose_tile(
-    axes: list[Axis],
-    candidates: list[int],
-    channels: int,
-    groups: int,
-    costs: TilingCosts,
-    run: int,
-    item: int,
-    vector_bytes: int,
-    registers: int,
-    side: int = 1,
-    little: bool = False,
-) -> Choice:
+@record
+class Work:
+    """What the cost of a tile depends on beside the axes.
+
+    channels: output channels of a group; run: terms under one tap; item: bytes of a sum; little: only a few tiles are tried.
+    """
+
+    channels: int
+    groups: int
+    run: int
+    item: int
+    target: Target
+    little: bool = False
+
+
+def choose_tile(axes: list[Axis], candidates: list[int], work: Work, side: int = 1) -> Choice:
     """The tile with the least modelled time over `candidates`, the axes that the pixels may run along.
 
-    side: the number of pixels is a multiple of it (results that are transposed in registers); little: only a few tiles are tried.
+    side: the number of pixels is a multiple of it (results that are transposed in registers).
     """
     best: Choice | None = None
-    for choice in tile_costs(axes, candidates, channels, groups, costs, run, item, vector_bytes, registers, side, little):
+    for choice in tile_costs(axes, candidates, work, side):
         if best is None or choice.cost < best.cost * 0.999:
             best = choice
     assert best is not None
-    return _fitted(best, costs, [p for p in axes[best.axis].phases if p.count]) if side == 1 and not little else best
+    if side > 1 or work.little:
+        return best
+    return _fitted(best, work.target.costs.tiling, [p for p in axes[best.axis].phases if p.count])
 
 
 def take_tiling(axis: Axis, choice: Choice) -> None:
@@ -150,11 +167,9 @@ def take_tiling(axis: Axis, choice: Choice) -> None:
         branches.tiling("exact" if len(cover.starts) * choice.pixels == phase.count else "overlapping")
 
 
-def tile_costs(
-    axes: list[Axis], candidates: list[int], channels: int, groups: int, costs: TilingCosts, run: int, item: int, vector_bytes: int,
-    registers: int, side: int = 1, little: bool = False,
-) -> Iterator[Choice]:  # fmt: skip
+def tile_costs(axes: list[Axis], candidates: list[int], work: Work, side: int = 1) -> Iterator[Choice]:
     """Every tile that there is to choose from, with its modelled time."""
+    item, little, costs, registers = work.item, work.little, work.target.costs.tiling, work.target.vector_registers
     for number in candidates:
         axis = axes[number]
         outer_taps = prod([sum([p.tap_total for p in a.phases]) for k, a in enumerate(axes) if k != number])
@@ -162,7 +177,7 @@ def tile_costs(
         phases = [p for p in axis.phases if p.count]
         shortest, long = min(p.count for p in phases), _is_long(phases)
         most = min(MAX_PIXELS, shortest)
-        shapes = tile_shapes(item, vector_bytes, little)
+        shapes = tile_shapes(item, work.target.vector_bytes, little)
         for pixels in [p for p in (1, 2, 4, 8) if p % side == 0 and p <= most] if little else range(side, most + 1, side):
             if long:
                 tap_total, count = sum(p.tap_total for p in phases) / pixels, sum(p.count for p in phases) / pixels
@@ -172,12 +187,12 @@ def tile_costs(
             for lanes, vectors in shapes:
                 if pixels * vectors + vectors + 1 > registers or (long and pixels > LONG_PIXELS[vectors]):
                     continue
-                blocks = groups * -(-channels // (lanes * vectors))
+                blocks = work.groups * -(-work.channels // (lanes * vectors))
                 step = _step_cost(lanes, vectors, pixels, item, costs)
                 held = pixels * vectors  # many stores at once are not hidden behind the next tile
                 overhead = costs.tile_overhead + costs.store_cycles * held + (costs.transpose_cycles * held if side > 1 else 0.0)
                 overhead += costs.crowded_cycles * max(0, held - costs.crowded_stores)
-                cost = blocks * (outer_taps * tap_total * run * step + rows * count * overhead)
+                cost = blocks * (outer_taps * tap_total * work.run * step + rows * count * overhead)
                 yield Choice(number, lanes, vectors, pixels, cost)
 
 
