@@ -158,22 +158,22 @@ class Model:
         """The outputs by a program of an earlier process; None where there is none."""
         if limits.is_metered() or limits.deadline() is not None or current().debug:
             return None
-        lying = program_key(feeds, names, self.said.deciding)
-        program = None if lying is None else self._programs.find(lying.key, lying.feeds)
-        if lying is None or program is None or not program.stands_alone:
+        run_key = program_key(feeds, names, self.said.deciding)
+        program = None if run_key is None else self._programs.find(run_key.key, run_key.feeds)
+        if run_key is None or program is None or not program.stands_alone:
             return None
-        found: dict[str, Any] | None = program.run(lying.feeds, no_functions, thread_count())
+        found: dict[str, Any] | None = program.run(run_key.feeds, no_functions, thread_count())
         if found is not None:
-            self._programs.note_run(program, names, lying)
+            self._programs.note_run(program, names, run_key)
         return found
 
     def _record_now(self, feeds: Mapping[str, Any], names: Sequence[str]) -> None:
         """Record the first run's program at once: a process that runs a model once leaves something for the next one, too."""
         folder = disk_cache.folder()[0]
-        lying = program_key(feeds, names, self.graph.deciding)
-        if folder is None or lying is None or not os.access(folder, os.W_OK) or not _repeatable(self.graph):
+        run_key = program_key(feeds, names, self.graph.deciding)
+        if folder is None or run_key is None or not os.access(folder, os.W_OK) or not _repeatable(self.graph):
             return
-        if not self._programs.has_noted(lying.key):
+        if not self._programs.has_noted(run_key.key):
             self.graph.run(feeds, names)
 
 

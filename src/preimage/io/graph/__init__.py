@@ -6,7 +6,10 @@ ops, layers the words that all formats share
 types       the dtype of every value, known before anything runs
 facts       dtype, shape and contents of every value before anything runs; sizes: arithmetic on sizes that are open
 calls       contractions bound once for a shape
-program     recorded runs, run again as one program; programs: those of a graph; words: which words may be recorded; memory: of runs
+program     recorded runs, run again as one program. by_program looks a run up, or records it; programs: those of a graph; recorded: a run
+            written down, with inlining (branches and bodies) and words (which may be recorded); memory: of runs; stored_programs,
+            stored_functions: programs on disk, for later processes
+lookup      what passes ask of a graph; match, patterns, moving_patterns: expressions that a pass (rewriting) finds
 pointwise   chains of elementwise nodes as one node
 passes      `optimise`: rewriting for inference
 trace       a Module written down as a Graph

@@ -16,7 +16,7 @@ from preimage.engines import replayer
 from preimage.engines.prepared import is_fixed
 from preimage.io import limits
 from preimage.io.graph.program import RefusedError, no_functions
-from preimage.io.graph.programs import Lying
+from preimage.io.graph.programs import RunKey
 from preimage.io.graph.recorded import program_of, record
 from preimage.settings import current, thread_count
 
@@ -38,8 +38,8 @@ class StoredArrays:
         held = self._held(graph)
         if len(held) != len(self._known) or any(map(is_not, held, self._known)):
             if self._looked:
-                graph.recorded.clear()
-                graph.recorded.store = None
+                graph.known_programs.clear()
+                graph.known_programs.store = None
             self._known = held if all(isinstance(a, np.ndarray) and is_fixed(a) for a in held) else []
         self._looked = True
         return len(held) == len(self._known)
@@ -51,17 +51,17 @@ class StoredArrays:
 
 
 def run_by_program(
-    graph: Graph, values: dict[str, Any], wanted: Sequence[str], lying: Lying | None, may_record: bool
+    graph: Graph, values: dict[str, Any], wanted: Sequence[str], run_key: RunKey | None, may_record: bool
 ) -> dict[str, Any] | None:  # fmt: skip
     """The wanted values by a program, or by the run that records one (may_record); None where there is to be none."""
-    programs = graph.recorded
-    if lying is None:
+    programs = graph.known_programs
+    if run_key is None:
         programs.last = "an input is no array of NumPy's own order of bytes with elements, all steps forward"
         return None
     if (why := _no_program(graph)) is not None:
         programs.last = why
         return None
-    key, decided, feeds, _ = lying
+    key, decided, feeds, _ = run_key
     program = programs.find(key, feeds)
     if program is None:
         return _record(graph, values | decided, feeds, wanted, key) if may_record and not programs.is_refused(key) else None
@@ -70,7 +70,7 @@ def run_by_program(
     if made is None:
         programs.refuse(key, "what is computed depends on values")
     else:
-        programs.note_run(program, wanted, lying)
+        programs.note_run(program, wanted, run_key)
     return made
 
 
@@ -91,7 +91,7 @@ def _record(
     """Run node by node, record what is launched, and keep the program if it gives the same bits."""
     make_ready = replayer()
     if isinstance(make_ready, str):
-        graph.recorded.refuse(key, make_ready)
+        graph.known_programs.refuse(key, make_ready)
         return None
     nodes, run = graph.run_parts(values, wanted)
     stored = {k: v for k, v in values.items() if k not in feeds}
@@ -100,13 +100,13 @@ def _record(
         program = program_of(state, kept, make_ready)
         again = program.run(feeds, run, thread_count(), fill=0xFF)
     except RefusedError as refused:
-        graph.recorded.refuse(key, str(refused))
+        graph.known_programs.refuse(key, str(refused))
         return None
     found = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
     if again is None or not all(_same(again[k], v) for k, v in found.items()):
-        graph.recorded.refuse(key, "the recorded kernels do not give the run's bits")
+        graph.known_programs.refuse(key, "the recorded kernels do not give the run's bits")
     else:
-        graph.recorded.keep(key, program, feeds)
+        graph.known_programs.keep(key, program, feeds)
     return found
 
 

@@ -77,7 +77,7 @@ class Graph(Module):
         self._calls = {node.outputs: NodeCall(node) for node in self.nodes if node.op in CONTRACTIONS}
         self._kept: dict[str, KeptWeight] = {}
         self._arenas = Arenas()
-        self.recorded = Programs()  #: what is known of programs of its runs
+        self.known_programs = Programs()  #: what is known of programs of its runs
         self.stored_arrays = StoredArrays()
         self._passed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         self._metered: set[Any] = set()
@@ -140,7 +140,7 @@ class Graph(Module):
         """The values by the program of the latest run, where this one is like it; else None. Little is looked at, so that it takes little time."""
         if self.training or not self.stored_arrays.are_fixed(self):
             return None
-        return self.recorded.again(feeds, names, settings)
+        return self.known_programs.again(feeds, names, settings)
 
     @in_standard_mode
     @np.errstate(all="ignore")
@@ -149,26 +149,28 @@ class Graph(Module):
         values = self._start(feeds)
         if missing := [key for key in wanted if key not in values and key not in self._made]:
             raise GraphError(f"graph {self.name!r} has no value {missing[0]!r}")
-        recorded = any(isinstance(value, Tensor) for value in values.values())
-        lying = None if recorded else program_key({item.name: values[item.name] for item in self.inputs}, wanted, self.deciding)
+        differentiated = any(isinstance(value, Tensor) for value in values.values())
+        run_key = (
+            None if differentiated else program_key({item.name: values[item.name] for item in self.inputs}, wanted, self.deciding)
+        )
         shapes = tuple((a.shape, a.dtype.char) for a in (_array(values[item.name]) for item in self.inputs))
-        like = (shapes, frozenset(wanted), current())
-        key = (like if lying is None else lying.key, recorded)
-        if steps is None and not recorded and not limits.is_metered():
+        like = (shapes, frozenset(wanted), current())  # runs that are alike: they need the same memory, and pass the same limits
+        key = (like if run_key is None else run_key.key, differentiated)
+        if steps is None and not differentiated and not limits.is_metered():
             passed = limits.has_passed(self._metered, key)
-            if (found := run_by_program(self, values, names, lying, passed)) is not None:
+            if (found := run_by_program(self, values, names, run_key, passed)) is not None:
                 return found
         with limits.metered(
             self._metered, key, self._stored_bytes, always=bool(self.graphs)
         ) as meter:  # bodies run as values say
-            if recorded:  # what a gradient needs outlives the run: nothing to plan
+            if differentiated:  # what a gradient needs outlives the run: nothing to plan
                 return self._sweep(values, wanted, steps, meter)
             with self._arenas.arena(like):
                 return self._sweep(values, wanted, steps, meter)
 
     def use_programs(self, programs: Programs) -> None:
         """Take over what is known of this graph's programs, in memory and on disk. Its stored arrays are those that they were recorded with."""
-        self.recorded = programs
+        self.known_programs = programs
         self.stored_arrays.are_fixed(self)
 
     def runner(self, values: Mapping[str, Value]) -> RunNode:
@@ -189,17 +191,17 @@ class Graph(Module):
     @property
     def buffer_bytes(self) -> int:
         """Memory that is kept between runs for intermediate values."""
-        return self._arenas.bytes + self.recorded.bytes
+        return self._arenas.bytes + self.known_programs.bytes
 
     @property
     def programs(self) -> tuple[Program, ...]:
         """The programs that are kept: one for each set of shapes and settings, the latest last."""
-        return tuple(self.recorded.kept)
+        return tuple(self.known_programs.kept)
 
     @property
     def why_no_program(self) -> str | None:
         """Why the latest run was no program's; None where it was one."""
-        return self.recorded.last
+        return self.known_programs.last
 
     @property
     def packed_bytes(self) -> int:
@@ -209,7 +211,7 @@ class Graph(Module):
     def release(self) -> None:
         """Give up the memory that is kept for later runs: buffers and packed weights."""
         self._arenas.clear()
-        self.recorded.clear()
+        self.known_programs.clear()
         self._kept = {}
 
     def _stored_bytes(self) -> int:

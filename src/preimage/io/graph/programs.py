@@ -15,7 +15,7 @@ from preimage.io.graph.stored_programs import ProgramStore
 from preimage.resources import register_keeper
 from preimage.settings import Settings, current, thread_count
 
-__all__ = ["MOST_PROGRAMS", "NEW", "Lying", "Programs", "decides_alone", "mark_of_now", "program_key"]
+__all__ = ["MOST_PROGRAMS", "NEW", "Programs", "RunKey", "decides_alone", "mark_of_now", "program_key"]
 
 #: Programs that a graph keeps. Their memory is given back where it runs out.
 MOST_PROGRAMS = 8
@@ -63,11 +63,11 @@ class Programs:
         """Whether there is to be no program of a key."""
         return key in self._refused
 
-    def note_run(self, program: Program, wanted: Sequence[str], lying: Lying) -> None:
+    def note_run(self, program: Program, wanted: Sequence[str], run: RunKey) -> None:
         """A run was a program's: one like it is found again by `again`."""
         if not program.functions:
-            arrays = tuple([(name, a.shape, a.strides, a.dtype, lying.decided.get(name)) for name, a in lying.given.items()])
-            settings, threads, budget = lying.key[2]
+            arrays = tuple([(name, a.shape, a.strides, a.dtype, run.decided.get(name)) for name, a in run.given.items()])
+            settings, threads, budget = run.key[2]
             self._latest = _Latest(program, settings, threads, budget, tuple(wanted), arrays)
 
     def again(self, given: Any, wanted: Sequence[str], settings: Settings) -> dict[str, Any] | None:
@@ -142,8 +142,8 @@ class _Latest(NamedTuple):
     arrays: tuple[tuple[str, tuple[int, ...], tuple[int, ...], Any, Any], ...]
 
 
-class Lying(NamedTuple):
-    """What of a run a program depends on, as a key; the inputs that are part of the key by their values; the others; and all."""
+class RunKey(NamedTuple):
+    """What a run's program is found by (key); the inputs that are part of it by their values, the others, and all."""
 
     key: tuple[Any, ...]
     decided: dict[str, Any]
@@ -151,7 +151,7 @@ class Lying(NamedTuple):
     given: Mapping[str, Any]
 
 
-def program_key(feeds: Mapping[str, Any], wanted: Iterable[str], deciding: Collection[str]) -> Lying | None:
+def program_key(feeds: Mapping[str, Any], wanted: Iterable[str], deciding: Collection[str]) -> RunKey | None:
     """What a run's program is found by; None for inputs that none takes. deciding: inputs whose values decide what is computed."""
     lies: list[Any] = []
     decided: dict[str, Any] = {}
@@ -168,7 +168,7 @@ def program_key(feeds: Mapping[str, Any], wanted: Iterable[str], deciding: Colle
         else:
             others[name] = array
         lies.append((name, array.shape, array.strides, array.dtype.name, values))
-    return Lying((tuple(lies), frozenset(wanted), mark_of_now()), decided, others, feeds)
+    return RunKey((tuple(lies), frozenset(wanted), mark_of_now()), decided, others, feeds)
 
 
 def decides_alone(value: Any) -> bool:
