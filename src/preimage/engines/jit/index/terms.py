@@ -102,6 +102,9 @@ def node_tables(
 ) -> tuple[Array, Array]:
     """The range of every list (`TapList`: of items, or of nodes where a sum has several blocks), and the nodes.
 
+    One list of four items in two blocks (members: 0, 0, 1, 1): items 0 and 1 are node 0, items 2 and 3 node 1, and the list is nodes 0 and 1. With
+    groups above the blocks the list is of groups, whose nodes stand behind those of the blocks.
+
     owner: the list of every item; members: the numbers of its block, group, ...; part: the call in which it comes, where a list is
     computed in several calls. Both rise from item to item. Of several calls there are all lists for the first, then for the next.
     base: nodes that stand in the table before these.
