@@ -193,11 +193,20 @@ assert (pre.conv(np.ones((1, 2, 5, 5)), np.ones((2, 2, 3, 3))) == 18).all()
 # -- the compiler ------------------------------------------------------------------------------------------------------
 
 
+def kernels_of(call: Any) -> int:
+    """How many kernels a call asks for, which depends on the plan and so on the CPU."""
+    from preimage.engines.jit.compiler import kernels
+
+    forget()
+    call()
+    return kernels.loaded_count()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("LLVM says no"), MemoryError(), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("door", ["object_code", "load_object"])
 def test_the_nth_kernel_cannot_be_made(door, error, no_disk):
     call = calls.CALLS["conv by 2 threads"].use()
-    wanted = call()
+    wanted, count = call(), kernels_of(call)
 
     def anew(n: int) -> Any:
         assert call() == wanted
@@ -209,7 +218,7 @@ def test_the_nth_kernel_cannot_be_made(door, error, no_disk):
     def run() -> None:
         assert call() == wanted
 
-    assert every(anew, run, (type(error),)) >= 3
+    assert every(anew, run, (type(error),)) == count >= 2
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ def test_the_nth_step_of_keeping_kernels_fails(door, disk):
     """The call is right all the same, and no part of a file stays. The reasons take turns."""
     codes = (errno.ENOSPC, errno.EACCES, errno.EIO)
     call = calls.CALLS["conv by 2 threads"].use()
-    wanted = call()
+    wanted, count = call(), kernels_of(call)
 
     def anew(n: int) -> Any:
         disk_cache.clear()
@@ -233,7 +242,7 @@ def test_the_nth_step_of_keeping_kernels_fails(door, disk):
         assert not [path for path in disk.iterdir() if path.suffix != ".obj"]
         assert all(disk_cache._unpack(path.read_bytes(), "") is None for path in disk.iterdir())  # readable, and of other keys
 
-    assert every(anew, run, ()) >= 3
+    assert every(anew, run, ()) >= count >= 2
 
 
 def test_a_fault_is_noticed():
