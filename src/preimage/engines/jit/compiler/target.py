@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import field
 
-from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON, CostModel
+from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON, ZEN4, CostModel
 from preimage.records import record
 
 __all__ = ["Target", "cache_sizes", "costs_of", "vectors"]
@@ -59,9 +59,9 @@ def cache_sizes() -> dict[str, int]:
     return {name: size for name, size in sizes.items() if name in ("l1_bytes", "l2_bytes", "l3_bytes") and size > 0}
 
 
-def costs_of(vector_bytes: int) -> CostModel:
-    """The cost model of the family of CPUs whose vector registers are so wide."""
-    return {64: AVX512, 32: AVX2}.get(vector_bytes, NEON)
+def costs_of(vector_bytes: int, cpu: str) -> CostModel:
+    """The cost model of the family of CPUs whose vector registers are so wide; cpu: as LLVM calls it."""
+    return {64: ZEN4 if cpu == "znver4" else AVX512, 32: AVX2}.get(vector_bytes, NEON)
 
 
 def vectors(triple: str, features: frozenset[str]) -> tuple[int, int]:

@@ -126,8 +126,9 @@ def host() -> Target:
     said = _answer()
     have = frozenset(word[1:] for word in said["features"].split(",") if word.startswith("+"))
     width, registers = vectors(said["triple"], have)
+    costs = costs_of(width, said["cpu"])
     return Target(
-        said["cpu"], said["triple"], said["cpu"], said["features"], width, registers, True, **cache_sizes(), costs=costs_of(width)
+        said["cpu"], said["triple"], said["cpu"], said["features"], width, registers, True, **cache_sizes(), costs=costs
     )
 
 

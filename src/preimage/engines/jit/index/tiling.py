@@ -122,7 +122,8 @@ def _step_cost(lanes: int, vectors: int, pixels: int, item: int, costs: TilingCo
     multiply = vectors * pixels * width
     if width < 1.0:
         return max(multiply * 1.1, 4.0, costs.load_cycles * (pixels + vectors), costs.weight_cycles * vectors) + 0.3
-    return max(multiply, 4.0, 2.3 * vectors) + (0.6 if pixels < 5 else 0.15)
+    loads = costs.wide_load_cycles * (pixels + vectors)
+    return max(multiply, 4.0, 2.3 * vectors, loads) + (0.6 if pixels < 5 else 0.15)
 
 
 @record
