@@ -7,17 +7,19 @@ The integers stand for (q - zero_point) * scale. Sums of products are exact, as 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from preimage.engines import around
 from preimage.engines.base import Array
+from preimage.engines.recurrent import Cell
 from preimage.geometry import ConvGeometry
 from preimage.records import record
 from preimage.settings import current
 
-__all__ = ["Finish", "IntegerKernels", "conv", "conv_transpose", "dynamic", "matmul"]
+__all__ = ["Finish", "IntegerKernels", "QuantisedLstm", "conv", "conv_transpose", "dynamic", "lstm", "matmul"]
 
 BYTES = frozenset((np.dtype(np.int8), np.dtype(np.uint8)))
 
@@ -38,6 +40,27 @@ class Finish:
     bias: Array | None = None
 
 
+@record
+class QuantisedLstm:
+    """An LSTM in one direction whose state is quantised before every step, over its range in all sequences, and multiplied by 8-bit weights.
+
+    products (steps, batch, 4 * hidden): of the inputs, with the biases; weight (hidden, 4 * hidden) in units of scale (one number, or one for each
+    column), zero likewise; their columns in the order of the cell's gates. states: h and c before the first step, each (batch, hidden); last: dense
+    arrays that take those after the last. y (steps, batch, hidden): takes h after every step. peephole (3, hidden): of i, f, o.
+    """
+
+    cell: Cell
+    products: Array
+    weight: Array
+    scale: Array
+    zero: Array
+    states: tuple[Array, Array]
+    last: tuple[Array, Array]
+    y: Array
+    reverse: bool = False
+    peephole: Array | None = None
+
+
 class IntegerKernels(Protocol):
     """What an engine may compute of arrays of 8-bit integers that have elements; None where it does not take them."""
 
@@ -55,6 +78,10 @@ class IntegerKernels(Protocol):
 
     def dynamic(self, x: Array) -> tuple[Array, Array, Array] | None:
         """float32 values as uint8 over their range, which zero is made part of; the scale and the zero point."""
+        ...
+
+    def lstm(self, directions: Sequence[QuantisedLstm]) -> None:
+        """Fill y and the last states of every direction; they must not depend on each other."""
         ...
 
 
@@ -117,3 +144,13 @@ def dynamic(x: Array) -> tuple[Array, Array, Array] | None:
         return None
     made: tuple[Array, Array, Array] | None = _said("quantisation", kernels.dynamic(x), x)
     return made
+
+
+def lstm(directions: Sequence[QuantisedLstm]) -> bool:
+    """Fill y and the last states of layers with 8-bit weights, whose arrays have elements; False where no engine does."""
+    kernels = _kernels()
+    if kernels is None or not all(_fit((d.weight, d.zero)) and d.products.size for d in directions):
+        return False
+    kernels.lstm(directions)
+    _said("LSTM", True, *(d.weight for d in directions))
+    return True

@@ -36,7 +36,7 @@ from preimage.ops.shape import concat, getitem, reshape, stack
 from preimage.records import record
 from preimage.typing import Integers, Operand, Value
 
-__all__ = ["WithSteps", "gru", "layers_side_by_side", "lstm", "rnn"]
+__all__ = ["WithSteps", "gru", "layers_side_by_side", "lstm", "rnn", "steps_of"]
 
 Activation = Callable[..., Value]
 #: One step: the step's product with weight_ih and the states before it -> the states after it, h first.
@@ -60,7 +60,7 @@ _STEPS: dict[Any, Chain] = {
 }  # fmt: skip
 
 
-def _steps_of(functions: Sequence[Activation]) -> tuple[Chain, ...] | None:
+def steps_of(functions: Sequence[Activation]) -> tuple[Chain, ...] | None:
     """The steps of activations; None where one is a function of the caller's."""
     found = [f.steps if isinstance(f, WithSteps) else _STEPS.get(f) for f in functions]
     return None if None in found else tuple([steps for steps in found if steps is not None])
@@ -107,7 +107,7 @@ class _Layer:
 
     def describe(self, order: Sequence[int], functions: Sequence[Activation], **options: bool) -> None:
         """Say what cell it is. order: where the gates' rows stand."""
-        steps = _steps_of(functions)
+        steps = steps_of(functions)
         if steps is not None:
             self.cell = Cell(self.name, tuple(order), steps, self.clip, **options)
 

@@ -56,6 +56,7 @@ _POSITIONS = {
     "onnx.Conv": (0,), "conv": (0, 3), "conv_transpose": (0, 3), "onnx.QLinearConv": (0,), "quantised_conv_transpose": (0,),
     "onnx.ConvInteger": (0, 2), "onnx.QLinearMatMul": (0, 3),
     "onnx.MatMulInteger": (0, 1, 2), "onnx.com.microsoft::MatMulIntegerToFloat": (0, 2, 4), "onnx.com.microsoft::QGemm": (0,),
+    "onnx.com.microsoft::DynamicQuantizeLSTM": (0, 5, 6),
 }  # fmt: skip
 
 

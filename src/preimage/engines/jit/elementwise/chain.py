@@ -22,6 +22,7 @@ from preimage.engines.jit.elementwise.exchange import Exchange, exchange
 from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
 from preimage.engines.jit.elementwise.layout import Shape
 from preimage.engines.jit.runtime.link import launch_arrays
+from preimage.engines.jit.runtime.together import Launched
 from preimage.engines.recording import Fixed, constant_of, recorder
 from preimage.settings import thread_count
 
@@ -190,17 +191,22 @@ class Chain:
             else:
                 out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
         if self.tasks:
-            if self._repeated:
-                operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
-            if isinstance(numbers, np.ndarray):
-                given: Any = numbers
-            else:
-                given = Fixed(np.array(numbers, self.computed)) if numbers else 0
-            words: list[Any] = [*self.head, given]
-            for array, place in zip((*operands, *out), self._places, strict=True):
-                words += (array, *place)
-            launch_arrays(self.kernel, words, self.tasks, thread_count() if self.shared else 1)
+            one = self.launched(operands, numbers, out)
+            launch_arrays(one.kernel, one.words, one.tasks, thread_count() if self.shared else 1)
         return tuple(out)
+
+    def launched(self, operands: Sequence[Array], numbers: Sequence[float] | Array, out: Sequence[Array]) -> Launched:
+        """The launch of a call on arrays that have elements."""
+        if self._repeated:
+            operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
+        if isinstance(numbers, np.ndarray):
+            given: Any = numbers
+        else:
+            given = Fixed(np.array(numbers, self.computed)) if numbers else 0
+        words: list[Any] = [*self.head, given]
+        for array, place in zip((*operands, *out), self._places, strict=True):
+            words += (array, *place)
+        return Launched(self.kernel, words, self.tasks)
 
 
 def _dense(shape: Shape, order: Sequence[int], item: int) -> Shape:

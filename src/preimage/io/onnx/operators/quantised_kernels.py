@@ -13,7 +13,7 @@ from preimage.engines.recording import made_once, recorder
 from preimage.geometry import ConvGeometry
 from preimage.io.onnx.operators.contractions import kernel_fits, padding_of
 
-__all__ = ["convolved", "deconvolved", "multiplied", "requantised", "scaled"]
+__all__ = ["convolved", "deconvolved", "multiplied", "requantised", "scaled", "takes_products"]
 
 #: No sum of so few products of differences of 8-bit numbers leaves int32.
 MOST_TERMS = ((1 << 31) - 1) // (255 * 255)
@@ -57,6 +57,11 @@ def _zero(zero: np.ndarray | None, columns: int) -> tuple[np.ndarray | None, boo
     if zero is None or zero.size == 1:
         return zero, True
     return zero, zero.shape == (columns,)
+
+
+def takes_products(b: np.ndarray, b_zero: np.ndarray | None) -> bool:
+    """Whether products with the matrix B, scaled, are kernels'."""
+    return b.ndim == 2 and _whole_sums(b.shape[0], None) and _zero(b_zero, b.shape[1])[1]
 
 
 def multiplied(

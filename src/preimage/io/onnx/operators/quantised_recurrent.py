@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from preimage.engines import around, integers
+from preimage.engines.base import aligned_empty
+from preimage.engines.integers import QuantisedLstm
+from preimage.engines.recording import constant
+from preimage.engines.recurrent import Cell
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import gives
 from preimage.io.limits import check_work, checked_size
+from preimage.io.onnx.operators import quantised_kernels as kernels
 from preimage.io.onnx.operators.quantised import plain
 from preimage.io.onnx.operators.quantised_products import dynamically_multiplied
-from preimage.io.onnx.operators.recurrent import DIRECTIONS, activation_functions
+from preimage.io.onnx.operators.recurrent import DIRECTIONS, activation_functions, reordered
+from preimage.ops.recurrent import steps_of
 
 __all__: list[str] = []
 
 _WHAT = "DynamicQuantizeLSTM"
+#: Where the gates i, f, g, o stand among i, o, f, c.
+_ORDER = (0, 2, 3, 1)
 
 
 def _times(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
@@ -88,16 +97,72 @@ def _dynamic_quantize_lstm(
     if len(functions) != 3 * count:
         raise FileFormatError(f"{_WHAT}: {len(functions)} activations for {count} directions")
     ends = np.full(batch, steps) if lengths is None else np.clip(lengths, 0, steps).astype(np.int64)
-    parts = []
+    layers = []
     for k, backwards in enumerate(DIRECTIONS[direction]):
         scales = [_per_column(v, k, count, 4 * hidden) for v in (w_scale, w_zero, r_scale, r_zero)]
         gates = _times(x.reshape(steps * batch, -1), w[k], scales[0], scales[1]).reshape(steps, batch, 4 * hidden)
-        gates = gates if b is None else gates + b[k, : 4 * hidden] + b[k, 4 * hidden :]
-        recur = partial(_times, weight=r[k], scale=scales[2], zero=scales[3])
+        gates = gates if b is None else _biased(gates, b[k, : 4 * hidden], b[k, 4 * hidden :])
         states = _state(h, k, count, batch, hidden), _state(c, k, count, batch, hidden)
-        peephole, own = None if p is None else p[k], functions[3 * k : 3 * k + 3]
-        parts.append(_direction(gates, recur, *states, peephole, ends, backwards, own, clip or 0.0, bool(input_forget)))
-    return tuple(np.stack([part[n] for part in parts], axis=1 if n == 0 else 0) for n in range(3))[:outputs]
+        own = functions[3 * k : 3 * k + 3]
+        layers.append(_Layer(gates, r[k], scales[2], scales[3], states, None if p is None else p[k], backwards, own))
+    made = None if lengths is not None or not x.size else _by_kernels(layers, clip or None, bool(input_forget))
+    if made is None:
+        parts = [layer.one_by_one(ends, clip or 0.0, bool(input_forget)) for layer in layers]
+        made = tuple(np.stack([part[n] for part in parts], axis=1 if n == 0 else 0) for n in range(3))
+    return made[:outputs]
+
+
+class _Layer(NamedTuple):
+    """One direction. gates (steps, batch, 4 * hidden): what X adds, with the biases; peephole: of i, o, f."""
+
+    gates: np.ndarray
+    weight: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    states: tuple[np.ndarray, np.ndarray]
+    peephole: np.ndarray | None
+    backwards: bool
+    functions: Sequence[Any]
+
+    def one_by_one(self, lengths: np.ndarray, clip: float, coupled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y and the last states, step by step: the definition."""
+        recur = partial(_times, weight=self.weight, scale=self.scale, zero=self.zero)
+        return _direction(self.gates, recur, *self.states, self.peephole, lengths, self.backwards, self.functions, clip, coupled)
+
+
+def _biased(gates: np.ndarray, *biases: np.ndarray) -> np.ndarray:
+    """gates + the bias of W + that of R."""
+    made = around.chain((gates, *biases), (("add", (0, 1)), ("add", (3, 2))))
+    return gates + biases[0] + biases[1] if made is None else made[0]
+
+
+def _by_kernels(layers: Sequence[_Layer], clip: float | None, coupled: bool) -> tuple[Any, ...] | None:
+    """Y and the last states, all steps in one call, of sequences of one length; None where no engine does that."""
+    (steps, batch, columns), count, float32 = layers[0].gates.shape, len(layers), np.dtype(np.float32)
+    hidden = columns // 4
+    y, h, c = (aligned_empty(shape, float32) for shape in ((steps, count, batch, hidden), *[(count, batch, hidden)] * 2))
+    directions = []
+    for k, layer in enumerate(layers):
+        activations = steps_of(layer.functions)
+        if activations is None or layer.scale.dtype != float32 or not kernels.takes_products(layer.weight, layer.zero):
+            return None
+        peephole = None if layer.peephole is None else np.asarray(reordered(layer.peephole, hidden))
+        cell = Cell("lstm", _ORDER, activations, clip, coupled)
+        directions.append(
+            QuantisedLstm(
+                cell,
+                layer.gates,
+                layer.weight,
+                layer.scale,
+                layer.zero,
+                layer.states,
+                (h[k], c[k]),
+                y[:, k],
+                layer.backwards,
+                peephole,
+            )
+        )
+    return (y, h, c) if integers.lstm(directions) else None
 
 
 def _sizes(x: np.ndarray, w: np.ndarray, r: np.ndarray, count: int) -> tuple[int, int, int]:
@@ -116,7 +181,8 @@ def _sizes(x: np.ndarray, w: np.ndarray, r: np.ndarray, count: int) -> tuple[int
 def _per_column(values: np.ndarray, k: int, count: int, columns: int) -> np.ndarray:
     """A scale or zero point of a direction: one number, or one for each column."""
     if values.shape in ((count,), (count, columns), (count, 1)):
-        return np.asarray(values[k])
+        own: np.ndarray = values[k : k + 1].reshape(() if values.size == count else columns)  # a view: known to a recording
+        return own
     if values.size == 1:
         return values.reshape(())
     raise FileFormatError(f"{_WHAT}: a scale or zero point of shape {values.shape}, wanted {(count,)} or {(count, columns)}")
@@ -124,7 +190,7 @@ def _per_column(values: np.ndarray, k: int, count: int, columns: int) -> np.ndar
 
 def _state(value: np.ndarray | None, k: int, count: int, batch: int, hidden: int) -> np.ndarray:
     if value is None:
-        return np.zeros((batch, hidden), np.float32)
+        return constant(np.zeros((batch, hidden), np.float32))
     if value.shape != (count, batch, hidden):
         raise FileFormatError(f"{_WHAT}: a state of shape {value.shape}, wanted {(count, batch, hidden)}")
     return np.asarray(value[k], np.float32)

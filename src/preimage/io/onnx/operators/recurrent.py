@@ -23,7 +23,7 @@ from preimage.io.onnx.operators.moving import recorded, transpose
 from preimage.io.onnx.operators.shapes import data_of
 from preimage.ops.recurrent import WithSteps, layers_side_by_side
 
-__all__ = ["DIRECTIONS", "activation_functions"]
+__all__ = ["DIRECTIONS", "activation_functions", "reordered"]
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
@@ -112,7 +112,7 @@ def _run(
     return transpose(first[0], (2, 0, 1, 3)), *(transpose(s, (1, 0, 2)) for s in first[1:])
 
 
-def _reordered(peephole: Any, hidden: int) -> Any:
+def reordered(peephole: Any, hidden: int) -> Any:
     """Rows i, f, o from ONNX's i, o, f one after another."""
     i, o, f = (peephole[k * hidden : (k + 1) * hidden] for k in range(3))
     return ops.stack((i, f, o)) if recorded(i) else constant_of(peephole, np.stack((i, f, o)))
@@ -160,7 +160,7 @@ def _lstm(
     layout: int = 0, input_forget: int = 0, outputs: int = 1,
 ) -> tuple[Any, ...]:  # fmt: skip
     def options_of(k: int, functions: list[Any]) -> dict[str, Any]:
-        seen = None if p is None else _reordered(p[k], r.shape[2])
+        seen = None if p is None else reordered(p[k], r.shape[2])
         return {"activations": functions, "peephole": seen, "coupled": bool(input_forget), "gate_order": "iofg"}
 
     return _run(

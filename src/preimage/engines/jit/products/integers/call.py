@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
-from preimage.engines.integers import Finish
+from preimage.engines.integers import Finish, QuantisedLstm
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.kept import kept_kernel
@@ -21,11 +21,12 @@ from preimage.engines.jit.products.integers.product_arguments import ProductArgu
 from preimage.engines.jit.products.integers.range import dynamic
 from preimage.engines.jit.products.request import joined_rows, matrix_places
 from preimage.engines.jit.runtime.link import launch_arrays
+from preimage.engines.jit.runtime.together import Launched
 from preimage.engines.recording import constant, made_once, recorder
 from preimage.geometry import ConvGeometry
 from preimage.settings import thread_count
 
-__all__ = ["JitIntegers"]
+__all__ = ["JitIntegers", "product_launch"]
 
 _KINDS = {"int32": "i32", "f32": "f32", "int8": "i8", "uint8": "i8", "float32": "f32"}
 
@@ -50,6 +51,12 @@ class JitIntegers:
     """The functions of `engines.integers.IntegerKernels`."""
 
     dynamic = staticmethod(dynamic)
+
+    def lstm(self, directions: Sequence[QuantisedLstm]) -> None:
+        """As `engines.integers.lstm`."""
+        from preimage.engines.jit.products.integers.recurrence import run_lstm
+
+        run_lstm(directions)
 
     def matmul(self, a: Array, a_zero: Array | None, b: Array, b_zero: Array | None, finish: Finish) -> Array | None:
         """As `engines.integers.matmul`."""
@@ -200,6 +207,13 @@ def _launch(
     plan: ProductPlan, left: _Rows, packed: Array, starts: Sequence[int], result: _Result, finish: Finish, zeros: bool
 ) -> None:  # fmt: skip
     """Multiply and store. zeros: zero points of B, as the kernel counts them, may not be 0."""
+    one = _launch_of(plan, left, packed, starts, result, finish, zeros)
+    launch_arrays(one.kernel, one.words, one.tasks, plan.threads if one.tasks > 1 else 1)
+
+
+def _launch_of(
+    plan: ProductPlan, left: _Rows, packed: Array, starts: Sequence[int], result: _Result, finish: Finish, zeros: bool
+) -> Launched:
     gather = left.gather or Gather()
     factor = finish.factor
     each = factor is not None and factor.size > 1
@@ -221,7 +235,16 @@ def _launch(
         product_tasks=plan.product_tasks, scratch=aligned_empty((plan.threads * thread_bytes,), np.dtype(np.uint8)),
         thread_bytes=thread_bytes, pitch=plan.pitch, row_sums=row_sums, row_places=row_places, **gather.words(),
     )  # fmt: skip
-    launch_arrays(kept_kernel(spec), arguments.listed(), plan.tasks, plan.threads if plan.tasks > 1 else 1)
+    return Launched(kept_kernel(spec), arguments.listed(), plan.tasks)
+
+
+def product_launch(a: Array, a_zero: Array, b: Array, b_zero: Array | None, finish: Finish, made: Array) -> Launched:
+    """The launch of a product of two matrices, dense, for one thread: made (m, n) takes (a - a_zero) (m, k) times (b - b_zero) (k, n)."""
+    (m, k), n = a.shape, b.shape[1]
+    plan = plan_product(1, m, k, n, 1, kernels.current_target())
+    packed, starts = _packed(b, b_zero, plan)
+    left, result = _Rows(a, a_zero, (0,), a.strides[0]), _Result(made, (0,), made.strides[0])
+    return _launch_of(plan, left, packed, [starts[0]], result, finish, _has_zeros(b, b_zero))
 
 
 def _or_none(array: Array | None) -> Array | int:
