@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
+from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.costs import AVX512, ZEN4
 from preimage.engines.jit.compiler.target import costs_of
 from preimage.engines.jit.index.taps import gather_axes
-from preimage.engines.jit.index.tiling import choose_tile, cover_size, tile_phase
+from preimage.engines.jit.index.tiling import Work, choose_tile, cover_size, tile_phase
 from preimage.geometry import ConvGeometry
 
 
@@ -31,7 +33,8 @@ def test_the_size_of_a_cover_is_what_the_cover_has():
 )
 def test_a_tile_of_one_wide_vector_is_taken_only_where_its_loads_are_quick(cpu, out_channels, lanes, vectors):
     g = ConvGeometry.from_conv((1, 32, 64, 64), (out_channels, 32, 3, 3), padding=1)
-    found = choose_tile(gather_axes(g, "conv", False), [1], out_channels, 1, costs_of(64, cpu).tiling, 32, 4, 64, 32)
+    target = replace(kernels.named_target("avx512"), costs=costs_of(64, cpu))
+    found = choose_tile(gather_axes(g, "conv", False), [1], Work(out_channels, 1, 32, 4, target))
     assert (found.lanes, found.vectors) == (lanes, vectors)
 
 
