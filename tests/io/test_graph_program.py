@@ -139,6 +139,26 @@ def test_results_are_memory_of_their_own() -> None:
         same(graph.run({"x": x}), copies)
 
 
+def test_outputs_that_are_views_of_inputs_are_copies() -> None:
+    nodes = [
+        Node("r", "relu", ("x",), ("r",)),
+        Node("i", "identity", ("m",), ("i",)),
+        Node("t", "transpose", ("x",), ("t",), {"axes": (0, 2, 3, 1)}),
+        Node("z", "onnx.Resize", ("r", "", "ones"), ("z",), {"mode": "nearest"}),
+    ]
+    inputs = [Input("x", (None, 3, None, None)), Input("m", (None, 5))]
+    graph = Graph(nodes, inputs, ["r", "i", "t", "z"], constants={"ones": np.ones(4, np.float32)}).eval()  # type: ignore[return-value]
+    feeds = {"x": picture(), "m": array(2, 5)}
+    done = recorded(optimise(graph), feeds)
+    assert not done.programs[-1].functions
+    for seed in (3, 4):
+        feeds = {"x": picture(seed=seed), "m": array(2, 5, seed=seed)}
+        with pre.no_grad():
+            found = done.run(feeds)
+        same(found, {"r": np.maximum(feeds["x"], 0), "i": feeds["m"], "t": feeds["x"].transpose(0, 2, 3, 1), "z": found["r"]})
+        assert not any(np.shares_memory(a, b) for a in found.values() for b in feeds.values())
+
+
 def test_shapes_that_change_keep_few_programs_and_are_right() -> None:
     graph = optimise(net())
     with pre.no_grad():

@@ -85,7 +85,10 @@ class Program:
         #: Whether it runs without the graph that it is from.
         self.stands_alone = all(f.run is not None for f in functions)
         given = {number for _, number in layout.given}
+        #: Results that are views of inputs: the caller gets copies.
+        self._copied = tuple([key for key, place in layout.results if place.memory in given])
         looked_at = [*(place for f in functions for _, place in f.inputs), *(guard.place for guard in layout.guards)]
+        looked_at += [place for _, place in layout.results]
         self._looks = any(place.memory in given for place in looked_at)
 
     @property
@@ -122,6 +125,7 @@ class Program:
             if not guard.holds(_view(guard.place, raws)):
                 return None
         found = {key: _view(place, raws) for key, place in layout.results}
+        found |= {key: np.array(found[key]) for key in self._copied}
         found |= {key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in layout.static}
         self._runs.free.append(memory)
         return found

@@ -232,11 +232,9 @@ def program_of(state: Recording, kept: Mapping[str, Any], make_ready: Callable[.
         place = recorder.place_of(value) if key in state.moving else None
         if place is None:
             static.append((key, value))
-        elif place.memory in state.given:
-            raise RefusedError(f"output {key!r} is a view of an input")
         else:
             results.append((key, place))
-    own = dict.fromkeys(p.memory for _, p in results if p.memory not in state.by_functions)
+    own = dict.fromkeys(p.memory for _, p in results if p.memory not in state.by_functions and p.memory not in state.given)
     outer = {number: k + 1 for k, number in enumerate([*state.given, *state.by_functions, *own])}
     starts, planned = _plan(state, set(outer))
     places = {number: (k, 0) for number, k in outer.items()}

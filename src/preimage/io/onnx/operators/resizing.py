@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from preimage.engines import around
-from preimage.engines.recording import constant
+from preimage.engines.recording import constant, recorder
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
@@ -154,7 +154,7 @@ def _resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, m
         y = where(mask, np.asarray(extrapolation_value, y.dtype), y)
     if integers:
         return np.clip(np.rint(y), np.iinfo(x.dtype).min, np.iinfo(x.dtype).max).astype(x.dtype)
-    return y if recorded(y) else np.array(y) if y is x else y
+    return np.array(y) if y is x and not recorded(y) and recorder() is None else y  # a recording knows views
 
 
 def _fractions(values: Any) -> list[Fraction]:
