@@ -17,8 +17,8 @@ import numpy as np
 
 import preimage as pre
 from preimage import nn
-from preimage.io.graph import trace
 from preimage.io.inspection import inspect_model
+from preimage.io.onnx.tracing import trace
 from preimage.learning import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -9,7 +9,7 @@ import pytest
 import preimage as pre
 from preimage.engines import get
 from preimage.engines.prepared import PreparedWeight
-from preimage.io.graph.trace import trace
+from preimage.io.onnx.tracing import trace
 
 RNG = np.random.default_rng(3)
 

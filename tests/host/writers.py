@@ -191,7 +191,7 @@ def _read_snapshot(path: Path) -> int:
 
 @cache
 def _graph(version: int) -> Any:
-    from preimage.io.graph.trace import trace
+    from preimage.io.onnx.tracing import trace
 
     net = pre.nn.Sequential(pre.nn.Conv2d(40, 50, 6, bias=False, rng=0))
     for parameter in net.parameters():

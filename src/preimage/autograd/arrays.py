@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd.device_arrays import DeviceArray, device_array
+from preimage.autograd.traced import TracedArray
 from preimage.errors import DTypeError, ShapeError
 
 __all__ = ["as_array", "fitted", "is_real", "refuse_masked"]
@@ -65,7 +66,7 @@ def as_array(value: object, name: str = "an argument", *, values_only: bool = Fa
     Raises: DTypeError for a masked array, a torch tensor that requires grad, and what cannot be read as an array; ShapeError for a list
         of rows of different lengths.
     """
-    if type(value) is np.ndarray:
+    if type(value) is np.ndarray or type(value) is TracedArray:
         return value
     refuse_masked(value, name)
     on_device: Any = device_array(value, name)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.autograd.modes import is_grad_enabled, observer
 from preimage.autograd.tensor import Tensor
+from preimage.autograd.traced import TracedArray, plain
 from preimage.errors import GraphError
 from preimage.floating_point import HALF, LEAST, MOST, SMALL, standard
 
@@ -192,17 +193,21 @@ class Primitive:
             with standard():
                 return self(*args, **params)
         for a in args:
-            if isinstance(a, Tensor):
+            if isinstance(a, Tensor) or type(a) is TracedArray:
                 break
             if type(a) is DeviceArray:
                 return self._call_on_device(args, params)
         else:  # a loop: `any` with its generator costs as much as all else here
-            plain: Array = self.forward(*args, **params)
-            return plain
+            values: Array = self.forward(*args, **params)
+            return values
         arrays = [a._data if isinstance(a, Tensor) else a for a in args]
         if DeviceArray in map(type, arrays):
             return self._call_on_device(args, params)
-        result = np.asarray(self.forward(*arrays, **params))
+        watch = observer()
+        if watch is None:
+            result = np.asarray(self.forward(*arrays, **params))
+        else:
+            result = np.asarray(self.forward(*plain(arrays), **plain(params)))
         if is_grad_enabled() and _asks_gradient(args):
             root = _root(result)
             if not _is_view_of(root, arrays):
@@ -211,9 +216,10 @@ class Primitive:
             made = Tensor._result(result, Node(self, args, params, result))
         else:
             made = Tensor._result(result, None)
-        watch = observer()
         if watch is not None:
             watch(self, args, params, made)
+            if not any(isinstance(a, Tensor) for a in args):
+                return made._data  # arrays that are written down give such an array
         return made
 
     def _call_on_device(self, args: tuple[Any, ...], params: dict[str, Any]) -> Value:

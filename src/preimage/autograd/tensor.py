@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from preimage.autograd.arrays import as_array, fitted
 from preimage.autograd.device_arrays import DeviceArray, given_back, place_of
+from preimage.autograd.traced import TracedArray
 from preimage.display import Shown
 from preimage.errors import DomainError, DTypeError, GraphError, OptionError, ShapeError, SharingError
 
@@ -214,7 +215,7 @@ class Tensor(Shown):
     def __bool__(self) -> bool:
         if self._data.size != 1:
             raise ShapeError(f"a Tensor of shape {self.shape} has not one truth; ask (t != 0).any() or (t != 0).all()")
-        return bool(self.item())
+        return bool(self._data if type(self._data) is TracedArray else self.item())
 
     def __index__(self) -> int:
         raise DTypeError(f"a Tensor holds {self.dtype} and is no index; int(t) makes an integer of one element")

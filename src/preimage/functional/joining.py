@@ -60,7 +60,7 @@ def one_hot(tensor: Integers, num_classes: int = -1) -> Array:
         raise ShapeError(f"one_hot: classes reach from {labels.min()} to {labels.max()}; there are {count}")
     if not count:
         raise OptionError("one_hot: no class is there; give num_classes")
-    return np.asarray(labels[..., None] == np.arange(count)).astype(np.int64)
+    return np.equal(labels[..., None], np.arange(count)).astype(np.int64)
 
 
 def cat(tensors: Sequence[Operand], dim: int = 0) -> Value:

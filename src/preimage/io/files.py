@@ -13,7 +13,7 @@ from preimage.errors import FileFormatError, OptionError
 from preimage.host import write_file
 from preimage.io import graph as graphs
 from preimage.io.content import kind_of_file
-from preimage.io.graph import Graph, trace
+from preimage.io.graph import Graph
 from preimage.io.weights import load_weights, read_npy, save_weights, weights_writer
 from preimage.nn import Module
 from preimage.typing import Accuracy
@@ -57,7 +57,8 @@ def save_model(model: Module, path: str | os.PathLike[str], *, example: Any = No
     alone as `.h5`;
     the weights as `.safetensors` or `.npz`.
 
-    A Module of one's own is traced on `example`, an array of the input's shape, of which the batch size stays open.
+    A Module of one's own is traced on `example`, an array of the input's shape, or a tuple of arrays, one for each argument of its forward; the
+    batch size stays open.
     The file appears whole or not at all; overwrite=False refuses a place where one is.
 
     Raises: FileFormatError for other endings, and for what the format cannot say; OptionError for a Module that is no graph without an
@@ -74,7 +75,7 @@ def export(model: Module, path: str | os.PathLike[str], example: Any = None, *, 
 def optimise(model: Module, *, example: Any = None, accuracy: Accuracy | None = None) -> Graph:
     """The model rewritten for inference: constants folded, neighbours fused, layouts chosen; its weights are constants from then on.
 
-    A Module of one's own is traced on `example` first. Runs of shapes that come again are one program of generated kernels.
+    A Module of one's own is traced on `example` first (as in `save_model`). Runs of shapes that come again are one program of generated kernels.
     accuracy: of its convolutions, "exact" or "fast" (see `preimage.conv`); None leaves it to the setting of each run.
 
     Raises: OptionError for a Module that is no graph without an example, and for an accuracy that is none.
@@ -99,6 +100,8 @@ def _graph_of(model: Module, example: Any) -> Graph:
         raise OptionError(f"a model is a Module or a Graph, got {type(model).__name__}")
     if example is None:
         raise OptionError("a Module is written by tracing its forward: give example=, an array of the input's shape")
+    from preimage.io.onnx.tracing import trace
+
     return trace(model, example)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd import array_of
+from preimage.autograd.traced import whole
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.module import Layer, Parameter
@@ -274,6 +275,15 @@ class LayerNorm(Layer):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
+@whole
+def dropped(x: Value, p: float, shape: tuple[int, ...], rng: Any) -> Value:
+    """x times 1 / (1 - p), and 0 where one number of so many (they broadcast to x) that the generator draws is below p."""
+    kept = init.generator(rng).random(shape) >= p
+    scale = 0.0 if p == 1 else 1 / (1 - p)
+    # chosen, not multiplied by 0: an infinity that is dropped is gone
+    return ops.astype(select(kept, ops.multiply(in_wide(x), scale), 0.0), x.dtype)
+
+
 class Dropout(Layer):
     """In training every element is 0 with probability p, the others times 1 / (1 - p); in evaluation nothing happens.
 
@@ -295,10 +305,7 @@ class Dropout(Layer):
         if not self.training or not self.p:
             return cast("Value", x)
         x = operand(x, "x")
-        kept = init.generator(self._rng).random(self._mask_shape(x.shape)) >= self.p
-        scale = 0.0 if self.p == 1 else 1 / (1 - self.p)
-        # chosen, not multiplied by 0: an infinity that is dropped is gone
-        return ops.astype(select(kept, ops.multiply(in_wide(x), scale), 0.0), x.dtype)
+        return dropped(x, self.p, self._mask_shape(x.shape), self._rng)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

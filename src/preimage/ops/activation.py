@@ -12,6 +12,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, array_of, primitive
 from preimage.autograd.device_arrays import DeviceArray
+from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import widely
@@ -129,6 +130,7 @@ def leaky_relu(x: Operand, slope: float = 0.01) -> Value:
 
 
 @laid_out
+@whole
 @np.errstate(all="ignore")
 def prelu(x: Operand, weight: Operand) -> Value:
     """x where x > 0, else weight * x, with one weight for all or one per channel (axis 1 of x, or the last by `layout`).

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, primitive
+from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.engines.recording import constant
 from preimage.errors import OptionError
@@ -106,6 +107,7 @@ _sum_unpool_op: Primitive = primitive(
 
 
 @laid_out
+@whole
 def sum_pool(
     x: Operand,
     kernel_size: PerAxis,
@@ -171,6 +173,7 @@ _avg_unpool_op: Primitive = primitive(
 
 
 @laid_out
+@whole
 def avg_pool(
     x: Operand,
     kernel_size: PerAxis,

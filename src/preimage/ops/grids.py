@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import array_of
+from preimage.autograd.traced import whole
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, in_wide
 from preimage.ops.linear import matmul
@@ -76,6 +77,7 @@ def _weights(mode: str, fraction: Any) -> list[Any]:
     ]  # fmt: skip
 
 
+@whole
 def grid_sample(
     x: Operand, grid: Operand, *, mode: str = "linear", padding_mode: str = "zeros", align_corners: bool = False
 ) -> Value:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Tensor, array_of, is_grad_enabled, primitive
+from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.errors import ShapeError
 from preimage.ops.activation import leaky_relu, relu
@@ -103,6 +104,7 @@ def standardized(
     return astype(y if bias is None else add(y, bias), dtype)
 
 
+@whole
 def instance_normalised(x: Value, weight: Value | None, bias: Value | None, eps: float) -> Value:
     """Each channel of each image standardised over space, times weight plus bias, one number each per channel."""
     spread = (-1, *[1] * (x.ndim - 2))
@@ -110,6 +112,7 @@ def instance_normalised(x: Value, weight: Value | None, bias: Value | None, eps:
     return standardized(x, scale, shift, axes=tuple(range(2, x.ndim)), eps=eps)
 
 
+@whole
 def scaled_by(x: Any, mean: Array, var: Array, weight: Any, bias: Any, eps: float) -> Value:
     """(x - mean) / sqrt(var + eps) weight + bias, one number each per channel (axis 1): the mean is taken off first, so that a large one
     costs no digits."""
@@ -330,6 +333,7 @@ def normalise(
     return y, means, variances
 
 
+@whole
 def grouped(x: Operand, groups: int, weight: Operand | None, bias: Operand | None, *, eps: float) -> Value:
     """Each image standardised over each of so many groups of channels and all space, times weight plus bias, one number each per channel.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from preimage.autograd import Tensor, array_of, as_array
 from preimage.autograd.device_arrays import DeviceArray
+from preimage.autograd.traced import TracedArray
 from preimage.engines import PreparedWeight, around
 from preimage.engines.base import accumulator_dtype, supported_dtype
 from preimage.engines.recording import recorder
@@ -81,12 +82,22 @@ def _number(value: object, dtype: np.dtype[Any], name: str) -> Array:
     array = regular(value, name)
     if array.dtype.kind not in "fiub" and not (array.dtype.kind != "O" and supported_dtype(array.dtype)):
         raise DTypeError(f"{name} must be an array of floats or a number, got {type(value).__name__}")
+    if isinstance(array, TracedArray):  # a mask that is written down
+        cast: Array = array.astype(dtype)
+        return cast
     with np.errstate(all="ignore"):
         array = np.array(array, dtype)
     array.flags.writeable = False  # made here: the graph need not watch it for changes
     if type(value) in (float, int) and (here := recorder()) is not None:
         here.fix(array)
     return array
+
+
+def _counts_as_floats(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Where computations are written down, a count (`mask.sum()`) is an array without axes; elsewhere it is a number."""
+    floats = [v.dtype for v in values if isinstance(v, _TYPED) and v.dtype.kind not in "biu"]
+    dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
+    return tuple(v.astype(dtype) if type(v) is TracedArray and not v.ndim and v.dtype.kind in "iu" else v for v in values)
 
 
 def operands(name: str, *values: Operand) -> tuple[Value, ...]:
@@ -101,6 +112,8 @@ def operands(name: str, *values: Operand) -> tuple[Value, ...]:
         if all((type(v) is np.ndarray or isinstance(v, Tensor)) and v.dtype is dtype for v in values[1:]):
             return cast("tuple[Value, ...]", values)
     what = f"an argument of {name}"
+    if TracedArray in map(type, values):
+        values = _counts_as_floats(values)
     plain: list[Any] = [regular(v, what) if _is_array(v) else v for v in values]
     ready: list[Any] = [_float_array(v, what) if isinstance(v, _STORED) and v.dtype.kind != "b" else v for v in plain]
     dtypes = [v.dtype for v in ready if isinstance(v, _TYPED) and v.dtype.kind != "b"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
 from preimage.autograd.device_arrays import DeviceArray
+from preimage.autograd.traced import TracedArray
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match, widely
@@ -309,6 +310,8 @@ def select(condition: Array, a: Operand, b: Operand) -> Value:
     """`where` for a boolean array that is known to be one."""
     a, b = operands("where", a, b)
     broadcast_shape("where", condition.shape, a.shape, b.shape)
+    if isinstance(condition, TracedArray) and not (isinstance(a, Tensor) or isinstance(b, Tensor)):
+        return np.where(condition, a, b)  # of which the condition's writer is told
     return _select_op(a, b, condition=condition)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from preimage.autograd import Primitive, array_of, primitive
+from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError, OutOfMemoryError, ShapeError
 from preimage.ops.averages import averages_over, by_planes
@@ -182,6 +183,7 @@ _max_pool_op = primitive("max_pool", _max_pool, [_max_pool_rule], saves=("ans", 
 
 
 @laid_out
+@whole
 @np.errstate(all="ignore")
 def max_pool(
     x: Operand,
@@ -230,6 +232,7 @@ def _winners(switches: Array, plane: int) -> Array:
 
 
 @laid_out
+@whole
 def max_unpool(y: Operand, switches: Integers, output_size: Shape, *, overlap: Literal["last", "add"] = "last") -> Value:
     """Every value of y put where its maximum was, zeros elsewhere: the approximate inverse of max_pool (Zeiler and Fergus 2014).
 
@@ -267,6 +270,7 @@ def max_unpool(y: Operand, switches: Integers, output_size: Shape, *, overlap: L
 
 
 @laid_out
+@whole
 def global_avg_pool(x: Operand) -> Value:
     """The mean over all spatial axes, kept as 1."""
     x = operand(x, "x")
@@ -274,6 +278,7 @@ def global_avg_pool(x: Operand) -> Value:
 
 
 @laid_out
+@whole
 def global_max_pool(x: Operand) -> Value:
     """The maximum over all spatial axes, kept as 1. Gradient: shared evenly where several are equal."""
     x = operand(x, "x")
@@ -312,6 +317,7 @@ _adaptive_max_op = primitive("adaptive_max_pool", _adaptive_max, [_adaptive_max_
 
 
 @laid_out
+@whole
 def adaptive_avg_pool(x: Operand, output_size: OutputSize) -> Value:
     """The mean over windows chosen so that the output has `output_size` (None for an axis: as it is)."""
     x = operand(x, "x")
@@ -319,6 +325,7 @@ def adaptive_avg_pool(x: Operand, output_size: OutputSize) -> Value:
 
 
 @laid_out
+@whole
 def adaptive_max_pool(x: Operand, output_size: OutputSize) -> Value:
     """The maximum over windows chosen so that the output has `output_size` (None for an axis: as it is).
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from preimage.autograd import Tensor, array_of
+from preimage.autograd.traced import whole
 from preimage.engines import PreparedWeight, around
 from preimage.engines.base import Chain, aligned_empty
 from preimage.engines.recording import constant, made_once, recorder
@@ -253,6 +254,7 @@ def _functions(activations: Any, usual: tuple[Activation, ...]) -> tuple[Activat
     return tuple(found)
 
 
+@whole
 def rnn(
     x: Operand, weight_ih: Operand, weight_hh: Operand, bias_ih: Operand | None = None, bias_hh: Operand | None = None, *,
     h0: Operand | None = None, lengths: Integers | None = None,
@@ -287,6 +289,7 @@ def _rnn(
     return layer
 
 
+@whole
 def lstm(
     x: Operand, weight_ih: Operand, weight_hh: Operand, bias_ih: Operand | None = None, bias_hh: Operand | None = None, *,
     h0: Operand | None = None, c0: Operand | None = None,
@@ -341,6 +344,7 @@ def _lstm(
     return layer
 
 
+@whole
 def gru(
     x: Operand, weight_ih: Operand, weight_hh: Operand, bias_ih: Operand | None = None, bias_hh: Operand | None = None, *,
     h0: Operand | None = None, lengths: Integers | None = None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, Spec, Tensor, array_of, primitive
+from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, broadcast_to, widely
@@ -98,6 +99,7 @@ def var(x: Operand, axis: Axes = None, keepdims: bool = False, correction: float
     return astype(divide(sum(squares, axes, keepdims), np.maximum(float(count - correction), 0.0)), x.dtype)
 
 
+@whole
 def std(x: Operand, axis: Axes = None, keepdims: bool = False, correction: float = 0) -> Value:
     """The square root of `var`. Gradient: (x - mean) / (std * count), and 0 where all values are equal."""
     x = operand(x, "x")
@@ -112,6 +114,7 @@ def _exact(x: Value) -> Value:
     return astype(x, sum_dtype(x.dtype))
 
 
+@whole
 def prod(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
     """The product over the axes; 1 over none. Multiplied in halves, so its gradient is right at zeros too."""
     x = operand(x, "x")
@@ -200,7 +203,7 @@ def _where_extreme(function: Callable[..., Array], x: Operand, axis: int | None,
     name = function.__name__
     along = None if axis is None else axis_of(axis, x.ndim, name)
     _not_empty(x, tuple(range(x.ndim)) if along is None else (along,), name[3:])
-    return np.asarray(function(widened(array_of(x)), axis=along, keepdims=flag_of(keepdims, "keepdims")))
+    return np.asanyarray(function(widened(array_of(x)), axis=along, keepdims=flag_of(keepdims, "keepdims")))
 
 
 # -- standardisation: what batch, group, layer and instance normalisation share ----------------------------------------

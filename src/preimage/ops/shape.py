@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.autograd.traced import TracedArray
 from preimage.engines import around, moving
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.operands import Array, axes_of, axis_of, check_room, count_of, entries, operand, parts_of, regular, sizes_of
@@ -181,7 +182,7 @@ def index_of(key: Any) -> Any:
     if isinstance(key, int | np.integer):
         return operator.index(key)
     if isinstance(key, list | np.ndarray | Tensor):
-        array = np.array(regular(array_of(key)))
+        array = regular(array_of(key)).copy()
         return array if array.size else array.astype(np.intp)
     return key
 
@@ -201,6 +202,8 @@ def getitem(x: Operand, key: Index) -> Value:
     x = operand(x, "x")
     key = index_of(key)
     try:
+        if not isinstance(x, Tensor) and any(isinstance(k, TracedArray) for k in (key if isinstance(key, tuple) else (key,))):
+            return array_of(_getitem_op(Tensor(x), key=key))  # so that it is observed
         return _getitem_op(x, key=key)
     except IndexError as error:
         no_index = str(error).startswith(("only integers", "arrays used as indices"))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, primitive
+from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.engines.base import is_channels_last
 from preimage.engines.kept_tables import kept_tables
@@ -245,6 +246,7 @@ def _factors(scale_factor: Any, ndim: int) -> tuple[Any, ...]:
 
 
 @laid_out
+@whole
 def upsample(
     x: Operand,
     *,

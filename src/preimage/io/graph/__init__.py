@@ -12,13 +12,25 @@ program     recorded runs, run again as one program. by_program looks a run up, 
 lookup      what passes ask of a graph; match, patterns, moving_patterns: expressions that a pass (rewriting) finds
 pointwise   chains of elementwise nodes as one node
 passes      `optimise`: rewriting for inference
-trace       a Module written down as a Graph
+`trace`     a Module written down as a Graph (io.onnx.tracing)
 """
+
+from importlib import import_module
+from typing import Any
 
 from preimage.io.graph import layers, ops, word_shapes  # noqa: F401 - their words register themselves
 from preimage.io.graph.graph import Graph
 from preimage.io.graph.nodes import OPS, Input, Node, Op, Step, Values, graph_op
 from preimage.io.graph.passes import optimise
-from preimage.io.graph.trace import trace
 
 __all__ = ["OPS", "Graph", "Input", "Node", "Op", "Step", "Values", "graph_op", "optimise", "trace"]
+
+
+def trace(module: Any, example: Any) -> Graph:
+    """The Graph of a Module's forward pass on `example`, an array of the input's shape, or a tuple of them: `preimage.io.onnx.tracing.trace`.
+
+    Raises: FileFormatError that lists the operations which graphs have no word for.
+    """
+    # by name: it lies above, with ONNX's operators, which it writes
+    found: Graph = import_module("preimage.io.onnx.tracing").trace(module, example)
+    return found

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -21,7 +22,7 @@ from preimage.io.graph import OPS, Graph, Input, Node
 from preimage.io.onnx import operators, quantised_words, shape_rules, window_rules  # noqa: F401 - they register themselves
 from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.definitions import attribute_type, most_inputs
-from preimage.io.onnx.model import CODES, OnnxGraph, OnnxModel, OnnxNode, read_model
+from preimage.io.onnx.model import CODES, PARAMETERS, OnnxGraph, OnnxModel, OnnxNode, read_model
 from preimage.io.onnx.older import OLDEST_AS_IT_IS, modern
 
 __all__ = ["load", "supported_ops", "to_graph"]
@@ -76,7 +77,7 @@ def to_graph(
     nodes, stored = _built(model.nodes, model.initializers, model.opset, problems, count(1))
     if problems:
         raise FileFormatError(f"{len(problems)} nodes of the model are not supported: {', '.join(problems)}")
-    parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs})
+    parameters, buffers, constants = _sort_stored(stored, nodes, {v.name for v in model.outputs}, _named_parameters(model))
     inputs = _inputs(model, nodes, input_shapes, open_sizes)
     try:
         unused = {v.name for v in model.inputs} - {item.name for item in inputs}
@@ -88,6 +89,15 @@ def to_graph(
         return in_our_words(graph)
     except GraphError as error:
         raise FileFormatError(f"the model's graph is not sound: {error}") from error
+
+
+def _named_parameters(model: OnnxModel) -> frozenset[str]:
+    """The arrays that the file, where it is one of ours, says to be trained."""
+    try:
+        names = json.loads(model.metadata.get(PARAMETERS, "[]"))
+    except (ValueError, RecursionError):
+        return frozenset()
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
 def _modern(given: Sequence[OnnxNode], stored: dict[str, np.ndarray], opset: int, numbers: Iterator[int]) -> Iterator[OnnxNode]:
@@ -248,13 +258,16 @@ def _right_kind(op: str, opset: int, key: str, value: Any) -> bool:
 
 
 def _sort_stored(
-    stored: dict[str, np.ndarray], nodes: Sequence[Node], outputs: set[str]
+    stored: dict[str, np.ndarray], nodes: Sequence[Node], outputs: set[str], named: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Stored arrays as parameters, buffers and constants."""
+    """Stored arrays as parameters (those named are), buffers and constants."""
     weights: set[str] = set()
     statistics: set[str] = set()
     other: set[str] = set(outputs)
+    several = {key for key, value in stored.items() if value.size > 1}  # and those whose elements were moved
     for node in nodes:
+        if node.op in _MOVES and several.issuperset(node.inputs if node.op in _MOVES_ALL else node.inputs[:1]):
+            several.update(node.outputs)
         if node.op in _MOVES:
             other |= set(node.inputs[1:] if node.op not in _MOVES_ALL else ())
             continue
@@ -263,7 +276,7 @@ def _sort_stored(
         for position, key in enumerate(node.inputs):
             if position in running:
                 statistics.add(key)
-            elif (wanted is None and key in stored and stored[key].size > 1) or (wanted is not None and position in wanted):
+            elif (wanted is None and key in several) or (wanted is not None and position in wanted):
                 weights.add(key)
             else:
                 other.add(key)
@@ -271,7 +284,9 @@ def _sort_stored(
     parameters, buffers, constants = {}, {}, {}
     for key, value in stored.items():
         is_float = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
-        if key in statistics and key not in weights:
+        if key in named and is_float and value.ndim:
+            parameters[key] = value
+        elif key in statistics and key not in weights:
             buffers[key] = value
         elif key in weights and key not in other and is_float and value.ndim:
             parameters[key] = value

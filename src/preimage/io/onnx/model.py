@@ -38,6 +38,8 @@ CODES = {
 }  # fmt: skip
 #: The ONNX data type of strings, which are looked up and compared, and nothing else; arrays of NumPy's dtype str.
 STRING = 8
+#: The metadata of our own files that lists which stored arrays are trained.
+PARAMETERS = "preimage.parameters"
 #: TensorProto field that holds the values of each type when raw_data does not.
 _FIELDS = {
     "float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint64": "uint64_data", "uint32": "uint64_data",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 
 from preimage.errors import FileFormatError, OptionError
 from preimage.host import write_file
-from preimage.io.graph import Graph, Input, Node, trace
+from preimage.io.graph import Graph, Input, Node
 from preimage.io.graph.facts import infer
 from preimage.io.graph.types import FLOATS
 from preimage.io.onnx.export import caffe, caffe_forks, caffe_layers, caffe_losses, fused, layers, ssd  # noqa: F401 - words register themselves
 from preimage.io.onnx.export.operators import operator
 from preimage.io.onnx.export.words import OPSET, WORDS, Writer
-from preimage.io.onnx.model import CODES, STRING, dtype_of, require_onnx
+from preimage.io.onnx.model import CODES, PARAMETERS, STRING, dtype_of, require_onnx
+from preimage.io.onnx.tracing import trace
 
 __all__ = ["OPSET", "from_graph", "save", "to_bytes"]
 
@@ -46,6 +48,8 @@ def from_graph(graph: Graph) -> Any:
     ]
     model = onnx.helper.make_model(proto, opset_imports=domains, producer_name="preimage")
     model.ir_version = 10
+    if graph.weights:  # a reader would take those for constants that stand where no layer has its weights
+        onnx.helper.set_model_props(model, {PARAMETERS: json.dumps(list(graph.weights))})
     try:
         _describe_outputs(onnx, model, graph, writer)
         if all(o.type.WhichOneof("value") != "tensor_type" or o.type.tensor_type.HasField("shape") for o in model.graph.output):

@@ -92,9 +92,33 @@ def _instance_norm(writer: Writer, node: Node) -> None:
 
 @word("layer_norm")
 def _layer_norm(writer: Writer, node: Node) -> None:
-    sizes = node.integers("sizes")
-    inputs = _weights(writer, node, sizes)
-    writer.add("LayerNormalization", inputs, node.outputs, node.name, axis=-len(sizes), epsilon=node.number("eps"))
+    """Over the last axes, of known sizes, one operator; over others the arithmetic."""
+    eps, known = node.number("eps"), writer.sizes(node.inputs[0])
+    if node.attributes.get("axes") is None:
+        sizes: tuple[int | None, ...] = node.integers("sizes")
+    else:
+        axes = sorted(axis % writer.rank(node, node.inputs[0]) for axis in node.integers("axes"))
+        last = known is not None and axes == list(range(len(known) - len(axes), len(known)))
+        sizes = tuple(known[axis] for axis in axes) if last and known is not None else ()
+        if not sizes or None in sizes or len(node.inputs) > 1:
+            _standardized(writer, node, axes, eps)
+            return
+    inputs = _weights(writer, node, [n or 0 for n in sizes])
+    writer.add("LayerNormalization", inputs, node.outputs, node.name, axis=-len(sizes), epsilon=eps)
+
+
+def _standardized(writer: Writer, node: Node, axes: Sequence[int], eps: float) -> None:
+    x, weight, bias = (*node.inputs, "", "")[:3]
+    along = writer.ints(*axes)
+    centred = writer.op("Sub", [x, writer.op("ReduceMean", [x, along])])
+    squares = writer.op("ReduceMean", [writer.op("Mul", [centred, centred]), along])
+    root = writer.op("Sqrt", [writer.op("Add", [squares, writer.constant(eps)])])
+    steps = [("Div", root), *([("Mul", weight)] if weight else []), *([("Add", bias)] if bias else [])]
+    for position, (op, other) in enumerate(steps):
+        last = position == len(steps) - 1
+        result = node.outputs[0] if last else writer.value()
+        writer.add(op, [centred, other], [result], node.name if last else "")
+        centred = result
 
 
 @word("batch_statistics_norm")
@@ -148,8 +172,15 @@ def _upsample(writer: Writer, node: Node) -> None:
         inputs = ["", writer.constant([1, 1, *_per_axis(a["scale_factor"], count)], np.float32)]
     writer.add(
         "Resize", [node.inputs[0], *inputs], node.outputs, node.name, mode=mode if mode in ("linear", "cubic") else "nearest",
-        coordinate_transformation_mode=coordinates, nearest_mode=rounding,
+        coordinate_transformation_mode=coordinates, nearest_mode=rounding, **_antialias(node, mode),
     )  # fmt: skip
+
+
+def _antialias(node: Node, mode: str) -> dict[str, Any]:
+    """The widened filter, where what lies outside counts for nothing; PyTorch's cubic one has another shape then."""
+    if not node.flag("antialias"):
+        return {}
+    return {"antialias": 1, "exclude_outside": 1} | ({"cubic_coeff_a": -0.5} if mode == "cubic" else {})
 
 
 @word("adaptive_avg_pool", "adaptive_max_pool")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from preimage import ops
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
@@ -60,9 +61,20 @@ def _gather_nd(x: Any, indices: Any, batch_dims: int = 0) -> Any:
 _REDUCE = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
+def _recorded_scatter(x: Any, where: tuple[Any, ...], updates: Any, reduction: str, what: str) -> Any:
+    """The gradient goes to the updates, and to what they did not replace."""
+    times = np.zeros(x.shape, np.int64)
+    np.add.at(times, where, 1)
+    if reduction == "add":
+        return ops.add(x, ops.put(updates, x.shape, where))
+    if reduction != "none" or (times > 1).any():
+        raise PreimageError(f"{what} has no gradient where several updates meet: run it under no_grad")
+    return ops.add(ops.where(times > 0, 0.0, x), ops.put(updates, x.shape, where))
+
+
 def _scatter(x: Any, where: tuple[Any, ...], updates: Any, reduction: str, what: str) -> Any:
     if recorded(x, updates):
-        raise PreimageError(f"{what} has no gradient: run it under no_grad")
+        return _recorded_scatter(x, where, updates, reduction, what)
     result = x.copy()
     if reduction == "none":
         result[where] = updates

@@ -135,6 +135,7 @@ _FUNCTIONS: _Rows = (
     ("Sigmoid", ops.sigmoid, ops.sigmoid),
     ("Softplus", ops.softplus, ops.softplus),
     ("Erf", ops.erf, ops.erf),
+    ("Sign", np.sign, ops.sign),
     ("Sin", np.sin, ops.sin),
     ("Cos", np.cos, ops.cos),
     ("Tan", np.tan, ops.tan),
@@ -153,7 +154,7 @@ for _name, _numpy, _op in _FUNCTIONS:
     _smooth(_name, _numpy, _op)
 
 _KEEPING = {
-    "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign, "BitwiseAnd": np.bitwise_and,
+    "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "BitwiseAnd": np.bitwise_and,
     "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor, "BitwiseNot": np.invert,
 }  # fmt: skip
 _ANSWERS = {
@@ -162,7 +163,7 @@ _ANSWERS = {
 }  # fmt: skip
 #: What kernels have for large arrays of floats, to the same bits.
 _WORDS = {
-    "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Not": "not",
+    "Floor": "floor", "Ceil": "ceil", "Round": "round", "Not": "not",
     "IsNaN": "is_nan", "And": "and", "Or": "or", "Xor": "xor", "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal",
     "Greater": "greater", "GreaterOrEqual": "greater_equal",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layers of preimage.nn as words of graphs: a row for each kind, read by io.graph.trace."""
+"""Layers of preimage.nn as words of graphs: a row for each kind, read by `recorder`."""
 
 from __future__ import annotations
 
