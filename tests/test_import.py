@@ -32,6 +32,13 @@ def test_import_loads_nothing_heavy():
     assert found == "[]"
 
 
+def test_formats_are_imported_when_they_are_asked_for():
+    formats = "[m for m in sys.modules if m.startswith(('preimage.io.caffe', 'preimage.io.torch', 'preimage.io.onnx'))]"
+    assert run(f"import preimage.runtime, sys; print({formats})") == "[]"
+    asked = "import preimage as pre, sys; pre.io.caffe.load, pre.io.torch.load, pre.io.onnx.load"
+    assert run(f"{asked}; print(len({formats}) > 3, hasattr(pre.io, 'nothing'))") == "True False"
+
+
 def test_the_check_sees_a_heavy_module():
     assert run(f"import preimage, json, llvmlite, sys; print([m for m in {HEAVY!r} if m in sys.modules])") == "['llvmlite']"
 

@@ -19,6 +19,20 @@ Example:
     (2, 4, 6, 6)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from preimage.io.files import export, load_model, load_weights, optimise, save_model, save_weights
+from preimage.locks import import_apart
+
+#: The formats, which few processes need all of: imported when they are first asked for.
+_LATER = frozenset(("caffe", "onnx", "torch"))
+
+if not TYPE_CHECKING:  # a checker finds the modules themselves
+
+    def __getattr__(name: str) -> Any:
+        if name in _LATER:
+            return import_apart(f"preimage.io.{name}")
+        raise AttributeError(f"module 'preimage.io' has no attribute {name!r}")
+
 
 __all__ = ["export", "load_model", "load_weights", "optimise", "save_model", "save_weights"]

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from preimage.errors import FileFormatError
-from preimage.io.caffe.wire.detect import ENDINGS, kind_of
 
 __all__ = ["kind_of_file"]
 
@@ -17,6 +16,8 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
 
     Raises: FileFormatError for a file that cannot be read, or is no model by content and ending.
     """
+    from preimage.io.caffe.wire.detect import ENDINGS, kind_of  # with it comes all of io.caffe
+
     place = Path(path)
     if not place.is_file():
         raise FileFormatError(f"there is no file {str(place)!r}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from preimage.errors import DTypeError, FileFormatError
 from preimage.host import write_file
-from preimage.io import limits, torch
+from preimage.io import limits
 from preimage.io.narrow import bfloat16
 from preimage.io.trees import TREE, flattened, is_flat, plain_array, rebuilt
 
@@ -68,6 +68,8 @@ def weights_writer(
     if ending in _TORCH:
         if notes:
             raise FileFormatError(f"a {ending} file has no place for metadata; write .safetensors")
+        from preimage.io import torch
+
         return lambda file: torch.write(arrays, file)
     text = None
     if is_flat(arrays):
@@ -147,6 +149,8 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
+    from preimage.io import torch
+
     found = torch.load(path)
     if not isinstance(found, dict):
         kind = "one tensor" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
