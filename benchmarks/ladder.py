@@ -63,7 +63,7 @@ for p in range(spec.pixels):
 - lanes of a whole vector: one broadcast and one multiply-add serve that many output channels.
 - pixels = 4: a loaded weight serves four pixels, and four independent chains fill the time that one would wait.
 - vectors = 2, pixels = 8: sixteen chains; a broadcast serves two vectors.
-- planned: `select.py` asks each strategy what it would cost; with few output channels the pixels lie across the lanes (`few_outputs_kernel.py`).
+- planned: `select.py` asks each strategy what it would cost; with few output channels the pixels lie across the lanes (`across_pixels_kernel.py`).
 - packed once: the copy of the weights into the order `[block][tap][i][vectors * lanes]` is made before, not in each call.
 """
 

@@ -10,8 +10,8 @@ import pytest
 from preimage.engines.ir.epilogue import EpilogueArguments
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv import direct
+from preimage.engines.jit.conv.across_pixels_arguments import AcrossPixelsArguments
 from preimage.engines.jit.conv.direct_kernel import DirectArguments
-from preimage.engines.jit.conv.few_outputs_arguments import FewArguments
 from preimage.engines.jit.depthwise.channels_first_kernel import ChannelsFirstArguments
 from preimage.engines.jit.depthwise.channels_last_kernel import ChannelsLastArguments
 from preimage.engines.jit.depthwise.upsample_kernel import UpsampleArguments
@@ -130,7 +130,7 @@ def test_blocks_are_swept_where_threads_share_them_evenly_or_packing_is_most_of_
     [
         SwapArguments,
         DirectArguments,
-        FewArguments,
+        AcrossPixelsArguments,
         ChannelsLastArguments,
         ChannelsFirstArguments,
         UpsampleArguments,

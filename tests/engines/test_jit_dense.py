@@ -12,9 +12,9 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import select
 from preimage.engines.jit.compiler import kernels, toolchain
 from preimage.engines.jit.compiler.costs import PackingCosts
-from preimage.engines.jit.conv import direct, direct_kernel, direct_layout, few_outputs, streamed_weights_kernel
-from preimage.engines.jit.conv import few_outputs_kernel as few_outputs_kernel
-from preimage.engines.jit.conv.few_outputs import FewPlan, few_plan
+from preimage.engines.jit.conv import across_pixels, direct, direct_kernel, direct_layout, streamed_weights_kernel
+from preimage.engines.jit.conv import across_pixels_kernel as across_pixels_kernel
+from preimage.engines.jit.conv.across_pixels import AcrossPixelsPlan, across_pixels_plan
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.index import partition
 from preimage.engines.jit.index.partition import cut, images_at_once
@@ -138,23 +138,23 @@ def test_no_tile_of_few_channels_changes_a_bit(tile, scratch, monkeypatch, chang
     little scratch in several blocks of columns.
     """
     taken = 0
-    change_costs(few_outputs={"scratch_bytes": scratch})
+    change_costs(across_pixels={"scratch_bytes": scratch})
 
     def planned(r, axes):
         nonlocal taken
-        found = few_plan(r, axes)
-        rows = few_outputs.row_axis(few_outputs.Laid.of(r, axes).axes)
+        found = across_pixels_plan(r, axes)
+        rows = across_pixels.row_axis(across_pixels.Laid.of(r, axes).axes)
         if isinstance(found, str) or tile[2] > rows.out_size or (len(rows.phases) % tile[2] and tile[2] % len(rows.phases)):
             return found
         taken += 1
-        return FewPlan(*tile, found.channels, 0.0)
+        return AcrossPixelsPlan(*tile, found.channels, 0.0)
 
     for name, geometry in CASES.items():
         for contraction, a, w in calls(geometry):
             a, w = a + np.float32(0.1), w * np.float32(0.3)
-            monkeypatch.setattr(select, "few_plan", lambda r, axes: "not here")
+            monkeypatch.setattr(select, "across_pixels_plan", lambda r, axes: "not here")
             want = getattr(JitEngine(), contraction)(geometry, a, w)
-            monkeypatch.setattr(select, "few_plan", planned)
+            monkeypatch.setattr(select, "across_pixels_plan", planned)
             for threads in (1, 2):
                 with config(threads=threads):
                     for array in (a, last(a)):
@@ -343,8 +343,8 @@ def test_compiles_for_every_target(target):
             direct_kernel.DirectSpec("f32", "f32", lanes, 2, 8, 8, 8, 0, False, 8, True, False, False, True, EpilogueSpec(), True)
         ),
         streamed_weights_kernel.build_streamed_weights(streamed_weights_kernel.StreamedWeightsSpec()),
-        few_outputs_kernel.build(
-            few_outputs_kernel.FewOutputsSpec(
+        across_pixels_kernel.build(
+            across_pixels_kernel.AcrossPixelsSpec(
                 "f64",
                 "f64",
                 "f64",
@@ -367,8 +367,8 @@ def test_compiles_for_every_target(target):
                 EpilogueSpec(True),
             )
         ),
-        few_outputs_kernel.build(
-            few_outputs_kernel.FewOutputsSpec(
+        across_pixels_kernel.build(
+            across_pixels_kernel.AcrossPixelsSpec(
                 "f16",
                 "f16",
                 "f32",
@@ -507,7 +507,7 @@ PIECES = {
 def test_taps_in_pieces_keep_the_chain(name, dtype, monkeypatch):
     """Sums put down between pieces of the taps and taken up again: the bits of sums that never left the registers."""
     g, rng, cut = PIECES[name], np.random.default_rng(8), 0
-    monkeypatch.setattr(select, "few_plan", lambda r, axes: "not here")
+    monkeypatch.setattr(select, "across_pixels_plan", lambda r, axes: "not here")
     for contraction, a, w in calls(g):
         a, w = (rng.standard_normal(v.shape).astype(dtype) for v in (a, w))
         epilogue = Epilogue(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from preimage.engines.decisions import declare_all
 
 __all__ = [
-    "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "few_outputs", "halo", "packing", "request",
+    "across_pixels", "call", "channels_first", "channels_last", "depthwise_weight_grad", "direct", "halo", "packing", "request",
     "streamed_weights", "tiling", "upsample", "weight_grad",
 ]  # fmt: skip
 
@@ -129,11 +129,11 @@ halo = declare_all(
     },
 )
 
-#: Few output channels, vectors across pixels: `conv.few_outputs`.
-few_outputs = declare_all(
-    "jit.few_outputs",
+#: Vectors across pixels, for few output channels or channels-first arrays: `conv.across_pixels`.
+across_pixels = declare_all(
+    "jit.across_pixels",
     {
-        "taken": "few output channels: vectors across pixels",
+        "taken": "vectors across pixels",
         "refused.many_channels": "vectors across pixels refused: channels lie innermost, and there are more of the output's than a few",
         "refused.stride": "vectors across pixels refused: neighbouring positions do not read neighbouring columns",
         "refused.single_positions": "vectors across pixels refused: no zero may be multiplied",

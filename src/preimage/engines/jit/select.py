@@ -22,9 +22,9 @@ from preimage.engines.base import CONTRACTIONS, Array, DType
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.target import Target
+from preimage.engines.jit.conv.across_pixels import across_pixels_plan, lower_across_pixels
 from preimage.engines.jit.conv.direct import lower_direct
 from preimage.engines.jit.conv.direct_layout import choose_layout
-from preimage.engines.jit.conv.few_outputs import few_plan, lower_few
 from preimage.engines.jit.conv.pointwise import branches as pointwise_branches
 from preimage.engines.jit.conv.pointwise import lower_pointwise, pointwise
 from preimage.engines.jit.conv.winograd.applies import choose
@@ -118,16 +118,16 @@ def _consider_channels_last(r: ConvRequest) -> Candidate | str:
     return refused or Candidate(partial(lower_depthwise, r))
 
 
-def _consider_few(r: ConvRequest) -> Candidate | str:
+def _consider_across_pixels(r: ConvRequest) -> Candidate | str:
     if is_depthwise(r):
         return _ONE_CHANNEL
     if r.tile or r.little:
         return "a tile of the direct strategy was asked for" if r.tile else "little work: the kernels of any size take it"
     axes = gather_axes(r.geometry, r.contraction, r.every_tap)
-    plan = few_plan(r, axes)
+    plan = across_pixels_plan(r, axes)
     if isinstance(plan, str):
         return plan
-    return Candidate(lambda: lower_few(r, axes, plan), plan.cost, lambda: branches.few_outputs("refused.dearer"))
+    return Candidate(lambda: lower_across_pixels(r, axes, plan), plan.cost, lambda: branches.across_pixels("refused.dearer"))
 
 
 def _consider_pointwise(r: ConvRequest) -> Candidate | str:
@@ -184,7 +184,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("depthwise, channels first", _FORWARD, _consider_channels_first),
     Strategy("depthwise", _FORWARD, _consider_channels_last),
     Strategy("direct", _FORWARD, _consider_direct),
-    Strategy("direct, vectors across pixels", _FORWARD, _consider_few),
+    Strategy("direct, vectors across pixels", _FORWARD, _consider_across_pixels),
     Strategy("matrix product", _FORWARD, _consider_pointwise),
     Strategy("winograd", _FORWARD, _consider_winograd, exact=False),
     Strategy("depthwise weight gradient", _GRAD, _consider_depthwise_grad),

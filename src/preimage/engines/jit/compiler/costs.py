@@ -21,11 +21,11 @@ __all__ = [
     "AVX512",
     "NEON",
     "ZEN4",
+    "AcrossPixelsCosts",
     "CostModel",
     "DepthwiseCosts",
     "DirectCosts",
     "ElementwiseCosts",
-    "FewOutputsCosts",
     "PackingCosts",
     "ProductCosts",
     "StreamingCosts",
@@ -86,8 +86,8 @@ class StreamingCosts:
 
 
 @record
-class FewOutputsCosts:
-    """Few output channels, vectors across pixels (`conv/few_outputs*.py`)."""
+class AcrossPixelsCosts:
+    """Vectors across pixels (`conv/across_pixels*.py`)."""
 
     most_products: int = 400  # multiply-adds in the code: more miss the instruction cache
     long_line: int = 128  # positions: in longer lines what is wasted at the end does not count ...
@@ -189,7 +189,7 @@ class CostModel:
     tiling: TilingCosts = field(default_factory=TilingCosts)
     direct: DirectCosts = field(default_factory=DirectCosts)
     streaming: StreamingCosts = field(default_factory=StreamingCosts)
-    few_outputs: FewOutputsCosts = field(default_factory=FewOutputsCosts)
+    across_pixels: AcrossPixelsCosts = field(default_factory=AcrossPixelsCosts)
     depthwise: DepthwiseCosts = field(default_factory=DepthwiseCosts)
     packing: PackingCosts = field(default_factory=PackingCosts)
     weight_grad: WeightGradCosts = field(default_factory=WeightGradCosts)

@@ -1,5 +1,5 @@
-"""Few output channels (an RGB head, the input gradient of a stem), or few input channels under many that lie channels-first:
-vectors across pixels, forward and transposed.
+"""Vectors across pixels, forward and transposed: for few output channels (an RGB head, the input gradient of a stem), or few input channels under
+many that lie channels-first.
 
 A tile is `rows` lines of the result by `vectors` vectors of pixels, all stride phases of the last axis and all channels, or a
 block of many: its sums stay in registers. A task walks down a block of columns. The input lines that the next rows of the result need are
@@ -34,11 +34,11 @@ from typing import ClassVar, Literal
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.shuffles import interleave
-from preimage.engines.jit.conv.few_outputs_arguments import FewArguments, Step
+from preimage.engines.jit.conv.across_pixels_arguments import AcrossPixelsArguments, Step
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.records import record
 
-__all__ = ["END_BITS", "FIRST", "MOST_ROWS", "TAKES_PART", "FewOutputsSpec", "Part", "build"]
+__all__ = ["END_BITS", "FIRST", "MOST_ROWS", "TAKES_PART", "AcrossPixelsSpec", "Part", "build"]
 
 AHEAD_CHANNELS, AHEAD_ELEMENTS = 12, 2048  # how far in front of the copy memory is prefetched
 UNROLL_PRODUCTS = 24  # about this many multiply-adds stand in the body of an innermost loop
@@ -54,7 +54,7 @@ Part = tuple[tuple[int, int], ...]
 
 
 @record
-class FewOutputsSpec:
+class AcrossPixelsSpec:
     """What the code depends on.
 
     run: input channels of a group; piece: of them at a time, 0 where that differs; multiple: what divides it; depth: levels of sums
@@ -63,7 +63,7 @@ class FewOutputsSpec:
     as it is copied (the L2 cache hardly holds what was prefetched before).
     """
 
-    arguments: ClassVar = FewArguments
+    arguments: ClassVar = AcrossPixelsArguments
 
     element: str
     out: str
@@ -91,10 +91,10 @@ class FewOutputsSpec:
         return build(self)
 
 
-def build(spec: FewOutputsSpec) -> str:
+def build(spec: AcrossPixelsSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
-    args = FewArguments.read(f, spec, at_entry=True)
+    args = AcrossPixelsArguments.read(f, spec, at_entry=True)
     step_lanes = spec.lanes * spec.vectors
     scratch = args.scratch.at_bytes(f.thread * args.scratch_bytes)
     kept = f.stack(spec.inner, spec.rows * spec.phases * spec.channels * step_lanes * max(1, spec.depth))
@@ -133,7 +133,9 @@ class _Block:
 
 
 @contextmanager
-def _channel_blocks(f: Kernel, spec: FewOutputsSpec, args: FewArguments, w: Ptr, out: Int, group: Int) -> Iterator[_Block]:
+def _channel_blocks(
+    f: Kernel, spec: AcrossPixelsSpec, args: AcrossPixelsArguments, w: Ptr, out: Int, group: Int
+) -> Iterator[_Block]:
     """A loop over the blocks of output channels, where there are several."""
     if spec.blocks == "one":
         yield _Block(w, out, group * spec.channels, None)
@@ -149,20 +151,22 @@ def _channel_blocks(f: Kernel, spec: FewOutputsSpec, args: FewArguments, w: Ptr,
 # -------------------------------------------------------------------------------------------------------- the scratch
 
 
-def _unit(args: FewArguments, number: Int) -> tuple[Int, Int, Int, Int]:
+def _unit(args: AcrossPixelsArguments, number: Int) -> tuple[Int, Int, Int, Int]:
     """Band, first position of the block of columns, group and image of a unit."""
     band, rest = number % args.n_bands, number // args.n_bands
     block, rest = rest % args.blocks, rest // args.blocks
     return band, block * args.block, rest % args.groups, rest // args.groups
 
 
-def _input(spec: FewOutputsSpec, args: FewArguments, left: Int, group: Int, n: Int) -> Ptr:
+def _input(spec: AcrossPixelsSpec, args: AcrossPixelsArguments, left: Int, group: Int, n: Int) -> Ptr:
     """Where the input of a unit begins: its block's first column."""
     x = args.input
     return x.at_bytes(n * args.x_image + group * spec.run * args.x_channel + left * args.x_column)
 
 
-def _fill(f: Kernel, spec: FewOutputsSpec, args: FewArguments, source: Ptr, to: Ptr, left: Int, count: Int, columns: Int) -> None:
+def _fill(
+    f: Kernel, spec: AcrossPixelsSpec, args: AcrossPixelsArguments, source: Ptr, to: Ptr, left: Int, count: Int, columns: Int
+) -> None:
     """The columns that a block reads of an input line to the scratch; those outside 0 .. columns - 1 become zeros.
 
     source, to: the block's first column. Before column 0 come whole vectors of zeros, so that the line's own lie aligned.
@@ -202,10 +206,10 @@ def _fill(f: Kernel, spec: FewOutputsSpec, args: FewArguments, source: Ptr, to: 
                 _copy_square(f, spec, there.at_bytes(pitch * whole), [p.at(whole).load(side, mask) for p in pixels], exist)
 
 
-def _copy_square(f: Kernel, spec: FewOutputsSpec, to: Ptr, pixels: list[Num], exist: Bit) -> None:
+def _copy_square(f: Kernel, spec: AcrossPixelsSpec, to: Ptr, pixels: list[Num], exist: Bit) -> None:
     """Channels of neighbouring pixels to their lines, zeros for pixels that do not exist."""
     for j, value in enumerate(_squares(pixels)):
-        to.at_bytes(FewArguments.read(f, spec).pitch * j).store(exist.select(value, f.zeros(value.dtype, value.lanes)))
+        to.at_bytes(AcrossPixelsArguments.read(f, spec).pitch * j).store(exist.select(value, f.zeros(value.dtype, value.lanes)))
 
 
 def _squares(pixels: list[Num]) -> list[Num]:
@@ -230,7 +234,7 @@ class _Ahead:
     there: Ptr
     step: Step
 
-    def line(self, args: FewArguments, number: Int) -> Ptr:
+    def line(self, args: AcrossPixelsArguments, number: Int) -> Ptr:
         """The part of the line that is prefetched under this line of the tile."""
         first, last = self.step.next_first, self.step.next_end
         fill = (first + number).minimum(last - 1).maximum(0)
@@ -242,7 +246,7 @@ class _Ahead:
 
 
 def _sums(
-    f: Kernel, spec: FewOutputsSpec, args: FewArguments, x: Ptr, w: Ptr, step: Step, ahead: _Ahead, turns: Int, kept: Ptr
+    f: Kernel, spec: AcrossPixelsSpec, args: AcrossPixelsArguments, x: Ptr, w: Ptr, step: Step, ahead: _Ahead, turns: Int, kept: Ptr
 ) -> list[Num]:  # fmt: skip
     """The sums of a tile, numbered (row, vector, phase, channel); kept: memory for those of the levels above the blocks."""
     members = len(spec.column_parts)
@@ -276,7 +280,7 @@ def _sums(
     return totals
 
 
-def _end_blocks(f: Kernel, spec: FewOutputsSpec, line: Int, column: Int, sums: list[Num], kept: Ptr) -> None:
+def _end_blocks(f: Kernel, spec: AcrossPixelsSpec, line: Int, column: Int, sums: list[Num], kept: Ptr) -> None:
     """Of every row and phase whose block ends before this tap, the sum goes to the level above; so with groups that end."""
     zero = f.zeros(spec.inner, spec.lanes)
     for r, p in product(range(spec.rows), range(spec.phases)):
@@ -304,7 +308,7 @@ def _end_blocks(f: Kernel, spec: FewOutputsSpec, line: Int, column: Int, sums: l
 
 
 def _run(
-    f: Kernel, spec: FewOutputsSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num], later: Ptr
+    f: Kernel, spec: AcrossPixelsSpec, x: Ptr, w: Ptr, rows: Part, phases: Part, run: Int, sums: list[Num], later: Ptr
 ) -> None:  # fmt: skip
     """The channels of a piece under one line and column, for the sums of these rows and phases; run: how many, or none."""
     tap = spec.run * spec.channels  # elements of the weights
@@ -315,11 +319,11 @@ def _run(
     picked = [at + q * apart + o for at, _ in taps for o in range(channels) for q in range(spec.vectors)]
     wanted = max(1, UNROLL_PRODUCTS // len(picked))
     unroll = max(u for u in (1, 2, 4) if u <= wanted and spec.multiple % u == 0)
-    pitch = FewArguments.read(f, spec).pitch
+    pitch = AcrossPixelsArguments.read(f, spec).pitch
     with f.loop(0, run, unroll, carry=[sums[number] for number in picked]) as i:
         for u in range(unroll):
             if spec.last_in:  # planes lie far apart: to read all of them ahead costs more addresses than it hides
-                f.prefetch(later.at_bytes((i.index + u) * FewArguments.read(f, spec).ahead_channel), level=2)
+                f.prefetch(later.at_bytes((i.index + u) * AcrossPixelsArguments.read(f, spec).ahead_channel), level=2)
             line, weights = x.at_bytes((i.index + u) * pitch), w.at((i.index + u) * channels)
             pixels = [line.at(q * spec.lanes).load(spec.lanes) for q in range(spec.vectors)]
             factors = [weights.at(at + o).splat(spec.lanes) for _, at in taps for o in range(channels)]
@@ -334,7 +338,7 @@ def _run(
 
 
 def _store(
-    f: Kernel, spec: FewOutputsSpec, args: FewArguments, sums: list[Num], kept: Ptr, block: _Block, place: Int, lines: Int
+    f: Kernel, spec: AcrossPixelsSpec, args: AcrossPixelsArguments, sums: list[Num], kept: Ptr, block: _Block, place: Int, lines: Int
 ) -> None:  # fmt: skip
     """The sums to the lines and columns that exist; kept: memory for them, where some do not."""
     parts, lanes = spec.phases * spec.channels, spec.lanes
@@ -363,7 +367,7 @@ def _store(
 
 
 def _store_vectors(
-    f: Kernel, spec: FewOutputsSpec, args: FewArguments, values: list[Num], block: _Block, at: Int, first: Int, whole: bool
+    f: Kernel, spec: AcrossPixelsSpec, args: AcrossPixelsArguments, values: list[Num], block: _Block, at: Int, first: Int, whole: bool
 ) -> None:  # fmt: skip
     """A vector of every phase and channel: the phases interleaved, and the channels too where they lie together.
 

@@ -1,4 +1,4 @@
-"""How few output channels walk down a plane: steps of rows, the input lines that each reads, and the ring of scratch lines under them."""
+"""How vectors across pixels walk down a plane: steps of rows, the input lines that each reads, and the ring of scratch lines under them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import pairwise, product
 import numpy as np
 
 from preimage.engines.base import Array
-from preimage.engines.jit.conv.few_outputs_arguments import Band, Fill, Line, Step
-from preimage.engines.jit.conv.few_outputs_kernel import END_BITS, FIRST, TAKES_PART, Part
+from preimage.engines.jit.conv.across_pixels_arguments import Band, Fill, Line, Step
+from preimage.engines.jit.conv.across_pixels_kernel import END_BITS, FIRST, TAKES_PART, Part
 from preimage.engines.jit.index.taps import Axis, Phase
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.request import ConvRequest
@@ -163,7 +163,7 @@ def _looking_ahead(steps: list[tuple[int, ...]], edges: list[int]) -> Array:
 
 
 class _Ends:
-    """Which levels of sums end before a tap: see `few_outputs_kernel.END_BITS`. axes: of the gather, the batch first."""
+    """Which levels of sums end before a tap: see `across_pixels_kernel.END_BITS`. axes: of the gather, the batch first."""
 
     def __init__(self, terms: Terms, axes: list[Axis]) -> None:
         self.order, self.axes = terms.order, axes[1:]

@@ -1,4 +1,4 @@
-"""Few output channels: blocks of columns of any length against padding, dilation and kernels of any length."""
+"""Vectors across pixels: blocks of columns of any length against padding, dilation and kernels of any length."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import oracle
 from geometries import operands
 from preimage.engines.jit import select
-from preimage.engines.jit.conv import few_outputs
-from preimage.engines.jit.conv.few_outputs import FewPlan
+from preimage.engines.jit.conv import across_pixels
+from preimage.engines.jit.conv.across_pixels import AcrossPixelsPlan
 from preimage.engines.jit.engine import JitEngine
 from preimage.engines.jit.request import little_work
 from preimage.errors import GeometryError
@@ -49,13 +49,13 @@ def test_a_block_shorter_than_the_padding_it_reads(kernel):
 @pytest.mark.parametrize("stride", [15, 16, 17, 27, 28])
 def test_as_many_stride_phases_as_there_are_registers(monkeypatch, stride):
     """A word of 64 bits says of every phase which sums end: with registers for more phases (AVX-512 has 32) it had too few bits."""
-    planned = few_outputs.few_plan
+    planned = across_pixels.across_pixels_plan
 
     def first_choice(r, axes):
         found = planned(r, axes)
         return found if isinstance(found, str) else replace(found, cost=-1.0)
 
-    monkeypatch.setattr(select, "few_plan", first_choice)
+    monkeypatch.setattr(select, "across_pixels_plan", first_choice)
     with little_work(0):
         check(JitEngine(), ConvGeometry.from_conv((2, 1, 8 * stride), (2, 1, 2 * stride), stride=stride), ["conv_transpose"])
 
@@ -63,15 +63,15 @@ def test_as_many_stride_phases_as_there_are_registers(monkeypatch, stride):
 def test_blocks_of_any_length(change_costs, monkeypatch):
     """The schedule wherever it fits, in scratch memory so small that there are many blocks."""
     rng, count = random.Random(1), 0
-    planned = few_outputs.few_plan
+    planned = across_pixels.across_pixels_plan
 
     def first_choice(r, axes):
         nonlocal count
         found = planned(r, axes)
-        count += isinstance(found, FewPlan)
+        count += isinstance(found, AcrossPixelsPlan)
         return found if isinstance(found, str) else replace(found, cost=-1.0)
 
-    monkeypatch.setattr(select, "few_plan", first_choice)
+    monkeypatch.setattr(select, "across_pixels_plan", first_choice)
     with little_work(0):
         for _ in range(60):
             ndim = rng.choice((1, 1, 2))
@@ -81,7 +81,7 @@ def test_blocks_of_any_length(change_costs, monkeypatch):
             size = [rng.choice((1, 2, 5)) for _ in range(ndim - 1)] + [rng.choice((1, 7, 20, 33, 64, 90))]
             options = {"dilation": dilation, "padding": padding}
             channels, many = rng.choice((1, 2, 3, 12, 13)), rng.choice((1, 4, 9))
-            change_costs(few_outputs={"scratch_bytes": rng.choice((1, 1 << 10, 1 << 12))})
+            change_costs(across_pixels={"scratch_bytes": rng.choice((1, 1 << 10, 1 << 12))})
             try:
                 if rng.random() < 0.5:
                     g = ConvGeometry.from_conv((2, many, *size), (channels, many, *kernel), **options)

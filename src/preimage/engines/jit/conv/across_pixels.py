@@ -1,4 +1,4 @@
-"""The program with vectors across pixels, for few output channels or channels-first arrays: see `few_outputs_kernel`."""
+"""The program with vectors across pixels, for few output channels or channels-first arrays: see `across_pixels_kernel`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.ir.shuffles import can_split
 from preimage.engines.jit import branches
-from preimage.engines.jit.compiler.costs import FewOutputsCosts
-from preimage.engines.jit.conv.few_outputs_arguments import ColumnTap, FewArguments
-from preimage.engines.jit.conv.few_outputs_kernel import MOST_ROWS, FewOutputsSpec, Part
-from preimage.engines.jit.conv.few_outputs_walk import Walk, Window, row_axis, windows
+from preimage.engines.jit.compiler.costs import AcrossPixelsCosts
+from preimage.engines.jit.conv.across_pixels_arguments import AcrossPixelsArguments, ColumnTap
+from preimage.engines.jit.conv.across_pixels_kernel import MOST_ROWS, AcrossPixelsSpec, Part
+from preimage.engines.jit.conv.across_pixels_walk import Walk, Window, row_axis, windows
 from preimage.engines.jit.index.taps import Axis, merge_axes
 from preimage.engines.jit.index.terms import Terms
 from preimage.engines.jit.packing.moves import weight_call
@@ -24,14 +24,14 @@ from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel
 from preimage.engines.jit.request import ConvRequest
 from preimage.records import record
 
-__all__ = ["FewPlan", "few_plan", "lower_few", "row_axis"]
+__all__ = ["AcrossPixelsPlan", "across_pixels_plan", "lower_across_pixels", "row_axis"]
 
 MOST_CHANNELS = 8  # of a tile that has all of a group
 TILE_CHANNELS = (2, 3, 4, 6, 8)  # of tiles that take a block of them
 
 
 @record
-class FewPlan:
+class AcrossPixelsPlan:
     """Tile and modelled cost (cycles)."""
 
     lanes: int
@@ -41,7 +41,7 @@ class FewPlan:
     cost: float
 
 
-def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
+def across_pixels_plan(r: ConvRequest, axes: list[Axis]) -> AcrossPixelsPlan | str:
     """The best tile, or why there is none: the last axis needs step 1 in the input, and some length."""
     refused = _unfit(r, axes)
     if refused is not None:
@@ -61,12 +61,12 @@ def few_plan(r: ConvRequest, axes: list[Axis]) -> FewPlan | str:
                 best = cost * g.groups, (lanes, vectors, rows, channels)
     if best is None:
         return _refused("no_tile", "no tile of this kernel fits the registers and the code")
-    filled = r.target.costs.few_outputs.fill_cycles * prod(a.in_size for a in axes) * shape.run * g.groups
+    filled = r.target.costs.across_pixels.fill_cycles * prod(a.in_size for a in axes) * shape.run * g.groups
     cost, tile = best
     if shape.channels <= MOST_CHANNELS:
-        return FewPlan(*tile, cost + filled)
+        return AcrossPixelsPlan(*tile, cost + filled)
     packed = r.target.costs.direct.pack_cycles * prod(g.weight_shape)
-    return FewPlan(*tile, cost * r.target.costs.few_outputs.channel_blocks + filled + packed)
+    return AcrossPixelsPlan(*tile, cost * r.target.costs.across_pixels.channel_blocks + filled + packed)
 
 
 @record
@@ -129,7 +129,7 @@ class _Shape:
     outer: int
     outer_taps: int
     forward: bool
-    costs: FewOutputsCosts
+    costs: AcrossPixelsCosts
 
     @classmethod
     def of(cls, r: ConvRequest, axes: list[Axis]) -> _Shape:
@@ -140,7 +140,7 @@ class _Shape:
         return cls(
             row_axis(axes), windows(phases, range(len(phases)), forward), len(phases), channels, tiles, run // g.groups,
             -(-axes[-1].out_size // len(phases)), prod(a.out_size for a in outer),
-            prod(sum(p.tap_total for p in a.phases) for a in outer), forward, r.target.costs.few_outputs,
+            prod(sum(p.tap_total for p in a.phases) for a in outer), forward, r.target.costs.across_pixels,
         )  # fmt: skip
 
     def met(self, rows: int) -> _Met | None:
@@ -178,11 +178,11 @@ class _Shape:
 
 
 def _refused(branch: str, words: str) -> str:
-    branches.few_outputs(f"refused.{branch}")
+    branches.across_pixels(f"refused.{branch}")
     return words
 
 
-def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
+def lower_across_pixels(r: ConvRequest, axes: list[Axis], plan: AcrossPixelsPlan) -> Program:
     """Steps of rows down blocks of columns; input lines that pass through a ring of scratch lines."""
     g, laid = r.geometry, Laid.of(r, axes)
     axes, inner = laid.axes, "f64" if r.element == "f64" else "f32"
@@ -215,12 +215,12 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     ahead = -(-width * r.in_strides[-1] // turns)
     news = plan.rows / max(1, len(shape.down.phases)) * width * run * ELEMENT_BYTES[r.element]
     near = scratch + news > r.target.l2_bytes // 2
-    spec = FewOutputsSpec(
+    spec = AcrossPixelsSpec(
         r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels,
         "one" if blocks == 1 else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
         terms.order.depth, axes[-1].kernel, tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
     )  # fmt: skip
-    values = FewArguments(
+    values = AcrossPixelsArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, bands=bands,
         n_bands=len(bands), blocks=cut.blocks, groups=g.groups, steps=steps, fills=fills, rows=rows, columns=column_table,
         n_columns=len(column_table), x_image=r.in_strides[0], x_channel=r.in_strides[1], x_column=r.in_strides[-1], lead=cut.lead,
@@ -234,11 +234,11 @@ def lower_few(r: ConvRequest, axes: list[Axis], plan: FewPlan) -> Program:
     program.skips_padding = any(axis.margins != (0, 0) for axis in axes) and not r.every_tap
     program.details = _details(plan, shape, cut, (last_in, tasks, len(bands), scratch, len(steps), len(rows)))
     _take(r, len(axes), plan, shape, cut, len(bands), near)
-    branches.few_outputs(f"padding.{'skipped' if program.skips_padding else 'every_tap' if r.every_tap else 'none'}")
+    branches.across_pixels(f"padding.{'skipped' if program.skips_padding else 'every_tap' if r.every_tap else 'none'}")
     return program.done()
 
 
-def _pack(r: ConvRequest, program: ProgramBuilder, plan: FewPlan, inner: str, blocks: int) -> int:
+def _pack(r: ConvRequest, program: ProgramBuilder, plan: AcrossPixelsPlan, inner: str, blocks: int) -> int:
     """Have the weights packed, one after another for every block of output channels of a group; the bytes of a block."""
     g = r.geometry
     program.packing, block_bytes = weight_call(
@@ -254,7 +254,7 @@ def _pack(r: ConvRequest, program: ProgramBuilder, plan: FewPlan, inner: str, bl
 def _column_table(
     shape: _Shape, channels: int, cut: _Columns, walk: Walk, terms: Terms, parts: list[Part], item: int
 ) -> Array:  # fmt: skip
-    """Every column that a phase reads, and every piece of the channels under it: see `few_outputs_kernel`."""
+    """Every column that a phase reads, and every piece of the channels under it: see `across_pixels_kernel`."""
     found = [(c.at, c.tap, parts.index(c.part)) for c in shape.columns]
     column, number, part = np.array(found, np.int64).reshape(-1, 3).T[:, :, None]
     first, count = np.array(terms.pieces, np.int64).T
@@ -279,7 +279,7 @@ class _Columns:
     pitch: int  # bytes of a scratch line
 
 
-def _cut_columns(r: ConvRequest, shape: _Shape, plan: FewPlan, line_bytes: int, item: int, wanted: int) -> _Columns:
+def _cut_columns(r: ConvRequest, shape: _Shape, plan: AcrossPixelsPlan, line_bytes: int, item: int, wanted: int) -> _Columns:
     """Blocks whose scratch lines fit the memory of a thread; line_bytes: what all of them hold for one column; wanted: blocks that
     give all threads work.
     """
@@ -298,7 +298,9 @@ def _cut_columns(r: ConvRequest, shape: _Shape, plan: FewPlan, line_bytes: int, 
     return _Columns(block, blocks, lead, highest, begin, pitch)
 
 
-def _details(plan: FewPlan, shape: _Shape, cut: _Columns, counts: tuple[bool, int, int, int, int, int]) -> dict[str, str]:
+def _details(
+    plan: AcrossPixelsPlan, shape: _Shape, cut: _Columns, counts: tuple[bool, int, int, int, int, int]
+) -> dict[str, str]:
     last_in, tasks, bands, scratch, steps, rows = counts
     return {
         "tile": f"{plan.rows} rows x {plan.vectors} vectors of {plan.lanes} pixels x {shape.phases} stride phases"
@@ -310,9 +312,9 @@ def _details(plan: FewPlan, shape: _Shape, cut: _Columns, counts: tuple[bool, in
     }
 
 
-def _take(r: ConvRequest, ndim: int, plan: FewPlan, shape: _Shape, cut: _Columns, bands: int, near: bool) -> None:
+def _take(r: ConvRequest, ndim: int, plan: AcrossPixelsPlan, shape: _Shape, cut: _Columns, bands: int, near: bool) -> None:
     """Name the decisions that were made above."""
-    take, (last_in, last_out) = branches.few_outputs, _last(r)
+    take, (last_in, last_out) = branches.across_pixels, _last(r)
     take("taken")
     take("input.transposed" if last_in else "input.copied")
     if last_in and near:

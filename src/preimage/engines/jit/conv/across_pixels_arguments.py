@@ -1,11 +1,11 @@
-"""What the kernel of few output channels is given: its argument vector and its tables (see `few_outputs_kernel`)."""
+"""What the kernel with vectors across pixels is given: its argument vector and its tables (see `across_pixels_kernel`)."""
 
 from __future__ import annotations
 
 from preimage.engines.ir.arguments import Column, Elements, Integer, Record, Records, elements
 from preimage.engines.ir.epilogue import EpilogueArguments
 
-__all__ = ["Band", "ColumnTap", "FewArguments", "Fill", "Line", "Step"]
+__all__ = ["AcrossPixelsArguments", "Band", "ColumnTap", "Fill", "Line", "Step"]
 
 
 class Band(Record):
@@ -44,7 +44,7 @@ class Line(Record):
     scratch: Column  # offset
     weight: Column  # offset
     part: Column  # number of the part (which rows read it), times the number of column parts
-    ends: Column  # which blocks of sums end before it (`few_outputs_kernel.END_BITS`)
+    ends: Column  # which blocks of sums end before it (`across_pixels_kernel.END_BITS`)
 
 
 class ColumnTap(Record):
@@ -54,10 +54,10 @@ class ColumnTap(Record):
     weight: Column  # offset
     part: Column  # number of the part: which phases read it
     channels: Column
-    ends: Column  # which blocks of sums end before it (`few_outputs_kernel.END_BITS`)
+    ends: Column  # which blocks of sums end before it (`across_pixels_kernel.END_BITS`)
 
 
-class FewArguments(EpilogueArguments):
+class AcrossPixelsArguments(EpilogueArguments):
     """A task is `units_per_task` units. Offsets and strides are in bytes."""
 
     scratch: Elements = elements("inner")
