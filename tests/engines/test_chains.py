@@ -12,6 +12,7 @@ from around_kernels import same
 import preimage as pre
 from preimage import ops
 from preimage.engines import around
+from preimage.engines.recording import Recorder
 
 kernels = pytest.importorskip("preimage.engines.jit.compiler.kernels")
 if kernels.unavailable():
@@ -279,3 +280,24 @@ def test_planned_for_narrower_registers(monkeypatch):
         chain.Chain((x, x), ((word, (0, 1)),), 0, (2,), x.dtype, (x.dtype,), None)
     assert [spec.lanes for spec in specs] == [4, 16]
     assert all(spec.ir().startswith("define void @kernel") for spec in specs)
+
+
+@pytest.mark.parametrize(
+    ("word", "elements", "sleeping"), [("add", 1 << 17, 1), ("add", 1 << 19, 2), ("tanh", 1 << 15, 1), ("tanh", 1 << 17, 2)]
+)
+def test_threads_that_may_be_asleep_are_woken_for_much_only(word, elements, sleeping, monkeypatch):
+    from preimage.engines.jit.elementwise import chain
+
+    asked = []
+    launch = chain.launch_arrays
+    monkeypatch.setattr(chain, "launch_arrays", lambda *given: asked.append(given[3]) or launch(*given))
+    x = np.linspace(-3, 3, elements, dtype=np.float32)
+    operands = (x, x) if word == "add" else (x,)
+    recorder = Recorder()
+    with pre.config(threads=2, engine="jit"):
+        (alone,) = chain.run_chain(operands, ((word, tuple(range(len(operands)))),))
+        known = [recorder.watch(each) for each in operands]
+        with recorder:
+            (shared,) = chain.run_chain(known, ((word, tuple(range(len(operands)))),))
+    assert asked == [sleeping, 2]
+    assert alone.tobytes() == shared.tobytes()

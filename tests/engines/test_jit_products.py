@@ -100,3 +100,27 @@ def test_blas_is_in_the_engine_gemm_alone():
     calls = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if BLAS.search(path.read_text())}
     assert "engines/blas.py" in calls
     assert calls - MAY == set()
+
+
+@pytest.mark.skipif(pre.engines()["jit"] != "available", reason="threads are the jit engine's")
+@pytest.mark.parametrize(("rows", "dtype", "sleeping"), [(128, "f4", 1), (128, "f8", 2), (160, "f4", 2)])
+def test_a_product_that_is_done_before_others_wake_is_one_threads(rows, dtype, sleeping, monkeypatch):
+    """Recorded programs run on threads that are awake, so there more of them are shared; the bits are the same."""
+    from preimage.engines.jit.products import call
+    from preimage.engines.recording import Recorder
+
+    a, b = (np.random.default_rng(k).standard_normal((rows, rows)).astype(dtype) for k in range(2))
+    asked = []
+    lowered = call.lower_product
+    monkeypatch.setattr(call, "lower_product", lambda request: asked.append(request.threads) or lowered(request))
+    engine = call.JitProducts()
+    with pre.config(threads=2, engine="jit"):
+        alone = engine.matmul(a, b)
+        recorder = Recorder()
+        known = [recorder.watch(each) for each in (a, b)]
+        with recorder:
+            shared = engine.matmul(*known)
+        again = engine.matmul(a, b)
+    assert asked == ([sleeping, 2] if sleeping == 1 else [2])
+    assert alone.tobytes() == shared.tobytes() == again.tobytes()
+    assert recorder.broken is None

@@ -51,9 +51,9 @@ __all__ = [
     "unpool_axis",
 ]
 
-#: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (threads alone help).
+#: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (only threads help, which have to be woken).
 LEAST_CHAIN = 1 << 13
-LEAST_PASS = 1 << 15
+LEAST_PASS = 1 << 19
 #: Of windows along an axis: outputs, kernel, stride, lo, dilation.
 Window: TypeAlias = tuple[int, int, int, int, int]
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))

@@ -77,7 +77,20 @@ def _joined(sizes: Sequence[int], strides: Sequence[tuple[int, ...]]) -> tuple[l
 class Chain:
     """A chain made ready for operands of known shapes, strides and dtypes: called with arrays, it gives the results' arrays."""
 
-    __slots__ = ("_back", "_kinds", "_memory", "_places", "_repeated", "_table", "computed", "head", "kernel", "shared", "tasks")
+    __slots__ = (
+        "_asleep",
+        "_back",
+        "_kinds",
+        "_memory",
+        "_places",
+        "_repeated",
+        "_table",
+        "computed",
+        "head",
+        "kernel",
+        "shared",
+        "tasks",
+    )
 
     def __init__(
         self, operands: Sequence[Array], steps: tuple[Step, ...], numbers: int, stored: tuple[int, ...], computed: DType,
@@ -157,7 +170,7 @@ class Chain:
         pieces = -(-width // piece)
         share = max(1, most // piece)
         self.tasks = -(-lines * pieces // share)
-        self.shared = self.tasks > 1 and prod(sizes) * (costs.heavy if heavy else 1) >= costs.least_shared
+        self._share_out(prod(sizes) * (costs.heavy if heavy else 1), costs)
         self._table = np.array([[sizes[a], *strides[a]] for a in outer], np.int64)
         self.head = (width, piece, pieces, rows, lines * pieces, share, len(outer), Fixed(self._table) if outer else 0)
         row = (0,) * len(arrays) if rows_axis is None else strides[rows_axis]
@@ -169,12 +182,17 @@ class Chain:
         lanes = lanes_for(target, 8 if dtype == "f64" else 4, heavy)
         self.kernel = kept_kernel(ChainSpec(dtype, lanes, lies[:given], numbers, steps, stored, lies[given:]))
 
+    def _share_out(self, elements: int, costs: ElementwiseCosts) -> None:
+        """Say whether threads share the tasks: where they are awake, as in a recorded program, and where they may be asleep."""
+        self.shared = self.tasks > 1 and elements >= costs.least_shared
+        self._asleep = self.tasks > 1 and elements >= costs.least_woken
+
     def _exchange(self, found: Exchange, costs: ElementwiseCosts) -> None:
         """The copy as a kernel of its own."""
         size = found.spec.parts * found.length
         share = max(1, costs.task_elements // size)
         self.tasks = -(-found.lines // share)
-        self.shared = self.tasks > 1 and found.lines * size >= costs.least_shared
+        self._share_out(found.lines * size, costs)
         self._table = found.offsets
         self.head = (found.length, found.lines, found.second, *found.strides, share, Fixed(self._table))
         self._places = [(0, 0), (0, 0)]
@@ -192,7 +210,8 @@ class Chain:
                 out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
         if self.tasks:
             one = self.launched(operands, numbers, out)
-            launch_arrays(one.kernel, one.words, one.tasks, thread_count() if self.shared else 1)
+            shared = self._asleep if recorder() is None else self.shared
+            launch_arrays(one.kernel, one.words, one.tasks, thread_count() if shared else 1)
         return tuple(out)
 
     def launched(self, operands: Sequence[Array], numbers: Sequence[float] | Array, out: Sequence[Array]) -> Launched:

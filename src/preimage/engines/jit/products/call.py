@@ -22,7 +22,7 @@ from preimage.engines.jit.runtime.link import address_of, link
 from preimage.engines.jit.runtime.program_call import WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
-from preimage.engines.recording import apart
+from preimage.engines.recording import apart, recorder
 from preimage.settings import thread_count
 
 __all__ = ["JitProducts", "product_request"]
@@ -100,7 +100,7 @@ class JitProducts:
 
     def _run(self, a: Array, b: Any, epilogue: Epilogue | None, prepared: bool) -> Array:
         """As matmul; b may be a prepared weight (n, k)."""
-        threads = thread_count()
+        threads = _threads(a, b.shape[::-1] if prepared else b.shape)
         alone = (a.shape, a.strides, b.shape, None if prepared else b.strides, a.dtype.num, id(kernels.current_target()))
         kind = None if epilogue is None else (epilogue.bias is not None, epilogue.residual is not None, epilogue.activation)
         key = (*alone, threads, kind, prepared)
@@ -133,12 +133,21 @@ class JitProducts:
     def warm(self, a: Array, b: Array) -> WarmCall | None:
         """Products like one that was made under these settings, and that skip all that it found out; None where there are none."""
         key = (a.shape, a.strides, b.shape, b.strides, a.dtype.num, id(kernels.current_target()))
-        ready = self._ready.get(key) or self._ready.get((*key, thread_count(), None, False))
+        ready = self._ready.get(key) or self._ready.get((*key, _threads(a, b.shape), None, False))
         return None if ready is None else ready.warm()
 
     def forget(self) -> None:
         """Drop every call that was made ready."""
         forget_shortcuts()
+
+
+def _threads(a: Array, b_shape: tuple[int, ...]) -> int:
+    """How many threads may share a @ b: one alone where waking others takes longer than they save."""
+    threads = thread_count()
+    if threads == 1 or recorder() is not None:
+        return threads
+    macs = max(a.size * b_shape[-1], prod(b_shape) * a.shape[-2])
+    return threads if macs * a.itemsize > 4 * kernels.current_target().costs.products.alone_macs else 1
 
 
 def _result_shape(a: Array, b_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -72,6 +72,13 @@ class _Code:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
 
+def _timed(code: _Code) -> int:
+    """The nanoseconds of 2000 pauses. The least of several says how long they take: another process may have the CPU meanwhile."""
+    begin = time.perf_counter_ns()
+    code.pauses(2000)
+    return max(1, time.perf_counter_ns() - begin)
+
+
 class _Pool:
     """The memory that the workers share. It is never freed: a worker may look at it until the process ends."""
 
@@ -85,9 +92,7 @@ class _Pool:
         self._patience = 0  # calls of `grow` that start no thread, after the system refused one
         self.workers = 0
         code.init(self.address)
-        begin = time.perf_counter_ns()
-        code.pauses(2000)
-        spins = 2000 * SPIN_NS // max(1, time.perf_counter_ns() - begin)
+        spins = 2000 * SPIN_NS // min([_timed(code) for _ in range(3)])
         _I64.from_address(self.address + SPINS).value = max(100, spins)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
