@@ -274,6 +274,18 @@ def test_arrays_without_elements(engine, batch, inner, outer, kernel):
             assert "nothing is multiplied" in str(said)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (9, 160)], ids=["small", "of many taps"])
+def test_an_input_that_is_padding_alone(engine, kernel):
+    """No positions, and still results: found by a long audit, where the planner of kernels with many taps looked at a phase of none."""
+    g = ConvGeometry.from_conv((1, 2, 0, 0), (3, 2, *kernel), padding=tuple((k, 0) for k in kernel))
+    x, w, y = (np.ones(shape, np.float32) for shape in (g.input_shape, g.weight_shape, g.output_shape))
+    padding = g.padding
+    with pre.config(engine=engine.name):
+        assert np.array_equal(pre.conv(x, w, padding=padding), np.zeros(g.output_shape))
+        assert pre.conv_transpose(y, w, padding=padding, output_size=(0, 0)).shape == g.input_shape
+        assert not pre.conv_weight_grad(x, y, kernel_size=kernel, padding=padding).any()
+
+
 def test_plan_refuses_what_is_no_dtype():
     geometry = ConvGeometry.from_conv((1, 1, 4), (1, 1, 2))
     with pytest.raises(DTypeError, match="dtype must be float32, float64, float16 or bfloat16, got 'conv_transpose'"):
