@@ -255,10 +255,16 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "a number of the values": (of(lambda x: x * float(x.data.max())), "depends on the values"),
     "a function of NumPy without a word": (of(lambda x: x + np.sort(x, axis=1)), "depends on the values"),
     "assignment": (Case(lambda m, x: _assigned(x * 2)), "no operation made its result"),
+    "writing into an array": (of(lambda x: _written_to(x * 2)), "writes into an array"),
     "a branch on values": (of(lambda x: x.relu() if x.sum() > 0.4 else x.tanh()), "a branch on values"),
 }
 
 
 def _assigned(x: Any) -> Any:
     x[:, 0] = 1.0
+    return x
+
+
+def _written_to(x: Any) -> Any:
+    x.numpy()[:, 0] = 1.0
     return x

@@ -41,8 +41,15 @@ FIXED: dict[str, Callable[[Any, Any], Any]] = {
     "a loop over it": lambda m, x: F.stack([x[k] * (k + 1) for k in range(x.shape[0])]),
     "a constant with its size": lambda m, x: x * np.float32([[1.0], [2.0], [3.0], [4.0]]),
     "rows that differ": lambda m, x: x * np.linspace(0, 1, x.shape[0], dtype=np.float32)[:, None],
+    "an error of its own": lambda m, x: _refusing(x),
     "another operation for another one": lambda m, x: F.relu(x) if x.shape[0] < 5 else F.tanh(x),
 }
+
+
+def _refusing(x: Any) -> Any:
+    if x.shape[0] != 4:
+        raise RuntimeError("four, please")
+    return x + 1
 
 
 def values(result: Any) -> np.ndarray:

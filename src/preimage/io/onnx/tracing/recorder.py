@@ -145,11 +145,12 @@ class Recorder:
         self.refused.append(what)
         return self.constant(0.0)
 
-    def traced(self, array: Any, name: str) -> TracedArray:
-        """What a node made, under its name."""
+    def traced(self, array: Any, name: str, written_to: bool = False) -> TracedArray:
+        """What a node made, under its name; written_to: NumPy made it, and may go on with it in place."""
         values = np.asarray(array)
         self.shapes[name] = values.shape
         made = self._alive[_place(values)] = TracedArray.of(values, self, name)
+        made.flags.writeable = written_to and values.flags.writeable
         return made
 
     def _adopt(self, made: Any, names: Any) -> Any:
@@ -226,7 +227,7 @@ class Recorder:
     # -- what NumPy computes on arrays that are written down (`preimage.autograd.traced.Writer`) ----------------------------
 
     def _numpy(self, label: str, name: str | None, result: Any) -> Any:
-        return result if name is None else self.traced(result, name)
+        return result if name is None else self.traced(result, name, written_to=True)
 
     def ufunc(self, ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: dict[str, Any], result: Any) -> Any:
         """A universal function of NumPy."""
@@ -297,6 +298,12 @@ class Recorder:
             try:
                 with enable_grad(), observe(self.saw), writing(self.whole):
                     results = flat(self.module(*given))
+            except ValueError as error:
+                if "read-only" not in str(error):
+                    raise
+                raise FileFormatError(
+                    "the module writes into an array of its own; choose between values with ops.where"
+                ) from error
             finally:
                 nn.Module.__call__ = call  # type: ignore[method-assign]
                 KeptWeight.of, nn.Sequential._fusible = of, fusible  # type: ignore[method-assign]
