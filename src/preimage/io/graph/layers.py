@@ -16,6 +16,7 @@ from preimage.autograd import array_of
 from preimage.engines import moving
 from preimage.engines.base import is_channels_last
 from preimage.engines.recording import constant
+from preimage.geometry.sizes import conv_size, extent_of
 from preimage.io.graph.nodes import graph_op
 from preimage.nn.recurrent import stacked
 from preimage.ops.normalise import instance_normalised, normalise, standardized
@@ -102,6 +103,17 @@ def channel_shuffle(x: Value, *, groups: int) -> Value:
             return made
         return np.moveaxis(np.take(np.moveaxis(x, 1, -1), order, -1), -1, 1) if is_channels_last(x) else np.take(x, order, 1)
     return ops.take(x, order, 1)
+
+
+@graph_op("unfold_maps")
+def unfold_maps(x: Value, **window: Any) -> Value:
+    """im2col: (N, C, space) -> (N, C prod(kernel), output space)."""
+    columns = ops.unfold(x, **window)
+    pairs = zip(
+        np.shape(array_of(x))[2:], window["kernel_size"], window["stride"], window["padding"], window["dilation"], strict=True
+    )
+    space = [conv_size(n, lo, hi, extent_of(k, d), s) for n, k, s, (lo, hi), d in pairs]
+    return ops.reshape(columns, (*np.shape(array_of(columns))[:2], *space))
 
 
 _RECURRENT: dict[str, Callable[..., tuple[Any, ...]]] = {"RNN": ops.rnn, "LSTM": ops.lstm, "GRU": ops.gru}

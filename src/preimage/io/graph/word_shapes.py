@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from preimage.geometry.sizes import conv_size, conv_transpose_size, extent_of
@@ -155,6 +156,18 @@ def _pool(call: Call) -> Shapes:
     stride = kernel if node.attributes.get("stride") is None else node.per_axis("stride", ndim)
     found = windows(x, kernel, stride, node.padding(ndim), node.per_axis("dilation", ndim), node.flag("ceil_mode"))
     return [found, found]
+
+
+@shapes_of("unfold_maps")
+def _unfold_maps(call: Call) -> Shapes:
+    x, node = call.shape(0), call.node
+    ndim = len(x) - 2
+    kernel, padding = node.per_axis("kernel_size", ndim), node.padding(ndim)
+    if isinstance(padding, str):
+        raise UnknownError("padding by a word")
+    pairs = zip(x[2:], kernel, node.per_axis("stride", ndim), padding, node.per_axis("dilation", ndim), strict=True)
+    space = [conv_size(n, lo, hi, extent_of(k, d), s) for n, k, s, (lo, hi), d in pairs]  # type: ignore[arg-type]
+    return [[x[0], x[1] * prod(kernel), *space]]
 
 
 @shapes_of("global_avg_pool", "global_max_pool")

@@ -14,7 +14,6 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import array_of, primitive
 from preimage.errors import ShapeError
-from preimage.geometry import conv_size, extent_of
 from preimage.io.caffe.fillers import fill
 from preimage.io.caffe.wire.message import Message
 from preimage.io.graph import graph_op
@@ -60,15 +59,6 @@ def fold_batch(x: Value, *, axis: int) -> Value:
 def unfold_batch(y: Value, x: Value, *, axis: int) -> Value:
     """The first axis of y as the axes that x has before `axis`."""
     return ops.reshape(y, (*_shape(x)[:axis], *_shape(y)[1:]))
-
-
-@graph_op("unfold_maps")
-def unfold_maps(x: Value, **window: Any) -> Value:
-    """im2col: (N, C, space) -> (N, C prod(kernel), output space)."""
-    columns = ops.unfold(x, **window)
-    pairs = zip(_shape(x)[2:], window["kernel_size"], window["stride"], window["padding"], window["dilation"], strict=True)
-    space = [conv_size(n, lo, hi, extent_of(k, d), s) for n, k, s, (lo, hi), d in pairs]
-    return ops.reshape(columns, (*_shape(columns)[:2], *space))
 
 
 @graph_op("crop_like")

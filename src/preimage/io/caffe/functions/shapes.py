@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-from preimage.geometry.sizes import conv_size, extent_of
 from preimage.io.graph.facts import Call, Shapes, shapes_of
 from preimage.io.graph.sizes import Dim, UnknownError, concrete, product
 from preimage.io.graph.word_shapes import broadcasting, like, reshaped
@@ -32,18 +31,6 @@ def _fold_batch(call: Call) -> Shapes:
 @shapes_of("unfold_batch")
 def _unfold_batch(call: Call) -> Shapes:
     return [[*call.shape(1)[: call.node.integer("axis")], *call.shape(0)[1:]]]
-
-
-@shapes_of("unfold_maps")
-def _unfold_maps(call: Call) -> Shapes:
-    x, node = call.shape(0), call.node
-    ndim = len(x) - 2
-    kernel, padding = node.per_axis("kernel_size", ndim), node.padding(ndim)
-    if isinstance(padding, str):
-        raise UnknownError("padding by a word")
-    pairs = zip(x[2:], kernel, node.per_axis("stride", ndim), padding, node.per_axis("dilation", ndim), strict=True)
-    space = [conv_size(n, lo, hi, extent_of(k, d), s) for n, k, s, (lo, hi), d in pairs]  # type: ignore[arg-type]
-    return [[x[0], x[1] * prod(kernel), *space]]
 
 
 @shapes_of("crop_like")
