@@ -216,9 +216,10 @@ def lower_across_pixels(r: ConvRequest, axes: list[Axis], plan: AcrossPixelsPlan
     news = plan.rows / max(1, len(shape.down.phases)) * width * run * ELEMENT_BYTES[r.element]
     near = scratch + news > r.target.l2_bytes // 2
     spec = AcrossPixelsSpec(
-        r.element, r.element, inner, plan.lanes, plan.vectors, plan.rows, shape.phases, channels,
-        "one" if blocks == 1 else "ragged" if shape.channels % channels else "whole", run, terms.item, terms.multiple,
-        terms.order.depth, axes[-1].kernel, tuple(row_parts), tuple(column_parts), last_in, last_out, near, r.finish,
+        element=r.element, out=r.element, inner=inner, lanes=plan.lanes, vectors=plan.vectors, rows=plan.rows, phases=shape.phases,
+        channels=channels, blocks="one" if blocks == 1 else "ragged" if shape.channels % channels else "whole", run=run,
+        piece=terms.item, multiple=terms.multiple, depth=terms.order.depth, width=axes[-1].kernel, row_parts=tuple(row_parts),
+        column_parts=tuple(column_parts), last_in=last_in, last_out=last_out, near=near, finish=r.finish,
     )  # fmt: skip
     values = AcrossPixelsArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, bands=bands,

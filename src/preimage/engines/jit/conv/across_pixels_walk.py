@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,39 @@ def windows(phases: tuple[Phase, ...], members: range, forward: bool) -> list[Wi
 OUTSIDE = -(1 << 62)
 
 
+class _Read(NamedTuple):
+    """An input line under a step: its offset, the number of its first member's tap among all taps, and which rows read it."""
+
+    source: int
+    tap: int
+    part: Part
+
+
+class _Rows(NamedTuple):
+    """A step: the offset of its first line of the result, the lines that it reads, and how many lines of the result there are."""
+
+    output: int
+    lines: list[_Read]
+    exist: int
+
+
+class _Ring:
+    """Which input line lies in which of the scratch lines."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self.slot_of: dict[int, int] = {}
+
+    def turn(self, wanted: Iterable[int]) -> list[tuple[int, int]]:
+        """Let go of lines that are not wanted any more; those that come in, each with its slot."""
+        asked = dict.fromkeys(wanted)
+        self.slot_of = {source: slot for source, slot in self.slot_of.items() if source in asked}
+        free = iter(sorted(set(range(self._slots)) - set(self.slot_of.values())))
+        new = [(source, next(free)) for source in asked if source not in self.slot_of]
+        self.slot_of.update(new)
+        return new
+
+
 class Walk:
     """The steps down the outer axes and the rows, and the ring of scratch lines under them."""
 
@@ -67,45 +101,48 @@ class Walk:
         self.patterns: dict[int, list[Window]] = {}
         self.steps = list(self._steps())
         self.count = len(self.steps)
-        self.slots = max(1, *(len({source for source, _, _ in lines}) for _, lines, _ in self.steps))
+        self.slots = max(1, *(len({line.source for line in step.lines}) for step in self.steps))
 
     @staticmethod
     def parts(steps: Array) -> int:
         """Steps for one that brings new lines."""
         return max(1, len(steps) // max(1, int((steps["end_fill"] > steps["first_fill"]).sum())))
 
-    def _steps(self) -> Iterator[tuple[int, list[tuple[int, int, Part]], int]]:
-        """Output offset, lines (source offset, tap, part), and the lines of the result that exist."""
+    def _steps(self) -> Iterator[_Rows]:
         phases, size = self.row_axis.phases, self.row_axis.out_size
         for position in product(*(range(a.out_size) for a in self.outer)):
-            taps, out = [(0, 0)], 0  # input offset, number of the tap
-            for p, axis, (in_stride, out_stride) in zip(position, self.outer, self.outer_strides, strict=True):
-                phase, turn = axis.phases[p % len(axis.phases)], p // len(axis.phases)
-                out += p * out_stride
-                here = [(turn * phase.in_step + offset, k) for k, offset in phase.taps]
-                here = [(at, k) for at, k in here if 0 <= at < axis.in_size or self.every_tap]
-                taps = [
-                    (
-                        OUTSIDE if base == OUTSIDE or not 0 <= at < axis.in_size else base + at * in_stride,
-                        number * axis.kernel + k,
-                    )
-                    for base, number in taps
-                    for at, k in here
-                ]
+            taps, out = self._outer_taps(position)
             for first in range(0, size, self.rows):
                 start = first % len(phases)
                 if start not in self.patterns:
                     self.patterns[start] = windows(phases, range(start, start + self.rows), self.forward)
                 base = first // len(phases) * phases[0].in_step
-                lines = []
-                for at_outer, number in taps:
-                    for window in self.patterns[start]:
-                        at = base + window.at
-                        inside = 0 <= at < self.row_axis.in_size
-                        if inside or self.every_tap:
-                            source = at_outer + at * self.in_line if inside and at_outer != OUTSIDE else OUTSIDE
-                            lines.append((source, (number * self.kernel_rows + window.tap) * self.width, window.part))
-                yield out + first * self.out_line, lines, min(self.rows, size - first)
+                lines = [line for at, number in taps for line in self._lines(at, number, base, self.patterns[start])]
+                yield _Rows(out + first * self.out_line, lines, min(self.rows, size - first))
+
+    def _outer_taps(self, position: tuple[int, ...]) -> tuple[list[tuple[int, int]], int]:
+        """What a position of the outer axes reads: input offsets with the numbers of their taps; and its offset in the result."""
+        taps, out = [(0, 0)], 0
+        for p, axis, (in_stride, out_stride) in zip(position, self.outer, self.outer_strides, strict=True):
+            phase, turn = axis.phases[p % len(axis.phases)], p // len(axis.phases)
+            out += p * out_stride
+            here = [(turn * phase.in_step + offset, k) for k, offset in phase.taps]
+            here = [(at, k) for at, k in here if 0 <= at < axis.in_size or self.every_tap]
+            taps = [
+                (OUTSIDE if base == OUTSIDE or not 0 <= at < axis.in_size else base + at * in_stride, number * axis.kernel + k)
+                for base, number in taps
+                for at, k in here
+            ]
+        return taps, out
+
+    def _lines(self, outer: int, number: int, base: int, pattern: list[Window]) -> Iterator[_Read]:
+        """The lines under one tap of the outer axes. outer: the input offset that it reads; base: the step's position along the rows."""
+        for window in pattern:
+            at = base + window.at
+            inside = 0 <= at < self.row_axis.in_size
+            if inside or self.every_tap:
+                source = outer + at * self.in_line if inside and outer != OUTSIDE else OUTSIDE
+                yield _Read(source, (number * self.kernel_rows + window.tap) * self.width, window.part)
 
     def tables(self, bands: int, line_bytes: int, tap_bytes: int) -> tuple[Array, Array, Array, Array, list[Part]]:
         """Bands, steps, fills and rows as the kernel reads them, and the parts of rows."""
@@ -115,20 +152,16 @@ class Walk:
         fills: list[tuple[int, int, int]] = []
         rows: list[tuple[int, ...]] = []
         for begin, end in pairwise(edges):
-            ring: dict[int, int] = {}
+            ring = _Ring(self.slots)
             for out, lines, exist in self.steps[begin:end]:
-                wanted = dict.fromkeys(source for source, _, _ in lines)
-                ring = {source: slot for source, slot in ring.items() if source in wanted}
-                free = iter(sorted(set(range(self.slots)) - set(ring.values())))
                 first_fill, first_row = len(fills), len(rows)
-                for source in wanted:
-                    if source not in ring:
-                        ring[source] = next(free)
-                        columns = self.columns if source != OUTSIDE else 0
-                        fills.append((source if columns else 0, ring[source] * line_bytes, columns))
-                ends = self.ends.of_lines(tuple([(tap // self.width, part) for _, tap, part in lines]))
+                for source, slot in ring.turn(line.source for line in lines):
+                    columns = self.columns if source != OUTSIDE else 0
+                    fills.append((source if columns else 0, slot * line_bytes, columns))
+                ends = self.ends.of_lines(tuple([(line.tap // self.width, line.part) for line in lines]))
                 for (source, tap, part), word in zip(lines, ends, strict=True):
-                    rows.append((ring[source] * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts)), word))
+                    slot = ring.slot_of[source]
+                    rows.append((slot * line_bytes, tap * tap_bytes, parts.setdefault(part, len(parts)), word))
                 steps.append((first_fill, len(fills), first_row, len(rows), out, exist))
         first_step, end_step = np.array(list(pairwise(edges)), np.int64).T
         at, place, filled = np.array(fills, np.int64).reshape(-1, 3).T
