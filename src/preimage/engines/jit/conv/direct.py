@@ -178,12 +178,13 @@ def _spec(r: ConvRequest, layout: Layout, sizes: _Sizes) -> DirectSpec:
     choice, folded, in_scratch = best.choice, best.folded, best.store == "scratch"
     pixel = best.in_strides[choice.axis] * best.axes[choice.axis].phases[0].in_step
     return DirectSpec(
-        sizes.inner, sizes.inner if in_scratch else r.element, choice.lanes, choice.vectors, choice.pixels,
-        0 if r.little else layout.terms.item, 1 if r.little else layout.terms.multiple, layout.terms.order.depth, layout.terms.lone,
-        0 if r.little or (choice.axis == 0 and len(best.axes) > 1) else pixel // sizes.item,
-        r.little or best.channels % sizes.width != 0,
-        folded is not None, folded is not None and min(folded.phases_of_tap) < folded.stride, best.store == "transposed",
-        EpilogueSpec() if in_scratch else r.finish,
+        element=sizes.inner, out=sizes.inner if in_scratch else r.element, lanes=choice.lanes, vectors=choice.vectors,
+        pixels=choice.pixels, run=0 if r.little else layout.terms.item, multiple=1 if r.little else layout.terms.multiple,
+        depth=layout.terms.order.depth, lone=layout.terms.lone,
+        pixel_stride=0 if r.little or (choice.axis == 0 and len(best.axes) > 1) else pixel // sizes.item,
+        ragged=r.little or best.channels % sizes.width != 0, folded=folded is not None,
+        partial=folded is not None and min(folded.phases_of_tap) < folded.stride, transposed=best.store == "transposed",
+        finish=EpilogueSpec() if in_scratch else r.finish,
     )  # fmt: skip
 
 

@@ -62,15 +62,12 @@ def lower_channels_first(r: ConvRequest) -> Program:
         {"rows": rows, "phases": out_parts, "patterns": len(patterns), "vectors": vectors, "bands": len(bands)},
     )  # fmt: skip
     program = ProgramBuilder("depthwise, channels first")
-    program.packing = copied_weights(r)
-    program.packed_bytes = prod(g.weight_shape) * item
-    program.packed_key = ("plane", r.element)
-    if not r.prepared:
-        program.pack_first()
+    _pack(r, program, item)
     program.buffers.append(Buffer("scratch", scratch * r.threads))
     spec = ChannelsFirstSpec(
-        r.element, r.element, inner, lanes, rows, row_axis.phases[0].in_step, split, columns, tuple(patterns), g.kernel_size[-1],
-        margin, vectors, looped, terms.order, r.finish,
+        element=r.element, out=r.element, inner=inner, lanes=lanes, rows=rows, row_step=row_axis.phases[0].in_step, split=split,
+        columns=columns, patterns=tuple(patterns), width=g.kernel_size[-1], margin=margin, vectors=vectors, looped=looped,
+        order=terms.order, finish=r.finish,
     )  # fmt: skip
     values = ChannelsFirstArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_bands=len(bands),
@@ -89,6 +86,15 @@ def lower_channels_first(r: ConvRequest) -> Program:
         "tasks": str(tasks),
     }
     return program.done()
+
+
+def _pack(r: ConvRequest, program: ProgramBuilder, item: int) -> None:
+    """Have the weights copied, in the type of the sums."""
+    program.packing = copied_weights(r)
+    program.packed_bytes = prod(r.geometry.weight_shape) * item
+    program.packed_key = ("plane", r.element)
+    if not r.prepared:
+        program.pack_first()
 
 
 def _take(looped: bool, split: int, axes: int, counts: dict[str, int]) -> None:

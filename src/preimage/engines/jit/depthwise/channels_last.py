@@ -114,13 +114,8 @@ def _calls(
     groups, terms = _by_pattern(pixel_axis), Terms.of(1, axes[1:])
     vectors = 1 if r.little or target.vector_registers < 32 else _vectors(channels, lanes, pixel_axis)
     width = vectors * lanes
-    weights, block_bytes = weight_call("conv", (channels, 1, *g.kernel_size), 1, r.element, inner, lanes, width, costs.packing)
-    tap_bytes = width * ELEMENT_BYTES[inner]
-    blocks = -(-channels // width)
-    program.packing, program.packed_bytes = weights, blocks * block_bytes
-    program.packed_key = ("depthwise", r.element, lanes, vectors)
-    if not r.prepared:
-        program.buffers.append(Buffer("packed", program.packed_bytes))
+    tap_bytes, blocks = width * ELEMENT_BYTES[inner], -(-channels // width)
+    weights, block_bytes = _pack(program, r, inner, lanes, vectors, blocks)
     take = branches.channels_last
     _take_blocks(at == len(axes) - 1, len(groups), vectors, channels % width != 0, blocks)
     zeros = np.zeros(width, np.float64)  # as wide as a whole tile of any element type
@@ -146,10 +141,12 @@ def _calls(
         rows["first_tile"], rows["end_tile"] = 0, len(tiles)
         rows, bounds = _share(rows, len(tiles) * pixels * width * blocks * max(1, len(pattern.columns)), r, down)
         spec = DepthwiseSpec(
-            element, r.element if straight else inner, inner, lanes, vectors, pixels, columns,
-            *((0, 1, 0) if r.little else (phases[0].in_step, pattern.tap_stride, in_strides[at])), g.out_channels_per_group,
-            "any" if r.little else ("last" if blocks == 1 else "any") if channels % width else "",
-            r.little or bool(tiles["edge"].any()), terms.order.depth, lone, r.finish if straight else EpilogueSpec(), down,
+            element=element, out=r.element if straight else inner, inner=inner, lanes=lanes, vectors=vectors, pixels=pixels, columns=columns,
+            step=0 if r.little else phases[0].in_step, tap_stride=1 if r.little else pattern.tap_stride,
+            pixel_bytes=0 if r.little else in_strides[at], repeat=g.out_channels_per_group,
+            ragged="any" if r.little else ("last" if blocks == 1 else "any") if channels % width else "",
+            edges=r.little or bool(tiles["edge"].any()), depth=terms.order.depth, lone=lone,
+            finish=r.finish if straight else EpilogueSpec(), ahead=down,
         )  # fmt: skip
         values = ChannelsLastArguments(
             **operands(read, written), rows=rows, tiles=tiles, taps=taps.table, nodes=nodes, chunk_rows=bounds, zeros=zeros, blocks=blocks,
@@ -161,6 +158,17 @@ def _calls(
         tiles_of.append(f"{pixels} pixels x {vectors} vectors of {lanes} channels, {len(pattern.columns)} taps a row")
     program.details |= {"tile": "; ".join(tiles_of), "tasks": ", ".join(str(call.tasks) for call in calls[1:])}
     return calls
+
+
+def _pack(program: ProgramBuilder, r: ConvRequest, inner: str, lanes: int, vectors: int, blocks: int) -> tuple[KernelCall, int]:
+    """The call that packs the weights, in so many blocks of channels, and the bytes of a block."""
+    shape = (r.geometry.out_channels, 1, *r.geometry.kernel_size)
+    call, block_bytes = weight_call("conv", shape, 1, r.element, inner, lanes, vectors * lanes, r.target.costs.packing)
+    program.packing, program.packed_bytes = call, blocks * block_bytes
+    program.packed_key = ("depthwise", r.element, lanes, vectors)
+    if not r.prepared:
+        program.buffers.append(Buffer("packed", program.packed_bytes))
+    return call, block_bytes
 
 
 def _by_pattern(axis: Axis) -> dict[_Pattern, list[Phase]]:

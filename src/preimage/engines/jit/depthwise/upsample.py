@@ -61,8 +61,9 @@ def lower_upsample(r: ConvRequest, packing: KernelCall) -> Program:
     take("tile.one_column" if tile == 1 else "tile.several_columns")
     take("chunks.one" if len(chunks) == 1 else "chunks.several")
     spec = UpsampleSpec(
-        r.element, r.element, inner, lanes, tile, stride, taps, ragged, terms.order.depth, terms.lone_rows(1), r.finish
-    )
+        element=r.element, out=r.element, inner=inner, lanes=lanes, positions=tile, stride=stride, taps=taps, ragged=ragged,
+        depth=terms.order.depth, lone=terms.lone_rows(1), finish=r.finish,
+    )  # fmt: skip
     values = UpsampleArguments(
         **operands(), scratch="scratch", scratch_bytes=scratch, units=units, units_per_task=per_task, n_chunks=len(chunks),
         channels=g.groups, x_image=r.in_strides[0], x_channel=r.in_strides[1], x_row=row_stride(r.in_strides, g.ndim),

@@ -84,9 +84,10 @@ def lower_depthwise_grad(r: WeightGradRequest) -> Program:
         wanted = 1 if r.threads == 1 else min(units, 4 * r.threads)
         per_task = -(-units // wanted)
         spec = DepthwiseGradSpec(
-            inner, x_element, y_element, lanes, vectors, rows, tuple(k * g.dilation[-1] for k in range(columns)), g.stride[-1],
-            _turn(rows * columns * vectors, vectors, r.target.vector_registers), x_strides[-1], y_strides[-1],
-            g.out_channels_per_group, g.out_channels % width != 0,
+            element=inner, x_element=x_element, y_element=y_element, lanes=lanes, vectors=vectors, rows=rows,
+            columns=tuple(k * g.dilation[-1] for k in range(columns)), step=g.stride[-1],
+            turn=_turn(rows * columns * vectors, vectors, r.target.vector_registers), x_pixel=x_strides[-1],
+            y_pixel=y_strides[-1], repeat=g.out_channels_per_group, ragged=g.out_channels % width != 0,
         )  # fmt: skip
         values = DepthwiseGradArguments(
             x=x_name, y=y_name, sums="sums", tiles=tiles, positions=positions, n_tiles=len(tiles), units=units,
@@ -101,21 +102,24 @@ def lower_depthwise_grad(r: WeightGradRequest) -> Program:
         tiles_said.append(f"{rows} x {columns} taps x {vectors} vectors of {lanes} channels")
     if level_room:
         program.buffers.append(Buffer("levels", r.threads * level_room))
-    take = branches.depthwise_weight_grad
-    take("taken")
-    for name, array in (("x", x_name), ("y", y_name)):
-        take(f"{name}.{'in_place' if array == name else 'copied'}")
-    take("multiplier.one" if g.out_channels_per_group == 1 else "multiplier.several")
-    take("rows.one" if len(parts_h) == 1 else "rows.several")
-    take("columns.one" if len(parts_w) == 1 else "columns.several")
-    take("vectors.one" if vectors == 1 else "vectors.several")
-    take("channels.ragged" if g.out_channels % width else "channels.whole")
-    take("images.one" if g.batch == 1 else "images.several")
-    take(f"axes.{('one', 'two')[g.ndim - 1] if g.ndim < 3 else 'more'}")
+    _take(g, {"x": x_name, "y": y_name}, {"rows": len(parts_h), "columns": len(parts_w), "vectors": vectors}, width)
     program.calls.append(_order(r, inner, taps, sum_tap))
     program.skips_padding = True
     program.details = {"tile": "; ".join(tiles_said), "x": x_name, "y": y_name}
     return program.done()
+
+
+def _take(g: ConvGeometry, read: dict[str, str], counts: dict[str, int], width: int) -> None:
+    """Name the decisions. read: the array that each operand is read from; width: channels of a tile."""
+    take = branches.depthwise_weight_grad
+    take("taken")
+    for name, array in read.items():
+        take(f"{name}.{'in_place' if array == name else 'copied'}")
+    counts |= {"multiplier": g.out_channels_per_group, "images": g.batch}
+    for name, count in counts.items():
+        take(f"{name}.{'one' if count == 1 else 'several'}")
+    take("channels.ragged" if g.out_channels % width else "channels.whole")
+    take(f"axes.{('one', 'two')[g.ndim - 1] if g.ndim < 3 else 'more'}")
 
 
 def _side(

@@ -103,9 +103,11 @@ def lower_product(r: ProductRequest) -> Program:
         program.calls.append(call)
         program.buffers.append(Buffer("rows", size))
     spec = TileSpec(
-        a_element, b_element, r.element, lanes, rows, vectors, not a.packed and r.a.by_terms(r.item), rows if a.packed else 0,
-        transposed and way != "packed", vectors * lanes if way == "packed" else 0, masked, _is_far(r) if way != "packed" else rows <= 2,
-        way == "local", r.finish, min(Order.of((r.terms,)).depth, 2), False, _is_far_result(r), r.bias_cycle > 0,
+        a=a_element, b=b_element, out=r.element, lanes=lanes, rows=rows, vectors=vectors,
+        by_rows=not a.packed and r.a.by_terms(r.item), a_step=rows if a.packed else 0, transposed=transposed and way != "packed",
+        b_step=vectors * lanes if way == "packed" else 0, masked=masked, ahead=_is_far(r) if way != "packed" else rows <= 2,
+        local=way == "local", finish=r.finish, depth=min(Order.of((r.terms,)).depth, 2), chunked=False, far_out=_is_far_result(r),
+        bias_of_rows=r.bias_cycle > 0,
     )  # fmt: skip
     program.details["B"] = WAYS[way]
     program.calls.append(_multiply(r, program, spec, a, b))

@@ -116,8 +116,9 @@ class WeightGradients:
             branches.call("operand.copied")
         shared = n_threads if geometry.inside_macs > SMALL_MACS else 1
         request = WeightGradRequest(
-            geometry, ELEMENTS[x.dtype.name], x.strides, y.strides, result.strides, shared, kernels.current_target(),
-            is_little(geometry), fast=current().accuracy == "fast",
+            geometry=geometry, element=ELEMENTS[x.dtype.name], x_strides=x.strides, y_strides=y.strides,
+            out_strides=result.strides, threads=shared, target=kernels.current_target(), little=is_little(geometry),
+            fast=current().accuracy == "fast",
         )  # fmt: skip
         linked = self._linked(as_tables_allow(request))
         images = images_of_a_part(request, linked.workspace_bytes)
@@ -264,8 +265,9 @@ def request_for_shapes(
     shapes = (geometry.input_shape, geometry.output_shape, geometry.weight_shape)
     x, y, out = (dense_strides(shape, item, channels_last) for shape in shapes)
     return WeightGradRequest(
-        geometry, element, x, y, out, n_threads, kernels.current_target(), is_little(geometry), fast=current().accuracy == "fast"
-    )
+        geometry=geometry, element=element, x_strides=x, y_strides=y, out_strides=out, threads=n_threads,
+        target=kernels.current_target(), little=is_little(geometry), fast=current().accuracy == "fast",
+    )  # fmt: skip
 
 
 def _spatial(geometry: ConvGeometry) -> ConvGeometry:

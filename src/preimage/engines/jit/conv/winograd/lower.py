@@ -163,8 +163,8 @@ def _multiply(
     sizes, results = (g.input_size, g.output_size)[:: 1 if forward else -1]
     los = tuple(lo if forward else taps - 1 - lo for (lo, _), taps in zip(g.padding, g.kernel_size, strict=True))
     spec = WinogradSpec(
-        r.element, tile.lanes, tile.vectors, tile.pixels, shape, order.depth, unroll, r.in_strides[1] != item,
-        r.out_strides[1] != item, r.finish,
+        element=r.element, lanes=tile.lanes, vectors=tile.vectors, pixels=tile.pixels, shape=shape, depth=order.depth,
+        unroll=unroll, planes_in=r.in_strides[1] != item, planes_out=r.out_strides[1] != item, epilogue=r.finish,
     )  # fmt: skip
     along = by_axis(
         count=three(choice.counts, 1), lo=three(los, 0), in_=three(sizes, 1), in_stride=three(r.in_strides[2:], 0),

@@ -62,8 +62,8 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
         together=together, v_piece=v_piece, w_piece=w_piece, m_piece=m_piece, out_row=r.out_strides[0], out_in=r.out_strides[1],
     )  # fmt: skip
     spec = GradientSpec(
-        r.element, tile.lanes, tile.vectors, tile.pixels, shape, r.x_strides[1] != item, r.y_strides[1] != item,
-        r.out_strides[1] != item,
+        element=r.element, lanes=tile.lanes, vectors=tile.vectors, pixels=tile.pixels, shape=shape,
+        planes_in=r.x_strides[1] != item, planes_y=r.y_strides[1] != item, rows=r.out_strides[1] != item,
     )  # fmt: skip
     program = ProgramBuilder(f"{name_of(choice)}, weight gradient")
     program.calls.append(kernel_call("weight gradient", spec, values, g.groups * parts))

@@ -219,9 +219,9 @@ def _launch_of(
     each = factor is not None and factor.size > 1
     kind = result.array.dtype
     spec = ProductSpec(
-        plan.way, left.array.dtype == np.int8, plan.lanes, plan.tile_rows, plan.vectors, left.gather is not None, finish.way,
-        _KINDS[kind.name], kind == np.uint8, each, finish.bias is not None,
-        plan.way == "quads" and zeros,
+        way=plan.way, signed=left.array.dtype == np.int8, lanes=plan.lanes, rows=plan.tile_rows, vectors=plan.vectors,
+        gather=left.gather is not None, finish=finish.way, kind=_KINDS[kind.name], unsigned=kind == np.uint8, factors=each,
+        bias=finish.bias is not None, zeros=plan.way == "quads" and zeros,
     )  # fmt: skip
     row_sums = plan.room * plan.pitch
     row_places = row_sums + -(-plan.room * 4 // 64) * 64

@@ -65,8 +65,9 @@ def _spec(d: Direction, rows: int, depth: int) -> CellSpec:
     tile = _tile(gates, rows, d.weight_hh.shape[1], target, lanes)
     activations = tuple([(steps, len(numbers)) for steps, numbers in cell.activations])
     return CellSpec(
-        cell.kind, ELEMENTS[d.products.dtype.name], cell.order, lanes, tile.rows, tile.units, depth, activations, cell.clip is not None,
-        cell.coupled, cell.reset_after, d.peephole is not None, d.inside is not None, d.lengths is not None,
+        kind=cell.kind, element=ELEMENTS[d.products.dtype.name], order=cell.order, lanes=lanes, rows=tile.rows, units=tile.units,
+        depth=depth, activations=activations, clip=cell.clip is not None, coupled=cell.coupled, reset_after=cell.reset_after,
+        peephole=d.peephole is not None, inside=d.inside is not None, lengths=d.lengths is not None,
     )  # fmt: skip
 
 
