@@ -271,6 +271,15 @@ def test_an_object_of_ones_own():
     assert report.subjects[0].tally.refused["conv_transpose: has no conv_transpose"]
 
 
+def test_a_subject_that_fails_when_asked_what_it_takes(monkeypatch):
+    """Is reported, and the audit goes on: a long run once ended there."""
+    subject = EngineSubject("gemm")
+    monkeypatch.setattr(subject.engine, "supports", lambda g, result, dtype: None if 1 // (g.in_channels - 1) else None)
+    report = audit.run([subject], geometries=30, jobs=0, checks=["exact"], shrink_seconds=0)
+    assert "asked whether it takes this, raised ZeroDivisionError" in report.subjects[0].findings[0].message
+    assert report.cases == 30
+
+
 @pytest.mark.parametrize("what", ["no-such-library", "no.such.module:thing", 3])
 def test_unknown_subjects(what):
     with pytest.raises(OptionError):

@@ -23,7 +23,7 @@ from preimage import ops
 from preimage.audit.case import Case
 from preimage.audit.data import dtype_of
 from preimage.audit.invalid import Invalid
-from preimage.audit.subjects.base import Array, Refused, Subject, Variant
+from preimage.audit.subjects.base import FAULT, Array, Refused, Subject, Variant
 from preimage.engines import INEXACT, decisions, get
 from preimage.engines.buffers import trim
 from preimage.errors import OptionError, PreimageError
@@ -202,7 +202,10 @@ class EngineSubject(Subject):
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
         if result == "bias_grad":
             return None
-        return self.engine.supports(case.geometry(), result, dtype_of(dtype))
+        try:
+            return self.engine.supports(case.geometry(), result, dtype_of(dtype))
+        except Exception as error:
+            return f"{FAULT} {type(error).__name__}: {str(error).strip()[:300]}"
 
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         if result == "bias_grad":
