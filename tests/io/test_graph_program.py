@@ -600,3 +600,31 @@ def test_quantising_keeps_the_bits_of_numpy() -> None:
                 np.testing.assert_array_equal(found, want, strict=True)
                 back = ((want.astype(np.int64) - 100).astype(kind) * scale).astype(kind)
                 np.testing.assert_array_equal(dequantised(found, scale, zero), back, strict=True)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_bounds_that_change_are_read_by_kernels(kind: Any) -> None:
+    nodes = [
+        Node("m", "mul", ("x", "x"), ("m",)),
+        Node("c", "onnx.Clip", ("m", "low", "high"), ("c",)),
+        Node("d", "onnx.Clip", ("m", "low"), ("d",)),
+        Node("e", "onnx.Clip", ("m", "", "high"), ("e",)),
+    ]
+    inputs = [Input("x", (None, None)), Input("low", ()), Input("high", (1,))]
+    graph = Graph(nodes, inputs, ["c", "d", "e"]).eval()
+
+    def feeds(low: float, high: float) -> Arrays:
+        x = array(3, 70).astype(kind)
+        x[1, :3] = np.nan, np.inf, 0
+        return {"x": x, "low": np.array(low, kind), "high": np.array([high], kind)}
+
+    done = recorded(optimise(graph), feeds(0.01, 0.02))  # type: ignore[arg-type]
+    assert not done.programs[-1].functions
+    for low, high in ((0.01, 0.05), (0.05, 0.01), (-0.0, np.inf), (np.nan, 0.02), (-np.inf, 0.0)):
+        given = feeds(low, high)
+        with pre.no_grad():
+            found = done.run(given)
+        m = given["x"] * given["x"]
+        above, below = np.maximum(m, given["low"]), np.minimum(m, given["high"])
+        same(found, {"c": np.minimum(above, given["high"]), "d": above, "e": below})
+        same(found, by_nodes(graph, given))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ _ALL = frozenset(
         "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish", "onnx.Gather", "onnx.PRelu", "onnx.Where", "onnx.Equal", "onnx.Less",
         "onnx.LessOrEqual", "onnx.Greater", "onnx.GreaterOrEqual", "onnx.And", "onnx.Or", "onnx.Xor", "onnx.Not", "onnx.IsNaN", "rms_norm",
         "onnx.LSTM", "onnx.GRU", "onnx.RNN", "group_norm", "instance_norm", "onnx.Einsum",
-        "quantised_pointwise",
+        "quantised_pointwise", "onnx.Clip",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.
@@ -45,7 +45,7 @@ _FIRST = frozenset(
         "onnx.Sin", "onnx.Cos", "onnx.Tan", "onnx.Asin", "onnx.Acos", "onnx.Atan", "onnx.Sinh", "onnx.Cosh", "onnx.Asinh", "onnx.Acosh",
         "onnx.Atanh", "upsample", "channel_shuffle", "elu", "onnx.Elu", "onnx.DepthToSpace", "onnx.SpaceToDepth",
         "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax", "onnx.ReduceMax", "onnx.ReduceMin",
-        "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow", "onnx.Clip",
+        "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow",
         "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled", "lrn", "onnx.DynamicQuantizeLinear",
         "onnx.com.microsoft::DynamicQuantizeMatMul",
     )

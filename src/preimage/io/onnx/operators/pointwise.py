@@ -11,6 +11,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import Tensor
 from preimage.engines import around
+from preimage.engines.recording import recorder
 from preimage.errors import FileFormatError
 from preimage.io.graph import OPS, graph_op
 from preimage.io.graph.types import TypeRule, gives
@@ -304,7 +305,7 @@ def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None
     high = max if high is None else (high.data if isinstance(high, Tensor) else high)
     if np.size(low) != 1 or np.size(high) != 1:
         raise FileFormatError(f"Clip: the bounds must be single values, got shapes {np.shape(low)} and {np.shape(high)}")
-    bounds = [None if b is None else np.asarray(b).reshape(()).item() for b in (low, high)]
+    bounds = [_bound(b, x) for b in (low, high)]
     if recorded(x):
         return ops.clip(x, *bounds)
     # np.minimum(np.maximum()) as the definition says: where low > high the result is high
@@ -313,8 +314,22 @@ def _clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None
     return result.copy() if result is x else result
 
 
-def _bounded(word: str, function: Any, x: Any, bound: float) -> Any:
-    made = around.pointwise(word, x, numbers=(bound,)) if x.dtype in _WIDE else None
+def _bound(bound: Any, x: Any) -> Any:
+    """A bound as a number; for a recorder one that may change as it is, where kernels read it."""
+    here = recorder()
+    if isinstance(bound, np.ndarray) and here is not None and not here.is_fixed(bound):
+        if isinstance(x, np.ndarray) and x.dtype in _WIDE and bound.dtype == x.dtype:
+            return bound.reshape(())
+        here.lost("bounds that change are read")
+    return None if bound is None else np.asarray(bound).reshape(()).item()
+
+
+def _bounded(word: str, function: Any, x: Any, bound: Any) -> Any:
+    made = None
+    if isinstance(bound, np.ndarray):
+        made = around.pointwise(word, x, bound)
+    elif x.dtype in _WIDE:
+        made = around.pointwise(word, x, numbers=(bound,))
     return function(x, np.asarray(bound, x.dtype)) if made is None else made
 
 
