@@ -274,7 +274,12 @@ def test_an_object_of_ones_own():
 def test_a_subject_that_fails_when_asked_what_it_takes(monkeypatch):
     """Is reported, and the audit goes on: a long run once ended there."""
     subject = EngineSubject("gemm")
-    monkeypatch.setattr(subject.engine, "supports", lambda g, result, dtype: None if 1 // (g.in_channels - 1) else None)
+
+    def supports(geometry, result, dtype):
+        if geometry.in_channels == 1:
+            raise ZeroDivisionError("by one channel less")
+
+    monkeypatch.setattr(subject.engine, "supports", supports)
     report = audit.run([subject], geometries=30, jobs=0, checks=["exact"], shrink_seconds=0)
     assert "asked whether it takes this, raised ZeroDivisionError" in report.subjects[0].findings[0].message
     assert report.cases == 30
