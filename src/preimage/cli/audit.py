@@ -107,8 +107,8 @@ def audit(
     from preimage.report.audit import console_for, print_report, print_status
 
     console = console_for()
-    if listing or status or export is not None:
-        text.no_stray(subjects, "--list, --status and --export check no subjects")
+    if listing or export is not None:  # --status is asked behind the command of a long run, subjects and all
+        text.no_stray(subjects, "--list and --export check no subjects")
     if listing:
         _list(console)
         return
