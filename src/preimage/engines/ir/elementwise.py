@@ -15,16 +15,12 @@ from preimage.engines.ir.error_function import erf, normal_cdf
 from preimage.engines.ir.inverse_functions import FUNCTIONS
 from preimage.engines.ir.logarithms import log, log1p, power
 from preimage.engines.ir.trigonometry import cos, sin
-from preimage.engines.ir.words import floor, mirrored, rounded
+from preimage.engines.ir.words import floor, mirrored, number_like, rounded
 
 __all__ = ["HEAVY", "WORDS", "Step", "applied", "number_of"]
 
 #: A step: its name, and its operands as indices into the list of operands, numbers and earlier steps' values.
 Step = tuple[str, tuple[int, ...]]
-
-
-def _number(x: Num, value: float) -> Num:
-    return x.kernel.const(x.dtype, x.lanes, value)
 
 
 def _zero(f: Kernel, x: Num) -> Num:
@@ -56,7 +52,7 @@ def _if_positive(f: Kernel, x: Num, yes: Num, no: Num) -> Num:
 
 def _sign(f: Kernel, x: Num) -> Num:
     """-1, 0 or 1; NaN stays."""
-    one = _number(x, 1.0).with_sign_of(x)
+    one = number_like(x, 1.0).with_sign_of(x)
     some: Num = (x.is_above(_zero(f, x)) | x.is_below(_zero(f, x))).select(one, _zero(f, x))
     held: Num = x.is_nan().select(x, some)
     return held
@@ -65,14 +61,14 @@ def _sign(f: Kernel, x: Num) -> Num:
 def _softsign(f: Kernel, x: Num) -> Num:
     """x / (1 + |x|)."""
     size = x.absolute()
-    endless = size.is_equal(_number(x, numbers.inf))
-    value: Num = endless.select(_number(x, 1.0).with_sign_of(x), x / (_number(x, 1.0) + size))
+    endless = size.is_equal(number_like(x, numbers.inf))
+    value: Num = endless.select(number_like(x, 1.0).with_sign_of(x), x / (number_like(x, 1.0) + size))
     return value
 
 
 def _above(x: Num, low: float) -> Num:
     """x, held where the factor that it meets has reached 0, so that no infinity does (`ops/gates.py`)."""
-    return _maximum(x.kernel, x, _number(x, low))
+    return _maximum(x.kernel, x, number_like(x, low))
 
 
 def _softplus(f: Kernel, x: Num) -> Num:
@@ -82,15 +78,15 @@ def _softplus(f: Kernel, x: Num) -> Num:
 
 def _mish(f: Kernel, x: Num) -> Num:
     """x tanh(log(1 + e)) = x n / (n + 2),  n = e (e + 2),  e = exp(x)."""
-    e = math.exp(f, x.is_above(_number(x, 30.0)).select(_number(x, 30.0), x))
-    n = e * (e + _number(x, 2.0))
-    return _above(x, -1000.0) * (n / (n + _number(x, 2.0)))
+    e = math.exp(f, x.is_above(number_like(x, 30.0)).select(number_like(x, 30.0), x))
+    n = e * (e + number_like(x, 2.0))
+    return _above(x, -1000.0) * (n / (n + number_like(x, 2.0)))
 
 
 def _gelu_tanh(f: Kernel, x: Num) -> Num:
     """x (1 + tanh(u)) / 2 = x sigmoid(2 u),  u = sqrt(2 / pi) (x + 0.044715 x^3)."""
-    inner = (x * x) * (x * _number(x, 0.044715)) + x
-    scaled = inner * _number(x, numbers.sqrt(2 / numbers.pi))
+    inner = (x * x) * (x * number_like(x, 0.044715)) + x
+    scaled = inner * number_like(x, numbers.sqrt(2 / numbers.pi))
     return _above(x, -50.0) * math.sigmoid(f, scaled + scaled)
 
 
@@ -127,10 +123,10 @@ WORDS: dict[str, Callable[..., Num]] = {
     "neg": lambda f, x: mirrored(x),
     "normal_cdf": normal_cdf,
     "power": power,
-    "reciprocal": lambda f, x: _number(x, 1.0) / x,
+    "reciprocal": lambda f, x: number_like(x, 1.0) / x,
     "relu": lambda f, x: _maximum(f, x, _zero(f, x)),
     "round": lambda f, x: rounded(x, "roundeven"),
-    "rsqrt": lambda f, x: _number(x, 1.0) / x.sqrt(),
+    "rsqrt": lambda f, x: number_like(x, 1.0) / x.sqrt(),
     "sigmoid": math.sigmoid,
     "sign": _sign,
     "silu": lambda f, x: _above(x, -1000.0) * math.sigmoid(f, x),
@@ -151,7 +147,7 @@ QUESTIONS: dict[str, Callable[..., Bit]] = {
     "equal": lambda f, x, y: x.is_equal(y),
     "greater": lambda f, x, y: x.is_above(y),
     "greater_equal": lambda f, x, y: x.is_above(y) | x.is_equal(y),
-    "is_inf": lambda f, x: x.absolute().is_equal(_number(x, numbers.inf)),
+    "is_inf": lambda f, x: x.absolute().is_equal(number_like(x, numbers.inf)),
     "is_nan": lambda f, x: x.is_nan(),
     "less": lambda f, x, y: x.is_below(y),
     "less_equal": lambda f, x, y: x.is_below(y) | x.is_equal(y),

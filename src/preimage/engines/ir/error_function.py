@@ -14,7 +14,7 @@ from __future__ import annotations
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Kernel, Num
 from preimage.engines.ir.error_coefficients import FAR, NEAR
-from preimage.engines.ir.words import mirrored
+from preimage.engines.ir.words import mirrored, number_like
 
 __all__ = ["erf", "normal_cdf"]
 
@@ -37,23 +37,19 @@ _G = (
 _ROOT_HALF = (0.7071067811865476, -4.833646656726457e-17)
 
 
-def _number(x: Num, value: float) -> Num:
-    return x.kernel.const(x.dtype, x.lanes, value)
-
-
 def _held(x: Num, most: float) -> Num:
     """At most so much; NaN stays."""
-    held: Num = x.is_above(_number(x, most)).select(_number(x, most), x)
+    held: Num = x.is_above(number_like(x, most)).select(number_like(x, most), x)
     return held
 
 
 def erf(f: Kernel, x: Num) -> Num:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    size, one = x.absolute(), _number(x, 1.0)
+    size, one = x.absolute(), number_like(x, 1.0)
     square = x * x
     if x.dtype == "f32":
         first, rest = _A_FIRST
-        near = x.fma(_number(x, first), x * square.fma(math.polynomial(f, _A, square), _number(x, rest)))
+        near = x.fma(number_like(x, first), x * square.fma(math.polynomial(f, _A, square), number_like(x, rest)))
         tail = math.exp(f, math.polynomial(f, _B, _held(size, 4.0)))
         far = one - tail
     else:
@@ -72,31 +68,31 @@ def _erfc_tail(f: Kernel, size: Num, rest: Num | None) -> Num:
     if rest is not None:
         left = z.fma(rest + rest, left)
     decay = math.exp(f, mirrored(square), mirrored(left))
-    three = _number(size, 3.0)
+    three = number_like(size, 3.0)
     return decay * math.polynomial(f, FAR, (z - three) / (z + three)) / z
 
 
 def normal_cdf(f: Kernel, x: Num) -> Num:
     """The probability that a standard normal variable is at most x."""
-    one, half = _number(x, 1.0), _number(x, 0.5)
+    one, half = number_like(x, 1.0), number_like(x, 0.5)
     zero = f.zeros(x.dtype, x.lanes)
     if x.dtype == "f32":
         size = _held(x.absolute(), 15.0)
         square = size * size
-        left = size.fma(size, mirrored(square)) * _number(x, -0.5)
-        decay = math.exp(f, square * _number(x, -0.5), left)
-        three = _number(x, 3.0)
+        left = size.fma(size, mirrored(square)) * number_like(x, -0.5)
+        decay = math.exp(f, square * number_like(x, -0.5), left)
+        three = number_like(x, 3.0)
         share = one / (size + three)
         low = decay * (math.polynomial(f, _G, (size - three) * share) * share)
         value: Num = x.is_above(zero).select(one - low, low)
         return value
     high, low_root = _ROOT_HALF
     x = _held(x.absolute(), 39.5).with_sign_of(x)
-    z = x * _number(x, high)
-    rest = x.fma(_number(x, low_root), x.fma(_number(x, high), mirrored(z)))
+    z = x * number_like(x, high)
+    rest = x.fma(number_like(x, low_root), x.fma(number_like(x, high), mirrored(z)))
     size = z.absolute()
     near = half + half * (z * math.polynomial(f, NEAR, z * z))
-    tail = half * _erfc_tail(f, size, rest * _number(x, 1.0).with_sign_of(z))
+    tail = half * _erfc_tail(f, size, rest * number_like(x, 1.0).with_sign_of(z))
     far = x.is_above(zero).select(one - tail, tail)
     chosen: Num = size.is_above(one).select(far, near)
     return chosen

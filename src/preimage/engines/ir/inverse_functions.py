@@ -17,7 +17,7 @@ from collections.abc import Callable
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Kernel, Num
 from preimage.engines.ir.logarithms import log1p
-from preimage.engines.ir.words import converted
+from preimage.engines.ir.words import converted, number_like
 
 __all__ = ["FUNCTIONS"]
 
@@ -43,21 +43,17 @@ _SQUARE_OVERFLOWS = 1e150
 _LOG_2 = 0.6931471805599453
 
 
-def _number(x: Num, value: float) -> Num:
-    return x.kernel.const(x.dtype, x.lanes, value)
-
-
 def _atan(f: Kernel, x: Num) -> Num:
-    one, zero = _number(x, 1.0), f.zeros(x.dtype, x.lanes)
+    one, zero = number_like(x, 1.0), f.zeros(x.dtype, x.lanes)
     size = x.absolute()
-    far, middle = size.is_above(_number(x, _TAN_THREE_EIGHTHS)), size.is_above(_number(x, _TAN_EIGHTH))
-    above = far.select(_number(x, -1.0), middle.select(size - one, size))
+    far, middle = size.is_above(number_like(x, _TAN_THREE_EIGHTHS)), size.is_above(number_like(x, _TAN_EIGHTH))
+    above = far.select(number_like(x, -1.0), middle.select(size - one, size))
     below = far.select(size, middle.select(size + one, one))
     r = above / below
     z = r * r
-    rest = far.select(_number(x, _HALF_PI_REST), middle.select(_number(x, _HALF_PI_REST / 2), zero))
+    rest = far.select(number_like(x, _HALF_PI_REST), middle.select(number_like(x, _HALF_PI_REST / 2), zero))
     small = (r * z).fma(math.polynomial(f, _P, z), rest) + r
-    base = far.select(_number(x, _HALF_PI), middle.select(_number(x, _HALF_PI / 2), zero))
+    base = far.select(number_like(x, _HALF_PI), middle.select(number_like(x, _HALF_PI / 2), zero))
     value: Num = (base + small).with_sign_of(x)
     return value
 
@@ -69,17 +65,17 @@ def _asin_of(f: Kernel, root: Num, square: Num) -> Num:
 
 def _halves(f: Kernel, x: Num) -> tuple[Num, Num]:
     """asin(|x|) where |x| <= 1/2, else acos(|x|) / 2; |x|. NaN beyond 1."""
-    size, half = x.absolute(), _number(x, 0.5)
+    size, half = x.absolute(), number_like(x, 0.5)
     outer = size.is_above(half)
-    square = outer.select((_number(x, 1.0) - size) * half, size * size)
+    square = outer.select((number_like(x, 1.0) - size) * half, size * size)
     root = outer.select(square.sqrt(), size)
     return _asin_of(f, root, square), size
 
 
 def _asin(f: Kernel, x: Num) -> Num:
     found, size = _halves(f, x)
-    far = _number(x, _HALF_PI) - (found + found - _number(x, _HALF_PI_REST))
-    value: Num = size.is_above(_number(x, 0.5)).select(far, found)
+    far = number_like(x, _HALF_PI) - (found + found - number_like(x, _HALF_PI_REST))
+    value: Num = size.is_above(number_like(x, 0.5)).select(far, found)
     return value.with_sign_of(x)
 
 
@@ -87,15 +83,15 @@ def _acos(f: Kernel, x: Num) -> Num:
     found, size = _halves(f, x)
     twice = found + found
     negative = x.is_below(f.zeros(x.dtype, x.lanes))
-    far = negative.select(_number(x, 2 * _HALF_PI) - (twice - _number(x, 2 * _HALF_PI_REST)), twice)
-    near = _number(x, _HALF_PI) - (found.with_sign_of(x) - _number(x, _HALF_PI_REST))
-    value: Num = size.is_above(_number(x, 0.5)).select(far, near)
+    far = negative.select(number_like(x, 2 * _HALF_PI) - (twice - number_like(x, 2 * _HALF_PI_REST)), twice)
+    near = number_like(x, _HALF_PI) - (found.with_sign_of(x) - number_like(x, _HALF_PI_REST))
+    value: Num = size.is_above(number_like(x, 0.5)).select(far, near)
     return value
 
 
 def _sinh(f: Kernel, x: Num) -> Num:
-    one, half, size = _number(x, 1.0), _number(x, 0.5), x.absolute()
-    large = size.is_above(_number(x, _LARGE))
+    one, half, size = number_like(x, 1.0), number_like(x, 0.5), x.absolute()
+    large = size.is_above(number_like(x, _LARGE))
     t = math.expm1(f, large.select(size * half, size))
     e = t + one
     value: Num = large.select(half * e * e, (t + t / e) * half)
@@ -103,38 +99,38 @@ def _sinh(f: Kernel, x: Num) -> Num:
 
 
 def _cosh(f: Kernel, x: Num) -> Num:
-    half, size = _number(x, 0.5), x.absolute()
-    large = size.is_above(_number(x, _LARGE))
+    half, size = number_like(x, 0.5), x.absolute()
+    large = size.is_above(number_like(x, _LARGE))
     e = math.exp(f, large.select(size * half, size))
     value: Num = large.select(half * e * e, half * e + half / e)
     return value
 
 
 def _asinh(f: Kernel, x: Num) -> Num:
-    one, size = _number(x, 1.0), x.absolute()
+    one, size = number_like(x, 1.0), x.absolute()
     square = size * size
     return _log1p_or_large(f, size + square / (one + (one + square).sqrt()), size).with_sign_of(x)
 
 
 def _acosh(f: Kernel, x: Num) -> Num:
-    one = _number(x, 1.0)
+    one = number_like(x, 1.0)
     t = x - one
     value = _log1p_or_large(f, t + (t + t + t * t).sqrt(), x)
-    kept: Num = x.is_below(one).select(_number(x, float("nan")), value)
+    kept: Num = x.is_below(one).select(number_like(x, float("nan")), value)
     return kept
 
 
 def _log1p_or_large(f: Kernel, inner: Num, x: Num) -> Num:
     """log1p(inner), or log(2 x) where x^2 may overflow."""
-    large = x.is_above(_number(x, _SQUARE_OVERFLOWS))
+    large = x.is_above(number_like(x, _SQUARE_OVERFLOWS))
     value = log1p(f, large.select(x, inner))
-    kept: Num = large.select(value + _number(x, _LOG_2), value)
+    kept: Num = large.select(value + number_like(x, _LOG_2), value)
     return kept
 
 
 def _atanh(f: Kernel, x: Num) -> Num:
     size = x.absolute()
-    return (log1p(f, (size + size) / (_number(x, 1.0) - size)) * _number(x, 0.5)).with_sign_of(x)
+    return (log1p(f, (size + size) / (number_like(x, 1.0) - size)) * number_like(x, 0.5)).with_sign_of(x)
 
 
 def _in_f64(function: Callable[[Kernel, Num], Num]) -> Callable[[Kernel, Num], Num]:

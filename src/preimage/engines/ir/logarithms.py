@@ -15,7 +15,7 @@ import math as numbers
 
 from preimage.engines.ir import math
 from preimage.engines.ir.builder import Bit, Kernel, Num
-from preimage.engines.ir.words import DIGITS, Word, converted, floor, mirrored
+from preimage.engines.ir.words import DIGITS, Word, converted, floor, mirrored, number_like
 
 __all__ = ["log", "log1p", "power"]
 
@@ -41,60 +41,56 @@ _LEAST = {"f32": 2.0**-126, "f64": 2.0**-1022}
 _LIFT = {"f32": 25, "f64": 54}
 
 
-def _number(x: Num, value: float) -> Num:
-    return x.kernel.const(x.dtype, x.lanes, value)
-
-
 def _split(f: Kernel, x: Num) -> tuple[Num, Num]:
     """k and m of a positive number; denormal ones are lifted first."""
     digits, bias = DIGITS[x.dtype]
-    small = x.is_below(_number(x, _LEAST[x.dtype]))
-    x = small.select(x * _number(x, 2.0 ** _LIFT[x.dtype]), x)
+    small = x.is_below(number_like(x, _LEAST[x.dtype]))
+    x = small.select(x * number_like(x, 2.0 ** _LIFT[x.dtype]), x)
     bits = Word.of(x)
     above = bits - (_HALF_ROOT[x.dtype] - (bias << digits))
     exponent = above >> digits  # k + bias
     m = (bits - ((exponent - bias) << digits)).as_float()
     offset = 2.0**digits  # an integer in the lowest digits of this number is that number more
-    wide = (exponent | Word.of(_number(x, offset))).as_float()
-    lifted = small.select(_number(x, offset + bias + _LIFT[x.dtype]), _number(x, offset + bias))
+    wide = (exponent | Word.of(number_like(x, offset))).as_float()
+    lifted = small.select(number_like(x, offset + bias + _LIFT[x.dtype]), number_like(x, offset + bias))
     return wide - lifted, m
 
 
 def _joined(x: Num, k: Num, t: Num, c: Num | None) -> Num:
     """k log 2 + log(1 + t) + c."""
     high, low = _LOG_2[x.dtype]
-    rest = k * _number(x, low)
+    rest = k * number_like(x, low)
     if c is not None:
         rest = rest + c
     square = t * t
     if x.dtype == "f32":
         rest = (t * square).fma(math.polynomial(x.kernel, _P, t), rest)
-        return k.fma(_number(x, high), t + square.fma(_number(x, -0.5), rest))
-    half = square * _number(x, 0.5)
-    s = t / (t + _number(x, 2.0))
+        return k.fma(number_like(x, high), t + square.fma(number_like(x, -0.5), rest))
+    half = square * number_like(x, 0.5)
+    s = t / (t + number_like(x, 2.0))
     z = s * s
     inner = s.fma(z.fma(math.polynomial(x.kernel, _R, z), half), rest)
-    return k.fma(_number(x, high), t - (half - inner))
+    return k.fma(number_like(x, high), t - (half - inner))
 
 
 def _ends(x: Num, value: Num, zero: Num) -> Num:
     """-infinity where `zero` (x, or 1 + x) is 0, NaN below it, x itself for infinity and NaN."""
     f, dtype, lanes = x.kernel, x.dtype, x.lanes
-    value = zero.is_equal(f.zeros(dtype, lanes)).select(_number(x, float("-inf")), value)
-    value = zero.is_below(f.zeros(dtype, lanes)).select(_number(x, float("nan")), value)
-    held: Num = (zero.is_equal(_number(x, float("inf"))) | x.is_nan()).select(x, value)
+    value = zero.is_equal(f.zeros(dtype, lanes)).select(number_like(x, float("-inf")), value)
+    value = zero.is_below(f.zeros(dtype, lanes)).select(number_like(x, float("nan")), value)
+    held: Num = (zero.is_equal(number_like(x, float("inf"))) | x.is_nan()).select(x, value)
     return held
 
 
 def log(f: Kernel, x: Num) -> Num:
     """The natural logarithm."""
     k, m = _split(f, x)
-    return _ends(x, _joined(x, k, m - _number(x, 1.0), None), x)
+    return _ends(x, _joined(x, k, m - number_like(x, 1.0), None), x)
 
 
 def log1p(f: Kernel, x: Num) -> Num:
     """log(1 + x), exact near 0."""
-    one = _number(x, 1.0)
+    one = number_like(x, 1.0)
     u = one + x
     back = u - one
     lost = (one - (u - back)) + (x - back)
@@ -110,7 +106,7 @@ def log1p(f: Kernel, x: Num) -> Num:
 
 def power(f: Kernel, x: Num, y: Num) -> Num:
     """x to the y, with the special values of C's pow: 1 for y = 0 and x = 1, NaN for x < 0 where y is no integer."""
-    one, zero = _number(x, 1.0), f.zeros(x.dtype, x.lanes)
+    one, zero = number_like(x, 1.0), f.zeros(x.dtype, x.lanes)
     size = x.absolute()
     if x.dtype == "f32":
         wide = math.exp(f, converted(y, "f64") * log(f, converted(size, "f64")))
@@ -118,11 +114,13 @@ def power(f: Kernel, x: Num, y: Num) -> Num:
     else:
         value = _exp_of_product(f, y, size)
     whole = floor(y).is_equal(y)
-    half = y * _number(x, 0.5)
+    half = y * number_like(x, 0.5)
     odd = whole.but_not(floor(half).is_equal(half))
     value = odd.select(value.with_sign_of(x), value)
-    value = x.is_below(zero).but_not(whole | size.is_equal(_number(x, float("inf")))).select(_number(x, float("nan")), value)
-    endless = y.absolute().is_equal(_number(x, float("inf"))) & size.is_equal(one)
+    value = (
+        x.is_below(zero).but_not(whole | size.is_equal(number_like(x, float("inf")))).select(number_like(x, float("nan")), value)
+    )
+    endless = y.absolute().is_equal(number_like(x, float("inf"))) & size.is_equal(one)
     certain: Bit = y.is_equal(zero) | x.is_equal(one) | endless
     kept: Num = certain.select(one, value)
     return kept
@@ -137,9 +135,9 @@ def _sum_of(a: Num, b: Num) -> tuple[Num, Num]:
 def _log_of_two(f: Kernel, size: Num) -> tuple[Num, Num]:
     """log of a positive number as a sum of two, to 2^-66 of it."""
     k, m = _split(f, size)
-    t = m - _number(size, 1.0)
-    below = t + _number(size, 2.0)
-    rest_below = t - (below - _number(size, 2.0))
+    t = m - number_like(size, 1.0)
+    below = t + number_like(size, 2.0)
+    rest_below = t - (below - number_like(size, 2.0))
     s = t / below
     s_low = (mirrored(s).fma(below, t) - s * rest_below) / below  # s + s_low = t / (2 + t)
     z = s * s
@@ -148,14 +146,16 @@ def _log_of_two(f: Kernel, size: Num) -> tuple[Num, Num]:
     cubic = s * z
     cubic_low = s.fma(z, mirrored(cubic)) + s.fma(z_low, z * s_low)
     third, third_low = 2.0 / 3.0, 3.700743415417188e-17
-    b = cubic * _number(size, third)
-    b_low = cubic.fma(_number(size, third), mirrored(b)) + cubic.fma(_number(size, third_low), cubic_low * _number(size, third))
+    b = cubic * number_like(size, third)
+    b_low = cubic.fma(number_like(size, third), mirrored(b)) + cubic.fma(
+        number_like(size, third_low), cubic_low * number_like(size, third)
+    )
     tail = (cubic * z) * math.polynomial(f, _R_LESS, z)
     high, low = _sum_of(s + s, b)
     low = low + ((s_low + s_low) + b_low) + tail
     log_high, log_low = math.LOG_2["f64"]
-    whole = k * _number(size, log_high)
-    whole_low = k.fma(_number(size, log_high), mirrored(whole)) + k * _number(size, log_low)
+    whole = k * number_like(size, log_high)
+    whole_low = k.fma(number_like(size, log_high), mirrored(whole)) + k * number_like(size, log_low)
     top, top_low = _sum_of(whole, high)  # k = 0, or the larger
     return _sum_of(top, top_low + (low + whole_low))
 
@@ -165,13 +165,13 @@ def _exp_of_product(f: Kernel, y: Num, size: Num) -> Num:
     high, low = _log_of_two(f, size)
     product = y * high
     rest = y.fma(high, mirrored(product)) + y * low
-    limit = _number(size, 800.0)
+    limit = number_like(size, 800.0)
     rest = product.absolute().is_below(limit).select(rest, f.zeros(size.dtype, size.lanes))
     plain = (
         size.is_nan()
         | product.is_nan()
         | size.is_equal(f.zeros(size.dtype, size.lanes))
-        | size.is_equal(_number(size, numbers.inf))
+        | size.is_equal(number_like(size, numbers.inf))
     )
     product = plain.select(y * _ends(size, high, size), product)
     rest = plain.select(f.zeros(size.dtype, size.lanes), rest)

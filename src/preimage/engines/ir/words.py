@@ -5,7 +5,7 @@ from __future__ import annotations
 from preimage.engines.ir.builder import Bit, Kernel, Num
 from preimage.engines.ir.values import constant, type_of
 
-__all__ = ["DIGITS", "WORD", "Word", "converted", "floor", "mirrored", "rounded"]
+__all__ = ["DIGITS", "WORD", "Word", "converted", "floor", "mirrored", "number_like", "rounded"]
 
 #: The integers as wide as a float, the binary digits behind its point, and what its exponent is stored with.
 WORD = {"f32": "i32", "f64": "i64"}
@@ -86,6 +86,11 @@ def rounded(x: Num, way: str) -> Num:
 
 def floor(x: Num) -> Num:
     return rounded(x, "floor")
+
+
+def number_like(x: Num, value: float) -> Num:
+    """A number in all lanes of a vector like x."""
+    return x.kernel.const(x.dtype, x.lanes, value)
 
 
 def mirrored(x: Num) -> Num:
