@@ -21,13 +21,12 @@ from preimage.autograd import Tensor, array_of, no_grad
 from preimage.errors import FileFormatError, OutOfMemoryError
 from preimage.io.graph import Graph, Input, Node
 from preimage.io.onnx import importer  # noqa: F401 - the words of ONNX's operators register themselves
-from preimage.io.onnx.model import CODES
 from preimage.io.onnx.tracing.recorder import Recorder, flat
+from preimage.io.onnx.tracing.rows import DTYPE_CODES
 from preimage.records import record
 
 __all__ = ["trace"]
 
-_CODES = {name: code for code, name in CODES.items()}
 #: Attributes that are positions or sizes along an axis.
 _SIZES = {"reshape": ("target",), "slice_axis": ("start", "stop")}
 
@@ -340,11 +339,11 @@ class _Sizes:
                 raise _DiffersError("a constant that depends on values")
             name = self.numbers([int(v) for v in flat_one], [int(v) for v in flat_two])
             name = name if one.ndim == 1 else self._put("onnx.Reshape", name, self._stored(one.shape))
-            return name if one.dtype == np.int64 else self._put("onnx.Cast", name, to=_CODES[one.dtype.name])
+            return name if one.dtype == np.int64 else self._put("onnx.Cast", name, to=DTYPE_CODES[one.dtype.name])
         if whole and all((v.reshape(-1) == np.arange(v.size)).all() for v in (one, two)):
             scalars = [self._put("onnx.Squeeze", self.number(one.size, two.size), self._stored([0]))]
             name = self._put("onnx.Range", self._stored(0), scalars[0], self._stored(1))
-            name = name if one.dtype == np.int64 else self._put("onnx.Cast", name, to=_CODES[one.dtype.name])
+            name = name if one.dtype == np.int64 else self._put("onnx.Cast", name, to=DTYPE_CODES[one.dtype.name])
             return name if one.ndim == 1 else self._put("onnx.Reshape", name, self.numbers(one.shape, two.shape))
         axes = tuple(k for k, (n, m) in enumerate(zip(one.shape, two.shape, strict=True)) if n != m)
         if not one.size or not two.size:

@@ -8,6 +8,7 @@ import numpy as np
 
 from preimage.autograd import array_of
 from preimage.autograd.traced import TracedArray, plain
+from preimage.io.onnx.tracing.rows import DTYPE_CODES, expanded
 
 if TYPE_CHECKING:
     from preimage.io.onnx.tracing.recorder import Recorder
@@ -98,7 +99,7 @@ def _by_arrays(w: Recorder, x: Any, parts: list[Any]) -> str | None:
             value = _sliced(w, value, axis, part)
     places = [k for k, part in enumerate(parts) if not isinstance(part, slice)]
     if len(places) == 1:
-        return w.put("onnx.Gather", value, _whole(w, parts[places[0]]), axis=places[0])
+        return w.put("onnx.Gather", value, _indices(w, parts[places[0]], np.int32), axis=places[0])
     rest = [k for k in range(len(parts)) if k not in places]
     if places != list(range(len(places))):
         value = w.put("transpose", value, axes=(*places, *rest))
@@ -113,19 +114,16 @@ def _by_arrays(w: Recorder, x: Any, parts: list[Any]) -> str | None:
     return value
 
 
-def _whole(w: Recorder, array: Any) -> str:
-    name = w.name(np.asarray(array, np.int64) if not isinstance(array, TracedArray) and array.dtype != np.int64 else array)
-    return name if array.dtype in (np.int64, np.int32) or not isinstance(array, TracedArray) else w.put("onnx.Cast", name, to=7)
+def _indices(w: Recorder, array: Any, *others: Any) -> str:
+    """An array of indices in int64, or in one of the other dtypes where it has that."""
+    if not isinstance(array, TracedArray):
+        return w.name(array if array.dtype == np.int64 else np.asarray(array, np.int64))
+    return w.name(array) if array.dtype in (np.int64, *others) else w.put("onnx.Cast", w.name(array), to=DTYPE_CODES["int64"])
 
 
 def _column(w: Recorder, array: Any, shape: tuple[int, ...]) -> str:
     """An array of indices, broadcast to a shape, with one more axis."""
-    name = _whole(w, array)
-    if isinstance(array, TracedArray) and array.dtype != np.int64:
-        name = w.put("onnx.Cast", name, to=7)
+    name = _indices(w, array)
     if array.shape != shape:
-        extra = len(shape) - array.ndim
-        name = w.put(
-            "onnx.Expand", name, w.ints(*(1 if k >= extra and n == array.shape[k - extra] else n for k, n in enumerate(shape)))
-        )
+        name = expanded(w, name, array.shape, shape)
     return w.put("onnx.Unsqueeze", name, w.ints(len(shape)))

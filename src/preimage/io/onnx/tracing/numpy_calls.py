@@ -9,14 +9,13 @@ import numpy as np
 
 from preimage.autograd import array_of
 from preimage.autograd.traced import plain
-from preimage.io.onnx.model import CODES
+from preimage.io.onnx.tracing.rows import DTYPE_CODES, expanded
+from preimage.ops.operands import axes_of
 
 if TYPE_CHECKING:
     from preimage.io.onnx.tracing.recorder import Recorder
 
 __all__ = ["FUNCTIONS", "written_ufunc"]
-
-_CODES = {name: code for code, name in CODES.items()}
 
 #: Universal functions whose arguments have one dtype.
 _UFUNCS: dict[Any, str] = {
@@ -41,7 +40,7 @@ def _typed(w: Recorder, value: Any, dtype: np.dtype[Any]) -> str:
     known = w.known(value) if isinstance(array, np.ndarray) else None
     if known is None:
         return w.constant(array, dtype)
-    made: str = known if array.dtype == dtype else w.put("onnx.Cast", known, to=_CODES[dtype.name])
+    made: str = known if array.dtype == dtype else w.put("onnx.Cast", known, to=DTYPE_CODES[dtype.name])
     return made
 
 
@@ -53,12 +52,12 @@ def written_ufunc(
     values = [plain(array_of(v)) for v in inputs]
     if method == "reduce":
         return _reduced(w, ufunc, inputs[0], options, result)
-    if method != "__call__" or options or result.dtype.name not in _CODES:
+    if method != "__call__" or options or result.dtype.name not in DTYPE_CODES:
         return None
     if ufunc in _LOGIC and result.dtype == bool and all(np.asarray(v).dtype == bool for v in values):
         return str(w.put(f"onnx.{_LOGIC[ufunc]}", *(_typed(w, v, np.dtype(bool)) for v in inputs)))
     dtype = np.result_type(*values) if result.dtype == bool else result.dtype
-    if dtype.name not in _CODES:
+    if dtype.name not in DTYPE_CODES:
         return None
     names = [_typed(w, v, dtype) for v in inputs]
     if ufunc in _UFUNCS:
@@ -80,7 +79,7 @@ def _reduced(w: Recorder, ufunc: np.ufunc, x: Any, options: dict[str, Any], resu
         return None
     if array.dtype.kind in "iu" and ufunc in (np.maximum, np.minimum):
         return None  # that looks whether indices fit
-    axes = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = axes_of(axis, array.ndim, ufunc.__name__)
     return w.put(f"onnx.{_REDUCE[ufunc]}", _typed(w, x, result.dtype), w.ints(*axes), keepdims=int(bool(options.get("keepdims"))))
 
 
@@ -142,10 +141,10 @@ def _clip(w: Recorder, result: np.ndarray, a: Any, a_min: Any = None, a_max: Any
 
 def _count_nonzero(w: Recorder, result: np.ndarray, a: Any, axis: Any = None, *, keepdims: bool = False) -> str | None:
     array = array_of(a)
-    axes = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = axes_of(axis, array.ndim, "count_nonzero")
     zero = w.constant(0, array.dtype)
     mask = w.name(a) if array.dtype == bool else w.put("onnx.Not", w.put("onnx.Equal", w.name(a), zero))
-    return w.put("onnx.ReduceSum", w.put("onnx.Cast", mask, to=7), w.ints(*axes), keepdims=int(keepdims))
+    return w.put("onnx.ReduceSum", w.put("onnx.Cast", mask, to=DTYPE_CODES["int64"]), w.ints(*axes), keepdims=int(keepdims))
 
 
 def _reduction(word: str) -> Callable[..., str | None]:
@@ -153,7 +152,7 @@ def _reduction(word: str) -> Callable[..., str | None]:
         array = array_of(a)
         if any(not _unsaid(k, v) for k, v in options.items()) or not array.ndim:
             return None
-        axes = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        axes = axes_of(axis, array.ndim, word)
         return w.put(f"onnx.{word}", _typed(w, a, result.dtype), w.ints(*axes), keepdims=int(keepdims is True))
 
     return row
@@ -224,10 +223,7 @@ def _stack(w: Recorder, result: np.ndarray, arrays: Any, axis: int = 0, **option
 
 
 def _broadcast_to(w: Recorder, result: np.ndarray, array: Any, *_: Any, **options: Any) -> str:
-    given = array_of(array).shape
-    extra = result.ndim - len(given)
-    sizes = [1 if k >= extra and n == given[k - extra] else n for k, n in enumerate(result.shape)]
-    return w.put("onnx.Expand", w.name(array), w.ints(*sizes))
+    return expanded(w, w.name(array), array_of(array).shape, result.shape)
 
 
 FUNCTIONS: dict[Any, Callable[..., str | None]] = {

@@ -10,7 +10,8 @@ import numpy as np
 
 from preimage.autograd import array_of
 from preimage.io.onnx.tracing.indexing import written_index
-from preimage.io.onnx.tracing.rows import FUNCTIONS, OPERATIONS, Names, Row, cast_to, like, of_one_dtype, row
+from preimage.io.onnx.tracing.rows import FUNCTIONS, OPERATIONS, Names, Row, cast_to, expanded, like, of_one_dtype, row
+from preimage.ops.operands import axes_of
 
 if TYPE_CHECKING:
     from preimage.io.onnx.tracing.recorder import Recorder
@@ -89,9 +90,8 @@ OPERATIONS.update({
 
 @row(FUNCTIONS, "prod")
 def _prod(w: Recorder, x: Any, axis: Any, keepdims: bool) -> Names:
-    ndim = array_of(x).ndim
-    axes = range(ndim) if axis is None else axis if np.ndim(axis) else (axis,)
-    return w.put("onnx.ReduceProd", w.name(x), w.ints(*axes), keepdims=int(keepdims)) if ndim and len(axes) else None
+    axes = axes_of(axis, array_of(x).ndim, "prod")
+    return w.put("onnx.ReduceProd", w.name(x), w.ints(*axes), keepdims=int(keepdims)) if axes else None
 
 
 @row(FUNCTIONS, "std")
@@ -100,8 +100,7 @@ def _std(w: Recorder, x: Any, axis: Any, keepdims: bool, correction: float) -> N
     array = array_of(x)
     if array.dtype.itemsize == 2 or not array.ndim:
         return None
-    ndim = array.ndim
-    axes = sorted(int(k) % ndim for k in (range(ndim) if axis is None else axis if np.ndim(axis) else (axis,)))
+    axes = axes_of(axis, array.ndim, "std")
     along, centred = w.ints(*axes), w.name(x)
     for _ in range(2):  # the second takes off what rounding left of a large mean
         centred = w.put("sub", centred, w.put("onnx.ReduceMean", centred, along))
@@ -138,10 +137,7 @@ def _reshape(w: Recorder, x: Any, shape: tuple[int, ...]) -> Names:
 
 @row(OPERATIONS, "broadcast_to")
 def _broadcast_to(w: Recorder, x: Any, shape: tuple[int, ...]) -> Names:
-    given = array_of(x).shape
-    extra = len(shape) - len(given)  # 1 where a size stays as it is, so that it may be another in another run
-    sizes = [1 if k >= extra and n == given[k - extra] else n for k, n in enumerate(shape)]
-    return w.put("onnx.Expand", w.name(x), w.ints(*sizes))
+    return expanded(w, w.name(x), array_of(x).shape, shape)
 
 
 _PAD = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

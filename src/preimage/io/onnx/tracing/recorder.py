@@ -59,9 +59,10 @@ class Recorder:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.parameters = {id(p): key for key, p in module.named_parameters()}
-        self.parameters |= {id(p._data): key for key, p in module.named_parameters()}
-        self.buffers = {id(b): key for key, b in module.named_buffers()}
+        parameters: dict[str, Any] = dict(module.named_parameters())
+        self._stored: dict[str, Any] = dict(module.named_buffers()) | parameters
+        self._stored_names = {id(value): key for key, value in self._stored.items()}
+        self._stored_names |= {id(p._data): key for key, p in parameters.items()}
         self.layers = {id(m): key for key, m in module.named_modules()}
         self.used: dict[str, Any] = {}
         self.kept: list[Any] = []  # constants, so that no id is given away twice
@@ -78,19 +79,14 @@ class Recorder:
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
-    def input(self, name: str, array: np.ndarray) -> TracedArray:
-        """An array under the name of an input."""
-        return self.traced(array, name)
-
     def known(self, value: Any) -> str | None:
         """The name of a Tensor or array that is written down, or that the module stores."""
         array = array_of(value)
         if type(array) is TracedArray and array.writer is self:
             return array.name
         for held in (value, array):
-            for table in (self.parameters, self.buffers):
-                if id(held) in table:
-                    return self._use(table[id(held)])
+            if (key := self._stored_names.get(id(held))) is not None:
+                return self._use(key)
         if not isinstance(array, np.ndarray) or not array.size:
             return None
         alive = self._alive.get(_place(array))  # NumPy drops the class of an array without a copy (np.asarray)
@@ -98,9 +94,8 @@ class Recorder:
 
     def _use(self, key: str) -> str:
         if key not in self.used:
-            tables: dict[str, Any] = dict(self.module.named_buffers()) | dict(self.module.named_parameters())
-            self.used[key] = tables[key]
-            self.shapes[key] = np.shape(array_of(tables[key]))
+            self.used[key] = self._stored[key]
+            self.shapes[key] = np.shape(array_of(self._stored[key]))
         return key
 
     def name(self, value: Any) -> str:
@@ -226,7 +221,7 @@ class Recorder:
 
     # -- what NumPy computes on arrays that are written down (`preimage.autograd.traced.Writer`) ----------------------------
 
-    def _numpy(self, label: str, name: str | None, result: Any) -> Any:
+    def _numpy(self, name: str | None, result: Any) -> Any:
         return result if name is None else self.traced(result, name, written_to=True)
 
     def ufunc(self, ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: dict[str, Any], result: Any) -> Any:
@@ -235,7 +230,7 @@ class Recorder:
             return result
         self.label = ufunc.__name__
         name = numpy_calls.written_ufunc(self, ufunc, method, inputs, options, np.asarray(result))
-        made = self._numpy(ufunc.__name__, name, result)
+        made = self._numpy(name, result)
         for target in options.get("out") or ():
             if type(target) is TracedArray:  # it holds the result now
                 target.writer, target.name = (None, "") if name is None else (self, name)
@@ -248,14 +243,14 @@ class Recorder:
         self.label = function.__name__
         if row is None or isinstance(result, tuple | list):
             return result
-        return self._numpy(function.__name__, row(self, np.asarray(result), *args, **options), result)
+        return self._numpy(row(self, np.asarray(result), *args, **options), result)
 
     def index(self, array: TracedArray, key: Any, result: Any) -> Any:
         """array[key]."""
         if self._resting:
             return result
         self.label = "getitem"
-        return self._numpy("getitem", written_index(self, array, key), result)
+        return self._numpy(written_index(self, array, key), result)
 
     def truth(self, array: TracedArray) -> None:
         """Python asks whether an array is true: the graph would have the branch of the example."""
@@ -264,7 +259,7 @@ class Recorder:
 
     def cast(self, array: TracedArray, result: Any) -> Any:
         """An array in another dtype."""
-        return result if self._resting else self._numpy("astype", cast_to(self, array, result.dtype), result)
+        return result if self._resting else self._numpy(cast_to(self, array, result.dtype), result)
 
     # -- a whole forward pass ------------------------------------------------------------------------------------------
 
@@ -285,7 +280,7 @@ class Recorder:
         """
         call = nn.Module.__call__
         of, fusible = KeptWeight.of, nn.Sequential._fusible
-        given: list[Any] = [self.input(name, array) for name, array in inputs.items()]
+        given: list[Any] = [self.traced(array, name) for name, array in inputs.items()]
         given = [Tensor(a, requires_grad=True) if _is_float(a) else a for a in given]
 
         def module_called(module: Any, *args: Any, **options: Any) -> Any:

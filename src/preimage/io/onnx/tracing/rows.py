@@ -17,7 +17,7 @@ from preimage.io.onnx.model import CODES
 if TYPE_CHECKING:
     from preimage.io.onnx.tracing.recorder import Recorder
 
-__all__ = ["DTYPE_CODES", "FUNCTIONS", "OPERATIONS", "Names", "Row", "cast_to", "like", "of_one_dtype", "row"]
+__all__ = ["DTYPE_CODES", "FUNCTIONS", "OPERATIONS", "Names", "Row", "cast_to", "expanded", "like", "of_one_dtype", "row"]
 
 Names = str | tuple[str, ...] | None
 Row = Callable[..., Names]
@@ -49,6 +49,12 @@ def cast_to(w: Recorder, x: Any, dtype: np.dtype[Any]) -> str | None:
     """x in another dtype."""
     code = DTYPE_CODES.get(dtype.name)
     return None if code is None else w.put("onnx.Cast", w.name(x), to=code)
+
+
+def expanded(w: Recorder, name: str, given: Sequence[int], wanted: Sequence[int]) -> str:
+    """A value of shape `given` broadcast to `wanted`. A size that stays as it is says 1, so that it may be another in another run."""
+    extra = len(wanted) - len(given)
+    return w.put("onnx.Expand", name, w.ints(*(1 if k >= extra and n == given[k - extra] else n for k, n in enumerate(wanted))))
 
 
 def of_one_dtype(w: Recorder, args: Sequence[Any]) -> list[str]:
