@@ -16,7 +16,7 @@ from preimage.audit.case import Case
 from preimage.audit.data import EPSILON, dtype_of, lay_out
 from preimage.audit.findings import Failure, Tally, Trial
 from preimage.audit.oracle import Array, Truth, operands
-from preimage.audit.subjects.base import FAULT, REFUSALS, Subject
+from preimage.audit.subjects.base import REFUSALS, Fault, Subject
 
 __all__ = ["Check", "Operands", "call", "compare", "few_images", "gamma"]
 
@@ -102,9 +102,9 @@ def call(subject: Subject, trial: Trial, ops: Operands, tally: Tally) -> Array |
     """The subject's result, with shape, dtype and untouched inputs checked; None where it refuses openly."""
     case, result = ops.case, trial.result
     why = subject.refuses(case, result, trial.dtype)
+    if isinstance(why, Fault):
+        return Failure("crash", why)
     if why is not None:
-        if why.startswith(FAULT):
-            return Failure("crash", why)
         tally.refused[f"{result}: {why}"] += 1
         return None
     arrays = ops.arrays(result, trial.dtype, trial.layout)

@@ -18,7 +18,7 @@ from preimage.audit.case import Case
 from preimage.audit.invalid import Invalid
 from preimage.errors import EngineError
 
-__all__ = ["FAULT", "REFUSALS", "Array", "InstalledSubject", "Refused", "Subject", "Variant", "literal"]
+__all__ = ["REFUSALS", "Array", "Fault", "InstalledSubject", "Refused", "Subject", "Variant", "literal"]
 
 Array = NDArray[Any]
 Variant = tuple[str, Callable[[], AbstractContextManager[Any]]]
@@ -30,8 +30,12 @@ class Refused(Exception):  # noqa: N818 - not an error: the subject says that it
 
 #: What a call may raise that is no finding: the subject, or an engine of ours inside it, says in words that it does not take it.
 REFUSALS = (Refused, EngineError)
-#: Begins what `refuses` gives where the subject failed at the question itself: a finding, which must not end a long run.
-FAULT = "asked whether it takes this, raised"
+
+
+class Fault(str):
+    """What a subject raised when it was asked what it takes: in the place of a refusal, but a finding. It must not end a long run."""
+
+    __slots__ = ()
 
 
 class Subject:
@@ -73,7 +77,7 @@ class Subject:
         return None
 
     def refuses(self, case: Case, result: str, dtype: str) -> str | None:
-        """None, or why this subject cannot express that result of that case; FAULT and what it raised where it failed at the question."""
+        """None, or why this subject cannot express that result of that case; a Fault where it failed at the question."""
         del case, result, dtype
         return None
 

@@ -23,7 +23,7 @@ from preimage import ops
 from preimage.audit.case import Case
 from preimage.audit.data import dtype_of
 from preimage.audit.invalid import Invalid
-from preimage.audit.subjects.base import FAULT, Array, Refused, Subject, Variant
+from preimage.audit.subjects.base import Array, Fault, Refused, Subject, Variant
 from preimage.engines import INEXACT, decisions, get
 from preimage.engines.buffers import trim
 from preimage.errors import OptionError, PreimageError
@@ -205,7 +205,7 @@ class EngineSubject(Subject):
         try:
             return self.engine.supports(case.geometry(), result, dtype_of(dtype))
         except Exception as error:
-            return f"{FAULT} {type(error).__name__}: {str(error).strip()[:300]}"
+            return Fault(f"asked whether it takes this, raised {type(error).__name__}: {str(error).strip()[:300]}")
 
     def run(self, case: Case, result: str, *operands: Array, bias: Array | None = None) -> Array:
         if result == "bias_grad":
