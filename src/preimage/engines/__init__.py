@@ -332,7 +332,7 @@ def plan(
     except TypeError:
         raise DTypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype!r}") from None
     engine = choose(geometry, contraction, dtype)
-    if not all(math.prod(shape) for shape in (geometry.input_shape, geometry.weight_shape, geometry.output_shape)):
+    if geometry.is_empty or not geometry.batch:
         return Plan(
             engine.name, contraction, "nothing is multiplied: an array has no elements", geometry, dtype.name, 0,
             geometry.array_bytes(dtype.itemsize), 0, 1, engine.promises,

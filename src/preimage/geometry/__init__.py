@@ -185,6 +185,11 @@ class ConvGeometry(Shown):
     # -- cost ------------------------------------------------------------------------------------------------------
 
     @property
+    def is_empty(self) -> bool:
+        """Whether an image, a result or the weights have no elements, so that nothing is multiplied, whatever the batch."""
+        return not all((self.in_channels, self.out_channels, *self.input_size, *self.output_size))
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of each of the three contractions, taps over the padding included."""
         return prod(self.output_shape) * self.in_channels_per_group * prod(self.kernel_size)

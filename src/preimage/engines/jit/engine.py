@@ -92,9 +92,8 @@ class JitEngine:
     def supports(self, geometry: ConvGeometry, contraction: str, dtype: DType) -> str | None:
         if not supported_dtype(dtype):
             return f"dtype {dtype} is not one of float32, float64, float16, bfloat16"
-        sizes = (geometry.in_channels, geometry.out_channels, *geometry.input_size, *geometry.output_size)
-        if not all(sizes):
-            return None  # nothing is planned where nothing is multiplied
+        if geometry.is_empty:
+            return None  # nothing is planned
         phases = prod(min(s, n) for s, n in zip(geometry.stride, geometry.input_size, strict=True))
         if contraction == "conv_transpose" and phases > MOST_PHASES:
             return f"strides {geometry.stride} make {phases:,} stride phases, most of them without taps; at most {MOST_PHASES:,} are planned"
