@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Integer, Record, Rows, Words
 from preimage.engines.ir.builder import Kernel
-from preimage.engines.jit.runtime.steps_kernel import Step, run_tasks
+from preimage.engines.jit.runtime.steps_kernel import Step, run_each
 from preimage.records import record
 
 __all__ = ["Advance", "RoundsArguments", "RoundsSpec", "build"]
@@ -58,10 +58,7 @@ def build(spec: RoundsSpec) -> str:
     with f.loop(0, args.words) as k:
         args.own.at(k.index).store_int(vectors.at(k.index).load_int())
     with f.loop(0, args.rounds):
-        with f.loop(0, args.launches) as k:
-            launch = launches[k.index]
-            code, own = launch.code, args.own.at(launch.words)
-            run_tasks(f, code, own, launch.tasks)
+        run_each(f, launches, args.launches, args.own)
         with f.loop(0, args.advances) as k:
             advance = advances[k.index]
             place = args.own.at(advance.word)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from preimage.engines.ir.arguments import Column, Record, Rows
 from preimage.engines.ir.builder import Int, Kernel, Ptr
 
-__all__ = ["Step", "run_steps", "run_tasks"]
+__all__ = ["Step", "run_each", "run_steps", "run_tasks"]
 
 
 class Step(Record):
@@ -22,7 +22,13 @@ class Step(Record):
 
 def run_steps(f: Kernel, triple: str, steps: Rows[Step], count: Int, vectors: Ptr) -> None:
     """Run so many steps, one after another, on this thread. vectors: where words are counted from; triple: LLVM's name of the machine."""
-    with f.standard_floating_point(triple), f.loop(0, count) as k:
+    with f.standard_floating_point(triple):
+        run_each(f, steps, count, vectors)
+
+
+def run_each(f: Kernel, steps: Rows[Step], count: Int, vectors: Ptr) -> None:
+    """The same in the mode that is set."""
+    with f.loop(0, count) as k:
         step = steps[k.index]
         code, own = step.code, vectors.at(step.words)
         run_tasks(f, code, own, step.tasks)
