@@ -158,10 +158,9 @@ class ProductCosts:
 
     local_tiles: int = 32  # tiles of rows up to which a task has all of them
     task_macs: int = 1 << 17  # about the least work of a task
-    alone_macs: int = (
-        3 << 20
-    )  # of 32-bit floats: a call of fewer is one thread's, because waking another takes as long (40 to 50 us;
-    # 128 x 128 x 128 takes 60). Threads that run a recorded program are awake
+    #: Of 32-bit floats: a call of fewer is one thread's, because waking another takes as long (40 to 50 us; 128 x 128 x 128 takes 60).
+    #: Threads that run a recorded program are awake.
+    alone_macs: int = 3 << 20
     pack_elements: int = 1 << 14  # a task of packing
     pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
     stream_rows: int = 4  # of A at most, where B is read line by line
@@ -180,9 +179,8 @@ class ElementwiseCosts:
     task_elements: int = 1 << 14  # a task has at least about so many
     softmax_task_elements: int = 1 << 13  # the same, of exponentials
     least_shared: int = 1 << 16  # fewer elements are one thread's: waking another costs as much as a pass over them
-    least_woken: int = (
-        1 << 19
-    )  # the same, of threads that may be asleep (no recorded program runs): 40 to 50 us go by until one is awake
+    #: The same, of threads that may be asleep (no recorded program runs): 40 to 50 us go by until one is awake.
+    least_woken: int = 1 << 19
     heavy: int = 4  # how many elements a step of exp, sigmoid or tanh counts for there
     row_elements: int = 1 << 12  # of the rows into which arrays are cut where nothing depends on the row
     least_width: int = 8  # elements: shorter rows are mostly masked vectors
