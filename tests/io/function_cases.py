@@ -52,7 +52,12 @@ def with_weights(forward: Callable[..., Any], shape: Any, **parameters: Shape) -
     return Case(forward, (shape,), parameters)
 
 
-LABELS = np.array([1, 3, 0, 2, 5, 1][:2])
+#: Functions of one value that are called the same in `preimage.functional` and among the operations.
+ACTIVATIONS = (
+    "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "sigmoid",
+    "tanh", "softplus", "softsign",
+)  # fmt: skip
+LABELS = np.array([1, 3])
 PIXELS = np.array([[[0, 1, 2, 3, 1]] * 6] * 2)
 CHANCE = np.random.default_rng(3).random((2, 4, 6, 5), np.float32)
 GRID = np.random.default_rng(4).uniform(-1.2, 1.2, (2, 3, 4, 2)).astype(np.float32)
@@ -62,23 +67,8 @@ FUNCTIONAL: dict[str, Case] = {
     **{
         name: of(getattr(F, name))
         for name in (
-            "relu",
-            "relu6",
-            "leaky_relu",
-            "elu",
-            "celu",
-            "selu",
-            "gelu",
-            "silu",
-            "mish",
-            "hardswish",
-            "hardsigmoid",
-            "hardtanh",
-            "sigmoid",
+            *ACTIVATIONS,
             "logsigmoid",
-            "tanh",
-            "softplus",
-            "softsign",
             "tanhshrink",
             "softshrink",
             "hardshrink",

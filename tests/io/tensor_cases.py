@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from function_cases import FUNCTIONAL, LINE, MAP, POSITIVE, Case, of, with_weights
+from function_cases import ACTIVATIONS, FUNCTIONAL, LINE, MAP, POSITIVE, Case, of, with_weights
 
 import preimage.functional as F  # noqa: N812 - as its users import it
 from preimage import ops
@@ -146,23 +146,8 @@ OPS: dict[str, Case] = {
             "cos",
             "sign",
             "square",
-            "relu",
-            "relu6",
-            "leaky_relu",
-            "elu",
-            "celu",
-            "selu",
-            "gelu",
-            "silu",
-            "mish",
-            "hardswish",
-            "hardsigmoid",
-            "hardtanh",
-            "sigmoid",
+            *ACTIVATIONS,
             "log_sigmoid",
-            "tanh",
-            "softplus",
-            "softsign",
             "erf",
             "normal_cdf",
             "softmax",
