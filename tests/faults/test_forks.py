@@ -172,6 +172,37 @@ def test_a_fork_waits_for_products_and_holds_new_ones_up(monkeypatch):
     assert (blas.multiply(a, a) == 3).all()
 
 
+COLLECTED = """
+import gc, os, threading
+from preimage.engines import blas
+
+class Cycle:
+    def __init__(self):
+        self.me, self.own = self, threading.local()
+        self.own.value = 1
+
+for count in range(400):  # so many objects from now on the collector runs: at one of them while the frames are asked for
+    gc.disable()
+    gc.collect()
+    for _ in range(20):
+        Cycle()
+    gc.set_threshold(gc.get_count()[0] + count, 1000, 1000)
+    gc.enable()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert gc.isenabled()
+"""
+
+
+def test_a_fork_in_which_the_collector_would_run():
+    """CPython holds the list of threads while it makes the frames of `sys._current_frames`; a thread's own data that is collected just then
+    wants the list, too, and the process stood still (CPython 3.11).
+    """
+    subprocess.run([sys.executable, "-c", COLLECTED], check=True, timeout=60)
+
+
 def test_the_child_has_the_number_of_blas_threads_of_before():
     control = blas.blas_thread_control()
     if control is None:

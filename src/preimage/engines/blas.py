@@ -12,6 +12,7 @@ ours (`multiply`), and none begins meanwhile. That costs a product nothing: the 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import threading
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -125,10 +127,23 @@ def _set(control: Control, threads: int) -> bool:
 _IN_BLAS = (_product.__code__, _set.__code__)
 
 
+def _frames() -> dict[int, FrameType]:
+    """The frame that each thread is in, with the garbage collector held off: CPython 3.11 keeps its list of threads locked meanwhile, and
+    objects that are collected then (a `threading.local`, a thread) may wait for that lock for ever.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _others_in_blas() -> bool:
     """Whether any other thread is inside, or about to be."""
     me = threading.get_ident()
-    for thread, top in sys._current_frames().items():
+    for thread, top in _frames().items():
         frame = top if thread != me else None
         while frame is not None:
             if frame.f_code in _IN_BLAS:
