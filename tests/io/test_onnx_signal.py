@@ -28,6 +28,17 @@ def test_dft_is_numpys(length: int, parts: int) -> None:
         pre.check_grads(lambda v, graph=graph: graph(v), [x], trials=1)
 
 
+def test_the_matrices_of_a_transform_are_made_once(monkeypatch) -> None:
+    """A mel spectrogram spent five of six milliseconds on them, in every run."""
+    graph = graph_of("(float[1,61,1] x) => (float[a,b,c] y) { y = DFT <onesided = 1> (x) }")
+    x, made, cos = RNG.standard_normal((1, 61, 1)).astype(np.float32), [], pre.ops.cos
+    monkeypatch.setattr(pre.ops, "cos", lambda angle: made.append(1) or cos(angle))
+    with pre.no_grad():
+        first, *others = [np.asarray(graph(x)) for _ in range(4)]
+    assert len(made) == 1
+    assert all(np.array_equal(first, other) for other in others)
+
+
 @pytest.mark.parametrize("length", [8, 9])
 def test_one_side_and_back(length: int) -> None:
     x = RNG.standard_normal((2, length, 1))

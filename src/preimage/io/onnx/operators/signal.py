@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from preimage import ops
+from preimage.engines.kept_tables import kept_tables
+from preimage.engines.recording import apart, constant
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.graph.types import Types
@@ -28,10 +30,18 @@ def _whole(value: Any, what: str) -> int:
 def _matrices(inputs: int, length: int, outputs: int, inverse: bool, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin of 2 pi k m / length for places m and frequencies k; the sine's sign is the transform's, and the inverse is divided."""
     checked_size((inputs, outputs), "DFT")
+    cos, sin = _kept_matrices(inputs, length, outputs, inverse, np.dtype(dtype))
+    return constant(cos), constant(sin)
+
+
+@kept_tables
+def _kept_matrices(inputs: int, length: int, outputs: int, inverse: bool, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
     turns = np.outer(np.arange(inputs), np.arange(outputs)) % length  # in whole numbers, so that no turn is lost
     angle = 2 * np.pi * turns / length
+    with apart():  # by generated kernels, whose bits no CPU changes
+        cos, sin = np.asarray(ops.cos(angle)), np.asarray(ops.sin(angle))
     by = length if inverse else 1
-    return (np.cos(angle) / by).astype(dtype), ((1 if inverse else -1) * np.sin(angle) / by).astype(dtype)
+    return (cos / by).astype(dtype), ((1 if inverse else -1) * sin / by).astype(dtype)
 
 
 def _transformed(x: Any, length: int, inverse: bool, onesided: bool) -> Any:
