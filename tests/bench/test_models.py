@@ -36,6 +36,17 @@ def net(path, op="Relu", ir=8, shape=(1, 2, 8, 8), listed=False):
     return Path(path)
 
 
+def wide_net(path):
+    """One dense 3x3 convolution of 64 channels."""
+    helper = onnx.helper
+    w = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    x, y = helper.make_tensor_value_info("x", 1, (1, 64, 32, 32)), helper.make_tensor_value_info("y", 1, None)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "net", [x], [y], [onnx.numpy_helper.from_array(w, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return Path(path)
+
+
 # -- the list ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +170,15 @@ def test_stored_weights_leave_the_inputs_and_sizes_open(tmp_path):
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_fast_convolutions_take_part_as_a_contestant(tmp_path):
+    """With as many channels and pixels as tiles pay for: its answers are close, and not the exact path's."""
+    subject = subjects.subject_of(wide_net(tmp_path / "a.onnx"))
+    ours, fast = run_models([subject], ("preimage_fast",), protocol=ModelProtocol(rounds=1, burst_ns=1)).rows
+    assert (ours.contestant, fast.contestant) == ("preimage", "preimage_fast")
+    assert 0 < fast.difference < 1e-5
+    assert len(fast.time_ns) == 1
 
 
 def test_models_are_measured_beside_a_peer_and_failures_are_rows(tmp_path):

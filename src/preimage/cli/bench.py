@@ -74,7 +74,9 @@ def bench(
     install: Annotated[
         bool, typer.Option("--install", help="Bring the list's files to the cache (pip download), and stop.")
     ] = False,
-    peers: Annotated[str, typer.Option(help="For models: onnxruntime, openvino, opencv, torch, torch_compiled.")] = PEERS,
+    peers: Annotated[
+        str, typer.Option(help="For models: onnxruntime, openvino, opencv, torch, torch_compiled, preimage_fast.")
+    ] = PEERS,
     python: Annotated[
         list[str] | None,
         typer.Option("--python", help="For models: another interpreter that has a peer, as openvino=/path/to/python."),
@@ -87,6 +89,7 @@ def bench(
     """Time layers, or whole models, on this library and on installed peers, interleaved, answers checked first."""
     if model or models or install:
         from preimage.cli.bench_models import bench_models
+        from preimage.settings import ACCURACIES
 
         check_outputs(json_file, markdown_file, overwrite=overwrite)
         if install or not model:
@@ -94,6 +97,8 @@ def bench(
         if not models:
             text.no_stray(only, "--only picks models of a list, which --models names")
         files = [*(model or []), *map(Path, layers or [])]
+        if "fast" in text.words(accuracy, "accuracy", ACCURACIES):
+            peers = f"{peers},preimage_fast"
         bench_models(
             files, models, only or [], install=install, peers=peers, pythons=python or [], threads=threads, cpu=cpu,
             rounds=rounds, outputs=(json_file, markdown_file), overwrite=overwrite,

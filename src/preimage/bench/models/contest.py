@@ -34,7 +34,7 @@ import numpy as np
 import preimage
 from preimage.bench.machine import describe
 from preimage.bench.models.answers import difference
-from preimage.bench.models.results import OURS, REFERENCE, ModelRow, ModelRun
+from preimage.bench.models.results import OURS, OURS_FAST, REFERENCE, ModelRow, ModelRun
 from preimage.bench.models.subjects import Prepared, Subject, prepare
 from preimage.errors import OptionError, PreimageError
 
@@ -43,13 +43,14 @@ __all__ = ["CONTESTANTS", "ModelProtocol", "environment", "present", "run_models
 #: The modules that each contestant needs.
 CONTESTANTS = {
     OURS: ("preimage",),
+    OURS_FAST: ("preimage",),
     REFERENCE: ("onnxruntime",),
     "openvino": ("openvino",),
     "torch": ("torch", "onnx2torch"),
     "torch_compiled": ("torch", "onnx2torch"),
     "opencv": ("cv2",),
 }
-FORMATS = {"onnx": tuple(CONTESTANTS), "caffe": (OURS, "opencv")}
+FORMATS = {"onnx": tuple(CONTESTANTS), "caffe": (OURS, OURS_FAST, "opencv")}
 SIDE = Path(__file__).with_name("side.py")
 
 
@@ -184,8 +185,9 @@ def _measure(
     rows = {name: ModelRow(subject.name, subject.kind, said, threads, name) for name in taking_part}
     sides: dict[str, Side] = {}
     try:
-        if warm:
-            _start(OURS, model, feeds, folder, threads, protocol, pythons, rows[OURS], {})
+        for name in (OURS, OURS_FAST) if warm else ():
+            if name in rows:
+                _start(name, model, feeds, folder, threads, protocol, pythons, rows[name], {})
         for name in taking_part:
             _start(name, model, feeds, folder, threads, protocol, pythons, rows[name], sides)
         _compare(rows, sides, folder, model.tolerance)
@@ -221,7 +223,8 @@ def _start(
 
 def _compare(rows: Mapping[str, ModelRow], sides: dict[str, Side], folder: Path, tolerance: float) -> None:
     """Answers beside the reference's. A peer whose answers differ takes no part; ours is named an error."""
-    reference = next((name for name in rows if name in sides and name != OURS), None)
+    others = [name for name in rows if name in sides and name not in (OURS, OURS_FAST)]
+    reference = next(iter(others), OURS if len(sides) > 1 and OURS in sides else None)
     answers = {name: _answers(folder, name) for name in sides}
     for name, side in list(sides.items()):
         row = rows[name]

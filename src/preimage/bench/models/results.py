@@ -13,9 +13,11 @@ from preimage.bench.summary import geomean
 from preimage.errors import FileFormatError
 from preimage.host import read_json, write_file
 
-__all__ = ["OURS", "REFERENCE", "ModelRow", "ModelRun", "Summary", "summaries"]
+__all__ = ["OURS", "OURS_FAST", "REFERENCE", "ModelRow", "ModelRun", "Summary", "summaries"]
 
 OURS = "preimage"
+#: Ours with accuracy="fast", a contestant of its own.
+OURS_FAST = "preimage_fast"
 #: Whose answers the others' are compared with, where it runs.
 REFERENCE = "onnxruntime"
 #: Nets below this time are counted apart too: what a call costs beside its arithmetic decides there.
