@@ -173,52 +173,71 @@ def _may_fold(r: ConvRequest) -> Folded | None:
 
 def _options(r: ConvRequest, axes: list[Axis], in_strides: list[int], channels: int, run: int, item: int) -> list[Option]:
     """The ways to lay out the work, with modelled costs."""
-    g, own_item, costs = r.geometry, ELEMENT_BYTES[r.element], r.target.costs
-    elements, all_channels = prod(g.weight_shape), channels * g.groups
-    sizes = [axis.out_size for axis in axes]
-    true_strides = [r.out_strides[0], *r.out_strides[2:]]
-    if r.out_strides[1] == own_item or all_channels == 1:
-        stores = [("straight", true_strides, 0.0)]
-    else:
-        scratch = [prod(sizes[k + 1 :]) * all_channels * item for k in range(len(axes))]
-        stores = [
-            ("scratch", scratch, costs.direct.scratch_cycles * prod(sizes) * all_channels),
-            ("transposed", true_strides, 0.0),
-        ]
-    work = Work(channels, g.groups, run, item, r.target, r.little)
+    costs, elements = r.target.costs.direct, prod(r.geometry.weight_shape)
+    work = Work(channels, r.geometry.groups, run, item, r.target, r.little)
     out: list[Option] = []
-    for store, out_strides, extra in stores:
+    for store, out_strides, extra in _stores(r, axes, channels * r.geometry.groups, item):
         merged, a, b = merge_axes(axes, in_strides, out_strides)
-        candidates = [max([k for k in range(len(merged)) if merged[k].out_size > 1], default=0)]
-        if merged[0].out_size > 1 and 0 not in candidates and not merged[0].margins[0]:
-            candidates.append(0)
         side = transposed_side(r.target.vector_bytes, item) if store == "transposed" else 1
-        if store == "transposed":
-            candidates = [k for k in candidates if len(merged[k].phases) == 1 and b[k] == own_item and merged[k].out_size >= side]
-            if not candidates or r.single or r.little:
-                continue
-        if r.tile is not None and not r.single:
-            lanes, vectors, pixels = r.tile
-            pixels = min(pixels, *(p.count for p in merged[candidates[0]].phases if p.count))
-            forced = Choice(candidates[0], lanes, vectors, pixels // side * side, 0.0)
-            if forced.pixels:
-                return [Option(merged, a, b, forced, channels, None, store, 0.0)]
+        pixel_axes = _transposed_axes(r, merged, b, side) if store == "transposed" else _pixel_axes(merged)
+        if not pixel_axes:
             continue
-        if r.single:
-            return [
-                Option(merged, a, b, Choice(candidates[0], r.target.vector_bytes // item, 1, 1, 0.0), channels, None, store, 0.0)
-            ]
-        choice = choose_tile(merged, candidates, work, side)
-        out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + costs.direct.pack_cycles * elements))
+        given = _given_tile(r, merged[pixel_axes[0]], pixel_axes[0], item, side)
+        if given is not None:
+            if given.pixels:
+                out.append(Option(merged, a, b, given, channels, None, store, 0.0))
+            continue
+        choice = choose_tile(merged, pixel_axes, work, side)
+        out.append(Option(merged, a, b, choice, channels, None, store, choice.cost + extra + costs.pack_cycles * elements))
         last_bytes = ELEMENT_BYTES[r.element] if store == "straight" else item
         contiguous = store != "transposed" and out_strides[-1] == channels * last_bytes
         folded = _may_fold(r) if contiguous else None
         if folded is not None:
             wide, phased = channels * folded.stride, [*axes[:-1], folded.axis]
             choice = choose_tile(phased, [len(phased) - 1], replace(work, channels=wide, groups=1))
-            cost = choice.cost + extra + costs.direct.gather_cycles * elements
+            cost = choice.cost + extra + costs.gather_cycles * elements
             out.append(Option(phased, in_strides, out_strides, choice, wide, folded, store, cost))
     return out
+
+
+def _stores(r: ConvRequest, axes: list[Axis], all_channels: int, item: int) -> list[tuple[str, list[int], float]]:
+    """The ways to store the result: each with the strides that its kernel writes by and the cycles it costs beside the tiles."""
+    true_strides = [r.out_strides[0], *r.out_strides[2:]]
+    if r.out_strides[1] == ELEMENT_BYTES[r.element] or all_channels == 1:
+        return [("straight", true_strides, 0.0)]
+    sizes = [axis.out_size for axis in axes]
+    scratch = [prod(sizes[k + 1 :]) * all_channels * item for k in range(len(axes))]
+    return [
+        ("scratch", scratch, r.target.costs.direct.scratch_cycles * prod(sizes) * all_channels),
+        ("transposed", true_strides, 0.0),
+    ]
+
+
+def _pixel_axes(merged: list[Axis]) -> list[int]:
+    """The axes along which a tile may take its pixels: the last that has several, and the batch where nothing is padded along it."""
+    last = max([k for k in range(1, len(merged)) if merged[k].out_size > 1], default=0)
+    return [last, 0] if last and merged[0].out_size > 1 and not merged[0].margins[0] else [last]
+
+
+def _transposed_axes(r: ConvRequest, merged: list[Axis], out_strides: list[int], side: int) -> list[int]:
+    """Those of them along which squares of `side` pixels can be transposed in registers and stored side by side."""
+    if r.single or r.little:
+        return []
+    own_item = ELEMENT_BYTES[r.element]
+    return [
+        k for k in _pixel_axes(merged) if len(merged[k].phases) == 1 and out_strides[k] == own_item and merged[k].out_size >= side
+    ]
+
+
+def _given_tile(r: ConvRequest, axis: Axis, index: int, item: int, side: int) -> Choice | None:
+    """The tile that the request names (none of its pixels: it does not fit this store), or None where the model chooses."""
+    if r.single:
+        return Choice(index, r.target.vector_bytes // item, 1, 1, 0.0)
+    if r.tile is None:
+        return None
+    lanes, vectors, pixels = r.tile
+    pixels = min(pixels, *(phase.count for phase in axis.phases if phase.count))
+    return Choice(index, lanes, vectors, pixels // side * side, 0.0)
 
 
 def record_layout(r: ConvRequest, layout: Layout) -> None:
