@@ -21,6 +21,7 @@ contiguous. B's columns fill vectors: neighbours in memory ("panel"), or rows of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import ClassVar
 
@@ -28,11 +29,14 @@ from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Ker
 from preimage.engines.ir.epilogue import EpilogueSpec, finish
 from preimage.engines.ir.ordered import added
 from preimage.engines.jit.products.columns import column_starts, copy_lines, copy_transposed, first_column, line_of
+from preimage.engines.jit.products.rows import row_places
 from preimage.engines.jit.products.tile_arguments import TileArguments
 from preimage.engines.jit.products.transpose import across
 from preimage.records import record
 
 __all__ = ["TileSpec", "build"]
+
+Rows = Callable[[Int], list[Ptr]]
 
 UNROLL_PRODUCTS = 48  # about this many multiply-adds stand in the body of the innermost loop: a block is a few turns of it
 PANEL_AHEAD = 1024  # bytes: a packed panel that a single tile reads comes as fast as it is asked for
@@ -242,7 +246,7 @@ def _chain(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, starts: list[Int], count: 
     step = spec.line if transposed else min(16, max(1, UNROLL_PRODUCTS // (spec.rows * spec.vectors)))
     rest = spec.lanes if transposed else 1
     whole = count - count % step
-    rows = [a.at_bytes(_args(f, spec).a_row * r) for r in range(spec.rows)] if spec.by_rows else []
+    rows = row_places(a, _args(f, spec).a_row, spec.rows) if spec.by_rows else None
     body, size = _transposed_body if transposed else _panel_body, len(sums) // len(starts)
 
     def all_chains(k: Int, terms: int, before: list[Num], is_last: bool) -> list[Num]:
@@ -261,10 +265,10 @@ def _chain(f: Kernel, spec: TileSpec, a: Ptr, b: Ptr, starts: list[Int], count: 
     return k.result
 
 
-def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int, further: int = 0) -> list[Ptr]:
+def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: Rows | None, k: Int, further: int = 0) -> list[Ptr]:
     """Where A's elements of term k + further are, one for each row of the tile; those of one k share their addresses."""
-    if spec.by_rows:
-        return [row.at(k).at(further) for row in rows]
+    if rows is not None:
+        return [row.at(further) for row in rows(k)]
     if spec.a_step:
         column = a.at(k * spec.a_step).at(further * spec.a_step)
     else:
@@ -272,12 +276,8 @@ def _elements(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int, furthe
     return [column.at(r) for r in range(spec.rows)]
 
 
-def _products(spec: TileSpec, left: list[Num], right: list[Num], sums: list[Num]) -> list[Num]:
-    return [total.plus_product(left[k // spec.vectors], right[k % spec.vectors]) for k, total in enumerate(sums)]
-
-
 def _panel_body(
-    f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
+    f: Kernel, spec: TileSpec, a: Ptr, rows: Rows | None, b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
 ) -> list[Num]:
     del last
     step = spec.width if spec.local else spec.b_step
@@ -294,13 +294,17 @@ def _panel_body(
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
             right = line_of(f, spec, b, k + j)
-        left = [place.splat(spec.lanes) for place in _elements(f, spec, a, rows, k, j)]
-        sums = _products(spec, left, right, sums)
+        after: list[Num] = []
+        for place in _elements(f, spec, a, rows, k, j):
+            left = place.splat(spec.lanes)
+            own = sums[len(after) : len(after) + spec.vectors]
+            after += [total.plus_product(left, value, in_order=True) for total, value in zip(own, right, strict=True)]
+        sums = after
     return sums
 
 
 def _transposed_body(
-    f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
+    f: Kernel, spec: TileSpec, a: Ptr, rows: Rows | None, b: Ptr, k: Int, count: int, sums: list[Num], last: Int | None
 ) -> list[Num]:
     """`count` terms of every column: squares are transposed in registers. last: terms from there on count as zero."""
     side = min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
@@ -315,12 +319,12 @@ def _transposed_body(
     return sums
 
 
-def _scalars(f: Kernel, spec: TileSpec, a: Ptr, rows: list[Ptr], k: Int, count: int, last: Int | None) -> list[list[Num]]:
+def _scalars(f: Kernel, spec: TileSpec, a: Ptr, rows: Rows | None, k: Int, count: int, last: Int | None) -> list[list[Num]]:
     """A's elements of `count` terms, by term; zeros from term `last` on."""
     if last is None:
         return [[place.load() for place in _elements(f, spec, a, rows, k + j)] for j in range(count)]
-    if spec.by_rows:
-        vectors = [row.at(k).load(count, f.lane_mask(count, last - k)) for row in rows]
+    if rows is not None:
+        vectors = [row.load(count, f.lane_mask(count, last - k)) for row in rows(k)]
         return [[vector.lane(j) for vector in vectors] for j in range(count)]
     found = []
     for j in range(count):
