@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,11 @@ import preimage as pre
 from preimage import ops
 from preimage.audit import products
 from preimage.engines import get
+from preimage.engines.ir.epilogue import EpilogueSpec
+from preimage.engines.jit.compiler import toolchain
 from preimage.engines.jit.products import lower
+from preimage.engines.jit.products.call import product_request
+from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.order import Cut, Order
 
 SOURCE = Path(pre.__file__).parent
@@ -124,3 +129,19 @@ def test_a_product_that_is_done_before_others_wake_is_one_threads(rows, dtype, s
     assert asked == ([sleeping, 2] if sleeping == 1 else [2])
     assert alone.tobytes() == shared.tobytes() == again.tobytes()
     assert recorder.broken is None
+
+
+@pytest.mark.parametrize(("name", "rows"), [("avx512", 14), ("avx512", 8), ("avx2", 6)])
+@pytest.mark.parametrize("rows_of_a", [True, False])
+def test_sums_of_a_tile_stay_in_registers(name, rows, rows_of_a):
+    """In the innermost loop nothing is read from the stack or put there: of the tiles that products have, and of one that takes 31 registers."""
+    if not toolchain.host().triple.startswith("x86_64"):
+        pytest.skip("reads assembly of x86-64")
+    a, b = np.empty((96, 64), np.float32), np.empty((64, 96), np.float32)
+    request, _ = product_request(a if rows_of_a else np.asfortranarray(a), b, EpilogueSpec(), 1)
+    request = replace(request, target=toolchain.named_target(name))
+    spec = replace(lower_product(request).calls[-1].spec, rows=rows)
+    blocks = re.split(r"^\.L\w+:", toolchain.assembly(spec.ir(), request.target), flags=re.MULTILINE)
+    body = max(blocks, key=lambda block: block.count("vfmadd231ps"))
+    assert body.count("vfmadd231ps") >= 24
+    assert "%rsp" not in body

@@ -18,7 +18,7 @@ from preimage.errors import EngineError
 from preimage.resources import release_memory
 from preimage.settings import current
 
-__all__ = ["linear", "matmul", "warm"]
+__all__ = ["linear", "matmul", "warm", "warm_linear"]
 
 #: By the settings `engine` and `device`, the engine that was found.
 _found: dict[tuple[str, str], Engine] = {}
@@ -56,10 +56,19 @@ def warm(a: Array, b: Array) -> Callable[..., Array | None] | None:
 
     None where the engine has no such calls. A call may give None, and has then done nothing.
     """
+    return _made("warm", a, b)
+
+
+def warm_linear(x: Array, w: Array | PreparedWeight, bias: Array | None) -> Callable[..., Array | None] | None:
+    """The same of `linear`: `call(x, w, bias)`, with a prepared w or not, with a bias or None, as here."""
+    return _made("warm_linear", x, w, bias)
+
+
+def _made(maker_name: str, *operands: Array | PreparedWeight | None) -> Callable[..., Array | None] | None:
     settings = current()
     engine = _found.get((settings.engine, settings.device))
-    maker = None if settings.debug or engine is None else getattr(engine.products, "warm", None)
-    made: Callable[..., Array | None] | None = maker and maker(a, b)
+    maker = None if settings.debug or engine is None else getattr(engine.products, maker_name, None)
+    made: Callable[..., Array | None] | None = maker and maker(*operands)
     return made
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ __all__ = ["linear", "matmul"]
 
 _PLAIN = frozenset(np.dtype(t) for t in (np.float32, np.float64, np.float16))
 
-#: What products of plain arrays run from the second time on; None: there is nothing shorter.
+#: What products and layers of plain arrays run from the second time on; None: there is nothing shorter.
 _warm: Shortcuts[tuple[Any, ...], Callable[..., Array | None] | None] = Shortcuts(1024)
 
 _matmul_op = primitive(
@@ -127,6 +127,39 @@ def linear(x: Operand, weight: Operand | PreparedWeight, bias: Operand | None = 
     The weight may be what `preimage.prepare` made of one. The result has the dtype of x.
     Raises: ShapeError where the features differ.
     """
+    key = _layer_key(x, weight, bias)
+    if key is not None and (call := _warm.get(key)) is not None and (made := call(x, weight, bias)) is not None:
+        return made
+    result = _checked_linear(x, weight, bias)
+    if key is not None and key not in _warm:
+        _warm.keep(key, _warm_layer(cast(Array, x), cast(Any, weight), cast(Any, bias)))
+    return result
+
+
+def _layer_key(x: Any, weight: Any, bias: Any) -> tuple[Any, ...] | None:
+    """What a layer of NumPy's arrays, maybe with a prepared weight, is known by; None for any other, which has no shorter way."""
+    if type(x) is not np.ndarray or (bias is not None and type(bias) is not np.ndarray):
+        return None
+    own: Any
+    if type(weight) is np.ndarray:
+        own = (weight.shape, weight.strides, weight.dtype)
+    elif type(weight) is PreparedWeight and type(held := weight.array) is np.ndarray:
+        own = (held.shape, held.dtype)
+    else:
+        return None
+    return (id(current()), x.shape, x.strides, x.dtype, own, None if bias is None else (bias.shape, bias.strides, bias.dtype))
+
+
+def _warm_layer(x: Array, weight: Array | PreparedWeight, bias: Array | None) -> Callable[..., Array | None] | None:
+    """What the next layer like one that was computed can run: that of arrays which are multiplied as they are."""
+    arrays = [x, *([weight] if isinstance(weight, np.ndarray) else []), *([] if bias is None else [bias])]
+    held = weight if isinstance(weight, np.ndarray) else weight.array
+    if x.ndim != 2 or x.dtype not in _PLAIN or held.dtype != x.dtype or not all(array.flags.aligned for array in arrays):
+        return None
+    return products.warm_linear(x, weight, bias)
+
+
+def _checked_linear(x: Operand, weight: Operand | PreparedWeight, bias: Operand | None) -> Value:
     if isinstance(weight, PreparedWeight):
         (x,) = operands("linear", x)
         weight = weight_operand(weight, x)

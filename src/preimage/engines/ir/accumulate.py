@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 
-from preimage.engines.ir.values import ACCUMULATE, ACCUMULATE_IN_ORDER
+from preimage.engines.ir.values import ACCUMULATE
 
 __all__ = ["with_accumulations"]
 
-_CALL = re.compile(rf"call <(\d+) x (float|double)> @({re.escape(ACCUMULATE)}|{re.escape(ACCUMULATE_IN_ORDER)})\.\w+\(")
+_CALL = re.compile(rf"call <(\d+) x (float|double)> @{re.escape(ACCUMULATE)}\.\w+\(")
 
 
 def with_accumulations(text: str, x86: bool, vector_bytes: int) -> str:
     """The text of a kernel with its accumulations as the target has them.
 
     On x86 the instruction that adds to its first operand, by name, since LLVM would choose among three; elsewhere, and for vectors that
-    are no register, `llvm.fma`. Those that keep their order say that they have effects of their own, which neither they nor loads may pass. vector_bytes: of the widest register.
+    are no register, `llvm.fma`. vector_bytes: of the widest register.
     """
     if ACCUMULATE not in text:
         return text
@@ -24,13 +24,10 @@ def with_accumulations(text: str, x86: bool, vector_bytes: int) -> str:
         size = int(call[1]) * (4 if call[2] == "float" else 8)
         if size not in (16, 32, vector_bytes):
             return call[0]
-        pinned = " sideeffect" if call[3] == ACCUMULATE_IN_ORDER else ""
-        return f'call <{call[1]} x {call[2]}> asm{pinned} "vfmadd231p{"s" if call[2] == "float" else "d"} $2, $1, $0", "=v,v,v,0"('
+        return f'call <{call[1]} x {call[2]}> asm "vfmadd231p{"s" if call[2] == "float" else "d"} $2, $1, $0", "=v,v,v,0"('
 
     if x86:
         text = _CALL.sub(instruction, text)
-    for name in (ACCUMULATE_IN_ORDER, ACCUMULATE):
-        text = text.replace(f"@{name}.", "@llvm.fma.")
-    lines = text.splitlines()
+    lines = text.replace(f"@{ACCUMULATE}.", "@llvm.fma.").splitlines()
     declared = dict.fromkeys(line for line in lines if line.startswith("declare "))
     return "\n".join([*(line for line in lines if not line.startswith("declare ")), *declared])

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCUMULATE",
-    "ACCUMULATE_IN_ORDER",
     "ELEMENT_BYTES",
     "TYPES",
     "Bit",
@@ -33,7 +32,6 @@ __all__ = [
 
 #: llvm.fma(a, b, sum) whose result takes the register of the sum; what compiles the text says how on its target.
 ACCUMULATE = "preimage.accumulate"
-ACCUMULATE_IN_ORDER = "preimage.accumulate_in_order"
 
 
 class Num:
@@ -75,15 +73,13 @@ class Num:
         """self * factor + addend with one rounding."""
         return self.like(self.kernel.intrinsic("llvm.fma", self, factor, addend))
 
-    def plus_product(self, a: Num, b: Num, in_order: bool = False) -> Num:
+    def plus_product(self, a: Num, b: Num) -> Num:
         """self + a * b with one rounding, kept in the register of self: for loop-carried sums.
 
         Of `fma` LLVM may put the result into the register of a factor. In a loop whose registers are all taken sums then change places, some
-        through memory. in_order: it stays where it is written among others of its kind and loads. LLVM would put all loads of a body in
-        front, which need more registers than are left.
+        through memory.
         """
-        name = ACCUMULATE_IN_ORDER if in_order else ACCUMULATE
-        return self.like(self.kernel.intrinsic(name if self.lanes > 1 else "llvm.fma", a, b, self))
+        return self.like(self.kernel.intrinsic(ACCUMULATE if self.lanes > 1 else "llvm.fma", a, b, self))
 
     def sqrt(self) -> Num:
         return self.like(self.kernel.intrinsic("llvm.sqrt", self))

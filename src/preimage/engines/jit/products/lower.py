@@ -216,8 +216,9 @@ def _multiply(r: ProductRequest, program: ProgramBuilder, spec: TileSpec, a: _Op
     chunk, line = blocks, spec.width * wide  # bytes of a term of a panel
     if not b.packed and not spec.local and not spec.transposed and spec.ahead:
         chunk = 1
-    if (b.packed or spec.local) and r.terms * line > r.target.l1_bytes and tiles > 1:
-        chunk = max(1, r.target.l1_bytes // (1 if spec.local else 2) // (line * steps[0]))
+    most = r.target.l2_bytes // 8  # of a panel: the second cache gives a tile its lines as fast as it multiplies
+    if (b.packed or spec.local) and r.terms * line > most and tiles > 1:
+        chunk = max(1, most // (1 if spec.local else 2) // (line * steps[0]))
         if order.depth > 1 and chunk >= steps[1]:
             chunk = chunk // steps[1] * steps[1]  # whole groups: fewer sums wait
     local_panel = ((min(chunk * steps[0], r.terms) + spec.line) * line // LINE_BYTES | 1) * LINE_BYTES if spec.local else 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.runtime.link import LinkedProgram
-from preimage.engines.jit.runtime.program_call import ProgramCall, WarmCall
+from preimage.engines.jit.runtime.program_call import PackedCall, ProgramCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.recording import Fixed, Recorder, state
 
@@ -27,8 +27,8 @@ class Ready:
         macs: int,
     ) -> None:  # fmt: skip
         self.linked, self.shape, self.dtype, self.swapped, self.threads = linked, shape, dtype, swapped, threads
-        factors = ("b", "a") if swapped else ("a", "b")
-        arguments = (*factors, "bias", "out", "residual", "limits", "packed")
+        factors = ("b", "a") if swapped else ("a", "b" if linked.program.packing is None else "packed")
+        arguments = (*factors, "bias", "out", "residual", "limits")
         self._call = ProgramCall(linked, arguments, scratch, threads, dtype.itemsize, macs)
 
     def _run_recorded(self, here: Recorder, arrays: dict[str, Any], packed: Array | None, more: dict[str, Array]) -> None:
@@ -44,10 +44,12 @@ class Ready:
         if (here := state.recorder) is not None:
             self._run_recorded(here, {"a": b, "b": a, "out": out} if self.swapped else {"a": a, "b": b, "out": out}, packed, more)
             return out
-        factor = b if packed is None else None
-        self._call(a, factor, more.get("bias"), out, more.get("residual"), more.get("limits"), packed)
+        self._call(a, b if packed is None else packed, more.get("bias"), out, more.get("residual"), more.get("limits"))
         return out
 
-    def warm(self) -> WarmCall | None:
-        """Calls of a and b alone, without looking at them."""
-        return self._call.warm(self.shape, None, self.dtype)
+    def warm(self) -> WarmCall | PackedCall | None:
+        """Calls of a, b and a bias, if there is one, without looking at them."""
+        call = self._call.warm(self.shape, None, self.dtype)
+        if call is None or self.linked.program.packing is None:
+            return call
+        return PackedCall(call, self.linked.program.packed_key, False)

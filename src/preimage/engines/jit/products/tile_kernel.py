@@ -1,6 +1,6 @@
 """Matrix products C = A B (+ bias, activation): tiles of `rows` x `vectors` vectors of columns whose sums stay in registers.
 
-    for chunk of blocks of terms                 # so many that a panel of B stays in the first cache
+    for chunk of blocks of terms                 # so many that a panel of B is a small part of the second cache
         for panel of columns in this task        # vectors * lanes columns of B
             for tile of rows in this task
                 for group of blocks in the chunk
@@ -295,10 +295,12 @@ def _panel_body(
         else:
             right = line_of(f, spec, b, k + j)
         after: list[Num] = []
-        for place in _elements(f, spec, a, rows, k, j):
+        for place in _elements(
+            f, spec, a, rows, k, j
+        ):  # each is loaded where it is used: LLVM keeps the order, and has registers for few
             left = place.splat(spec.lanes)
             own = sums[len(after) : len(after) + spec.vectors]
-            after += [total.plus_product(left, value, in_order=True) for total, value in zip(own, right, strict=True)]
+            after += [total.plus_product(left, value) for total, value in zip(own, right, strict=True)]
         sums = after
     return sums
 
