@@ -138,9 +138,10 @@ class JitProducts:
         """The same of `linear`, with a bias or without."""
         if bias is not None and not (bias.dtype == x.dtype and bias.flags.c_contiguous):
             return None
-        return self._warm(
-            x, w if type(w) is PreparedWeight else w.T, None if bias is None else (True, False, None), type(w) is PreparedWeight
-        )
+        kind = None if bias is None else (True, False, None)
+        if isinstance(w, np.ndarray):
+            return self._warm(x, w.T, kind, False)
+        return self._warm(x, w, kind, True)
 
     def _warm(self, a: Array, b: Any, kind: tuple[Any, ...] | None, prepared: bool) -> WarmCall | PackedCall | None:
         alone = (a.shape, a.strides, b.shape, None if prepared else b.strides, a.dtype.num, id(kernels.current_target()))
