@@ -1,7 +1,8 @@
 """All fuzzers, one after the other, by one seed: `python tools/fuzz.py --seed N [--share S]`. Another seed, other inputs.
 
-Damaged model files (ONNX, Caffe, torch), damaged pictures, odd calls of the whole interface, hostile command lines. Each prints what it found and
-the seeds that show it again; the exit status is 1 where one found anything.
+Damaged model files (ONNX, Caffe, torch), files of weights and data (safetensors, npz, npy, IDX, LMDB, HDF5, NIfTI, checkpoints), pictures; odd
+calls of the whole interface, hostile command lines. Each prints what it found and the seeds that show it again; the exit status is 1 where one
+found anything.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 #: Each command, how it is told its number of cases (None: it has a fixed list), and that number.
 FUZZERS: tuple[tuple[str, str | None, int], ...] = (
     ("tests/io/fuzz_onnx.py", "--count", 20_000),
-    ("tests/io/fuzz_caffe.py", "--count", 5_000),
+    ("tests/io/fuzz_caffe.py", "--count", 20_000),
     ("tests/io/fuzz_torch.py", "--count", 20_000),
+    ("tests/io/fuzz_files.py", "--count", 20_000),
     ("tests/io/fuzz_pictures.py", "--count", 20_000),
     ("tests/surface/api_fuzz.py", "--calls", 20_000),
     ("tests/cli/hostile.py", None, 0),
