@@ -88,3 +88,8 @@ __all__ = [
 def layer_type_list() -> list[str]:
     """The layer types that are supported."""
     return sorted(LAYERS)
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

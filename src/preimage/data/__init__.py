@@ -26,3 +26,8 @@ __all__ = [
     "arrays_of", "batches_of", "from_hdf5", "from_npy", "from_npz", "idx_pair", "mnist", "open_data", "read_idx",
     "read_nifti", "split", "write_idx",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

@@ -191,3 +191,8 @@ __all__ = [
     "threshold",
     "unfold",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

@@ -63,3 +63,8 @@ __all__ = [
     "split_slow",
     "strokes",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

@@ -29,3 +29,8 @@ __all__ = [
     "VStack",
     "aslinearoperator",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

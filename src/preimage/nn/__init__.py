@@ -170,3 +170,8 @@ __all__ = [
     "nll_loss",
     "summary",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

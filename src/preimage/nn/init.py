@@ -276,3 +276,8 @@ orthogonal_ = _setter(orthogonal)
 uniform_ = _setter(uniform)
 xavier_normal_ = _setter(xavier_normal)
 xavier_uniform_ = _setter(xavier_uniform)
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

@@ -193,3 +193,8 @@ __all__ = [
     "var",
     "where",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

@@ -10,3 +10,8 @@ __all__ = [
     "SGD", "AdaGrad", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSProp", "RMSprop", "Schedule", "clip_grad_norm", "clip_grad_value", "cosine", "exp",
     "fixed", "from_caffe", "inv", "multistep", "poly", "schedule", "sigmoid", "step",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)

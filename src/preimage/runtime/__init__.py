@@ -35,3 +35,8 @@ __all__ = [
     "set_default_logger_severity",
     "set_default_logger_verbosity",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; modules lie behind them."""
+    return sorted(__all__)
