@@ -10,6 +10,7 @@ import pytest
 import preimage as pre
 from preimage import ops
 from preimage.engines import around
+from preimage.engines.jit.products.recurrent import layer
 from preimage.ops import recurrent
 from preimage.resources import release_memory
 
@@ -83,6 +84,23 @@ def test_alone_in_a_batch_and_on_any_number_of_threads(kind):
         own = {k: v[n : n + 1] if k in ("h0", "c0") else v for k, v in given.items()}
         alone = getattr(ops, kind)(arrays[0][:, n : n + 1], *arrays[1:], **own)
         same([np.ascontiguousarray(a) for a in alone], [np.ascontiguousarray(a[..., n : n + 1, :]) for a in found])
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_fewer_sequences_than_threads_share_the_units(kind, monkeypatch):
+    made, direction = [], layer._launch
+    monkeypatch.setattr(layer, "LEAST_SHARED_STEP", 1)
+    monkeypatch.setattr(layer, "SMALL_MACS", 1)
+    monkeypatch.setattr(layer, "_launch", lambda *a: made.append(direction(*a)) or made[-1])
+    cases = product(OPTIONS[kind], [(1, 1, 3, 130), (7, 1, 2, 300), (4, 2, 3, 100), (2, 1, 3, 5)], (np.float32, np.float64))
+    for case, (options, sizes, dtype) in enumerate(cases):
+        reverse, lengths = bool(case & 1), bool(case & 2)
+        arrays, given = drawn(kind, sizes, dtype, case, **options, reverse=reverse, lengths=lengths)
+        wanted = one_by_one(monkeypatch, kind, arrays, given)
+        for threads in (2, 3, 5):
+            with pre.config(threads=threads):
+                same(getattr(ops, kind)(*arrays, **given), wanted)
+    assert {launched.tasks for launched in made} >= {1, 2, 3, 5}
 
 
 @pytest.mark.parametrize("kind", GATES)

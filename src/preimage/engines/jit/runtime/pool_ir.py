@@ -6,7 +6,7 @@ from preimage.engines.ir.builder import Bit, Int, Ptr
 from preimage.engines.ir.functions import I32, Function, module
 from preimage.engines.jit.runtime.affinity_ir import place_function
 
-__all__ = ["COND", "LINUX_SIGNALS", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "WORKERS", "Words", "pool_ir"]
+__all__ = ["COND", "LINUX_SIGNALS", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "WORKERS", "Words", "pause", "pool_ir"]
 
 POOL_BYTES = 4096
 MOST_WORKERS = 255
@@ -47,7 +47,7 @@ def pool_ir(triple: str, signals: tuple[int, ...] = LINUX_SIGNALS) -> str:
     )  # fmt: skip
 
 
-def _pause(f: Function, triple: str) -> None:
+def pause(f: Function, triple: str) -> None:
     """Wait a moment inside a spin loop."""
     if triple.startswith("x86_64"):
         f.call_c("llvm.x86.sse2.pause", "void")
@@ -134,7 +134,7 @@ def _await_job(f: Function, words: Words, last: Ptr, seen: Ptr, spun: Ptr, tripl
             f.call_c("pthread_mutex_unlock", "i32", words.mutex)
             spinning.leave()
         spun.store_int(spun.load_int() + 1)
-        _pause(f, triple)
+        pause(f, triple)
 
 
 def _run(triple: str, places: bool) -> Function:
@@ -172,7 +172,7 @@ def _run(triple: str, places: bool) -> Function:
         with f.when(tired):
             f.call_c("sched_yield", "i32")
         with f.when(tired.negated()):
-            _pause(f, triple)
+            pause(f, triple)
     words.busy.atomic_store(0, "release")
     f.give(0)
     return f
@@ -219,5 +219,5 @@ def _pauses(triple: str) -> Function:
     """So many pauses: how long they take turns a time into a number of spins."""
     f = Function("pauses", "void", n="i64")
     with f.loop(0, f.number("n"), once=True):
-        _pause(f, triple)
+        pause(f, triple)
     return f

@@ -1,4 +1,4 @@
-"""One recurrent layer in one direction, all its steps in one call; a task is some sequences of the batch.
+"""One recurrent layer in one direction, all its steps in one call; a task is some sequences of the batch, or some panels of units.
 
     h, c = the first states
     for step in the sequence                             # the order of memory: strides are negative for the other direction
@@ -11,6 +11,13 @@
 The states wait in the thread's own memory, whole panels wide, h in two places. R is packed by panels: what a panel reads lies in one piece.
 Where a gru's r comes before the product, the panels are gone through twice: for r and z, then for n. Every second step goes through the
 panels backwards: what the caches still hold of R is read first.
+
+Where there are fewer sequences than threads (`shared`), all tasks have the same states, and each has some of the panels. Then a task is one part of
+one round, and a round begins when all parts of the one before are done (`runtime/barrier_kernel.py`):
+
+    round 0           the first states, each part's own units
+    rounds 1, 2, ...  a step, or one time through the panels where it takes two
+    the last round    the last states
 """
 
 from __future__ import annotations
@@ -20,7 +27,8 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.elementwise import WORDS, Step, applied, number_of
+from preimage.engines.ir.elementwise import Step
+from preimage.engines.jit.products.recurrent.cells import Functions, Place, States, all_lanes, finish, finish_n
 from preimage.records import record
 
 __all__ = ["ARRAYS", "GATES", "CellArguments", "CellSpec", "Phase", "build"]
@@ -71,12 +79,13 @@ class CellArguments(Arguments):
     scratch: Elements = elements("element")
     thread_bytes: Integer
     array_bytes: Integer  # of one state of all sequences of a task
+    parts: Integer  # of the panels, where tasks share the states
 
 
 @record
 class CellSpec:
-    """What the code depends on. depth: levels of sums above the blocks; activations: their steps, and how many numbers each takes; the rest as
-    in `engines.recurrent`.
+    """What the code depends on. depth: levels of sums above the blocks; activations: their steps, and how many numbers each takes; shared:
+    whether tasks share the states, and have panels each; the rest as in `engines.recurrent`.
     """
 
     arguments: ClassVar = CellArguments
@@ -95,6 +104,7 @@ class CellSpec:
     peephole: bool
     inside: bool
     lengths: bool
+    shared: bool = False
 
     @property
     def width(self) -> int:
@@ -121,81 +131,71 @@ class Phase:
     gates: tuple[int, ...]
     weight: Ptr
     factor: Ptr
-    finish: Callable[[_Place, dict[int, Num]], None]
+    finish: Callable[[Place, dict[int, Num]], None]
 
 
 @record
-class _Place:
-    """Where a vector of units of one sequence lies: in the states' arrays, in a row of the products (bytes), among the units (first of them)."""
+class _Span:
+    """What a task has of the units: the panels from first to stop, and the units in them from begin to end."""
 
-    state: Int
-    product: Ptr
-    unit: Int
-    mask: Bit
-    over: Bit | None
-
-
-@record
-class _States:
-    """The arrays of a task in the thread's memory: whole panels for each sequence."""
-
-    now: Ptr
-    following: Ptr
-    c: Ptr
-    kept: Ptr  # a gru's z
-    reset: Ptr  # r * h
-
-
-class _Functions:
-    """The activations, with their numbers in registers where they are used."""
-
-    def __init__(self, f: Kernel, spec: CellSpec, numbers: Ptr) -> None:
-        self.f, self.spec, self.numbers = f, spec, numbers
-
-    def bare(self, k: int, value: Num) -> Num:
-        """Activation k of a value."""
-        f, spec = self.f, self.spec
-        at = 2 * spec.clip + sum(count for _, count in spec.activations[:k])
-        steps, count = spec.activations[k]
-        values: list[Num | Bit] = [value, *(self.numbers.at(at + j).splat(spec.lanes) for j in range(count))]
-        for word, places in steps:
-            values.append(applied(f, word, [values[p] for p in places], spec.element))
-        return number_of(values[-1], spec.element)
-
-    def __call__(self, k: int, value: Num) -> Num:
-        """The same of the value held within the clip's bounds."""
-        if self.spec.clip:
-            low, high = (self.numbers.at(j).splat(self.spec.lanes) for j in range(2))
-            value = WORDS["clip"](self.f, value, low, high)
-        return self.bare(k, value)
+    first: Int
+    stop: Int
+    begin: Int
+    end: Int
 
 
 def build(spec: CellSpec) -> str:
     """The kernel's IR text."""
     f = Kernel()
+    if spec.shared:
+        _part_of_round(f, spec)
+    else:
+        _whole(f, spec)
+    return f.ir()
+
+
+def _whole(f: Kernel, spec: CellSpec) -> None:
+    """All steps of some sequences."""
     args = CellArguments.read(f, spec)
     own = args.scratch.at_bytes(f.thread * args.thread_bytes)
     places = [own.at_bytes(args.array_bytes * k) for k in range(ARRAYS)]
     first = f.task * args.share
     rows = args.share.minimum(args.batch - first)
-    _copy_rows(
-        f, spec, args.h.at_bytes(first * args.h_row), args.h_row, places[0], args.padded * ELEMENT_BYTES[spec.element], rows
-    )
-    if spec.kind == "lstm":
-        _copy_rows(
-            f, spec, args.c.at_bytes(first * args.c_row), args.c_row, places[2], args.padded * ELEMENT_BYTES[spec.element], rows
-        )
+    span = _Span(f.i64(0), args.padded // spec.width, f.i64(0), args.hidden)
+    _begin(f, spec, span, places, first, rows)
     with f.loop(0, args.steps, carry=[places[0], places[1]], once=True) as step:
-        states = _States(step.carry[0], step.carry[1], places[2], places[3], places[4])
-        _step(f, spec, args, step.index, first, rows, states)
-        result = args.result.at_bytes(step.index * args.result_step + first * args.result_row)
-        _give(f, spec, args, step.index, first, rows, states.following, result)
+        states = States(step.carry[0], step.carry[1], places[2], places[3], places[4])
+        for phase in _phases(f, spec, states):
+            _step(f, spec, phase, span, step.index, first, rows)
+        _give(f, spec, span, step.index, first, rows, states.following)
         step.carry = [step.carry[1], step.carry[0]]
-    pitch = args.padded * ELEMENT_BYTES[spec.element]
-    _copy_rows(f, spec, step.result[0], pitch, args.last_h.at_bytes(first * args.last_h_row), args.last_h_row, rows)
-    if spec.kind == "lstm":
-        _copy_rows(f, spec, places[2], pitch, args.last_c.at_bytes(first * args.last_c_row), args.last_c_row, rows)
-    return f.ir()
+    _end(f, spec, span, [step.result[0], places[2]], first, rows)
+
+
+def _part_of_round(f: Kernel, spec: CellSpec) -> None:
+    """One round of some panels, of all sequences."""
+    args = CellArguments.read(f, spec)
+    turn, part, panels = f.task // args.parts, f.task % args.parts, args.padded // spec.width
+    first, stop = panels * part // args.parts, panels * (part + 1) // args.parts
+    span = _Span(first, stop, first * spec.width, (stop * spec.width).minimum(args.hidden))
+    places = [args.scratch.at_bytes(args.array_bytes * k) for k in range(ARRAYS)]
+    begin, rows, phases = f.i64(0), args.batch, len(spec.phases)
+    with f.when(turn.equals(0)):
+        _begin(f, spec, span, places, begin, rows)
+    step, last = (turn - 1) // phases, args.steps * phases
+    odd = (step & 1).equals(1)
+    one, other = (
+        args.scratch.at_bytes(odd.pick(args.array_bytes, f.i64(0))),
+        args.scratch.at_bytes(odd.pick(f.i64(0), args.array_bytes)),
+    )
+    states = States(one, other, places[2], places[3], places[4])
+    for k, phase in enumerate(_phases(f, spec, states)):
+        with f.when((turn > 0) & (turn <= last) & ((turn - 1) % phases).equals(k)):
+            _step(f, spec, phase, span, step, begin, rows)
+            if k == phases - 1:
+                _give(f, spec, span, step, begin, rows, states.following)
+    with f.when(turn > last):
+        _end(f, spec, span, [one, places[2]], begin, rows)
 
 
 def _args(f: Kernel, spec: CellSpec) -> CellArguments:
@@ -203,32 +203,47 @@ def _args(f: Kernel, spec: CellSpec) -> CellArguments:
     return CellArguments.read(f, spec)
 
 
-def _copy_rows(f: Kernel, spec: CellSpec, source: Ptr, source_row: Int, target: Ptr, target_row: Int, rows: Int) -> None:
+def _begin(f: Kernel, spec: CellSpec, span: _Span, places: list[Ptr], first: Int, rows: Int) -> None:
+    """Copy the first states to their places."""
+    args = _args(f, spec)
+    pitch = args.padded * ELEMENT_BYTES[spec.element]
+    _copy_rows(f, spec, span, args.h.at_bytes(first * args.h_row), args.h_row, places[0], pitch, rows)
+    if spec.kind == "lstm":
+        _copy_rows(f, spec, span, args.c.at_bytes(first * args.c_row), args.c_row, places[2], pitch, rows)
+
+
+def _end(f: Kernel, spec: CellSpec, span: _Span, states: list[Ptr], first: Int, rows: Int) -> None:
+    """Give the last h, and c."""
+    args = _args(f, spec)
+    pitch = args.padded * ELEMENT_BYTES[spec.element]
+    _copy_rows(f, spec, span, states[0], pitch, args.last_h.at_bytes(first * args.last_h_row), args.last_h_row, rows)
+    if spec.kind == "lstm":
+        _copy_rows(f, spec, span, states[1], pitch, args.last_c.at_bytes(first * args.last_c_row), args.last_c_row, rows)
+
+
+def _copy_rows(
+    f: Kernel, spec: CellSpec, span: _Span, source: Ptr, source_row: Int, target: Ptr, target_row: Int, rows: Int
+) -> None:  # fmt: skip
     """The states of some sequences."""
     with f.loop(0, rows) as row:
-        _copy_row(f, spec, source.at_bytes(row.index * source_row), target.at_bytes(row.index * target_row), None)
+        _copy_row(f, spec, span, source.at_bytes(row.index * source_row), target.at_bytes(row.index * target_row), None)
 
 
-def _copy_row(f: Kernel, spec: CellSpec, source: Ptr, target: Ptr, over: Bit | None) -> None:
-    """One state, or zeros where the sequence is over."""
-    hidden, lanes = _args(f, spec).hidden, spec.lanes
-    whole = hidden - hidden % lanes
+def _copy_row(f: Kernel, spec: CellSpec, span: _Span, source: Ptr, target: Ptr, over: Bit | None) -> None:
+    """The units of one state, or zeros where the sequence is over."""
+    lanes = spec.lanes
+    whole = span.end - (span.end - span.begin) % lanes
 
     def copied(at: Int, mask: Bit | None) -> None:
         value = source.at(at).load(lanes, mask)
         if over is not None:
-            value = _all_lanes(f, over, lanes).select(f.zeros(spec.element, lanes), value)
+            value = all_lanes(f, over, lanes).select(f.zeros(spec.element, lanes), value)
         target.at(at).store(value, mask)
 
-    with f.loop(0, whole, lanes) as k:
+    with f.loop(span.begin, whole, lanes) as k:
         copied(k.index, None)
-    with f.when(whole < hidden):
-        copied(whole, f.lane_mask(lanes, hidden - whole))
-
-
-def _all_lanes(f: Kernel, holds: Bit, lanes: int) -> Bit:
-    """A scalar's answer in every lane."""
-    return holds if lanes == 1 else f.lane_mask(lanes, holds.select(f.i64(lanes), f.i64(0)))
+    with f.when(whole < span.end):
+        copied(whole, f.lane_mask(lanes, span.end - whole))
 
 
 def _over(f: Kernel, spec: CellSpec, step: Int, sequence: Int) -> Bit:
@@ -237,28 +252,33 @@ def _over(f: Kernel, spec: CellSpec, step: Int, sequence: Int) -> Bit:
     return args.lengths.at(sequence).load_int() <= args.first + step * args.along
 
 
-def _give(f: Kernel, spec: CellSpec, args: CellArguments, step: Int, first: Int, rows: Int, h: Ptr, result: Ptr) -> None:
+def _give(f: Kernel, spec: CellSpec, span: _Span, step: Int, first: Int, rows: Int, h: Ptr) -> None:
     """y of one step."""
+    args = _args(f, spec)
+    result = args.result.at_bytes(step * args.result_step + first * args.result_row)
     with f.loop(0, rows) as row:
         over = _over(f, spec, step, first + row.index) if spec.lengths else None
         source = h.at(row.index * _args(f, spec).padded)
-        _copy_row(f, spec, source, result.at_bytes(row.index * _args(f, spec).result_row), over)
+        _copy_row(f, spec, span, source, result.at_bytes(row.index * _args(f, spec).result_row), over)
 
 
-def _step(f: Kernel, spec: CellSpec, args: CellArguments, step: Int, first: Int, rows: Int, states: _States) -> None:
-    """One step of all sequences of the task."""
-    functions = _Functions(f, spec, args.numbers)
-    phases = [Phase(spec.phases[0], args.weight, states.now, _finish(f, spec, functions, states))]
+def _phases(f: Kernel, spec: CellSpec, states: States) -> list[Phase]:
+    """The parts of a step, one after another."""
+    args, functions = _args(f, spec), Functions(f, spec, _args(f, spec).numbers)
+    phases = [Phase(spec.phases[0], args.weight, states.now, finish(f, spec, functions, states))]
     if len(spec.phases) > 1:
-        after = _finish_n(f, spec, functions, states)
+        after = finish_n(f, spec, functions, states)
         phases.append(Phase(spec.phases[1], args.weight.at_bytes(args.second), states.reset, after))
-    panels = args.padded // spec.width
+    return phases
+
+
+def _step(f: Kernel, spec: CellSpec, phase: Phase, span: _Span, step: Int, first: Int, rows: Int) -> None:
+    """A phase of one step, of all sequences of the task."""
     backwards = (step & 1).equals(1)
-    for phase in phases:
-        with f.loop(0, panels, once=True) as turn:
-            panel = backwards.pick(panels - 1 - turn.index, turn.index)
-            with f.loop(0, rows, spec.rows, once=True) as row:
-                _tile(f, spec, phase, step, panel, first, row.index, rows)
+    with f.loop(span.first, span.stop, once=True) as turn:
+        panel = backwards.pick(span.first + span.stop - 1 - turn.index, turn.index)
+        with f.loop(0, rows, spec.rows, once=True) as row:
+            _tile(f, spec, phase, step, panel, first, row.index, rows)
 
 
 def _tile(f: Kernel, spec: CellSpec, phase: Phase, step: Int, panel: Int, first: Int, row: Int, rows: Int) -> None:
@@ -277,7 +297,7 @@ def _tile(f: Kernel, spec: CellSpec, phase: Phase, step: Int, panel: Int, first:
         for u in range(spec.units):
             unit = panel * spec.width + u * spec.lanes
             mask = f.lane_mask(spec.lanes, args.hidden - unit)
-            where = _Place((row + r) * args.padded + unit, line.at_bytes(unit * item), unit, mask, over)
+            where = Place((row + r) * args.padded + unit, line.at_bytes(unit * item), unit, mask, over)
             own = {gate: sums[(r * gates + g) * spec.units + u] for g, gate in enumerate(phase.gates)}
             phase.finish(where, own)
 
@@ -321,68 +341,3 @@ def _chain(
     with f.loop(whole, end, carry=k.result) as k:
         k.carry = terms(k.index, 1, k.carry)
     return k.result
-
-
-# -- cells ---------------------------------------------------------------------------------------------------------------------
-
-
-def _finish(f: Kernel, spec: CellSpec, functions: _Functions, states: _States) -> Callable[[_Place, dict[int, Num]], None]:
-    """What the first phase does with the sums of a vector of units."""
-    lanes = spec.lanes
-
-    def product(where: _Place, gate: int) -> Num:
-        return where.product.at(_args(f, spec).hidden * spec.order[gate]).load(lanes, where.mask)
-
-    def keep(array: Ptr, where: _Place, new: Num, old: Ptr) -> None:
-        place = array.at(where.state)
-        if where.over is not None:
-            new = _all_lanes(f, where.over, lanes).select(old.at(where.state).load(lanes), new)
-        place.store(new)
-
-    def rnn(where: _Place, sums: dict[int, Num]) -> None:
-        keep(states.following, where, functions(0, product(where, 0) + sums[0]), states.now)
-
-    def lstm(where: _Place, sums: dict[int, Num]) -> None:
-        c = states.c.at(where.state).load(lanes)
-
-        def opened(gate: int, seen: int, state: Num) -> Num:
-            value = product(where, gate) + sums[gate]
-            if spec.peephole:
-                seen_from = _args(f, spec).peephole.at(_args(f, spec).hidden * seen + where.unit)
-                value = value + seen_from.load(lanes, where.mask) * state
-            return functions(0, value)
-
-        entered = opened(0, 0, c)
-        kept = f.const(spec.element, lanes, 1.0) - entered if spec.coupled else opened(1, 1, c)
-        new = kept * c + entered * functions(1, product(where, 2) + sums[2])
-        h = opened(3, 2, new) * functions.bare(2, new)
-        keep(states.c, where, new, states.c)
-        keep(states.following, where, h, states.now)
-
-    def gru(where: _Place, sums: dict[int, Num]) -> None:
-        reset, kept = (functions(0, product(where, gate) + sums[gate]) for gate in (0, 1))
-        h = states.now.at(where.state).load(lanes)
-        if not spec.reset_after:
-            states.kept.at(where.state).store(kept)
-            states.reset.at(where.state).store(reset * h)
-            return
-        value = sums[2] + _args(f, spec).inside.at(where.unit).load(lanes, where.mask) if spec.inside else sums[2]
-        new = functions(1, product(where, 2) + reset * value)
-        keep(states.following, where, new + kept * (h - new), states.now)
-
-    return {"rnn": rnn, "lstm": lstm, "gru": gru}[spec.kind]
-
-
-def _finish_n(f: Kernel, spec: CellSpec, functions: _Functions, states: _States) -> Callable[[_Place, dict[int, Num]], None]:
-    """What the second phase of a gru does with the sums of n."""
-    lanes = spec.lanes
-
-    def finish(where: _Place, sums: dict[int, Num]) -> None:
-        new = functions(1, where.product.at(_args(f, spec).hidden * spec.order[2]).load(lanes, where.mask) + sums[2])
-        h, kept = states.now.at(where.state).load(lanes), states.kept.at(where.state).load(lanes)
-        value = new + kept * (h - new)
-        if where.over is not None:
-            value = _all_lanes(f, where.over, lanes).select(h, value)
-        states.following.at(where.state).store(value)
-
-    return finish

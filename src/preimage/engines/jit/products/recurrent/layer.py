@@ -1,6 +1,7 @@
 """Recurrent layers by one kernel a direction: which tile it takes, its weights packed by panels, and its argument vector.
 
-Directions that do not depend on each other are one launch: their tasks are shared among the threads.
+Directions that do not depend on each other are one launch: their tasks are shared among the threads. Of a direction with fewer sequences
+than threads the panels of units are shared, step by step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.products.recurrent.cell_kernel import ARRAYS, GATES, CellArguments, CellSpec
 from preimage.engines.jit.products.recurrent.weights import packed_weight
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
+from preimage.engines.jit.runtime.barrier import with_barriers
+from preimage.engines.jit.runtime.barrier_kernel import BarrierSpec
 from preimage.engines.jit.runtime.together import Launched, launch_together
 from preimage.engines.jit.runtime.together_kernel import TogetherSpec
 from preimage.engines.order import Order
@@ -26,6 +29,10 @@ from preimage.engines.recurrent import Direction
 from preimage.settings import thread_count
 
 __all__ = ["run_directions"]
+
+
+#: Multiply-adds of a step from which threads that share it gain more than they wait for each other.
+LEAST_SHARED_STEP = 1 << 16
 
 
 class _Tile(NamedTuple):
@@ -41,8 +48,8 @@ def run_directions(directions: Sequence[Direction]) -> None:
     launch_together(kept_kernel(TogetherSpec()), launches, threads)
 
 
-def _tile(gates: int, rows: int, hidden: int, target: Target, lanes: int) -> _Tile:
-    """The tile for which all of them together take the least time: two products or loads in a cycle, eight products on the way."""
+def _tile(gates: int, rows: int, hidden: int, target: Target, lanes: int, parts: int) -> _Tile:
+    """The tile for which all of a part together take the least time: two products or loads in a cycle, eight products on the way."""
     most = target.vector_registers - (4 if target.vector_registers > 16 else 3)
     vectors = -(-hidden // lanes)
     choices = [
@@ -52,34 +59,37 @@ def _tile(gates: int, rows: int, hidden: int, target: Target, lanes: int) -> _Ti
     def cost(tile: _Tile) -> tuple[float, int]:
         sums = tile.rows * tile.units * gates
         one = max(sums, tile.units * gates + tile.rows, 8) + 1
-        return -(-rows // tile.rows) * -(-vectors // tile.units) * one, sums
+        panels = -(-vectors // tile.units)
+        return -(-rows // tile.rows) * -(-panels // parts) * one, sums
 
     return min(choices, key=cost)
 
 
-def _spec(d: Direction, rows: int, depth: int) -> CellSpec:
-    """The kernel of a direction whose tasks have so many sequences."""
+def _spec(d: Direction, rows: int, depth: int, parts: int) -> CellSpec:
+    """The kernel of a direction whose tasks have so many sequences, and their panels in so many parts."""
     target, cell = kernels.current_target(), d.cell
     lanes = target.vector_bytes // d.products.itemsize
     gates = 2 if cell.kind == "gru" and not cell.reset_after else GATES[cell.kind]
-    tile = _tile(gates, rows, d.weight_hh.shape[1], target, lanes)
+    tile = _tile(gates, rows, d.weight_hh.shape[1], target, lanes, parts)
     activations = tuple([(steps, len(numbers)) for steps, numbers in cell.activations])
     return CellSpec(
         kind=cell.kind, element=ELEMENTS[d.products.dtype.name], order=cell.order, lanes=lanes, rows=tile.rows, units=tile.units,
         depth=depth, activations=activations, clip=cell.clip is not None, coupled=cell.coupled, reset_after=cell.reset_after,
-        peephole=d.peephole is not None, inside=d.inside is not None, lengths=d.lengths is not None,
+        peephole=d.peephole is not None, inside=d.inside is not None, lengths=d.lengths is not None, shared=parts > 1,
     )  # fmt: skip
 
 
 def _launch(d: Direction, threads: int, parts: int) -> Launched:
-    """One direction as a launch for so many threads, its batch in so many parts where it is large enough."""
+    """One direction as a launch for so many threads: its batch in so many parts, or its panels where it has fewer sequences and large steps."""
     cell, hidden = d.cell, d.weight_hh.shape[1]
     (steps, batch, _), item = d.products.shape, d.products.itemsize
     order = Order.of((hidden,))
-    share = -(-batch // parts)
-    spec = _spec(d, share, order.depth)
+    shares = parts if batch < parts and batch * d.weight_hh.size >= LEAST_SHARED_STEP else 1
+    share = batch if shares > 1 else -(-batch // parts)
+    spec = _spec(d, share, order.depth, shares)
     room = -(-share // spec.rows) * spec.rows  # the last tile may be of fewer sequences
     padded = -(-hidden // spec.width) * spec.width
+    shares = min(shares, padded // spec.width)
     array_bytes = -(-room * padded * item // LINE_BYTES) * LINE_BYTES
     weight = packed_weight(d.weight_hh, tuple(map(len, spec.phases)), spec.width)
     bounds = () if cell.clip is None else (-cell.clip, cell.clip)
@@ -94,9 +104,13 @@ def _launch(d: Direction, threads: int, parts: int) -> Launched:
         peephole=_or_none(d.peephole), inside=_or_none(d.inside), numbers=constant(numbers), lengths=_or_none(d.lengths),
         first=steps - 1 if d.reverse else 0, along=-1 if d.reverse else 1, steps=steps, batch=batch, share=share, hidden=hidden,
         padded=padded, sizes=constant(sizes), scratch=aligned_empty((threads * ARRAYS * array_bytes,), np.dtype(np.uint8)),
-        thread_bytes=ARRAYS * array_bytes, array_bytes=array_bytes,
+        thread_bytes=ARRAYS * array_bytes, array_bytes=array_bytes, parts=shares,
     )  # fmt: skip
-    return Launched(kept_kernel(spec), values.listed(), -(-batch // share))
+    launched = Launched(kept_kernel(spec), values.listed(), -(-batch // share))
+    if not spec.shared:
+        return launched
+    barrier = kept_kernel(BarrierSpec(kernels.current_target().triple))
+    return with_barriers(barrier, launched, 2 + steps * len(spec.phases), shares)
 
 
 def _or_none(array: Array | None) -> Array | int:
