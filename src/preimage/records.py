@@ -98,7 +98,7 @@ class _Pending:
 
 def _write_init(made: type, fields: list[Field]) -> Any:
     """`__init__`. A default stands for itself, what makes one is called in the method."""
-    missing, scope = dataclasses.MISSING, {"_set": object.__setattr__, "_make": _MAKE}
+    missing, scope = dataclasses.MISSING, {"__name__": made.__module__, "_set": object.__setattr__, "_make": _MAKE}
     taken = [f for f in fields if f.init]
     values = {f.name: f.name if f.init else f"_default_{f.name}" for f in fields if f.init or f.default is not missing}
     for f in fields:

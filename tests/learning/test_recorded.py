@@ -10,7 +10,7 @@ import pytest
 import preimage as pre
 from preimage import learning, nn, optim
 from preimage.engines import replayer
-from preimage.learning.training import recorded
+from preimage.learning.training import passes, recorded
 
 pytestmark = pytest.mark.skipif(isinstance(replayer(), str), reason="no engine here runs recorded kernels")
 
@@ -92,6 +92,15 @@ LAYERS = {
     "max pool": (nn.MaxPool2d(2), 6 * 12),
     "max pool, overlapping": (nn.MaxPool2d(3, 2, 1), 6 * 16),
     "average pool": (nn.AvgPool2d(2), 6 * 12),
+    "global average": (nn.AdaptiveAvgPool2d(1), 6),
+    "batch norm": (nn.BatchNorm2d(6), 6 * 56),
+    "batch norm, plain average": (nn.BatchNorm2d(6, momentum=None, eps=0.1), 6 * 56),
+    "batch norm without weights": (nn.BatchNorm2d(6, affine=False), 6 * 56),
+    "batch norm without statistics": (nn.BatchNorm2d(6, track_running_stats=False), 6 * 56),
+    "batch norm and relu": (nn.Sequential(nn.BatchNorm2d(6), nn.ReLU()), 6 * 56),
+    "batch norm and leaky relu": (nn.Sequential(nn.BatchNorm2d(6), nn.LeakyReLU(0.2)), 6 * 56),
+    "instance norm with statistics": (nn.InstanceNorm2d(6, affine=True, track_running_stats=True), 6 * 56),
+    "group norm": (nn.GroupNorm(3, 6), 6 * 56),
 }
 
 
@@ -116,11 +125,49 @@ def test_cotangents_that_meet_are_added_by_a_kernel():
     assert why[RUNS:] == [None] * 2
 
 
-#: Layers that draw, keep statistics, or compute by NumPy: their nets train as ever, and the reason says so.
-OTHERS = {
-    "dropout": (nn.Dropout(0.5, rng=3), 6 * 56, "draws its masks"),
-    "batch norm": (nn.BatchNorm2d(6), 6 * 56, "changes its buffers"),
-}
+#: Layers that draw: their nets train as ever, and the reason says so.
+OTHERS = {"dropout": (nn.Dropout(0.5, rng=3), 6 * 56, "draws its masks")}
+
+
+def normed(rng=0):
+    return small(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3, rng=2), nn.BatchNorm2d(4), size=4 * 30)
+
+
+def test_running_statistics_that_the_caller_sets_count():
+    def between(k, net):
+        if k == RUNS + 1:
+            net[1].load_state_dict({name: value + 1 for name, value in net[1].state_dict().items()})
+
+    assert compare(normed, batches(RUNS + 3), between=between)[-1] is None
+
+
+def test_a_variance_that_overflows_is_computed_by_the_layers():
+    data = batches(RUNS + 3)
+    data[RUNS + 1] = (data[RUNS + 1][0] * np.float32(1e30), data[RUNS + 1][1])
+    with np.errstate(all="ignore"):
+        why = compare(normed, data, loss=lambda y, t: nn.cross_entropy(y * 1e-3, t))
+    assert why[RUNS] is None
+    assert "variance" in why[RUNS + 1]
+
+
+def test_statistics_move_once_where_a_pass_is_made_again(monkeypatch):
+    def between(k, net):
+        if k == 0:
+            monkeypatch.undo()
+        if k == RUNS + 1:
+            monkeypatch.setattr(passes.Pass, "gradients", lambda self: None)
+
+    assert compare(normed, batches(RUNS + 2), between=between)[-1] == "a gradient is not finite"
+
+
+def test_a_net_goes_from_training_to_evaluation_and_back():
+    def between(k, net):
+        if k == RUNS + 1:
+            net.eval()
+            net(batches(1)[0][0])
+            net.train()
+
+    assert compare(normed, batches(2 * RUNS + 2), between=between)[-1] is None
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -235,21 +282,6 @@ def test_a_loss_that_reads_weights():
     assert found == expected
     assert bits(made[0]) == bits(made[1])
     assert "depends on more" in why[-1]
-
-
-def test_layers_of_the_callers_own_are_run_as_they_are_written():
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.calls = 0
-            self.inner = net()
-
-        def forward(self, x):
-            self.calls += 1
-            return self.inner(x) * float(self.calls)
-
-    why = compare(Own, batches(RUNS + 2))
-    assert "class of its own (Own)" in why[-1]
 
 
 def test_weights_that_are_not_finite_stop_as_ever():

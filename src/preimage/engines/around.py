@@ -209,7 +209,10 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
         return sums.sum_over(x, axis)
     log_kernels(f"sum over {axis}", x)
     return sums.sum_over(
-        x, axis, lambda view: kernels.channel_sums(view, "plain", False)[0], lambda level: kernels.tree_sums(level[None])[0]
+        gathered(x),
+        axis,
+        lambda view: kernels.channel_sums(view, "plain", False)[0],
+        lambda level: kernels.tree_sums(level[None])[0],
     )
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Place",
     "Recorder",
     "Step",
+    "Told",
     "Words",
     "apart",
     "constant",
@@ -83,6 +84,14 @@ class Place:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: np.dtype[Any]
+
+
+class Told(NamedTuple):
+    """A function that hears of results after every run, and what else it is given: it keeps what a computation leaves behind."""
+
+    function: Callable[..., Any]
+    places: tuple[Place, ...]
+    options: tuple[Any, ...]
 
 
 class Guard(NamedTuple):
@@ -199,6 +208,7 @@ class Recorder:
         self.flags: list[
             Array
         ] = []  #: words that are 0 before, and have to be 0 after: else the computation would go on otherwise
+        self.told: list[Told] = []
         self.broken: str | None = None
         self._fixed: dict[int, Array] = {}
         self._memories: list[weakref.ref[Memory]] = []
@@ -303,5 +313,17 @@ class Recorder:
         place = self.place_of(array)
         if place is None:
             self.lost("values decide what is computed")
+        elif (guard := Guard(place, within)) not in self.guards:
+            self.guards.append(guard)
+
+    def tell(self, function: Callable[..., Any], arrays: Sequence[Array], *options: Any) -> None:
+        """Whoever runs the recording calls function(*arrays, *options) after each run, with what the arrays hold then. It is not called now, for
+        the recorded run is nobody's own; where it is (not strict), it is called now, and the recording is broken.
+        """
+        places = [self.place_of(array) for array in arrays]
+        if not self.strict:
+            function(*arrays, *options)
+        if not self.strict or None in places:
+            self.lost("what is computed changes the state of a layer")
         else:
-            self.guards.append(Guard(place, within))
+            self.told.append(Told(function, tuple([p for p in places if p is not None]), options))

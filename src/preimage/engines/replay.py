@@ -5,7 +5,7 @@ run = replay.begin()
 run.give(0, x)                  # the first of the given arrays: lies as the one that was recorded
 run.stretch(0, threads)         # the steps up to ends[0]
 run.own(0)                      # memory of the first result, the caller's from now on
-run.holds(), run.end()
+run.holds(1), run.end()         # the guards of the last stretch
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Replay:
         given: Sequence[Place],
         own: Sequence[Place],
         make_ready: Callable[..., Any],
+        guarded: Sequence[int] = (),
     ) -> None:
+        """guarded: the number of guards up to the end of each stretch; by default all belong to the last."""
         flags = [recorder.place_of(flag) for flag in recorder.flags]
         places = {place.memory: (number, 0) for number, place in enumerate(given, _FIRST)}
         places |= {place.memory: (_FLAGS, 8 * k) for k, place in enumerate(flags) if place is not None}
@@ -53,7 +55,8 @@ class Replay:
         workspace, self._workspace_bytes = _planned(recorder, places)
         places |= workspace
         self._own = [(*places[place.memory], place) for place in own]
-        self._guards = [(*places[g.place.memory], g) for g in recorder.guards]
+        edges = [0, *(guarded or [*[0] * (len(ends) - 1), len(recorder.guards)])]
+        self._guards = [[(*places[g.place.memory], g) for g in recorder.guards[a:b]] for a, b in pairwise(edges)]
         self._flags = np.zeros(max(1, len(flags)), np.int64)
         edges = [0, *ends]
         self._stretches = [make_ready(recorder.steps[a:b], places) if b > a else None for a, b in pairwise(edges)]
@@ -115,11 +118,11 @@ class Run:
         """Whether no kernel found that the computation would go on otherwise."""
         return not self._replay._flags.any()
 
-    def holds(self) -> bool:
-        """The same at the end, and whether the values are those for which the kernels are the whole computation."""
+    def holds(self, k: int = -1) -> bool:
+        """The same after a stretch, and whether the values that it gave are those for which the kernels are the whole computation."""
         if not self.flags_hold():
             return False
-        for number, at, guard in self._replay._guards:
+        for number, at, guard in self._replay._guards[k]:
             place = guard.place
             if not guard.holds(np.ndarray(place.shape, place.dtype, self._arrays[number], at + place.offset, place.strides)):
                 return False

@@ -10,6 +10,7 @@ import numpy as np
 from preimage import ops
 from preimage.autograd import array_of
 from preimage.autograd.traced import whole
+from preimage.engines.recording import recorder
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.module import Layer, Parameter
@@ -68,8 +69,15 @@ class _Tracking(_Norm):
             self.register_buffer(buffer, start(self.num_features, dtype) if track else None)
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track else None)
 
-    @np.errstate(all="ignore")
     def _track(self, mean: Array, var: Array, count: int) -> None:
+        here = recorder()
+        if here is not None:
+            here.tell(self._move, (mean, var), count)
+        else:
+            self._move(mean, var, count)
+
+    @np.errstate(all="ignore")
+    def _move(self, mean: Array, var: Array, count: int) -> None:
         seen: Any = np.asarray(self._buffers["num_batches_tracked"]) + 1
         self._buffers["num_batches_tracked"] = np.asarray(seen)
         rate = 1.0 / float(seen) if self.momentum is None else self.momentum

@@ -220,12 +220,29 @@ def _binned(x: Array, bins: tuple[Bins, ...]) -> Array:
             continue
         starts, stops = b.edges()
         lengths = stops - starts
+        if b.outputs == 1 and lengths[0] > 0:
+            value = around.sum_over(_windows(value, k + 2, starts, int(lengths[0])), (k + 3,))
+            continue
+        if b.size == 1 and lengths.all():  # every window holds the one element; a sum of -0 is +0
+            added = around.pointwise("add", value, numbers=(0.0,))
+            value = np.add(value, value.dtype.type(0)) if added is None else added
+            value = np.broadcast_to(value, (*value.shape[: k + 2], b.outputs, *value.shape[k + 3 :]))
+            continue
         out = _zeros(value, k, b.outputs)
         for length in np.unique(lengths[lengths > 0]).tolist():
             here = np.flatnonzero(lengths == length)
             out[along(k, here)] = around.sum_over(_windows(value, k + 2, starts[here], length), (k + 3,))
         value = out
-    return value.copy() if value is x else value
+    if value is x:
+        return value.copy()
+    return value if value.flags.writeable else _filled(value)
+
+
+def _filled(repeated: Array) -> Array:
+    """An array whose elements stand for several places, with one for each: channels innermost, as contractions give their results."""
+    turned = np.moveaxis(repeated, 1, -1)
+    made = around.in_order(turned)
+    return np.ascontiguousarray(repeated) if made is None else np.moveaxis(made, -1, 1)
 
 
 def _windows(x: Array, axis: int, starts: Array, length: int) -> Array:
@@ -249,8 +266,10 @@ def _elements(bins: tuple[Bins, ...], dtype: Any) -> Array:
 def _means(x: Array, *, bins: tuple[Bins, ...]) -> Array:
     value = exactly(x)
     over = _elements(bins, value.dtype)
-    made = _binned(value, bins) / over
-    if x.dtype.itemsize > 2 and not np.isfinite(made).all():  # a sum may overflow on the way to a mean that does not
+    made = _over(_binned(value, bins), over)
+    if x.dtype.itemsize > 2 and not (
+        around.expect_finite(made) or np.isfinite(made).all()
+    ):  # a sum may overflow on the way to a mean that does not
         part = value.dtype.type(2.0 ** -math.ceil(math.log2(max(float(over.max(initial=0)), 2))))
         made = np.where(np.isfinite(made), made, _binned(value * part, bins) / over / part)
     return narrow(made, x)
@@ -258,7 +277,12 @@ def _means(x: Array, *, bins: tuple[Bins, ...]) -> Array:
 
 def _means_back(y: Array, *, bins: tuple[Bins, ...]) -> Array:
     value = exactly(y)
-    return narrow(_binned(value / _elements(bins, value.dtype), tuple(b.back for b in bins)), y)
+    return narrow(_binned(_over(value, _elements(bins, value.dtype)), tuple(b.back for b in bins)), y)
+
+
+def _over(value: Array, counts: Array) -> Array:
+    made = around.chain((value, constant(counts)), (("div", (0, 1)),))
+    return value / counts if made is None else made[0]
 
 
 averages_over: Primitive = primitive(

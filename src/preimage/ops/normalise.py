@@ -24,6 +24,7 @@ import numpy as np
 from preimage.autograd import Tensor, array_of, is_grad_enabled, primitive
 from preimage.autograd.traced import whole
 from preimage.engines import around
+from preimage.engines.recording import constant, recorder
 from preimage.errors import ShapeError
 from preimage.ops.activation import leaky_relu, relu
 from preimage.ops.broadcast import astype, in_wide
@@ -32,7 +33,6 @@ from preimage.ops.pointwise import add, multiply, select, subtract
 from preimage.ops.reduce import mean, standardize, standardize_gradient, standardized_lines, sum, var
 from preimage.ops.shape import reshape
 from preimage.ops.sums import sum_dtype
-from preimage.reduction import tree_sum
 from preimage.typing import Operand, Value
 
 __all__ = ["affine", "grouped", "instance_normalised", "moved", "normalise", "scaled_by", "standardized"]
@@ -44,6 +44,7 @@ class _Statistics:
     def __init__(self) -> None:
         self.mean: Array = np.zeros(0)  # m above: what is taken off first
         self.rest: Array = np.zeros(0)  # d above
+        self.whole_mean: Array = np.zeros(0)  # m + d
         self.var: Array = np.zeros(0)
         self.inverse: Array = np.zeros(0)
         self.scale: Array = np.zeros(0)  # s w
@@ -61,8 +62,8 @@ class _Statistics:
                 if slope is not None:
                     g = np.where(centred * _spread(self.scale, x.ndim) + _spread(self.shift, x.ndim) > 0, g, _sloped(g, slope))
                 made = around.sum_over(g, axes), around.sum_over(g * centred, axes)
-            with np.errstate(all="ignore"):
-                self._sums, self._seen = (made[0], made[1] - self.rest * made[0]), weakref.ref(g)
+            along = _chained(made[1], (self.rest, made[0]), (("mul", (1, 2)), ("sub", (0, 3))))
+            self._sums, self._seen = (made[0], along), weakref.ref(g)
         return self._sums
 
 
@@ -141,20 +142,33 @@ def _chained(
     x: Array, others: tuple[Array, ...], steps: tuple[tuple[str, tuple[int, ...]], ...], numbers: tuple[float, ...] = ()
 ) -> Array:
     """A chain over x, operands that broadcast against it, and numbers, in NumPy if no kernel takes it."""
-    made = around.chain((x, *others), steps, numbers)
+    return _chain((x, *others), steps, numbers, (len(others) + len(numbers) + len(steps),))[0]
+
+
+def _chain(
+    operands: tuple[Array, ...],
+    steps: tuple[tuple[str, tuple[int, ...]], ...],
+    numbers: tuple[float, ...],
+    results: tuple[int, ...],
+) -> tuple[Array, ...]:
+    """The values at these places of a chain."""
+    made = around.chain(operands, steps, numbers, results)
     if made is not None:
-        return made[0]
-    values: list[Array] = [x, *others, *[np.asarray(number, x.dtype) for number in numbers]]
+        return made
+    values: list[Array] = [*operands, *[np.asarray(number, operands[0].dtype) for number in numbers]]
     with np.errstate(all="ignore"):
         for word, places in steps:
             values.append(_WORDS[word](*[values[k] for k in places]))
-    return values[-1]
+    return tuple([values[k] for k in results])
 
 
 _WORDS: dict[str, Any] = {
     "add": np.add,
+    "div": np.divide,
     "sub": np.subtract,
     "mul": np.multiply,
+    "neg": np.negative,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
     "if_positive": lambda gate, a, b: np.where(gate > 0, a, b),
     "relu": lambda y: np.maximum(y, np.zeros((), y.dtype)),
     "leaky_relu": lambda y, slope: np.where(y > 0, y, _sloped(y, slope)),
@@ -175,21 +189,30 @@ def _forward_steps(slope: float | None) -> tuple[tuple[str, tuple[int, ...]], ..
     return (*steps, ("leaky_relu", (k + 2, 4)) if slope else ("relu", (k + 2,)))
 
 
+#: Of the sums of x - m and of its squares, m, weight, bias, count and eps: the rest of the mean (7), the variance (11), its inverse root (13),
+#: the scale (14), the shift (16) and the whole mean (17).
+_STATISTICS = (
+    ("div", (0, 5)), ("div", (1, 5)), ("mul", (7, 7)), ("sub", (8, 9)), ("relu", (10,)), ("add", (11, 6)), ("rsqrt", (12,)),
+    ("mul", (13, 3)), ("mul", (7, 14)), ("sub", (4, 15)), ("add", (2, 7)),
+)  # fmt: skip
+#: Of the sums of g and of g (x - mean), 1 / sqrt(var + eps), the rest of the mean, the count: what x - m is multiplied with (8), the offset (11).
+_SLANT = (
+    ("div", (1, 4)), ("neg", (5,)), ("mul", (2, 2)), ("mul", (6, 7)), ("div", (0, 4)), ("mul", (8, 3)), ("add", (9, 10)),
+)  # fmt: skip
+
+
 def _forward(
     x: Array, weight: Array, bias: Array, *, images: bool, eps: float, found: _Statistics, slope: float | None = None
 ) -> Array:  # fmt: skip
-    count = x.dtype.type(math.prod(x.shape[k] for k in _axes(x.ndim, images)))
-    sums, squares = around.channel_sums(x, "plain", images), None
+    count = float(math.prod(x.shape[k] for k in _axes(x.ndim, images)))
+    sums = around.channel_sums(x, "plain", images)
     assert sums is not None
-    with np.errstate(all="ignore"):
-        found.mean = sums[0] / count
-        squares = around.channel_sums(x, "squares", images, None, found.mean)
-        assert squares is not None
-        found.rest = squares[0] / count
-        found.var = np.maximum(squares[1] / count - found.rest * found.rest, 0)
-        found.inverse = 1 / np.sqrt(found.var + x.dtype.type(eps))
-        found.scale = found.inverse * weight
-        found.shift = bias - found.rest * found.scale
+    found.mean = _chained(sums[0], (), (("div", (0, 1)),), (count,))
+    squares = around.channel_sums(x, "squares", images, None, found.mean)
+    assert squares is not None
+    found.rest, found.var, found.inverse, found.scale, found.shift, found.whole_mean = _chain(
+        (*squares, found.mean, weight, bias), _STATISTICS, (count, float(eps)), (7, 11, 13, 14, 16, 17)
+    )
     others = tuple(_spread(v, x.ndim) for v in (found.mean, found.scale, found.shift))
     y = _chained(x, others, _forward_steps(slope), _numbered(slope))
     lost = _Lost(x, found)
@@ -205,6 +228,9 @@ class _Lost:
     """The channels (of images) whose mean or squares overflowed, taken out to be computed by operations that scale them first."""
 
     def __init__(self, x: Array, found: _Statistics) -> None:
+        here = recorder()
+        if here is not None and not around.expect_finite(found.var):
+            here.lost("a variance that is not finite is computed by NumPy")
         self.mask = ~np.isfinite(found.var)
         images = self.mask.ndim == 1
         self.where: Any = (slice(None), self.mask) if images else self.mask
@@ -249,11 +275,9 @@ def _input_rule(
     g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return standardize_gradient(multiply(g, _spread(weight, x.ndim)), x, axes, eps)
-    total, along = found.sums(g, x, images, slope)
-    count = x.dtype.type(math.prod(x.shape[k] for k in axes))
-    with np.errstate(all="ignore"):
-        slant = -(along / count) * (found.inverse * found.inverse)
-        others = (found.mean, slant, total / count + slant * found.rest, found.scale)
+    count = float(math.prod(x.shape[k] for k in axes))
+    slant, offset = _chain((*found.sums(g, x, images, slope), found.inverse, found.rest), _SLANT, (count,), (8, 11))
+    others = (found.mean, slant, offset, found.scale)
     if slope is None:
         made = _chained(x, (g, *[_spread(v, x.ndim) for v in others]), _PLAIN)
     else:
@@ -273,12 +297,11 @@ def _weight_rule(
     g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return sum(multiply(g, standardize(x, _axes(x.ndim, images), eps)), _axes(x.ndim, True))
-    with np.errstate(all="ignore"):
-        along = found.sums(g, x, images, slope)[1] * found.inverse
+    along = _chained(found.sums(g, x, images, slope)[1], (found.inverse,), (("mul", (0, 1)),))
     lost = _Lost(x, found)
     if lost.part is not None:
         along[lost.mask] = sum(multiply(g[lost.where], standardize(lost.part, lost.axes, eps)), lost.axes)
-    return along if images else tree_sum(along)
+    return along if images else around.sum_over(along, (0,))
 
 
 def _bias_rule(
@@ -288,7 +311,7 @@ def _bias_rule(
     if isinstance(g, Tensor):
         return sum(g, _axes(x.ndim, True))
     total = found.sums(g, x, images, slope)[0]
-    return total if images else tree_sum(total)
+    return total if images else around.sum_over(total, (0,))
 
 
 _normalise_op = primitive("normalise", _forward, [_input_rule, _weight_rule, _bias_rule], saves=(0, 1, 2))
@@ -321,12 +344,11 @@ def normalise(
     found = _Statistics()
     ones, zeros = np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
     ones.flags.writeable = zeros.flags.writeable = False  # nobody else holds them: the graph need not watch them
-    w, b = ones if weight is None else weight, zeros if bias is None else bias
+    w, b = constant(ones) if weight is None else weight, constant(zeros) if bias is None else bias
     y = astype(
         _normalise_op(x, w, b, images=images, eps=float(eps), found=found, **({} if slope is None else {"slope": slope})), dtype
     )
-    with np.errstate(all="ignore"):
-        means, variances, lost = found.mean + found.rest, found.var, _Lost(data, found)
+    means, variances, lost = found.whole_mean, found.var, _Lost(data, found)
     if lost.part is not None:
         means, variances = means.copy(), variances.copy()
         means[lost.mask], variances[lost.mask] = mean(lost.part, lost.axes), var(lost.part, lost.axes)

@@ -263,7 +263,8 @@ def standardized_lines(
     sure = made is not None and eps > 1e-12 and around.expect_finite(made[1])
     lost = np.ones((), bool) if made is None else _lost(made[1])
     if made is not None and (sure or not lost.any()):
-        return made[0], 1 / np.sqrt(made[1])
+        roots = around.chain((made[1],), (("rsqrt", (0,)),))
+        return made[0], 1 / np.sqrt(made[1]) if roots is None else roots[0]
     y, inverse, factor = _moments(x, axis, eps)
     y *= inverse
     if affine is not None:

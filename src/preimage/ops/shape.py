@@ -152,8 +152,30 @@ def _is_basic(key: Any) -> bool:
     return all(k is None or k is Ellipsis or isinstance(k, slice | int) for k in parts)
 
 
+def _margins(key: Any, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    """What a basic index leaves out before and behind on every axis, where it takes one range of each; None where it does not."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    if Ellipsis in parts:
+        at = parts.index(Ellipsis)
+        parts[at : at + 1] = [slice(None)] * (len(shape) - len(parts) + 1)
+    parts += [slice(None)] * (len(shape) - len(parts))
+    found = []
+    for part, n in zip(parts, shape, strict=True):
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            return None
+        start, stop, _ = part.indices(n)
+        if stop <= start:
+            return None
+        found.append((start, n - stop))
+    return found
+
+
 def _put(g: Array, *, shape: tuple[int, ...], key: Any) -> Array:
     if _is_basic(key):
+        margins = None if None in (key if isinstance(key, tuple) else (key,)) else _margins(key, shape)
+        made = None if margins is None else moving.padded(g, margins, 0.0)
+        if made is not None:
+            return made
         out = np.zeros(shape, g.dtype)
         out[key] = g
         return out

@@ -29,6 +29,7 @@ from preimage.engines.jit.conv.recorded import record_call
 from preimage.engines.jit.conv.winograd.applies import choose as choose_tiles
 from preimage.engines.jit.depthwise.applies import is_depthwise
 from preimage.engines.jit.elementwise import JitKernels
+from preimage.engines.jit.elementwise.copies import readable
 from preimage.engines.jit.index.partition import Band, bands_within, cut, images_at_once
 from preimage.engines.jit.products import JitProducts
 from preimage.engines.jit.products.integers import JitIntegers
@@ -42,8 +43,8 @@ from preimage.engines.jit.request import (
     WeightGradRequest,
     dense_strides,
     is_little,
+    is_readable,
     little_work,
-    readable,
 )
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, example_result, finish_of, lies_like
 from preimage.engines.jit.runtime.kept_programs import PROGRAMS, KeptPrograms
@@ -188,7 +189,7 @@ class JitEngine:
         shape = geometry.output_shape if contraction == "conv" else geometry.input_shape
         out = example_result(shape, x, channels_last)
         residual = None if epilogue is None else epilogue.residual
-        if not out.size or not x.size or not w.array.size or readable(x) is not x:
+        if not out.size or not x.size or not w.array.size or not is_readable(x):
             return None
         if residual is not None and not lies_like(residual, out):
             return None

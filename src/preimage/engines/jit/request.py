@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from math import prod
 from typing import TypeAlias
 
-import numpy as np
-
 from preimage.engines.base import Array
 from preimage.engines.decisions import forget_shortcuts
 from preimage.engines.ir.builder import ELEMENT_BYTES
@@ -26,10 +24,10 @@ __all__ = [
     "WeightGradRequest",
     "dense_strides",
     "is_little",
+    "is_readable",
     "little_macs",
     "little_work",
     "meaningful_strides",
-    "readable",
     "take_epilogue",
     "take_request",
 ]
@@ -82,20 +80,18 @@ def meaningful_strides(shape: tuple[int, ...], strides: tuple[int, ...], item: i
     return tuple(found)
 
 
-def readable(a: Array) -> Array:
-    """The array itself if its elements lie whole numbers of elements apart and its channels, or its last axis, contiguously; else a
-    copy in C order.
-    """
+def is_readable(a: Array) -> bool:
+    """Whether an array's elements lie whole numbers of elements apart and its channels, or its last axis, contiguously."""
     item, shape, strides = a.itemsize, a.shape, a.strides
     if any(stride % item for stride, n in zip(strides, shape, strict=True) if n > 1):
-        return np.array(a, order="C")
+        return False
     if len(shape) > 2:
         if shape[1] == 1 or strides[1] == item:
             if shape[-1] == 1 or strides[-1] == shape[1] * item:
-                return a
+                return True
         elif strides[-1] == item:
-            return a
-    return np.ascontiguousarray(a)
+            return True
+    return a.flags.c_contiguous
 
 
 @record

@@ -6,8 +6,9 @@
     later batches                forward: one call;  the loss as ever;  backward: one call
 
 The recorded kernels have the layers' bits: where recording, its first runs (in memory filled with ones) and the layers do not agree, the net stays
-as it was written, and `RecordedNet.why` says why. So it does where something besides kernels decides on values: masks that are drawn, hooks, layers
-of the caller's own classes, batch statistics, weights that are not finite. The loss is run as it is written, every time.
+as it was written, and `RecordedNet.why` says why. So it does where something besides kernels decides on values: masks that are drawn, hooks, weights
+that are not finite, forward functions of the caller's own that do more than call layers and operations (own_code.py). Running statistics move as
+the layers move them, by the same function, with the batch statistics that the kernels found. The loss is run as it is written, every time.
 
 A recording holds for the net as it was: the same layers with the same options, in the same mode, under the same settings. Weights are read where
 they lie at that step, whoever assigned them.
@@ -18,153 +19,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from preimage import ops
 from preimage.autograd import Tensor, is_grad_enabled
-from preimage.autograd.modes import adding_by, observer
-from preimage.engines import replayer
-from preimage.engines.recording import Place, Recorder
-from preimage.engines.replay import Replay, Run
-from preimage.io.graph.memory import dense
+from preimage.autograd.modes import observer
 from preimage.learning.checkpoints import generators_of
+from preimage.learning.training.own_code import OwnCode
+from preimage.learning.training.own_state import is_own
+from preimage.learning.training.passes import Buffers, Pass, Program, RefusedError, buffers_of, set_buffers
 from preimage.nn import Dropout, Module
-from preimage.settings import current, thread_count
+from preimage.settings import current
 from preimage.typing import Array
 
-__all__ = ["Pass", "RecordedNet"]
+__all__ = ["RecordedNet"]
 
 #: Shapes of batches that are recorded: that of most, that of an epoch's last one.
 MOST_SHAPES = 4
 #: Runs of a shape before it is recorded, and those that are compared with the layers afterwards.
 BEFORE, CONTROLS = 1, 1
 _FLOATS = frozenset(np.dtype(t) for t in (np.float32, np.float64))
-
-
-class _RefusedError(Exception):
-    """Why a net is not run as a program."""
-
-
-class Pass:
-    """A forward pass that was made, to be followed by the backward pass of the same run. output: the net's result, a leaf that wants a gradient."""
-
-    def __init__(self, program: _Program, run: Run) -> None:
-        self._program, self._run, self.parameters = program, run, program.parameters
-        values = run.own(0)
-        values.flags.writeable = False
-        self.output = Tensor(values, requires_grad=True)
-
-    def gradients(self) -> list[Array | None] | None:
-        """The gradient of every parameter, from that of the output; None where the layers have to be run after all."""
-        program, run, g = self._program, self._run, self.output.grad
-        place = program.cotangent
-        if g is None or g.data.shape != place.shape or g.data.dtype != place.dtype:
-            return None
-        values = g.data if g.data.strides == place.strides else _lying_as(place, g.data)
-        run.give(values)
-        run.stretch(1, thread_count())
-        if not run.holds():
-            return None
-        found: list[Array | None] = [None] * len(program.parameters)
-        for k, at in enumerate(program.with_gradient, 1):
-            found[at] = run.own(k)
-        run.end()
-        return found
-
-
-def _lying_as(place: Place, values: Array) -> Array:
-    size = sum((n - 1) * s for n, s in zip(place.shape, place.strides, strict=True)) + place.dtype.itemsize
-    made = np.ndarray(place.shape, place.dtype, np.empty(size, np.uint8), 0, place.strides)
-    made[...] = values
-    return made
-
-
-class _Program:
-    """One recording: the net as it was, and the kernels of both passes."""
-
-    def __init__(self, net: Module, parameters: list[Tensor], x: Array, cotangent: Array) -> None:
-        """cotangent: of the output. Raises: _RefusedError."""
-        self.parameters, self.structure, self.settings = parameters, _structure(net), current()
-        make_ready = replayer()
-        if isinstance(make_ready, str):
-            raise _RefusedError(make_ready)
-        recorder = Recorder(strict=True)
-        given = [recorder.watch(x), *[recorder.watch(p._data) for p in parameters]]
-        places = [_placed(recorder, a, "an input") for a in given]
-        self.given_lie = [(a.shape, a.strides, a.dtype) for a in given]
-        held = [(p._data, p._grad) for p in parameters]
-        try:
-            for parameter, seen in zip(parameters, given[1:], strict=True):
-                parameter._data, parameter._grad = seen, None
-            with recorder:
-                output = net(Tensor(given[0]))
-            ends = [len(recorder.steps)]
-            if not isinstance(output, Tensor) or not output.requires_grad:
-                raise _RefusedError("its result is no single Tensor that records gradients")
-            own = [self._result(recorder, output._data, "its result", places)]
-            g = recorder.watch(dense(cotangent))
-            self.cotangent = _placed(recorder, g, "the cotangent")
-            with recorder, adding_by(ops.add):
-                output.backward(g)
-            ends.append(len(recorder.steps))
-            self.with_gradient = [k for k, p in enumerate(parameters) if p._grad is not None]
-            gradients = [p._grad._data for p in parameters if p._grad is not None]
-            places.append(self.cotangent)
-            own += [self._result(recorder, a, "a gradient", places) for a in gradients]
-        finally:
-            for parameter, (data, grad) in zip(parameters, held, strict=True):
-                parameter._data, parameter._grad = data, grad
-        if recorder.broken is not None:
-            raise _RefusedError(recorder.broken)
-        self.replay = Replay(recorder, ends, places, own, make_ready)
-
-    def _result(self, recorder: Recorder, array: Array, what: str, given: list[Place]) -> Place:
-        if recorder.broken is not None:
-            raise _RefusedError(recorder.broken)
-        place = _placed(recorder, array, what)
-        if any(place.memory == other.memory for other in given):
-            raise _RefusedError(f"{what} is a view of an input")
-        return place
-
-    def fits(self, net: Module) -> bool:
-        """Whether the net is as it was recorded, and its weights lie alike."""
-        structure = _structure(net)
-        return (
-            len(structure) == len(self.structure)
-            and all(map(is_, structure, self.structure))
-            and (current() is self.settings or current() == self.settings)
-            and all(
-                (p.shape, p._data.strides, p.dtype) == lie for p, lie in zip(self.parameters, self.given_lie[1:], strict=True)
-            )
-        )
-
-    def forward(self, x: Array, fill: int | None = None) -> Pass | None:
-        """The forward pass on a batch that lies as the recorded one; None where the layers have to be run."""
-        run = self.replay.begin(fill)
-        run.give(x, *[parameter._data for parameter in self.parameters])
-        run.stretch(0, thread_count())
-        return Pass(self, run) if run.flags_hold() else None
-
-
-def _placed(recorder: Recorder, array: Array, what: str) -> Place:
-    place = recorder.place_of(array)
-    if place is None:
-        raise _RefusedError(f"NumPy computes {what}")
-    return place
-
-
-def _structure(net: Module) -> list[Any]:
-    """All that a pass depends on besides values: objects to be compared one by one."""
-    found: list[Any] = []
-    for module in net.modules():
-        held = module.__dict__
-        found += held.values()
-        found += held["_modules"].values()
-        for parameter in held["_parameters"].values():
-            found += (parameter, None if parameter is None else parameter.requires_grad)
-    return found
 
 
 def _is_plain(values: Any) -> bool:
@@ -186,10 +61,6 @@ def _reason(net: Module, x: Any) -> str | None:
             return f"layer {name!r} (Dropout) draws its masks anew"
         if module._hooks:
             return f"layer {name!r} has a hook"
-        if not type(module).__module__.startswith("preimage.nn."):
-            return f"layer {name!r} is of a class of its own ({type(module).__name__}), whose forward function may do anything"
-        if any(b is not None for b in module._buffers.values()) and module.training:
-            return f"layer {name!r} ({type(module).__name__}) changes its buffers"
     return None
 
 
@@ -198,9 +69,10 @@ class RecordedNet:
 
     def __init__(self, net: Module) -> None:
         self.net = net
-        self._programs: dict[Any, _Program] = {}
+        self._programs: dict[Any, Program] = {}
         self._seen: dict[Any, int] = {}
         self._refused: dict[Any, str] = {}
+        self._own: dict[Any, OwnCode] = {}  # what the caller's own functions did in the first pass of a shape
         self.why: str | None = "no batch was seen yet"  #: why the last passes were the layers' own; None: they were a program's
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecordedNet:
@@ -229,8 +101,9 @@ class RecordedNet:
                     self.why = "a gradient is not finite"
                 else:
                     self.why = "the loss depends on more than the output"
-            elif key not in self._refused and self._is_known(key):
-                return self._watched(key, x, loss_of, finish)
+                made.undo()
+            elif key not in self._refused and self._is_counted(key):
+                return (self._watched if self._seen[key] > BEFORE else self._first)(key, x, loss_of, finish)
         return finish(loss_of(self.net(Tensor(x))))
 
     def _begin(self, key: Any, x: Array) -> Pass | None:
@@ -246,20 +119,40 @@ class RecordedNet:
             return None
         made = program.forward(x)
         if made is None:
-            self.why = "a weight is not finite"
+            self.why = "a weight or a variance is not finite"
         return made
 
-    def _is_known(self, key: Any) -> bool:
-        """Counts the batches of a shape: whether this one is to be recorded, or compared with what was recorded."""
+    def _is_counted(self, key: Any) -> bool:
+        """Counts the batches of a shape, unless there are too many others."""
         if key not in self._seen and len(self._seen) >= MOST_SHAPES:
             self.why = f"batches of {MOST_SHAPES} other shapes were seen before"
             return False
         self._seen[key] = self._seen.get(key, 0) + 1
-        return self._seen[key] > BEFORE
+        return True
+
+    def _first(self, key: Any, x: Array, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
+        """The layers' own passes on the first batch of a shape: where classes are the caller's own, with an eye on what their functions do."""
+        self._own.pop(key, None)
+        if not any(map(is_own, self.net.modules())):
+            return finish(loss_of(self.net(Tensor(x))))
+        own = self._own[key] = OwnCode(self.net)
+        weights = [p._data for p in self.net.parameters()]
+        with own:
+            output = self.net(Tensor(x))
+        if not all(map(is_, weights, [p._data for p in self.net.parameters()])):
+            self._refused[key] = "its forward function assigns weights"
+        elif own.why is not None:
+            self._refused[key] = own.why
+        return finish(loss_of(output))
 
     def _watched(self, key: Any, x: Array, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
         """The layers' own passes, each by itself; then what a program makes of the same."""
+        buffers, own = buffers_of(self.net.modules()), self._own.get(key)
+        state = None if own is None else own.state()
         output = self.net(Tensor(x))
+        if own is not None and state is not None and (own.why is not None or not state.is_unchanged()):
+            self._refused[key] = own.why or "its forward function changes what it reads"
+            return finish(loss_of(output))
         if not isinstance(output, Tensor) or output.is_leaf:
             self._refused[key] = "its result is no single Tensor that records gradients"
             return finish(loss_of(output))
@@ -279,10 +172,12 @@ class RecordedNet:
         for parameter, held in zip(parameters, before, strict=True):
             parameter._grad = held
         _add(parameters, gradients)
-        self._learn(key, x, output._data, leaf.grad._data, gradients)
+        made = _Made(x, output._data, leaf.grad._data, gradients, buffers, buffers_of(self.net.modules()))
+        del output, loss  # and all that was kept for their gradients
+        self._learn(key, made)
         return value
 
-    def _learn(self, key: Any, x: Array, output: Array, cotangent: Array, gradients: list[Array | None]) -> None:
+    def _learn(self, key: Any, made: _Made) -> None:
         """Record what was just run by the layers, or compare it with what was recorded before."""
         generators = generators_of(self.net)
         states = [g.bit_generator.state for g in generators]
@@ -290,10 +185,10 @@ class RecordedNet:
             program = self._programs.get(key)
             if program is None or not program.fits(self.net):
                 self._seen[key] = BEFORE + 1
-                program = _Program(self.net, list(self.net.parameters()), x, cotangent)
-            _compare(program, x, output, cotangent, gradients)
+                program = Program(self.net, list(self.net.parameters()), made.x, made.cotangent, self._own.get(key))
+            _compare(program, made)
             self._programs[key] = program
-        except _RefusedError as refused:
+        except RefusedError as refused:
             self._programs.pop(key, None)
             self._refused[key] = str(refused)
         for generator, state in zip(generators, states, strict=True):
@@ -327,18 +222,35 @@ def _add(parameters: Sequence[Tensor], gradients: Sequence[Array | None]) -> Non
                 parameter.grad = Tensor(found if parameter._grad is None else parameter._grad._data + found)
 
 
-def _compare(program: _Program, x: Array, output: Array, cotangent: Array, gradients: list[Array | None]) -> None:
-    """Raises: _RefusedError where the program does not give what the layers gave."""
-    made = program.forward(x, fill=0xFF)
-    found = None
-    if made is not None:
-        made.output.grad = Tensor(cotangent)
-        found = made.gradients()
-    if made is None or found is None:
-        raise _RefusedError("a weight or gradient was not finite")
-    pairs = zip([made.output._data, *found], [output, *gradients], strict=True)
+class _Made(NamedTuple):
+    """What the layers made of a batch: output, gradients of all parameters for this cotangent, the net's buffers before and after."""
+
+    x: Array
+    output: Array
+    cotangent: Array
+    gradients: list[Array | None]
+    before: Buffers
+    after: Buffers
+
+
+def _compare(program: Program, layers: _Made) -> None:
+    """Raises: RefusedError where the program does not give what the layers gave."""
+    set_buffers(layers.before)
+    try:
+        made = program.forward(layers.x, fill=0xFF)
+        found = None
+        if made is not None:
+            made.output.grad = Tensor(layers.cotangent)
+            found = made.gradients()
+        if made is None or found is None:
+            raise RefusedError("a weight, gradient or variance was not finite")
+        left = [held.get(name) for module, after in layers.after for held in (module._buffers,) for name in after]
+    finally:
+        set_buffers(layers.after)
+    kept = [buffer for _, after in layers.after for buffer in after.values()]
+    pairs = zip([made.output._data, *found, *left], [layers.output, *layers.gradients, *kept], strict=True)
     if not all(_same(a, b) for a, b in pairs):
-        raise _RefusedError("the recorded kernels do not give the layers' bits")
+        raise RefusedError("the recorded kernels do not give the layers' bits")
 
 
 def _same(a: Array | None, b: Array | None) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.channel_sums_kernel import SumsArguments, SumsSpec
+from preimage.engines.jit.elementwise.copies import ordered
 from preimage.engines.jit.elementwise.kept import kept_kernel
 from preimage.engines.jit.elementwise.layout import ELEMENTS, dense_order, lanes_of
 from preimage.engines.jit.elementwise.tree import tree_sums
@@ -47,11 +48,13 @@ def channel_sums(
     of g and of g (x - m) (products).
 
     m: (C,) or (N, C). gate (of products): scale and shift of the shape of m, and a slope; g counts times the slope where (x - m) scale + shift
-    is not above 0. x and g: not empty, float32 or float64, one shape. What does not lie densely, or not both alike, is copied.
+    is not above 0. x and g: not empty, float32 or float64, one shape. What does not lie densely, or g where it lies otherwise than x, is copied.
     """
     columns = innermost(x)
-    if columns is None or (g is not None and innermost(g) is not columns):
-        x, g, columns = np.ascontiguousarray(x), None if g is None else np.ascontiguousarray(g), False
+    if columns is None:
+        x, columns = ordered(x, False), False
+    if g is not None and innermost(g) is not columns:
+        g = ordered(g, columns)
     shape, dtype = x.shape, x.dtype
     count, channels, space = shape[0], shape[1], prod(shape[2:])
     blocks = -(-space // BLOCK)

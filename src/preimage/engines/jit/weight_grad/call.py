@@ -22,8 +22,9 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
+from preimage.engines.jit.elementwise.copies import readable
 from preimage.engines.jit.index.partition import images_at_once
-from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs, readable
+from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs
 from preimage.engines.jit.runtime.link import LinkedProgram
 from preimage.engines.jit.runtime.program_call import ProgramCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
