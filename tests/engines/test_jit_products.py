@@ -19,6 +19,7 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import toolchain
 from preimage.engines.jit.products import lower
 from preimage.engines.jit.products.call import product_request
+from preimage.engines.jit.products.dots_kernel import DotsSpec
 from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.order import Cut, Order
 
@@ -34,12 +35,22 @@ def test_random_cases_have_the_bits_of_the_definition(width):
 
 
 @pytest.mark.parametrize("shapes", [((1, 500), (500, 600)), ((3, 300), (300, 500)), ((14, 300), (300, 40)), ((200, 130), (130, 20)),
-                                    ((2, 3000), (3000, 9)), ((300, 1), (1, 200))], ids=str)  # fmt: skip
+                                    ((2, 3000), (3000, 9)), ((300, 1), (1, 200)), ((37, 1000), (1000, 1)), ((1, 2999), (2999, 23)),
+                                    ((1, 260), (260, 9))], ids=str)  # fmt: skip
 def test_every_way_of_reading_the_factors(shapes, width):
-    """Streamed, local, packed and direct B; packed A; a sum of three levels; several threads."""
-    for layouts, dtype in ((("rows", "rows"), "float32"), (("columns", "columns"), "float32"), (("rows", "columns"), "float16")):
+    """Streamed, local, packed and direct B, dot products; packed A; a sum of three levels; several threads."""
+    for layouts, dtype in ((("rows", "rows"), "float32"), (("columns", "columns"), "float32"), (("rows", "columns"), "float16"),
+                           (("rows", "columns"), "float32")):  # fmt: skip
         case = products.ProductCase(*shapes, dtype, layouts, 3, 5, False)
         assert products.differences(case) == [], case
+
+
+@pytest.mark.parametrize(("rows", "terms", "columns"), [(1, 2048, 40), (1, 200, 40), (2, 2048, 40), (1, 2048, 3)])
+def test_one_row_times_contiguous_columns_is_dot_products(rows, terms, columns):
+    """Where columns and blocks of terms fill vectors."""
+    a, b = np.empty((rows, terms), np.float32), np.empty((columns, terms), np.float32).T
+    program = lower_product(product_request(a, b, EpilogueSpec(), 1)[0])
+    assert isinstance(program.calls[-1].spec, DotsSpec) == ((rows, terms, columns) == (1, 2048, 40))
 
 
 def test_another_order_is_found(monkeypatch):

@@ -53,3 +53,11 @@ def test_a_product():
     a = np.ones((16, 16), np.float32)
     with pre.config(threads=1, engine="auto"):
         assert len(entered(lambda: ops.matmul(a, a))) <= 4
+
+
+def test_a_layer():
+    x, w, b = np.ones((2, 16), np.float32), np.ones((8, 16), np.float32), np.ones(8, np.float32)
+    prepared = pre.prepare(w)
+    with pre.config(threads=1, engine="auto"):
+        assert len(entered(lambda: ops.linear(x, w, b))) <= 5
+        assert len(entered(lambda: ops.linear(x, prepared, b))) <= 8

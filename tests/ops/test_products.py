@@ -152,6 +152,32 @@ def test_mixed_dtypes():
     assert ops.linear(x, pre.prepare(w)).dtype == np.float16
 
 
+@pytest.mark.parametrize(
+    "other", ["a bias of other type", "a bias turned round", "a weight of other type", "a weight by columns", "x by columns"]
+)
+def test_layers_like_one_before_take_the_arrays_that_they_are_given(other):
+    """The shorter way of calls of plain arrays: new values of weights, prepared ones too, and arrays that differ in one thing."""
+    rng = np.random.default_rng(8)
+    x, w, b = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((3, 50), (20, 50), (20,)))
+    prepared = pre.prepare(w)
+    with pre.config(engine="jit", threads=1):
+        for repeat in range(4):
+            if repeat == 3:
+                w, b = w + 1, b - 1
+                prepared.refresh(w)
+            for weight in (w, prepared):
+                np.testing.assert_array_equal(ops.linear(x, weight, b), x @ w.T + b)
+                np.testing.assert_array_equal(ops.linear(x, weight), x @ w.T)
+            args = {
+                "a bias of other type": (x, w, b.astype(np.float64)), "a bias turned round": (x, prepared, b[::-1]),
+                "a weight of other type": (x, w.astype(np.float64), b), "a weight by columns": (x, np.asfortranarray(w), b),
+                "x by columns": (np.asfortranarray(x), prepared, b),
+            }[other]  # fmt: skip
+            got = ops.linear(*args)
+            assert got.dtype == np.float32
+            np.testing.assert_array_equal(got, x @ w.T + args[2])
+
+
 def test_the_layer_holds_its_packed_weight():
     rng = np.random.default_rng(6)
     layer = nn.Linear(40, 24, rng=0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.jit.compiler.costs import ProductCosts
+from preimage.engines.jit.products.dots import dots, should_dot
 from preimage.engines.jit.products.pack_kernel import PackArguments, PackSpec
 from preimage.engines.jit.products.request import ProductRequest, Side, choose_rows, standard_vectors
 from preimage.engines.jit.products.stream_kernel import StreamArguments, StreamSpec
@@ -73,6 +74,10 @@ def lower_product(r: ProductRequest) -> Program:
     program = ProgramBuilder("matrix product")
     if _should_stream(r):
         program.calls.append(_stream(r, program))
+        return program.done()
+    if should_dot(r):
+        steps = [cut.step for cut in Order.of((r.terms,)).levels]
+        program.calls.append(dots(r, program, _group_sizes(steps)))
         return program.done()
     lanes, wide = r.lanes, ELEMENT_BYTES[r.sums]
     transposed = r.b.by_terms(r.item) and not r.prepared

@@ -1,0 +1,67 @@
+"""When one row times a B of contiguous columns is computed as dot products (`dots_kernel`), and the call that does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.jit.products.dots_kernel import DotsArguments, DotsSpec
+from preimage.engines.jit.products.request import ProductRequest
+from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
+from preimage.engines.order import Order
+
+__all__ = ["dots", "should_dot"]
+
+COLUMNS = 4  # that are read at a time
+MOST_TERMS = 1 << 16  # of a row that is turned in the memory of every thread
+
+
+def _lanes(r: ProductRequest) -> int:
+    return min(r.lanes, 32 // ELEMENT_BYTES[r.sums])  # two shuffles of 32 bytes begin in a cycle, or one of 64
+
+
+def _block(r: ProductRequest) -> int:
+    order = Order.of((r.terms,))
+    return order.levels[0].step if order.levels else r.terms
+
+
+def should_dot(r: ProductRequest) -> bool:
+    """Whether there is one row, and columns and blocks enough to fill vectors."""
+    return (
+        r.rows == 1 and not r.prepared and r.b.by_terms(r.item) and not r.bias_cycle and r.columns >= _lanes(r)
+        and r.terms <= MOST_TERMS and r.terms // _block(r) >= _lanes(r)
+    )  # fmt: skip
+
+
+def _ahead(r: ProductRequest) -> int:
+    """The cache into which the columns that come next are fetched; 0: B is near, or they would not stay there so long."""
+    next_bytes, all_bytes = COLUMNS * r.b.member_stride, r.columns * r.terms * r.item
+    if abs(next_bytes) <= r.target.l1_bytes // 2 < all_bytes:
+        return 1
+    return 2 if all_bytes > r.target.l2_bytes // 2 else 0
+
+
+def dots(r: ProductRequest, program: ProgramBuilder, groups: Any) -> KernelCall:
+    """groups: how many blocks make a group, a group of groups, ..."""
+    order, wide, lanes = Order.of((r.terms,)), ELEMENT_BYTES[r.sums], _lanes(r)
+    block = _block(r)
+    blocks, whole = -(-r.terms // block), r.terms // block
+    chunks, pitch = -(-whole // lanes), -(-blocks // lanes) * lanes
+    chunk_pitch = -(-block // lanes) * lanes * lanes
+    thread_bytes = (chunks * chunk_pitch + 2 * lanes * pitch + (order.depth + 1) * lanes) * wide
+    tasks = 1 if r.threads == 1 else max(1, min(4 * r.threads, r.macs // r.target.costs.products.task_macs) // r.products)
+    share = -(-max(64, -(-r.columns // tasks)) // lanes) * lanes if tasks > 1 else r.columns
+    shares = -(-r.columns // share)
+    program.buffers.append(Buffer("totals", -(-thread_bytes // 64) * 64 * r.threads))
+    program.details["B"] = f"{COLUMNS} columns at a time, read from end to end"
+    values = DotsArguments(
+        input="a", weight="b", output="out", bias="bias", residual="residual", limits="limits", totals="totals",
+        thread_bytes=-(-thread_bytes // 64) * 64, columns=r.columns, terms=r.terms, block=block, blocks=blocks, whole=whole,
+        chunks=chunks, chunk_pitch=chunk_pitch, pitch=pitch, levels=order.depth, groups=groups, a_term=r.a.term_stride,
+        b_column=r.b.member_stride, out_product=r.result_product, a_places=np.array(r.a.places, np.int64),
+        b_places=np.array(r.b.places, np.int64), share=share, shares=shares,
+    )  # fmt: skip
+    spec = DotsSpec(r.element, lanes, min(COLUMNS, lanes), _ahead(r), r.target.vector_registers <= 16, r.finish)
+    return kernel_call("multiply", spec, values, r.products * shares)
