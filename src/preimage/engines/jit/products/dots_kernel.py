@@ -16,7 +16,7 @@ its own, in the same sets of the caches. Here a few columns are read from end to
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
@@ -60,8 +60,8 @@ class DotsArguments(EpilogueArguments):
 
 @record
 class DotsSpec:
-    """element: of A, B and the result; lanes: of a vector; together: columns that are read at a time; ahead: the cache into which the next columns are fetched, or 0;
-    few: there are few registers, so the row is read anew for each column.
+    """element: of A, B and the result; lanes: of a vector; together: columns that are read at a time; ahead: the cache into which the
+    next columns are fetched, or 0; few: there are few registers, so the row is read anew for each column.
     """
 
     arguments: ClassVar = DotsArguments
@@ -208,4 +208,5 @@ def _total(f: Kernel, spec: DotsSpec, kept: Ptr) -> Num:
                 lower.store(zero)
     with f.loop(1, args.levels, carry=group.result) as level:
         level.carry = [levels.at(level.index * lanes).load(lanes) + level.carry[0]]
-    return level.result[0]
+    (total,) = level.result
+    return cast(Num, total)
