@@ -53,6 +53,8 @@ def kernels() -> Iterator[tuple[str, Any, str]]:
     yield f"gather strict f32 {thin}", GatherSpec(2, thin, 1, 1, "f32", "f32", strict=True), "sm_90"
     yield f"gather f16 {tile}", GatherSpec(2, tile, 1, 1, "f16", "f32", True), "sm_90"
     yield f"weights last f32 {tile}", WeightSpec(2, tile, 1, "f32", "f32", True), "sm_90"
+    yield f"weights wide f32 {tile}", WeightSpec(2, tile, 1, "f32", "f32", True, True), "sm_90"
+    yield f"weights compared f32 {tile}", WeightSpec(2, tile, 1, "f32", "f32", compared=True), "sm_90"
     for direct, _ in DIRECT:
         yield f"direct f32 {direct}", DirectSpec(2, direct, 1, "f32", "f32"), "sm_90"
     for direct, _ in DIRECT_WEIGHTS:

@@ -1,6 +1,6 @@
 """The GPU's schedules one by one, each forced onto a geometry that it is for: bits of jit, what plans choose and say, the kernels' text.
 
-pytest tests/engines/cuda/test_schedules.py --update-golden      # write tests/golden/cuda.json anew
+pytest tests/engines/cuda/test_cuda_schedules.py --update-golden      # write tests/golden/cuda.json anew
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from preimage.engines.base import Epilogue
 from preimage.engines.cuda import plan as plans
 from preimage.engines.cuda.device import Properties
 from preimage.engines.cuda.engine import CudaEngine
-from preimage.engines.cuda.schedules import gather
+from preimage.engines.cuda.schedules import gather, weights
 from preimage.engines.cuda.schedules.chain_kernel import ChainSpec
 from preimage.engines.cuda.schedules.gather import gather_plan
 from preimage.engines.cuda.schedules.join_kernel import JoinSpec
@@ -27,6 +28,7 @@ from preimage.engines.cuda.schedules.pack_kernel import PackSpec
 from preimage.engines.cuda.schedules.reduce_kernel import ReduceSpec
 from preimage.engines.cuda.schedules.sums_kernel import SumsSpec
 from preimage.engines.cuda.schedules.weights import weight_plan
+from preimage.engines.cuda.schedules.weights_kernel import WeightSpec
 from preimage.engines.cuda.simulate import Simulator
 from preimage.engines.cuda.tile import DirectTile, Tile
 from preimage.engines.ir.epilogue import EpilogueSpec
@@ -64,7 +66,7 @@ def check(g, last, dtype=np.float32, contractions=("conv", "conv_transpose", "co
     """Threads in reversed order, copies as late as they may."""
     engine = CudaEngine(Simulator(lambda n: np.arange(n)[::-1], lazy=True))
     x, w, y = operands(g, last, dtype)
-    x[(0, 0, *[1] * g.ndim)] = np.inf  # what reads beyond a group's channels meets it
+    x[(0, 0, *[min(1, n - 1) for n in g.input_size])] = np.inf  # what reads beyond a group's channels meets it
     given = {"conv": (x, w), "conv_transpose": (y, w), "conv_weight_grad": (x, y)}
     for contraction in contractions:
         got, wanted = (getattr(e, contraction)(g, *given[contraction]) for e in (engine, get("jit")))
@@ -99,6 +101,39 @@ def test_weight_gradients_of_few_weights(monkeypatch, tile, g, last):
 def test_channels_innermost(monkeypatch, g, dtype):
     force(monkeypatch, SMALL if dtype != np.float64 else plans.TILES[8][-1][0])
     check(g, True, dtype)
+
+
+LONG = conv((2, 4, 50), (8, 4, 33), padding=((20, 9),), stride=2)  # more taps than a word has bits
+CUBES = conv((2, 8, 5, 4, 6), (12, 8, 3, 2, 3), stride=(2, 1, 1), padding=((1, 0), (0, 2), (2, 1)), dilation=(1, 2, 1))
+TINY = conv((3, 4, 1, 2), (5, 4, 3, 2), padding=1)  # an image of fewer positions than a step has
+TWO_GROUPS = conv((2, 24, 7, 5), (16, 12, 3, 3), padding=((0, 1), (2, 0)), dilation=2, groups=2)
+
+
+def weight_specs(monkeypatch):
+    """Those that are launched, in order."""
+    seen, load = [], Simulator.load
+    monkeypatch.setattr(Simulator, "load", lambda self, spec: seen.append(spec) or load(self, spec))
+    return lambda: [spec for spec in seen if isinstance(spec, WeightSpec)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("g", [LONG, CUBES, TINY, TWO_GROUPS], ids=["long", "cubes", "tiny", "groups"])
+def test_weight_gradients_by_tiles(monkeypatch, g, last, dtype):
+    """Taps at the edges told apart by bits, and by comparing where they are too many; copies of one number and of 16 bytes."""
+    force(monkeypatch, SMALL if dtype != np.float64 else plans.TILES[8][-1][0])
+    specs = weight_specs(monkeypatch)
+    check(g, last, dtype, ("conv_weight_grad",))
+    lanes = 16 // np.dtype(dtype).itemsize
+    even = g.in_channels_per_group % lanes == 0 and g.out_channels_per_group % lanes == 0
+    assert {(s.compared, s.wide) for s in specs()} == {(g is LONG, last and dtype != np.float16 and even)}
+
+
+@pytest.mark.parametrize(("at", "image", "channel", "wide"), [(64, 64, 4, True), (68, 64, 4, False), (64, 68, 4, False)])
+def test_channels_that_are_not_aligned_are_copied_one_by_one(at, image, channel, wide):
+    spec = weight_plan(CUBES, np.dtype(np.float32), H100, 1 << 30, True, plans.Launch(SMALL, 1, 1, 0.5)).spec
+    x, y = (SimpleNamespace(address=a, dtype=np.dtype(np.float32), strides=(image, channel, 64, 32, 32)) for a in (at, 64))
+    assert weights._wide(spec, CUBES, x, y) is wide
 
 
 def test_steps_of_several_taps(monkeypatch):

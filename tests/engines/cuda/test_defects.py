@@ -7,11 +7,14 @@ import pytest
 
 import preimage as pre
 from preimage.engines import get
+from preimage.engines.cuda import plan as plans
 from preimage.engines.cuda import ptx
 from preimage.engines.cuda.engine import CudaEngine
 from preimage.engines.cuda.gpu import GpuKernel
 from preimage.engines.cuda.schedules.pipeline import Pipeline
+from preimage.engines.cuda.schedules.weights_kernel import _Weights
 from preimage.engines.cuda.simulate import SimulatedKernel, Simulator
+from preimage.engines.cuda.tile import Tile
 from preimage.engines.ir.types import constant
 from preimage.errors import EngineError
 
@@ -44,6 +47,24 @@ def test_a_race_is_seen_in_the_bits(monkeypatch, defect):
     else:
         monkeypatch.setattr(Pipeline, "_after", lambda self, stage: after(self, after(self, stage)))
     assert not results(monkeypatch, REVERSED)
+
+
+@pytest.mark.parametrize("defect", [None, "no tap lies outside", "the next position is one too far", "a block's end is not seen"])
+def test_wrong_places_in_a_weight_gradient_are_seen(monkeypatch, defect):
+    if defect == "no tap lies outside":
+        monkeypatch.setattr(_Weights, "_outside", lambda self, index: [self.f.i32(0)])
+    elif defect == "the next position is one too far":
+        after = _Weights._after
+        monkeypatch.setattr(_Weights, "_after", lambda self, index: [*after(self, index)[:-1], after(self, index)[-1] + 1])
+    elif defect:
+        begin = _Weights._begin
+        monkeypatch.setattr(_Weights, "_begin", lambda self, block: [(b := begin(self, block))[0], b[1] + 1, *b[2:]])
+    simulator = Simulator()
+    monkeypatch.setattr(simulator, "load", SimulatedKernel)
+    monkeypatch.setitem(plans.TILES, 4, ((Tile(4, 4, 1, 1, 8, 4, 8), 0.5),))
+    x, y = RNG.standard_normal(G.input_shape, np.float32), RNG.standard_normal(G.output_shape, np.float32)
+    got, wanted = CudaEngine(simulator).conv_weight_grad(G, x, y), get("jit").conv_weight_grad(G, x, y)
+    assert bool((got.view(np.uint32) == wanted.view(np.uint32)).all()) is (defect is None)
 
 
 def test_writing_beyond_an_array_is_seen(monkeypatch):

@@ -33,10 +33,13 @@ def shared_bytes(tile: Tile, inner: str, in_shared: int, pad: int = 0, n_pad: in
     return ELEMENT_BYTES[inner] * (numbers + in_shared * tile.threads * tile.sums)
 
 
-def copy_number(f: GpuKernel, to: Ptr, source: Ptr, valid: Bit, inner: str) -> None:
-    """One number to shared memory, or zero. Those of 16 bits are widened on the way, and so they come at once."""
+def copy_number(f: GpuKernel, to: Ptr, source: Ptr, valid: Bit, inner: str, width: int = 1) -> None:
+    """One number, or `width` neighbours, to shared memory, or zeros. Those of 16 bits are widened on the way, and so they come at once.
+
+    Nothing is read where `valid` does not hold, so the address may be any.
+    """
     if source.element == inner:
-        size = ELEMENT_BYTES[inner]
+        size = ELEMENT_BYTES[inner] * width
         f.copy_async(to, source, size, valid.pick(f.i32(size), f.i32(0)))
         return
     with f.when(valid, [f.zeros(inner, 1)]) as known:

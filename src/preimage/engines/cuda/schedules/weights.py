@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, prod
 
@@ -15,7 +15,7 @@ from preimage.engines.cuda.plan import Launch, weight_tile
 from preimage.engines.cuda.schedules.gather import ELEMENTS, check_range, given
 from preimage.engines.cuda.schedules.reduce_kernel import ReduceArguments, ReduceSpec
 from preimage.engines.cuda.schedules.weights_direct_kernel import WeightDirectSpec
-from preimage.engines.cuda.schedules.weights_kernel import PositionBlock, Unit, WeightSpec
+from preimage.engines.cuda.schedules.weights_kernel import MOST_TAPS, Edge, PositionBlock, Unit, WeightSpec
 from preimage.engines.cuda.tile import DirectTile
 from preimage.engines.order import Order
 from preimage.geometry import ConvGeometry
@@ -124,7 +124,7 @@ def weight_plan(
     def spec(level: int) -> WeightSpec | WeightDirectSpec:
         if isinstance(tile, DirectTile):
             return WeightDirectSpec(g.ndim, tile, level - 1, element, inner)
-        return WeightSpec(g.ndim, tile, level - 1, element, inner, channels_last)
+        return WeightSpec(g.ndim, tile, level - 1, element, inner, channels_last, False, sum(g.kernel_size) > MOST_TAPS)
 
     levels = [n for n in range(1, order.depth + 2) if spec(n).shared_bytes <= room]
     wanted = 2 * properties.multiprocessors * tile.blocks_per_multiprocessor
@@ -145,7 +145,7 @@ def weight_plan(
 def run_weights(plan: WeightPlan, x: Operand, y: Operand, arrays: Arrays, constants: Constants) -> Operand:
     """The weight gradient of arrays that lie on the device."""
     g, device, dtype = plan.g, arrays.device, x.dtype
-    check_range(x, y)
+    check_range(x, y, _padded(g, x))
     result = arrays.make(g.weight_shape, dtype)
     sums = accumulator_dtype(dtype)
     item = sums.itemsize
@@ -172,28 +172,67 @@ def launch_reduce(
     _launch_reduce(ReduceSpec(0, inner, out), parts, to, np.ones(1, np.int64), images, count, arrays, constants)
 
 
+def _padded(g: ConvGeometry, x: Operand) -> Operand:
+    """x with its padding, whose places are numbered too."""
+    sizes = [lo + n + hi for n, (lo, hi) in zip(g.input_size, g.padding, strict=True)]
+    return replace(x, shape=(1, x.shape[1], *(max(n, size) for n, size in zip(g.input_size, sizes, strict=True))))
+
+
 def _launch_parts(
     plan: WeightPlan, x: Operand, y: Operand, parts: Memory, first: int, images: int, arrays: Arrays, constants: Constants
 ) -> None:
-    g, device = plan.g, arrays.device
-    kernel = device.load(plan.spec)
+    g, device, spec = plan.g, arrays.device, plan.spec
+    if isinstance(spec, WeightSpec):
+        spec = replace(spec, wide=_wide(spec, g, x, y))
+    kernel = device.load(spec)
     item = x.dtype.itemsize
-    blocks, units = constants.place(plan.units.blocks), constants.place(plan.units.units)
+    edges, first_edges = edges_of(g, plan.launch.tile.bk)
+    blocks, units, placed = (constants.place(table) for table in (plan.units.blocks, plan.units.units, edges))
     xs, ys = ([s // item for s in operand.strides] for operand in (x, y))
     axes: dict[str, int] = {}
-    for k in range(g.ndim):
+    hop = plan.launch.tile.bk
+    for k in reversed(range(g.ndim)):
         axes |= {
             f"x_size_{k}": g.input_size[k], f"x_stride_{k}": xs[2 + k], f"y_size_{k}": g.output_size[k], f"y_stride_{k}": ys[2 + k],
             f"step_{k}": g.stride[k], f"lo_{k}": g.padding[k][0], f"dilation_{k}": g.dilation[k], f"kernel_{k}": g.kernel_size[k],
+            f"hop_{k}": hop % g.output_size[k] if k else hop, f"edge_{k}": first_edges[k],
         }  # fmt: skip
+        hop //= g.output_size[k]
     column_blocks, out_blocks = plan.grid
-    words = plan.spec.arguments(
+    words = spec.arguments(
         x=x.address + first * x.strides[0], y=y.address + first * y.strides[0], output=parts.address, blocks=blocks.address,
-        units=units.address, unit_count=len(plan.units.units), batch=images, column_blocks=column_blocks, out_blocks=out_blocks, groups=g.groups,
-        outs=g.out_channels_per_group, channels=g.in_channels_per_group, columns=plan.columns, x_image=xs[0], x_channel=xs[1],
-        y_image=ys[0], y_channel=ys[1], part=plan.part_count, **axes,
+        units=units.address, edges=placed.address, unit_count=len(plan.units.units), batch=images, column_blocks=column_blocks,
+        out_blocks=out_blocks, groups=g.groups, outs=g.out_channels_per_group, channels=g.in_channels_per_group, columns=plan.columns,
+        x_image=xs[0], x_channel=xs[1], y_image=ys[0], y_channel=ys[1], part=plan.part_count, **axes,
     )  # fmt: skip
     device.launch(kernel, (plan.blocks(images), 1, 1), given(words), arrays.stream)
+
+
+@lru_cache(maxsize=512)
+def edges_of(g: ConvGeometry, bk: int) -> tuple[Array, tuple[int, ...]]:
+    """The table of `Edge`, and where the rows of each axis begin; none for kernels of more taps than a word has bits.
+
+    Rows of the first axis go on for positions behind the image, up to bk of them.
+    """
+    if sum(g.kernel_size) > MOST_TAPS:
+        return Edge.of_rows(np.zeros(1)), (0,) * g.ndim
+    words, begins, bit = [], [0], 0
+    for k, (size, out, taps) in enumerate(zip(g.input_size, g.output_size, g.kernel_size, strict=True)):
+        index, tap = np.arange(out if k else out + bk)[:, None], np.arange(taps)
+        place = index * g.stride[k] + tap * g.dilation[k] - g.padding[k][0]
+        words.append((((place < 0) | (place >= size)) << (tap + bit)).sum(1))
+        begins.append(begins[-1] + len(index))
+        bit += taps
+    return Edge.of_rows(np.concatenate(words)), tuple(begins[:-1])
+
+
+def _wide(spec: WeightSpec, g: ConvGeometry, x: Operand, y: Operand) -> bool:
+    """Whether threads may copy 16 bytes of neighbouring channels at a time."""
+    lanes = 16 // x.dtype.itemsize
+    if not spec.last or spec.element != spec.inner or g.in_channels_per_group % lanes or g.out_channels_per_group % lanes:
+        return False
+    strides = [s for a in (x, y) for k, s in enumerate(a.strides) if k != 1]
+    return not any(number % 16 for number in (x.address, y.address, *strides))
 
 
 def _launch_reduce(
