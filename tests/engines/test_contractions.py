@@ -56,6 +56,7 @@ def test_random_geometries_in_every_layout(engine, seed):
             assert np.array_equal(a, b)
 
 
+@pytest.mark.simulated
 def test_axes_of_one_position_have_no_stride(engine):
     """Whatever number stands for it in memory, also times a stride or dilation that no array reaches."""
     for stride, dilation, kernel in ((1 << 34, 1, 1), (3, 1 << 33, 1), (1 << 20, 2, 2)):
@@ -101,6 +102,7 @@ def test_narrow_floats_are_summed_in_float32_and_rounded_once(engine, dtype):
             assert np.array_equal(found.astype(np.float64), right.astype(np.float32).astype(dtype).astype(np.float64))
 
 
+@pytest.mark.simulated
 def test_memory_order_follows_the_first_array(engine):
     geometry = ConvGeometry.from_conv((2, 6, 7, 8), (4, 3, 3, 2), stride=2, padding=1, groups=2)
     x, w, y = operands(geometry, np.random.default_rng(0))
@@ -122,6 +124,7 @@ EPILOGUES = [
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype(np.float16)], ids=str)
+@pytest.mark.simulated
 def test_epilogue(engine, epilogue, with_residual, layout, dtype):
     geometry = ConvGeometry.from_conv((2, 6, 7, 8), (4, 3, 3, 2), stride=(2, 1), padding=((1, 0), (0, 2)), groups=2)
     numbers = np.random.default_rng(5)
@@ -148,6 +151,7 @@ def test_epilogue(engine, epilogue, with_residual, layout, dtype):
         assert kept is None or np.array_equal(residual, kept)
 
 
+@pytest.mark.simulated
 def test_nan_passes_every_activation(engine):
     geometry = ConvGeometry.from_conv((1, 1, 4), (1, 1, 1))
     x, w = np.array([[[np.nan, -1, 1, np.inf]]], np.float32), np.ones((1, 1, 1), np.float32)
@@ -176,6 +180,7 @@ def test_nan_reaches_exactly_the_outputs_that_use_it(engine):
         assert np.array_equal(np.isnan(engine.conv_transpose(geometry, y, w)), np.isnan(right)), geometry
 
 
+@pytest.mark.simulated
 def test_zeros_of_the_padding_take_part(engine):
     """An infinite weight over the padding gives NaN, as with numpy.pad; the transpose writes nothing there."""
     geometry = ConvGeometry.from_conv((1, 1, 5), (1, 1, 3), padding=1)
@@ -186,6 +191,7 @@ def test_zeros_of_the_padding_take_part(engine):
     assert np.array_equal(found, [1, np.inf, 1, np.inf, 1, np.inf, 1])
 
 
+@pytest.mark.simulated
 def test_nothing_of_earlier_calls_shows(engine):
     """Results and scratch memory that held NaN before."""
     geometry = ConvGeometry.from_conv((3, 4, 9, 8), (6, 4, 3, 3), stride=2, padding=1)
@@ -198,6 +204,7 @@ def test_nothing_of_earlier_calls_shows(engine):
             assert np.array_equal(found, right)
 
 
+@pytest.mark.simulated
 def test_same_bits_again_and_for_any_place_in_a_batch(engine):
     geometry = ConvGeometry.from_conv((5, 6, 19, 17), (8, 3, 3, 3), stride=2, padding=1, groups=2)
     numbers = np.random.default_rng(0)
@@ -216,6 +223,7 @@ def test_same_bits_again_and_for_any_place_in_a_batch(engine):
             assert np.array_equal(engine.conv_transpose(one, y[n : n + 1], w)[0], first[1][n])
 
 
+@pytest.mark.simulated
 def test_empty_arrays(engine):
     for shape, weight, padding in (
         ((0, 3, 5), (2, 3, 3), 0),
@@ -241,6 +249,7 @@ def test_empty_arrays(engine):
         )
 
 
+@pytest.mark.simulated
 def test_plan(engine):
     geometry = ConvGeometry.from_conv((2, 6, 19, 17), (8, 3, 3, 3), stride=2, padding=1, groups=2)
     for contraction in CONTRACTIONS:
@@ -255,6 +264,7 @@ def test_plan(engine):
 
 @pytest.mark.parametrize("kernel", [(3, 3), (9, 160)], ids=["small", "of many taps"])
 @pytest.mark.parametrize(("batch", "inner", "outer"), [(0, 2, 3), (1, 0, 3), (1, 2, 0), (1, 0, 0)])
+@pytest.mark.simulated
 def test_arrays_without_elements(engine, batch, inner, outer, kernel):
     """Planned and computed as zeros, whatever the kernel: the planner of kernels with many taps divided by the terms of a sum."""
     g = ConvGeometry.from_conv((batch, inner, 12, 170), (outer, inner, *kernel), padding=1)
@@ -275,6 +285,7 @@ def test_arrays_without_elements(engine, batch, inner, outer, kernel):
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (9, 160)], ids=["small", "of many taps"])
+@pytest.mark.simulated
 def test_an_input_that_is_padding_alone(engine, kernel):
     """No positions, and still results: found by a long audit, where the planner of kernels with many taps looked at a phase of none."""
     g = ConvGeometry.from_conv((1, 2, 0, 0), (3, 2, *kernel), padding=tuple((k, 0) for k in kernel))
