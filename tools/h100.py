@@ -7,7 +7,9 @@ Parts, in this order; each is guarded, the file is written after each, and none 
 device      the GPU, the driver, versions
 ceilings    multiply-adds alone, and a copy
 bits        geometries x tiles x dtypes x contractions against the engine jit, which computes on this machine's CPU
-times       layers by the engine cuda on torch's arrays, beside torch: as it comes, without TF32, channels last, with cuDNN's benchmark
+dmma        whether float64's tensor cores keep the contract's chain (dmma_check.py)
+times       layers by the engine cuda on torch's arrays, beside torch: as it comes, without TF32, channels last, with cuDNN's benchmark;
+            forward and both gradients, float32 and float64 (h100_times.py)
 sanitizer   compute-sanitizer's memcheck and racecheck on small cases, where it is installed
 profile     ncu on the best and the worst layer, where it is installed
 
@@ -32,7 +34,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import dmma_check
 import numpy as np
+from h100_times import DOUBLE, LAYERS, geometry_of, layer_times, shares
 
 import preimage as pre
 from preimage.engines import get
@@ -51,22 +55,6 @@ BITS = (
     (8, 64, 64, 1, (56, 56), (3, 3), 1, 1, 1), (4, 128, 64, 1, (32, 32), (4, 4), 2, 1, 1), (2, 64, 64, 1, (41, 41), (3, 3), 1, 12, 12),
     (2, 6, 9, 3, (40,), (5,), 2, ((3, 1),), 1), (1, 8, 12, 1, (7, 9, 8), (3, 2, 3), (1, 2, 1), 1, 1), (2, 32, 32, 32, (19, 17), (3, 3), 1, 1, 1),
 )  # fmt: skip
-#: name, batch, in, out, groups, size, kernel, stride, padding, dilation, transpose
-LAYERS = (
-    ("3x3 56x56x64", 32, 64, 64, 1, (56, 56), 3, 1, 1, 1, False), ("3x3 28x28x128", 32, 128, 128, 1, (28, 28), 3, 1, 1, 1, False),
-    ("3x3 14x14x256", 32, 256, 256, 1, (14, 14), 3, 1, 1, 1, False), ("3x3 7x7x512", 32, 512, 512, 1, (7, 7), 3, 1, 1, 1, False),
-    ("1x1 56x56 64-256", 32, 64, 256, 1, (56, 56), 1, 1, 0, 1, False), ("stem 7x7 s2", 32, 3, 64, 1, (224, 224), 7, 2, 3, 1, False),
-    ("dilated by 12", 4, 256, 256, 1, (41, 41), 3, 1, 12, 12, False), ("32 groups", 32, 128, 128, 32, (28, 28), 3, 1, 1, 1, False),
-    ("depthwise 3x3", 32, 128, 128, 128, (56, 56), 3, 1, 1, 1, False), ("3-D 3x3x3", 2, 32, 64, 1, (16, 32, 32), 3, 1, 1, 1, False),
-    ("deconv 4x4 s2 256-128", 16, 128, 256, 1, (64, 64), 4, 2, 1, 1, True), ("deconv 2x2 s2 128-64", 16, 64, 128, 1, (128, 128), 2, 2, 0, 1, True),
-    ("deconv 4x4 s2 64-3", 16, 3, 64, 1, (256, 256), 4, 2, 1, 1, True), ("batch 1 3x3 56x56x64", 1, 64, 64, 1, (56, 56), 3, 1, 1, 1, False),
-    ("batch 1 deconv 4x4 s2", 1, 128, 256, 1, (32, 32), 4, 2, 1, 1, True),
-)  # fmt: skip
-#: torch's settings: allow_tf32, cudnn.benchmark, channels last
-PEERS = {
-    "torch default": (True, False, False), "torch fp32": (False, False, False), "torch fp32 benchmark": (False, True, False),
-    "torch fp32 benchmark channels_last": (False, True, True), "torch tf32 benchmark channels_last": (True, True, True),
-}  # fmt: skip
 
 
 @dataclass
@@ -195,14 +183,6 @@ def same_bits(a: Any, b: Any) -> bool:
     return a.shape == b.shape and bool(((a.view(kind) == b.view(kind)) | ((a != a) & (b != b))).all())
 
 
-def geometry_of(row: tuple[Any, ...]) -> Any:
-    batch, inner, outer, groups, size, kernel, stride, padding, dilation = row
-    kernel = kernel if isinstance(kernel, tuple) else (kernel,) * len(size)
-    return pre.ConvGeometry.from_conv(
-        (batch, inner, *size), (outer, inner // groups, *kernel), stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
-
-
 def part_bits(run: Run) -> dict[str, Any]:
     """On a fresh engine for each tile, so that no plan of another one is found again."""
     rows = BITS[:3] if run.quick else BITS
@@ -239,49 +219,6 @@ def part_bits(run: Run) -> dict[str, Any]:
 # ---- times
 
 
-def torch_ms(torch: Any, call: Callable[[], object], repeat: int) -> float:
-    """Median milliseconds of a call, by torch's events."""
-    for _ in range(3):
-        call()
-    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeat)]
-    for begin, end in marks:
-        begin.record()
-        call()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median([begin.elapsed_time(end) for begin, end in marks])
-
-
-def layer_times(run: Run, torch: Any, row: tuple[Any, ...]) -> dict[str, Any]:
-    """TFLOP/s of one layer, ours first; and how far torch's float32 answer is from ours."""
-    name, *rest, transpose = row
-    g = geometry_of(tuple(rest))
-    options = {"stride": g.stride, "padding": [lo for lo, _ in g.padding], "dilation": g.dilation, "groups": g.groups}
-    shape = g.output_shape if transpose else g.input_shape
-    bias = g.in_channels if transpose else g.out_channels
-    a, w, b = (torch.from_numpy(run.rng.standard_normal(s).astype(np.float32)).cuda() for s in (shape, g.weight_shape, (bias,)))
-    repeat = 3 if run.quick else 20
-    ours: dict[str, Any] = {k: v for k, v in options.items() if k != "padding"} | {"padding": g.padding}
-    if transpose:
-        ours["output_size"] = g.input_size
-    call = getattr(pre, "conv_transpose" if transpose else "conv")
-    peer = getattr(torch.nn.functional, f"conv{'_transpose' if transpose else ''}{g.ndim}d")
-    prepared, found = pre.prepare(w), {"layer": name, "gflop": g.work_flop / 1e9}
-    found["preimage cuda"] = g.work_flop / 1e9 / torch_ms(torch, lambda: call(a, prepared, b, **ours), repeat)
-    answer = call(a, prepared, b, **ours)
-    for label, (tf32, benchmark, last) in PEERS.items():
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = tf32, benchmark
-        order = (torch.channels_last if g.ndim == 2 else torch.channels_last_3d) if last else torch.contiguous_format
-        aa, ww = a.contiguous(memory_format=order), w.contiguous(memory_format=order)
-        try:
-            found[label] = g.work_flop / 1e9 / torch_ms(torch, lambda aa=aa, ww=ww: peer(aa, ww, b, **options), repeat)
-            if label == "torch fp32":
-                found["largest difference"] = float((peer(aa, ww, b, **options) - answer).abs().max())
-        except Exception as error:
-            found[label] = f"failed: {error}"[:200]
-    return found
-
-
 def part_times(run: Run) -> dict[str, Any]:
     try:
         import torch
@@ -289,17 +226,33 @@ def part_times(run: Run) -> dict[str, Any]:
         return {"not measured": f"torch cannot be imported: {error}"}
     if not torch.cuda.is_available():
         return {"not measured": "torch sees no GPU"}
-    found: dict[str, Any] = {"unit": "TFLOP/s", "rows": [], "left_out": []}
-    for row in LAYERS[:2] if run.quick else LAYERS:
+    found: dict[str, Any] = {"unit": "TFLOP/s", "rows": [], "left_out": [], "failed": []}
+    layers = [(row, "float32") for row in LAYERS] + [(row, "float64") for row in LAYERS if row[0] in DOUBLE]
+    for row, dtype in layers[:1] + layers[-1:] if run.quick else layers:
         if run.left() < 30:
-            found["left_out"].append(row[0])
+            found["left_out"].append(f"{row[0]} {dtype}")
             continue
         try:
-            found["rows"].append(layer_times(run, torch, row))
-            run.say({k: round(v, 2) if isinstance(v, float) else v for k, v in found["rows"][-1].items()})
+            made = layer_times(torch, run.rng, row, dtype, 3 if run.quick else 20)
         except Exception as error:
-            found["rows"].append({"layer": row[0], "failed": str(error)[:400]})
+            found["failed"].append(f"{row[0]} {dtype}: {error}"[:400])
+            continue
+        found["rows"] += made
+        for times in made:
+            run.say({k: round(v, 2) if isinstance(v, float) else v for k, v in times.items()})
+    found["shares"] = shares(found["rows"])
+    run.say(found["shares"])
     return found
+
+
+# ---- float64 on tensor cores
+
+
+def part_dmma(run: Run) -> dict[str, Any]:
+    """Whether float64's tensor cores keep the contract's chain."""
+    found = dmma_check.same(run.gpu)
+    run.say("tensor cores, of 64 sums those with the chain's bits:", found)
+    return {"sums": 64, "with the chain's bits": found}
 
 
 # ---- NVIDIA's checkers, on a child that runs one small part
@@ -356,7 +309,9 @@ def part_profile(run: Run) -> dict[str, Any]:
     shares = {
         r["layer"]: r["preimage cuda"] / r["torch fp32"]
         for r in rows
-        if isinstance(r.get("preimage cuda"), float) and isinstance(r.get("torch fp32"), float)
+        if (r["pass"], r["dtype"]) == ("forward", "float32")
+        and isinstance(r.get("preimage cuda"), float)
+        and isinstance(r.get("torch fp32"), float)
     }
     if not shares:
         return {"not run": "no layer was measured beside torch"}
@@ -370,7 +325,7 @@ def part_profile(run: Run) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "device": part_device, "ceilings": part_ceilings, "bits": part_bits, "times": part_times, "sanitizer": part_sanitizer,
+    "device": part_device, "ceilings": part_ceilings, "bits": part_bits, "dmma": part_dmma, "times": part_times, "sanitizer": part_sanitizer,
     "profile": part_profile,
 }  # fmt: skip
 

@@ -5,6 +5,8 @@ gpu = simulated_gpu(monkeypatch)       # a Gpu over FakeCuda; all of driver.py i
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from fake_cuda import FakeCuda
 
@@ -22,7 +24,10 @@ def simulated_gpu(monkeypatch, compiled=False, **fake):
             text = f"{compile_it(spec, capability)}\n// {spec!r}"
             specs[text] = spec
             return text
-        names = list(spec.arguments.fields) if spec.arguments is not None else ["a", "b"]
+        if spec.arguments is not None:
+            names = list(spec.arguments.fields)
+        else:
+            names = re.findall(r"%(\w+)", re.search(r"@kernel\((.*?)\)", spec.ir("ptx"))[1])
         parameters = ",\n".join(f".param .u64 {name}" for name in names)
         text = f".version 7.8\n.target sm_90\n.visible .entry kernel(\n{parameters}\n)\n{{ ret; }} // {spec!r}"
         specs[text] = spec

@@ -1,13 +1,9 @@
-"""The whole way on a fake driver whose launches are simulated: the engine, arrays of other libraries, tools/h100.py. Bits are those of jit."""
+"""The whole way on a fake driver whose launches are simulated: the engine, arrays of other libraries. Bits are those of jit."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import importlib.util
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +15,6 @@ import preimage as pre
 from preimage.engines.base import Epilogue
 from preimage.engines.cuda.engine import CudaEngine
 from preimage.errors import EngineError
-
-ROW = ((1, 2, 3, 1, (4, 5), (2, 2), 1, 1, 1),)
-TOOL = Path(__file__).parents[3] / "tools/h100.py"
 
 
 @pytest.fixture
@@ -77,56 +70,6 @@ def test_empty_operands_give_the_librarys_arrays(gpu, monkeypatch):
     assert [type(m) for m in made] == [torch.Tensor] * 3
     assert [m.shape for m in made] == [(0, 3, 4), (0, 2, 5), (3, 2, 2)]
     assert not torch.asnumpy(made[2]).any()
-
-
-def h100():
-    spec = importlib.util.spec_from_file_location("h100", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["h100"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_h100_runs_to_its_end(gpu, tmp_path, monkeypatch):
-    tool, path = h100(), tmp_path / "h100.json"
-    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
-    monkeypatch.setattr(tool, "BITS", ROW)
-    assert tool.main(["--quick", "--json", str(path)], gpu[0]) == 0
-    found = json.loads(path.read_text())
-    assert {*tool.PARTS, "seconds"} == set(found)
-    assert (found["bits"]["same"], found["bits"]["different"], found["bits"]["failed"]) == (6, [], [])
-    assert found["device"]["name"] == "Fake GPU 0"
-    assert found["ceilings"]["fma_float32_tflops"] > 0
-    assert "failed" not in {
-        key for part in found.values() if isinstance(part, dict) for key in part if key != "failed" or part[key]
-    }
-
-
-def test_h100_finds_a_wrong_bit(gpu, tmp_path, monkeypatch):
-    device, fake = gpu
-    tool, run = h100(), fake.run
-    monkeypatch.setitem(sys.modules, "torch", None)
-
-    def wrong(text, grid, threads, words, shared):
-        run(text, grid, threads, words, shared)
-        if words and words[0]:
-            for address in fake.allocated:  # one bit of every array, the result's among them
-                ctypes.c_uint32.from_address(address).value ^= 1 << 20
-
-    monkeypatch.setattr(tool, "BITS", ROW)
-    fake.run = wrong
-    assert tool.main(["--quick"], device) == 1
-
-
-def test_h100_says_that_there_is_nothing_to_measure(monkeypatch, capsys):
-    tool = h100()
-
-    def none(name):
-        raise pre.EngineError("no GPU")
-
-    monkeypatch.setattr(tool, "device_of", none)
-    assert tool.main([]) == 2
-    assert "nothing to measure: no GPU" in capsys.readouterr().err
 
 
 def test_a_thousand_calls_of_the_engine_leave_nothing(monkeypatch):
