@@ -222,7 +222,7 @@ def test_parts_that_lie_in_other_ways_are_copied_by_kernels() -> None:
 def test_values_that_functions_make_stand_between_kernels() -> None:
     nodes = [
         Node("a", "conv", ("x", "w"), ("a",), SAME),
-        Node("b", "softsign", ("a",), ("b",)),  # NumPy's
+        Node("b", "onnx.Hardmax", ("a",), ("b",)),  # NumPy's
         Node("c", "conv", ("b", "w"), ("c",), SAME),
         Node("k", "onnx.Shape", ("c",), ("k",)),
         Node("d", "onnx.Reshape", ("c", "k"), ("d",)),
@@ -234,7 +234,7 @@ def test_values_that_functions_make_stand_between_kernels() -> None:
     graph, feeds = make(), {"x": np.abs(picture(1, 4, 9, 9)) + 1}
     want = by_nodes(make(), feeds)
     recorded(graph, feeds)
-    assert [node.op for node, _ in graph.programs[-1].functions] == ["softsign"]
+    assert [node.op for node, _ in graph.programs[-1].functions] == ["onnx.Hardmax"]
     with pre.no_grad():
         for seed in range(3):
             feeds = {"x": np.abs(picture(1, 4, 9, 9, seed=seed)) + 1}
@@ -473,6 +473,30 @@ MOVED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ],
     ("onnx.QuantizeLinear", (np.float32(0.02), np.uint8(117)), {}),
     ("onnx.QuantizeLinear", (np.abs(array(16)) / 9 + np.float32(0.01), np.arange(16, dtype=np.int8)), {}),
+    ("onnx.LayerNormalization", (array(18), array(18, seed=9)), {}),
+    ("onnx.LayerNormalization", (array(14, 18),), {"axis": 2, "epsilon": 0.1}),
+    ("onnx.InstanceNormalization", (array(16), array(16, seed=9)), {}),
+    ("onnx.GroupNormalization", (array(16), array(16, seed=9)), {"num_groups": 4}),
+    ("onnx.RMSNormalization", (array(18),), {}),
+    ("onnx.SimplifiedLayerNormalization", (array(18),), {}),
+    ("onnx.MeanVarianceNormalization", (), {}),
+    ("onnx.BatchNormalization", (array(16), array(16, seed=9), array(16, seed=3), np.abs(array(16, seed=4))), {}),
+    ("batch_norm", (array(16), array(16, seed=9), array(16, seed=3), np.abs(array(16, seed=4))), {"eps": 1e-5}),
+    ("onnx.ConvTranspose", (array(16, 3, 2, 2),), {}),
+    ("onnx.com.microsoft::FusedConv", (array(4, 16, 3, 3),), {"activation": "Relu"}),
+    ("onnx.com.microsoft::BiasGelu", (array(18),), {}),
+    ("onnx.com.microsoft::QuickGelu", (), {}),
+    *[
+        (f"onnx.{word}", (), {})
+        for word in ("Gelu", "Swish", "Mish", "Selu", "Celu", "Erf", "Softsign", "GlobalLpPool", "ReduceProd")
+    ],
+    *[(f"onnx.{word}", (array(18), array(14, 1, seed=2)), {}) for word in ("Sum", "Mean", "Max", "Min")],
+    *[(word, (), {}) for word in ("selu", "celu", "softsign", "log_sigmoid")],
+    ("prelu", (array(16),), {}),
+    ("onnx.LRN", (), {"size": 3}),
+    ("onnx.LpPool", (), {"kernel_shape": [2, 3]}),
+    ("onnx.CastLike", (array(1),), {}),
+    ("tile_axis", (), {"axis": 1, "tiles": 2}),
 ]
 
 
@@ -486,6 +510,21 @@ def test_words_are_kernels_of_programs(op: str, others: tuple[Any, ...], attribu
             feeds = {"x": picture(seed=77)}
             same(graph.run(feeds), by_nodes(one(op, *others, **attributes), feeds))
             assert graph.why_no_program is None
+
+
+def test_skip_connections_that_are_normalised_are_kernels() -> None:
+    """Both results that onnxruntime's words give: the normalised sum, and the sum."""
+    for word, more in (("SkipLayerNormalization", ("w", "b")), ("SkipSimplifiedLayerNormalization", ("w",))):
+        nodes = [Node("y", f"onnx.com.microsoft::{word}", ("x", "s", *more), ("y", "", "", "t"), {"outputs": 4})]
+        inputs = [Input("x", (None, 5, 18)), Input("s", (None, 5, 18))]
+        graph = Graph(nodes, inputs, ["y", "t"], constants={"w": array(18, seed=5), "b": array(18, seed=6)}).eval()  # type: ignore[arg-type]
+        done = recorded(optimise(graph), {"x": array(3, 5, 18), "s": array(3, 5, 18, seed=1)})
+        assert not done.programs[-1].functions
+        feeds = {"x": array(3, 5, 18, seed=2), "s": array(3, 5, 18, seed=3)}
+        with pre.no_grad():
+            found = done.run(feeds)
+        same(found, by_nodes(graph, feeds))
+        np.testing.assert_array_equal(found["t"], feeds["x"] + feeds["s"])
 
 
 def test_an_embedding_is_a_kernel_and_refuses_indices_outside() -> None:

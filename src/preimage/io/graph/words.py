@@ -33,7 +33,13 @@ _ALL = frozenset(
         "neg", "reciprocal", "rsqrt", "square", "hard_sigmoid", "hard_swish", "onnx.Gather", "onnx.PRelu", "onnx.Where", "onnx.Equal", "onnx.Less",
         "onnx.LessOrEqual", "onnx.Greater", "onnx.GreaterOrEqual", "onnx.And", "onnx.Or", "onnx.Xor", "onnx.Not", "onnx.IsNaN", "rms_norm",
         "onnx.LSTM", "onnx.GRU", "onnx.RNN", "group_norm", "instance_norm", "onnx.Einsum",
-        "quantised_pointwise", "onnx.Clip",
+        "quantised_pointwise", "onnx.Clip", "onnx.LayerNormalization", "onnx.InstanceNormalization", "onnx.GroupNormalization",
+        "onnx.RMSNormalization", "onnx.SimplifiedLayerNormalization", "onnx.com.microsoft::SkipLayerNormalization",
+        "onnx.com.microsoft::SkipSimplifiedLayerNormalization", "layer_norm", "onnx.Gelu", "onnx.com.microsoft::Gelu",
+        "onnx.com.microsoft::BiasGelu", "onnx.com.microsoft::FastGelu", "onnx.com.microsoft::QuickGelu", "onnx.Swish", "onnx.Mish",
+        "onnx.com.microsoft::FusedMatMul", "prelu", "selu", "celu", "softsign", "log_sigmoid", "onnx.Selu", "onnx.Celu", "onnx.Add", "onnx.Sub",
+        "onnx.Mul", "onnx.Abs", "onnx.Neg", "onnx.Exp", "onnx.Log", "onnx.Sqrt", "onnx.Tanh", "onnx.Reciprocal", "onnx.Sigmoid", "onnx.Softplus",
+        "onnx.Erf", "onnx.Softsign", "onnx.MeanVarianceNormalization", "onnx.Sum", "onnx.Mean", "onnx.Max", "onnx.Min",
     )
 )  # fmt: skip
 #: Words that read the first input so, and decide on the others.
@@ -47,7 +53,8 @@ _FIRST = frozenset(
         "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax", "onnx.ReduceMax", "onnx.ReduceMin",
         "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow",
         "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled", "lrn", "onnx.DynamicQuantizeLinear",
-        "onnx.com.microsoft::DynamicQuantizeMatMul",
+        "onnx.com.microsoft::DynamicQuantizeMatMul", "onnx.BatchNormalization", "batch_norm", "onnx.ConvTranspose", "onnx.CastLike", "tile_axis",
+        "onnx.com.microsoft::FusedConv", "onnx.com.microsoft::FusedGemm", "onnx.LRN", "onnx.LpPool", "onnx.GlobalLpPool", "onnx.ReduceProd",
     )
 )  # fmt: skip
 #: Words that run graphs.

@@ -106,14 +106,15 @@ def _variadic(name: str, function: Callable[[Any, Any], Any], op: Callable[[Any,
     def call(*values: Any) -> Any:
         if not values:
             raise FileFormatError(f"{name} needs an input")
-        total = reduce(op if recorded(*values) else function, values)
-        return (
-            total * (1.0 / len(values))
-            if mean and recorded(total)
-            else total / np.asarray(len(values), total.dtype)
-            if mean
-            else total
-        )
+        differentiable = recorded(*values)
+        ours = differentiable or _ours(*values)
+        total = reduce(op if ours else function, values)
+        if not mean:
+            return total
+        if differentiable:
+            return total * (1.0 / len(values))
+        count = np.asarray(len(values), total.dtype)
+        return ops.divide(total, count) if ours else total / count
 
     graph_op(f"onnx.{name}")(call)
 
@@ -231,12 +232,12 @@ def _elu(x: Any, alpha: float = 1.0) -> Any:
 
 @graph_op("onnx.Selu")
 def _selu(x: Any, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Any:
-    return typed(ops.elu(x, alpha) * gamma, x)
+    return typed(ops.multiply(ops.elu(x, alpha), gamma), x)
 
 
 @graph_op("onnx.Celu")
 def _celu(x: Any, alpha: float = 1.0) -> Any:
-    return typed(ops.elu(x / alpha, 1.0) * alpha, x)
+    return typed(ops.multiply(ops.elu(ops.divide(x, alpha), 1.0), alpha), x)
 
 
 @graph_op("onnx.Gelu")
@@ -256,7 +257,7 @@ def _hard_swish(x: Any) -> Any:
 
 @graph_op("onnx.Swish")
 def _swish(x: Any, alpha: float = 1.0) -> Any:
-    return typed(x * ops.sigmoid(x * alpha), x)
+    return typed(ops.multiply(x, ops.sigmoid(ops.multiply(x, alpha))), x)
 
 
 @graph_op("onnx.ThresholdedRelu")

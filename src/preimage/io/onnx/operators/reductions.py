@@ -13,12 +13,13 @@ from preimage.autograd import Tensor
 from preimage.engines import products
 from preimage.engines.base import Epilogue
 from preimage.errors import FileFormatError
-from preimage.io.graph import graph_op
+from preimage.io.graph import OPS, graph_op
 from preimage.io.graph import ops as words
 from preimage.io.graph.types import gives
 from preimage.io.onnx.operators.moving import is_float, recorded, reshape, tile, transpose, typed, where
 from preimage.io.onnx.operators.pointwise import as_type
 from preimage.io.onnx.operators.shapes import ints
+from preimage.ops.normalise import instance_normalised, standardized
 
 __all__: list[str] = []
 
@@ -239,12 +240,6 @@ def _per_channel(v: Any, ndim: int) -> Any:
     return reshape(v, (1, -1) + (1,) * (ndim - 2))
 
 
-def _normalised(x: Any, axes: tuple[int, ...], epsilon: float) -> Any:
-    centred = x - ops.mean(x, axes, keepdims=True)
-    variance = ops.mean(centred * centred, axes, keepdims=True)
-    return typed(centred / ops.sqrt(variance + epsilon), x)
-
-
 @graph_op("onnx.BatchNormalization", types=gives(0, 3))
 def _batch_norm(x: Any, scale: Any, bias: Any, mean: Any, variance: Any, *, epsilon: float = 1e-5, momentum: float = 0.9,
                 training_mode: int = 0, outputs: int = 1, spatial: int = 1) -> Any:  # fmt: skip
@@ -261,7 +256,7 @@ def _batch_norm(x: Any, scale: Any, bias: Any, mean: Any, variance: Any, *, epsi
         shift = bias - mean * factor
         return typed(x * _per_channel(typed(factor, x), shape) + _per_channel(typed(shift, x), shape), x)
     axes = (0, *range(2, shape))
-    y = typed(_normalised(x, axes, epsilon) * _per_channel(scale, shape) + _per_channel(bias, shape), x)
+    y = standardized(x, _per_channel(scale, shape), _per_channel(bias, shape), axes=axes, eps=epsilon)
     data = x.data if isinstance(x, Tensor) else x
     batch_mean, batch_variance = ops.mean(data, axes), ops.var(data, axes)
     running = [
@@ -274,20 +269,17 @@ def _batch_norm(x: Any, scale: Any, bias: Any, mean: Any, variance: Any, *, epsi
 def _instance_norm(x: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
     if x.ndim < 2 or any(v.shape != (x.shape[1],) for v in (scale, bias)):
         raise FileFormatError(f"InstanceNormalization: input {x.shape}, scale {scale.shape}, bias {bias.shape}")
-    y = _normalised(x, tuple(range(2, x.ndim)), epsilon)
-    return typed(y * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim), x)
+    return instance_normalised(x, scale, bias, epsilon)
 
 
 @graph_op("onnx.GroupNormalization")
 def _group_norm(x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
     if num_groups < 1 or x.ndim < 2 or x.shape[1] % num_groups:
         raise FileFormatError(f"GroupNormalization: {num_groups} groups of shape {x.shape}")
-    n, c = x.shape[:2]
-    grouped = reshape(x, (n, num_groups, -1))
-    y = reshape(_normalised(grouped, (2,), epsilon), x.shape)
+    c = x.shape[1]
     if scale.shape[0] != c:  # opsets before 21: one value a group
         scale, bias = (reshape(tile(reshape(v, (-1, 1)), (1, c // num_groups)), (c,)) for v in (scale, bias))
-    return typed(y * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim), x)
+    return OPS["group_norm"].function(x, scale, bias, groups=num_groups, channels=c, eps=epsilon)
 
 
 @graph_op("onnx.LayerNormalization", types=gives(0, "float32"))
@@ -295,29 +287,28 @@ def _layer_norm(
     x: Any, scale: Any, bias: Any = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, outputs: int = 1
 ) -> Any:
     axes = tuple(range(axis % x.ndim, x.ndim))
-    y = _normalised(x, axes, epsilon) * scale
-    y = typed(y if bias is None else y + bias, x)
+    y = standardized(x, scale, bias, axes=axes, eps=epsilon)
     if outputs == 1:
         return y
     wide = as_type(x, np.dtype(np.float32)) if x.dtype.itemsize == 2 else x
     mean = ops.mean(wide, axes, keepdims=True)
-    centred = wide - mean
-    inverse = 1.0 / ops.sqrt(ops.mean(centred * centred, axes, keepdims=True) + epsilon)
+    inverse = ops.rsqrt(ops.add(ops.mean(ops.square(ops.subtract(wide, mean)), axes, keepdims=True), epsilon))
     return (y, mean, inverse)[:outputs]
 
 
 @graph_op("onnx.RMSNormalization", types=gives(1))
 def _rms_norm(x: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
     axes = tuple(range(axis % x.ndim, x.ndim))
-    return typed(x / ops.sqrt(ops.mean(x * x, axes, keepdims=True) + epsilon) * scale, scale)
+    root = ops.sqrt(ops.add(ops.mean(ops.square(x), axes, keepdims=True), epsilon))
+    return typed(ops.multiply(ops.divide(x, root), scale), scale)
 
 
 @graph_op("onnx.MeanVarianceNormalization")
 def _mvn(x: Any, axes: list[int] | None = None) -> Any:
     which = tuple(a % x.ndim for a in ([0, 2, 3] if axes is None else axes))
-    centred = x - ops.mean(x, which, keepdims=True)
-    deviation = ops.sqrt(ops.mean(centred * centred, which, keepdims=True))
-    return typed(centred / (deviation + 1e-9), x)
+    centred = ops.subtract(x, ops.mean(x, which, keepdims=True))
+    deviation = ops.sqrt(ops.mean(ops.square(centred), which, keepdims=True))
+    return typed(ops.divide(centred, ops.add(deviation, 1e-9)), x)
 
 
 @graph_op("onnx.LpNormalization")
