@@ -259,3 +259,13 @@ def test_what_no_file_gives_back_is_refused(tmp_path: Path) -> None:
         with pytest.raises(PreimageError):
             pre.save(tmp_path, step=1, thing=wrong)
     assert not list(tmp_path.glob("step*"))
+
+
+@pytest.mark.parametrize("key", ["format", "step", "tree", "arrays"])
+def test_a_record_without_a_key_is_refused_though_its_digest_is_right(key: str, tmp_path: Path) -> None:
+    record = pre.save(tmp_path, step=1, note={"a": np.ones(2)})
+    content = json.loads(record.read_text())
+    del content[key], content["sha256"]
+    record.write_text(json.dumps(content | {"sha256": checkpoints._digest(content)}))
+    with pytest.raises(FileFormatError, match=record.name):
+        pre.load(tmp_path)

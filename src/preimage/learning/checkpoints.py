@@ -243,7 +243,7 @@ def _read(record: Path, step: int) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != arrays.get("sha256"):
         raise FileFormatError(f"{stored}: is damaged: its digest is not the one that was written")
-    parts = rebuilt(load_weights(stored), json.dumps(content["tree"]))
+    parts = rebuilt(load_weights(stored), json.dumps(content.get("tree")))
     if not isinstance(parts, dict):
         raise FileFormatError(f"{record}: describes no parts")
     return parts
