@@ -164,7 +164,7 @@ class ProductCosts:
     pack_elements: int = 1 << 14  # a task of packing
     pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
     stream_rows: int = 4  # of A at most, where B is read line by line
-    stream_columns: int = 1 << 11  # of one row, whose sums stay in the first cache
+    stream_columns: int = 1 << 12  # of one row, whose sums stay in the first cache: short pieces of lines come more slowly
     chain_cycles: float = 1.1  # of the least that multiply-adds take, as tiles reach it
     read_cycles: float = 0.15  # an element of B
     near_cycles: float = 0.3  # an element of C in the second cache ...

@@ -14,7 +14,8 @@ from preimage.engines.order import Order
 
 __all__ = ["dots", "should_dot"]
 
-COLUMNS = 4  # that are read at a time
+COLUMNS = 4  # that are read at a time, so that no chain waits for itself; from memory one comes faster
+FETCHED_BYTES = 16 << 10  # ahead, from memory
 MOST_TERMS = 1 << 16  # of a row that is turned in the memory of every thread
 
 
@@ -35,12 +36,17 @@ def should_dot(r: ProductRequest) -> bool:
     )  # fmt: skip
 
 
-def _ahead(r: ProductRequest) -> int:
-    """The cache into which the columns that come next are fetched; 0: B is near, or they would not stay there so long."""
-    next_bytes, all_bytes = COLUMNS * r.b.member_stride, r.columns * r.terms * r.item
-    if abs(next_bytes) <= r.target.l1_bytes // 2 < all_bytes:
-        return 1
-    return 2 if all_bytes > r.target.l2_bytes // 2 else 0
+def _together(r: ProductRequest) -> int:
+    is_far = r.columns * r.terms * r.item > r.target.l3_bytes // 2
+    return 1 if is_far else min(COLUMNS, _lanes(r))
+
+
+def _ahead(r: ProductRequest, together: int) -> tuple[int, int]:
+    """The cache into which columns are fetched while those before them are read (0: B is near), and how many bytes ahead."""
+    step, all_bytes = together * r.b.member_stride, r.columns * r.terms * r.item
+    if all_bytes > r.target.l2_bytes // 2:
+        return 2, step * max(1, FETCHED_BYTES // abs(step or FETCHED_BYTES))
+    return (1 if abs(step) <= r.target.l1_bytes // 2 < all_bytes else 0), step
 
 
 def dots(r: ProductRequest, program: ProgramBuilder, groups: Any) -> KernelCall:
@@ -55,13 +61,15 @@ def dots(r: ProductRequest, program: ProgramBuilder, groups: Any) -> KernelCall:
     share = -(-max(64, -(-r.columns // tasks)) // lanes) * lanes if tasks > 1 else r.columns
     shares = -(-r.columns // share)
     program.buffers.append(Buffer("totals", -(-thread_bytes // 64) * 64 * r.threads))
-    program.details["B"] = f"{COLUMNS} columns at a time, read from end to end"
+    together = _together(r)
+    cache, ahead = _ahead(r, together)
+    program.details["B"] = f"{together} columns at a time, read from end to end"
     values = DotsArguments(
         input="a", weight="b", output="out", bias="bias", residual="residual", limits="limits", totals="totals",
         thread_bytes=-(-thread_bytes // 64) * 64, columns=r.columns, terms=r.terms, block=block, blocks=blocks, whole=whole,
         chunks=chunks, chunk_pitch=chunk_pitch, pitch=pitch, levels=order.depth, groups=groups, a_term=r.a.term_stride,
         b_column=r.b.member_stride, out_product=r.result_product, a_places=np.array(r.a.places, np.int64),
-        b_places=np.array(r.b.places, np.int64), share=share, shares=shares,
+        b_places=np.array(r.b.places, np.int64), share=share, shares=shares, ahead=ahead,
     )  # fmt: skip
-    spec = DotsSpec(r.element, lanes, min(COLUMNS, lanes), _ahead(r), r.target.vector_registers <= 16, r.finish)
+    spec = DotsSpec(r.element, lanes, together, cache, r.target.vector_registers <= 16, r.finish)
     return kernel_call("multiply", spec, values, r.products * shares)

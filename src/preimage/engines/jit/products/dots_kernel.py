@@ -56,6 +56,7 @@ class DotsArguments(EpilogueArguments):
     b_places: Words
     share: Integer
     shares: Integer
+    ahead: Integer  # bytes from what is read to what is fetched
 
 
 @record
@@ -147,8 +148,8 @@ def _chunk(f: Kernel, spec: DotsSpec, row: Ptr, places: list[Ptr], sums: list[Pt
         after = []
         for start, places_of, total in zip(starts, blocks, before, strict=True):
             here = places_of(k)
-            if spec.ahead and not is_last:  # as many bytes of the columns that come next, from their first to their last
-                ahead = start.at(k * lanes).at_bytes(args.b_column * spec.together)
+            if spec.ahead and not is_last:  # as many bytes of what is read next, from its first to its last
+                ahead = start.at(k * lanes).at_bytes(args.ahead)
                 for offset in range(0, lanes * lanes * ELEMENT_BYTES[spec.element], LINE_BYTES):
                     f.prefetch(ahead.at_bytes(offset), level=spec.ahead)
             own = line.hidden() if spec.few else line

@@ -110,7 +110,7 @@ def lower_product(r: ProductRequest) -> Program:
     spec = TileSpec(
         a=a_element, b=b_element, out=r.element, lanes=lanes, rows=rows, vectors=vectors,
         by_rows=not a.packed and r.a.by_terms(r.item), a_step=rows if a.packed else 0, transposed=transposed and way != "packed",
-        b_step=vectors * lanes if way == "packed" else 0, masked=masked, ahead=_is_far(r) if way != "packed" else rows <= 2,
+        b_step=vectors * lanes if way == "packed" else 0, masked=masked, ahead=_is_far(r) and (way != "packed" or rows <= 2),
         local=way == "local", finish=r.finish, depth=min(Order.of((r.terms,)).depth, 2), chunked=False, far_out=_is_far_result(r),
         bias_of_rows=r.bias_cycle > 0,
     )  # fmt: skip
@@ -161,10 +161,10 @@ def _should_stream(r: ProductRequest) -> bool:
 def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
     order, wide = Order.of((r.terms,)), ELEMENT_BYTES[r.sums]
     steps = [cut.step for cut in order.levels] or [r.terms]
-    lines = max(1, (16 if r.target.vector_registers > 16 else 8) // r.rows)
+    lines = max(1, 8 // r.rows)  # with more of them, which lie pages apart, memory gives less
     share = min(r.target.costs.products.stream_columns // r.rows, r.columns)
     if r.threads > 1:
-        share = max(128, min(share, -(-r.columns // (2 * r.threads))))
+        share = max(128, min(share, -(-r.columns // r.threads)))
     share = -(-share // 32) * 32
     shares = -(-r.columns // share)
     thread_bytes = (order.depth + 1) * r.rows * share * wide

@@ -80,7 +80,8 @@ class TileSpec:
         """Blocks whose chains run side by side, so that none waits for itself: a multiply-add takes 4 cycles, and two begin in each."""
         if self.transposed and not self.local:
             return 2
-        return min(2 if self.ahead else 4, max(1, 8 // (self.rows * self.vectors)))  # memory gives fewer streams of lines best
+        most = 4 if not self.ahead else 1 if self.b_step else 2  # memory gives fewer streams of lines best
+        return min(most, max(1, 8 // (self.rows * self.vectors)))
 
     @property
     def sums(self) -> str:
@@ -287,17 +288,14 @@ def _panel_body(
             line = lines.at(j * step)
             if spec.ahead and spec.b_step:
                 for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
-                    if spec.together > 1:  # the same term of the blocks that come after these
-                        f.prefetch(line.at(_args(f, spec).block * (spec.together * spec.width)).at_bytes(offset), level=2)
-                    else:
-                        f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
+                    f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
             right = line_of(f, spec, b, k + j)
         after: list[Num] = []
         for place in _elements(
             f, spec, a, rows, k, j
-        ):  # each is loaded where it is used: LLVM keeps the order, and has registers for few
+        ):  # loaded where it is used: LLVM keeps the order, and has registers for few
             left = place.splat(spec.lanes)
             own = sums[len(after) : len(after) + spec.vectors]
             after += [total.plus_product(left, value) for total, value in zip(own, right, strict=True)]
