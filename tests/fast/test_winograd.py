@@ -15,6 +15,7 @@ from preimage.engines import get
 from preimage.engines.base import CONTRACTIONS
 from preimage.engines.jit.conv.winograd import transforms
 from preimage.engines.jit.conv.winograd.applies import choose, order_of
+from preimage.engines.jit.conv.winograd.lower import _even_band
 
 SHAPES = [(2, 3), (3, 2), (4, 3), (3, 4), (2, 5), (5, 2), (6, 3), (4, 5)]
 
@@ -182,6 +183,16 @@ def test_memory_is_within_the_stated_workspace(inputs, outputs, size, contractio
                 peaks.append(tracemalloc.get_traced_memory()[1])
                 tracemalloc.stop()
             assert plan.workspace_bytes // 2 < min(peaks) <= result + plan.workspace_bytes + 32_768
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5, 8])
+def test_bands_leave_no_thread_much_more_than_its_share(threads):
+    for tiles in range(16 * threads, 600, 7):
+        band, loads = _even_band(tiles, 1, threads, 8, 48), [0] * threads
+        for first in range(0, tiles, band):  # threads take bands as they come
+            loads[loads.index(min(loads))] += min(band, tiles - first)
+        assert band <= 48
+        assert max(loads) <= tiles / threads + 16, (tiles, band, loads)
 
 
 def test_transformed_weights_are_kept_beside_the_others():

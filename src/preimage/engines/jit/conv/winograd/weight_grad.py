@@ -64,6 +64,7 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     spec = GradientSpec(
         element=r.element, lanes=tile.lanes, vectors=tile.vectors, pixels=tile.pixels, shape=shape,
         planes_in=r.x_strides[1] != item, planes_y=r.y_strides[1] != item, rows=r.out_strides[1] != item,
+        far=together * m_piece > r.target.l2_bytes,
     )  # fmt: skip
     program = ProgramBuilder(f"{name_of(choice)}, weight gradient")
     program.calls.append(kernel_call("weight gradient", spec, values, g.groups * parts))

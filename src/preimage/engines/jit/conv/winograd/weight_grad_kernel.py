@@ -100,7 +100,9 @@ class GradientArguments(TileArguments):
 
 @record
 class GradientSpec:
-    """As `WinogradSpec`; planes_y: y is channels-first; rows: the result's taps are contiguous, else its input channels."""
+    """As `WinogradSpec`; planes_y: y is channels-first; rows: the result's taps are contiguous, else its input channels; far: M does not stay
+    in the second cache.
+    """
 
     arguments: ClassVar = GradientArguments
 
@@ -112,6 +114,7 @@ class GradientSpec:
     planes_in: bool
     planes_y: bool
     rows: bool
+    far: bool
 
     @property
     def inner(self) -> str:
@@ -254,6 +257,9 @@ def _products(
             for p in range(spec.pixels)
             for k in range(spec.vectors)
         ]
+        if spec.far:  # the rows that come next: so many short ones the CPU does not foresee
+            for place in places:
+                f.prefetch(place.at_bytes(args.m_row * spec.pixels), write=True)
         totals: list[Num] = [begins.select(zeros[0], place.load(spec.lanes)) for place in places]  # type: ignore[attr-defined]
         with f.loop(0, (count + args.step - 1) // args.step, carry=totals, once=True) as block:
             first = block.index * args.step
