@@ -512,6 +512,33 @@ def test_words_are_kernels_of_programs(op: str, others: tuple[Any, ...], attribu
             assert graph.why_no_program is None
 
 
+def test_a_factor_that_lies_by_rows_is_packed_once_for_all_programs() -> None:
+    """Gemm with transB and a product with a transposed array, of one row and of several."""
+    from preimage.engines.jit.products import call
+
+    w = array(33, 70)
+    w.flags.writeable = False
+    nodes = [
+        Node("y", "onnx.Gemm", ("x", "w", "b"), ("y",), {"transB": 1}),
+        Node("t", "transpose", ("w",), ("t",), {"axes": (1, 0)}),
+        Node("z", "matmul", ("x", "t"), ("z",)),
+    ]
+    graph = Graph(nodes, [Input("x", (None, 70))], ["y", "z"], constants={"w": w, "b": array(33, seed=4)}).eval()  # type: ignore[arg-type]
+    done = optimise(graph)
+    kept = next(value for value in done.constants.values() if value.shape in ((33, 70), (70, 33)))
+    for rows in (1, 2, 5, 19):
+        feeds = {"x": array(rows, 70, seed=rows)}
+        recorded(done, feeds)
+        assert not done.programs[-1].functions
+        assert done.programs[-1].kernels == 2
+        other = {"x": array(rows, 70, seed=rows + 50)}
+        with pre.no_grad():
+            found = done.run(other)
+        same(found, by_nodes(graph, other))
+        np.testing.assert_allclose(found["z"], other["x"].astype(np.float64) @ w.T.astype(np.float64), rtol=1e-5, atol=1e-5)
+    assert [len(forms) for forms in call._kept.of(kept).values()] == [1]
+
+
 def test_skip_connections_that_are_normalised_are_kernels() -> None:
     """Both results that onnxruntime's words give: the normalised sum, and the sum."""
     for word, more in (("SkipLayerNormalization", ("w", "b")), ("SkipSimplifiedLayerNormalization", ("w",))):

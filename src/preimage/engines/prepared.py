@@ -9,7 +9,7 @@ import numpy as np
 from preimage.autograd.device_arrays import device_array
 from preimage.engines.base import Array
 
-__all__ = ["PreparedWeight", "is_fixed", "same_bits"]
+__all__ = ["Forms", "PreparedWeight", "is_fixed", "same_bits"]
 
 #: The packed forms: under the engine's own key, the packed memory and whether all weights are finite.
 Forms = dict[Any, tuple[Array, bool]]
@@ -44,6 +44,13 @@ class PreparedWeight:
         other = PreparedWeight.__new__(PreparedWeight)
         other._state = self._state
         return other
+
+    @classmethod
+    def of_fixed(cls, array: Array, forms: Forms) -> PreparedWeight:
+        """An array that nobody changes, itself and not a copy, with packed forms that the caller keeps."""
+        made = cls.__new__(cls)
+        made._state = (array, forms)
+        return made
 
     @property
     def array(self) -> Array:

@@ -12,6 +12,7 @@ from preimage.engines.buffers import aligned
 from preimage.engines.decisions import Shortcuts, forget_shortcuts
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.packing.kept_forms import KeptForms
 from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.jit.products.ready import Ready
 from preimage.engines.jit.products.request import ProductRequest, Side, joined_rows, matrix_places
@@ -21,8 +22,8 @@ from preimage.engines.jit.runtime.bound_call import epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.link import address_of, link
 from preimage.engines.jit.runtime.program_call import PackedCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
-from preimage.engines.prepared import PreparedWeight
-from preimage.engines.recording import apart, recorder
+from preimage.engines.prepared import Forms, PreparedWeight, is_fixed
+from preimage.engines.recording import apart, recorder, state
 from preimage.settings import thread_count
 
 __all__ = ["JitProducts", "product_request"]
@@ -85,7 +86,7 @@ class JitProducts:
 
     def matmul(self, a: Array, b: Array, epilogue: Epilogue | None = None) -> Array:
         """a @ b of arrays of one dtype with at least two axes, whose batch axes broadcast."""
-        if epilogue is None:
+        if epilogue is None and state.recorder is None:
             ready = self._ready.get((a.shape, a.strides, b.shape, b.strides, a.dtype.num, id(kernels.current_target())))
             if ready is not None:
                 return ready(a, b)
@@ -100,6 +101,8 @@ class JitProducts:
 
     def _run(self, a: Array, b: Any, epilogue: Epilogue | None, prepared: bool) -> Array:
         """As matmul; b may be a prepared weight (n, k)."""
+        if not prepared and (weight := _packed_once(b)) is not None:
+            return self._run(a, weight, epilogue, True)
         threads = _threads(a, b.shape[::-1] if prepared else b.shape)
         alone = (a.shape, a.strides, b.shape, None if prepared else b.strides, a.dtype.num, id(kernels.current_target()))
         kind = None if epilogue is None else (epilogue.bias is not None, epilogue.residual is not None, epilogue.activation)
@@ -152,6 +155,19 @@ class JitProducts:
     def forget(self) -> None:
         """Drop every call that was made ready."""
         forget_shortcuts()
+
+
+#: Packed forms of factors that nobody can change: every program that is recorded with one takes the same.
+_kept: KeptForms[Forms] = KeptForms(lambda forms: sum([memory.nbytes for memory, _ in list(forms.values())]))
+
+
+def _packed_once(b: Array) -> PreparedWeight | None:
+    """For a recorder, a factor that nobody changes and whose columns lie as a weight's rows: packed now, for all later runs."""
+    here = state.recorder
+    if here is None or b.ndim != 2 or b.flags.c_contiguous or not b.T.flags.c_contiguous or not b.size or not here.is_fixed(b):
+        return None
+    forms = _kept.of(b).setdefault((address_of(b), b.shape), {}) if is_fixed(b) else {}
+    return PreparedWeight.of_fixed(b.T, forms)
 
 
 def _threads(a: Array, b_shape: tuple[int, ...]) -> int:

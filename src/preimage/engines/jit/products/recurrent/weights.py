@@ -7,55 +7,27 @@ Units behind the last one are zeros. Of weights that nobody can change the packe
 
 from __future__ import annotations
 
-import weakref
-from typing import Any
-
 import numpy as np
 
 from preimage.engines.addresses import address_of
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.elementwise.chain import run_chain
+from preimage.engines.jit.packing.kept_forms import KeptForms
 from preimage.engines.prepared import is_fixed
 from preimage.engines.recording import apart, constant, made_once, state
-from preimage.resources import register_keeper
 
 __all__ = ["packed_weight"]
 
-Form = tuple[Any, ...]
 
-
-class _Kept:
-    """Packed forms by the array whose memory the weights are; they go when it does."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[weakref.ref[Array], dict[Form, Array]]] = {}
-        register_keeper(self)
-
-    def of(self, root: Array) -> dict[Form, Array]:
-        """The forms of weights in this memory."""
-        number, found = id(root), self._found.get(id(root))
-        if found is None or found[0]() is not root:
-            found = self._found[number] = weakref.ref(root, lambda _: self._found.pop(number, None)), {}
-        return found[1]
-
-    def clear(self) -> int:
-        """Let go of them; returns how many bytes."""
-        before, self._found = self._found, {}
-        return sum([form.nbytes for _, forms in list(before.values()) for form in list(forms.values())])
-
-
-_kept = _Kept()
+_kept: KeptForms[Array] = KeptForms(lambda form: form.nbytes)
 
 
 def packed_weight(weight: Array, gates: tuple[int, ...], width: int) -> Array:
     """The panels of some gates after those of others. gates: how many there are in each part, in the order of the rows; width: units of a panel."""
     if not is_fixed(weight):
         return made_once(lambda: _packed(weight, gates, width), weight)
-    root = weight
-    while isinstance(root.base, np.ndarray):
-        root = root.base
     form = (address_of(weight), weight.shape, weight.strides, gates, width)
-    forms = _kept.of(root)
+    forms = _kept.of(weight)
     if form not in forms:
         with apart():
             forms[form] = _packed(weight, gates, width)
