@@ -20,7 +20,7 @@ import preimage as pre
 from preimage.engines import integers
 from preimage.engines.integers import Finish
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.products.integers import call, plan
+from preimage.engines.jit.products.integers import call, depthwise, plan
 from preimage.geometry import ConvGeometry
 
 BYTES = (np.int8, np.uint8)
@@ -66,7 +66,8 @@ def added_up(way: str | None) -> Iterator[None]:
             loaded[spec] = kernels.compile_module(without_the_instruction(spec.ir()))  # type: ignore[attr-defined]
         return loaded[spec]
 
-    with mock.patch.object(plan, "way_of", return_value=(way, "")), mock.patch.object(call, "kept_kernel", kernel):
+    chosen = [mock.patch.object(module, "way_of", return_value=(way, "")) for module in (plan, depthwise)]
+    with chosen[0], chosen[1], mock.patch.object(call, "kept_kernel", kernel):
         yield
 
 
@@ -78,8 +79,11 @@ def centred(q: np.ndarray, zero: np.ndarray | None, form: tuple[int, ...] = ()) 
 
 
 def convolved(g: ConvGeometry, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """The sums of a convolution, tap by tap, of int64 arrays."""
+    """The sums of a convolution, tap by tap and group by group, of int64 arrays."""
     (n, _, *space), out = x.shape, g.output_size
+    channels = g.in_channels // g.groups
+    w = np.concatenate([np.pad(part, [(0, 0), (k * channels, g.in_channels - (k + 1) * channels), *[(0, 0)] * g.ndim])
+                        for k, part in enumerate(np.split(w, g.groups))])  # fmt: skip
     padded = np.zeros((*x.shape[:2], *[size + sum(pair) for size, pair in zip(space, g.padding, strict=True)]), np.int64)
     padded[(..., *[slice(lo, lo + size) for size, (lo, _) in zip(space, g.padding, strict=True)])] = x
     sums = np.zeros((n, len(w), *out), np.int64)
@@ -92,12 +96,14 @@ def convolved(g: ConvGeometry, x: np.ndarray, w: np.ndarray) -> np.ndarray:
 def deconvolved(g: ConvGeometry, y: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Every value paints its stencil; what falls into the padding is cropped."""
     full = [size + sum(pair) for size, pair in zip(g.input_size, g.padding, strict=True)]
-    sums = np.zeros((len(y), w.shape[1], *full), np.int64)
+    sums = np.zeros((len(y), g.in_channels, *full), np.int64)
     for tap in np.ndindex(*g.kernel_size):
         reach = [
             slice(k * d, k * d + (o - 1) * s + 1, s) for k, d, o, s in zip(tap, g.dilation, g.output_size, g.stride, strict=True)
         ]
-        sums[(..., *reach)] += np.einsum("no...,oc->nc...", y, w[(..., *tap)])
+        for k, part in enumerate(np.split(y, g.groups, axis=1)):
+            own = slice(k * w.shape[1], (k + 1) * w.shape[1])
+            sums[(slice(None), own, *reach)] += np.einsum("no...,oc->nc...", part, np.split(w, g.groups)[k][(..., *tap)])
     return sums[(..., *[slice(lo, lo + size) for size, (lo, _) in zip(g.input_size, g.padding, strict=True)])]
 
 
@@ -115,6 +121,15 @@ def finished(sums: np.ndarray, finish: Finish, axis: int) -> np.ndarray:
     span = np.iinfo(finish.zero.dtype)
     moved = np.rint(sums.astype(np.float32) * finish.factor.reshape(form)).astype(np.float64) + int(finish.zero)
     return np.clip(moved, span.min, span.max).astype(finish.zero.dtype)
+
+
+def _centred_weights(
+    g: ConvGeometry, w: np.ndarray, zero: np.ndarray | None, form: tuple[int, ...], transposed: bool
+) -> np.ndarray:  # fmt: skip
+    """The weights less their zero points, of which a transposed convolution has one for each group and channel."""
+    if not transposed or zero is None or zero.size == 1:
+        return centred(w, zero, form)
+    return np.concatenate([centred(*pair, form) for pair in zip(np.split(w, g.groups), np.split(zero, g.groups), strict=True)])
 
 
 # -- cases -------------------------------------------------------------------------------------------------------------
@@ -185,12 +200,16 @@ class Cases:
         """A geometry, and the shape of its input (of the small side where it is transposed)."""
         rng = self.rng
         while True:
-            ndim, batch = (int(rng.integers(1, 3)) for _ in range(2))
-            stride, dilation, kernel, size = (tuple(int(v) for v in rng.integers(1, most, ndim)) for most in (4, 4, 5, 12))
-            padding = tuple((int(a), int(b)) for a, b in rng.integers(0, 4, (ndim, 2)))
-            few, many = (int(self.pick(1, 2, 3, 5, 8, 17, rng.integers(1, 40))) for _ in range(2))
-            given = {"stride": stride, "dilation": dilation, "padding": padding}
-            shape = (batch, few if transposed else many, *size)
+            ndim, batch = int(self.pick(1, 2, 2, 3)), int(rng.integers(1, 3))
+            large = (4, 4, 5, 12) if ndim < 3 else (3, 3, 4, 8)
+            stride, dilation, kernel, size = (tuple(int(v) for v in rng.integers(1, most, ndim)) for most in large)
+            padding = tuple((int(a), int(b)) for a, b in rng.integers(0, large[0], (ndim, 2)))
+            groups = int(self.pick(1, 1, 2, 3, 4, 16, 24, 64, rng.integers(1, 70)))
+            most = 40 if groups == 1 else 6 if groups < 10 else 3
+            few, many = (int(self.pick(1, 1, 2, 3, 5, 8, 17, rng.integers(1, 40))) for _ in range(2))
+            few, many = min(few, most) * groups, min(many, most)
+            given = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+            shape = (batch, few if transposed else many * groups, *size)
             try:
                 if transposed:
                     extra = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation, strict=True))
@@ -212,7 +231,7 @@ class Cases:
         zeros = self.zero(kinds[0]), self.zero(kinds[1], columns)
         form = ((1, -1) if transposed else (-1,)) + (1,) * (w.ndim - 1 - transposed)
         define, run = (deconvolved, integers.conv_transpose) if transposed else (convolved, integers.conv)
-        sums = define(g, centred(x, zeros[0]), centred(w, zeros[1], form))
+        sums = define(g, centred(x, zeros[0]), _centred_weights(g, w, zeros[1], form, transposed))
         finish = self.finish(sums, 1, True)
         return self.compare(run(g, x, zeros[0], w, zeros[1], finish), finished(sums, finish, 1), str(g), kinds, zeros, finish)
 

@@ -22,7 +22,7 @@ from preimage.io.onnx.operators.quantised import dynamically_quantised  # noqa: 
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("way", "cases"), [(None, 120), ("quads", 25), ("plain", 15)])
+@pytest.mark.parametrize(("way", "cases"), [(None, 150), ("quads", 30), ("pairs", 30), ("plain", 20)])
 def test_random_contractions_are_their_definition(way, cases):
     drawn = integer_cases.Cases(11)
     with integer_cases.added_up(way):
@@ -58,9 +58,11 @@ def test_what_integer_kernels_do_not_take_is_left_to_floats():
     assert integers.matmul(a.astype(np.int16), None, b, None, Finish()) is None
     assert integers.matmul(a, a[:, :1], b, None, Finish()) is None  # a zero point for each row
     assert integers.matmul(a[:0], None, b, None, Finish()) is None
-    geometry = pre.ConvGeometry.from_conv((1, 4, 5, 5), (4, 2, 3, 3), groups=2)
-    w = np.ones((4, 2, 3, 3), np.int8)
-    assert integers.conv(geometry, np.ones((1, 4, 5, 5), np.uint8), None, w, None, Finish()) is None
+    geometry = pre.ConvGeometry.from_conv((1, 2, 3, 3, 3, 3), (2, 2, 1, 1, 1, 1))
+    assert (
+        integers.conv(geometry, np.ones((1, 2, 3, 3, 3, 3), np.uint8), None, np.ones((2, 2, 1, 1, 1, 1), np.int8), None, Finish())
+        is None
+    )
     with pre.config(engine="gemm"):
         assert integers.matmul(a, None, b, None, Finish()) is None
 

@@ -151,15 +151,15 @@ def stored(model, feeds, *positions):
     return model, {i.name: feeds[i.name] for i in left}
 
 
-#: Channels, outputs of a group, the kernel's size, and whether a convolution of floats takes their place where there are groups.
-SIZES = {"narrow": (8, 4, 3, True), "half of the sums beyond 2^24": (600, 4, 1, True), "sums beyond 2^24": (1200, 3, 1, False)}
+#: Channels, outputs of a group, the kernel's size.
+SIZES = {"narrow": (8, 4, 3), "half of the sums beyond 2^24": (600, 4, 1), "sums beyond 2^24": (1200, 3, 1)}
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("group", [1, 2])
 def test_rewritten_convolutions_give_the_same_integers(size, group):
-    """By integer kernels; in groups with floats that hold the sums, or as before where none does: every element is the definition's."""
-    channels, outputs, kernel, _ = SIZES[size]
+    """By integer kernels, in groups too: every element is the definition's."""
+    channels, outputs, kernel = SIZES[size]
     x, w = whole("uint8", 2, channels, 7, 6), whole("int8", outputs * group, channels // group, kernel, kernel)
     if size != "narrow":
         x[:, :, 0], w[0] = 255, 127  # the largest sums
@@ -179,7 +179,7 @@ def test_rewritten_convolutions_give_the_same_integers(size, group):
     for made, given, wanted in ((model, feeds, want), (integer, fed, sums)):
         plain_graph = onnx_io.load(made).eval()
         graph = optimise(plain_graph)
-        assert ("conv" in [n.op for n in graph.nodes]) == (group > 1 and SIZES[size][3])
+        assert graph.nodes[0].op.removeprefix("onnx.") in ("QLinearConv", "ConvInteger")
         with pre.no_grad():
             assert np.array_equal(plain_graph.run(given)["y"], wanted)
             for _ in range(4):  # the last by a program
@@ -258,8 +258,10 @@ def test_deconvolution_between_integers():
 
 def between_integers(op, x, w, bias, scales, **attributes):
     """DequantizeLinear, an operator of two factors, QuantizeLinear, as quantised files hold them; a scale for each output of the weights."""
-    node, axis = helper.make_node, {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[op]
+    node, axis = helper.make_node, {"Conv": 0, "ConvTranspose": 1, "MatMul": 1, "Gemm": 1}[op]
     x_scale, w_scales, scale = scales
+    relu = attributes.pop("relu", False)
+    axis = 0 if attributes.get("transB") else axis
     known = {
         "w": w,
         "s": x_scale,
@@ -267,14 +269,17 @@ def between_integers(op, x, w, bias, scales, **attributes):
         "t": w_scales,
         "p": np.zeros(len(w_scales), np.int8),
         "u": scale,
-        "e": np.int8(-3),
+        "e": np.int8(-128 if relu else -3),
     }
     nodes = [node("DequantizeLinear", ["x", "s", "o"], ["f"]), node("DequantizeLinear", ["w", "t", "p"], ["g"], axis=axis)]
     if bias is not None:
-        known |= {"b": bias, "v": (x_scale * w_scales).astype(np.float32)}
+        shared = len(bias) // len(w_scales)  # groups that have the same scales
+        known |= {"b": bias, "v": np.tile((x_scale * w_scales).astype(np.float32), shared)}
         nodes.append(node("DequantizeLinear", ["b", "v"], ["c"], axis=0))
     nodes.append(node(op, ["f", "g", *(["c"] if bias is not None else [])], ["d"], **attributes))
-    nodes.append(node("QuantizeLinear", ["d", "u", "e"], ["y"]))
+    if relu:
+        nodes.append(node("Relu", ["d"], ["r"]))
+    nodes.append(node("QuantizeLinear", ["r" if relu else "d", "u", "e"], ["y"]))
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 2, x.shape)], [onnx.ValueInfoProto(name="y")],
                               [numpy_helper.from_array(np.asarray(v), k) for k, v in known.items()])  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -318,6 +323,67 @@ def test_contractions_between_integers_are_integer_kernels(op, added):
         assert np.abs(again.run({"x": x})["y"].astype(int) - want).max() <= 1
         assert not disagreements(graph, {"x": x}, graph.run({"x": x}))[0]
     assert np.abs(theirs(model, {"x": x})[0].astype(int) - want).max() <= 1
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    "op", ["Conv", "depthwise Conv", "Conv of three axes", "ConvTranspose", "depthwise ConvTranspose", "Gemm", "Gemm, B across"]
+)
+def test_groups_three_axes_and_gemm_between_integers_are_integer_kernels(op, relu):
+    """As above, beside onnxruntime's floats: one step of a value may come out as the next. Relu before integers that have none below zero is idle."""
+    x, outputs, window = whole("uint8", 2, 6, 6, 7), 4, {"strides": [2, 1], "pads": [1, 0, 2, 1]}
+    if op == "Conv":
+        w, window["group"] = whole("int8", 4, 3, 3, 2), 2
+    elif op == "depthwise Conv":
+        w, window["group"], outputs = whole("int8", 6, 1, 3, 2), 6, 6
+    elif op == "Conv of three axes":
+        x, w, window = (
+            whole("uint8", 2, 3, 5, 4, 6),
+            whole("int8", 4, 3, 2, 3, 2),
+            {"strides": [1, 2, 1], "pads": [1, 0, 1, 0, 2, 1]},
+        )
+    elif op == "ConvTranspose":
+        w, window["group"] = whole("int8", 6, 4, 3, 2), 3
+    elif op == "depthwise ConvTranspose":
+        w, window["group"], outputs = whole("int8", 6, 1, 3, 2), 6, 1
+    else:
+        x, w, window = whole("uint8", 5, 7), whole("int8", 7, 4), {"alpha": 1.0}
+        w, window = (w.T.copy(), {"transB": 1}) if "across" in op else (w, window)
+    word = op.split()[-1] if op.startswith("depthwise") else op.replace(",", "").split()[0]
+    w = w >> 1  # of 7 bits: onnxruntime's sums then stay within 16
+    bias = RNG.integers(-9999, 9999, outputs * (window["group"] if "Transpose" in op else 1)).astype(np.int32)
+    scales = np.float32(0.017), (RNG.random(outputs) / 50 + 0.001).astype(np.float32), np.float32(0.1)
+    model = between_integers(word, x, w, bias, scales, relu=relu, **window)
+    read = onnx_io.load(model).eval()
+    graph = optimise(read)
+    words = {"Conv": "onnx.QLinearConv", "ConvTranspose": "quantised_conv_transpose", "Gemm": "onnx.com.microsoft::QGemm"}
+    assert [n.op for n in graph.nodes] == [words[word]]
+    with pre.no_grad():
+        got, written = graph.run({"x": x})["y"], read.run({"x": x})["y"]
+        with pre.config(engine="gemm"):  # in floats that hold the sums
+            assert np.array_equal(optimise(onnx_io.load(model).eval()).run({"x": x})["y"], got)
+        assert np.abs(got.astype(int) - written).max() <= 1
+        assert len(np.unique(got)) > 5
+        for _ in range(3):
+            assert np.array_equal(graph.run({"x": x})["y"], got)
+        assert graph.why_no_program is None
+        again = onnx_io.load(export.from_graph(graph)).eval()
+        assert np.abs(again.run({"x": x})["y"].astype(int) - got).max() <= 1
+        assert not disagreements(graph, {"x": x}, {"y": got})[0]
+    assert np.abs(theirs(model, {"x": x})[0].astype(int) - got).max() <= 1
+
+
+def test_relu_before_integers_below_zero_stays():
+    x, w = whole("uint8", 1, 3, 4, 5), whole("int8", 2, 3, 1, 1)
+    model = between_integers("Conv", x, w, None, (np.float32(0.1), np.ones(2, np.float32), np.float32(10)), relu=True)
+    next(t for t in model.graph.initializer if t.name == "e").CopyFrom(numpy_helper.from_array(np.int8(-5), "e"))
+    read = onnx_io.load(model).eval()
+    done = optimise(read)
+    assert "onnx.QLinearConv" not in [n.op for n in done.nodes]
+    with pre.no_grad():
+        got = done.run({"x": x})["y"]
+        assert np.array_equal(got, read.run({"x": x})["y"])
+    assert got.min() == -5
 
 
 def test_quantising_becomes_steps_of_what_is_between():

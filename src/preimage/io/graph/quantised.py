@@ -1,7 +1,7 @@
 """Contractions between DequantizeLinear and QuantizeLinear, said as contractions of integers.
 
 Files of quantised nets hold them as contractions of floats whose factors were just dequantised from 8 bits, and whose result is quantised at
-once (QDQ). What they mean is the sum of products of the integers, which is exact, scaled and rounded once: QLinearMatMul, QLinearConv, and
+once (QDQ). What they mean is the sum of products of the integers, which is exact, scaled and rounded once: QLinearMatMul, QLinearConv, QGemm, and
 `quantised_conv_transpose`, which ONNX has no operator for. The float sums round more often, so a result may be the next integer.
 """
 
@@ -36,8 +36,8 @@ class _Search(QuantisedLookup):
         self.constants[zero] = np.zeros(q.scales.shape, q.dtype)
         return q.value, q.scale, zero
 
-    def whole_bias(self, key: str, x: Quantised, w: Quantised) -> str | None:
-        """The int32 numbers that a bias was dequantised from, in units of the products; an empty name for no bias."""
+    def whole_bias(self, key: str, x: Quantised, w: Quantised, groups: int = 1) -> str | None:
+        """The int32 numbers that a bias was dequantised from, in units of the products; an empty name for no bias. groups: that share w's scales."""
         if not key:
             return ""
         node = self.makers.get(key)
@@ -47,7 +47,7 @@ class _Search(QuantisedLookup):
         values = self.stored.get(node.inputs[0])
         if scale is None or values is None or values.ndim != 1 or (zero and (zero not in self.stored or self.stored[zero].any())):
             return None
-        units = x.scales.reshape(()) * w.scales.reshape(-1)
+        units = np.tile(x.scales.reshape(()) * w.scales.reshape(-1), groups)
         same = scale.size in (1, units.size) and np.allclose(scale.reshape(-1), units, rtol=1e-5, atol=0)
         return node.inputs[0] if same else None
 
@@ -66,17 +66,29 @@ def say_integers(graph: Graph) -> Graph:
             gone |= scaled[1]
             continue
         make = _MAKERS.get(node.op)
-        after = search.quantised(node.outputs[0]) if make is not None else None
+        after, idle = _quantised(search, node) if make is not None else (None, set())
         made = make(search, node, after) if make is not None and after is not None and after.scales.size == 1 else None
         if made is not None and after is not None:
             found[after.node.name] = replace(made, outputs=after.node.outputs, name=node.name, layer=node.layer)
-            gone.add(node.name)
+            gone |= {node.name} | idle
     if not found:
         return graph
     nodes = [found.get(node.name, node) for node in graph.nodes if node.name not in gone]
     taken = Counter(key for node in nodes for key in node.inputs)
     nodes = [n for n in nodes if n.op != "onnx.DequantizeLinear" or taken[n.outputs[0]] or n.outputs[0] in search.kept]
     return pruned(graph, nodes, graph.constants | search.constants, {"contractions of integers": len(found)})
+
+
+def _quantised(search: _Search, node: Node) -> tuple[Quantised | None, set[str]]:
+    """What a node's result is quantised as, and the names of nodes between that change nothing: Relu before integers that have none below zero."""
+    user = search.only_user(node.outputs[0])
+    if user is None or user.op not in ("onnx.Relu", "relu") or len(user.inputs) != 1:
+        return search.quantised(node.outputs[0]), set()
+    after = search.quantised(user.outputs[0])
+    if after is None or not (after.scales > 0).all():
+        return None, set()
+    lowest = 0 if after.zeros is None else after.zeros
+    return (after, {user.name}) if np.all(lowest == np.iinfo(after.dtype).min) else (None, set())
 
 
 def _scaled(search: _Search, node: Node) -> tuple[Node, set[str]] | None:
@@ -133,11 +145,12 @@ def _convolution(word: str, channels: int) -> Callable[[_Search, Node, Quantised
 
     def make(search: _Search, node: Node, y: Quantised) -> Node | None:
         factors = _factors(search, node)
-        if factors is None or node.integer("group", 1) != 1:
+        if factors is None:
             return None
         x, w = factors
-        held, bias = search.stored.get(w.value), search.whole_bias((*node.inputs, "")[2], x, w)
-        if held is None or not 3 <= held.ndim <= 4 or bias is None or not _is_along(w, held, channels):
+        shared = node.integer("group", 1) if channels else 1  # groups that have the same scales
+        held, bias = search.stored.get(w.value), search.whole_bias((*node.inputs, "")[2], x, w, shared)
+        if held is None or not 3 <= held.ndim <= 5 or bias is None or not _is_along(w, held, channels):
             return None
         inputs = (*search.inputs(x), *search.inputs(w), *search.inputs(y)[1:], *([bias] if bias else []))
         return Node("", word, inputs, (), dict(node.attributes), "")
@@ -145,9 +158,26 @@ def _convolution(word: str, channels: int) -> Callable[[_Search, Node, Quantised
     return make
 
 
+def _gemm(search: _Search, node: Node, y: Quantised) -> Node | None:
+    factors, alpha = _factors(search, node), node.attributes.get("alpha", 1.0)
+    if factors is None:
+        return None
+    a, b = factors
+    added = (*node.inputs, "")[2]
+    held, bias = search.stored.get(b.value), search.whole_bias(added, a, b)
+    if held is None or held.ndim != 2 or bias is None or not _is_along(b, held, 0 if node.integer("transB", 0) else 1):
+        return None
+    if added and (alpha != 1 or node.attributes.get("beta", 1.0) != 1):
+        return None
+    attributes = {name: node.attributes[name] for name in ("alpha", "transA", "transB") if name in node.attributes}
+    inputs = (*search.inputs(a), *search.inputs(b), bias, *search.inputs(y)[1:])
+    return Node("", "onnx.com.microsoft::QGemm", inputs, (), attributes, "")
+
+
 _MAKERS: Mapping[str, Callable[[_Search, Node, Quantised], Node | None]] = {
     "onnx.MatMul": _matmul,
     "matmul": _matmul,
+    "onnx.Gemm": _gemm,
     "onnx.Conv": _convolution("onnx.QLinearConv", 0),
     "onnx.ConvTranspose": _convolution("quantised_conv_transpose", 1),
 }

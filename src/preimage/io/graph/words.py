@@ -52,7 +52,7 @@ _FIRST = frozenset(
         "onnx.Atanh", "upsample", "channel_shuffle", "elu", "onnx.Elu", "onnx.DepthToSpace", "onnx.SpaceToDepth",
         "global_max_pool", "onnx.GlobalMaxPool", "onnx.LogSoftmax", "log_softmax", "onnx.ReduceMax", "onnx.ReduceMin",
         "onnx.ReduceL1", "onnx.ReduceL2", "onnx.ReduceSumSquare", "onnx.ReduceLogSum", "onnx.Pow",
-        "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "rescaled", "lrn", "onnx.DynamicQuantizeLinear",
+        "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "lrn", "onnx.DynamicQuantizeLinear",
         "onnx.com.microsoft::DynamicQuantizeMatMul", "onnx.BatchNormalization", "batch_norm", "onnx.ConvTranspose", "onnx.CastLike", "tile_axis",
         "onnx.com.microsoft::FusedConv", "onnx.com.microsoft::FusedGemm", "onnx.LRN", "onnx.LpPool", "onnx.GlobalLpPool", "onnx.ReduceProd",
     )

@@ -38,7 +38,6 @@ shapes_of(
 shapes_of("onnx.Dropout")(like(0, 0))
 shapes_of(*_onnx("RandomNormalLike", "RandomUniformLike", "Bernoulli"))(like(0))
 shapes_of(*_onnx("RandomNormal", "RandomUniform"))(lambda call: [call.node.integers("shape")])
-shapes_of("rescaled")(like(0))
 shapes_of("onnx.DynamicQuantizeLinear")(lambda call: [call.shape(0), (), ()])
 shapes_of(MS + "SkipLayerNormalization", MS + "SkipSimplifiedLayerNormalization")(
     lambda call: [broadcast(call.shape(0), call.shape(1)), None, None, broadcast(call.shape(0), call.shape(1))]

@@ -45,20 +45,15 @@ def _attention(writer: Writer, node: Node) -> None:
     writer.add("MatMul", [writer.op("Softmax", [scores], axis=-1), v], node.outputs, node.name)
 
 
-@word("rescaled")
-def _rescaled(writer: Writer, node: Node) -> None:
-    sums, factor, zero = node.inputs
-    scaled = writer.op("Mul", [sums, factor])
-    writer.add("QuantizeLinear", [scaled, writer.constant(1.0, np.float32), zero], node.outputs, node.name)
-
-
 @word("quantised_conv_transpose")
 def _quantised_conv_transpose(writer: Writer, node: Node) -> None:
     """As the files hold it from which it came. The bias, in units of the sums, is scaled by hand: a stored scale is needed to dequantise it."""
     y, y_scale, y_zero, w, w_scale, w_zero, scale, zero, bias = (*node.inputs, "")[:9]
     factors = [writer.op("DequantizeLinear", [y, y_scale, y_zero]), writer.op("DequantizeLinear", [w, w_scale, w_zero], axis=1)]
-    if bias:
-        factors.append(writer.op("Mul", [writer.op("Cast", [bias], to=1), writer.op("Mul", [y_scale, w_scale])]))
+    if bias:  # scales are each group's
+        rows = writer.op("Reshape", [writer.op("Cast", [bias], to=1), writer.ints(node.integer("group", 1), -1)])
+        scaled = writer.op("Mul", [rows, writer.op("Mul", [y_scale, w_scale])])
+        factors.append(writer.op("Reshape", [scaled, writer.ints(-1)]))
     sums = writer.op("ConvTranspose", factors, **node.attributes)
     writer.add("QuantizeLinear", [sums, scale, zero], node.outputs, node.name)
 

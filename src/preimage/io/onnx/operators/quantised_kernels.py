@@ -93,8 +93,15 @@ def deconvolved(
     y: np.ndarray, y_zero: np.ndarray | None, w: np.ndarray, w_zero: np.ndarray | None, finish: Finish | None, window: Mapping[str, Any]
 ) -> np.ndarray | None:  # fmt: skip
     """The transposed convolution of (y - y_zero) with (w - w_zero), finished. window: as `ops.conv_transpose` takes it."""
-    if finish is None or w.ndim < 3 or not _fits(finish, w.shape[1], w[:, 0].size) or (y_zero is not None and y_zero.size != 1):
+    groups = int(window["groups"])
+    columns = w.shape[1] * groups
+    if (
+        finish is None
+        or w.ndim < 3
+        or not _fits(finish, columns, w[:, 0].size // groups)
+        or (y_zero is not None and y_zero.size != 1)
+    ):
         return None
     geometry = ConvGeometry.from_conv_transpose(y.shape, w.shape, **window)
-    zero, taken = _zero(w_zero, w.shape[1])
+    zero, taken = _zero(w_zero, columns)
     return integers.conv_transpose(geometry, y, y_zero, w, zero, finish) if taken else None

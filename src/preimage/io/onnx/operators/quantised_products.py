@@ -113,7 +113,6 @@ def _rescaled(sums: np.ndarray, scale_in: np.ndarray, scale: np.ndarray, zero: n
     return found
 
 
-@graph_op("rescaled", types=gives(2))
 def _scaled(sums: np.ndarray, factor: np.ndarray, zero: np.ndarray) -> np.ndarray:
     """round(sums * factor) + zero in float32, held within the range of the type of zero: how a contraction of integers ends."""
     span = np.iinfo(integer_type(zero.dtype, "a quantised result"))
@@ -223,15 +222,19 @@ def _quantised_conv_transpose(
     auto_pad: str = "NOTSET", pads: Any = None, strides: Any = None, dilations: Any = None, group: int = 1, kernel_shape: Any = None,
     output_padding: Any = None, output_shape: Any = None,
 ) -> Any:  # fmt: skip
-    """ConvTranspose between integers, as QLinearConv is Conv: the word for what files hold between DequantizeLinear and QuantizeLinear."""
+    """ConvTranspose between integers, as QLinearConv is Conv: the word for what files hold between DequantizeLinear and QuantizeLinear.
+
+    Scales and zero points along the weights' axis of output channels are each group's.
+    """
     what = "a quantised ConvTranspose"
     y, y_scale, y_zero, w, w_scale, w_zero, scale, zero = plain(what, y, y_scale, y_zero, w, w_scale, w_zero, scale, zero)
     added = None if bias is None else plain(what, bias)[0]
     kernel_fits(w, kernel_shape, what)
     window = transposed_window(y.shape, w.shape, auto_pad, pads, strides, dilations, group, output_padding, output_shape)
     limits.check("conv_transpose", [y, w], window, what)
-    flat = made_once(lambda: np.asarray(y_scale * w_scale.reshape(-1)), y_scale, w_scale)
-    made = kernels.deconvolved(y, y_zero, w, w_zero, kernels.requantised(flat, scale, zero, added), window)
+    flat = made_once(lambda: np.asarray(y_scale * _of_groups(w_scale, group)), y_scale, w_scale)
+    zeros = made_once(partial(_of_groups, w_zero, group), w_zero)
+    made = kernels.deconvolved(y, y_zero, w, zeros, kernels.requantised(flat, scale, zero, added), window)
     if made is not None:
         return made
     each = (1, -1, *(1,) * (w.ndim - 2))
@@ -239,8 +242,13 @@ def _quantised_conv_transpose(
     dtype = _floats(bound + largest(added), what)
     weights, values = centred(w, _along(w_zero, each)).astype(dtype), centred(y, y_zero.reshape(())).astype(dtype)
     sums = ops.conv_transpose(values, weights, None if added is None else added.astype(dtype), **window)
-    unit = np.asarray(y_scale * w_scale.reshape((-1, *(1,) * (w.ndim - 2)) if w_scale.size > 1 else ()))
+    unit = np.asarray(y_scale * _of_groups(w_scale, group).reshape((-1, *(1,) * (w.ndim - 2)) if w_scale.size > 1 else ()))
     return _rescaled(np.asarray(sums), unit, scale, zero)
+
+
+def _of_groups(values: np.ndarray, groups: int) -> np.ndarray:
+    """One number for all output channels; one for each channel of a group as one for each of all groups."""
+    return values.reshape(-1) if values.size == 1 else np.tile(values.reshape(-1), groups)
 
 
 def _along(zero: np.ndarray, form: tuple[int, ...]) -> np.ndarray:

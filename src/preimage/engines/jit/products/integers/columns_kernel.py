@@ -28,6 +28,7 @@ class ColumnsArguments(Arguments):
 
     source: Elements = elements("byte")
     zero: Elements = elements("byte")
+    zero_step: Integer  # from the zero points of a matrix to those of the next, where each column has its own
     weight: Elements = elements("word")
     places: Words
     term_stride: Integer
@@ -86,9 +87,10 @@ def build(spec: ColumnsSpec) -> str:
 def _pack(f: Kernel, spec: ColumnsSpec, first: Int, place: Int, column: Int, lanes: int) -> None:
     """All words of neighbouring columns, which stand at a place of the panel."""
     args = ColumnsArguments.read(f, spec)
-    source = args.source.at_bytes(args.places.at(f.task // args.panels).load_int() + column * args.column_stride)
+    matrix = f.task // args.panels
+    source = args.source.at_bytes(args.places.at(matrix).load_int() + column * args.column_stride)
     packed = args.weight.at(f.task * ((args.words + panel_words(spec.way, 0, 1)) * spec.width) + place)
-    given = args.zero.at(column).load(lanes) if spec.each else args.zero.splat(lanes)
+    given = args.zero.at(matrix * args.zero_step + column).load(lanes) if spec.each else args.zero.splat(lanes)
     zero, terms = _number(f, spec, given), TERMS[spec.way]
     whole = args.terms // terms
 

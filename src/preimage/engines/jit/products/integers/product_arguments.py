@@ -13,9 +13,9 @@ __all__ = ["ProductArguments", "ProductSpec"]
 class ProductArguments(Arguments):
     """Strides, places and steps in bytes; all else counts.
 
-    Rows of A are runs of neighbouring bytes: one of all terms; where A is gathered, `runs_y` x `runs_x` runs of `run_taps` positions with
-    `channels` terms each. Row number r is output (r // out_x, r % out_x); its run (ty, tx) begins at position
-    (y * step_y + base_y + ty * tap_y, x * step_x + base_x + tx * tap_x) of size_y x size_x, and is zero outside.
+    Rows of A are runs of neighbouring bytes: one of all terms; where A is gathered, `runs_z` x `runs_y` x `runs_x` runs of `run_taps` positions with
+    `channels` terms each. Row number r is output (z, y, x) of so many planes of out_y lines of out_x; its run (tz, ty, tx) begins at position
+    (z * step_z + base_z + tz * tap_z, ...) of size_z x size_y x size_x, and is zero outside. Of two axes no z is read.
     """
 
     a: Elements = elements("byte")
@@ -30,6 +30,7 @@ class ProductArguments(Arguments):
     a_places: Words
     b_places: Words
     out_places: Words
+    channel_places: Words  # the first of each product's columns among the factors and the bias
     rows: Integer  # of a product
     columns: Integer
     terms: Integer
@@ -44,19 +45,27 @@ class ProductArguments(Arguments):
     pitch: Integer  # from a packed row to the next
     row_sums: Integer  # where they begin in the scratch
     row_places: Integer  # where a row's result lies: where these begin in the scratch
+    out_y: Integer
     out_x: Integer
+    out_step_z: Integer
     out_step_y: Integer
     out_step_x: Integer
+    step_z: Integer
     step_y: Integer
     step_x: Integer
+    base_z: Integer
     base_y: Integer
     base_x: Integer
+    tap_z: Integer
     tap_y: Integer
     tap_x: Integer
+    size_z: Integer
     size_y: Integer
     size_x: Integer
+    stride_z: Integer
     stride_y: Integer
     stride_x: Integer
+    runs_z: Integer
     runs_y: Integer
     runs_x: Integer
     run_taps: Integer
@@ -65,7 +74,7 @@ class ProductArguments(Arguments):
 
 @record
 class ProductSpec:
-    """way: as in words_kernel.py; signed: A's type; lanes: 32-bit words of a vector; rows, vectors: of a tile; gather: A is an image.
+    """way: as in words_kernel.py; signed: A's type; lanes: 32-bit words of a vector; rows, vectors: of a tile; axes: of A, an image, or 0.
 
     finish: "int32" stores the sums; "scaled" stores float32 sums * factor, "requantised" integers round(sums * factor) + zero, of type `kind`.
     factors: one for each column, not one for all; bias: added to every row, to the sums (int32) or, "scaled", to the products with the factor.
@@ -79,7 +88,7 @@ class ProductSpec:
     lanes: int
     rows: int
     vectors: int
-    gather: bool
+    axes: int
     finish: str
     kind: str
     unsigned: bool = False

@@ -15,12 +15,11 @@ Integer sums have no order, so tiles, tasks and instructions change no bit.
 from __future__ import annotations
 
 from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
-from preimage.engines.ir.elementwise import WORDS
-from preimage.engines.ir.types import type_of
 from preimage.engines.jit.products.integers.columns_kernel import panel_words
+from preimage.engines.jit.products.integers.finish_kernel import Finishing
 from preimage.engines.jit.products.integers.product_arguments import ProductArguments, ProductSpec
 from preimage.engines.jit.products.integers.rows_kernel import pack_rows, zero_point
-from preimage.engines.jit.products.integers.words_kernel import extended, minus, narrowed, plus, sum_of_products, times
+from preimage.engines.jit.products.integers.words_kernel import minus, sum_of_products, times
 
 __all__ = ["UNROLL", "build"]
 
@@ -48,7 +47,8 @@ def build(spec: ProductSpec) -> str:
             held = f.room("i32", spec.rows * spec.width)
             for k, value in enumerate(sums):
                 held.at(k * spec.lanes).store(value)
-            tile = _Tile(f, spec, args.here, own, columns.at(args.words * spec.width), panel.index * spec.width)
+            channel = args.channel_places.at(product).load_int()
+            tile = _Tile(f, spec, args.here, own, columns.at(args.words * spec.width), panel.index * spec.width, channel)
             with f.loop(0, (rows - top.index).minimum(spec.rows), once=True) as r:
                 row = top.index + r.index
                 tile.store(out, first + row, row, held.at(r.index * spec.width))
@@ -74,19 +74,19 @@ def _sums(f: Kernel, spec: ProductSpec, args: ProductArguments, a: Ptr, b: Ptr) 
 
 
 class _Tile:
-    """What is done with the sums of a tile. behind: what stands behind the words of its panel; column: its first."""
+    """What is done with the sums of a tile. behind: what stands behind the words of its panel; column: its first; channel: the product's first."""
 
-    def __init__(self, f: Kernel, spec: ProductSpec, args: ProductArguments, own: Ptr, behind: Ptr, column: Int) -> None:
+    def __init__(
+        self, f: Kernel, spec: ProductSpec, args: ProductArguments, own: Ptr, behind: Ptr, column: Int, channel: Int
+    ) -> None:  # fmt: skip
         self.f, self.spec, self.args = f, spec, args
-        self.own, self.behind, self.column = own, behind, column
-        if spec.finish == "requantised":
-            zero = extended(f, args.zero.load(), not spec.unsigned)
-            self.start = Num(f, f.let(f"sitofp {zero.typed} to float"), "f32", 1).splat(spec.lanes)
+        self.own, self.behind, self.column, self.channel = own, behind, column, channel
+        self.finishing = Finishing(f, spec, args)
 
     def store(self, out: Ptr, row: Int, place: Int, sums: Ptr) -> None:
         """The results of one row; place: of the row in the thread's memory. A whole panel of bytes is stored at once."""
         f, spec, args = self.f, self.spec, self.args
-        if spec.gather:
+        if spec.axes:
             line = out.at_bytes(self.own.as_type("i64").at_bytes(args.row_places).at(place).load_int())
         else:
             line = out.at_bytes(row * args.out_row)
@@ -96,20 +96,17 @@ class _Tile:
             if spec.kind == "i8" and len(values) == 2:
                 values = [values[0].shuffle(values[1], range(spec.width))]
             for v, value in enumerate(values):
-                line.at(self.column + v * spec.lanes).store(self._stored(value))
+                line.at(self.column + v * spec.lanes).store(self.finishing.stored(value))
         with f.when(whole.negated()):
             for v in range(spec.vectors):
                 at = self.column + v * spec.lanes
                 mask = f.lane_mask(spec.lanes, args.columns - at)
-                line.at(at).store(self._stored(self._value(place, sums, v, mask)), mask)
+                line.at(at).store(self.finishing.stored(self._value(place, sums, v, mask)), mask)
 
     def _value(self, place: Int, sums: Ptr, vector: int, mask: Bit | None) -> Num:
         value = sums.at(vector * self.spec.lanes).load(self.spec.lanes)
         total = self._without_zeros(value, place, vector) if self.spec.way == "quads" else value
-        return self._finished(total, self.column + vector * self.spec.lanes, mask)
-
-    def _stored(self, value: Num) -> Num:
-        return narrowed(self.f, value, "i8") if self.spec.kind == "i8" else value
+        return self.finishing.finished(total, self.channel + self.column + vector * self.spec.lanes, mask)
 
     def _without_zeros(self, sums: Num, place: Int, vector: int) -> Num:
         """sum ab - a_zero (sum b - terms b_zero) - b_zero sum a, of numbers as the kernel counts them."""
@@ -121,21 +118,3 @@ class _Tile:
             return sums
         zero = self.behind.at(spec.width + at).load(lanes)
         return minus(f, sums, times(f, zero, self.own.at_bytes(args.row_sums).at(place).splat(lanes)))
-
-    def _finished(self, sums: Num, column: Int, mask: Bit | None) -> Num:
-        """What is stored: int32 numbers, which are within 8 bits where these are wanted, or float32 ones."""
-        f, spec, args = self.f, self.spec, self.args
-        lanes = spec.lanes
-        if spec.bias and spec.finish != "scaled":
-            sums = plus(f, sums, args.bias.at(column).load(lanes, mask))
-        if spec.finish == "int32":
-            return sums
-        wide = Num(f, f.let(f"sitofp {sums.typed} to {type_of('f32', lanes)}"), "f32", lanes)
-        factor = args.factor.at(column).load(lanes, mask) if spec.factors else args.factor.splat(lanes)
-        wide = wide * factor
-        if spec.finish == "scaled":
-            return wide + args.bias.at(column).load(lanes, mask) if spec.bias else wide
-        low, high = (f.const("f32", lanes, end) for end in ((0.0, 255.0) if spec.unsigned else (-128.0, 127.0)))
-        held = WORDS["clip"](f, WORDS["round"](f, wide) + self.start, low, high)
-        number: Num = held.is_nan().select(f.zeros("f32", lanes), held)
-        return Num(f, f.let(f"fptosi {number.typed} to {type_of('i32', lanes)}"), "i32", lanes)

@@ -11,10 +11,27 @@ from __future__ import annotations
 from preimage.engines.ir.builder import Kernel, Num
 from preimage.engines.ir.types import constant, type_of
 
-__all__ = ["TERMS", "extended", "flipped", "join", "minus", "narrowed", "plus", "sum_of_products", "times"]
+__all__ = [
+    "BLOCK",
+    "BLOCK_ORDER",
+    "TERMS",
+    "ahead",
+    "extended",
+    "flipped",
+    "join",
+    "minus",
+    "narrowed",
+    "plus",
+    "sum_of_products",
+    "times",
+    "words_of",
+]
 
 #: Terms that a word holds, by the way in which products are added up.
 TERMS = {"pairs": 2, "quads": 4, "plain": 2}
+#: Neighbouring channels whose bytes `words_of` takes, and where it leaves them: words of `BLOCK // 4` channels, four times.
+BLOCK = 32
+BLOCK_ORDER = tuple(half * 16 + part * 4 + k for part in range(4) for half in range(2) for k in range(4))
 #: What LLVM calls the instructions, by the way and the bytes of a vector.
 _PAIRS = {32: "llvm.x86.avx2.pmadd.wd", 64: "llvm.x86.avx512.pmaddw.d.512"}
 _QUADS = {16: "llvm.x86.avx512.vpdpbusd.128", 32: "llvm.x86.avx512.vpdpbusd.256", 64: "llvm.x86.avx512.vpdpbusd.512"}
@@ -82,3 +99,32 @@ def sum_of_products(f: Kernel, way: str, total: Num, a: Num, b: Num) -> Num:
     name = _QUADS[size]  # whose operands newer versions of LLVM call bytes, and take as words too
     f.declare(name, total.type, ", ".join([total.type] * 3))
     return total.like(f.let(f"call {total.type} @{name}({total.typed}, {a.typed}, {b.typed})"))
+
+
+def _interleaved(f: Kernel, a: Num, b: Num, high: bool) -> Num:
+    """The elements of the lower or upper halves of every 16 bytes of two vectors in turn: what `vpunpck` does."""
+    each = a.lanes // 2  # of 16 of the 32 bytes
+    first = each // 2 if high else 0
+    picked = [
+        k + side * a.lanes
+        for half in range(2)
+        for k in range(half * each + first, half * each + first + each // 2)
+        for side in (0, 1)
+    ]
+    return a.shuffle(b, picked)
+
+
+def words_of(f: Kernel, terms: list[Num]) -> list[Num]:
+    """Words of four terms from four vectors of a block's bytes, one of each tap: four vectors, which hold the channels in `BLOCK_ORDER`."""
+    pairs = [_interleaved(f, terms[k], terms[k + 1], high) for high in (False, True) for k in (0, 2)]
+    halves = [Num(f, f.once(f"bitcast {p.typed} to {type_of('i16', BLOCK // 2)}"), "i16", BLOCK // 2) for p in pairs]
+    made = [_interleaved(f, halves[k], halves[k + 1], high) for k in (0, 2) for high in (False, True)]
+    return [Num(f, f.once(f"bitcast {m.typed} to {type_of('i32', BLOCK // 4)}"), "i32", BLOCK // 4) for m in made]
+
+
+def ahead(parts: list[Num], lanes: int) -> list[Num]:
+    """Four vectors in `BLOCK_ORDER` as vectors of so many neighbouring channels."""
+    joined = [parts[0].shuffle(parts[1], range(16)), parts[2].shuffle(parts[3], range(16))]
+    whole = joined[0].shuffle(joined[1], range(32))
+    order = [BLOCK_ORDER.index(k) for k in range(BLOCK)]
+    return [whole.shuffle(whole, order[k : k + lanes]) for k in range(0, BLOCK, lanes)]
