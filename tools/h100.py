@@ -7,7 +7,7 @@ Parts, in this order; each is guarded, the file is written after each, and none 
 device      the GPU, the driver, versions
 ceilings    multiply-adds alone, and a copy
 bits        geometries x tiles x dtypes x contractions against the engine jit, which computes on this machine's CPU
-dmma        whether float64's tensor cores keep the contract's chain (dmma_check.py)
+dmma        whether float64's tensor cores keep the contract's chain
 times       layers by the engine cuda on torch's arrays, beside torch: as it comes, without TF32, channels last, with cuDNN's benchmark;
             forward and both gradients, float32 and float64 (h100_times.py)
 sanitizer   compute-sanitizer's memcheck and racecheck on small cases, where it is installed
@@ -34,13 +34,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import dmma_check
 import numpy as np
 from h100_times import DOUBLE, LAYERS, geometry_of, layer_times, shares
 
 import preimage as pre
 from preimage.engines import get
 from preimage.engines.cuda import plan as plans
+from preimage.engines.cuda import tensor_cores
 from preimage.engines.cuda.devices import device_of
 from preimage.engines.cuda.engine import CudaEngine
 from preimage.engines.cuda.tile import AnyTile
@@ -191,6 +191,8 @@ def part_bits(run: Run) -> dict[str, Any]:
     for dtype in dtypes:
         wide = 8 if dtype == "float64" else 4
         tiles = plans.TILES[wide][-1:] if run.quick else (*plans.TILES[wide], *plans.DIRECT, *plans.DIRECT_WEIGHTS)
+        if tensor_cores.properties_for(run.gpu, np.dtype(dtype)).matrix:
+            tiles = (*tiles, *plans.MATRIX)
         for row in rows:
             g = geometry_of(row)
             x, w, y = (run.rng.standard_normal(s).astype(dtype) for s in (g.input_shape, g.weight_shape, g.output_shape))
@@ -250,7 +252,7 @@ def part_times(run: Run) -> dict[str, Any]:
 
 def part_dmma(run: Run) -> dict[str, Any]:
     """Whether float64's tensor cores keep the contract's chain."""
-    found = dmma_check.same(run.gpu)
+    found = tensor_cores.same(run.gpu)
     run.say("tensor cores, of 64 sums those with the chain's bits:", found)
     return {"sums": 64, "with the chain's bits": found}
 

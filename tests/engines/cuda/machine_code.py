@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from preimage.engines.cuda import ptx
-from preimage.engines.cuda.plan import DIRECT, DIRECT_WEIGHTS, TILES
+from preimage.engines.cuda.plan import DIRECT, DIRECT_WEIGHTS, MATRIX, TILES
 from preimage.engines.cuda.schedules.direct_kernel import DirectSpec
 from preimage.engines.cuda.schedules.gather_kernel import GatherSpec
 from preimage.engines.cuda.schedules.weights_direct_kernel import WeightDirectSpec
 from preimage.engines.cuda.schedules.weights_kernel import WeightSpec
+from preimage.engines.cuda.tensor_cores import ARCHITECTURES
 
 RECORD = Path(__file__).parents[2] / "golden/cuda_machine_code.json"
 #: Registers of a multiprocessor, and of a thread at most.
@@ -55,6 +56,10 @@ def kernels() -> Iterator[tuple[str, Any, str]]:
     yield f"weights last f32 {tile}", WeightSpec(2, tile, 1, "f32", "f32", True), "sm_90"
     yield f"weights wide f32 {tile}", WeightSpec(2, tile, 1, "f32", "f32", True, True), "sm_90"
     yield f"weights compared f32 {tile}", WeightSpec(2, tile, 1, "f32", "f32", compared=True), "sm_90"
+    for matrix, _ in MATRIX:
+        for arch in ARCHITECTURES:
+            yield f"gather f64 {matrix}", GatherSpec(2, matrix, 1, 1, "f64", "f64", vector="positions"), arch
+            yield f"weights f64 {matrix}", WeightSpec(2, matrix, 1, "f64", "f64"), arch
     for direct, _ in DIRECT:
         yield f"direct f32 {direct}", DirectSpec(2, direct, 1, "f32", "f32"), "sm_90"
     for direct, _ in DIRECT_WEIGHTS:
@@ -72,7 +77,8 @@ def assembled(spec: Any, arch: str) -> dict[str, Any]:
     registers = re.search(r"Used (\d+) registers", said)
     spills = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)
     assert registers
-    share, instructions = main_loop(listing, "DFMA" if spec.inner == "f64" else "FFMA")
+    operation = "DMMA" if getattr(spec.tile, "matrix", False) else "DFMA" if spec.inner == "f64" else "FFMA"
+    share, instructions = main_loop(listing, operation)
     return {
         "threads": spec.threads,
         "blocks": spec.blocks_per_multiprocessor,

@@ -15,6 +15,7 @@ from fake_arrays import TorchTensor, fake_library
 from simulated_driver import simulated_gpu
 
 import preimage as pre
+from preimage.engines.cuda import tensor_cores
 
 TOOLS = Path(__file__).parents[3] / "tools"
 ROW = ((1, 2, 3, 1, (4, 5), (2, 2), 1, 1, 1),)
@@ -27,11 +28,11 @@ LAYERS = (
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
-    for name in ("h100", "h100_times", "dmma_check"):
+    for name in ("h100", "h100_times"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import h100
 
-    monkeypatch.setattr(h100.dmma_check, "TERMS", 8)
+    monkeypatch.setattr(tensor_cores, "TERMS", 8)
     monkeypatch.setattr(h100, "BITS", ROW)
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
     return h100
@@ -50,7 +51,7 @@ def test_it_runs_to_its_end(tool, gpu, tmp_path):
     assert (found["bits"]["same"], found["bits"]["different"], found["bits"]["failed"]) == (6, [], [])
     assert found["device"]["name"] == "Fake GPU 0"
     assert found["ceilings"]["fma_float32_tflops"] > 0
-    assert set(found["dmma"]["with the chain's bits"]) == set(tool.dmma_check.CASES)
+    assert set(found["dmma"]["with the chain's bits"]) == set(tensor_cores.CASES)
     assert not [part for part in found.values() if isinstance(part, dict) and part.get("failed")]
 
 

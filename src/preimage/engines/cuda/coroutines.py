@@ -17,8 +17,11 @@ __all__ = ["DIVERGED", "STATE_BYTES", "for_host", "module_text"]
 DIVERGED = 1
 #: Copies that a thread may have under way.
 COPIES = 512
-#: Of one thread: { i32 lazy, i32 count, i32 group, i32 misaligned, [COPIES x { to, source, i32 size, i32 taken, i32 group, i32 - }] }
-STATE_BYTES = 16 + COPIES * 32
+#: Numbers that a thread may show the others of its warp.
+SHOWN = 64
+#: Of one thread: { i32 lazy, i32 count, i32 group, i32 misaligned, [COPIES x { to, source, i32 size, i32 taken, i32 group, i32 - }], shown }
+SHOWN_AT = 16 + COPIES * 32
+STATE_BYTES = SHOWN_AT + 8 * SHOWN
 
 _DECLARATIONS = """
 declare token @llvm.coro.id(i32, ptr, ptr, ptr)

@@ -27,7 +27,7 @@ Target = Literal["ptx", "simulator"]
 @record
 class Properties:
     """What plans depend on. arch: "sm_90" and so on; the bytes of shared memory are those that one block may ask for, and those of a
-    whole multiprocessor; registers: 32-bit ones, of a multiprocessor.
+    whole multiprocessor; registers: 32-bit ones, of a multiprocessor; matrix: products of float64 may run on tensor cores (tensor_cores.py).
     """
 
     name: str
@@ -38,6 +38,7 @@ class Properties:
     registers: int = 65536
     memory_bytes: int = 0
     clock_khz: int = 0
+    matrix: bool = False
 
 
 class KernelSpec(Protocol):

@@ -95,7 +95,7 @@ class Gpu:
         size = c_size_t()
         self._plain("cuDeviceTotalMem_v2", byref(size), self._device)
         self.capability = major, minor = self.device_attribute(_CAPABILITY[0]), self.device_attribute(_CAPABILITY[1])
-        read = {key: self.device_attribute(number) for key, number in _ATTRIBUTES.items()}
+        read: dict[str, Any] = {key: self.device_attribute(number) for key, number in _ATTRIBUTES.items()}
         return Properties(name.value.decode(errors="replace"), f"sm_{major}{minor}", memory_bytes=size.value, **read)
 
     def device_attribute(self, number: int) -> int:

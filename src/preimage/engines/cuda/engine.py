@@ -28,6 +28,7 @@ from preimage.engines.cuda.elementwise import DeviceKernels
 from preimage.engines.cuda.products import DeviceProducts
 from preimage.engines.cuda.schedules.gather import Gather, PackedWeight, gather_plan, pack, run_gather
 from preimage.engines.cuda.schedules.weights import run_weights, weight_plan
+from preimage.engines.cuda.tensor_cores import properties_for
 from preimage.engines.prepared import PreparedWeight
 from preimage.geometry import ConvGeometry
 from preimage.settings import current
@@ -83,11 +84,16 @@ class CudaEngine:
         arrays, constants = self._arrays(x)
         a, b = (_lifted(arrays.take(array), geometry) for array in (x, y))
         last = is_channels_last(a) and is_channels_last(b)
-        plan = weight_plan(_with_axis(geometry), x.dtype, arrays.device.properties, current().workspace_bytes, last)
+        plan = weight_plan(_with_axis(geometry), x.dtype, properties_for(arrays.device, x.dtype), current().workspace_bytes, last)
         return arrays.give(_lowered(run_weights(plan, a, b, arrays, constants), geometry))
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan:
-        g, properties, sums, room = geometry, self.device.properties, accumulator_dtype(dtype), current().workspace_bytes
+        g, properties, sums, room = (
+            geometry,
+            properties_for(self.device, dtype),
+            accumulator_dtype(dtype),
+            current().workspace_bytes,
+        )
         if contraction == "conv_weight_grad":
             weights = weight_plan(g, dtype, properties, room, channels_last)
             launch, algorithm, workspace = weights.launch, weights.algorithm, weights.workspace_bytes
@@ -123,7 +129,9 @@ class CudaEngine:
             return _zeros(shape, x, epilogue)
         arrays, constants = self._arrays(x)
         source, room = _lifted(arrays.take(x), g), current().workspace_bytes
-        plan = gather_plan(_with_axis(g), transpose, x.dtype, arrays.device.properties, is_channels_last(source), None, room)
+        plan = gather_plan(
+            _with_axis(g), transpose, x.dtype, properties_for(arrays.device, x.dtype), is_channels_last(source), None, room
+        )
         packed = self._packed(plan, w, arrays, constants)
         result = run_gather(plan, source, packed, arrays, constants, is_channels_last(source), epilogue)
         return arrays.give(_lowered(result, g))

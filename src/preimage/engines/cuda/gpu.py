@@ -153,6 +153,50 @@ class GpuKernel(Kernel):
         else:
             self._simulated("sim_wait", self.i32(left))
 
+    def multiply(self, rows: Sequence[Num], columns: Sequence[Num], sums: Sequence[Num]) -> list[Num]:
+        """Four terms of every sum, by a warp together (float64): sums[r, c] += (8 x 4) x (4 x 8), term by term in order.
+
+        Lane l gives term l % 4 of line l / 4 of each 8 x 4 and of each 4 x 8 (rows, columns), and has columns 2 (l % 4) and the next of
+        row l / 4 of every 8 x 8, side by side in `sums`.
+        """
+        if self.target == "simulator":
+            return self._multiplied(rows, columns, sums)
+        name, pair = "llvm.nvvm.mma.m8n8k4.row.col.f64", "{ double, double }"
+        self._declared[name] = f"declare {pair} @{name}(double, double, double, double)"
+        made: list[Num] = []
+        for r, row in enumerate(rows):
+            for c, column in enumerate(columns):
+                at = 2 * (r * len(columns) + c)
+                given = ", ".join(f"double {value.value}" for value in (row, column, sums[at], sums[at + 1]))
+                both = self.let(f"call {pair} @{name}({given})")
+                made += [Num(self, self.let(f"extractvalue {pair} {both}, {k}"), "f64", 1) for k in range(2)]
+        return made
+
+    def _multiplied(self, rows: Sequence[Num], columns: Sequence[Num], sums: Sequence[Num]) -> list[Num]:
+        """The same by what each thread shows the others of its warp, between two barriers."""
+        assert len(rows) + len(columns) <= coroutines.SHOWN
+        own = Ptr(self, "%sim", "f64").at_bytes(coroutines.SHOWN_AT)
+        for k, value in enumerate((*rows, *columns)):
+            own.at(k).store(value)
+        self.barrier()
+        lane = self.thread_number % 32
+        first = lane // 4 * 4
+
+        def of(other: Int32, number: int) -> Num:
+            return own.at_bytes((other - lane).wide() * coroutines.STATE_BYTES).at(number).load()
+
+        made: list[Num] = []
+        for r in range(len(rows)):
+            for c in range(len(columns)):
+                for k in range(2):
+                    value = sums[2 * (r * len(columns) + c) + k]
+                    for term in range(4):
+                        column = of(((lane % 4) * 2 + k) * 4 + term, len(rows) + c)
+                        value = of(first + term, r).fma(column, value)
+                    made.append(value)
+        self.barrier()
+        return made
+
     def known_alignment(self, where: Ptr, align: int) -> int:
         if self.target == "ptx":
             return align

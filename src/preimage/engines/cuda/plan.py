@@ -10,7 +10,7 @@ from preimage.engines.cuda.tile import AnyTile, DirectTile, Tile
 from preimage.engines.order import Order
 from preimage.geometry import ConvGeometry
 
-__all__ = ["DIRECT", "DIRECT_WEIGHTS", "TILES", "Launch", "gather_tile", "spreads", "weight_tile"]
+__all__ = ["DIRECT", "DIRECT_WEIGHTS", "MATRIX", "TILES", "Launch", "gather_tile", "spreads", "weight_tile"]
 
 #: Tiles by the bytes of a sum, with the share of multiply-adds among the instructions of a gather's loop, as counted in the machine code for
 #: an H100 (tests/golden/cuda_machine_code.json). They order the tiles, no more.
@@ -28,6 +28,12 @@ TILES: dict[int, tuple[tuple[AnyTile, float], ...]] = {
         (Tile(2, 4, 1, 1, 8, 3, 8), 0.4),
     ),
 }
+#: Tiles on tensor cores, for float64 where they keep the chain. Their share is of what multiply-adds at the usual rate could do, so it may be
+#: above 1.
+MATRIX: tuple[tuple[Tile, float], ...] = (
+    (Tile(8, 8, 2, 2, 8, 3, 2, True), 1.5),
+    (Tile(4, 8, 2, 2, 8, 3, 2, True), 1.2),
+)
 #: Tiles without shared memory, for groups of few outputs or channels, with the same share.
 DIRECT: tuple[tuple[DirectTile, float], ...] = (
     (DirectTile(4, 4), 0.4),
@@ -78,6 +84,10 @@ def spreads(g: ConvGeometry, transpose: bool, tile: AnyTile) -> bool:
     return isinstance(tile, Tile) and not transpose and channels % tile.bk != 0 and channels < 2 * tile.bk
 
 
+def _tiles(itemsize: int, device: Properties) -> list[tuple[AnyTile, float]]:
+    return [*TILES[itemsize], *(MATRIX if itemsize == 8 and device.matrix else ())]
+
+
 def gather_tile(g: ConvGeometry, transpose: bool, itemsize: int, device: Properties, channels_last: bool = False) -> Launch:
     """itemsize: of the sums; channels_last: how the input lies."""
     outs = g.in_channels_per_group if transpose else g.out_channels_per_group
@@ -86,7 +96,7 @@ def gather_tile(g: ConvGeometry, transpose: bool, itemsize: int, device: Propert
     phases = prod(min(s, n) for s, n in zip(g.stride, size, strict=True)) if transpose else 1
     positions = max(1, g.batch * prod(size) // max(1, phases))
     taps = max(1, prod(g.kernel_size) // (prod(g.stride) if transpose else 1))
-    rows: list[tuple[AnyTile, float]] = [*TILES[itemsize]]
+    rows: list[tuple[AnyTile, float]] = _tiles(itemsize, device)
     if outs <= MOST_DIRECT:
         rows += [row for row in DIRECT if row[0].across == (channels_last and g.groups >= row[0].threads // 4)]
     found: list[tuple[Launch, int]] = []
@@ -100,7 +110,7 @@ def gather_tile(g: ConvGeometry, transpose: bool, itemsize: int, device: Propert
 def weight_tile(g: ConvGeometry, itemsize: int, device: Properties) -> Launch:
     """Tiles of the weights of one image, or part of an image."""
     columns, outs = g.in_channels_per_group * prod(g.kernel_size), g.out_channels_per_group
-    rows: list[tuple[AnyTile, float]] = [*TILES[itemsize], *(DIRECT_WEIGHTS if outs <= MOST_DIRECT else ())]
+    rows: list[tuple[AnyTile, float]] = [*_tiles(itemsize, device), *(DIRECT_WEIGHTS if outs <= MOST_DIRECT else ())]
     found: list[tuple[Launch, float]] = []
     positions = prod(g.output_size)
     parts = len(Order.of(g.output_size[::-1]).blocks())  # into which an image may be divided

@@ -23,11 +23,11 @@ __all__ = ["ARCHITECTURES", "architecture", "compile_ptx", "foreign_operations",
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 #: Operations on floating-point numbers that PTX of ours may hold: IEEE's, rounded to nearest even (rcp.rn is 1 / x), roundings to whole numbers,
-#: conversions, and what moves bits.
+#: conversions, what moves bits, and products on tensor cores, which only run where a device was found to round as the others do.
 _ALLOWED = re.compile(
     r"^(?:(?:fma|add|sub|mul|div|rcp|sqrt)\.rn\.f(?:32|32x2|64)|neg\.f(?:32|64)|abs\.f(?:32|64)|setp\.\w+\.f(?:32|64)|selp\.f(?:32|64)"
     r"|cvt\.f32\.f16|cvt\.rn\.f16\.f32|cvt\.f64\.f32|cvt\.rn\.f32\.f64|cvt\.r[mnpz]i\.f(?P<same>32|64)\.f(?P=same)|copysign\.f(?:32|64)|mov\.f(?:32|64)"
-    r"|(?:ld|st)\.(?:global|shared)(?:\.nc)?(?:\.v[24])?\.f(?:32|64))$"
+    r"|mma\.sync\.aligned\.m8n8k4\.row\.col\.f64\.f64\.f64\.f64|(?:ld|st)\.(?:global|shared)(?:\.nc)?(?:\.v[24])?\.f(?:32|64))$"
 )
 
 

@@ -13,7 +13,8 @@ __all__ = ["AnyTile", "DirectTile", "Tile", "Tiled"]
 @record
 class Tile:
     """warps_m x warps_n warps of 8 x 4 threads; a thread has tm x tn sums, in runs of 16 bytes that lie a warp's width apart, so that a
-    warp reads shared memory 16 bytes a thread without conflicts. bk: terms of a step; stages: steps in shared memory at a time.
+    warp reads shared memory 16 bytes a thread without conflicts. bk: terms of a step; stages: steps in shared memory at a time. matrix: a warp
+    multiplies 8 x 4 by 4 x 8 numbers at a time on tensor cores (float64), so that a thread has rows eight apart and pairs of neighbouring columns.
     """
 
     tm: int
@@ -23,6 +24,7 @@ class Tile:
     bk: int = 8
     stages: int = 4
     blocks_per_multiprocessor: int = 1
+    matrix: bool = False
 
     @property
     def threads(self) -> int:
@@ -50,7 +52,8 @@ class Tile:
         return replace(self, tn=self.tn // 2, warps_n=2 * self.warps_n, blocks_per_multiprocessor=1)
 
     def __str__(self) -> str:
-        return f"{self.bm} x {self.bn}, {self.tm} x {self.tn} a thread, {self.bk} terms a step, {self.stages} stages"
+        words = f"{self.bm} x {self.bn}, {self.tm} x {self.tn} a thread, {self.bk} terms a step, {self.stages} stages"
+        return f"{words}, tensor cores" if self.matrix else words
 
 
 @record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -17,7 +17,7 @@ from preimage.engines.cuda.schedules.gather_kernel import PLAIN, GatherSpec, sha
 from preimage.engines.cuda.schedules.join_kernel import JoinArguments, JoinSpec
 from preimage.engines.cuda.schedules.pack_kernel import PackArguments, PackSpec
 from preimage.engines.cuda.schedules.tables import GatherTables, gather_tables, order_of
-from preimage.engines.cuda.tile import DirectTile
+from preimage.engines.cuda.tile import DirectTile, Tile
 from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.errors import EngineError
 from preimage.geometry import ConvGeometry
@@ -65,7 +65,11 @@ class Gather:
         """In words, for plans."""
         if isinstance(self.launch.tile, DirectTile):
             return "direct, every thread for itself"
-        words = "gather by tiles" + (", terms of several taps a step" if self.spread else "")
+        words = (
+            "gather by tiles"
+            + (" on tensor cores" if self.launch.tile.matrix else "")
+            + (", terms of several taps a step" if self.spread else "")
+        )
         return words + (f", sums in {self.units} parts" if self.units > 1 else "")
 
     @property
@@ -94,7 +98,9 @@ class Gather:
         tile, element, inner = self.launch.tile, ELEMENTS[dtype.name], ELEMENTS[accumulator_dtype(dtype).name]
         if isinstance(tile, DirectTile):
             return DirectSpec(self.g.ndim, tile, self.tables.depth, element, inner, strict, epilogue)
-        if strict and tile.sums > MOST_STRICT:
+        if strict and tile.matrix:
+            tile = replace(tile, matrix=False)  # terms are left out one by one
+        elif strict and tile.sums > MOST_STRICT:
             tile = tile.thinner()
         copies = "spread" if self.spread else "last" if channels_last else "plain"
         spec = GatherSpec(
@@ -219,7 +225,7 @@ def _vector(plan: Gather, result: Operand, lanes: int) -> str:
     if result.address % 16 or image % lanes or (plan.units > 1 and prod(result.shape) % lanes):
         return ""
     if channel == 1 and plan.outs % lanes == 0 and not any(s % lanes for s in axes):
-        return "channels"
+        return "" if isinstance(plan.launch.tile, Tile) and plan.launch.tile.matrix else "channels"
     step = 1
     for n, stride in zip(reversed(result.shape[2:]), reversed(axes), strict=True):
         if n > 1 and stride != step:

@@ -45,6 +45,12 @@ class Copies:
         image, origin = self.where.source(exists.pick(position, self.f.i32(0)))
         return exists, image.at(self.base * self.f.number("in_channel")), origin
 
+    def _line(self, stage: Int32) -> Ptr:
+        """Where a thread that has one position, and every (threads / bn)th line of a step, puts its first number."""
+        pad, number = self.pipeline.n_pad, self.f.thread_number
+        place: Ptr = self.pipeline.n_side.at(stage).at(number // self.t.bn * pad + number if pad else number)
+        return place
+
     def _item(self, number: Int32) -> Any:
         return self.where.args.items[number.wide()]
 
@@ -68,13 +74,13 @@ class Plain(Copies):
     def issue(self, state: list[Any], stage: Int32) -> list[Any]:
         f, t = self.f, self.t
         source, valid, left, item = state
-        to, here = self.pipeline.n_side.at(stage).at(f.thread_number), source
+        to, here = self._line(stage), source
         step = f.number("in_channel") * self.rows
         for j in range(t.bk // self.rows):
             exists = valid > 0
             if self.spec.ragged:
                 exists = exists & (left > self.row + j * self.rows)
-            copy_number(f, to.at(j * t.threads), here, exists, self.spec.inner)
+            copy_number(f, to.at(j * self.rows * (t.bn + self.pipeline.n_pad)), here, exists, self.spec.inner)
             here = here.at(step)
         if self.spec.strict:
             flag = (valid > 0).select(f.const(self.spec.inner, 1, 1.0), f.zeros(self.spec.inner, 1))
@@ -98,13 +104,19 @@ class Spread(Copies):
 
     def issue(self, state: list[Any], stage: Int32) -> list[Any]:
         f, t = self.f, self.t
-        to = self.pipeline.n_side.at(stage).at(f.thread_number)
+        to = self._line(stage)
         for j in range(t.bk // self.rows):
             row = self._item(state[0] + (self.row + j * self.rows))
             inside, offset = self.where.under(row, self.origin)
             valid = f.all_of(self.exists, row.channels.narrow() > 0, *inside)
             offset = row.first_channel.narrow() * f.number("in_channel") + offset
-            copy_number(f, to.at(j * t.threads), self.image.at(valid.pick(offset, f.i32(0))), valid, self.spec.inner)
+            copy_number(
+                f,
+                to.at(j * self.rows * (t.bn + self.pipeline.n_pad)),
+                self.image.at(valid.pick(offset, f.i32(0))),
+                valid,
+                self.spec.inner,
+            )
         return [state[0] + t.bk]
 
 

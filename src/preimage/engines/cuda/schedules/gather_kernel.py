@@ -107,12 +107,17 @@ class GatherSpec(Tiled):
 
     @property
     def n_pad(self) -> int:
-        """Lines of inputs lie so far apart that copies of one position each meet no memory bank twice."""
-        return 4 if self.copies == "last" else 0
+        """Lines of inputs lie so far apart that copies of one position each, and reads of four lines by a warp, meet no memory bank twice."""
+        return 4 if self.copies == "last" or self.tile.matrix else 0
+
+    @property
+    def m_pad(self) -> int:
+        """And lines of weights."""
+        return 4 if self.tile.matrix else 0
 
     @property
     def shared_bytes(self) -> int:
-        return shared_bytes(self.tile, self.inner, self.in_shared, 0, self.n_pad, self.strict)
+        return shared_bytes(self.tile, self.inner, self.in_shared, self.m_pad, self.n_pad, self.strict)
 
     @property
     def scratch_bytes(self) -> int:
@@ -134,11 +139,12 @@ class _Gather:
             assert t.threads % t.bn == 0
             assert t.bk % (t.threads // t.bn) == 0
         assert t.bk * t.bm % (spec.lanes * t.threads) == 0
+        assert not t.matrix or (spec.inner == "f64" and not spec.strict and spec.lanes * t.threads % t.bm == 0)
         f = GpuKernel(target, spec)
         self.f, self.spec, self.tile = f, spec, t
         self.args = spec.arguments.read(f, spec)
         scratch = self.args.scratch.at(f.block(0).wide() * (spec.scratch_bytes // ELEMENT_BYTES[spec.inner]))
-        self.pipeline = Pipeline(f, t, spec.inner, spec.depth, spec.in_shared, scratch, 0, spec.n_pad, spec.strict)
+        self.pipeline = Pipeline(f, t, spec.inner, spec.depth, spec.in_shared, scratch, spec.m_pad, spec.n_pad, spec.strict)
 
     def text(self) -> str:
         f, t = self.f, self.tile
@@ -185,9 +191,11 @@ class _Tile:
         f, t, lanes = self.f, self.t, self.spec.lanes
         weights: Ptr = state[0]
         following = self.copies.issue(state[1:], stage)
+        first, pad = f.thread_number * lanes, self.spec.m_pad
+        to = self.k.pipeline.m_side.at(stage).at(first // t.bm * pad + first if pad else first)
         for j in range(t.bk * t.bm // (lanes * t.threads)):
             at = j * lanes * t.threads
-            f.copy_async(self.k.pipeline.m_side.at(stage).at(f.thread_number * lanes).at(at), weights.at(at), 16, f.i32(16))
+            f.copy_async(to.at(at + at // t.bm * pad), weights.at(at), 16, f.i32(16))
         return [weights.at(t.bk * t.bm), *following]
 
     def _store(self, sums: list[Num]) -> None:

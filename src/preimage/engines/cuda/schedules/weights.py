@@ -90,7 +90,9 @@ class WeightPlan:
     @property
     def algorithm(self) -> str:
         """In words, for plans."""
-        return "weight gradient by tiles" if isinstance(self.spec, WeightSpec) else "weight gradient, every thread for itself"
+        if not isinstance(self.spec, WeightSpec):
+            return "weight gradient, every thread for itself"
+        return "weight gradient by tiles" + (" on tensor cores" if self.spec.tile.matrix else "")
 
     def blocks(self, images: int) -> int:
         """Blocks of threads for so many images."""
