@@ -293,3 +293,30 @@ def test_without_such_functions_all_goes_the_long_way(monkeypatch):
     assert len({found.tobytes() for found in results}) == 1
     np.testing.assert_array_equal(ops.matmul(x, x), np.matmul(x, x))
     get("jit").forget()  # type: ignore[attr-defined]
+
+
+def test_calls_on_several_threads():
+    """They are looked up at once, too: with the values of one thread, for new arrays, bad ones and weights that are not finite."""
+    rng = np.random.default_rng(11)
+    shapes = {"a": (170, 150), "b": (150, 160), "x": (1, 16, 64, 64), "w": (32, 16, 3, 3), "bias": (32,), "layer": (160, 150)}
+    for repeat in range(5):
+        given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        if repeat == 3:
+            given["w"][1, 0, 0, 0] = np.inf
+        if repeat == 4:
+            odd = np.empty(given["a"].nbytes + 1, np.uint8)[1:].view(np.float32).reshape(given["a"].shape)
+            odd[:] = given["a"]
+            given["a"] = odd
+        prepared, found = pre.prepare(given["layer"]), []
+        for threads in (1, 3):
+            with pre.config(threads=threads):
+                found.append([
+                    ops.matmul(given["a"], given["b"]), ops.linear(given["a"], prepared, given["b"][0]),
+                    pre.conv(given["x"], given["w"], given["bias"], padding=1),
+                ])  # fmt: skip
+        for one, several in zip(*found, strict=True):
+            assert one.tobytes() == several.tobytes()
+    linear = importlib.import_module("preimage.ops.linear")
+    made = [call for calls in (linear._warm, warm.calls) for call in calls.values() if call is not None]
+    inner = [getattr(call, "_call", call) for call in made]
+    assert sum(isinstance(call._function, program_call._Launched) for call in inner) >= 3

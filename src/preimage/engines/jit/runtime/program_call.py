@@ -98,6 +98,25 @@ def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releas
     return made
 
 
+class _Launched:
+    """A program on several threads, called as the function of one on one thread is."""
+
+    __slots__ = ("_below", "_launch", "_names")
+
+    def __init__(self, linked: LinkedProgram, names: tuple[str, ...], n_threads: int, item: int) -> None:
+        """names: of the arguments, the flag last."""
+        self._launch, self._names, self._below = Launch(linked, names, n_threads), len(names) - 1, item - 1
+
+    def __call__(self, workspace: Array, *arrays: Array | None) -> int:
+        places = [0 if a is None else address_of(a) for a in arrays]
+        for place in places:
+            if place & self._below:
+                return -1
+        start = address_of(workspace)
+        self._launch([start, *places, *[0] * (self._names - len(places)), start])
+        return ctypes.c_int64.from_address(start).value
+
+
 class ProgramCall:
     """A program made ready for calls whose arrays come in one order.
 
@@ -147,9 +166,13 @@ class ProgramCall:
 
     def warm(self, shape: tuple[int, ...], axes: tuple[int, ...] | None, dtype: np.dtype[Any]) -> WarmCall | None:
         """Calls of two arrays and a bias; the result's shape in memory and the order in which it has these axes."""
-        if self._function is None:
-            return None
-        return WarmCall(self._function, shape, axes, dtype, self._scratch if self._brings else None, self._size)
+        function: Function | None = self._function
+        if function is None:
+            linked, names, n_threads = self._given
+            if n_threads <= 1:
+                return None
+            function = _Launched(linked, names, n_threads, dtype.itemsize)
+        return WarmCall(function, shape, axes, dtype, self._scratch if self._brings else None, self._size)
 
 
 class WarmCall:
