@@ -7,6 +7,7 @@ import json
 import machine_code
 import pytest
 
+from preimage.engines.cuda import plan as plans
 from preimage.engines.cuda import ptx
 from preimage.engines.cuda.elementwise import MISSING
 from preimage.engines.cuda.schedules.chain_kernel import ChainSpec
@@ -100,6 +101,15 @@ def test_big_tiles_are_multiply_adds(kernel):
     big = {name: row["multiply-adds"] for name, row in recorded().items() if name.startswith(f"{kernel} f32 128 x 128")}
     assert len(big) == len(ptx.ARCHITECTURES)
     assert min(big.values()) >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "dtype"), [(k, s, d) for k in ("gather", "weights") for s, d in ((4, "f32"), (8, "f64"))]
+)
+def test_plans_take_the_recorded_shares(kind, size, dtype):
+    for tile, share in plans.TILES[size]:
+        stated = share if kind == "gather" else plans.WEIGHT_SHARES[tile]
+        assert stated == pytest.approx(recorded()[f"{kind} {dtype} {tile} (sm_90)"]["multiply-adds"], abs=0.006)
 
 
 @pytest.mark.parametrize("copies", ["gather last", "weights last", "weights wide"])

@@ -28,6 +28,17 @@ TILES: dict[int, tuple[tuple[AnyTile, float], ...]] = {
         (Tile(2, 4, 1, 1, 8, 3, 8), 0.4),
     ),
 }
+#: And among those of a weight gradient's, where they are fewer.
+WEIGHT_SHARES: dict[AnyTile, float] = {
+    Tile(8, 16, 2, 2, 8, 4, 2): 0.88,
+    Tile(8, 8, 2, 2, 8, 4, 3): 0.81,
+    Tile(4, 8, 2, 2, 8, 4, 4): 0.72,
+    Tile(4, 4, 2, 2, 8, 4, 4): 0.59,
+    Tile(4, 4, 1, 1, 8, 4, 8): 0.56,
+    Tile(4, 8, 2, 2, 8, 3, 2): 0.67,
+    Tile(4, 4, 2, 2, 8, 3, 4): 0.55,
+    Tile(2, 4, 1, 1, 8, 3, 8): 0.33,
+}
 #: Tiles on tensor cores, for float64 where they keep the chain. Their share is of what multiply-adds at the usual rate could do, so it may be
 #: above 1.
 MATRIX: tuple[tuple[Tile, float], ...] = (
@@ -114,7 +125,8 @@ def weight_tile(g: ConvGeometry, itemsize: int, device: Properties) -> Launch:
     found: list[tuple[Launch, float]] = []
     positions = prod(g.output_size)
     parts = len(Order.of(g.output_size[::-1]).blocks())  # into which an image may be divided
-    for tile, share in rows:
+    for tile, usual in rows:
+        share = WEIGHT_SHARES.get(tile, usual)
         count = ceil(ceil(columns / tile.bn) * ceil(outs / tile.bm) * g.groups * g.batch / tile.groups)
         wanted = ceil(2 * device.multiprocessors * tile.blocks_per_multiprocessor / count)
         units = max(1, min(parts, wanted))
