@@ -539,6 +539,93 @@ def test_a_factor_that_lies_by_rows_is_packed_once_for_all_programs() -> None:
     assert [len(forms) for forms in call._kept.of(kept).values()] == [1]
 
 
+def _with_ties(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Few values, so that extremes are met more than once, zeros of both signs, and NaN in one line."""
+    drawn = np.random.default_rng(seed)
+    x = drawn.integers(-2, 3, shape).astype(np.float32)
+    x[drawn.random(shape) < 0.2] *= -0.0
+    x[1, 2] = np.where(drawn.random(shape[2:]) < 0.5, np.float32(np.nan), x[1, 2])
+    return x
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_places_of_extremes_are_kernels(op: str) -> None:
+    ways = [
+        {"axis": axis, "keepdims": keep, "select_last_index": last} for axis in (0, 1, -1) for keep in (0, 1) for last in (0, 1)
+    ]
+    nodes = [Node(f"y{k}", f"onnx.{op}", ("x",), (f"y{k}",), way) for k, way in enumerate(ways)]
+    graph = Graph(nodes, [Input("x", (None,) * 4)], [node.name for node in nodes]).eval()
+    shape = (3, 5, 7, 9)
+    done = recorded(optimise(graph), {"x": _with_ties(shape, 0)})
+    assert not done.programs[-1].functions
+    for seed in (1, 2):
+        x = _with_ties(shape, seed)
+        with pre.no_grad():
+            found = done.run({"x": x})
+        for k, way in enumerate(ways):
+            axis, function = way["axis"], np.argmax if op == "ArgMax" else np.argmin
+            want = function(x, axis=axis)
+            if way["select_last_index"]:
+                want = shape[axis] - 1 - function(np.flip(x, axis), axis=axis)
+            np.testing.assert_array_equal(found[f"y{k}"], np.expand_dims(want, axis) if way["keepdims"] else want, strict=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+def test_elements_gathered_by_indices_that_change_are_kernels(axis: int, kind: Any) -> None:
+    nodes = [
+        Node("m", "mul", ("x", "x"), ("m",)),
+        Node("t", "transpose", ("m",), ("t",), {"axes": (0, 2, 1)}),
+        Node("y", "onnx.GatherElements", ("m", "i"), ("y",), {"axis": axis}),
+        Node("z", "onnx.GatherElements", ("t", "j"), ("z",), {"axis": axis}),
+    ]
+    graph = Graph(nodes, [Input("x", (None,) * 3), Input("i", (None,) * 3), Input("j", (None,) * 3)], ["y", "z"]).eval()
+    shape, turned = (4, 6, 5), (4, 5, 6)
+
+    def feeds(seed: int) -> Arrays:
+        drawn = np.random.default_rng(seed)
+        return {
+            "x": array(*shape, seed=seed),
+            "i": drawn.integers(-shape[axis], shape[axis], (3, 2, 4)).astype(kind),
+            "j": drawn.integers(-turned[axis], turned[axis], (2, 5, 3)).astype(kind),
+        }
+
+    done = recorded(optimise(graph), feeds(0))  # type: ignore[arg-type]
+    assert not done.programs[-1].functions
+    given = feeds(1)
+    with pre.no_grad():
+        same(done.run(given), by_nodes(graph, given))
+        m = given["x"] * given["x"]
+        for place in np.ndindex(3, 2, 4):
+            source = [*place]
+            source[axis] = int(given["i"][place])
+            assert done.run(given)["y"][place] == m[tuple(source)]
+        for wrong in (shape[axis], -shape[axis] - 1):
+            bad = given | {"i": given["i"].copy()}
+            bad["i"][1, 1, 1] = wrong
+            with pytest.raises(pre.errors.PreimageError, match=f"an axis of {shape[axis]}"):
+                done.run(bad)
+
+
+def test_means_over_axes_on_both_sides_of_one_that_stays_are_kernels() -> None:
+    """The channels of each row lie between the terms in memory: they are brought into order by a kernel."""
+    nodes = [
+        Node("t", "transpose", ("x",), ("t",), {"axes": (0, 1, 3, 2)}),
+        Node("r", "relu", ("t",), ("r",)),
+        Node("y", "onnx.ReduceMean", ("r",), ("y",), {"axes": [1, 2], "keepdims": 1}),
+        Node("z", "onnx.ReduceSum", ("t",), ("z",), {"axes": [1, 2], "keepdims": 0}),
+    ]
+    graph = Graph(nodes, [Input("x", (None,) * 4)], ["y", "z"]).eval()
+    x = array(2, 3, 62, 33)
+    done = recorded(optimise(graph), {"x": x})
+    assert not done.programs[-1].functions
+    given = {"x": array(2, 3, 62, 33, seed=5)}
+    with pre.no_grad():
+        found = done.run(given)
+    same(found, by_nodes(graph, given))
+    np.testing.assert_allclose(found["z"], given["x"].astype(np.float64).sum((1, 3)), rtol=1e-4, atol=1e-4)
+
+
 def test_skip_connections_that_are_normalised_are_kernels() -> None:
     """Both results that onnxruntime's words give: the normalised sum, and the sum."""
     for word, more in (("SkipLayerNormalization", ("w", "b")), ("SkipSimplifiedLayerNormalization", ("w",))):

@@ -213,6 +213,7 @@ def sum_over(x: Array, axis: tuple[int, ...]) -> Array:
         axis,
         lambda view: kernels.channel_sums(view, "plain", False)[0],
         lambda level: kernels.tree_sums(level[None])[0],
+        in_order if records() else lambda array: None,
     )
 
 

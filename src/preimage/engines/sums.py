@@ -26,10 +26,11 @@ Blocked = Callable[[Array], Array]
 
 @np.errstate(all="ignore")
 def sum_over(
-    x: Array, axis: tuple[int, ...], blocked: Blocked | None = None, tree: Callable[[Array], Array] | None = None
-) -> Array:
+    x: Array, axis: tuple[int, ...], blocked: Blocked | None = None, tree: Callable[[Array], Array] | None = None,
+    in_order: Callable[[Array], Array | None] = lambda array: None,
+) -> Array:  # fmt: skip
     """The sum over the axes (numbered from 0), which are dropped, in the dtype of x. blocked: what sums the images, by default NumPy; tree: what
-    adds dense ones (count, results) up, with which nothing is left to NumPy.
+    adds dense ones (count, results) up; in_order: what copies an array into row-major order. With these nothing is left to NumPy.
     """
     kept = [k for k in range(x.ndim) if k not in axis]
     terms = [k for k in axis if k]
@@ -44,9 +45,10 @@ def sum_over(
     count = prod(x.shape[k] for k in images)
     lead, space, channels = (prod(x.shape[k] for k in axes) for axes in (outer, sorted(terms), inner))
     if space > 1 and not inner:
-        view = x.transpose([*images, *outer, *sorted(terms)]).reshape(count, lead, space)
+        view = _reshaped(x.transpose([*images, *outer, *sorted(terms)]), (count, lead, space), in_order)
     else:
-        view = x.transpose([*images, *outer, *sorted(terms), *inner]).reshape(count * lead, space, channels).transpose(0, 2, 1)
+        turned = x.transpose([*images, *outer, *sorted(terms), *inner])
+        view = _reshaped(turned, (count * lead, space, channels), in_order).transpose(0, 2, 1)
     sums: Array
     if space == 1 and tree is not None and count > 1 and view.flags.c_contiguous:
         sums = view
@@ -58,6 +60,14 @@ def sum_over(
     total: Array = sums[0] if count == 1 else (tree or tree_sum)(sums)
     order = outer + inner
     return total.reshape([x.shape[k] for k in order]).transpose([order.index(k) for k in kept])
+
+
+def _reshaped(x: Array, shape: tuple[int, ...], in_order: Callable[[Array], Array | None]) -> Array:
+    """x in another shape, copied where its axes do not lie so that they can be joined: terms on both sides of what is kept."""
+    view = x.reshape(shape)
+    if np.may_share_memory(view, x) or (copied := in_order(x)) is None:
+        return view
+    return copied.reshape(shape)
 
 
 def _in_numpy(view: Array) -> Array:

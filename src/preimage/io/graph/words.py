@@ -55,6 +55,7 @@ _FIRST = frozenset(
         "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.CumSum", "lrn", "onnx.DynamicQuantizeLinear",
         "onnx.com.microsoft::DynamicQuantizeMatMul", "onnx.BatchNormalization", "batch_norm", "onnx.ConvTranspose", "onnx.CastLike", "tile_axis",
         "onnx.com.microsoft::FusedConv", "onnx.com.microsoft::FusedGemm", "onnx.LRN", "onnx.LpPool", "onnx.GlobalLpPool", "onnx.ReduceProd",
+        "onnx.ArgMax", "onnx.ArgMin",
     )
 )  # fmt: skip
 #: Words that run graphs.
@@ -63,7 +64,7 @@ _POSITIONS = {
     "onnx.Conv": (0,), "conv": (0, 3), "conv_transpose": (0, 3), "onnx.QLinearConv": (0,), "quantised_conv_transpose": (0,),
     "onnx.ConvInteger": (0, 2), "onnx.QLinearMatMul": (0, 3),
     "onnx.MatMulInteger": (0, 1, 2), "onnx.com.microsoft::MatMulIntegerToFloat": (0, 2, 4), "onnx.com.microsoft::QGemm": (0,),
-    "onnx.com.microsoft::DynamicQuantizeLSTM": (0, 5, 6),
+    "onnx.com.microsoft::DynamicQuantizeLSTM": (0, 5, 6), "onnx.GatherElements": (0, 1),
 }  # fmt: skip
 
 

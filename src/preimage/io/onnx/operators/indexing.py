@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage import ops
+from preimage.engines import around
+from preimage.engines.recording import constant, recorder
 from preimage.errors import FileFormatError, PreimageError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
-from preimage.io.onnx.operators.moving import recorded, take
+from preimage.io.onnx.operators.moving import recorded, reshape, take
 from preimage.io.onnx.operators.shapes import axis_of, data_of
 
 __all__: list[str] = []
@@ -39,9 +42,32 @@ def _gather_elements(x: Any, indices: Any, axis: int = 0) -> Any:
     index = _valid(indices, x.shape[axis], "GatherElements")
     if index.ndim != x.ndim or any(a > b for k, (a, b) in enumerate(zip(index.shape, x.shape, strict=True)) if k != axis):
         raise FileFormatError(f"GatherElements: indices of shape {index.shape} into {x.shape}")
+    if not recorded(x) and (made := _elements_by_kernels(x, data_of(indices), axis)) is not None:
+        return made
     where = [np.arange(n).reshape([-1 if j == k else 1 for j in range(x.ndim)]) for k, n in enumerate(index.shape)]
     where[axis] = index
     return x[tuple(where)]
+
+
+#: Of an index, the place of its line's first element, 0, the axis's size and elements from one to the next: the place of the element.
+_PLACE = (("less", (0, 2)), ("add", (0, 3)), ("where", (5, 6, 0)), ("mul", (7, 4)), ("add", (8, 1)))
+
+
+def _elements_by_kernels(x: Any, index: Any, axis: int) -> Any:
+    """For a recorder, GatherElements as elements of x in one line; the places are exact in float64. None otherwise."""
+    here, kernels = recorder(), around.active()
+    if here is None or kernels is None or x.dtype not in (np.float32, np.float64) or not index.size or index.dtype.kind != "i":
+        return None
+    if not here.is_fixed(index):
+        here.expect(index, (-x.shape[axis], x.shape[axis] - 1))
+    steps = [prod(x.shape[k + 1 :]) for k in range(x.ndim)]
+    first = np.zeros((1,) * x.ndim, np.int64)
+    for k, size in enumerate(index.shape):
+        if k != axis:
+            first = first + np.arange(size).reshape([-1 if j == k else 1 for j in range(x.ndim)]) * steps[k]
+    numbers = (0.0, float(x.shape[axis]), float(steps[axis]))
+    places = around.mixed((index, constant(np.ascontiguousarray(first))), _PLACE, np.float64, np.int64, numbers, least=1)
+    return None if places is None else kernels.take(reshape(x, (-1,)), places, 0)
 
 
 @graph_op("onnx.GatherND")

@@ -257,25 +257,6 @@ def _one_hot(indices: Any, depth: Any, values: Any, axis: int = -1) -> np.ndarra
     return np.asarray(np.where(hot, values[1], values[0]).astype(values.dtype))
 
 
-def _arg(name: str, function: Any) -> None:
-    def call(x: Any, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> np.ndarray:
-        data = data_of(x)
-        axis = axis_of(axis, data.ndim, name)
-        if data.shape[axis] == 0:
-            raise FileFormatError(f"{name} over an empty axis")
-        if select_last_index:
-            found = data.shape[axis] - 1 - function(np.flip(data, axis), axis=axis)
-        else:
-            found = function(data, axis=axis)
-        return (np.expand_dims(found, axis) if keepdims else found).astype(np.int64)
-
-    graph_op(f"onnx.{name}", types=gives("int64"))(call)
-
-
-_arg("ArgMax", np.argmax)
-_arg("ArgMin", np.argmin)
-
-
 @graph_op("onnx.Compress")
 def _compress(x: Any, condition: Any, axis: int | None = None) -> Any:
     flags = np.asarray(data_of(condition)).astype(bool).reshape(-1)
