@@ -138,7 +138,7 @@ def _memory_of(name: str, batch: int, library: str) -> None:
     setup = SETUPS[name]
     before = _most_memory()
     if library == "ours":
-        step, _ = ours(setup, batch)
+        step = ours(setup, batch)[0]
     else:
         step = theirs(setup, batch, None, last=library == "channels_last", compiled=False)
     for _ in range(5):

@@ -101,12 +101,14 @@ class TreeSum:
     """A sum over images that come in any order and in parts; it holds about log2 values.
 
     nodes: what has been added so far, the largest nodes that can be, in the order of their images. owned: values are arrays that nobody else
-    needs; sums are written into them, and `spare` has those that are free again.
+    needs; sums are written into them (so that the total can be taken once), and `spare` has those that are free again. into: what writes
+    left + right into left then; by default NumPy.
     """
 
-    def __init__(self, owned: bool = False) -> None:
+    def __init__(self, owned: bool = False, into: Callable[[Any, Any], Any] | None = None) -> None:
         self._nodes: dict[Node, Any] = {}
         self._owned, self.spare = owned, list[Any]()
+        self._into = _into if into is None else into
 
     @classmethod
     def of(cls, values: Iterable[Any], first: int = 0) -> TreeSum:
@@ -132,7 +134,7 @@ class TreeSum:
         while (partner := self._nodes.pop((level, index ^ 1), None)) is not None:
             with np.errstate(all="ignore"):
                 left, right = (partner, value) if index & 1 else (value, partner)
-                value = np.add(left, right, out=left) if self._owned else left + right
+                value = self._into(left, right) if self._owned else left + right
             if self._owned:
                 self.spare.append(right)
             level, index = level + 1, index >> 1
@@ -161,8 +163,12 @@ class TreeSum:
         *larger, total = found.values()
         with np.errstate(all="ignore"):
             for value in reversed(larger):  # what has no partner goes up to the next node on its left
-                total = value + total
+                total = self._into(value, total) if self._owned else value + total
         return total
+
+
+def _into(left: Any, right: Any) -> Any:
+    return np.add(left, right, out=left)
 
 
 def _images(node: Node) -> tuple[int, int]:

@@ -131,6 +131,16 @@ def test_a_unet_that_crops_and_joins():
     assert compare(Up, batches(RUNS + 2))[RUNS:] == [None] * 2
 
 
+def test_large_arrays_die_in_a_forward_function():
+    class Deep(Base):
+        def between(self, h):
+            for _ in range(3):
+                h = ops.tanh(self.second(h))  # what tanh is given dies here
+            return h
+
+    assert compare(Deep, batches(RUNS + 2, n=33, shape=(2, 48, 48)))[RUNS:] == [None] * 2
+
+
 # -- what is not recorded ----------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ import pytest
 import preimage as pre
 from preimage import learning, nn, optim
 from preimage.engines import replayer
+from preimage.engines.jit.weight_grad.call import WeightGradients
+from preimage.engines.recording import state
 from preimage.learning.training import passes, recorded
 
 pytestmark = pytest.mark.skipif(isinstance(replayer(), str), reason="no engine here runs recorded kernels")
@@ -348,3 +350,21 @@ def test_a_trainer_can_be_copied_and_given_another_net():
     trained(trainer, data[:1])
     assert bits(made) == before
     assert trainer.net[0].weight.grad is not None
+
+
+def test_weight_gradients_that_are_summed_in_parts(monkeypatch):
+    """Of seven images: nodes of the images' tree, added by kernels."""
+    parts, in_parts = [], WeightGradients._in_parts
+
+    def counted(self, request, images, *arrays):
+        parts.append((images, state.recorder is not None))
+        in_parts(self, request, images, *arrays)
+
+    monkeypatch.setattr(WeightGradients, "_in_parts", counted)
+
+    def make():
+        return small(nn.Conv2d(6, 7, 3, padding=1, rng=2), nn.ReLU(), size=7 * 56)
+
+    with pre.config(workspace_bytes=0):
+        assert compare(make, batches(RUNS + 2, n=7))[-1] is None
+    assert (1, True) in parts

@@ -20,9 +20,11 @@ serves one request at a time (the others get memory of their own), and everythin
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from math import prod
 from typing import Any, TypeVar
 
@@ -190,8 +192,24 @@ _spare = _Spare()
 
 
 def trim() -> int:
-    """Give the memory of large results that nobody uses any more back to the system; returns how many bytes."""
-    return _spare.clear()
+    """Give the memory of large results that nobody uses any more back to the system; returns how many bytes.
+
+    The C library keeps what is freed, too, for arrays to come: glibc is asked to give that back.
+    """
+    given = _spare.clear()
+    free = _heap_trimmer()
+    if free is not None:
+        free(0)
+    return given
+
+
+@cache
+def _heap_trimmer() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library, or another system
+        return None
+    return found
 
 
 class _Place:

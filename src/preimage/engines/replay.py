@@ -69,6 +69,10 @@ class Replay:
         """Memory for one run. fill: what every byte of it is before."""
         return Run(self, fill)
 
+    def clear(self) -> int:
+        """Give the memory that is kept between runs back; returns how many bytes."""
+        return self._runs.clear()
+
 
 def _planned(recorder: Recorder, outer: dict[int, tuple[int, int]]) -> tuple[dict[int, tuple[int, int]], int]:
     """Where every other memory lies in the workspace, and how large that is."""

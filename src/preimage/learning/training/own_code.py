@@ -18,6 +18,7 @@ from __future__ import annotations
 import builtins
 import dis
 import functools
+import gc
 import math
 import operator
 import sys
@@ -70,18 +71,23 @@ class OwnCode:
         self.why: str | None = None
         self.ran: set[types.CodeType] = set()
         self._frames: set[int] = set()
+        self._collects = False
 
     def __enter__(self) -> OwnCode:
         if sys.getprofile() is not None:
             self._refuse("a profiler watches the calls")
         else:
             self._frames.clear()
+            self._collects = gc.isenabled()
+            gc.disable()  # what a collection calls is nobody's here
             sys.setprofile(self._saw)
         return self
 
     def __exit__(self, *_: object) -> None:
         if sys.getprofile() == self._saw:
             sys.setprofile(None)
+            if self._collects:
+                gc.enable()
 
     def _refuse(self, why: str) -> None:
         self.why = self.why or why
@@ -110,7 +116,7 @@ class OwnCode:
         code, caller = frame.f_code, frame.f_back
         by_own = caller is not None and id(caller) in self._frames
         if _in_library(frame):
-            if by_own:
+            if by_own and code.co_name != "__del__":  # that of memory which is free again
                 name = str(frame.f_globals["__name__"])
                 if code in _VALUES:
                     self._refuse(f"{_said(caller)} takes values out of a Tensor ({code.co_name})")

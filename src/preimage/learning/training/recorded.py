@@ -25,6 +25,7 @@ import numpy as np
 
 from preimage.autograd import Tensor, is_grad_enabled
 from preimage.autograd.modes import observer
+from preimage.engines.buffers import trim
 from preimage.learning.checkpoints import generators_of
 from preimage.learning.training.own_code import OwnCode
 from preimage.learning.training.own_state import is_own
@@ -146,7 +147,10 @@ class RecordedNet:
         return finish(loss_of(output))
 
     def _watched(self, key: Any, x: Array, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
-        """The layers' own passes, each by itself; then what a program makes of the same."""
+        """The layers' own passes, each by itself; then what a program makes of the same. The memory of the one is no longer there for the other."""
+        if key in self._programs:
+            self._programs[key].replay.clear()
+            trim()
         buffers, own = buffers_of(self.net.modules()), self._own.get(key)
         state = None if own is None else own.state()
         output = self.net(Tensor(x))
@@ -179,6 +183,7 @@ class RecordedNet:
 
     def _learn(self, key: Any, made: _Made) -> None:
         """Record what was just run by the layers, or compare it with what was recorded before."""
+        trim()
         generators = generators_of(self.net)
         states = [g.bit_generator.state for g in generators]
         try:
@@ -186,11 +191,13 @@ class RecordedNet:
             if program is None or not program.fits(self.net):
                 self._seen[key] = BEFORE + 1
                 program = Program(self.net, list(self.net.parameters()), made.x, made.cotangent, self._own.get(key))
+                trim()
             _compare(program, made)
             self._programs[key] = program
         except RefusedError as refused:
             self._programs.pop(key, None)
             self._refused[key] = str(refused)
+        trim()
         for generator, state in zip(generators, states, strict=True):
             if generator.bit_generator.state != state:
                 generator.bit_generator.state = state

@@ -22,6 +22,7 @@ from preimage.engines.jit import branches
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.conv.winograd.applies import choose
 from preimage.engines.jit.depthwise.weight_grad import is_depthwise_grad
+from preimage.engines.jit.elementwise.chain import run_chain
 from preimage.engines.jit.elementwise.copies import readable
 from preimage.engines.jit.index.partition import images_at_once
 from preimage.engines.jit.request import ELEMENTS, SMALL_MACS, WeightGradRequest, dense_strides, is_little, little_macs
@@ -137,9 +138,7 @@ class WeightGradients:
 
     def _in_parts(self, r: WeightGradRequest, images: int, x: Array, y: Array, result: Array) -> None:
         """The same sum, so many images at a time (a power of two): each part is a node of the images' tree."""
-        if (here := state.recorder) is not None:
-            here.lost("a weight gradient is summed in parts")
-        tree = TreeSum(owned=True)
+        tree = TreeSum(owned=True, into=_into)
         for number, (part, request) in enumerate(parts(r, images)):
             linked = self._linked(request)
             decisions.report(linked.program.decisions)
@@ -148,8 +147,18 @@ class WeightGradients:
             )
             self._call(linked, request)(x[part], y[part], None, node)
             tree.add(node, number, images.bit_length() - 1)
+        total = tree.total()
+        if state.recorder is None or run_chain((total,), (), dtype=total.dtype, dtypes=(result.dtype,), out=(result,)) is None:
+            result[...] = total
+
+
+def _into(left: Array, right: Array) -> Array:
+    """left + right, in the memory of left."""
+    if state.recorder is None:
         with np.errstate(all="ignore"):
-            result[...] = tree.total()
+            return np.add(left, right, out=left)
+    run_chain((left, right), (("add", (0, 1)),), out=(left,))
+    return left
 
 
 def _stays_finite(result: Array) -> bool:
