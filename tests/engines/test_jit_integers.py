@@ -1,4 +1,4 @@
-"""Integer kernels: every element equal to the definition in int64 (integer_cases.py has the cases and a command for many more)."""
+"""Integer kernels: every element equal to the definition in int64 (`preimage.audit.integers` has the cases and a command for many more)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import preimage as pre
+from preimage.audit import integers as audited
 from preimage.engines import integers
 from preimage.engines.integers import Finish
 
@@ -24,23 +25,23 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize(("way", "cases"), [(None, 150), ("quads", 30), ("pairs", 30), ("plain", 20)])
 def test_random_contractions_are_their_definition(way, cases):
-    drawn = integer_cases.Cases(11)
+    drawn = audited.Cases(11)
     with integer_cases.added_up(way):
         assert [wrong for _ in range(cases) if (wrong := drawn.run())] == []
 
 
 @pytest.mark.parametrize("fault", ["the definition adds a bias", "rounds halves up", "forgets a zero point"])
 def test_the_cases_notice_faults(fault, monkeypatch):
-    plain, centred = integer_cases.finished, integer_cases.centred
+    plain, centred = audited.finished, audited.centred
     if fault == "the definition adds a bias":
-        monkeypatch.setattr(integer_cases, "finished", lambda sums, finish, axis: plain(sums + (sums > 5), finish, axis))
+        monkeypatch.setattr(audited, "finished", lambda sums, finish, axis: plain(sums + (sums > 5), finish, axis))
     elif fault == "rounds halves up":
-        monkeypatch.setattr(integer_cases.np, "rint", lambda x: np.floor(x + np.float32(0.5)))
+        monkeypatch.setattr(audited.np, "rint", lambda x: np.floor(x + np.float32(0.5)))
     else:
         monkeypatch.setattr(
-            integer_cases, "centred", lambda q, zero, form=(): centred(q, None if zero is not None and zero.ndim else zero)
+            audited, "centred", lambda q, zero, form=(): centred(q, None if zero is not None and zero.ndim else zero)
         )
-    drawn = integer_cases.Cases(3)
+    drawn = audited.Cases(3)
     assert any(drawn.run() for _ in range(100))
 
 
