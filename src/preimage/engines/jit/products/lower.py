@@ -112,13 +112,15 @@ def lower_product(r: ProductRequest) -> Program:
         by_rows=not a.packed and r.a.by_terms(r.item), a_step=rows if a.packed else 0, transposed=transposed and way != "packed",
         b_step=vectors * lanes if way == "packed" else 0, masked=masked, ahead=_is_far(r) and (way != "packed" or rows <= 2),
         local=way == "local", finish=r.finish, depth=min(Order.of((r.terms,)).depth, 2), chunked=False, far_out=_is_far_result(r),
-        bias_of_rows=r.bias_cycle > 0,
+        bias_of_rows=r.bias_cycle > 0, along_rows=way == "direct" and r.terms <= SHORT_TERMS,
     )  # fmt: skip
     program.details["B"] = WAYS[way]
     program.calls.append(_multiply(r, program, spec, a, b))
     return program.done()
 
 
+#: Of so few terms a tile is written as fast as C can be written: then it is written from its first byte to its last.
+SHORT_TERMS = 16
 WAYS = {
     "packed": "packed first", "local": "copied panel by panel by the thread that reads it", "direct": "read where it lies",
 }  # fmt: skip

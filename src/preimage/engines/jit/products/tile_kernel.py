@@ -51,7 +51,7 @@ class TileSpec:
     masked: there are fewer columns than a panel has; ahead: B comes from far, and is prefetched;
     local: the chunk's part of the task's panels is copied first; depth: levels of sums above the blocks, at most 2 (of groups and
     all above them); chunked: there are several chunks; far_out: C is prefetched, since it comes from far; bias_of_rows: it is one
-    number for a row, not for a column.
+    number for a row, not for a column; along_rows: all panels of a tile come before the next tile.
     """
 
     arguments: ClassVar = TileArguments
@@ -74,6 +74,7 @@ class TileSpec:
     chunked: bool
     far_out: bool
     bias_of_rows: bool = False
+    along_rows: bool = False
 
     @property
     def together(self) -> int:
@@ -123,13 +124,20 @@ def build(spec: TileSpec) -> str:
         if spec.local:
             end = (last * args.block).minimum(args.terms)
             (copy_transposed if spec.transposed else copy_lines)(f, spec, b, local, first * args.block, end, panel_0, panel_1)
-        with f.loop(panel_0, panel_1) as panel:
-            column = first_column(f, spec, panel.index)
+
+        def panel_of(number: Int) -> tuple[Int, Ptr]:
+            column = first_column(f, spec, number)
             if spec.local:
-                b_panel = local.at_bytes((panel.index - panel_0) * args.local_panel).at(first * args.block * -spec.width)
-            else:
-                b_panel = b.at_bytes(panel.index * args.b_panel + column * args.b_start)
-            with f.loop(tile_0, tile_1) as tile:
+                return column, local.at_bytes((number - panel_0) * args.local_panel).at(first * args.block * -spec.width)
+            return column, b.at_bytes(number * args.b_panel + column * args.b_start)
+
+        ranges = [(panel_0, panel_1), (tile_0, tile_1)]
+        outer, inner = ranges[::-1] if spec.along_rows else ranges
+        with f.loop(*outer) as around:
+            place = None if spec.along_rows else panel_of(around.index)
+            with f.loop(*inner) as within:
+                panel, tile = (within, around) if place is None else (around, within)
+                column, b_panel = place or panel_of(panel.index)
                 row = (tile.index * spec.rows).minimum(args.rows - spec.rows)
                 a_tile = a.at_bytes(tile.index * args.a_tile + row * args.a_start)
                 at = out + row * args.out_row + column * ELEMENT_BYTES[spec.out]
