@@ -36,18 +36,18 @@ def placed(a):
         yield np.broadcast_to(a[..., :1, :], a.shape) if (a == a[..., :1, :]).all() else a
 
 
-@pytest.mark.parametrize("engine", ["jit", "gemm", "reference"])
+@pytest.mark.simulated
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_exact_on_whole_numbers(engine, dtype):
+@pytest.mark.usefixtures("engine")
+def test_exact_on_whole_numbers(dtype):
     rng = np.random.default_rng(0)
-    with pre.config(engine=engine):
-        for left, right in SHAPES:
-            a, b = whole_numbers(rng, left, dtype), whole_numbers(rng, right, dtype)
-            wanted = np.matmul(a.astype(np.int64), b.astype(np.int64))
-            for x, y in zip(placed(a), placed(b), strict=False):
-                got = ops.matmul(x, y)
-                assert got.dtype == dtype
-                np.testing.assert_array_equal(np.asarray(got, np.float64), wanted, f"{left} @ {right}")
+    for left, right in SHAPES:
+        a, b = whole_numbers(rng, left, dtype), whole_numbers(rng, right, dtype)
+        wanted = np.matmul(a.astype(np.int64), b.astype(np.int64))
+        for x, y in zip(placed(a), placed(b), strict=False):
+            got = ops.matmul(x, y)
+            assert got.dtype == dtype
+            np.testing.assert_array_equal(np.asarray(got, np.float64), wanted, f"{left} @ {right}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

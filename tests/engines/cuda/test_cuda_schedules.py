@@ -32,6 +32,7 @@ from preimage.engines.cuda.schedules.weights_kernel import WeightSpec
 from preimage.engines.cuda.simulate import Simulator
 from preimage.engines.cuda.tile import DirectTile, Tile
 from preimage.engines.ir.epilogue import EpilogueSpec
+from preimage.engines.order import Order
 
 GOLDEN = Path(__file__).parents[2] / "golden/cuda.json"
 RNG = np.random.default_rng(7)
@@ -127,6 +128,22 @@ def test_weight_gradients_by_tiles(monkeypatch, g, last, dtype):
     lanes = 16 // np.dtype(dtype).itemsize
     even = g.in_channels_per_group % lanes == 0 and g.out_channels_per_group % lanes == 0
     assert {(s.compared, s.wide) for s in specs()} == {(g is LONG, last and dtype != np.float16 and even)}
+
+
+@pytest.mark.parametrize("size", [(1,), (700,), (40, 37), (9, 50, 11)])
+def test_units_are_the_nodes_of_an_images_sum(size):
+    """Against the definition: blocks of the order one after another, those of a node together; every position once."""
+    order = Order.of(size[::-1])
+    for level in range(1, order.depth + 2):
+        found = weights.units_of(size, level, 8)
+        blocks, units = found.blocks[:-1], found.units
+        assert [*zip(blocks["first"], blocks["end"], strict=True)] == order.blocks()
+        nodes = [order.member(np.unravel_index(b, size)[::-1], level) if level <= order.depth else 0 for b in blocks["first"]]
+        assert [n for u in units for n in nodes[u["first_block"] : u["first_block"] + u["blocks"]]] == nodes
+        assert all(len({*nodes[u["first_block"] : u["first_block"] + u["blocks"]]}) == 1 for u in units)
+        assert len(units) == len({*nodes}) == len(found.closes)
+        assert units["steps"].sum() == sum(-(-(end - first) // 8) for first, end in order.blocks())
+        assert found.closes[-1] == found.outer_depth + 1
 
 
 @pytest.mark.parametrize(("at", "image", "channel", "wide"), [(64, 64, 4, True), (68, 64, 4, False), (64, 68, 4, False)])

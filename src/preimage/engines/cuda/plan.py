@@ -124,7 +124,8 @@ def weight_tile(g: ConvGeometry, itemsize: int, device: Properties) -> Launch:
     rows: list[tuple[AnyTile, float]] = [*_tiles(itemsize, device), *(DIRECT_WEIGHTS if outs <= MOST_DIRECT else ())]
     found: list[tuple[Launch, float]] = []
     positions = prod(g.output_size)
-    parts = len(Order.of(g.output_size[::-1]).blocks())  # into which an image may be divided
+    order = Order.of(g.output_size[::-1])
+    parts = prod(order.sizes[1]) if order.depth else 1  # into which an image may be divided
     for tile, usual in rows:
         share = WEIGHT_SHARES.get(tile, usual)
         count = ceil(ceil(columns / tile.bn) * ceil(outs / tile.bm) * g.groups * g.batch / tile.groups)

@@ -38,31 +38,25 @@ class Units:
 @lru_cache(maxsize=512)
 def units_of(size: tuple[int, ...], level: int, bk: int) -> Units:
     """level: 1 a block is a unit, 2 a group of blocks, ...; one more than the order has levels: an image."""
-    order = Order.of(size[::-1])
-    spans = order.blocks()
-    index = [np.unravel_index(first, size)[::-1] for first, _ in spans]
-    numbers = [[order.member([int(i) for i in at], k + 1) for k in range(order.depth)] for at in index]
-    inner = level - 1
-    blocks: list[tuple[int, ...]] = []
-    units: list[tuple[int, int, int]] = []
-    closes: list[int] = []
-    for k, ((first, end), own) in enumerate(zip(spans, numbers, strict=True)):
-        after = numbers[k + 1] if k + 1 < len(spans) else None
-        ends = [after is None or own[j] != after[j] for j in range(order.depth)] + [after is None]
-        closed = next((j for j, over in enumerate(ends) if not over), len(ends))  # how many levels end here, blocks among them
-        steps = ceil((end - first) / bk)
-        if not blocks or blocks[-1][-1]:
-            units.append((k, 0, 0))
-        units[-1] = (units[-1][0], units[-1][1] + 1, units[-1][2] + steps)
-        blocks.append((steps, min(closed, inner), first, end, closed >= level))
-        if closed >= level:
-            closes.append(min(closed - inner, order.depth + 1 - inner))
-    rows = [row[:4] for row in blocks] + [(0, 0, 0, 0)]
+    order, inner = Order.of(size[::-1]), level - 1
+    ranges = order.ranges()
+    first, end = ranges.T
+    index = np.unravel_index(first, size)[::-1]
+    over = np.ones((order.depth + 1, len(ranges)), bool)  # whether a level's node ends with a block; the highest is the image
+    over[-1, :-1] = False
+    for k in range(order.depth):
+        numbers = order.member(index, k + 1)
+        over[k, :-1] = numbers[1:] != numbers[:-1]
+    closed = np.logical_and.accumulate(over).sum(0)  # how many levels end, blocks among them
+    steps, last = -(-(end - first) // bk), closed >= level
+    begins = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    counts = np.diff(np.append(begins, len(ranges)))
+    rows = np.stack([steps, np.minimum(closed, inner), first, end], 1)
     return Units(
         level,
-        PositionBlock.of_rows(np.array(rows)),
-        Unit.of_rows(np.array(units)),
-        np.array(closes, np.int64),
+        PositionBlock.of_rows(np.concatenate([rows, np.zeros((1, 4), np.int64)])),
+        Unit.of_rows(np.stack([begins, counts, np.add.reduceat(steps, begins)], 1)),
+        np.minimum(closed[last] - inner, order.depth + 1 - inner).astype(np.int64),
         inner,
         order.depth + 1 - level,
     )
