@@ -139,8 +139,10 @@ def test_inputs_are_made_as_the_list_says_or_guessed():
     assert (64, 37) in [each["x"].shape for each in wide]
     with pytest.raises(OptionError, match="no input 'y'"):
         next(feeds.candidates(declared, {"y": {}}))
-    with pytest.raises(FileFormatError, match="string"):
-        next(feeds.candidates([feeds.Declared("s", "string", (1,))], {}))
+    strings = next(feeds.candidates([feeds.Declared("s", "string", (200,), ("a", "cat"))], {}))["s"]
+    assert set(strings) == {"a", "cat", feeds.UNKNOWN}
+    with pytest.raises(FileFormatError, match="no known type"):
+        next(feeds.candidates([feeds.Declared("s", "", (1,))], {}))
 
 
 def test_answers_are_compared_within_their_range():

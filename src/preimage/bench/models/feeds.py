@@ -22,7 +22,8 @@ CHOICES = {"sr": 16000, "sample_rate": 16000, "training": 0, "is_training": 0, "
 #: Values of integer inputs where nothing is said: small enough to be indices, lengths and labels.
 MOST_INTEGER = 8
 
-
+#: A string that no model knows, and how many of those that it knows are drawn from.
+UNKNOWN, MOST_WORDS = "unknown word", 64
 #: A picture's sides, and all axes but the last, are guessed no larger.
 MOST_SIDE = 512
 #: How many sizes of matrices are tried.
@@ -40,11 +41,12 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """An input as a file declares it; an open size is None, and so is an unknown shape."""
+    """An input as a file declares it; an open size is None, and so is an unknown shape. words: strings that the model knows, for one of strings."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    words: tuple[str, ...] = ()
 
 
 def with_range(
@@ -84,9 +86,9 @@ def _is_open(declared: Declared) -> bool:
 
 
 def made(declared: Declared, given: Mapping[str, Any], guess: Guess, seed: int) -> np.ndarray:
-    """One array: what was given, else random (floats in 0..1, small integers, booleans)."""
+    """One array: what was given, else random (floats in 0..1, small integers, booleans, strings that the model knows and one that it does not)."""
     try:
-        dtype = np.dtype(declared.dtype)
+        dtype = np.dtype(str if declared.dtype == "string" else declared.dtype)
     except TypeError:
         raise FileFormatError(f"input {declared.name!r} holds {declared.dtype or 'values of no known type'}") from None
     if "value" in given:
@@ -102,6 +104,8 @@ def made(declared: Declared, given: Mapping[str, Any], guess: Guess, seed: int) 
         return rng.uniform(given.get("low", 0.0), given.get("high", 1.0), shape).astype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.5
+    if dtype.kind == "U":
+        return rng.choice(np.array([*declared.words[:MOST_WORDS], UNKNOWN]), shape)
     return rng.integers(given.get("low", 0), given.get("high", MOST_INTEGER), shape).astype(dtype)
 
 

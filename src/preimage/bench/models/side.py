@@ -261,6 +261,7 @@ def main() -> None:
     call()
     first = time.perf_counter_ns()
     answers = [np.array(value) for value in call()]
+    answers = [value.astype(str) if value.dtype == object else value for value in answers]  # strings, which are stored so
     peak = memory()
     np.savez(job["answers"], *answers)
     added = 0 if layout else peak - before  # a choice of layouts needed models before this one

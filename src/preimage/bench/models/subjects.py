@@ -123,7 +123,8 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
                     changed = True
                     dim.ClearField("dim_value")
                     dim.dim_param = f"open_{value.name}_{fixed}"
-        declared.append(Declared(value.name, CODES.get(tensor.elem_type, "string" if tensor.elem_type == 8 else ""), shape))
+        dtype = CODES.get(tensor.elem_type, "string" if tensor.elem_type == 8 else "")
+        declared.append(Declared(value.name, dtype, shape, _words(graph) if dtype == "string" else ()))
     ops = operators(proto)
     path = subject.path
     if changed and not _has_external_data(proto):
@@ -136,6 +137,17 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
     quantised = any(word in op for op in ops for word in ("Integer", "QLinear", "QuantizeLinear", "DynamicQuantize"))
     convolves = any("Conv" in op for op in ops)
     return Prepared("onnx", path, tuple(declared), outputs, convolves, features=_features(graph), quantised=quantised)
+
+
+def _words(graph: Any) -> tuple[str, ...]:
+    """The strings that the nodes of a graph know: what an input of strings may hold."""
+    found: dict[bytes, None] = {}
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors = [attribute.t] if attribute.type == 4 else []
+            found |= dict.fromkeys([*attribute.strings, *(word for t in tensors for word in t.string_data)])
+    found |= dict.fromkeys(word for tensor in graph.initializer for word in tensor.string_data)
+    return tuple(word.decode("utf-8", "replace") for word in found)
 
 
 def _features(graph: Any) -> tuple[int, ...]:
