@@ -128,7 +128,8 @@ def with_functions(tmp_path: Path) -> Path:
         helper.make_node("ScatterElements", ["lines", "places", "values"], ["back"], axis=1),
         helper.make_node("Reshape", ["back", "square"], ["b"]),
         helper.make_node("Conv", ["b", "v"], ["c"]),
-        helper.make_node("ArgMax", ["c"], ["y"], axis=1, keepdims=0),
+        helper.make_node("Cast", ["c"], ["whole"], to=TensorProto.INT64),  # of integers NumPy finds the largest
+        helper.make_node("ArgMax", ["whole"], ["y"], axis=1, keepdims=0),
     ]
     graph = helper.make_graph(
         nodes, "functions", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 12])],
