@@ -53,6 +53,18 @@ def test_one_row_times_contiguous_columns_is_dot_products(rows, terms, columns):
     assert isinstance(program.calls[-1].spec, DotsSpec) == ((rows, terms, columns) == (1, 2048, 40))
 
 
+def test_narrow_vectors_where_wide_loads_are_slow(width, change_costs):
+    """One wide vector of columns is two narrow ones, with the same bits."""
+    change_costs(tiling={"wide_load_cycles": 1.35})
+    columns = 14 if width == "avx512" else 6
+    for rows, terms, layout in ((30, 200, "rows"), (5, 40, "columns"), (300, 20, "far apart")):
+        case = products.ProductCase((rows, terms), (terms, columns), "float32", ("rows", layout), 2, 7, False)
+        assert products.differences(case) == [], case
+    a, b = np.empty((30, 200), np.float32), np.empty((200, columns), np.float32)
+    request = product_request(a, b, EpilogueSpec(), 1)[0]
+    assert lower_product(request).calls[-1].spec.lanes * 2 == request.lanes
+
+
 def test_another_order_is_found(monkeypatch):
     """The check fails on a planted fault: blocks of one term less."""
 

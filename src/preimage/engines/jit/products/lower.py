@@ -79,12 +79,12 @@ def lower_product(r: ProductRequest) -> Program:
         steps = [cut.step for cut in Order.of((r.terms,)).levels]
         program.calls.append(dots(r, program, _group_sizes(steps)))
         return program.done()
-    lanes, wide = r.lanes, ELEMENT_BYTES[r.sums]
+    lanes, wide = _lanes(r), ELEMENT_BYTES[r.sums]
     transposed = r.b.by_terms(r.item) and not r.prepared
     vectors = standard_vectors(r.columns, lanes)
     way = _way(r, transposed, choose_rows(r.rows, vectors, r.target))
     if way == "direct":
-        vectors = _skinny_vectors(r, transposed)
+        vectors = _skinny_vectors(r, transposed, lanes)
     rows = choose_rows(r.rows, vectors, r.target)
     if not _should_pack_a(r, rows) and r.a.by_terms(r.item) and _shared_sets(r.a.member_stride, rows) > 6:
         rows = choose_rows(r.rows, vectors, r.target, 6)
@@ -189,9 +189,15 @@ def _group_sizes(steps: list[int]) -> Any:
     return np.cumprod(np.array([*steps[1:], 1 << 30], np.int64))
 
 
-def _skinny_vectors(r: ProductRequest, transposed: bool) -> int:
+def _lanes(r: ProductRequest) -> int:
+    """Of a tile's vectors: one wide vector of columns is two narrow ones where wide loads are slow, so that each element of A meets two."""
+    is_slow = r.target.costs.tiling.wide_load_cycles > r.target.costs.tiling.load_cycles
+    return r.lanes // 2 if is_slow and r.rows >= 4 and r.lanes // 2 < r.columns <= r.lanes else r.lanes
+
+
+def _skinny_vectors(r: ProductRequest, transposed: bool, lanes: int) -> int:
     """Vectors of a tile whose B is read where it lies: many where the rows are few, so that there are chains enough."""
-    most = -(-r.columns // r.lanes)
+    most = -(-r.columns // lanes)
     if transposed:  # with more, lines that lie pages apart would drive each other out of the first cache
         return 1
     many = r.target.vector_registers > 16
