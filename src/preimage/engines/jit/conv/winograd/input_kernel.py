@@ -9,7 +9,8 @@ lanes of a masked load. Three axes always; those that are not there have one tap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -19,7 +20,20 @@ from preimage.engines.jit.conv.winograd.transforms import Matrix, apply_paired_r
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.records import record
 
-__all__ = ["AXES", "Line", "Place", "Shape", "Side", "lines_along", "number_of", "place_of", "points_of", "transform_tile"]
+__all__ = [
+    "AXES",
+    "Index",
+    "Line",
+    "Place",
+    "Shape",
+    "Side",
+    "lines_along",
+    "number_of",
+    "place_in",
+    "place_of",
+    "points_of",
+    "transform_tile",
+]
 
 AXES = 3
 Shape = tuple[tuple[int, int], ...]  # along each of three axes: outputs of a tile, taps
@@ -32,11 +46,14 @@ class Place(NamedTuple):
     along: tuple[Int, ...]
 
 
+Index = Int | int
+
+
 class Line(NamedTuple):
     """One application of a matrix along an axis of a tile: where its values are read and its results go."""
 
-    reads: list[tuple[int, ...]]
-    writes: list[tuple[int, ...]]
+    reads: list[tuple[Index, ...]]
+    writes: list[tuple[Index, ...]]
 
 
 @record
@@ -64,6 +81,9 @@ class Side:
     channels: Int
     point: Int  # of the result, from a point to the next
     pieces: tuple[Int, Int] | None = None  # channels that lie together in the result, and bytes from such a piece to the next
+    looped: bool = (
+        False  # the matrices are applied by loops: a shorter text, which takes less time to compile and a little more to run
+    )
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -86,18 +106,42 @@ def place_of(counts: Sequence[Int], tile: Int) -> Place:
 def lines_along(axis: int, sizes: Sequence[int], results: int) -> list[Line]:
     """All lines along an axis of a block of these sizes."""
     others = [range(n) if k != axis else (0,) for k, n in enumerate(sizes)]
-    return [
-        Line(
-            [(*at[:axis], k, *at[axis + 1 :]) for k in range(sizes[axis])],
-            [(*at[:axis], k, *at[axis + 1 :]) for k in range(results)],
-        )
-        for at in product(*others)
-    ]
+    return [_line(at, axis, sizes[axis], results) for at in product(*others)]
+
+
+def _line(at: Sequence[Index], axis: int, values: int, results: int) -> Line:
+    before, after = tuple(at[:axis]), tuple(at[axis + 1 :])
+    return Line([(*before, k, *after) for k in range(values)], [(*before, k, *after) for k in range(results)])
+
+
+@contextmanager
+def each_line(f: Kernel, axis: int, sizes: Sequence[int], results: int) -> Iterator[Line]:
+    """The same, as loops of the kernel over the other axes, around a body that is written once.
+
+    LLVM takes as long as the text is, and a first call waits for it.
+    """
+    with ExitStack() as loops:
+        index: list[Index] = [0] * len(sizes)
+        for k, size in enumerate(sizes):
+            if k != axis and size > 1:
+                index[k] = loops.enter_context(f.loop(0, size)).index
+        yield _line(index, axis, sizes[axis], results)
 
 
 def number_of(at: tuple[int, ...], sizes: Sequence[int]) -> int:
     """Row-major."""
     return (at[0] * sizes[1] + at[1]) * sizes[2] + at[2]
+
+
+def place_in(block: Ptr, at: Sequence[Index], sizes: Sequence[int], step: Index) -> Ptr:
+    """Where a point of a block of these sizes lies, row-major; step: bytes from one to the next."""
+    known, steps = 0, (sizes[1] * sizes[2], sizes[2], 1)
+    for i, each in zip(at, steps, strict=True):
+        if isinstance(i, int):
+            known += i * each
+        else:
+            block = block.at_bytes(i * each * step)
+    return block.at_bytes(step * known)
 
 
 def transform_tile(f: Kernel, side: Side, place: Place, result: Ptr) -> None:
@@ -117,25 +161,31 @@ def transform_tile(f: Kernel, side: Side, place: Place, result: Ptr) -> None:
         if side.planes:
             _gather_planes(f, side, base.at_bytes(channel * side.channel), rows, inside, starts[2])
 
-        def read(first: bool, at: tuple[int, ...], sizes: Sequence[int]) -> Num:
+        def read(first: bool, at: tuple[Index, ...]) -> Num:
             if first and not side.planes:
-                address = addresses.at(number_of(at, side.sizes)).load_int()
+                address = place_in(addresses, at, side.sizes, ELEMENT_BYTES["i64"]).load_int()
                 return f.pointer(address, side.element).at(channel).load(lanes)
-            return side.memory.at(number_of(at, points) * lanes).load(lanes)
+            return place_in(side.memory, at, points, lanes * ELEMENT_BYTES[side.element]).load(lanes)
+
+        def apply(axis: int, line: Line) -> None:
+            matrix = side.matrices[axis]
+            assert matrix is not None
+            values = [read(axis == axes[0], at) for at in line.reads]
+            for at, value in zip(line.writes, apply_paired_rows(f, matrix, values), strict=True):
+                if axis == axes[-1]:
+                    place_in(result, at, points, side.point).store(value)
+                else:
+                    place_in(side.memory, at, points, lanes * ELEMENT_BYTES[side.element]).store(value)
 
         sizes = list(side.sizes)
         for axis in axes:
-            matrix = side.matrices[axis]
-            assert matrix is not None
-            for line in lines_along(axis, sizes, len(matrix)):
-                values = [read(axis == axes[0], at, sizes) for at in line.reads]
-                for at, value in zip(line.writes, apply_paired_rows(f, matrix, values), strict=True):
-                    number = number_of(at, points)
-                    if axis == axes[-1]:
-                        result.at_bytes(side.point * number).store(value)
-                    else:
-                        side.memory.at(number * lanes).store(value)
-            sizes[axis] = len(matrix)
+            if side.looped:
+                with each_line(f, axis, sizes, points[axis]) as line:
+                    apply(axis, line)
+            else:
+                for line in lines_along(axis, sizes, points[axis]):
+                    apply(axis, line)
+            sizes[axis] = points[axis]
 
     if side.pieces is None:
         with f.loop(0, side.channels, lanes, once=True) as c:

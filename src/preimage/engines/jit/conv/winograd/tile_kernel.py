@@ -27,11 +27,12 @@ from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.ir.ordered import Node, ordered_sum
 from preimage.engines.jit.conv.winograd.input_kernel import (
     AXES,
+    Index,
     Place,
     Shape,
     Side,
-    lines_along,
-    number_of,
+    each_line,
+    place_in,
     place_of,
     points_of,
     transform_tile,
@@ -160,7 +161,7 @@ def build(spec: WinogradSpec) -> str:
     x = args.input.at_bytes(group * args.group_span)
     with f.loop(0, count) as tile:
         v_tile = own.at_bytes(args.v_at + tile.index * args.v_tile)
-        side = input_side(f, WinogradArguments.read(f, spec), spec, x, own)
+        side = input_side(f, WinogradArguments.read(f, spec), spec, x, own, looped=True)
         transform_tile(f, side, place_of(counts_of(args.here), first + tile.index), v_tile)
     begin = part * args.part_blocks
     end = (begin + args.part_blocks).minimum(args.group_blocks)
@@ -186,7 +187,7 @@ def counts_of(args: TileArguments) -> tuple[Int, ...]:
 
 
 def input_side(
-    f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr, pieces: tuple[Int, Int] | None = None
+    f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr, pieces: tuple[Int, Int] | None = None, looped: bool = False
 ) -> Side:  # fmt: skip
     """The input, whose tiles overlap, for B^T; own: the thread's scratch."""
     sizes = points_of(spec.shape)
@@ -195,7 +196,7 @@ def input_side(
         tuple(None if taps == 1 else input_matrix(n) for n, (_, taps) in zip(sizes, spec.shape, strict=True)), x, args.zeros, own,
         (args.lo_0, args.lo_1, args.lo_2), (args.in_0, args.in_1, args.in_2),
         (args.in_stride_0, args.in_stride_1, args.in_stride_2), args.in_image, args.in_channel, args.channels, args.v_point,
-        pieces,
+        pieces, looped,
     )  # fmt: skip
 
 
@@ -258,17 +259,18 @@ def _output_tile(f: Kernel, spec: WinogradSpec, m: Ptr, own: Ptr, place: Place, 
     points = tuple(sizes)
     axes = [k for k in range(AXES) if spec.shape[k][1] > 1]
 
-    def value_at(axis: int, at: tuple[int, ...]) -> Num:
-        number = number_of(at, points)
-        where = m.at_bytes(args.m_point * number) if axis == axes[0] else own.at(number * spec.lanes)
+    item = spec.lanes * ELEMENT_BYTES[spec.element]
+
+    def value_at(axis: int, at: tuple[Index, ...]) -> Num:
+        where = place_in(m, at, points, args.m_point) if axis == axes[0] else place_in(own, at, points, item)
         return where.load(spec.lanes)
 
     for axis in axes[:-1]:
         matrix = output_matrix(spec.shape[axis][0], points[axis])
-        for line in lines_along(axis, sizes, spec.shape[axis][0]):
+        with each_line(f, axis, sizes, spec.shape[axis][0]) as line:
             values = [value_at(axis, at) for at in line.reads]
             for at, value in zip(line.writes, apply_paired_columns(f, matrix, values), strict=True):
-                own.at(number_of(at, points) * spec.lanes).store(value)
+                place_in(own, at, points, item).store(value)
         sizes[axis] = spec.shape[axis][0]
     axis = axes[-1]
     outs = (args.out_0, args.out_1, args.out_2)
@@ -279,43 +281,29 @@ def _output_tile(f: Kernel, spec: WinogradSpec, m: Ptr, own: Ptr, place: Place, 
         corner = corner + place.along[k] * strides[k] * spec.shape[k][0]
     whole = (left[0] >= spec.shape[0][0]) & (left[1] >= spec.shape[1][0]) & (left[2] >= spec.shape[2][0])
     for guarded in (False, True):
-        with f.when(whole.negated() if guarded else whole):
-            made: dict[tuple[int, ...], Num] = {}
-            for line in lines_along(axis, sizes, spec.shape[axis][0]):
-                values = [value_at(axis, at) for at in line.reads]
-                matrix = output_matrix(spec.shape[axis][0], points[axis])
-                found = apply_paired_columns(f, matrix, values)
-                made |= dict(zip(line.writes, found, strict=True))
-                if axis == AXES - 1:
-                    _store_row(f, spec, made, left if guarded else None, strides, corner, channel)
-                    made = {}
-            if made:
-                _store_rows(f, spec, made, left if guarded else None, strides, corner, channel)
-
-
-def _store_rows(
-    f: Kernel, spec: WinogradSpec, made: dict[tuple[int, ...], Num], left: list[Int] | None, strides: tuple[Int, ...], corner: Int,
-    channel: Int,
-) -> None:  # fmt: skip
-    """All rows of a tile whose last transform ran along another axis than the last."""
-    for row in sorted({at[:2] for at in made}):
-        some = {at: value for at, value in made.items() if at[:2] == row}
-        _store_row(f, spec, some, left, strides, corner, channel)
+        with f.when(whole.negated() if guarded else whole), each_line(f, axis, sizes, spec.shape[axis][0]) as line:
+            values = [value_at(axis, at) for at in line.reads]
+            found = apply_paired_columns(f, output_matrix(spec.shape[axis][0], points[axis]), values)
+            if axis == AXES - 1:
+                _store_row(f, spec, line.writes, found, left if guarded else None, strides, corner, channel)
+            else:
+                for at, value in zip(line.writes, found, strict=True):
+                    _store_row(f, spec, [at], [value], left if guarded else None, strides, corner, channel)
 
 
 def _store_row(
-    f: Kernel, spec: WinogradSpec, made: dict[tuple[int, ...], Num], left: list[Int] | None, strides: tuple[Int, ...], corner: Int,
-    channel: Int,
+    f: Kernel, spec: WinogradSpec, places: list[tuple[Index, ...]], values: list[Num], left: list[Int] | None,
+    strides: tuple[Int, ...], corner: Int, channel: Int,
 ) -> None:  # fmt: skip
     """Neighbouring results of a row, of a vector of channels; left: positions up to the end along each axis, where some lie beyond."""
-    (a, b, _), *_ = made
+    (a, b, _), *_ = places
     at_row = corner + strides[0] * a + strides[1] * b
     row = None if left is None else (left[0] > a) & (left[1] > b)
     with nullcontext() if row is None else f.when(row):
         if spec.planes_out:
-            _store_planes(f, spec, list(made.values()), None if left is None else left[2], at_row, channel)
+            _store_planes(f, spec, values, None if left is None else left[2], at_row, channel)
             return
-        for (_, _, c), value in made.items():
+        for (_, _, c), value in zip(places, values, strict=True):
             with nullcontext() if left is None else f.when(left[2] > c):
                 finish(f, spec.epilogue, value, spec.element, at_row + strides[2] * c, channel, None)
 

@@ -19,6 +19,7 @@ part of a group's output channels, over all tiles of all images; the images' gra
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 from typing import ClassVar, NamedTuple
 
@@ -26,10 +27,11 @@ from preimage.engines.ir.arguments import Column, Integer, Record, Records
 from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.conv.winograd.input_kernel import (
     AXES,
+    Index,
     Shape,
     Side,
     lines_along,
-    number_of,
+    place_in,
     place_of,
     points_of,
     transform_tile,
@@ -284,23 +286,22 @@ def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr, adds: Bit) -> None:
     """G^T of the sums of an output channel and a vector of input channels, to the taps. adds: to what lies there."""
     args, points = GradientArguments.read(f, spec), points_of(spec.shape)
     sizes = list(points)
-    values: dict[tuple[int, ...], Num] = {}
+    values: dict[tuple[Index, ...], Num] = {}
     axes = [k for k in range(AXES) if spec.shape[k][1] > 1]
     for axis in axes:
-        made: dict[tuple[int, ...], Num] = {}
+        made: dict[tuple[Index, ...], Num] = {}
         matrix = transposed_matrix(weight_matrix(spec.shape[axis][1], points[axis]))
         for line in lines_along(axis, sizes, spec.shape[axis][1]):
             given = [
-                m.at_bytes(args.m_point * number_of(at, points)).load(spec.lanes) if axis == axes[0] else values[at]
-                for at in line.reads
+                place_in(m, at, points, args.m_point).load(spec.lanes) if axis == axes[0] else values[at] for at in line.reads
             ]
             made |= dict(zip(line.writes, apply_paired_columns(f, matrix, given), strict=True))
         values, sizes[axis] = made, spec.shape[axis][1]
     zero = f.zeros(spec.element, spec.lanes)
-    taps = {at: value + zero for at, value in sorted(values.items())}
+    taps = {at: values[at] + zero for at in product(*map(range, sizes))}
 
-    def put(place: Ptr, value: Num) -> None:
-        place.store(adds.select(place.load(value.lanes) + value, value))
+    def put(place: Ptr, value: Num, mask: Bit | None = None) -> None:
+        place.store(adds.select(place.load(value.lanes, mask) + value, value), mask)
 
     if not spec.rows:
         for (a, b, c), value in taps.items():
@@ -309,11 +310,6 @@ def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr, adds: Bit) -> None:
     found, lanes = list(taps.values()), spec.lanes
     for first in range(0, len(found), lanes):
         some = found[first : first + lanes]
-        turned = transposed([*some, *[some[-1]] * (lanes - len(some))])
-        for j, value in enumerate(turned):
-            place = to.at_bytes(args.out_in * j).at(first)
-            if len(some) == lanes:
-                put(place, value)
-            else:
-                for k in range(len(some)):
-                    put(place.at(k), value.lane(k))
+        mask = None if len(some) == lanes else f.lane_mask(lanes, len(some))
+        for j, value in enumerate(transposed([*some, *[some[-1]] * (lanes - len(some))])):
+            put(to.at_bytes(args.out_in * j).at(first), value, mask)

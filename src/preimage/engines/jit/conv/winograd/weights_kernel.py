@@ -14,8 +14,8 @@ from math import prod
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
-from preimage.engines.ir.builder import Kernel, Num
-from preimage.engines.jit.conv.winograd.input_kernel import AXES, Shape, points_of
+from preimage.engines.ir.builder import ELEMENT_BYTES, Kernel, Num
+from preimage.engines.jit.conv.winograd.input_kernel import AXES, Shape, each_line, place_in, points_of
 from preimage.engines.jit.conv.winograd.transforms import apply_paired_rows, weight_matrix
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.records import record
@@ -66,6 +66,7 @@ def build(spec: TransformSpec) -> str:
     source = args.source.at_bytes(group * args.group_stride + block * width * args.out_stride)
     blocks = args.group_blocks * args.panel_bytes  # from a point to the next
     result = args.result.at_bytes(group * blocks * prod(points) + block * args.panel_bytes)
+    memory, item = f.room("f64", prod(points) * lanes), lanes * ELEMENT_BYTES["f64"]
     with f.loop(0, args.channels, once=True) as i, f.loop(0, spec.vectors, once=True) as v:
         here = source.at_bytes(i.index * args.in_stride + v.index * lanes * args.out_stride)
         loaded: list[Num] = []
@@ -74,21 +75,22 @@ def build(spec: TransformSpec) -> str:
             mask = None if count == lanes else f.lane_mask(lanes, count)
             lines = [here.at_bytes(args.out_stride * lane).at(first).load(lanes, mask) for lane in range(lanes)]
             loaded += transposed(lines)[:count]
-        numbers = [value.as_f64() for value in (loaded[::-1] if spec.flipped else loaded)]
-        values = dict(zip(product(*map(range, taps)), numbers, strict=True))
-        sizes = list(taps)
-        for axis in range(AXES):
-            if taps[axis] == 1:
-                continue
-            made: dict[tuple[int, ...], Num] = {}
-            for at in product(*(range(n) if k != axis else (0,) for k, n in enumerate(sizes))):
-                line = [values[(*at[:axis], k, *at[axis + 1 :])] for k in range(sizes[axis])]
-                found = apply_paired_rows(f, weight_matrix(taps[axis], points[axis]), line)
-                made |= {(*at[:axis], k, *at[axis + 1 :]): value for k, value in enumerate(found)}
-            values, sizes[axis] = made, points[axis]
+        if spec.flipped:
+            loaded.reverse()
+        for tap, value in zip(product(*map(range, taps)), loaded, strict=True):
+            place_in(memory, tap, points, item).store(value.as_f64())
         to = result.at((i.index * spec.vectors + v.index) * lanes)
         for number in range(prod(points)):
             f.prefetch(to.at_bytes(blocks * number + AHEAD), write=True)
-        for number, at in enumerate(product(*map(range, points))):
-            to.at_bytes(blocks * number).store(values[at].rounded(spec.element))
+        sizes, axes = list(taps), [k for k in range(AXES) if taps[k] > 1]
+        for axis in axes:
+            with each_line(f, axis, sizes, points[axis]) as line:
+                values = [place_in(memory, at, points, item).load(lanes) for at in line.reads]
+                found = apply_paired_rows(f, weight_matrix(taps[axis], points[axis]), values)
+                for at, value in zip(line.writes, found, strict=True):
+                    if axis == axes[-1]:
+                        place_in(to, at, points, blocks).store(value.rounded(spec.element))
+                    else:
+                        place_in(memory, at, points, item).store(value)
+            sizes[axis] = points[axis]
     return f.ir()
