@@ -141,6 +141,12 @@ def test_inputs_are_made_as_the_list_says_or_guessed():
         next(feeds.candidates(declared, {"y": {}}))
     strings = next(feeds.candidates([feeds.Declared("s", "string", (200,), ("a", "cat"))], {}))["s"]
     assert set(strings) == {"a", "cat", feeds.UNKNOWN}
+    named = [feeds.Declared("state", "float32", (2, None, 8), symbols=("", "batch", "")),
+             feeds.Declared("x", "float32", (None, None), symbols=("batch", "time"))]  # fmt: skip
+    first = next(feeds.candidates(named, {}))
+    assert (first["state"].shape, first["x"].shape) == ((2, 1, 8), (1, 64))
+    first = next(feeds.candidates(named, {"state": {"shape": [2, 3, 8]}}))
+    assert (first["state"].shape, first["x"].shape) == ((2, 3, 8), (3, 64))
     with pytest.raises(FileFormatError, match="no known type"):
         next(feeds.candidates([feeds.Declared("s", "", (1,))], {}))
 

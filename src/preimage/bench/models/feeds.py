@@ -41,12 +41,16 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """An input as a file declares it; an open size is None, and so is an unknown shape. words: strings that the model knows, for one of strings."""
+    """An input as a file declares it; an open size is None, and so is an unknown shape. words: strings that the model knows, for one of strings.
+
+    symbols: the names of open axes, if they have any: axes of one name have one size.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
     words: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 def with_range(
@@ -78,14 +82,32 @@ def candidates(
     guesses += [Guess(first, GUESSES[0], size) for size in features[:MOST_FEATURES] for first in (1, GUESSES[0])]
     guesses.append(Guess(GUESSES[0], GUESSES[0], GUESSES[0]))
     for guess in guesses if is_open else guesses[:1]:
-        yield {each.name: made(each, given.get(each.name, {}), guess, seed) for seed, each in enumerate(inputs)}
+        known_sizes = _of_symbols(inputs, given, guess)
+        yield {each.name: made(each, given.get(each.name, {}), guess, seed, known_sizes) for seed, each in enumerate(inputs)}
+
+
+def _of_symbols(inputs: Sequence[Declared], given: Mapping[str, Mapping[str, Any]], guess: Guess) -> dict[str, int]:
+    """The sizes of named axes: as given, else guessed where an axis is an input's first, else where the name comes first."""
+    found: dict[str, int] = {}
+    named = [each for each in inputs if each.symbols]
+    for each in named:
+        if len(shape := given.get(each.name, {}).get("shape", ())) == len(each.symbols):
+            found = dict(zip(each.symbols, shape, strict=True)) | found
+    guessed = [(each, _sizes(each, guess)) for each in named]
+    for each, sizes in guessed:
+        found.setdefault(each.symbols[0], sizes[0])
+    for each, sizes in guessed:
+        found = dict(zip(each.symbols, sizes, strict=True)) | found
+    return {name: size for name, size in found.items() if name}
 
 
 def _is_open(declared: Declared) -> bool:
     return declared.shape is None or any(size is None for size in declared.shape)
 
 
-def made(declared: Declared, given: Mapping[str, Any], guess: Guess, seed: int) -> np.ndarray:
+def made(
+    declared: Declared, given: Mapping[str, Any], guess: Guess, seed: int, known: Mapping[str, int] | None = None
+) -> np.ndarray:  # fmt: skip
     """One array: what was given, else random (floats in 0..1, small integers, booleans, strings that the model knows and one that it does not)."""
     try:
         dtype = np.dtype(str if declared.dtype == "string" else declared.dtype)
@@ -93,7 +115,7 @@ def made(declared: Declared, given: Mapping[str, Any], guess: Guess, seed: int) 
         raise FileFormatError(f"input {declared.name!r} holds {declared.dtype or 'values of no known type'}") from None
     if "value" in given:
         return np.array(given["value"], dtype)
-    shape = tuple(given["shape"]) if "shape" in given else _sizes(declared, guess)
+    shape = tuple(given["shape"]) if "shape" in given else _sizes(declared, guess, known)
     if not all(isinstance(size, int) and size >= 0 for size in shape) or prod(shape) > 1 << 28:
         raise OptionError(f"input {declared.name!r} cannot have the shape {shape}")
     choice = CHOICES.get(declared.name.lower())
@@ -109,8 +131,10 @@ def made(declared: Declared, given: Mapping[str, Any], guess: Guess, seed: int) 
     return rng.integers(given.get("low", 0), given.get("high", MOST_INTEGER), shape).astype(dtype)
 
 
-def _sizes(declared: Declared, guess: Guess) -> tuple[int, ...]:
+def _sizes(declared: Declared, guess: Guess, known: Mapping[str, int] | None = None) -> tuple[int, ...]:
     shape = declared.shape or ()
     last = min(guess.last, MOST_SIDE) if len(shape) > 3 else guess.last  # of a picture
     places = [guess.first, *[min(guess.middle, MOST_SIDE)] * (len(shape) - 2), last][-len(shape) :]
+    if known and declared.symbols:
+        places = [known.get(name, place) for name, place in zip(declared.symbols, places, strict=True)]
     return tuple(place if size is None else size for place, size in zip(places, shape, strict=True)) if shape else ()

@@ -114,8 +114,10 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
     for value in graph.input if changed else inputs:  # those that are in the message now
         tensor = value.type.tensor_type
         shape: tuple[int | None, ...] | None = None
+        symbols: tuple[str, ...] = ()
         if tensor.HasField("shape"):
             shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
+            symbols = tuple(d.dim_param for d in tensor.shape.dim)
         wanted = subject.inputs.get(value.name, {}).get("shape")
         if wanted is not None and shape is not None and len(wanted) == len(shape):
             for size, fixed, dim in zip(wanted, shape, tensor.shape.dim, strict=True):
@@ -124,7 +126,7 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
                     dim.ClearField("dim_value")
                     dim.dim_param = f"open_{value.name}_{fixed}"
         dtype = CODES.get(tensor.elem_type, "string" if tensor.elem_type == 8 else "")
-        declared.append(Declared(value.name, dtype, shape, _words(graph) if dtype == "string" else ()))
+        declared.append(Declared(value.name, dtype, shape, _words(graph) if dtype == "string" else (), symbols))
     ops = operators(proto)
     path = subject.path
     if changed and not _has_external_data(proto):
