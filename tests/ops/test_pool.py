@@ -20,6 +20,25 @@ def test_caffe_average_counts_the_padding():
     np.testing.assert_allclose(got[0, 0], [[8 / 9, 4 / 3, 8 / 9], [4 / 3, 2, 4 / 3], [8 / 9, 4 / 3, 8 / 9]], rtol=1e-15)
 
 
+@pytest.mark.parametrize("engine", ["jit", "gemm"])
+def test_a_window_may_be_far_larger_than_what_it_lies_over(engine):
+    """Only taps that reach an element are visited: a billion of them would take minutes."""
+    x = np.random.default_rng(0).integers(-9, 9, (1, 2, 3, 4)).astype(np.float32)
+    many = 10**9
+    with pre.config(engine=engine):
+        total = ops.sum_pool(x, (1, many), stride=1, padding=((0, 0), (many // 2, many // 2 - 1)))
+        most = ops.max_pool(x, (1, many), stride=1, padding=((0, 0), (many - 1, 0)))
+        t = pre.Tensor(x, requires_grad=True)
+        ops.sum_pool(t, (1, many), stride=1, padding=((0, 0), (many - 1, 0))).sum().backward()
+        back = t.grad
+        switches = pre.Tensor(x, requires_grad=True)
+        ops.max_pool(switches, (1, many), stride=1, padding=((0, 0), (many - 1, 0))).sum().backward()
+    assert (total == x.sum(-1, keepdims=True)).all()
+    assert (most == np.maximum.accumulate(x, -1)).all()
+    assert (back == np.broadcast_to([4, 3, 2, 1], x.shape)).all()
+    assert switches.grad.sum() == x.size
+
+
 @pytest.mark.parametrize(("padding", "size"), [(0, (3, 2)), (1, (4, 3))])
 def test_caffe_sizes_round_up(padding, size):
     """Caffe's TestSetup and TestSetupPadded: 6 x 5, kernel 3, stride 2."""

@@ -81,7 +81,7 @@ def _by_taps(value: Array, k: int, w: Axis, to_outputs: bool) -> Array:
     """Sums along a spatial axis, tap by tap: of inputs to outputs, or back."""
     out = _zeros(value, k, w.outputs if to_outputs else w.size)
     with np.errstate(all="ignore"):
-        for t in range(w.kernel):
+        for t in w.taps:
             reach = w.reach(t)
             if reach is not None:
                 outputs, inputs = reach

@@ -50,7 +50,7 @@ def _max_pool(x: Array, *, windows: Windows) -> Array:
             continue
         shape = (*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :])
         out = np.empty_like(value, shape=shape)
-        reach = [r for r in (w.reach(t) for t in range(w.kernel)) if r is not None]
+        reach = [r for r in (w.reach(t) for t in w.taps) if r is not None]
         whole = slice(0, w.outputs)
         # a tap that serves every window starts the maximum; without one the start is -infinity
         first = next((j for j, r in enumerate(reach) if r[0] == whole), None)
@@ -75,7 +75,7 @@ def _switches(x: Array, windows: Windows) -> Array:
     for k, w in reversed(list(enumerate(windows))):
         shape = (*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :])
         best, place = np.full(shape, -np.inf, x.dtype), np.full(shape, -1, np.int64)
-        for t in range(w.kernel):
+        for t in w.taps:
             reach = w.reach(t)
             if reach is None:
                 continue

@@ -53,6 +53,13 @@ class Axis:
         start = first * self.stride + offset
         return slice(first, last + 1), slice(start, (last - first) * self.stride + start + 1, self.stride)
 
+    @property
+    def taps(self) -> range:
+        """The taps that may reach an element: a window may be far larger than what it lies over."""
+        first = -(((self.outputs - 1) * self.stride - self.lo) // self.dilation)
+        last = (self.size - 1 + self.lo) // self.dilation
+        return range(max(0, first), min(self.kernel, last + 1))
+
     def covered(self, padded: bool) -> NDArray[np.int64]:
         """How many taps of each window count: inside the input, or (padded) inside input and padding."""
         first, last = (-self.lo, self.size + self.hi) if padded else (0, self.size)

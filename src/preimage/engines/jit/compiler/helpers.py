@@ -1,12 +1,35 @@
-"""Helper threads that compile beside the calling one."""
+"""What compiling needs of the system: helper threads beside the calling one, and signals that wait."""
 
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Helpers"]
+__all__ = ["Helpers", "held_signals"]
+
+#: Caused by the thread itself: held, they would end the process without a word.
+_OWN = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT")
+_HELD = frozenset(signal.valid_signals()) - {getattr(signal, name) for name in _OWN if hasattr(signal, name)}
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Signals of this thread, and of those that it starts, wait until the block ends.
+
+    What a handler raises (KeyboardInterrupt) would come between LLVM making or freeing an object and Python knowing of it: the object would be
+    freed twice, and the process end later, wherever it is then.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Helpers:

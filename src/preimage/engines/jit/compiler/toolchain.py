@@ -28,7 +28,7 @@ from preimage.engines.decisions import forget_shortcuts
 from preimage.engines.ir.accumulate import with_accumulations
 from preimage.engines.jit.compiler import object_loader
 from preimage.engines.jit.compiler.costs import AVX2, AVX512, NEON
-from preimage.engines.jit.compiler.helpers import Helpers
+from preimage.engines.jit.compiler.helpers import Helpers, held_signals
 from preimage.engines.jit.compiler.remembered import Answer, answer
 from preimage.engines.jit.compiler.room import LOAD_BYTES, MODULE_BYTES, THREAD_BYTES, check_mapping, check_room, compiling_bytes
 from preimage.engines.jit.compiler.target import Target, cache_sizes, costs_of, vectors
@@ -236,20 +236,27 @@ def _x86(target: Target) -> bool:
     return target.triple.startswith("x86_64") and host().triple.startswith("x86_64")
 
 
-def _parse(text: str, target: Target, machine: Any, verify: bool) -> tuple[Any, Any]:
-    """The module and the context that owns it: a context of its own, so that all its memory goes with it.
+@contextmanager
+def _parsed(text: str, target: Target, machine: Any, verify: bool) -> Iterator[Any]:
+    """The module, in a context of its own, so that all its memory goes with it.
 
     Parsing checks types and that values are defined before they are used; the verifier's further checks are for who changes
     a schedule: the tests ask for them, and PREIMAGE_DEBUG=4.
     """
     binding = _binding()
+    source, module = with_accumulations(text, _x86(target), target.vector_bytes), None
     context = binding.create_context()
-    module = binding.parse_assembly(with_accumulations(text, _x86(target), target.vector_bytes), context)
-    module.triple = target.triple
-    module.data_layout = str(machine.target_data)
-    if verify:
-        module.verify()
-    return module, context
+    try:
+        module = binding.parse_assembly(source, context)
+        module.triple = target.triple
+        module.data_layout = str(machine.target_data)
+        if verify:
+            module.verify()
+        yield module
+    finally:  # in this order: after an error both may be garbage, and the collector may free the context that a module lies in first
+        if module is not None:
+            module.close()
+        context.close()
 
 
 def _emit(machine: Any, module: Any) -> bytes:
@@ -281,8 +288,7 @@ class Work(NamedTuple):
     verify: bool = False
 
     def object_code(self) -> bytes:
-        with _machine(self.target, self.level) as machine:
-            module, _context = _parse(self.text, self.target, machine, self.verify)
+        with _machine(self.target, self.level) as machine, _parsed(self.text, self.target, machine, self.verify) as module:
             return _emit(machine, module)
 
 
@@ -309,7 +315,7 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
 
     wanted = compiling_bytes(sum([len(work.text) for work in works]))
     _binding()  # a helper that had to import it would wait for LOCK, whose owner waits for the helper
-    with LOCK:
+    with LOCK, held_signals():
         check_room(wanted)
         helpers = Helpers(run, min(n_threads, len(works), 1 + max(0, available_memory() - wanted) // THREAD_BYTES) - 1)
         run()
@@ -324,16 +330,14 @@ def object_codes(works: Sequence[Work], n_threads: int) -> list[bytes]:
 def checked_ir(text: str, target: Target | None = None) -> str:
     """The IR as LLVM reads it, verified (PREIMAGE_DEBUG=4). No pass runs on it: the code generator takes it as it is."""
     target = target or current_target()
-    with LOCK, _machine(target) as machine:
-        module, _context = _parse(text, target, machine, verify=True)
+    with LOCK, held_signals(), _machine(target) as machine, _parsed(text, target, machine, verify=True) as module:
         return str(module)
 
 
 def assembly(text: str, target: Target | None = None) -> str:
     """The assembly of IR text (PREIMAGE_DEBUG=5)."""
     target = target or current_target()
-    with LOCK, _machine(target) as machine:
-        module, _context = _parse(text, target, machine, verify=False)
+    with LOCK, held_signals(), _machine(target) as machine, _parsed(text, target, machine, verify=False) as module:
         listing: str = machine.emit_assembly(module)
         return listing
 
@@ -355,7 +359,7 @@ _serial = itertools.count(1)  # LLJIT never lets a library's name be used again
 
 def load_object(code: bytes, symbols: Sequence[str] = ("kernel",)) -> dict[str, LoadedKernel]:
     """Link an object file into the process; the addresses of its functions, each of which keeps all of it loaded."""
-    with LOCK:
+    with LOCK, held_signals():
         try:
             pages = object_loader.load(code, symbols)
         except (OSError, MemoryError) as error:

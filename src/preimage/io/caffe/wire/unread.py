@@ -35,7 +35,9 @@ def refuse_slips(message: Message, where: str) -> None:
         for extra in inner.extra:
             line = f", line {extra.line}" if extra.line else ""
             if extra.name in known:
-                words = ENUMS[known[extra.name].type]
+                words = ENUMS.get(known[extra.name].type)
+                if words is None:  # a field of today's layers in one of an older form, which has none of that name
+                    raise FileFormatError(f"{where}{line}: {path}{extra.name} is no field of a layer of this older form")
                 near = close_name(str(extra.value), list(words)) or ", ".join(list(words)[:8])
                 raise FileFormatError(f"{where}{line}: {path}{extra.name} knows no {extra.value}; wanted: {near}")
             if (meant := close_name(extra.name, list(known))) is not None:
