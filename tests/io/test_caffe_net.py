@@ -183,7 +183,8 @@ def test_fields_of_forks_are_named_and_slips_of_the_pen_refused(tmp_path: Path) 
     for word, wanted in (("pool: AVG", "AVE"), ("pool: LP", "MAX, AVE, STOCHASTIC")):
         with pytest.raises(FileFormatError, match=f"line 1: pooling_param.pool knows no {word[6:]}; wanted: {wanted}"):
             net(f'{INPUT} layer {{ name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param {{ {word} }} }}')
-    old = 'name: "old" input: "data" input_dim: 1 input_dim: 1 input_dim: 9 input_dim: 9 layers { layer { name: "c" type: "conv" bottom: 3 } top: "c" }'
+    size = "input_dim: 1 input_dim: 1 input_dim: 9 input_dim: 9"
+    old = f'name: "old" input: "data" {size} layers {{ layer {{ name: "c" type: "conv" bottom: 3 }} top: "c" }}'
     with pytest.raises(FileFormatError, match="bottom is no field of a layer of this older form"):
         net(old)  # what describes a layer stands in `layer`, its bottoms beside it
     with pytest.raises(FileFormatError, match="NetParameter has no field 'layr'; did you mean 'layer'"):
