@@ -18,6 +18,7 @@ import ctypes
 import functools
 import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -109,21 +110,21 @@ class SimulatedMemory:
         self.size = size
         self._held = np.full(size + 2 * MARGIN + 256, CANARY, np.uint8)
         first = -self._held.ctypes.data % 256 + (MARGIN - MARGIN % 256)
-        self._first = first
+        self._first, self._end = first, first + size
         self.address = self._held.ctypes.data + first
         self._held[first : first + size] = NEW
         owner.register(self)
 
     def damaged(self) -> bool:
         """Whether something was written beyond it."""
-        held = self._held
-        return bool((held[: self._first] != CANARY).any() or (held[self._first + self.size :] != CANARY).any())
+        held = self._held  # none once it was freed, which another thread may do now
+        return bool((held[: self._first] != CANARY).any() or (held[self._end :] != CANARY).any())
 
     def free(self) -> None:
         if self._held.size:
             damaged = self.damaged()
             self._held = np.empty(0, np.uint8)
-            self._first = self.size = 0
+            self.size = 0
             if damaged:
                 raise EngineError("simulator: a kernel wrote beyond an array's memory")
 
@@ -136,10 +137,12 @@ class Simulator:
     def __init__(self, order: Callable[[int], Array] = np.arange, lazy: bool = False) -> None:
         self._order, self._lazy = order, lazy
         self._memory: weakref.WeakSet[SimulatedMemory] = weakref.WeakSet()
+        self._lock = threading.Lock()  # several threads of the process may compute here at a time
 
     def register(self, memory: SimulatedMemory) -> None:
         """Memory whose margins are checked with the others."""
-        self._memory.add(memory)
+        with self._lock:
+            self._memory.add(memory)
 
     def load(self, spec: Any) -> SimulatedKernel:
         return _compiled(spec)
@@ -164,7 +167,9 @@ class Simulator:
 
     def check_margins(self) -> None:
         """Raise EngineError if a kernel wrote beyond an array's memory."""
-        if any(memory.damaged() for memory in list(self._memory)):
+        with self._lock:
+            held = list(self._memory)
+        if any(memory.damaged() for memory in held):
             raise EngineError("simulator: a kernel wrote beyond an array's memory")
 
     def synchronise(self, stream: int = 0) -> None:
