@@ -81,6 +81,7 @@ def generator_sources() -> list[str]:
         engines / "jit/elementwise/vectors.py",
         engines / "jit/conv/winograd/transforms.py",
         engines / "jit/products/columns.py",
+        engines / "jit/products/rows.py",
         engines / "jit/products/transpose.py",
         *(engines / "jit").rglob("*_arguments.py"),
         *(engines / "jit").rglob("*_kernel.py"),
