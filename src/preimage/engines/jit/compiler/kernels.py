@@ -81,8 +81,11 @@ def generator_sources() -> list[str]:
         engines / "jit/elementwise/vectors.py",
         engines / "jit/conv/winograd/transforms.py",
         engines / "jit/products/columns.py",
+        engines / "jit/products/recurrent/cells.py",
         engines / "jit/products/rows.py",
         engines / "jit/products/transpose.py",
+        engines / "jit/runtime/affinity_ir.py",
+        engines / "jit/runtime/pool_ir.py",
         *(engines / "jit").rglob("*_arguments.py"),
         *(engines / "jit").rglob("*_kernel.py"),
     ]
