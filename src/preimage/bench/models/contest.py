@@ -163,7 +163,7 @@ def run_models(
         rows: list[ModelRow] = []
         with tempfile.TemporaryDirectory() as folder:
             for count in threads:
-                rows += _measure(subject, Path(folder), here, count, protocol, pythons, warm=count == threads[0])
+                rows += _measure(subject, Path(folder), here, count, protocol, pythons)
         run.rows += rows
         if progress is not None:
             progress(rows, number + 1, len(subjects))
@@ -172,7 +172,7 @@ def run_models(
 
 
 def _measure(
-    subject: Subject, folder: Path, here: Sequence[str], threads: int, protocol: ModelProtocol, pythons: Mapping[str, str], warm: bool
+    subject: Subject, folder: Path, here: Sequence[str], threads: int, protocol: ModelProtocol, pythons: Mapping[str, str]
 ) -> list[ModelRow]:  # fmt: skip
     try:
         model = prepare(subject, folder)
@@ -185,7 +185,7 @@ def _measure(
     rows = {name: ModelRow(subject.name, subject.kind, said, threads, name) for name in taking_part}
     sides: dict[str, Side] = {}
     try:
-        for name in (OURS, OURS_FAST) if warm else ():
+        for name in (OURS, OURS_FAST):  # another number of threads has kernels of its own
             if name in rows:
                 _start(name, model, feeds, folder, threads, protocol, pythons, rows[name], {})
         for name in taking_part:
