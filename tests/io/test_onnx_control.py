@@ -177,6 +177,11 @@ def test_unsound_graphs_are_refused_in_words(change, words):
         ours(onnx_io.load(model(text)), {"x": floats(3)})
 
 
+def test_an_if_without_its_condition_is_refused():
+    with pytest.raises(pre.FileFormatError, match="If: takes one input, its condition; the node gives 0"):
+        ours(onnx_io.load(model(BRANCHES.replace("If (c)", "If ()"))), {"x": floats(2, 3), "c": np.array(True)})
+
+
 def test_graphs_inside_graphs_have_a_bounded_depth():
     text = "Neg (x)"
     for k in range(20):

@@ -54,7 +54,8 @@ def _types(graph: Graph, own: Types, captured: Sequence[str], outer: Types) -> l
 
 
 def _if_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
-    return _types(attributes["then_branch"], (), attributes["captured"], inputs[1:])
+    captured = attributes["captured"]
+    return _types(attributes["then_branch"], (), captured, inputs[len(inputs) - len(captured) :])
 
 
 def _loop_types(attributes: Mapping[str, Any], inputs: Types) -> Types:
@@ -96,9 +97,11 @@ def _bytes(value: Any) -> int:
 
 @graph_op("onnx.If", types=_if_types)
 def _if(*values: Any, then_branch: Graph, else_branch: Graph, captured: Sequence[str] = (), outputs: int = 1) -> tuple[Any, ...]:
-    (condition,), outer = _parted(values, captured)
+    own, outer = _parted(values, captured)
+    if len(own) != 1:
+        raise FileFormatError(f"If: takes one input, its condition; the node gives {len(own)}")
     with limits.looping("If"):
-        return _results(_call(then_branch if _truth(condition, "If") else else_branch, (), outer, "If"), outputs, "If")
+        return _results(_call(then_branch if _truth(own[0], "If") else else_branch, (), outer, "If"), outputs, "If")
 
 
 def _stacked(parts: Sequence[Any], axis: int, what: str) -> Any:
@@ -119,7 +122,7 @@ def _none(graph: Graph, position: int) -> np.ndarray:
 @graph_op("onnx.Loop", types=_loop_types)
 def _loop(*values: Any, body: Graph, captured: Sequence[str] = (), outputs: int = 1) -> tuple[Any, ...]:
     own, outer = _parted(values, captured)
-    most, condition, *carried = own if len(own) > 1 else (*own, None)
+    most, condition, *carried = own if len(own) > 1 else (*own, None, None)[:2]
     count = None if most is None else int(_decided(most).reshape(()))
     going = True if condition is None else _truth(condition, "Loop")
     if len(body.outputs) < 1 + len(carried):
