@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from preimage.audit.integers import Cases
+from preimage.audit.integers import differing
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.products.integers import call, depthwise, plan
 
@@ -68,15 +68,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--way", choices=["pairs", "quads", "plain"])
     given = parser.parse_args()
-    cases, found = Cases(given.seed), 0
     with added_up(given.way):
-        for number in range(given.cases):
-            wrong = cases.run()
-            if wrong is not None:
-                found += 1
-                print(f"case {number}: {wrong}")
-    print(f"{given.cases} cases, {found} differ")
-    return 1 if found else 0
+        return int(differing(given.seed, given.cases) > 0)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import random
-import resource
-import signal
 import struct
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import fuzz_process
 import numpy as np
 import torch
 
@@ -28,7 +27,6 @@ from preimage import PreimageError
 from preimage.io import limits
 from preimage.io.torch import load
 
-SECONDS, MEMORY = 5, 2**30
 _NUMBERS = (0, 1, 2, 3, 7, 2**15, 2**31 - 1, -1, -2, -(2**31))
 _NAMES = (
     b"cos\nsystem\n", b"cbuiltins\neval\n", b"cposix\nsystem\n", b"ctorch\nload\n", b"ctorch\nFloatStorage\n", b"ctorch\nDoubleStorage\n",
@@ -182,31 +180,17 @@ def _same(ours: Any, theirs: Any) -> bool:
     return repr(ours) == repr(theirs) or isinstance(theirs, torch.device | torch.dtype)
 
 
-def _too_long(*_: object) -> None:
-    raise TimeoutError
-
-
 def fuzz(first: int, count: int, folder: Path, *, beside: bool = False) -> tuple[Counter[str], list[tuple[int, str]]]:
     """Counts of outcomes, and the offenders by seed."""
-    bases, counts, offenders = base_files(), Counter[str](), []
-    signal.signal(signal.SIGALRM, _too_long)
+    bases = base_files()
     warnings.filterwarnings("ignore", module="torch")  # protocols that its own reader knows in part
-    for seed in range(first, first + count):
+
+    def case(seed: int) -> str:
         base = bases[seed % len(bases)]
-        data = mutate(base, random.Random(seed))
-        signal.alarm(SECONDS)
-        try:
-            with limits.limits(memory_bytes=MEMORY // 4):
-                outcome = attempt(data, folder / "mutated.pt", beside=beside, unchanged=base)
-        except TimeoutError:
-            outcome = "too slow"
-        except BaseException as error:
-            outcome = f"foreign {type(error).__name__}: {str(error)[:200]}"
-        signal.alarm(0)
-        counts[outcome.split(":")[0]] += 1
-        if not outcome.startswith(("read", "refused")):
-            offenders.append((seed, outcome))
-    return counts, offenders
+        with limits.limits(memory_bytes=fuzz_process.MEMORY // 4):
+            return attempt(mutate(base, random.Random(seed)), folder / "mutated.pt", beside=beside, unchanged=base)
+
+    return fuzz_process.fuzz(case, first, count, ("read", "read, not by torch", "read, otherwise by torch", "refused"))
 
 
 if __name__ == "__main__":
@@ -215,8 +199,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beside", action="store_true")
     given = parser.parse_args()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     with tempfile.TemporaryDirectory() as place:
         counted, wrong = fuzz(given.seed, given.count, Path(place), beside=given.beside)
     print(dict(counted))

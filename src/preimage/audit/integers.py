@@ -19,7 +19,7 @@ from preimage.errors import GeometryError
 from preimage.geometry import ConvGeometry
 from preimage.settings import config
 
-__all__ = ["Cases", "centred", "convolved", "deconvolved", "finished", "main"]
+__all__ = ["Cases", "centred", "convolved", "deconvolved", "differing", "finished", "main"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 BYTES = (np.int8, np.uint8)
@@ -219,20 +219,25 @@ class Cases:
             return self.matmul() if kind < 2 else self.conv(transposed=kind == 3)
 
 
-def main() -> int:
-    """Compare as many cases as asked for; prints those that differ. The exit status is 1 if any does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    cases, wrong = Cases(options.seed), 0
-    for number in range(options.cases):
+def differing(seed: int, count: int) -> int:
+    """How many of `count` cases differ from the definition; each is printed."""
+    cases, wrong = Cases(seed), 0
+    for number in range(count):
         difference = cases.run()
         if difference is not None:
             wrong += 1
             print(f"case {number}: {difference}")
-    print(f"{options.cases} cases of contractions of integers, {wrong} differ from the definition")
-    return 1 if wrong else 0
+    print(f"{count} cases of contractions of integers, {wrong} differ from the definition")
+    return wrong
+
+
+def main() -> int:
+    """Compare as many cases as asked for. The exit status is 1 if any differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    return int(differing(options.seed, options.cases) > 0)
 
 
 if __name__ == "__main__":

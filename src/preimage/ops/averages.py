@@ -81,12 +81,9 @@ def _by_taps(value: Array, k: int, w: Axis, to_outputs: bool) -> Array:
     """Sums along a spatial axis, tap by tap: of inputs to outputs, or back."""
     out = _zeros(value, k, w.outputs if to_outputs else w.size)
     with np.errstate(all="ignore"):
-        for t in w.taps:
-            reach = w.reach(t)
-            if reach is not None:
-                outputs, inputs = reach
-                to, source = (outputs, inputs) if to_outputs else (inputs, outputs)
-                out[along(k, to)] += value[along(k, source)]
+        for outputs, inputs in w.reaches:
+            to, source = (outputs, inputs) if to_outputs else (inputs, outputs)
+            out[along(k, to)] += value[along(k, source)]
     return out
 
 

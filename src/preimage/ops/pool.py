@@ -50,7 +50,7 @@ def _max_pool(x: Array, *, windows: Windows) -> Array:
             continue
         shape = (*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :])
         out = np.empty_like(value, shape=shape)
-        reach = [r for r in (w.reach(t) for t in w.taps) if r is not None]
+        reach = list(w.reaches)
         whole = slice(0, w.outputs)
         # a tap that serves every window starts the maximum; without one the start is -infinity
         first = next((j for j, r in enumerate(reach) if r[0] == whole), None)
@@ -75,11 +75,8 @@ def _switches(x: Array, windows: Windows) -> Array:
     for k, w in reversed(list(enumerate(windows))):
         shape = (*value.shape[: k + 2], w.outputs, *value.shape[k + 3 :])
         best, place = np.full(shape, -np.inf, x.dtype), np.full(shape, -1, np.int64)
-        for t in w.taps:
-            reach = w.reach(t)
-            if reach is None:
-                continue
-            here, there = along(k, reach[0]), along(k, reach[1])
+        for serves, reads in w.reaches:
+            here, there = along(k, serves), along(k, reads)
             new, old, seen, at = value[there], best[here], place[here], found[there]
             better = ((new > old) | (np.isnan(new) & ~np.isnan(old)) | (seen < 0)) & (at >= 0)
             best[here], place[here] = np.where(better, new, old), np.where(better, at, seen)

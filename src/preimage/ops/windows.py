@@ -7,6 +7,7 @@ over taps of whole-array operations, and nothing is padded or copied.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,22 +44,21 @@ class Axis:
         """Whether every window is the element of its number."""
         return self.kernel == self.stride == 1 and self.outputs == self.size and self.lo == 0
 
-    def reach(self, k: int) -> tuple[slice, slice] | None:
-        """For tap k: the outputs whose element lies inside, and those elements; None if there is none."""
-        offset = k * self.dilation - self.lo
-        first = max(0, -(offset // self.stride))
-        last = min(self.outputs - 1, (self.size - 1 - offset) // self.stride)
-        if last < first:
-            return None
-        start = first * self.stride + offset
-        return slice(first, last + 1), slice(start, (last - first) * self.stride + start + 1, self.stride)
-
     @property
-    def taps(self) -> range:
-        """The taps that may reach an element: a window may be far larger than what it lies over."""
-        first = -(((self.outputs - 1) * self.stride - self.lo) // self.dilation)
-        last = (self.size - 1 + self.lo) // self.dilation
-        return range(max(0, first), min(self.kernel, last + 1))
+    def reaches(self) -> Iterator[tuple[slice, slice]]:
+        """Tap by tap, of those that meet an element: the outputs whose element lies inside, and those elements.
+
+        Taps before and behind all elements are not visited: a window may be far larger than what it lies over.
+        """
+        begin = -(((self.outputs - 1) * self.stride - self.lo) // self.dilation)
+        end = (self.size - 1 + self.lo) // self.dilation + 1
+        for k in range(max(0, begin), min(self.kernel, end)):
+            offset = k * self.dilation - self.lo
+            first = max(0, -(offset // self.stride))
+            last = min(self.outputs - 1, (self.size - 1 - offset) // self.stride)
+            if first <= last:
+                start = first * self.stride + offset
+                yield slice(first, last + 1), slice(start, (last - first) * self.stride + start + 1, self.stride)
 
     def covered(self, padded: bool) -> NDArray[np.int64]:
         """How many taps of each window count: inside the input, or (padded) inside input and padding."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.engines.ir.builder import Int, Kernel, Num, Ptr
+from preimage.engines.jit.products.integers.product_arguments import IntegerTypes
 from preimage.engines.jit.products.integers.words_kernel import TERMS, extended, flipped, join, minus, plus, times
 from preimage.records import record
 
@@ -40,7 +41,7 @@ class ColumnsArguments(Arguments):
 
 
 @record
-class ColumnsSpec:
+class ColumnsSpec(IntegerTypes):
     """way: as in words_kernel.py; signed: B's type; width: of a panel; each: every column has a zero point of its own; lanes: columns that are
     packed at a time, neighbours in memory, or 1.
     """
@@ -52,14 +53,6 @@ class ColumnsSpec:
     width: int
     each: bool
     lanes: int
-
-    @property
-    def byte(self) -> str:
-        return "i8"
-
-    @property
-    def word(self) -> str:
-        return "i32"
 
     def ir(self) -> str:
         """The text of the kernel."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
+from preimage.engines.jit.products.integers.product_arguments import FinishedTile
 from preimage.records import record
 
 __all__ = ["DepthwiseArguments", "DepthwiseSpec"]
@@ -61,7 +62,7 @@ class DepthwiseArguments(Arguments):
 
 
 @record
-class DepthwiseSpec:
+class DepthwiseSpec(FinishedTile):
     """way: as in words_kernel.py; all but `quads` with one tap a word. signed: A's type; lanes: 32-bit sums of a vector; vectors, pixels: whose sums
     are held in registers. finish, kind, unsigned, factors, bias: as in `ProductSpec`.
     """
@@ -78,27 +79,6 @@ class DepthwiseSpec:
     unsigned: bool = False
     factors: bool = False
     bias: bool = False
-
-    @property
-    def byte(self) -> str:
-        return "i8"
-
-    @property
-    def word(self) -> str:
-        return "i32"
-
-    @property
-    def float(self) -> str:
-        return "f32"
-
-    @property
-    def added(self) -> str:
-        return "f32" if self.finish == "scaled" else "i32"
-
-    @property
-    def width(self) -> int:
-        """Channels of a block."""
-        return self.vectors * self.lanes
 
     def ir(self) -> str:
         """The text of the kernel."""

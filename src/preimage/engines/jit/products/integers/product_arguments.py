@@ -7,7 +7,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Elements, Integer, Words, elements
 from preimage.records import record
 
-__all__ = ["ProductArguments", "ProductSpec"]
+__all__ = ["FinishedTile", "IntegerTypes", "ProductArguments", "ProductSpec"]
 
 
 class ProductArguments(Arguments):
@@ -72,8 +72,38 @@ class ProductArguments(Arguments):
     channels: Integer
 
 
+class IntegerTypes:
+    """What the types are called that arguments of these kernels point to."""
+
+    __slots__ = ()
+
+    byte: ClassVar[str] = "i8"
+    word: ClassVar[str] = "i32"
+    float: ClassVar[str] = "f32"
+
+
+class FinishedTile(IntegerTypes):
+    """Specs of tiles of sums that are finished before they are stored."""
+
+    __slots__ = ()
+
+    lanes: int
+    vectors: int
+    finish: str
+
+    @property
+    def added(self) -> str:
+        """The type of a bias."""
+        return "f32" if self.finish == "scaled" else "i32"
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel, channels of a block."""
+        return self.vectors * self.lanes
+
+
 @record
-class ProductSpec:
+class ProductSpec(FinishedTile):
     """way: as in words_kernel.py; signed: A's type; lanes: 32-bit words of a vector; rows, vectors: of a tile; axes: of A, an image, or 0.
 
     finish: "int32" stores the sums; "scaled" stores float32 sums * factor, "requantised" integers round(sums * factor) + zero, of type `kind`.
@@ -95,27 +125,6 @@ class ProductSpec:
     factors: bool = False
     bias: bool = False
     zeros: bool = False
-
-    @property
-    def byte(self) -> str:
-        return "i8"
-
-    @property
-    def word(self) -> str:
-        return "i32"
-
-    @property
-    def float(self) -> str:
-        return "f32"
-
-    @property
-    def added(self) -> str:
-        return "f32" if self.finish == "scaled" else "i32"
-
-    @property
-    def width(self) -> int:
-        """Columns of a panel."""
-        return self.vectors * self.lanes
 
     def ir(self) -> str:
         """The text of the kernel."""

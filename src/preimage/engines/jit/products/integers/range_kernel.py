@@ -15,6 +15,7 @@ from preimage.engines.ir.builder import Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.elements import stored
 from preimage.engines.ir.elementwise import WORDS
 from preimage.engines.jit.elementwise.vectors import Vectors
+from preimage.engines.jit.products.integers.product_arguments import IntegerTypes
 from preimage.records import record
 
 __all__ = ["RangeArguments", "RangeSpec", "build"]
@@ -34,21 +35,13 @@ class RangeArguments(Arguments):
 
 
 @record
-class RangeSpec:
+class RangeSpec(IntegerTypes):
     """phase: "find" or "quantise"."""
 
     arguments: ClassVar = RangeArguments
 
     phase: str
     lanes: int
-
-    @property
-    def float(self) -> str:
-        return "f32"
-
-    @property
-    def byte(self) -> str:
-        return "i8"
 
     def ir(self) -> str:
         """The text of the kernel."""
