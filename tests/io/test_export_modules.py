@@ -115,6 +115,27 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "Upsample bicubic, corners": (nn.Upsample(scale_factor=1.5, mode="bicubic", align_corners=True), MAP),
     "Upsample of a line": (nn.Upsample(scale_factor=1.7, mode="linear", recompute_scale_factor=True), LINE),
     "Upsample channels last": (nn.Upsample(size=(4, 4), layout="channels_last"), LAST),
+    **{
+        f"{kind}Pad{n}d": (getattr(nn, f"{kind}Pad{n}d")((1, 2, 0, -1, 2, 1)[: 2 * n]), (LINE, MAP, VOLUME)[n - 1])
+        for kind in ("Circular", "Reflection", "Replication", "Zero")
+        for n in (1, 2, 3)
+    },
+    **{f"ConstantPad{n}d": (getattr(nn, f"ConstantPad{n}d")(2, 0.5), (LINE, MAP, VOLUME)[n - 1]) for n in (1, 2, 3)},
+    "ReflectionPad2d channels last": (nn.ReflectionPad2d((1, 2, 3, 0), layout="channels_last"), LAST),
+    "ChannelShuffle": (nn.ChannelShuffle(2), MAP),
+    "Fold": (nn.Fold((5, 6), (3, 2), padding=1, stride=2), (2, 12, 12)),
+    "Unfold": (nn.Unfold((3, 2), padding=(1, 0), stride=(1, 2)), MAP),
+    "GLU": (nn.GLU(1), MAP),
+    "Hardshrink": (nn.Hardshrink(0.4), MAP),
+    "Softshrink": (nn.Softshrink(0.4), MAP),
+    "Tanhshrink": (nn.Tanhshrink(), MAP),
+    "Threshold": (nn.Threshold(0.1, 0.25), MAP),
+    "Softmin": (nn.Softmin(1), MAP),
+    "LocalResponseNorm": (nn.LocalResponseNorm(3, alpha=0.5), MAP),
+    "RMSNorm": (nn.RMSNorm(5), MAP),
+    "RMSNorm without weights": (nn.RMSNorm((6, 5), 1e-3, False), MAP),
+    "UpsamplingNearest2d": (nn.UpsamplingNearest2d(scale_factor=2), MAP),
+    "UpsamplingBilinear2d": (nn.UpsamplingBilinear2d((7, 9)), MAP),
     "RNN": (nn.RNN(4, 3, rng=0), (5, 2, 4)),
     "RNN of relu, without bias": (nn.RNN(4, 3, nonlinearity="relu", bias=False, bidirectional=True, rng=0), (5, 2, 4)),
     "LSTM": (nn.LSTM(4, 3, num_layers=2, bidirectional=True, rng=0), (5, 2, 4)),
@@ -126,6 +147,7 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 #: Layers that take more than one input or give more than one result are no nets of their own.
 ELSEWHERE = {
+    "Embedding",
     "Module",
     "ModuleList",
     "ModuleDict",

@@ -56,11 +56,35 @@ LAYERS = [
     ("Upsample", (), {"size": (4, 5, 6), "mode": "trilinear"}, (2, 2, 3, 4, 5)),
     ("PixelShuffle", (2,), {}, IMAGE),
     ("PixelUnshuffle", (3,), {}, (2, 2, 6, 9)),
+    *[
+        (f"{kind}Pad{n}d", ((1, 2, 0, -1, 2, 1)[: 2 * n],), {}, shape)
+        for kind in ("Circular", "Reflection", "Replication", "Zero")
+        for n, shape in ((1, (2, 4, 9)), (2, IMAGE), (3, (2, 2, 3, 4, 5)))
+        if (kind, n) != ("Reflection", 3)  # torch has no negative margins there
+    ],
+    ("ReflectionPad3d", ((1, 2, 0, 3, 2, 1),), {}, (2, 2, 3, 4, 5)),
+    ("ReflectionPad2d", (2,), {}, (4, 5, 6)),
+    *[(f"ConstantPad{n}d", (2, 0.7), {}, shape) for n, shape in ((1, (2, 4, 9)), (2, IMAGE), (3, (2, 2, 3, 4, 5)))],
+    ("ChannelShuffle", (2,), {}, IMAGE),
+    ("UpsamplingNearest2d", ((13, 10),), {}, IMAGE),
+    ("UpsamplingBilinear2d", (), {"scale_factor": 2}, IMAGE),
+    ("Unfold", ((3, 2),), {"dilation": (1, 2), "padding": (2, 1), "stride": 2}, IMAGE),
+    ("Unfold", (3,), {}, (4, 5, 6)),
+    ("Fold", ((5, 6), (3, 2)), {"padding": 1, "stride": 2}, (2, 24, 12)),
+    ("LocalResponseNorm", (3,), {"alpha": 0.5, "beta": 0.6, "k": 2.0}, IMAGE),
+    ("RMSNorm", ((9, 11),), {"eps": 1e-3}, IMAGE),
+    ("RMSNorm", (11,), {"elementwise_affine": False}, IMAGE),
     ("Flatten", (), {}, IMAGE),
     ("Unflatten", (1, (2, -1)), {}, IMAGE),
     ("Identity", (), {}, IMAGE),
     ("Softmax", (1,), {}, IMAGE),
     ("LogSoftmax", (1,), {}, IMAGE),
+    ("Softmin", (1,), {}, IMAGE),
+    ("GLU", (1,), {}, IMAGE),
+    ("Hardshrink", (0.4,), {}, IMAGE),
+    ("Softshrink", (0.4,), {}, IMAGE),
+    ("Tanhshrink", (), {}, IMAGE),
+    ("Threshold", (0.1, 0.7), {}, IMAGE),
     ("LeakyReLU", (0.2,), {}, IMAGE),
     ("Hardtanh", (-0.5, 0.7), {}, IMAGE),
     ("ELU", (0.7,), {}, IMAGE),
@@ -122,6 +146,7 @@ def test_every_layer_is_compared():
     layers = {n for n in nn.__all__ if isinstance(getattr(nn, n), type) and issubclass(getattr(nn, n), nn.Module)}
     apart = {"Module", "Sequential", "ModuleList", "ModuleDict", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d"}
     apart |= {"RNN", "LSTM", "GRU"}  # test_recurrent_layers.py
+    apart |= {"Embedding"}  # test_embedding.py
     apart |= {f"MaxUnpool{k}d" for k in (1, 2, 3)} | {n for n in layers if n.endswith("Loss")}
     assert layers - apart == {row[0] for row in LAYERS}
 

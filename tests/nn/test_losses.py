@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import preimage as pre
-from preimage import nn
+from preimage import functional, nn
 
 rng = np.random.default_rng(0)
 X, T = rng.standard_normal((3, 4, 5)), rng.standard_normal((3, 4, 5))
@@ -94,7 +94,10 @@ def test_modules_are_the_functions():
         (nn.MSELoss(), nn.mse_loss, X, T), (nn.L1Loss("sum"), lambda a, b: nn.l1_loss(a, b, reduction="sum"), X, T),
         (nn.HuberLoss(delta=0.3), lambda a, b: nn.huber_loss(a, b, delta=0.3), X, T), (nn.NLLLoss(), nn.nll_loss, np.log(P), LABELS),
         (nn.CrossEntropyLoss(weight=W4), lambda a, b: nn.cross_entropy(a, b, weight=W4), X, LABELS), (nn.BCELoss(), nn.bce_loss, P, Q),
-        (nn.BCEWithLogitsLoss(), nn.bce_with_logits_loss, X, Q), (nn.DiceLoss(2.0), lambda a, b: nn.dice_loss(a, b, smooth=2.0), P, Q),
+        (nn.BCEWithLogitsLoss(), nn.bce_with_logits_loss, X, Q),
+        (nn.SmoothL1Loss(beta=0.3), lambda a, b: functional.smooth_l1_loss(a, b, beta=0.3), X, T),
+        (nn.KLDivLoss("batchmean"), lambda a, b: functional.kl_div(a, b, reduction="batchmean"), np.log(P), Q),
+        (nn.DiceLoss(2.0), lambda a, b: nn.dice_loss(a, b, smooth=2.0), P, Q),
     ]  # fmt: skip
     for module, function, a, b in pairs:
         assert module(a, b) == function(a, b)

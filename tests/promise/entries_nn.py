@@ -61,6 +61,13 @@ def _recurrent(name: str) -> Entry:
     return layer(name, lambda: _First(getattr(nn, name)(6, 7, batch_first=True)), (BATCH, 5, 6))
 
 
+def _rows(weight: Any) -> Any:
+    """Rows of a table, some of them more than once."""
+    table = nn.Embedding(*weight.shape, padding_idx=2)
+    _put(table, "weight", weight)
+    return table(np.array([[3, 0, 8, 3], [2, 7, 1, 3]]))
+
+
 class _First(nn.Module):
     """The first result of a module."""
 
@@ -74,7 +81,7 @@ class _First(nn.Module):
 
 ACTIVATIONS = (
     "CELU", "ELU", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU",
-    "Sigmoid", "Softplus", "Softsign", "Tanh", "Identity", "Flatten",
+    "Sigmoid", "Softplus", "Softsign", "Tanh", "Tanhshrink", "Hardshrink", "Softshrink", "Identity", "Flatten",
 )  # fmt: skip
 BATCH_MATES = "batch statistics"
 
@@ -100,6 +107,22 @@ LAYERS = [
     layer("Linear", lambda: nn.Linear(600, 10), (BATCH, 600), label="of rows"),
     layer("Softmax", lambda: nn.Softmax(1), X2),
     layer("LogSoftmax", lambda: nn.LogSoftmax(1), X2),
+    layer("Softmin", lambda: nn.Softmin(1), X2),
+    layer("GLU", lambda: nn.GLU(1), X1),
+    layer("Threshold", lambda: nn.Threshold(0.1, 0.7), X2),
+    layer("RMSNorm", lambda: nn.RMSNorm((13, 11)), X2),
+    layer("LocalResponseNorm", lambda: nn.LocalResponseNorm(5, alpha=0.5), X2),
+    *of_spaces("CircularPad", lambda kind, c: kind(2)),
+    *of_spaces("ConstantPad", lambda kind, c: kind(1, 0.5)),
+    *of_spaces("ReflectionPad", lambda kind, c: kind(3)),
+    *of_spaces("ReplicationPad", lambda kind, c: kind(2)),
+    *of_spaces("ZeroPad", lambda kind, c: kind(1)),
+    layer("ChannelShuffle", lambda: nn.ChannelShuffle(3), X1),
+    layer("Unfold", lambda: nn.Unfold((3, 2), padding=1, stride=2), X2),
+    layer("Fold", lambda: nn.Fold((5, 6), (3, 2), padding=1, stride=2), (BATCH, 12, 12)),
+    layer("UpsamplingNearest2d", lambda: nn.UpsamplingNearest2d(scale_factor=2), X2),
+    layer("UpsamplingBilinear2d", lambda: nn.UpsamplingBilinear2d((17, 20)), X2),
+    Entry("Embedding", lambda w: _rows(w), ((9, 6),), (False,), False, (0,)),
     layer("PixelShuffle", lambda: nn.PixelShuffle(2), (BATCH, 8, 5, 6)),
     layer("PixelUnshuffle", lambda: nn.PixelUnshuffle(2), (BATCH, 3, 6, 8)),
     layer("Upsample", lambda: nn.Upsample(scale_factor=2, mode="bilinear"), X2),
@@ -134,6 +157,8 @@ LOSSES = [
     *_loss("MSELoss", (0, 1), "mse_loss"),
     *_loss("L1Loss", (0, 1), "l1_loss"),
     *_loss("HuberLoss", (0, 1), "huber_loss"),
+    Entry("SmoothL1Loss", lambda x, t: nn.SmoothL1Loss(beta=0.5)(x, t), (X2, X2), (True, True), False, (0, 1)),
+    Entry("KLDivLoss", lambda x, t: nn.KLDivLoss("batchmean")(x, t), (X2, X2), (True, True), False, (0, 1), "unit"),
     *_loss("BCELoss", (0,), "bce_loss"),
     *_loss("BCEWithLogitsLoss", (0,), "bce_with_logits_loss"),
     Entry("DiceLoss", lambda x, t: nn.DiceLoss()(x, t), (X2, X2), (True, True), False, (0,), "unit"),

@@ -1,4 +1,4 @@
-"""Losses with torch's arguments; the losses themselves are those of preimage.nn."""
+"""Losses with torch's arguments; the losses themselves are those of preimage.ops.losses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from preimage import nn, ops
+from preimage import ops
 from preimage.autograd import Tensor, array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.functional.checks import reduction_of
+from preimage.ops import losses
 from preimage.ops.operands import number_of, operand
 from preimage.typing import Integers, LossReduction, Operand, Value
 
@@ -38,9 +39,9 @@ def cross_entropy(
     x: Any = operand(input, "input")
     if x.ndim == 1:
         held: Any = target if isinstance(target, Tensor) else np.asarray(target)
-        found: Any = nn.cross_entropy(x[None], held[None], **options)
+        found: Any = losses.cross_entropy(x[None], held[None], **options)
         return found[0] if found.ndim else found  # type: ignore[no-any-return]
-    return nn.cross_entropy(x, target, **options)
+    return losses.cross_entropy(x, target, **options)
 
 
 def nll_loss(
@@ -54,25 +55,25 @@ def nll_loss(
 ) -> Value:
     """-input at the target: input (N, classes, *) of log probabilities, target (N, *) of integers."""
     how = reduction_of("nll_loss", size_average, reduce, reduction)
-    return nn.nll_loss(input, target, weight=weight, ignore_index=ignore_index, reduction=how)
+    return losses.nll_loss(input, target, weight=weight, ignore_index=ignore_index, reduction=how)
 
 
-def _reduced(losses: Value, reduction: str) -> Value:
-    return losses if reduction == "none" else ops.mean(losses) if reduction == "mean" else ops.sum(losses)
+def _reduced(each: Value, reduction: str) -> Value:
+    return each if reduction == "none" else ops.mean(each) if reduction == "mean" else ops.sum(each)
 
 
-def _weighted(name: str, losses: Value, weight: Operand) -> tuple[Value, Value]:
+def _weighted(name: str, each: Value, weight: Operand) -> tuple[Value, Value]:
     """The losses of all elements times weights, and the weights."""
     w = operand(weight, f"{name}: weight")
-    if w.shape != losses.shape:
-        raise ShapeError(f"{name}: weight has shape {w.shape}, wanted that of the input, {losses.shape}")
-    return ops.multiply(losses, w), w
+    if w.shape != each.shape:
+        raise ShapeError(f"{name}: weight has shape {w.shape}, wanted that of the input, {each.shape}")
+    return ops.multiply(each, w), w
 
 
-def _averaged(name: str, losses: Value, weight: Operand, reduction: str) -> Value:
+def _averaged(name: str, each: Value, weight: Operand, reduction: str) -> Value:
     """Weighted losses reduced; the mean is over the sum of the weights."""
-    each, w = _weighted(name, losses, weight)
-    return ops.divide(ops.sum(each), ops.sum(w)) if reduction == "mean" else _reduced(each, reduction)
+    weighted, w = _weighted(name, each, weight)
+    return ops.divide(ops.sum(weighted), ops.sum(w)) if reduction == "mean" else _reduced(weighted, reduction)
 
 
 def mse_loss(
@@ -86,8 +87,8 @@ def mse_loss(
     """(input - target)^2."""
     how = reduction_of("mse_loss", size_average, reduce, reduction)
     if weight is None:
-        return nn.mse_loss(input, target, reduction=how)
-    return _averaged("mse_loss", nn.mse_loss(input, target, reduction="none"), weight, how)
+        return losses.mse_loss(input, target, reduction=how)
+    return _averaged("mse_loss", losses.mse_loss(input, target, reduction="none"), weight, how)
 
 
 def l1_loss(
@@ -101,8 +102,8 @@ def l1_loss(
     """|input - target|."""
     how = reduction_of("l1_loss", size_average, reduce, reduction)
     if weight is None:
-        return nn.l1_loss(input, target, reduction=how)
-    return _averaged("l1_loss", nn.l1_loss(input, target, reduction="none"), weight, how)
+        return losses.l1_loss(input, target, reduction=how)
+    return _averaged("l1_loss", losses.l1_loss(input, target, reduction="none"), weight, how)
 
 
 def huber_loss(
@@ -111,9 +112,9 @@ def huber_loss(
     """d^2 / 2 for |d| <= delta, else delta (|d| - delta / 2), with d = input - target."""
     how = reduction_of("huber_loss", None, None, reduction)
     if weight is None:
-        return nn.huber_loss(input, target, delta=delta, reduction=how)
+        return losses.huber_loss(input, target, delta=delta, reduction=how)
     return _reduced(
-        _weighted("huber_loss", nn.huber_loss(input, target, delta=delta, reduction="none"), weight)[0], how
+        _weighted("huber_loss", losses.huber_loss(input, target, delta=delta, reduction="none"), weight)[0], how
     )  # over the elements, as torch
 
 
@@ -128,8 +129,8 @@ def smooth_l1_loss(
     """d^2 / (2 beta) for |d| < beta, else |d| - beta / 2, with d = input - target; beta 0 is l1_loss."""
     how, width = reduction_of("smooth_l1_loss", size_average, reduce, reduction), number_of(beta, "smooth_l1_loss: beta", least=0)
     if not width:
-        return nn.l1_loss(input, target, reduction=how)
-    return ops.divide(nn.huber_loss(input, target, delta=width, reduction=how), width)
+        return losses.l1_loss(input, target, reduction=how)
+    return ops.divide(losses.huber_loss(input, target, delta=width, reduction=how), width)
 
 
 def binary_cross_entropy(
@@ -142,7 +143,9 @@ def binary_cross_entropy(
 ) -> Value:
     """-(t log p + (1 - t) log(1 - p)) of probabilities p, the logarithms held at -100."""
     x: Any = input
-    return nn.bce_loss(x, target, weight=weight, reduction=reduction_of("binary_cross_entropy", size_average, reduce, reduction))
+    return losses.bce_loss(
+        x, target, weight=weight, reduction=reduction_of("binary_cross_entropy", size_average, reduce, reduction)
+    )
 
 
 def binary_cross_entropy_with_logits(
@@ -157,7 +160,7 @@ def binary_cross_entropy_with_logits(
     """binary_cross_entropy of sigmoid(input), without overflow."""
     how = reduction_of("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     x: Any = input
-    return nn.bce_with_logits_loss(x, target, weight=weight, pos_weight=pos_weight, reduction=how)
+    return losses.bce_with_logits_loss(x, target, weight=weight, pos_weight=pos_weight, reduction=how)
 
 
 def kl_div(
@@ -174,12 +177,12 @@ def kl_div(
     if x.shape != t.shape:
         raise ShapeError(f"kl_div: input has shape {x.shape}, target {t.shape}; they must be equal")
     if log_target:
-        losses = ops.multiply(ops.exp(t), ops.subtract(t, x))
+        each = ops.multiply(ops.exp(t), ops.subtract(t, x))
     else:  # 0 log 0 is 0
         some = array_of(t) > 0
-        losses = ops.multiply(t, ops.subtract(ops.log(ops.where(some, t, 1.0)), x))
+        each = ops.multiply(t, ops.subtract(ops.log(ops.where(some, t, 1.0)), x))
     if how != "batchmean":
-        return _reduced(losses, how)
+        return _reduced(each, how)
     if not x.ndim or not math.prod(x.shape[:1]):
         raise OptionError(f"kl_div: batchmean needs a first axis, got shape {x.shape}")
-    return ops.divide(ops.sum(losses), x.shape[0])
+    return ops.divide(ops.sum(each), x.shape[0])

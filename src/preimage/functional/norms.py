@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from preimage import nn, ops
+from preimage import ops
 from preimage.autograd import array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import in_wide
 from preimage.ops.normalise import grouped, instance_normalised, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import count_of, number_of, operand, shape_sizes
+from preimage.ops.random import dropped
 from preimage.typing import Array, Operand, Shape, Value
 
 __all__ = [
@@ -168,19 +169,32 @@ def local_response_norm(input: Operand, size: int, alpha: float = 1e-4, beta: fl
 
 def dropout(input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """In training every element is 0 with probability p, the others times 1 / (1 - p). The library's own generator draws (nn.init.generator)."""
-    return nn.Dropout(p).train(training).forward(operand(input, "input"))
+    x = operand(input, "input")
+    return _dropped("dropout", x, p, training, x.shape)
+
+
+def _dropped(name: str, x: Value, p: float, training: bool, drawn: tuple[int, ...]) -> Value:
+    chance = number_of(p, f"{name}: p")
+    if not 0 <= chance <= 1:
+        raise OptionError(f"{name}: p must lie in 0..1, got {chance}")
+    return dropped(x, chance, drawn, None) if training and chance else x
+
+
+def _channels_dropped(name: str, input: Operand, p: float, training: bool) -> Value:
+    x = _channelled(input, name)
+    return _dropped(name, x, p, training, (*x.shape[:2], *[1] * (x.ndim - 2)))
 
 
 def dropout1d(input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """Dropout of whole channels of (N, C, L)."""
-    return nn.Dropout1d(p).train(training).forward(operand(input, "input"))
+    return _channels_dropped("dropout1d", input, p, training)
 
 
 def dropout2d(input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """Dropout of whole channels of (N, C, H, W)."""
-    return nn.Dropout2d(p).train(training).forward(operand(input, "input"))
+    return _channels_dropped("dropout2d", input, p, training)
 
 
 def dropout3d(input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     """Dropout of whole channels of (N, C, D, H, W)."""
-    return nn.Dropout3d(p).train(training).forward(operand(input, "input"))
+    return _channels_dropped("dropout3d", input, p, training)

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from preimage import ops
+from preimage import functional, ops
 from preimage.nn.module import Layer, Parameter
 from preimage.ops.layout import check_layout
 from preimage.ops.operands import check_room, count_of, float_dtype, number_of
 from preimage.typing import DTypeLike, EpilogueOptions, Layout, Operand, Value
 
 __all__ = [
-    "CELU", "ELU", "GELU", "SELU", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish",
-    "PReLU", "ReLU", "ReLU6", "SiLU", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    "CELU", "ELU", "GELU", "GLU", "SELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish",
+    "PReLU", "ReLU", "ReLU6", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold",
 ]  # fmt: skip
 
 
@@ -183,6 +183,48 @@ class LogSoftmax(_Activation):
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__(ops.log_softmax, axis=dim)
+
+
+class Softmin(_Activation):
+    """softmax(-x) along an axis."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__(functional.softmin, dim=dim)
+
+
+class GLU(_Activation):
+    """The first half along an axis times the sigmoid of the second."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__(functional.glu, dim=dim)
+
+
+class Hardshrink(_Activation):
+    """x, and 0 where it is not further than lambd from 0."""
+
+    def __init__(self, lambd: float = 0.5) -> None:
+        super().__init__(functional.hardshrink, lambd=lambd)
+
+
+class Softshrink(_Activation):
+    """x moved towards 0 by lambd, 0 where it is nearer (the proximal operator of lambd |x|)."""
+
+    def __init__(self, lambd: float = 0.5) -> None:
+        super().__init__(functional.softshrink, lambd=lambd)
+
+
+class Tanhshrink(_Activation):
+    """x - tanh(x)."""
+
+    def __init__(self) -> None:
+        super().__init__(functional.tanhshrink)
+
+
+class Threshold(_Activation):
+    """x where it is above the threshold, else value."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
+        super().__init__(functional.threshold, threshold=threshold, value=value)
 
 
 class PReLU(Layer):

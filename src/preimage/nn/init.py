@@ -23,8 +23,8 @@ import numpy as np
 from preimage.autograd import Tensor
 from preimage.engines.blas import SMALL_FLOP, blas_threads
 from preimage.errors import OptionError, ShapeError
-from preimage.locks import LOCK, hold_over_fork, import_apart
 from preimage.ops.operands import check_room, count_of, number_of, shape_sizes
+from preimage.ops.random import generator, manual_seed
 from preimage.typing import Array, Seed, Shape
 
 __all__ = [
@@ -37,33 +37,6 @@ __all__ = [
 FanMode = Literal["fan_in", "fan_out"]
 Nonlinearity = Literal["linear", "conv", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
 P = ParamSpec("P")
-
-_own: np.random.Generator | None = None  # made for the first draw: importing numpy.random takes longer than reading a small model
-hold_over_fork(
-    lambda: None if _own is None else _own.bit_generator.lock
-)  # a draw takes it: a child forked in the middle of one could never draw
-
-
-def manual_seed(seed: int) -> None:
-    """Start the library's own generator from a seed."""
-    global _own
-    _own = np.random.default_rng(count_of(seed, "seed", 0))
-
-
-def generator(rng: Seed = None) -> np.random.Generator:
-    """A Generator from a Generator, a seed, or None (the library's own)."""
-    global _own
-    if rng is None:
-        if _own is None:
-            import_apart("numpy.random")
-            with LOCK:
-                _own = _own or np.random.default_rng(0)
-        return _own
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
-        raise OptionError(f"rng must be a numpy Generator, a seed or None, got {type(rng).__name__}")
-    return np.random.default_rng(int(rng))
 
 
 def fans(shape: Shape) -> tuple[int, int]:

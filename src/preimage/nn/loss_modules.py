@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
+from preimage import functional
 from preimage.autograd import Tensor
 from preimage.errors import OptionError
-from preimage.nn.losses import (
+from preimage.nn.module import Module
+from preimage.ops.losses import (
     bce_loss,
     bce_with_logits_loss,
     cross_entropy,
@@ -18,12 +20,11 @@ from preimage.nn.losses import (
     mse_loss,
     nll_loss,
 )
-from preimage.nn.module import Module
 from preimage.ops.operands import number_of
 from preimage.typing import Array, ArrayLike, LossReduction, Operand, Value
 
 __all__ = [
-    "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss", "_Loss",
+    "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss", "SmoothL1Loss", "_Loss",
 ]  # fmt: skip
 
 
@@ -78,6 +79,24 @@ class HuberLoss(_Loss):
 
     def __init__(self, reduction: LossReduction = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction=reduction, delta=delta)
+
+
+class SmoothL1Loss(_Loss):
+    """Squared near zero, absolute beyond beta, over beta."""
+
+    _function = staticmethod(functional.smooth_l1_loss)
+
+    def __init__(self, reduction: LossReduction = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction=reduction, beta=beta)
+
+
+class KLDivLoss(_Loss):
+    """target (log target - prediction), with log probabilities predicted; "batchmean" divides the sum by the first axis."""
+
+    _function = staticmethod(functional.kl_div)
+
+    def __init__(self, reduction: Literal["none", "mean", "sum", "batchmean"] = "mean", log_target: bool = False) -> None:
+        super().__init__(reduction=reduction, log_target=log_target)
 
 
 class NLLLoss(_Loss):

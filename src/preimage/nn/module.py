@@ -17,6 +17,7 @@ from preimage.display import Shown
 from preimage.errors import DTypeError, OptionError, PreimageError, ShapeError
 from preimage.floating_point import is_changed, standard
 from preimage.nn.describe import text_of
+from preimage.nn.weight_norm import with_weights
 from preimage.ops.operands import float_dtype
 from preimage.typing import Array, ArrayLike, DTypeLike, Operand, Value
 
@@ -308,7 +309,8 @@ class Module(Shown):
         All or nothing: where something does not fit, nothing is changed. A missing num_batches_tracked is forgiven: old
         files have none.
 
-        Values are rounded to the dtypes that are there; torch's tensors and parameters may stand for arrays.
+        Values are rounded to the dtypes that are there; torch's tensors and parameters may stand for arrays. A weight that torch
+        trained under weight normalisation (`weight_g` and `weight_v`) is put together from the two.
 
         Raises: OptionError naming missing and unexpected keys (strict); ShapeError naming every array of another shape; DTypeError naming
             what would be lost: words, complex numbers, finite values that the dtype cannot hold.
@@ -320,6 +322,7 @@ class Module(Shown):
             for full, owner, name, value in self._entries(table):
                 if value is not None:
                     targets[full] = (owner, name, value)
+        state = with_weights(state, targets)
         missing = [k for k in targets if k not in state and not k.endswith("num_batches_tracked")]
         unexpected = [str(k) for k in state if k not in targets]
         if strict and (missing or unexpected):

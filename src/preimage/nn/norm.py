@@ -7,23 +7,21 @@ from typing import Any, cast
 
 import numpy as np
 
-from preimage import ops
+from preimage import functional, ops
 from preimage.autograd import array_of
-from preimage.autograd.traced import whole
 from preimage.engines.recording import recorder
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.module import Layer, Parameter
-from preimage.ops.broadcast import in_wide
 from preimage.ops.layout import check_layout
 from preimage.ops.normalise import grouped, instance_normalised, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_of, shape_sizes
-from preimage.ops.pointwise import select
+from preimage.ops.random import dropped
 from preimage.typing import Array, DTypeLike, Layout, Operand, Seed, Shape, Value
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "GroupNorm", "InstanceNorm1d",
-    "InstanceNorm2d", "InstanceNorm3d", "LayerNorm",
+    "InstanceNorm2d", "InstanceNorm3d", "LayerNorm", "LocalResponseNorm", "RMSNorm",
 ]  # fmt: skip
 
 
@@ -283,13 +281,49 @@ class LayerNorm(Layer):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
-@whole
-def dropped(x: Value, p: float, shape: tuple[int, ...], rng: Any) -> Value:
-    """x times 1 / (1 - p), and 0 where one number of so many (they broadcast to x) that the generator draws is below p."""
-    kept = init.generator(rng).random(shape) >= p
-    scale = 0.0 if p == 1 else 1 / (1 - p)
-    # chosen, not multiplied by 0: an infinity that is dropped is gone
-    return ops.astype(select(kept, ops.multiply(in_wide(x), scale), 0.0), x.dtype)
+class RMSNorm(Layer):
+    """x over the root of the mean of its squares over the last axes, of shape normalized_shape, times a weight of that shape.
+
+    eps None: the dtype's own. Source: Zhang and Sennrich 2019.
+    """
+
+    def __init__(
+        self, normalized_shape: Shape, eps: float | None = None, elementwise_affine: bool = True, *, dtype: DTypeLike = np.float32
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = shape_sizes(normalized_shape, "RMSNorm: normalized_shape")
+        self.eps = None if eps is None else number_of(eps, "RMSNorm: eps", least=0)
+        self.elementwise_affine, dtype = flag_of(elementwise_affine, "RMSNorm: elementwise_affine"), float_dtype(dtype)
+        check_room("RMSNorm", self.normalized_shape, dtype)
+        start = Parameter(np.ones(self.normalized_shape, dtype)) if self.elementwise_affine else None
+        self.register_parameter("weight", start)
+
+    def forward(self, x: Operand) -> Value:
+        value: Any = operand(x, "x")
+        found: Value = functional.rms_norm(value, self.normalized_shape, self.weight, self.eps)
+        return found
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class LocalResponseNorm(Layer):
+    """x over (k + alpha times the mean of the squares of `size` channels around)^beta. Source: Krizhevsky et al. 2012."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size = count_of(size, "LocalResponseNorm: size", 1)
+        self.alpha, self.beta, self.k = (
+            number_of(value, f"LocalResponseNorm: {name}") for name, value in (("alpha", alpha), ("beta", beta), ("k", k))
+        )
+
+    def forward(self, x: Operand) -> Value:
+        value: Any = operand(x, "x")
+        found: Value = functional.local_response_norm(value, self.size, self.alpha, self.beta, self.k)
+        return found
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 class Dropout(Layer):

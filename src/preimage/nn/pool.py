@@ -1,4 +1,4 @@
-"""Pooling, unpooling and resizing layers."""
+"""Pooling and unpooling layers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Generic, Literal, SupportsIndex, overload
 
 from preimage import ops
 from preimage.autograd import Tensor
-from preimage.errors import OptionError, ShapeError
+from preimage.errors import ShapeError
 from preimage.geometry import per_axis
 from preimage.nn.module import Layer, Module
 from preimage.ops.layout import check_layout
-from preimage.ops.operands import flag_of, shape_of
+from preimage.ops.operands import shape_of
 from preimage.typing import (
     Array,
     ArrayLike,
@@ -21,15 +21,12 @@ from preimage.typing import (
     OutputSize,
     Padding,
     PerAxis,
-    ResizeMode,
-    ScaleFactor,
     Value,
 )
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
     "AvgPool1d", "AvgPool2d", "AvgPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d",
-    "PixelShuffle", "PixelUnshuffle", "Upsample",
 ]  # fmt: skip
 
 
@@ -284,80 +281,3 @@ class AdaptiveMaxPool3d(_Adaptive):
     """Max pooling of (N, C, D, H, W) to a size."""
 
     ndim, _pool = 3, staticmethod(ops.adaptive_max_pool)
-
-
-_RESIZE_MODES: dict[str, ResizeMode] = {
-    "nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "linear", "bilinear": "linear", "trilinear": "linear",
-    "bicubic": "cubic",
-}  # fmt: skip
-
-
-class Upsample(Layer):
-    """Resizing of the spatial axes: mode "nearest", "nearest-exact" or "linear" ("bilinear", "trilinear" are its names in two
-    and three dimensions), or "bicubic".
-
-    Raises: OptionError for another mode, or one that does not fit the input's dimensions.
-    """
-
-    def __init__(
-        self,
-        size: PerAxis | None = None,
-        scale_factor: ScaleFactor | None = None,
-        mode: Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear", "bicubic"] = "nearest",
-        align_corners: bool | None = None,
-        recompute_scale_factor: bool = False,
-        *,
-        layout: Layout = "channels_first",
-    ) -> None:
-        super().__init__()
-        if not isinstance(mode, str) or mode not in _RESIZE_MODES:
-            raise OptionError(
-                f"Upsample: mode must be nearest, nearest-exact, linear, bilinear, trilinear or bicubic, got {mode!r}"
-            )
-        self.size, self.scale_factor, self.mode, self.layout = size, scale_factor, mode, check_layout(layout)
-        self.align_corners = None if align_corners is None else flag_of(align_corners, "Upsample: align_corners")
-        self.recompute_scale_factor = (
-            None if recompute_scale_factor is None else flag_of(recompute_scale_factor, "Upsample: recompute_scale_factor")
-        )
-
-    def forward(self, x: Operand) -> Value:
-        wanted = {"bilinear": 2, "bicubic": 2, "trilinear": 3}.get(self.mode)
-        if wanted is not None and len(shape_of(x)) != wanted + 2:
-            raise OptionError(f"Upsample: mode {self.mode!r} is for {wanted} spatial axes, got shape {shape_of(x)}")
-        return ops.upsample(
-            x, size=self.size, scale_factor=self.scale_factor, mode=_RESIZE_MODES[self.mode],
-            align_corners=bool(self.align_corners), recompute_scale_factor=self.recompute_scale_factor,
-            layout=self.layout,
-        )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        how = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
-        return f"{how}, mode={self.mode!r}"
-
-
-class PixelShuffle(Layer):
-    """Channels rearranged into space."""
-
-    def __init__(self, upscale_factor: PerAxis, *, layout: Layout = "channels_first") -> None:
-        super().__init__()
-        self.upscale_factor, self.layout = upscale_factor, check_layout(layout)
-
-    def forward(self, x: Operand) -> Value:
-        return ops.pixel_shuffle(x, self.upscale_factor, layout=self.layout)
-
-    def extra_repr(self) -> str:
-        return f"upscale_factor={self.upscale_factor}"
-
-
-class PixelUnshuffle(Layer):
-    """Space gathered into channels."""
-
-    def __init__(self, downscale_factor: PerAxis, *, layout: Layout = "channels_first") -> None:
-        super().__init__()
-        self.downscale_factor, self.layout = downscale_factor, check_layout(layout)
-
-    def forward(self, x: Operand) -> Value:
-        return ops.pixel_unshuffle(x, self.downscale_factor, layout=self.layout)
-
-    def extra_repr(self) -> str:
-        return f"downscale_factor={self.downscale_factor}"

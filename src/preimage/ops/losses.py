@@ -1,4 +1,4 @@
-"""Losses, as functions; as modules in loss_modules.py. reduction: "mean", "sum" or "none".
+"""Losses, as functions; as modules in preimage.nn. reduction: "mean", "sum" or "none".
 
 16-bit floats are computed in float32 and rounded once. Where a weight, a label or a mask is 0, an infinity beside it counts for nothing.
 """
