@@ -18,6 +18,7 @@ from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import widely
 from preimage.ops.errorfunction import erf_values, normal_cdf_values
 from preimage.ops.layout import laid_out
+from preimage.ops.one_pass import in_one_pass
 from preimage.ops.operands import Array, number_of, operand, operands
 from preimage.ops.pointwise import (
     abs,
@@ -107,14 +108,26 @@ _leaky_relu_op = primitive(
 _hardtanh_op = primitive(
     "hardtanh",
     unary(_hardtanh),
-    [_hardtanh_rule],
+    [
+        in_one_pass(
+            lambda do, g, x, lo, hi: do("where", do("and", do("greater", x, lo), do("less", x, hi)), g, 0.0), _hardtanh_rule
+        )
+    ],
     saves=(0,),
 )
 
 _hardsigmoid_op = primitive(
     "hardsigmoid",
     unary(hardsigmoid_values),
-    [lambda g, ans, x, alpha, beta: select((array_of(ans) > 0) & (array_of(ans) < 1), multiply(g, alpha), 0.0)],
+    [
+        in_one_pass(
+            lambda do, g, ans, alpha, beta: do(
+                "where", do("and", do("greater", ans, 0.0), do("less", ans, 1.0)), do("mul", g, alpha), 0.0
+            ),
+            lambda g, ans, x, alpha, beta: select((array_of(ans) > 0) & (array_of(ans) < 1), multiply(g, alpha), 0.0),
+            of="ans",
+        )
+    ],
     saves=("ans",),
 )
 
@@ -204,15 +217,39 @@ def softplus_values(x: Array, *, beta: float) -> Array:
 
 # The slopes are written with x, not with the answer: 1 - s, 1 - t^2 and elu + alpha are 0 as soon as s and t have rounded to 1 and elu to
 # -alpha (|x| > 17 in float32), and no gradient would come through any more.
-_sigmoid_op = primitive("sigmoid", unary(sigmoid_values), widely([lambda g, ans, x: multiply(g, sigmoid_slope(x))]), saves=(0,))
+def _sigmoid_steps(do: Any, g: Any, x: Any) -> Any:
+    return do("mul", g, do("mul", do("sigmoid", x), do("sigmoid", do("neg", x))))
+
+
+def _tanh_steps(do: Any, g: Any, x: Any) -> Any:
+    x = do("mul", x, 2.0)
+    return do("mul", g, do("mul", do("mul", do("sigmoid", x), do("sigmoid", do("neg", x))), 4.0))
+
+
+_sigmoid_op = primitive(
+    "sigmoid",
+    unary(sigmoid_values),
+    widely([in_one_pass(_sigmoid_steps, lambda g, ans, x: multiply(g, sigmoid_slope(x)))]),
+    saves=(0,),
+)
 _tanh_op = primitive(
     "tanh",
     unary(tanh_values),
-    widely([lambda g, ans, x: multiply(g, multiply(sigmoid_slope(multiply(x, 2.0)), 4.0))]),
+    widely([in_one_pass(_tanh_steps, lambda g, ans, x: multiply(g, multiply(sigmoid_slope(multiply(x, 2.0)), 4.0)))]),
     saves=(0,),
 )
 _softplus_op = primitive(
-    "softplus", unary(softplus_values), widely([lambda g, ans, x, beta: multiply(g, sigmoid(multiply(x, beta)))]), saves=(0,)
+    "softplus",
+    unary(softplus_values),
+    widely(
+        [
+            in_one_pass(
+                lambda do, g, x, beta: do("mul", g, do("sigmoid", do("mul", x, beta))),
+                lambda g, ans, x, beta: multiply(g, sigmoid(multiply(x, beta))),
+            )
+        ]
+    ),
+    saves=(0,),
 )
 
 
@@ -258,7 +295,14 @@ def _softsign(x: Array) -> Array:
 _softsign_op = primitive(
     "softsign",
     unary(_softsign),
-    widely([lambda g, ans, x: multiply(g, square(reciprocal(add(abs(x), 1.0))))]),
+    widely(
+        [
+            in_one_pass(
+                lambda do, g, x: do("mul", g, do("square", do("reciprocal", do("add", do("abs", x), 1.0)))),
+                lambda g, ans, x: multiply(g, square(reciprocal(add(abs(x), 1.0)))),
+            )
+        ]
+    ),
     saves=(0,),
 )
 
@@ -283,7 +327,13 @@ def _elu_rule(g: Any, ans: Any, x: Any, *, alpha: float, inner: float, scale: fl
     return multiply(select(right, g, multiply(g, slope)), scale)
 
 
-_elu_op = primitive("elu", unary(_elu), widely([_elu_rule]), saves=(0,))
+def _elu_steps(do: Any, g: Any, x: Any, *, alpha: float, inner: float, scale: float) -> Any:
+    right = do("greater", x, 0.0)
+    slope = do("mul", do("exp", do("mul", do("where", right, 0.0, x), inner)), alpha * inner)
+    return do("mul", do("where", right, g, do("mul", g, slope)), scale)
+
+
+_elu_op = primitive("elu", unary(_elu), widely([in_one_pass(_elu_steps, _elu_rule)]), saves=(0,))
 
 
 def elu(x: Operand, alpha: float = 1.0) -> Value:

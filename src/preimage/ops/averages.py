@@ -9,6 +9,7 @@ Both are linear and separable: along one axis after the other. 16-bit floats are
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from preimage.errors import OptionError
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, flag_of, narrow, number_of, operand
 from preimage.ops.sums import exactly
-from preimage.ops.windows import Axis, Bins, Windows, along, spatial_of, windows_of
+from preimage.ops.windows import MOST_KEPT, Axis, Bins, Windows, along, spatial_of, windows_of
 from preimage.typing import Operand, Padding, PerAxis, Value
 
 __all__ = ["averages_over", "avg_pool", "by_planes", "sum_pool"]
@@ -211,6 +212,9 @@ def avg_pool(
 
 def _binned(x: Array, bins: tuple[Bins, ...]) -> Array:
     """Sums over adaptive windows, one axis after another: windows of one length together, each a sum in the contract's order."""
+    if all(b.size == 1 for b in bins) and not around.records():
+        # back from global means: every place has the one element; a sum of -0 is +0
+        return _filled(np.broadcast_to(np.add(x, x.dtype.type(0)), (*x.shape[:2], *[b.outputs for b in bins])))
     value = x
     for k, b in enumerate(bins):
         if b.outputs == b.size:
@@ -253,6 +257,17 @@ def _windows(x: Array, axis: int, starts: Array, length: int) -> Array:
 
 def _elements(bins: tuple[Bins, ...], dtype: Any) -> Array:
     """The number of elements of every window."""
+    return _counted(bins, dtype) if math.prod(b.outputs for b in bins) > MOST_KEPT else _kept_count(bins, dtype)
+
+
+@lru_cache(maxsize=256)
+def _kept_count(bins: tuple[Bins, ...], dtype: Any) -> Array:
+    made = _counted(bins, dtype)
+    made.flags.writeable = False
+    return made
+
+
+def _counted(bins: tuple[Bins, ...], dtype: Any) -> Array:
     counts: Any = np.ones((1,) * len(bins))
     for k, b in enumerate(bins):
         starts, stops = b.edges()

@@ -28,6 +28,7 @@ from preimage.ops.activation import (
 )  # fmt: skip
 from preimage.ops.broadcast import widely
 from preimage.ops.errorfunction import normal_cdf_values
+from preimage.ops.one_pass import in_one_pass
 from preimage.ops.operands import Array, operand
 from preimage.ops.pointwise import add, clip, generated, multiply, negative, select, square, unary
 from preimage.typing import Operand, Value
@@ -55,7 +56,13 @@ def _hardswish_rule(g: Any, ans: Any, x: Any) -> Any:
     return select(value >= 3, g, inside)
 
 
-_hardswish_op = primitive("hardswish", unary(_hardswish), widely([_hardswish_rule]), saves=(0,))
+def _hardswish_steps(do: Any, g: Any, x: Any) -> Any:
+    slope = do("add", do("mul", do("clip", x, -3.0, 3.0), 1 / 3), 0.5)
+    inside = do("where", do("or", do("less_equal", x, -3.0), do("greater_equal", x, 3.0)), 0.0, do("mul", g, slope))
+    return do("where", do("greater_equal", x, 3.0), g, inside)
+
+
+_hardswish_op = primitive("hardswish", unary(_hardswish), widely([in_one_pass(_hardswish_steps, _hardswish_rule)]), saves=(0,))
 
 
 def hardswish(x: Operand) -> Value:
@@ -75,16 +82,22 @@ def _above(x: Array, low: float) -> Array:
 _silu = generated("silu", lambda x: _above(x, HELD) * sigmoid_values(x))
 
 
+def _silu_slope(x: Value) -> Value:
+    return multiply(sigmoid(x), add(multiply(x, sigmoid(negative(x))), 1.0))
+
+
+def _silu_steps(do: Any, g: Any, x: Any) -> Any:
+    x = do("clip", x, -HELD, HELD)
+    left = do("sigmoid", x)
+    return do("mul", g, do("mul", left, do("add", do("mul", x, do("sigmoid", do("neg", x))), 1.0)))
+
+
 _silu_op = primitive(
     "silu",
     unary(_silu),
-    widely([lambda g, ans, x: multiply(g, _silu_slope(clip(x, -HELD, HELD)))]),
+    widely([in_one_pass(_silu_steps, lambda g, ans, x: multiply(g, _silu_slope(clip(x, -HELD, HELD))))]),
     saves=(0,),
 )
-
-
-def _silu_slope(x: Value) -> Value:
-    return multiply(sigmoid(x), add(multiply(x, sigmoid(negative(x))), 1.0))
 
 
 def silu(x: Operand) -> Value:
@@ -97,10 +110,18 @@ def _mish_slope(x: Value) -> Value:
     return add(tanh(p), multiply(multiply(x, multiply(sigmoid_slope(multiply(p, 2.0)), 4.0)), sigmoid(x)))
 
 
+def _mish_steps(do: Any, g: Any, x: Any) -> Any:
+    x = do("clip", x, -HELD, HELD)
+    p = do("softplus", x)
+    first, twice = do("tanh", p), do("mul", p, 2.0)
+    slope = do("mul", do("mul", do("sigmoid", twice), do("sigmoid", do("neg", twice))), 4.0)
+    return do("mul", g, do("add", first, do("mul", do("mul", x, slope), do("sigmoid", x))))
+
+
 _mish_op = primitive(
     "mish",
     unary(generated("mish", lambda x: _above(x, HELD) * tanh_values(softplus_values(x, beta=1.0)))),
-    widely([lambda g, ans, x: multiply(g, _mish_slope(clip(x, -HELD, HELD)))]),
+    widely([in_one_pass(_mish_steps, lambda g, ans, x: multiply(g, _mish_slope(clip(x, -HELD, HELD))))]),
     saves=(0,),
 )
 
@@ -141,9 +162,33 @@ def _gelu_tanh_slope(x: Value) -> Value:
     return add(s, multiply(multiply(held, multiply(s, sigmoid(negative(inner)))), inner_slope))
 
 
-_gelu_op = primitive("gelu", unary(_gelu), widely([lambda g, ans, x: multiply(g, _gelu_slope(clip(x, -FLAT, FLAT)))]), saves=(0,))
+def _gelu_steps(do: Any, g: Any, x: Any) -> Any:
+    x = do("clip", x, -FLAT, FLAT)
+    bell = do("mul", do("exp", do("mul", do("square", x), -0.5)), 1 / math.sqrt(2 * math.pi))
+    return do("mul", g, do("add", do("normal_cdf", x), do("mul", x, bell)))
+
+
+def _gelu_tanh_steps(do: Any, g: Any, x: Any) -> Any:
+    x = do("clip", x, -FLAT, FLAT)
+    square = do("square", x)
+    inner = do("mul", do("mul", x, do("add", do("mul", square, _TANH_CUBE), 1.0)), 2 * _TANH_SCALE)
+    left = do("sigmoid", inner)
+    slope = do("add", do("mul", square, 6 * _TANH_CUBE * _TANH_SCALE), 2 * _TANH_SCALE)
+    right = do("mul", do("mul", x, do("mul", left, do("sigmoid", do("neg", inner)))), slope)
+    return do("mul", g, do("add", left, right))
+
+
+_gelu_op = primitive(
+    "gelu",
+    unary(_gelu),
+    widely([in_one_pass(_gelu_steps, lambda g, ans, x: multiply(g, _gelu_slope(clip(x, -FLAT, FLAT))))]),
+    saves=(0,),
+)
 _gelu_tanh_op = primitive(
-    "gelu_tanh", unary(_gelu_tanh), widely([lambda g, ans, x: multiply(g, _gelu_tanh_slope(x))]), saves=(0,)
+    "gelu_tanh",
+    unary(_gelu_tanh),
+    widely([in_one_pass(_gelu_tanh_steps, lambda g, ans, x: multiply(g, _gelu_tanh_slope(x)))]),
+    saves=(0,),
 )
 
 _GELU: dict[str, Primitive] = {"none": _gelu_op, "tanh": _gelu_tanh_op}

@@ -8,6 +8,7 @@ over taps of whole-array operations, and nothing is padded or copied.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from preimage.ops.operands import flag_of
 from preimage.records import record
 from preimage.typing import Padding, PerAxis, Value
 
-__all__ = ["Axis", "Bins", "Windows", "along", "spatial_of", "windows_of"]
+__all__ = ["MOST_KEPT", "Axis", "Bins", "Windows", "along", "spatial_of", "windows_of"]
 
 
 @record
@@ -71,6 +72,23 @@ class Axis:
 Windows = tuple[Axis, ...]
 
 
+#: Adaptive windows up to this many along an axis are worked out once: a call of a small layer is mostly the way to its kernel.
+MOST_KEPT = 1 << 10
+
+
+def _edges(size: int, outputs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    o = np.arange(outputs, dtype=np.int64)
+    return o * size // outputs, -(-(o + 1) * size // outputs)
+
+
+@lru_cache(maxsize=256)
+def _kept_edges(size: int, outputs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    made = _edges(size, outputs)
+    for array in made:
+        array.flags.writeable = False
+    return made
+
+
 @record
 class Bins:
     """Adaptive windows along one axis: window o of `outputs` covers floor(o size / outputs) .. ceil((o + 1) size / outputs) - 1.
@@ -83,8 +101,7 @@ class Bins:
 
     def edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first element of every window, and the end."""
-        o = np.arange(self.outputs, dtype=np.int64)
-        return o * self.size // self.outputs, -(-(o + 1) * self.size // self.outputs)
+        return _edges(self.size, self.outputs) if self.outputs > MOST_KEPT else _kept_edges(self.size, self.outputs)
 
     @property
     def back(self) -> Bins:
