@@ -15,7 +15,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from preimage import audit
-from preimage.audit import guard
+from preimage.audit import guard, products
+from preimage.audit import integers as audited_integers
 from preimage.audit.case import RESULTS, Case
 from preimage.audit.checks.identities import Identities
 from preimage.audit.data import LAYOUTS, PRECISION, integers, lay_out
@@ -369,6 +370,20 @@ def test_command_refuses_what_it_does_not_know():
     listing = _command("--list")
     assert listing.exit_code == 0
     assert "torch-channels-last" in listing.output
+    assert "integers" in listing.output
+
+
+def test_command_takes_contractions_that_have_definitions_of_their_own(monkeypatch):
+    done = _command("integers", "products", "-n", "3", "--seed", "5")
+    assert done.exit_code == 0, done.output
+    assert "3 cases of contractions of integers, 0 differ" in done.output
+    assert "3 cases of matrix products, 0 differ" in done.output
+    for module, name, wrong in ((audited_integers, "finished", np.zeros(1)), (products, "differences", ["product: ..."])):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_, wrong=wrong: wrong)
+            done = _command(module.__name__.rpartition(".")[2], "-n", "2")
+        assert done.exit_code == 1
+        assert "2 differ from the definition" in done.output
 
 
 def test_command_keeps_files_that_are_there_and_refuses_places_before_it_runs(tmp_path, monkeypatch):

@@ -32,6 +32,8 @@ def test_a_bad_option_is_an_error_of_ours(command, option, capsys):
         ("tune mobilenet_dw_14 --input 1,2,5,5 --weight 3,2,3,3", "mobilenet_dw_14"),
         ("audit jit --list", "jit"),
         ("audit jit --export pack", "jit"),
+        ("audit integers jit", "jit"),
+        ("audit products -n 3 --checks exact", "--checks"),
         ("info net.onnx second.onnx", "second.onnx"),
         ("convert net.onnx net.npz third.npz", "third.npz"),
         ("rebuild stencils one.png two.png", "two.png"),

@@ -27,7 +27,7 @@ SOURCE = Path(pre.__file__).parent
 
 
 def test_random_cases_have_the_bits_of_the_definition(width):
-    """A slice of `python -m preimage.audit.products --cases 20000`, on vectors of each width that there is here."""
+    """A slice of `preimage audit products -n 20000`, on vectors of each width that there is here."""
     rng = np.random.default_rng(20261127)
     for number in range(20):
         case = products.draw(rng, number)

@@ -1,27 +1,26 @@
 """Hostile Caffe files on purpose: mutated nets, each of which must end in one of our errors or in a right result.
 
-    python tests/io/fuzz_caffe.py --count 20000 [--seed 0] [--model DEPLOY.prototxt WEIGHTS.caffemodel ...]
+    python tests/io/fuzz_caffe.py --count 20000 [--model DEPLOY.prototxt WEIGHTS.caffemodel ...]  # prints counts and every offender's seed
+    python tests/io/fuzz_caffe.py --seed 1234 --count 1
 
-A case is a net (one of the small ones below, or files given) with mutations of its text, its bytes or its messages: bits flipped, cuts, repeats,
-huge and negative numbers, swapped names, types and shapes, cycles, deep nesting. It is loaded, run on zeros, saved and loaded
-again in a process with a memory limit. What counts as a failure: a foreign exception, a crash, a result of another shape than
-the loader announced, more than 5 seconds of processor time, three times that by the clock, or more than 1 GiB.
+A case is a net (one of `fuzz_caffe_nets`, or files given) with mutations of its text, its bytes or its messages: bits flipped, cuts, repeats, huge
+and negative numbers, swapped names, types and shapes, cycles, deep nesting. It is loaded, run on zeros, saved and loaded again in a process with
+limits (`fuzz_process`). What counts as a failure: a foreign exception, a crash, a result of another shape than the loader announced, more than 5
+seconds of processor time, or more than 1 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fuzz_process
 import numpy as np
 from fuzz_caffe_nets import NETS
 
@@ -33,13 +32,12 @@ from preimage.io.caffe.wire.binary import encode
 from preimage.io.caffe.wire.message import Message
 from preimage.io.caffe.wire.schema import message_fields
 from preimage.io.caffe.wire.text import format_text, parse_text
+from preimage.settings import config
 
-__all__ = ["Report", "case", "check", "fuzz", "main", "seeds"]
+__all__ = ["case", "check", "fuzz", "main", "seeds"]
 
 LIMITS = Limits(memory_bytes=128 << 20, work_flop=2_000_000_000, layers=2000)
-SECONDS = 5.0
 DETECTORS = ("detection_output", "detection_evaluate", "yolov3_detection_output")  # whose results have as many rows as they find
-MEMORY = 1 << 30
 
 _NUMBERS = [
     "0",
@@ -179,9 +177,9 @@ def _mutated_message(net: Message, rng: np.random.Generator) -> Message:
     return net
 
 
-def case(nets: Sequence[tuple[str, Message]], seed: int, number: int, folder: Path) -> tuple[Path, Path | None]:
-    """Write the files of one case; the same seed and number give the same files."""
-    rng = np.random.default_rng((seed, number))
+def case(nets: Sequence[tuple[str, Message]], seed: int, folder: Path) -> tuple[Path, Path | None]:
+    """Write the files of one case; the same seed gives the same files."""
+    rng = np.random.default_rng(seed)
     text, weights = nets[int(rng.integers(len(nets)))]
     description, binary = folder / "net.prototxt", folder / "net.caffemodel"
     kind = int(rng.integers(5))
@@ -237,133 +235,29 @@ def check(model: Path, weights: Path | None) -> str:
     return "ran"
 
 
-def _worker(models: Sequence[tuple[str, str]], seed: int, numbers: Sequence[int], pipe: Any) -> None:
-    """Run cases one after the other, telling of each before and after."""
-    import resource
-
-    from preimage.settings import config
-
+def fuzz(first: int, count: int, models: Sequence[tuple[str, str]] = ()) -> tuple[Counter[str], list[tuple[int, str]]]:
+    """Counts of outcomes, and the offenders by seed."""
     nets = seeds(models)
-    with tempfile.TemporaryDirectory() as name, config(threads=1, engine="gemm"):
-        base = _resident()
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY, resource.RLIM_INFINITY))
-        for number in numbers:
-            for left in Path(name).iterdir():
-                left.unlink()
-            model, weights = case(nets, seed, number, Path(name))
-            pipe.send(("start", number, time.monotonic(), ""))
-            begin = time.process_time()
-            try:
-                word, detail = check(model, weights), ""
-            except BaseException:
-                word, detail = "FAILED", traceback.format_exc()
-            elapsed = time.process_time() - begin
-            if elapsed > SECONDS:
-                word, detail = "FAILED", f"took {elapsed:.1f} s"
-            pipe.send(("done", number, elapsed, (word, detail, max(_resident() - base, 0))))
-    pipe.send(("end", 0, 0.0, ""))
+
+    def attempt(seed: int) -> str:
+        with tempfile.TemporaryDirectory() as name, config(threads=1, engine="gemm"):
+            return check(*case(nets, seed, Path(name)))
+
+    return fuzz_process.fuzz(attempt, first, count, ("ran", "refused", "refused to run"))
 
 
-def _status(word: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(word):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _resident() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _address_space() -> int:
-    return _status("VmSize:") if Path("/proc/self/status").exists() else 0
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run of the fuzz found."""
-
-    words: Counter[str]
-    failures: list[tuple[int, str]]
-    slowest: float
-    memory: int
-
-    def __str__(self) -> str:
-        lines = [f"{sum(self.words.values())} cases: " + ", ".join(f"{count} {word}" for word, count in self.words.most_common())]
-        lines.append(f"slowest {self.slowest:.2f} s, most memory of a process above its start {self.memory / 2**20:.0f} MiB")
-        lines += [f"case {number}: {detail}" for number, detail in self.failures[:20]]
-        return "\n".join(lines)
-
-
-def fuzz(
-    count: int,
-    seed: int = 0,
-    models: Sequence[tuple[str, str]] = (),
-    first: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Report:
-    """Run `count` cases in a process of its own, which is replaced when a case kills it or takes too long."""
-    report = Report(Counter(), [], 0.0, 0)
-    numbers = list(range(first, first + count))
-    context = multiprocessing.get_context("spawn")
-    while numbers:
-        ours, theirs = context.Pipe(False)
-        process = context.Process(target=_worker, args=(models, seed, numbers, theirs))
-        process.start()
-        theirs.close()
-        running: int | None = None
-        patience = 120.0
-        while True:
-            try:
-                if not ours.poll(patience):
-                    raise EOFError
-                word, number, elapsed, result = ours.recv()
-            except EOFError:
-                process.kill()
-                process.join()
-                if running is None:
-                    raise RuntimeError(f"the fuzz process died before its first case (exit code {process.exitcode})") from None
-                report.words["FAILED"] += 1
-                report.failures.append((running, f"hung or died (exit code {process.exitcode})"))
-                numbers = [n for n in numbers if n > running]
-                break
-            if word == "start":
-                running, patience = number, SECONDS * 3
-            elif word == "done":
-                outcome, detail, memory = result
-                report.words[outcome] += 1
-                report.slowest, report.memory = max(report.slowest, elapsed), max(report.memory, memory)
-                if detail:
-                    report.failures.append((number, detail))
-                if progress is not None:
-                    progress(number)
-            else:
-                process.join()
-                numbers = []
-                break
-    return report
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: prints the report; the exit code says whether anything failed."""
-    parser = argparse.ArgumentParser(description="Feed mutated Caffe nets to the loader.")
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", nargs=2, action="append", default=[], metavar=("PROTOTXT", "CAFFEMODEL"))
-    options = parser.parse_args(arguments)
-    begin = time.monotonic()
-    report = fuzz(
-        options.count,
-        options.seed,
-        [tuple(pair) for pair in options.model],
-        options.first,
-        lambda number: print(f"\r{number + 1}", end="", file=sys.stderr, flush=True) if number % 100 == 99 else None,
-    )
-    print(f"\n{report}\n{time.monotonic() - begin:.0f} s in all")
-    return 1 if report.failures else 0
+    options = parser.parse_args()
+    start = time.perf_counter()
+    counts, offenders = fuzz(options.seed, options.count, [tuple(pair) for pair in options.model])
+    print(dict(counts), f"in {time.perf_counter() - start:.0f} s")
+    for seed, why in offenders[:50]:
+        print("offender: seed", seed, why)
+    return 1 if offenders else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from typing import Any
 
 __all__ = ["fuzz"]
 
+#: Of the processor's time, so that a machine with other work to do makes no case slow.
 SECONDS, MEMORY = 5, 2**30
+#: By the clock, after which a case that neither ends nor computes has stopped for good.
+PATIENCE = 60
 
 
 def _too_long(*_: Any) -> None:
@@ -22,17 +25,17 @@ def _too_long(*_: Any) -> None:
 def _child(attempt: Callable[[int], str], seeds: range, pipe: Any) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     for seed in seeds:
         pipe.send((seed, "started"))
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             outcome = attempt(seed)
         except TimeoutError:
             outcome = "too slow"
         except BaseException as error:
             outcome = f"foreign {type(error).__name__}: {str(error)[:200]}"
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.send((seed, outcome))
     pipe.send((None, "done"))
 
@@ -42,7 +45,7 @@ def fuzz(
 ) -> tuple[Counter[str], list[tuple[int, str]]]:
     """Counts of what `attempt` says of the seeds `first` .. `first + count - 1`, and those seeds of which it says nothing `fine`.
 
-    A seed that ends its process, or says nothing for four times `SECONDS`, is an offender, and the next one begins in a new process.
+    A seed that ends its process, or says nothing for `PATIENCE`, is an offender, and the next one begins in a new process.
     """
     counts: Counter[str] = Counter()
     offenders: list[tuple[int, str]] = []
@@ -56,7 +59,7 @@ def fuzz(
         last = at
         try:
             while True:
-                if not ours.poll(SECONDS * 4):
+                if not ours.poll(PATIENCE):
                     raise EOFError
                 seed, outcome = ours.recv()
                 if seed is None:

@@ -70,6 +70,34 @@ def run_at(proto: Any, x: np.ndarray) -> Any:
     return load(proto).run({"x": x})
 
 
+def test_arguments_that_do_not_broadcast_make_nothing_larger() -> None:
+    """A scale along axis 0 of weights whose last axes are 1, indices into a table, weights of channels beside a narrow image."""
+    h, rng = onnx.helper, np.random.default_rng(0)
+    stored = {
+        "q": rng.integers(-9, 9, (96, 64, 1, 1)).astype(np.int8), "s": rng.random(96).astype(np.float32), "z": np.zeros(96, np.int8),
+        "table": rng.random((512, 8)).astype(np.float32), "at": rng.integers(0, 512, (1, 64)), "w": np.ones(96, np.float32),
+    }  # fmt: skip
+    nodes = [
+        h.make_node("DequantizeLinear", ["q", "s", "z"], ["a"], axis=0),
+        h.make_node("Gather", ["table", "at"], ["b"]),
+        h.make_node("InstanceNormalization", ["x", "w", "w"], ["c"]),
+        h.make_node("GroupNormalization", ["x", "w", "w"], ["d"], num_groups=4),
+    ]
+    proto = model(nodes, list("abcd"), [1, 96, 80, 1], stored)
+    proto.opset_import[0].version = 21
+    with limits.limits(elements=2**13):
+        found = run_at(proto, rng.random((1, 96, 80, 1), np.float32))
+    assert [found[name].shape for name in "abcd"] == [(96, 64, 1, 1), (1, 64, 8), (1, 96, 80, 1), (1, 96, 80, 1)]
+    assert np.array_equal(found["a"], stored["q"] * stored["s"].reshape(-1, 1, 1, 1))
+    long = onnx.numpy_helper.from_array(np.ones(2**12, np.float32), "w")
+    next(t for t in proto.graph.initializer if t.name == "w").CopyFrom(long)
+    with pytest.raises(FileFormatError, match="InstanceNormalization: input"):
+        run_at(proto, np.ones((1, 96, 80, 1), np.float32))
+    del proto.graph.node[2], proto.graph.output[2]
+    with pytest.raises(FileFormatError, match=r"GroupNormalization: input .* scale \(4096,\)"):
+        run_at(proto, np.ones((1, 96, 80, 1), np.float32))
+
+
 def test_work_of_a_whole_run_and_its_time() -> None:
     w = np.ones((8, 8, 3, 3), np.float32)
     nodes = [

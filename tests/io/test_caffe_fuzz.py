@@ -15,10 +15,10 @@ from preimage.io.caffe.wire.binary import encode
 
 
 def test_mutated_nets() -> None:
-    report = fuzz.fuzz(250, seed=11)
-    assert not report.failures, str(report)
-    assert report.words["ran"] > 20
-    assert report.words["refused"] > 50
+    counts, offenders = fuzz.fuzz(11_000_000, 250)
+    assert offenders == []
+    assert counts["ran"] > 20
+    assert counts["refused"] > 50
 
 
 def test_the_same_seed_gives_the_same_case(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_case(tmp_path: Path) -> None:
         found = []
         for name in "ab":
             (tmp_path / name).mkdir(exist_ok=True)
-            model, weights = fuzz.case(nets, 3, number, tmp_path / name)
+            model, weights = fuzz.case(nets, number, tmp_path / name)
             found.append((model.name, model.read_bytes(), weights.read_bytes() if weights else b""))
         assert found[0] == found[1]
 

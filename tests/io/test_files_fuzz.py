@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import fuzz_files as fuzz
@@ -49,3 +50,12 @@ def test_a_case_that_never_ends_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(fuzz_process, "SECONDS", 1)
     assert fuzz_process.fuzz(endless, 3, 1, ("read",))[1] == [(3, "too slow")]
+
+
+def test_a_case_that_waits_for_ever_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waiting(_: int) -> str:
+        while True:
+            time.sleep(10)
+
+    monkeypatch.setattr(fuzz_process, "PATIENCE", 1)
+    assert fuzz_process.fuzz(waiting, 3, 1, ("read",))[1] == [(3, "crash or hang (exit -9)")]

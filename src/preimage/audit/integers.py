@@ -1,6 +1,6 @@
 """Contractions of 8-bit integers of the engine in force beside their definition in int64 NumPy: every element must be equal.
 
-    python -m preimage.audit.integers --cases 20000 [--seed 0]
+    preimage audit integers -n 20000 [--seed 0]
 
 Products, convolutions and transposed ones of one to three axes, in groups and depthwise. Values lie at the ends of their types as often as not, zero
 points too; sizes are odd, single and large; sums reach 2^31 and, unscaled, wrap around.
@@ -8,7 +8,6 @@ points too; sizes are odd, single and large; sums reach 2^31 and, unscaled, wrap
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from preimage.errors import GeometryError
 from preimage.geometry import ConvGeometry
 from preimage.settings import config
 
-__all__ = ["Cases", "centred", "convolved", "deconvolved", "differing", "finished", "main"]
+__all__ = ["Cases", "centred", "convolved", "deconvolved", "differing", "finished"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 BYTES = (np.int8, np.uint8)
@@ -229,16 +228,3 @@ def differing(seed: int, count: int) -> int:
             print(f"case {number}: {difference}")
     print(f"{count} cases of contractions of integers, {wrong} differ from the definition")
     return wrong
-
-
-def main() -> int:
-    """Compare as many cases as asked for. The exit status is 1 if any differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    return int(differing(options.seed, options.cases) > 0)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """Matrix products of an engine against the executable definition (`preimage.contract.matmul`), bit for bit, on random cases.
 
-    python -m preimage.audit.products --cases 20000
+    preimage audit products -n 20000 [--seed 0]
 
 Sizes, batches that broadcast, memory orders (transposed, reversed, with gaps, with huge strides, overlapping, read-only), dtypes,
 bias and threads are drawn; each case is also computed with one row, one column and one product of the batch alone.
@@ -8,7 +8,6 @@ bias and threads are drawn; each case is also computed with one row, one column 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from preimage import contract, ops
 from preimage.settings import config
 
-__all__ = ["LAYOUTS", "ProductCase", "differences", "draw", "main", "placed"]
+__all__ = ["LAYOUTS", "ProductCase", "differences", "differing", "draw", "placed"]
 
 Array = np.ndarray[Any, Any]
 DTYPES = ("float32", "float32", "float64", "float16")
@@ -134,21 +133,14 @@ def _compare(what: str, got: Any, wanted: Array, found: list[str]) -> None:
         found.append(f"{what}: {int(apart.sum())} of {got.size} values have other bits")
 
 
-def main() -> int:
-    """Compare as many cases as asked for; prints those that differ. The exit status is 1 if any does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rng, wrong = np.random.default_rng(options.seed), 0
-    for number in range(options.cases):
+def differing(seed: int, count: int) -> int:
+    """How many of `count` cases differ from the definition; each is printed."""
+    rng, wrong = np.random.default_rng(seed), 0
+    for number in range(count):
         case = draw(rng, number)
-        for difference in differences(case):
-            wrong += 1
+        found = differences(case)
+        wrong += bool(found)
+        for difference in found:
             print(f"{case}: {difference}")
-    print(f"{options.cases} cases of matrix products, {wrong} differences from the definition")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    print(f"{count} cases of matrix products, {wrong} differ from the definition")
+    return wrong

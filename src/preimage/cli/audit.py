@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,14 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["audit"]
 
 _WHAT, _HOW, _OUT = "What is checked", "How it runs", "What it writes"
+#: Contractions that have cases and a definition of their own: the engine in force, every element, in this process.
+_KINDS = {
+    "products": ("preimage.audit.products", "matrix products beside their definition"),
+    "integers": (
+        "preimage.audit.integers",
+        "products, convolutions and transposed ones of 8-bit integers beside their definition",
+    ),
+}
 
 
 def audit(
+    context: typer.Context,
     subjects: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Engines, adapters (--list names them) or module:attribute of your own (the current folder is looked in). "
-            "Default: our engines."
+            help="Engines, adapters (--list names them) or module:attribute of your own (the current folder is looked in); "
+            "or products, integers: other contractions of the engine in force. Default: our engines."
         ),
     ] = None,
     geometries: Annotated[
@@ -116,6 +126,12 @@ def audit(
         _export(export, 300 if geometries is None else geometries, seed, overwrite, console)
         return
     geometries = 2000 if geometries is None else geometries
+    if kinds := [name for name in subjects or () if name in _KINDS]:
+        text.no_stray([name for name in subjects or () if name not in _KINDS], f"{kinds[0]} is audited apart from subjects")
+        text.no_stray(_said(context, {"subjects", "geometries", "seed"}), f"{kinds[0]} takes -n and --seed")
+        if sum([import_module(_KINDS[name][0]).differing(seed, geometries) for name in kinds]):
+            raise typer.Exit(1)
+        return
     for name, value in (("--most-macs", most_macs), ("--shrink", shrink_seconds), ("--steer", steer_seconds)):
         if not (isfinite(value) and value >= 0):
             raise OptionError(f"{name} is {value}; wanted a number from 0 on")
@@ -147,11 +163,23 @@ def audit(
         raise typer.Exit(1)
 
 
+def _said(context: typer.Context, but: set[str]) -> list[str]:
+    """The options, except some, that stand on the command line."""
+    found = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in but and source is not None and source.name == "COMMANDLINE":
+            found.append(parameter.opts[0])
+    return found
+
+
 def _list(console: Any) -> None:
     from preimage import audit as audits
 
     for name in audits.subject_names():
         console.print(f"{name:28}{audits.make_subject(name).unavailable() or 'available'}", highlight=False, markup=False)
+    for name, (_, words) in _KINDS.items():
+        console.print(f"{name:28}{words}", highlight=False, markup=False)
     console.print(f"checks: {', '.join(audits.check_names())}", highlight=False)
 
 

@@ -42,8 +42,11 @@ _HOW = "{name} of preimage.io.limits.limits; --{option} of preimage run, convert
 SHARE = 0.8
 #: Work that a node inside a loop or branch counts as, at least: what a call takes anyway.
 STEP_FLOP = 1 << 24
-#: Words whose arguments do not broadcast and that check themselves.
-_THEMSELVES = ("rnn", "gru", "lstm", "if", "loop", "scan", "concatfromsequence", "sequenceinsert", "sequenceconstruct")
+#: Words whose arguments do not broadcast: they check themselves, or their result has the first argument's size.
+_THEMSELVES = (
+    "rnn", "gru", "lstm", "if", "loop", "scan", "concatfromsequence", "sequenceinsert", "sequenceconstruct", "gather", "gatherelements",
+    "quantizelinear", "dequantizelinear", "instancenormalization", "groupnormalization",
+)  # fmt: skip
 #: Runs that are remembered to have passed.
 MOST_PASSED = 256
 #: Words (as `check` spells them) whose result is no larger than their largest argument, or a view of it.

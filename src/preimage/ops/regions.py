@@ -20,7 +20,7 @@ from preimage.ops.pointwise import divide, multiply, where
 from preimage.ops.reduce import max as max_over
 from preimage.ops.reduce import mean
 from preimage.ops.reduce import sum as sum_over
-from preimage.ops.shape import concat, getitem, reshape, stack, take
+from preimage.ops.shape import concat, getitem, moveaxis, reshape, take
 from preimage.typing import Operand, Value
 
 __all__ = ["align_samples", "psroi_pool", "roi_align", "roi_pool"]
@@ -92,6 +92,29 @@ def roi_pool(x: Operand, images: _Images, corners: NDArray[np.float32], *, poole
     return where(empty, 0.0, found) if empty.any() else found
 
 
+def _windows(
+    top: NDArray[np.intp], bottom: NDArray[np.intp], left: NDArray[np.intp], right: NDArray[np.intp], channels: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
+    """Parts of one size that hold elements, some at a time: their numbers, region by region and row by row, and the rows and columns that they hold.
+
+    top, bottom (R, rows of parts), left, right (R, columns of parts). Returns (P,), (P, height) and (P, width).
+    """
+    shape = (len(top), top.shape[1], left.shape[1])
+    y0, heights = (np.broadcast_to(v[:, :, None], shape).reshape(-1) for v in (top, bottom - top))
+    x0, widths = (np.broadcast_to(v[:, None, :], shape).reshape(-1) for v in (left, right - left))
+    filled = np.flatnonzero((heights > 0) & (widths > 0))
+    filled = filled[np.lexsort((widths[filled], heights[filled]))]
+    if not filled.size:
+        return
+    changes = np.diff(heights[filled]) | np.diff(widths[filled])
+    for alike in np.split(filled, np.flatnonzero(changes) + 1):
+        height, width = int(heights[alike[0]]), int(widths[alike[0]])
+        step = max(_CHUNK // max(height * width * channels, 1), 1)
+        for k in range(0, len(alike), step):
+            some = alike[k : k + step]
+            yield some, y0[some, None] + np.arange(height), x0[some, None] + np.arange(width)
+
+
 def psroi_pool(x: Operand, images: _Images, corners: NDArray[np.float32], *, group: int, scale: float) -> Value:
     """y[r, c, i, j]: the mean of channel (c group + i) group + j over part (i, j) of region r, 0 for an empty part.
 
@@ -99,27 +122,24 @@ def psroi_pool(x: Operand, images: _Images, corners: NDArray[np.float32], *, gro
     """
     x = operand(x, "x")
     _checked("psroi_pool", x, images, corners)
-    count, channels, height, width = x.shape
+    _, channels, height, width = x.shape
     near = _rounded(corners[:, :2]) * np.float32(scale)
     far = (_rounded(corners[:, 2:]) + 1) * np.float32(scale)
     lengths = np.maximum(far - near, np.float32(0.1))
     zero = np.zeros(len(images), np.float32)
     left, right = _parts(lengths[:, 0], group, width, within=near[:, 0], after=zero)
     top, bottom = _parts(lengths[:, 1], group, height, within=near[:, 1], after=zero)
-    maps = reshape(x, (count, channels // group**2, group, group, height, width))
-    regions = []
-    for region, image in enumerate(images):
-        cells: list[Value] = []
-        for i, j in np.ndindex(group, group):
-            y0, y1, x0, x1 = top[region, i], bottom[region, i], left[region, j], right[region, j]
-            if y1 <= y0 or x1 <= x0:
-                cells.append(np.zeros(channels // group**2, x.dtype))
-            else:
-                cells.append(mean(maps[int(image), :, i, j, y0:y1, x0:x1], axis=(1, 2)))
-        regions.append(reshape(stack(cells, axis=1), (channels // group**2, group, group)))
-    if not regions:
-        return np.zeros((0, channels // group**2, group, group), x.dtype)
-    return stack(regions, axis=0)
+    parts, outputs = len(images) * group**2, channels // group**2
+    lines, found = reshape(x, (-1,)), list[Value]([np.zeros((1, outputs), x.dtype)])
+    row, filled = np.zeros(parts, np.intp), 1  # of each part among what was found; an empty one is the first
+    for part, rows, columns in _windows(top, bottom, left, right, outputs):
+        of_group = np.arange(outputs) * group**2 + (part % group**2)[:, None]
+        base = (of_group + (images[part // group**2] * channels)[:, None]) * (height * width)
+        places = base[:, :, None, None] + rows[:, None, :, None] * width + columns[:, None, None, :]
+        found.append(mean(reshape(take(lines, places.reshape(-1), 0), places.shape), axis=(2, 3)))
+        row[part] = np.arange(filled, filled + len(part))
+        filled += len(part)
+    return moveaxis(reshape(take(concat(found, axis=0), row, 0), (len(images), group, group, outputs)), -1, 1)
 
 
 # -- the mean of values between elements -------------------------------------------------------------------------------

@@ -277,6 +277,8 @@ def _group_norm(x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: floa
     if num_groups < 1 or x.ndim < 2 or x.shape[1] % num_groups:
         raise FileFormatError(f"GroupNormalization: {num_groups} groups of shape {x.shape}")
     c = x.shape[1]
+    if any(v.shape not in ((c,), (num_groups,)) for v in (scale, bias)):
+        raise FileFormatError(f"GroupNormalization: input {x.shape}, {num_groups} groups, scale {scale.shape}, bias {bias.shape}")
     if scale.shape[0] != c:  # opsets before 21: one value a group
         scale, bias = (reshape(tile(reshape(v, (-1, 1)), (1, c // num_groups)), (c,)) for v in (scale, bias))
     return OPS["group_norm"].function(x, scale, bias, groups=num_groups, channels=c, eps=epsilon)
