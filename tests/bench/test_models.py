@@ -298,6 +298,44 @@ def test_a_file_is_tried(tmp_path, monkeypatch):
     assert wrong["agrees"] is False
 
 
+def indexed(path):
+    """Rows of a stored table of three by indices, and of one of five; a mask as texts have it; half precision."""
+    helper, value = onnx.helper, onnx.helper.make_tensor_value_info
+    stored = {"t": np.ones((2, 3), np.float16), "u": np.ones((5, 2), np.float16), "one": np.array(1, np.float16)}
+    nodes = [
+        helper.make_node("Cast", ["t"], ["same"], to=10), helper.make_node("Unsqueeze", ["i", "zero"], ["j"]),
+        helper.make_node("Gather", ["same", "j"], ["a"], axis=1), helper.make_node("Gather", ["u", "k"], ["b"]),
+        helper.make_node("Cast", ["m"], ["n"], to=10), helper.make_node("Sub", ["one", "n"], ["c"]),
+    ]  # fmt: skip
+    inputs = [value(name, 7, (64,)) for name in ("i", "k", "m", "free")]
+    tensors = [onnx.numpy_helper.from_array(v, k) for k, v in (stored | {"zero": np.array([0])}).items()]
+    graph = helper.make_graph(nodes, "g", inputs, [value(n, 10, None) for n in "abc"], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return Path(path)
+
+
+def test_indices_and_masks_are_small_enough(tmp_path):
+    path = indexed(tmp_path / "indexed.onnx")
+    model = subjects.prepare(subjects.subject_of(path), tmp_path)
+    (given,) = model.feeds(subjects.subject_of(path))
+    assert {name: (value.min(), value.max()) for name, value in given.items()} == {
+        "i": (0, 2), "k": (0, 4), "m": (0, 1), "free": (0, feeds.MOST_INTEGER - 1)
+    }  # fmt: skip
+    assert model.narrow
+    assert model.tolerance == 2**-9
+    assert not subjects.prepare(subjects.subject_of(net(tmp_path / "net.onnx")), tmp_path).narrow
+
+
+def test_what_a_peer_is_not_sure_of_itself_is_no_disagreement(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_one, "_limit_memory", lambda _: None)
+    path, draws = net(tmp_path / "good.onnx"), np.random.default_rng(0)
+    monkeypatch.setattr(check_one, "_peer", lambda *_: ([1000 * draws.random((1, 3, 6, 6), np.float32)], ""))
+    found = verdict_of(path, tmp_path)
+    assert found["runs"]
+    assert "agrees" not in found
+    assert "not to be compared: answers of onnxruntime move by" in found["message"]
+
+
 def test_a_folder_is_tried_and_no_file_stops_the_others(tmp_path):
     folder = tmp_path / "models"
     folder.mkdir()

@@ -43,7 +43,8 @@ class Guess:
 class Declared:
     """An input as a file declares it; an open size is None, and so is an unknown shape. words: strings that the model knows, for one of strings.
 
-    symbols: the names of open axes, if they have any: axes of one name have one size.
+    symbols: the names of open axes, if they have any: axes of one name have one size. below: what integers must be less than, where they are
+    indices into what the model stores.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Declared:
     shape: tuple[int | None, ...] | None
     words: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
+    below: int = MOST_INTEGER
 
 
 def with_range(
@@ -128,7 +130,7 @@ def made(
         return rng.random(shape) < 0.5
     if dtype.kind == "U":
         return rng.choice(np.array([*declared.words[:MOST_WORDS], UNKNOWN]), shape)
-    return rng.integers(given.get("low", 0), given.get("high", MOST_INTEGER), shape).astype(dtype)
+    return rng.integers(given.get("low", 0), given.get("high", min(declared.below, MOST_INTEGER)), shape).astype(dtype)
 
 
 def _sizes(declared: Declared, guess: Guess, known: Mapping[str, int] | None = None) -> tuple[int, ...]:

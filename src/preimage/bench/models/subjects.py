@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from preimage.bench.models.feeds import Declared, candidates
+from preimage.bench.models.feeds import MOST_INTEGER, Declared, candidates
 from preimage.io.content import kind_of_file
 
 __all__ = ["Prepared", "Subject", "operators", "prepare", "subject_of"]
@@ -39,15 +40,16 @@ class Prepared:
     weights: Path | None = None
     features: tuple[int, ...] = ()
     quantised: bool = False
+    narrow: bool = False
 
     @property
     def tolerance(self) -> float:
         """How far answers may be apart, in parts of an output's range.
 
         Of quantised nets one step of a value may come out as the next, and where a CPU has no VNNI onnxruntime sums 8-bit products in 16 bits, which
-        overflow; ours are exact.
+        overflow; ours are exact. Of nets in 16 bits every value is rounded to 11 binary digits: two units of 1.
         """
-        return 2e-2 if self.quantised else 1e-4
+        return 2e-2 if self.quantised else 2**-9 if self.narrow else 1e-4
 
     def feeds(self, subject: Subject) -> Iterator[dict[str, np.ndarray]]:
         """What it may be fed, the best guess first."""
@@ -110,7 +112,7 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
         changed = True
         del graph.input[:]
         graph.input.extend(inputs)
-    declared = []
+    declared, below = [], _limits_of_integers(graph)
     for value in graph.input if changed else inputs:  # those that are in the message now
         tensor = value.type.tensor_type
         shape: tuple[int | None, ...] | None = None
@@ -126,7 +128,8 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
                     dim.ClearField("dim_value")
                     dim.dim_param = f"open_{value.name}_{fixed}"
         dtype = CODES.get(tensor.elem_type, "string" if tensor.elem_type == 8 else "")
-        declared.append(Declared(value.name, dtype, shape, _words(graph) if dtype == "string" else (), symbols))
+        words = _words(graph) if dtype == "string" else ()
+        declared.append(Declared(value.name, dtype, shape, words, symbols, below.get(value.name, MOST_INTEGER)))
     ops = operators(proto)
     path = subject.path
     if changed and not _has_external_data(proto):
@@ -138,7 +141,10 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
     outputs = tuple(value.name for value in graph.output)
     quantised = any(word in op for op in ops for word in ("Integer", "QLinear", "QuantizeLinear", "DynamicQuantize"))
     convolves = any("Conv" in op for op in ops)
-    return Prepared("onnx", path, tuple(declared), outputs, convolves, features=_features(graph), quantised=quantised)
+    narrow = any(tensor.data_type in _NARROW for tensor in graph.initializer)
+    return Prepared(
+        "onnx", path, tuple(declared), outputs, convolves, features=_features(graph), quantised=quantised, narrow=narrow
+    )
 
 
 def _words(graph: Any) -> tuple[str, ...]:
@@ -150,6 +156,41 @@ def _words(graph: Any) -> tuple[str, ...]:
             found |= dict.fromkeys([*attribute.strings, *(word for t in tensors for word in t.string_data)])
     found |= dict.fromkeys(word for tensor in graph.initializer for word in tensor.string_data)
     return tuple(word.decode("utf-8", "replace") for word in found)
+
+
+#: ONNX's numbers of float16 and bfloat16.
+_NARROW = (10, 16)
+#: Operators that keep the rows of a table, and the numbers of indices.
+_SAME_ROWS = ("Identity", "Cast", "DequantizeLinear")
+_SAME_NUMBERS = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+
+
+def _limits_of_integers(graph: Any) -> dict[str, int]:
+    """What integers of inputs must be less than: the rows of a stored table that they are indices of; 2, where 1 - x is taken of them (masks)."""
+    from onnx import numpy_helper
+
+    tables = {tensor.name: tensor for tensor in graph.initializer}
+    origin = {value.name: value.name for value in graph.input if value.name not in tables}
+    found: dict[str, int] = {}
+    for node in graph.node:
+        first, second = [*map(str, node.input), "", ""][:2]
+        if node.op_type == "Constant":
+            tables.update((node.output[0], each.t) for each in node.attribute if each.type == 4)
+        elif first in tables and node.op_type in _SAME_ROWS:
+            tables[node.output[0]] = tables[first]
+        elif first in origin and node.op_type in _SAME_NUMBERS:
+            origin[node.output[0]] = origin[first]
+        elif first in tables and second in origin:
+            shape, below = tuple(tables[first].dims), None
+            if node.op_type == "Gather":
+                axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+                below = max(shape[axis], 1) if -len(shape) <= axis < len(shape) else None
+            elif node.op_type == "Sub" and prod(shape) == 1 and tables[first].data_location == 0:
+                below = 2 if float(numpy_helper.to_array(tables[first]).reshape(())) == 1 else None
+            if below is not None:
+                name = origin[second]
+                found[name] = min(below, found.get(name, below))
+    return found
 
 
 def _features(graph: Any) -> tuple[int, ...]:
