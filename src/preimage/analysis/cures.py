@@ -51,7 +51,7 @@ def unity(geometry: ConvGeometry, w: Any, *, how: str = "scale") -> Array:
     it), or where scaling would have to turn or divide by nothing: a phase's sum is 0 or of the other sign than the mean.
     """
     g, weights = geometry, np.asarray(array_of(w))
-    if how not in ("scale", "shift"):
+    if not isinstance(how, str) or how not in ("scale", "shift"):
         raise OptionError(f"how must be 'scale' or 'shift', got {how!r}")
     sums = phase_sums(g, weights)
     taps: Any = np.ones((1, 1))

@@ -142,7 +142,7 @@ class Colour:
     ) -> None:
         spreads = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         self.brightness, self.contrast, self.saturation = (number_of(v, f"Colour: {k}", 0, 1) for k, v in spreads.items())
-        if channels not in ("rgb", "bgr"):
+        if not isinstance(channels, str) or channels not in ("rgb", "bgr"):
             raise OptionError(f"Colour: channels must be 'rgb' or 'bgr', got {channels!r}")
         weights: Sequence[float] = (0.299, 0.587, 0.114)
         self._weights = np.asarray(weights if channels == "rgb" else weights[::-1], np.float32)[:, None, None]

@@ -12,7 +12,7 @@ from preimage.autograd import Tensor, array_of
 from preimage.errors import OptionError, ShapeError
 from preimage.functional.checks import reduction_of
 from preimage.ops import losses
-from preimage.ops.operands import number_of, operand
+from preimage.ops.operands import flag_of, number_of, operand
 from preimage.typing import Integers, LossReduction, Operand, Value
 
 __all__ = [
@@ -176,7 +176,7 @@ def kl_div(
     x, t = operand(input, "input"), operand(target, "target")
     if x.shape != t.shape:
         raise ShapeError(f"kl_div: input has shape {x.shape}, target {t.shape}; they must be equal")
-    if log_target:
+    if flag_of(log_target, "kl_div: log_target"):
         each = ops.multiply(ops.exp(t), ops.subtract(t, x))
     else:  # 0 log 0 is 0
         some = array_of(t) > 0

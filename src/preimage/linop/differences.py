@@ -37,7 +37,7 @@ class _Differences(Operator):
         name = type(self).__name__
         self.input_shape = shape_sizes(shape, f"{name}: shape")
         self.axes = axes_of(axes, len(self.input_shape), name)
-        if mode not in ("replicate", "circular"):
+        if not isinstance(mode, str) or mode not in ("replicate", "circular"):
             raise OptionError(f"{name}: mode must be 'replicate' or 'circular', got {mode!r}")
         listed = entries(spacing)
         widths: list[Any] = [spacing] * len(self.axes) if listed is None else listed

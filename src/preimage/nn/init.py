@@ -218,7 +218,11 @@ def icnr(shape: Shape, factor: int, *, base: Callable[..., Array] = kaiming_norm
     block = factor ** (len(shape) - 2)
     if len(shape) < 3 or shape[0] % block:
         raise ShapeError(f"icnr: {shape[0]} output channels do not divide by {factor} to the number of spatial axes")
-    return np.repeat(base((shape[0] // block, *shape[1:]), rng=rng), block, axis=0)
+    try:
+        part = base((shape[0] // block, *shape[1:]), rng=rng)
+    except TypeError as error:  # another callable
+        raise OptionError(f"icnr: base must be an initialiser, got {base!r}: {error}") from None
+    return np.repeat(part, block, axis=0)
 
 
 def _setter(initialiser: Callable[Concatenate[Shape, P], Array]) -> Callable[Concatenate[Tensor, P], Tensor]:

@@ -20,7 +20,7 @@ from preimage.ops.losses import (
     mse_loss,
     nll_loss,
 )
-from preimage.ops.operands import number_of
+from preimage.ops.operands import flag_of, number_of
 from preimage.typing import Array, ArrayLike, LossReduction, Operand, Value
 
 __all__ = [
@@ -96,7 +96,7 @@ class KLDivLoss(_Loss):
     _function = staticmethod(functional.kl_div)
 
     def __init__(self, reduction: Literal["none", "mean", "sum", "batchmean"] = "mean", log_target: bool = False) -> None:
-        super().__init__(reduction=reduction, log_target=log_target)
+        super().__init__(reduction=reduction, log_target=flag_of(log_target, "KLDivLoss: log_target"))
 
 
 class NLLLoss(_Loss):

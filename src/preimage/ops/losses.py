@@ -43,11 +43,16 @@ class _ClassOptions(_LabelOptions, total=False):
     label_smoothing: float
 
 
-def _reduce(values: Value, reduction: LossReduction, dtype: np.dtype[Any]) -> Value:
-    """The losses of all elements reduced, in the dtype that the arguments had."""
+def _is_mean(reduction: LossReduction) -> bool:
+    """Raises: OptionError for another word than the three."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise OptionError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    reduced = values if reduction == "none" else ops.mean(values) if reduction == "mean" else ops.sum(values)
+    return reduction == "mean"
+
+
+def _reduce(values: Value, reduction: LossReduction, dtype: np.dtype[Any]) -> Value:
+    """The losses of all elements reduced, in the dtype that the arguments had."""
+    reduced = ops.mean(values) if _is_mean(reduction) else values if reduction == "none" else ops.sum(values)
     return ops.astype(reduced, dtype)
 
 
@@ -150,7 +155,7 @@ def nll_loss(
     # an ignored position must not bring its infinity or NaN along
     losses = ops.where(used, _product(scale, picked), 0.0)
     losses = ops.reshape(losses, labels.shape)
-    if reduction == "mean":
+    if _is_mean(reduction):
         return ops.astype(_over(losses, scale.reshape(labels.shape)), dtype)
     return _reduce(losses, reduction, dtype)
 

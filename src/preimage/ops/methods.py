@@ -11,7 +11,7 @@ from preimage.autograd import Tensor, array_of, as_array, fitted, install_method
 from preimage.errors import GraphError, ShapeError
 from preimage.ops import activation, broadcast, exponentials, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 from preimage.ops.linear import matmul
-from preimage.ops.operands import entries
+from preimage.ops.operands import axis_of, count_of, entries, integer_of
 from preimage.typing import Shape, Value
 
 __all__: list[str] = []
@@ -79,7 +79,6 @@ install_methods(
         name: getattr(module, name)
         for module, names in (
             (pointwise, "abs clip exp log log1p sqrt square"),
-            (exponentials, "softmax log_softmax"),
             (shape, "reshape transpose moveaxis swapaxes flatten squeeze expand_dims"),
             (broadcast, "astype broadcast_to"),
             (activation, "relu sigmoid tanh"),
@@ -126,6 +125,63 @@ install_methods(
         "view": shape.reshape,
         "ravel": lambda self: shape.reshape(self, -1),
         "unsqueeze": shape.expand_dims,
+    }
+)
+
+
+# -- under PyTorch's names, for nets whose imports alone were changed ---------------------------------------------------
+
+
+def _split(self: Tensor, split_size: Shape, dim: int = 0) -> list[Value]:
+    """Pieces of these sizes along an axis; of one number: of that size each, the last may be smaller."""
+    given: Any = entries(split_size)
+    if given is None:
+        step, size = count_of(split_size, "split: split_size", 1), self.shape[axis_of(dim, self.ndim, "split")]
+        given = tuple(min(step, size - k) for k in range(0, max(size, 1), step))
+    return list(shape.split(self, given, dim))
+
+
+def _chunk(self: Tensor, chunks: int, dim: int = 0) -> list[Value]:
+    """Up to so many pieces of one size along an axis; the last may be smaller."""
+    size = self.shape[axis_of(dim, self.ndim, "chunk")]
+    return _split(self, max(1, -(-size // count_of(chunks, "chunk: chunks", 1))), dim)
+
+
+def _unbind(self: Tensor, dim: int = 0) -> list[Value]:
+    """The parts at every place of an axis, without it."""
+    axis = axis_of(dim, self.ndim, "unbind")
+    return [self[(slice(None),) * axis + (k,)] for k in range(self.shape[axis])]
+
+
+def _clamp(self: Tensor, min: float | None = None, max: float | None = None) -> Value:
+    """x held between min and max, of which one may be None."""
+    return pointwise.clip(self, min, max)
+
+
+def _expand(self: Tensor, *sizes: Shape) -> Value:
+    """x repeated along axes of size 1 and new ones in front; -1: as it is. A view."""
+    given: Any = entries(sizes[0]) if len(sizes) == 1 else None
+    wanted = [integer_of(n, "expand: a size", -1) for n in (sizes if given is None else given)]
+    new = len(wanted) - self.ndim
+    return broadcast.broadcast_to(self, [self.shape[k - new] if n == -1 and k >= new else n for k, n in enumerate(wanted)])
+
+
+def _along(function: Any) -> Any:
+    return lambda self, axis=-1, *, dim=None: function(self, axis if dim is None else dim)
+
+
+install_methods(
+    {
+        "split": _split,
+        "chunk": _chunk,
+        "unbind": _unbind,
+        "clamp": _clamp,
+        "pow": pointwise.power,
+        "masked_fill": lambda self, mask, value: pointwise.where(mask, value, self),
+        "expand": _expand,
+        "contiguous": lambda self: self,
+        "softmax": _along(exponentials.softmax),
+        "log_softmax": _along(exponentials.log_softmax),
     }
 )
 

@@ -107,7 +107,7 @@ _transpose_op = primitive(
 
 
 def transpose(x: Operand, *axes: Axes) -> Value:
-    """The axes in another order (none given: reversed). A view.
+    """The axes in another order (none given: reversed). A view. Two of more than two axes change places, as in PyTorch.
 
     Raises: ShapeError where `axes` is not a permutation.
     """
@@ -117,6 +117,9 @@ def transpose(x: Operand, *axes: Axes) -> Value:
     else:
         given: Sequence[Any] = _listed(axes[0]) if len(axes) == 1 else axes
         order = tuple(axis_of(a, x.ndim, "transpose") for a in given)
+    if len(axes) == 2 < x.ndim:
+        there = {order[0]: order[1], order[1]: order[0]}
+        order = tuple(there.get(k, k) for k in range(x.ndim))
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(f"transpose: {order} is no order of the {x.ndim} axes of shape {x.shape}")
     return x if order == tuple(range(x.ndim)) else _transpose_op(x, axes=order)

@@ -140,9 +140,9 @@ class Optimizer:
         if "alpha" in checked:
             checked["alpha"] = self._share(checked["alpha"], "alpha")
         if "betas" in checked:
-            betas = checked["betas"]
-            if isinstance(betas, str) or not isinstance(betas, Iterable) or len(pair := list(betas)) != 2:
-                raise OptionError(f"{name}: betas must be two numbers, got {betas!r}")
+            pair = entries(checked["betas"])
+            if pair is None or len(pair) != 2:
+                raise OptionError(f"{name}: betas must be two numbers, got {checked['betas']!r}")
             checked["betas"] = tuple(self._share(b, "betas") for b in pair)
         for key in ("nesterov", "maximize", "amsgrad", "centered"):
             if key in checked:
