@@ -12,14 +12,24 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
-from preimage.engines.base import CONTRACTIONS, Array, Chain, Engine, Epilogue, InexactEngine, Plan, is_channels_last
+from preimage.engines.base import (
+    CONTRACTIONS,
+    SMALL_KERNEL,
+    Array,
+    Chain,
+    Engine,
+    Epilogue,
+    InexactEngine,
+    Plan,
+    is_channels_last,
+)
 from preimage.engines.prepared import PreparedWeight
 from preimage.errors import DTypeError, EngineError, OptionError, OutOfMemoryError
 from preimage.geometry import ConvGeometry
@@ -58,6 +68,8 @@ _ROWS = {
 #: Those of them that sum in orders of their own: they run only where accuracy="fast" allows it, and then before the others, unless they decline
 #: (`declines`): by the geometry alone, since the choice changes bits.
 INEXACT: tuple[str, ...] = ("fft",)
+#: Those of them that decline small kernels (`SMALL_KERNEL`), so none is loaded to say so.
+_FOR_LARGE_KERNELS = frozenset({"fft"})
 #: Those that compute on GPUs: arrays on a device go to the first of them, NumPy's only where one is asked for by name.
 DEVICE_ENGINES = ("cuda", "cudnn")
 _NOT_EXACT = "it sums in an order of its own, which accuracy='fast' allows"
@@ -126,7 +138,9 @@ def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], sett
     reasons: list[str] = []
     # First: to ask an exact engine about a huge kernel may take as long as the transforms.
     if settings.accuracy == "fast":
-        for engine, why in _inexact(geometry, contraction, dtype):
+        small = max(geometry.kernel_size, default=0) <= SMALL_KERNEL
+        asked = [name for name in INEXACT if not (small and name in _FOR_LARGE_KERNELS)]
+        for engine, why in _inexact(geometry, contraction, dtype, asked):
             if why is None:
                 return engine, "accuracy='fast' allows it"
             reasons.append(f"{engine.name}: {why}")
@@ -138,9 +152,11 @@ def _choose(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], sett
     return exact, "; ".join(reasons) or "first choice"
 
 
-def _inexact(geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any]) -> Iterator[tuple[InexactEngine, str | None]]:
-    """The engines that can take a call where accuracy="fast", and why they had better not."""
-    for name in INEXACT:
+def _inexact(
+    geometry: ConvGeometry, contraction: str, dtype: np.dtype[Any], names: Iterable[str]
+) -> Iterator[tuple[InexactEngine, str | None]]:
+    """Those of the engines that can take a call where accuracy="fast", and why they had better not."""
+    for name in names:
         engine = cast("InexactEngine | None", _first(geometry, contraction, dtype, [name], []))
         if engine is not None:
             yield engine, engine.declines(geometry, contraction, dtype)
@@ -341,7 +357,7 @@ def plan(
     if engine.name in INEXACT:
         return found
     refused, details = dict(found.refused), dict(found.details)
-    for other, why in _inexact(geometry, contraction, dtype):
+    for other, why in _inexact(geometry, contraction, dtype, INEXACT):
         gain = other.gain(geometry, contraction, dtype)
         if current().accuracy == "fast":
             refused[other.name] = why or f"the engine {engine.name!r} was asked for by name"

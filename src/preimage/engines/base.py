@@ -23,6 +23,7 @@ from preimage.records import record
 __all__ = [
     "CONTRACTIONS",
     "PROMISES",
+    "SMALL_KERNEL",
     "Array",
     "Chain",
     "ElementwiseKernels",
@@ -197,6 +198,10 @@ class Engine(Protocol):
     def conv_weight_grad(self, geometry: ConvGeometry, x: Array, y: Array) -> Array: ...
 
     def plan(self, geometry: ConvGeometry, contraction: str, dtype: DType, channels_last: bool = False) -> Plan: ...
+
+
+#: Kernels up to this size along every axis are for algorithms that work in tiles of a few outputs, not for Fourier transforms.
+SMALL_KERNEL = 5
 
 
 class InexactEngine(Engine, Protocol):

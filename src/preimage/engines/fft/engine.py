@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.base import (
+    SMALL_KERNEL,
     Array,
     DType,
     Epilogue,
@@ -46,8 +47,6 @@ take = declare_all(
 )
 #: Of the cost model: where FFT is not faster by this much, the exact path keeps the call.
 LEAST_GAIN = 1.4
-#: Kernels up to this size along every axis are for algorithms that work in tiles of a few outputs.
-SMALL_KERNEL = 5
 
 
 class FftEngine:
