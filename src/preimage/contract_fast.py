@@ -32,9 +32,9 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
     """The tile of a contraction; None where the contract's own order is taken.
 
     A tile of a points along every axis with r > 1 taps has a + 1 - r outputs there; a is 4 or 6, whichever is less work. An image's
-    work, in multiply-adds: for every point of every tile one for each pair of channels and 8 for each channel of input and
-    result, and 10 for every transformed weight (16 of a weight gradient).
-    Without transforms: what lies inside, and 10 for every weight. Less by a tenth must it be.
+    work, in multiply-adds: for every point of every tile one for each pair of channels and 10 for each channel of input and
+    result, and 10 for every transformed weight; of a weight gradient 8 for every sum at a point, 12 from 2^17 pairs of channels on.
+    Without transforms: what lies inside, and 10 for every weight (2 of a weight gradient). Less by a fifth must it be.
     """
     taps, (inner, outer) = g.kernel_size, (g.in_channels_per_group, g.out_channels_per_group)
     if np.dtype(dtype) not in (np.float32, np.float64) or not 1 <= len(taps) <= 3 or not 2 <= max(taps) <= 5:
@@ -46,6 +46,7 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
         return None
     gradient, space = contraction == "conv_weight_grad", g.input_size if contraction == "conv_transpose" else g.output_size
     summed = outer if contraction == "conv_transpose" else inner
+    each = (8 if inner * outer < 1 << 17 else 12) if gradient else 10
     found = []
     for a in (4, 6):
         accurate = max(taps) <= 3 if a == 4 else (gradient or summed >= 48) and 2 not in taps and sum(r > 1 for r in taps) <= 2
@@ -53,12 +54,12 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
             tile = tuple((1, 1) if r == 1 else (a + 1 - r, r) for r in taps)
             points = prod(m + r - 1 for m, r in tile)
             count = prod(-(-n // m) for n, (m, _) in zip(space, tile, strict=True))
-            work = g.groups * points * (count * (inner * outer + 8 * (inner + outer)) + (16 if gradient else 10) * inner * outer)
+            work = g.groups * points * (count * (inner * outer + 10 * (inner + outer)) + each * inner * outer)
             found.append((work, tile))
     if not found:
         return None
     work, tile = min(found)
-    return None if 1.1 * work > macs + 10 * g.groups * inner * outer * prod(taps) else tile
+    return None if 1.25 * work > macs + (2 if gradient else 10) * g.groups * inner * outer * prod(taps) else tile
 
 
 def matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:

@@ -66,7 +66,7 @@ def test_a_slice_of_the_cases_has_the_definitions_bits():
     assert len({kind for kind, _ in found}) >= 3
 
 
-def layer(channels=48, outputs=32, size=13, batch=1, dtype=np.float32, seed=0):
+def layer(channels=48, outputs=32, size=17, batch=1, dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, channels, size, size)).astype(dtype)
     return x, rng.standard_normal((outputs, channels, 3, 3)).astype(dtype)
@@ -254,7 +254,7 @@ def test_gradients_of_a_fast_call_are_fast():
 @pytest.mark.parametrize("last", [False, True])
 def test_the_epilogue_follows_the_transform_in_the_same_order(last):
     x, w = layer(batch=2)
-    b, r = (np.random.default_rng(5).standard_normal(n).astype(np.float32) for n in (32, (2, 32, 13, 13)))
+    b, r = (np.random.default_rng(5).standard_normal(n).astype(np.float32) for n in (32, (2, 32, 17, 17)))
     plain = pre.conv(x, w, padding=1, accuracy="fast")
     if last:
         x, r = (np.moveaxis(np.ascontiguousarray(np.moveaxis(v, 1, -1)), -1, 1) for v in (x, r))

@@ -19,10 +19,12 @@ __all__ = ["Choice", "block_of", "choose", "order_of", "refused"]
 LEAST_MACS = 1 << 18  # multiply-adds of an image and a group
 LEAST_CHANNELS = 16  # of a group, on either side
 WIDE_CHANNELS = 48  # summed channels from which on the tiles of 6 points are accurate enough
-TRANSFORM_MACS = 8  # what a point of a tile costs, for a channel of the input or of the result, in multiply-adds
+TRANSFORM_MACS = 10  # what a point of a tile costs, for a channel of the input or of the result, in multiply-adds
 WEIGHT_MACS = 10  # what a weight costs that comes from far, likewise
-SUM_MACS = 16  # what a sum of a weight gradient at a point costs, until it is a weight's
-GAIN = 1.1  # so many times less work than the exact order at least
+SUM_MACS = 8  # what a sum of a weight gradient at a point costs, until it is a weight's,
+FAR_SUM_MACS, FAR_PAIRS = 12, 1 << 17  # and from so many pairs of channels on, whose gradients leave the caches
+RESULT_MACS = 2  # what a weight's gradient costs in the exact order, beside its multiply-adds
+GAIN = 1.25  # so many times less work than the exact order at least
 BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
 
 
@@ -68,8 +70,8 @@ def choose(g: ConvGeometry, contraction: str, element: str) -> Choice | str:
     inner, outer = g.in_channels_per_group, g.out_channels_per_group
     channels = (inner, outer) if forward else (outer, inner)
     weights = prod(channels) * g.groups
-    exact = macs + WEIGHT_MACS * weights * prod(g.kernel_size)
     gradient = contraction == "conv_weight_grad"
+    exact = macs + (RESULT_MACS if gradient else WEIGHT_MACS) * weights * prod(g.kernel_size)
     shapes = _shapes(g.kernel_size, gradient or channels[0] >= WIDE_CHANNELS)
     found = [_choice(g, shape, result, channels, exact, gradient) for shape in shapes]
     if not found:
@@ -101,7 +103,9 @@ def _choice(
     points = prod(m + taps - 1 for m, taps in shape)
     counts = tuple(-(-size // m) for size, (m, _) in zip(result, shape, strict=True))
     tiles = prod(counts) * points * g.groups
-    weight_macs = SUM_MACS if gradient else WEIGHT_MACS
+    weight_macs = WEIGHT_MACS
+    if gradient:
+        weight_macs = SUM_MACS if prod(channels) < FAR_PAIRS else FAR_SUM_MACS
     work = tiles * (prod(channels) + TRANSFORM_MACS * sum(channels)) + weight_macs * points * prod(channels) * g.groups
     order = order_of(channels[0])
     chain = (order.levels[0].step if order.levels else channels[0]) + GROUP * order.depth

@@ -9,13 +9,13 @@ lanes of a masked load. Three axes always; those that are not there have one tap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Ptr
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.jit.conv.winograd.transforms import Matrix, apply_paired_rows
 from preimage.engines.jit.packing.copy_kernel import transposed
 from preimage.records import record
@@ -28,11 +28,11 @@ __all__ = [
     "Shape",
     "Side",
     "lines_along",
-    "number_of",
     "place_in",
     "place_of",
     "points_of",
-    "transform_tile",
+    "tile_memory",
+    "transform_tiles",
 ]
 
 AXES = 3
@@ -81,14 +81,32 @@ class Side:
     channels: Int
     point: Int  # of the result, from a point to the next
     pieces: tuple[Int, Int] | None = None  # channels that lie together in the result, and bytes from such a piece to the next
-    looped: bool = (
-        False  # the matrices are applied by loops: a shorter text, which takes less time to compile and a little more to run
-    )
+
+    @property
+    def span(self) -> int:
+        """Positions of a row that are read at once, where channels come first: whole squares of positions and channels."""
+        return span_of(self.sizes, self.lanes)
+
+    @property
+    def run(self) -> int:
+        """Tiles of a row whose positions these are."""
+        return (self.span - self.sizes[2]) // self.pitch[2] + 1
 
     @property
     def points(self) -> tuple[int, ...]:
         """Of the result, along each axis."""
         return tuple(n if m is None else len(m) for n, m in zip(self.sizes, self.matrices, strict=True))
+
+
+def span_of(sizes: Sequence[int], lanes: int) -> int:
+    """See `Side.span`."""
+    return -(-max(sizes[2], 16) // lanes) * lanes
+
+
+def tile_memory(sizes: Sequence[int], points: Sequence[int], lanes: int, item: int, planes: bool) -> int:
+    """Bytes of the memory of a `Side`: a tile of one vector, then its addresses, or the rows of a run of tiles."""
+    beside = sizes[0] * sizes[1] * span_of(sizes, lanes) * lanes * item if planes else prod(points) * ELEMENT_BYTES["i64"]
+    return -(-(prod(points) * lanes * item + beside) // LINE_BYTES) * LINE_BYTES
 
 
 def points_of(shape: Shape) -> tuple[int, ...]:
@@ -128,11 +146,6 @@ def each_line(f: Kernel, axis: int, sizes: Sequence[int], results: int) -> Itera
         yield _line(index, axis, sizes[axis], results)
 
 
-def number_of(at: tuple[int, ...], sizes: Sequence[int]) -> int:
-    """Row-major."""
-    return (at[0] * sizes[1] + at[1]) * sizes[2] + at[2]
-
-
 def place_in(block: Ptr, at: Sequence[Index], sizes: Sequence[int], step: Index) -> Ptr:
     """Where a point of a block of these sizes lies, row-major; step: bytes from one to the next."""
     known, steps = 0, (sizes[1] * sizes[2], sizes[2], 1)
@@ -144,88 +157,140 @@ def place_in(block: Ptr, at: Sequence[Index], sizes: Sequence[int], step: Index)
     return block.at_bytes(step * known)
 
 
-def transform_tile(f: Kernel, side: Side, place: Place, result: Ptr) -> None:
-    """One tile, all channels."""
-    lanes, points = side.lanes, side.points
-    addresses = side.memory.at(prod(points) * lanes).as_type("i64")
-    starts = [place.along[k] * side.pitch[k] - side.lo[k] for k in range(AXES)]
-    rows = [[starts[k] + a for a in range(side.sizes[k])] for k in range(2)]
-    inside = [[row.below(side.extent[k]) for row in rows[k]] for k in range(2)]
-    base = side.base.at_bytes(place.image * side.image)
+def transform_tiles(
+    f: Kernel, side_here: Callable[[], tuple[Side, tuple[Int, ...]]], first: Int, count: Int, result_of: Callable[[Int], Ptr]
+) -> None:
+    """So many tiles from a number on, all channels. side_here: the array and its tiles along each axis, read where they are used; result_of: where
+    the result of a tile goes, by its number among these.
+    """
+    side, counts = side_here()
     if not side.planes:
-        _addresses(side, base, rows, inside, starts[2], addresses)
-    axes = [k for k in range(AXES) if side.matrices[k] is not None]
+        with f.loop(0, count) as tile:
+            side, counts = side_here()
+            _tile_of_channels_last(f, side, place_of(counts, first + tile.index), result_of(tile.index))
+        return
+    runs = (counts[2] + side.run - 1) // side.run  # of a row of tiles
+    begin, end = (tile // counts[2] * runs + tile % counts[2] // side.run for tile in (first, first + count - 1))
+    with f.loop(begin, end + 1, once=True) as run:
+        side, counts = side_here()
+        begin = run.index // runs * counts[2] + run.index % runs * side.run
+        stop = (begin + side.run).minimum((run.index // runs + 1) * counts[2]).minimum(first + count)
+        _run_of_planes(
+            f, side, place_of(counts, begin), (begin, begin.maximum(first), stop), lambda tile: result_of(tile - first)
+        )
 
-    def vector(channel: Int, result: Ptr) -> None:
-        """A vector of channels."""
-        if side.planes:
-            _gather_planes(f, side, base.at_bytes(channel * side.channel), rows, inside, starts[2])
 
-        def read(first: bool, at: tuple[Index, ...]) -> Num:
-            if first and not side.planes:
-                address = place_in(addresses, at, side.sizes, ELEMENT_BYTES["i64"]).load_int()
-                return f.pointer(address, side.element).at(channel).load(lanes)
-            return place_in(side.memory, at, points, lanes * ELEMENT_BYTES[side.element]).load(lanes)
+def _corner(side: Side, place: Place) -> tuple[Ptr, list[Int]]:
+    """The image of a tile, and the tile's first position along each axis."""
+    return side.base.at_bytes(place.image * side.image), [place.along[k] * side.pitch[k] - side.lo[k] for k in range(AXES)]
 
-        def apply(axis: int, line: Line) -> None:
-            matrix = side.matrices[axis]
-            assert matrix is not None
-            values = [read(axis == axes[0], at) for at in line.reads]
-            for at, value in zip(line.writes, apply_paired_rows(f, matrix, values), strict=True):
-                if axis == axes[-1]:
-                    place_in(result, at, points, side.point).store(value)
-                else:
-                    place_in(side.memory, at, points, lanes * ELEMENT_BYTES[side.element]).store(value)
 
-        sizes = list(side.sizes)
-        for axis in axes:
-            if side.looped:
-                with each_line(f, axis, sizes, points[axis]) as line:
-                    apply(axis, line)
-            else:
-                for line in lines_along(axis, sizes, points[axis]):
-                    apply(axis, line)
-            sizes[axis] = points[axis]
+def _tile_of_channels_last(f: Kernel, side: Side, place: Place, result: Ptr) -> None:
+    """One tile: the channels of a position lie side by side, so positions have addresses."""
+    addresses = side.memory.at(prod(side.points) * side.lanes).as_type("i64")
+    base, starts = _corner(side, place)
+    _addresses(f, side, base, starts, addresses)
+    with _each_vector(f, side) as (channel, offset):
 
+        def read(at: tuple[Index, ...]) -> Num:
+            address = place_in(addresses, at, side.sizes, ELEMENT_BYTES["i64"]).load_int()
+            return f.pointer(address, side.element).at(channel).load(side.lanes)
+
+        _apply(f, side, read, result.at_bytes(offset))
+
+
+def _run_of_planes(
+    f: Kernel, side: Side, place: Place, tiles: tuple[Int, Int, Int], result_of: Callable[[Int], Ptr]
+) -> None:  # fmt: skip
+    """Neighbouring tiles of a row of channels-first planes: what they read is transposed in registers once, as whole squares.
+
+    place: of the first of them; tiles: its number, and the range of those that are wanted.
+    """
+    first, low, stop = tiles
+    item = side.lanes * ELEMENT_BYTES[side.element]
+    lines = side.memory.at(prod(side.points) * side.lanes)  # [row][position][channel]
+    base, starts = _corner(side, place)
+    with _each_vector(f, side) as (channel, offset):
+        _gather_planes(f, side, base.at_bytes(channel * side.channel), starts, lines)
+        with f.loop(low, stop, once=True) as tile:
+            begin = lines.at_bytes((tile.index - first) * (side.pitch[2] * item))
+
+            def read(at: tuple[Index, ...], begin: Ptr = begin) -> Num:
+                return place_in(begin, at, (*side.sizes[:2], side.span), item).load(side.lanes)
+
+            _apply(f, side, read, result_of(tile.index).at_bytes(offset))
+
+
+@contextmanager
+def _each_vector(f: Kernel, side: Side) -> Iterator[tuple[Int, Int]]:
+    """Vectors of channels: the first channel, and how far from the beginning of a tile's result its own lies."""
+    item = ELEMENT_BYTES[side.element]
     if side.pieces is None:
-        with f.loop(0, side.channels, lanes, once=True) as c:
-            vector(c.index, result.at(c.index))
+        with f.loop(0, side.channels, side.lanes, once=True) as c:
+            yield c.index, c.index * item
         return
     together, pitch = side.pieces
     with f.loop(0, (side.channels + together - 1) // together, once=True) as piece:
         first = piece.index * together
-        with f.loop(0, together.minimum(side.channels - first), lanes, once=True) as c:
-            vector(first + c.index, result.at_bytes(piece.index * pitch).at(c.index))
+        with f.loop(0, together.minimum(side.channels - first), side.lanes, once=True) as c:
+            yield first + c.index, piece.index * pitch + c.index * item
 
 
-def _addresses(
-    side: Side, base: Ptr, rows: list[list[Int]], inside: list[list[Bit]], start: Int, addresses: Ptr
-) -> None:  # fmt: skip
+def _apply(f: Kernel, side: Side, read: Callable[[tuple[Index, ...]], Num], result: Ptr) -> None:
+    """The matrices along one axis after another, of a vector of channels of a tile."""
+    points, item = side.points, side.lanes * ELEMENT_BYTES[side.element]
+    axes = [k for k in range(AXES) if side.matrices[k] is not None]
+
+    def apply(axis: int, line: Line) -> None:
+        matrix = side.matrices[axis]
+        assert matrix is not None
+        given = [read(at) if axis == axes[0] else place_in(side.memory, at, points, item).load(side.lanes) for at in line.reads]
+        for at, value in zip(line.writes, apply_paired_rows(f, matrix, given), strict=True):
+            if axis == axes[-1]:
+                place_in(result, at, points, side.point).store(value)
+            else:
+                place_in(side.memory, at, points, item).store(value)
+
+    sizes = list(side.sizes)
+    for axis in axes:
+        with each_line(f, axis, sizes, points[axis]) as line:
+            apply(axis, line)
+        sizes[axis] = points[axis]
+
+
+def _addresses(f: Kernel, side: Side, base: Ptr, starts: list[Int], addresses: Ptr) -> None:
     """The address of the channels of every position of a tile; beyond the borders that of zeros."""
-    columns = [start + a for a in range(side.sizes[2])]
+    columns = [starts[2] + c for c in range(side.sizes[2])]
     lit = [column.below(side.extent[2]) for column in columns]
     steps = [column * side.strides[2] for column in columns]
     zeros = side.zeros.address()
-    for a, b in product(range(side.sizes[0]), range(side.sizes[1])):
-        line = base.at_bytes(rows[0][a] * side.strides[0]).at_bytes(rows[1][b] * side.strides[1]).address()
-        row = inside[0][a] & inside[1][b]
+    with _each_row(f, side, base, starts) as (number, inside, line):
         for c in range(side.sizes[2]):
-            where = (row & lit[c]).pick(line + steps[c], zeros)
-            addresses.at(number_of((a, b, c), side.sizes)).store_int(where)
+            where = (inside & lit[c]).pick(line.address() + steps[c], zeros)
+            addresses.at(number * side.sizes[2] + c).store_int(where)
 
 
-def _gather_planes(
-    f: Kernel, side: Side, planes: Ptr, rows: list[list[Int]], inside: list[list[Bit]], start: Int
-) -> None:  # fmt: skip
-    """A vector of channels of a tile of channels-first planes, transposed in registers, to the beginning of the scratch."""
-    lanes, wide = side.lanes, side.sizes[2]
-    for first in range(0, wide, lanes):
-        low, high = f.i64(0) - start - first, side.extent[2] - start - first
-        for a, b in product(range(side.sizes[0]), range(side.sizes[1])):
-            row = inside[0][a] & inside[1][b]
-            mask = f.lane_mask(lanes, row.pick(high.minimum(wide - first), f.i64(0))).but_not(f.lane_mask(lanes, low))
-            line = planes.at_bytes(rows[0][a] * side.strides[0]).at_bytes(rows[1][b] * side.strides[1])
-            line = line.at_bytes((start + first) * ELEMENT_BYTES[side.element])
-            square = [line.at_bytes(side.channel * lane).load(lanes, mask) for lane in range(lanes)]
-            for c, value in enumerate(transposed(square)[: wide - first]):
-                side.memory.at(number_of((a, b, first + c), side.points) * lanes).store(value)
+@contextmanager
+def _each_row(f: Kernel, side: Side, base: Ptr, starts: list[Int]) -> Iterator[tuple[Int, Bit, Ptr]]:
+    """The rows that a tile reads: number, whether they are inside, and where they begin."""
+    with ExitStack() as loops:
+        rows = [loops.enter_context(f.loop(0, n)).index if n > 1 else f.i64(0) for n in side.sizes[:2]]
+        at = [starts[k] + rows[k] for k in range(2)]
+        inside = at[0].below(side.extent[0]) & at[1].below(side.extent[1])
+        line = base.at_bytes(at[0] * side.strides[0]).at_bytes(at[1] * side.strides[1])
+        yield rows[0] * side.sizes[1] + rows[1], inside, line
+
+
+def _gather_planes(f: Kernel, side: Side, planes: Ptr, starts: list[Int], lines: Ptr) -> None:
+    """A vector of channels of the rows of a run of tiles, transposed in registers."""
+    lanes, start = side.lanes, starts[2]
+    item = ELEMENT_BYTES[side.element]
+    with _each_row(f, side, planes, starts) as (number, inside, line):
+        to = lines.at_bytes(number * (side.span * lanes * item))
+        for first in range(0, side.span, lanes):
+            low, high = f.i64(0) - start - first, side.extent[2] - start - first
+            mask = f.lane_mask(lanes, inside.pick(high, f.i64(0))).but_not(f.lane_mask(lanes, low))
+            here = line.at_bytes((start + first) * item)
+            square = [here.at_bytes(side.channel * lane).load(lanes, mask) for lane in range(lanes)]
+            for c, value in enumerate(transposed(square)):
+                to.at((first + c) * lanes).store(value)

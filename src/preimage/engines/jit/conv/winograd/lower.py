@@ -13,7 +13,7 @@ from preimage.engines.ir.ordered import Node
 from preimage.engines.jit.compiler.target import Target
 from preimage.engines.jit.conv.winograd import branches
 from preimage.engines.jit.conv.winograd.applies import Choice, order_of
-from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
+from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of, tile_memory
 from preimage.engines.jit.conv.winograd.tile_kernel import WinogradArguments, WinogradSpec
 from preimage.engines.jit.conv.winograd.weights_kernel import TransformArguments, TransformSpec
 from preimage.engines.jit.program import Buffer, KernelCall, Program, ProgramBuilder, kernel_call, operands
@@ -26,6 +26,7 @@ __all__ = ["Tile", "by_axis", "choose_tile", "cycles_of", "lower_winograd", "nam
 FAR_TILES = (
     48  # tiles of a band whose transformed input does not stay in the second cache: each weight that comes from far meets so many
 )
+FEW_TASKS, EVEN_TASKS = 4, 16  # of a thread: with fewer bands are divided further, or made such that all threads end together
 NEAR_TILES = 10  # with fewer that would, weights are read too often
 MOST_TILES = 96
 #: Vectors of sums of a tile, by the bytes of a vector. With AVX-512 twelve hide every latency, and each pixel wants an address in a register:
@@ -146,7 +147,10 @@ def _multiply(
     points, width = prod(points_of(shape)), tile.vectors * tile.lanes
     blocks, tiles = outputs // width, g.batch * prod(choice.counts)
     v_tile = odd_lines(channels * item)
-    band, parts = _bands(r, tiles, g.groups, blocks, points * v_tile, tile.pixels)
+    most = _most_tiles(
+        r.target.l2_bytes, points * blocks * panel_bytes, points * v_tile, points * width * item, tile.pixels
+    )  # fmt: skip
+    band, parts = _bands(tiles, g.groups, blocks, r.threads, tile.pixels, most)
     part_blocks = -(-blocks // parts)
     v_point = odd_lines(band * v_tile)
     m_point = odd_lines(-(-band // tile.pixels) * tile.pixels * width * item)
@@ -154,15 +158,15 @@ def _multiply(
     if points * v_point <= r.target.l2_bytes * 5 // 8:  # V stays in the cache, so M should, too
         together = max(1, min(part_blocks, r.target.l2_bytes // 4 // (points * m_point)))
     m_block = odd_lines(points * m_point)
-    v_at = -(-points * (tile.lanes * item + 8) // LINE_BYTES) * LINE_BYTES
+    sizes_in = points_of(shape)
+    v_at = tile_memory(sizes_in, sizes_in, tile.lanes, item, r.in_strides[1] != item)
     m_at = v_at + points * v_point
     thread_bytes = -(-(m_at + together * m_block) // 4096) * 4096 + LINE_BYTES
     order = order_of(channels)
     nodes, bounds = _nodes(order)
     step = order.levels[0].step if order.levels else channels
     last = channels - (channels - 1) // step * step
-    most = max(1, 64 // (tile.pixels * tile.vectors))
-    unroll = max(n for n in range(1, most + 1) if gcd(step, last) % n == 0)
+    unroll = max(n for n in range(1, max(1, 32 // (tile.pixels * tile.vectors)) + 1) if gcd(step, last) % n == 0)
     sizes, results = (g.input_size, g.output_size)[:: 1 if forward else -1]
     los = tuple(lo if forward else taps - 1 - lo for (lo, _), taps in zip(g.padding, g.kernel_size, strict=True))
     spec = WinogradSpec(
@@ -190,16 +194,23 @@ def by_axis(**values: tuple[int, ...]) -> dict[str, Any]:
     return {f"{name.rstrip('_')}_{k}": value for name, found in values.items() for k, value in enumerate(found)}
 
 
-def _bands(r: ConvRequest, tiles: int, groups: int, blocks: int, tile_bytes: int, pixels: int) -> tuple[int, int]:
-    """Tiles of a band, and parts of a group's output channels, so that every thread has its share."""
-    near = r.target.l2_bytes // 2 // tile_bytes
-    most = min(near, MOST_TILES) if near >= NEAR_TILES else FAR_TILES
+def _most_tiles(l2: int, weights: int, v_bytes: int, m_bytes: int, pixels: int) -> int:
+    """Tiles of a band. weights: bytes of a group's; v_bytes, m_bytes: of a tile's transformed input, and of its sums of a block."""
+    beside = (l2 * 7 // 8 - weights) // (v_bytes + m_bytes) // pixels * pixels
+    if beside >= 2 * pixels:  # the weights stay in the second cache, too
+        return min(beside, FAR_TILES)
+    near = l2 // 2 // v_bytes
+    return min(near, MOST_TILES) if near >= NEAR_TILES else FAR_TILES
+
+
+def _bands(tiles: int, groups: int, blocks: int, threads: int, pixels: int, most: int) -> tuple[int, int]:
+    """Tiles of a band, about `most`, and parts of a group's output channels, so that every thread has its share."""
     bands, parts = -(-tiles // most), 1
-    if r.threads > 1 and bands * groups < 4 * r.threads:
-        shared = -(-bands // r.threads) * r.threads
-        if tiles // shared >= 2 * pixels:
-            return _even_band(tiles, groups, r.threads, pixels, -(-most // pixels) * pixels), 1
-        parts = min(blocks, -(-r.threads // bands))
+    if threads > 1 and bands * groups < EVEN_TASKS * threads:
+        shared = -(-bands // threads) * threads
+        if tiles // shared >= 2 * pixels or bands * groups >= FEW_TASKS * threads:
+            return _even_band(tiles, groups, threads, pixels, -(-most // pixels) * pixels), 1
+        parts = min(blocks, -(-threads // bands))
     band = -(-tiles // bands)
     if band > pixels:
         band = -(-band // pixels) * pixels

@@ -35,7 +35,7 @@ from preimage.engines.jit.conv.winograd.input_kernel import (
     place_in,
     place_of,
     points_of,
-    transform_tile,
+    transform_tiles,
 )
 from preimage.engines.jit.conv.winograd.transforms import apply_paired_columns, input_matrix, output_matrix
 from preimage.engines.jit.packing.copy_kernel import transposed
@@ -159,10 +159,12 @@ def build(spec: WinogradSpec) -> str:
     count = (first + args.band).minimum(args.tiles) - first
     own = args.scratch.at_bytes(f.thread * args.thread_bytes)
     x = args.input.at_bytes(group * args.group_span)
-    with f.loop(0, count) as tile:
-        v_tile = own.at_bytes(args.v_at + tile.index * args.v_tile)
-        side = input_side(f, WinogradArguments.read(f, spec), spec, x, own, looped=True)
-        transform_tile(f, side, place_of(counts_of(args.here), first + tile.index), v_tile)
+
+    def side_here() -> tuple[Side, tuple[Int, ...]]:
+        here = WinogradArguments.read(f, spec)
+        return input_side(f, here, spec, x, own), counts_of(args.here)
+
+    transform_tiles(f, side_here, first, count, lambda tile: own.at_bytes(args.v_at + tile * args.v_tile))
     begin = part * args.part_blocks
     end = (begin + args.part_blocks).minimum(args.group_blocks)
     turns = (end - begin + args.together - 1) // args.together
@@ -187,7 +189,7 @@ def counts_of(args: TileArguments) -> tuple[Int, ...]:
 
 
 def input_side(
-    f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr, pieces: tuple[Int, Int] | None = None, looped: bool = False
+    f: Kernel, args: TileArguments, spec: HasTiles, x: Ptr, own: Ptr, pieces: tuple[Int, Int] | None = None
 ) -> Side:  # fmt: skip
     """The input, whose tiles overlap, for B^T; own: the thread's scratch."""
     sizes = points_of(spec.shape)
@@ -196,7 +198,7 @@ def input_side(
         tuple(None if taps == 1 else input_matrix(n) for n, (_, taps) in zip(sizes, spec.shape, strict=True)), x, args.zeros, own,
         (args.lo_0, args.lo_1, args.lo_2), (args.in_0, args.in_1, args.in_2),
         (args.in_stride_0, args.in_stride_1, args.in_stride_2), args.in_image, args.in_channel, args.channels, args.v_point,
-        pieces, looped,
+        pieces,
     )  # fmt: skip
 
 
@@ -280,8 +282,10 @@ def _output_tile(f: Kernel, spec: WinogradSpec, m: Ptr, own: Ptr, place: Place, 
     for k in range(AXES):
         corner = corner + place.along[k] * strides[k] * spec.shape[k][0]
     whole = (left[0] >= spec.shape[0][0]) & (left[1] >= spec.shape[1][0]) & (left[2] >= spec.shape[2][0])
-    for guarded in (False, True):
-        with f.when(whole.negated() if guarded else whole), each_line(f, axis, sizes, spec.shape[axis][0]) as line:
+    # channels-last, a branch for each position that a tile at the border may not have costs nothing; masks of planes do
+    for guarded in (False, True) if spec.planes_out else (True,):
+        alone = f.when(whole.negated() if guarded else whole) if spec.planes_out else nullcontext()
+        with alone, each_line(f, axis, sizes, spec.shape[axis][0]) as line:
             values = [value_at(axis, at) for at in line.reads]
             found = apply_paired_columns(f, output_matrix(spec.shape[axis][0], points[axis]), values)
             if axis == AXES - 1:

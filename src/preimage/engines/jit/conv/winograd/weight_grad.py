@@ -10,7 +10,7 @@ from preimage.engines.base import Array
 from preimage.engines.ir.builder import ELEMENT_BYTES
 from preimage.engines.jit.conv.winograd import branches
 from preimage.engines.jit.conv.winograd.applies import Choice, block_of
-from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of
+from preimage.engines.jit.conv.winograd.input_kernel import AXES, points_of, tile_memory
 from preimage.engines.jit.conv.winograd.lower import Tile, by_axis, choose_tile, name_of, odd_lines, three
 from preimage.engines.jit.conv.winograd.weight_grad_kernel import GradientArguments, GradientSpec, ImageStep
 from preimage.engines.jit.program import Buffer, Program, ProgramBuilder, kernel_call
@@ -40,7 +40,10 @@ def lower_winograd_grad(r: WeightGradRequest, choice: Choice) -> Program:
     together = 1 if band == tiles else row_pieces * channel_pieces
     v_point, w_point, m_point = (odd_lines(n * item) for n in (band * some, band * rows, rows * some))
     v_piece, w_piece, m_piece = (odd_lines(points * n) for n in (v_point, w_point, m_point))
-    v_at = -(-points * (tile.lanes * item + 8) // 64) * 64
+    v_at = max(
+        tile_memory(sizes, points_of(shape), tile.lanes, item, strides[1] != item)
+        for sizes, strides in ((points_of(shape), r.x_strides), (tuple(m for m, _ in shape), r.y_strides))
+    )
     w_at = v_at + channel_pieces * v_piece
     m_at = w_at + row_pieces * w_piece
     steps = _image_steps(g.batch)
