@@ -232,7 +232,7 @@ def test_to_scipy_without_scipy(monkeypatch):
 def test_what_is_no_vector_or_number():
     A = linop.Conv(NUMBERS.standard_normal((4, 3, 3)), input_size=9)
     for call, kind in (
-        (lambda: A.matvec(np.ones(26)), ShapeError), (lambda: A.matvec(1j * np.ones(27)), DTypeError), (lambda: A.matmat(np.ones(27)), ShapeError),
+        (lambda: A.matvec(np.ones(26)), ShapeError), (lambda: A.matvec(["a"] * 27), DTypeError), (lambda: A.matmat(np.ones(27)), ShapeError),
         (lambda: A @ "x", DTypeError), (lambda: A / 0, OptionError), (lambda: A / "2", DTypeError), (lambda: linop.Sum(A, 2), DTypeError),
         (lambda: linop.Identity((2, -1)), ShapeError), (lambda: linop.Identity((2,), int), DTypeError), (lambda: linop.Identity("ab"), OptionError),
         (lambda: A.norm(iterations=0), OptionError), (lambda: A.to_matrix(most="x"), OptionError), (lambda: linop.Diagonal([1j]), DTypeError),

@@ -50,6 +50,17 @@ def _factor(value: object) -> float | None:
     return None
 
 
+def _is_complex(x: object) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "c"
+
+
+def _from_parts(real: Array, imaginary: Array) -> Array:
+    """The complex array of these parts."""
+    made = np.empty(real.shape, np.result_type(real, np.complex64))
+    made.real, made.imag = real, imaginary
+    return made
+
+
 def _length(v: Array) -> float:
     """The Euclidean norm."""
     return math.sqrt(dot(v, v))
@@ -60,6 +71,7 @@ class Operator:
 
     A subclass gives `_forward(x)` and `_adjoint(y)`, linear in their argument, on arrays or Tensors of those shapes.
     `shape`, `matvec`, `rmatvec`, `matmat`, `rmatmat`, `dot`, `H` are SciPy's: `scipy.sparse.linalg` and PyLops take an operator as it is.
+    All operators are real; of a complex array one gives the complex array of what it makes of the real and of the imaginary part.
     """
 
     input_shape: tuple[int, ...]
@@ -123,6 +135,9 @@ class Operator:
         """
         if isinstance(other, Operator):
             return Compose(self, other)
+        if _is_complex(other):
+            values: Any = as_array(other, "x")
+            return _from_parts(self @ values.real, self @ values.imag)
         x = _given(other)
         columns = self.shape[1]
         flat = x.shape == (columns,) and x.shape != self.input_shape
@@ -146,6 +161,9 @@ class Operator:
     def __rmatmul__(self, other: _Arrays) -> Array: ...
     def __rmatmul__(self, other: _Arrays | Tensor) -> Value:
         """x @ A is A.T @ x, of the rows of a matrix too."""
+        if _is_complex(other):
+            values: Any = as_array(other, "x")
+            return _from_parts(values.real @ self, values.imag @ self)
         x = _given(other)
         rows = x.ndim == 2 and x.shape[1] == self.shape[0] and x.shape != self.output_shape
         return transpose(self.T @ transpose(x)) if rows else self.T @ x
@@ -178,13 +196,16 @@ class Operator:
         if array.shape not in ((self.shape[1],), (self.shape[1], 1)):
             raise ShapeError(f"matvec of {self} takes shape ({self.shape[1]},) or ({self.shape[1]}, 1), got {array.shape}")
         if not is_real(array.dtype):
-            raise DTypeError(f"{self} is real, got {array.dtype}; apply it to the real and the imaginary part")
+            raise DTypeError(f"{self} takes numbers, got {array.dtype}")
         with np.errstate(all="ignore"):
             return array.astype(self.dtype, copy=False)
 
     @np.errstate(all="ignore")
     def matvec(self, x: Operand) -> Array:
-        """A @ x for a flat array (n,) or (n, 1) of any real dtype, computed in the operator's, as SciPy's solvers call it."""
+        """A @ x for a flat array (n,) or (n, 1) of any real or complex dtype, computed in the operator's, as SciPy's solvers call it."""
+        if _is_complex(x):
+            values: Any = x
+            return _from_parts(self.matvec(values.real), self.matvec(values.imag))
         v = self._vector(x)
         y = np.asarray(array_of(self._forward(v.reshape(self.input_shape))))
         return y.reshape(-1, 1) if v.ndim == 2 else y.reshape(-1)
