@@ -1,12 +1,13 @@
 """A training step (forward, backward, update) of five nets, ours beside torch: same weights, same losses first, then interleaved.
 
-    python benchmarks/training_step.py [NET ...] [--threads 1] [--rounds 7] [--batch 32] [--compile] [--profile]
+    python benchmarks/training_step.py [NET ...] [--threads 1] [--rounds 7] [--batch 32] [--no-compile] [--profile]
     python benchmarks/training_step.py [NET ...] --memory [--batch 32]
 
-NET: lenet, autoencoder, unet, dcgan, resnet18 (benchmarks/training_nets.py); all by default. Ours is a step of learning.Trainer (DCGAN: a loop, as
-torch's). torch runs in both layouts, and compiled where asked for; its best is compared. --memory: the most memory that a process takes for five
-steps beyond what it had before the net was made, in processes of their own. One thread is timed by the thread's CPU time, so that other processes do
-not show; more by the clock. --profile sorts our functions by the time spent in them, kernels apart from Python.
+NET: lenet, autoencoder, unet, dcgan, resnet18 (benchmarks/training_nets.py); all by default. Ours is a step of learning.Trainer (DCGAN: a loop as
+torch's, of two learning.Recorded nets). torch runs in both layouts, and through torch.compile where it finds a C++ compiler (a try of its own may
+take three minutes for each layout; then the row says so and goes on without); its best is compared. --memory: the most memory that a process takes
+for five steps beyond what it had before the net was made, in processes of their own. One thread is timed by the thread's CPU time,
+so that other processes do not show; more by the clock. --profile sorts our functions by the time spent in them, kernels apart from Python.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import cProfile
 import pstats
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +33,8 @@ from training_nets import OURS, SETUPS, Setup, data_of, torch_names
 import preimage as pre
 
 Step = Callable[[], float]
+#: Seconds in which torch.compile has to have run a step.
+COMPILE_S = 180
 
 
 def _step(nets: Any, optimisers: Any, losses: Any, x: Any, t: Any) -> Step:
@@ -80,7 +85,7 @@ def ours(setup: Setup, batch: int) -> tuple[Step, Any]:
         trainer.uses([(x, t)])
         step: Step = lambda: trainer.advance()["loss"]  # noqa: E731
     else:
-        step = _step(nets, optimisers, (loss, critic_loss), x, t)
+        step = _step([pre.learning.Recorded(net) for net in nets], optimisers, (loss, critic_loss), x, t)
     return step, [{k: np.array(v) for k, v in net.state_dict().items()} for net in nets]
 
 
@@ -107,16 +112,40 @@ def theirs(setup: Setup, batch: int, states: Any, *, last: bool, compiled: bool)
     return _step(nets, optimisers, (loss, critic_loss), x, t)
 
 
+def _first_losses(step: Step, seconds: int) -> list[float]:
+    """The losses of five steps: from the fourth on, ours is recorded. Raises: TimeoutError where they take so many seconds (0: however many)."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError(f"no step within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        return [step() for _ in range(5)]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def measure(name: str, batch: int, threads: int, rounds: int, compiled: bool) -> tuple[float, Step]:
     """Prints a row; gives torch's best / ours, and our step."""
     setup = SETUPS[name]
     own, states = ours(setup, batch)
-    steps = {"ours": own}
+    steps, first = {"ours": own}, {"ours": _first_losses(own, 0)}
     for last in (False, True):
         for by_compiler in (False, True) if compiled else (False,):
             label = f"torch {'channels_last' if last else 'channels_first'}{' compiled' if by_compiler else ''}"
-            steps[label] = theirs(setup, batch, states, last=last, compiled=by_compiler)
-    first = {label: [step() for _ in range(5)] for label, step in steps.items()}  # from the fourth on, the Trainer's is recorded
+            step = theirs(setup, batch, states, last=last, compiled=by_compiler)
+            try:
+                first[label] = _first_losses(step, COMPILE_S if by_compiler else 0)
+            except Exception as error:
+                if not by_compiler:
+                    raise
+                print(
+                    f"{name:12} {label} left out: {type(error).__name__}: {str(error).strip().splitlines()[0][:100]}", flush=True
+                )
+            else:
+                steps[label] = step
     for label, losses in first.items():
         assert np.allclose(losses, first["ours"], rtol=5e-3), f"{name}: the losses differ: {label} {losses}, ours {first['ours']}"
     turns = {label: once(step, clock_of(cpu=threads == 1), warm=False) for label, step in steps.items()}
@@ -174,7 +203,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--memory-of", choices=["ours", "channels_first", "channels_last"], help=argparse.SUPPRESS)
@@ -187,10 +216,13 @@ def main() -> None:
         with pre.config(threads=options.threads):
             _memory_of(options.nets[0], options.batch, options.memory_of)
         return
+    compiled = not options.no_compile and any(map(shutil.which, ("g++", "clang++", "c++")))
+    if not compiled and not options.no_compile:
+        print("no C++ compiler here: torch.compile is left out", flush=True)
     ratios = []
     with pre.config(threads=options.threads):
         for name in options.nets or SETUPS:
-            ratio, step = measure(name, options.batch, options.threads, options.rounds, options.compile)
+            ratio, step = measure(name, options.batch, options.threads, options.rounds, compiled)
             ratios.append(ratio)
             if options.profile:
                 _profile(step, options.threads)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import preimage as pre
-from preimage import data, nn, optim
+from preimage import data, learning, nn, optim
 from preimage.io.pictures import write_picture
 from preimage.report.images import sheet
 
@@ -77,13 +77,14 @@ def main(folder, steps=2000, output=Path("dcgan"), batch=64, save_every=200):
         "rng": rng,
         "data": loader,
     }
+    nets = learning.Recorded(net), learning.Recorded(judge)  # the same bits, with less between the kernels
     done = 0
     if any(Path(output).glob("step-*.json")):
         done = pre.load(output, **parts).step
         print(f"going on from step {done}")
     while done < steps:
         for images, _ in loader:
-            losses = step(net, judge, net_optimizer, judge_optimizer, images, rng)
+            losses = step(*nets, net_optimizer, judge_optimizer, images, rng)
             done += 1
             if done % 100 == 0:
                 print(f"step {done} of {steps}: critic {losses[0]:.3f}, generator {losses[1]:.3f}", flush=True)

@@ -58,8 +58,12 @@ def test_the_residual_net(digits: Path) -> None:
     train = program.loader(digits, train=True, batch_size=4, seed=0, workers=0)
     trainer = program.trainer(3, None)
     trainer.fit(train, iterations=1)
-    assert sum(p.size for p in trainer.net.parameters()) == 308_074
-    assert np.isfinite(np.asarray(trainer.net.eval()(train.dataset[0][0][None]))).all()
+    assert sum(p.size for p in trainer.net.parameters()) == 1_209_834
+    picture = train.dataset[0][0][None]
+    trained, both = np.asarray(trainer.net(picture)), np.asarray(trainer.net.eval()(picture))
+    assert trained.shape == both.shape == (1, 10)
+    np.testing.assert_array_equal(both, np.asarray(trainer.net(picture[..., ::-1])))
+    assert not np.array_equal(both, np.asarray(trainer.net.inner(picture)))
 
 
 def test_the_autoencoder(digits: Path) -> None:

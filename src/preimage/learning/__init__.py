@@ -25,7 +25,19 @@ from preimage.learning.painting import (
 )
 from preimage.learning.progress import Progress
 from preimage.learning.split import fill_in, noise_level, split_slow
-from preimage.learning.training import EMA, PSNR, Accuracy, Dice, History, Plan, RateSearch, Trainer, TrainingProgress, find_lr
+from preimage.learning.training import (
+    EMA,
+    PSNR,
+    Accuracy,
+    Dice,
+    History,
+    Plan,
+    RateSearch,
+    Recorded,
+    Trainer,
+    TrainingProgress,
+    find_lr,
+)
 
 __all__ = [
     "EMA",
@@ -43,6 +55,7 @@ __all__ = [
     "Plan",
     "Progress",
     "RateSearch",
+    "Recorded",
     "Strokes",
     "Trainer",
     "TrainingProgress",

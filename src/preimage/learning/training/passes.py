@@ -3,6 +3,8 @@
 program = Program(net, parameters, x, cotangent, watch)      # records; raises RefusedError
 program.fits(net)                                            # whether the net is as it was
 made = program.forward(x)                                    # a Pass: made.output, and later made.gradients()
+
+The gradient of the input is the last one, where it was recorded too (of_input).
 """
 
 from __future__ import annotations
@@ -38,23 +40,26 @@ class Pass:
 
     def __init__(self, program: Program, run: Run, before: Buffers) -> None:
         """before: the buffers that the pass changed, as they were."""
-        self._program, self._run, self.parameters, self._before = program, run, program.parameters, before
+        self.program, self._run, self.parameters, self._before = program, run, program.parameters, before
         values = run.own(0)
         values.flags.writeable = False
         self.output = Tensor(values, requires_grad=True)
 
-    def gradients(self) -> list[Array | None] | None:
-        """The gradient of every parameter, from that of the output; None where the layers have to be run after all."""
-        program, run, g = self._program, self._run, self.output.grad
+    def gradients(self, g: Array | None = None) -> list[Array | None] | None:
+        """The gradient of every parameter, from that of the output (default: what its leaf was given); None where the layers have to be run
+        after all.
+        """
+        program, run = self.program, self._run
+        if g is None and self.output._grad is not None:
+            g = self.output._grad._data
         place = program.cotangent
-        if g is None or g.data.shape != place.shape or g.data.dtype != place.dtype:
+        if g is None or g.shape != place.shape or g.dtype != place.dtype:
             return None
-        values = g.data if g.data.strides == place.strides else _lying_as(place, g.data)
-        run.give(values)
+        run.give(g if g.strides == place.strides else _lying_as(place, g))
         run.stretch(1, thread_count())
         if not run.holds():
             return None
-        found: list[Array | None] = [None] * len(program.parameters)
+        found: list[Array | None] = [None] * (len(program.parameters) + program.of_input)
         for k, at in enumerate(program.with_gradient, 1):
             found[at] = run.own(k)
         run.end()
@@ -75,9 +80,20 @@ def _lying_as(place: Place, values: Array) -> Array:
 class Program:
     """One recording: the net as it was, and the kernels of both passes."""
 
-    def __init__(self, net: Module, parameters: list[Tensor], x: Array, cotangent: Array, watch: OwnCode | None) -> None:
-        """cotangent: of the output; watch: who saw what the caller's own functions do. Raises: RefusedError."""
-        self.parameters, self.structure, self.settings = parameters, _structure(net), current()
+    def __init__(
+        self,
+        net: Module,
+        parameters: list[Tensor],
+        x: Array,
+        cotangent: Array,
+        watch: OwnCode | None,
+        of_input: bool = False,
+    ) -> None:
+        """cotangent: of the output; watch: who saw what the caller's own functions do; of_input: the input has a gradient, too.
+
+        Raises: RefusedError.
+        """
+        self.parameters, self.structure, self.settings, self.of_input = parameters, _structure(net), current(), of_input
         self.state = None if watch is None else watch.state()
         make_ready = replayer()
         if isinstance(make_ready, str):
@@ -87,11 +103,12 @@ class Program:
         places = [_placed(recorder, a, "an input") for a in given]
         self.given_lie = [(a.shape, a.strides, a.dtype) for a in given]
         held = [(p._data, p._grad) for p in parameters]
+        leaf = Tensor(given[0], requires_grad=of_input)
         try:
             for parameter, seen in zip(parameters, given[1:], strict=True):
                 parameter._data, parameter._grad = seen, None
             with recorder, watch or nullcontext():
-                output = net(Tensor(given[0]))
+                output = net(leaf)
             ends = [len(recorder.steps)]
             guarded = [len(recorder.guards)]
             if not isinstance(output, Tensor) or not output.requires_grad:
@@ -102,8 +119,8 @@ class Program:
             with recorder, adding_by(ops.add):
                 output.backward(g)
             ends.append(len(recorder.steps))
-            self.with_gradient = [k for k, p in enumerate(parameters) if p._grad is not None]
-            gradients = [p._grad._data for p in parameters if p._grad is not None]
+            gradients = [p._grad._data for p in (*parameters, leaf) if p._grad is not None]
+            self.with_gradient = [k for k, p in enumerate((*parameters, leaf)) if p._grad is not None]
             places.append(self.cotangent)
             guarded.append(len(recorder.guards))
             own += [self._result(recorder, a, "a gradient", places) for a in gradients]
@@ -146,15 +163,15 @@ class Program:
             )
         )
 
-    def forward(self, x: Array, fill: int | None = None) -> Pass | None:
-        """The forward pass on a batch that lies as the recorded one, running statistics included; None where the layers have to be run."""
+    def forward(self, x: Array, fill: int | None = None, tell: bool = True) -> Pass | None:
+        """The forward pass on a batch that lies as the recorded one, running statistics included (tell); None where the layers have to be run."""
         run = self.replay.begin(fill)
         run.give(x, *[parameter._data for parameter in self.parameters])
         run.stretch(0, thread_count())
         if not run.holds(0):
             return None
         before = buffers_of(self.tracking)
-        for function, numbers, options in self.told:
+        for function, numbers, options in self.told if tell else ():
             function(*[run.own(k) for k in numbers], *options)
         return Pass(self, run, before)
 

@@ -26,6 +26,7 @@ import numpy as np
 from preimage.autograd import Tensor, is_grad_enabled
 from preimage.autograd.modes import observer
 from preimage.engines.buffers import trim
+from preimage.io.graph.memory import dense
 from preimage.learning.checkpoints import generators_of
 from preimage.learning.training.own_code import OwnCode
 from preimage.learning.training.own_state import is_own
@@ -34,7 +35,7 @@ from preimage.nn import Dropout, Module
 from preimage.settings import current
 from preimage.typing import Array
 
-__all__ = ["RecordedNet"]
+__all__ = ["BEFORE", "Made", "RecordedNet", "gradients_of", "key_of", "reason"]
 
 #: Shapes of batches that are recorded: that of most, that of an epoch's last one.
 MOST_SHAPES = 4
@@ -47,10 +48,10 @@ def _is_plain(values: Any) -> bool:
     return type(values) is np.ndarray and values.dtype in _FLOATS and min(values.strides, default=0) >= 0
 
 
-def _reason(net: Module, x: Any) -> str | None:
+def reason(net: Module, x: Any) -> str | None:
     """Why the passes of a net on this batch are not recorded."""
-    if type(x) is not np.ndarray or x.dtype not in _FLOATS or not x.size or not x.flags.c_contiguous or not x.flags.aligned:
-        return "the batch is no float32 or float64 array in C order"
+    if type(x) is not np.ndarray or x.dtype not in _FLOATS or not x.size or not x.flags.aligned or dense(x) is not x:
+        return "the batch is no float32 or float64 array that fills its memory"
     if current().debug:
         return "PREIMAGE_DEBUG looks at every layer"
     if not is_grad_enabled() or observer() is not None:
@@ -77,19 +78,19 @@ class RecordedNet:
         self.why: str | None = "no batch was seen yet"  #: why the last passes were the layers' own; None: they were a program's
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecordedNet:
-        return RecordedNet(copy.deepcopy(self.net, memo))  # what was recorded is recorded again
+        return type(self)(copy.deepcopy(self.net, memo))  # what was recorded is recorded again
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RecordedNet, (self.net,)
+        return type(self), (self.net,)
 
     def run(self, x: Any, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
         """A batch's loss as a number; its gradients are added to those of the parameters.
 
         loss_of: the loss of the net's output; finish: takes its number and runs it backward.
         """
-        self.why = _reason(self.net, x)
+        self.why = reason(self.net, x)
         if self.why is None:
-            key = (x.shape, x.dtype)
+            key = key_of(x)
             made = self._begin(key, x)
             if made is not None:
                 loss = loss_of(made.output)
@@ -104,7 +105,9 @@ class RecordedNet:
                     self.why = "the loss depends on more than the output"
                 made.undo()
             elif key not in self._refused and self._is_counted(key):
-                return (self._watched if self._seen[key] > BEFORE else self._first)(key, x, loss_of, finish)
+                if self._seen[key] > BEFORE:
+                    return self._watched(key, x, loss_of, finish)
+                return finish(loss_of(self._first(key, Tensor(x))))
         return finish(loss_of(self.net(Tensor(x))))
 
     def _begin(self, key: Any, x: Array) -> Pass | None:
@@ -131,34 +134,40 @@ class RecordedNet:
         self._seen[key] = self._seen.get(key, 0) + 1
         return True
 
-    def _first(self, key: Any, x: Array, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
-        """The layers' own passes on the first batch of a shape: where classes are the caller's own, with an eye on what their functions do."""
+    def _first(self, key: Any, x: Tensor) -> Any:
+        """The layers' own pass on the first batch of a shape: where classes are the caller's own, with an eye on what their functions do."""
         self._own.pop(key, None)
         if not any(map(is_own, self.net.modules())):
-            return finish(loss_of(self.net(Tensor(x))))
+            return self.net(x)
         own = self._own[key] = OwnCode(self.net)
         weights = [p._data for p in self.net.parameters()]
         with own:
-            output = self.net(Tensor(x))
+            output = self.net(x)
         if not all(map(is_, weights, [p._data for p in self.net.parameters()])):
             self._refused[key] = "its forward function assigns weights"
         elif own.why is not None:
             self._refused[key] = own.why
-        return finish(loss_of(output))
+        return output
+
+    def _looked_at(self, key: Any, x: Tensor) -> Any:
+        """The layers' own forward pass once more, which may show that it cannot be recorded."""
+        own = self._own.get(key)
+        state = None if own is None else own.state()
+        output = self.net(x)
+        if own is not None and state is not None and (own.why is not None or not state.is_unchanged()):
+            self._refused[key] = own.why or "its forward function changes what it reads"
+        elif not isinstance(output, Tensor) or output.is_leaf:
+            self._refused[key] = "its result is no single Tensor that records gradients"
+        return output
 
     def _watched(self, key: Any, x: Array, loss_of: Callable[[Any], Tensor], finish: Callable[[Tensor], float]) -> float:
         """The layers' own passes, each by itself; then what a program makes of the same. The memory of the one is no longer there for the other."""
         if key in self._programs:
             self._programs[key].replay.clear()
             trim()
-        buffers, own = buffers_of(self.net.modules()), self._own.get(key)
-        state = None if own is None else own.state()
-        output = self.net(Tensor(x))
-        if own is not None and state is not None and (own.why is not None or not state.is_unchanged()):
-            self._refused[key] = own.why or "its forward function changes what it reads"
-            return finish(loss_of(output))
-        if not isinstance(output, Tensor) or output.is_leaf:
-            self._refused[key] = "its result is no single Tensor that records gradients"
+        buffers = buffers_of(self.net.modules())
+        output = self._looked_at(key, Tensor(x))
+        if key in self._refused:
             return finish(loss_of(output))
         leaf = Tensor(output._data, requires_grad=True)
         loss = loss_of(leaf)
@@ -168,35 +177,32 @@ class RecordedNet:
         value = finish(loss)
         assert leaf.grad is not None
         parameters = list(self.net.parameters())
-        before = [p._grad for p in parameters]
-        for parameter in parameters:
-            parameter._grad = None
-        output.backward(leaf.grad._data)
-        gradients = [None if p._grad is None else p._grad._data for p in parameters]
-        for parameter, held in zip(parameters, before, strict=True):
-            parameter._grad = held
+        gradients = gradients_of(output, leaf.grad._data, parameters)
         _add(parameters, gradients)
-        made = _Made(x, output._data, leaf.grad._data, gradients, buffers, buffers_of(self.net.modules()))
+        made = Made(x, output._data, leaf.grad._data, gradients, buffers, buffers_of(self.net.modules()))
         del output, loss  # and all that was kept for their gradients
         self._learn(key, made)
         return value
 
-    def _learn(self, key: Any, made: _Made) -> None:
-        """Record what was just run by the layers, or compare it with what was recorded before."""
+    def _learn(self, key: Any, made: Made, of_input: bool = False) -> None:
+        """Record what was just run by the layers, or compare it with what was recorded before. of_input: with the gradient of the input."""
         trim()
+        now = buffers_of(self.net.modules())
         generators = generators_of(self.net)
         states = [g.bit_generator.state for g in generators]
         try:
             program = self._programs.get(key)
             if program is None or not program.fits(self.net):
                 self._seen[key] = BEFORE + 1
-                program = Program(self.net, list(self.net.parameters()), made.x, made.cotangent, self._own.get(key))
+                program = Program(self.net, list(self.net.parameters()), made.x, made.cotangent, self._own.get(key), of_input)
                 trim()
             _compare(program, made)
             self._programs[key] = program
         except RefusedError as refused:
             self._programs.pop(key, None)
             self._refused[key] = str(refused)
+        finally:
+            set_buffers(now)
         trim()
         for generator, state in zip(generators, states, strict=True):
             if generator.bit_generator.state != state:
@@ -229,7 +235,25 @@ def _add(parameters: Sequence[Tensor], gradients: Sequence[Array | None]) -> Non
                 parameter.grad = Tensor(found if parameter._grad is None else parameter._grad._data + found)
 
 
-class _Made(NamedTuple):
+def gradients_of(output: Tensor, g: Array, leaves: Sequence[Tensor], *, retain_graph: bool = False) -> list[Array | None]:
+    """The gradients of leaves from that of an output; those that they hold stay as they are."""
+    before = [leaf._grad for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf._grad = None
+        output.backward(g, retain_graph=retain_graph)
+        return [None if leaf._grad is None else leaf._grad._data for leaf in leaves]
+    finally:
+        for leaf, held in zip(leaves, before, strict=True):
+            leaf._grad = held
+
+
+def key_of(x: Array) -> Any:
+    """What batches of one recording have in common."""
+    return x.shape, x.strides, x.dtype
+
+
+class Made(NamedTuple):
     """What the layers made of a batch: output, gradients of all parameters for this cotangent, the net's buffers before and after."""
 
     x: Array
@@ -240,7 +264,7 @@ class _Made(NamedTuple):
     after: Buffers
 
 
-def _compare(program: Program, layers: _Made) -> None:
+def _compare(program: Program, layers: Made) -> None:
     """Raises: RefusedError where the program does not give what the layers gave."""
     set_buffers(layers.before)
     try:

@@ -45,8 +45,10 @@ class Shards:
         first, end = (r * self.count // self.ranks.size for r in (self.ranks.rank, self.ranks.rank + 1))
         return range(first, end)
 
-    def gradients(self, net: Module, batch: Sequence[Array], loss_of: Callable[[Sequence[Array]], Any], step: int) -> float:
+    def gradients(self, net: Module, batch: Sequence[Array], run: Callable[[Sequence[Array]], Array], step: int) -> float:
         """The batch's loss, on every rank; its gradients are then on the parameters of the net, its new buffers in the net.
+
+        run: gives the loss of some samples, runs it backward, and lets the net's running statistics move.
 
         Raises: OptionError for a batch of fewer samples than shards.
         """
@@ -66,11 +68,10 @@ class Shards:
                 _set_buffers(net, before)
                 for parameter in parameters.values():
                     parameter.grad = None
-                loss = loss_of(part)
-                loss.backward()
+                loss = run(part)
                 share = (edges[shard + 1] - edges[shard]) / samples
                 found = {name: p.grad.data for name, p in parameters.items() if p.grad is not None}
-                tree.add(_Arrays.of(share, {LOSS: loss.data}, found, _buffers(net)), shard)
+                tree.add(_Arrays.of(share, {LOSS: loss}, found, _buffers(net)), shard)
         whole = self._together(tree).total(self.count).held
         for name, parameter in parameters.items():
             parameter.grad = whole.get(f"grad {name}")

@@ -183,6 +183,8 @@ class Trainer:
 
     def _backward(self, batch: Any, number: int) -> float:
         """The loss of a step's batch; its gradients are added to those that are there, each batch with its share. Raises: DivergedError."""
+        if self.recorded.net is not self.net:
+            self.recorded = RecordedNet(self.net)
         if self.shards is not None:
             return self._backward_in_shards(self.shards, batch, number)
 
@@ -192,14 +194,24 @@ class Trainer:
             (loss if self.accumulate == 1 else loss / self.accumulate).backward()
             return value
 
-        if self.recorded.net is not self.net:
-            self.recorded = RecordedNet(self.net)
         return self.recorded.run(batch[0], lambda output: self._loss_of(output, batch), finish)
 
     def _backward_in_shards(self, shards: Shards, batch: Any, number: int) -> float:
         parameters = self.optimizer.parameters()
         before = [p.grad for p in parameters]
-        value = shards.gradients(self.net, batch, self._loss, self.step * self.accumulate + number)
+
+        def run(part: Any) -> Any:
+            losses = []
+
+            def finish(loss: Tensor) -> float:
+                losses.append(loss.data)
+                loss.backward()
+                return float(loss.item())
+
+            self.recorded.run(part[0], lambda output: self._loss_of(output, part), finish)
+            return losses[-1]
+
+        value = shards.gradients(self.net, batch, run, self.step * self.accumulate + number)
         self._check_loss(value, batch)
         for parameter, held in zip(parameters, before, strict=True):
             if parameter.grad is not None:
@@ -220,9 +232,6 @@ class Trainer:
                 return batch
             self._batches = None
         raise OptionError("the data have no batches")
-
-    def _loss(self, batch: Any) -> Tensor:
-        return self._loss_of(self.net(Tensor(batch[0])), batch)
 
     def _loss_of(self, output: Any, batch: Any) -> Tensor:
         loss = self.loss(output, *(batch[1:] or batch[:1]))
