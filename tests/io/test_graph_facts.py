@@ -105,6 +105,25 @@ def test_the_shape_arithmetic_of_an_exporter_is_followed_on_open_sizes() -> None
     assert exact["t"].known.tolist() == [-1, 4, 12]
 
 
+def test_computed_amounts_leave_the_number_of_axes_known() -> None:
+    """What is cut, padded and repeated by numbers of the input has sizes of its own, and as many axes as before."""
+    graph = graph_of(
+        node("onnx.ReduceMax", "x", "m", keepdims=0), node("onnx.Cast", "m", "c", to=7), node("onnx.Reshape", "c one", "n"),
+        node("onnx.Expand", "n eight", "pads"), node("onnx.Expand", "n four", "many"),
+        node("onnx.Pad", "x pads", "padded"), node("onnx.Expand", "n two", "both"),
+        node("onnx.Pad", "x both fill axes", "padded_axes"), node("onnx.Tile", "x many", "tiled"),
+        node("onnx.Slice", "x n n one", "cut"), node("onnx.Slice", "x many many", "cut_all"), node("onnx.Expand", "x many", "wide"),
+        node("onnx.Expand", "m many", "grown"),
+        one=np.array([1]), two=np.array([2]), four=np.array([4]), eight=np.array([8]), axes=np.array([-1]), fill=np.array(0.0, np.float32),
+    )  # fmt: skip
+    facts = infer(graph)
+    known = (Size.of("x.0"), 4, Size.of("x.2"), Size.of("x.3"))
+    assert facts["cut"].shape == (known[0], Size.of("cut.1"), *known[2:])
+    for key in ("padded", "tiled", "cut_all", "wide", "grown"):
+        assert facts[key].shape == tuple(Size.of(f"{key}.{axis}") for axis in range(4))
+    assert facts["padded_axes"].shape == (*known[:3], Size.of("padded_axes.3"))
+
+
 def test_contents_of_weights_that_training_changes_are_not_contents() -> None:
     graph = Graph(
         [node("add", "x m", "y")], [Input("x", (2,))], ["y"], buffers={"m": np.zeros(2, np.float32)}, updates={"m": "y"}

@@ -463,3 +463,26 @@ def test_a_transposition_of_too_many_axes_stays_for_the_run_to_refuse() -> None:
     graph = cancel_transposes(Graph(nodes, [Input("x", (2, 3, 4))], ["y"]))
     with pytest.raises(pre.PreimageError):
         graph.run({"x": np.zeros((2, 3, 4), np.float32)})
+
+
+def test_an_activation_that_an_exporter_wrote_in_both_orders_of_axes_is_one_word() -> None:
+    """tf2onnx leaves a power among channels last, with a transposition on either side, in the middle of a GELU."""
+    g = graph(
+        node("conv", "x w", "v", **CONV),
+        node("mul", "v half", "h"),
+        node("transpose", "v", "last", axes=(0, 2, 3, 1)),
+        node("onnx.Pow", "last three", "cube"),
+        node("mul", "small cube", "s"),
+        node("transpose", "s", "first", axes=(0, 3, 1, 2)),
+        node("add", "v first", "a"),
+        node("mul", "root a", "b"),
+        node("tanh", "b", "t"),
+        node("add", "one t", "o"),
+        node("mul", "h o", "y"),
+        w=array(3, 4, 1, 1), half=np.float32(0.5), three=np.float32(3), small=np.float32(0.044715), root=np.float32(0.7978846),
+        one=np.ones((1, 1, 1, 1), np.float32),
+    )  # fmt: skip
+    after = optimise(g)
+    assert words(after).count("transpose") == words(after).count("tanh") == 0
+    assert after.changes["GELU by tanh"] == 1
+    same(g, after, 1e-5)

@@ -320,6 +320,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     drop_idle,
     merge_twins,
     cancel_transposes,
+    drop_identities,
     rewrite_patterns,
     drop_idle,
     join_reshapes,

@@ -19,7 +19,7 @@ import numpy as np
 
 from preimage.errors import FileFormatError, GraphError
 from preimage.io.graph import OPS, Graph, Input, Node
-from preimage.io.onnx import operators, shape_rules, window_rules  # noqa: F401 - they register themselves
+from preimage.io.onnx import operators, part_rules, shape_rules, window_rules  # noqa: F401 - they register themselves
 from preimage.io.onnx.canonical import in_our_words
 from preimage.io.onnx.definitions import attribute_type, most_inputs
 from preimage.io.onnx.model import CODES, PARAMETERS, OnnxGraph, OnnxModel, OnnxNode, read_model

@@ -12,7 +12,10 @@ from preimage.io.graph.sizes import Dim, Shape, Size, UnknownError, broadcast, p
 from preimage.io.graph.word_shapes import broadcasting, concatenated, like, matrix_product, of_rank, reduced, reshaped
 from preimage.io.onnx.operators.pointwise import per_channel
 
-__all__: list[str] = []
+__all__ = ["MOST_AXES", "axes_of", "bounds_of"]
+
+#: Of arrays in NumPy, at the least.
+MOST_AXES = 32
 
 MS = "onnx.com.microsoft::"
 
@@ -84,10 +87,10 @@ shapes_of("onnx.Size", "onnx.SequenceLength")(lambda call: [()])
 def _reshape(call: Call) -> Shapes:
     zero = not call.node.integer("allowzero", 0)
     try:
-        return [reshaped(call.fact(0).shape, _bounds(call, 1, "shape"), zero)]
+        return [reshaped(call.fact(0).shape, bounds_of(call, 1, "shape"), zero)]
     except UnknownError:
         (rank,) = call.shape(1)
-        if isinstance(rank, Size) or rank > 32:
+        if isinstance(rank, Size) or rank > MOST_AXES:
             raise
         return [of_rank(rank)]
 
@@ -110,16 +113,21 @@ def _transpose(call: Call) -> Shapes:
     return [[x[a] for a in order]]
 
 
-def _axes(call: Call, position: int, attribute: str = "axes") -> list[int] | None:
+def axes_of(call: Call, position: int, attribute: str = "axes") -> list[int] | None:
     """Axes that an attribute or an input says; None where neither does."""
     if call.node.attributes.get(attribute) is not None:
         return list(call.node.integers(attribute))
     return call.integers(position) if call.has(position) else None
 
 
+def bounds_of(call: Call, position: int, attribute: str) -> list[Dim]:
+    """Integers that an attribute says, or an input whose contents are known."""
+    return list(call.node.integers(attribute)) if call.node.attributes.get(attribute) is not None else call.contents(position)
+
+
 @shapes_of("onnx.Squeeze")
 def _squeeze(call: Call) -> Shapes:
-    x, axes = call.shape(0), _axes(call, 1)
+    x, axes = call.shape(0), axes_of(call, 1)
     if axes is None and any(isinstance(dim, Size) for dim in x):
         raise UnknownError("which sizes are 1")
     which = [k for k, dim in enumerate(x) if dim == 1] if axes is None else [call.axis(a, len(x)) for a in axes]
@@ -128,7 +136,7 @@ def _squeeze(call: Call) -> Shapes:
 
 @shapes_of("onnx.Unsqueeze")
 def _unsqueeze(call: Call) -> Shapes:
-    x, given = call.shape(0), _axes(call, 1) or []
+    x, given = call.shape(0), axes_of(call, 1) or []
     total = len(x) + len(given)
     which = {call.axis(a, total) for a in given}
     sizes = iter(x)
@@ -162,57 +170,13 @@ def _split(call: Call) -> Shapes:
     return [[part if k == axis else dim for k, dim in enumerate(x)] for part in parts]
 
 
-@shapes_of("onnx.Slice")
-def _slice(call: Call) -> Shapes:
-    x = call.shape(0)
-    found: list[Dim | None] = list(x)
-    named = _axes(call, 3)
-    first, last = (_bounds(call, k, word) for k, word in ((1, "starts"), (2, "ends")))
-    which = list(range(len(first))) if named is None else named
-    steps = call.integers(4) if call.has(4) else [1] * len(first)
-    for start, end, axis, step in zip(first, last, which, steps, strict=True):
-        k = call.axis(axis, len(x))
-        found[k] = _sliced(x[k], start, end, step)
-    return [found]
-
-
-def _bounds(call: Call, position: int, attribute: str) -> list[Dim]:
-    return list(call.node.integers(attribute)) if call.node.attributes.get(attribute) is not None else call.contents(position)
-
-
-def _sliced(size: Dim, start: Dim, end: Dim, step: int) -> Dim | None:
-    if isinstance(size, Size) or isinstance(start, Size) or isinstance(end, Size):
-        whole = start == 0 and (end == size or (not isinstance(end, Size) and end >= 2**31 - 1))
-        return size if whole and step == 1 else None
-    a, b = (v + size if v < 0 else v for v in (start, end))
-    if step > 0:
-        return len(range(min(max(a, 0), size), min(max(b, 0), size), step))
-    return len(range(min(max(a, 0), size - 1), min(max(b, -1), size - 1), step)) if step and size else 0
-
-
-@shapes_of("onnx.Expand")
-def _expand(call: Call) -> Shapes:
-    return [broadcast(call.shape(0), call.contents(1))]
-
-
-@shapes_of("onnx.Tile")
-def _tile(call: Call) -> Shapes:
-    if call.has(2):
-        x: list[Dim | None] = list(call.shape(0))
-        (axis,), (times,) = call.integers(2), call.contents(1)
-        axis = call.axis(axis, len(x))
-        x[axis] = call.shape(0)[axis] * times
-        return [x]
-    return [[n * t for n, t in zip(call.shape(0), call.contents(1), strict=True)]]
-
-
 @shapes_of("onnx.ConstantOfShape")
 def _constant_of_shape(call: Call) -> Shapes:
     try:
         return [call.contents(0)]
     except UnknownError:
         (rank,) = call.shape(0)
-        if isinstance(rank, Size) or rank > 32:
+        if isinstance(rank, Size) or rank > MOST_AXES:
             raise
         return [of_rank(rank)]
 
@@ -267,29 +231,6 @@ def _compress(call: Call) -> Shapes:
     axis = call.axis(call.node.integer("axis"), len(x))
     x[axis] = None if flags is None else int(np.count_nonzero(flags))
     return [x]
-
-
-@shapes_of("onnx.Pad")
-def _pad(call: Call) -> Shapes:
-    x = call.shape(0)
-    found: list[Dim | None] = list(x)
-    amounts = _bounds(call, 1, "pads")
-    which = list(range(len(x))) if not call.has(3) else [call.axis(a, len(x)) for a in call.integers(3)]
-    if len(amounts) != 2 * len(which):
-        raise UnknownError("pads")
-    for position, axis in enumerate(which):
-        found[axis] = x[axis] + amounts[position] + amounts[position + len(which)]
-    return [found]
-
-
-@shapes_of("onnx.CenterCropPad")
-def _center_crop_pad(call: Call) -> Shapes:
-    x = call.shape(0)
-    found, axes = list(x), call.node.attributes.get("axes")
-    which = list(range(len(x))) if axes is None else [call.axis(a, len(x)) for a in call.node.integers("axes")]
-    for axis, size in zip(which, call.contents(1), strict=True):
-        found[axis] = size
-    return [found]
 
 
 @shapes_of("onnx.DepthToSpace")
@@ -349,7 +290,7 @@ shapes_of("onnx.Det")(lambda call: [call.shape(0)[:-2]])
 )
 def _reduce(call: Call) -> Shapes:
     x, keep = call.shape(0), bool(call.node.integer("keepdims", 1))
-    axes = _axes(call, 1)
+    axes = axes_of(call, 1)
     if not axes:
         return [x if call.node.integer("noop_with_empty_axes", 0) else reduced(x, range(len(x)), keep)]
     return [reduced(x, [call.axis(a, len(x)) for a in axes], keep)]

@@ -84,6 +84,8 @@ def _gather_nd(x: Any, indices: Any, batch_dims: int = 0) -> Any:
     return x[(*batch, *rest)]
 
 
+#: So many updates of one place are taken one after the other by steps for all places.
+MOST_TURNS = 64
 _REDUCE = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
@@ -104,11 +106,42 @@ def _scatter(x: Any, where: tuple[Any, ...], updates: Any, reduction: str, what:
     result = x.copy()
     if reduction == "none":
         result[where] = updates
-    elif reduction in _REDUCE:
-        _REDUCE[reduction].at(result, where, updates)
-    else:
+    elif reduction not in _REDUCE:
         raise FileFormatError(f"{what}: reduction {reduction!r}")
+    elif len(where) == 1 and x.ndim > 1:
+        _reduce_lines(result, where[0].reshape(-1), updates.reshape(-1, *x.shape[1:]), _REDUCE[reduction])
+    else:
+        _REDUCE[reduction].at(result, where, updates)
     return result
+
+
+def _reduce_lines(into: np.ndarray, at: np.ndarray, lines: np.ndarray, reduce: np.ufunc) -> None:
+    """into[at[k]] = reduce(into[at[k]], lines[k]) for k in order: the first line of every place at once, then the second of each."""
+    order = np.argsort(at, kind="stable")
+    places, turn = at[order], np.empty(len(at), np.int64)
+    begins = np.ones(len(at), bool)
+    begins[1:] = places[1:] != places[:-1]
+    turn[order] = np.arange(len(at)) - np.flatnonzero(begins)[np.cumsum(begins) - 1]
+    ends = np.cumsum(np.bincount(turn)).tolist() if len(at) else []
+    if len(ends) > MOST_TURNS:
+        reduce.at(into, at, lines)
+        return
+    order = np.argsort(turn, kind="stable")
+    at, lines, begin = at[order], lines[order], 0
+    for end in ends:
+        now = at[begin:end]
+        into[now] = reduce(into[now], lines[begin:end])
+        begin = end
+
+
+def _lines_of(index: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Where whole lines of an array of this shape go along the axis, if indices of elements say that; else None."""
+    others = [k for k in range(index.ndim) if k != axis]
+    if index.ndim < 2 or any(index.shape[k] != shape[k] for k in others) or not index.size:
+        return None
+    first = index[tuple(slice(None) if k == axis else slice(1) for k in range(index.ndim))]
+    spread = all(index.strides[k] == 0 or index.shape[k] == 1 for k in others)
+    return first.reshape(-1) if spread or (index == first).all() else None
 
 
 @graph_op("onnx.ScatterND")
@@ -123,9 +156,15 @@ def _scatter_nd(x: Any, indices: Any, updates: Any, reduction: str = "none") -> 
 @graph_op("onnx.ScatterElements")
 def _scatter_elements(x: Any, indices: Any, updates: Any, axis: int = 0, reduction: str = "none") -> Any:
     axis = axis_of(axis, x.ndim, "ScatterElements")
-    index = _valid(indices, x.shape[axis], "ScatterElements")
+    index = np.asarray(data_of(indices))
     if index.shape != updates.shape or index.ndim != x.ndim:
         raise FileFormatError(f"ScatterElements: indices {index.shape}, updates {updates.shape} into {x.shape}")
+    if reduction in _REDUCE and not recorded(x, updates) and (at := _lines_of(index, axis, x.shape)) is not None:
+        result = x.copy()
+        at = _valid(at, x.shape[axis], "ScatterElements")
+        _reduce_lines(np.moveaxis(result, axis, 0), at, np.moveaxis(updates, axis, 0), _REDUCE[reduction])
+        return result
+    index = _valid(index, x.shape[axis], "ScatterElements")
     where: list[Any] = [np.arange(n).reshape([-1 if j == k else 1 for j in range(x.ndim)]) for k, n in enumerate(index.shape)]
     where[axis] = index
     return _scatter(x, tuple(np.broadcast_arrays(*where)), updates, reduction, "ScatterElements")
