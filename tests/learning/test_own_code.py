@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from tests.learning.test_recorded import RUNS, batches, compare, pytestmark, trained  # noqa: F401 - the mark holds here, too
+from tests.learning.test_recorded import RUNS, batches, bits, compare, plain, pytestmark, trained  # noqa: F401 - the mark holds here, too
 
 import preimage as pre
 from preimage import functional, learning, nn, ops, optim
@@ -268,7 +268,7 @@ REFUSED = {
     Counts: "changes more than its result", Remembers: "changes more than its result", Lists: "changes what it reads",
     ListsGlobally: "changes what it reads", Branches: "takes values out of a Tensor", Compares: "else than Tensors", Truth: "takes values out",
     Measures: "takes values out", ReadsData: "else than Tensors", ReadsInside: "uses _data", ByNumPy: "calls asarray", Draws: "calls",
-    DrawsNoise: "calls", DrawsOwn: "calls|read a value", Drops: "", Clock: "calls perf_counter", Assigns: "assigns weights",
+    DrawsNoise: "calls", DrawsOwn: "calls|read a value", Clock: "calls perf_counter", Assigns: "assigns weights",
     Cached: "not found|could read", Keeps: "else than Tensors", Imports: "imports as it runs",
 }  # fmt: skip
 
@@ -276,12 +276,24 @@ REFUSED = {
 @pytest.mark.parametrize("make", REFUSED)
 def test_other_code_is_run_as_it_is_written(make):
     CALLS.clear()
-    if make in (ListsGlobally, Drops):  # what two nets share would be another for the second
+    if make is ListsGlobally:  # what two nets share would be another for the second
         net = make()
         why = trained(learning.Trainer(net, nn.cross_entropy, optim.SGD(net.parameters(), lr=0.05)), batches(RUNS + 2))[1]
     else:
         why = compare(make, batches(RUNS + 2))
     assert re.search(REFUSED[make], why[-1])
+
+
+def test_masks_are_drawn_for_programs():
+    found = []
+    for run in (plain, lambda *given: trained(learning.Trainer(*given[:3]), given[3])):
+        nn.init.manual_seed(3)
+        net = Drops()
+        made = run(net, nn.cross_entropy, optim.SGD(net.parameters(), lr=0.05), batches(RUNS + 3))
+        losses, why = made if isinstance(made, tuple) else (made, [None])
+        assert why[-1] is None
+        found.append((losses, bits(net)))
+    assert found[0] == found[1]
 
 
 # -- what it reads, and finds changed ----------------------------------------------------------------------------------

@@ -103,6 +103,8 @@ LAYERS = {
     "batch norm and leaky relu": (nn.Sequential(nn.BatchNorm2d(6), nn.LeakyReLU(0.2)), 6 * 56),
     "instance norm with statistics": (nn.InstanceNorm2d(6, affine=True, track_running_stats=True), 6 * 56),
     "group norm": (nn.GroupNorm(3, 6), 6 * 56),
+    "dropout": (nn.Dropout(0.5, rng=3), 6 * 56),
+    "dropout of channels": (nn.Sequential(nn.Dropout2d(0.3, rng=4), nn.ReLU(), nn.Dropout(0.2, rng=5)), 6 * 56),
 }
 
 
@@ -127,8 +129,94 @@ def test_cotangents_that_meet_are_added_by_a_kernel():
     assert why[RUNS:] == [None] * 2
 
 
-#: Layers that draw: their nets train as ever, and the reason says so.
-OTHERS = {"dropout": (nn.Dropout(0.5, rng=3), 6 * 56, "draws its masks")}
+class _Noisy(nn.Module):
+    """x plus what NumPy draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(3)
+
+    def forward(self, x):
+        return x + self.rng.standard_normal(x.shape).astype(np.float32)
+
+
+#: Nets that train as ever, and the reason says so.
+OTHERS = {"noise of NumPy's": (_Noisy(), 6 * 56, "")}
+
+
+def dropping():
+    """Masks from the library's own generator."""
+    return small(nn.Dropout(0.4), nn.BatchNorm2d(6), nn.Dropout2d(0.3), size=6 * 56)
+
+
+def test_masks_from_the_librarys_own_generator():
+    made = []
+    for run in (
+        plain,
+        lambda net, loss, optimizer, data, between=None: trained(learning.Trainer(net, loss, optimizer), data, between),
+    ):
+        nn.init.manual_seed(5)
+        net = dropping()
+        found = run(net, nn.cross_entropy, optim.SGD(net.parameters(), lr=0.05), batches(RUNS + 4))
+        losses, why = found if isinstance(found, tuple) else (found, [None])
+        assert why[-1] is None
+        made.append((losses, bits(net), nn.init.generator().bit_generator.state))
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("what", ["gradients", "holds"])
+def test_masks_are_drawn_once_where_a_pass_is_made_again(what, monkeypatch):
+    def between(k, net):
+        if k == 0:
+            monkeypatch.undo()
+        if k == RUNS + 1:
+            if what == "gradients":
+                monkeypatch.setattr(passes.Pass, "gradients", lambda self: None)
+            else:
+                monkeypatch.setattr(passes.Run, "holds", lambda self, k=-1: False)
+
+    def make():
+        return small(nn.Dropout(0.4, rng=7), nn.BatchNorm2d(6), size=6 * 56)
+
+    assert "not finite" in compare(make, batches(RUNS + 3), between=between)[-1]
+
+
+def test_another_mask_every_step():
+    net = small(nn.Dropout(0.5, rng=3), size=6 * 56)
+    x, t = batches(1)[0]
+    trainer = learning.Trainer(net, nn.cross_entropy, optim.SGD(net.parameters(), lr=0.0))
+    losses, why = trained(trainer, [(x, t)] * (RUNS + 5))
+    assert why[-1] is None
+    assert len(set(losses)) == len(losses)
+
+
+def test_integers_are_given_to_the_net_as_they_are():
+    """Words, for an Embedding."""
+
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.out = nn.Embedding(7, 4, rng=0), nn.Linear(4, 3, rng=1)
+
+        def forward(self, x):
+            return self.out(self.table(x).mean(1))
+
+    net = Words()
+    rng = np.random.default_rng(0)
+    data = [(rng.integers(0, 7, (5, 6)), rng.integers(0, 3, 5)) for _ in range(RUNS + 2)]
+    trainer = learning.Trainer(net, nn.cross_entropy, optim.Adam(net.parameters(), lr=0.01))
+    losses, _ = trained(trainer, data)
+    again = Words()
+    rate = optim.Adam(again.parameters(), lr=0.01)
+    expected = []
+    for x, t in data:
+        rate.zero_grad()
+        loss = nn.cross_entropy(again(x), t)
+        loss.backward()
+        rate.step()
+        expected.append(loss.item())
+    assert losses == expected
+    assert learning.Recorded(net)(data[0][0]).shape == (5, 3)
 
 
 def normed(rng=0):

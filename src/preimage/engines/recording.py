@@ -210,6 +210,7 @@ class Recorder:
             Array
         ] = []  #: words that are 0 before, and have to be 0 after: else the computation would go on otherwise
         self.told: list[Told] = []
+        self.draws: list[tuple[Place, Callable[[], Array]]] = []  #: arrays that are drawn anew for every run, and by what
         self.broken: str | None = None
         self._fixed: dict[int, Array] = {}
         self._memories: list[weakref.ref[Memory]] = []
@@ -276,6 +277,16 @@ class Recorder:
         """Whether nobody changes an array: one that `fix` was told of, or (unless strict) that nobody can write to."""
         root = _root(array)
         return id(root) in self._fixed or (not self.strict and not root.flags.writeable and root.base is None)
+
+    def drawn(self, draw: Callable[[], Array]) -> Array:
+        """What draw() gives, as memory that whoever runs the recording fills by calling it again before each run."""
+        made = self.watch(draw())
+        place = self.place_of(made)
+        if not self.strict or place is None:
+            self.lost("numbers are drawn anew")
+        else:
+            self.draws.append((place, draw))
+        return made
 
     # -- launches
 

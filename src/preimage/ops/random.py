@@ -8,10 +8,11 @@ import numpy as np
 
 from preimage import ops
 from preimage.autograd.traced import whole
+from preimage.engines.recording import recorder
 from preimage.errors import OptionError
 from preimage.locks import LOCK, hold_over_fork, import_apart
 from preimage.ops.broadcast import in_wide
-from preimage.ops.operands import count_of
+from preimage.ops.operands import Array, count_of
 from preimage.ops.pointwise import select
 from preimage.typing import Seed, Value
 
@@ -48,7 +49,12 @@ def generator(rng: Seed = None) -> np.random.Generator:
 @whole
 def dropped(x: Value, p: float, shape: tuple[int, ...], rng: Any) -> Value:
     """x times 1 / (1 - p), and 0 where one number of so many (they broadcast to x) that the generator draws is below p."""
-    kept = generator(rng).random(shape) >= p
+
+    def draw() -> Array:
+        return np.asarray(generator(rng).random(shape) >= p)
+
+    here = recorder()
+    kept = draw() if here is None else here.drawn(draw)
     scale = 0.0 if p == 1 else 1 / (1 - p)
     # chosen, not multiplied by 0: an infinity that is dropped is gone
     return ops.astype(select(kept, ops.multiply(in_wide(x), scale), 0.0), x.dtype)

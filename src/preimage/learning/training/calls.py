@@ -35,8 +35,8 @@ class Recorded(RecordedNet):
 
     For loops of your own, with one net or several; the Trainer does it by itself. The first three calls for inputs of a shape are the layers' own;
     `why` says why the last call was (None: it was a program's). Where the layers have to run (hooks, Dropout, forward functions that do more than
-    call layers and operations) they do. Where a weight is used by three or more calls before one backward pass, their gradients may be added in another
-    order.
+    call layers and operations) they do. Where a weight is used by three or more calls before one backward pass, their gradients may be added in
+    another order.
 
     Raises: GraphError for derivatives of the second order (create_graph): call the net itself for those.
 
@@ -56,6 +56,9 @@ class Recorded(RecordedNet):
 
     def __call__(self, x: Any) -> Any:
         """The net's output for an array or a Tensor."""
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iu":
+            self.why = reason(self.net, x)
+            return self.net(x)
         given = x if isinstance(x, Tensor) else Tensor(x)
         values: Any = given._data
         if type(values) is np.ndarray:

@@ -59,7 +59,8 @@ def origin(net: Module, batch: Sequence[Any], call: Any = None) -> str:
     try:
         with no_grad(), np.errstate(all="ignore"):
             if call is None:
-                net(Tensor(array_of(batch[0])))
+                values = array_of(batch[0])
+                net(values if values.dtype.kind in "iu" else Tensor(values))
             else:
                 call()
     finally:

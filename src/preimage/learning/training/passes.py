@@ -9,7 +9,7 @@ The gradient of the input is the last one, where it was recorded too (of_input).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from operator import is_
 from typing import Any, TypeAlias
@@ -23,12 +23,13 @@ from preimage.engines import replayer
 from preimage.engines.recording import Place, Recorder
 from preimage.engines.replay import Replay, Run
 from preimage.io.graph.memory import dense
+from preimage.learning.checkpoints import generators_of
 from preimage.learning.training.own_code import OwnCode
 from preimage.nn import Module
 from preimage.settings import current, thread_count
 from preimage.typing import Array
 
-__all__ = ["Buffers", "Pass", "Program", "RefusedError", "buffers_of", "set_buffers"]
+__all__ = ["Buffers", "Pass", "Program", "RefusedError", "States", "buffers_of", "set_buffers", "set_states", "states_of"]
 
 
 class RefusedError(Exception):
@@ -38,9 +39,10 @@ class RefusedError(Exception):
 class Pass:
     """A forward pass that was made, to be followed by the backward pass of the same run. output: the net's result, a leaf that wants a gradient."""
 
-    def __init__(self, program: Program, run: Run, before: Buffers) -> None:
-        """before: the buffers that the pass changed, as they were."""
+    def __init__(self, program: Program, run: Run, before: Buffers, drawn_from: States) -> None:
+        """before: the buffers that the pass changed, as they were; drawn_from: the generators that masks were drawn from, as they were."""
         self.program, self._run, self.parameters, self._before = program, run, program.parameters, before
+        self._drawn_from = drawn_from
         values = run.own(0)
         values.flags.writeable = False
         self.output = Tensor(values, requires_grad=True)
@@ -68,6 +70,7 @@ class Pass:
     def undo(self) -> None:
         """As if the pass had not been made."""
         set_buffers(self._before)
+        set_states(self._drawn_from)
 
 
 def _lying_as(place: Place, values: Array) -> Array:
@@ -109,6 +112,8 @@ class Program:
                 parameter._data, parameter._grad = seen, None
             with recorder, watch or nullcontext():
                 output = net(leaf)
+            self.draws = [draw for _, draw in recorder.draws]
+            places += [place for place, _ in recorder.draws]
             ends = [len(recorder.steps)]
             guarded = [len(recorder.guards)]
             if not isinstance(output, Tensor) or not output.requires_grad:
@@ -139,6 +144,7 @@ class Program:
         for function, kept, options in recorder.told:
             self.told.append((function, range(len(own), len(own) + len(kept)), options))
             own += kept
+        self.generators = generators_of(net) if self.draws else []
         self.tracking = [module for module in net.modules() if module._buffers]
         self.replay = Replay(recorder, ends, places, own, make_ready, guarded)
 
@@ -165,15 +171,29 @@ class Program:
 
     def forward(self, x: Array, fill: int | None = None, tell: bool = True) -> Pass | None:
         """The forward pass on a batch that lies as the recorded one, running statistics included (tell); None where the layers have to be run."""
-        run = self.replay.begin(fill)
-        run.give(x, *[parameter._data for parameter in self.parameters])
+        run, drawn_from = self.replay.begin(fill), states_of(self.generators)
+        run.give(x, *[parameter._data for parameter in self.parameters], *[draw() for draw in self.draws])
         run.stretch(0, thread_count())
         if not run.holds(0):
+            set_states(drawn_from)
             return None
         before = buffers_of(self.tracking)
         for function, numbers, options in self.told if tell else ():
             function(*[run.own(k) for k in numbers], *options)
-        return Pass(self, run, before)
+        return Pass(self, run, before, drawn_from)
+
+
+#: Generators, and the states that they are in.
+States: TypeAlias = Sequence[tuple[np.random.Generator, Any]]
+
+
+def states_of(generators: Iterable[np.random.Generator]) -> States:
+    return [(generator, generator.bit_generator.state) for generator in generators]
+
+
+def set_states(states: States) -> None:
+    for generator, state in states:
+        generator.bit_generator.state = state
 
 
 #: Modules with buffers, and what these are.

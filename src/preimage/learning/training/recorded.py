@@ -6,7 +6,7 @@
     later batches                forward: one call;  the loss as ever;  backward: one call
 
 The recorded kernels have the layers' bits: where recording, its first runs (in memory filled with ones) and the layers do not agree, the net stays
-as it was written, and `RecordedNet.why` says why. So it does where something besides kernels decides on values: masks that are drawn, hooks, weights
+as it was written, and `RecordedNet.why` says why. So it does where something besides kernels decides on values: hooks, weights
 that are not finite, forward functions of the caller's own that do more than call layers and operations (own_code.py). Running statistics move as
 the layers move them, by the same function, with the batch statistics that the kernels found. The loss is run as it is written, every time.
 
@@ -30,7 +30,17 @@ from preimage.io.graph.memory import dense
 from preimage.learning.checkpoints import generators_of
 from preimage.learning.training.own_code import OwnCode
 from preimage.learning.training.own_state import is_own
-from preimage.learning.training.passes import Buffers, Pass, Program, RefusedError, buffers_of, set_buffers
+from preimage.learning.training.passes import (
+    Buffers,
+    Pass,
+    Program,
+    RefusedError,
+    States,
+    buffers_of,
+    set_buffers,
+    set_states,
+    states_of,
+)
 from preimage.nn import Dropout, Module
 from preimage.settings import current
 from preimage.typing import Array
@@ -48,8 +58,8 @@ def _is_plain(values: Any) -> bool:
     return type(values) is np.ndarray and values.dtype in _FLOATS and min(values.strides, default=0) >= 0
 
 
-def reason(net: Module, x: Any) -> str | None:
-    """Why the passes of a net on this batch are not recorded."""
+def reason(net: Module, x: Any, *, draws: bool = False) -> str | None:
+    """Why the passes of a net on this batch are not recorded. draws: masks may be drawn."""
     if type(x) is not np.ndarray or x.dtype not in _FLOATS or not x.size or not x.flags.aligned or dense(x) is not x:
         return "the batch is no float32 or float64 array that fills its memory"
     if current().debug:
@@ -59,7 +69,7 @@ def reason(net: Module, x: Any) -> str | None:
     for name, module in net.named_modules():
         if not all(p is None or _is_plain(p._data) for p in module._parameters.values()):
             return f"layer {name!r} has weights that are no float32 or float64 arrays of NumPy, all steps forward"
-        if isinstance(module, Dropout) and module.training and module.p:
+        if not draws and isinstance(module, Dropout) and module.training and module.p:
             return f"layer {name!r} (Dropout) draws its masks anew"
         if module._hooks:
             return f"layer {name!r} has a hook"
@@ -88,7 +98,7 @@ class RecordedNet:
 
         loss_of: the loss of the net's output; finish: takes its number and runs it backward.
         """
-        self.why = reason(self.net, x)
+        self.why = reason(self.net, x, draws=True)
         if self.why is None:
             key = key_of(x)
             made = self._begin(key, x)
@@ -108,7 +118,9 @@ class RecordedNet:
                 if self._seen[key] > BEFORE:
                     return self._watched(key, x, loss_of, finish)
                 return finish(loss_of(self._first(key, Tensor(x))))
-        return finish(loss_of(self.net(Tensor(x))))
+        # integers are an Embedding's; what else is no array of floats a Tensor refuses
+        whole = isinstance(x, np.ndarray) and x.dtype.kind in "iu"
+        return finish(loss_of(self.net(x if whole else Tensor(x))))
 
     def _begin(self, key: Any, x: Array) -> Pass | None:
         """The forward pass by a program; None where the layers have to be run."""
@@ -165,7 +177,7 @@ class RecordedNet:
         if key in self._programs:
             self._programs[key].replay.clear()
             trim()
-        buffers = buffers_of(self.net.modules())
+        buffers, drawn_from = buffers_of(self.net.modules()), states_of(generators_of(self.net))
         output = self._looked_at(key, Tensor(x))
         if key in self._refused:
             return finish(loss_of(output))
@@ -179,7 +191,7 @@ class RecordedNet:
         parameters = list(self.net.parameters())
         gradients = gradients_of(output, leaf.grad._data, parameters)
         _add(parameters, gradients)
-        made = Made(x, output._data, leaf.grad._data, gradients, buffers, buffers_of(self.net.modules()))
+        made = Made(x, output._data, leaf.grad._data, gradients, buffers, buffers_of(self.net.modules()), drawn_from)
         del output, loss  # and all that was kept for their gradients
         self._learn(key, made)
         return value
@@ -188,27 +200,28 @@ class RecordedNet:
         """Record what was just run by the layers, or compare it with what was recorded before. of_input: with the gradient of the input."""
         trim()
         now = buffers_of(self.net.modules())
-        generators = generators_of(self.net)
-        states = [g.bit_generator.state for g in generators]
+        drawn = states_of([generator for generator, _ in made.drawn_from] or generators_of(self.net))
         try:
+            set_states(made.drawn_from)
             program = self._programs.get(key)
             if program is None or not program.fits(self.net):
                 self._seen[key] = BEFORE + 1
                 program = Program(self.net, list(self.net.parameters()), made.x, made.cotangent, self._own.get(key), of_input)
                 trim()
+                if _differ(drawn):
+                    raise RefusedError("random numbers are drawn")
+            set_states(made.drawn_from)
             _compare(program, made)
+            if _differ(drawn):
+                raise RefusedError("random numbers are drawn")
             self._programs[key] = program
         except RefusedError as refused:
             self._programs.pop(key, None)
             self._refused[key] = str(refused)
         finally:
             set_buffers(now)
+            set_states(drawn)
         trim()
-        for generator, state in zip(generators, states, strict=True):
-            if generator.bit_generator.state != state:
-                generator.bit_generator.state = state
-                self._programs.pop(key, None)
-                self._refused[key] = "random numbers are drawn"
 
 
 def _leads_to_one(loss: Tensor, leaf: Tensor) -> bool:
@@ -262,6 +275,7 @@ class Made(NamedTuple):
     gradients: list[Array | None]
     before: Buffers
     after: Buffers
+    drawn_from: States = ()  #: the generators of the net before
 
 
 def _compare(program: Program, layers: Made) -> None:
@@ -282,6 +296,11 @@ def _compare(program: Program, layers: Made) -> None:
     pairs = zip([made.output._data, *found, *left], [layers.output, *layers.gradients, *kept], strict=True)
     if not all(_same(a, b) for a, b in pairs):
         raise RefusedError("the recorded kernels do not give the layers' bits")
+
+
+def _differ(states: States) -> bool:
+    """Whether a generator is in another state."""
+    return any(generator.bit_generator.state != state for generator, state in states)
 
 
 def _same(a: Array | None, b: Array | None) -> bool:
