@@ -103,6 +103,7 @@ LAYERS = {
     "batch norm and leaky relu": (nn.Sequential(nn.BatchNorm2d(6), nn.LeakyReLU(0.2)), 6 * 56),
     "instance norm with statistics": (nn.InstanceNorm2d(6, affine=True, track_running_stats=True), 6 * 56),
     "group norm": (nn.GroupNorm(3, 6), 6 * 56),
+    "upsample": (nn.Upsample(scale_factor=2), 6 * 14 * 16),
     "dropout": (nn.Dropout(0.5, rng=3), 6 * 56),
     "dropout of channels": (nn.Sequential(nn.Dropout2d(0.3, rng=4), nn.ReLU(), nn.Dropout(0.2, rng=5)), 6 * 56),
 }
