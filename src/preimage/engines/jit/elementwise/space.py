@@ -151,7 +151,8 @@ def resize(x: Array, tables: Sequence[Tables], linear: bool) -> Array | None:
     """The spatial axes resized, the first one first: with channels innermost the last two in one pass, else (linear alone; NumPy
     copies single elements as fast) axis by axis."""
     last = innermost(x)
-    if last is None or (x.shape[1] < costs().least_width if last else not linear):
+    pays = x.shape[1] >= costs().least_width if last else linear
+    if last is None or not (pays or recorder() is not None):
         return None
     if not last:
         value = x
