@@ -112,7 +112,12 @@ def test_modules_are_the_functions():
         (lambda: nn.mse_loss(X, T, reduction="median"), "reduction must be"),
         (lambda: nn.huber_loss(X, T, delta=0), "delta must be positive"),
         (lambda: nn.cross_entropy(X, LABELS, label_smoothing=2), "label_smoothing must lie"),
-        (lambda: nn.cross_entropy(X, LABELS + 3), "there are 4"),
+        (
+            lambda: nn.cross_entropy(X, np.where(np.arange(15).reshape(3, 5) == 8, 7, 3)),
+            r"target\[1, 3\] is 7; there are 4 classes, 0 to 3",
+        ),
+        (lambda: nn.cross_entropy(X, np.where(np.arange(15).reshape(3, 5) == 8, -1, 3)), r"target\[1, 3\] is -1; there are 4"),
+        (lambda: nn.cross_entropy(X, LABELS.astype(np.float32)), "integer classes, got float32"),
         (lambda: nn.cross_entropy(X, LABELS[:, :2]), r"wanted \(3, 5\)"),
         (lambda: nn.cross_entropy(X[0, 0], LABELS), r"wanted \(N, classes"),
         (lambda: nn.cross_entropy(X, LABELS, weight=np.ones(3)), "one per class"),

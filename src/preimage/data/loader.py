@@ -141,7 +141,8 @@ class Loader:
         for name, word in (("samples", "samples"), ("batch_size", "a batch size"), ("seed", "a seed")):
             if state.get(name) != own[name]:
                 raise OptionError(
-                    f"the data's state is of {word} {state.get(name)}, this loader has {own[name]}: they would not go on alike"
+                    f"the data's state is of {word} {state.get(name)}, this loader has {own[name]}: they would not go on alike;"
+                    f" go on with {word} {state.get(name)}, or begin anew in another folder"
                 )
         epoch, batch = count_of(state["epoch"], "epoch", 0), count_of(state["batch"], "batch", 0)
         if batch >= len(self):

@@ -192,9 +192,10 @@ def _labels(target: Operand, x: Value, name: str, ignore_index: int) -> Array:
     wanted = (x.shape[0], *x.shape[2:])
     if labels.shape != wanted:
         raise ShapeError(f"{name}: target has shape {labels.shape}, wanted {wanted}")
-    valid = labels[labels != ignore_index]
-    if valid.size and (valid.min() < 0 or valid.max() >= x.shape[1]):
-        raise ShapeError(f"{name}: target classes reach from {valid.min()} to {valid.max()}; there are {x.shape[1]}")
+    outside = ((labels < 0) | (labels >= x.shape[1])) & (labels != ignore_index)
+    if outside.any():
+        place = tuple(map(int, np.argwhere(outside)[0]))
+        raise ShapeError(f"{name}: target{list(place)} is {labels[place]}; there are {x.shape[1]} classes, 0 to {x.shape[1] - 1}")
     return labels.astype(np.int64)
 
 
@@ -238,6 +239,8 @@ def cross_entropy(
             flat = _flat_loss(low, _labels(target, x, "cross_entropy", ignore_index), weights, ignore_index, reduction)
             loss = ops.add(ops.multiply(loss, 1 - label_smoothing), ops.multiply(flat, label_smoothing / classes))
         return ops.astype(loss, dtype)
+    if np.shape(array_of(target)) == (x.shape[0], *x.shape[2:]):
+        _labels(target, x, "cross_entropy", ignore_index)  # says that classes are integers
     _, wanted, dtype = _pair("cross_entropy", logits, target)
     if label_smoothing:
         wanted = ops.add(ops.multiply(wanted, 1 - label_smoothing), label_smoothing / classes)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from preimage.display import progress_lines
-from preimage.errors import DivergedError, OptionError
+from preimage.errors import DivergedError, OptionError, OutputError
 from preimage.learning import checkpoints
 from preimage.learning.training.journal import Journal
 from preimage.learning.training.ranks import Alone, Ranks, agreed
@@ -233,11 +233,13 @@ class _Kept:
 
     def close(self) -> None:
         if self._journal is not None:
-            self._journal.close()
+            with self._advised():
+                self._journal.close()
 
     def add(self, entry: dict[str, Any]) -> None:
         if self._journal is not None:
-            self._journal.add(entry)
+            with self._advised():
+                self._journal.add(entry)
         else:
             self.entries.append(entry)
 
@@ -245,7 +247,8 @@ class _Kept:
         """A checkpoint of this step, unless there is one."""
         if self.writes and self.plan.folder is not None and self.saved != self.task.step:
             own = {"best": self.best, "since": self.since, "finished": self.finished}
-            checkpoints.save(self.plan.folder, step=self.task.step, keep=self.plan.keep, run=own, **self.task.parts())
+            with self._advised():
+                checkpoints.save(self.plan.folder, step=self.task.step, keep=self.plan.keep, run=own, **self.task.parts())
             self.saved = self.task.step
 
     def judge(self, test: Mapping[str, float]) -> bool:
@@ -258,12 +261,22 @@ class _Kept:
         if held is None or (value < held if low else value > held):
             self.best, self.since = {"name": name, "value": value, "step": self.task.step}, 0
             if self.writes and self.plan.folder is not None:
-                checkpoints.save(
-                    self.plan.folder / "best", step=self.task.step, keep=1, run={"best": self.best}, **self.task.parts()
-                )
+                best = {"best": self.best}
+                with self._advised():
+                    checkpoints.save(self.plan.folder / "best", step=self.task.step, keep=1, run=best, **self.task.parts())
         else:
             self.since += 1
         return self.plan.patience is not None and self.since >= self.plan.patience
+
+    @contextmanager
+    def _advised(self) -> Iterator[None]:
+        """What cannot be written ends the run; the error says from where it may go on."""
+        try:
+            yield
+        except OutputError as error:
+            advised = OutputError(f"{error}{self.advice()}")
+            advised.errno = error.errno
+            raise advised from error
 
     def advice(self) -> str:
         if self.plan.folder is None or self.saved < 0:
