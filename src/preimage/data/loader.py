@@ -153,6 +153,10 @@ class Loader:
 def _together(samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
     """Samples as a batch. Raises: ShapeError that names the sample which differs."""
     first = samples[0]
+    if {len(sample) for sample in samples} == {len(first)}:
+        parts = [[np.asarray(sample[k]) for sample in samples] for k in range(len(first))]
+        if all({part.shape for part in arrays} == {arrays[0].shape} for arrays in parts):
+            return tuple(map(np.stack, parts))
     for number, sample in zip(numbers, samples, strict=True):
         if len(sample) != len(first):
             raise ShapeError(f"sample {number} has {len(sample)} parts, sample {numbers[0]} of the same batch {len(first)}")
@@ -161,7 +165,7 @@ def _together(samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
                 raise ShapeError(
                     f"sample {number} has shape {np.shape(a)} in part {part}, sample {numbers[0]} of the same batch {np.shape(b)}; crop them alike"
                 )
-    return tuple(np.stack([np.asarray(sample[k]) for sample in samples]) for k in range(len(first)))
+    raise AssertionError("samples that do not make a batch differ somewhere")
 
 
 def arrays_of(batch: Any) -> Batch:

@@ -211,12 +211,19 @@ class Module(Shown):
                 continue
             seen.add(id(module))
             yield path, module
-            stack += [(f"{path}.{name}" if path else name, m) for name, m in reversed(list(module.named_children()))]
+            held = reversed(module._modules.items())
+            stack += [(f"{path}.{name}" if path else name, m) for name, m in held if m is not None]
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it."""
-        for _, module in self.named_modules():
-            yield module
+        """This module and all below it, each once, parents first."""
+        seen: set[int] = set()
+        stack = [self]
+        while stack:
+            module = stack.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                stack += [m for m in reversed(module._modules.values()) if m is not None]
 
     def _entries(self, table: str) -> Iterator[tuple[str, Module, str, Any]]:
         """Every (full name, owner, name, value) of a table, with repeats where modules are shared."""
@@ -225,7 +232,8 @@ class Module(Shown):
             path, module = stack.pop()
             for name, value in module.__dict__[table].items():
                 yield f"{path}.{name}" if path else name, module, name, value
-            stack += [(f"{path}.{name}" if path else name, m) for name, m in reversed(list(module.named_children()))]
+            held = reversed(module._modules.items())
+            stack += [(f"{path}.{name}" if path else name, m) for name, m in held if m is not None]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their full names; one that is shared comes once."""

@@ -225,7 +225,8 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise OptionError(f"cross_entropy: label_smoothing must lie in 0..1, got {label_smoothing}")
     weights = _class_weights(weight, classes, x.dtype)
-    of_classes = regular(array_of(target), "target").dtype.kind in "iu"
+    given = regular(array_of(target), "target")
+    of_classes = given.dtype.kind in "iu"
     if of_classes and not label_smoothing and reduction == "mean":
         labels, used, scale = _scaled(_labels(target, x, "cross_entropy", ignore_index), weights, x.dtype, ignore_index)
         whole = np.asarray(np.count_nonzero(used), x.dtype) if weights is None else _whole(scale)
@@ -239,7 +240,7 @@ def cross_entropy(
             flat = _flat_loss(low, _labels(target, x, "cross_entropy", ignore_index), weights, ignore_index, reduction)
             loss = ops.add(ops.multiply(loss, 1 - label_smoothing), ops.multiply(flat, label_smoothing / classes))
         return ops.astype(loss, dtype)
-    if np.shape(array_of(target)) == (x.shape[0], *x.shape[2:]):
+    if given.shape == (x.shape[0], *x.shape[2:]):
         _labels(target, x, "cross_entropy", ignore_index)  # says that classes are integers
     _, wanted, dtype = _pair("cross_entropy", logits, target)
     if label_smoothing:

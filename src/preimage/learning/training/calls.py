@@ -35,12 +35,8 @@ class Recorded(RecordedNet):
 
     For loops of your own, with one net or several; the Trainer does it by itself. The first three calls for inputs of a shape are the layers' own;
     `why` says why the last call was (None: it was a program's). Where the layers have to run (hooks, Dropout, forward functions that do more than
-<<<<<<< HEAD
     call layers and operations) they do. Where a weight is used by three or more calls before one backward pass, their gradients may be added in
     another order.
-=======
-    call layers and operations) they do. Where three or more calls come before one backward pass, a weight's gradients may be added in another order.
->>>>>>> b67d7a9 (training: a target out of range is named with its place, a full disk with the checkpoint that is good; torch.compile takes part in the benchmark of steps)
 
     Raises: GraphError for derivatives of the second order (create_graph): call the net itself for those.
 
