@@ -326,6 +326,24 @@ def test_indices_and_masks_are_small_enough(tmp_path):
     assert not subjects.prepare(subjects.subject_of(net(tmp_path / "net.onnx")), tmp_path).narrow
 
 
+def test_states_have_the_batch_of_the_sequences(tmp_path):
+    """A GRU over x (batch, time, 3) with a state (layers, batch, 2), no axis named: the batch is the state's middle axis."""
+    helper, value = onnx.helper, onnx.helper.make_tensor_value_info
+    stored = {"w": np.ones((1, 6, 3), np.float32), "r": np.ones((1, 6, 2), np.float32), "a": np.array([1]), "b": np.array([2])}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xs"], perm=[1, 0, 2]), helper.make_node("Slice", ["h", "a", "b", "zero"], ["first"]),
+        helper.make_node("GRU", ["xs", "w", "r", "", "", "first"], ["y"], hidden_size=2), helper.make_node("Shape", ["times"], ["s"]),
+        helper.make_node("GRU", ["times", "w", "r"], ["z"], hidden_size=2),
+    ]  # fmt: skip
+    inputs = [value("x", 1, (None, None, 3)), value("h", 1, (2, None, 2)), value("times", 1, (None, None, 3))]
+    tensors = [onnx.numpy_helper.from_array(v, k) for k, v in (stored | {"zero": np.array([0])}).items()]
+    graph = helper.make_graph(nodes, "g", inputs, [value(n, 1, None) for n in "yz"], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "net.onnx")
+    subject = subjects.subject_of(tmp_path / "net.onnx")
+    given = next(subjects.prepare(subject, tmp_path).feeds(subject))
+    assert {name: array.shape for name, array in given.items()} == {"x": (1, 64, 3), "h": (2, 1, 2), "times": (64, 1, 3)}
+
+
 def test_what_a_peer_is_not_sure_of_itself_is_no_disagreement(tmp_path, monkeypatch):
     monkeypatch.setattr(check_one, "_limit_memory", lambda _: None)
     path, draws = net(tmp_path / "good.onnx"), np.random.default_rng(0)

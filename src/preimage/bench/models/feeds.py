@@ -13,7 +13,7 @@ from preimage.errors import FileFormatError, OptionError
 
 __all__ = ["RANGES", "Declared", "candidates", "made", "with_range"]
 
-#: Sizes that are tried for open axes, in this order; the first axis of several is taken for the batch, and is 1.
+#: Sizes that are tried for open axes, in this order; the first axis of several is taken for the batch where nothing says another one, and is 1.
 GUESSES = (64, 224, 320, 576, 128, 100, 16, 512, 16000)
 #: Ranges of random floats, tried until a net's answers are more than next to nothing.
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (-10.0, 10.0))
@@ -32,7 +32,7 @@ MOST_FEATURES = 4
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """Sizes for open axes: the first (of several), the last, and those between."""
+    """Sizes for open axes: the first (of several, or the batch), the last, and those between."""
 
     first: int
     middle: int
@@ -44,7 +44,7 @@ class Declared:
     """An input as a file declares it; an open size is None, and so is an unknown shape. words: strings that the model knows, for one of strings.
 
     symbols: the names of open axes, if they have any: axes of one name have one size. below: what integers must be less than, where they are
-    indices into what the model stores.
+    indices into what the model stores. batch: the axis of the batch, of several.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Declared:
     words: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     below: int = MOST_INTEGER
+    batch: int = 0
 
 
 def with_range(
@@ -137,6 +138,8 @@ def _sizes(declared: Declared, guess: Guess, known: Mapping[str, int] | None = N
     shape = declared.shape or ()
     last = min(guess.last, MOST_SIDE) if len(shape) > 3 else guess.last  # of a picture
     places = [guess.first, *[min(guess.middle, MOST_SIDE)] * (len(shape) - 2), last][-len(shape) :]
+    if 0 < declared.batch < len(shape):
+        places[0], places[declared.batch] = places[declared.batch], guess.first
     if known and declared.symbols:
         places = [known.get(name, place) for name, place in zip(declared.symbols, places, strict=True)]
     return tuple(place if size is None else size for place, size in zip(places, shape, strict=True)) if shape else ()

@@ -112,7 +112,7 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
         changed = True
         del graph.input[:]
         graph.input.extend(inputs)
-    declared, below = [], _limits_of_integers(graph)
+    declared, below, batches = [], _limits_of_integers(graph), _batch_axes(graph)
     for value in graph.input if changed else inputs:  # those that are in the message now
         tensor = value.type.tensor_type
         shape: tuple[int | None, ...] | None = None
@@ -129,7 +129,9 @@ def _onnx(subject: Subject, folder: Path) -> Prepared:
                     dim.dim_param = f"open_{value.name}_{fixed}"
         dtype = CODES.get(tensor.elem_type, "string" if tensor.elem_type == 8 else "")
         words = _words(graph) if dtype == "string" else ()
-        declared.append(Declared(value.name, dtype, shape, words, symbols, below.get(value.name, MOST_INTEGER)))
+        declared.append(
+            Declared(value.name, dtype, shape, words, symbols, below.get(value.name, MOST_INTEGER), batches.get(value.name, 0))
+        )
     ops = operators(proto)
     path = subject.path
     if changed and not _has_external_data(proto):
@@ -190,6 +192,24 @@ def _limits_of_integers(graph: Any) -> dict[str, int]:
             if below is not None:
                 name = origin[second]
                 found[name] = min(below, found.get(name, below))
+    return found
+
+
+#: Operators that leave the batch of a state where it is.
+_SAME_BATCH = ("Identity", "Cast", "Slice", "Split")
+#: Recurrent operators, whose sequences and first states have the batch on axis 1.
+_RECURRENT = ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM")
+
+
+def _batch_axes(graph: Any) -> dict[str, int]:
+    """The axes of the batch of inputs that recurrent layers take as they are, or in parts."""
+    origin, found = {value.name: value.name for value in graph.input}, dict[str, int]()
+    for node in graph.node:
+        if node.op_type in _SAME_BATCH and node.input[0] in origin:
+            origin |= dict.fromkeys(node.output, origin[node.input[0]])
+        elif node.op_type in _RECURRENT and not any(each.name == "layout" and each.i for each in node.attribute):
+            taken = [node.input[k] for k in (0, 5, 6) if k < len(node.input)]
+            found |= {origin[key]: 1 for key in taken if key in origin}
     return found
 
 

@@ -1,5 +1,6 @@
 """Rewriting a graph so that it runs faster and says the same: each pass is a function from graph to graph.
 
+    take_unchanged    what loops hand on and never change comes from outside
     drop_identities   values that are only other names are called by one name
     simplify          what is known, idle, computed twice or for nobody; reshapes with known targets
     cancel_transposes transpositions that undo one another
@@ -65,6 +66,7 @@ from preimage.io.graph.simplify import (
 from preimage.io.graph.spelling import spell_out
 from preimage.io.graph.stored_words import say_stored
 from preimage.io.graph.transposes import cancel_transposes
+from preimage.io.graph.unchanged import take_unchanged
 from preimage.settings import check_accuracy
 from preimage.typing import Accuracy
 
@@ -311,6 +313,7 @@ def prepare_weights(graph: Graph) -> Graph:
 
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    take_unchanged,
     drop_identities,
     take_branches,
     say_integers,
