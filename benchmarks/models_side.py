@@ -1,12 +1,14 @@
-"""A peer's side of models_vs_onnxruntime.py: one model in a process, and perhaps an environment, of its own.
+"""A peer's side of models_vs_onnxruntime.py and fast_nets.py: one model in a process, and perhaps an environment, of its own.
 
-    python models_side.py openvino|torch MODEL.onnx INPUT.npy THREADS ANSWERS.npz
+    python models_side.py openvino|torch|ncnn MODEL.onnx INPUT.npy THREADS ANSWERS.npz
 
 Writes the answers, says "ready", and for every line on its standard input runs the model twice and says how many nanoseconds the second
 run took. openvino: OpenVINO's CPU device, latency hint, float32. torch: the model as onnx2torch translates it, without torch.compile; where it
 cannot, an error. onnx2torch imports torchvision for operators that these models do not have; an empty one serves where its build does not fit.
+ncnn: what pnnx made of the model, MODEL.ncnn.param and MODEL.ncnn.bin beside it; float32, with pools of memory.
 """
 
+import os
 import sys
 from unittest.mock import MagicMock
 
@@ -62,11 +64,38 @@ def torch(path, x, threads):
     return call
 
 
+def ncnn(path, x, threads):
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, name, False)
+    pools = ncnn.PoolAllocator(), ncnn.PoolAllocator()
+    net.opt.blob_allocator, net.opt.workspace_allocator = pools
+    stem = path.removesuffix(".onnx")
+    if net.load_param(f"{stem}.ncnn.param") or net.load_model(f"{stem}.ncnn.bin"):
+        raise ValueError(f"ncnn does not load {stem}.ncnn.param")
+    image = np.ascontiguousarray(x[0])
+    given = ncnn.Mat(image)
+
+    def call(kept=(pools, image)):  # what ncnn points into
+        extractor = net.create_extractor()
+        extractor.input(net.input_names()[0], given)
+        found = [extractor.extract(name)[1] for name in net.output_names()]
+        return [np.array(mat)[None] for mat in found]
+
+    return call
+
+
 def main():
     name, model, data, threads, answers = sys.argv[1:6]
-    call = {"openvino": openvino, "torch": torch}[name](model, np.load(data), int(threads))
+    call = {"openvino": openvino, "torch": torch, "ncnn": ncnn}[name](model, np.load(data), int(threads))
     np.savez(answers, *call())
     serve(once(call, clock_of(cpu=False)))
+    if name == "ncnn":
+        sys.stdout.flush()
+        os._exit(0)  # its pools do not like the order in which Python frees
 
 
 if __name__ == "__main__":

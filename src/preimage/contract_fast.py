@@ -33,7 +33,7 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
 
     A tile of a points along every axis with r > 1 taps has a + 1 - r outputs there; a is 4 or 6, whichever is less work. An image's
     work, in multiply-adds: for every point of every tile one for each pair of channels and 10 for each channel of input and
-    result, and 10 for every transformed weight; of a weight gradient 8 for every sum at a point, 12 from 2^17 pairs of channels on.
+    result, and 10 for every transformed weight (8 for every sum at a point of a weight gradient).
     Without transforms: what lies inside, and 10 for every weight (2 of a weight gradient). Less by a fifth must it be.
     """
     taps, (inner, outer) = g.kernel_size, (g.in_channels_per_group, g.out_channels_per_group)
@@ -46,14 +46,15 @@ def tiles(g: ConvGeometry, contraction: str, dtype: Any) -> Tile | None:
         return None
     gradient, space = contraction == "conv_weight_grad", g.input_size if contraction == "conv_transpose" else g.output_size
     summed = outer if contraction == "conv_transpose" else inner
-    each = (8 if inner * outer < 1 << 17 else 12) if gradient else 10
+    each = 8 if gradient else 10
     found = []
     for a in (4, 6):
-        accurate = max(taps) <= 3 if a == 4 else (gradient or summed >= 48) and 2 not in taps and sum(r > 1 for r in taps) <= 2
-        if accurate:
-            tile = tuple((1, 1) if r == 1 else (a + 1 - r, r) for r in taps)
-            points = prod(m + r - 1 for m, r in tile)
-            count = prod(-(-n // m) for n, (m, _) in zip(space, tile, strict=True))
+        if max(taps) > 3 if a == 4 else 2 in taps or sum(r > 1 for r in taps) > 2:
+            continue
+        tile = tuple((1, 1) if r == 1 else (a + 1 - r, r) for r in taps)
+        points = prod(m + r - 1 for m, r in tile)
+        count = prod(-(-n // m) for n, (m, _) in zip(space, tile, strict=True))
+        if a == 4 or (count if gradient else summed) >= 48:
             work = g.groups * points * (count * (inner * outer + 10 * (inner + outer)) + each * inner * outer)
             found.append((work, tile))
     if not found:

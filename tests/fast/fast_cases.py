@@ -42,7 +42,7 @@ def draw(rng, wide):
     kernel = kernel if max(kernel) > 1 and ndim < 3 else [3] * ndim
     padding = [(int(rng.integers(0, k)), int(rng.integers(0, k))) for k in kernel]
     per_image = channels[0] // groups * channels[1] * int(np.prod(kernel))
-    places = max(2, int(float(rng.uniform(10, 24) if wide else rng.uniform(5, 14)) * (1 << 18) * groups / per_image))
+    places = max(2, int(float(rng.uniform(10, 60) if wide else rng.uniform(5, 14)) * (1 << 18) * groups / per_image))
     sides = np.maximum(rng.dirichlet([8] * ndim) * 1.0, 0.05)
     sides = sides / np.prod(sides) ** (1 / ndim) * places ** (1 / ndim)
     size = [max(k, round(float(n)) + k - 1 - lo - hi) for n, k, (lo, hi) in zip(sides, kernel, padding, strict=True)]

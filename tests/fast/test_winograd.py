@@ -51,7 +51,7 @@ def test_which_tiles_are_taken_is_the_definitions():
             g = pre.ConvGeometry.from_conv(
                 (3, channels * groups, size, size), (outputs * groups, channels, kernel, kernel), padding=1, groups=groups
             )
-            for name in ("conv", "conv_transpose"):
+            for name in CONTRACTIONS:
                 ours = choose(g, name, element)
                 wanted = contract_fast.tiles(g, name, dtype)
                 assert (None if isinstance(ours, str) else ours.shape) == wanted, (g, name, ours)

@@ -18,11 +18,10 @@ __all__ = ["Choice", "block_of", "choose", "order_of", "refused"]
 
 LEAST_MACS = 1 << 18  # multiply-adds of an image and a group
 LEAST_CHANNELS = 16  # of a group, on either side
-WIDE_CHANNELS = 48  # summed channels from which on the tiles of 6 points are accurate enough
+WIDE_TERMS = 48  # so many terms at least have the sums of tiles of 6 points that are accurate enough: channels, or tiles of a weight gradient
 TRANSFORM_MACS = 10  # what a point of a tile costs, for a channel of the input or of the result, in multiply-adds
 WEIGHT_MACS = 10  # what a weight costs that comes from far, likewise
-SUM_MACS = 8  # what a sum of a weight gradient at a point costs, until it is a weight's,
-FAR_SUM_MACS, FAR_PAIRS = 12, 1 << 17  # and from so many pairs of channels on, whose gradients leave the caches
+SUM_MACS = 8  # what a sum of a weight gradient at a point costs, until it is a weight's
 RESULT_MACS = 2  # what a weight's gradient costs in the exact order, beside its multiply-adds
 GAIN = 1.25  # so many times less work than the exact order at least
 BLOCK_LEAST, BLOCK_MOST, GROUP = 16, 128, 9
@@ -37,6 +36,11 @@ class Choice:
     work: float
     exact_work: float
     error: float  # the bound, in units of u max|x| sum|w|
+
+    @property
+    def points(self) -> int:
+        """Of a tile, along each axis with more than one tap."""
+        return max(m + taps - 1 for m, taps in self.shape)
 
 
 def refused(g: ConvGeometry, contraction: str, element: str) -> str | None:
@@ -72,24 +76,23 @@ def choose(g: ConvGeometry, contraction: str, element: str) -> Choice | str:
     weights = prod(channels) * g.groups
     gradient = contraction == "conv_weight_grad"
     exact = macs + (RESULT_MACS if gradient else WEIGHT_MACS) * weights * prod(g.kernel_size)
-    shapes = _shapes(g.kernel_size, gradient or channels[0] >= WIDE_CHANNELS)
-    found = [_choice(g, shape, result, channels, exact, gradient) for shape in shapes]
+    tried = [_choice(g, shape, result, channels, exact, gradient) for shape in _shapes(g.kernel_size)]
+    found = [choice for choice in tried if choice.points == 4 or (prod(choice.counts) if gradient else channels[0]) >= WIDE_TERMS]
     if not found:
-        return (
-            f"kernel {g.kernel_size} over {channels[0]} channels: tiles of 6 points err too much with fewer than {WIDE_CHANNELS}"
-        )
+        over = "tiles" if gradient else f"{channels[0]} channels"
+        return f"kernel {g.kernel_size} over {over}: tiles of 6 points err too much with fewer than {WIDE_TERMS} terms"
     best = min(found, key=lambda choice: choice.work)
     if best.work * GAIN > exact:
         return f"{best.work:,.0f} multiply-adds with its transforms, {exact:,.0f} without"
     return best
 
 
-def _shapes(kernel: tuple[int, ...], wide: bool) -> list[tuple[tuple[int, int], ...]]:
+def _shapes(kernel: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
     """The tiles that are tried: as many points along every axis with more than one tap."""
     found = []
     long = sum(taps > 1 for taps in kernel)
     for points in (4, 6):
-        if points == 6 and (not wide or long > 2 or 2 in kernel):
+        if points == 6 and (long > 2 or 2 in kernel):
             continue  # 6 points of two taps err more, on three axes they are too many
         if points == 4 and max(kernel) > 3:
             continue
@@ -103,9 +106,7 @@ def _choice(
     points = prod(m + taps - 1 for m, taps in shape)
     counts = tuple(-(-size // m) for size, (m, _) in zip(result, shape, strict=True))
     tiles = prod(counts) * points * g.groups
-    weight_macs = WEIGHT_MACS
-    if gradient:
-        weight_macs = SUM_MACS if prod(channels) < FAR_PAIRS else FAR_SUM_MACS
+    weight_macs = SUM_MACS if gradient else WEIGHT_MACS
     work = tiles * (prod(channels) + TRANSFORM_MACS * sum(channels)) + weight_macs * points * prod(channels) * g.groups
     order = order_of(channels[0])
     chain = (order.levels[0].step if order.levels else channels[0]) + GROUP * order.depth
