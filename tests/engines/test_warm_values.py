@@ -14,7 +14,7 @@ import pytest
 import preimage as pre
 from preimage import ops
 from preimage.engines import decisions, get
-from preimage.engines.jit.runtime import program_call
+from preimage.engines.jit.runtime import native_function, program_call
 from preimage.engines.recording import Recorder
 from preimage.ops import warm
 
@@ -285,7 +285,7 @@ def test_a_call_outlives_what_it_was_made_from():
 
 
 def test_without_such_functions_all_goes_the_long_way(monkeypatch):
-    monkeypatch.setattr(program_call, "interpreter", lambda: None)
+    monkeypatch.setattr(native_function, "interpreter", lambda: None)
     get("jit").forget()  # type: ignore[attr-defined]
     x, w = np.ones((1, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32)
     results = [pre.conv(x, w) for _ in range(4)]

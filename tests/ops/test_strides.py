@@ -89,7 +89,6 @@ def gradients(op, arrays, wanted, cotangent):
 @pytest.mark.parametrize("name", ["auto", "gemm"])  # generated kernels, and NumPy alone
 def test_every_operation(name, monkeypatch):
     monkeypatch.setattr(around, "LEAST_CHAIN", 1)
-    monkeypatch.setattr(around, "LEAST_PASS", 1)
     rng = np.random.default_rng(3)
     with pre.config(engine=name):
         for row in ROWS:
@@ -125,7 +124,6 @@ FUNCTIONS = {
 def test_axes_of_one_position(name, monkeypatch):
     """Where strides mean nothing they may be anything."""
     monkeypatch.setattr(around, "LEAST_CHAIN", 1)
-    monkeypatch.setattr(around, "LEAST_PASS", 1)
     rng, op = np.random.default_rng(4), FUNCTIONS[name]
     for shape in ((1, 8, 9), (4, 1, 17), (4, 9, 1), (1, 1, 9), (1, 9, 1), (1, 1, 1), (1, 8, 1, 9), (2, 1, 1, 9)):
         for _ in range(3):

@@ -14,7 +14,7 @@ from entries import ENTRIES
 from entries_graphs import NO_ARITHMETIC
 
 import promise
-from preimage import nn, ops, optim
+from preimage import nn, ops, optim, settings
 from preimage.engines import around
 from preimage.io.caffe import LAYERS
 from preimage.io.onnx.importer import supported_ops
@@ -70,7 +70,7 @@ PLANTED = {
     "layout": lambda x: np.add.reduce(x, (2, 3)),
     "batch": lambda x: x - x.mean(),
     "place": lambda x: x + np.arange(len(x), dtype=x.dtype).reshape(-1, 1, 1, 1),
-    "threads": lambda x: x + np.float32(around.thread_count()),
+    "threads": lambda x: x + np.float32(settings.thread_count()),
 }
 
 

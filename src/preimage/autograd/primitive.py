@@ -263,9 +263,10 @@ def primitive(
 ) -> Primitive:
     """Declare an operation: see this module's text. `linear` names the arguments that the result is linear in (one at a
     time), which the dot test of the test suite then checks. `silent`: the forward function turns NumPy's floating-point warnings
-    off itself, where it computes with NumPy at all (it saves half a microsecond a call)."""
+    off itself, where it computes with NumPy at all (it saves half a microsecond a call); so does one that says so (`is_silent`)."""
     if name in _table:
         raise GraphError(f"an operation called {name!r} is declared already")
+    silent = silent or getattr(forward, "is_silent", False)
     _table[name] = Primitive(name, forward if silent else _silenced(forward), rules, saves, linear)
     return _table[name]
 

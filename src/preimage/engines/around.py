@@ -9,7 +9,7 @@ last bits from NumPy's, so these are generated for arrays of every size: their b
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from preimage.engines.base import Array, ElementwiseKernels, Steps
 from preimage.engines.recording import recorder
 from preimage.engines.recurrent import Direction
 from preimage.errors import EngineError
-from preimage.settings import current, thread_count
+from preimage.settings import current
 
 __all__ = [
     "active",
@@ -40,6 +40,7 @@ __all__ = [
     "pointwise",
     "pool_axis",
     "pool_plane",
+    "ready",
     "records",
     "recurrent",
     "resize",
@@ -51,9 +52,9 @@ __all__ = [
     "unpool_axis",
 ]
 
-#: Elements from which a chain pays: where NumPy would take several passes, and where it takes one (only threads help, which have to be woken).
+#: Elements from which a kernel computes what NumPy computes with the same bits. Below, one that is not loaded yet takes longer than it saves:
+#: there a call has to have come several times (`ops/elementwise.py`).
 LEAST_CHAIN = 1 << 13
-LEAST_PASS = 1 << 19
 #: Of windows along an axis: outputs, kernel, stride, lo, dilation.
 Window: TypeAlias = tuple[int, int, int, int, int]
 _WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
@@ -161,21 +162,22 @@ def cast(x: Array, kind: np.dtype[Any]) -> Array | None:
     return mixed((x,), (), np.float64 if wide else np.float32, kind)
 
 
-def pointwise(word: str, *operands: Array, numbers: Sequence[float] = (), passes: int = 1) -> Array | None:
-    """One exact step. Where NumPy takes a single pass over arrays of one shape (`passes`), only threads save anything."""
-    size = operands[0].size
-    if len(operands) > 1:
-        other = operands[1].size
-        passes = passes if size == other or 1 in (size, other) else 2
-        size = max(size, other)
-    if passes > 1 or recorder() is not None:
-        least = LEAST_CHAIN
-    elif size < LEAST_PASS or thread_count() < 2:
-        return None
-    else:
-        least = LEAST_PASS
-    made = chain(operands, ((word, tuple(range(len(operands) + len(numbers)))),), numbers, None, least)
+def pointwise(word: str, *operands: Array, numbers: Sequence[float] = ()) -> Array | None:
+    """One step that is rounded as NumPy rounds it."""
+    made = chain(operands, _one_step(word, len(operands) + len(numbers)), numbers)
     return None if made is None else made[0]
+
+
+def ready(
+    operands: Sequence[Array], steps: Steps, numbers: Sequence[float], dtype: Any, kind: Any
+) -> Callable[..., Array | None] | None:
+    """Elementwise steps for more arrays of the same shapes, strides and dtypes under the same settings: `call(*operands)`, which may give
+    None, and has then done nothing. dtype: what is computed in; kind: the dtype of the result. None where there are no such calls.
+    """
+    kernels = None if current().debug or recorder() is not None else active()
+    maker = getattr(kernels, "ready_chain", None)
+    made: Callable[..., Array | None] | None = maker and maker(operands, steps, numbers, np.dtype(dtype), np.dtype(kind))
+    return made
 
 
 def function(word: str, *operands: Array, numbers: Sequence[float] = ()) -> Array | None:

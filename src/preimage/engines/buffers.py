@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from math import prod
@@ -32,16 +32,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.engines.addresses import address_of
+from preimage.engines.places import LINE_BYTES, conflicts, places_of
 from preimage.engines.recording import state
 from preimage.resources import kept_memory, register_keeper, release_memory
 
-__all__ = ["LINE_BYTES", "SMALL_BYTES", "Arena", "Arenas", "aligned", "aligned_empty", "places_of", "retrying", "trim"]
+__all__ = [
+    "LINE_BYTES",
+    "SMALL_BYTES",
+    "Arena",
+    "Arenas",
+    "aligned",
+    "aligned_empty",
+    "places_of",
+    "retrying",
+    "trim",
+]
 
 T = TypeVar("T")
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
-LINE_BYTES = 64
 SMALL_BYTES = 4096
 #: From this size on the first cache does not hold an array: aligning smaller ones takes longer than reading lines that are crossed.
 ALIGNED_BYTES = 32 << 10
@@ -54,8 +64,6 @@ MOST_REQUESTS = 1 << 12
 LARGE_BYTES = 1 << 20
 #: The keys under which Arenas keep memory.
 MOST_KEYS = 4
-#: One request of a run: bytes, when it was made, when it died (None: it outlived the run), in steps of a counter.
-Request = tuple[int, int, int | None]
 
 
 class _Current(threading.local):
@@ -82,7 +90,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
     if size < ALIGNED_BYTES:
         return np.empty(shape, dtype)
     if size >= LARGE_BYTES:
-        return _fresh(size).view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, _large(size))
     memory = _with_room(size)
     return np.ndarray(shape, dtype, memory, -address_of(memory) % LINE_BYTES)
 
@@ -114,11 +122,18 @@ def _with_room(size: int) -> Array:
 
 
 def _fresh(size: int) -> Array:
-    if size < LARGE_BYTES:
-        return aligned(size)
+    return aligned(size) if size < LARGE_BYTES else np.ndarray((size,), np.uint8, _large(size))
+
+
+def _large(size: int) -> Any:
+    """A large block in use, of at least so many bytes."""
     rounded = _block_bytes(size)
-    found = _spare.take(rounded)
-    return np.asarray(_Large(aligned(rounded) if found is None else found))[:size]
+    memory = _spare.take(rounded)
+    if memory is None:
+        memory = aligned(rounded)
+    block = _large_kind(rounded).from_buffer(memory)
+    block.memory = memory
+    return block
 
 
 def _block_bytes(size: int) -> int:
@@ -132,6 +147,7 @@ class _Spare:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit, self._blocks = limit, dict[int, list[Array]]()
+        self._room = 0  # bytes that may come, at least, until blocks must go; what is taken meanwhile is not counted
         register_keeper(self)
 
     @property
@@ -158,10 +174,17 @@ class _Spare:
         if size > self.limit:
             return
         self._blocks.setdefault(size, []).append(block)
+        self._room -= size
+        if self._room < 0:
+            self._drop(size)
+
+    def _drop(self, size: int) -> None:
+        """Give up blocks beyond the limit, of other sizes first."""
         while self.bytes > self.limit:
             others = [held for other, held in list(self._blocks.copy().items()) if held and other != size]
             with suppress(IndexError, KeyError):  # another thread took it
                 (others or [self._blocks[size]])[0].pop(0)
+        self._room = self.limit - self.bytes
 
     def clear(self) -> int:
         blocks, self._blocks = self._blocks, {}
@@ -175,17 +198,19 @@ class _Large:
     freed: for a call that runs at the speed of memory, that costs as much as the call.
     """
 
-    __slots__ = ("__array_interface__", "_memory")
-
-    def __init__(self, memory: Array) -> None:
-        self._memory = memory
-        self.__array_interface__ = memory.__array_interface__
+    memory: Array
 
     def __del__(self) -> None:
         try:  # noqa: SIM105 - `suppress` would cost more than all else here
-            _spare.put(self._memory)
+            _spare.put(self.memory)
         except (AttributeError, MemoryError, RecursionError):  # it was never made; or there is no memory to keep it
             pass
+
+
+@cache
+def _large_kind(size: int) -> Any:
+    """The class of blocks of a size: an array of ctypes, whose memory NumPy takes over in a third of the time that an interface takes it."""
+    return type("_LargeBlock", (_Large, ctypes.c_ubyte * size), {})
 
 
 _spare = _Spare()
@@ -309,7 +334,7 @@ class Arena:
         self._plans += 1
         requests = [(size, self._born[k], self._died.get(k)) for k, size in enumerate(self._asked)]
         starts, total = places_of(requests)
-        self._conflicts = [_conflicts(k, requests, starts) for k in range(len(requests))]
+        self._conflicts = [conflicts(k, requests, starts) for k in range(len(requests))]
         self._sizes, self._starts = self._asked, starts
         self._memory, self._total, self._taken = None, total, set()
 
@@ -348,40 +373,3 @@ class Arenas:
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies of what holds them begin anew
         return (Arenas, ())
-
-
-def _rounded(size: int) -> int:
-    return -(-size // LINE_BYTES) * LINE_BYTES
-
-
-def places_of(requests: Sequence[Request]) -> tuple[list[int], int]:
-    """Where requests lie in one block, so that those that live at the same time do not meet, and how large it is; -1: one that outlives the run."""
-    starts, total = [-1] * len(requests), 0
-    placed: list[int] = []
-    for k in sorted(range(len(requests)), key=lambda k: (-requests[k][0], k)):
-        size, born, died = requests[k]
-        if died is None:
-            continue
-        beside = sorted(
-            (starts[j], starts[j] + _rounded(requests[j][0]))
-            for j in placed
-            if requests[j][1] < died and born < (requests[j][2] or 0)
-        )
-        at = 0
-        for begin, end in beside:
-            if begin - at >= _rounded(size):
-                break
-            at = max(at, end)
-        starts[k] = at
-        total = max(total, at + _rounded(size))
-        placed.append(k)
-    return starts, total
-
-
-def _conflicts(k: int, requests: list[Request], starts: list[int]) -> tuple[int, ...]:
-    if starts[k] < 0:
-        return ()
-    end = starts[k] + requests[k][0]
-    return tuple(
-        j for j, (size, _, _) in enumerate(requests) if starts[j] >= 0 and starts[j] < end and starts[k] < starts[j] + size
-    )

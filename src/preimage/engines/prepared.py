@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from preimage.autograd.device_arrays import device_array
+from preimage.engines.addresses import address_of
 from preimage.engines.base import Array
 
 __all__ = ["Forms", "PreparedWeight", "is_fixed", "same_bits"]
@@ -86,12 +89,25 @@ class PreparedWeight:
         return f"PreparedWeight(shape={self.shape}, dtype={self.dtype}, packed_bytes={self.packed_bytes})"
 
 
+def _memory_compare() -> Callable[[int, int, int], int] | None:
+    """The C library's memcmp, which takes half of NumPy's time; None where it is not to be had."""
+    try:
+        return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(("memcmp", ctypes.CDLL(None)))
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+_compare = _memory_compare()
+
+
 def same_bits(a: Array, b: Array) -> bool:
     """Whether two arrays have the same shape, dtype and bits."""
     if a is b:
         return True
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if _compare is not None and a.flags.c_contiguous and b.flags.c_contiguous:
+        return not _compare(address_of(a), address_of(b), a.nbytes)
     bits = f"u{a.itemsize}"
     return bool((a.view(bits) == b.view(bits)).all())
 

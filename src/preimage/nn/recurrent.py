@@ -13,6 +13,7 @@ from preimage.autograd import Tensor, array_of, is_grad_enabled
 from preimage.errors import OptionError, ShapeError
 from preimage.nn import init
 from preimage.nn.conv import is_recording
+from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Module, Parameter
 from preimage.nn.norm import Dropout
 from preimage.ops.operands import flag_of, float_dtype, integer_of, number_of, shape_of
@@ -73,6 +74,7 @@ class _Recurrent(Module):
                 for name, shape in shapes:
                     values = init.uniform(shape, -bound, bound, rng=generator).astype(dtype)
                     self.register_parameter(name + suffix, Parameter(values))
+        self._kept = {name: KeptWeight() for name, _ in self.named_parameters() if name.startswith("weight")}
 
     @property
     def _directions(self) -> int:
@@ -127,12 +129,20 @@ class _Recurrent(Module):
         suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
         weights = [[getattr(self, name + suffix) for name in names] for suffix in suffixes]
         if not recording:
-            weights = [[w.data for w in row] for row in weights]
+            for row, suffix in zip(weights, suffixes, strict=True):
+                for k, name in enumerate(names):
+                    kept = self._kept.get(name + suffix)
+                    row[k] = row[k].data if kept is None else array_of(kept.in_place_of(row[k]))
 
         def one(x: Any, place: int, reverse: bool) -> tuple[Any, ...]:
             return self._one(x, weights[place], [None if s is None else s[place] for s in given], lengths, reverse)
 
         return stacked(one, x, len(suffixes), self._directions, self._between[0] if self.training else None)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory held to run without packing: copies of the weights and their packed forms, made by calls that recorded nothing."""
+        return sum(kept.packed_bytes for kept in self._kept.values())
 
     def work_flop(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """Flop of the matrix products of one run: 2 per multiply-add."""

@@ -127,6 +127,9 @@ def linear(x: Operand, weight: Operand | PreparedWeight, bias: Operand | None = 
     The weight may be what `preimage.prepare` made of one. The result has the dtype of x.
     Raises: ShapeError where the features differ.
     """
+    given: Any = x
+    if type(given) is np.ndarray and given.ndim > 2 and given.size and given.flags.c_contiguous:
+        return _linear_of_rows(given, weight, bias)
     key = _layer_key(x, weight, bias)
     if key is not None and (call := _warm.get(key)) is not None and (made := call(x, weight, bias)) is not None:
         return made
@@ -134,6 +137,14 @@ def linear(x: Operand, weight: Operand | PreparedWeight, bias: Operand | None = 
     if key is not None and key not in _warm:
         _warm.keep(key, _warm_layer(cast(Array, x), cast(Any, weight), cast(Any, bias)))
     return result
+
+
+def _linear_of_rows(x: Array, weight: Any, bias: Any) -> Value:
+    """The layer of an array with more axes, as of one matrix of all rows."""
+    if type(weight) not in (np.ndarray, PreparedWeight) or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+        return _checked_linear(x, weight, bias)
+    made = linear(x.reshape(x.size // x.shape[-1], x.shape[-1]), weight, bias)
+    return reshape(made, (*x.shape[:-1], weight.shape[0]))
 
 
 def _layer_key(x: Any, weight: Any, bias: Any) -> tuple[Any, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, SupportsIndex, cast
 
 import numpy as np
@@ -140,12 +141,17 @@ def _promoted(name: str, dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
         raise DTypeError(f"{name} cannot mix {listed}; convert one of them with .astype") from None
 
 
+@lru_cache(maxsize=4096)
+def _broadcast(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return np.broadcast_shapes(*shapes)
+
+
 def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape under broadcasting. Raises: ShapeError with both shapes."""
     if all(s == shapes[0] for s in shapes[1:]):
         return shapes[0]
     try:
-        return np.broadcast_shapes(*shapes)
+        return _broadcast(shapes)
     except ValueError:
         listed = " and ".join(str(s) for s in shapes)
         raise ShapeError(f"{name}: shapes {listed} do not broadcast; from the last axis, sizes must be equal or 1") from None
@@ -213,6 +219,11 @@ def number_of(value: object, name: str, least: float | None = None, most: float 
     """One real number, also as an array without axes, as a Python float. Raises: OptionError for anything else, NaN included where bounds
     are given, and what lies outside them.
     """
+    if (type(value) is float or type(value) is int) and least is None and most is None:
+        try:
+            return float(value)
+        except OverflowError:
+            pass
     plain: Any = array_of(value)
     if not isinstance(plain, str | bytes | bool | complex) and np.ndim(plain if isinstance(plain, np.ndarray) else 0) == 0:
         try:

@@ -11,12 +11,13 @@ from typing import Any, SupportsFloat, cast
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, array_of, primitive
+from preimage.autograd import Tensor, array_of, primitive
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.autograd.traced import TracedArray
 from preimage.engines import around
 from preimage.errors import DTypeError, OptionError
 from preimage.ops.broadcast import match, widely
+from preimage.ops.elementwise import Elementwise, Symbol, beside, binary, exact, fused, generated, unary, unary_with
 from preimage.ops.operands import Array, broadcast_shape, narrow, number_of, operand, operands, regular, widened
 from preimage.typing import Condition, Operand, Value
 
@@ -26,96 +27,46 @@ __all__ = [
 ]  # fmt: skip
 
 
-def binary(name: str, a: Operand, b: Operand, op: Primitive) -> Value:
-    """Call a primitive of two broadcasting arguments."""
-    a, b = operands(name, a, b)
-    broadcast_shape(name, a.shape, b.shape)
-    return op(a, b)
-
-
-def unary(ufunc: Callable[..., Any]) -> Callable[..., Array]:
-    """A forward function that computes narrow floats in float32."""
-
-    def forward(x: Array, **params: Any) -> Array:
-        return narrow(ufunc(widened(x), **params), x)
-
-    return forward
-
-
-def _forward_of(ufunc: Callable[..., Any], word: str = "") -> Callable[..., Array]:
-    """A forward function of two arguments in the dtype that they share (`operands`), narrow floats included: NumPy rounds those once.
-
-    word: the kernel that computes large arrays, by its name among the generated ones; "" where there is none.
-    """
-
-    def forward(a: Array, b: Array) -> Array:
-        if word and (a.size >= around.LEAST_CHAIN or b.size >= around.LEAST_CHAIN or around.records()):
-            made = around.pointwise(word, a, b)
-            if made is not None:
-                return made
-        return np.asarray(ufunc(a, b))
-
-    return forward
-
-
-def generated(word: str, function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function`, or the generated kernel of that word, whose bits no CPU changes."""
-
-    def values(*operands: Array) -> Array:
-        made = around.function(word, *operands)
-        return function(*operands) if made is None else made
-
-    return values
-
-
-def _exact(word: str, function: Callable[[Array], Array], passes: int = 1) -> Callable[[Array], Array]:
-    """`function`, whose every element is one rounding or none: large arrays by the generated kernel of that word, with the same bits."""
-
-    def values(x: Array) -> Array:
-        made = around.pointwise(word, x, passes=passes)
-        return function(x) if made is None else made
-
-    return values
-
-
 # -- arithmetic --------------------------------------------------------------------------------------------------------
 
 _add_op = primitive(
     "add",
-    _forward_of(np.add, "add"),
+    exact("add", np.add, 2),
     [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(g, b)],
     saves=(),
 )
 
 _subtract_op = primitive(
     "subtract",
-    _forward_of(np.subtract, "sub"),
+    exact("sub", np.subtract, 2),
     [lambda g, ans, a, b: match(g, a), lambda g, ans, a, b: match(negative(g), b)],
     saves=(),
 )
 
 _multiply_op = primitive(
     "multiply",
-    _forward_of(np.multiply, "mul"),
+    exact("mul", np.multiply, 2),
     widely([lambda g, ans, a, b: match(multiply(g, b), a), lambda g, ans, a, b: match(multiply(g, a), b)]),
     saves=(0, 1),
     linear=(0, 1),
 )
 
+_quotient_slope = fused(lambda g, ans, b: negative(divide(multiply(g, ans), b)))
+
 _divide_op = primitive(
     "divide",
-    _forward_of(np.true_divide, "div"),
+    exact("div", np.true_divide, 2),
     widely(
         [
             lambda g, ans, a, b: match(divide(g, b), a),
-            lambda g, ans, a, b: match(negative(divide(multiply(g, ans), b)), b),
+            lambda g, ans, a, b: match(_quotient_slope(g, ans, b), b),
         ]
     ),
     saves=("ans", 1),
     linear=(0,),
 )
 
-_negative_op = primitive("negative", unary(_exact("neg", np.negative)), [lambda g, ans, x: negative(g)], saves=(), linear=(0,))
+_negative_op = primitive("negative", exact("neg", np.negative), [lambda g, ans, x: negative(g)], saves=(), linear=(0,))
 
 
 def add(a: Operand, b: Operand) -> Value:
@@ -140,103 +91,103 @@ def divide(a: Operand, b: Operand) -> Value:
 
 def negative(x: Operand) -> Value:
     """-x."""
-    return _negative_op(operand(x, "x"))
+    return unary(_negative_op, x)
 
 
 # -- powers, exponentials, roots ---------------------------------------------------------------------------------------
 
-_exp_op = primitive("exp", unary(generated("exp", np.exp)), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
+_exp_op = primitive("exp", generated("exp", np.exp), [lambda g, ans, x: multiply(g, ans)], saves=("ans",))
 # Rules are written so that neither end of the domain meets 0 * infinity or a difference that cancels, and in an order in which no
 # product on the way overflows where the gradient does not.
-_expm1_op = primitive("expm1", unary(generated("expm1", np.expm1)), widely([lambda g, ans, x: multiply(g, exp(x))]), saves=(0,))
-_log_op = primitive("log", unary(generated("log", np.log)), widely([lambda g, ans, x: divide(g, x)]), saves=(0,))
+_expm1_op = primitive("expm1", generated("expm1", np.expm1), widely([fused(lambda g, ans, x: multiply(g, exp(x)))]), saves=(0,))
+_log_op = primitive("log", generated("log", np.log), widely([lambda g, ans, x: divide(g, x)]), saves=(0,))
 _log1p_op = primitive(
-    "log1p", unary(generated("log1p", np.log1p)), widely([lambda g, ans, x: divide(g, add(x, 1.0))]), saves=(0,)
+    "log1p", generated("log1p", np.log1p), widely([fused(lambda g, ans, x: divide(g, add(x, 1.0)))]), saves=(0,)
 )
 _sqrt_op = primitive(
-    "sqrt", unary(_exact("sqrt", np.sqrt)), widely([lambda g, ans, x: divide(multiply(g, 0.5), ans)]), saves=("ans",)
+    "sqrt", exact("sqrt", np.sqrt), widely([fused(lambda g, ans, x: divide(multiply(g, 0.5), ans))]), saves=("ans",)
 )
 _square_op = primitive(
-    "square", unary(_exact("square", np.square)), widely([lambda g, ans, x: multiply(multiply(g, x), 2.0)]), saves=(0,)
+    "square", exact("square", np.square), widely([fused(lambda g, ans, x: multiply(multiply(g, x), 2.0))]), saves=(0,)
 )
 _reciprocal_op = primitive(
     "reciprocal",
-    unary(_exact("reciprocal", np.reciprocal)),
-    widely([lambda g, ans, x: negative(multiply(multiply(g, ans), ans))]),
+    exact("reciprocal", np.reciprocal),
+    widely([fused(lambda g, ans, x: negative(multiply(multiply(g, ans), ans)))]),
     saves=("ans",),
 )
 _rsqrt_op = primitive(
     "rsqrt",
-    unary(_exact("rsqrt", lambda x: 1 / np.sqrt(x), passes=2)),
-    widely([lambda g, ans, x: multiply(divide(multiply(g, ans), x), -0.5)]),
+    exact("rsqrt", lambda x: 1 / np.sqrt(x)),
+    widely([fused(lambda g, ans, x: multiply(divide(multiply(g, ans), x), -0.5))]),
     saves=("ans", 0),
 )
-_sin_op = primitive("sin", unary(generated("sin", np.sin)), widely([lambda g, ans, x: multiply(g, cos(x))]), saves=(0,))
-_cos_op = primitive("cos", unary(generated("cos", np.cos)), widely([lambda g, ans, x: negative(multiply(g, sin(x)))]), saves=(0,))
+_sin_op = primitive("sin", generated("sin", np.sin), widely([fused(lambda g, ans, x: multiply(g, cos(x)))]), saves=(0,))
+_cos_op = primitive("cos", generated("cos", np.cos), widely([fused(lambda g, ans, x: negative(multiply(g, sin(x))))]), saves=(0,))
 
 
 def exp(x: Operand) -> Value:
     """e to the x."""
-    return _exp_op(operand(x, "x"))
+    return unary(_exp_op, x)
 
 
 def expm1(x: Operand) -> Value:
     """exp(x) - 1, exact near zero."""
-    return _expm1_op(operand(x, "x"))
+    return unary(_expm1_op, x)
 
 
 def log(x: Operand) -> Value:
     """The natural logarithm: -infinity at 0, NaN below."""
-    return _log_op(operand(x, "x"))
+    return unary(_log_op, x)
 
 
 def log1p(x: Operand) -> Value:
     """log(1 + x), exact near zero."""
-    return _log1p_op(operand(x, "x"))
+    return unary(_log1p_op, x)
 
 
 def sqrt(x: Operand) -> Value:
     """The square root. Gradient: g / (2 sqrt(x)), infinite at 0."""
-    return _sqrt_op(operand(x, "x"))
+    return unary(_sqrt_op, x)
 
 
 def rsqrt(x: Operand) -> Value:
     """1 / sqrt(x)."""
-    return _rsqrt_op(operand(x, "x"))
+    return unary(_rsqrt_op, x)
 
 
 def square(x: Operand) -> Value:
     """x * x."""
-    return _square_op(operand(x, "x"))
+    return unary(_square_op, x)
 
 
 def reciprocal(x: Operand) -> Value:
     """1 / x."""
-    return _reciprocal_op(operand(x, "x"))
+    return unary(_reciprocal_op, x)
 
 
 def sin(x: Operand) -> Value:
     """The sine, x in radians."""
-    return _sin_op(operand(x, "x"))
+    return unary(_sin_op, x)
 
 
 def cos(x: Operand) -> Value:
     """The cosine, x in radians."""
-    return _cos_op(operand(x, "x"))
+    return unary(_cos_op, x)
 
 
 def _power_number_rule(g: Any, ans: Any, x: Any, *, exponent: float) -> Any:
-    return multiply(multiply(g, power(x, exponent - 1)), exponent) if exponent else nothing(g)
+    return _power_slope(g, x, exponent=exponent) if exponent else nothing(g)
 
 
-def _power_number(x: Array, *, exponent: float) -> Array:
-    made = around.function("power", x, numbers=(exponent,))
-    return np.asarray(np.power(x, x.dtype.type(exponent))) if made is None else made
+@fused
+def _power_slope(g: Any, x: Any, *, exponent: float) -> Any:
+    return multiply(multiply(g, power(x, exponent - 1)), exponent)
 
 
 _power_number_op = primitive(
     "power_number",
-    unary(_power_number),
+    Elementwise("power", lambda x, exponent: np.power(x, x.dtype.type(exponent)), ("exponent",)),
     widely([_power_number_rule]),
     saves=(0,),
 )
@@ -257,11 +208,7 @@ def _power_exponent_rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
     return match(multiply(g, multiply(value, log(select(none, 1.0, a)))), b)
 
 
-def _power(a: Array, b: Array) -> Array:
-    return narrow(generated("power", np.power)(widened(a), widened(b)), a)
-
-
-_power_op = primitive("power", _power, widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
+_power_op = primitive("power", generated("power", np.power, 2), widely([_power_base_rule, _power_exponent_rule]), saves=(0, 1))
 
 
 def power(a: Operand, b: Operand) -> Value:
@@ -274,25 +221,21 @@ def power(a: Operand, b: Operand) -> Value:
             exponent = float(cast(SupportsFloat, b))
         except (TypeError, ValueError):
             raise DTypeError(f"power: the exponent must be a number, an array or a Tensor, got {type(b).__name__}") from None
-        a = operand(a, "a")
+        a = a if isinstance(a, Symbol) else operand(a, "a")
         if exponent == 2:
-            return _square_op(a)
-        return a if exponent == 1 else _power_number_op(a, exponent=exponent)
+            return unary(_square_op, a)
+        return a if exponent == 1 else unary_with(_power_number_op, a, exponent=exponent)
     return binary("power", a, b, _power_op)
 
 
 # -- choosing: the gradient goes where the value came from -------------------------------------------------------------
 
 
+_chosen = Elementwise("where", np.where, arrays=3, exact=True, mask=True)
+
+
 def _select(a: Array, b: Array, *, condition: Array) -> Array:
-    if a.dtype == b.dtype:
-        made = around.mixed((condition, a, b), _WHERE, a.dtype if a.dtype.itemsize > 2 else np.float32, a.dtype)
-        if made is not None:
-            return made
-    return np.where(condition, a, b)
-
-
-_WHERE = (("where", (0, 1, 2)),)
+    return _chosen(condition, a, b) if a.dtype == b.dtype else np.where(condition, a, b)
 
 
 _select_op = primitive(
@@ -306,12 +249,22 @@ _select_op = primitive(
 )
 
 
-def select(condition: Array, a: Operand, b: Operand) -> Value:
+def select(condition: Any, a: Any, b: Any) -> Value:
     """`where` for a boolean array that is known to be one."""
+    made: Any
+    if type(condition) is Symbol:
+        made = _chosen.then(condition, a, b)
+        return cast(Value, made)
+    if (
+        type(condition) is np.ndarray
+        and (both := beside(a, b)) is not None
+        and (made := _chosen.again(condition, *both)) is not None
+    ):
+        return cast(Value, made)
     a, b = operands("where", a, b)
     broadcast_shape("where", condition.shape, a.shape, b.shape)
     if isinstance(condition, TracedArray) and not (isinstance(a, Tensor) or isinstance(b, Tensor)):
-        return np.where(condition, a, b)  # of which the condition's writer is told
+        return cast(Value, np.where(condition, a, b))  # of which the condition's writer is told
     return _select_op(a, b, condition=condition)
 
 
@@ -349,10 +302,10 @@ def _extremum_rule(first: bool) -> Callable[..., Any]:
 
 
 _maximum_op = primitive(
-    "maximum", _forward_of(np.maximum, "maximum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+    "maximum", exact("maximum", np.maximum, 2), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
 )
 _minimum_op = primitive(
-    "minimum", _forward_of(np.minimum, "minimum"), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+    "minimum", exact("minimum", np.minimum, 2), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
 )
 
 
@@ -366,32 +319,50 @@ def minimum(a: Operand, b: Operand) -> Value:
     return binary("minimum", a, b, _minimum_op)
 
 
-def clipped(x: Array, lo: float | None, hi: float | None) -> Array | None:
-    """x held between the bounds by a generated kernel, if one takes it."""
-    if (x.size < around.LEAST_PASS and not around.records()) or (lo is None and hi is None):
-        return None
-    bounds = [b for b in (lo, hi) if b is not None]
-    if any(b != b for b in bounds):  # NaN bounds: NumPy gives NaN everywhere
-        return None
-    return around.pointwise("clip" if len(bounds) == 2 else "maximum" if hi is None else "minimum", x, numbers=bounds)
+def _clip_in_numpy(x: Array, lo: float | None, hi: float | None) -> Array:
+    return np.asarray(np.clip(x, lo, hi)).astype(x.dtype, copy=False)
 
 
-def _inside(x: Array, lo: float | None, hi: float | None) -> Array:
-    inside = np.ones(x.shape, bool) if lo is None else x >= lo
-    return inside if hi is None else inside & (x <= hi)
+#: By which bounds there are.
+_HELD = {
+    (True, True): Elementwise("clip", _clip_in_numpy, ("lo", "hi"), exact=True),
+    (True, False): Elementwise("maximum", _clip_in_numpy, ("lo",), exact=True),
+    (False, True): Elementwise("minimum", _clip_in_numpy, ("hi",), exact=True),
+}
 
 
-def _clip(x: Array, *, lo: float | None, hi: float | None) -> Array:
-    made = clipped(x, lo, hi)
-    if made is not None:
-        return made
-    return x.copy() if lo is None and hi is None else np.asarray(np.clip(x, lo, hi)).astype(x.dtype, copy=False)
+class _Clip:
+    """x held between bounds that may be None: the forward function of `clip`."""
+
+    is_silent = True
+
+    def again(self, x: Array, *, lo: float | None, hi: float | None) -> Array | None:
+        held = _HELD.get((lo is not None, hi is not None))
+        return None if held is None else held.again(x, lo=lo, hi=hi)
+
+    def then(self, x: Symbol, *, lo: float | None, hi: float | None) -> Symbol:
+        return _HELD[lo is not None, hi is not None].then(x, lo=lo, hi=hi)
+
+    def __call__(self, x: Array, *, lo: float | None, hi: float | None) -> Array:
+        if lo is None and hi is None:
+            return x.copy()
+        if lo != lo or hi != hi:  # NaN: NumPy gives NaN everywhere
+            with np.errstate(all="ignore"):
+                return narrow(_clip_in_numpy(widened(x), lo, hi), x)
+        return _HELD[lo is not None, hi is not None](x, lo=lo, hi=hi)
 
 
 def _clip_rule(g: Value, ans: Value, x: Value, lo: float | None, hi: float | None) -> Value:
     if isinstance(array_of(x), DeviceArray):
         return within_on_device(g, x, lo, hi)
-    return select(_inside(array_of(x), lo, hi), g, 0.0)
+    return _passed(g, None, x, lo=lo, hi=hi) if not (lo is None and hi is None) else g
+
+
+@fused
+def _passed(g: Any, ans: Any, x: Any, *, lo: float | None, hi: float | None) -> Any:
+    value = array_of(x)
+    inside = value >= lo if lo is not None else value <= hi
+    return select(inside & (value <= hi) if lo is not None and hi is not None else inside, g, 0.0)
 
 
 def within_on_device(g: Value, x: Value, lo: float | None, hi: float | None, ends: bool = True) -> Value:
@@ -413,7 +384,7 @@ def within_on_device(g: Value, x: Value, lo: float | None, hi: float | None, end
 
 _clip_op = primitive(
     "clip",
-    unary(_clip),
+    _Clip(),
     [_clip_rule],
     saves=(0,),
 )
@@ -424,21 +395,22 @@ def clip(x: Operand, lo: float | None = None, hi: float | None = None) -> Value:
 
     Raises: OptionError where lo > hi.
     """
-    lo, hi = (None if v is None else number_of(v, f"clip: {k}") for k, v in (("lo", lo), ("hi", hi)))
+    lo = None if lo is None else number_of(lo, "clip: lo")
+    hi = None if hi is None else number_of(hi, "clip: hi")
     if lo is not None and hi is not None and lo > hi:
         raise OptionError(f"clip: lo {lo:g} is above hi {hi:g}")
-    return _clip_op(operand(x, "x"), lo=lo, hi=hi)
+    return unary_with(_clip_op, x, lo=lo, hi=hi)
 
 
-_sign_op = primitive("sign", unary(_exact("sign", np.sign)), [lambda g, ans, x: nothing(g)], saves=())
-_abs_op = primitive("abs", unary(_exact("abs", np.abs)), [lambda g, ans, x: multiply(g, np.sign(array_of(x)))], saves=(0,))
+_sign_op = primitive("sign", exact("sign", np.sign), [lambda g, ans, x: nothing(g)], saves=())
+_abs_op = primitive("abs", exact("abs", np.abs), [fused(lambda g, ans, x: multiply(g, sign(array_of(x))))], saves=(0,))
 
 
 def sign(x: Operand) -> Value:
     """-1, 0 or 1. Gradient: 0."""
-    return _sign_op(operand(x, "x"))
+    return unary(_sign_op, x)
 
 
 def abs(x: Operand) -> Value:
     """The absolute value. Gradient: the sign (0 at 0)."""
-    return _abs_op(operand(x, "x"))
+    return unary(_abs_op, x)

@@ -5,7 +5,8 @@
     gru    r, z, n = W x, R h + b;       h' = (1 - sigmoid(z)) tanh(n_x + sigmoid(r) n_h) + sigmoid(z) h
 
 Shapes, as in PyTorch: x (steps, batch, in), weight_ih (gates * hidden, in), weight_hh (gates * hidden, hidden), biases
-(gates * hidden,), states (batch, hidden); y (steps, batch, hidden) holds the state h after every step.
+(gates * hidden,), states (batch, hidden); the weights may be what `preimage.prepare` made of them;
+y (steps, batch, hidden) holds the state h after every step.
 
 The products of all steps with weight_ih are one product. A sequence that ends early (`lengths`) keeps its state from there on, and
 its y is zero there. `reverse` goes through every sequence from its own end to its beginning.
@@ -80,6 +81,8 @@ class _Layer:
         self, name: Literal["rnn", "lstm", "gru"], gates: int, x: Any, weight_ih: Any, weight_hh: Any, biases: tuple[Any, Any],
         states: Sequence[Any], lengths: Any, reverse: bool, clip: float | None,
     ) -> None:  # fmt: skip
+        self.prepared = weight_ih if type(weight_ih) is PreparedWeight else None
+        weight_ih, weight_hh = (w.array if type(w) is PreparedWeight else w for w in (weight_ih, weight_hh))
         optional = [*biases, *states]
         x, w, r, *rest = operands(name, x, weight_ih, weight_hh, *(v for v in optional if v is not None))
         ready = iter(rest)
@@ -114,7 +117,8 @@ class _Layer:
 
     def rows(self, value: Any, first: int, stop: int) -> Any:
         """The rows of a weight or bias that belong to the gates first .. stop."""
-        return None if value is None else getitem(value, slice(first * self.hidden, stop * self.hidden))
+        own = slice(first * self.hidden, stop * self.hidden)
+        return None if value is None else value[own] if type(value) is np.ndarray else getitem(value, own)
 
     def gate(self, values: Any, k: int) -> Any:
         """The columns of gate k."""
@@ -126,6 +130,8 @@ class _Layer:
 
     def products(self) -> Any:
         """Those of all steps with weight_ih."""
+        if self.prepared is not None and self.prepared.array is self.weight_ih:
+            return linear(self.x, self.prepared, self.bias)
         here = recorder()
         weight = self.weight_ih
         if here is not None and isinstance(weight, np.ndarray) and here.is_fixed(weight):  # packed once, for all later runs

@@ -43,6 +43,7 @@ _reshape_op = primitive(
     [lambda g, ans, x, shape: reshape(g, x.shape)],
     saves=(),
     linear=(0,),
+    silent=True,
 )
 
 
@@ -103,6 +104,7 @@ _transpose_op = primitive(
     [lambda g, ans, x, axes: transpose(g, tuple(axes.index(k) for k in range(len(axes))))],
     saves=(),
     linear=(0,),
+    silent=True,
 )
 
 
@@ -193,6 +195,7 @@ _getitem_op = primitive(
     [lambda g, ans, x, key: _put_op(g, shape=x.shape, key=key)],
     saves=(),
     linear=(0,),
+    silent=True,
 )
 
 _put_op: Primitive = primitive("put", _put, [lambda g, ans, y, shape, key: _getitem_op(g, key=key)], saves=(), linear=(0,))
@@ -288,7 +291,7 @@ def concatenated(*parts: Array, axis: int) -> Array:
     return np.concatenate(parts, axis) if made is None else made
 
 
-_concat_op = primitive("concat", concatenated, _concat_rule, saves=())
+_concat_op = primitive("concat", concatenated, _concat_rule, saves=(), silent=True)
 
 
 def concat(parts: Sequence[Operand], axis: int = 0) -> Value:

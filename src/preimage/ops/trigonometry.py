@@ -12,9 +12,9 @@ import numpy as np
 
 from preimage.autograd import primitive
 from preimage.ops.broadcast import widely
-from preimage.ops.operands import operand
+from preimage.ops.elementwise import fused, generated, unary
 from preimage.ops.pointwise import abs as absolute
-from preimage.ops.pointwise import add, divide, generated, maximum, multiply, negative, sqrt, square, subtract, unary
+from preimage.ops.pointwise import add, divide, maximum, multiply, negative, sqrt, square, subtract
 from preimage.typing import Operand, Value
 
 __all__ = ["arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh", "cosh", "sinh", "tan"]
@@ -32,79 +32,79 @@ def _root_of_one_and_square(x: Any) -> Any:
 
 
 _tan_op = primitive(
-    "tan", unary(generated("tan", np.tan)), widely([lambda g, ans, x: multiply(g, add(square(ans), 1.0))]), saves=("ans",)
+    "tan", generated("tan", np.tan), widely([fused(lambda g, ans, x: multiply(g, add(square(ans), 1.0)))]), saves=("ans",)
 )
 _arcsin_op = primitive(
-    "arcsin", unary(generated("asin", np.arcsin)), widely([lambda g, ans, x: divide(g, sqrt(_one_less_square(x)))]), saves=(0,)
+    "arcsin", generated("asin", np.arcsin), widely([fused(lambda g, ans, x: divide(g, sqrt(_one_less_square(x))))]), saves=(0,)
 )
 _arccos_op = primitive(
     "arccos",
-    unary(generated("acos", np.arccos)),
-    widely([lambda g, ans, x: negative(divide(g, sqrt(_one_less_square(x))))]),
+    generated("acos", np.arccos),
+    widely([fused(lambda g, ans, x: negative(divide(g, sqrt(_one_less_square(x)))))]),
     saves=(0,),
 )
 _arctan_op = primitive(
-    "arctan", unary(generated("atan", np.arctan)), widely([lambda g, ans, x: divide(g, add(square(x), 1.0))]), saves=(0,)
+    "arctan", generated("atan", np.arctan), widely([fused(lambda g, ans, x: divide(g, add(square(x), 1.0)))]), saves=(0,)
 )
-_sinh_op = primitive("sinh", unary(generated("sinh", np.sinh)), widely([lambda g, ans, x: multiply(g, cosh(x))]), saves=(0,))
-_cosh_op = primitive("cosh", unary(generated("cosh", np.cosh)), widely([lambda g, ans, x: multiply(g, sinh(x))]), saves=(0,))
+_sinh_op = primitive("sinh", generated("sinh", np.sinh), widely([fused(lambda g, ans, x: multiply(g, cosh(x)))]), saves=(0,))
+_cosh_op = primitive("cosh", generated("cosh", np.cosh), widely([fused(lambda g, ans, x: multiply(g, sinh(x)))]), saves=(0,))
 _arcsinh_op = primitive(
     "arcsinh",
-    unary(generated("asinh", np.arcsinh)),
-    widely([lambda g, ans, x: divide(g, _root_of_one_and_square(x))]),
+    generated("asinh", np.arcsinh),
+    widely([fused(lambda g, ans, x: divide(g, _root_of_one_and_square(x)))]),
     saves=(0,),
 )
 _arccosh_op = primitive(
     "arccosh",
-    unary(generated("acosh", np.arccosh)),
-    widely([lambda g, ans, x: divide(divide(g, sqrt(subtract(x, 1.0))), sqrt(add(x, 1.0)))]),
+    generated("acosh", np.arccosh),
+    widely([fused(lambda g, ans, x: divide(divide(g, sqrt(subtract(x, 1.0))), sqrt(add(x, 1.0))))]),
     saves=(0,),
 )
 _arctanh_op = primitive(
-    "arctanh", unary(generated("atanh", np.arctanh)), widely([lambda g, ans, x: divide(g, _one_less_square(x))]), saves=(0,)
+    "arctanh", generated("atanh", np.arctanh), widely([fused(lambda g, ans, x: divide(g, _one_less_square(x)))]), saves=(0,)
 )
 
 
 def tan(x: Operand) -> Value:
     """The tangent, x in radians."""
-    return _tan_op(operand(x, "x"))
+    return unary(_tan_op, x)
 
 
 def arcsin(x: Operand) -> Value:
     """The angle in [-pi/2, pi/2] whose sine is x; NaN beyond -1 and 1. Gradient: infinite at -1 and 1."""
-    return _arcsin_op(operand(x, "x"))
+    return unary(_arcsin_op, x)
 
 
 def arccos(x: Operand) -> Value:
     """The angle in [0, pi] whose cosine is x; NaN beyond -1 and 1. Gradient: infinite at -1 and 1."""
-    return _arccos_op(operand(x, "x"))
+    return unary(_arccos_op, x)
 
 
 def arctan(x: Operand) -> Value:
     """The angle in [-pi/2, pi/2] whose tangent is x."""
-    return _arctan_op(operand(x, "x"))
+    return unary(_arctan_op, x)
 
 
 def sinh(x: Operand) -> Value:
     """The hyperbolic sine, exact near zero."""
-    return _sinh_op(operand(x, "x"))
+    return unary(_sinh_op, x)
 
 
 def cosh(x: Operand) -> Value:
     """The hyperbolic cosine."""
-    return _cosh_op(operand(x, "x"))
+    return unary(_cosh_op, x)
 
 
 def arcsinh(x: Operand) -> Value:
     """The number whose hyperbolic sine is x."""
-    return _arcsinh_op(operand(x, "x"))
+    return unary(_arcsinh_op, x)
 
 
 def arccosh(x: Operand) -> Value:
     """The number from 0 on whose hyperbolic cosine is x; NaN below 1. Gradient: infinite at 1."""
-    return _arccosh_op(operand(x, "x"))
+    return unary(_arccosh_op, x)
 
 
 def arctanh(x: Operand) -> Value:
     """The number whose hyperbolic tangent is x; infinite at -1 and 1, NaN beyond."""
-    return _arctanh_op(operand(x, "x"))
+    return unary(_arctanh_op, x)

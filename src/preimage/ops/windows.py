@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from preimage.errors import GeometryError, ShapeError
 from preimage.geometry import conv_size, extent_of, normalise_padding, per_axis, split_same
 from preimage.ops.operands import flag_of
+from preimage.ops.warm import plain_option
 from preimage.records import record
 from preimage.typing import Padding, PerAxis, Value
 
@@ -149,9 +150,19 @@ def windows_of(
 
     Raises: GeometryError where no window fits, or padding is so large that a window could lie in it altogether.
     """
+    options = (kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    plain = tuple([plain_option(v) for v in options])
+    if None in plain or type(ceil_mode) is not bool:
+        return _windows_of(name, size, *options, ceil_mode)
+    return _known_windows(name, size, *plain, ceil_mode)
+
+
+def _windows_of(
+    name: str, size: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> Windows:  # fmt: skip
     ndim = len(size)
     kernels = per_axis(kernel_size, ndim, "kernel_size")
-    strides = kernels if stride is None else per_axis(stride, ndim, "stride")
+    strides = per_axis(stride, ndim, "stride")
     dilations = per_axis(dilation, ndim, "dilation")
     pads = normalise_padding(padding, ndim)
     if isinstance(pads, str):
@@ -176,3 +187,6 @@ def windows_of(
             outputs -= 1
         axes.append(Axis(n, outputs, kernel, step, lo, hi, dil))
     return tuple(axes)
+
+
+_known_windows = lru_cache(maxsize=1024)(_windows_of)

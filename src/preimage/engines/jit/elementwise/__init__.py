@@ -1,6 +1,6 @@
 """Kernels that are no contractions, as the engine offers them (`engines.base.ElementwiseKernels`)."""
 
-from preimage.engines.jit.elementwise.chain import run_chain
+from preimage.engines.jit.elementwise.chain import ready_chain, run_chain
 from preimage.engines.jit.elementwise.channel_sums import channel_sums
 from preimage.engines.jit.elementwise.copies import in_order
 from preimage.engines.jit.elementwise.line import lines, softmax
@@ -16,6 +16,7 @@ class JitKernels:
     """The functions of the modules here."""
 
     run_chain = staticmethod(run_chain)
+    ready_chain = staticmethod(ready_chain)
     channel_sums = staticmethod(channel_sums)
     lines = staticmethod(lines)
     softmax = staticmethod(softmax)

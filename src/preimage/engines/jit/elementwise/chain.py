@@ -7,26 +7,30 @@ that would make lines of a few elements are repeated first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from preimage.engines.addresses import address_of
 from preimage.engines.base import Array, aligned_empty
+from preimage.engines.buffers import SMALL_BYTES
 from preimage.engines.ir.elementwise import HEAVY, Step
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.costs import ElementwiseCosts
 from preimage.engines.jit.elementwise.chain_kernel import ChainSpec
 from preimage.engines.jit.elementwise.exchange import Exchange, exchange
-from preimage.engines.jit.elementwise.kept import kept_kernel, lanes_for
+from preimage.engines.jit.elementwise.kept import HELD_ELEMENTS, kept_kernel, lanes_for
 from preimage.engines.jit.elementwise.layout import Shape
-from preimage.engines.jit.runtime.link import launch_arrays
+from preimage.engines.jit.runtime.link import launch_arrays, step_tables
+from preimage.engines.jit.runtime.native_function import Function, native_function
 from preimage.engines.jit.runtime.together import Launched
-from preimage.engines.recording import Fixed, constant_of, recorder
-from preimage.settings import thread_count
+from preimage.engines.recording import Fixed, constant_of, recorder, state
+from preimage.resources import release_memory
+from preimage.settings import current, thread_count
 
-__all__ = ["Chain", "element_of", "run_chain"]
+__all__ = ["Chain", "chain_of", "element_of", "ready_chain", "run_chain"]
 
 DType = np.dtype[Any]
 _NAMES = {
@@ -78,16 +82,17 @@ class Chain:
     """A chain made ready for operands of known shapes, strides and dtypes: called with arrays, it gives the results' arrays."""
 
     __slots__ = (
-        "_asleep",
-        "_back",
-        "_kinds",
-        "_memory",
         "_places",
         "_repeated",
         "_table",
+        "asleep",
+        "back",
         "computed",
+        "elements",
         "head",
         "kernel",
+        "kinds",
+        "memory",
         "shared",
         "tasks",
     )
@@ -101,9 +106,9 @@ class Chain:
         """
         shape = np.broadcast_shapes(*[a.shape for a in operands])
         order = _memory_order(shape, operands if out is None else out)
-        self.computed, self._kinds = computed, kinds
-        self._memory = tuple([shape[k] for k in order])
-        self._back = None if order == list(range(len(shape))) else tuple([int(k) for k in np.argsort(order)])
+        self.computed, self.kinds = computed, kinds
+        self.memory = tuple([shape[k] for k in order])
+        self.back = None if order == list(range(len(shape))) else tuple([int(k) for k in np.argsort(order)])
         self._repeated: dict[int, tuple[Shape, Sequence[int]]] = {}
         self.tasks = 0
         self.head: tuple[Any, ...] = ()
@@ -127,7 +132,7 @@ class Chain:
         for a in operands:
             own = [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
             found.append((*[0] * (len(shape) - a.ndim), *own))
-        for k, kind in enumerate(self._kinds):
+        for k, kind in enumerate(self.kinds):
             found.append(_dense(shape, order, kind.itemsize) if out is None else out[k].strides)
         size = prod(shape)
         for k in range(len(operands)):
@@ -184,8 +189,9 @@ class Chain:
 
     def _share_out(self, elements: int, costs: ElementwiseCosts) -> None:
         """Say whether threads share the tasks: where they are awake, as in a recorded program, and where they may be asleep."""
+        self.elements = elements
         self.shared = self.tasks > 1 and elements >= costs.least_shared
-        self._asleep = self.tasks > 1 and elements >= costs.least_woken
+        self.asleep = self.tasks > 1 and elements >= costs.least_woken
 
     def _exchange(self, found: Exchange, costs: ElementwiseCosts) -> None:
         """The copy as a kernel of its own."""
@@ -203,21 +209,43 @@ class Chain:
     ) -> tuple[Array, ...]:
         """The results, in `out` where it is given. numbers: or an array of them, in the dtype of the computation, that is read where it lies."""
         if out is None:
-            memory, back = self._memory, self._back
+            memory, back = self.memory, self.back
             if back is None:
-                out = tuple([aligned_empty(memory, kind) for kind in self._kinds])
+                out = tuple([aligned_empty(memory, kind) for kind in self.kinds])
             else:
-                out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self._kinds])
+                out = tuple([aligned_empty(memory, kind).transpose(back) for kind in self.kinds])
         if self.tasks:
             one = self.launched(operands, numbers, out)
-            shared = self._asleep if recorder() is None else self.shared
+            shared = self.asleep if recorder() is None else self.shared
             launch_arrays(one.kernel, one.words, one.tasks, thread_count() if shared else 1)
         return tuple(out)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an operand is repeated before the kernel runs."""
+        return bool(self._repeated)
+
+    def whole(self, operands: Sequence[Array]) -> Sequence[Array]:
+        """The operands, those repeated that the kernel reads so."""
+        return [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
+
+    def function(self, numbers: Array, items: Sequence[int]) -> Function | None:
+        """The chain on one thread as a function of None, the operands and the result. numbers: for all calls, in the dtype of the
+        computation; items: bytes of an element of each array.
+        """
+        words = [int(address_of(w.array)) if isinstance(w, Fixed) else w for w in self.head]
+        words.append(address_of(numbers) if numbers.size else 0)
+        patches = []
+        for k, (item, place) in enumerate(zip(items, self._places, strict=True)):
+            patches.append((k + 1, len(words), 0, item - 1))
+            words += (0, *place)
+        steps, words = step_tables([(int(self.kernel), words, self.tasks)], 0)
+        return native_function(steps, words, patches, self.elements > HELD_ELEMENTS, (self, numbers))
 
     def launched(self, operands: Sequence[Array], numbers: Sequence[float] | Array, out: Sequence[Array]) -> Launched:
         """The launch of a call on arrays that have elements."""
         if self._repeated:
-            operands = [_copied(a, *self._repeated[k]) if k in self._repeated else a for k, a in enumerate(operands)]
+            operands = self.whole(operands)
         if isinstance(numbers, np.ndarray):
             given: Any = numbers
         else:
@@ -269,6 +297,31 @@ _ready: dict[tuple[Any, ...], Chain | None] = {}
 _MOST_READY = 4096
 
 
+def chain_of(
+    operands: Sequence[Array], steps: tuple[Step, ...], numbers: int, results: tuple[int, ...] | None, dtype: DType | None,
+    dtypes: tuple[DType, ...] | None, out: Sequence[Array] | None = None,
+) -> Chain | None:  # fmt: skip
+    """The chain of a call like this (see `run_chain`), of so many numbers, made ready or made."""
+    key = (
+        tuple([(a.shape, a.strides, a.dtype) for a in operands]), steps, numbers, results, dtype, dtypes,
+        None if out is None else tuple([(a.shape, a.strides, a.dtype) for a in out]), id(kernels.current_target()),
+    )  # fmt: skip
+    try:
+        return _ready[key]
+    except KeyError:
+        stored = (len(operands) + numbers + len(steps) - 1,) if results is None else results
+        computed = operands[0].dtype if dtype is None else dtype
+        kinds = tuple([a.dtype for a in out]) if out is not None else dtypes or (computed,) * len(stored)
+        try:
+            chain = Chain(operands, steps, numbers, stored, computed, kinds, out)
+        except KeyError:
+            chain = None
+        if len(_ready) >= _MOST_READY:
+            _ready.clear()
+        _ready[key] = chain
+    return chain
+
+
 def run_chain(
     operands: Sequence[Array], steps: tuple[Step, ...], numbers: Sequence[float] | Array = (), results: tuple[int, ...] | None = None,
     dtype: DType | None = None, dtypes: tuple[DType, ...] | None = None, out: Sequence[Array] | None = None,
@@ -279,21 +332,41 @@ def run_chain(
     (default: the same); out: arrays of the whole shape that take them, by default new ones in the memory order of the operands of the
     whole shape. None where a dtype is none of those of `ir/elements.py`. Nothing depends on the number of threads.
     """
-    key = (
-        tuple([(a.shape, a.strides, a.dtype) for a in operands]), steps, len(numbers), results, dtype, dtypes,
-        None if out is None else tuple([(a.shape, a.strides, a.dtype) for a in out]), id(kernels.current_target()),
-    )  # fmt: skip
-    try:
-        chain = _ready[key]
-    except KeyError:
-        stored = (len(operands) + len(numbers) + len(steps) - 1,) if results is None else results
-        computed = operands[0].dtype if dtype is None else dtype
-        kinds = tuple([a.dtype for a in out]) if out is not None else dtypes or (computed,) * len(stored)
-        try:
-            chain = Chain(operands, steps, len(numbers), stored, computed, kinds, out)
-        except KeyError:
-            chain = None
-        if len(_ready) >= _MOST_READY:
-            _ready.clear()
-        _ready[key] = chain
+    chain = chain_of(operands, steps, len(numbers), results, dtype, dtypes, out)
     return None if chain is None else chain(operands, numbers, out)
+
+
+def ready_chain(
+    operands: Sequence[Array], steps: tuple[Step, ...], numbers: Sequence[float], dtype: DType, kind: DType
+) -> Callable[..., Array | None] | None:
+    """What a call of `run_chain` with one result runs, for more operands of the same shapes, strides and dtypes under the same settings;
+    None where each has to be looked at.
+
+    It gives None, and has done nothing, where the call must be made as the first one was: where a recorder looks on, where memory runs
+    out, for arrays that lie oddly.
+    """
+    chain = chain_of(operands, steps, len(numbers), None, dtype, (kind,))
+    if chain is None or not chain.tasks:
+        return None
+    given, settings = np.array(numbers, dtype), current()
+    function = chain.function(given, [*[a.itemsize for a in operands], kind.itemsize])
+    if function is None or (chain.asleep and thread_count() > 1):
+        return lambda *operands: None if state.recorder is not None else chain(operands, given)[0]
+    shape, back, repeated = chain.memory, chain.back, chain.repeats
+    empty = np.empty if prod(shape) * kind.itemsize < SMALL_BYTES else aligned_empty
+
+    def call(
+        *operands: Array, _kept: object = settings
+    ) -> Array | None:  # while settings live, no others are told from them by their place
+        if state.recorder is not None:
+            return None
+        try:
+            out = empty(shape, kind)
+        except MemoryError:
+            release_memory()  # what is only kept for later calls
+            return None
+        if function(None, *(chain.whole(operands) if repeated else operands), out):
+            return None
+        return out if back is None else out.transpose(back)
+
+    return call

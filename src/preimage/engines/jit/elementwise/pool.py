@@ -6,18 +6,23 @@ Arrays lie densely, their axes in any order; None is given for anything else.
 from __future__ import annotations
 
 from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from preimage.engines.base import Array
+from preimage.engines.decisions import Shortcuts
+from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.elementwise.copies import in_order
-from preimage.engines.jit.elementwise.kept import launch_spec
+from preimage.engines.jit.elementwise.kept import function_of, launch_spec
 from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
 from preimage.engines.jit.elementwise.pool_plane_kernel import PoolPlaneArguments, PoolPlaneSpec
 from preimage.engines.jit.elementwise.pool_rows_kernel import PoolRowsArguments, PoolRowsSpec
 from preimage.engines.jit.elementwise.space_kernel import PoolArguments, PoolSpec, Window
+from preimage.engines.jit.runtime.native_function import Function
 from preimage.engines.kept_tables import kept_tables
 from preimage.engines.recording import constant, recorder
+from preimage.settings import thread_count
 
 __all__ = ["pool_axis", "pool_plane", "unpool_axis"]
 
@@ -70,10 +75,36 @@ def _inside(size: int, window: WindowNumbers) -> tuple[int, int]:
     return first, max(min((size - 1 - (kernel - 1) * dilation + lo) // stride + 1, outputs), first)
 
 
+class _Again(NamedTuple):
+    """What another call like one before it runs on one thread: its kernel, and how its result lies."""
+
+    function: Function
+    memory: tuple[int, ...]
+    back: tuple[int, ...]
+
+
+_again: Shortcuts[Any, _Again] = Shortcuts(1024)
+
+
 def pool_plane(
     x: Array, axis: int, windows: tuple[WindowNumbers, WindowNumbers], mode: str, over: Array | None = None
 ) -> Array | None:  # fmt: skip
     """The maximum, sum or (mode "mean") sum divided by `over`, one number each, over windows along an axis and the next."""
+    if over is not None or recorder() is not None:
+        return _pool_plane(x, axis, windows, mode, over, None)
+    key = x.shape, x.strides, x.dtype, axis, windows, mode, thread_count(), id(kernels.current_target())
+    found = _again.get(key)
+    if found is not None:
+        made = placed_empty(found.memory, found.back, x.dtype)
+        if not found.function(None, x, made):
+            return made
+    return _pool_plane(x, axis, windows, mode, None, key)
+
+
+def _pool_plane(
+    x: Array, axis: int, windows: tuple[WindowNumbers, WindowNumbers], mode: str, over: Array | None, key: Any
+) -> Array | None:  # fmt: skip
+    """key: under which the call is kept for others like it, if one thread makes it."""
     (rows, high, _, _, row_step), (columns, wide, stride, lo, step) = windows
     lying = _dense(x)
     if lying is None or high * wide > MOST_TAPS:
@@ -97,7 +128,13 @@ def pool_plane(
         column_windows=constant(_window_table(width, *windows[1])), height=height, width=width, inner=inner, rows=rows, columns=columns,
         row_step=row_step, column_step=step, first=first, last=last, begin=-lo, total=total, share=share,
     )  # fmt: skip
-    launch_spec(spec, arguments, -(-total // share))
+    tasks = -(-total // share)
+    launch_spec(spec, arguments, tasks)
+    if key is not None and (tasks == 1 or thread_count() == 1):
+        function = function_of(spec, arguments, tasks, (x, made), total * columns * inner * high * wide)
+        if function is not None:
+            memory = tuple([made.shape[k] for k in order])
+            _again.keep(key, _Again(function, memory, tuple([int(k) for k in np.argsort(order)])))
     return made
 
 

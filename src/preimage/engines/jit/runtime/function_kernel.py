@@ -29,7 +29,6 @@ class Head(Record):
 
     workspace: Column  # the address of the memory that is used where a call gives no workspace
     nothing: Column  # the object None
-    below: Column  # an element's size less one: no address has one of these bits
     flagged: Column  # whether the program sets a flag
     releases: Column  # whether other Python threads run meanwhile
     make_int: Column  # PyLong_FromLong
@@ -48,6 +47,7 @@ class Patch(Record):
     argument: Column
     word: Column
     offset: Column
+    below: Column  # an element's size less one: the address has none of these bits
 
 
 class FunctionArguments(Arguments):
@@ -91,8 +91,8 @@ def build(spec: FunctionSpec) -> str:
             _put_data(f, spec, word, objects.at(number).load_int(), none)
         address = word.load_int() + patch.offset
         word.store_int(address)
-        bits.store_int(bits.load_int() | address)
-    with f.when((bits.load_int() & head.below) > 0):
+        bits.store_int(bits.load_int() | (address & patch.below))
+    with f.when(bits.load_int() > 0):
         f.give(f.call_address(head.make_int, f.i64(-1)))
     f.give(f.call_address(head.make_int, _run(f, spec, head, steps, words, f.pointer(workspace.load_int(), "i64"))))
     return module([f])

@@ -8,21 +8,17 @@ function(workspace, x, w, out)         # arrays, or None for one that is absent;
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from preimage.engines.addresses import DATA_FIELD, address_of
+from preimage.engines.addresses import address_of
 from preimage.engines.base import Array, aligned_empty
-from preimage.engines.buffers import SMALL_BYTES, aligned
-from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.runtime.function_kernel import MOST_WORDS, FunctionSpec, Head
-from preimage.engines.jit.runtime.interpreter import interpreter
-from preimage.engines.jit.runtime.link import Launch, LinkedProgram, compiled
+from preimage.engines.buffers import SMALL_BYTES
+from preimage.engines.jit.runtime.link import Launch, LinkedProgram
+from preimage.engines.jit.runtime.native_function import SHARED_BYTES, Function, native_function
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state
@@ -33,69 +29,20 @@ __all__ = ["PackedCall", "ProgramCall", "WarmCall"]
 
 #: With more work than this other Python threads run meanwhile: to let them costs 0.1 us, not to let them as long as the call takes.
 HELD_MACS = 1 << 16
-#: Calls that keep the interpreter's lock run one after another, so they share memory; a program that needs more of it lets go of the lock.
-SHARED_BYTES = 256 << 10
-_FASTCALL = 0x80  # METH_FASTCALL: f(self, arguments, their number)
-
-Function = Callable[..., int]
-
-
-class _Method(ctypes.Structure):
-    """CPython's PyMethodDef."""
-
-    _fields_ = (("name", ctypes.c_char_p), ("code", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
-
-
-class _Table(np.ndarray[Any, Any]):
-    """A function's words (`Head` and what follows it), and what must live as long as they do."""
-
-    kept: Any = None
-
-
-@lru_cache(maxsize=1)
-def _shared() -> Array:
-    return aligned(SHARED_BYTES)
-
-
-@lru_cache(maxsize=1)
-def _new_function() -> Callable[..., Any]:
-    """PyCFunction_NewEx, by a prototype of our own: that of `ctypes.pythonapi` is shared by all of a process, where others may change it."""
-    kind = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-    return kind(("PyCFunction_NewEx", ctypes.pythonapi))
-
-
-@lru_cache(maxsize=8)
-def _method(field: int, triple: str) -> Any:
-    """The kernel of all programs as CPython knows it. A function may outlive this module, so it is never freed."""
-    kernel = compiled(FunctionSpec(field, triple))
-    method = _Method(b"program", int(kernel), _FASTCALL, None)
-    for kept in (kernel, method):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
-    return method
 
 
 def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool) -> Function | None:
     """The function of a program; None where there can be none. arguments, item: as of `ProgramCall`."""
-    known = interpreter()
     steps, words, wanted = linked.steps(0)
-    patches: list[tuple[int, int, int]] = []
+    patches: list[tuple[int, int, int, int]] = []
     for word, name in wanted:
         if name in linked.places or name == "flag":
-            patches.append((0, word, linked.places.get(name, 0)))
+            patches.append((0, word, linked.places.get(name, 0), item - 1))
         elif name in arguments:
-            patches.append((1 + arguments.index(name), word, 0))
+            patches.append((1 + arguments.index(name), word, 0, item - 1))
         else:
             words[word] = 0
-    if known is None or DATA_FIELD is None or len(words) > MOST_WORDS:
-        return None
-    head = Head(
-        workspace=address_of(_shared()), below=item - 1, releases=releases, patches=len(patches), steps=len(linked.calls), words=len(words),
-        flagged=any(name == "flag" for _, name in wanted), **known,
-    )  # fmt: skip
-    table = np.array([*head.table()[0].tolist(), *chain(*patches), *steps, *words], np.int64).view(_Table)
-    table.kept = linked
-    made: Function = _new_function()(ctypes.addressof(_method(DATA_FIELD, kernels.current_target().triple)), table, None)
-    return made
+    return native_function(steps, words, patches, releases, linked, any(name == "flag" for _, name in wanted))
 
 
 class _Launched:

@@ -7,11 +7,12 @@ than threads the panels of units are shared, step by step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
+from preimage.engines.decisions import Shortcuts
 from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.target import Target
@@ -79,38 +80,72 @@ def _spec(d: Direction, rows: int, depth: int, parts: int) -> CellSpec:
     )  # fmt: skip
 
 
+class _Ready(NamedTuple):
+    """What launches alike share."""
+
+    spec: CellSpec
+    kernel: kernels.LoadedKernel
+    gates: tuple[int, ...]  # of each phase
+    numbers: Array
+    sizes: Array
+    share: int  # sequences of a task
+    parts: int  # of the panels
+    padded: int
+    array_bytes: int
+    target: Target  # it is held, so that its id stays its own
+
+
+_ready: Shortcuts[Any, _Ready] = Shortcuts(256)
+
+
+def _made_ready(d: Direction, parts: int) -> _Ready:
+    """The kernel of a direction whose batch goes to so many parts, or whose panels do where it has fewer sequences and large steps."""
+    target, (_, batch, _), hidden = kernels.current_target(), d.products.shape, d.weight_hh.shape[1]
+    key = (
+        d.cell, batch, hidden, d.products.dtype, parts, d.peephole is None, d.inside is None, d.lengths is None, id(target)
+    )  # fmt: skip
+    found = _ready.get(key)
+    if found is None:
+        cell, order = d.cell, Order.of((hidden,))
+        shares = parts if batch < parts and batch * d.weight_hh.size >= LEAST_SHARED_STEP else 1
+        share = batch if shares > 1 else -(-batch // parts)
+        spec = _spec(d, share, order.depth, shares)
+        room, padded = (
+            -(-share // spec.rows) * spec.rows,
+            -(-hidden // spec.width) * spec.width,
+        )  # the last tile may be of fewer sequences
+        bounds = () if cell.clip is None else (-cell.clip, cell.clip)
+        numbers = np.array([*bounds, *(n for _, own in cell.activations for n in own)], d.products.dtype)
+        sizes = np.cumprod(np.array([cut.step for cut in order.levels] or [hidden], np.int64))
+        found = _Ready(
+            spec, kept_kernel(spec), tuple(map(len, spec.phases)), numbers, sizes, share, min(shares, padded // spec.width), padded,
+            -(-room * padded * d.products.itemsize // LINE_BYTES) * LINE_BYTES, target,
+        )  # fmt: skip
+        _ready.keep(key, found)
+    return found
+
+
 def _launch(d: Direction, threads: int, parts: int) -> Launched:
-    """One direction as a launch for so many threads: its batch in so many parts, or its panels where it has fewer sequences and large steps."""
-    cell, hidden = d.cell, d.weight_hh.shape[1]
-    (steps, batch, _), item = d.products.shape, d.products.itemsize
-    order = Order.of((hidden,))
-    shares = parts if batch < parts and batch * d.weight_hh.size >= LEAST_SHARED_STEP else 1
-    share = batch if shares > 1 else -(-batch // parts)
-    spec = _spec(d, share, order.depth, shares)
-    room = -(-share // spec.rows) * spec.rows  # the last tile may be of fewer sequences
-    padded = -(-hidden // spec.width) * spec.width
-    shares = min(shares, padded // spec.width)
-    array_bytes = -(-room * padded * item // LINE_BYTES) * LINE_BYTES
-    weight = packed_weight(d.weight_hh, tuple(map(len, spec.phases)), spec.width)
-    bounds = () if cell.clip is None else (-cell.clip, cell.clip)
-    numbers = np.array([*bounds, *(n for _, own in cell.activations for n in own)], d.products.dtype)
-    sizes = np.cumprod(np.array([cut.step for cut in order.levels] or [hidden], np.int64))
+    """One direction as a launch for so many threads."""
+    r = _made_ready(d, parts)
+    spec, hidden, (steps, batch, _), item = r.spec, d.weight_hh.shape[1], d.products.shape, d.products.itemsize
+    weight = packed_weight(d.weight_hh, r.gates, spec.width)
     products, y = (d.products[::-1], d.y[::-1]) if d.reverse else (d.products, d.y)
     values = CellArguments(
         products=products, product_step=products.strides[0], product_row=products.strides[1], weight=weight,
-        second=len(spec.phases[0]) * hidden * padded * item, result=y, result_step=y.strides[0], result_row=y.strides[1],
+        second=r.gates[0] * hidden * r.padded * item, result=y, result_step=y.strides[0], result_row=y.strides[1],
         h=d.states[0], h_row=d.states[0].strides[0], c=d.states[-1], c_row=d.states[-1].strides[0],
         last_h=d.last[0], last_h_row=d.last[0].strides[0], last_c=d.last[-1], last_c_row=d.last[-1].strides[0],
-        peephole=_or_none(d.peephole), inside=_or_none(d.inside), numbers=constant(numbers), lengths=_or_none(d.lengths),
-        first=steps - 1 if d.reverse else 0, along=-1 if d.reverse else 1, steps=steps, batch=batch, share=share, hidden=hidden,
-        padded=padded, sizes=constant(sizes), scratch=aligned_empty((threads * ARRAYS * array_bytes,), np.dtype(np.uint8)),
-        thread_bytes=ARRAYS * array_bytes, array_bytes=array_bytes, parts=shares,
+        peephole=_or_none(d.peephole), inside=_or_none(d.inside), numbers=constant(r.numbers), lengths=_or_none(d.lengths),
+        first=steps - 1 if d.reverse else 0, along=-1 if d.reverse else 1, steps=steps, batch=batch, share=r.share, hidden=hidden,
+        padded=r.padded, sizes=constant(r.sizes), scratch=aligned_empty((threads * ARRAYS * r.array_bytes,), np.dtype(np.uint8)),
+        thread_bytes=ARRAYS * r.array_bytes, array_bytes=r.array_bytes, parts=r.parts,
     )  # fmt: skip
-    launched = Launched(kept_kernel(spec), values.listed(), -(-batch // share))
+    launched = Launched(r.kernel, values.listed(), -(-batch // r.share))
     if not spec.shared:
         return launched
     barrier = kept_kernel(BarrierSpec(kernels.current_target().triple))
-    return with_barriers(barrier, launched, 2 + steps * len(spec.phases), shares)
+    return with_barriers(barrier, launched, 2 + steps * len(spec.phases), r.parts)
 
 
 def _or_none(array: Array | None) -> Array | int:
