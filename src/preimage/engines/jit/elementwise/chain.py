@@ -15,7 +15,7 @@ import numpy as np
 
 from preimage.engines.addresses import address_of
 from preimage.engines.base import Array, aligned_empty
-from preimage.engines.buffers import SMALL_BYTES
+from preimage.engines.buffers import maker_of
 from preimage.engines.ir.elementwise import HEAVY, Step
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.compiler.costs import ElementwiseCosts
@@ -353,7 +353,7 @@ def ready_chain(
     if function is None or (chain.asleep and thread_count() > 1):
         return lambda *operands: None if state.recorder is not None else chain(operands, given)[0]
     shape, back, repeated = chain.memory, chain.back, chain.repeats
-    empty = np.empty if prod(shape) * kind.itemsize < SMALL_BYTES else aligned_empty
+    empty = maker_of(shape, kind)
 
     def call(
         *operands: Array, _kept: object = settings
@@ -361,7 +361,7 @@ def ready_chain(
         if state.recorder is not None:
             return None
         try:
-            out = empty(shape, kind)
+            out = empty()
         except MemoryError:
             release_memory()  # what is only kept for later calls
             return None

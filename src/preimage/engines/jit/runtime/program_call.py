@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from preimage.engines.addresses import address_of
-from preimage.engines.base import Array, aligned_empty
-from preimage.engines.buffers import SMALL_BYTES
+from preimage.engines.base import Array
+from preimage.engines.buffers import maker_of
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram
 from preimage.engines.jit.runtime.native_function import SHARED_BYTES, Function, native_function
 from preimage.engines.jit.runtime.scratch import Scratch
@@ -28,7 +27,7 @@ from preimage.settings import current
 __all__ = ["PackedCall", "ProgramCall", "WarmCall"]
 
 #: With more work than this other Python threads run meanwhile: to let them costs 0.1 us, not to let them as long as the call takes.
-HELD_MACS = 1 << 16
+HELD_MACS = 1 << 18
 
 
 def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool) -> Function | None:
@@ -60,6 +59,7 @@ class _Launched:
             if place & self._below:
                 return -1
         start = address_of(workspace)
+        ctypes.c_int64.from_address(start).value = 0  # the flag
         self._launch([start, *places, *[0] * (self._names - len(places)), start])
         return ctypes.c_int64.from_address(start).value
 
@@ -129,7 +129,7 @@ class WarmCall:
     arrays that lie oddly or numbers that are not finite.
     """
 
-    __slots__ = ("_axes", "_bytes", "_dtype", "_empty", "_function", "_scratch", "_settings", "_shape")
+    __slots__ = ("_axes", "_bytes", "_empty", "_function", "_scratch", "_settings")
 
     def __init__(
         self, function: Function, shape: tuple[int, ...], axes: tuple[int, ...] | None, dtype: np.dtype[Any],
@@ -138,20 +138,25 @@ class WarmCall:
         """shape: of the result in memory; axes: the order in which it has them, or None; scratch: where its workspace comes from, if it
         needs one.
         """
-        self._function, self._shape, self._axes, self._dtype = function, shape, axes, dtype
+        self._function, self._axes = function, axes
         self._scratch, self._bytes = scratch, workspace_bytes
-        self._empty = np.empty if prod(shape) * dtype.itemsize < SMALL_BYTES else aligned_empty
+        self._empty = maker_of(shape, dtype)
         self._settings = current()  # while they live, no others are told from them by their place in memory
 
     def __call__(self, a: Array, b: Array, bias: Array | None = None) -> Array | None:
         if state.recorder is not None:
             return None
         try:
-            out = self._empty(self._shape, self._dtype)
+            out = self._empty()
             if self._scratch is None:
                 failed = self._function(None, a, b, bias, out)
             else:
-                workspace = self._scratch.take(self._bytes)
+                try:
+                    workspace = self._scratch.free.pop()
+                except IndexError:
+                    workspace = self._scratch.take(self._bytes)
+                if workspace.size < self._bytes:
+                    workspace = self._scratch.take(self._bytes)
                 failed = self._function(workspace.array, a, b, bias, out)
                 self._scratch.free.append(workspace)
         except MemoryError:
