@@ -54,8 +54,8 @@ Array = NDArray[Any]
 DType = np.dtype[Any]
 
 SMALL_BYTES = 4096
-#: Aligning smaller arrays takes longer (0.9 us) than reading lines that are crossed: of what the first cache holds 5 %, of what it does not nothing that
-#: can be measured.
+#: Aligning smaller arrays takes longer (0.9 us) than reading lines that are crossed: of what the first cache holds 5 %, of what it does not nothing
+#: that can be measured.
 ALIGNED_BYTES = 128 << 10
 #: An arena whose runs never ask the same twice stops planning after so many.
 MOST_PLANS = 4
