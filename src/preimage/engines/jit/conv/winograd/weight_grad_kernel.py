@@ -28,10 +28,8 @@ from preimage.engines.ir.builder import ELEMENT_BYTES, Bit, Int, Kernel, Num, Pt
 from preimage.engines.jit.conv.winograd.input_kernel import (
     AXES,
     Index,
-    Line,
     Shape,
     Side,
-    each_line,
     lines_along,
     place_in,
     points_of,
@@ -210,7 +208,7 @@ def _image(f: Kernel, spec: GradientSpec, own: Ptr, x: Ptr, y: Ptr, to: Ptr, row
                         some.row_piece * here.some_rows + row.index,
                         some.channel_piece * here.some_channels + c.index,
                     )
-                    _result(f, spec, m, own, to.at_bytes(number * here.out_row + channel * here.out_in), adds)
+                    _result(f, spec, m, to.at_bytes(number * here.out_row + channel * here.out_in), adds)
 
 
 class _Piece(NamedTuple):
@@ -285,27 +283,21 @@ def _step(spec: GradientSpec, v: Ptr, w: Ptr, sums: list[Num]) -> list[Num]:
     return out
 
 
-def _result(f: Kernel, spec: GradientSpec, m: Ptr, own: Ptr, to: Ptr, adds: Bit) -> None:
+def _result(f: Kernel, spec: GradientSpec, m: Ptr, to: Ptr, adds: Bit) -> None:
     """G^T of the sums of an output channel and a vector of input channels, to the taps. adds: to what lies there."""
     args, points = GradientArguments.read(f, spec), points_of(spec.shape)
-    sizes, item = list(points), spec.lanes * ELEMENT_BYTES[spec.element]
+    sizes = list(points)
     axes = [k for k in range(AXES) if spec.shape[k][1] > 1]
-
-    def applied(axis: int, line: Line) -> list[Num]:
-        matrix = transposed_matrix(weight_matrix(spec.shape[axis][1], points[axis]))
-        where = (m, args.m_point) if axis == axes[0] else (own, item)
-        given = [place_in(where[0], at, points, where[1]).load(spec.lanes) for at in line.reads]
-        return apply_paired_columns(f, matrix, given)
-
-    for axis in axes[:-1]:
-        with each_line(f, axis, sizes, spec.shape[axis][1]) as line:
-            for at, value in zip(line.writes, applied(axis, line), strict=True):
-                place_in(own, at, points, item).store(value)
-        sizes[axis] = spec.shape[axis][1]
     values: dict[tuple[Index, ...], Num] = {}
-    for line in lines_along(axes[-1], sizes, spec.shape[axes[-1]][1]):
-        values |= dict(zip(line.writes, applied(axes[-1], line), strict=True))
-    sizes[axes[-1]] = spec.shape[axes[-1]][1]
+    for axis in axes:
+        made: dict[tuple[Index, ...], Num] = {}
+        matrix = transposed_matrix(weight_matrix(spec.shape[axis][1], points[axis]))
+        for line in lines_along(axis, sizes, spec.shape[axis][1]):
+            given = [
+                place_in(m, at, points, args.m_point).load(spec.lanes) if axis == axes[0] else values[at] for at in line.reads
+            ]
+            made |= dict(zip(line.writes, apply_paired_columns(f, matrix, given), strict=True))
+        values, sizes[axis] = made, spec.shape[axis][1]
     zero = f.zeros(spec.element, spec.lanes)
     taps = {at: values[at] + zero for at in product(*map(range, sizes))}
 
