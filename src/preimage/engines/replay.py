@@ -69,6 +69,18 @@ class Replay:
         """Memory for one run. fill: what every byte of it is before."""
         return Run(self, fill)
 
+    @property
+    def runs(self) -> Runs:
+        """The memories that are kept between runs."""
+        return self._runs
+
+    def share(self, runs: Runs) -> None:
+        """Keep none of its own from now on. runs: at least as large as its own."""
+        assert runs.size >= self._runs.size
+        if runs is not self._runs:
+            self._runs.clear()
+            self._runs = runs
+
     def clear(self) -> int:
         """Give the memory that is kept between runs back; returns how many bytes."""
         return self._runs.clear()
@@ -134,4 +146,4 @@ class Run:
 
     def end(self) -> None:
         """Give the memory back."""
-        self._replay._runs.free.append(self._memory)
+        self._replay._runs.give(self._memory)

@@ -43,6 +43,11 @@ class Runs:
         except IndexError:
             return _RunMemory(self.size)
 
+    def give(self, memory: _RunMemory) -> None:
+        """One that a run has done with; too small a one, from before others shared these, goes."""
+        if len(memory.raw) >= self.size:
+            self.free.append(memory)
+
     def clear(self) -> int:
         """Let go of them; returns how many bytes."""
         free, self.free = self.free, []

@@ -18,7 +18,6 @@ from preimage.autograd import Tensor, enable_grad
 from preimage.autograd.primitive import Node, Primitive
 from preimage.engines.buffers import trim
 from preimage.errors import GraphError
-from preimage.io.graph.memory import dense
 from preimage.learning.training.passes import Buffers, Pass, buffers_of, set_buffers
 from preimage.learning.training.recorded import Made, RecordedNet, gradients_of, key_of, reason
 from preimage.nn import Module
@@ -62,7 +61,7 @@ class Recorded(RecordedNet):
         given = x if isinstance(x, Tensor) else Tensor(x)
         values: Any = given._data
         if type(values) is np.ndarray:
-            values = dense(values)
+            values = np.ascontiguousarray(values)  # one program for a batch and for what another net makes of it
         self.why = reason(self.net, values)
         if self.why is not None:
             return self.net(x)
@@ -96,6 +95,11 @@ class Recorded(RecordedNet):
             self._seen[key] += 1
             with enable_grad():
                 self._learn(key, made, key[-1])
+            replays = [program.replay for program in self._programs.values()]
+            if len(replays) > 1:  # they seldom run at the same time
+                largest = max((replay.runs for replay in replays), key=lambda runs: runs.size)
+                for replay in replays:
+                    replay.share(largest)
 
 
 class _PassNode(Node):
@@ -164,9 +168,11 @@ class _LayersNode(_PassNode):
         self.made: Made | None = None
 
     def gradients(self, g: Array) -> list[Array | None]:
-        assert self.output is not None
-        found = gradients_of(self.output, g, [*self.leaves, *([self.leaf] if self.key[-1] else [])], retain_graph=True)
-        self.made = Made(self.leaf._data, self.output._data, g, list(found), self.before, self.after)
+        output, self.output = self.output, None  # its own record is freed as it goes: for a second backward pass both are run
+        if output is None:
+            return _by_layers(self.owner.net, self.leaves, self.leaf._data, g, self.key[-1])
+        found = gradients_of(output, g, [*self.leaves, *([self.leaf] if self.key[-1] else [])])
+        self.made = Made(self.leaf._data, output._data, g, list(found), self.before, self.after)
         return found
 
     def free(self) -> None:

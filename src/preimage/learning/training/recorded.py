@@ -248,13 +248,13 @@ def _add(parameters: Sequence[Tensor], gradients: Sequence[Array | None]) -> Non
                 parameter.grad = Tensor(found if parameter._grad is None else parameter._grad._data + found)
 
 
-def gradients_of(output: Tensor, g: Array, leaves: Sequence[Tensor], *, retain_graph: bool = False) -> list[Array | None]:
+def gradients_of(output: Tensor, g: Array, leaves: Sequence[Tensor]) -> list[Array | None]:
     """The gradients of leaves from that of an output; those that they hold stay as they are."""
     before = [leaf._grad for leaf in leaves]
     try:
         for leaf in leaves:
             leaf._grad = None
-        output.backward(g, retain_graph=retain_graph)
+        output.backward(g)
         return [None if leaf._grad is None else leaf._grad._data for leaf in leaves]
     finally:
         for leaf, held in zip(leaves, before, strict=True):
