@@ -27,7 +27,7 @@ from preimage.settings import current
 __all__ = ["PackedCall", "ProgramCall", "WarmCall"]
 
 #: With more work than this other Python threads run meanwhile: to let them costs 0.1 us, not to let them as long as the call takes.
-HELD_MACS = 1 << 18
+HELD_MACS = 1 << 16
 
 
 def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool) -> Function | None:
