@@ -32,7 +32,7 @@ def test_a_call_at_every_opcode_of_a_warm_call(name):
     step = 1 + count[0] // MOST_PLACES
     with interrupted(lambda: seen.append(inner() == wanted_inside), opcodes=True, every=step):
         result = outer()
-    assert len(seen) > 300
+    assert len(seen) > 200  # the way of a warm call is a few hundred opcodes
     assert all(seen)
     assert result == wanted
     assert outer() == wanted

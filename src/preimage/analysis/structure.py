@@ -24,7 +24,7 @@ Array = NDArray[Any]
 ELEMENTWISE = frozenset((
     "add", "subtract", "multiply", "divide", "negative", "exp", "expm1", "log", "log1p", "sqrt", "square", "reciprocal", "rsqrt",
     "sin", "cos", "power_number", "power", "select", "maximum", "minimum", "clip", "sign", "abs", "relu", "leaky_relu", "hardtanh",
-    "hardsigmoid", "sigmoid", "tanh", "softplus", "elu", "silu", "mish", "softsign", "hardswish", "binary_cross_entropy",
+    "hardsigmoid", "prelu", "sigmoid", "tanh", "softplus", "elu", "silu", "mish", "softsign", "hardswish", "binary_cross_entropy",
     "erf", "normal_cdf", "gelu", "gelu_tanh", "astype", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh", "cosh", "sinh", "tan",
 ))  # fmt: skip
 #: Linear in their one argument, with nothing but ones and fractions: sets go through as numbers do.
