@@ -10,7 +10,8 @@ from preimage import ops
 from preimage.autograd import array_of
 from preimage.errors import DTypeError, OptionError, ShapeError
 from preimage.functional.checks import unsupported
-from preimage.ops.operands import axis_of, count_of, integer_of, number_of, operand, regular
+from preimage.ops import shape
+from preimage.ops.operands import count_of, integer_of, number_of, operand, regular
 from preimage.typing import Array, Integers, Operand, Shape, Value
 
 __all__ = ["cat", "chunk", "clamp", "embedding", "flatten", "one_hot", "permute", "stack"]
@@ -75,10 +76,7 @@ def stack(tensors: Sequence[Operand], dim: int = 0) -> Value:
 
 def chunk(input: Operand, chunks: int, dim: int = 0) -> list[Value]:
     """Up to so many pieces of equal size along an axis; the last may be smaller."""
-    x, count = operand(input, "input"), count_of(chunks, "chunk: chunks", 1)
-    size = x.shape[axis_of(dim, x.ndim, "chunk")]
-    step = max(1, -(-size // count))
-    return list(ops.split(x, tuple(min(step, size - k) for k in range(0, max(size, 1), step)), dim))
+    return shape.chunk(input, chunks, dim)
 
 
 def flatten(input: Operand, start_dim: int = 0, end_dim: int = -1) -> Value:

@@ -12,7 +12,7 @@ from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import in_wide
 from preimage.ops.normalise import grouped, instance_normalised, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import count_of, number_of, operand, shape_sizes
-from preimage.ops.random import dropped
+from preimage.ops.random import chance_of, dropped
 from preimage.typing import Array, Operand, Shape, Value
 
 __all__ = [
@@ -174,9 +174,7 @@ def dropout(input: Operand, p: float = 0.5, training: bool = True, inplace: bool
 
 
 def _dropped(name: str, x: Value, p: float, training: bool, drawn: tuple[int, ...]) -> Value:
-    chance = number_of(p, f"{name}: p")
-    if not 0 <= chance <= 1:
-        raise OptionError(f"{name}: p must lie in 0..1, got {chance}")
+    chance = chance_of(p, name)
     return dropped(x, chance, drawn, None) if training and chance else x
 
 

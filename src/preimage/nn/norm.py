@@ -16,7 +16,7 @@ from preimage.nn.module import Layer, Parameter
 from preimage.ops.layout import check_layout
 from preimage.ops.normalise import grouped, instance_normalised, moved, normalise, scaled_by, standardized
 from preimage.ops.operands import check_room, count_of, flag_of, float_dtype, number_of, operand, shape_of, shape_sizes
-from preimage.ops.random import dropped
+from preimage.ops.random import chance_of, dropped
 from preimage.typing import Array, DTypeLike, Layout, Operand, Seed, Shape, Value
 
 __all__ = [
@@ -334,10 +334,7 @@ class Dropout(Layer):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Seed = None) -> None:
         super().__init__()
-        p = number_of(p, f"{type(self).__name__}: p")
-        if not 0 <= p <= 1:
-            raise OptionError(f"{type(self).__name__}: p must lie in 0..1, got {p}")
-        self.p = p
+        self.p = chance_of(p, type(self).__name__)
         self._rng = None if rng is None else init.generator(rng)
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

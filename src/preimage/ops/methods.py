@@ -11,7 +11,7 @@ from preimage.autograd import Tensor, array_of, as_array, fitted, install_method
 from preimage.errors import GraphError, ShapeError
 from preimage.ops import activation, broadcast, exponentials, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 from preimage.ops.linear import matmul
-from preimage.ops.operands import axis_of, count_of, entries, integer_of
+from preimage.ops.operands import axis_of, entries, integer_of
 from preimage.typing import Shape, Value
 
 __all__: list[str] = []
@@ -134,17 +134,8 @@ install_methods(
 
 def _split(self: Tensor, split_size: Shape, dim: int = 0) -> list[Value]:
     """Pieces of these sizes along an axis; of one number: of that size each, the last may be smaller."""
-    given: Any = entries(split_size)
-    if given is None:
-        step, size = count_of(split_size, "split: split_size", 1), self.shape[axis_of(dim, self.ndim, "split")]
-        given = tuple(min(step, size - k) for k in range(0, max(size, 1), step))
-    return list(shape.split(self, given, dim))
-
-
-def _chunk(self: Tensor, chunks: int, dim: int = 0) -> list[Value]:
-    """Up to so many pieces of one size along an axis; the last may be smaller."""
-    size = self.shape[axis_of(dim, self.ndim, "chunk")]
-    return _split(self, max(1, -(-size // count_of(chunks, "chunk: chunks", 1))), dim)
+    made = shape.split(self, split_size, dim)
+    return made if made or entries(split_size) is not None else [self]  # an empty axis is one empty piece
 
 
 def _unbind(self: Tensor, dim: int = 0) -> list[Value]:
@@ -173,7 +164,7 @@ def _along(function: Any) -> Any:
 install_methods(
     {
         "split": _split,
-        "chunk": _chunk,
+        "chunk": lambda self, chunks, dim=0: shape.chunk(self, chunks, dim),
         "unbind": _unbind,
         "clamp": _clamp,
         "pow": pointwise.power,

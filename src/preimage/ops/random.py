@@ -12,11 +12,11 @@ from preimage.engines.recording import recorder
 from preimage.errors import OptionError
 from preimage.locks import LOCK, hold_over_fork, import_apart
 from preimage.ops.broadcast import in_wide
-from preimage.ops.operands import Array, count_of
+from preimage.ops.operands import Array, count_of, number_of
 from preimage.ops.pointwise import select
 from preimage.typing import Seed, Value
 
-__all__ = ["dropped", "generator", "manual_seed"]
+__all__ = ["chance_of", "dropped", "generator", "manual_seed"]
 
 _own: np.random.Generator | None = None  # made for the first draw: importing numpy.random takes longer than reading a small model
 hold_over_fork(
@@ -44,6 +44,14 @@ def generator(rng: Seed = None) -> np.random.Generator:
     if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
         raise OptionError(f"rng must be a numpy Generator, a seed or None, got {type(rng).__name__}")
     return np.random.default_rng(int(rng))
+
+
+def chance_of(p: object, name: str) -> float:
+    """A probability. Raises: OptionError for one outside 0..1."""
+    chance = number_of(p, f"{name}: p")
+    if not 0 <= chance <= 1:
+        raise OptionError(f"{name}: p must lie in 0..1, got {chance}")
+    return chance
 
 
 @whole

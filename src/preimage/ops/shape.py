@@ -321,6 +321,13 @@ def stack(parts: Sequence[Operand], axis: int = 0) -> Value:
     return concat([expand_dims(p, k) for p in ready], axis=k)
 
 
+def chunk(x: Operand, chunks: int, axis: int = 0) -> list[Value]:
+    """Up to so many pieces of one size along an axis; the last may be smaller."""
+    x, count = operand(x, "input"), count_of(chunks, "chunk: chunks", 1)
+    size = x.shape[axis_of(axis, x.ndim, "chunk")]
+    return split(x, max(1, -(-size // count)), axis) or [x]  # an empty axis is one empty piece
+
+
 def split(x: Operand, sizes: Shape, axis: int = 0) -> list[Value]:
     """Pieces along an axis: of one size (the last may be shorter), or of the sizes listed, which must add up.
 

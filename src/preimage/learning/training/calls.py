@@ -19,7 +19,7 @@ from preimage.autograd.primitive import Node, Primitive
 from preimage.engines.buffers import trim
 from preimage.errors import GraphError
 from preimage.learning.training.passes import Buffers, Pass, buffers_of, set_buffers
-from preimage.learning.training.recorded import Made, RecordedNet, gradients_of, key_of, reason
+from preimage.learning.training.recorded import Made, RecordedNet, gradients_of, input_of, key_of, reason
 from preimage.nn import Module
 from preimage.typing import Array
 
@@ -55,10 +55,10 @@ class Recorded(RecordedNet):
 
     def __call__(self, x: Any) -> Any:
         """The net's output for an array or a Tensor."""
-        if isinstance(x, np.ndarray) and x.dtype.kind in "iu":
-            self.why = reason(self.net, x)
-            return self.net(x)
-        given = x if isinstance(x, Tensor) else Tensor(x)
+        given = x if isinstance(x, Tensor) else input_of(x)
+        if not isinstance(given, Tensor):
+            self.why = reason(self.net, given)
+            return self.net(given)
         values: Any = given._data
         if type(values) is np.ndarray:
             values = np.ascontiguousarray(values)  # one program for a batch and for what another net makes of it

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Tensor, array_of, no_grad
+from preimage.learning.training.recorded import input_of
 from preimage.nn import Module
 
 __all__ = ["finite", "first_gradient", "origin"]
@@ -59,8 +60,7 @@ def origin(net: Module, batch: Sequence[Any], call: Any = None) -> str:
     try:
         with no_grad(), np.errstate(all="ignore"):
             if call is None:
-                values = array_of(batch[0])
-                net(values if values.dtype.kind in "iu" else Tensor(values))
+                net(input_of(array_of(batch[0])))
             else:
                 call()
     finally:

@@ -45,7 +45,7 @@ from preimage.nn import Dropout, Module
 from preimage.settings import current
 from preimage.typing import Array
 
-__all__ = ["BEFORE", "Made", "RecordedNet", "gradients_of", "key_of", "reason"]
+__all__ = ["BEFORE", "Made", "RecordedNet", "gradients_of", "input_of", "key_of", "reason"]
 
 #: Shapes of batches that are recorded: that of most, that of an epoch's last one.
 MOST_SHAPES = 4
@@ -56,6 +56,11 @@ _FLOATS = frozenset(np.dtype(t) for t in (np.float32, np.float64))
 
 def _is_plain(values: Any) -> bool:
     return type(values) is np.ndarray and values.dtype in _FLOATS and min(values.strides, default=0) >= 0
+
+
+def input_of(batch: Any) -> Any:
+    """A batch as a net is called with it: integers, an Embedding's, as they are; else a Tensor, which refuses what is no array of floats."""
+    return batch if isinstance(batch, np.ndarray) and batch.dtype.kind in "iu" else Tensor(batch)
 
 
 def reason(net: Module, x: Any, *, draws: bool = False) -> str | None:
@@ -118,9 +123,7 @@ class RecordedNet:
                 if self._seen[key] > BEFORE:
                     return self._watched(key, x, loss_of, finish)
                 return finish(loss_of(self._first(key, Tensor(x))))
-        # integers are an Embedding's; what else is no array of floats a Tensor refuses
-        whole = isinstance(x, np.ndarray) and x.dtype.kind in "iu"
-        return finish(loss_of(self.net(x if whole else Tensor(x))))
+        return finish(loss_of(self.net(input_of(x))))
 
     def _begin(self, key: Any, x: Array) -> Pass | None:
         """The forward pass by a program; None where the layers have to be run."""
