@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ from preimage.engines.ir.arguments import Arguments, Integer, Words  # noqa: E40
 from preimage.engines.ir.builder import Kernel  # noqa: E402
 from preimage.engines.jit.index.cached import kept  # noqa: E402
 from preimage.engines.jit.program import Program, kernel_call  # noqa: E402
-from preimage.engines.jit.runtime import lockstep_kernel, pool  # noqa: E402
+from preimage.engines.jit.runtime import lockstep_kernel, pool, pool_ir  # noqa: E402
 from preimage.engines.jit.runtime.link import link  # noqa: E402
 from preimage.engines.jit.runtime.lockstep import in_step  # noqa: E402
 
@@ -404,3 +405,87 @@ for t in workers:
 pool.launch(kernel, pool.pack_args(0), 8, 3)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+#: seen[task] = the thread that ran it, plus one; task 0 waits a while for the last task to have started on another thread
+WHO = """
+define void @kernel(ptr %args, i64 %task, i64 %thread) {
+entry:
+  %seen = load ptr, ptr %args
+  %p = getelementptr i64, ptr %args, i64 1
+  %patience = load i64, ptr %p
+  %mine = getelementptr i64, ptr %seen, i64 %task
+  %number = add i64 %thread, 1
+  store atomic i64 %number, ptr %mine seq_cst, align 8
+  %last = getelementptr i64, ptr %seen, i64 1
+  %first = icmp eq i64 %task, 0
+  br i1 %first, label %loop, label %done
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %next = add i64 %i, 1
+  %other = load atomic i64, ptr %last seq_cst, align 8
+  %met = icmp ne i64 %other, 0
+  %late = icmp sgt i64 %i, %patience
+  %stop = or i1 %met, %late
+  br i1 %stop, label %done, label %loop
+done:
+  ret void
+}
+"""
+
+
+class Who:
+    """Jobs of two tasks and so much work: which threads ran them, counted from 1. patience: turns that task 0 waits for the other one."""
+
+    def __init__(self) -> None:
+        self._run, self._pool = pool.shared(1)
+        self._kernel = kernels.compile_module(WHO, "who")
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_char_p, *[ctypes.c_int64] * 3)(self._run)
+
+    def __call__(self, work: int, patience: int) -> list[int]:
+        seen = (ctypes.c_int64 * 2)()
+        assert self._call(self._pool, self._kernel, pool.pack_args(ctypes.addressof(seen), patience), 2, 1, work) == 0
+        return list(seen)
+
+
+def asleep_are(wanted: Callable[[int], bool], with_jobs: bool = False) -> None:
+    """Wait until those workers are asleep, a bit for each of them."""
+    _, here = pool.shared(1)
+    end = time.monotonic() + 30
+    while not wanted(ctypes.c_int64.from_address(here + pool_ir.ASLEEP).value):
+        assert time.monotonic() < end
+        if with_jobs:
+            count(np.zeros(2, np.int64), 2, work=1_000_000)
+        time.sleep(0.02)
+
+
+def all_asleep(bits: int) -> bool:
+    return bits == (1 << pool.pool_size()) - 1
+
+
+def test_little_work_is_shared_with_workers_that_are_awake_and_no_others():
+    who_runs = Who()
+    _, here = pool.shared(1)
+    spins = ctypes.c_int64.from_address(here + pool_ir.SPINS)
+    before = spins.value
+    forever = 3_000_000_000
+    try:
+        asleep_are(all_asleep)
+        assert who_runs(1, 1000) == [1, 1]
+        spins.value = 1 << 60  # who is awake stays so
+        assert who_runs(pool_ir.WHOLE_WORK, forever) == [1, 2]
+        asleep_are(lambda bits: not bits & 1)
+        assert who_runs(1, forever) == [1, 2]
+    finally:
+        spins.value = before
+        asleep_are(all_asleep, with_jobs=True)  # each must see a job to learn how long it spins
+    assert who_runs(1, 1000) == [1, 1]
+
+
+def test_little_jobs_soon_after_another_wake_workers():
+    who_runs = Who()
+    end, job = time.monotonic() + 30, pool_ir.WHOLE_WORK // 3
+    asleep_are(all_asleep)
+    assert who_runs(job, 1000) == [1, 1]  # the first one alone does not
+    while who_runs(job, 100_000) == [1, 1]:
+        assert time.monotonic() < end

@@ -111,6 +111,10 @@ class Function(Kernel):
         """Call a function of the same module that returns nothing."""
         self.write(f"call void @{name}({', '.join(map(_typed, arguments))})")
 
+    def call_known(self, name: str, *arguments: Ptr | Int) -> Int:
+        """Call a function of the same module that returns a number."""
+        return Int(self, self.let(f"call i64 @{name}({', '.join(map(_typed, arguments))})"))
+
     def call_address(self, address: Int, *arguments: Ptr | Int) -> Int:
         """Call a function of those parameters that returns a number, given by its address."""
         callee = self.let(f"inttoptr i64 {address.value} to ptr")

@@ -29,6 +29,7 @@ __all__ = [
     "PackingCosts",
     "ProductCosts",
     "StreamingCosts",
+    "ThreadCosts",
     "TilingCosts",
     "WeightGradCosts",
 ]
@@ -158,9 +159,7 @@ class ProductCosts:
 
     local_tiles: int = 32  # tiles of rows up to which a task has all of them
     task_macs: int = 1 << 17  # about the least work of a task
-    #: Of 32-bit floats: a call of fewer is one thread's, because waking another takes as long (40 to 50 us; 128 x 128 x 128 takes 60).
-    #: Threads that run a recorded program are awake.
-    alone_macs: int = 3 << 20
+    least_shared: int = 1 << 18  # a product of fewer multiply-adds is one thread's, whether others are awake or not
     pack_elements: int = 1 << 14  # a task of packing
     pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
     stream_rows: int = 4  # of A at most, where B is read line by line
@@ -187,6 +186,15 @@ class ElementwiseCosts:
 
 
 @record
+class ThreadCosts:
+    """Who computes a call (`runtime/pool_ir.py`)."""
+
+    #: Multiply-adds of 32-bit floats: one call of so many, or several soon after another, are worth waking workers (40 to 50 us; a product of
+    #: 128 x 128 x 128 takes 60). Smaller calls are shared with workers that are awake. Threads that run a recorded program are.
+    woken_macs: int = 3 << 20
+
+
+@record
 class CostModel:
     """All of them, for one family of CPUs."""
 
@@ -200,6 +208,7 @@ class CostModel:
     weight_grad: WeightGradCosts = field(default_factory=WeightGradCosts)
     products: ProductCosts = field(default_factory=ProductCosts)
     elementwise: ElementwiseCosts = field(default_factory=ElementwiseCosts)
+    threads: ThreadCosts = field(default_factory=ThreadCosts)
 
     def __hash__(self) -> int:  # of every request that is looked up
         return hash(self.name)

@@ -17,8 +17,9 @@ from preimage.engines.jit.products.lower import lower_product
 from preimage.engines.jit.products.ready import Ready
 from preimage.engines.jit.products.request import ProductRequest, Side, joined_rows, matrix_places
 from preimage.engines.jit.program import Program
-from preimage.engines.jit.request import ELEMENTS, SMALL_MACS
+from preimage.engines.jit.request import ELEMENTS
 from preimage.engines.jit.runtime.bound_call import epilogue_arrays, finish_of
+from preimage.engines.jit.runtime.interpreter import interpreter
 from preimage.engines.jit.runtime.link import address_of, link
 from preimage.engines.jit.runtime.program_call import PackedCall, WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
@@ -51,10 +52,9 @@ def product_request(
     swapped = n == 1 and not prepared and left.members > 1 and finish == _PLAIN
     if swapped:
         left, right = right, left
-    macs = len(left.places) * left.members * right.members * k
-    return ProductRequest(
-        ELEMENTS[a.dtype.name], left, right, finish, threads if macs > SMALL_MACS else 1, kernels.current_target(), prepared
-    ), swapped  # fmt: skip
+    target, macs = kernels.current_target(), len(left.places) * left.members * right.members * k
+    threads = threads if macs >= target.costs.products.least_shared else 1
+    return ProductRequest(ELEMENTS[a.dtype.name], left, right, finish, threads, target, prepared), swapped
 
 
 def _meaningful(side: Side, item: int) -> Side:
@@ -125,7 +125,7 @@ class JitProducts:
 
     def _small(self, ready: Ready, a: Array) -> bool:
         """Whether one thread computes it, however many there are."""
-        return bool(prod(ready.shape) * a.shape[-1] <= SMALL_MACS)
+        return bool(prod(ready.shape) * a.shape[-1] < kernels.current_target().costs.products.least_shared)
 
     def _make(self, a: Array, b: Any, epilogue: Epilogue | None, threads: int, prepared: bool) -> Ready:
         request, swapped = product_request(a, b, finish_of(epilogue), threads, prepared)
@@ -171,12 +171,12 @@ def _packed_once(b: Array) -> PreparedWeight | None:
 
 
 def _threads(a: Array, b_shape: tuple[int, ...]) -> int:
-    """How many threads may share a @ b: one alone where waking others takes longer than they save."""
+    """How many threads may share a @ b: one alone where waking others takes longer than they save, and launches wake them."""
     threads = thread_count()
-    if threads == 1 or recorder() is not None:
+    if threads == 1 or interpreter() is not None or recorder() is not None:
         return threads
     macs = max(a.size * b_shape[-1], prod(b_shape) * a.shape[-2])
-    return threads if macs * a.itemsize > 4 * kernels.current_target().costs.products.alone_macs else 1
+    return threads if macs * a.itemsize > 4 * kernels.current_target().costs.threads.woken_macs else 1
 
 
 def _result_shape(a: Array, b_shape: tuple[int, ...]) -> tuple[int, ...]:

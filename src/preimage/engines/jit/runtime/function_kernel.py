@@ -1,9 +1,10 @@
-"""A whole program on one thread as a built-in function of CPython: it takes the arrays' objects and finds their data itself.
+"""A whole program as a built-in function of CPython: it takes the arrays' objects and finds their data itself.
 
     copy the argument vectors of all steps to the stack          # calls share the template
     for patch in patches: write an array's address, or a place in the workspace, into them
     if an address is not a multiple of the element's size: return -1
-    for step in steps: for task in step's tasks: step(task)      # without the interpreter's lock, where that takes long
+    for step in steps: for task in step's tasks: step(task)      # without the interpreter's lock, where that takes long; shared with the
+                                                                 # pool's workers, where there are to be any
     return the flag                                              # the first word of the workspace, if the program sets one
 
 A call through ctypes, with the addresses of three arrays read in Python, would take longer than a product of 32 x 32 matrices.
@@ -16,7 +17,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
 from preimage.engines.ir.builder import Int, Ptr
 from preimage.engines.ir.functions import Function, module
-from preimage.engines.jit.runtime.steps_kernel import Step, run_steps
+from preimage.engines.jit.runtime.steps_kernel import Step, run_tasks
 from preimage.records import record
 
 __all__ = ["MOST_WORDS", "FunctionSpec", "Head", "Patch", "build"]
@@ -34,6 +35,10 @@ class Head(Record):
     make_int: Column  # PyLong_FromLong
     save_thread: Column  # PyEval_SaveThread
     restore_thread: Column  # PyEval_RestoreThread
+    run: Column  # the pool's function of that name, where threads share tasks; else 0
+    pool: Column  # where the address of the pool lies
+    workers: Column  # that may take part
+    work: Column  # of a step, see `pool_ir`
     patches: Column
     steps: Column
     words: Column
@@ -112,9 +117,22 @@ def _run(f: Function, spec: FunctionSpec, head: Head, steps: Rows[Step], words: 
         flag.store_int(0)
     with f.when(releases):
         saved.store_int(f.call_address(head.save_thread))
-    run_steps(f, spec.triple, steps, n_steps, words)
+    with f.standard_floating_point(spec.triple), f.loop(0, n_steps) as k, f.when(found.load_int().equals(0)):
+        _run_step(f, head, steps[k.index], words, found)
     with f.when(releases):
         f.call_address(head.restore_thread, saved.load_int())
-    with f.when(flagged):
+    with f.when(flagged & found.load_int().equals(0)):
         found.store_int(flag.load_int())
     return found.load_int()
+
+
+def _run_step(f: Function, head: Head, step: Step, words: Ptr, failed: Ptr) -> None:
+    """A step's tasks, by several threads where they may. failed: -1 where the pool is another process's."""
+    code, own, tasks = step.code, words.at(step.words), step.tasks
+    workers = head.workers.minimum(tasks - 1)
+    with f.when(workers > 0):
+        pool = f.pointer(f.pointer(head.pool, "i64").load_int(), "i64")
+        refused = f.call_address(head.run, pool, f.pointer(code, "i64"), own, tasks, workers, head.work)
+        failed.store_int(f.i64(0) - refused)
+    with f.when((workers > 0).negated()):
+        run_tasks(f, code, own, tasks)

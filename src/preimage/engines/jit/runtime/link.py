@@ -186,10 +186,10 @@ def link(program: Program, n_threads: int) -> LinkedProgram:
     """The program with its kernels loaded; what runs them (the pool, or the kernel that runs a whole program) is compiled beside them."""
     specs = list(program.specs)
     target = kernels.current_target()
-    if n_threads <= 1:
-        specs.append(
-            ProgramSpec(target.triple) if DATA_FIELD is None or interpreter() is None else FunctionSpec(DATA_FIELD, target.triple)
-        )
+    if DATA_FIELD is not None and interpreter() is not None:
+        specs.append(FunctionSpec(DATA_FIELD, target.triple))
+    elif n_threads <= 1:
+        specs.append(ProgramSpec(target.triple))
     modules = [_wanted(spec, target) for spec in specs]
     if n_threads > 1 and not pool.is_loaded():
         modules.append(pool.wanted())

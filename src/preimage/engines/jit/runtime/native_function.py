@@ -1,4 +1,4 @@
-"""Steps of one thread as a built-in function of CPython (`function_kernel`).
+"""Steps as a built-in function of CPython (`function_kernel`).
 
 function = native_function(steps, words, patches, releases, kept)
 function(None, x, out)                 # arrays, or None for one that is absent; 0, or the flag that the steps set
@@ -69,17 +69,18 @@ def _method(field: int, triple: str) -> Any:
 
 def native_function(
     steps: Sequence[int], words: Sequence[int], patches: Sequence[tuple[int, int, int, int]], releases: bool, kept: object,
-    flagged: bool = False,
+    flagged: bool = False, shared: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Function | None:  # fmt: skip
-    """The function that runs steps (`link.step_tables`) on one thread; None where there can be none. patches: see `Patch`, of which
-    argument 0 is the workspace; releases: other Python threads run meanwhile; flagged: the steps set a flag; kept: what must live as long.
+    """The function that runs steps (`link.step_tables`); None where there can be none. patches: see `Patch`, of which
+    argument 0 is the workspace; releases: other Python threads run meanwhile; flagged: the steps set a flag; kept: what must live as long;
+    shared: with whom, `Head`'s run, pool, workers and work.
     """
     known = interpreter()
     if known is None or DATA_FIELD is None or len(words) > MOST_WORDS:
         return None
     head = Head(
         workspace=address_of(_shared()), releases=releases, patches=len(patches), steps=len(steps) // len(Step.fields), words=len(words),
-        flagged=flagged, **known,
+        flagged=flagged, run=shared[0], pool=shared[1], workers=shared[2], work=shared[3], **known,
     )  # fmt: skip
     table = np.array([*head.table()[0].tolist(), *chain(*patches), *steps, *words], np.int64).view(_Table)
     table.kept = kept

@@ -10,6 +10,9 @@ then parks. The picture of a job:
              -> wait until the workers inside have left -> unlock
     worker:  wait until the gate opens -> go in (count up) -> take tasks -> go out (count down)
 
+A job of little work goes another way: it is shared with those workers that are awake, or else is the caller's alone, until such jobs,
+one soon after another, have together been worth waking workers for.
+
 The gate is one 64-bit word: bit 0 open, bits 1..31 how many workers are inside, bits 32.. the number of the job. A worker
 goes in by compare-and-swap on an open gate only. So one that wakes late finds it closed and waits for the next job, and
 the caller never waits for a worker that the system has not scheduled.
@@ -31,18 +34,17 @@ import time
 from array import array
 
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.runtime.pool_ir import MOST_WORKERS, POOL_BYTES, SPINS, WORKERS, pool_ir
+from preimage.engines.jit.runtime.pool_ir import AWAKE_NS, MOST_WORKERS, POOL_BYTES, SPINS, WHOLE_WORK, WORKERS, pool_ir
 from preimage.engines.recording import recorder
 from preimage.locks import LOCK
 
-__all__ = ["is_loaded", "launch", "launch_known", "pack_args", "pool_size", "shared", "wanted"]
+__all__ = ["is_loaded", "launch", "launch_known", "pack_args", "pool_size", "shared", "shared_place", "wanted"]
 
-SPIN_NS = 100_000  # how long a worker spins after a job before it parks
 PATIENCE = 256  # jobs that run on the workers there are before the system is asked again for a thread that it refused
 
 _PTR, _I64 = ctypes.c_void_p, ctypes.c_int64
 _RunAlone = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_char_p, _I64)
-_Run = ctypes.CFUNCTYPE(_I64, _PTR, _PTR, ctypes.c_char_p, _I64, _I64)
+_Run = ctypes.CFUNCTYPE(_I64, _PTR, _PTR, ctypes.c_char_p, _I64, _I64, _I64)
 
 
 _FUNCTIONS = ("run_alone", "run", "init", "add_worker", "pauses")
@@ -50,7 +52,7 @@ _FUNCTIONS = ("run_alone", "run", "init", "add_worker", "pauses")
 
 def wanted() -> kernels.Wanted:
     """The pool's code, to be compiled beside a first call's kernels and not after them."""
-    text = pool_ir(kernels.host().triple, _SIGNALS)
+    text = pool_ir(kernels.host().triple, _SIGNALS, getattr(time, "CLOCK_MONOTONIC", 1))
     return kernels.wanted_module(text, _FUNCTIONS, "thread pool", level=kernels.CONTROL_LEVEL)
 
 
@@ -92,7 +94,7 @@ class _Pool:
         self._patience = 0  # calls of `grow` that start no thread, after the system refused one
         self.workers = 0
         code.init(self.address)
-        spins = 2000 * SPIN_NS // min([_timed(code) for _ in range(3)])
+        spins = 2000 * AWAKE_NS // min([_timed(code) for _ in range(3)])
         _I64.from_address(self.address + SPINS).value = max(100, spins)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
@@ -126,6 +128,8 @@ _SIGNALS = (int(signal.SIG_SETMASK), *(int(s) for s in (signal.SIGSEGV, signal.S
 
 _code: _Code | None = None
 _pool: _Pool | None = None
+_here = _I64(0)  # where the pool is, for generated code; it stays where it is until the process ends
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_here))
 
 
 def _loaded_code() -> _Code:
@@ -148,6 +152,7 @@ def _ready_pool(workers: int, broken: _Pool | None = None) -> _Pool:
                 _pool = made
             pool = _pool or made
         pool.grow(workers)
+        _here.value = pool.address
         return pool
 
 
@@ -185,9 +190,11 @@ def launch_known(kernel: int, args: bytes, n_tasks: int, n_threads: int) -> None
     pool = _pool
     if pool is None or pool.workers < workers:
         pool = _ready_pool(workers)
-    if pool._code.run(pool.address, kernel, args, n_tasks, workers):
+    if pool._code.run(pool.address, kernel, args, n_tasks, workers, WHOLE_WORK):
         pool = _ready_pool(workers, broken=pool)
-        if pool._code.run(pool.address, kernel, args, n_tasks, workers):  # pragma: no cover - would need a fork in between
+        if pool._code.run(
+            pool.address, kernel, args, n_tasks, workers, WHOLE_WORK
+        ):  # pragma: no cover - would need a fork in between
             pool._code.run_alone(kernel, args, n_tasks)
 
 
@@ -197,6 +204,12 @@ def shared(workers: int) -> tuple[int, int]:
     if pool is None or pool.workers < workers:
         pool = _ready_pool(workers)
     return int(pool._code.kernels["run"]), pool.address
+
+
+def shared_place(workers: int) -> tuple[int, int]:
+    """As `shared`, but for the address of the word that holds that of the pool, for code that outlives a pool: a forked child has another."""
+    run, _ = shared(workers)
+    return run, ctypes.addressof(_here)
 
 
 def pool_size() -> int:

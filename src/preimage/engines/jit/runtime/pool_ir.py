@@ -6,15 +6,32 @@ from preimage.engines.ir.builder import Bit, Int, Ptr
 from preimage.engines.ir.functions import I32, Function, module
 from preimage.engines.jit.runtime.affinity_ir import place_function
 
-__all__ = ["COND", "LINUX_SIGNALS", "MOST_WORKERS", "MUTEX", "POOL_BYTES", "SPINS", "WORKERS", "Words", "pause", "pool_ir"]
+__all__ = [
+    "ASLEEP",
+    "AWAKE_NS",
+    "COND",
+    "LINUX_SIGNALS",
+    "MOST_WORKERS",
+    "MUTEX",
+    "POOL_BYTES",
+    "SPINS",
+    "WHOLE_WORK",
+    "WORKERS",
+    "Words",
+    "pause",
+    "pool_ir",
+]
 
 POOL_BYTES = 4096
 MOST_WORKERS = 255
+MARKED = 64  # workers of whom it is known which sleep
+AWAKE_NS = 100_000  # how long a worker spins after a job before it parks
+WHOLE_WORK = 1 << 20  # the work of a job that is worth waking workers for; that of smaller ones is a part of it
 CALLER_SPINS = 2000  # how often the caller looks for workers that have not left, before it yields its CPU
 
 # Where things lie in the pool's memory, one cache line each for what is written often.
 GATE, JOB, NEXT, SLEEPERS, BUSY = 0, 128, 256, 384, 512
-PID, SPINS, CPU, WORKERS, MUTEX, COND = 640, 648, 768, 776, 1024, 1536
+PID, SPINS, CPU, WORKERS, ASLEEP, STREAK, LAST, MUTEX, COND = 640, 648, 768, 776, 392, 896, 904, 1024, 1536
 MASK = 1792  # the CPUs that the workers' places were chosen from
 THREADS = 2048  # the pthread_t of every worker
 SIGNAL_SET = 128  # bytes of a sigset_t, or more
@@ -34,17 +51,16 @@ class Words:
         self.gate, self.next, self.sleepers, self.busy = (pool.at_bytes(at) for at in (GATE, NEXT, SLEEPERS, BUSY))
         self.kernel, self.args, self.tasks, self.limit = (pool.at_bytes(JOB + 8 * k) for k in range(4))
         self.pid, self.spins, self.cpu, self.workers = (pool.at_bytes(at) for at in (PID, SPINS, CPU, WORKERS))
+        self.asleep = pool.at_bytes(ASLEEP)  # one bit each of the first workers
+        self.streak, self.last = pool.at_bytes(STREAK), pool.at_bytes(LAST)
         self.mutex, self.cond, self.mask, self.threads = (pool.at_bytes(at) for at in (MUTEX, COND, MASK, THREADS))
 
 
-def pool_ir(triple: str, signals: tuple[int, ...] = LINUX_SIGNALS) -> str:
-    """The pool as LLVM IR; `run` is what `pool.launch` calls. signals: the system's numbers of those named above."""
+def pool_ir(triple: str, signals: tuple[int, ...] = LINUX_SIGNALS, clock: int = 1) -> str:
+    """The pool as LLVM IR; `run` is what `pool.launch` calls. signals: the system's numbers of those named above; clock: that of its steady clock."""
     place = [place_function(Words)] if "linux" in triple else []
-    return module(
-        [
-            *place, _run_alone(triple), _take(), _worker(triple), _run(triple, bool(place)), _init(), _add_worker(signals), _pauses(triple),
-        ]
-    )  # fmt: skip
+    alone, run = [_run_alone(triple), _wakes_nobody(clock)], _run(triple, bool(place))
+    return module([*place, *alone, _take(), _worker(triple), run, _init(), _add_worker(signals), _pauses(triple)])
 
 
 def pause(f: Function, triple: str) -> None:
@@ -97,7 +113,7 @@ def _worker(triple: str) -> Function:
     seen, spun = f.cell(0), f.cell(0)  # the gate as it was last seen
     f.set_floating_point(triple)  # a new thread has its maker's
     with f.forever():
-        _await_job(f, words, last, seen, spun, triple)
+        _await_job(f, words, index.below(MARKED).pick(f.i64(1) << (index & (MARKED - 1)), f.i64(0)), last, seen, spun, triple)
         with f.forever() as entering:  # while the gate is open, try to go in
             gate = seen.load_int()
             last.store_int(gate >> JOB_BIT)
@@ -114,8 +130,8 @@ def _worker(triple: str) -> Function:
     return f
 
 
-def _await_job(f: Function, words: Words, last: Ptr, seen: Ptr, spun: Ptr, triple: str) -> None:
-    """Spin until the gate opens for a new job; park after a while. The gate as it was then is in `seen`."""
+def _await_job(f: Function, words: Words, own: Int, last: Ptr, seen: Ptr, spun: Ptr, triple: str) -> None:
+    """Spin until the gate opens for a new job; park after a while. The gate as it was then is in `seen`. own: this worker's bit of `asleep`."""
     limit = words.spins.atomic_load("monotonic")
     spun.store_int(0)
     with f.forever() as spinning:
@@ -125,39 +141,74 @@ def _await_job(f: Function, words: Words, last: Ptr, seen: Ptr, spun: Ptr, tripl
         with f.when(spun.load_int() > limit):
             f.call_c("pthread_mutex_lock", "i32", words.mutex)
             words.sleepers.atomic_update("add", 1, "seq_cst")
+            words.asleep.atomic_update("or", own, "monotonic")
             with f.forever() as sleeping:
                 seen.store_int(words.gate.atomic_load("seq_cst"))
                 with f.when(_is_new(seen.load_int(), last)):
                     sleeping.leave()
                 f.call_c("pthread_cond_wait", "i32", words.cond, words.mutex)
             words.sleepers.atomic_update("sub", 1, "seq_cst")
+            words.asleep.atomic_update("and", f.i64(-1) - own, "monotonic")
             f.call_c("pthread_mutex_unlock", "i32", words.mutex)
             spinning.leave()
         spun.store_int(spun.load_int() + 1)
         pause(f, triple)
 
 
+def _wakes_nobody(clock: int) -> Function:
+    """Whether so little work wakes nobody: 1 unless small jobs came one soon after another, so that workers would have been awake for them,
+    and have together been worth waking them. A job that is run alone is followed by `work` 0.
+    """
+    f = Function("wakes_nobody", "i64", internal=True, pool="ptr", work="i64")
+    words, time = Words(f.parameter("pool")), f.stack("i64", 2)
+    f.call_c("clock_gettime", "i32", I32(clock), time)
+    now = time.load_int() * 1_000_000_000 + time.at(1).load_int()
+    soon = (now - words.last.atomic_load("monotonic")) < AWAKE_NS
+    words.last.atomic_store(now, "monotonic")
+    streak = soon.pick(words.streak.atomic_load("monotonic"), f.i64(0)) + f.number("work")
+    is_enough = streak >= WHOLE_WORK
+    words.streak.atomic_store(is_enough.pick(f.i64(0), streak), "monotonic")
+    f.give(is_enough.pick(f.i64(0), f.i64(1)))
+    return f
+
+
 def _run(triple: str, places: bool) -> Function:
-    """Run a job. 0: done; 1: the pool belongs to another process, nothing was run."""
-    f = Function("run", "i64", pool="ptr", kernel="ptr", args="ptr", tasks="i64", limit="i64")
+    """Run a job. 0: done; 1: the pool belongs to another process, nothing was run.
+
+    work: how much there is to do, `WHOLE_WORK` or a part of it. Less than the whole is shared with those workers that are awake.
+    """
+    f = Function("run", "i64", pool="ptr", kernel="ptr", args="ptr", tasks="i64", limit="i64", work="i64")
     words = Words(f.parameter("pool"))
     kernel, args, tasks = f.parameter("kernel"), f.parameter("args"), f.number("tasks")
-    waited = f.cell(0)
+    waited, rouses = f.cell(0), f.cell(1)
     with f.when(f.call_c("getpid", "i32").equals(words.pid.load_int()).negated()):
         f.give(1)
+    with f.when(f.number("work") < WHOLE_WORK):
+        rouses.store_int(0)
+        wanted = (f.i64(1) << f.number("limit").minimum(MARKED - 1)) - 1
+        asleep = words.asleep.atomic_load("monotonic") & wanted
+        with f.when(asleep.equals(0).negated()):
+            quiet = f.call_known("wakes_nobody", words.pool, f.number("work"))
+            rouses.store_int(quiet.equals(0).pick(f.i64(1), f.i64(0)))
+            with f.when((quiet > 0) & asleep.equals(wanted)):
+                f.call_function("run_alone", kernel, args, tasks)
+                f.call_known("wakes_nobody", words.pool, f.i64(0))
+                f.give(0)
     free, _ = words.busy.compare_exchange(0, 1, "acquire")
     with f.when(free.negated()):  # another thread's job is running: more threads would only get in its way
         f.call_function("run_alone", kernel, args, tasks)
         f.give(0)
-    if places:
-        f.call_function("place", words.pool)
+    if places:  # of small jobs whether it is still on its CPU, which takes less than to ask for all
+        moved = f.call_c("sched_getcpu", "i32").equals(words.cpu.load_int()).negated()
+        with f.when((rouses.load_int() > 0) | moved):
+            f.call_function("place", words.pool)
     for word, value in ((words.kernel, kernel.address()), (words.args, args.address()), (words.tasks, tasks)):
         word.store_int(value)
     words.limit.store_int(f.number("limit"))
     words.next.atomic_store(0, "monotonic")
     job = (words.gate.atomic_load("monotonic") >> JOB_BIT) + 1
     words.gate.atomic_update("xchg", (job << JOB_BIT) | OPEN, "seq_cst")
-    with f.when(words.sleepers.atomic_load("seq_cst") > 0):
+    with f.when((rouses.load_int() > 0) & (words.sleepers.atomic_load("seq_cst") > 0)):
         f.call_c("pthread_mutex_lock", "i32", words.mutex)
         f.call_c("pthread_mutex_unlock", "i32", words.mutex)
         f.call_c("pthread_cond_broadcast", "i32", words.cond)

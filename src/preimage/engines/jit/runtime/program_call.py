@@ -1,4 +1,4 @@
-"""Programs of one thread as built-in functions (`function_kernel`), and calls that skip all that one with the same shapes found out.
+"""Programs as built-in functions (`function_kernel`), and calls that skip all that one with the same shapes found out.
 
 function = _function(linked, ("x", "w", "out"), item, releases)
 function(workspace, x, w, out)         # arrays, or None for one that is absent; 0, or the flag that the program set
@@ -16,8 +16,11 @@ import numpy as np
 from preimage.engines.addresses import address_of
 from preimage.engines.base import Array
 from preimage.engines.buffers import maker_of
+from preimage.engines.jit.compiler import kernels
+from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram
 from preimage.engines.jit.runtime.native_function import SHARED_BYTES, Function, native_function
+from preimage.engines.jit.runtime.pool_ir import WHOLE_WORK
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state
@@ -30,8 +33,10 @@ __all__ = ["PackedCall", "ProgramCall", "WarmCall"]
 HELD_MACS = 1 << 16
 
 
-def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool) -> Function | None:
-    """The function of a program; None where there can be none. arguments, item: as of `ProgramCall`."""
+def _function(
+    linked: LinkedProgram, arguments: Sequence[str], item: int, releases: bool, threads: int, macs: int
+) -> Function | None:
+    """The function of a program; None where there can be none. arguments, item, threads, macs: as of `ProgramCall`."""
     steps, words, wanted = linked.steps(0)
     patches: list[tuple[int, int, int, int]] = []
     for word, name in wanted:
@@ -41,11 +46,21 @@ def _function(linked: LinkedProgram, arguments: Sequence[str], item: int, releas
             patches.append((1 + arguments.index(name), word, 0, item - 1))
         else:
             words[word] = 0
-    return native_function(steps, words, patches, releases, linked, any(name == "flag" for _, name in wanted))
+    shared = (0, 0, 0, 0)
+    if threads > 1 and any(call.tasks > 1 for call in linked.calls):
+        shared = (*pool.shared_place(threads - 1), threads - 1, _work(macs, item, len(linked.calls)))
+    return native_function(steps, words, patches, releases, linked, any(name == "flag" for _, name in wanted), shared)
+
+
+def _work(macs: int, item: int, steps: int) -> int:
+    """How much each step of a program has to do, as the pool counts: more than the whole of what wakes workers, or a part of that."""
+    whole = kernels.current_target().costs.threads.woken_macs
+    work = macs * item * WHOLE_WORK // (4 * whole)
+    return WHOLE_WORK if work >= WHOLE_WORK else work // steps
 
 
 class _Launched:
-    """A program on several threads, called as the function of one on one thread is."""
+    """A program on several threads, called as the function of one is, where there can be none."""
 
     __slots__ = ("_below", "_launch", "_names")
 
@@ -79,8 +94,8 @@ class ProgramCall:
         self, linked: LinkedProgram, arguments: tuple[str, ...], scratch: Scratch, n_threads: int, item: int, macs: int
     ) -> None:
         self._scratch, self._size = scratch, linked.workspace_bytes
-        held = macs <= HELD_MACS and self._size <= SHARED_BYTES
-        self._function = _function(linked, arguments, item, not held) if n_threads <= 1 else None
+        held = n_threads <= 1 and macs <= HELD_MACS and self._size <= SHARED_BYTES
+        self._function = _function(linked, arguments, item, not held, n_threads, macs)
         self._brings = not held or self._function is None
         self._launch: Launch | None = None
         self._given = linked, (*arguments, "flag"), n_threads

@@ -16,6 +16,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Code, Column, Integer, Record, Rows, Words
 from preimage.engines.ir.builder import Ptr
 from preimage.engines.ir.functions import Function, module
+from preimage.engines.jit.runtime.pool_ir import WHOLE_WORK
 from preimage.engines.jit.runtime.steps_kernel import Step, run_tasks
 from preimage.records import record
 
@@ -90,6 +91,6 @@ def _run_step(f: Function, args: ReplayArguments, step: RecordedStep, alone: Ptr
     alone.store_int(1)
     with f.when(workers > 0):
         pool, kernel = f.pointer(args.pool, "i64"), f.pointer(code, "i64")
-        alone.store_int(f.call_address(args.run, pool, kernel, vector, tasks, workers))
+        alone.store_int(f.call_address(args.run, pool, kernel, vector, tasks, workers, f.i64(WHOLE_WORK)))
     with f.when(alone.load_int().equals(0).negated()):
         run_tasks(f, code, vector, tasks)
