@@ -14,6 +14,7 @@ from preimage.autograd.primitive import Node
 from preimage.autograd.tensor import Tensor, array_of, method
 from preimage.errors import GraphError
 from preimage.floating_point import in_standard_mode
+from preimage.ownership import is_only_kept, plus
 
 if TYPE_CHECKING:
     from preimage.typing import Operand
@@ -99,6 +100,22 @@ def _add(a: Any, b: Any) -> Any:
     return a + b if add is None else add(a, b)
 
 
+def _add_to(pending: dict[Vertex, Any], vertex: Vertex, cotangent: Any) -> None:
+    """Add to what is pending, in its memory where nobody else sees that."""
+    held = [pending.pop(vertex, None)]
+    plain = type(held[0]) is type(cotangent) is np.ndarray and adder.get() is None
+    pending[vertex] = plus(held, 0, cotangent) if plain else _add(held[0], cotangent)
+
+
+def add_to_grad(leaf: Tensor, g: Any) -> Any:
+    """A leaf's gradient plus g, in its memory where nobody else sees that; g where there is none."""
+    held: list[Any] = [leaf._grad]
+    if held[0] is None:
+        return g
+    plain = type(held[0]._data) is type(g) is np.ndarray and adder.get() is None
+    return plus([held[0]._data], 1, g) if plain and is_only_kept(held, 0, 1) else _add(held[0]._data, g)
+
+
 def _sweep(
     outputs: Sequence[Tensor],
     grad_outputs: Sequence[Any],
@@ -130,7 +147,7 @@ def _sweep(
             if any(wanted):
                 for edge, cotangent in zip(vertex.edges, vertex.cotangents(g, wanted, create_graph), strict=True):
                     if cotangent is not None and edge is not None:
-                        pending[edge] = _add(pending.get(edge), cotangent)
+                        _add_to(pending, edge, cotangent)
                 if not retain_graph:
                     vertex.free()
     return found
@@ -157,8 +174,7 @@ def backward(
     for leaf, g in _sweep([output], [seed], None, create_graph, retain).items():
         assert isinstance(leaf, Tensor)
         with np.errstate(all="ignore"):
-            before = leaf._grad
-            total = g if before is None else _add(before if create_graph else before._data, g)
+            total = _add(leaf._grad, g) if create_graph else add_to_grad(leaf, g)
         if total is seed:
             total = total.copied() if isinstance(total, DeviceArray) else np.array(total)
         leaf.grad = _as_tensor(total, create_graph)

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from preimage.engines.addresses import address_of
 from preimage.engines.places import LINE_BYTES, conflicts, places_of
 from preimage.engines.recording import state
+from preimage.ownership import Block
 from preimage.resources import kept_memory, register_keeper, release_memory
 
 __all__ = [
@@ -207,7 +208,7 @@ class _Spare:
         return sum([size * len(held) for size, held in list(blocks.items())])
 
 
-class _Large:
+class _Large(Block):
     """A large block of memory in use: when the last view of it is gone, it is kept for the next array of about its size.
 
     The system gives memory of this size page by page, each set to zero as it is first touched, and takes it back at once when it is

@@ -10,6 +10,7 @@ run.holds(1), run.end()         # the guards of the last stretch
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,12 +22,13 @@ from preimage.engines.base import Array
 from preimage.engines.buffers import LINE_BYTES, aligned_empty, places_of
 from preimage.engines.recording import Place, Recorder
 from preimage.engines.run_memory import Runs
+from preimage.ownership import Block
 
 __all__ = ["Replay", "Run"]
 
 _BYTE = np.dtype(np.uint8)
-#: The numbers of a run's memories; those that it is given follow.
-_WORKSPACE, _FLAGS, _RESULTS, _FIRST = range(4)
+#: The numbers of a run's memories. One for the results of each stretch follows, and then those that it is given.
+_WORKSPACE, _FLAGS, _RESULTS = range(3)
 
 
 class Replay:
@@ -45,16 +47,19 @@ class Replay:
     ) -> None:
         """guarded: the number of guards up to the end of each stretch; by default all belong to the last."""
         flags = [recorder.place_of(flag) for flag in recorder.flags]
-        places = {place.memory: (number, 0) for number, place in enumerate(given, _FIRST)}
+        places = {place.memory: (number, 0) for number, place in enumerate(given, _RESULTS + len(ends))}
         places |= {place.memory: (_FLAGS, 8 * k) for k, place in enumerate(flags) if place is not None}
-        self._results_bytes = 0
+        self._results_bytes = [0] * len(ends)
+        made_in = _first_uses(recorder, ends)
         for place in own:
             if place.memory not in places:
-                places[place.memory] = (_RESULTS, self._results_bytes)
-                self._results_bytes += -(-max(1, recorder.sizes[place.memory]) // LINE_BYTES) * LINE_BYTES
+                k = made_in.get(place.memory, 0)
+                places[place.memory] = (_RESULTS + k, self._results_bytes[k])
+                self._results_bytes[k] += -(-max(1, recorder.sizes[place.memory]) // LINE_BYTES) * LINE_BYTES
         workspace, self._workspace_bytes = _planned(recorder, places)
         places |= workspace
-        self._own = [(*places[place.memory], place) for place in own]
+        times = Counter(place.memory for place in own)
+        self._own = [(*places[place.memory], place, times[place.memory] == 1) for place in own]
         edges = [0, *(guarded or [*[0] * (len(ends) - 1), len(recorder.guards)])]
         self._guards = [[(*places[g.place.memory], g) for g in recorder.guards[a:b]] for a, b in pairwise(edges)]
         self._flags = np.zeros(max(1, len(flags)), np.int64)
@@ -100,19 +105,28 @@ def _planned(recorder: Recorder, outer: dict[int, tuple[int, int]]) -> tuple[dic
     return {number: (_WORKSPACE, at) for number, at in zip(born, starts, strict=True)}, total
 
 
+def _first_uses(recorder: Recorder, ends: Sequence[int]) -> dict[int, int]:
+    """The stretch in which every memory is used first."""
+    edges = [0, *ends]
+    found: dict[int, int] = {}
+    for k, (a, b) in enumerate(pairwise(edges)):
+        for step in recorder.steps[a:b]:
+            for _, number, _ in step.addresses:
+                found.setdefault(number, k)
+    return found
+
+
 class Run:
-    """One run: its memory, and the addresses of what it was given."""
+    """One run: its memory, and the addresses of what it was given. The results of a stretch get theirs when it runs."""
 
     def __init__(self, replay: Replay, fill: int | None) -> None:
-        self._replay, self._memory = replay, replay._runs.take()
+        self._replay, self._memory, self._fill = replay, replay._runs.take(), fill
         if fill is not None:
             self._memory.raw.fill(fill)
         replay._flags[:] = 0
-        results = aligned_empty((max(1, replay._results_bytes),), _BYTE)
-        if fill is not None:
-            results.fill(fill)
-        self._arrays: list[Any] = [self._memory.raw, replay._flags, results]
-        self._addresses = [self._memory.address, address_of(replay._flags), address_of(results)]
+        later = len(replay._results_bytes)
+        self._arrays: list[Any] = [self._memory.raw, replay._flags, *[None] * later]
+        self._addresses = [self._memory.address, address_of(replay._flags), *[0] * later]
 
     def give(self, *arrays: Array) -> None:
         """The given arrays, in their order; in as many calls as it takes."""
@@ -121,14 +135,26 @@ class Run:
 
     def stretch(self, k: int, threads: int) -> None:
         """Run the k-th stretch of steps."""
+        size = self._replay._results_bytes[k]
+        if size:
+            results = aligned_empty((size,), _BYTE)
+            if self._fill is not None:
+                results.fill(self._fill)
+            self._arrays[_RESULTS + k] = results
+            self._addresses[_RESULTS + k] = address_of(results)
         stretch = self._replay._stretches[k]
         if stretch is not None:
             stretch.run(self._memory.address + self._replay._vectors_at, self._addresses, threads)
 
     def own(self, k: int) -> Array:
         """The k-th result."""
-        number, at, place = self._replay._own[k]
-        return np.ndarray(place.shape, place.dtype, self._arrays[number], at + place.offset, place.strides)
+        number, at, place, alone = self._replay._own[k]
+        memory = self._arrays[number]
+        if alone and isinstance(
+            memory.base, Block
+        ):  # a view of the block, not of its array, says: nobody else has this part (`ownership`)
+            memory = memory.base
+        return np.ndarray(place.shape, place.dtype, memory, at + place.offset, place.strides)
 
     def flags_hold(self) -> bool:
         """Whether no kernel found that the computation would go on otherwise."""

@@ -31,7 +31,7 @@ class KeptWeight:
         if held is not None and ((held[0] is array and is_fixed(array)) or same_bits(array, held[1].array)):
             return held[1]
         prepared = PreparedWeight(array)
-        self._held = (array, prepared)
+        self._held = (array if is_fixed(array) else None, prepared)  # an optimiser writes into arrays that nobody else holds
         return prepared
 
     def in_place_of(self, weight: Value) -> Value | PreparedWeight:

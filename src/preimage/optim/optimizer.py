@@ -1,6 +1,7 @@
 """What all optimisers share: groups of parameters with options, a state per parameter, and how both are saved.
 
-A step computes new arrays and assigns them, so a graph that still needs the old values says so instead of going wrong.
+A step computes new arrays and assigns them, so a graph that still needs the old values says so instead of going wrong. They lie in the memory of the
+old ones where nobody else refers to these.
 """
 
 from __future__ import annotations

@@ -2,25 +2,29 @@
 
 An optimiser writes the update of a parameter down as elementwise steps (`Written`), the same for all parameters of a group. Numbers that change from
 step to step (the rate, Adam's corrections) lie in an array that the recorded kernels read; so do parameters, gradients and state, wherever they lie.
+
+New values are new arrays. Where nobody else refers to the old ones (`ownership.py`), they lie in the memory of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from preimage.autograd import Tensor
 from preimage.engines import around, replayer
-from preimage.engines.base import Array
-from preimage.engines.recording import Recorder
+from preimage.engines.base import Array, aligned_empty
+from preimage.engines.recording import Place, Recorder
 from preimage.engines.replay import Replay
+from preimage.ownership import is_sole
 from preimage.settings import current, thread_count
 
 __all__ = ["Chain", "Job", "Together", "Written"]
 
-#: Old and new values of the parameters of one call are there at the same time: so many bytes of new ones.
+#: Old and new values of the parameters of one call may be there at the same time: so many bytes of new ones.
 CALL_BYTES = 4 << 20
 #: Sets of shapes that are remembered.
 MOST_KNOWN = 64
@@ -101,6 +105,17 @@ class Job(NamedTuple):
                 return None
         return cls(parameter, state, written, operands)
 
+    def outputs(self, places: Sequence[Place]) -> list[Array]:
+        """Arrays for the new states and, last, the new parameter, which lie as these places say."""
+        made, operands = [], self.operands
+        for place, k in zip(places, (*range(2, len(operands)), 0), strict=True):
+            # its keeper, the parameter or the state, is the only other one that may refer to it
+            if operands[k].strides == place.strides and is_sole(operands, k, 1):
+                made.append(operands[k].view())
+            else:
+                made.append(_empty(place))
+        return made
+
     def assign(self, values: Sequence[Array]) -> None:
         """Take over what came out."""
         for name, value in zip(self.written.states, values, strict=False):
@@ -112,7 +127,7 @@ class Together:
     """Runs jobs, several in a call."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, Replay | None] = {}
+        self._known: dict[Any, _Update | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Together:
         return Together()  # what it knows can be found out again
@@ -130,11 +145,11 @@ class Together:
                 if len(self._known) >= MOST_KNOWN:
                     self._known.clear()
                 self._known[key] = _recorded(part, numbers)
-            replay = self._known[key]
-            if replay is None or current().debug:
+            update = self._known[key]
+            if update is None or current().debug:
                 left += part
             else:
-                _replayed(replay, part, numbers)
+                _replayed(update, part, numbers)
         return left
 
 
@@ -168,8 +183,15 @@ def _parts(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         yield part
 
 
-def _recorded(jobs: Sequence[Job], numbers: Sequence[Array]) -> Replay | None:
-    """The updates as steps to be run again; None where they are not kernels alone."""
+class _Update(NamedTuple):
+    """Recorded updates. places: of the results of every job, which a run is given like its operands."""
+
+    replay: Replay
+    places: list[list[Place]]
+
+
+def _recorded(jobs: Sequence[Job], numbers: Sequence[Array]) -> _Update | None:
+    """The updates as steps to be run again; None where they are not one kernel each, which reads an element before it writes it."""
     make_ready = replayer()
     if isinstance(make_ready, str):
         return None
@@ -180,19 +202,27 @@ def _recorded(jobs: Sequence[Job], numbers: Sequence[Array]) -> Replay | None:
             around.chain(own[1:], job.written.steps, own[0], job.written.results) for job, own in zip(jobs, seen, strict=True)
         ]
     given = [place for own in seen for a in own if (place := recorder.place_of(a)) is not None]
-    results = [place for values in made for a in values or () if (place := recorder.place_of(a)) is not None]
-    if recorder.broken is not None or len(results) != sum(len(job.written.results) for job in jobs):
+    places = [[place for a in values or () if (place := recorder.place_of(a)) is not None] for values in made]
+    if recorder.broken is not None or len(recorder.steps) != len(jobs):
         return None
-    return Replay(recorder, [len(recorder.steps)], given, results, make_ready)
+    if [len(of_job) for of_job in places] != [len(job.written.results) for job in jobs]:
+        return None
+    given += [place for of_job in places for place in of_job]
+    return _Update(Replay(recorder, [len(recorder.steps)], given, (), make_ready), places)
 
 
-def _replayed(replay: Replay, jobs: Sequence[Job], numbers: Sequence[Array]) -> None:
-    run = replay.begin()
+def _replayed(update: _Update, jobs: Sequence[Job], numbers: Sequence[Array]) -> None:
+    outputs = [job.outputs(places) for job, places in zip(jobs, update.places, strict=True)]
+    run = update.replay.begin()
     run.give(*[a for job, values in zip(jobs, numbers, strict=True) for a in (values, *job.operands)])
+    run.give(*[a for values in outputs for a in values])
     run.stretch(0, thread_count())
-    at = 0
-    for job in jobs:
-        count = len(job.written.results)
-        job.assign([run.own(k) for k in range(at, at + count)])
-        at += count
+    for job, values in zip(jobs, outputs, strict=True):
+        job.assign(values)
     run.end()
+
+
+def _empty(place: Place) -> Array:
+    """An array that fills memory of its own and lies like this."""
+    memory = aligned_empty((prod(place.shape) * place.dtype.itemsize,), np.dtype(np.uint8))
+    return np.ndarray(place.shape, place.dtype, memory, 0, place.strides)

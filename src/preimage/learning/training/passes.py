@@ -98,6 +98,7 @@ class Program:
         """
         self.parameters, self.structure, self.settings, self.of_input = parameters, _structure(net), current(), of_input
         self.state = None if watch is None else watch.state()
+        self.runs = 0  #: of the first ones, by those who count
         make_ready = replayer()
         if isinstance(make_ready, str):
             raise RefusedError(make_ready)

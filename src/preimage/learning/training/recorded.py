@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from preimage.autograd import Tensor, is_grad_enabled
+from preimage.autograd.backward import add_to_grad
 from preimage.autograd.modes import observer
 from preimage.engines.buffers import trim
 from preimage.io.graph.memory import dense
@@ -51,6 +52,8 @@ __all__ = ["BEFORE", "Made", "RecordedNet", "gradients_of", "input_of", "key_of"
 MOST_SHAPES = 4
 #: Runs of a shape before it is recorded, and those that are compared with the layers afterwards.
 BEFORE, CONTROLS = 1, 1
+#: First runs of a program, before which memory that only the layers' own passes needed is given back: gradients of the last one live until then.
+SETTLING = 2
 _FLOATS = frozenset(np.dtype(t) for t in (np.float32, np.float64))
 
 
@@ -136,6 +139,9 @@ class RecordedNet:
             self._seen[key] = 0
             self.why = "the net, its settings, or how its weights lie changed"
             return None
+        if program.runs < SETTLING:
+            program.runs += 1
+            trim()
         made = program.forward(x)
         if made is None:
             self.why = "a weight or a variance is not finite"
@@ -248,7 +254,7 @@ def _add(parameters: Sequence[Tensor], gradients: Sequence[Array | None]) -> Non
     for parameter, found in zip(parameters, gradients, strict=True):
         if found is not None:
             with np.errstate(all="ignore"):
-                parameter.grad = Tensor(found if parameter._grad is None else parameter._grad._data + found)
+                parameter.grad = Tensor(add_to_grad(parameter, found))
 
 
 def gradients_of(output: Tensor, g: Array, leaves: Sequence[Tensor]) -> list[Array | None]:
