@@ -53,6 +53,21 @@ def test_one_row_times_contiguous_columns_is_dot_products(rows, terms, columns):
     assert isinstance(program.calls[-1].spec, DotsSpec) == ((rows, terms, columns) == (1, 2048, 40))
 
 
+@pytest.mark.parametrize("terms", [512, 521, 700, 1024, 2048, 2311])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("columns", [9, 16, 39])
+def test_dot_products_of_whole_lines(terms, dtype, columns, width):
+    """Blocks in the lanes of vectors of a line or half of one; short blocks, ends of blocks, columns that fill no vector."""
+    case = products.ProductCase((1, terms), (terms, columns), dtype, ("rows", "columns"), 2, terms, False)
+    assert products.differences(case) == [], case
+    a, b = np.empty((1, terms), dtype), np.empty((columns, terms), dtype).T
+    request = product_request(a, b, EpilogueSpec(), 1)[0]
+    spec = lower_product(request).calls[-1].spec
+    if width == "avx512" and dtype != "float16" and columns >= 16:
+        assert isinstance(spec, DotsSpec)
+        assert spec.whole_lines
+
+
 def test_narrow_vectors_where_wide_loads_are_slow(width, change_costs):
     """One wide vector of columns is two narrow ones, with the same bits."""
     change_costs(tiling={"wide_load_cycles": 1.35})

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines.ir.builder import ELEMENT_BYTES
+from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES
 from preimage.engines.jit.products.dots_kernel import DotsArguments, DotsSpec
 from preimage.engines.jit.products.request import ProductRequest
 from preimage.engines.jit.program import Buffer, KernelCall, ProgramBuilder, kernel_call
@@ -19,8 +19,18 @@ FETCHED_BYTES = 16 << 10  # ahead, from memory
 MOST_TERMS = 1 << 16  # of a row that is turned in the memory of every thread
 
 
+def _is_far(r: ProductRequest) -> bool:
+    """Whether B comes from memory."""
+    return r.columns * r.terms * r.item > r.target.l3_bytes // 2
+
+
 def _lanes(r: ProductRequest) -> int:
-    return min(r.lanes, 32 // ELEMENT_BYTES[r.sums])  # two shuffles of 32 bytes begin in a cycle, or one of 64
+    """Those of a cache line, which is read whole, where columns have so many blocks and vectors so many lanes. Else those of 32 bytes, put together
+    from pieces of 16: two or three such shuffles begin in a cycle."""
+    line = LINE_BYTES // r.item
+    if r.lanes == line and r.terms // _block(r) >= line and r.columns >= line and not _is_far(r):
+        return line
+    return min(r.lanes, 32 // ELEMENT_BYTES[r.sums])
 
 
 def _block(r: ProductRequest) -> int:
@@ -37,14 +47,15 @@ def should_dot(r: ProductRequest) -> bool:
 
 
 def _together(r: ProductRequest) -> int:
-    is_far = r.columns * r.terms * r.item > r.target.l3_bytes // 2
-    return 1 if is_far else min(COLUMNS, _lanes(r))
+    if _lanes(r) * r.item == LINE_BYTES:
+        return 2  # more would not find registers
+    return 1 if _is_far(r) else min(COLUMNS, _lanes(r))
 
 
 def _ahead(r: ProductRequest, together: int) -> tuple[int, int]:
     """The cache into which columns are fetched while those before them are read (0: B is near), and how many bytes ahead."""
     step, all_bytes = together * r.b.member_stride, r.columns * r.terms * r.item
-    if all_bytes > r.target.l2_bytes // 2:
+    if all_bytes > r.target.l2_bytes // 2 and _lanes(r) * r.item < LINE_BYTES:
         return 2, step * max(1, FETCHED_BYTES // abs(step or FETCHED_BYTES))
     return (1 if abs(step) <= r.target.l1_bytes // 2 < all_bytes else 0), step
 

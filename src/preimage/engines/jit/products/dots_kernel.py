@@ -22,7 +22,7 @@ from preimage.engines.ir.arguments import Elements, Integer, Words, elements
 from preimage.engines.ir.builder import ELEMENT_BYTES, LINE_BYTES, Bit, Int, Kernel, Num, Ptr
 from preimage.engines.ir.epilogue import EpilogueArguments, EpilogueSpec, finish
 from preimage.engines.jit.products.rows import row_places
-from preimage.engines.jit.products.transpose import across
+from preimage.engines.jit.products.transpose import across, across_lines
 from preimage.records import record
 
 __all__ = ["DotsArguments", "DotsSpec", "build"]
@@ -78,6 +78,11 @@ class DotsSpec:
     def sums(self) -> str:
         """The type of the sums."""
         return "f64" if self.element == "f64" else "f32"
+
+    @property
+    def whole_lines(self) -> bool:
+        """Whether a vector is a cache line."""
+        return self.lanes * ELEMENT_BYTES[self.element] == LINE_BYTES
 
     def ir(self) -> str:
         """The text of the kernel."""
@@ -138,22 +143,20 @@ def _chunk(f: Kernel, spec: DotsSpec, row: Ptr, places: list[Ptr], sums: list[Pt
     first, block = _first_block(f, spec, chunk), args.block
     line, stride = row.at(chunk * args.chunk_pitch), block * ELEMENT_BYTES[spec.element]
     starts = [place.at(first * block) for place in places]
-    side = min(lanes, 16 // ELEMENT_BYTES[spec.sums])
-
-    blocks = [row_places(start, stride, lanes) for start in starts]
+    group = min(lanes, 8)  # of blocks that share their addresses
+    blocks = [[row_places(start.at_bytes(stride * n), stride, group) for n in range(0, lanes, group)] for start in starts]
 
     def terms(k: Int, before: list[Num], is_last: bool) -> list[Num]:
-        masks: list[Bit | None] = [f.lane_mask(side, block - k - s) if is_last else None for s in range(0, lanes, side)]
-        shared = None if spec.few else [line.at((k + j) * lanes).load(lanes) for j in range(lanes)]
+        shared = None if spec.few or spec.whole_lines else [line.at((k + j) * lanes).load(lanes) for j in range(lanes)]
         after = []
         for start, places_of, total in zip(starts, blocks, before, strict=True):
-            here = places_of(k)
+            here = [place for places in places_of for place in places(k)]
             if spec.ahead and not is_last:  # as many bytes of what is read next, from its first to its last
                 ahead = start.at(k * lanes).at_bytes(args.ahead)
                 for offset in range(0, lanes * lanes * ELEMENT_BYTES[spec.element], LINE_BYTES):
                     f.prefetch(ahead.at_bytes(offset), level=spec.ahead)
             own = line.hidden() if spec.few else line
-            for j, value in enumerate(across(here, lanes, masks, side)):
+            for j, value in enumerate(_turned(f, spec, here, block - k if is_last else None)):
                 left = own.at((k + j) * lanes).load(lanes) if shared is None else shared[j]
                 total = total.plus_product(left, value)
             after.append(total)
@@ -167,6 +170,16 @@ def _chunk(f: Kernel, spec: DotsSpec, row: Ptr, places: list[Ptr], sums: list[Pt
         k.carry = terms(k.index, k.carry, True)
     for place, total in zip(sums, k.result, strict=True):
         place.at(first).store(total)
+
+
+def _turned(f: Kernel, spec: DotsSpec, places: list[Ptr], left: Int | None) -> list[Num]:
+    """Vectors across the blocks of as many terms as there are lanes. left: terms from there on are zero."""
+    lanes, side = spec.lanes, min(spec.lanes, 16 // ELEMENT_BYTES[spec.sums])
+    if spec.whole_lines:
+        halves = None if left is None else (f.lane_mask(2 * side, left), f.lane_mask(2 * side, left - 2 * side))
+        return across_lines(places, halves, side)
+    masks: list[Bit | None] = [None if left is None else f.lane_mask(side, left - s) for s in range(0, lanes, side)]
+    return across(places, lanes, masks, side)
 
 
 def _last_block(f: Kernel, spec: DotsSpec, a: Ptr, places: list[Ptr], sums: list[Ptr]) -> None:
