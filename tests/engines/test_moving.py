@@ -9,6 +9,7 @@ import pytest
 
 import preimage as pre
 from preimage.engines import moving
+from preimage.engines.base import memory_order
 from preimage.engines.recording import Recorder
 
 pytestmark = pytest.mark.skipif(pre.engines()["jit"] != "available", reason="these are kernels of the jit engine")
@@ -59,7 +60,7 @@ def test_padded_repeated_laid(dtype: str, threads: int) -> None:
             made = moving.padded(x, pairs, 1)
             assert made is not None
             np.testing.assert_array_equal(made, np.pad(x, pairs, constant_values=1), strict=True)
-            assert moving.memory_order(made) == moving.memory_order(x)
+            assert memory_order(made) == memory_order(x)
             part = x[:, :1, :, :]
             spread = moving.repeated(part, (2, 3, 24, 5, 19))
             assert spread is not None

@@ -104,6 +104,10 @@ LAYERS = {
     "instance norm with statistics": (nn.InstanceNorm2d(6, affine=True, track_running_stats=True), 6 * 56),
     "group norm": (nn.GroupNorm(3, 6), 6 * 56),
     "upsample": (nn.Upsample(scale_factor=2), 6 * 14 * 16),
+    "upsample, linear": (nn.Upsample(scale_factor=2, mode="bilinear"), 6 * 14 * 16),
+    "upsample, cubic": (nn.Upsample(size=(9, 7), mode="bicubic"), 6 * 63),
+    "reflecting margin": (nn.Conv2d(6, 4, 3, padding=2, padding_mode="reflect", rng=2), 4 * 9 * 10),
+    "margins": (nn.Sequential(nn.ReplicationPad2d((1, 2, 0, 1)), nn.CircularPad2d(1)), 6 * 10 * 13),
     "dropout": (nn.Dropout(0.5, rng=3), 6 * 56),
     "dropout of channels": (nn.Sequential(nn.Dropout2d(0.3, rng=4), nn.ReLU(), nn.Dropout(0.2, rng=5)), 6 * 56),
 }

@@ -11,12 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from preimage.autograd.device_arrays import DeviceArray
 from preimage.engines import DEVICE_ENGINES, get, names, sums
+from preimage.engines.axis_matrix import AxisMatrix
 from preimage.engines.base import Array, ElementwiseKernels, Steps
 from preimage.engines.recording import recorder
 from preimage.engines.recurrent import Direction
@@ -26,6 +28,7 @@ from preimage.settings import current
 __all__ = [
     "active",
     "active_engine",
+    "along_axes",
     "cast",
     "chain",
     "channel_sums",
@@ -43,7 +46,6 @@ __all__ = [
     "ready",
     "records",
     "recurrent",
-    "resize",
     "runs_recurrent",
     "softmax",
     "standardize",
@@ -254,11 +256,19 @@ def max_pool_grad(g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, i
     return _said("gradient of max over windows", kernels.max_pool_grad(g, x, pooled, windows), x)
 
 
-def resize(x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear: bool) -> Array | None:
-    """The spatial axes resized; tables: per axis low and high positions, weight of the high one, whether they are blended."""
-    if not _pays(x.size, LEAST_CHAIN) or (kernels := fits(x)) is None:
-        return None
-    return _said("resize", kernels.resize(x, tables, linear), x)
+def along_axes(x: Array, matrices: Sequence[tuple[int, AxisMatrix]]) -> Array:
+    """Every line of x along an axis times a sparse matrix of x's dtype, one axis after another."""
+    shape = list(x.shape)
+    for axis, matrix in matrices:
+        shape[axis] = max(shape[axis], matrix.outputs)
+    works = x.size and all(matrix.outputs for _, matrix in matrices) and _pays(prod(shape), LEAST_CHAIN)
+    kernels = fits(x) if works else None
+    made = None if kernels is None else _said("matrices along axes", kernels.along_axes(x, matrices), x)
+    if made is None:
+        made = x
+        for axis, matrix in matrices:
+            made = matrix.times(made, axis)
+    return made
 
 
 def runs_recurrent(*arrays: Array) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from preimage.engines.buffers import aligned_empty
 from preimage.errors import DTypeError, OptionError
 from preimage.geometry import ConvGeometry
 from preimage.records import record
+
+if TYPE_CHECKING:
+    from preimage.engines.axis_matrix import AxisMatrix
 
 __all__ = [
     "CONTRACTIONS",
@@ -38,6 +41,7 @@ __all__ = [
     "apply_to_columns",
     "empty_like_order",
     "is_channels_last",
+    "memory_order",
     "supported_dtype",
 ]
 
@@ -148,7 +152,7 @@ class ElementwiseKernels(Protocol):
         self, g: Array, x: Array, pooled: Array, windows: tuple[tuple[int, int, int, int, int, int], ...]
     ) -> Array | None: ...
 
-    def resize(self, x: Array, tables: Sequence[tuple[Array, Array, Array, Array]], linear: bool) -> Array | None: ...
+    def along_axes(self, x: Array, matrices: Sequence[tuple[int, AxisMatrix]]) -> Array | None: ...
 
     def softmax(self, x: Array, axis: int, g: Array | None = None) -> Array: ...
 
@@ -232,6 +236,13 @@ def accumulator_dtype(dtype: DType) -> DType:
     if not supported_dtype(dtype):
         raise DTypeError(f"dtype {dtype} is not supported; use float32, float64, float16 or bfloat16")
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def memory_order(x: Array) -> tuple[int, ...]:
+    """The axes from the outermost in memory to the innermost; axes of one element stay where they are."""
+    axes = [k for k in range(x.ndim) if x.shape[k] > 1]
+    moved = iter(sorted(axes, key=lambda k: -abs(x.strides[k])))
+    return tuple(next(moved) if k in axes else k for k in range(x.ndim))
 
 
 def is_channels_last(a: Any) -> bool:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
-
 from preimage.locks import LOCK
 from preimage.resources import register_keeper
 
@@ -22,9 +20,9 @@ R = TypeVar("R")
 
 
 def _size(value: Any) -> int:
-    """The bytes of arrays, also inside tuples and lists."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes + ENTRY_BYTES
+    """The bytes of arrays and of what else has `nbytes`, also inside tuples and lists."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes) + ENTRY_BYTES
     return ENTRY_BYTES + (sum(map(_size, value)) if isinstance(value, tuple | list) else 0)
 
 

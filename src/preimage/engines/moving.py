@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from preimage.engines.around import LEAST_CHAIN, active
-from preimage.engines.base import Array, aligned_empty
+from preimage.engines.base import Array, aligned_empty, memory_order
 from preimage.engines.recording import constant, recorder
 
-__all__ = ["exchanged", "laid", "memory_order", "padded", "repeated", "reshaped", "running_sums", "take"]
+__all__ = ["exchanged", "laid", "padded", "repeated", "reshaped", "running_sums", "take"]
 
 Pairs = Sequence[tuple[int, int]]
 #: Of an axis whose running sums are kernels, one a place.
@@ -40,13 +40,6 @@ def take(x: Array, index: Array, axis: int) -> Array | None:
         here.expect(index, (-size, size - 1))
     made: Array | None = kernels.take(x, index, axis)
     return made
-
-
-def memory_order(x: Array) -> tuple[int, ...]:
-    """The axes from the outermost in memory to the innermost; axes of one element stay where they are."""
-    axes = [k for k in range(x.ndim) if x.shape[k] > 1]
-    moved = iter(sorted(axes, key=lambda k: -abs(x.strides[k])))
-    return tuple(next(moved) if k in axes else k for k in range(x.ndim))
 
 
 def _empty(shape: Sequence[int], order: Sequence[int], dtype: np.dtype[Any]) -> Array:

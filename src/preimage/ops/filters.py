@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import Primitive, primitive
+from preimage.engines import around
+from preimage.engines.axis_matrix import AxisMatrix
 from preimage.engines.kept_tables import kept_tables
 from preimage.ops.operands import Array, narrow, operand
 from preimage.ops.sampling import Positions
@@ -24,7 +26,7 @@ from preimage.ops.sums import exactly
 from preimage.records import record
 from preimage.typing import Value
 
-__all__ = ["Filter", "add_sorted", "column", "filtered"]
+__all__ = ["Filter", "along_axes", "filtered"]
 
 
 @record
@@ -46,6 +48,9 @@ class Filter:
     cubic: float | None
     stretch: Fraction = Fraction(1)
     inside: bool = False
+
+    def __hash__(self) -> int:  # of every call; fractions take long
+        return hash((self.size, self.positions.outputs, self.cubic))
 
     def taps(self) -> tuple[Array, Array]:
         """The index and the weight of every tap of every output: (outputs, taps) each."""
@@ -69,48 +74,19 @@ def _keys(t: Array, a: float) -> Array:
 
 
 @kept_tables
-def _steps(axis: Filter) -> list[tuple[Array | None, Array, Array]]:
-    """Tap by tap: the outputs that it is of (None: all), their elements, their weights; an element of weight 0 is not read."""
-    found = []
-    for index, weight in zip(*(a.T for a in axis.taps()), strict=True):
-        at = np.flatnonzero(weight)
-        if at.size:
-            found.append((None if at.size == weight.size else at, index[at], weight[at]))
-    return found
-
-
-def column(t: Array, like: Array, axis: int) -> Array:
-    """Numbers along one axis of an array, in its dtype."""
-    return t.astype(like.dtype).reshape((-1,) + (1,) * (like.ndim - axis - 1))
-
-
-def add_sorted(out: Array, k: int, places: Array, values: Array) -> None:
-    """values added to the elements `places` of axis k; places rise, so that what is added to one element lies side by side."""
-    first = np.flatnonzero(np.diff(places, prepend=-1))
-    at: Any = (*(slice(None),) * k, places[first])
-    out[at] += np.add.reduceat(values, first, axis=k)
+def _matrix(axis: Filter, dtype: np.dtype[Any]) -> AxisMatrix:
+    index, weights = axis.taps()
+    return AxisMatrix.of_taps(axis.size, index, weights.astype(dtype))
 
 
 def _filter(x: Array, *, axes: tuple[Filter, ...]) -> Array:
     value = exactly(x)
-    for k, axis in enumerate(axes, 2):
-        out = np.zeros((*value.shape[:k], axis.positions.outputs, *value.shape[k + 1 :]), value.dtype)
-        for at, index, weight in _steps(axis):
-            where: Any = ... if at is None else (*(slice(None),) * k, at)
-            out[where] += np.take(value, index, axis=k) * column(weight, value, k)
-        value = out
-    return narrow(value, x)
+    return narrow(around.along_axes(value, [(k, _matrix(axis, value.dtype)) for k, axis in enumerate(axes, 2)]), x)
 
 
 def _filter_back(y: Array, *, axes: tuple[Filter, ...]) -> Array:
     value = exactly(y)
-    for k, axis in reversed(list(enumerate(axes, 2))):
-        out = np.zeros((*value.shape[:k], axis.size, *value.shape[k + 1 :]), value.dtype)
-        for at, index, weight in _steps(axis):
-            part = value if at is None else np.take(value, at, axis=k)
-            add_sorted(out, k, index, part * column(weight, value, k))
-        value = out
-    return narrow(value, y)
+    return narrow(around.along_axes(value, [(k, _matrix(axis, value.dtype).transposed()) for k, axis in enumerate(axes, 2)]), y)
 
 
 _filter_op = primitive("filter", _filter, [lambda g, ans, x, axes: _filter_back_op(g, axes=axes)], saves=(), linear=(0,))
@@ -122,3 +98,21 @@ _filter_back_op: Primitive = primitive(
 def filtered(x: Value, axes: tuple[Filter, ...]) -> Value:
     """x (N, C, *spatial) with every spatial axis filtered as it says."""
     return _filter_op(operand(x, "x"), axes=axes)
+
+
+def _along(x: Array, *, matrices: tuple[tuple[int, AxisMatrix], ...]) -> Array:
+    return around.along_axes(x, matrices)
+
+
+_along_op: Primitive = primitive(
+    "along_axes",
+    _along,
+    [lambda g, ans, x, matrices: _along_op(g, matrices=tuple([(axis, matrix.transposed()) for axis, matrix in matrices]))],
+    saves=(),
+    linear=(0,),
+)
+
+
+def along_axes(x: Value, matrices: tuple[tuple[int, AxisMatrix], ...]) -> Value:
+    """Every line of x, float32 or float64, along an axis times a matrix of its dtype, one axis after another."""
+    return _along_op(operand(x, "x"), matrices=matrices)

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preimage.autograd import Primitive, primitive
-from preimage.engines import moving
-from preimage.engines.base import Array
+from preimage.engines import around, moving
+from preimage.engines.axis_matrix import AxisMatrix
+from preimage.engines.base import Array, memory_order
 from preimage.engines.kept_tables import kept_tables
-from preimage.engines.moving import memory_order
 from preimage.engines.recording import constant
 from preimage.errors import OptionError, ShapeError
 from preimage.geometry import Padding, normalise_padding
@@ -59,6 +59,24 @@ def _sources(n: int, lo: int, hi: int, mode: str) -> NDArray[np.intp]:
     return m
 
 
+@kept_tables
+def _matrix(n: int, lo: int, hi: int, mode: str) -> AxisMatrix:
+    """The margins of one axis, in a mode that copies cells, as a matrix."""
+    return AxisMatrix(n, np.arange(n + lo + hi + 1), _sources(n, lo, hi, mode), None)
+
+
+@kept_tables
+def _folded(n: int, lo: int, hi: int, mode: str) -> AxisMatrix:
+    """Its transpose: of a cell first what lies in its place, then its copies in the margin, in order."""
+    p = np.arange(n + lo + hi)
+    _, there = _inner(n, lo, hi)
+    inside = (p >= there.start) & (p < there.stop)
+    p = np.concatenate((p[inside], p[:0] if mode == "zeros" else p[~inside]))
+    cells = p - lo if mode == "zeros" else _sources(n, lo, hi, mode)[p]
+    order = np.argsort(cells, kind="stable")
+    return AxisMatrix(n + lo + hi, np.searchsorted(cells[order], np.arange(n + 1)), p[order], None)
+
+
 def _same_order(shape: tuple[int, ...], like: Array) -> Array:
     order = memory_order(like)
     memory = np.empty([shape[k] for k in order], like.dtype)
@@ -84,6 +102,8 @@ def _pad(x: Array, *, pairs: Pairs, mode: str, value: float) -> Array:
         inner = [_inner(n, lo, hi) for n, (lo, hi) in zip(x.shape, pairs, strict=True)]
         y[tuple(there for _, there in inner)] = x[tuple(here for here, _ in inner)]
         return y
+    if x.dtype in (np.float32, np.float64) and any(map(any, pairs)):
+        return around.along_axes(x, [(k, _matrix(x.shape[k], *pair, mode)) for k, pair in enumerate(pairs) if any(pair)])
     order = memory_order(x)
     y = x.transpose(order)
     for axis, k in enumerate(order):
@@ -97,28 +117,10 @@ def _pad(x: Array, *, pairs: Pairs, mode: str, value: float) -> Array:
     return y.transpose(np.argsort(order))
 
 
-def _fold_axis(y: Array, axis: int, n: int, lo: int, hi: int, mode: str) -> Array:
-    """fold_margin along one axis: first the cells that stay in place, then those of the margin one by one, in order."""
-    here, there = _inner(n, lo, hi)
-    y = np.moveaxis(y, axis, 0)
-    x = _same_order((n, *y.shape[1:]), y)
-    x[: here.start] = 0
-    x[here.stop :] = 0
-    x[here] = y[there]
-    if mode != "zeros":
-        sources = _sources(n, lo, hi, mode)
-        for p in (*range(min(there.start, len(sources))), *range(there.stop, len(sources))):
-            x[sources[p]] += y[p]
-    return np.moveaxis(x, 0, axis)
-
-
 def _fold_margin(y: Array, *, shape: tuple[int, ...], pairs: Pairs, mode: str) -> Array:
-    x = y.astype(sum_dtype(y.dtype), copy=False)
-    for axis in reversed(range(y.ndim)):
-        lo, hi = pairs[axis]
-        if lo or hi:
-            x = _fold_axis(x, axis, shape[axis], lo, hi, mode)
-    return x.astype(y.dtype, copy=x is y)
+    wide = y.astype(sum_dtype(y.dtype), copy=False)
+    matrices = [(k, _folded(shape[k], *pair, mode)) for k, pair in reversed(list(enumerate(pairs))) if any(pair)]
+    return (around.along_axes(wide, matrices) if matrices else wide).astype(y.dtype, copy=not matrices)
 
 
 _pad_op: Primitive = primitive(
@@ -187,7 +189,7 @@ def pad(x: Operand, padding: Padding, *, mode: PaddingMode = "zeros", value: flo
     Definition: y[p] = x[m(p)] along every axis, with the map m of the mode as in this module's text; where mode "zeros" has
         no cell, `value` stands.
     Gradient: fold_margin, the adjoint.
-    Cost: one copy; for the modes that copy cells, one per padded axis.
+    Cost: one copy; for the modes that copy cells at most one per padded axis.
     Raises: OptionError for another mode; ShapeError where a size would fall below 0, or an axis without cells is to be copied.
 
     Example:
@@ -207,7 +209,7 @@ def fold_margin(y: Operand, padding: Padding, *, mode: PaddingMode = "zeros", ax
     Definition: x[q] = sum of y[p] over all p with m(p) = q; cells that a negative padding left out are 0. So
         <pad(x), y> = <x, fold_margin(y)>. 16-bit floats are summed exactly and rounded once.
     Gradient: pad.
-    Cost: one copy an axis, and one addition per cell of the margin.
+    Cost: at most one copy an axis, and one addition per cell of the margin.
     Raises: OptionError for another mode; ShapeError where the margins are larger than y.
 
     Example:

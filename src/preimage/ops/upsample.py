@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ import numpy as np
 from preimage.autograd import Primitive, primitive
 from preimage.autograd.traced import whole
 from preimage.engines import around
-from preimage.engines.base import is_channels_last
+from preimage.engines.axis_matrix import AxisMatrix
 from preimage.engines.kept_tables import kept_tables
 from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.geometry import per_axis
-from preimage.ops.filters import Filter, add_sorted, column, filtered
+from preimage.ops.filters import Filter, filtered
 from preimage.ops.layout import laid_out
 from preimage.ops.operands import Array, check_room, entries, flag_of, narrow, operand, sizes_of
 from preimage.ops.sampling import Positions, simplest_fraction
@@ -44,6 +45,9 @@ class Resize:
     size: int
     positions: Positions
     blended: bool
+
+    def __hash__(self) -> int:  # of every call; fractions take long
+        return hash((self.size, self.positions.outputs, self.blended))
 
     @property
     def outputs(self) -> int:
@@ -73,6 +77,14 @@ def line(n: int, m: int, factor: Fraction | None, mode: str, align_corners: bool
     return Positions(m, start, step)
 
 
+@lru_cache(maxsize=1024, typed=True)  # a float32 of the same value means another fraction
+def _axis(n: int, m: int, factor: Any, mode: str, align_corners: bool, antialias: bool) -> Any:
+    """How an axis of n elements becomes one of m; factor: as it was given, or None."""
+    positions = line(n, m, None if factor is None else simplest_fraction(factor), mode, align_corners)
+    by_filter = mode == "cubic" or antialias
+    return _filter_of(n, positions, mode, antialias) if by_filter else Resize(n, positions, mode == "linear")
+
+
 def _filter_of(n: int, positions: Positions, mode: str, antialias: bool) -> Filter:
     """Cubic with PyTorch's coefficients: -0.75, and -0.5 of the filter that widens (as Pillow's). That one's positions are centres of pixels,
     with aligned corners too.
@@ -84,172 +96,23 @@ def _filter_of(n: int, positions: Positions, mode: str, antialias: bool) -> Filt
     return Filter(n, centred, -0.5 if mode == "cubic" else None, max(step, Fraction(1)), inside=True)
 
 
-Run = tuple[slice, slice, slice]
-
-
-def _slice(first: int, step: int, count: int) -> slice:
-    return slice(first, first + step * (count - 1) + 1, step)
-
-
-def _breaks(low: Array, high: Array, period: int) -> int:
-    """About how many stretches `_runs` makes."""
-    pace = low[period:] - low[:-period]
-    even = (pace > 0) & (high[period:] - high[:-period] == pace)
-    uneven = np.count_nonzero(pace[period:] != pace[:-period])
-    return int(period + np.count_nonzero(~even) + uneven)
-
-
-def _runs(low: Array, high: Array, period: int) -> list[Run]:
-    """The outputs in stretches of every period-th one whose inputs advance evenly: (outputs, their lows, their highs)."""
-    runs: list[Run] = []
-    for phase in range(min(period, low.size)):
-        a, b = low[phase::period], high[phase::period]
-        pace = np.diff(a)
-        even = (pace > 0) & (np.diff(b) == pace)
-        ends = [*(np.flatnonzero(~even[1:] | (np.diff(pace) != 0)) + 1).tolist(), a.size - 1]
-        start = passed = 0
-        while start < a.size:
-            while ends[passed] <= start < a.size - 1:
-                passed += 1
-            last = ends[passed] if start < a.size - 1 and even[start] else start
-            count = last - start + 1
-            step = int(pace[start]) if count > 1 else 1
-            outputs = _slice(phase + start * period, period, count)
-            runs.append((outputs, _slice(int(a[start]), step, count), _slice(int(b[start]), step, count)))
-            start = last + 1
-    return runs
-
-
-#: With more stretches than this single elements are gathered: a call for each would take longer.
-MOST_RUNS = 256
-
-
 @kept_tables
-def _plan(axis: Resize) -> tuple[Array, Array, Array, list[Run] | None]:
-    """low, high, t, and the runs for the best period: a step of p / q repeats after q outputs, and nearly after q / p. None: too many."""
+def _matrix(axis: Resize, dtype: np.dtype[Any]) -> AxisMatrix:
+    """The blend of two elements that every output is, as a matrix."""
     low, high, t = axis.weights()
-    p, q = axis.positions.step.numerator, axis.positions.step.denominator
-    near = q // p if p else 1
-    periods = {k for k in (1, near, near + 1, q) if 1 <= k <= max(1, min(low.size // 2, MOST_RUNS))}
-    breaks, period = min((_breaks(low, high, k), k) for k in periods)
-    return low, high, t, _runs(low, high, period) if breaks <= MOST_RUNS else None
-
-
-def _in_memory(x: Array) -> tuple[Array, int]:
-    """The array with its axes as they lie in memory, and where the spatial ones start: channels-last stays so."""
-    return (np.moveaxis(x, 1, -1), 1) if is_channels_last(x) else (x, 2)
-
-
-@kept_tables
-def _tables(axis: Resize, dtype: Any) -> tuple[Array, Array, Array, Array]:
-    """What the generated kernel reads: low, high, t, and 1 where the two are blended, else 0."""
-    low, high, t = axis.weights()
-    return low, high, t.astype(dtype), (t > 0).astype(dtype)
-
-
-def _by_runs(value: Array, k: int, outputs: int, t: Array, runs: list[Run]) -> Array:
-    """Axis k resized, stretch by stretch."""
-    lead = (slice(None),) * k
-    out = np.empty((*value.shape[:k], outputs, *value.shape[k + 1 :]), value.dtype)
-    for to, low, high in runs:
-        if t[to].any():
-            weight = column(t[to], value, k)
-            np.multiply(value[(*lead, low)], 1 - weight, out=out[(*lead, to)])
-            out[(*lead, to)] += value[(*lead, high)] * weight
-        else:
-            out[(*lead, to)] = value[(*lead, low)]
-    return out
-
-
-def _back_by_runs(value: Array, k: int, t: Array, runs: list[Run], out: Array) -> None:
-    lead = (slice(None),) * k
-    for to, low, high in runs:
-        part = value[(*lead, to)]
-        if t[to].any():
-            weight = column(t[to], value, k)
-            out[(*lead, low)] += part * (1 - weight)
-            out[(*lead, high)] += part * weight
-        else:
-            out[(*lead, low)] += part
-
-
-def _gathered(value: Array, k: int, low: Array, high: Array, t: Array) -> Array:
-    """Axis k resized, element by element; an element that is not blended is copied, whatever lies beside it."""
-    out = np.take(value, low, axis=k)
-    between = np.flatnonzero(t)
-    if between.size:
-        at: Any = (*(slice(None),) * k, between)
-        weight = column(t[between], value, k)
-        out[at] = out[at] * (1 - weight) + np.take(value, high[between], axis=k) * weight
-    return out
-
-
-def _scattered(value: Array, k: int, low: Array, high: Array, t: Array, out: Array) -> None:
-    """The adjoint of `_gathered`, added to out. Positions rise, so what is added to one element lies side by side."""
-    between = np.flatnonzero(t)
-    below = value
-    if between.size:
-        weight = column(t[between], value, k)
-        upper = np.take(value, between, axis=k)
-        below = value.copy()
-        at: Any = (*(slice(None),) * k, between)
-        below[at] = upper * (1 - weight)
-        add_sorted(out, k, high[between], upper * weight)
-    add_sorted(out, k, low, below)
+    part = t.astype(dtype)
+    weights = np.stack([1 - part, np.where(t > 0, part, 0)], 1)
+    return AxisMatrix.of_taps(axis.size, np.stack([low, high], 1), weights.astype(dtype))
 
 
 def _resize(x: Array, *, axes: tuple[Resize, ...]) -> Array:
-    made = around.resize(x, [_tables(a, x.dtype) for a in axes], axes[0].blended)
-    if made is not None:
-        return made
-    value, start = _in_memory(exactly(x))
-    for k, axis in enumerate(axes, start):
-        low, high, t, runs = _plan(axis)
-        value = _gathered(value, k, low, high, t) if runs is None else _by_runs(value, k, axis.outputs, t, runs)
-    return narrow(value if start == 2 else np.moveaxis(value, -1, 1), x)
-
-
-#: Repetitions up to this many are summed tap by tap, as windows are.
-MOST_REPEATED = 64
-
-
-@kept_tables
-def _repeats(axis: Resize) -> tuple[int]:
-    """How often every element stands in the result, one after another, where that is all that there is to it; 0 elsewhere."""
-    factor, rest = divmod(axis.positions.outputs, axis.size)
-    if rest or not 0 < factor <= MOST_REPEATED:
-        return (0,)
-    low, _, t = axis.weights()
-    return (factor if not t.any() and np.array_equal(low, np.arange(low.size) // factor) else 0,)
-
-
-def _windows_summed(value: Array, axes: tuple[Resize, ...]) -> Array | None:
-    """The adjoint of repetitions: sums over windows by kernels, an axis after the other, the last one first."""
-    repeats = [_repeats(axis)[0] for axis in axes]
-    if not all(repeats) or max(repeats) == 1:
-        return None
-    for k, (axis, factor) in reversed(list(enumerate(zip(axes, repeats, strict=True)))):
-        made = value if factor == 1 else around.pool_axis(value, k + 2, (axis.size, factor, factor, 0, 1), "sum")
-        if made is None:
-            return None
-        value = made
-    return value
+    value = exactly(x)
+    return narrow(around.along_axes(value, [(k, _matrix(axis, value.dtype)) for k, axis in enumerate(axes, 2)]), x)
 
 
 def _resize_back(y: Array, *, axes: tuple[Resize, ...]) -> Array:
-    summed = _windows_summed(exactly(y), axes)
-    if summed is not None:
-        return narrow(summed, y)
-    value, start = _in_memory(exactly(y))
-    for k, axis in reversed(list(enumerate(axes, start))):
-        low, high, t, runs = _plan(axis)
-        out = np.zeros((*value.shape[:k], axis.size, *value.shape[k + 1 :]), value.dtype)
-        if runs is None:
-            _scattered(value, k, low, high, t, out)
-        else:
-            _back_by_runs(value, k, t, runs, out)
-        value = out
-    return narrow(value if start == 2 else np.moveaxis(value, -1, 1), y)
+    value = exactly(y)
+    return narrow(around.along_axes(value, [(k, _matrix(axis, value.dtype).transposed()) for k, axis in enumerate(axes, 2)]), y)
 
 
 _resize_op = primitive("upsample", _resize, [lambda g, ans, x, axes: _resize_back_op(g, axes=axes)], saves=(), linear=(0,))
@@ -331,15 +194,12 @@ def upsample(
         if recompute:
             factors = (None,) * ndim
     axes: list[Any] = []
-    by_filter = mode == "cubic" or antialias
     for k, (n, m, factor) in enumerate(zip(x.shape[2:], sizes, factors, strict=True)):
         if n < 1 or m < 1:
             raise ShapeError(f"upsample: spatial axis {k} of size {n} cannot be resized to {m}")
-        exact = None if factor is None else simplest_fraction(factor)
         check_room("upsample", (*x.shape[:2], *sizes[: k + 1], *x.shape[k + 3 :]), x.dtype)
-        positions = line(n, m, exact, mode, align_corners)
-        axes.append(_filter_of(n, positions, mode, antialias) if by_filter else Resize(n, positions, mode == "linear"))
-    return filtered(x, tuple(axes)) if by_filter else _resize_op(x, axes=tuple(axes))
+        axes.append(_axis(n, m, factor, mode, align_corners, antialias))
+    return filtered(x, tuple(axes)) if mode == "cubic" or antialias else _resize_op(x, axes=tuple(axes))
 
 
 # -- pixel shuffle -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Launching the kernels that move and gather over space (space_kernel.py): concatenation, the gradient of max-pooling, resizing.
+"""Launching the kernels that move and gather over space (space_kernel.py): concatenation, the gradient of max-pooling.
 
 Arrays lie densely, in C order or with channels innermost; None is given for anything else.
 """
@@ -19,15 +19,13 @@ from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order
 from preimage.engines.jit.elementwise.space_kernel import (
     MaxGradArguments,
     MaxGradSpec,
-    ResizeArguments,
-    ResizeSpec,
     RowsArguments,
     RowsSpec,
 )
 from preimage.engines.kept_tables import kept_tables
 from preimage.engines.recording import constant, recorder
 
-__all__ = ["concat", "max_pool_grad", "resize"]
+__all__ = ["concat", "max_pool_grad"]
 
 
 def concat(parts: Sequence[Array], axis: int) -> Array | None:
@@ -139,58 +137,3 @@ def _placed(a: Array, last: bool) -> Array:
     made = in_order(np.moveaxis(a, 1, -1) if last else a)
     assert made is not None
     return np.moveaxis(made, -1, 1) if last else made
-
-
-# -- resizing ----------------------------------------------------------------------------------------------------------
-
-#: Per axis: low and high positions (int64), the high one's weight and whether the two are blended (in the array's dtype).
-Tables = tuple[Array, Array, Array, Array]
-
-
-def resize(x: Array, tables: Sequence[Tables], linear: bool) -> Array | None:
-    """The spatial axes resized, the first one first: with channels innermost the last two in one pass, else (linear alone; NumPy
-    copies single elements as fast) axis by axis."""
-    last = innermost(x)
-    pays = x.shape[1] >= costs().least_width if last else linear
-    if last is None or not (pays or recorder() is not None):
-        return None
-    if not last:
-        value = x
-        for k, table in enumerate(tables[:-1]):
-            value = _resized(value, k + 2, table, None, linear)
-        none = np.zeros(1, x.dtype)
-        lines = value.reshape(-1, 1, value.shape[-1], 1)
-        wide = _resized(lines, 1, (_ONE, _ONE, none, none), tables[-1], linear)
-        return wide.reshape(*value.shape[:-1], wide.shape[2])
-    value = np.moveaxis(x, 1, -1)
-    ndim = len(tables)
-    for k in range(max(ndim - 2, 0)):
-        value = _resized(value, k + 1, tables[k], None, linear)
-    rows, columns = (tables[-2], tables[-1]) if ndim > 1 else (tables[0], None)
-    value = _resized(value, max(ndim - 1, 1), rows, columns, linear)
-    return np.moveaxis(value, -1, 1)
-
-
-_ONE = np.zeros(1, np.int64)
-
-
-def _resized(value: Array, axis: int, rows: Tables, columns: Tables | None, linear: bool) -> Array:
-    """A C-contiguous array resized along `axis`, and along the next if there are tables for it."""
-    none = np.zeros(1, value.dtype)
-    low, high, weight, blended = columns or (_ONE, _ONE, none, none)
-    behind = axis + 1 if columns is None else axis + 2
-    inner, columns_in = prod(value.shape[behind:]), 1 if columns is None else value.shape[axis + 1]
-    outer = prod(value.shape[:axis])
-    out = (*value.shape[:axis], len(rows[0]), *([] if columns is None else [len(low)]), *value.shape[behind:])
-    made = placed_empty(out, None, value.dtype)
-    total, share = outer * len(rows[0]), max(1, costs().task_elements // (inner * len(low)))
-    row_low, row_high, row_weight, row_blend = rows
-    arguments = ResizeArguments(
-        x=value, result=made, rows_in=value.shape[axis], rows=len(rows[0]), columns_in=columns_in,
-        columns=len(low), inner=inner, total=total, share=share, row_low=constant(row_low), row_high=constant(row_high),
-        row_weight=constant(row_weight), row_blend=constant(row_blend), column_low=constant(low),
-        column_high=constant(high), column_weight=constant(weight), column_blend=constant(blended),
-    )  # fmt: skip
-    lanes = lanes_of(value.dtype) if inner > 1 else 1
-    launch_spec(ResizeSpec(ELEMENTS[value.dtype], lanes, linear), arguments, -(-total // share))
-    return made

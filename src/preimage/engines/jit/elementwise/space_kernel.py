@@ -1,7 +1,7 @@
-"""Moving and gathering over space: copies side by side, windows (pooling) and their gradient, resizing.
+"""Moving and gathering over space: copies side by side, windows (pooling) and their gradient.
 
 Arrays are seen as (outer, positions.., inner): channels-last arrays have the channels as `inner`, others what follows an axis.
-Which positions an output reads stands in tables that the caller makes, so that a kernel knows no strides, paddings or factors.
+Which positions an output reads stands in tables that the caller makes, so that a kernel knows no strides or paddings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from preimage.engines.jit.elementwise.vectors import Vectors
 from preimage.records import record
 
 __all__ = [
-    "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "ResizeArguments", "ResizeSpec", "RowsArguments", "RowsSpec",
-    "Window", "build_max_grad", "build_pool", "build_resize", "build_rows", "joined", "start_of",
+    "MaxGradArguments", "MaxGradSpec", "PoolArguments", "PoolSpec", "RowsArguments", "RowsSpec",
+    "Window", "build_max_grad", "build_pool", "build_rows", "joined", "start_of",
 ]  # fmt: skip
 
 
@@ -218,89 +218,3 @@ def _both(f: Kernel, hit: Bit, inside: Bit, lanes: int) -> Bit:
     if lanes == 1:
         return hit & inside
     return hit & f.lane_mask(lanes, inside.select(f.i64(lanes), f.i64(0)))
-
-
-# -- resizing ----------------------------------------------------------------------------------------------------------
-
-
-class ResizeArguments(Arguments):
-    """(outer, rows_in, columns_in, inner) -> (outer, rows, columns, inner); a task is `share` of the rows (outer, row).
-
-    Of rows and of columns: the two positions that every output reads, the second's weight, and 1 where the two are blended, else 0.
-    """
-
-    x: Elements = elements("element")
-    result: Elements = elements("element")
-    rows_in: Integer
-    rows: Integer
-    columns_in: Integer
-    columns: Integer
-    inner: Integer
-    total: Integer
-    share: Integer
-    row_low: Words
-    row_high: Words
-    row_weight: Elements = elements("element")
-    row_blend: Elements = elements("element")
-    column_low: Words
-    column_high: Words
-    column_weight: Elements = elements("element")
-    column_blend: Elements = elements("element")
-
-
-@record
-class ResizeSpec:
-    """Two axes at once: nearest, or linear (rows are blended first, then columns)."""
-
-    arguments: ClassVar = ResizeArguments
-
-    element: str
-    lanes: int
-    linear: bool
-
-    def ir(self) -> str:
-        """The text of the kernel."""
-        return build_resize(self)
-
-
-def build_resize(spec: ResizeSpec) -> str:
-    f, e, lanes = Kernel(), spec.element, spec.lanes
-    args = ResizeArguments.read(f, spec)
-    x, result, inner = args.x, args.result, args.inner
-    n_in, n_rows, columns_in, columns = args.rows_in, args.rows, args.columns_in, args.columns
-    one, zero = f.const(e, lanes, 1.0), f.zeros(e, lanes)
-    top, share = f.task * args.share, args.share
-    with f.loop(top, (top + share).minimum(args.total)) as row:
-        r, base = row.index % n_rows, row.index // n_rows * n_in
-        lines = [x.at((base + args.row_low.at(r).load_int()) * (columns_in * inner))]
-        over = None
-        if spec.linear:
-            lines.append(x.at((base + args.row_high.at(r).load_int()) * (columns_in * inner)))
-            weight, flag = args.row_weight.at(r).splat(lanes), args.row_blend.at(r).splat(lanes)
-            over = weight, flag.is_above(zero)
-        with f.loop(0, columns) as column:
-            c, along = column.index, None
-            starts = [args.column_low.at(c).load_int() * inner]
-            if spec.linear:
-                starts.append(args.column_high.at(c).load_int() * inner)
-                weight, flag = args.column_weight.at(c).splat(lanes), args.column_blend.at(c).splat(lanes)
-                along = weight, flag.is_above(zero)
-            to = result.at((row.index * columns + c) * inner)
-
-            def body(i: Int, mask: Bit | None, to: Ptr = to, starts: list[Int] = starts, along: object = along) -> None:
-                corners = [[line.at(start + i).load(lanes, mask) for line in lines] for start in starts]
-                if over is not None:
-                    assert isinstance(along, tuple)
-                    to.at(i).store(_mixed([_mixed(pair, over, one) for pair in corners], along, one), mask)
-                else:
-                    to.at(i).store(corners[0][0], mask)
-
-            Vectors(f, lanes).run(0, inner, body)
-    return f.ir()
-
-
-def _mixed(pair: list[Num], how: tuple[Num, Bit], one: Num) -> Num:
-    """low (1 - weight) + high weight, each rounded; low itself where nothing is blended."""
-    weight, blended = how
-    value: Num = blended.select(pair[0] * (one - weight) + pair[1] * weight, pair[0])
-    return value

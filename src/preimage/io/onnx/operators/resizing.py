@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from preimage.engines import around
+from preimage.engines.axis_matrix import AxisMatrix
 from preimage.engines.recording import constant, recorder
 from preimage.errors import FileFormatError
 from preimage.io.graph import graph_op
 from preimage.io.limits import checked_size
 from preimage.io.onnx.operators.moving import recorded, take, where
 from preimage.io.onnx.operators.shapes import data_of, ints
-from preimage.ops.filters import Filter
+from preimage.ops.filters import Filter, along_axes
 from preimage.ops.sampling import ROUNDINGS, Positions, simplest_fraction
 from preimage.ops.upsample import Resize, resized
 from preimage.records import record
@@ -96,13 +96,11 @@ def _resize_axis(x: Any, axis: int, index: np.ndarray, weights: np.ndarray) -> A
 
 
 def _resize_axes(x: Any, taps: dict[int, tuple[np.ndarray, np.ndarray]]) -> Any:
-    """Axis by axis; all spatial axes at once where each output is one input, and generated code takes it."""
-    if isinstance(x, np.ndarray) and x.ndim > 2 and taps and min(taps) > 1 and all(i.shape[1] == 1 for i, _ in taps.values()):
-        none = np.zeros(1, x.dtype)
-        places = [np.ascontiguousarray(taps[k][0][:, 0]) if k in taps else np.arange(x.shape[k]) for k in range(2, x.ndim)]
-        made = around.resize(x, [(place, place, none, none) for place in places], linear=False)
-        if made is not None:
-            return made
+    """One axis after another."""
+    if taps and x.dtype in (np.float32, np.float64):
+        return along_axes(
+            x, tuple([(axis, AxisMatrix.of_taps(x.shape[axis], i, w.astype(x.dtype))) for axis, (i, w) in taps.items()])
+        )
     for axis, (index, weights) in taps.items():
         x = _resize_axis(x, axis, index, weights)
     return x
