@@ -95,6 +95,7 @@ LAYERS = {
     "max pool, overlapping": (nn.MaxPool2d(3, 2, 1), 6 * 16),
     "average pool": (nn.AvgPool2d(2), 6 * 12),
     "global average": (nn.AdaptiveAvgPool2d(1), 6),
+    "adaptive average": (nn.AdaptiveAvgPool2d((3, 5)), 6 * 15),
     "batch norm": (nn.BatchNorm2d(6), 6 * 56),
     "batch norm, plain average": (nn.BatchNorm2d(6, momentum=None, eps=0.1), 6 * 56),
     "batch norm without weights": (nn.BatchNorm2d(6, affine=False), 6 * 56),
@@ -127,6 +128,36 @@ class _Twice(nn.Sequential):
 
     def forward(self, x):
         return super().forward(x) + x
+
+
+class _Of(nn.Module):
+    """A function of the features."""
+
+    __module__ = "preimage.nn.tests"
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+FUNCTIONS = {
+    "every other element": (lambda x: x[:, 1:, ::2], 5 * 4 * 8),
+    "one of an axis": (lambda x: x[:, :, 3], 6 * 8),
+    "flipped": (lambda x: x[:, :, ::-1], 6 * 56),
+    "the larger": (lambda x: pre.ops.maximum(x, x[:, ::-1]), 6 * 56),
+    "the largest of an axis": (lambda x: x.max(axis=2), 6 * 8),
+    "over their norm": (lambda x: pre.functional.normalize(x, dim=1), 6 * 56),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_have_the_same_bits(name):
+    function, size = FUNCTIONS[name]
+    why = compare(lambda: small(_Of(function), size=size), batches(RUNS + 2))
+    assert why[RUNS:] == [None] * 2
 
 
 def test_cotangents_that_meet_are_added_by_a_kernel():

@@ -14,7 +14,7 @@ from preimage.engines.around import LEAST_CHAIN, active
 from preimage.engines.base import Array, aligned_empty, memory_order
 from preimage.engines.recording import constant, recorder
 
-__all__ = ["exchanged", "laid", "padded", "repeated", "reshaped", "running_sums", "take"]
+__all__ = ["exchanged", "laid", "padded", "placed", "repeated", "reshaped", "running_sums", "take"]
 
 Pairs = Sequence[tuple[int, int]]
 #: Of an axis whose running sums are kernels, one a place.
@@ -62,6 +62,19 @@ def padded(x: Array, pairs: Pairs, value: Any) -> Array | None:
             if amount:
                 slab = made[(*inner[:k], place)]
                 kernels.run_chain((np.broadcast_to(fill, slab.shape),), (), out=(slab,))
+    return made
+
+
+def placed(x: Array, shape: Sequence[int], key: Any) -> Array | None:
+    """Zeros with x at a basic index: for a recorder, by kernels."""
+    here, kernels = recorder(), active()
+    if here is None or kernels is None or not x.size:
+        return None
+    made = _empty(shape, range(len(shape)), x.dtype)
+    place = made[key]
+    zeros = np.broadcast_to(constant(np.zeros((), x.dtype)), made.shape)
+    if kernels.run_chain((zeros,), (), out=(made,)) is None or kernels.run_chain((x,), (), out=(place,)) is None:
+        return None
     return made
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from preimage.autograd import Primitive, primitive
 from preimage.autograd.traced import whole
-from preimage.engines import around
+from preimage.engines import around, moving
 from preimage.engines.recording import constant
 from preimage.errors import OptionError
 from preimage.ops.layout import laid_out
@@ -229,10 +229,18 @@ def _binned(x: Array, bins: tuple[Bins, ...]) -> Array:
             value = np.add(value, value.dtype.type(0)) if added is None else added
             value = np.broadcast_to(value, (*value.shape[: k + 2], b.outputs, *value.shape[k + 3 :]))
             continue
+        groups = [(n, np.flatnonzero(lengths == n)) for n in np.unique(lengths[lengths > 0]).tolist()]
+        parts = [around.sum_over(_windows(value, k + 2, starts[here], n), (k + 3,)) for n, here in groups]
+        if around.records() and lengths.all():
+            joined = parts[0] if len(parts) == 1 else around.concat(parts, k + 2)
+            order = np.argsort(np.concatenate([here for _, here in groups]))
+            sorted_ = None if joined is None else moving.take(joined, constant(order), k + 2)
+            if sorted_ is not None:
+                value = sorted_
+                continue
         out = _zeros(value, k, b.outputs)
-        for length in np.unique(lengths[lengths > 0]).tolist():
-            here = np.flatnonzero(lengths == length)
-            out[along(k, here)] = around.sum_over(_windows(value, k + 2, starts[here], length), (k + 3,))
+        for part, (_, here) in zip(parts, groups, strict=True):
+            out[along(k, here)] = part
         value = out
     if value is x:
         return value.copy()
@@ -252,7 +260,9 @@ def _windows(x: Array, axis: int, starts: Array, length: int) -> Array:
         first = int(starts[0])
         part = x[(slice(None),) * axis + (slice(first, first + length),)]
         return np.expand_dims(part, axis)
-    return np.take(x, starts[:, None] + np.arange(length), axis=axis)
+    places = starts[:, None] + np.arange(length)
+    made = moving.take(x, constant(places), axis)
+    return np.take(x, places, axis=axis) if made is None else made
 
 
 def _elements(bins: tuple[Bins, ...], dtype: Any) -> Array:

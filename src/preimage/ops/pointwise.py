@@ -285,27 +285,25 @@ def nothing(g: Value) -> Value:
     return select(np.zeros(g.shape, bool), g, 0.0)
 
 
-def _extremum_rule(first: bool) -> Callable[..., Any]:
+@fused
+def _taken(g: Any, ans: Any, a: Any, b: Any, *, first: bool, largest: bool) -> Any:
+    x, y, best = array_of(a), array_of(b), array_of(ans)
+    mine = x if first else y
+    hit = mine >= best if largest else mine <= best
+    taken = select(mine >= mine, select(hit, g, 0.0), g)
+    return select((x >= y) & (x <= y), multiply(taken, 0.5), taken)
+
+
+def _extremum_rule(first: bool, largest: bool) -> Callable[..., Any]:
     """Where both are equal each gets half, as in torch. NaN is the answer of both; the gradient goes to the NaN."""
-
-    def rule(g: Any, ans: Any, a: Any, b: Any) -> Any:
-        x, y, best = array_of(a), array_of(b), array_of(ans)
-        mine = x if first else y
-        mine = np.broadcast_to(mine, best.shape)
-        taken = select((mine == best) | np.isnan(mine), g, 0.0)
-        even = x == y
-        if even.any():
-            taken = multiply(taken, np.where(even, best.dtype.type(0.5), best.dtype.type(1.0)))
-        return match(taken, a if first else b)
-
-    return rule
+    return lambda g, ans, a, b: match(_taken(g, ans, a, b, first=first, largest=largest), a if first else b)
 
 
 _maximum_op = primitive(
-    "maximum", exact("maximum", np.maximum, 2), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+    "maximum", exact("maximum", np.maximum, 2), [_extremum_rule(True, True), _extremum_rule(False, True)], saves=("ans", 0, 1)
 )
 _minimum_op = primitive(
-    "minimum", exact("minimum", np.minimum, 2), [_extremum_rule(True), _extremum_rule(False)], saves=("ans", 0, 1)
+    "minimum", exact("minimum", np.minimum, 2), [_extremum_rule(True, False), _extremum_rule(False, False)], saves=("ans", 0, 1)
 )
 
 

@@ -16,6 +16,7 @@ from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.errors import OptionError, ShapeError
 from preimage.ops.broadcast import astype, broadcast_to, widely
+from preimage.ops.elementwise import fused
 from preimage.ops.operands import Array, Axes, axes_of, axis_of, flag_of, narrow, number_of, operand, widened
 from preimage.ops.pointwise import divide, multiply, select, sqrt, square, subtract
 from preimage.ops.shape import concat, getitem, moveaxis, reshape
@@ -134,13 +135,20 @@ def prod(x: Operand, axis: Axes = None, keepdims: bool = False) -> Value:
 # -- extremes ----------------------------------------------------------------------------------------------------------
 
 
+@fused
+def _hits(x: Any, best: Any) -> Any:
+    """1 where x is the extreme value, or NaN as it is, else 0."""
+    equal = select((x >= best) & (x <= best), 1.0, 0.0)
+    return select(best >= best, equal, select(x >= x, 0.0, 1.0))
+
+
+_chosen = fused(lambda g, hits: select(array_of(hits) > 0.0, g, 0.0))
+
+
 def _extremum_rule(g: Any, ans: Any, x: Any, *, axis: AxisTuple, keepdims: bool) -> Any:
     """Shared evenly among equal extremes, as torch.amax does; NaNs count as equal."""
-    values = array_of(x)
-    best = array_of(ans).reshape(kept_shape(x.shape, axis))
-    hit = (values == best) | (np.isnan(values) & np.isnan(best))
-    ties = np.add.reduce(hit, axis=axis, dtype=g.dtype, keepdims=True)
-    return select(hit, divide(_spread(g, x, axis), ties), 0.0)
+    hits = _hits(array_of(x), array_of(ans).reshape(kept_shape(x.shape, axis)))
+    return _chosen(divide(_spread(g, x, axis), total(hits, axis, True)), hits)
 
 
 def _extremum(ufunc: np.ufunc, word: str) -> Any:

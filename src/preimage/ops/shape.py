@@ -178,7 +178,7 @@ def _margins(key: Any, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
 def _put(g: Array, *, shape: tuple[int, ...], key: Any) -> Array:
     if _is_basic(key):
         margins = None if None in (key if isinstance(key, tuple) else (key,)) else _margins(key, shape)
-        made = None if margins is None else moving.padded(g, margins, 0.0)
+        made = moving.placed(g, shape, key) if margins is None else moving.padded(g, margins, 0.0)
         if made is not None:
             return made
         out = np.zeros(shape, g.dtype)
