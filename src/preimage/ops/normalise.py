@@ -25,6 +25,7 @@ from preimage.autograd import Tensor, array_of, is_grad_enabled, primitive
 from preimage.autograd.traced import whole
 from preimage.engines import around
 from preimage.engines.recording import constant, recorder
+from preimage.engines.replayed import Replayed
 from preimage.errors import ShapeError
 from preimage.ops.activation import leaky_relu, relu
 from preimage.ops.broadcast import astype, in_wide
@@ -49,22 +50,45 @@ class _Statistics:
         self.inverse: Array = np.zeros(0)
         self.scale: Array = np.zeros(0)  # s w
         self.shift: Array = np.zeros(0)  # b - d s w
+        self._lost: bool | None = None
         self._seen: Any = None
         self._sums: tuple[Array, ...] = ()
 
     def sums(self, g: Array, x: Array, images: bool, slope: float | None) -> tuple[Array, ...]:
-        """Sums of g and of g (x - m - d): once for the three rules that want them."""
+        """Sums of g, of g (x - m - d), and the gradients of weight and bias: once for the three rules that want them."""
         if self._seen is None or self._seen() is not g:
-            gate = None if slope is None else (self.scale, self.shift, slope)
-            made = around.channel_sums(x, "products", images, g, self.mean, gate)
-            if made is None:  # the engine was changed since the forward pass
-                axes, centred = _axes(x.ndim, images), x - _spread(self.mean, x.ndim)
-                if slope is not None:
-                    g = np.where(centred * _spread(self.scale, x.ndim) + _spread(self.shift, x.ndim) > 0, g, _sloped(g, slope))
-                made = around.sum_over(g, axes), around.sum_over(g * centred, axes)
-            along = _chained(made[1], (self.rest, made[0]), (("mul", (1, 2)), ("sub", (0, 3))))
-            self._sums, self._seen = (made[0], along), weakref.ref(g)
+            statistics = (self.mean, self.rest, self.inverse, self.scale, self.shift)
+            self._sums = _sums_of(g, x, *statistics, images=images, slope=slope)
+            self._seen = weakref.ref(g)
         return self._sums
+
+    @property
+    def lost(self) -> bool:
+        """Whether the variance of some channel is not finite; a recorder guards the answer."""
+        here = recorder()
+        if here is not None and not around.expect_finite(self.var):
+            here.lost("a variance that is not finite is computed by NumPy")
+        if self._lost is None or here is not None:
+            self._lost = not np.isfinite(self.var).all()
+        return self._lost
+
+
+@Replayed
+def _sums_of(
+    g: Array, x: Array, mean: Array, rest: Array, inverse: Array, scale: Array, shift: Array, *, images: bool, slope: float | None
+) -> tuple[Array, ...]:
+    gate = None if slope is None else (scale, shift, slope)
+    made = around.channel_sums(x, "products", images, g, mean, gate)
+    if made is None:  # the engine was changed since the forward pass
+        axes, centred = _axes(x.ndim, images), x - _spread(mean, x.ndim)
+        if slope is not None:
+            g = np.where(centred * _spread(scale, x.ndim) + _spread(shift, x.ndim) > 0, g, _sloped(g, slope))
+        made = around.sum_over(g, axes), around.sum_over(g * centred, axes)
+    along = _chained(made[1], (rest, made[0]), (("mul", (1, 2)), ("sub", (0, 3))))
+    of_weight = _chained(along, (inverse,), (("mul", (0, 1)),))
+    if images:
+        return made[0], along, of_weight
+    return made[0], along, of_weight, around.sum_over(of_weight, (0,)), around.sum_over(made[0], (0,))
 
 
 def _axes(ndim: int, images: bool) -> tuple[int, ...]:
@@ -201,23 +225,32 @@ _SLANT = (
 )  # fmt: skip
 
 
+@Replayed
+def _passes(
+    x: Array, weight: Array, bias: Array, *, images: bool, eps: float, slope: float | None
+) -> tuple[Array, ...]:  # fmt: skip
+    """y, and what the fields of _Statistics are, wherever no sum overflows."""
+    count = float(math.prod([x.shape[k] for k in _axes(x.ndim, images)]))
+    sums = around.channel_sums(x, "plain", images)
+    assert sums is not None
+    mean = _chained(sums[0], (), (("div", (0, 1)),), (count,))
+    squares = around.channel_sums(x, "squares", images, None, mean)
+    assert squares is not None
+    rest, var, inverse, scale, shift, whole_mean = _chain(
+        (*squares, mean, weight, bias), _STATISTICS, (count, eps), (7, 11, 13, 14, 16, 17)
+    )
+    others = tuple([_spread(v, x.ndim) for v in (mean, scale, shift)])
+    return _chained(x, others, _forward_steps(slope), _numbered(slope)), mean, rest, var, inverse, scale, shift, whole_mean
+
+
 def _forward(
     x: Array, weight: Array, bias: Array, *, images: bool, eps: float, found: _Statistics, slope: float | None = None
 ) -> Array:  # fmt: skip
-    count = float(math.prod(x.shape[k] for k in _axes(x.ndim, images)))
-    sums = around.channel_sums(x, "plain", images)
-    assert sums is not None
-    found.mean = _chained(sums[0], (), (("div", (0, 1)),), (count,))
-    squares = around.channel_sums(x, "squares", images, None, found.mean)
-    assert squares is not None
-    found.rest, found.var, found.inverse, found.scale, found.shift, found.whole_mean = _chain(
-        (*squares, found.mean, weight, bias), _STATISTICS, (count, float(eps)), (7, 11, 13, 14, 16, 17)
-    )
-    others = tuple(_spread(v, x.ndim) for v in (found.mean, found.scale, found.shift))
-    y = _chained(x, others, _forward_steps(slope), _numbered(slope))
-    lost = _Lost(x, found)
-    if lost.part is None:
+    y, *statistics = _passes(x, weight, bias, images=images, eps=float(eps), slope=slope)
+    found.mean, found.rest, found.var, found.inverse, found.scale, found.shift, found.whole_mean = statistics
+    if not found.lost:
         return y
+    lost = _Lost(x, found)
     with np.errstate(all="ignore"):
         values = array_of(standardize(lost.part, lost.axes, eps)) * lost.numbers(weight) + lost.numbers(bias)
         rectified = values if slope is None else _WORDS["leaky_relu"](values, slope) if slope else _WORDS["relu"](values)
@@ -228,13 +261,10 @@ class _Lost:
     """The channels (of images) whose mean or squares overflowed, taken out to be computed by operations that scale them first."""
 
     def __init__(self, x: Array, found: _Statistics) -> None:
-        here = recorder()
-        if here is not None and not around.expect_finite(found.var):
-            here.lost("a variance that is not finite is computed by NumPy")
         self.mask = ~np.isfinite(found.var)
         images = self.mask.ndim == 1
         self.where: Any = (slice(None), self.mask) if images else self.mask
-        self.part = x[self.where] if self.mask.any() else None
+        self.part = x[self.where]
         self.axes = (0, *range(2, x.ndim)) if images else tuple(range(1, x.ndim - 1))
         self.shape = (-1, *[1] * (x.ndim - 2))
 
@@ -253,7 +283,7 @@ def _opened(
     g: Any, x: Any, weight: Any, bias: Any, images: bool, eps: float, found: _Statistics, slope: float | None
 ) -> tuple[Any, float | None]:  # fmt: skip
     """The cotangent behind the relu, and the slope that is left to take into account: where kernels do that, both as they are."""
-    if slope is None or not (isinstance(g, Tensor) or _Lost(array_of(x), found).part is not None):
+    if slope is None or not (isinstance(g, Tensor) or found.lost):
         return g, slope
     whole = _forward(array_of(x), array_of(weight), array_of(bias), images=images, eps=eps, found=_Statistics())
     return select(whole > 0, g, multiply(g, slope) if slope else 0.0), None
@@ -275,20 +305,31 @@ def _input_rule(
     g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return standardize_gradient(multiply(g, _spread(weight, x.ndim)), x, axes, eps)
-    count = float(math.prod(x.shape[k] for k in axes))
-    slant, offset = _chain((*found.sums(g, x, images, slope), found.inverse, found.rest), _SLANT, (count,), (8, 11))
-    others = (found.mean, slant, offset, found.scale)
-    if slope is None:
-        made = _chained(x, (g, *[_spread(v, x.ndim) for v in others]), _PLAIN)
-    else:
-        operands = (g, *[_spread(v, x.ndim) for v in (*others, found.shift)])
-        made = _chained(x, operands, _LEAKY_GATED if slope else _GATED, (slope,))
-    lost = _Lost(x, found)
-    if lost.part is None:
+    sums = found.sums(g, x, images, slope)[:2]
+    (made,) = _slanted(
+        x, g, *sums, found.mean, found.rest, found.inverse, found.scale, found.shift, images=images, slope=slope
+    )  # fmt: skip
+    if not found.lost:
         return made
+    lost = _Lost(x, found)
     with np.errstate(all="ignore"):
         slopes = g[lost.where] * lost.numbers(weight)
         return _mended(made, lost, array_of(standardize_gradient(slopes, lost.part, lost.axes, eps)))
+
+
+@Replayed
+def _slanted(
+    x: Array, g: Array, total: Array, along: Array, mean: Array, rest: Array, inverse: Array, scale: Array, shift: Array, *,
+    images: bool, slope: float | None,
+) -> tuple[Array]:  # fmt: skip
+    """The gradient of x."""
+    count = float(math.prod([x.shape[k] for k in _axes(x.ndim, images)]))
+    slant, offset = _chain((total, along, inverse, rest), _SLANT, (count,), (8, 11))
+    others = (mean, slant, offset, scale)
+    if slope is None:
+        return (_chained(x, (g, *[_spread(v, x.ndim) for v in others]), _PLAIN),)
+    operands = (g, *[_spread(v, x.ndim) for v in (*others, shift)])
+    return (_chained(x, operands, _LEAKY_GATED if slope else _GATED, (slope,)),)
 
 
 def _weight_rule(
@@ -297,10 +338,11 @@ def _weight_rule(
     g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return sum(multiply(g, standardize(x, _axes(x.ndim, images), eps)), _axes(x.ndim, True))
-    along = _chained(found.sums(g, x, images, slope)[1], (found.inverse,), (("mul", (0, 1)),))
-    lost = _Lost(x, found)
-    if lost.part is not None:
-        along[lost.mask] = sum(multiply(g[lost.where], standardize(lost.part, lost.axes, eps)), lost.axes)
+    sums = found.sums(g, x, images, slope)
+    if not found.lost:
+        return sums[2 if images else 3]
+    lost, along = _Lost(x, found), sums[2].copy()
+    along[lost.mask] = sum(multiply(g[lost.where], standardize(lost.part, lost.axes, eps)), lost.axes)
     return along if images else around.sum_over(along, (0,))
 
 
@@ -310,8 +352,7 @@ def _bias_rule(
     g, slope = _opened(g, x, weight, bias, images, eps, found, slope)
     if isinstance(g, Tensor):
         return sum(g, _axes(x.ndim, True))
-    total = found.sums(g, x, images, slope)[0]
-    return total if images else around.sum_over(total, (0,))
+    return found.sums(g, x, images, slope)[0 if images else 4]
 
 
 _normalise_op = primitive("normalise", _forward, [_input_rule, _weight_rule, _bias_rule], saves=(0, 1, 2))
@@ -348,8 +389,9 @@ def normalise(
     y = astype(
         _normalise_op(x, w, b, images=images, eps=float(eps), found=found, **({} if slope is None else {"slope": slope})), dtype
     )
-    means, variances, lost = found.whole_mean, found.var, _Lost(data, found)
-    if lost.part is not None:
+    means, variances = found.whole_mean, found.var
+    if found.lost:
+        lost = _Lost(data, found)
         means, variances = means.copy(), variances.copy()
         means[lost.mask], variances[lost.mask] = mean(lost.part, lost.axes), var(lost.part, lost.axes)
     return y, means, variances
