@@ -35,8 +35,8 @@ from preimage.engines.order import Order  # noqa: E402
 
 SECONDS = float(os.environ.get("PREIMAGE_LONG_TESTS", "2"))
 #: Other numbers of the cost model: bands of few pixels, and every operand copied in blocks.
-BANDS = {"band_pixels": 3, "band_bytes": 0}
-BLOCKS = {"block_image_bytes": 0, "block_far_bytes": 0, "block_products": 0}
+BANDS = {"band_pixels": 3, "band_bytes": 0, "block_band_bytes": 0}
+BLOCKS = {"block_image_bytes": 0, "block_far_bytes": 0, "block_products": 0, "few_products": 0}
 TARGETS = [name for name in ("host", "avx512", "avx2") if kernels.named_target(name).runs_here]
 
 
@@ -99,6 +99,9 @@ GEOMETRIES = {
     "cropped": ((2, 3, 14, 13), (16, 3, 3, 3), (1, 1), ((0, 0), (-2, -1)), (1, 1), 1),
     "far channels": ((1, 512, 17, 16), (272, 512, 2, 2), (1, 1), ((1, 0), (0, 1)), (1, 1), 1),
     "many small images": ((40, 32, 2, 2), (48, 32, 2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "few positions": ((7, 40, 5, 4), (23, 40, 3, 4), (2, 1), ((4, 0), (1, 3)), (1, 1), 1),
+    "few positions of groups": ((14, 54, 3, 5), (40, 27, 2, 2), (1, 2), ((0, 1), (1, 0)), (1, 1), 2),
+    "few positions of few channels": ((9, 3, 7, 6), (33, 3, 4, 3), (3, 2), ((2, 0), (1, 0)), (1, 1), 1),
     "pixels only": ((7, 20), (13, 20), (), (), (), 1),
 }
 

@@ -343,6 +343,7 @@ weight_grad = declare_all(
         "images.one": "tiles pass over one image at a time",
         "images.several": "tiles pass over several images at a time",
         "images.together": "images are single positions: the products of several are added in registers",
+        "images.abreast": "images have few positions: several pass the tile side by side, their tree is added in registers",
         "batch.whole": "the batch is summed in one call",
         "batch.part": "a part of the batch is summed, one node of the images' tree",
         "blocks.one": "an image's positions are one block",

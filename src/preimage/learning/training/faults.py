@@ -21,7 +21,7 @@ def finite(array: Any) -> bool:
         return True
     with np.errstate(all="ignore"):
         total = (
-            float(np.add.reduce(values.reshape(-1), dtype=np.float32 if values.dtype.itemsize <= 4 else np.float64))
+            float(np.add.reduce(values.ravel(order="K"), dtype=np.float32 if values.dtype.itemsize <= 4 else np.float64))
             if values.size
             else 0.0
         )

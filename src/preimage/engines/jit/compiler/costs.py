@@ -133,6 +133,7 @@ class WeightGradCosts:
     """
 
     broadcast: float = 0.5  # loading a number into all lanes, counted in loads of a vector
+    abreast_line: float = 0.5  # multiply-adds that a cache line read by a tile takes, of several images side by side
     band_bytes: int = 384 << 10  # of both operands: what the second-level cache keeps
     band_pixels: int = 256  # and no fewer pixels than this, so that beginning a band costs little
     block_band_bytes: int = 512 << 10  # of one tile's vectors in a band
@@ -141,6 +142,7 @@ class WeightGradCosts:
     block_far_bytes: int = 1024
     block_image_bytes: int = 192 << 10
     block_products: int = 256
+    few_products: int = 128  # the same, where images have few positions
     block_weight_bytes: int = 1 << 20  # storing and loading so many sums between bands costs more than the copy
     narrow_bytes: int = 128  # of a block's pixel: two cache lines
     stream_products: int = 1024  # channels-first scalars used more often than this are worth their copy in blocks

@@ -97,7 +97,7 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
     call = kernel_call("weight gradient", spec, values, m.tasks)
     program.calls.append(in_step(call, m.parts, r.threads) if m.tasks > m.parts else call)
     named = {
-        "images.together": spec.together,
+        "images.together": spec.together, "images.abreast": spec.abreast > 0,
         "prefetch.taken": m.prefetch, "ahead.scalars": ahead[0] > 0, "ahead.vectors": ahead[1] > 0, "result.far": spec.far,
         "result.in_place": m.direct,
     }  # fmt: skip

@@ -27,7 +27,9 @@ memory of the tile. The order of a sum is the contract's, whatever the tile. Pos
 the range of the tap; `call` says when that may be done. The last tile of a matrix whose size the tile does not divide lies over its
 neighbour; each weight is stored by one tile.
 
-Where an image is a single position (`together`), the products of several images are added as their tree in registers.
+Where an image is a single position (`together`), the products of several images are added as their tree in registers. Where it has few (`abreast`),
+several images run past the tile side by side, each with sums of its own, and their tree is added in registers: a sum is put down once for so many
+images, which takes as long as two multiply-adds.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class TileSpec:
     element: f32 or f64; rows: scalars a pixel; lanes: width of each vector (a narrower last one wastes fewer lanes);
     valid: lanes of the last vector that exist (its width unless the matrix is narrower than the tile; 0 where only the call
     knows how wide the matrix is: with ragged_rows and ragged_cols); ragged_rows,
-    ragged_cols: the last tile overlaps; together: images are single positions, TOGETHER of them are summed in registers;
+    ragged_cols: the last tile overlaps; together: images are single positions, TOGETHER of them are summed in registers; abreast: so many
+    images (a power of two) run past the tile at once, of one block of positions each;
     ahead: cache lines of the scalar and of the vector operand prefetched PIXELS_AHEAD pixels before they are read;
     prefetch: every tile prefetches a share of what the next round reads (into the second cache); far: the weights are so many that
     each tile prefetches the lines that it will write before it computes; apart: a pixel's scalars are `scalar_row` bytes apart.
@@ -69,6 +72,7 @@ class TileSpec:
     ragged_rows: bool
     ragged_cols: bool
     together: bool = False
+    abreast: int = 0
     ahead: tuple[int, int] = (0, 0)
     prefetch: bool = False
     far: bool = False
@@ -115,11 +119,12 @@ def build(spec: TileSpec) -> str:
                     for line in range(0, spec.columns * ELEMENT_BYTES[spec.element], LINE_BYTES):
                         f.prefetch(place.total.at_bytes(place.out_row * r).at_bytes(line), write=True)
             alone = begin
-            if spec.together:
-                alone = (end - begin) // TOGETHER * TOGETHER + begin
-                with f.loop(begin, alone, TOGETHER) as n:
-                    sums = _together(f, spec, args, place, n.index, blocks[0])
-                    levels.end_image(n.index + (TOGETHER - 1), args.images, sums, store, TOGETHER.bit_length() - 1)
+            if spec.together or spec.abreast:
+                sum_of, count = (_together, TOGETHER) if spec.together else (_abreast, spec.abreast)
+                alone = (end - begin) // count * count + begin
+                with f.loop(begin, alone, count) as n:
+                    sums = sum_of(f, spec, args, place, n.index, blocks[0])
+                    levels.end_image(n.index + (count - 1), args.images, sums, store, count.bit_length() - 1)
             with f.loop(alone, end) as n:
                 scalars = place.scalars.at_bytes(n.index * args.scalar_image)
                 vectors = place.vectors.at_bytes(n.index * args.vector_image)
@@ -293,6 +298,10 @@ def _together(f: Kernel, spec: TileSpec, args: TileArguments, place: _Place, fir
         vectors = place.vectors.at_bytes(segment.vectors + first * args.vector_image)
 
         def tree(image: int, images: int) -> list[Num]:
+            if (
+                image == 0 and images == 1
+            ):  # on top of what the loop carries: else LLVM moves all sums behind it, and runs out of registers
+                return pixel.added(scalars, vectors, ow.carry)
             if images == 1:
                 return pixel.products(scalars.at_bytes(args.scalar_image * image), vectors.at_bytes(args.vector_image * image))
             half = images // 2
@@ -302,6 +311,33 @@ def _together(f: Kernel, spec: TileSpec, args: TileArguments, place: _Place, fir
             ow.carry = tree(0, TOGETHER)
         k.carry = ow.result
     return k.result
+
+
+def _abreast(f: Kernel, spec: TileSpec, args: TileArguments, place: _Place, first: Int, block: Int) -> list[Num]:
+    """The sum of `spec.abreast` images of one block, as their tree: each image a chain of its own."""
+    pixel, images = _Pixel(f, spec, args, place), range(spec.abreast)
+    only = args.blocks[block]
+    table = args.segments
+    each = spec.rows * len(spec.lanes)
+    zeros = [zero for _ in images for zero in _zeros(f, spec)]
+    with f.loop(only.first_segment, only.end_segment, carry=zeros) as k:
+        segment = table[k.index]
+        begin, end = segment.first.maximum(place.begin), segment.end.minimum(place.end)
+        s_row = place.scalars.at_bytes(segment.scalars + first * args.scalar_image)
+        v_row = place.vectors.at_bytes(segment.vectors + first * args.vector_image)
+        with f.loop(begin, end, carry=k.carry) as ow:
+            scalar = s_row.at_bytes(ow.index * args.scalar_pixel)
+            vector = v_row.at_bytes(ow.index * args.vector_pixel)
+            made: list[Num] = []
+            for n in images:
+                own = ow.carry[n * each : (n + 1) * each]
+                made += pixel.added(scalar.at_bytes(args.scalar_image * n), vector.at_bytes(args.vector_image * n), own)
+            ow.carry = made
+        k.carry = ow.result
+    nodes = [k.result[n * each : (n + 1) * each] for n in images]
+    while len(nodes) > 1:
+        nodes = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(nodes[::2], nodes[1::2], strict=True)]
+    return nodes[0]
 
 
 def _store(f: Kernel, spec: TileSpec, place: _Place, sums: list[Num]) -> None:

@@ -26,7 +26,7 @@ from preimage.engines.ir.builder import LINE_BYTES
 from preimage.engines.jit import branches
 from preimage.engines.jit.compiler.costs import WeightGradCosts
 from preimage.engines.jit.compiler.kernels import Target
-from preimage.engines.jit.index.running_sums import RunningSums
+from preimage.engines.jit.index.running_sums import RunningSums, running_sums
 from preimage.engines.jit.weight_grad.tile_arguments import Block, Span
 from preimage.engines.jit.weight_grad.tile_kernel import TOGETHER, TileSpec
 from preimage.geometry import ConvGeometry
@@ -61,6 +61,7 @@ class Reading:
     valid: int
     run: bool
     together: bool = False  # images of one position, several at once
+    abreast: int = 0  # images of few positions, so many side by side
 
     @property
     def tile_columns(self) -> int:
@@ -106,23 +107,27 @@ def _shapes(columns: int, lanes: int, little: bool) -> list[tuple[tuple[int, ...
 
 
 def _tile(
-    kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int, little: bool, together: bool
+    kind: str, rows: int, columns: int, run: bool, target: Target, element_bytes: int, little: bool, together: bool, abreast: int
 ) -> Reading:  # fmt: skip
     """The tile with the least waste, then the fewest loads: rows * vectors accumulators, and room for the operands."""
-    lanes = target.vector_bytes // element_bytes
+    lanes, costs = target.vector_bytes // element_bytes, target.costs.weight_grad
     best: tuple[float, Reading] | None = None
     for shape, valid in _shapes(columns, lanes, little):
         width = len(shape)
         room = (target.vector_registers - 1 - width) // width if target.vector_registers > 16 else (15 - width) // width
         if together:  # two sums of images wait while a third is made
             room = (target.vector_registers - 4) // 3 // width
+        if abreast:  # every image has sums of its own
+            room = (target.vector_registers - 1 - width) // abreast // width
         highest = min(rows, room, 16)
         for tile_rows in [n for n in (1, 2, 4, 8) if n <= highest] if little else range(1, highest + 1):
-            reading = Reading(kind, rows, columns, tile_rows, shape, valid, run, together)
-            sums = tile_rows * width
+            reading = Reading(kind, rows, columns, tile_rows, shape, valid, run, together, abreast)
+            sums = tile_rows * width * max(1, abreast)
             latency = max(1.0, 10 / sums)  # too few sums do not hide the latency of a multiply-add
-            loads = (width + target.costs.weight_grad.broadcast * tile_rows) / sums
+            loads = (width + costs.broadcast * tile_rows) / (tile_rows * width)
             cost = reading.waste * latency * max(1.0, loads) * (1 + 0.12 * loads)
+            if abreast:  # a line of scalars and one for each vector, from the second cache
+                cost = reading.waste * latency * (1 + costs.abreast_line * (1 + width) / (tile_rows * width))
             if best is None or cost < best[0] - 1e-9:
                 best = cost, reading
     assert best is not None
@@ -134,8 +139,10 @@ def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target, li
     """The reading with the least cost. It depends on the lanes of the target only through the tile, never in its order."""
     i, o = geometry.in_channels_per_group, geometry.out_channels_per_group
     last = geometry.kernel_size[-1] if geometry.ndim else 1
-    how = target, element_bytes, little, not little and prod(geometry.output_size) == 1 and geometry.batch >= TOGETHER
-    if last > 1 and _run_by_geometry(geometry):
+    together = not little and prod(geometry.output_size) == 1 and geometry.batch >= TOGETHER
+    is_run = last > 1 and _run_by_geometry(geometry)
+    how = target, element_bytes, little, together, 0 if little or together or is_run else _abreast(geometry, target)
+    if is_run:
         readings = [
             _tile("run", o, last * i, True, *how),
             _tile("outputs", last * i, o, True, *how),
@@ -146,6 +153,15 @@ def read_geometry(geometry: ConvGeometry, element_bytes: int, target: Target, li
             _tile("outputs", i, o, False, *how),
         ]
     return min(readings, key=lambda r: r.waste * (1.06 if r.kind == "outputs" else 1.0))
+
+
+def _abreast(geometry: ConvGeometry, target: Target) -> int:
+    """How many images run past a tile at once: with few positions it takes a good part of the time to put the sums down. Not of few input
+    channels: their rows are read in place, a wide tile at a time.
+    """
+    images = 4 if target.vector_registers > 16 else 2
+    few = running_sums(geometry.output_size).depth == 0
+    return images if few and geometry.batch >= images else 0
 
 
 def take_reading(g: ConvGeometry, reading: Reading, size: int, target: Target) -> None:
@@ -190,8 +206,14 @@ def products(geometry: ConvGeometry) -> dict[str, float]:
 
 
 def wants_blocks(geometry: ConvGeometry, reading: Reading, size: int, costs: WeightGradCosts) -> tuple[bool, bool]:
-    """Whether x and y are worth a copy in blocks: where a pixel's channels are far apart and each is used often."""
+    """Whether x and y are worth a copy in blocks: where a pixel's channels are far apart and each is used often. Of images of few positions
+    they are sooner: narrow tiles read few of the channels that lie beside each other, and each image begins somewhere else.
+    """
     pixel_bytes = (geometry.in_channels * prod(geometry.stride) + geometry.out_channels) * size
+    if reading.abreast or reading.together:
+        often = products(geometry)
+        x, y = (not reading.run and often[side] >= costs.few_products for side in "xy")
+        return x, y
     if reading.run or prod(geometry.output_size) * pixel_bytes < costs.block_image_bytes:
         return False, False
     often = products(geometry)
@@ -361,6 +383,7 @@ def tile_spec(
         ragged_rows=reading.rows % reading.tile_rows != 0,
         ragged_cols=reading.columns % reading.tile_columns != 0,
         together=reading.together,
+        abreast=reading.abreast,
         ahead=ahead,
         prefetch=prefetch,
         far=far,
