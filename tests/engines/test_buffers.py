@@ -8,6 +8,7 @@ import pytest
 
 from preimage.engines import buffers
 from preimage.engines.buffers import LARGE_BYTES, LINE_BYTES, Arena, Arenas, aligned_empty, trim
+from preimage.engines.spare import Spare
 
 F = np.dtype(np.float32)
 BIG = 5000  # elements: more than arrays that are left to NumPy
@@ -211,14 +212,14 @@ def address(a: np.ndarray) -> int:
 
 
 @pytest.fixture
-def spare(monkeypatch: pytest.MonkeyPatch) -> buffers._Spare:
+def spare(monkeypatch: pytest.MonkeyPatch) -> Spare:
     """A store of large blocks of this test's own, with room for three."""
-    store = buffers._Spare(3 * buffers._block_bytes(LARGE_BYTES + 20))
+    store = Spare(3 * buffers._block_bytes(LARGE_BYTES + 20))
     monkeypatch.setattr(buffers, "_spare", store)
     return store
 
 
-def test_the_memory_of_a_large_array_is_used_again_when_its_last_view_is_gone(spare: buffers._Spare) -> None:
+def test_the_memory_of_a_large_array_is_used_again_when_its_last_view_is_gone(spare: Spare) -> None:
     n = LARGE_BYTES // 4 + 5
     a = ramp(n, 1)
     assert address(a) % LINE_BYTES == 0
@@ -239,7 +240,7 @@ def test_the_memory_of_a_large_array_is_used_again_when_its_last_view_is_gone(sp
     assert spare.bytes == 0
 
 
-def test_no_more_than_a_share_of_memory_is_kept(spare: buffers._Spare) -> None:
+def test_no_more_than_a_share_of_memory_is_kept(spare: Spare) -> None:
     arrays = [ramp(LARGE_BYTES // 4, k) for k in range(5)]
     arrays.clear()
     assert 0 < spare.bytes <= spare.limit
@@ -249,7 +250,7 @@ def test_no_more_than_a_share_of_memory_is_kept(spare: buffers._Spare) -> None:
     assert spare.bytes <= spare.limit
 
 
-def test_threads_never_get_the_same_block(spare: buffers._Spare) -> None:
+def test_threads_never_get_the_same_block(spare: Spare) -> None:
     wrong: list[int] = []
 
     def work(value: int) -> None:

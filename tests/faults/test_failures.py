@@ -81,8 +81,9 @@ def test_the_nth_allocation_of_a_first_call(name, disk):
 
 def test_memory_that_is_only_kept_is_given_back_before_a_call_fails(monkeypatch):
     from preimage.engines import buffers
+    from preimage.engines.spare import Spare
 
-    spare = buffers._Spare(1 << 40)
+    spare = Spare(1 << 40)
     monkeypatch.setattr(buffers, "_spare", spare)
     call = calls.CALLS["conv"].use()
     wanted = call()

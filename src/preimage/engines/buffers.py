@@ -23,7 +23,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, partial
 from math import prod
 from typing import Any, TypeVar
@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 from preimage.engines.addresses import address_of
 from preimage.engines.places import LINE_BYTES, conflicts, places_of
 from preimage.engines.recording import state
+from preimage.engines.spare import Spare
 from preimage.ownership import Block
-from preimage.resources import kept_memory, register_keeper, release_memory
+from preimage.resources import register_keeper, release_memory
 
 __all__ = [
     "LINE_BYTES",
@@ -147,9 +148,11 @@ def _large(size: int) -> Any:
     rounded = _block_bytes(size)
     memory = _spare.take(rounded)
     if memory is None:
+        _spare.make_room(rounded)
         memory = aligned(rounded)
     block = _large_kind(rounded).from_buffer(memory)
     block.memory = memory
+    _spare.count(rounded)
     return block
 
 
@@ -157,55 +160,6 @@ def _block_bytes(size: int) -> int:
     """The size of the block that an array of this size gets."""
     step = 1 << max(size.bit_length() - 4, 0)
     return -(-size // step) * step
-
-
-class _Spare:
-    """Large blocks that nothing uses now, by size; no more of them than a share of the memory that the process may have."""
-
-    def __init__(self, limit: int | None = None) -> None:
-        self._limit, self._blocks = limit, dict[int, list[Array]]()
-        self._room = 0  # bytes that may come, at least, until blocks must go; what is taken meanwhile is not counted
-        register_keeper(self)
-
-    @property
-    def limit(self) -> int:
-        """In bytes; looked up when the first block is kept."""
-        if self._limit is None:
-            self._limit = kept_memory()
-        return self._limit
-
-    @property
-    def bytes(self) -> int:
-        return sum([size * len(held) for size, held in list(self._blocks.copy().items())])
-
-    def take(self, size: int) -> Array | None:
-        """A block of just this size."""
-        held = self._blocks.get(size)
-        try:
-            return held.pop() if held else None
-        except IndexError:  # another thread was quicker
-            return None
-
-    def put(self, block: Array) -> None:
-        size = block.nbytes
-        if size > self.limit:
-            return
-        self._blocks.setdefault(size, []).append(block)
-        self._room -= size
-        if self._room < 0:
-            self._drop(size)
-
-    def _drop(self, size: int) -> None:
-        """Give up blocks beyond the limit, of other sizes first."""
-        while self.bytes > self.limit:
-            others = [held for other, held in list(self._blocks.copy().items()) if held and other != size]
-            with suppress(IndexError, KeyError):  # another thread took it
-                (others or [self._blocks[size]])[0].pop(0)
-        self._room = self.limit - self.bytes
-
-    def clear(self) -> int:
-        blocks, self._blocks = self._blocks, {}
-        return sum([size * len(held) for size, held in list(blocks.items())])
 
 
 class _Large(Block):
@@ -230,7 +184,7 @@ def _large_kind(size: int) -> Any:
     return type("_LargeBlock", (_Large, ctypes.c_ubyte * size), {})
 
 
-_spare = _Spare()
+_spare = Spare()
 
 
 def trim() -> int:

@@ -125,7 +125,9 @@ class RecordedNet:
             elif key not in self._refused and self._is_counted(key):
                 if self._seen[key] > BEFORE:
                     return self._watched(key, x, loss_of, finish)
-                return finish(loss_of(self._first(key, Tensor(x))))
+                value = finish(loss_of(self._first(key, Tensor(x))))
+                trim()
+                return value
         return finish(loss_of(self.net(input_of(x))))
 
     def _begin(self, key: Any, x: Array) -> Pass | None:
