@@ -68,6 +68,16 @@ def test_dot_products_of_whole_lines(terms, dtype, columns, width):
         assert spec.whole_lines
 
 
+@pytest.mark.parametrize(("size", "local"), [(64, False), (96, False), (120, False), (128, True), (160, True)])
+def test_a_near_b_is_read_where_it_lies_unless_its_lines_share_sets(size, local):
+    a = np.empty((size, size), np.float32)
+    request = replace(product_request(a, a, EpilogueSpec(), 1)[0], target=toolchain.named_target("avx512"))
+    assert lower_product(request).calls[-1].spec.local == local
+    for threads in (1, 2):
+        case = products.ProductCase((size, size), (size, size), "float32", ("rows", "rows"), threads, size, False)
+        assert products.differences(case) == [], case
+
+
 def test_narrow_vectors_where_wide_loads_are_slow(width, change_costs):
     """One wide vector of columns is two narrow ones, with the same bits."""
     change_costs(tiling={"wide_load_cycles": 1.35})
@@ -157,7 +167,7 @@ def test_a_product_that_is_done_before_others_wake_is_shared_with_those_awake(ro
     asked, made = [], []
     lowered, function = call.lower_product, program_call.native_function
     monkeypatch.setattr(call, "lower_product", lambda request: asked.append(request.threads) or lowered(request))
-    monkeypatch.setattr(program_call, "native_function", lambda *given: made.append(given[-1]) or function(*given))
+    monkeypatch.setattr(program_call, "native_function", lambda *given: made.append(given[-2]) or function(*given))
     with pre.config(threads=2, engine="jit"):
         shared = call.JitProducts().matmul(a, b)
     assert asked == [threads]

@@ -46,6 +46,7 @@ __all__ = [
     "aligned",
     "aligned_empty",
     "maker_of",
+    "makers_of",
     "places_of",
     "retrying",
     "trim",
@@ -74,7 +75,14 @@ class _Current(threading.local):
     arena: Arena | None = None
 
 
-_current = _Current()
+class _Nowhere:
+    """Where no arena ever is."""
+
+    __slots__ = ()
+    arena = None
+
+
+_current, _NOWHERE = _Current(), _Nowhere()
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
@@ -101,16 +109,20 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> Array:
 
 def maker_of(shape: tuple[int, ...], dtype: DType) -> Callable[[], Array]:
     """`aligned_empty` of always this shape and dtype, for calls that come again and that no recorder looks on."""
-    size = prod(shape) * dtype.itemsize
-    if size < SMALL_BYTES:
-        return partial(np.empty, shape, dtype)
-    if size >= ALIGNED_BYTES:
-        return partial(aligned_empty, shape, dtype)
+    plain, where, other = makers_of(shape, dtype)
 
     def make() -> Array:
-        return np.empty(shape, dtype) if _current.arena is None else aligned_empty(shape, dtype)
+        return plain() if where.arena is None else other()
 
-    return make
+    return plain if where is _NOWHERE else make
+
+
+def makers_of(shape: tuple[int, ...], dtype: DType) -> tuple[Callable[[], Array], Any, Callable[[], Array]]:
+    """The same for callers that look for an arena themselves: what makes it where `where.arena` is None, where, and what makes it elsewhere."""
+    size, other = prod(shape) * dtype.itemsize, partial(aligned_empty, shape, dtype)
+    if size >= ALIGNED_BYTES:
+        return other, _NOWHERE, other
+    return partial(np.empty, shape, dtype), _NOWHERE if size < SMALL_BYTES else _current, other
 
 
 def retrying(make: Callable[[], T]) -> T:

@@ -49,7 +49,7 @@ from preimage.engines.jit.request import (
 from preimage.engines.jit.runtime.bound_call import Bound, Ready, call_key, epilogue_arrays, example_result, finish_of, lies_like
 from preimage.engines.jit.runtime.kept_programs import PROGRAMS, KeptPrograms
 from preimage.engines.jit.runtime.link import LinkedProgram, address_of, link
-from preimage.engines.jit.runtime.program_call import PackedCall, WarmCall
+from preimage.engines.jit.runtime.program_call import WarmCall
 from preimage.engines.jit.runtime.replay import ReplaySteps
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.jit.select import LARGE_KERNEL, considered, lower, planned_decisions, unreachable_decisions
@@ -212,7 +212,7 @@ class JitEngine:
 
     def warm(
         self, geometry: ConvGeometry, contraction: str, x: Array, w: Weight, epilogue: Epilogue | None, channels_last: bool
-    ) -> WarmCall | PackedCall | None:
+    ) -> WarmCall | None:
         """Calls like one that was made under these settings, and that skip all that it found out; None where there are none.
 
         channels_last: their result has its channels in the last axis.

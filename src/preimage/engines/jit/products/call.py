@@ -21,7 +21,7 @@ from preimage.engines.jit.request import ELEMENTS
 from preimage.engines.jit.runtime.bound_call import epilogue_arrays, finish_of
 from preimage.engines.jit.runtime.interpreter import interpreter
 from preimage.engines.jit.runtime.link import address_of, link
-from preimage.engines.jit.runtime.program_call import PackedCall, WarmCall
+from preimage.engines.jit.runtime.program_call import WarmCall
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import Forms, PreparedWeight, is_fixed
 from preimage.engines.recording import apart, recorder, state
@@ -133,11 +133,11 @@ class JitProducts:
         linked = link(lower_product(request), request.threads)
         return Ready(linked, self._scratch, shape, a.dtype, swapped, request.threads, request.macs)
 
-    def warm(self, a: Array, b: Array) -> WarmCall | PackedCall | None:
+    def warm(self, a: Array, b: Array) -> WarmCall | None:
         """Products like one that was made under these settings, and that skip all that it found out; None where there are none."""
         return self._warm(a, b, None, False)
 
-    def warm_linear(self, x: Array, w: Array | PreparedWeight, bias: Array | None) -> WarmCall | PackedCall | None:
+    def warm_linear(self, x: Array, w: Array | PreparedWeight, bias: Array | None) -> WarmCall | None:
         """The same of `linear`, with a bias or without."""
         if bias is not None and not (bias.dtype == x.dtype and bias.flags.c_contiguous):
             return None
@@ -146,7 +146,7 @@ class JitProducts:
             return self._warm(x, w.T, kind, False)
         return self._warm(x, w, kind, True)
 
-    def _warm(self, a: Array, b: Any, kind: tuple[Any, ...] | None, prepared: bool) -> WarmCall | PackedCall | None:
+    def _warm(self, a: Array, b: Any, kind: tuple[Any, ...] | None, prepared: bool) -> WarmCall | None:
         alone = (a.shape, a.strides, b.shape, None if prepared else b.strides, a.dtype.num, id(kernels.current_target()))
         ready = self._ready.get(alone) if kind is None and not prepared else None
         ready = ready or self._ready.get((*alone, _threads(a, b.shape[::-1] if prepared else b.shape), kind, prepared))

@@ -48,9 +48,12 @@ def copy_transposed(f: Kernel, spec: TileSpec, b: Ptr, local: Ptr, first: Int, e
                     place.at((k.index - first + j) * spec.width + v * spec.lanes).store(value)
 
 
-def line_of(f: Kernel, spec: TileSpec, b: Ptr, k: Int) -> list[Num]:
-    """One term of a panel's columns, which are neighbours in memory."""
-    line = b.at_bytes(k * TileArguments.read(f, spec).b_term)
+def line_of(f: Kernel, spec: TileSpec, b: Ptr, k: Int, further: int = 0) -> list[Num]:
+    """Term k + further of a panel's columns, which are neighbours in memory; those of one k share their addresses."""
+    step = TileArguments.read(f, spec).b_term
+    line = b.at_bytes(k * step)
+    if further:
+        line = line.at_bytes(step * further)
     if spec.ahead and not spec.local:
         for offset in range(0, spec.width * ELEMENT_BYTES[spec.b], LINE_BYTES):
             f.prefetch(line.at_bytes(spec.width * ELEMENT_BYTES[spec.b] + offset), level=2)

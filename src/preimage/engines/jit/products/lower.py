@@ -133,10 +133,27 @@ def _way(r: ProductRequest, transposed: bool, rows: int) -> str:
         return "packed"
     if r.rows <= 2 if transposed else tiles < 2 and not (_is_far(r) and r.rows > r.target.costs.products.stream_rows):
         return "direct"
-    small = r.columns * r.terms * r.item <= r.target.l1_bytes // 2
-    if not transposed and small and r.item > 2:
+    if not transposed and r.item > 2 and _stays_near(r):
         return "direct"
     return "local" if tiles <= r.target.costs.products.local_tiles else "packed"
+
+
+SET_BYTES = 4096  # from a line to the next one in the same set of the first cache
+
+
+def _stays_near(r: ProductRequest) -> bool:
+    """Whether the first cache holds B, or a panel of it (where it lies: its lines may share few sets) while the second holds B beside A and C."""
+    size = r.columns * r.terms * r.item
+    if size <= r.target.l1_bytes // 2:
+        return True
+    if size > r.target.l2_bytes // 8 or r.target.vector_registers <= 16:  # few registers: nothing is gained (AVX2, 96 x 96 x 96)
+        return False
+    starts = np.arange(r.terms) * r.b.term_stride
+    lines = (
+        np.arange(standard_vectors(r.columns, r.lanes) * r.lanes * r.item // LINE_BYTES + 1) * LINE_BYTES
+    )  # one more: they begin anywhere
+    shared = np.bincount(((starts[:, None] + lines) % SET_BYTES // LINE_BYTES).ravel())
+    return int(shared.max()) <= r.target.l1_bytes // SET_BYTES * 3 // 4
 
 
 def _is_far(r: ProductRequest) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.runtime.link import LinkedProgram
-from preimage.engines.jit.runtime.program_call import PackedCall, ProgramCall, WarmCall
+from preimage.engines.jit.runtime.program_call import ProgramCall, WarmCall, packed_call
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.recording import Fixed, Recorder, state
 
@@ -47,9 +47,9 @@ class Ready:
         self._call(a, b if packed is None else packed, more.get("bias"), out, more.get("residual"), more.get("limits"))
         return out
 
-    def warm(self) -> WarmCall | PackedCall | None:
+    def warm(self) -> WarmCall | None:
         """Calls of a, b and a bias, if there is one, without looking at them."""
         call = self._call.warm(self.shape, None, self.dtype)
         if call is None or self.linked.program.packing is None:
             return call
-        return PackedCall(call, self.linked.program.packed_key, False)
+        return packed_call(call, self.linked.program.packed_key, False)

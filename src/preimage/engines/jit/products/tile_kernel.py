@@ -299,7 +299,7 @@ def _panel_body(
                     f.prefetch(line.at_bytes(PANEL_AHEAD + offset))
             right = [line.at(v * spec.lanes).load(spec.lanes) for v in range(spec.vectors)]
         else:
-            right = line_of(f, spec, b, k + j)
+            right = line_of(f, spec, b, k, j)
         after: list[Num] = []
         for place in _elements(
             f, spec, a, rows, k, j

@@ -16,7 +16,7 @@ from preimage.engines.ir.epilogue import EpilogueSpec
 from preimage.engines.jit.compiler import kernels
 from preimage.engines.jit.request import ConvRequest, little_macs
 from preimage.engines.jit.runtime.link import LinkedProgram
-from preimage.engines.jit.runtime.program_call import PackedCall, ProgramCall, WarmCall
+from preimage.engines.jit.runtime.program_call import ProgramCall, WarmCall, packed_call
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state
@@ -109,7 +109,7 @@ class Ready:
         """Run it for a recorder, with arrays by name."""
         self._call.record(here, arrays)
 
-    def warm(self, channels_last: bool) -> WarmCall | PackedCall | None:
+    def warm(self, channels_last: bool) -> WarmCall | None:
         """Calls of x, weights and a bias, without looking at them; channels_last: of the result's axes."""
         axes = self._axes
         if channels_last:
@@ -117,7 +117,7 @@ class Ready:
         call = self._call.warm(self.shape, axes, self.dtype)
         if call is None or not self.request.prepared:
             return call
-        return PackedCall(call, self.linked.program.packed_key, self.linked.skips_padding)
+        return packed_call(call, self.linked.program.packed_key, self.linked.skips_padding)
 
 
 class Bound:

@@ -15,20 +15,21 @@ from __future__ import annotations
 from typing import ClassVar
 
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
-from preimage.engines.ir.builder import Int, Ptr
+from preimage.engines.ir.builder import LINE_BYTES, Int, Ptr
 from preimage.engines.ir.functions import Function, module
 from preimage.engines.jit.runtime.steps_kernel import Step, run_tasks
 from preimage.records import record
 
-__all__ = ["MOST_WORDS", "FunctionSpec", "Head", "Patch", "build"]
+__all__ = ["MOST_WORDS", "OWN_BYTES", "FunctionSpec", "Head", "Patch", "build"]
 
 MOST_WORDS = 512  # of all steps' argument vectors
+OWN_BYTES = 4096  # of a workspace that a function has on its stack
 
 
 class Head(Record):
     """What a function knows of its program. So many patches and steps, and the template of the vectors, follow."""
 
-    workspace: Column  # the address of the memory that is used where a call gives no workspace
+    workspace: Column  # the address of the memory that is used where a call gives no workspace; 0: it is the function's own
     nothing: Column  # the object None
     flagged: Column  # whether the program sets a flag
     releases: Column  # whether other Python threads run meanwhile
@@ -84,7 +85,8 @@ def build(spec: FunctionSpec) -> str:
     patches, steps = Rows(Patch, lists), Rows(Step, lists.at(n_patches * len(Patch.fields)))
     f.copy_words(words, lists.at(n_patches * len(Patch.fields) + n_steps * len(Step.fields)), head.words)
     objects, n_objects = f.parameter("objects"), f.number("count")
-    workspace.store_int(head.workspace)
+    own = f.stack("i64", (OWN_BYTES + LINE_BYTES) // 8)
+    workspace.store_int(head.workspace.equals(0).pick((own.address() + (LINE_BYTES - 1)) & -LINE_BYTES, head.workspace))
     _put_data(f, spec, workspace, objects.load_int(), none)
     with f.loop(0, n_patches) as k:
         patch = patches[k.index]

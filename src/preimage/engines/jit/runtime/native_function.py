@@ -69,18 +69,18 @@ def _method(field: int, triple: str) -> Any:
 
 def native_function(
     steps: Sequence[int], words: Sequence[int], patches: Sequence[tuple[int, int, int, int]], releases: bool, kept: object,
-    flagged: bool = False, shared: tuple[int, int, int, int] = (0, 0, 0, 0),
+    flagged: bool = False, shared: tuple[int, int, int, int] = (0, 0, 0, 0), own: bool = False,
 ) -> Function | None:  # fmt: skip
     """The function that runs steps (`link.step_tables`); None where there can be none. patches: see `Patch`, of which
     argument 0 is the workspace; releases: other Python threads run meanwhile; flagged: the steps set a flag; kept: what must live as long;
-    shared: with whom, `Head`'s run, pool, workers and work.
+    shared: with whom, `Head`'s run, pool, workers and work; own: the workspace is on the function's stack.
     """
     known = interpreter()
     if known is None or DATA_FIELD is None or len(words) > MOST_WORDS:
         return None
     head = Head(
-        workspace=address_of(_shared()), releases=releases, patches=len(patches), steps=len(steps) // len(Step.fields), words=len(words),
-        flagged=flagged, run=shared[0], pool=shared[1], workers=shared[2], work=shared[3], **known,
+        workspace=0 if own else address_of(_shared()), releases=releases, patches=len(patches), steps=len(steps) // len(Step.fields),
+        words=len(words), flagged=flagged, **known, **dict(zip(("run", "pool", "workers", "work"), shared, strict=True)),
     )  # fmt: skip
     table = np.array([*head.table()[0].tolist(), *chain(*patches), *steps, *words], np.int64).view(_Table)
     table.kept = kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from preimage.engines.addresses import address_of
@@ -36,6 +38,7 @@ class Scratch:
     """
 
     def __init__(self) -> None:
+        #: One list as long as this lives: calls know it.
         self.free: list[Workspace] = []
         register_keeper(self)
 
@@ -53,5 +56,8 @@ class Scratch:
 
     def clear(self) -> int:
         """Let go of them; returns how many bytes."""
-        free, self.free = self.free, []
-        return sum([workspace.size for workspace in free])
+        given = 0
+        with suppress(IndexError):
+            while True:
+                given += self.free.pop().size
+        return given
