@@ -7,6 +7,7 @@ import functools
 import math
 import random
 import re
+import sys
 import time
 import types
 from typing import NamedTuple
@@ -129,6 +130,33 @@ def test_a_unet_that_crops_and_joins():
             return ops.max_pool(h, 2)
 
     assert compare(Up, batches(RUNS + 2))[RUNS:] == [None] * 2
+
+
+def test_what_an_import_of_the_library_runs_is_nobodys_forward_function(monkeypatch):
+    """Packages put finders of their own on sys.meta_path (setuptools does), and every first use in the library asks them."""
+    asked = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path, target=None):
+            asked.append(time.time())
+
+    text = "def forward(self, x):\n try:\n  import no_such_module\n except ImportError:\n  pass\n return inner(self, x)"
+    lazy = {"__name__": "preimage.nn.lazy", "inner": nn.ReLU.forward}
+    exec(text, lazy)
+    monkeypatch.setattr(nn.ReLU, "forward", lazy["forward"])
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+
+    class Lazy(Base):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def between(self, h):
+            return self.relu(self.second(h))
+
+    assert compare(Lazy, batches(RUNS + 2))[RUNS:] == [None] * 2
+    assert asked
 
 
 def test_large_arrays_die_in_a_forward_function():

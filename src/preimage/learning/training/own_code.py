@@ -40,6 +40,8 @@ _SAFE_NAMES = "len isinstance issubclass getattr hasattr sum min max abs sorted 
 _SAFE_CALLS = frozenset((*[getattr(builtins, name) for name in _SAFE_NAMES.split()], functools.reduce, tuple.__new__))
 _SAFE_MODULES = frozenset((math.__name__, operator.itemgetter.__module__, operator.add.__module__))
 _SAFE_OWNERS = (list, dict, tuple, str, set, frozenset, int, float, bytes, range)
+#: Where Python's import is written: the library imports on first use.
+_IMPORTING = "<frozen importlib."
 _IMPORT = dis.opmap["IMPORT_NAME"]
 #: Names by which values get out of Tensors, or code looks at itself.
 _INNER = frozenset(
@@ -71,6 +73,7 @@ class OwnCode:
         self.why: str | None = None
         self.ran: set[types.CodeType] = set()
         self._frames: set[int] = set()
+        self._importing: types.FrameType | None = None  # what runs inside is the import's: finders, and modules as they are read
         self._collects = False
 
     def __enter__(self) -> OwnCode:
@@ -78,6 +81,7 @@ class OwnCode:
             self._refuse("a profiler watches the calls")
         else:
             self._frames.clear()
+            self._importing = None
             self._collects = gc.isenabled()
             gc.disable()  # what a collection calls is nobody's here
             sys.setprofile(self._saw)
@@ -102,7 +106,10 @@ class OwnCode:
     # -- calls, as they are made ---------------------------------------------------------------------------------------
 
     def _saw(self, frame: types.FrameType, event: str, arg: Any) -> None:
-        if event == "call":
+        if self._importing is not None:
+            if event == "return" and frame is self._importing:
+                self._importing = None
+        elif event == "call":
             self._called(frame)
         elif event == "return":
             self._frames.discard(id(frame))
@@ -124,6 +131,8 @@ class OwnCode:
                     self._refuse(f"{_said(caller)} changes more than its result ({code.co_name})")
                 elif not name.startswith(_CALLABLE) and name != LIBRARY:
                     self._refuse(f"{_said(caller)} calls {name}.{code.co_name}")
+        elif not by_own and code.co_filename.startswith(_IMPORTING):
+            self._importing = frame
         elif by_own or not (is_standard(code.co_filename) or _is_named_tuple(frame)):
             self._frames.add(id(frame))
             self._ran(code)
