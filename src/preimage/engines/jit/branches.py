@@ -359,7 +359,7 @@ weight_grad = declare_all(
         "result.reordered.by_output": "sums of each output channel are transposed to the result",
         "result.reordered.by_group": "sums of each group are transposed to a channels-last result",
         "result.reordered.by_input": "sums of each group and input channel are transposed to the result",
-        "result.far": "the result is larger than several L2 caches",
+        "result.far": "lines of the result are prefetched before a tile is computed: it is large, or a line takes little time",
         "tasks.one": "the tiles are one task",
         "tasks.several": "tiles are shared among tasks",
         "tasks.in_step": "tasks of neighbouring rounds follow each other on any thread",

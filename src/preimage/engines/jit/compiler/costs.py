@@ -149,7 +149,9 @@ class WeightGradCosts:
     far_pixel_bytes: int = 512  # of an operand that is read in place: beyond what the hardware follows
     most_lines_ahead: int = 5
     prefetch_products: int = 60  # vectors of products for one prefetched line
-    far_result: int = 4  # second-level caches full of weights, from which on results are prefetched too
+    far_result: int = (
+        4  # second-level caches full of weights, from which on results are prefetched too, however long a tile takes
+    )
     tasks_per_thread: int = 3  # of all pixels
     parts_per_thread: int = 2  # of a round
     most_turns: int = 64  # tasks of one part: so many are enough to keep the threads in step
@@ -218,8 +220,9 @@ class CostModel:
 
 AVX512 = CostModel("avx512")
 #: Zen 4 loads one vector of 64 bytes a cycle, and spreads a number over one more slowly still: a tile of 16 pixels and one such vector reaches
-#: two thirds of what 8 pixels and two vectors of 32 bytes do.
-ZEN4 = replace(AVX512, name="zen4", tiling=TilingCosts(wide_load_cycles=1.35))
+#: two thirds of what 8 pixels and two vectors of 32 bytes do. Numbers spread over vectors of 32 bytes come more slowly than two a cycle, too:
+#: 16 pixels and one vector reach two thirds of what 4 pixels and three vectors do.
+ZEN4 = replace(AVX512, name="zen4", tiling=TilingCosts(load_cycles=0.7, wide_load_cycles=1.35))
 AVX2 = replace(
     AVX512,
     name="avx2",

@@ -87,10 +87,9 @@ def _main_call(program: ProgramBuilder, r: WeightGradRequest, reading: planning.
         else 0
         for side, step, width in ((m.scalar, m.scalar_step, reading.tile_rows), (m.vector, m.vector_step, reading.tile_columns))
     ]
-    spec = planning.tile_spec(
-        reading, inner, (ahead[0], ahead[1]), r.little, m.prefetch,
-        one_band and weight_bytes > r.target.costs.weight_grad.far_result * r.target.l2_bytes, m.scalar.apart != 0,
-    )  # fmt: skip
+    few = reading.together or reading.abreast > 0  # multiply-adds for each line of the result
+    far = one_band and (few or weight_bytes > r.target.costs.weight_grad.far_result * r.target.l2_bytes)
+    spec = planning.tile_spec(reading, inner, (ahead[0], ahead[1]), r.little, m.prefetch, far, m.scalar.apart != 0)
     values, level_bytes = _arguments(r, reading, x, y, m, size, spec.tile_bytes), _level_bytes(r, m, spec.tile_bytes)
     if level_bytes:
         program.buffers.append(Buffer("levels", level_bytes))

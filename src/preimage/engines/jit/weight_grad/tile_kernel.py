@@ -59,8 +59,8 @@ class TileSpec:
     ragged_cols: the last tile overlaps; together: images are single positions, TOGETHER of them are summed in registers; abreast: so many
     images (a power of two) run past the tile at once, of one block of positions each;
     ahead: cache lines of the scalar and of the vector operand prefetched PIXELS_AHEAD pixels before they are read;
-    prefetch: every tile prefetches a share of what the next round reads (into the second cache); far: the weights are so many that
-    each tile prefetches the lines that it will write before it computes; apart: a pixel's scalars are `scalar_row` bytes apart.
+    prefetch: every tile prefetches a share of what the next round reads (into the second cache); far: each tile prefetches the
+    lines that it will write before it computes; apart: a pixel's scalars are `scalar_row` bytes apart.
     """
 
     arguments: ClassVar = TileArguments
