@@ -31,6 +31,7 @@ NAMES: dict[str, np.ndarray] = {
     "p": _rng.random((2, 4, 9, 8)) * 0.9 + 0.05, "q": _rng.random((2, 4, 9, 8)) * 0.9 + 0.05, "shuffled": _near(2, 8, 3, 5), "theta":
     _near(2, 2, 3), "theta3": _near(2, 3, 4), "grid": _near(2, 5, 3, 2) * 0.8, "grid3": _near(2, 3, 2, 4, 3) * 0.7, "y": _near(2, 4, 9, 8),
     "k": _rng.integers(0, 4, (2, 9, 8)), "i": _rng.integers(0, 5, (3, 2)), "lone": np.array(2),
+    "mask": np.tri(9, 9, 3, bool),
 }  # fmt: skip
 
 #: Expressions over F and the names; the gradient is taken of the first name that is written.
@@ -52,6 +53,8 @@ leaky_relu(x, 0.2) | elu(x) | elu(x, 0.5) | celu(x, 0.7) | selu(x) | gelu(x) | g
 hardswish(x * 3) | hardsigmoid(x * 3) | hardtanh(x) | hardtanh(x, -0.5, 2.0) | sigmoid(x) | logsigmoid(x) | tanh(x) | softplus(x)
 softplus(x * 9, 2, 10) | softsign(x) | tanhshrink(x) | softshrink(x) | softshrink(x, 0.2) | hardshrink(x) | threshold(x, 0.1, -3.0)
 prelu(x, c) | prelu(x, c[:1]) | glu(x) | glu(x, 1) | softmax(x, dim=1) | softmax(x, -1) | softmin(x, 2) | log_softmax(x, 1) | normalize(x)
+scaled_dot_product_attention(x, y, p) | scaled_dot_product_attention(x, y[:1, :, :5], p[:1, :, :5], is_causal=True)
+scaled_dot_product_attention(x, y, p, mask) | scaled_dot_product_attention(x, y, p, space[:, :1], scale=0.3)
 normalize(x, 1.0, 2) | normalize(x, 3.0, -1, 1e-3) | normalize(x, float("inf")) | batch_norm(x, c, c2, c, c2)
 batch_norm(x, c, c2, eps=0.1) | batch_norm(x, None, None, c, c2, True) | instance_norm(x) | instance_norm(x, weight=c, bias=c2, eps=0.1)
 instance_norm(x, c, c2, use_input_stats=False) | layer_norm(x, (9, 8), space, space) | layer_norm(x, (8,)) | group_norm(x, 2, c, c2)
@@ -177,6 +180,10 @@ def test_dropout_drops_as_often_as_it_is_asked() -> None:
     ("interpolate(s, 4, mode='bilinear')", ShapeError, r"2 spatial axes, got shape \(2, 4, 11\)"),
     ("interpolate(x, 4, align_corners=True)", OptionError, "linear and cubic modes"),
     ("interpolate(x, 4, antialias=True)", OptionError, "'bilinear' and 'bicubic', got mode 'nearest'"),
+    ("scaled_dot_product_attention(x, y[..., :3], p)", ShapeError, r"wanted \(..., L, E\)"),
+    ("scaled_dot_product_attention(x, y, p, p[0], is_causal=True)", OptionError, "two masks"),
+    ("scaled_dot_product_attention(x, y, p, mask[:, :5])", ShapeError, r"attn_mask \(9, 5\) does not broadcast"),
+    ("scaled_dot_product_attention(x, y, p, enable_gqa=True)", OptionError, "ops.repeat"),
     ("glu(x, 2)", ShapeError, r"axis 2 has size 9, wanted an even one"),
     ("interpolate(x)", OptionError, "either size or scale_factor"),
     ("interpolate(x, mode='area')", OptionError, "either size or scale_factor"),

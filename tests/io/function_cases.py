@@ -84,6 +84,7 @@ FUNCTIONAL: dict[str, Case] = {
     "prelu": with_weights(lambda m, x: F.prelu(x, m.weight), MAP, weight=(4,)),
     "prelu of one weight": with_weights(lambda m, x: F.prelu(x, m.weight), MAP, weight=(1,)),
     "glu": of(F.glu, dim=1),
+    "scaled_dot_product_attention": of(lambda x: F.scaled_dot_product_attention(x, x * 0.5, x - 1.0, is_causal=True)),
     "softmax": of(F.softmax, dim=1),
     "softmin": of(F.softmin, dim=-1),
     "log_softmax": of(F.log_softmax, dim=1),

@@ -26,6 +26,31 @@ CALLS = [
     (lambda t: t.expand(2, -1, -1, 7, -1), False),
     (lambda t: t.contiguous().view(3, -1), False),
     (lambda t: t.softmax(dim=2), False),
+    (lambda t: t.clone(), False),
+    (lambda t: t.repeat(1, 3, 1, 2), False),
+    (lambda t: t.repeat((2, 1, 1, 1, 1)), False),
+    (lambda t: t.tile(2, 3), False),
+    (lambda t: t.flip(1, 2), False),
+    (lambda t: t.flip((0, -1)), False),
+    (lambda t: t.roll(2, -1), False),
+    (lambda t: t.roll((1, -2), (0, 2)), False),
+    (lambda t: t.roll(5), False),
+    (lambda t: t.narrow(2, 1, 4), False),
+    (lambda t: t.narrow(-1, -3, 2), False),
+    (lambda t: t.unflatten(3, (2, -1)), False),
+    (lambda t: t[:, :, :1].expand_as(t) * t, False),
+    (lambda t: t[0].view_as(t[1]) + t[2].reshape_as(t[1]), False),
+    (lambda t: t.movedim(1, -1), False),
+    (lambda t: t.amax(2), False),
+    (lambda t: t.amax(dim=(1, 3), keepdim=True), False),
+    (lambda t: t.amin(), False),
+    (lambda t: t.add(t[:1], alpha=3).sub(2.0).mul(t).div(4.0).neg(), False),
+    (lambda t: t.sub(t[:1], alpha=0.5), False),
+    (lambda t: t.maximum(t[:1]) + t.minimum(t[1:2]), False),
+    (lambda t: t[:, 0].bmm(t[:, 0].transpose(1, 2)), False),
+    (lambda t: t[0, 0].mm(t[0, 0].T), False),
+    (lambda t: t.sin() + t.cos() + (t / 9).expm1() + t.sign(), False),
+    (lambda t: (t * t + 1).rsqrt() + (t * t + 1).reciprocal(), False),
     (lambda t: t.log_softmax(dim=-2), False),
 ]
 
@@ -57,6 +82,10 @@ def test_masked_fill():
 
 def test_of_two_axes_transpose_is_numpys():
     assert np.array_equal(pre.Tensor(X[:, 0, :, 0]).transpose(0, 1).data, X[:, 0, :, 0].transpose(0, 1))
+
+
+def test_repeat_with_an_axis_is_numpys():
+    assert np.array_equal(pre.Tensor(X).repeat(2, axis=2).data, X.repeat(2, axis=2))
 
 
 def test_bad_arguments():

@@ -42,6 +42,7 @@ from preimage.functional.activations import (
     tanhshrink,
     threshold,
 )
+from preimage.functional.attention import scaled_dot_product_attention
 from preimage.functional.convolutions import (
     conv1d,
     conv2d,
@@ -176,6 +177,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from preimage.autograd import Tensor, array_of, as_array, fitted, install_methods
-from preimage.errors import GraphError, ShapeError
+from preimage.errors import GraphError, OptionError, ShapeError
 from preimage.ops import activation, broadcast, exponentials, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 from preimage.ops.linear import matmul
-from preimage.ops.operands import axis_of, entries, integer_of
-from preimage.typing import Shape, Value
+from preimage.ops.operands import axis_of, entries, integer_of, sizes_of
+from preimage.typing import Axes, Shape, Value
 
 __all__: list[str] = []
 
@@ -78,7 +79,7 @@ install_methods(
     {
         name: getattr(module, name)
         for module, names in (
-            (pointwise, "abs clip exp log log1p sqrt square"),
+            (pointwise, "abs clip cos exp expm1 log log1p reciprocal rsqrt sign sin sqrt square"),
             (shape, "reshape transpose moveaxis swapaxes flatten squeeze expand_dims"),
             (broadcast, "astype broadcast_to"),
             (activation, "relu sigmoid tanh"),
@@ -157,6 +158,65 @@ def _expand(self: Tensor, *sizes: Shape) -> Value:
     return broadcast.broadcast_to(self, [self.shape[k - new] if n == -1 and k >= new else n for k, n in enumerate(wanted)])
 
 
+def _repeat(self: Tensor, *sizes: Shape, axis: int | None = None) -> Value:
+    """The whole of x so many times along its axes, new ones in front, as in PyTorch; with an axis NumPy's: every slice so many times in a row."""
+    if axis is not None:
+        (count,) = sizes
+        return shape.repeat(self, integer_of(count, "repeat: repeats", 0), axis)
+    given: Any = entries(sizes[0]) if len(sizes) == 1 else sizes
+    if given is None:
+        raise OptionError(
+            f"repeat({sizes[0]}) repeats the whole in PyTorch and every element in NumPy: call ops.tile, or give an axis"
+        )
+    if len(given) < self.ndim:
+        raise ShapeError(f"repeat: {len(given)} numbers for {self.ndim} axes; give one for every axis")
+    return shape.tile(self, [integer_of(n, "repeat: a size", 0) for n in given])
+
+
+def _roll(self: Tensor, shifts: Shape, dims: Axes = None) -> Value:
+    """Rolled along axes, each by a number of its own; without axes the elements in row-major order."""
+    if dims is None:
+        return shape.reshape(shape.roll(shape.reshape(self, -1), integer_of(shifts, "roll: shifts"), 0), self.shape)
+    by, axes = (list[Any]([v] if (held := entries(v)) is None else held) for v in (shifts, dims))
+    if len(by) != len(axes):
+        raise OptionError(f"roll: {len(by)} shifts for {len(axes)} axes")
+    made: Value = self
+    for shift, axis in zip(by, axes, strict=True):
+        made = shape.roll(made, shift, axis)
+    return made
+
+
+def _narrow(self: Tensor, dim: int, start: int, length: int) -> Value:
+    """So many slices along an axis, from a place on. Raises: ShapeError where they are not there."""
+    axis = axis_of(dim, self.ndim, "narrow")
+    first, count = integer_of(start, "narrow: start", -self.shape[axis]), integer_of(length, "narrow: length", 0)
+    first += self.shape[axis] if first < 0 else 0
+    if first + count > self.shape[axis]:
+        raise ShapeError(f"narrow: {count} slices from {first} on of an axis of size {self.shape[axis]}")
+    return self[(slice(None),) * axis + (slice(first, first + count),)]
+
+
+def _unflatten(self: Tensor, dim: int, sizes: Shape) -> Value:
+    """An axis as several, of which one may be -1. Raises: ShapeError where their product is another."""
+    axis = axis_of(dim, self.ndim, "unflatten")
+    listed = sizes_of(sizes, "unflatten")
+    known = math.prod([n for n in listed if n != -1])
+    if listed.count(-1) == 1 and known > 0 and self.shape[axis] % known == 0:
+        listed = tuple([self.shape[axis] // known if n == -1 else n for n in listed])
+    if math.prod(listed) != self.shape[axis] or min(listed, default=0) < 0:
+        raise ShapeError(f"unflatten: {tuple(listed)} do not make up axis {axis} of size {self.shape[axis]}")
+    return shape.reshape(self, (*self.shape[:axis], *listed, *self.shape[axis + 1 :]))
+
+
+def _over(function: Any) -> Any:
+    """An extreme over axes under PyTorch's names of the arguments."""
+    return lambda self, dim=None, keepdim=False: function(self, None if entries(dim) == [] else dim, keepdim)
+
+
+def _scaled(function: Any) -> Any:
+    return lambda self, other, *, alpha=1: function(self, other if alpha == 1 else pointwise.multiply(other, alpha))
+
+
 def _along(function: Any) -> Any:
     return lambda self, axis=-1, *, dim=None: function(self, axis if dim is None else dim)
 
@@ -171,6 +231,28 @@ install_methods(
         "masked_fill": lambda self, mask, value: pointwise.where(mask, value, self),
         "expand": _expand,
         "contiguous": lambda self: self,
+        "clone": lambda self: pointwise.multiply(self, 1.0),
+        "repeat": _repeat,
+        "tile": lambda self, *sizes: shape.tile(self, sizes[0] if len(sizes) == 1 else sizes),
+        "flip": lambda self, *dims: shape.flip(self, dims[0] if len(dims) == 1 else dims),
+        "roll": _roll,
+        "narrow": _narrow,
+        "unflatten": _unflatten,
+        "expand_as": lambda self, other: broadcast.broadcast_to(self, other.shape),
+        "view_as": lambda self, other: shape.reshape(self, other.shape),
+        "reshape_as": lambda self, other: shape.reshape(self, other.shape),
+        "movedim": shape.moveaxis,
+        "amax": _over(reduce.max),
+        "amin": _over(reduce.min),
+        "add": _scaled(pointwise.add),
+        "sub": _scaled(pointwise.subtract),
+        "mul": pointwise.multiply,
+        "div": pointwise.divide,
+        "neg": pointwise.negative,
+        "maximum": pointwise.maximum,
+        "minimum": pointwise.minimum,
+        "bmm": matmul,
+        "mm": matmul,
         "softmax": _along(exponentials.softmax),
         "log_softmax": _along(exponentials.log_softmax),
     }
