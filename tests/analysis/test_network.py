@@ -67,7 +67,7 @@ def test_every_operation_is_classified():
     # files have been read; operators of other libraries; filters, whose weights have either sign. Other tests may have declared some of their own.
     ours = {name for name, op in primitives().items() if (op.forward.__module__ or "").startswith("preimage.")}
     blunt = ours - known - {"concat", "max_pool", "adaptive_max_pool"}
-    assert blunt <= {"along_axes", "class_cross_entropy", "filter", "filter_back", "max_pool_back", "operator"} | {
+    assert blunt <= {"along_axes", "class_cross_entropy", "filter", "filter_back", "max_pool_back", "operator", "recurrent"} | {
         name for name in blunt if name.startswith("caffe_")
     }
 

@@ -11,7 +11,7 @@ import preimage as pre
 from preimage import ops
 from preimage.engines import around
 from preimage.engines.jit.products.recurrent import layer
-from preimage.ops import recurrent
+from preimage.ops import recurrent, recurrent_layer
 from preimage.resources import release_memory
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -43,7 +43,8 @@ def drawn(kind, sizes, dtype, seed, *, peephole=False, lengths=False, **options)
 
 def one_by_one(monkeypatch, kind, arrays, options):
     with monkeypatch.context() as patch:
-        patch.setattr(recurrent, "_by_kernel", lambda layers, axis: None)
+        for module in (recurrent, recurrent_layer):
+            patch.setattr(module, "by_kernel", lambda layers, axis: None)
         return getattr(ops, kind)(*arrays, **options)
 
 

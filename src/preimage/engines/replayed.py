@@ -27,7 +27,8 @@ __all__ = ["Replayed"]
 #: Calls of the function before it is recorded.
 BEFORE = 3
 MOST = 512
-#: Elements of all arrays together above which nothing is recorded: 1 to 2 MB, whose passes over memory take longer than what is saved.
+#: Elements of all arrays together above which nothing is recorded, unless somebody says otherwise: passes over so much memory take longer than
+#: what is saved.
 MOST_ELEMENTS = 1 << 19
 
 
@@ -72,8 +73,9 @@ class _Replay:
 class Replayed:
     """A function of NumPy's arrays. See this module's text."""
 
-    def __init__(self, function: Callable[..., tuple[Array, ...]]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., tuple[Array, ...]], most_elements: int = MOST_ELEMENTS) -> None:
+        """most_elements: of all arrays together above which nothing is recorded."""
+        self.function, self._most = function, most_elements
         self._calls: Shortcuts[Any, Any] = Shortcuts(MOST)
         self._came: Shortcuts[Any, int] = Shortcuts(MOST)
 
@@ -94,9 +96,7 @@ class Replayed:
 
     def _begin(self, key: Any, arrays: tuple[Array, ...], options: dict[str, Any]) -> _Replay | None:
         try:
-            large = sum([a.size for a in arrays]) > MOST_ELEMENTS or any(
-                min(a.strides, default=0) < 0 or not a.size for a in arrays
-            )
+            large = sum([a.size for a in arrays]) > self._most or any(min(a.strides, default=0) < 0 or not a.size for a in arrays)
             call = None if large else _Replay(self.function, arrays, options)
         except LookupError:
             call = None

@@ -176,7 +176,7 @@ def _repeat(self: Tensor, *sizes: Shape, axis: int | None = None) -> Value:
 def _roll(self: Tensor, shifts: Shape, dims: Axes = None) -> Value:
     """Rolled along axes, each by a number of its own; without axes the elements in row-major order."""
     if dims is None:
-        return shape.reshape(shape.roll(shape.reshape(self, -1), integer_of(shifts, "roll: shifts"), 0), self.shape)
+        return shape.reshape(shape.roll(shape.reshape(self, -1), integer_of(shifts, "roll: shifts", -(2**62)), 0), self.shape)
     by, axes = (list[Any]([v] if (held := entries(v)) is None else held) for v in (shifts, dims))
     if len(by) != len(axes):
         raise OptionError(f"roll: {len(by)} shifts for {len(axes)} axes")

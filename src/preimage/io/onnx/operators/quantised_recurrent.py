@@ -26,7 +26,7 @@ from preimage.io.onnx.operators import quantised_kernels as kernels
 from preimage.io.onnx.operators.quantised import plain
 from preimage.io.onnx.operators.quantised_products import dynamically_multiplied
 from preimage.io.onnx.operators.recurrent import DIRECTIONS, activation_functions, reordered
-from preimage.ops.recurrent import steps_of
+from preimage.ops.recurrent_layer import steps_of
 
 __all__: list[str] = []
 

@@ -21,7 +21,8 @@ from preimage.io.graph.types import gives
 from preimage.io.limits import check_work, checked_size
 from preimage.io.onnx.operators.moving import recorded, transpose
 from preimage.io.onnx.operators.shapes import data_of
-from preimage.ops.recurrent import WithSteps, layers_side_by_side
+from preimage.ops.recurrent import layers_side_by_side
+from preimage.ops.recurrent_layer import WithSteps
 
 __all__ = ["DIRECTIONS", "activation_functions", "reordered"]
 
