@@ -41,6 +41,20 @@ def test_the_same_batches_for_any_number_of_workers() -> None:
     assert len(epochs(loader(0, drop_last=True), 1)) == 5
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "u1", "f8", "M8[s]"])
+def test_batches_of_arrays_are_those_of_their_samples(kind: str, order: Any) -> None:
+    """One by one, as a Subset gives them, or all at once: values, dtypes and how they lie."""
+    images = np.arange(23 * 30).reshape(23, 5, 6).astype(kind).copy(order=order)
+    held = data.ArrayDataset(images, np.arange(23), np.arange(46.0).reshape(23, 2)[:: 1 if order == "C" else -1])
+    at_once, by_one = (epochs(data.Loader(d, 4, shuffle=True, seed=3), 2) for d in (held, data.Subset(held, range(23))))
+    assert same(at_once, by_one)
+    for batch, other in zip(at_once, by_one, strict=True):
+        assert [(a.dtype, a.strides, a.dtype.byteorder) for a in batch] == [
+            (a.dtype, a.strides, a.dtype.byteorder) for a in other
+        ]
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("taken", [0, 1, 5, 6, 8])
 def test_going_on_where_a_run_stood(workers: int, taken: int) -> None:

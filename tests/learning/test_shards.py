@@ -37,7 +37,21 @@ class ThreadRanks:
         return found
 
 
-def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
+class GatheringRanks(ThreadRanks):
+    """The same, filling blocks of memory in place."""
+
+    def gather(self, memory: np.ndarray, ends: Any) -> list[int]:
+        starts, counts = ends[:-1], np.diff(ends).tolist()
+        payloads = self.exchange(memory[ends[self.rank] : ends[self.rank + 1]].tobytes())
+        lengths = [len(payload) for payload in payloads]
+        if lengths == counts:
+            for rank, payload in enumerate(payloads):
+                if rank != self.rank:
+                    memory[starts[rank] : ends[rank + 1]] = np.frombuffer(payload, np.uint8)
+        return lengths
+
+
+def on_ranks(size: int, work: Callable[[Any], Any], kind: type[ThreadRanks] = ThreadRanks) -> list[Any]:
     """What `work` gives on each of so many ranks; an exception of a rank is raised here."""
     if size == 1:
         return [work(Alone())]
@@ -45,7 +59,7 @@ def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
 
     def one(rank: int) -> None:
         try:
-            results[rank] = work(ThreadRanks(rank, size, shared, barrier))
+            results[rank] = work(kind(rank, size, shared, barrier))
         except BaseException as error:
             results[rank] = error
             barrier.abort()
@@ -86,8 +100,9 @@ def bits(made: learning.Trainer) -> list[bytes]:
     return [np.ascontiguousarray(a).tobytes() for a in made.net.state_dict().values()]
 
 
+@pytest.mark.parametrize("kind", [ThreadRanks, GatheringRanks])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_number_of_ranks_changes_no_bit(accumulate: int) -> None:
+def test_the_number_of_ranks_changes_no_bit(accumulate: int, kind: type[ThreadRanks]) -> None:
     def work(ranks: Any) -> Any:
         made = trainer(ranks, accumulate=accumulate)
         history = made.fit(loader(), loader(), iterations=STEPS, test_every=3)
@@ -95,7 +110,7 @@ def test_the_number_of_ranks_changes_no_bit(accumulate: int) -> None:
 
     whole = on_ranks(1, work)[0]
     for size in (2, 3, 5):
-        assert all(result == whole for result in on_ranks(size, work)), size
+        assert all(result == whole for result in on_ranks(size, work, kind)), size
 
 
 def test_shards_sum_to_the_gradient_of_the_batch() -> None:
@@ -132,6 +147,17 @@ def test_it_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     assert on_ranks(1, until(STEPS))[0] == (bits(whole), 4)
     with pytest.raises(OptionError, match="cuts its batches into 5 shards, not 4"):
         trainer(shards=4).fit(loader(), iterations=STEPS + 1, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", [ThreadRanks, GatheringRanks])
+def test_ranks_that_train_other_nets_are_told(kind: type[ThreadRanks]) -> None:
+    def work(ranks: Any) -> Any:
+        made = nn.Sequential(nn.Flatten(), nn.Linear(84, 3 + ranks.rank, rng=2))
+        run = learning.Trainer(made, nn.cross_entropy, optim.SGD(made.parameters()), shards=4, ranks=ranks)
+        with pytest.raises(OptionError, match=r"rank [01] sends \d+ bytes, \d+ were expected: it trains another net"):
+            run.fit(loader(), iterations=1)
+
+    on_ranks(2, work, kind)
 
 
 def test_a_wish_of_one_rank_ends_all() -> None:

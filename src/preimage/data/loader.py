@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from preimage.autograd import array_of, as_array
-from preimage.data.dataset import Dataset, Sample
+from preimage.data.dataset import ArrayDataset, Dataset, Sample
 from preimage.data.transforms import Compose, Transform
 from preimage.errors import OptionError, PreimageError, ShapeError
 from preimage.ops.operands import count_of
@@ -99,6 +99,8 @@ class Loader:
 
     def together(self, indices: Sequence[int], rng: np.random.Generator | None) -> Batch:
         """The samples of these numbers as a batch; transforms draw from `rng`."""
+        if rng is None and type(self.dataset) is ArrayDataset and all(map(_is_plain, self.dataset.arrays)):
+            return self.dataset.take(indices)
         return _together([self._sample(index, rng) for index in indices], indices)
 
     def _sample(self, index: int, rng: np.random.Generator | None) -> Sample:
@@ -148,6 +150,11 @@ class Loader:
         if batch >= len(self):
             raise OptionError(f"the data's state is at batch {batch} of {len(self)}")
         self._at, self._fresh = (epoch, batch), True
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether elements taken from an array lie as copies of its samples would."""
+    return type(array) is np.ndarray and array.dtype.isnative and array.flags.c_contiguous
 
 
 def _together(samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:

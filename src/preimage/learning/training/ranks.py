@@ -10,16 +10,17 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from preimage.errors import EngineError
 
-__all__ = ["Alone", "MpiRanks", "Ranks", "agreed", "ranks_of_environment"]
+__all__ = ["Alone", "Gathers", "MpiRanks", "Ranks", "agreed", "ranks_of_environment"]
 
+Array = np.ndarray[Any, Any]
 #: What the launchers of MPICH, Open MPI and Slurm call the number of processes.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 
@@ -32,6 +33,17 @@ class Ranks(Protocol):
 
     def exchange(self, payload: bytes) -> list[bytes]:
         """Give some bytes; get those of all ranks, in their order."""
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """Ranks that fill one block of memory together, which copies less than `exchange`."""
+
+    def gather(self, memory: Array, ends: Sequence[int]) -> list[int]:
+        """memory: bytes, those of rank r from ends[r] to ends[r + 1], this rank's there already; the others' come in.
+
+        Gives how many bytes each rank has; where it is another number than expected, nothing comes in.
+        """
 
 
 class Alone:
@@ -65,6 +77,13 @@ class MpiRanks:
         byte = self._mpi.BYTE
         self._comm.Allgatherv([np.frombuffer(payload, np.uint8), byte], [found, lengths, starts[:-1], byte])
         return [found[a:b].tobytes() for a, b in itertools.pairwise(starts)]
+
+    def gather(self, memory: Array, ends: Sequence[int]) -> list[int]:
+        counts, lengths = np.diff(np.array(ends, np.int64)), np.empty(self.size, np.int64)
+        self._comm.Allgather(counts[self.rank : self.rank + 1], lengths)
+        if (lengths == counts).all():
+            self._comm.Allgatherv(self._mpi.IN_PLACE, [memory, counts, np.array(ends[:-1], np.int64), self._mpi.BYTE])
+        return [int(n) for n in lengths]
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:

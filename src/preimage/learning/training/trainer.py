@@ -214,7 +214,7 @@ class Trainer:
         value = shards.gradients(self.net, batch, run, self.step * self.accumulate + number)
         self._check_loss(value, batch)
         for parameter, held in zip(parameters, before, strict=True):
-            if parameter.grad is not None:
+            if parameter.grad is not None and (self.accumulate > 1 or held is not None):
                 made = parameter.grad.data / parameter.dtype.type(self.accumulate)
                 parameter.grad = Tensor(made if held is None else held.data + made)
         return value
