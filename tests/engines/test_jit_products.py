@@ -78,6 +78,19 @@ def test_a_near_b_is_read_where_it_lies_unless_its_lines_share_sets(size, local)
         assert products.differences(case) == [], case
 
 
+def test_threads_have_even_shares():
+    """Of packing A along its columns, which must not cut a line, and of tiles: 128 in tasks of at most 10 are 16 tasks of 8, not 13."""
+    a = np.empty((512, 256), np.float32).T
+    for threads, tasks in ((1, 1), (2, 4)):
+        request = replace(product_request(a, a.T, EpilogueSpec(), threads)[0], target=toolchain.named_target("avx512"))
+        packing, multiply = lower_product(request).calls
+        assert (packing.name, packing.tasks) == ("pack A", tasks)
+        assert multiply.tasks % threads == 0
+    assert lower._even_tiles(128, 10, 1, 2) == 8
+    assert lower._even_tiles(128, 10, 1, 1) == 10
+    assert lower._even_tiles(64, 64, 3, 2) == 32
+
+
 def test_narrow_vectors_where_wide_loads_are_slow(width, change_costs):
     """One wide vector of columns is two narrow ones, with the same bits."""
     change_costs(tiling={"wide_load_cycles": 1.35})

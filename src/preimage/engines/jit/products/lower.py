@@ -39,15 +39,29 @@ def panel_bytes(terms: int, width: int, item: int) -> int:
     return ((terms * width * item + LINE_BYTES - 1) // LINE_BYTES + 1 | 1) * LINE_BYTES
 
 
+LEAST_PANELS = 4  # that are packed along the lines in which they lie
+
+
 def pack_call(
-    name: str, side: Side, source: str, result: str, lanes: int, width: int, arrays: tuple[str, str], costs: ProductCosts
+    name: str,
+    side: Side,
+    source: str,
+    result: str,
+    lanes: int,
+    width: int,
+    arrays: tuple[str, str],
+    costs: ProductCosts,
+    threads: int = 1,
 ) -> tuple[KernelCall, int]:
-    """Pack one side of every product; the call, and the bytes of the result."""
+    """Pack one side of every product; the call, and the bytes of the result. threads: among which its tasks are to be shared."""
     item = ELEMENT_BYTES[source]
     panels, pitch = max(1, -(-side.members // width)), panel_bytes(side.terms, width, ELEMENT_BYTES[result])
     transposed = side.by_terms(item)
     # A vector stored over the end of a line must not meet another task's: then a task has all terms, of fewer panels.
-    group = 1 if transposed else min(panels, costs.pack_panels) if width % lanes else panels
+    group = 1 if transposed else panels
+    if not transposed and width % lanes:
+        fair = panels if threads == 1 else max(LEAST_PANELS, -(-panels * len(side.places) // (2 * threads)))
+        group = min(panels, costs.pack_panels, fair)
     share = side.terms if width % lanes else max(lanes, costs.pack_elements // (width * group) // lanes * lanes)
     shares, groups = max(1, -(-side.terms // max(share, 1))), -(-panels // group)
     values = PackArguments(
@@ -103,7 +117,7 @@ def lower_product(r: ProductRequest) -> Program:
             program.calls.append(call)
             program.buffers.append(Buffer("packed", size))
     if _should_pack_a(r, rows):
-        call, size = pack_call("pack A", r.a, r.element, r.sums, lanes, rows, ("a", "rows"), r.target.costs.products)
+        call, size = pack_call("pack A", r.a, r.element, r.sums, lanes, rows, ("a", "rows"), r.target.costs.products, r.threads)
         a, a_element = _packed(r.a, rows, wide, r.products), r.sums
         program.calls.append(call)
         program.buffers.append(Buffer("rows", size))
@@ -296,5 +310,16 @@ def _shares(
                 task_panels = -(-task_panels // 2)
             else:
                 task_tiles = -(-task_tiles // 2)
-    task_tiles = -(-tiles // -(-tiles // task_tiles))
-    return task_tiles, -(-panels // -(-panels // task_panels))
+    task_panels = -(-panels // -(-panels // task_panels))
+    return _even_tiles(tiles, task_tiles, r.products * -(-panels // task_panels), r.threads), task_panels
+
+
+def _even_tiles(tiles: int, most: int, others: int, threads: int) -> int:
+    """Tiles of a task, at most so many, with which the busiest thread has the fewest. others: tasks that have the same tiles of other columns."""
+    if threads == 1:
+        return -(-tiles // -(-tiles // most))
+
+    def busiest(count: int) -> tuple[int, int]:
+        return -(-(-(-tiles // count) * others) // threads) * count, -count
+
+    return min(range(max(1, most // 2), most + 1), key=busiest)
