@@ -16,11 +16,12 @@ from preimage import ops
 from preimage.audit import products
 from preimage.engines import get
 from preimage.engines.ir.epilogue import EpilogueSpec
-from preimage.engines.jit.compiler import toolchain
+from preimage.engines.jit.compiler import kernels, toolchain
 from preimage.engines.jit.products import lower
 from preimage.engines.jit.products.call import product_request
 from preimage.engines.jit.products.dots_kernel import DotsSpec
 from preimage.engines.jit.products.lower import lower_product
+from preimage.engines.jit.products.stream_kernel import StreamSpec
 from preimage.engines.order import Cut, Order
 
 SOURCE = Path(pre.__file__).parent
@@ -76,6 +77,34 @@ def test_a_near_b_is_read_where_it_lies_unless_its_lines_share_sets(size, local)
     for threads in (1, 2):
         case = products.ProductCase((size, size), (size, size), "float32", ("rows", "rows"), threads, size, False)
         assert products.differences(case) == [], case
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("columns", [2048, 2061, 4096])
+def test_streamed_lines_begin_anywhere(dtype, columns, width):
+    """Wherever B begins in a line of the cache, the columns before the first whole vector have the same bits, and meet no infinity of others."""
+    rng = np.random.default_rng(5)
+    a, b = rng.standard_normal((2, 521)).astype(dtype), rng.standard_normal((521, columns)).astype(dtype)
+    a[1, 3], b[7, [0, 3, 40]] = np.inf, np.inf
+    if dtype != "float16":
+        spec = lower_product(product_request(a, b, EpilogueSpec(), 1)[0]).calls[-1].spec
+        assert isinstance(spec, StreamSpec) == (b.nbytes > kernels.current_target().l2_bytes // 2)
+    with np.errstate(all="ignore"):
+        wanted = None
+        for offset in (0, 1, 4, 7, 15, 16):
+            memory = np.empty(b.size + 80, dtype)
+            start = -memory.ctypes.data % 64 // b.itemsize + offset
+            moved = memory[start : start + b.size].reshape(b.shape)
+            moved[:] = b
+            for threads in (1, 3):
+                with pre.config(threads=threads, engine="jit"):
+                    found = ops.matmul(a, moved)
+                wanted = found if wanted is None else wanted
+                np.testing.assert_array_equal(found, wanted)
+    assert np.isfinite(wanted[0]).sum() == columns - 3
+    assert np.isinf(wanted[1]).sum() >= columns - 3
+    exact = a[0].astype("f8") @ b.astype("f8")
+    np.testing.assert_allclose(wanted[0], exact, rtol=2e-2, atol=0.5 if dtype == "float16" else 1e-3)
 
 
 def test_threads_have_even_shares():

@@ -200,7 +200,8 @@ def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
         share = max(128, min(share, -(-r.columns // r.threads)))
     share = -(-share // 32) * 32
     shares = -(-r.columns // share)
-    thread_bytes = (order.depth + 1) * r.rows * share * wide
+    pitch = share + r.lanes  # the sums lie in vectors as B does
+    thread_bytes = (order.depth + 1) * r.rows * pitch * wide
     program.buffers.append(Buffer("totals", thread_bytes * r.threads))
     program.details["lines"] = f"{lines} of B at a time"
     values = StreamArguments(
@@ -209,7 +210,7 @@ def _stream(r: ProductRequest, program: ProgramBuilder) -> KernelCall:
         blocks=-(-r.terms // steps[0]), levels=order.depth, groups=_group_sizes(steps), a_row=r.a.member_stride,
         a_term=r.a.term_stride, b_term=r.b.term_stride, out_row=r.result_row,
         out_product=r.result_product, bias_cycle=r.bias_cycle, a_places=np.array(r.a.places, np.int64),
-        b_places=np.array(r.b.places, np.int64), share=share, shares=shares, pitch=share,
+        b_places=np.array(r.b.places, np.int64), share=share, shares=shares, pitch=pitch,
     )  # fmt: skip
     spec = StreamSpec(r.element, r.lanes, r.rows, lines, r.finish, r.bias_cycle > 0)
     return kernel_call("multiply", spec, values, r.products * shares)

@@ -23,7 +23,7 @@ __all__ = ["StreamArguments", "StreamSpec", "build"]
 
 
 class StreamArguments(EpilogueArguments):
-    """A task is share columns of one product. totals has pitch elements for each row of each level."""
+    """A task is share columns of one product. totals has pitch elements for each row of each level, a vector more than columns."""
 
     input: Elements = elements("element")
     weight: Elements = elements("element")
@@ -84,6 +84,8 @@ def build(spec: StreamSpec) -> str:
     pitch, levels, blocks = args.pitch, args.levels, args.blocks
     level_pitch = pitch * spec.rows
     zero = f.zeros(spec.sums, spec.lanes)
+    head = _head(f, spec, b)
+    shifted = sums.at((0 - head) & (spec.lanes - 1))
     with f.loop(0, level_pitch * (levels + 1), spec.lanes) as n:
         sums.at(n.index).store(zero)
     with f.loop(0, blocks) as block:
@@ -91,9 +93,9 @@ def build(spec: StreamSpec) -> str:
         end = (start + args.block).minimum(args.terms)
         whole = end - (end - start) % spec.lines
         with f.loop(start, whole, spec.lines) as k:
-            _lines(f, spec, a, b, sums, k.index, spec.lines, count)
+            _lines(f, spec, a, b, shifted, k.index, spec.lines, count, head)
         with f.loop(whole, end) as k:
-            _lines(f, spec, a, b, sums, k.index, 1, count)
+            _lines(f, spec, a, b, shifted, k.index, 1, count, head)
         done = block.index + 1
         with f.when(done < blocks):
             _add(f, spec, sums, sums.at(level_pitch), level_pitch)
@@ -103,7 +105,7 @@ def build(spec: StreamSpec) -> str:
                     _add(f, spec, sums.at(level_pitch * level.index), sums.at(level_pitch * (level.index + 1)), level_pitch)
     out = product * args.out_product + first * ELEMENT_BYTES[spec.element]
     for r in range(spec.rows):
-        row = sums.at(pitch * r)
+        row = shifted.at(pitch * r)
         with f.loop(0, count, spec.lanes) as n:
             with f.loop(0, levels, carry=[row.at(n.index).load(spec.lanes)]) as level:
                 above = row.at(level_pitch * (level.index + 1) + n.index).load(spec.lanes)
@@ -128,24 +130,39 @@ def _add(f: Kernel, spec: StreamSpec, lower: Ptr, upper: Ptr, count: Int) -> Non
         lower.at(n.index).store(f.zeros(spec.sums, spec.lanes))
 
 
-def _lines(f: Kernel, spec: StreamSpec, a: Ptr, b: Ptr, sums: Ptr, k: Int, lines: int, count: Int) -> None:
-    """A few lines of B, along all columns."""
+def _head(f: Kernel, spec: StreamSpec, b: Ptr) -> Int:
+    """How many columns lie before the first whole vector of memory, where the lines of B all lie alike; else 0.
+
+    Vectors that cross lines of the cache take two loads. The sums begin so that theirs cross none either.
+    """
+    size = ELEMENT_BYTES[spec.element]
+    alike = (_args(f, spec).b_term & (spec.lanes * size - 1)).equals(0)
+    return alike.pick((f.i64(0) - (b.address() >> size.bit_length() - 1)) & (spec.lanes - 1), f.i64(0))
+
+
+def _lines(f: Kernel, spec: StreamSpec, a: Ptr, b: Ptr, sums: Ptr, k: Int, lines: int, count: Int, head: Int) -> None:
+    """A few lines of B, along all columns, of which head come before the first whole vector."""
     lanes, pitch = spec.lanes, _args(f, spec).pitch
     rows = [a.at_bytes(_args(f, spec).a_row * r) for r in range(spec.rows)]
     left = [[row.at_bytes((k + j) * _args(f, spec).a_term).splat(lanes) for j in range(lines)] for row in rows]
     right = [b.at_bytes((k + j) * _args(f, spec).b_term) for j in range(lines)]
 
-    def vector(n: Int, mask: Bit | None) -> None:
+    def vector(n: Int | int, mask: Bit | None, kept: Bit | None = None) -> None:
+        """kept: lanes of the sums that are stored; the others belong to the next vector."""
         places = [sums.at(pitch * r + n) for r in range(spec.rows)]
         totals: list[Num] = [place.load(lanes) for place in places]
         for j in range(lines):
             value = right[j].at(n).load(lanes, mask)
             totals = [left[r][j].fma(value, total) for r, total in enumerate(totals)]
         for place, total in zip(places, totals, strict=True):
-            place.store(total)
+            place.store(total, kept)
 
-    whole = count - count % lanes
-    with f.loop(0, whole, lanes) as n:
+    first = head.minimum(count)
+    with f.when(first > 0):
+        own = f.lane_mask(lanes, first)
+        vector(0, own, own)
+    whole = count - (count - first) % lanes
+    with f.loop(first, whole, lanes) as n:
         vector(n.index, None)
     with f.loop(whole, count, lanes) as n:
         vector(n.index, f.lane_mask(lanes, count - n.index))
