@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, cast
 
 import numpy as np
+from numpy import ndarray
 
 from preimage.autograd import primitive
 from preimage.engines import PreparedWeight, products
@@ -34,6 +35,7 @@ _PLAIN = frozenset(np.dtype(t) for t in (np.float32, np.float64, np.float16))
 
 #: What products and layers of plain arrays run from the second time on; None: there is nothing shorter.
 _warm: Shortcuts[tuple[Any, ...], Callable[..., Array | None] | None] = Shortcuts(1024)
+_warm_call = _warm.get
 
 _matmul_op = primitive(
     "matmul",
@@ -60,9 +62,9 @@ def matmul(a: Operand, b: Operand) -> Value:
     Every element of the result has one order of summation (docs/contract.md): the same bits alone and in a batch, on any number of threads.
     Raises: ShapeError where the inner sizes differ, or for an array without axes.
     """
-    if type(a) is np.ndarray and type(b) is np.ndarray:
+    if type(a) is ndarray and type(b) is ndarray:
         key = (id(current()), a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype)
-        call = _warm.get(key)
+        call = _warm_call(key)
         if call is not None and (made := call(a, b)) is not None:
             return made
         if _is_plain(a, b):  # nothing to record or convert
@@ -131,7 +133,7 @@ def linear(x: Operand, weight: Operand | PreparedWeight, bias: Operand | None = 
     if type(given) is np.ndarray and given.ndim > 2 and given.size and given.flags.c_contiguous:
         return _linear_of_rows(given, weight, bias)
     key = _layer_key(x, weight, bias)
-    if key is not None and (call := _warm.get(key)) is not None and (made := call(x, weight, bias)) is not None:
+    if key is not None and (call := _warm_call(key)) is not None and (made := call(x, weight, bias)) is not None:
         return made
     result = _checked_linear(x, weight, bias)
     if key is not None and key not in _warm:
