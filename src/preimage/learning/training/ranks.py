@@ -81,8 +81,12 @@ class MpiRanks:
     def gather(self, memory: Array, ends: Sequence[int]) -> list[int]:
         counts, lengths = np.diff(np.array(ends, np.int64)), np.empty(self.size, np.int64)
         self._comm.Allgather(counts[self.rank : self.rank + 1], lengths)
-        if (lengths == counts).all():
-            self._comm.Allgatherv(self._mpi.IN_PLACE, [memory, counts, np.array(ends[:-1], np.int64), self._mpi.BYTE])
+        if (lengths == counts).all():  # pairs: between two processes of one machine MPICH's Allgatherv takes five times as long
+            parts = [[memory[a:b], self._mpi.BYTE] for a, b in itertools.pairwise(ends)]
+            others = [(self.rank + k) % self.size for k in range(1, self.size)]
+            comes = [self._comm.Irecv(parts[other], other) for other in reversed(others)]
+            goes = [self._comm.Isend(parts[self.rank], other) for other in others]
+            self._mpi.Request.Waitall([*comes, *goes])
         return [int(n) for n in lengths]
 
     @contextmanager
