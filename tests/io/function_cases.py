@@ -161,6 +161,7 @@ FUNCTIONAL: dict[str, Case] = {
     "interpolate": of(F.interpolate, scale_factor=2),
     "interpolate to a size": of(F.interpolate, size=(7, 9), mode="nearest-exact"),
     "interpolate bilinear": of(F.interpolate, scale_factor=(1.5, 2), mode="bilinear"),
+    "interpolate bilinear, one axis kept": of(F.interpolate, scale_factor=(1.15, 2), mode="bilinear"),
     "interpolate bilinear, corners": of(F.interpolate, size=(9, 8), mode="bilinear", align_corners=True),
     "interpolate bicubic": of(F.interpolate, size=(9, 8), mode="bicubic"),
     "interpolate with antialias": of(F.interpolate, size=(3, 2), mode="bilinear", antialias=True),

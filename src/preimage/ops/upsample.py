@@ -80,6 +80,8 @@ def line(n: int, m: int, factor: Fraction | None, mode: str, align_corners: bool
 @lru_cache(maxsize=1024, typed=True)  # a float32 of the same value means another fraction
 def _axis(n: int, m: int, factor: Any, mode: str, align_corners: bool, antialias: bool) -> Any:
     """How an axis of n elements becomes one of m; factor: as it was given, or None."""
+    if n == m and (mode == "linear" or antialias):
+        factor = None
     positions = line(n, m, None if factor is None else simplest_fraction(factor), mode, align_corners)
     by_filter = mode == "cubic" or antialias
     return _filter_of(n, positions, mode, antialias) if by_filter else Resize(n, positions, mode == "linear")
@@ -158,7 +160,8 @@ def upsample(
         (o + 1/2) / scale - 1/2 (half-pixel centres, not below 0), with align_corners o (n - 1) / (m - 1), which maps first
         and last elements on each other. Linear in two dimensions is bilinear, in three trilinear. "cubic" has the positions of
         "linear" and weighs four elements by Keys' cubic (a = -0.75), the border's standing for what lies outside. With scale_factor
-        the factor itself is the scale, as in PyTorch, unless recompute_scale_factor.
+        the factor itself is the scale, as in PyTorch, unless recompute_scale_factor; in the linear and antialiased modes an axis that
+        keeps its size is left as it is, whatever its factor, as there.
     antialias: where an axis shrinks, the linear or cubic filter (then a = -0.5) is widened by the scale, so that every input counts; the
         weights of what lies inside add up to 1. As in PyTorch and Pillow.
     Gradient: the exact adjoint.

@@ -169,7 +169,11 @@ def _upsample(writer: Writer, node: Node) -> None:
         writer.add("Concat", [first, writer.constant(given, np.int64)], [sizes], axis=0)
         inputs = ["", "", sizes]
     else:
-        inputs = ["", writer.constant([1, 1, *_per_axis(a["scale_factor"], count)], np.float32)]
+        factors = _per_axis(a["scale_factor"], count)
+        if mode == "linear" or a.get("antialias"):  # an axis that keeps its size is left as it is
+            known = (writer.sizes(node.inputs[0]) or [])[2:] or [None] * count
+            factors = [1.0 if n is not None and int(n * float(f)) == n else f for n, f in zip(known, factors, strict=True)]
+        inputs = ["", writer.constant([1, 1, *factors], np.float32)]
     writer.add(
         "Resize", [node.inputs[0], *inputs], node.outputs, node.name, mode=mode if mode in ("linear", "cubic") else "nearest",
         coordinate_transformation_mode=coordinates, nearest_mode=rounding, **_antialias(node, mode),
