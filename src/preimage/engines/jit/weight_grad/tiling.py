@@ -159,9 +159,11 @@ def _abreast(geometry: ConvGeometry, target: Target) -> int:
     """How many images run past a tile at once: with few positions it takes a good part of the time to put the sums down. Not of few input
     channels: their rows are read in place, a wide tile at a time.
     """
-    images = 4 if target.vector_registers > 16 else 2
-    few = running_sums(geometry.output_size).depth == 0
-    return images if few and geometry.batch >= images else 0
+    if running_sums(geometry.output_size).depth:
+        return 0
+    counts = (4, 2) if target.vector_registers > 16 else (2,)
+    # those that are left over go one by one, through tiles that are small for it
+    return next((n for n in counts if n <= geometry.batch and geometry.batch % n * 4 <= geometry.batch), 0)
 
 
 def take_reading(g: ConvGeometry, reading: Reading, size: int, target: Target) -> None:
