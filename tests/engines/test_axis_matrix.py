@@ -15,6 +15,9 @@ def matrix_of(kind, inputs, outputs, dtype, rng):
     """A matrix, and the dense one."""
     if kind == "single":
         return AxisMatrix(inputs, np.arange(outputs + 1), rng.integers(0, inputs, outputs), None)
+    if kind == "margins":
+        lo = int(rng.integers(-1, max(outputs - inputs, 0) + 1))
+        return AxisMatrix.of_margins(inputs, lo, outputs - inputs - lo)
     if kind == "runs":
         return AxisMatrix(inputs, np.arange(outputs + 1), np.arange(outputs) % inputs, None)
     counts = rng.integers(0 if kind == "gaps" else 1, 5, outputs)
@@ -30,7 +33,7 @@ def dense(matrix):
     return made
 
 
-KINDS = ("single", "runs", "plain", "weighted", "gaps")
+KINDS = ("single", "runs", "margins", "plain", "weighted", "gaps")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -20,7 +20,8 @@ __all__ = ["AxisMatrix"]
 class AxisMatrix:
     """A matrix of `outputs` rows and `inputs` columns. weights: of the dtype of the arrays, or None where all are 1.
 
-    single: every output is one element of the input, unchanged. gaps: some rows have no terms. prepared: what an engine works out of it once.
+    single: every output is one element of the input, unchanged; moves: one or none. gaps: some rows have no terms. prepared: what an engine
+    works out of it once.
 
     Example:
         >>> blend = AxisMatrix.of_taps(3, np.array([[0, 1], [1, 2]]), np.array([[0.5, 0.5], [1.0, 0.0]]))
@@ -28,14 +29,16 @@ class AxisMatrix:
         (array([3., 4.]), array([ 1., 11.,  0.]))
     """
 
-    __slots__ = ("gaps", "index", "inputs", "outputs", "prepared", "single", "starts", "weights")
+    __slots__ = ("gaps", "index", "inputs", "moves", "outputs", "prepared", "single", "starts", "weights")
 
     def __init__(self, inputs: int, starts: Array, index: Array, weights: Array | None) -> None:
         self.inputs, self.outputs = inputs, len(starts) - 1
         self.starts, self.index = (np.ascontiguousarray(a, dtype=np.int64) for a in (starts, index))
         self.weights = None if weights is None or (weights == 1).all() else np.ascontiguousarray(weights)
         counts = np.diff(self.starts)
-        self.gaps, self.single = bool((counts == 0).any()), self.weights is None and bool((counts == 1).all())
+        self.gaps = bool((counts == 0).any())
+        self.moves = self.weights is None and bool((counts <= 1).all())
+        self.single = self.moves and not self.gaps
         self.prepared: dict[Any, Any] = {}
 
     @classmethod
@@ -43,6 +46,19 @@ class AxisMatrix:
         """From the same number of terms in every row: (outputs, taps) each; terms of weight 0 are left out, so that nothing there is read."""
         kept = weights != 0
         return cls(inputs, np.concatenate(([0], np.cumsum(kept.sum(1)))), index[kept], weights[kept])
+
+    @classmethod
+    def of_margins(cls, size: int, lo: int, hi: int) -> AxisMatrix:
+        """Zeros before and behind; negative ones leave elements out."""
+        places = np.arange(-lo, size + hi)
+        inside = (places >= 0) & (places < size)
+        return cls(size, np.concatenate(([0], np.cumsum(inside))), places[inside], None)
+
+    def sources(self) -> Array:
+        """Of a matrix that moves elements alone: which one every output is; -1: none, so 0."""
+        found = np.full(self.outputs, -1)
+        found[np.diff(self.starts) == 1] = self.index
+        return found
 
     @property
     def nbytes(self) -> int:

@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from preimage.engines import around
 from preimage.engines.around import LEAST_CHAIN, active
+from preimage.engines.axis_matrix import AxisMatrix
 from preimage.engines.base import Array, aligned_empty, memory_order
+from preimage.engines.kept_tables import kept_tables
 from preimage.engines.recording import constant, recorder
 
 __all__ = ["exchanged", "laid", "padded", "placed", "repeated", "reshaped", "running_sums", "take"]
 
 Pairs = Sequence[tuple[int, int]]
+_WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
 #: Of an axis whose running sums are kernels, one a place.
 MOST_PLACES = 64
 
@@ -46,12 +50,25 @@ def _empty(shape: Sequence[int], order: Sequence[int], dtype: np.dtype[Any]) -> 
     return aligned_empty(tuple([shape[k] for k in order]), dtype).transpose([int(k) for k in np.argsort(order)])
 
 
+@kept_tables
+def _margins(size: int, lo: int, hi: int) -> AxisMatrix:
+    return AxisMatrix.of_margins(size, lo, hi)
+
+
 def padded(x: Array, pairs: Pairs, value: Any) -> Array | None:
     """x with `value` around it; pairs, before and behind, of every axis, not negative. It lies in memory as x does."""
     shape = tuple([n + lo + hi for n, (lo, hi) in zip(x.shape, pairs, strict=True)])
     kernels = _wanted(int(np.prod(shape))) if x.size else None
     if kernels is None:
         return None
+    if (
+        value == 0
+        and x.dtype in _WIDE
+        and any(map(any, pairs))
+        and x.transpose(memory_order(x)).flags.c_contiguous
+        and not np.signbit(value)
+    ):
+        return around.along_axes(x, [(k, _margins(x.shape[k], *pair)) for k, pair in enumerate(pairs) if any(pair)])
     made = _empty(shape, memory_order(x), x.dtype)
     inner = tuple([slice(lo, lo + n) for n, (lo, _) in zip(x.shape, pairs, strict=True)])
     if kernels.run_chain((x,), (), out=(made[inner],)) is None:

@@ -50,7 +50,7 @@ def along_axes(x: Array, matrices: Sequence[tuple[int, AxisMatrix]]) -> Array | 
     while todo:
         (axis, matrix), *todo = todo
         following = todo[0][1] if todo and todo[0][0] == axis + 1 else None
-        if following is not None and matrix.single and (runs := _runs(following, value, axis + 1)) is not None:
+        if following is not None and matrix.moves and (runs := _runs(following, value, axis + 1)) is not None:
             value = _copied(value, axis + 1, runs, following, matrix)
         elif following is not None and _fits(value, axis + 1):
             value = _plane(value, axis, matrix, following)
@@ -118,15 +118,24 @@ def _axis(value: Array, axis: int, matrix: AxisMatrix) -> Array:
 
 
 def _runs(matrix: AxisMatrix, value: Array, axis: int) -> Array | None:
-    """Neighbours that stay neighbours, where the matrix moves elements alone, and enough of them at a time."""
-    if not matrix.single:
+    """Neighbours that stay neighbours, and zeros side by side, where the matrix moves elements alone, and enough of them at a time."""
+    if not matrix.moves:
         return None
     if "runs" not in matrix.prepared:
-        firsts = np.flatnonzero(np.diff(matrix.index, prepend=-2) != 1)
-        lengths = np.diff(firsts, append=matrix.outputs)
-        matrix.prepared["runs"] = Run(source=matrix.index[firsts], to=firsts, length=lengths).table()
+        sources = matrix.sources()
+        a, b = sources[:-1], sources[1:]
+        together = np.where(a < 0, b < 0, (b >= 0) & (b - a == 1))
+        firsts = np.flatnonzero(np.concatenate(([True], ~together)))
+        matrix.prepared["runs"] = Run(source=sources[firsts], to=firsts, length=np.diff(firsts, append=matrix.outputs)).table()
     runs: Array = matrix.prepared["runs"]
     return runs if matrix.outputs * prod(value.shape[axis + 1 :]) >= len(runs) * costs().least_width else None
+
+
+def _sources(matrix: AxisMatrix) -> Array:
+    if "sources" not in matrix.prepared:
+        matrix.prepared["sources"] = matrix.index if matrix.single else matrix.sources()
+    found: Array = matrix.prepared["sources"]
+    return found
 
 
 _FIRST = np.zeros(1, np.int64)
@@ -135,7 +144,7 @@ _FIRST = np.zeros(1, np.int64)
 def _copied(value: Array, axis: int, runs: Array, matrix: AxisMatrix, rows: AxisMatrix | None = None) -> Array:
     """One axis, and the one before it if there is a matrix for that, of an array that lies in C order, in runs."""
     first = axis if rows is None else axis - 1
-    rows_in, n_rows, row_index = (1, 1, _FIRST) if rows is None else (rows.inputs, rows.outputs, rows.index)
+    rows_in, n_rows, row_index = (1, 1, _FIRST) if rows is None else (rows.inputs, rows.outputs, _sources(rows))
     made = _made(value, first, *(() if rows is None else (rows.outputs,)), matrix.outputs)
     inner, total = prod(value.shape[axis + 1 :]), prod(value.shape[:first]) * n_rows
     share = max(1, costs().task_elements // (inner * matrix.outputs))

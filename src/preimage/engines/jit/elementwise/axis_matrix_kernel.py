@@ -187,7 +187,7 @@ def _build_plane(spec: PlaneSpec) -> str:
 
 
 class Run(Record):
-    """So many neighbours along the columns, from an input on, go to neighbours from an output on."""
+    """So many neighbours along the columns, from an input on (below 0: zeros), go to neighbours from an output on."""
 
     source: Column
     to: Column
@@ -199,7 +199,7 @@ class RunsArguments(Arguments):
 
     x: Elements = elements("element")
     result: Elements = elements("element")
-    row_index: Words  # the input row of every output row
+    row_index: Words  # the input row of every output row; below 0: zeros
     runs: Records[Run]
     count: Integer
     rows_in: Integer
@@ -213,7 +213,7 @@ class RunsArguments(Arguments):
 
 @record
 class RunsSpec:
-    """Two axes of which every output is an input."""
+    """Two axes of which every output is an input, or 0."""
 
     arguments: ClassVar = RunsArguments
 
@@ -228,19 +228,21 @@ class RunsSpec:
 def _build_runs(spec: RunsSpec) -> str:
     f, lanes = Kernel(), spec.lanes
     args = RunsArguments.read(f, spec)
-    inner = args.inner
+    inner, zeros = args.inner, f.zeros(spec.element, lanes)
     with f.share(args.total, args.share) as row:
         r, outer = row.index % args.rows, row.index // args.rows
-        line = args.x.at((outer * args.rows_in + args.row_index.at(r).load_int()) * (args.columns_in * inner))
+        place = args.row_index.at(r).load_int()
+        line = args.x.at((outer * args.rows_in + place) * (args.columns_in * inner))
         to = args.result.at(row.index * (args.columns * inner))
         with f.loop(0, args.count) as k:
             run = args.runs[k.index]
-            source, target = line.at(run.source * inner), to.at(run.to * inner)
-
-            def copy(i: Int, mask: Bit | None, source: Ptr = source, target: Ptr = target) -> None:
-                target.at(i).store(source.at(i).load(lanes, mask), mask)
-
-            Vectors(f, lanes).run(0, run.length * inner, copy)
+            first, target, length = run.source, to.at(run.to * inner), run.length * inner
+            source = line.at(first * inner)
+            least = place.minimum(first)
+            with f.when(least > -1):
+                Vectors(f, lanes).run(0, length, lambda i, mask: target.at(i).store(source.at(i).load(lanes, mask), mask))
+            with f.when(least < 0):
+                Vectors(f, lanes).run(0, length, lambda i, mask: target.at(i).store(zeros, mask))
     return f.ir()
 
 
