@@ -184,3 +184,16 @@ def test_a_call_without_a_backward_pass_and_changes_of_mode():
         y, wanted = recorded(x), other(x)
         assert np.array_equal(y.data, wanted.data)
         y.sum().backward()
+
+
+def test_programs_keep_no_memory_while_layers_run_for_another_shape():
+    _, recorded, x = warm()
+    kept = [recorded._programs[key].replay.runs for key in recorded._programs]
+    assert sum(runs.bytes for runs in kept) > 0
+    recorded(x[:2]).sum().backward()
+    other = recorded(x[:2])  # which is compared with a recording later on
+    assert sum(runs.bytes for runs in kept) == 0
+    other.sum().backward()
+    for _ in range(2):
+        recorded(x).sum().backward()
+        assert recorded.why is None

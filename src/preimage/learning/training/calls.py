@@ -76,7 +76,10 @@ class Recorded(RecordedNet):
         return self._in_one_vertex(key, given, values)
 
     def _in_one_vertex(self, key: Any, x: Tensor, values: Array) -> Any:
-        """The layers' own pass, whose backward pass is recorded or compared."""
+        """The layers' own pass, whose backward pass is recorded or compared. Memory that other programs keep is not there meanwhile."""
+        for program in self._programs.values():
+            program.replay.clear()
+        trim()
         before = buffers_of(self.net.modules())
         leaf = Tensor(values, requires_grad=x.requires_grad)
         output = self._looked_at(key, leaf)
