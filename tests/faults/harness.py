@@ -91,6 +91,7 @@ def forget() -> None:
 def forget_pool() -> None:
     """As in a new process: no worker has been started. (The workers of the pool that there is wait for ever.)"""
     pool._pool = None
+    pool._here.value = 0
 
 
 # ------------------------------------------------------------------------------------------------- calls in the middle

@@ -17,6 +17,7 @@ from typing import ClassVar
 from preimage.engines.ir.arguments import Arguments, Column, Record, Rows
 from preimage.engines.ir.builder import LINE_BYTES, Int, Ptr
 from preimage.engines.ir.functions import Function, module
+from preimage.engines.jit.runtime.pool_ir import WORKERS
 from preimage.engines.jit.runtime.steps_kernel import Step, run_tasks
 from preimage.records import record
 
@@ -129,12 +130,18 @@ def _run(f: Function, spec: FunctionSpec, head: Head, steps: Rows[Step], words: 
 
 
 def _run_step(f: Function, head: Head, step: Step, words: Ptr, failed: Ptr) -> None:
-    """A step's tasks, by several threads where they may. failed: -1 where the pool is another process's."""
+    """A step's tasks, by several threads where they may. failed: -1 where there is no pool, it is another process's, or it has too few
+    workers: a launch in Python makes one, or asks the system for them.
+    """
     code, own, tasks = step.code, words.at(step.words), step.tasks
     workers = head.workers.minimum(tasks - 1)
     with f.when(workers > 0):
-        pool = f.pointer(f.pointer(head.pool, "i64").load_int(), "i64")
-        refused = f.call_address(head.run, pool, f.pointer(code, "i64"), own, tasks, workers, head.work)
-        failed.store_int(f.i64(0) - refused)
+        place = f.pointer(head.pool, "i64").load_int()
+        failed.store_int(-1)
+        with f.when(place.equals(0).negated()):
+            pool = f.pointer(place, "i64")
+            with f.when((pool.at_bytes(WORKERS).load_int() < workers).negated()):
+                refused = f.call_address(head.run, pool, f.pointer(code, "i64"), own, tasks, workers, head.work)
+                failed.store_int(f.i64(0) - refused)
     with f.when((workers > 0).negated()):
         run_tasks(f, code, own, tasks)

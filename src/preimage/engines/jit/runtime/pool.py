@@ -159,6 +159,7 @@ def _ready_pool(workers: int, broken: _Pool | None = None) -> _Pool:
 def _after_fork() -> None:
     global _pool
     _pool = None  # its workers live in the parent
+    _here.value = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -21,7 +21,7 @@ from preimage.engines.jit.runtime import pool
 from preimage.engines.jit.runtime.function_kernel import OWN_BYTES
 from preimage.engines.jit.runtime.link import Launch, LinkedProgram
 from preimage.engines.jit.runtime.native_function import SHARED_BYTES, Function, native_function
-from preimage.engines.jit.runtime.pool_ir import WHOLE_WORK
+from preimage.engines.jit.runtime.pool_ir import MOST_WORKERS, WHOLE_WORK
 from preimage.engines.jit.runtime.scratch import Scratch
 from preimage.engines.prepared import PreparedWeight
 from preimage.engines.recording import Fixed, Recorder, state
@@ -54,7 +54,8 @@ def _function(
             words[word] = 0
     shared = (0, 0, 0, 0)
     if threads > 1 and any(call.tasks > 1 for call in linked.calls):
-        shared = (*pool.shared_place(threads - 1), threads - 1, _work(macs, item, len(linked.calls)))
+        workers = min(threads - 1, MOST_WORKERS)
+        shared = (*pool.shared_place(workers), workers, _work(macs, item, len(linked.calls)))
     flagged, own = any(name == "flag" for _, name in wanted), linked.workspace_bytes <= OWN_BYTES
     return native_function(steps, words, patches, releases, linked, flagged, shared, own)
 
