@@ -21,6 +21,8 @@ from preimage.errors import EngineError
 __all__ = ["Alone", "Gathers", "MpiRanks", "Ranks", "agreed", "ranks_of_environment"]
 
 Array = np.ndarray[Any, Any]
+#: Bytes of the first message of an exchange: a length, and what is no longer than the rest.
+HEAD_BYTES = 64
 #: What the launchers of MPICH, Open MPI and Slurm call the number of processes.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 
@@ -70,8 +72,13 @@ class MpiRanks:
         self.rank, self.size = int(self._comm.Get_rank()), int(self._comm.Get_size())
 
     def exchange(self, payload: bytes) -> list[bytes]:
-        lengths = np.empty(self.size, np.int64)
-        self._comm.Allgather(np.array([len(payload)], np.int64), lengths)
+        own, heads = np.zeros(HEAD_BYTES, np.uint8), np.empty((self.size, HEAD_BYTES), np.uint8)
+        own[:8].view(np.int64)[0] = len(payload)
+        own[8 : 8 + len(payload)] = np.frombuffer(payload[: HEAD_BYTES - 8], np.uint8)
+        self._comm.Allgather(own, heads)
+        lengths = np.ascontiguousarray(heads[:, :8]).view(np.int64)[:, 0]
+        if lengths.max() <= HEAD_BYTES - 8:  # what ranks say after every step: all of it has come along
+            return [head[8 : 8 + n].tobytes() for head, n in zip(heads, lengths, strict=True)]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         found = np.empty(int(starts[-1]), np.uint8)
         byte = self._mpi.BYTE
