@@ -10,6 +10,7 @@ from preimage.autograd import Tensor
 from preimage.engines import PreparedWeight
 from preimage.typing import (
     Array,
+    Condition,
     DTypeLike,
     Integers,
     LossReduction,
@@ -344,6 +345,39 @@ def layer_norm(
 @overload
 def layer_norm(
     input: Operand, normalized_shape: Shape, weight: Operand | None = None, bias: Operand | None = None, eps: float = 1e-05
+) -> Value: ...
+@overload
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Operand,
+    value: Operand,
+    attn_mask: Operand | Condition | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor: ...
+@overload
+def scaled_dot_product_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    attn_mask: Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Array: ...
+@overload
+def scaled_dot_product_attention(
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    attn_mask: Operand | Condition | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Value: ...
 @overload
 def rms_norm(input: Tensor, normalized_shape: Shape, weight: Operand | None = None, eps: float | None = None) -> Tensor: ...

@@ -12,7 +12,7 @@ from preimage.autograd import Tensor, array_of, as_array, fitted, install_method
 from preimage.errors import GraphError, OptionError, ShapeError
 from preimage.ops import activation, broadcast, exponentials, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 from preimage.ops.linear import matmul
-from preimage.ops.operands import axis_of, entries, integer_of, sizes_of
+from preimage.ops.operands import axis_of, entries, integer_of, number_of, operand, sizes_of
 from preimage.typing import Axes, Shape, Value
 
 __all__: list[str] = []
@@ -161,8 +161,9 @@ def _expand(self: Tensor, *sizes: Shape) -> Value:
 def _repeat(self: Tensor, *sizes: Shape, axis: int | None = None) -> Value:
     """The whole of x so many times along its axes, new ones in front, as in PyTorch; with an axis NumPy's: every slice so many times in a row."""
     if axis is not None:
-        (count,) = sizes
-        return shape.repeat(self, integer_of(count, "repeat: repeats", 0), axis)
+        if len(sizes) != 1:
+            raise OptionError(f"repeat: along an axis there is one number, got {len(sizes)}")
+        return shape.repeat(self, integer_of(sizes[0], "repeat: repeats", 0), axis)
     given: Any = entries(sizes[0]) if len(sizes) == 1 else sizes
     if given is None:
         raise OptionError(
@@ -213,8 +214,17 @@ def _over(function: Any) -> Any:
     return lambda self, dim=None, keepdim=False: function(self, None if entries(dim) == [] else dim, keepdim)
 
 
-def _scaled(function: Any) -> Any:
-    return lambda self, other, *, alpha=1: function(self, other if alpha == 1 else pointwise.multiply(other, alpha))
+def _scaled(function: Any, name: str) -> Any:
+    def call(self: Tensor, other: Any, *, alpha: float = 1) -> Value:
+        factor = number_of(alpha, f"{name}: alpha")
+        made: Value = function(self, other if factor == 1 else pointwise.multiply(other, factor))
+        return made
+
+    return call
+
+
+def _shape_of(other: Any) -> tuple[int, ...]:
+    return operand(other, "other").shape
 
 
 def _along(function: Any) -> Any:
@@ -238,14 +248,14 @@ install_methods(
         "roll": _roll,
         "narrow": _narrow,
         "unflatten": _unflatten,
-        "expand_as": lambda self, other: broadcast.broadcast_to(self, other.shape),
-        "view_as": lambda self, other: shape.reshape(self, other.shape),
-        "reshape_as": lambda self, other: shape.reshape(self, other.shape),
+        "expand_as": lambda self, other: broadcast.broadcast_to(self, _shape_of(other)),
+        "view_as": lambda self, other: shape.reshape(self, _shape_of(other)),
+        "reshape_as": lambda self, other: shape.reshape(self, _shape_of(other)),
         "movedim": shape.moveaxis,
         "amax": _over(reduce.max),
         "amin": _over(reduce.min),
-        "add": _scaled(pointwise.add),
-        "sub": _scaled(pointwise.subtract),
+        "add": _scaled(pointwise.add, "add"),
+        "sub": _scaled(pointwise.subtract, "sub"),
         "mul": pointwise.multiply,
         "div": pointwise.divide,
         "neg": pointwise.negative,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from preimage.autograd import Primitive, Tensor, enable_grad, grad, is_grad_enabled, primitive
+from preimage.autograd import Primitive, Tensor, array_of, enable_grad, grad, is_grad_enabled, primitive
 from preimage.autograd.modes import adding_by, observer
 from preimage.engines import PreparedWeight, around
 from preimage.engines.base import Array
@@ -70,9 +70,9 @@ def _forward(*arrays: Array, spec: Spec, found: _Found) -> Array:
 
 def _rule(k: int) -> Callable[..., Any]:
     def rule(g: Any, ans: Any, *values: Any, spec: Spec, found: _Found) -> Any:
-        if isinstance(g, Tensor):  # gradients of gradients: by the operations
+        if isinstance(g, Tensor) and isinstance(values[k], Tensor):  # gradients of gradients: by the operations
             return grad(_flat(_made(spec, values).one_by_one()), values[k], g, create_graph=True)
-        return found.gradients(g, values, spec)[k]
+        return found.gradients(array_of(g), tuple([array_of(v) for v in values]), spec)[k]
 
     return rule
 
