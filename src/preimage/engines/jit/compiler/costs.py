@@ -163,7 +163,7 @@ class ProductCosts:
 
     local_tiles: int = 32  # tiles of rows up to which a task has all of them
     task_macs: int = 1 << 17  # about the least work of a task
-    least_shared: int = 1 << 18  # a product of fewer multiply-adds is one thread's, whether others are awake or not
+    least_shared: int = 1 << 19  # a product of fewer multiply-adds is one thread's, whether others are awake or not
     pack_elements: int = 1 << 14  # a task of packing
     pack_panels: int = 32  # of those whose width is no whole number of vectors, likewise
     stream_rows: int = 4  # of A at most, where B is read line by line
