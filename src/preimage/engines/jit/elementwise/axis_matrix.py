@@ -24,9 +24,9 @@ from preimage.engines.jit.elementwise.axis_matrix_kernel import (
     RunsArguments,
     RunsSpec,
 )
-from preimage.engines.jit.elementwise.copies import in_order
+from preimage.engines.jit.elementwise.copies import densely
 from preimage.engines.jit.elementwise.kept import launch_spec
-from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, dense_order, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.layout import ELEMENTS, costs, lanes_of, placed_empty
 from preimage.engines.recording import constant
 
 __all__ = ["along_axes"]
@@ -39,12 +39,10 @@ def along_axes(x: Array, matrices: Sequence[tuple[int, AxisMatrix]]) -> Array | 
 
     matrices: axis and matrix. None where x cannot be read.
     """
-    order = dense_order(x.shape, x.strides, x.itemsize)
-    if order is None:
-        order, copied = tuple(range(x.ndim)), in_order(x)
-        if copied is None:
-            return None
-        x = copied
+    found = densely(x)
+    if found is None:
+        return None
+    x, order = found
     value = x.transpose(order)
     todo = [(order.index(axis), matrix) for axis, matrix in matrices]
     while todo:

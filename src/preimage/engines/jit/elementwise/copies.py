@@ -6,15 +6,28 @@ import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
 from preimage.engines.jit.elementwise.chain import run_chain
+from preimage.engines.jit.elementwise.layout import dense_order
 from preimage.engines.jit.request import is_readable
 
-__all__ = ["in_order", "ordered", "readable"]
+__all__ = ["densely", "in_order", "ordered", "readable"]
 
 
 def in_order(x: Array) -> Array | None:
     """A copy of x in C order; None for elements that kernels do not move."""
     made = aligned_empty(x.shape, x.dtype)
     return None if run_chain((x,), (), out=(made,)) is None else made
+
+
+def densely(x: Array) -> tuple[Array, tuple[int, ...]] | None:
+    """x, or a copy in C order where it does not fill its memory, and its axes from the outermost in memory on.
+
+    None for elements that kernels do not move.
+    """
+    order = dense_order(x.shape, x.strides, x.itemsize)
+    if order is not None:
+        return x, order
+    copied = in_order(x)
+    return None if copied is None else (copied, tuple(range(x.ndim)))
 
 
 def readable(a: Array) -> Array:

@@ -9,9 +9,9 @@ import numpy as np
 
 from preimage.engines.base import Array
 from preimage.engines.jit.compiler import kernels
-from preimage.engines.jit.elementwise.copies import in_order
+from preimage.engines.jit.elementwise.copies import densely, in_order
 from preimage.engines.jit.elementwise.kept import kept_kernel
-from preimage.engines.jit.elementwise.layout import costs, dense_order, placed_empty
+from preimage.engines.jit.elementwise.layout import costs, placed_empty
 from preimage.engines.jit.elementwise.take_kernel import TakeArguments, TakeSpec
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.settings import thread_count
@@ -29,12 +29,10 @@ def take(x: Array, index: Array, axis: int) -> Array | None:
     """
     if index.dtype not in _INDEX or x.dtype.hasobject or x.dtype.itemsize not in _ONE_WORD or not (x.size and index.size):
         return None
-    order = dense_order(x.shape, x.strides, x.itemsize)
-    if order is None:
-        order, copied = tuple(range(x.ndim)), in_order(x)
-        if copied is None:
-            return None
-        x = copied
+    found = densely(x)
+    if found is None:
+        return None
+    x, order = found
     if not index.flags.c_contiguous:
         held = in_order(index)
         if held is None:

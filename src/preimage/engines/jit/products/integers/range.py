@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from preimage.engines.base import Array, aligned_empty
-from preimage.engines.jit.elementwise.copies import in_order
+from preimage.engines.jit.elementwise.copies import densely
 from preimage.engines.jit.elementwise.kept import kept_kernel
-from preimage.engines.jit.elementwise.layout import costs, dense_order, lanes_of, placed_empty
+from preimage.engines.jit.elementwise.layout import costs, lanes_of, placed_empty
 from preimage.engines.jit.products.integers.range_kernel import RangeArguments, RangeSpec
 from preimage.engines.jit.runtime.link import launch_arrays
 from preimage.engines.jit.runtime.together import Launched
@@ -18,12 +18,10 @@ __all__ = ["dynamic", "range_launches"]
 
 def dynamic(x: Array) -> tuple[Array, Array, Array] | None:
     """As `engines.integers.dynamic`; the values lie in memory as x does."""
-    order = dense_order(x.shape, x.strides, x.itemsize)
-    if order is None:
-        copied = in_order(x)
-        if copied is None:
-            return None
-        order, x = tuple(range(x.ndim)), copied
+    found = densely(x)
+    if found is None:
+        return None
+    x, order = found
     back = tuple([int(k) for k in np.argsort(order)])
     q = placed_empty(tuple([x.shape[k] for k in order]), back, np.dtype(np.uint8))
     scale, zero = aligned_empty((), x.dtype), aligned_empty((), np.dtype(np.uint8))
