@@ -20,7 +20,6 @@ from preimage.engines.recording import constant, recorder
 __all__ = ["exchanged", "laid", "padded", "placed", "repeated", "reshaped", "running_sums", "take"]
 
 Pairs = Sequence[tuple[int, int]]
-_WIDE = frozenset(np.dtype(t) for t in (np.float32, np.float64))
 #: Of an axis whose running sums are kernels, one a place.
 MOST_PLACES = 64
 
@@ -63,7 +62,7 @@ def padded(x: Array, pairs: Pairs, value: Any) -> Array | None:
         return None
     if (
         value == 0
-        and x.dtype in _WIDE
+        and around.fits(x) is not None
         and any(map(any, pairs))
         and x.transpose(memory_order(x)).flags.c_contiguous
         and not np.signbit(value)

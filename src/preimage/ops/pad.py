@@ -68,11 +68,13 @@ def _matrix(n: int, lo: int, hi: int, mode: str) -> AxisMatrix:
 @kept_tables
 def _folded(n: int, lo: int, hi: int, mode: str) -> AxisMatrix:
     """Its transpose: of a cell first what lies in its place, then its copies in the margin, in order."""
+    if mode == "zeros":
+        return AxisMatrix.of_margins(n + lo + hi, -lo, -hi)
     p = np.arange(n + lo + hi)
     _, there = _inner(n, lo, hi)
     inside = (p >= there.start) & (p < there.stop)
-    p = np.concatenate((p[inside], p[:0] if mode == "zeros" else p[~inside]))
-    cells = p - lo if mode == "zeros" else _sources(n, lo, hi, mode)[p]
+    p = np.concatenate((p[inside], p[~inside]))
+    cells = _sources(n, lo, hi, mode)[p]
     order = np.argsort(cells, kind="stable")
     return AxisMatrix(n + lo + hi, np.searchsorted(cells[order], np.arange(n + 1)), p[order], None)
 
