@@ -18,7 +18,8 @@ from preimage.nn.conv import _Convolution, is_recording
 from preimage.nn.kept import KeptWeight
 from preimage.nn.module import Layer, Module, Parameter
 from preimage.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from preimage.ops.operands import axis_of, flag_of, float_dtype, integer_of, operand, sizes_of
+from preimage.ops.operands import flag_of, float_dtype, integer_of, sizes_of
+from preimage.ops.shape import unflatten
 from preimage.typing import DTypeLike, EpilogueOptions, Operand, Seed, Shape, Value
 
 __all__ = ["Flatten", "Identity", "Linear", "ModuleDict", "ModuleList", "Sequential", "Unflatten"]
@@ -218,12 +219,7 @@ class Unflatten(Layer):
         self.dim, self.unflattened_size = dim, sizes_of(unflattened_size, "Unflatten")
 
     def forward(self, x: Operand) -> Value:
-        x = operand(x, "x")
-        shape = x.shape
-        k = axis_of(self.dim, len(shape), "Unflatten")
-        known = math.prod(n for n in self.unflattened_size if n != -1)
-        sizes = tuple(shape[k] // max(1, known) if n == -1 else n for n in self.unflattened_size)
-        return ops.reshape(x, (*shape[:k], *sizes, *shape[k + 1 :]))
+        return unflatten(x, self.dim, self.unflattened_size)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

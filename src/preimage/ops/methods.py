@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from preimage.autograd import Tensor, array_of, as_array, fitted, install_method
 from preimage.errors import GraphError, OptionError, ShapeError
 from preimage.ops import activation, broadcast, exponentials, numpy_functions, pointwise, reduce, shape  # noqa: F401 - numpy_functions installs its own
 from preimage.ops.linear import matmul
-from preimage.ops.operands import axis_of, entries, integer_of, number_of, operand, sizes_of
+from preimage.ops.operands import axis_of, entries, integer_of, number_of, operand
 from preimage.typing import Axes, Shape, Value
 
 __all__: list[str] = []
@@ -197,18 +196,6 @@ def _narrow(self: Tensor, dim: int, start: int, length: int) -> Value:
     return self[(slice(None),) * axis + (slice(first, first + count),)]
 
 
-def _unflatten(self: Tensor, dim: int, sizes: Shape) -> Value:
-    """An axis as several, of which one may be -1. Raises: ShapeError where their product is another."""
-    axis = axis_of(dim, self.ndim, "unflatten")
-    listed = sizes_of(sizes, "unflatten")
-    known = math.prod([n for n in listed if n != -1])
-    if listed.count(-1) == 1 and known > 0 and self.shape[axis] % known == 0:
-        listed = tuple([self.shape[axis] // known if n == -1 else n for n in listed])
-    if math.prod(listed) != self.shape[axis] or min(listed, default=0) < 0:
-        raise ShapeError(f"unflatten: {tuple(listed)} do not make up axis {axis} of size {self.shape[axis]}")
-    return shape.reshape(self, (*self.shape[:axis], *listed, *self.shape[axis + 1 :]))
-
-
 def _over(function: Any) -> Any:
     """An extreme over axes under PyTorch's names of the arguments."""
     return lambda self, dim=None, keepdim=False: function(self, None if entries(dim) == [] else dim, keepdim)
@@ -247,7 +234,7 @@ install_methods(
         "flip": lambda self, *dims: shape.flip(self, dims[0] if len(dims) == 1 else dims),
         "roll": _roll,
         "narrow": _narrow,
-        "unflatten": _unflatten,
+        "unflatten": shape.unflatten,
         "expand_as": lambda self, other: broadcast.broadcast_to(self, _shape_of(other)),
         "view_as": lambda self, other: shape.reshape(self, _shape_of(other)),
         "reshape_as": lambda self, other: shape.reshape(self, _shape_of(other)),

@@ -75,6 +75,18 @@ def flatten(x: Operand, start_axis: int = 0, end_axis: int = -1) -> Value:
     return reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
 
+def unflatten(x: Operand, dim: int, sizes: Shape) -> Value:
+    """An axis as several, of which one may be -1. Raises: ShapeError where their product is another."""
+    x = operand(x, "x")
+    axis, listed = axis_of(dim, x.ndim, "unflatten"), sizes_of(sizes, "unflatten")
+    known = math.prod([n for n in listed if n != -1])
+    if listed.count(-1) == 1 and known > 0 and x.shape[axis] % known == 0:
+        listed = tuple([x.shape[axis] // known if n == -1 else n for n in listed])
+    if math.prod(listed) != x.shape[axis] or min(listed, default=0) < 0:
+        raise ShapeError(f"unflatten: {tuple(listed)} do not make up axis {axis} of size {x.shape[axis]}")
+    return reshape(x, (*x.shape[:axis], *listed, *x.shape[axis + 1 :]))
+
+
 def expand_dims(x: Operand, axis: Shape) -> Value:
     """New axes of size 1, at these places of the result."""
     x = operand(x, "x")
